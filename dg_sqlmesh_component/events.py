@@ -1,0 +1,310 @@
+"""What crosses the pipe: one request into the worker, then events out of it.
+
+Frozen dataclasses of plain values, standard library only; `wire` turns them into lines of JSON.
+Instants are epoch milliseconds in UTC, as SQLMesh itself counts them; an interval is half open.
+`fqn` is SQLMesh's quoted name of a model, or the bare name of a standalone audit: both are nodes of a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .manifest import Manifest
+
+Interval = tuple[int, int]
+"""[start, end) in epoch milliseconds, UTC."""
+
+Status = Literal["success", "failure", "nothing_to_do", "not_run"]
+"""What `Context.run` returned; `not_run` when no run was asked for or it was refused."""
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+# -- requests -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OpenProject:
+    """How to open a SQLMesh project. None means the project's own default.
+
+    Attributes:
+        paths: Absolute project folders.
+        gateway, environment: Names, as on SQLMesh's command line.
+        config: Name of the config object, as `sqlmesh --config`.
+    """
+
+    paths: tuple[str, ...]
+    gateway: str | None
+    environment: str | None
+    config: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeRequest:
+    """Load the project and answer with one `ProjectDescribed`."""
+
+    project: OpenProject
+    select: tuple[str, ...]
+    exclude: tuple[str, ...]
+    type: Literal["describe"] = "describe"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """Run the requested nodes once, then audit some without running them.
+
+    Attributes:
+        environment: The environment whose promoted models are run.
+        models: Models to run: exactly these, nothing upstream is added.
+        standalone_audits: Standalone audits to run beside them, if due.
+        audit_only: Models and standalone audits of which only the audits are evaluated.
+        execution_time: The instant that counts as now: the Dagster run's start.
+    """
+
+    project: OpenProject
+    environment: str
+    models: tuple[str, ...]
+    standalone_audits: tuple[str, ...]
+    audit_only: tuple[str, ...]
+    execution_time: int
+    type: Literal["evaluate"] = "evaluate"
+
+
+Request = DescribeRequest | EvaluationRequest
+
+
+# -- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectDescribed:
+    """The answer to a `DescribeRequest`."""
+
+    manifest: Manifest
+    type: Literal["project_described"] = "project_described"
+
+
+@dataclass(frozen=True, slots=True)
+class PromotedNode:
+    """What the environment has promoted for one node: the code that a run executes.
+
+    Attributes:
+        version: SQLMesh's snapshot version, the suffix of the physical table.
+        data_hash, metadata_hash: To compare with the manifest's, which describes the local files.
+    """
+
+    version: str
+    data_hash: str
+    metadata_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentOpened:
+    """State was read before anything ran.
+
+    Attributes:
+        promoted: Every requested node that the environment has, by fqn.
+        missing: Requested nodes that are not promoted in the environment. Not empty: nothing will run.
+        plan_command: The `sqlmesh plan` that promotes them.
+    """
+
+    environment: str
+    plan_id: str
+    promoted: dict[str, PromotedNode]
+    missing: tuple[str, ...]
+    plan_command: str
+    type: Literal["environment_opened"] = "environment_opened"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlanned:
+    """What SQLMesh is about to compute. Comes again when a plan lands in mid-run and SQLMesh starts over.
+
+    Attributes:
+        batches: Batches by node; an empty tuple: intervals are missing but none of them is ready.
+
+    Source: `Console.start_evaluation_progress`.
+    """
+
+    batches: dict[str, tuple[Interval, ...]]
+    type: Literal["evaluation_planned"] = "evaluation_planned"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvaluated:
+    """One audit query came back, for one batch, good or bad. Sent before the batch's `BatchFinished`.
+
+    Attributes:
+        position: Place in the promoted model's list of audits; 0 for a standalone audit.
+        blocking: Whether a failure stops the node, as SQLMesh decided for this run.
+        failing_rows: 0 when it passed; None when SQLMesh left it out (`skip true`).
+        query: The rendered SQL that selects the failing rows.
+        interval: The batch it was evaluated on.
+
+    Source: the results of `SnapshotEvaluator.audit`.
+    """
+
+    fqn: str
+    name: str
+    position: int
+    args: dict[str, str]
+    blocking: bool
+    failing_rows: int | None
+    query: str | None
+    interval: Interval
+    type: Literal["audit_evaluated"] = "audit_evaluated"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFinished:
+    """One batch of one node came to an end, well or badly.
+
+    Attributes:
+        batch_index: Position among the planned batches, from 0; they arrive in any order.
+        duration_ms: Wall time; None when the batch raised.
+        rows, bytes: As the engine reports them; None where it does not.
+
+    Source: `Console.update_snapshot_evaluation_progress`, which a failing batch calls too.
+    """
+
+    fqn: str
+    batch_index: int
+    interval: Interval
+    duration_ms: int | None
+    rows: int | None
+    bytes: int | None
+    type: Literal["batch_finished"] = "batch_finished"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFailed:
+    """SQLMesh names a node that raised.
+
+    Attributes:
+        error_type: Class name of the cause.
+        message: The cause's text.
+        failed_audits: Names of the blocking audits that are the cause; empty for any other cause.
+
+    Source: `Console.log_failed_models`.
+    """
+
+    fqn: str
+    error_type: str
+    message: str
+    failed_audits: tuple[str, ...]
+    type: Literal["node_failed"] = "node_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class NodesBlocked:
+    """SQLMesh left nodes out because something upstream of them failed.
+
+    Attributes:
+        culprits: The failed nodes upstream, by blocked node.
+
+    Source: `Console.log_skipped_models`; the culprits from the environment's own graph.
+    """
+
+    culprits: dict[str, tuple[str, ...]]
+    type: Literal["nodes_blocked"] = "nodes_blocked"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUpToDate:
+    """A requested node that SQLMesh did not plan.
+
+    Attributes:
+        reason: Why there was nothing to do, as a sentence fragment.
+        next_due: When its cron next comes round; None when it has nothing further to compute.
+        last_interval_end: How far its data reaches; None when nothing was ever computed.
+    """
+
+    fqn: str
+    reason: str
+    next_due: int | None
+    last_interval_end: int | None
+    type: Literal["node_up_to_date"] = "node_up_to_date"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWaiting:
+    """A planned node without a single ready interval.
+
+    Attributes:
+        signals: Its own signals that were not ready.
+        upstream: Nodes upstream whose signals were not ready.
+    """
+
+    fqn: str
+    signals: tuple[str, ...]
+    upstream: tuple[str, ...]
+    type: Literal["node_waiting"] = "node_waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAudited:
+    """An `audit_only` node is done.
+
+    Attributes:
+        missing: Intervals that are due and not computed, so that the audits speak of older data.
+        error: Text of the error that stopped the audits; None when all were evaluated.
+    """
+
+    fqn: str
+    missing: tuple[Interval, ...]
+    error: str | None
+    type: Literal["node_audited"] = "node_audited"
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """Something said on the way: SQLMesh's warnings, a `print` in a Python model, a driver's chatter.
+
+    Attributes:
+        source: The logger's name, or `output` for what was written to stdout or stderr.
+    """
+
+    level: Level
+    text: str
+    source: str
+    type: Literal["log_line"] = "log_line"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationFinished:
+    """The last event of an evaluation that came to its own end."""
+
+    status: Status
+    type: Literal["evaluation_finished"] = "evaluation_finished"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed:
+    """The last event of a request that could not be served.
+
+    Attributes:
+        error: Class name from `errors`.
+        message: Complete sentences for the user.
+    """
+
+    error: str
+    message: str
+    type: Literal["request_failed"] = "request_failed"
+
+
+Event = (
+    ProjectDescribed
+    | EnvironmentOpened
+    | EvaluationPlanned
+    | AuditEvaluated
+    | BatchFinished
+    | NodeFailed
+    | NodesBlocked
+    | NodeUpToDate
+    | NodeWaiting
+    | NodeAudited
+    | LogLine
+    | EvaluationFinished
+    | RequestFailed
+)

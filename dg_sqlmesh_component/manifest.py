@@ -1,0 +1,168 @@
+"""A SQLMesh project as plain data: what Dagster needs to know to show it.
+
+Written by the worker, stored as JSON by the component, read by Dagster's processes, which
+never import SQLMesh. Names and shapes are SQLMesh's; how they look in Dagster is `translator`'s.
+Standard library only: both worlds read this module.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MANIFEST_VERSION = 1
+"""Raised whenever a field changes its meaning; a manifest of another version is not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a model. `type` is SQL in the model's dialect; `UNKNOWN` where SQLMesh cannot infer it."""
+
+    name: str
+    type: str
+    description: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One use of an audit by a model, or a standalone audit.
+
+    Attributes:
+        name: The audit's name, as SQLMesh has it.
+        position: Its place in `model.audits_with_args`, which is how results are matched.
+        check_name: Name of its asset check, unique on its model.
+        blocking: Whether a failure stops the model, after any `blocking := false` on the model.
+        args: Arguments as SQL text, without `blocking`.
+        query: The audit's SQL as written, None where SQLMesh cannot print it.
+        path: File that defines it, None for SQLMesh's built-in audits.
+        description: The audit's own description, if any.
+    """
+
+    name: str
+    position: int
+    check_name: str
+    blocking: bool
+    args: dict[str, str]
+    query: str | None
+    path: str | None
+    description: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One SQLMesh model.
+
+    Attributes:
+        fqn: SQLMesh's quoted, fully qualified name; the identity of the model everywhere.
+        name: The name as its author wrote it.
+        catalog, schema, table: The parts of `fqn`, unquoted; catalog is None where the engine has none.
+        kind: `FULL`, `VIEW`, `SEED`, `INCREMENTAL_BY_TIME_RANGE`, `EMBEDDED`, `EXTERNAL` ...
+        source_type: `sql`, `python`, `seed` or `external`.
+        owner: As written. `owner_email` is set where the project's `users` know that name.
+        start: As written in the model or the project's defaults.
+        grains, references, partitioned_by, clustered_by: SQL text, one entry an expression.
+        depends_on: The `fqn`s it reads, sorted, also of tables that no model declares.
+        table_name: The table or view that consumers read in the manifest's environment, unquoted, dotted.
+        engine: Connection type of the gateway that runs it (`duckdb`, `snowflake` ...).
+        data_hash: SQLMesh's hash of what determines the model's data.
+        metadata_hash: SQLMesh's hash of the rest (description, owner, audits ...).
+        path: The file it comes from, None when it comes from another project's state.
+    """
+
+    fqn: str
+    name: str
+    catalog: str | None
+    schema: str
+    table: str
+    kind: str
+    source_type: str
+    dialect: str
+    description: str | None
+    owner: str | None
+    owner_email: str | None
+    tags: tuple[str, ...]
+    cron: str
+    cron_tz: str | None
+    interval_unit: str
+    start: str | None
+    end: str | None
+    lookback: int
+    batch_size: int | None
+    time_column: str | None
+    unique_key: tuple[str, ...]
+    grains: tuple[str, ...]
+    references: tuple[str, ...]
+    partitioned_by: tuple[str, ...]
+    clustered_by: tuple[str, ...]
+    storage_format: str | None
+    signals: tuple[str, ...]
+    columns: tuple[Column, ...]
+    audits: tuple[Audit, ...]
+    depends_on: tuple[str, ...]
+    table_name: str
+    gateway: str | None
+    engine: str
+    project: str
+    data_hash: str
+    metadata_hash: str
+    path: str | None
+
+    @property
+    def is_external(self) -> bool:
+        """Whether somebody else produces its table; SQLMesh only reads it."""
+        return self.kind == "EXTERNAL"
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it has no table of its own and is inlined where it is read."""
+        return self.kind == "EMBEDDED"
+
+    @property
+    def is_executable(self) -> bool:
+        """Whether SQLMesh computes a table or view for it, which makes it an asset of ours."""
+        return not (self.is_external or self.is_embedded)
+
+
+@dataclass(frozen=True, slots=True)
+class StandaloneAudit:
+    """An audit that belongs to no model: SQLMesh runs it as a node of its own, on its own cron.
+
+    Attributes:
+        audit: Its check; `audit.name` is also its identity in SQLMesh.
+        depends_on: The `fqn`s it reads, sorted.
+    """
+
+    audit: Audit
+    depends_on: tuple[str, ...]
+    cron: str
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A whole project, seen through one gateway and one environment.
+
+    Attributes:
+        version: `MANIFEST_VERSION` of the writer.
+        paths: Absolute project folders, in the order given.
+        gateway: The gateway that was selected.
+        environment: The environment whose promoted models a run executes.
+        models: Every model, sorted by `fqn`: those not selected too, since lineage passes through them.
+        selected: The `fqn`s that `select` and `exclude` leave; only these become assets.
+        standalone_audits: Sorted by name.
+    """
+
+    version: int
+    sqlmesh_version: str
+    paths: tuple[str, ...]
+    gateway: str
+    environment: str
+    default_catalog: str | None
+    models: tuple[Model, ...]
+    selected: tuple[str, ...]
+    standalone_audits: tuple[StandaloneAudit, ...]
+
+
+def split_fqn(fqn: str) -> tuple[str, ...]:
+    """The unquoted parts of SQLMesh's quoted name, outermost first."""
+    return tuple(part.replace('""', '"') for part in re.findall(r'"((?:[^"]|"")*)"', fqn))

@@ -1,0 +1,100 @@
+"""The one op behind all of a project's assets.
+
+What `@dg.multi_asset(specs=..., check_specs=..., can_subset=True)` builds, with output names of our
+own: the decorator derives them from asset keys and check names, which refuses names with spaces and
+lets `orders` + `items_not_null` collide with `orders_items` + `not_null` (ADR-0001).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.assets.definition.assets_definition import ASSET_SUBSET_INPUT_PREFIX
+
+from .translator import ProjectAssets
+
+Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
+
+
+def build_multi_asset(
+    assets: ProjectAssets,
+    compute: Compute,
+    *,
+    name: str,
+    description: str | None,
+    tags: dict[str, Any] | None,
+    pool: str | None,
+    backfill_policy: dg.BackfillPolicy | None,
+) -> dg.AssetsDefinition:
+    """One subsettable op that yields every asset and check of the project."""
+    namer = _Namer()
+    key_by_output = {namer.name("__".join(spec.key.path)): spec.key for spec in assets.specs.values()}
+    output_by_key = {key: output for output, key in key_by_output.items()}
+    check_by_output = {
+        namer.name(f"{output_by_key[check.asset_key]}__{check.name}"): check for check in assets.checks.values()
+    }
+    key_by_input = dict(_inputs(assets.specs.values(), output_by_key, namer))
+    op = dg.op(
+        name=name,
+        description=description,
+        tags=tags,
+        pool=pool,
+        ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
+        out={
+            **{output: dg.Out(dg.Nothing, is_required=False) for output in key_by_output},
+            **{output: dg.Out(is_required=False) for output in check_by_output},
+        },
+    )(_op_function(compute))
+    return dg.AssetsDefinition(
+        node_def=op,
+        keys_by_input_name=key_by_input,
+        keys_by_output_name=key_by_output,
+        check_specs_by_output_name=check_by_output,
+        specs=list(assets.specs.values()),
+        can_subset=True,
+        backfill_policy=backfill_policy,
+    )
+
+
+def _op_function(compute: Compute) -> Callable[[dg.AssetExecutionContext], Iterator[Any]]:
+    def run_sqlmesh(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield from compute(context)
+
+    # Dagster looks at the annotation itself to decide which kind of context to pass.
+    run_sqlmesh.__annotations__ = {"context": dg.AssetExecutionContext}
+    return run_sqlmesh
+
+
+def _inputs(
+    specs: Iterable[dg.AssetSpec], output_by_key: dict[dg.AssetKey, str], namer: _Namer
+) -> Iterator[tuple[str, dg.AssetKey]]:
+    """Tables from outside, and our own assets that others of ours read.
+
+    The latter become inputs only when Dagster splits the op because another asset stands between two
+    models; the prefix is how it recognises them.
+    """
+    keys = dict.fromkeys(dep.asset_key for spec in specs for dep in spec.deps)
+    for key in keys:
+        if key in output_by_key:
+            yield f"{ASSET_SUBSET_INPUT_PREFIX}{output_by_key[key]}", key
+        else:
+            yield namer.name("__".join(key.path)), key
+
+
+class _Namer:
+    """Valid, distinct names for inputs and outputs; they appear in logs only."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def name(self, text: str) -> str:
+        base = re.sub(r"[^A-Za-z0-9_]", "_", text)
+        name, number = base, 1
+        while name.lower() in self._taken:
+            number += 1
+            name = f"{base}_{number}"
+        self._taken.add(name.lower())
+        return name

@@ -1,0 +1,358 @@
+"""The fold: events in, one outcome per requested node out, as soon as it is certain. Pure.
+
+The outcome table of the documentation, the rules below and the parametrisation of their tests are
+one table. Only `executed` may become a materialization. Evidence comes in three steps: SQLMesh
+plans batches, batches finish (a failing one says so by having no duration), and at the end SQLMesh
+names what failed and what it left out. `executed` is certain when the last planned batch finished;
+everything else only at the end, because SQLMesh may start over when a plan lands in mid-run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from . import events as e
+
+
+class Outcome(str, Enum):
+    """What SQLMesh did with one requested node."""
+
+    EXECUTED = "executed"
+    UP_TO_DATE = "up_to_date"
+    WAITING = "waiting"
+    BLOCKED = "blocked"
+    FAILED = "failed"
+    AUDIT_FAILED = "audit_failed"
+    PARTLY_EXECUTED = "partly_executed"
+    INTERRUPTED = "interrupted"
+    NOT_IN_ENVIRONMENT = "not_in_environment"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the step must fail because of it."""
+        return self not in (Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.WAITING)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """One audit of one node over all batches on which it was evaluated in this run.
+
+    Attributes:
+        failing_rows: Summed over batches; 0 when it passed on each.
+        query: The rendered SQL of a failing batch if there is one, else of the last batch.
+        intervals: The batches it was evaluated on.
+    """
+
+    name: str
+    position: int
+    args: dict[str, str]
+    blocking: bool
+    failing_rows: int
+    query: str | None
+    intervals: tuple[e.Interval, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no batch had a failing row."""
+        return self.failing_rows == 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOutcome:
+    """The one line of the ledger for one requested node.
+
+    Attributes:
+        outcome: Which row of the outcome table.
+        promoted: What the environment has promoted for it; None when state was never read.
+        intervals: What was computed in this run, adjoining batches merged.
+        planned_batches, finished_batches: Counts; they differ only when something went wrong.
+        duration_ms: Summed over finished batches.
+        rows, bytes: Summed; None unless the engine reported them for every finished batch.
+        audits: Results of this run, in the model's order.
+        errors: What went wrong, in SQLMesh's words, one entry per distinct failure.
+        failed_audits: Names of the blocking audits that are the cause.
+        culprits: For `blocked`: the failed nodes upstream.
+        signals, upstream: For `waiting`: its own signals, or the nodes upstream whose signals, were not ready.
+        reason, next_due, last_interval_end: For `up_to_date`.
+        again: True when an earlier outcome of this node was already handed out in this run: a plan
+            landed, SQLMesh started over and computed it once more.
+    """
+
+    fqn: str
+    outcome: Outcome
+    promoted: e.PromotedNode | None = None
+    intervals: tuple[e.Interval, ...] = ()
+    planned_batches: int = 0
+    finished_batches: int = 0
+    duration_ms: int = 0
+    rows: int | None = None
+    bytes: int | None = None
+    audits: tuple[AuditResult, ...] = ()
+    errors: tuple[str, ...] = ()
+    failed_audits: tuple[str, ...] = ()
+    culprits: tuple[str, ...] = ()
+    signals: tuple[str, ...] = ()
+    upstream: tuple[str, ...] = ()
+    reason: str | None = None
+    next_due: int | None = None
+    last_interval_end: int | None = None
+    again: bool = False
+
+    @property
+    def warnings(self) -> tuple[AuditResult, ...]:
+        """Non-blocking audits that failed."""
+        return tuple(audit for audit in self.audits if not audit.passed and not audit.blocking)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOnlyOutcome:
+    """What came of a node of which only the audits were asked for.
+
+    Attributes:
+        missing: Intervals that are due and not computed.
+        error: Why not all audits were evaluated; None when they were.
+    """
+
+    fqn: str
+    audits: tuple[AuditResult, ...]
+    missing: tuple[e.Interval, ...]
+    error: str | None
+
+
+@dataclass(slots=True)
+class _Entry:
+    """Evidence about one node so far. `planned` is None until SQLMesh plans it in the current pass."""
+
+    planned: tuple[e.Interval, ...] | None = None
+    finished: dict[int, e.BatchFinished] = field(default_factory=dict)
+    earlier: list[e.BatchFinished] = field(default_factory=list)
+    audits: dict[int, list[e.AuditEvaluated]] = field(default_factory=dict)
+    failures: list[e.NodeFailed] = field(default_factory=list)
+    culprits: tuple[str, ...] | None = None
+    up_to_date: e.NodeUpToDate | None = None
+    waiting: e.NodeWaiting | None = None
+    settled: bool = False
+    again: bool = False
+
+    @property
+    def done(self) -> list[e.BatchFinished]:
+        return [*self.earlier, *self.finished.values()]
+
+    @property
+    def is_complete(self) -> bool:
+        return bool(self.planned) and len(self.finished) == len(self.planned or ())
+
+
+class Ledger:
+    """Balances a run: every requested node ends in exactly one outcome, whatever happens.
+
+    Args:
+        requested: Models and standalone audits that the run was asked for.
+    """
+
+    def __init__(self, requested: Iterable[str]) -> None:
+        self._entries = {fqn: _Entry() for fqn in requested}
+        self._promoted: dict[str, e.PromotedNode] = {}
+        self._audit_only: dict[str, dict[int, list[e.AuditEvaluated]]] = {}
+        self._unrequested: set[str] = set()
+        self._status: str | None = None
+        self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the last event was seen or `close` was called."""
+        return self._closed
+
+    @property
+    def contradictions(self) -> tuple[str, ...]:
+        """What SQLMesh said that cannot be true of the request; not empty: the step must fail."""
+        found = [f"SQLMesh executed {fqn}, which was not requested." for fqn in sorted(self._unrequested)]
+        if self._status == "failure" and not any(entry.failures or entry.culprits for entry in self._entries.values()):
+            found.append("SQLMesh reported a failed run but named no model that failed.")
+        return tuple(found)
+
+    def feed(self, event: e.Event) -> list[NodeOutcome | AuditOnlyOutcome]:
+        """Take one event; return the outcomes that it made certain, parents before children."""
+        match event:
+            case e.EnvironmentOpened():
+                return self._open(event)
+            case e.EvaluationPlanned():
+                self._plan(event)
+            case e.AuditEvaluated():
+                audits = (
+                    self._entries[event.fqn].audits
+                    if event.fqn in self._entries
+                    else self._audit_only.setdefault(event.fqn, {})
+                )
+                audits.setdefault(event.position, []).append(event)
+            case e.BatchFinished():
+                return self._finish_batch(event)
+            case e.NodeFailed():
+                self._entry(event.fqn).failures.append(event)
+            case e.NodesBlocked():
+                for fqn, culprits in event.culprits.items():
+                    self._entry(fqn).culprits = culprits
+            case e.NodeUpToDate():
+                self._entry(event.fqn).up_to_date = event
+            case e.NodeWaiting():
+                self._entry(event.fqn).waiting = event
+            case e.NodeAudited():
+                audits = self._audit_only.pop(event.fqn, {})
+                return [AuditOnlyOutcome(event.fqn, _audit_results(audits), event.missing, event.error)]
+            case e.EvaluationFinished():
+                self._status = event.status
+                return self.close(None)
+            case e.RequestFailed():
+                return self.close(event.message)
+            case e.LogLine() | e.ProjectDescribed():
+                pass
+        return []
+
+    def close(self, interruption: str | None) -> list[NodeOutcome | AuditOnlyOutcome]:
+        """Settle every node that is still open.
+
+        Args:
+            interruption: Why no more events will come; None when SQLMesh came to its own end.
+        """
+        if self._closed:
+            return []
+        self._closed = True
+        return [
+            self._settle(fqn, *self._judge(entry, interruption))
+            for fqn, entry in self._entries.items()
+            if not entry.settled
+        ]
+
+    # -- evidence ---------------------------------------------------------------------------------
+
+    def _entry(self, fqn: str) -> _Entry:
+        if fqn not in self._entries:
+            self._unrequested.add(fqn)
+            return _Entry()
+        return self._entries[fqn]
+
+    def _open(self, event: e.EnvironmentOpened) -> list[NodeOutcome | AuditOnlyOutcome]:
+        self._promoted = event.promoted
+        return [
+            self._settle(
+                fqn,
+                Outcome.NOT_IN_ENVIRONMENT,
+                (f"Not promoted in environment {event.environment}. Run: {event.plan_command}",),
+            )
+            for fqn in event.missing
+            if fqn in self._entries
+        ]
+
+    def _plan(self, event: e.EvaluationPlanned) -> None:
+        """A second plan means that SQLMesh starts over: what finished stays done, the rest is judged anew."""
+        for entry in self._entries.values():
+            entry.earlier.extend(entry.finished.values())
+            entry.finished.clear()
+            entry.planned, entry.culprits = None, None
+            entry.failures.clear()
+        for fqn, batches in event.batches.items():
+            entry = self._entry(fqn)
+            entry.planned = batches
+            if entry.settled:
+                entry.settled, entry.again = False, True
+                entry.earlier.clear()
+                entry.audits.clear()
+
+    def _finish_batch(self, event: e.BatchFinished) -> list[NodeOutcome | AuditOnlyOutcome]:
+        entry = self._entry(event.fqn)
+        if event.duration_ms is None:
+            return []
+        entry.finished[event.batch_index] = event
+        if not entry.is_complete or entry.settled:
+            return []
+        return [self._settle(event.fqn, Outcome.EXECUTED)]
+
+    # -- verdicts ---------------------------------------------------------------------------------
+
+    def _judge(self, entry: _Entry, interruption: str | None) -> tuple[Outcome, tuple[str, ...]]:
+        """The outcome of a node whose last planned batch never finished, from the strongest evidence down."""
+        if entry.failures:
+            errors = tuple(dict.fromkeys(failure.message for failure in entry.failures))
+            if entry.done:
+                return Outcome.PARTLY_EXECUTED, errors
+            if all(failure.failed_audits for failure in entry.failures):
+                return Outcome.AUDIT_FAILED, errors
+            return Outcome.FAILED, errors
+        if entry.culprits is not None:
+            return Outcome.BLOCKED, ()
+        if interruption is not None:
+            return Outcome.INTERRUPTED, (interruption,)
+        if entry.waiting is not None:
+            return Outcome.WAITING, ()
+        if entry.planned is None and entry.done:
+            return Outcome.EXECUTED, ()
+        if entry.planned is None and entry.up_to_date is not None:
+            return Outcome.UP_TO_DATE, ()
+        if self._status == "not_run":
+            return Outcome.INTERRUPTED, ("Nothing was run, because the request was refused.",)
+        return Outcome.INTERRUPTED, ("SQLMesh ended the run without saying what became of it.",)
+
+    def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
+        entry = self._entries[fqn]
+        entry.settled = True
+        done = entry.done
+        up_to_date, waiting = entry.up_to_date, entry.waiting
+        return NodeOutcome(
+            fqn=fqn,
+            outcome=outcome,
+            promoted=self._promoted.get(fqn),
+            intervals=_merge(batch.interval for batch in done),
+            planned_batches=len(entry.planned or ()) + len(entry.earlier),
+            finished_batches=len(done),
+            duration_ms=sum(batch.duration_ms or 0 for batch in done),
+            rows=_total([batch.rows for batch in done]),
+            bytes=_total([batch.bytes for batch in done]),
+            audits=_audit_results(entry.audits),
+            errors=errors,
+            failed_audits=tuple(dict.fromkeys(name for failure in entry.failures for name in failure.failed_audits)),
+            culprits=entry.culprits or (),
+            signals=waiting.signals if waiting else (),
+            upstream=waiting.upstream if waiting else (),
+            reason=up_to_date.reason if up_to_date else None,
+            next_due=up_to_date.next_due if up_to_date else None,
+            last_interval_end=up_to_date.last_interval_end if up_to_date else None,
+            again=entry.again,
+        )
+
+
+def _merge(intervals: Iterable[e.Interval]) -> tuple[e.Interval, ...]:
+    merged: list[e.Interval] = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return tuple(merged)
+
+
+def _total(values: list[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def _audit_results(audits: dict[int, list[e.AuditEvaluated]]) -> tuple[AuditResult, ...]:
+    results = []
+    for position, evaluations in sorted(audits.items()):
+        counted = [one for one in evaluations if one.failing_rows is not None]
+        if not counted:
+            continue  # `skip true`: its author switched it off, so there is nothing to tell
+        shown = next((one for one in counted if one.failing_rows), counted[-1])
+        results.append(
+            AuditResult(
+                name=shown.name,
+                position=position,
+                args=shown.args,
+                blocking=shown.blocking,
+                failing_rows=sum(one.failing_rows or 0 for one in counted),
+                query=shown.query,
+                intervals=tuple(one.interval for one in counted),
+            )
+        )
+    return tuple(results)

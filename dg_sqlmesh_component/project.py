@@ -1,0 +1,261 @@
+"""Where a SQLMesh project lives, and the process in which SQLMesh works on it.
+
+`SQLMeshProject.request` starts a worker, hands it one request and yields its events. The worker's
+pipe is drained by threads as fast as it fills, so SQLMesh never waits for whoever consumes the events.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from . import events as e
+from . import wire
+from .errors import ERRORS_BY_NAME, DeclarationError, InstallationError, WorkerError
+from .manifest import Manifest
+
+CONFIG_FILES = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
+"""What makes a folder a SQLMesh project: SQLMesh reads its configuration from one of these."""
+
+STOP_GRACE_SECONDS = 15.0
+"""How long a cancelled worker may take to finish the batches in flight before it is killed."""
+
+LAST_LINES = 30
+"""How many lines of a worker's output are quoted when it dies."""
+
+# The worker may run in an interpreter that has nothing of ours installed, so it is given this
+# package by path, and without running its `__init__`, which imports Dagster. `-c` puts the working
+# directory on `sys.path`, which the `sqlmesh` command does not: a project's folder named like an
+# installed module must not win.
+_BOOTSTRAP = """\
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]
+import runpy, types
+package = types.ModuleType("dg_sqlmesh_component")
+package.__path__ = [sys.argv.pop(1)]
+sys.modules["dg_sqlmesh_component"] = package
+runpy.run_module("dg_sqlmesh_component.worker", run_name="__main__", alter_sys=True)
+"""
+
+
+def is_project_folder(path: Path) -> bool:
+    """Whether SQLMesh would find a configuration in this folder."""
+    return any((path / name).is_file() for name in CONFIG_FILES)
+
+
+@dataclass(frozen=True)
+class SQLMeshProject:
+    """A SQLMesh project and how to open it.
+
+    Attributes:
+        paths: Absolute folders; more than one for a multi-repository project.
+        gateway, environment, config: As on SQLMesh's command line; None for the project's own defaults.
+        working_directory: Where SQLMesh runs; None: the first folder, as if you had typed `sqlmesh` there.
+        python: Interpreter that has SQLMesh; None: the one that runs Dagster.
+        env: Environment variables for SQLMesh's process only.
+    """
+
+    paths: tuple[Path, ...]
+    gateway: str | None = None
+    environment: str | None = None
+    config: str | None = None
+    working_directory: Path | None = None
+    python: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The first folder's name: what people call the project."""
+        return self.paths[0].name
+
+    @property
+    def opening(self) -> e.OpenProject:
+        """How the worker shall open it."""
+        return e.OpenProject(
+            paths=tuple(str(path) for path in self.paths),
+            gateway=self.gateway,
+            environment=self.environment,
+            config=self.config,
+        )
+
+    def require(self) -> None:
+        """Check what can be checked without SQLMesh.
+
+        Raises:
+            DeclarationError: A folder is not there, or is no SQLMesh project.
+        """
+        for path in self.paths:
+            if not path.is_dir():
+                raise DeclarationError(
+                    f"There is no folder {path}. `project` in defs.yaml names the SQLMesh project's "
+                    "folder, relative to that file."
+                )
+            if not is_project_folder(path):
+                raise DeclarationError(
+                    f"{path} is not a SQLMesh project: it has none of {', '.join(CONFIG_FILES)}. "
+                    "Correct `project` in defs.yaml, or create a project there with `sqlmesh init`."
+                )
+        if self.working_directory is not None and not self.working_directory.is_dir():
+            raise DeclarationError(
+                f"There is no folder {self.working_directory}. Correct `project.working_directory` in defs.yaml."
+            )
+
+    def describe(self, select: Sequence[str] = (), exclude: Sequence[str] = ()) -> Manifest:
+        """Load the project in a worker and return its manifest.
+
+        Raises:
+            SQLMeshComponentError: Of the class that says who must act.
+        """
+        request = e.DescribeRequest(self.opening, tuple(select), tuple(exclude))
+        with self.request(request) as events:
+            for event in events:
+                if isinstance(event, e.ProjectDescribed):
+                    return event.manifest
+                if isinstance(event, e.RequestFailed):
+                    raise ERRORS_BY_NAME.get(event.error, WorkerError)(event.message)
+        raise WorkerError("The worker ended without describing the project.")
+
+    @contextmanager
+    def request(self, request: e.Request) -> Iterator[Iterator[e.Event]]:
+        """Serve one request in a process of its own. Leaving the context early stops that process.
+
+        Yields:
+            The worker's events in order, and what it prints as `LogLine`s. The last one is
+            `ProjectDescribed`, `EvaluationFinished` or `RequestFailed`.
+
+        Raises:
+            DeclarationError, InstallationError: The worker cannot be started.
+            WorkerError: While iterating: the worker died or broke the protocol.
+        """
+        self.require()
+        worker = _Worker(self._start(), request)
+        try:
+            yield worker.events()
+        finally:
+            worker.stop()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        python = self.python or sys.executable
+        package = str(Path(__file__).resolve().parent)
+        try:
+            return subprocess.Popen(
+                [python, "-c", _BOOTSTRAP, package],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=self.working_directory or self.paths[0],
+                env={**os.environ, **self.env},
+                start_new_session=True,  # signals of the terminal reach the parent, which decides
+            )
+        except OSError as error:
+            raise InstallationError(
+                f"The interpreter {python} cannot be started: {error.strerror}. Correct `project.python` in defs.yaml."
+            ) from error
+
+
+class _Worker:
+    """A running worker: two threads drain its pipes into one queue."""
+
+    def __init__(self, process: subprocess.Popen[bytes], request: e.Request) -> None:
+        self._process = process
+        self._queue: queue.SimpleQueue[bytes | e.LogLine | None] = queue.SimpleQueue()
+        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._drains = [
+            threading.Thread(target=drain, daemon=True) for drain in (self._drain_events, self._drain_output)
+        ]
+        for drain in self._drains:
+            drain.start()
+        self._tell(wire.encode(wire.REQUEST, request))
+
+    def events(self) -> Iterator[e.Event]:
+        ended = False
+        while (item := self._queue.get()) is not None:
+            event = item if isinstance(item, e.LogLine) else wire.decode(wire.EVENT, item)
+            ended = isinstance(event, (e.ProjectDescribed, e.EvaluationFinished, e.RequestFailed))
+            yield event
+            if ended:
+                return
+        raise WorkerError(self._epitaph())
+
+    def stop(self) -> None:
+        """Ask, then kill: no worker outlives its request."""
+        self._tell(b"cancel\n")
+        try:
+            self._process.wait(STOP_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self._kill_group()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                _close(pipe)
+
+    def _tell(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it is gone already; its exit status tells the story
+
+    def _drain_events(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._queue.put(line)
+        self._drains[1].join(timeout=1.0)  # its last words first, unless a child of it holds on to stderr
+        self._queue.put(None)
+
+    def _drain_output(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            text = line.decode("utf-8", errors="replace").rstrip()
+            if text:
+                self._last_lines.append(text)
+                self._queue.put(e.LogLine("info", text, "output"))
+
+    def _epitaph(self) -> str:
+        try:
+            status = self._process.wait(timeout=5.0)
+        except subprocess.TimeoutExpired:
+            status = None
+        said = "\n".join(self._last_lines)
+        return f"SQLMesh's process {_cause_of_death(status)}." + (
+            f" Its last lines:\n{said}" if said else " It printed nothing."
+        )
+
+    def _kill_group(self) -> None:
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # nobody of the group is left
+
+
+def _cause_of_death(status: int | None) -> str:
+    if status is None:
+        return "closed its pipe and hung"
+    if status >= 0:
+        return f"ended in mid-request with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "an unknown signal"
+    hint = " (out of memory?)" if -status == signal.SIGKILL else ""
+    return f"was killed by signal {-status} ({name}){hint}"
+
+
+def _close(pipe: IO[bytes] | None) -> None:
+    if pipe is not None:
+        try:
+            pipe.close()
+        except BrokenPipeError:
+            pass  # unsent bytes for a process that is gone

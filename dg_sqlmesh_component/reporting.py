@@ -1,0 +1,364 @@
+"""An outcome as Dagster results. Pure: no context, no instance, nothing is yielded here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import dagster as dg
+
+from . import events as e
+from .outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
+from .translator import STATUS_CHECK, ProjectAssets, sql_metadata
+
+MAX_LISTED = 20
+"""How many models a message names before it says how many more there are."""
+
+
+@dataclass(frozen=True)
+class CarriedResult:
+    """The last known result of a check whose model did not run now.
+
+    Attributes:
+        run_id: The run in which the audit was really evaluated.
+        evaluated_at: When that was, in epoch seconds.
+    """
+
+    passed: bool
+    severity: dg.AssetCheckSeverity
+    run_id: str
+    evaluated_at: float
+
+
+class Reporter:
+    """Turns outcomes of one step into Dagster's words.
+
+    Args:
+        assets: The project's assets.
+        selected_checks: Checks of this step; no others are reported.
+        execution_time: The instant of the run, epoch milliseconds.
+    """
+
+    def __init__(
+        self,
+        assets: ProjectAssets,
+        selected_checks: Set[dg.AssetCheckKey],
+        execution_time: int,
+    ) -> None:
+        self._assets = assets
+        self._selected = selected_checks
+        self._execution_time = execution_time
+
+    # -- models -----------------------------------------------------------------------------------
+
+    def materialization(self, outcome: NodeOutcome) -> dg.MaterializeResult[None]:
+        """An executed model, with a result for each of its selected checks."""
+        assert outcome.outcome is Outcome.EXECUTED
+        metadata = {**self._what_ran(outcome), **self._computed(outcome)}
+        version = outcome.promoted.version if outcome.promoted else "unknown"
+        return dg.MaterializeResult(
+            asset_key=self._assets.key(outcome.fqn),
+            metadata=metadata,
+            data_version=dg.DataVersion(f"{version}@{instant(self._execution_time)}"),
+            # Dagster would record the local file's version; the code that ran is what is promoted.
+            tags={"dagster/code_version": outcome.promoted.data_hash} if outcome.promoted else None,
+            check_results=[
+                *self.status_check(outcome),
+                *self.audit_checks(outcome.fqn, outcome.audits),
+                *self._audits_that_did_not_run(outcome),
+            ],
+        )
+
+    def observation(self, outcome: NodeOutcome) -> dg.AssetObservation:
+        """A model that was not executed, and why. Never a materialization."""
+        return dg.AssetObservation(
+            asset_key=self._assets.key(outcome.fqn),
+            description=self.sentence(outcome),
+            metadata={**self._what_ran(outcome), **self._computed(outcome)},
+        )
+
+    def status_check(self, outcome: NodeOutcome) -> list[dg.AssetCheckResult]:
+        """The status check of a model, if it is selected."""
+        key = dg.AssetCheckKey(self._assets.key(outcome.fqn), STATUS_CHECK)
+        if key not in self._selected:
+            return []
+        fine = outcome.outcome in (Outcome.EXECUTED, Outcome.UP_TO_DATE)
+        waits = outcome.outcome is Outcome.WAITING
+        return [
+            dg.AssetCheckResult(
+                asset_key=key.asset_key,
+                check_name=key.name,
+                passed=fine,
+                severity=dg.AssetCheckSeverity.WARN if waits else dg.AssetCheckSeverity.ERROR,
+                description=self.sentence(outcome),
+                metadata=self._what_ran(outcome),
+            )
+        ]
+
+    def sentence(self, outcome: NodeOutcome) -> str:
+        """What SQLMesh did with a model, for people."""
+        name = self._assets.name(outcome.fqn)
+        errors = " ".join(outcome.errors)
+        match outcome.outcome:
+            case Outcome.EXECUTED:
+                return f"{name} was executed for {ranges(outcome.intervals)}."
+            case Outcome.UP_TO_DATE:
+                due = f" Next due at {instant(outcome.next_due)}." if outcome.next_due else ""
+                return f"{name} had nothing to do: {outcome.reason}.{due}"
+            case Outcome.WAITING:
+                return f"{name} is waiting: {self._awaited(outcome)}."
+            case Outcome.BLOCKED:
+                culprits = ", ".join(map(self._assets.name, outcome.culprits)) or "a model upstream"
+                return f"{name} was not executed, because of a failure upstream of it: {culprits}."
+            case Outcome.FAILED:
+                return f"{name} failed: {errors}"
+            case Outcome.AUDIT_FAILED:
+                return f"{name} failed its audit: {errors}"
+            case Outcome.PARTLY_EXECUTED:
+                return (
+                    f"{name} failed after {outcome.finished_batches} of {outcome.planned_batches} batches: {errors} "
+                    f"What is finished stays: {ranges(outcome.intervals)}."
+                )
+            case Outcome.INTERRUPTED:
+                done = f" Finished before that: {ranges(outcome.intervals)}." if outcome.intervals else ""
+                return f"{name} was interrupted: {errors}{done}"
+            case Outcome.NOT_IN_ENVIRONMENT:
+                return f"{name}: {errors}"
+
+    def _awaited(self, outcome: NodeOutcome) -> str:
+        if outcome.signals:
+            return f"its signal {', '.join(outcome.signals)} has no interval ready"
+        if outcome.upstream:
+            return f"a signal of {', '.join(map(self._assets.name, outcome.upstream))}, upstream of it, is not ready"
+        return "none of its missing intervals is ready"
+
+    # -- checks -----------------------------------------------------------------------------------
+
+    def audit_checks(self, node: str, audits: Sequence[AuditResult]) -> list[dg.AssetCheckResult]:
+        """Results of audits that SQLMesh evaluated in this run, as far as their checks are selected."""
+        return [
+            dg.AssetCheckResult(
+                asset_key=key.asset_key,
+                check_name=key.name,
+                passed=audit.passed,
+                severity=_severity(audit.blocking),
+                description=None if audit.passed else f"{_rows(audit.failing_rows)} failed.",
+                metadata=_audit_metadata(audit),
+            )
+            for key, audit in self._assets.check_of(node, audits).items()
+            if key in self._selected
+        ]
+
+    def carried_over(self, node: str, results: Mapping[dg.AssetCheckKey, CarriedResult]) -> list[dg.AssetCheckResult]:
+        """Last known results of a node that had nothing to do, labelled as such.
+
+        A failed blocking audit is not carried over: SQLMesh has computed the model since, so that
+        audit has passed outside of Dagster, and repeating the failure would be untrue.
+        """
+        return [
+            dg.AssetCheckResult(
+                asset_key=key.asset_key,
+                check_name=key.name,
+                passed=result.passed,
+                severity=result.severity,
+                description=f"Carried over: {self._assets.name(node)} was not executed in this run, so its audits "
+                "were not evaluated again.",
+                metadata={
+                    "sqlmesh/carried_over": True,
+                    "sqlmesh/evaluated_in_run": result.run_id,
+                    "sqlmesh/evaluated_at": dg.MetadataValue.timestamp(result.evaluated_at),
+                },
+            )
+            for key, result in results.items()
+            if result.passed or result.severity is dg.AssetCheckSeverity.WARN
+        ]
+
+    def audited(self, outcome: AuditOnlyOutcome) -> list[dg.AssetCheckResult]:
+        """The checks of a node of which only the audits were asked for."""
+        results = self.audit_checks(outcome.fqn, outcome.audits)
+        if outcome.fqn not in self._assets.specs:
+            return results
+        key = dg.AssetCheckKey(self._assets.key(outcome.fqn), STATUS_CHECK)
+        if key in self._selected:
+            name = self._assets.name(outcome.fqn)
+            missing = (
+                f"{name} has intervals that are due and not computed: {ranges(outcome.missing)}. "
+                "Only checks were selected, so it was not executed."
+                if outcome.missing
+                else f"{name} has nothing to do. Only checks were selected."
+            )
+            results.append(
+                dg.AssetCheckResult(
+                    asset_key=key.asset_key,
+                    check_name=key.name,
+                    passed=not outcome.missing,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=missing,
+                )
+            )
+        return results
+
+    def _audits_that_did_not_run(self, outcome: NodeOutcome) -> list[dg.AssetCheckResult]:
+        """Checks of an executed model whose audit the environment does not have: local files are ahead."""
+        ran = self._assets.check_of(outcome.fqn, outcome.audits)
+        model = self._assets.models[outcome.fqn]
+        keys = [dg.AssetCheckKey(self._assets.key(outcome.fqn), audit.check_name) for audit in model.audits]
+        return [
+            dg.AssetCheckResult(
+                asset_key=key.asset_key,
+                check_name=key.name,
+                passed=False,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"Not evaluated: what environment {self._assets.manifest.environment} has promoted of "
+                f"{model.name} does not have this audit. Apply a plan to promote the local change.",
+            )
+            for key in keys
+            if key in self._selected and key not in ran
+        ]
+
+    # -- metadata ---------------------------------------------------------------------------------
+
+    def _what_ran(self, outcome: NodeOutcome) -> dict[str, Any]:
+        metadata: dict[str, Any] = {
+            "sqlmesh/status": outcome.outcome.value,
+            "sqlmesh/environment": self._assets.manifest.environment,
+        }
+        if outcome.promoted is not None:
+            metadata["sqlmesh/snapshot_version"] = outcome.promoted.version
+            changed = unapplied_change(self._assets, outcome.fqn, outcome.promoted)
+            if changed:
+                metadata["sqlmesh/unapplied_change"] = changed
+        return metadata
+
+    def _computed(self, outcome: NodeOutcome) -> dict[str, Any]:
+        metadata: dict[str, Any] = {}
+        if outcome.intervals:
+            metadata["sqlmesh/intervals"] = ranges(outcome.intervals)
+            metadata["sqlmesh/interval_start"] = _timestamp(outcome.intervals[0][0])
+            metadata["sqlmesh/interval_end"] = _timestamp(outcome.intervals[-1][1])
+            metadata["sqlmesh/batches"] = outcome.finished_batches
+            metadata["sqlmesh/duration_ms"] = outcome.duration_ms
+        if outcome.rows is not None:
+            metadata["sqlmesh/rows"] = outcome.rows
+        if outcome.bytes is not None:
+            metadata["sqlmesh/bytes"] = outcome.bytes
+        if outcome.reason:
+            metadata["sqlmesh/reason"] = outcome.reason
+        if outcome.next_due:
+            metadata["sqlmesh/next_due"] = _timestamp(outcome.next_due)
+        if outcome.last_interval_end:
+            metadata["sqlmesh/computed_up_to"] = _timestamp(outcome.last_interval_end)
+        if outcome.outcome is Outcome.WAITING:
+            metadata["sqlmesh/waiting_for"] = self._awaited(outcome)
+        return metadata
+
+    # -- the one failure --------------------------------------------------------------------------
+
+    def failure(
+        self,
+        outcomes: Sequence[NodeOutcome],
+        audited: Sequence[AuditOnlyOutcome],
+        problems: Sequence[str],
+    ) -> dg.Failure | None:
+        """The step's one Failure, which names each failed model, its error and what it blocked; None if all is well."""
+        bad = [outcome for outcome in outcomes if outcome.outcome.is_failure]
+        blocked = [outcome for outcome in bad if outcome.outcome is Outcome.BLOCKED]
+        lines = [self._failed_line(outcome, blocked) for outcome in bad if outcome not in blocked]
+        lines += [
+            f"{self._assets.name(one.fqn)}: its audits could not be evaluated: {one.error}"
+            for one in audited
+            if one.error
+        ]
+        failing = [
+            f"{self._assets.name(one.fqn)}: audit {audit.name} failed: {_rows(audit.failing_rows)}."
+            for one in audited
+            for audit in one.audits
+            if audit.blocking and not audit.passed
+        ]
+        lines += failing
+        if not (lines or blocked or problems):
+            return None
+        counts = _counts(outcomes)
+        head = f"SQLMesh in environment {self._assets.manifest.environment}: {counts}." if counts else ""
+        return dg.Failure(
+            description="\n".join(filter(None, [head, *problems, *listed(lines)])),
+            metadata={
+                f"sqlmesh/{outcome.value}": ", ".join(
+                    listed([self._assets.name(one.fqn) for one in outcomes if one.outcome is outcome])
+                )
+                for outcome in Outcome
+                if any(one.outcome is outcome for one in outcomes)
+            },
+        )
+
+    def _failed_line(self, outcome: NodeOutcome, blocked: Sequence[NodeOutcome]) -> str:
+        held_up = [self._assets.name(one.fqn) for one in blocked if outcome.fqn in one.culprits]
+        line = self.sentence(outcome)
+        return f"{line} Blocked by it: {', '.join(listed(held_up))}." if held_up else line
+
+
+def unapplied_change(assets: ProjectAssets, node: str, promoted: e.PromotedNode) -> str | None:
+    """How the local file of a model differs from what is promoted: `data`, `metadata` or None.
+
+    Its own definition only: a change upstream shows on the model upstream.
+    """
+    model = assets.models.get(node)
+    if model is None or model.data_hash == promoted.data_hash:
+        same = model is None or model.metadata_hash == promoted.metadata_hash
+        return None if same else "metadata"
+    return "data"
+
+
+def instant(milliseconds: int) -> str:
+    """An instant in UTC, to the second."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, tz=timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def ranges(intervals: Iterable[e.Interval]) -> str:
+    """Intervals for people: `[start, end)` in UTC, whole days without their time."""
+    return ", ".join(f"[{_short(start)}, {_short(end)})" for start, end in intervals)
+
+
+def listed(items: Sequence[str]) -> list[str]:
+    """At most `MAX_LISTED` of them, and how many more there are."""
+    if len(items) <= MAX_LISTED:
+        return list(items)
+    return [*items[:MAX_LISTED], f"and {len(items) - MAX_LISTED} more"]
+
+
+def _short(milliseconds: int) -> str:
+    return instant(milliseconds).removesuffix("T00:00:00Z")
+
+
+def _timestamp(milliseconds: int) -> dg.TimestampMetadataValue:
+    return dg.MetadataValue.timestamp(milliseconds / 1000)
+
+
+def _severity(blocking: bool) -> dg.AssetCheckSeverity:
+    return dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
+
+
+def _counts(outcomes: Sequence[NodeOutcome]) -> str:
+    found = [(sum(one.outcome is outcome for one in outcomes), outcome.value.replace("_", " ")) for outcome in Outcome]
+    return ", ".join(f"{count} {word}" for count, word in found if count)
+
+
+def _audit_metadata(audit: AuditResult) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "sqlmesh/audit": audit.name,
+        "sqlmesh/failing_rows": audit.failing_rows,
+        "sqlmesh/blocking": audit.blocking,
+        "sqlmesh/intervals": ranges(audit.intervals),
+    }
+    if audit.args:
+        metadata["sqlmesh/arguments"] = dg.MetadataValue.json(audit.args)
+    if audit.query:
+        metadata["sqlmesh/query"] = sql_metadata(audit.query)
+    return metadata

@@ -1,0 +1,139 @@
+"""What `dg scaffold defs dg_sqlmesh_component.SQLMeshProjectComponent` writes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+import dagster as dg
+from pydantic import BaseModel, Field
+
+from .errors import DeclarationError
+from .project import CONFIG_FILES, is_project_folder
+
+STARTER_FOLDER = "sqlmesh_project"
+"""Where `init` puts the starter project, below the Dagster project's root, unless `project_path` says otherwise."""
+
+
+class SQLMeshScaffoldParams(BaseModel):
+    """Parameters of the scaffolder, as flags or as JSON."""
+
+    project_path: str | None = Field(
+        default=None,
+        description="Folder of the SQLMesh project, relative to where you stand. With `init`: where to create it.",
+    )
+    init: bool = Field(default=False, description="Also write a starter SQLMesh project on embedded DuckDB.")
+    gateway: str | None = Field(default=None, description="Gateway to use.")
+    environment: str | None = Field(default=None, description="Environment whose models are run.")
+
+
+class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
+    """Writes a `defs.yaml` that loads at once, and on request a starter SQLMesh project."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[SQLMeshScaffoldParams]:
+        """The parameters that `dg` offers."""
+        return SQLMeshScaffoldParams
+
+    def scaffold(self, request: dg.ScaffoldRequest[SQLMeshScaffoldParams]) -> None:
+        """Write the files.
+
+        Raises:
+            DeclarationError: The path is no SQLMesh project, or something would be overwritten; nothing is written.
+        """
+        try:
+            project = self._project_folder(request)
+        except DeclarationError:
+            _remove_if_empty(request.target_path)  # dg created it just before
+            raise
+        if request.params.init:
+            copy_starter(project)
+            click.echo(f"Created a SQLMesh project at {project}.")
+        here = request.target_path.parent if request.append else request.target_path
+        attributes = _attributes(request.params, os.path.relpath(project, here.resolve()))
+        if request.scaffold_format == "python":
+            _write_python(here / "component.py", request.type_name, attributes["project"])
+        else:
+            dg.scaffold_component(request, attributes)
+        click.echo(f"Next: cd {os.path.relpath(project)} && sqlmesh plan")
+
+    def _project_folder(self, request: dg.ScaffoldRequest[SQLMeshScaffoldParams]) -> Path:
+        params = request.params
+        root = (request.project_root or Path.cwd()).resolve()
+        for name in ("defs.yaml", "defs.yml", "component.yaml", "component.py"):
+            if not request.append and (request.target_path / name).exists():
+                raise DeclarationError(
+                    f"{request.target_path / name} exists already and is not overwritten. Choose another name."
+                )
+        if params.init:
+            folder = Path(params.project_path).resolve() if params.project_path else root / STARTER_FOLDER
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise DeclarationError(
+                    f"{folder} exists already and is not overwritten. Leave out `init` to use what is there, "
+                    "or choose another `project_path`."
+                )
+            return folder
+        if not params.project_path:
+            raise DeclarationError(
+                "Say which SQLMesh project to use: --project-path <folder>, or --init true for a starter project."
+            )
+        # Relative to where the command was typed; Dagster's own scaffolders also accept the project's root.
+        found = [base / params.project_path for base in (Path.cwd(), root)]
+        for folder in found:
+            if is_project_folder(folder):
+                return folder.resolve()
+        raise DeclarationError(
+            f"{found[0].resolve()} is not a SQLMesh project: "
+            + (f"it has none of {', '.join(CONFIG_FILES)}." if found[0].is_dir() else "there is no such folder.")
+            + " Nothing was written."
+        )
+
+
+def starter_folder() -> Path:
+    """The starter project in this installation: inside the wheel's package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    for templates in (here / "templates", here.parent / "templates"):
+        if (templates / "starter").is_dir():
+            return templates / "starter"
+    raise DeclarationError(
+        f"This installation of dg_sqlmesh_component lacks its templates (looked in {here / 'templates'}). Reinstall it."
+    )
+
+
+def copy_starter(destination: Path) -> None:
+    """Copy the starter project; the destination must be empty or absent."""
+    shutil.copytree(starter_folder(), destination, dirs_exist_ok=True)
+
+
+def _attributes(params: SQLMeshScaffoldParams, path: str) -> dict[str, Any]:
+    options = {
+        name: value for name, value in (("gateway", params.gateway), ("environment", params.environment)) if value
+    }
+    path = Path(path).as_posix()
+    return {"project": {"path": path, **options} if options else path}
+
+
+def _write_python(path: Path, type_name: str, project: str | dict[str, str]) -> None:
+    module, _, class_name = type_name.rpartition(".")
+    path.write_text(
+        f"""\
+import dagster as dg
+from {module} import {class_name}
+
+
+@dg.component_instance
+def load(context: dg.ComponentLoadContext) -> {class_name}:
+    return {class_name}.from_attributes_dict(
+        context=context.resolution_context, attributes={{"project": {project!r}}}
+    )
+""",
+        encoding="utf-8",
+    )
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

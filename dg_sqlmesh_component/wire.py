@@ -1,0 +1,43 @@
+"""The wire form: one JSON object a line, checked on both ends.
+
+pydantic does the work, which Dagster and SQLMesh both bring along (ADR-0012).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from .errors import WorkerError
+from .events import Event, Request
+from .manifest import Manifest
+
+_T = TypeVar("_T")
+
+REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+
+
+def encode(adapter: TypeAdapter[_T], value: _T) -> bytes:
+    """One line, with its line break."""
+    return adapter.dump_json(value) + b"\n"
+
+
+def decode(adapter: TypeAdapter[_T], line: bytes) -> _T:
+    """The value that `encode` wrote.
+
+    Raises:
+        WorkerError: The line is not what this version of the package writes.
+    """
+    try:
+        return adapter.validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the line"
+        raise WorkerError(
+            f"The worker sent a line that this version of dg_sqlmesh_component does not understand: "
+            f"{first['msg']} (at {where}). The line begins with {line[:120]!r}. "
+            "Component and worker must come from one installation of the package."
+        ) from error

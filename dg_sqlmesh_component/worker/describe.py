@@ -1,0 +1,222 @@
+"""Project -> manifest: load the project's files, never its state or its warehouse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlmesh import __version__ as sqlmesh_version
+from sqlmesh.core import constants as c
+from sqlmesh.core.audit import StandaloneAudit as SQLMeshStandaloneAudit
+from sqlmesh.core.context import Context
+from sqlmesh.core.environment import EnvironmentNamingInfo
+from sqlmesh.core.model import Model as SQLMeshModel
+from sqlmesh.core.selector import NativeSelector
+from sqlmesh.core.snapshot.definition import QualifiedViewName
+
+from dg_sqlmesh_component.errors import DeclarationError
+from dg_sqlmesh_component.events import DescribeRequest, ProjectDescribed
+from dg_sqlmesh_component.manifest import MANIFEST_VERSION, Audit, Column, Manifest, Model, StandaloneAudit
+
+from .naming import check_names
+from .opening import PipeConsole, describe_error, environment_name, open_context
+from .pipe import Pipe
+
+
+def describe(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed:
+    """Load the project and say what is in it."""
+    context = open_context(request.project, PipeConsole(pipe), load=True, context_type=Context)
+    try:
+        environment = environment_name(request.project, context)
+        describer = _Describer(context, environment)
+        return ProjectDescribed(
+            Manifest(
+                version=MANIFEST_VERSION,
+                sqlmesh_version=sqlmesh_version,
+                paths=request.project.paths,
+                gateway=context.selected_gateway,
+                environment=environment,
+                default_catalog=context.default_catalog,
+                models=tuple(describer.model(model) for _, model in sorted(context.models.items())),
+                selected=_select(context, request.select, request.exclude),
+                standalone_audits=tuple(
+                    describer.standalone_audit(audit) for _, audit in sorted(context.standalone_audits.items())
+                ),
+            )
+        )
+    finally:
+        context.close()
+
+
+def _select(context: Context, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...]:
+    chosen = _expand(context, "select", select) if select else set(context.models)
+    return tuple(sorted(chosen - (_expand(context, "exclude", exclude) if exclude else set())))
+
+
+def _expand(context: Context, attribute: str, selections: tuple[str, ...]) -> set[str]:
+    # Not `context._new_selector()`: that opens the state, which a description must not touch.
+    selector = NativeSelector(
+        None,  # the state is only read for `git:` selections' removed models
+        models=context._models,
+        context_path=context.path,
+        dag=context.dag,
+        default_catalog=context.default_catalog,
+        dialect=context.default_dialect,
+        cache_dir=context.cache_dir,
+    )
+    chosen: set[str] = set()
+    for selection in selections:
+        try:
+            matched = selector.expand_model_selections([selection])
+        except (SqlglotError, ValueError, AttributeError) as error:
+            raise DeclarationError(
+                f"`{attribute}` in defs.yaml is not a SQLMesh model selection: {selection!r}. "
+                f"{describe_error(error)} Examples: my_schema.my_model, my_schema.*, tag:finance, +my_schema.my_model."
+            ) from error
+        if not matched:
+            raise DeclarationError(
+                f"`{attribute}` in defs.yaml matches no model: {selection!r}. "
+                "Names and tags are compared as SQLMesh writes them; `sqlmesh dag` and `sqlmesh info` show them."
+            )
+        chosen |= matched
+    return chosen
+
+
+class _Describer:
+    """Turns SQLMesh's objects into plain values, in the words of `manifest`."""
+
+    def __init__(self, context: Context, environment: str) -> None:
+        self._context = context
+        self._naming = EnvironmentNamingInfo.from_environment_catalog_mapping(
+            context.config.environment_catalog_mapping,
+            name=environment,
+            suffix_target=context.config.environment_suffix_target,
+            gateway_managed=context.config.gateway_managed_virtual_layer,
+        )
+        self._emails = {user.username: user.email for user in context.users if user.email}
+        self._engines: dict[str | None, str] = {}
+
+    def model(self, model: SQLMeshModel) -> Model:
+        table = model.fully_qualified_table
+        kind = model.kind
+        dialect = model.dialect or None
+        time_column = getattr(kind, "time_column", None)
+        return Model(
+            fqn=model.fqn,
+            name=model.name,
+            catalog=table.catalog or None,
+            schema=table.db or c.DEFAULT_SCHEMA,
+            table=table.name,
+            kind=kind.name.value,
+            source_type=model.source_type,
+            dialect=model.dialect,
+            description=model.description,
+            owner=model.owner,
+            owner_email=self._emails.get(model.owner or ""),
+            tags=tuple(model.tags),
+            cron=model.cron,
+            cron_tz=str(model.cron_tz) if model.cron_tz else None,
+            interval_unit=model.interval_unit.value,
+            start=str(model.start) if model.start is not None else None,
+            end=str(model.end) if model.end is not None else None,
+            lookback=model.lookback,
+            batch_size=model.batch_size,
+            time_column=time_column.column.sql(dialect=dialect) if time_column else None,
+            unique_key=_sql(model.unique_key, dialect),
+            grains=_sql(model.grains, dialect),
+            references=_sql(model.references, dialect),
+            partitioned_by=_sql(model.partitioned_by, dialect),
+            clustered_by=_sql(model.clustered_by, dialect),
+            storage_format=model.storage_format,
+            signals=tuple(name for name, _ in model.signals if name),
+            columns=self._columns(model, dialect),
+            audits=self._audits(model, dialect),
+            depends_on=tuple(sorted(model.depends_on)),
+            table_name=self._table_name(model),
+            gateway=model.gateway,
+            engine=self._engine(model.gateway),
+            project=model.project,
+            data_hash=model.data_hash,
+            metadata_hash=model.metadata_hash,
+            path=str(model._path) if model._path else None,
+        )
+
+    def standalone_audit(self, audit: SQLMeshStandaloneAudit) -> StandaloneAudit:
+        return StandaloneAudit(
+            audit=Audit(
+                name=audit.name,
+                position=0,
+                check_name=check_names([(audit.name, {})])[0],
+                blocking=False,
+                args={},
+                query=_query(audit),
+                path=str(audit._path) if audit._path else None,
+                description=audit.description,
+            ),
+            depends_on=tuple(sorted(audit.depends_on)),
+            cron=audit.cron,
+            owner=audit.owner,
+        )
+
+    def _table_name(self, model: SQLMeshModel) -> str:
+        table = model.fully_qualified_table
+        if model.kind.is_external:
+            return ".".join(part.name for part in table.parts)
+        view = QualifiedViewName(
+            catalog=table.catalog or None, schema_name=table.db or None, table=table.name
+        ).table_for_environment(self._naming, dialect=model.dialect)
+        return ".".join(part.name for part in view.parts)
+
+    def _engine(self, gateway: str | None) -> str:
+        if gateway not in self._engines:
+            config = self._context.config
+            self._engines[gateway] = config.get_connection(gateway or self._context.selected_gateway).type_
+        return self._engines[gateway]
+
+    @staticmethod
+    def _columns(model: SQLMeshModel, dialect: str | None) -> tuple[Column, ...]:
+        descriptions = model.column_descriptions
+        return tuple(
+            Column(name, type_.sql(dialect=dialect), descriptions.get(name))
+            for name, type_ in (model.columns_to_types or {}).items()
+        )
+
+    @staticmethod
+    def _audits(model: SQLMeshModel, dialect: str | None) -> tuple[Audit, ...]:
+        uses = [
+            (position, audit, {**args})
+            for position, (audit, args) in enumerate(model.audits_with_args)
+            if not audit.skip  # its author switched it off: SQLMesh does not evaluate it
+        ]
+        blocking = [args.pop("blocking", None) for _, _, args in uses]
+        texts = [audit_arguments(args, dialect) for _, _, args in uses]
+        names = check_names([(audit.name, args) for (_, audit, _), args in zip(uses, texts, strict=True)])
+        return tuple(
+            Audit(
+                name=audit.name,
+                position=position,
+                check_name=name,
+                blocking=audit.blocking if override is None else override == exp.true(),
+                args=args,
+                query=_query(audit),
+                path=str(audit._path) if audit._path else None,
+                description=None,
+            )
+            for (position, audit, _), override, args, name in zip(uses, blocking, texts, names, strict=True)
+        )
+
+
+def audit_arguments(args: dict[str, exp.Expr], dialect: str | None) -> dict[str, str]:
+    """Arguments of an audit as SQL text, in the order written."""
+    return {name: value.sql(dialect=dialect) for name, value in args.items()}
+
+
+def _sql(expressions: Iterable[Any], dialect: str | None) -> tuple[str, ...]:
+    return tuple(expression.sql(dialect=dialect) for expression in expressions)
+
+
+def _query(audit: Any) -> str | None:
+    query = audit.query_
+    return query.sql.strip() if getattr(query, "sql", None) else None

@@ -1,0 +1,134 @@
+"""Opening a SQLMesh project the way the `sqlmesh` command does, with errors that say what to do."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlmesh.core.config import Config
+from sqlmesh.core.config.loader import load_configs
+from sqlmesh.core.console import NoopConsole, set_console
+from sqlmesh.core.context import Context
+from sqlmesh.core.environment import Environment
+
+from dg_sqlmesh_component.errors import (
+    DeclarationError,
+    EnvironmentNotReadyError,
+    EvaluationError,
+    ProjectLoadError,
+    SQLMeshComponentError,
+)
+from dg_sqlmesh_component.events import LogLine, OpenProject
+
+from .pipe import Pipe
+
+_Context = TypeVar("_Context", bound=Context)
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class PipeConsole(NoopConsole):
+    """SQLMesh's console, as far as it speaks in sentences: they become log lines."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        super().__init__()
+        self.pipe = pipe
+
+    def log_warning(self, short_message: str, long_message: str | None = None, *_: Any, **__: Any) -> None:
+        self.pipe.send(LogLine("warning", plain(long_message or short_message), "sqlmesh"))
+
+    def log_error(self, message: str, *_: Any, **__: Any) -> None:
+        self.pipe.send(LogLine("error", plain(message), "sqlmesh"))
+
+    def log_status_update(self, message: str) -> None:
+        self.pipe.send(LogLine("info", plain(message), "sqlmesh"))
+
+
+def plain(text: object) -> str:
+    """Text as a log or a web page can show it: no terminal colours, no blank edges."""
+    return _ANSI.sub("", str(text)).strip()
+
+
+def open_context(project: OpenProject, console: PipeConsole, *, load: bool, context_type: type[_Context]) -> _Context:
+    """Open the project; with `load` parse its models too, without it only its configuration is read.
+
+    Raises:
+        DeclarationError: No such gateway.
+        ProjectLoadError: SQLMesh refuses the project's files.
+    """
+    set_console(console)  # what SQLMesh says while loading goes to the console of the process
+    try:
+        configs = load_configs(project.config, Config, list(project.paths))
+        _require_gateway(project, configs)
+        return context_type(paths=list(project.paths), config=configs, gateway=project.gateway, load=load)
+    except SQLMeshComponentError:
+        raise
+    except Exception as error:  # a project's Python files may raise anything while they are loaded
+        raise ProjectLoadError(
+            f"SQLMesh cannot load the project at {', '.join(project.paths)}: {describe_error(error)}"
+        ) from error
+
+
+def _require_gateway(project: OpenProject, configs: dict[Path, Config]) -> None:
+    if project.gateway is None:
+        return
+    known = sorted({name for config in configs.values() for name in config.gateways if name})
+    if project.gateway.lower() not in {name.lower() for name in known}:
+        raise DeclarationError(
+            f"Gateway {project.gateway!r} does not exist in the SQLMesh project at "
+            f"{', '.join(project.paths)}. Its gateways: {', '.join(known) or 'none has a name'}. "
+            "Correct `project.gateway` in defs.yaml, or leave it out to use the project's default."
+        )
+
+
+def environment_name(project: OpenProject, context: Context) -> str:
+    """The environment to speak of: the one asked for, else the project's default target."""
+    return Environment.sanitize_name(project.environment or context.config.default_target_environment)
+
+
+def sqlmesh_command(project: OpenProject, *words: str) -> str:
+    """What to type to do this with SQLMesh's own command, from anywhere."""
+    options = [option for path in project.paths[1:] for option in ("-p", path)]
+    if options:
+        options = ["-p", project.paths[0], *options]
+    if project.gateway:
+        options += ["--gateway", project.gateway]
+    if project.config:
+        options += ["--config", project.config]
+    where = shlex.quote(project.paths[0])
+    return f"cd {where} && {shlex.join(['sqlmesh', *options, *words])}"
+
+
+def plan_command(project: OpenProject, environment: str, context: Context) -> str:
+    """The plan that creates or updates the environment."""
+    default = Environment.sanitize_name(context.config.default_target_environment)
+    return sqlmesh_command(project, "plan", *([] if environment == default else [environment]))
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception in its own words, with its class where the words alone say little."""
+    text = plain(error)
+    name = type(error).__name__
+    return text if text and name in ("ConfigError", "SQLMeshError") else f"{name}: {text}"
+
+
+def explain(error: Exception, project: OpenProject) -> SQLMeshComponentError:
+    """Tell who must act on an error that stopped a whole request."""
+    text = plain(error)
+    if "Could not set lock on file" in text:
+        return EnvironmentNotReadyError(
+            f"The DuckDB file is in use by another process, and DuckDB lets only one write at a time. {text} "
+            "Wait for that process or end it, then run again."
+        )
+    if "Please run a migration" in text:
+        return EnvironmentNotReadyError(
+            f"SQLMesh's stored state is older than this SQLMesh. {text} "
+            f"Back up the state and run: {sqlmesh_command(project, 'migrate')}"
+        )
+    if "Please upgrade" in text:
+        return EnvironmentNotReadyError(
+            f"SQLMesh's stored state was written by a newer SQLMesh. {text} "
+            "Upgrade it in the interpreter that runs the project (`project.python` in defs.yaml)."
+        )
+    return EvaluationError(f"SQLMesh ended the run with an error: {describe_error(error)}")
