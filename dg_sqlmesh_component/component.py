@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -238,14 +237,18 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
         """The project's assets, from the stored manifest or, without one, from the project itself."""
-        self._manifest = read_manifest(state_path) if state_path else self._describe()
+        manifest = read_manifest(state_path) if state_path else self._describe()
+        self._translator = Translator(manifest, self.tag_convention)
+        self._assets = ProjectAssets.build(
+            manifest, self._translator, self.get_asset_spec, self._translator.check_specs
+        )
         op = self.op or OpSpec()
-        default_pool = f"sqlmesh_{self.project.name}_{self._manifest.environment}"
+        default_pool = f"sqlmesh_{self.project.name}_{manifest.environment}"
         multi_asset = build_multi_asset(
             self._assets,
             self.execute,
             name=op.name or _op_name(context),
-            description=op.description or f"Runs SQLMesh in environment {self._manifest.environment}.",
+            description=op.description or f"Runs SQLMesh in environment {manifest.environment}.",
             tags=op.tags,
             pool=op.pool or re.sub(r"[^A-Za-z0-9_]", "_", default_pool),
             backfill_policy=op.backfill_policy,
@@ -254,14 +257,6 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     def _describe(self) -> Manifest:
         return self.project.describe(_selections(self.select), _selections(self.exclude))
-
-    @cached_property
-    def _translator(self) -> Translator:
-        return Translator(self._manifest, self.tag_convention)
-
-    @cached_property
-    def _assets(self) -> ProjectAssets:
-        return ProjectAssets.build(self._manifest, self._translator, self.get_asset_spec, self._translator.check_specs)
 
 
 def _selections(value: Selection) -> list[str]:

@@ -1,46 +1,56 @@
 """The worker's protocol: one request in, events out, and exit.
 
 Exit status 0 means that the last event says how the request ended, also when it ended badly.
+Whether this interpreter can do the work is found out with the standard library alone.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import sys
 import traceback
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from dg_sqlmesh_component.errors import InstallationError, SQLMeshComponentError, WorkerError
-from dg_sqlmesh_component.events import DescribeRequest, Level, LogLine, Request, RequestFailed
 
-from .pipe import Pipe
+if TYPE_CHECKING:
+    from dg_sqlmesh_component.events import Request
 
+    from .pipe import Pipe
+
+PYTHON_FLOOR = (3, 10)
 SQLMESH_FLOOR = "0.235.2"
 """The lowest SQLMesh that the worker drives; the same as in `pyproject.toml`, with the reasons there."""
 
 
 def main() -> None:
     """Serve one request."""
+    problem = installation_problem()
+    if problem:
+        failed = {"type": "request_failed", "error": InstallationError.__name__, "message": problem}
+        print(json.dumps(failed), flush=True)  # noqa: T201  # the pipe's other code may not be importable here
+        return
+    from .pipe import Pipe, PipeHandler
+
     pipe = Pipe()
     request = pipe.receive()
     if request is None:
         return
-    logging.getLogger().addHandler(_PipeHandler(pipe))
+    logging.getLogger().addHandler(PipeHandler(pipe))
     try:
         _serve(request, pipe)
     except SQLMeshComponentError as error:
-        pipe.send(RequestFailed(type(error).__name__, str(error)))
+        pipe.fail(type(error), str(error))
     except Exception:  # the last line of defence: the facts travel to the parent, which raises them
-        pipe.send(
-            RequestFailed(
-                WorkerError.__name__,
-                f"The worker raised an error that it does not know:\n{traceback.format_exc()}",
-            )
-        )
+        pipe.fail(WorkerError, f"The worker raised an error that it does not know:\n{traceback.format_exc()}")
 
 
 def _serve(request: Request, pipe: Pipe) -> None:
-    _require_sqlmesh()
+    from dg_sqlmesh_component.events import DescribeRequest
+
     if isinstance(request, DescribeRequest):
         from .describe import describe
 
@@ -51,39 +61,26 @@ def _serve(request: Request, pipe: Pipe) -> None:
         evaluate(request, pipe)
 
 
-def _require_sqlmesh() -> None:
-    import sys
-
+def installation_problem() -> str | None:
+    """Why this interpreter cannot run SQLMesh for us, in sentences; None when it can."""
+    remedy = "or set `project.python` in defs.yaml to an interpreter that has it."
+    if sys.version_info < PYTHON_FLOOR:
+        return (
+            f"The interpreter {sys.executable}, which is to run SQLMesh, is Python {sys.version.split()[0]}; "
+            f"at least {'.'.join(map(str, PYTHON_FLOOR))} is needed. Upgrade it, {remedy}"
+        )
+    install = f"Install it there (pip install 'sqlmesh>={SQLMESH_FLOOR}'), {remedy}"
     try:
         found = metadata.version("sqlmesh")
     except metadata.PackageNotFoundError:
-        raise InstallationError(
-            f"SQLMesh is not installed for the interpreter {sys.executable}, which runs the SQLMesh "
-            f"project. Install it there (pip install 'sqlmesh>={SQLMESH_FLOOR}'), or set "
-            "`project.python` in defs.yaml to an interpreter that has it."
-        ) from None
+        return f"SQLMesh is not installed for the interpreter {sys.executable}, which is to run it. {install}"
     if _numbers(found) < _numbers(SQLMESH_FLOOR):
-        raise InstallationError(
-            f"The interpreter {sys.executable} has SQLMesh {found}; at least {SQLMESH_FLOOR} is needed. "
-            f"Upgrade it there (pip install 'sqlmesh>={SQLMESH_FLOOR}'), or set `project.python` in "
-            "defs.yaml to an interpreter that has a newer one."
-        )
+        return f"The interpreter {sys.executable} has SQLMesh {found}; at least {SQLMESH_FLOOR} is needed. {install}"
+    return None
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
-
-
-class _PipeHandler(logging.Handler):
-    """Warnings and errors that SQLMesh, drivers and models log become log lines of the Dagster run."""
-
-    def __init__(self, pipe: Pipe) -> None:
-        super().__init__(level=logging.WARNING)
-        self._pipe = pipe
-
-    def emit(self, record: logging.LogRecord) -> None:
-        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
-        self._pipe.send(LogLine(level, self.format(record), record.name))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the request, then `cancel`, and when it ends the parent is gone.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -14,7 +15,8 @@ import threading
 from types import FrameType
 
 from dg_sqlmesh_component import wire
-from dg_sqlmesh_component.events import Event, Request
+from dg_sqlmesh_component.errors import SQLMeshComponentError
+from dg_sqlmesh_component.events import Event, Level, LogLine, Request, RequestFailed
 
 PARENT_GONE_GRACE_SECONDS = 10.0
 """How long batches in flight may take to finish once nobody is listening any more."""
@@ -58,6 +60,10 @@ class Pipe:
         except BrokenPipeError:
             self._cancelled.set()
 
+    def fail(self, error: type[SQLMeshComponentError], message: str) -> None:
+        """Send the last event of a request that could not be served."""
+        self.send(RequestFailed(error.__name__, message))
+
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
         self._cancelled.set()
 
@@ -70,3 +76,16 @@ class Pipe:
         self._cancelled.set()
         threading.Event().wait(PARENT_GONE_GRACE_SECONDS)
         os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+class PipeHandler(logging.Handler):
+    """Warnings and errors that SQLMesh, drivers and models log become log lines of the Dagster run."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        super().__init__(level=logging.WARNING)
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by `logging`, from any thread."""
+        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
+        self._pipe.send(LogLine(level, self.format(record), record.name))

@@ -1,0 +1,271 @@
+"""The main job, end to end, on embedded DuckDB: `make demo`.
+
+Works in `.demo/`, with the commands that a user types, and checks itself: each run's outcomes are
+compared with what SQLMesh says is due. Exit status 0 means that everything was as it must be.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+warnings.simplefilter("ignore")  # what Dagster says about its own beta features
+import dagster as dg  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+DEMO = ROOT / ".demo"
+LOGS = DEMO / "logs"
+PROJECT = DEMO / "analytics"  # a Dagster project
+SHOP = PROJECT / "sqlmesh_project"  # where the scaffolder puts the SQLMesh project
+BIN = Path(sys.executable).parent  # not resolved: a virtual environment's interpreter is a link
+WIDTH = 120
+
+
+def main() -> None:
+    started = time.monotonic()
+    title("Set-up: a Dagster project, a SQLMesh project in it, and its first plan, as if applied three days ago.")
+    prepare()
+    run("dg scaffold defs dg_sqlmesh_component.SQLMeshProjectComponent shop --json-params '{\"init\": true}'", PROJECT)
+    run("sqlmesh plan --auto-apply --no-prompts --execution-time '3 days ago'", SHOP)
+    models = days_are_due()
+    nothing_is_due(models)
+    an_audit_fails(models)
+    title(f"All as it must be, in {time.monotonic() - started:.0f} seconds. Look at it in the browser:")
+    print('export DAGSTER_HOME="$PWD/.demo/dagster_home"', f'PATH="$PWD/{os.path.relpath(BIN, ROOT)}:$PATH"')
+    print(f"cd {PROJECT.relative_to(ROOT)} && dg dev\n")
+    print(f"It is safe to run `sqlmesh` in {SHOP.relative_to(ROOT)} in the meantime: Dagster does not hold the")
+    print("DuckDB file between runs. To mend the third act, type this there and materialize everything again:\n")
+    print('sqlmesh fetchdf "CREATE OR REPLACE TABLE raw.orders AS SELECT DISTINCT * FROM raw.orders"')
+
+
+# -- the three acts -------------------------------------------------------------------------------
+
+
+def days_are_due() -> set[str]:
+    """Returns every model of the project."""
+    title("1. Three days are due. One Dagster run is one SQLMesh run.")
+    due, complete = intervals()
+    require("core.daily_orders" in due, f"core.daily_orders must be due after three days, but only {due} are.")
+    result = launch(1)
+    require_outcomes(result, {**dict.fromkeys(complete, "up_to_date"), **dict.fromkeys(due, "executed")})
+    warned = {row.model: row.warned for row in result.rows if row.warned}
+    require(warned == {"core.daily_orders": ["unusually_large_order"]}, f"One audit must warn, but: {warned}")
+    newest = query("SELECT MAX(order_date) FROM core.daily_orders")
+    require(newest == today() - timedelta(days=1), f"core.daily_orders must reach yesterday, but ends on {newest}.")
+    left, _ = intervals()
+    require(not left, f"After the run nothing must be due, but {left} are.")
+    return due | complete
+
+
+def nothing_is_due(models: set[str]) -> None:
+    title("2. The same again. Nothing is due, so nothing is executed, and each model says why.")
+    result = launch(2)
+    require_outcomes(result, dict.fromkeys(models, "up_to_date"))
+    silent = [row.model for row in result.rows if not row.why]
+    require(not silent, f"These models do not say why they were not executed: {silent}")
+
+
+def an_audit_fails(models: set[str]) -> None:
+    title("3. A colleague adds two models and plans them, as if two days ago. Then an order lands a second time.")
+    for path in sorted((HERE / "colleague").rglob("*.sql")):
+        print(f"+ {(SHOP / 'models' / path.relative_to(HERE / 'colleague')).relative_to(ROOT)}")
+    shutil.copytree(HERE / "colleague", SHOP / "models", dirs_exist_ok=True)
+    run("sqlmesh plan --auto-apply --no-prompts --execution-time '2 days ago'", SHOP)
+    query(f"INSERT INTO raw.orders FROM raw.orders WHERE ordered_at < '{today()}' ORDER BY ordered_at DESC LIMIT 1")
+    due, _ = intervals()
+    bad = {"core.invoices": "audit_failed", "marts.invoiced_by_country": "blocked"}
+    require(due == bad.keys(), f"Only the new models must be due, but {due} are.")
+    result = launch(3, must_fail=True)
+    require_outcomes(result, {**dict.fromkeys(models, "up_to_date"), **bad})
+    require(len(result.failures) == 1, f"There must be one Failure, but there are {len(result.failures)}.")
+    print("Dagster's one Failure:", textwrap.indent(result.failures[0], "  | "), sep="\n")
+    unnamed = [name for name in [*bad, "unique_values"] if name not in result.failures[0]]
+    require(not unnamed, f"The Failure does not name {unnamed}.")
+    left, _ = intervals()
+    require(left == due, f"What failed and what was blocked must still be due, but {left} are.")
+
+
+# -- what Dagster recorded ------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    """One model in one run, as Dagster's event log tells it."""
+
+    model: str
+    outcome: str
+    metadata: dict[str, Any]
+    why: str | None
+    passed: list[str] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    carried_over: bool = False
+
+    def cells(self) -> list[str]:
+        milliseconds = self.metadata.get("sqlmesh/duration_ms")
+        checks = [
+            f"{len(self.passed)} passed" if self.passed else "",
+            f"warned: {', '.join(self.warned)}" if self.warned else "",
+            f"failed: {', '.join(self.failed)}" if self.failed else "",
+            "audits carried over" if self.carried_over else "",
+        ]
+        return [
+            self.model,
+            self.outcome,
+            self.metadata.get("sqlmesh/intervals", "-"),
+            str(self.metadata.get("sqlmesh/rows", "-")),
+            "-" if milliseconds is None else f"{milliseconds / 1000:.2f}",
+            "; ".join(filter(None, checks)),
+        ]
+
+
+@dataclass
+class Result:
+    """One Dagster run."""
+
+    rows: list[Row]
+    failures: list[str]
+
+
+def launch(number: int, must_fail: bool = False) -> Result:
+    """Run everything in Dagster, print the table and return what is in it."""
+    run("dg launch --assets '*'", PROJECT, must_fail)
+    with dg.DagsterInstance.get() as instance:
+        runs = instance.get_runs()  # the latest first
+        require(len(runs) == number, f"Dagster must have recorded {number} runs, but has {len(runs)}.")
+        require(runs[0].is_success is not must_fail, f"Dagster says of the run: {runs[0].status.value}.")
+        events = instance.all_logs(runs[0].run_id)
+    told = [row for row in map(read_model, events) if row]
+    rows = {row.model: row for row in told}
+    require(len(rows) == len(told), f"Each model must be told of once, but: {sorted(row.model for row in told)}")
+    for evaluation in filter(None, (event.asset_check_evaluation for event in events)):
+        row = rows[".".join(evaluation.asset_key.path)]
+        warns = evaluation.severity is dg.AssetCheckSeverity.WARN
+        (row.passed if evaluation.passed else row.warned if warns else row.failed).append(evaluation.check_name)
+        row.carried_over |= "sqlmesh/carried_over" in evaluation.metadata
+    print_table(told)
+    steps = [one.step_failure_data for event in events if (one := event.dagster_event) and one.is_step_failure]
+    return Result(
+        told, [step.user_failure_data.description if step.user_failure_data else str(step.error) for step in steps]
+    )
+
+
+def read_model(event: dg.EventLogEntry) -> Row | None:
+    told = event.asset_materialization or event.asset_observation
+    if told is None:
+        return None
+    model, why = ".".join(told.asset_key.path), told.description
+    metadata = {name: value.value for name, value in told.metadata.items()}
+    outcome = metadata["sqlmesh/status"]
+    materialized = event.asset_materialization is not None
+    require(materialized == (outcome == "executed"), f"{model} is {outcome}, but materialized: {materialized}.")
+    if "sqlmesh/reason" in metadata:
+        due = metadata.get("sqlmesh/next_due")
+        due = f"next due {datetime.fromtimestamp(due, timezone.utc):%Y-%m-%d %H:%M} UTC" if due else None
+        why = "; ".join(filter(None, [metadata["sqlmesh/reason"], due]))
+    return Row(model, outcome, metadata, why)
+
+
+def print_table(rows: list[Row]) -> None:
+    lines = [["model", "outcome", "intervals (UTC)", "rows", "seconds", "checks"], *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in list(zip(*lines))[:-1]]
+    indent = " " * (sum(widths) + 2 * len(widths))
+    print()
+    for line, row in zip(lines, [None, *rows]):
+        start = "".join(cell.ljust(width + 2) for cell, width in zip(line, widths))
+        print(textwrap.fill(line[-1], WIDTH, initial_indent=start, subsequent_indent=indent))
+        if row is None:
+            print("-" * WIDTH)
+        elif row.why:
+            print(textwrap.fill(row.why, WIDTH, initial_indent="    ", subsequent_indent="    "))
+    print("" if any("sqlmesh/rows" in row.metadata for row in rows) else "\nDuckDB does not count rows.\n")
+
+
+# -- SQLMesh's own state, and the data ------------------------------------------------------------
+
+
+def intervals() -> tuple[set[str], set[str]]:
+    """What SQLMesh itself says: the models that are due, and the complete ones."""
+    said = run("sqlmesh check_intervals", SHOP)
+    complete, _, missing = said.partition("Missing Intervals")
+    due, done = (set(re.findall(r"^\W+ (\w+\.\w+)(?::|\s*$)", part, re.MULTILINE)) for part in (missing, complete))
+    require(bool(due | done), f"The demo does not understand what SQLMesh says:\n{said}")
+    print(textwrap.fill(f"Due, says SQLMesh: {', '.join(sorted(due)) or 'nothing'}.", WIDTH, initial_indent="  "))
+    return due, done - {"raw.orders"}  # external: SQLMesh reads it and never runs it
+
+
+def query(sql: str) -> Any:
+    """Ask or change the warehouse directly; nobody holds the file between runs."""
+    print(f"duckdb> {sql}")
+    with duckdb.connect(str(SHOP / "warehouse.duckdb")) as connection:
+        row = connection.execute(sql).fetchone()
+    return row[0] if row else None
+
+
+# -- commands and checks --------------------------------------------------------------------------
+
+
+def prepare() -> None:
+    """Begin anew, with the few files of a Dagster project."""
+    shutil.rmtree(DEMO, ignore_errors=True)
+    shutil.copytree(HERE / "start", DEMO)
+    LOGS.mkdir()
+    for name in [name for name in os.environ if name.startswith(("DAGSTER_", "SQLMESH_"))]:
+        del os.environ[name]
+    os.environ.update(NO_COLOR="1", COLUMNS="200", PYTHONUTF8="1", DAGSTER_HOME=str(DEMO / "dagster_home"))
+    os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+
+
+def run(command: str, folder: Path, must_fail: bool = False) -> str:
+    """Type a command in a folder. Its output goes to a log file, and is shown when it ends unexpectedly."""
+    print(f"{folder.relative_to(ROOT)} $ {command}", flush=True)
+    words = shlex.split(command)
+    log = LOGS / f"{len(list(LOGS.iterdir())) + 1:02}-{words[0]}-{words[1]}.log"
+    with log.open("wb") as file:
+        status = subprocess.call(words, cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+    output = log.read_text(encoding="utf-8", errors="replace")
+    if (status != 0) is not must_fail:
+        print(textwrap.indent(output, "  | "))
+        require(False, f"`{command}` ended with exit status {status}. Its output is in {log.relative_to(ROOT)}.")
+    return output
+
+
+def require_outcomes(result: Result, expected: dict[str, str]) -> None:
+    found = {row.model: row.outcome for row in result.rows}
+    models = sorted(model for model in {*expected, *found} if expected.get(model) != found.get(model))
+    wrong = [f"{model} must be {expected.get(model)}, but is {found.get(model)}." for model in models]
+    require(not wrong, "\n".join(wrong))
+
+
+def require(truth: bool, message: str) -> None:
+    if not truth:
+        midnight = "\nMidnight UTC has passed since it began, which makes models due: start it again."
+        sys.exit(f"\nThe demo failed. {message}{midnight if today() != STARTED_ON else ''}")
+
+
+def today() -> date:
+    return datetime.now(timezone.utc).date()
+
+
+def title(text: str) -> None:
+    print(f"\n{'=' * WIDTH}\n{text}\n")
+
+
+STARTED_ON = today()
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Each error is a sentence that says what, where and what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import CONFIG, DagsterProject, dagster_project, plan, query, run, write_project
+
+from dg_sqlmesh_component.errors import (
+    DeclarationError,
+    InstallationError,
+    ProjectLoadError,
+    SQLMeshComponentError,
+)
+from dg_sqlmesh_component.project import SQLMeshProject
+
+ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
+
+
+def complaint(project: SQLMeshProject, kind: type[SQLMeshComponentError], **selection: list[str]) -> str:
+    with pytest.raises(kind) as caught:
+        project.describe(**selection)
+    return str(caught.value)
+
+
+# -- when definitions are loaded ------------------------------------------------------------------
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    message = complaint(SQLMeshProject((tmp_path / "nowhere",)), DeclarationError)
+    assert f"There is no folder {tmp_path / 'nowhere'}" in message
+    assert "`project` in defs.yaml" in message
+
+
+def test_a_folder_without_a_configuration_is_named_and_what_would_make_it_a_project(tmp_path: Path) -> None:
+    message = complaint(SQLMeshProject((tmp_path,)), DeclarationError)
+    assert f"{tmp_path} is not a SQLMesh project" in message
+    assert "config.yaml" in message
+
+
+def test_a_model_that_cannot_be_parsed_is_named_by_file_and_line(tmp_path: Path) -> None:
+    write_project(tmp_path, {"models/bad.sql": "MODEL (name t.bad, kind FULL);\nSELECT 1 AS a,\n  FROM WHERE x = ("})
+    message = complaint(SQLMeshProject((tmp_path,)), ProjectLoadError)
+    assert str(tmp_path / "models" / "bad.sql") in message
+    assert "Line 3" in message
+    assert "\x1b" not in message
+
+
+def test_a_python_model_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    write_project(tmp_path, {"models/bad.py": "import a_module_that_nobody_has\n"})
+    message = complaint(SQLMeshProject((tmp_path,)), ProjectLoadError)
+    assert "bad.py" in message
+    assert "a_module_that_nobody_has" in message
+
+
+def test_an_unknown_gateway_lists_those_that_exist(tmp_path: Path) -> None:
+    write_project(
+        tmp_path, ONE_MODEL, CONFIG.replace("gateways:", "gateways:\n  other:\n    connection:\n      type: duckdb")
+    )
+    message = complaint(SQLMeshProject((tmp_path,), gateway="warehouse"), DeclarationError)
+    assert "Gateway 'warehouse' does not exist" in message
+    assert "Its gateways: local, other." in message
+
+
+def test_an_unknown_configuration_object_is_named(tmp_path: Path) -> None:
+    write_project(tmp_path, ONE_MODEL)
+    (tmp_path / "config.yaml").unlink()
+    (tmp_path / "config.py").write_text("from sqlmesh.core.config import Config\nconfig = Config()\n")
+    assert "other_config" in complaint(SQLMeshProject((tmp_path,), config="other_config"), ProjectLoadError)
+
+
+@pytest.mark.parametrize("attribute", ["select", "exclude"])
+def test_a_selection_that_is_none_is_quoted(tmp_path: Path, attribute: str) -> None:
+    write_project(tmp_path, ONE_MODEL)
+    message = complaint(SQLMeshProject((tmp_path,)), DeclarationError, **{attribute: ["t.one &"]})
+    assert f"`{attribute}` in defs.yaml is not a SQLMesh model selection: 't.one &'" in message
+    assert "tag:finance" in message
+
+
+def test_a_selection_that_matches_nothing_is_quoted(tmp_path: Path) -> None:
+    write_project(tmp_path, ONE_MODEL)
+    message = complaint(SQLMeshProject((tmp_path,)), DeclarationError, select=["tag:finanze"])
+    assert "matches no model: 'tag:finanze'" in message
+
+
+def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path) -> None:
+    write_project(tmp_path, ONE_MODEL)
+    message = complaint(SQLMeshProject((tmp_path,), python="no-such-python"), InstallationError)
+    assert "The interpreter no-such-python cannot be started" in message
+    assert "`project.python`" in message
+
+
+def test_an_interpreter_without_sqlmesh_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    write_project(tmp_path / "project", ONE_MODEL)
+    run([sys.executable, "-m", "venv", "--without-pip", "bare"], cwd=tmp_path)
+    bare = str(tmp_path / "bare" / "bin" / "python")
+    message = complaint(SQLMeshProject((tmp_path / "project",), python=bare), InstallationError)
+    assert "SQLMesh is not installed for the interpreter" in message
+    assert "bare/bin/python" in message
+    assert "pip install 'sqlmesh>=" in message
+
+
+def test_a_sqlmesh_that_is_too_old_is_named_with_both_versions(tmp_path: Path) -> None:
+    """An interpreter whose metadata says SQLMesh 0.150: its distribution's record is all that is looked at."""
+    write_project(tmp_path / "project", ONE_MODEL)
+    record = tmp_path / "old" / "sqlmesh-0.150.0.dist-info" / "METADATA"
+    record.parent.mkdir(parents=True)
+    record.write_text("Metadata-Version: 2.1\nName: sqlmesh\nVersion: 0.150.0\n")
+    project = SQLMeshProject((tmp_path / "project",), env={"PYTHONPATH": str(record.parent.parent)})
+    message = complaint(project, InstallationError)
+    assert re.search(r"has SQLMesh 0\.150\.0; at least 0\.\d+\.\d+ is needed", message)
+
+
+def test_an_error_at_load_reaches_the_person_who_loads(tmp_path: Path) -> None:
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("gone", {"project": "../nowhere"})
+        message = dagster.refusal()
+    assert f"There is no folder {dagster.root / dagster.root.name / 'defs' / 'nowhere'}" in message
+
+
+# -- when a step runs -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
+    folder = tmp_path_factory.mktemp("errors")
+    project = write_project(folder / "shop", ONE_MODEL)
+    plan(project)
+    with dagster_project(folder) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        yield project, dagster
+
+
+def failure(dagster: DagsterProject) -> str:
+    told = dagster.launch("in_process")
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert not told.materializations
+    [description] = told.failures
+    return description
+
+
+def test_an_environment_that_does_not_exist_names_the_plan_to_run(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "new shop", ONE_MODEL)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": {"path": str(project), "environment": "dev_ada"}})
+        dagster.refresh()
+        description = failure(dagster)
+    assert "Environment 'dev_ada' does not exist" in description
+    assert f"cd '{project}' && sqlmesh plan dev_ada" in description
+
+
+def test_a_model_that_is_not_promoted_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", ONE_MODEL)
+    plan(project)
+    (project / "models" / "two.sql").write_text("MODEL (name t.two, kind FULL); SELECT 2 AS id")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        told = dagster.launch("in_process")
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert not told.materializations
+    assert told.status_of("t/two") == "not_in_environment"
+    assert told.status_of("t/one") == "interrupted"
+    [description] = told.failures
+    assert f"t.two: Not promoted in environment prod. Run: cd {project} && sqlmesh plan" in description
+
+
+@pytest.mark.xdist_group("errors")
+def test_a_database_that_another_process_holds_names_that_process(planned: tuple[Path, DagsterProject]) -> None:
+    project, dagster = planned
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import duckdb, time; held = duckdb.connect({str(project / 'warehouse.duckdb')!r});"
+            "print('held', flush=True); time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        description = failure(dagster)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert "The DuckDB file is in use by another process" in description
+    assert f"PID {holder.pid}" in description
+
+
+@pytest.mark.xdist_group("errors")
+@pytest.mark.parametrize(
+    ("recorded", "advice"), [("0.1.0", "sqlmesh migrate"), ("9.9.9", "Upgrade it in the interpreter")]
+)
+def test_a_state_of_another_sqlmesh_says_what_to_do(
+    planned: tuple[Path, DagsterProject], recorded: str, advice: str
+) -> None:
+    project, dagster = planned
+    [(version,)] = query(project, "SELECT sqlmesh_version FROM sqlmesh._versions")
+    query(project, f"UPDATE sqlmesh._versions SET sqlmesh_version = '{recorded}'")
+    try:
+        description = failure(dagster)
+    finally:
+        query(project, f"UPDATE sqlmesh._versions SET sqlmesh_version = '{version}'")
+    assert recorded in description
+    assert advice in description
+
+
+def test_loading_a_project_leaves_its_database_alone(tmp_path: Path) -> None:
+    write_project(tmp_path, ONE_MODEL)
+    SQLMeshProject((tmp_path,)).describe(select=["t.*"])
+    assert not (tmp_path / "warehouse.duckdb").exists()
+    assert os.listdir(tmp_path)

@@ -1,0 +1,148 @@
+"""A worker that dies is an `interrupted` outcome; a parent that dies takes its worker with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import REPOSITORY, DagsterProject, dagster_project, plan, state, write_project
+
+MORTAL = """
+import typing as t
+
+import pandas as pd
+from sqlmesh import model
+
+
+@model("t.mortal", kind="FULL", columns={"id": "int"}, depends_on=["t.first"])
+def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
+    import ctypes
+    import os
+    import time
+
+    if os.path.exists("die"):
+        print("last words", flush=True)
+        with open("die") as file:
+            how = file.read()
+        if how == "segfault":
+            ctypes.string_at(0)
+        elif how == "exit":
+            os._exit(7)
+        elif how == "sleep":
+            with open("pid", "w") as file:
+                file.write(str(os.getpid()))
+            time.sleep(120)
+        else:
+            os.kill(os.getpid(), int(how))
+    return pd.DataFrame({"id": [1]})
+"""
+FILES = {
+    "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id",
+    "models/mortal.py": MORTAL,
+    "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.mortal",
+}
+
+pytestmark = pytest.mark.xdist_group("interruptions")
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
+    folder = tmp_path_factory.mktemp("interruptions")
+    project = write_project(folder / "mortal", FILES)
+    plan(project)
+    with dagster_project(folder) as dagster:
+        dagster.declare("mortal", {"project": str(project)})
+        dagster.refresh()
+        yield project, dagster
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ("exit", "ended in mid-request with exit status 7"),
+        ("segfault", "was killed by signal 11 (SIGSEGV)"),
+        ("9", "was killed by signal 9 (SIGKILL) (out of memory?)"),
+    ],
+)
+def test_a_worker_that_dies_is_an_interrupted_outcome_with_its_cause_and_last_lines(
+    mortal: tuple[Path, DagsterProject], how: str, cause: str
+) -> None:
+    project, dagster = mortal
+    (project / "die").write_text(how)
+    told = dagster.launch("in_process")
+    (project / "die").unlink()
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert told.status_of("t/mortal") == "interrupted"
+    assert told.status_of("t/last") == "interrupted"
+    # The first of these runs computes it, the later ones die before SQLMesh says that it had nothing to do.
+    assert told.status_of("t/first") in ("executed", "interrupted")
+    [failure] = told.failures
+    assert f"SQLMesh's process {cause}." in failure
+    assert "last words" in failure
+    assert set(told.materializations) <= {"t/first"}
+
+
+def test_after_an_interruption_the_rest_is_done_once(mortal: tuple[Path, DagsterProject]) -> None:
+    project, dagster = mortal
+    before = state(project)["intervals"]
+    told = dagster.launch("in_process")
+    after = state(project)["intervals"]
+    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+    assert {fqn.split('"')[-2] for fqn in after if after[fqn] > before[fqn]} == {
+        key.split("/")[1] for key in told.materializations
+    }
+
+
+STEP = """
+import sys
+from pathlib import Path
+from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.project import SQLMeshProject
+
+project = SQLMeshProject((Path(sys.argv[1]),))
+request = e.EvaluationRequest(project.opening, "prod", ('"warehouse"."t"."mortal"',), (), (), int(sys.argv[2]))
+with project.request(request) as events:
+    for event in events:
+        pass
+"""
+
+
+def test_a_parent_that_is_killed_takes_its_worker_with_it(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "mortal", FILES)
+    plan(project)
+    (project / "die").write_text("sleep")
+    parent = subprocess.Popen([sys.executable, "-c", STEP, str(project), str(int(time.time() * 1000))], cwd=REPOSITORY)
+    worker = int(_wait_for(project / "pid"))
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and _is_alive(worker):
+        time.sleep(0.2)
+    alive = _is_alive(worker)
+    if alive:
+        os.kill(worker, signal.SIGKILL)
+    assert not alive
+
+
+def _wait_for(path: Path) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text():
+            return path.read_text()
+        time.sleep(0.1)
+    raise AssertionError(f"{path} was not written")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z" if Path("/proc").exists() else True

@@ -1,0 +1,255 @@
+"""Models of every shape that SQLMesh allows become assets, and what they say about themselves arrives."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import CONFIG, REPOSITORY, dagster_project, plan, query, write_project
+
+ZOO = {
+    "external_models.yaml": """
+- name: raw.orders
+  description: Lands from elsewhere.
+  columns: {id: int, placed_at: timestamp, note: text}
+""",
+    "seeds/colours.csv": "id,colour\n1,red\n",
+    "models/colours.sql": """
+MODEL (name zoo.colours, kind SEED (path '../seeds/colours.csv'), columns (id INT, colour TEXT));
+""",
+    "models/orders.sql": """
+MODEL (
+  name zoo.orders,
+  kind INCREMENTAL_BY_TIME_RANGE (time_column placed_on, lookback 2, batch_size 10),
+  description 'One row per order.',
+  owner ada,
+  cron '0 6 * * *',
+  start '2026-01-02',
+  grain id,
+  references (note),
+  partitioned_by placed_on,
+  tags [finance, 'dagster:group_name:money', 'dagster:owner:team:ops', 'dagster:kind:iceberg',
+        'dagster:tag:tier=a:b=c', 'needs work!'],
+  column_descriptions (id = 'The order''s number.'),
+  audits (not_null(columns := (id)))
+);
+SELECT id::INT AS id, placed_at::DATE AS placed_on, /* free text */ note::TEXT AS note
+FROM raw.orders WHERE placed_at BETWEEN @start_ts AND @end_ts
+""".replace("tier=a:b=c", "tier=gold"),
+    "models/view.sql": "MODEL (name zoo.as_view, kind VIEW, owner 'team:data'); SELECT id FROM zoo.orders",
+    "models/history.sql": """
+MODEL (name zoo.history, kind SCD_TYPE_2_BY_COLUMN (unique_key id, columns [note]), owner 'bea@example.com');
+SELECT id, note FROM zoo.orders
+""",
+    "models/unique.sql": """
+MODEL (name zoo.by_key, kind INCREMENTAL_BY_UNIQUE_KEY (unique_key id), owner carl);
+SELECT id, note FROM zoo.orders
+""",
+    "models/inner.sql": """
+MODEL (name zoo.inner_part, kind EMBEDDED); SELECT id FROM zoo.orders JOIN raw.undeclared USING (id)
+""",
+    "models/outer.sql": "MODEL (name zoo.outer_part, kind FULL); SELECT id FROM zoo.inner_part",
+    "models/blueprint.sql": """
+MODEL (name @customer.spots, kind FULL, blueprints ((customer := acme), (customer := umbrella)));
+SELECT @customer AS customer, id FROM zoo.colours
+""",
+    "models/three_parts.sql": "MODEL (name warehouse.far.away, kind FULL); SELECT 1 AS id",
+    "models/upper.sql": "MODEL (name ZOO.UPPER_CASE, kind FULL); SELECT 1 AS id",
+    "models/quoted.sql": 'MODEL (name zoo."With Space-and-dash.dot", kind FULL); SELECT 1 AS "Some Column"',
+    "models/one_dash.sql": 'MODEL (name zoo."a-b", kind FULL); SELECT 1 AS id',
+    "models/one_underscore.sql": "MODEL (name zoo.a_b, kind FULL); SELECT 1 AS id",
+    "models/in_python.py": """
+import typing as t
+import pandas as pd
+from sqlmesh import model
+
+@model("zoo.in_python", kind="FULL", columns={"id": "int"}, column_descriptions={"id": "A number."},
+       description="From Python.", depends_on=["zoo.colours"], tags=["dagster:key_prefix:lab/x"])
+def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
+    return pd.DataFrame({"id": [1]})
+""",
+}
+USERS = "\nusers:\n  - username: ada\n    email: ada@example.com\n"
+
+
+@dataclass
+class Loaded:
+    project: Path
+    definitions: dg.Definitions
+
+    def spec(self, key: str) -> dg.AssetSpec:
+        return next(one for one in self.definitions.resolve_all_asset_specs() if one.key.to_user_string() == key)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    folder = tmp_path_factory.mktemp("shapes")
+    project = write_project(folder / "zoo", ZOO, CONFIG + USERS)
+    with dagster_project(folder) as dagster:
+        dagster.declare("zoo", {"project": str(project)})
+        yield Loaded(project, dagster.refresh())
+
+
+pytestmark = pytest.mark.xdist_group("shapes")
+
+
+def test_models_of_every_shape_load_under_schema_and_name(zoo: Loaded) -> None:
+    ours = {spec.key.to_user_string() for spec in zoo.definitions.resolve_all_asset_specs() if "sqlmesh" in spec.kinds}
+    assert ours == {
+        "zoo/colours", "zoo/orders", "zoo/as_view", "zoo/history", "zoo/by_key", "zoo/outer_part", "acme/spots",
+        "umbrella/spots", "far/away", "zoo/upper_case", "zoo/with space-and-dash.dot", "zoo/a-b", "zoo/a_b",
+        "lab/x/zoo/in_python",
+    }  # fmt: skip
+
+
+def test_external_models_and_undeclared_tables_are_upstream_and_not_ours(zoo: Loaded) -> None:
+    orders, outer = zoo.spec("zoo/orders"), zoo.spec("zoo/outer_part")
+    assert {dep.asset_key.to_user_string() for dep in orders.deps} == {"raw/orders"}
+    assert {dep.asset_key.to_user_string() for dep in outer.deps} == {"zoo/orders", "raw/undeclared"}
+    [dep] = orders.deps
+    assert dep.metadata["dagster/table_name"] == "warehouse.raw.orders"
+
+
+def test_a_model_says_everything_about_itself(zoo: Loaded) -> None:
+    spec = zoo.spec("zoo/orders")
+    assert spec.description == "One row per order."
+    assert spec.group_name == "money"
+    assert spec.owners == ["team:ops"]
+    assert spec.kinds == {"sqlmesh", "duckdb", "iceberg"}
+    assert {key: value for key, value in spec.tags.items() if not key.startswith("dagster/")} == {
+        "finance": "", "tier": "gold", "needs_work": "",
+    }  # fmt: skip
+    assert spec.code_version
+    assert spec.metadata["dagster/table_name"] == "warehouse.zoo.orders"
+    assert spec.metadata["dagster/column_schema"] == dg.TableSchema(
+        columns=[
+            dg.TableColumn("id", "INT", "The order's number."),
+            dg.TableColumn("placed_on", "DATE"),
+            dg.TableColumn("note", "TEXT"),
+        ]
+    )
+    expected = {
+        "model": "zoo.orders", "kind": "INCREMENTAL_BY_TIME_RANGE", "cron": "0 6 * * *", "start": "2026-01-02",
+        "grain": "id", "references": "note", "dialect": "duckdb", "lookback": 2, "batch_size": 10, "owner": "ada",
+        "interval_unit": "day",
+    }  # fmt: skip
+    assert {name: spec.metadata[f"sqlmesh/{name}"] for name in expected} == expected
+    assert "placed_on" in spec.metadata["sqlmesh/partitioned_by"]
+    assert "placed_on" in spec.metadata["sqlmesh/time_column"]
+
+
+def test_the_code_reference_is_the_models_file(zoo: Loaded) -> None:
+    paths = [
+        reference.file_path for reference in zoo.spec("zoo/orders").metadata["dagster/code_references"].code_references
+    ]
+    assert str(zoo.project / "models" / "orders.sql") in paths
+
+
+@pytest.mark.parametrize(
+    ("key", "owners"),
+    [
+        ("zoo/as_view", ["team:data"]),
+        ("zoo/history", ["bea@example.com"]),
+        ("zoo/by_key", ["team:carl"]),
+        ("zoo/colours", []),
+    ],
+)
+def test_an_owner_is_an_email_or_a_team(zoo: Loaded, key: str, owners: list[str]) -> None:
+    assert zoo.spec(key).owners == owners
+
+
+def test_an_owner_whom_the_project_knows_becomes_the_email(tmp_path: Path) -> None:
+    project = write_project(
+        tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL, owner ada); SELECT 1 AS id"}, CONFIG + USERS
+    )
+    assert describe(project)["owner_email"] == "ada@example.com"
+
+
+def test_without_a_group_tag_the_group_is_the_schema(zoo: Loaded) -> None:
+    assert zoo.spec("acme/spots").group_name == "acme"
+
+
+def test_two_models_on_one_key_are_named_with_their_files(tmp_path: Path) -> None:
+    config = CONFIG.replace("database: warehouse.duckdb", "catalogs: {one: one.duckdb, two: two.duckdb}")
+    project = write_project(
+        tmp_path / "twins",
+        {f"models/{name}.sql": f"MODEL (name {name}.t.same, kind FULL); SELECT 1 AS id" for name in ("one", "two")},
+        config,
+    )
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("twins", {"project": str(project)})
+        message = dagster.refusal()
+    for words in ("t/same", "one.sql", "two.sql", "dagster:key_prefix"):
+        assert words in message
+
+
+MACRO = """
+from sqlmesh import macro
+from shared_helper import VALUE
+
+
+@macro()
+def value(evaluator):
+    return f"'{VALUE}'"
+"""
+TWIN = "MODEL (name {name}.one, kind FULL); SELECT @value() AS helper, @VAR('from_env') AS from_env"
+
+
+def _twin(folder: Path, name: str) -> Path:
+    files = {
+        "models/__init__.py": "",
+        "models/one.sql": TWIN.format(name=name),
+        "macros/__init__.py": "",
+        "macros/value.py": MACRO,
+        "shared_helper.py": f"VALUE = 'helper of {name}'\n",
+        ".env": f"FROM_ENV=env of {name}\n",
+    }
+    return write_project(folder / name, files, CONFIG + "variables:\n  from_env: {{ env_var('FROM_ENV') }}\n")
+
+
+def test_two_instances_with_helpers_macros_and_env_files_of_the_same_names_do_not_collide(tmp_path: Path) -> None:
+    """In a process started where packages called `models` and `macros` stand, and that has its own FROM_ENV."""
+    projects = [_twin(tmp_path, name) for name in ("left_shop", "right_shop")]
+    for project in projects:
+        plan(project)
+    host = tmp_path / "host"
+    for package in ("models", "macros"):
+        (host / package).mkdir(parents=True)
+        (host / package / "__init__.py").write_text("WHOSE = 'the host'\n")
+    with dagster_project(tmp_path) as dagster:
+        for project in projects:
+            dagster.declare(project.name, {"project": str(project)})
+        script = (
+            "import json, os, sys\n"
+            f"sys.path.insert(0, {str(REPOSITORY / 'tests')!r})\n"
+            "import models, macros, dagster as dg, harness\nfrom pathlib import Path\n"
+            f"project = harness.DagsterProject(Path({str(dagster.root)!r}), dg.DagsterInstance.get())\n"
+            "project.refresh(); told = project.launch('in_process')\n"
+            "names = [name for name in sys.modules if name.split('.')[0] in ('sqlmesh', 'sqlglot')]\n"
+            "print(json.dumps([sorted(told.materializations), told.failures, os.environ['FROM_ENV'], names]))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=host,
+            env={**os.environ, "DAGSTER_HOME": str(dagster.instance.root_directory), "FROM_ENV": "env of the host"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        materialized, failures, from_env, sqlmesh_modules = json.loads(done.stdout.splitlines()[-1])
+    assert not failures
+    assert materialized == ["left_shop/one", "right_shop/one"]
+    assert from_env == "env of the host"
+    assert not sqlmesh_modules
+    for project in projects:
+        assert query(project, f"SELECT helper, from_env FROM {project.name}.one") == [
+            (f"helper of {project.name}", f"env of {project.name}")
+        ]
+    assert not list(host.rglob("*.duckdb"))

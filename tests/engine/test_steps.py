@@ -1,0 +1,168 @@
+"""Subsets, checks alone, and assets that stand between two models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import (
+    CONFIG,
+    EXECUTORS,
+    DagsterProject,
+    copy_project,
+    dagster_project,
+    plan,
+    query,
+    raise_flags,
+    state,
+    write_project,
+)
+
+BOTH_EXECUTORS = [pytest.param(name, marks=pytest.mark.xdist_group(f"steps-{name}")) for name in EXECUTORS]
+
+SANDWICH = {
+    "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id, @execution_ts AS executed_at",
+    "models/beside.sql": "MODEL (name t.beside, kind FULL); SELECT id FROM t.first",
+    "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id, @execution_ts AS executed_at FROM mid.made",
+}
+BEFORE_ALL = """
+before_all:
+  - CREATE SCHEMA IF NOT EXISTS mid
+  - CREATE TABLE IF NOT EXISTS mid.made (id INT)
+"""
+BETWEEN = """
+import dagster as dg
+import duckdb
+
+
+@dg.asset(key=["mid", "made"], deps=[["t", "first"]])
+def made():
+    with duckdb.connect({file!r}) as connection:
+        connection.execute("INSERT INTO mid.made SELECT id FROM t.first")
+"""
+
+
+@pytest.mark.parametrize("executor", BOTH_EXECUTORS)
+def test_an_asset_between_two_models_splits_the_run_into_steps_of_one_point_in_time(
+    executor: str, tmp_path: Path
+) -> None:
+    project = write_project(tmp_path / "bread", SANDWICH, CONFIG + BEFORE_ALL)
+    plan(project)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("bread", {"project": str(project)})
+        dagster.add_module("between", BETWEEN.format(file=str(project / "warehouse.duckdb")))
+        dagster.refresh()
+        told = dagster.launch(executor)
+        assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+        assert {"t/first", "t/beside", "mid/made", "t/last"} == set(told.materializations)
+        assert len([step for step in told.step_keys if step.startswith("sqlmesh_bread")]) == 2
+        record = dagster.instance.get_run_record_by_id(told.run_id)
+        assert record is not None
+        [(first,)], [(last,)] = (query(project, f"SELECT executed_at FROM t.{name}") for name in ("first", "last"))
+        assert first == last
+        assert query(project, "SELECT epoch(executed_at::TIMESTAMP) FROM t.first") == [
+            (pytest.approx(record.start_time, abs=1e-3),)
+        ]
+        assert query(project, "SELECT id FROM t.last") == [(1,)]
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
+    folder = tmp_path_factory.mktemp("steps")
+    project = copy_project("ledger", folder)
+    plan(project)
+    with dagster_project(folder) as dagster:
+        dagster.declare("ledger", {"project": str(project)})
+        dagster.add_module(
+            "plain",
+            "import dagster as dg\n\n@dg.asset(key='below_waiting', deps=[['t', 'gated']])\ndef below(): ...\n\n"
+            "@dg.asset(key='below_yearly', deps=[['t', 'yearly']])\ndef below_yearly(): ...\n",
+        )
+        dagster.refresh()
+        yield project, dagster
+
+
+@pytest.mark.xdist_group("steps-in_process")
+def test_a_subset_runs_exactly_that_subset(ledger: tuple[Path, DagsterProject]) -> None:
+    project, dagster = ledger
+    before = state(project)["intervals"]
+    told = dagster.launch("in_process", assets=["t/odd name-x", "t/below_failing"])
+    after = state(project)["intervals"]
+    assert set(told.materializations) == {"t/odd name-x", "t/below_failing"}
+    assert {fqn for fqn in after if after[fqn] != before[fqn]} == {
+        '"warehouse"."t"."odd name-x"',
+        '"warehouse"."t"."below_failing"',
+    }
+
+
+@pytest.mark.xdist_group("steps-in_process")
+def test_a_waiting_model_keeps_its_downstream_back_and_the_run_green(ledger: tuple[Path, DagsterProject]) -> None:
+    project, dagster = ledger
+    (project / "hold").touch()
+    told = dagster.launch("in_process", assets=["t/gated", "t/yearly", "below_waiting", "below_yearly"])
+    (project / "hold").unlink()
+    assert told.status == dg.DagsterRunStatus.SUCCESS
+    assert told.status_of("t/gated") == "waiting"
+    assert set(told.materializations) == {"below_yearly"}
+
+
+@pytest.mark.xdist_group("steps-in_process")
+def test_checks_alone_evaluate_audits_and_execute_nothing(ledger: tuple[Path, DagsterProject]) -> None:
+    project, dagster = ledger
+    before = state(project)
+    raise_flags(project, "events_warn", "standalone")
+    told = dagster.launch(
+        "in_process",
+        checks=[
+            "t/events:flag_is_down",
+            "t/events:not_null_id",
+            "t/events:events_are_numbered",
+            "t/events:sqlmesh_execution_status",
+        ],
+    )
+    raise_flags(project)
+    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+    assert not told.materializations
+    assert {name: check.passed for name, check in told.checks.items()} == {
+        "t/events:flag_is_down": False,
+        "t/events:not_null_id": True,
+        "t/events:events_are_numbered": False,
+        "t/events:sqlmesh_execution_status": False,
+    }
+    assert "due and not computed" in told.checks["t/events:sqlmesh_execution_status"].description
+    assert state(project) == before
+
+
+@pytest.mark.xdist_group("steps-in_process")
+def test_a_blocking_audit_that_fails_alone_fails_the_step(ledger: tuple[Path, DagsterProject]) -> None:
+    project, dagster = ledger
+    raise_flags(project, "audited_block")
+    told = dagster.launch("in_process", checks=["t/audited:flag_is_down_audited_block"])
+    raise_flags(project)
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert told.failures == ["t.audited: audit flag_is_down failed: 1 row."]
+
+
+@pytest.mark.xdist_group("steps-in_process")
+def test_a_change_that_no_plan_has_applied_is_named_and_what_is_promoted_runs(
+    ledger: tuple[Path, DagsterProject],
+) -> None:
+    project, dagster = ledger
+    promoted = state(project)["data_hashes"]['"warehouse"."t"."through_embedded"']
+    model = project / "models" / "through_embedded.sql"
+    original = model.read_text()
+    model.write_text(original.replace("max(double_id)", "min(double_id)"))
+    try:
+        dagster.refresh()
+        told = dagster.launch("in_process", assets=["t/through_embedded"])
+    finally:
+        model.write_text(original)
+    assert "t.through_embedded (data)" in told.log
+    assert "sqlmesh plan" in told.log
+    materialization = told.materializations["t/through_embedded"]
+    assert materialization.metadata["sqlmesh/unapplied_change"].value == "data"
+    assert (materialization.tags or {})["dagster/code_version"] == promoted
+    [(most,)] = query(project, "SELECT most FROM t.through_embedded")
+    assert most > 2

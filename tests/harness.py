@@ -1,0 +1,272 @@
+"""What the engine tests share: a real SQLMesh project, a real Dagster project, a real instance, real processes.
+
+Nothing here imports sqlmesh: the process that runs the tests is a process of Dagster's, as at a user's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+TESTS = Path(__file__).resolve().parent
+REPOSITORY = TESTS.parent
+BIN = Path(sys.executable).parent
+COMPONENT = "dg_sqlmesh_component.SQLMeshProjectComponent"
+EXECUTORS = ("in_process", "multiprocess")
+
+
+def run(
+    command: Sequence[str | Path], *, cwd: Path, check: bool = True, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person would; on failure the test shows all that it said."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def sqlmesh(project: Path, *words: str, check: bool = True) -> str:
+    """SQLMesh's own command, typed in the project's folder."""
+    done = run([BIN / "sqlmesh", *words], cwd=project, check=check)
+    return done.stdout + done.stderr
+
+
+def plan(project: Path, *words: str) -> str:
+    """Apply a plan as of three days ago, so that a run has something to do today."""
+    return sqlmesh(project, "plan", *words, "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
+
+
+def state(project: Path, environment: str = "prod") -> dict[str, Any]:
+    """What SQLMesh's own state says: computed milliseconds by model, and how often `before_all` ran."""
+    done = run([sys.executable, TESTS / "sqlmesh_state.py", environment], cwd=project)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def query(project: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Speak to the project's DuckDB file, which nobody holds between runs."""
+    import duckdb
+
+    with duckdb.connect(str(project / "warehouse.duckdb")) as connection:
+        return (
+            connection.sql(sql).fetchall() if sql.lstrip().upper().startswith("SELECT") else _execute(connection, sql)
+        )
+
+
+def _execute(connection: Any, sql: str) -> list[tuple[Any, ...]]:
+    connection.execute(sql)
+    return []
+
+
+def raise_flags(project: Path, *names: str) -> None:
+    """Make the models and audits of tests/projects/ledger fail that look at these flags."""
+    query(project, "DELETE FROM ctl.flags")
+    for name in names:
+        query(project, f"INSERT INTO ctl.flags VALUES ('{name}')")
+
+
+def asset_job(root: str, selection: dict[str, list[str]]) -> dg.JobDefinition:
+    """The job of a Dagster project, rebuilt from its folder in whichever process needs it."""
+    definitions = load(Path(root))
+    chosen = dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks()
+    if "assets" in selection:
+        chosen = dg.AssetSelection.assets(*(dg.AssetKey.from_user_string(key) for key in selection["assets"]))
+    if "checks" in selection:
+        checks = [check.rsplit(":", 1) for check in selection["checks"]]
+        chosen = dg.AssetSelection.checks(
+            *(dg.AssetCheckKey(dg.AssetKey.from_user_string(key), name) for key, name in checks)
+        )
+    job = dg.define_asset_job("everything", selection=chosen)
+    return dg.Definitions.merge(definitions, dg.Definitions(jobs=[job])).resolve_job_def("everything")
+
+
+def load(root: Path) -> dg.Definitions:
+    """Load a Dagster project's defs folder, as its `definitions.py` does."""
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    return dg.load_from_defs_folder(path_within_project=root / root.name)
+
+
+@dataclass
+class DagsterProject:
+    """A Dagster project on disk with an instance of its own."""
+
+    root: Path
+    instance: dg.DagsterInstance
+
+    def declare(self, name: str, attributes: dict[str, Any], file: str = "defs.yaml") -> Path:
+        """Write one component's YAML, as a person would."""
+        folder = self.root / self.root.name / "defs" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(yaml.safe_dump({"type": COMPONENT, "attributes": attributes}))
+        return folder / file
+
+    def add_module(self, name: str, code: str) -> None:
+        """Put a Python module beside the components."""
+        (self.root / self.root.name / "defs" / f"{name}.py").write_text(code)
+
+    def refresh(self) -> dg.Definitions:
+        """Load the definitions as `dg dev` does at its start: the state is written."""
+        os.environ["DAGSTER_IS_DEV_CLI"] = "1"
+        try:
+            return load(self.root)
+        finally:
+            del os.environ["DAGSTER_IS_DEV_CLI"]
+
+    def refusal(self) -> str:
+        """All that a person is told when the definitions do not load."""
+        with pytest.raises(Exception) as caught:  # Dagster wraps ours in one of its own
+            self.refresh()
+        error: BaseException | None = caught.value
+        words = []
+        while error is not None:
+            words.append(str(error))
+            error = error.__cause__
+        return "\n".join(words)
+
+    def launch(self, executor: str = "in_process", **selection: list[str]) -> Told:
+        """Run assets or checks for real and return what Dagster was told."""
+        job = dg.build_reconstructable_job("harness", "asset_job", reconstructable_args=(str(self.root), selection))
+        config = {"in_process": {}} if executor == "in_process" else {"multiprocess": {"max_concurrent": 2}}
+        with dg.execute_job(job, instance=self.instance, run_config={"execution": {"config": config}}) as result:
+            return Told(self.instance, result.run_id)
+
+
+@contextmanager
+def dagster_project(folder: Path) -> Iterator[DagsterProject]:
+    """A new, empty Dagster project below `folder`, as a package that no other project of this process is named like."""
+    name = f"orchestra_{uuid.uuid4().hex[:8]}"
+    root = folder / name
+    defs = root / name / "defs"
+    defs.mkdir(parents=True)
+    (root / "pyproject.toml").write_text(
+        f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{name}"\n'
+    )
+    (root / name / "__init__.py").write_text("")
+    (root / name / "definitions.py").write_text(
+        "from pathlib import Path\n\nimport dagster as dg\n\n\n@dg.definitions\ndef defs():\n"
+        "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
+    )
+    (folder / "dagster_home").mkdir()
+    with dg.instance_for_test(temp_dir=str(folder / "dagster_home")) as instance:
+        yield DagsterProject(root, instance)
+
+
+def copy_project(name: str, folder: Path) -> Path:
+    """A copy of tests/projects/<name> below `folder`, to be planned and run."""
+    return Path(shutil.copytree(TESTS / "projects" / name, folder / name))
+
+
+CONFIG = """
+gateways:
+  local:
+    connection:
+      type: duckdb
+      database: warehouse.duckdb
+default_gateway: local
+model_defaults:
+  dialect: duckdb
+  start: 6 days ago
+disable_anonymized_analytics: true
+"""
+
+
+def write_project(folder: Path, files: dict[str, str], config: str = CONFIG) -> Path:
+    """A SQLMesh project out of a few strings, by path."""
+    for name, text in {"config.yaml": config, **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@dataclass
+class Told:
+    """What Dagster's event log holds of one run."""
+
+    instance: dg.DagsterInstance
+    run_id: str
+    entries: list[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.entries = self.instance.all_logs(self.run_id)
+
+    @property
+    def status(self) -> dg.DagsterRunStatus:
+        run = self.instance.get_run_by_id(self.run_id)
+        assert run is not None
+        return run.status
+
+    def events(self, kind: dg.DagsterEventType) -> list[Any]:
+        return [
+            entry.dagster_event
+            for entry in self.entries
+            if entry.dagster_event and entry.dagster_event.event_type == kind
+        ]
+
+    @cached_property
+    def materializations(self) -> dict[str, dg.AssetMaterialization]:
+        found = [
+            event.event_specific_data.materialization
+            for event in self.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
+        ]
+        assert len(found) == len({one.asset_key for one in found}), "an asset was materialized twice"
+        return {one.asset_key.to_user_string(): one for one in found}
+
+    @cached_property
+    def observations(self) -> dict[str, dg.AssetObservation]:
+        found = [
+            event.event_specific_data.asset_observation for event in self.events(dg.DagsterEventType.ASSET_OBSERVATION)
+        ]
+        assert len(found) == len({one.asset_key for one in found}), "an asset was observed twice"
+        return {one.asset_key.to_user_string(): one for one in found}
+
+    @cached_property
+    def checks(self) -> dict[str, Any]:
+        found = [event.event_specific_data for event in self.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)]
+        names = [f"{one.asset_key.to_user_string()}:{one.check_name}" for one in found]
+        assert len(names) == len(set(names)), "a check was reported twice"
+        return dict(zip(names, found))
+
+    @property
+    def failures(self) -> list[str]:
+        """Descriptions of the steps' Failures."""
+        data = [event.event_specific_data for event in self.events(dg.DagsterEventType.STEP_FAILURE)]
+        return [one.user_failure_data.description if one.user_failure_data else str(one.error) for one in data]
+
+    @property
+    def step_keys(self) -> list[str]:
+        return [event.step_key for event in self.events(dg.DagsterEventType.STEP_START)]
+
+    @property
+    def succeeded_steps(self) -> set[str]:
+        return {event.step_key for event in self.events(dg.DagsterEventType.STEP_SUCCESS)}
+
+    @property
+    def log(self) -> str:
+        """Every message that is not an event."""
+        return "\n".join(entry.user_message for entry in self.entries if not entry.dagster_event)
+
+    def status_of(self, asset: str) -> str | None:
+        """`sqlmesh/status` of what was said of an asset, None if nothing was."""
+        said = self.materializations.get(asset) or self.observations.get(asset)
+        return str(said.metadata["sqlmesh/status"].value) if said else None

@@ -1,0 +1,2 @@
+MODEL (name t.below_audited, kind FULL);
+SELECT n FROM t.audited

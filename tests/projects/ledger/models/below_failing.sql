@@ -1,0 +1,2 @@
+MODEL (name t.below_failing, kind FULL);
+SELECT n FROM t.failing

@@ -1,0 +1,2 @@
+MODEL (name t.below_gated, kind FULL);
+SELECT n FROM t.gated

@@ -1,0 +1,2 @@
+MODEL (name t.embedded, kind EMBEDDED);
+SELECT ds, id * 2 AS double_id FROM t.events

@@ -1,0 +1,2 @@
+MODEL (name t.through_embedded, kind FULL);
+SELECT max(double_id) AS most FROM t.embedded

@@ -1,0 +1,23 @@
+"""Prints what SQLMesh's own state says, as JSON. Run in a project's folder, in a process of its own."""
+
+import json
+import sys
+
+from sqlmesh import Context
+
+
+def main(environment: str) -> None:
+    context = Context(paths=["."], load=False)
+    stored = context.state_reader.get_environment(environment)
+    snapshots = context.state_reader.get_snapshots(stored.snapshots).values() if stored else []
+    found = {
+        "intervals": {snapshot.name: sum(end - start for start, end in snapshot.intervals) for snapshot in snapshots},
+        "ranges": {snapshot.name: snapshot.intervals for snapshot in snapshots},
+        "versions": {snapshot.name: snapshot.version for snapshot in snapshots},
+        "data_hashes": {snapshot.name: snapshot.fingerprint.data_hash for snapshot in snapshots},
+    }
+    context.close()
+    print(json.dumps(found))
+
+
+main(sys.argv[1])

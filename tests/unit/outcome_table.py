@@ -1,0 +1,527 @@
+"""The outcome table, as data: what SQLMesh's evidence makes of a model, and what Dagster is told of it.
+
+`test_outcomes` goes from the first column to the second, `test_reporting` from the second to the third.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+from unit.scenario import audit, day, days, fqn, manifest, model
+
+from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.outcomes import AuditResult, NodeOutcome, Outcome
+
+STAGING = fqn("staging.orders")
+ORDERS = fqn("core.orders")
+PROMOTED = e.PromotedNode(version="3117", data_hash="1001", metadata_hash="2001")
+
+SHOP = manifest(
+    model("staging.orders"),
+    model(
+        "core.orders",
+        reads=["staging.orders"],
+        audits=(audit("not_null", args={"columns": "(id)"}), audit("recent", position=1, blocking=False)),
+    ),
+)
+"""Where the table's model, `core.orders`, lives: it reads `staging.orders`, and has one audit of either kind."""
+
+ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+
+
+@dataclass(frozen=True)
+class Told:
+    """What Dagster hears.
+
+    Attributes:
+        sentence: Of the log, the status check and the observation.
+        passed, severity: Of the status check.
+        metadata: Beside `sqlmesh/status`, `sqlmesh/environment` and `sqlmesh/snapshot_version`.
+        audits: Of each audit's check: whether it passed, its severity, its description.
+    """
+
+    sentence: str
+    passed: bool
+    severity: dg.AssetCheckSeverity
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    audits: Mapping[str, tuple[bool, dg.AssetCheckSeverity, str | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        says: The row as a sentence; the id of its tests.
+        events: SQLMesh's evidence, to the last event, unless the worker died.
+        death: Why no more events came; None when there is a last one.
+    """
+
+    says: str
+    events: tuple[e.Event, ...]
+    outcome: NodeOutcome
+    told: Told
+    death: str | None = None
+
+
+def opened(*requested: str, missing: tuple[str, ...] = ()) -> e.EnvironmentOpened:
+    """The environment has promoted these."""
+    return e.EnvironmentOpened(
+        "prod", "plan-1", dict.fromkeys(requested, PROMOTED), missing, "cd /shop && sqlmesh plan"
+    )
+
+
+def batch(
+    index: int,
+    interval: e.Interval,
+    *,
+    node: str = ORDERS,
+    duration_ms: int | None = 5,
+    rows: int | None = 10,
+    bytes: int | None = 100,
+) -> e.BatchFinished:
+    """A batch that came to its end; badly, when its duration is None."""
+    return e.BatchFinished(node, index, interval, duration_ms, rows, bytes)
+
+
+def failing_batch(index: int, interval: e.Interval, *, node: str = ORDERS) -> e.BatchFinished:
+    """How SQLMesh reports a batch that raised."""
+    return batch(index, interval, node=node, duration_ms=None, rows=None, bytes=None)
+
+
+def audited(
+    name: str, interval: e.Interval, failing_rows: int | None = 0, *, node: str = ORDERS, query: str = "SELECT 1"
+) -> e.AuditEvaluated:
+    """One evaluation of one of the two audits of `core.orders`."""
+    position, blocking, args = {"not_null": (0, True, {"columns": "(id)"}), "recent": (1, False, {})}[name]
+    return e.AuditEvaluated(node, name, position, args, blocking, failing_rows, query, interval)
+
+
+def audit_result(
+    name: str, *intervals: e.Interval, failing_rows: int = 0, query: str | None = "SELECT 1"
+) -> AuditResult:
+    """What the evaluations of `audited` come to."""
+    position, blocking, args = {"not_null": (0, True, {"columns": "(id)"}), "recent": (1, False, {})}[name]
+    return AuditResult(name, position, args, blocking, failing_rows, query, intervals)
+
+
+D1, D2, D3 = days(1, 1), days(2, 2), days(3, 3)
+OPENED = opened(ORDERS)
+TWO_BATCHES = e.EvaluationPlanned({ORDERS: (D1, D2)})
+ONE_BATCH = e.EvaluationPlanned({ORDERS: (D1,)})
+SUCCEEDED = e.EvaluationFinished("success")
+FAILED = e.EvaluationFinished("failure")
+DIVISION = e.NodeFailed(ORDERS, "ConversionException", "ConversionException: cannot cast 'x'", ())
+AUDITS = e.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 rows", ("not_null",))
+
+
+def at(milliseconds: int) -> float:
+    """An instant as Dagster's metadata has it."""
+    return milliseconds / 1000
+
+
+OUTCOME_TABLE = (
+    Row(
+        "executed: every planned batch finished with a duration",
+        (
+            OPENED,
+            TWO_BATCHES,
+            audited("not_null", D1),
+            audited("recent", D1),
+            batch(0, D1, duration_ms=5, rows=10, bytes=100),
+            audited("not_null", D2),
+            audited("recent", D2),
+            batch(1, D2, duration_ms=7, rows=20, bytes=200),
+            SUCCEEDED,
+        ),
+        NodeOutcome(
+            ORDERS,
+            Outcome.EXECUTED,
+            PROMOTED,
+            intervals=(days(1, 2),),
+            planned_batches=2,
+            finished_batches=2,
+            duration_ms=12,
+            rows=30,
+            bytes=300,
+            audits=(audit_result("not_null", D1, D2), audit_result("recent", D1, D2)),
+        ),
+        Told(
+            "core.orders was executed for [2026-01-01, 2026-01-03).",
+            True,
+            ERROR,
+            {
+                "sqlmesh/intervals": "[2026-01-01, 2026-01-03)",
+                "sqlmesh/interval_start": at(day(1)),
+                "sqlmesh/interval_end": at(day(3)),
+                "sqlmesh/batches": 2,
+                "sqlmesh/duration_ms": 12,
+                "sqlmesh/rows": 30,
+                "sqlmesh/bytes": 300,
+            },
+            {"not_null": (True, ERROR, None), "recent": (True, WARN, None)},
+        ),
+    ),
+    Row(
+        "executed with a warning: the same, and a non-blocking audit failed",
+        (
+            OPENED,
+            ONE_BATCH,
+            audited("not_null", D1),
+            audited("recent", D1, 1, query="SELECT 2"),
+            batch(0, D1, rows=None, bytes=None),
+            SUCCEEDED,
+        ),
+        NodeOutcome(
+            ORDERS,
+            Outcome.EXECUTED,
+            PROMOTED,
+            intervals=(D1,),
+            planned_batches=1,
+            finished_batches=1,
+            duration_ms=5,
+            audits=(audit_result("not_null", D1), audit_result("recent", D1, failing_rows=1, query="SELECT 2")),
+        ),
+        Told(
+            "core.orders was executed for [2026-01-01, 2026-01-02).",
+            True,
+            ERROR,
+            {
+                "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
+                "sqlmesh/interval_start": at(day(1)),
+                "sqlmesh/interval_end": at(day(2)),
+                "sqlmesh/batches": 1,
+                "sqlmesh/duration_ms": 5,
+            },
+            {"not_null": (True, ERROR, None), "recent": (False, WARN, "1 row failed.")},
+        ),
+    ),
+    Row(
+        "up to date: not planned, its cron is not due",
+        (
+            OPENED,
+            e.EvaluationPlanned({}),
+            e.NodeUpToDate(ORDERS, "its cron '@daily' is not due", day(4), day(3)),
+            e.EvaluationFinished("nothing_to_do"),
+        ),
+        NodeOutcome(
+            ORDERS,
+            Outcome.UP_TO_DATE,
+            PROMOTED,
+            reason="its cron '@daily' is not due",
+            next_due=day(4),
+            last_interval_end=day(3),
+        ),
+        Told(
+            "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z.",
+            True,
+            ERROR,
+            {
+                "sqlmesh/reason": "its cron '@daily' is not due",
+                "sqlmesh/next_due": at(day(4)),
+                "sqlmesh/computed_up_to": at(day(3)),
+            },
+        ),
+    ),
+    Row(
+        "up to date: SQLMesh planned nothing at all, and it is never due again",
+        (
+            OPENED,
+            e.NodeUpToDate(ORDERS, "the seed has not changed since it was loaded", None, None),
+            e.EvaluationFinished("nothing_to_do"),
+        ),
+        NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="the seed has not changed since it was loaded"),
+        Told(
+            "core.orders had nothing to do: the seed has not changed since it was loaded.",
+            True,
+            ERROR,
+            {"sqlmesh/reason": "the seed has not changed since it was loaded"},
+        ),
+    ),
+    Row(
+        "waiting: planned without a ready interval, its own signals are not ready",
+        (
+            OPENED,
+            e.EvaluationPlanned({ORDERS: ()}),
+            e.NodeWaiting(ORDERS, ("files_arrived", "bank_holiday"), ()),
+            SUCCEEDED,
+        ),
+        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, signals=("files_arrived", "bank_holiday")),
+        Told(
+            "core.orders is waiting: its signal files_arrived, bank_holiday has no interval ready.",
+            False,
+            WARN,
+            {"sqlmesh/waiting_for": "its signal files_arrived, bank_holiday has no interval ready"},
+        ),
+    ),
+    Row(
+        "waiting: planned without a ready interval, a signal upstream is not ready",
+        (OPENED, e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, (), (STAGING,)), SUCCEEDED),
+        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, upstream=(STAGING,)),
+        Told(
+            "core.orders is waiting: a signal of staging.orders, upstream of it, is not ready.",
+            False,
+            WARN,
+            {"sqlmesh/waiting_for": "a signal of staging.orders, upstream of it, is not ready"},
+        ),
+    ),
+    Row(
+        "waiting: planned without a ready interval, and no signal is known to be the reason",
+        (OPENED, e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, (), ()), SUCCEEDED),
+        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED),
+        Told(
+            "core.orders is waiting: none of its missing intervals is ready.",
+            False,
+            WARN,
+            {"sqlmesh/waiting_for": "none of its missing intervals is ready"},
+        ),
+    ),
+    Row(
+        "blocked: left out because something upstream failed",
+        (OPENED, ONE_BATCH, e.NodesBlocked({ORDERS: (STAGING,)}), FAILED),
+        NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
+        Told("core.orders was not executed, because of a failure upstream of it: staging.orders.", False, ERROR),
+    ),
+    Row(
+        "failed: its batch ended without a duration and the failure list names it",
+        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED),
+        NodeOutcome(
+            ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
+        ),
+        Told("core.orders failed: ConversionException: cannot cast 'x'", False, ERROR),
+    ),
+    Row(
+        "failed: SQLMesh also lists it as left out, but its own failure is the stronger evidence",
+        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, e.NodesBlocked({ORDERS: ()}), FAILED),
+        NodeOutcome(
+            ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
+        ),
+        Told("core.orders failed: ConversionException: cannot cast 'x'", False, ERROR),
+    ),
+    Row(
+        "failed: one batch failed an audit and another one raised, in the same words twice",
+        (OPENED, TWO_BATCHES, failing_batch(0, D1), failing_batch(1, D2), DIVISION, DIVISION, AUDITS, FAILED),
+        NodeOutcome(
+            ORDERS,
+            Outcome.FAILED,
+            PROMOTED,
+            planned_batches=2,
+            errors=("ConversionException: cannot cast 'x'", "Audit not_null failed: 3 rows"),
+            failed_audits=("not_null",),
+        ),
+        Told("core.orders failed: ConversionException: cannot cast 'x' Audit not_null failed: 3 rows", False, ERROR),
+    ),
+    Row(
+        "audit failed: the cause is a blocking audit",
+        (
+            OPENED,
+            ONE_BATCH,
+            audited("not_null", D1, 3, query="SELECT 3"),
+            audited("recent", D1),
+            failing_batch(0, D1),
+            AUDITS,
+            FAILED,
+        ),
+        NodeOutcome(
+            ORDERS,
+            Outcome.AUDIT_FAILED,
+            PROMOTED,
+            planned_batches=1,
+            audits=(audit_result("not_null", D1, failing_rows=3, query="SELECT 3"), audit_result("recent", D1)),
+            errors=("Audit not_null failed: 3 rows",),
+            failed_audits=("not_null",),
+        ),
+        Told(
+            "core.orders failed its audit: Audit not_null failed: 3 rows",
+            False,
+            ERROR,
+            audits={"not_null": (False, ERROR, "3 rows failed."), "recent": (True, WARN, None)},
+        ),
+    ),
+    Row(
+        "partly executed: some batches finished, one failed",
+        (OPENED, TWO_BATCHES, batch(0, D1), failing_batch(1, D2), DIVISION, FAILED),
+        NodeOutcome(
+            ORDERS,
+            Outcome.PARTLY_EXECUTED,
+            PROMOTED,
+            intervals=(D1,),
+            planned_batches=2,
+            finished_batches=1,
+            duration_ms=5,
+            rows=10,
+            bytes=100,
+            errors=("ConversionException: cannot cast 'x'",),
+        ),
+        Told(
+            "core.orders failed after 1 of 2 batches: ConversionException: cannot cast 'x' "
+            "What is finished stays: [2026-01-01, 2026-01-02).",
+            False,
+            ERROR,
+            {
+                "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
+                "sqlmesh/interval_start": at(day(1)),
+                "sqlmesh/interval_end": at(day(2)),
+                "sqlmesh/batches": 1,
+                "sqlmesh/duration_ms": 5,
+                "sqlmesh/rows": 10,
+                "sqlmesh/bytes": 100,
+            },
+        ),
+    ),
+    Row(
+        "partly executed: some batches finished, and the audit of the next one failed",
+        (OPENED, TWO_BATCHES, batch(0, D1), audited("not_null", D2, 3), failing_batch(1, D2), AUDITS, FAILED),
+        NodeOutcome(
+            ORDERS,
+            Outcome.PARTLY_EXECUTED,
+            PROMOTED,
+            intervals=(D1,),
+            planned_batches=2,
+            finished_batches=1,
+            duration_ms=5,
+            rows=10,
+            bytes=100,
+            audits=(audit_result("not_null", D2, failing_rows=3),),
+            errors=("Audit not_null failed: 3 rows",),
+            failed_audits=("not_null",),
+        ),
+        Told(
+            "core.orders failed after 1 of 2 batches: Audit not_null failed: 3 rows "
+            "What is finished stays: [2026-01-01, 2026-01-02).",
+            False,
+            ERROR,
+            {
+                "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
+                "sqlmesh/interval_start": at(day(1)),
+                "sqlmesh/interval_end": at(day(2)),
+                "sqlmesh/batches": 1,
+                "sqlmesh/duration_ms": 5,
+                "sqlmesh/rows": 10,
+                "sqlmesh/bytes": 100,
+            },
+            {"not_null": (False, ERROR, "3 rows failed.")},
+        ),
+    ),
+    Row(
+        "interrupted: the worker died between two batches",
+        (OPENED, TWO_BATCHES, batch(0, D1)),
+        NodeOutcome(
+            ORDERS,
+            Outcome.INTERRUPTED,
+            PROMOTED,
+            intervals=(D1,),
+            planned_batches=2,
+            finished_batches=1,
+            duration_ms=5,
+            rows=10,
+            bytes=100,
+            errors=("SQLMesh's process was killed.",),
+        ),
+        Told(
+            "core.orders was interrupted: SQLMesh's process was killed. "
+            "Finished before that: [2026-01-01, 2026-01-02).",
+            False,
+            ERROR,
+            {
+                "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
+                "sqlmesh/interval_start": at(day(1)),
+                "sqlmesh/interval_end": at(day(2)),
+                "sqlmesh/batches": 1,
+                "sqlmesh/duration_ms": 5,
+                "sqlmesh/rows": 10,
+                "sqlmesh/bytes": 100,
+            },
+        ),
+        death="SQLMesh's process was killed.",
+    ),
+    Row(
+        "interrupted: the worker died before it said anything",
+        (),
+        NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("SQLMesh's process was killed.",)),
+        Told("core.orders was interrupted: SQLMesh's process was killed.", False, ERROR),
+        death="SQLMesh's process was killed.",
+    ),
+    Row(
+        "interrupted: the request failed as a whole",
+        (OPENED, ONE_BATCH, e.RequestFailed("EvaluationError", "The run was cancelled.")),
+        NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
+        Told("core.orders was interrupted: The run was cancelled.", False, ERROR),
+    ),
+    Row(
+        "interrupted: SQLMesh came to its end without a word about it",
+        (OPENED, SUCCEEDED),
+        NodeOutcome(
+            ORDERS,
+            Outcome.INTERRUPTED,
+            PROMOTED,
+            errors=("SQLMesh ended the run without saying what became of it.",),
+        ),
+        Told(
+            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+            False,
+            ERROR,
+        ),
+    ),
+    Row(
+        "interrupted: a batch ended without a duration, and the failure list does not name it",
+        (OPENED, ONE_BATCH, failing_batch(0, D1), SUCCEEDED),
+        NodeOutcome(
+            ORDERS,
+            Outcome.INTERRUPTED,
+            PROMOTED,
+            planned_batches=1,
+            errors=("SQLMesh ended the run without saying what became of it.",),
+        ),
+        Told(
+            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+            False,
+            ERROR,
+        ),
+    ),
+    Row(
+        "interrupted: it was planned and not run, though SQLMesh also says that it had nothing to do",
+        (
+            OPENED,
+            ONE_BATCH,
+            e.NodeUpToDate(ORDERS, "every interval that is over has been computed", None, None),
+            FAILED,
+        ),
+        NodeOutcome(
+            ORDERS,
+            Outcome.INTERRUPTED,
+            PROMOTED,
+            planned_batches=1,
+            errors=("SQLMesh ended the run without saying what became of it.",),
+            reason="every interval that is over has been computed",
+        ),
+        Told(
+            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+            False,
+            ERROR,
+            {"sqlmesh/reason": "every interval that is over has been computed"},
+        ),
+    ),
+    Row(
+        "interrupted: the request was refused because of another model",
+        (opened(ORDERS, missing=(STAGING,)), e.EvaluationFinished("not_run")),
+        NodeOutcome(
+            ORDERS,
+            Outcome.INTERRUPTED,
+            PROMOTED,
+            errors=("Nothing was run, because the request was refused.",),
+        ),
+        Told("core.orders was interrupted: Nothing was run, because the request was refused.", False, ERROR),
+    ),
+    Row(
+        "not in environment: in the project, not promoted",
+        (opened(missing=(ORDERS,)), e.EvaluationFinished("not_run")),
+        NodeOutcome(
+            ORDERS,
+            Outcome.NOT_IN_ENVIRONMENT,
+            errors=("Not promoted in environment prod. Run: cd /shop && sqlmesh plan",),
+        ),
+        Told("core.orders: Not promoted in environment prod. Run: cd /shop && sqlmesh plan", False, ERROR),
+    ),
+)

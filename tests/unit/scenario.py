@@ -1,0 +1,169 @@
+"""Builders of the plain data that the unit tests speak of: models, audits, manifests, instants."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.manifest import MANIFEST_VERSION, Audit, Column, Manifest, Model, StandaloneAudit
+from dg_sqlmesh_component.tag_convention import TagConvention
+from dg_sqlmesh_component.translator import ProjectAssets, Translator
+
+HOUR = 3_600_000
+DAY = 24 * HOUR
+
+
+def day(number: int) -> int:
+    """Midnight of the n-th of January 2026, UTC, in epoch milliseconds."""
+    return 1_767_225_600_000 + (number - 1) * DAY
+
+
+def days(first: int, last: int) -> e.Interval:
+    """From the first of these days to the end of the last one."""
+    return (day(first), day(last + 1))
+
+
+def fqn(name: str) -> str:
+    """SQLMesh's quoted name: `core.orders` in the catalog `db`, or all parts as given."""
+    parts = name.split(".")
+    if len(parts) == 2:
+        parts = ["db", *parts]
+    return ".".join(f'"{part}"' for part in parts)
+
+
+def audit(name: str = "not_null", **overrides: Any) -> Audit:
+    """One use of a blocking audit."""
+    said: dict[str, Any] = {
+        "name": name,
+        "position": 0,
+        "check_name": name,
+        "blocking": True,
+        "args": {},
+        "query": f"SELECT * FROM @this_model WHERE {name}",
+        "path": f"/shop/audits/{name}.sql",
+        "description": None,
+    }
+    return Audit(**{**said, **overrides})
+
+
+def model(name: str = "core.orders", reads: Iterable[str] = (), **overrides: Any) -> Model:
+    """A SQL model that says little about itself. `name` and `reads` are dotted names, `db` their catalog."""
+    *catalog, schema, table = fqn(name)[1:-1].split('"."')
+    said: dict[str, Any] = {
+        "fqn": fqn(name),
+        "name": name,
+        "catalog": catalog[0] if catalog else None,
+        "schema": schema,
+        "table": table,
+        "kind": "FULL",
+        "source_type": "sql",
+        "dialect": "duckdb",
+        "description": None,
+        "owner": None,
+        "owner_email": None,
+        "tags": (),
+        "cron": "@daily",
+        "cron_tz": None,
+        "interval_unit": "day",
+        "start": None,
+        "end": None,
+        "lookback": 0,
+        "batch_size": None,
+        "time_column": None,
+        "unique_key": (),
+        "grains": (),
+        "references": (),
+        "partitioned_by": (),
+        "clustered_by": (),
+        "storage_format": None,
+        "signals": (),
+        "columns": (),
+        "audits": (),
+        "depends_on": tuple(sorted(fqn(parent) for parent in reads)),
+        "table_name": f"db.{schema}.{table}",
+        "gateway": None,
+        "engine": "duckdb",
+        "project": "",
+        "data_hash": "1001",
+        "metadata_hash": "2001",
+        "path": f"/shop/models/{table}.sql",
+    }
+    return Model(**{**said, **overrides})
+
+
+def standalone(name: str, reads: Iterable[str], check_name: str | None = None) -> StandaloneAudit:
+    """A standalone audit of some models."""
+    return StandaloneAudit(
+        audit=audit(name, check_name=check_name or name, blocking=False),
+        depends_on=tuple(sorted(fqn(parent) for parent in reads)),
+        cron="@daily",
+        owner=None,
+    )
+
+
+def manifest(
+    *models: Model, selected: Iterable[str] | None = None, standalone_audits: Iterable[StandaloneAudit] = ()
+) -> Manifest:
+    """A project of these models, all of them selected unless `selected` names some."""
+    return Manifest(
+        version=MANIFEST_VERSION,
+        sqlmesh_version="0.236.4",
+        paths=("/shop",),
+        gateway="local",
+        environment="prod",
+        default_catalog="db",
+        models=tuple(sorted(models, key=lambda one: one.fqn)),
+        selected=tuple(sorted([one.fqn for one in models] if selected is None else map(fqn, selected))),
+        standalone_audits=tuple(standalone_audits),
+    )
+
+
+def translator(*models: Model, convention: TagConvention | None = None) -> Translator:
+    """The default translation of these models."""
+    return Translator(manifest(*models), convention or TagConvention())
+
+
+def project_assets(of: Manifest) -> ProjectAssets:
+    """The assets and checks of a project as the component builds them."""
+    translates = Translator(of, TagConvention())
+    return ProjectAssets.build(of, translates, translates.asset_spec, translates.check_specs)
+
+
+def plain(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The values of metadata, as Dagster stores them."""
+    return {key: value.value for key, value in stored(metadata).items()}
+
+
+def stored(metadata: dict[str, Any]) -> dict[str, dg.MetadataValue]:
+    """Metadata as Dagster stores it."""
+    return dict(dg.AssetMaterialization("any", metadata=metadata).metadata)
+
+
+# One model that says everything about itself, for the tests of whole documents.
+EVERYTHING = model(
+    "core.orders",
+    reads=["staging.orders", "raw.events"],
+    kind="INCREMENTAL_BY_TIME_RANGE",
+    description='Orders, "as they came".\nOne row an order. Größe: é, 注文',
+    owner="bob",
+    owner_email="bob@example.com",
+    tags=("dagster:group_name:finance", "pii:eu"),
+    cron_tz="Europe/Berlin",
+    start="2026-01-01",
+    end="2026-12-31",
+    lookback=2,
+    batch_size=30,
+    time_column="ordered_at",
+    unique_key=("order_id",),
+    grains=("order_id",),
+    references=("customer_id",),
+    partitioned_by=("ordered_at",),
+    clustered_by=("customer_id",),
+    storage_format="parquet",
+    signals=("files_arrived",),
+    columns=(Column("order_id", "INT", "Number of the order"), Column("payload", "STRUCT<a INT>", None)),
+    audits=(audit("not_null", args={"columns": "(order_id)"}), audit("forall", position=1, blocking=False, path=None)),
+    gateway="warehouse",
+    project="shop",
+)

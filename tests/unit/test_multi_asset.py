@@ -1,0 +1,209 @@
+"""The one op behind all assets."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+from unit.scenario import audit, manifest, model, project_assets, standalone
+
+from dg_sqlmesh_component.manifest import Manifest
+from dg_sqlmesh_component.multi_asset import build_multi_asset
+from dg_sqlmesh_component.translator import STATUS_CHECK
+
+Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
+
+
+def materialize_what_is_selected(context: dg.AssetExecutionContext) -> Iterator[Any]:
+    """What a step does in which every model is executed and every audit passes."""
+    for key in context.assets_def.keys_by_output_name.values():
+        if key in context.selected_asset_keys:
+            yield dg.MaterializeResult(asset_key=key)
+    for check in sorted(context.selected_asset_check_keys):
+        yield dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=True)
+
+
+def built(of: Manifest, compute: Compute = materialize_what_is_selected, **op: Any) -> dg.AssetsDefinition:
+    said: dict[str, Any] = {"name": "shop", "description": None, "tags": None, "pool": None, "backfill_policy": None}
+    return build_multi_asset(project_assets(of), compute, **{**said, **op})
+
+
+def paths(keys: Any) -> set[tuple[str, ...]]:
+    return {tuple(key.path) for key in keys}
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+AWKWARD_NAMES = {
+    "spaces": ["core.orders of 2026", "core.orders"],
+    "dashes beside underscores": ["core.a-b", "core.a_b", "core.a b"],
+    "underscores at the border of schema and name": ["a.b__c", "a__b.c"],
+    "other scripts": ["größe.注文", "größe.顧客"],
+    "upper and lower case": ["core.Orders", "core.orders"],
+    "punctuation": ['core.a"b', "core.a/b", "core.a'b", "core.a[0]", "core.*", "core.$x"],
+    "digits first": ["2026.01_orders"],
+    "what a second name of its kind would be called": ["core.a-b", "core.a_b", "core.a_b_2"],
+    "words of Python's and Dagster's": ["core.class", "config.context"],
+}
+
+
+@pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
+def test_every_name_that_sqlmesh_takes_can_be_built_and_keeps_its_key(names: list[str]) -> None:
+    models = [model(name, audits=(audit("not_null"),)) for name in names]
+    definition = built(manifest(*models))
+    expected = {tuple(name.split(".")) for name in names}
+    assert paths(definition.keys) == expected
+    assert {(tuple(check.asset_key.path), check.name) for check in definition.check_keys} == {
+        (key, name) for key in expected for name in (STATUS_CHECK, "not_null")
+    }
+    dg.Definitions.validate_loadable(dg.Definitions([definition]))
+
+
+@pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
+def test_every_name_that_sqlmesh_takes_can_be_materialized(names: list[str]) -> None:
+    definition = built(manifest(*(model(name, audits=(audit("not_null"),)) for name in names)))
+    result = dg.materialize([definition])
+    assert {tuple(event.asset_key.path) for event in result.get_asset_materialization_events()} == {
+        tuple(name.split(".")) for name in names
+    }
+    assert len(result.get_asset_check_evaluations()) == 2 * len(names)
+
+
+def test_checks_whose_identifiers_collide_across_assets_are_told_apart() -> None:
+    orders = model("core.orders", audits=(audit("items_not_null"),))
+    items = model("core.orders_items", audits=(audit("not_null"),))
+    more = model("core.orders__items", audits=(audit("not_null"), audit("_not_null", position=1)))
+    definition = built(manifest(orders, items, more))
+    assert {(check.asset_key.path[1], check.name) for check in definition.check_keys} == {
+        ("orders", STATUS_CHECK),
+        ("orders", "items_not_null"),
+        ("orders_items", STATUS_CHECK),
+        ("orders_items", "not_null"),
+        ("orders__items", STATUS_CHECK),
+        ("orders__items", "not_null"),
+        ("orders__items", "_not_null"),
+    }
+    assert len({*definition.check_specs_by_output_name}) == 7
+
+
+def test_a_check_whose_identifier_is_that_of_an_asset_is_told_apart() -> None:
+    definition = built(manifest(model("a.b", audits=(audit("c"),)), model("a.b__c")))
+    outputs = [*definition.keys_by_output_name, *definition.check_specs_by_output_name]
+    assert len(outputs) == len({*outputs}) == 5
+
+
+EXTERNAL_NAMES = ['"db"."raw"."a-b"', '"db"."raw"."a_b"', '"db"."raw"."注 文"', '"db"."core"."orders_2"', '"events"']
+
+
+def test_tables_from_outside_are_inputs_under_names_of_their_own() -> None:
+    orders = model("core.orders", depends_on=tuple(EXTERNAL_NAMES))
+    definition = built(manifest(orders, model("core.orders-2")))
+    assert paths(definition.keys_by_input_name.values()) == {
+        ("raw", "a-b"),
+        ("raw", "a_b"),
+        ("raw", "注 文"),
+        ("core", "orders_2"),
+        ("events",),
+    }
+    dg.Definitions.validate_loadable(dg.Definitions([definition]))
+
+
+@pytest.mark.parametrize("table", ["input", "output", "class", "type", "from"])
+@pytest.mark.xfail(
+    strict=True,
+    raises=dg.DagsterInvalidDefinitionError,
+    reason="defect: the name of a table without a schema may be a word that Dagster keeps for itself",
+)
+def test_a_table_from_outside_may_be_called_as_it_likes(table: str) -> None:
+    built(manifest(model("core.orders", depends_on=(f'"{table}"',))))
+
+
+# -- what is on the definition --------------------------------------------------------------------
+
+SHOP = manifest(
+    model("staging.orders"),
+    model("core.orders", reads=["staging.orders", "raw.events"], audits=(audit("not_null"),)),
+    standalone_audits=[standalone("add_up", ["core.orders"])],
+)
+
+
+def test_every_argument_of_the_op_is_on_the_op() -> None:
+    definition = built(SHOP, name="my_op", description="Runs it.", tags={"team": "data"}, pool="warehouse")
+    assert isinstance(definition.op, dg.OpDefinition)
+    assert definition.op.name == "my_op"
+    assert definition.op.description == "Runs it."
+    assert definition.op.tags == {"team": "data"}
+    assert definition.op.pool == "warehouse"
+
+
+@pytest.mark.parametrize(
+    "policy", [dg.BackfillPolicy.single_run(), dg.BackfillPolicy.multi_run(3), None], ids=["single", "multi", "none"]
+)
+def test_the_backfill_policy_is_on_the_definition(policy: dg.BackfillPolicy | None) -> None:
+    assert built(SHOP, backfill_policy=policy).backfill_policy == policy
+
+
+def test_an_op_of_which_nothing_is_said_has_nothing() -> None:
+    definition = built(SHOP)
+    assert (definition.op.pool, definition.op.tags, definition.backfill_policy) == (None, {}, None)
+
+
+def test_specs_and_checks_are_those_of_the_project() -> None:
+    assets, definition = project_assets(SHOP), built(SHOP)
+    as_they_were = {spec.key: spec.replace_attributes(skippable=False) for spec in definition.specs}
+    assert as_they_were == {spec.key: spec for spec in assets.specs.values()}
+    assert {spec.key: spec for spec in definition.check_specs} == assets.checks
+    assert definition.can_subset
+
+
+def test_no_output_is_required_since_only_executed_models_have_one() -> None:
+    definition = built(SHOP)
+    assert not any(output.is_required for output in definition.op.output_dict.values())
+    assert all(spec.skippable for spec in definition.specs)
+
+
+def test_dependencies_are_those_of_the_models() -> None:
+    dependencies = {key.to_user_string(): paths(parents) for key, parents in built(SHOP).asset_deps.items()}
+    assert dependencies == {"staging/orders": set(), "core/orders": {("staging", "orders"), ("raw", "events")}}
+
+
+def test_a_project_without_models_can_be_built() -> None:
+    assert not built(manifest()).keys
+
+
+# -- what the op does -----------------------------------------------------------------------------
+
+
+def test_the_op_hands_its_context_over_and_yields_what_comes_back() -> None:
+    contexts: list[type] = []
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        contexts.append(type(context))
+        yield from materialize_what_is_selected(context)
+
+    result = dg.materialize([built(SHOP, compute)], selection=dg.AssetSelection.assets("core/orders"))
+    assert contexts == [dg.AssetExecutionContext]
+    assert [event.asset_key for event in result.get_asset_materialization_events()] == [dg.AssetKey(["core", "orders"])]
+    assert {one.check_name for one in result.get_asset_check_evaluations()} == {STATUS_CHECK, "not_null", "add_up"}
+
+
+def test_a_check_may_be_selected_without_its_asset() -> None:
+    not_null = dg.AssetCheckKey(dg.AssetKey(["core", "orders"]), "not_null")
+    result = dg.materialize([built(SHOP)], selection=dg.AssetSelection.checks(not_null))
+    assert [one.asset_check_key for one in result.get_asset_check_evaluations()] == [not_null]
+    assert not result.get_asset_materialization_events()
+
+
+def test_an_asset_of_somebody_else_may_stand_between_two_models() -> None:
+    selections: list[set[tuple[str, ...]]] = []
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        selections.append(paths(context.selected_asset_keys))
+        yield from materialize_what_is_selected(context)
+
+    @dg.asset(key=["raw", "scored"], deps=[dg.AssetKey(["core", "a-b"])])
+    def scored() -> None: ...
+
+    models = [model("core.a-b"), model("marts.revenue", reads=["raw.scored", "core.a-b"])]
+    assert dg.materialize([scored, built(manifest(*models), compute)]).success
+    assert selections == [{("core", "a-b")}, {("marts", "revenue")}]

@@ -1,0 +1,448 @@
+"""What Dagster is told: outcomes in, results out."""
+
+from dataclasses import replace
+
+import dagster as dg
+import pytest
+from unit.outcome_table import (
+    D1,
+    D2,
+    ERROR,
+    ORDERS,
+    OUTCOME_TABLE,
+    PROMOTED,
+    SHOP,
+    STAGING,
+    WARN,
+    Row,
+    audit_result,
+)
+from unit.scenario import audit, day, days, fqn, manifest, model, plain, project_assets, standalone, stored
+
+from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.reporting import (
+    MAX_LISTED,
+    CarriedResult,
+    Reporter,
+    instant,
+    listed,
+    ranges,
+    unapplied_change,
+)
+from dg_sqlmesh_component.translator import STATUS_CHECK, ProjectAssets
+
+ASSETS = project_assets(SHOP)
+KEY = dg.AssetKey(["core", "orders"])
+STATUS = dg.AssetCheckKey(KEY, STATUS_CHECK)
+NOT_NULL, RECENT = dg.AssetCheckKey(KEY, "not_null"), dg.AssetCheckKey(KEY, "recent")
+STARTED_AT = day(3) + 4_567
+
+EXECUTED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED)
+FAILED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.FAILED)
+BLOCKED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.BLOCKED)
+
+METADATA_TYPES = {
+    "sqlmesh/status": dg.TextMetadataValue,
+    "sqlmesh/environment": dg.TextMetadataValue,
+    "sqlmesh/snapshot_version": dg.TextMetadataValue,
+    "sqlmesh/intervals": dg.TextMetadataValue,
+    "sqlmesh/interval_start": dg.TimestampMetadataValue,
+    "sqlmesh/interval_end": dg.TimestampMetadataValue,
+    "sqlmesh/batches": dg.IntMetadataValue,
+    "sqlmesh/duration_ms": dg.IntMetadataValue,
+    "sqlmesh/rows": dg.IntMetadataValue,
+    "sqlmesh/bytes": dg.IntMetadataValue,
+    "sqlmesh/reason": dg.TextMetadataValue,
+    "sqlmesh/next_due": dg.TimestampMetadataValue,
+    "sqlmesh/computed_up_to": dg.TimestampMetadataValue,
+    "sqlmesh/waiting_for": dg.TextMetadataValue,
+}
+"""Every key that an outcome may leave on an asset."""
+
+
+def reporter(assets: ProjectAssets = ASSETS, selected: set[dg.AssetCheckKey] | None = None) -> Reporter:
+    """Of a step with all checks, unless some are named."""
+    return Reporter(assets, {*assets.checks} if selected is None else selected, STARTED_AT)
+
+
+def said(result: dg.AssetCheckResult) -> tuple[bool, dg.AssetCheckSeverity, str | None]:
+    return (result.passed, result.severity, result.description)
+
+
+def what_ran(outcome: NodeOutcome) -> dict[str, str]:
+    """The metadata that every result carries."""
+    promoted = {"sqlmesh/snapshot_version": outcome.promoted.version} if outcome.promoted else {}
+    return {"sqlmesh/status": outcome.outcome.value, "sqlmesh/environment": "prod", **promoted}
+
+
+every_row = pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.says)
+rows_not_executed = pytest.mark.parametrize(
+    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is not Outcome.EXECUTED], ids=lambda row: row.says
+)
+rows_executed = pytest.mark.parametrize(
+    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED], ids=lambda row: row.says
+)
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+@every_row
+def test_the_status_check_tells_the_outcome_in_a_sentence(row: Row) -> None:
+    (result,) = reporter().status_check(row.outcome)
+    assert (result.asset_key, result.check_name) == (KEY, STATUS_CHECK)
+    assert said(result) == (row.told.passed, row.told.severity, row.told.sentence)
+    assert plain(dict(result.metadata)) == what_ran(row.outcome)
+
+
+@rows_not_executed
+def test_a_model_that_was_not_executed_is_observed_and_says_why(row: Row) -> None:
+    observation = reporter().observation(row.outcome)
+    assert isinstance(observation, dg.AssetObservation)
+    assert (observation.asset_key, observation.description) == (KEY, row.told.sentence)
+    assert plain(dict(observation.metadata)) == {**what_ran(row.outcome), **row.told.metadata}
+
+
+@rows_not_executed
+def test_a_model_that_was_not_executed_is_never_materialized(row: Row) -> None:
+    with pytest.raises(AssertionError):
+        reporter().materialization(row.outcome)
+
+
+@rows_executed
+def test_an_executed_model_is_materialized_with_a_result_for_each_check(row: Row) -> None:
+    result = reporter().materialization(row.outcome)
+    assert result.asset_key == KEY
+    assert plain(dict(result.metadata or {})) == {**what_ran(row.outcome), **row.told.metadata}
+    checks = {one.check_name: said(one) for one in result.check_results or ()}
+    assert checks == {STATUS_CHECK: (True, ERROR, row.told.sentence), **row.told.audits}
+
+
+@every_row
+def test_audits_that_were_evaluated_are_reported_whatever_became_of_the_model(row: Row) -> None:
+    results = reporter().audit_checks(ORDERS, row.outcome.audits)
+    assert {one.check_name: said(one) for one in results} == row.told.audits
+
+
+@every_row
+def test_metadata_has_the_type_that_dagster_shows_best(row: Row) -> None:
+    told = reporter()
+    executed = row.outcome.outcome is Outcome.EXECUTED
+    result = told.materialization(row.outcome) if executed else told.observation(row.outcome)
+    types = {key: type(value) for key, value in stored(dict(result.metadata or {})).items()}
+    assert types == {key: METADATA_TYPES[key] for key in types}
+
+
+def test_the_table_leaves_every_key_of_the_metadata_somewhere() -> None:
+    seen = {key for row in OUTCOME_TABLE for key in {**what_ran(row.outcome), **row.told.metadata}}
+    assert seen == {*METADATA_TYPES}
+
+
+@every_row
+def test_the_step_fails_exactly_when_the_table_says_so(row: Row) -> None:
+    failure = reporter().failure([row.outcome], [], [])
+    assert (failure is not None) == row.outcome.outcome.is_failure
+
+
+# -- a materialization ----------------------------------------------------------------------------
+
+
+def test_each_execution_is_a_data_version_of_its_own() -> None:
+    version = reporter().materialization(EXECUTED).data_version
+    assert version == dg.DataVersion("3117@2026-01-03T00:00:04Z")
+
+
+def test_the_code_version_recorded_is_that_of_the_promoted_code() -> None:
+    drifted = replace(EXECUTED, promoted=e.PromotedNode("3117", data_hash="9", metadata_hash="2001"))
+    assert reporter().materialization(drifted).tags == {"dagster/code_version": "9"}
+
+
+def test_an_executed_model_of_which_the_state_was_never_read_has_no_code_version() -> None:
+    result = reporter().materialization(replace(EXECUTED, promoted=None))
+    assert (result.tags, result.data_version) == (None, dg.DataVersion("unknown@2026-01-03T00:00:04Z"))
+
+
+def test_only_selected_checks_are_reported() -> None:
+    only_recent = reporter(selected={RECENT}).materialization(EXECUTED)
+    assert [one.check_name for one in only_recent.check_results or ()] == ["recent"]
+    assert not reporter(selected=set()).materialization(EXECUTED).check_results
+
+
+def test_a_selected_audit_that_the_environment_does_not_have_is_not_passed() -> None:
+    result = reporter().materialization(replace(EXECUTED, audits=(audit_result("not_null", D1),)))
+    assert {one.check_name: said(one) for one in result.check_results or ()}["recent"] == (
+        False,
+        WARN,
+        "Not evaluated: what environment prod has promoted of core.orders does not have this audit. "
+        "Apply a plan to promote the local change.",
+    )
+
+
+def test_an_unselected_audit_that_the_environment_does_not_have_is_not_mentioned() -> None:
+    result = reporter(selected={STATUS, NOT_NULL}).materialization(replace(EXECUTED, audits=()))
+    assert [one.check_name for one in result.check_results or ()] == [STATUS_CHECK, "not_null"]
+
+
+@pytest.mark.parametrize(
+    ("data_hash", "metadata_hash", "change"),
+    [("1001", "2001", None), ("9", "2001", "data"), ("1001", "9", "metadata"), ("9", "9", "data")],
+    ids=["nothing changed", "the data changed", "the metadata changed", "both changed"],
+)
+def test_a_local_change_that_is_not_promoted_is_said(data_hash: str, metadata_hash: str, change: str | None) -> None:
+    promoted = e.PromotedNode("3117", data_hash, metadata_hash)
+    assert unapplied_change(ASSETS, ORDERS, promoted) == change
+    outcome = replace(EXECUTED, promoted=promoted)
+    for metadata in (reporter().materialization(outcome).metadata, reporter().status_check(outcome)[0].metadata):
+        assert plain(dict(metadata or {})).get("sqlmesh/unapplied_change") == change
+
+
+def test_a_standalone_audit_has_no_local_change() -> None:
+    assert unapplied_change(ASSETS, "orders_add_up", PROMOTED) is None
+
+
+# -- audits ---------------------------------------------------------------------------------------
+
+
+def test_a_failed_audit_says_how_many_rows_of_which_intervals_and_which_query() -> None:
+    failed = AuditResult("not_null", 0, {"columns": "(id)"}, True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2))
+    (result,) = reporter().audit_checks(ORDERS, [failed])
+    assert said(result) == (False, ERROR, "3 rows failed.")
+    assert plain(dict(result.metadata)) == {
+        "sqlmesh/audit": "not_null",
+        "sqlmesh/failing_rows": 3,
+        "sqlmesh/blocking": True,
+        "sqlmesh/intervals": "[2026-01-01, 2026-01-02), [2026-01-02, 2026-01-03)",
+        "sqlmesh/arguments": {"columns": "(id)"},
+        "sqlmesh/query": "```sql\nSELECT * FROM t WHERE id IS NULL\n```",
+    }
+    types = {key: type(value) for key, value in stored(dict(result.metadata)).items()}
+    assert types["sqlmesh/failing_rows"] is dg.IntMetadataValue
+    assert types["sqlmesh/blocking"] is dg.BoolMetadataValue
+    assert types["sqlmesh/query"] is dg.MarkdownMetadataValue
+
+
+def test_an_audit_without_arguments_or_query_has_no_empty_metadata() -> None:
+    (result,) = reporter().audit_checks(ORDERS, [audit_result("recent", D1, query=None)])
+    assert {"sqlmesh/arguments", "sqlmesh/query"}.isdisjoint(result.metadata)
+
+
+def test_the_severity_is_that_of_the_result_not_of_the_definition() -> None:
+    softened = replace(audit_result("not_null", D1, failing_rows=1), blocking=False)
+    (result,) = reporter().audit_checks(ORDERS, [softened])
+    assert said(result) == (False, WARN, "1 row failed.")
+
+
+# -- carried over ---------------------------------------------------------------------------------
+
+
+def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
+    (result,) = reporter().carried_over(ORDERS, {NOT_NULL: CarriedResult(True, ERROR, "run-7", day(1) / 1000)})
+    assert (result.asset_key, result.check_name) == (KEY, "not_null")
+    assert said(result) == (
+        True,
+        ERROR,
+        "Carried over: core.orders was not executed in this run, so its audits were not evaluated again.",
+    )
+    assert plain(dict(result.metadata)) == {
+        "sqlmesh/carried_over": True,
+        "sqlmesh/evaluated_in_run": "run-7",
+        "sqlmesh/evaluated_at": day(1) / 1000,
+    }
+    assert isinstance(stored(dict(result.metadata))["sqlmesh/evaluated_at"], dg.TimestampMetadataValue)
+
+
+@pytest.mark.parametrize(
+    ("passed", "severity", "is_carried"),
+    [(True, ERROR, True), (True, WARN, True), (False, WARN, True), (False, ERROR, False)],
+    ids=["blocking, passed", "non-blocking, passed", "non-blocking, failed", "blocking, failed"],
+)
+def test_a_failed_blocking_audit_is_not_carried_over(
+    passed: bool, severity: dg.AssetCheckSeverity, is_carried: bool
+) -> None:
+    results = reporter().carried_over(ORDERS, {RECENT: CarriedResult(passed, severity, "run-7", 0.0)})
+    assert [(one.passed, one.severity) for one in results] == ([(passed, severity)] if is_carried else [])
+
+
+# -- checks without their model -------------------------------------------------------------------
+
+
+def test_audits_without_their_model_say_that_it_has_nothing_to_do() -> None:
+    results = reporter().audited(AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (), None))
+    assert {one.check_name: said(one) for one in results} == {
+        "not_null": (True, ERROR, None),
+        STATUS_CHECK: (True, WARN, "core.orders has nothing to do. Only checks were selected."),
+    }
+
+
+def test_audits_without_their_model_say_which_intervals_are_due() -> None:
+    results = reporter().audited(AuditOnlyOutcome(ORDERS, (), (days(3, 4),), None))
+    assert [said(one) for one in results] == [
+        (
+            False,
+            WARN,
+            "core.orders has intervals that are due and not computed: [2026-01-03, 2026-01-05). "
+            "Only checks were selected, so it was not executed.",
+        )
+    ]
+
+
+def test_audits_without_their_model_leave_a_status_check_alone_that_is_not_selected() -> None:
+    audited = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1), audit_result("recent", D1)), (D2,), None)
+    assert [one.check_name for one in reporter(selected={NOT_NULL}).audited(audited)] == ["not_null"]
+
+
+@pytest.mark.xfail(strict=True, reason="defect: the status check passes although the audits could not be evaluated")
+def test_audits_that_could_not_be_evaluated_do_not_leave_a_passed_status_check() -> None:
+    told = reporter().audited(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet."))
+    assert not any(one.passed for one in told)
+
+
+def test_a_standalone_audit_is_a_check_and_has_no_status() -> None:
+    orders = model("core.orders")
+    assets = project_assets(manifest(orders, standalone_audits=[standalone("orders_add_up", ["core.orders"])]))
+    result = AuditResult("orders_add_up", 0, {}, False, 2, None, (D1,))
+    (told,) = reporter(assets).audited(AuditOnlyOutcome("orders_add_up", (result,), (), None))
+    assert (told.asset_key, told.check_name, *said(told)) == (KEY, "orders_add_up", False, WARN, "2 rows failed.")
+
+
+# -- the one failure ------------------------------------------------------------------------------
+
+
+def test_a_step_in_which_all_is_well_has_no_failure() -> None:
+    passed = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (D2,), None)
+    assert reporter().failure([EXECUTED], [passed], []) is None
+
+
+def test_the_failure_names_each_failed_model_its_error_and_what_it_blocked() -> None:
+    names = ["core.a", "core.b", "core.a_child", "core.b_child", "core.of_both"]
+    assets = project_assets(manifest(*map(model, names)))
+    a, b, a_child, b_child, of_both = map(fqn, names)
+    outcomes = [
+        NodeOutcome(a, Outcome.FAILED, errors=("cannot cast 'x'",)),
+        NodeOutcome(b, Outcome.AUDIT_FAILED, errors=("Audit not_null failed: 3 rows",)),
+        NodeOutcome(a_child, Outcome.BLOCKED, culprits=(a,)),
+        NodeOutcome(b_child, Outcome.BLOCKED, culprits=(b,)),
+        NodeOutcome(of_both, Outcome.BLOCKED, culprits=(a, b)),
+    ]
+    failure = reporter(assets).failure(outcomes, [], [])
+    assert failure is not None
+    assert failure.description == (
+        "SQLMesh in environment prod: 3 blocked, 1 failed, 1 audit failed.\n"
+        "core.a failed: cannot cast 'x' Blocked by it: core.a_child, core.of_both.\n"
+        "core.b failed its audit: Audit not_null failed: 3 rows Blocked by it: core.b_child, core.of_both."
+    )
+    assert plain(dict(failure.metadata)) == {
+        "sqlmesh/blocked": "core.a_child, core.b_child, core.of_both",
+        "sqlmesh/failed": "core.a",
+        "sqlmesh/audit_failed": "core.b",
+    }
+
+
+def test_a_model_blocked_by_one_that_this_step_did_not_run_fails_the_step_too() -> None:
+    failure = reporter().failure([BLOCKED], [], [])
+    assert failure is not None
+    assert failure.description == "SQLMesh in environment prod: 1 blocked."
+
+
+def test_the_failure_counts_what_went_well() -> None:
+    failure = reporter().failure([EXECUTED, replace(FAILED, fqn=STAGING)], [], [])
+    assert failure is not None
+    assert failure.description == (
+        "SQLMesh in environment prod: 1 executed, 1 failed.\n"
+        "staging.orders failed: ConversionException: cannot cast 'x'"
+    )
+    assert plain(dict(failure.metadata)) == {"sqlmesh/executed": "core.orders", "sqlmesh/failed": "staging.orders"}
+
+
+def test_a_problem_of_the_whole_run_fails_the_step_although_every_model_was_executed() -> None:
+    failure = reporter().failure([EXECUTED], [], ["SQLMesh's process was killed."])
+    assert failure is not None
+    assert failure.description == "SQLMesh in environment prod: 1 executed.\nSQLMesh's process was killed."
+
+
+def test_a_problem_without_any_outcome_is_the_whole_failure() -> None:
+    failure = reporter().failure([], [], ["There is no folder /shop."])
+    assert failure is not None
+    assert (failure.description, dict(failure.metadata)) == ("There is no folder /shop.", {})
+
+
+def test_only_a_blocking_audit_without_its_model_fails_the_step() -> None:
+    failed = [audit_result("not_null", D1, failing_rows=3), audit_result("recent", D1, failing_rows=9)]
+    failure = reporter().failure([], [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
+    assert failure is not None
+    assert failure.description == "core.orders: audit not_null failed: 3 rows."
+    assert reporter().failure([], [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
+
+
+def test_audits_that_could_not_be_evaluated_fail_the_step() -> None:
+    failure = reporter().failure([], [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
+    assert failure is not None
+    assert failure.description == "core.orders: its audits could not be evaluated: no such table"
+
+
+def test_every_list_in_the_failure_is_bounded() -> None:
+    count = 3 * MAX_LISTED
+    failed, blocked = ([f"{schema}.m{n:03}" for n in range(count)] for schema in ("failed", "blocked"))
+    assets = project_assets(manifest(*map(model, [*failed, *blocked])))
+    outcomes = [NodeOutcome(fqn(name), Outcome.FAILED, errors=("boom",)) for name in failed]
+    outcomes += [NodeOutcome(fqn(name), Outcome.BLOCKED, culprits=(fqn(failed[0]),)) for name in blocked]
+    failure = reporter(assets).failure(outcomes, [], [])
+    assert failure is not None
+    head, first, *others, last = (failure.description or "").splitlines()
+    assert head == f"SQLMesh in environment prod: {count} blocked, {count} failed."
+    assert first.endswith(f"blocked.m{MAX_LISTED - 1:03}, and {count - MAX_LISTED} more.")
+    assert len(others) == MAX_LISTED - 1
+    assert last == f"and {count - MAX_LISTED} more"
+    assert all(str(text).count("m0") == MAX_LISTED for text in plain(dict(failure.metadata)).values())
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, MAX_LISTED])
+def test_a_short_list_is_shown_whole(count: int) -> None:
+    assert listed(["one"] * count) == ["one"] * count
+
+
+def test_a_long_list_says_how_much_more_there_is() -> None:
+    assert listed(["one"] * (MAX_LISTED + 1)) == ["one"] * MAX_LISTED + ["and 1 more"]
+
+
+def test_instants_are_in_utc_to_the_second() -> None:
+    assert instant(STARTED_AT) == "2026-01-03T00:00:04Z"
+
+
+@pytest.mark.parametrize(
+    ("intervals", "text"),
+    [
+        ((), ""),
+        ((D1,), "[2026-01-01, 2026-01-02)"),
+        (((day(1), day(1) + 3_600_000),), "[2026-01-01, 2026-01-01T01:00:00Z)"),
+        ((D1, days(3, 3)), "[2026-01-01, 2026-01-02), [2026-01-03, 2026-01-04)"),
+    ],
+    ids=["none", "a day", "an hour", "two"],
+)
+def test_whole_days_are_shown_without_their_time(intervals: tuple[e.Interval, ...], text: str) -> None:
+    assert ranges(intervals) == text
+
+
+def test_a_blocked_model_without_a_known_culprit_is_blocked_by_a_model_upstream() -> None:
+    sentence = reporter().sentence(replace(BLOCKED, culprits=()))
+    assert sentence == "core.orders was not executed, because of a failure upstream of it: a model upstream."
+
+
+def test_a_node_that_is_no_model_is_called_by_its_name() -> None:
+    outcome = NodeOutcome("orders_add_up", Outcome.FAILED, errors=("boom",))
+    assert reporter().sentence(outcome) == "orders_add_up failed: boom"
+
+
+def test_the_same_audit_twice_reports_each_result_on_its_own_check() -> None:
+    uses = tuple(
+        audit("not_null", position=n, check_name=f"not_null_{column}", args={"columns": column})
+        for n, column in enumerate("ab")
+    )
+    assets = project_assets(manifest(model("core.orders", audits=uses)))
+    results = [AuditResult("not_null", n, {"columns": column}, True, n, None, (D1,)) for n, column in enumerate("ab")]
+    told = reporter(assets).audit_checks(ORDERS, results)
+    assert {one.check_name: one.passed for one in told} == {"not_null_a": True, "not_null_b": False}

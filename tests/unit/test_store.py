@@ -1,0 +1,97 @@
+"""The stored manifest."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from unit.scenario import EVERYTHING, manifest, model, standalone
+
+from dg_sqlmesh_component.errors import DeclarationError
+from dg_sqlmesh_component.manifest import MANIFEST_VERSION, Manifest
+from dg_sqlmesh_component.store import read_manifest, write_manifest
+
+SHOP = manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
+COMMAND = "dg utils refresh-defs-state"
+SAMPLED = 17
+"""One byte in so many is tried."""
+
+
+def stored(said: Manifest, folder: Path) -> Path:
+    path = folder / "state"
+    write_manifest(said, path)
+    return path
+
+
+def refusal(path: Path) -> str:
+    """What is said of a file that cannot be read."""
+    with pytest.raises(DeclarationError) as refused:
+        read_manifest(path)
+    said = str(refused.value)
+    assert str(path) in said
+    assert said.endswith(COMMAND)
+    return said
+
+
+@pytest.mark.parametrize("said", [SHOP, manifest()], ids=["a project", "an empty project"])
+def test_what_is_written_is_read(said: Manifest, tmp_path: Path) -> None:
+    assert read_manifest(stored(said, tmp_path)) == said
+
+
+def test_the_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    stored(SHOP, tmp_path)
+    path = stored(manifest(), tmp_path)
+    assert read_manifest(path) == manifest()
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_the_folder_is_made_when_it_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "state"
+    write_manifest(SHOP, path)
+    assert read_manifest(path) == SHOP
+
+
+def test_the_same_project_is_stored_in_the_same_bytes(tmp_path: Path) -> None:
+    assert stored(SHOP, tmp_path / "a").read_bytes() == stored(SHOP, tmp_path / "b").read_bytes()
+
+
+def test_a_file_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    path = stored(SHOP, tmp_path)
+    whole = path.read_bytes()
+    for length in (*range(0, len(whole), SAMPLED), len(whole) - 1):
+        path.write_bytes(whole[:length])
+        refusal(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda _: b"\xff", lambda _: b"\0", lambda byte: byte + b"\n\0"],
+    ids=["not unicode", "a zero byte", "a byte too many"],
+)
+def test_a_file_that_is_damaged_anywhere_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = stored(SHOP, tmp_path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), SAMPLED):
+        path.write_bytes(whole[:place] + damage(whole[place : place + 1]) + whole[place + 1 :])
+        refusal(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"null", b"[]", b"version: 1", b'{"version": 1}', b'{"version": 1, "models": 7}'],
+    ids=ascii,
+)
+def test_a_file_that_holds_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(content)
+    assert "it is damaged or was written by another version" in refusal(path)
+
+
+@pytest.mark.parametrize("version", [MANIFEST_VERSION - 1, MANIFEST_VERSION + 1], ids=["older", "newer"])
+def test_a_manifest_of_another_version_is_not_read(version: int, tmp_path: Path) -> None:
+    said = refusal(stored(replace(SHOP, version=version), tmp_path))
+    assert f"has version {version}; this dg_sqlmesh_component reads version {MANIFEST_VERSION}." in said
+
+
+def test_a_manifest_is_of_this_version_unless_it_says_otherwise() -> None:
+    assert SHOP.version == MANIFEST_VERSION == 1

@@ -1,0 +1,219 @@
+"""The wire form: one JSON object a line."""
+
+import json
+from dataclasses import fields, replace
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.scenario import EVERYTHING, days, manifest, model, standalone
+
+from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component import wire
+from dg_sqlmesh_component.errors import WorkerError
+
+D1, D2 = days(1, 1), days(2, 2)
+PROJECT = e.OpenProject(paths=("/shop", "/core"), gateway="local", environment=None, config=None)
+PROMOTED = e.PromotedNode(version="3117", data_hash="1001", metadata_hash="2001")
+
+REQUESTS: tuple[e.Request, ...] = (
+    e.DescribeRequest(PROJECT, select=("tag:finance",), exclude=()),
+    e.EvaluationRequest(PROJECT, "prod", ('"db"."core"."orders"',), ("add_up",), (), execution_time=1_767_225_600_000),
+)
+EVENTS: tuple[e.Event, ...] = (
+    e.ProjectDescribed(
+        manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
+    ),
+    e.EnvironmentOpened("prod", "plan-1", {'"db"."core"."orders"': PROMOTED}, ("b",), "cd /shop && sqlmesh plan"),
+    e.EvaluationPlanned({"a": (D1, D2), "b": ()}),
+    e.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
+    e.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
+    e.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",)),
+    e.NodesBlocked({"b": ("a",), "c": ()}),
+    e.NodeUpToDate("a", "its cron '@daily' is not due", next_due=D2[0], last_interval_end=None),
+    e.NodeWaiting("a", ("files_arrived",), ("b",)),
+    e.NodeAudited("a", (D1, D2), None),
+    e.LogLine("warning", "text", "sqlmesh"),
+    e.EvaluationFinished("nothing_to_do"),
+    e.RequestFailed("DeclarationError", "There is no such gateway."),
+)
+"""One of each; where a field may be None, it is None in one of them and not in another."""
+
+LINES = [(wire.REQUEST, one) for one in REQUESTS] + [(wire.EVENT, one) for one in EVENTS]
+every_line = pytest.mark.parametrize(("adapter", "value"), LINES, ids=[type(value).__name__ for _, value in LINES])
+
+SENTENCE = "The worker sent a line that this version of dg_sqlmesh_component does not understand: "
+ADVICE = "Component and worker must come from one installation of the package."
+
+
+def refusal(adapter: Any, line: bytes) -> str:
+    """What is said of a line that cannot be read."""
+    with pytest.raises(WorkerError) as refused:
+        wire.decode(adapter, line)
+    said = str(refused.value)
+    assert said.startswith(SENTENCE)
+    assert said.endswith(ADVICE)
+    return said
+
+
+def test_the_examples_are_one_of_each_request_and_event() -> None:
+    assert {type(one) for one in REQUESTS} == {*get_args(e.Request)}
+    assert {type(one) for one in EVENTS} == {*get_args(e.Event)}
+
+
+def test_each_request_and_event_calls_itself_differently() -> None:
+    for examples in (REQUESTS, EVENTS):
+        assert len({one.type for one in examples}) == len(examples)
+
+
+@every_line
+def test_what_is_encoded_is_decoded(adapter: Any, value: Any) -> None:
+    assert wire.decode(adapter, wire.encode(adapter, value)) == value
+
+
+@every_line
+def test_what_is_decoded_has_the_types_it_says(adapter: Any, value: Any) -> None:
+    decoded = wire.decode(adapter, wire.encode(adapter, value))
+    assert [type(getattr(decoded, one.name)) for one in fields(value)] == [
+        type(getattr(value, one.name)) for one in fields(value)
+    ]
+
+
+@every_line
+def test_a_value_is_one_line(adapter: Any, value: Any) -> None:
+    line = wire.encode(adapter, value)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.text())
+def test_any_text_crosses_the_pipe_on_one_line(text: str) -> None:
+    line = wire.encode(wire.EVENT, e.LogLine("info", text, "output"))
+    assert line.count(b"\n") == 1
+    assert wire.decode(wire.EVENT, line) == e.LogLine("info", text, "output")
+
+
+@pytest.mark.parametrize("text", ["a\nb\r\nc", "\u2028\u2029\x85", "\0", '"\\', "é 注文 \U0001f600"], ids=ascii)
+def test_awkward_text_crosses_the_pipe_on_one_line(text: str) -> None:
+    line = wire.encode(wire.EVENT, e.NodeFailed("a", "Error", text, ()))
+    assert line.count(b"\n") == 1
+    assert wire.decode(wire.EVENT, line) == e.NodeFailed("a", "Error", text, ())
+
+
+@pytest.mark.xfail(
+    strict=True, reason="defect: text with a lone surrogate (a file's undecodable name, say) raises in the sender"
+)
+def test_text_that_is_not_unicode_crosses_the_pipe_somehow() -> None:
+    line = wire.encode(wire.EVENT, e.LogLine("info", b"caf\xe9".decode("utf-8", "surrogateescape"), "output"))
+    assert wire.decode(wire.EVENT, line)
+
+
+@every_line
+def test_a_line_that_is_cut_anywhere_is_refused_in_a_sentence(adapter: Any, value: Any) -> None:
+    line = wire.encode(adapter, value)
+    for length in range(len(line) - 1):
+        refusal(adapter, line[:length])
+
+
+@every_line
+def test_a_line_without_its_line_break_is_whole(adapter: Any, value: Any) -> None:
+    assert wire.decode(adapter, wire.encode(adapter, value)[:-1]) == value
+
+
+def with_field(adapter: Any, value: Any, name: str, content: Any) -> bytes:
+    """The line of a value with one field replaced."""
+    return json.dumps({**json.loads(wire.encode(adapter, value)), name: content}).encode()
+
+
+@every_line
+def test_a_field_of_a_wrong_type_is_refused_by_name(adapter: Any, value: Any) -> None:
+    for one in fields(value):
+        said = refusal(adapter, with_field(adapter, value, one.name, [[]]))
+        assert one.name in said.split("The line begins with")[0]
+
+
+@every_line
+def test_a_missing_field_is_refused_by_name(adapter: Any, value: Any) -> None:
+    for one in fields(value):
+        said = json.loads(wire.encode(adapter, value))
+        del said[one.name]
+        where = refusal(adapter, json.dumps(said).encode()).split("The line begins with")[0]
+        assert one.name in where
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("batch_index", "first"),
+        ("batch_index", None),
+        ("batch_index", 1.5),
+        ("interval", [1]),
+        ("interval", [1, 2, 3]),
+        ("interval", ["now", "then"]),
+        ("duration_ms", {}),
+        ("fqn", 7),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_with_its_place(name: str, content: Any) -> None:
+    finished = e.BatchFinished("a", 0, D1, 5, None, None)
+    assert f"(at batch_finished.{name}" in refusal(wire.EVENT, with_field(wire.EVENT, finished, name, content))
+
+
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [(e.LogLine("info", "", ""), "level"), (e.EvaluationFinished("success"), "status")],
+    ids=["level", "status"],
+)
+def test_a_word_that_is_not_among_those_allowed_is_refused(event: e.Event, name: str) -> None:
+    assert f"(at {event.type}.{name})" in refusal(wire.EVENT, with_field(wire.EVENT, event, name, "splendid"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\n",
+        b"null",
+        b"[]",
+        b"7",
+        b'"batch_finished"',
+        b"{}",
+        b'{"type": null}',
+        b'{"type": "model_skipped", "fqn": "a"}',
+        b'{"type": "batch_finished"}',
+        b"Traceback (most recent call last):",
+        b'\xff\xfe{"type": "log_line"}',
+        b'{"type": "log_line", "level": "info", "text": "\xff", "source": "x"}',
+        b'{"type": "evaluation_finished", "status": "success"} {}',
+    ],
+    ids=ascii,
+)
+def test_a_line_of_another_kind_is_refused_in_a_sentence(line: bytes) -> None:
+    refusal(wire.EVENT, line)
+
+
+def test_an_unknown_event_is_named() -> None:
+    assert "'model_skipped'" in refusal(wire.EVENT, b'{"type": "model_skipped"}')
+
+
+def test_an_event_is_no_request_and_a_request_no_event() -> None:
+    refusal(wire.REQUEST, wire.encode(wire.EVENT, EVENTS[-1]))
+    refusal(wire.EVENT, wire.encode(wire.REQUEST, REQUESTS[0]))
+
+
+def test_only_the_beginning_of_a_long_line_is_quoted() -> None:
+    assert len(refusal(wire.EVENT, b"x" * 100_000)) < 600
+
+
+def test_a_manifest_of_another_shape_is_refused_with_the_place() -> None:
+    described = e.ProjectDescribed(manifest(model()))
+    line = wire.encode(wire.EVENT, described).replace(b'"lookback":0', b'"lookback":"some"')
+    assert "(at project_described.manifest.models.0.lookback)" in refusal(wire.EVENT, line)
+
+
+def test_a_description_of_a_large_project_is_one_line() -> None:
+    models = [replace(EVERYTHING, fqn=f'"db"."core"."m{n}"') for n in range(200)]
+    described = e.ProjectDescribed(manifest(*models))
+    assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, described)) == described

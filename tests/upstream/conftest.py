@@ -1,0 +1,22 @@
+"""Makes a failure in this folder read as what it is: an upstream library changed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from importlib import metadata
+from typing import Any
+
+import pytest
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, Any, None]:
+    """Say which library, in which version, no longer does what, and which decision stands on it."""
+    report = (yield).get_result()
+    if report.when == "call" and report.failed:
+        library = item.path.stem.removeprefix("test_")
+        fact = item.name.removeprefix("test_").replace("_", " ")
+        supports = (item.function.__doc__ or "").strip()
+        report.sections.append(
+            (f"{library} {metadata.version(library)} changed", f"No longer true: {fact}\nWhat stands on it: {supports}")
+        )

@@ -1,0 +1,577 @@
+"""What this project leans on in Dagster. These tests do not test this project: if one fails, Dagster changed.
+
+Real Dagster runs on real instances. Each test names a fact, and its docstring the decision record in
+docs/adr/ that stands on it: ADR-0001 (one op with explicit outputs), ADR-0002 (split steps share one
+point in time), ADR-0003 (checks and carried over results), ADR-0004 (one Failure per step), ADR-0005
+(only what was executed is a materialization), ADR-0006 (what Dagster accepts as a property), ADR-0007
+(code version and data version), ADR-0009 (results are stored when yielded), ADR-0011 and ADR-0014
+(components), ADR-0013 (linking tables by name).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._check import CheckError
+from dagster._core.definitions.assets.definition.assets_definition import ASSET_SUBSET_INPUT_PREFIX
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext
+from dagster._core.events import DagsterEvent
+from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster.components.core.component_tree import ComponentTreeException
+from dagster.components.core.package_entry import DG_PLUGIN_ENTRY_POINT_GROUP
+from dagster.components.testing import create_defs_folder_sandbox
+from dagster.components.testing.utils import DefsFolderSandbox
+
+EventType = dg.DagsterEventType
+A, B, C, D = (dg.AssetKey(["shop", name]) for name in "abcd")
+Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
+
+
+def one_op(
+    compute: Compute, specs: Sequence[dg.AssetSpec], checks: Sequence[dg.AssetCheckSpec] = ()
+) -> dg.AssetsDefinition:
+    """One subsettable op with output names of our own, as this project builds it."""
+    output_by_key = {spec.key: f"out_{number}" for number, spec in enumerate(specs)}
+    deps = dict.fromkeys(dep.asset_key for spec in specs for dep in spec.deps)
+    key_by_input = {
+        f"{ASSET_SUBSET_INPUT_PREFIX}{output_by_key[key]}" if key in output_by_key else f"in_{number}": key
+        for number, key in enumerate(deps)
+    }
+    check_by_output = {f"check_{number}": check for number, check in enumerate(checks)}
+
+    def run(context):
+        yield from compute(context)
+
+    run.__annotations__ = {"context": dg.AssetExecutionContext}
+    op = dg.op(
+        name="one_op",
+        ins={name: dg.In(dg.Nothing) for name in key_by_input},
+        out={
+            **{name: dg.Out(dg.Nothing, is_required=False) for name in output_by_key.values()},
+            **{name: dg.Out(is_required=False) for name in check_by_output},
+        },
+    )(run)
+    return dg.AssetsDefinition(
+        node_def=op,
+        keys_by_input_name=key_by_input,
+        keys_by_output_name={output: key for key, output in output_by_key.items()},
+        check_specs_by_output_name=check_by_output,
+        specs=list(specs),
+        can_subset=True,
+    )
+
+
+def plain_asset(key: dg.AssetKey, *deps: dg.AssetKey) -> dg.AssetsDefinition:
+    @dg.asset(key=key, deps=deps)
+    def plain() -> None: ...
+
+    return plain
+
+
+def materialize(
+    *assets: dg.AssetsDefinition, instance: dg.DagsterInstance, **options: Any
+) -> dg.ExecuteInProcessResult:
+    return dg.materialize(assets, instance=instance, raise_on_error=False, **options)
+
+
+def events(result: dg.ExecuteInProcessResult, kind: dg.DagsterEventType) -> list[DagsterEvent]:
+    return [event for event in result.all_events if event.event_type is kind]
+
+
+def materialized(result: dg.ExecuteInProcessResult) -> list[dg.AssetKey]:
+    return [event.asset_key for event in events(result, EventType.ASSET_MATERIALIZATION)]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+# -- materialized, observed, released -------------------------------------------------------------------
+
+BLOCKING = dg.AssetCheckSpec("audit", asset=A, blocking=True)
+DOWNSTREAM = plain_asset(dg.AssetKey("downstream"), A)
+
+
+def released_output(context: dg.AssetExecutionContext, key: dg.AssetKey) -> DagsterEvent:
+    step_context = context.op_execution_context.get_step_execution_context()
+    output = context.assets_def.get_output_name_for_asset_key(key)
+    handle = StepOutputHandle(step_key=step_context.step.key, output_name=output)
+    return DagsterEvent.step_output_event(step_context, StepOutputData(step_output_handle=handle))
+
+
+def test_a_bare_step_output_lets_downstream_run_without_a_materialization(instance: dg.DagsterInstance) -> None:
+    """ADR-0005: how a model that had nothing to do releases what is downstream of it."""
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield dg.AssetObservation(A)
+        yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True)
+        yield released_output(context, A)
+
+    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
+    assert result.success
+    assert materialized(result) == [dg.AssetKey("downstream")]
+    assert instance.get_latest_materialization_event(A) is None
+
+
+def test_without_any_output_downstream_is_skipped(instance: dg.DagsterInstance) -> None:
+    """ADR-0005: what a waiting or blocked model does, and what the bare output is needed for."""
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield from ()
+
+    result = materialize(one_op(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
+    assert result.success
+    assert materialized(result) == []
+    assert [event.step_key for event in events(result, EventType.STEP_SKIPPED)] == ["downstream"]
+
+
+def test_a_yielded_observation_is_stored_and_neither_materializes_nor_releases(instance: dg.DagsterInstance) -> None:
+    """ADR-0005: what is told of a model that was not executed."""
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield dg.AssetObservation(A, description="not executed", metadata={"sqlmesh/status": "up_to_date"})
+
+    result = materialize(one_op(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
+    assert result.success
+    assert materialized(result) == []
+    assert events(result, EventType.STEP_SKIPPED)
+    (record,) = instance.fetch_observations(A, limit=5).records
+    assert record.asset_observation.description == "not executed"
+    assert record.asset_observation.metadata["sqlmesh/status"].value == "up_to_date"
+
+
+def test_an_observe_result_materializes(instance: dg.DagsterInstance) -> None:
+    """ADR-0005: why it is never used for a model that was not executed."""
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield dg.ObserveResult(asset_key=A)
+
+    result = materialize(one_op(compute, [dg.AssetSpec(A)]), instance=instance)
+    assert materialized(result) == [A]
+
+
+def test_a_result_is_stored_when_it_is_yielded_and_outlives_a_later_failure(instance: dg.DagsterInstance) -> None:
+    """ADR-0001, ADR-0009: a model reported before the failure stays materialized."""
+    stored_while_running = []
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield dg.MaterializeResult(asset_key=A)
+        stored_while_running.append(context.instance.get_latest_materialization_event(A) is not None)
+        raise dg.Failure("b failed")
+
+    result = materialize(one_op(compute, [dg.AssetSpec(A), dg.AssetSpec(B)]), instance=instance)
+    assert not result.success
+    assert stored_while_running == [True]
+    assert instance.get_latest_materialization_event(A) is not None
+
+
+def test_a_child_yielded_before_its_parent_is_refused(instance: dg.DagsterInstance) -> None:
+    """ADR-0001, ADR-0005: results come parents first, also those that are known late."""
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield dg.MaterializeResult(asset_key=B)
+        yield dg.MaterializeResult(asset_key=A)
+
+    result = materialize(one_op(compute, [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A])]), instance=instance)
+    assert "was yielded before its dependency" in failure(result)
+
+
+def test_the_same_output_twice_is_refused(instance: dg.DagsterInstance) -> None:
+    """ADR-0009: an outcome cannot be taken back; a second pass of SQLMesh reports nothing new."""
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield dg.MaterializeResult(asset_key=A)
+        yield dg.MaterializeResult(asset_key=A)
+
+    result = materialize(one_op(compute, [dg.AssetSpec(A)]), instance=instance)
+    assert "multiple times" in failure(result)
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    """What Dagster shows as the step's error."""
+    (event,) = events(result, EventType.STEP_FAILURE)
+    data = event.step_failure_data
+    return data.user_failure_data.description if data.user_failure_data else data.error.to_string()
+
+
+# -- checks ---------------------------------------------------------------------------------------------
+
+
+def test_beside_a_failed_blocking_check_the_error_of_the_step_is_the_failure_that_was_raised(
+    instance: dg.DagsterInstance,
+) -> None:
+    """ADR-0003, ADR-0004: `audit_failed` is a check that failed with ERROR, no materialization, and one Failure."""
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.ERROR)
+        raise dg.Failure("a failed its audit", metadata={"sqlmesh/audit_failed": "a"})
+
+    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
+    assert failure(result) == "a failed its audit"
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert materialized(result) == []
+
+
+def test_without_a_failure_of_ours_a_failed_blocking_check_fails_the_step_in_dagsters_words(
+    instance: dg.DagsterInstance,
+) -> None:
+    """ADR-0004: why we raise our own: Dagster names the check and not the reason."""
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.ERROR)
+
+    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), instance=instance)
+    assert "1 blocking asset check failed with ERROR severity" in failure(result)
+
+
+def test_a_check_that_failed_with_warn_leaves_the_run_green(instance: dg.DagsterInstance) -> None:
+    """ADR-0003: a non-blocking audit that failed."""
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        warning = dg.AssetCheckResult(
+            asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.WARN
+        )
+        yield dg.MaterializeResult(asset_key=A, check_results=[warning])
+
+    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
+    assert result.success
+    assert materialized(result) == [A, dg.AssetKey("downstream")]
+
+
+def test_a_check_can_be_selected_without_its_asset(instance: dg.DagsterInstance) -> None:
+    """ADR-0003: that is a request to evaluate an audit and to run no model."""
+    selected = []
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        selected.append((set(context.selected_asset_keys), set(context.selected_asset_check_keys)))
+        yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True)
+
+    assets = one_op(compute, [dg.AssetSpec(A), dg.AssetSpec(B)], [BLOCKING])
+    result = materialize(assets, instance=instance, selection=dg.AssetSelection.checks(BLOCKING.key))
+    assert result.success
+    assert selected == [(set(), {BLOCKING.key})]
+    assert materialized(result) == []
+
+
+def test_the_last_completed_result_of_a_check_is_found_although_the_current_run_has_planned_it(
+    instance: dg.DagsterInstance,
+) -> None:
+    """ADR-0003: where results to carry over come from."""
+    found = []
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        summary = summary_of_check(context.instance)
+        found.append((summary.last_check_execution_record, summary.last_completed_check_execution_record))
+        if len(found) == 1:
+            metadata = {"sqlmesh/failing_rows": 0}
+            yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True, metadata=metadata)
+
+    assets = one_op(compute, [dg.AssetSpec(A)], [BLOCKING])
+    first = materialize(assets, instance=instance)
+    second = materialize(assets, instance=instance)
+    third = materialize(assets, instance=instance)
+    assert all(run.success for run in (first, second, third))
+    for run, (latest, completed) in zip((second, third), found[1:]):
+        assert (latest.run_id, latest.status) == (run.run_id, AssetCheckExecutionRecordStatus.PLANNED)
+        assert (completed.run_id, completed.status) == (first.run_id, AssetCheckExecutionRecordStatus.SUCCEEDED)
+        assert completed.event.asset_check_evaluation.metadata["sqlmesh/failing_rows"].value == 0
+
+
+def test_the_record_of_a_check_is_as_old_as_its_planning_and_its_event_as_its_evaluation(
+    instance: dg.DagsterInstance,
+) -> None:
+    """ADR-0003: a result that is carried over says when it was evaluated."""
+    evaluated_after = []
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        time.sleep(1.1)  # SQLite counts in seconds
+        evaluated_after.append(time.time())
+        yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True)
+
+    assert materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), instance=instance).success
+    record = summary_of_check(instance).last_completed_check_execution_record
+    assert record.create_timestamp < evaluated_after[0] <= record.event.timestamp
+
+
+def summary_of_check(instance: dg.DagsterInstance) -> Any:
+    return instance.event_log_storage.get_asset_check_summary_records([BLOCKING.key])[BLOCKING.key]
+
+
+# -- one op ---------------------------------------------------------------------------------------------
+
+AWKWARD = {
+    "a space": [dg.AssetKey(["shop", "daily totals"])],
+    "no letter of English": [dg.AssetKey(["shop", "tägliche/“summen”"])],
+    "the same but for a dash": [dg.AssetKey(["a", "b-c"]), dg.AssetKey(["a", "b_c"])],
+    "the same but for where it is split": [dg.AssetKey(["a__b", "c"]), dg.AssetKey(["a", "b", "c"])],
+}
+
+
+@pytest.mark.parametrize("keys", AWKWARD.values(), ids=AWKWARD)
+def test_with_outputs_of_its_own_an_op_can_have_assets_of_any_name(
+    instance: dg.DagsterInstance, keys: list[dg.AssetKey]
+) -> None:
+    """ADR-0001: every name that SQLMesh accepts can be loaded."""
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        assert context.selected_asset_keys == set(keys)
+        for key in keys:
+            yield dg.MaterializeResult(asset_key=key)
+
+    result = materialize(one_op(compute, [dg.AssetSpec(key) for key in keys]), instance=instance)
+    assert result.success
+    assert materialized(result) == keys
+
+
+@pytest.mark.parametrize("keys", AWKWARD.values(), ids=AWKWARD)
+def test_the_decorator_refuses_such_names(keys: list[dg.AssetKey]) -> None:
+    """ADR-0001: why it is not used. If this fails, the op of our own may no longer be needed."""
+    with pytest.raises((dg.DagsterInvalidDefinitionError, KeyError)):
+
+        @dg.multi_asset(specs=[dg.AssetSpec(key) for key in keys], can_subset=True)
+        def _assets() -> None: ...
+
+
+CLASHING = [
+    dg.AssetCheckSpec("items_not_null", asset=["db", "orders"]),
+    dg.AssetCheckSpec("not_null", asset=["db", "orders_items"]),
+]
+
+
+def test_with_outputs_of_its_own_an_op_can_have_checks_whose_joined_names_are_equal(
+    instance: dg.DagsterInstance,
+) -> None:
+    """ADR-0001, ADR-0003: checks are named after audits, and nobody chose those with Dagster in mind."""
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        for spec in CLASHING:
+            check = dg.AssetCheckResult(asset_key=spec.asset_key, check_name=spec.name, passed=True)
+            yield dg.MaterializeResult(asset_key=spec.asset_key, check_results=[check])
+
+    specs = [dg.AssetSpec(spec.asset_key) for spec in CLASHING]
+    result = materialize(one_op(compute, specs, CLASHING), instance=instance)
+    assert [evaluation.asset_check_key for evaluation in result.get_asset_check_evaluations()] == [
+        spec.key for spec in CLASHING
+    ]
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="Duplicate check specs"):
+
+        @dg.multi_asset(specs=specs, check_specs=CLASHING, can_subset=True)
+        def _assets() -> None: ...
+
+
+def test_a_subset_reaches_the_op_as_selected_keys(instance: dg.DagsterInstance) -> None:
+    """ADR-0002: where the step's selection is known as a whole."""
+    selected = []
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        selected.append(context.selected_asset_keys)
+        yield dg.MaterializeResult(asset_key=A)
+        yield dg.MaterializeResult(asset_key=C)
+
+    specs = [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A]), dg.AssetSpec(C, deps=[B])]
+    assert materialize(one_op(compute, specs), instance=instance, selection=[A, C]).success
+    assert selected == [{A, C}]
+
+
+def test_the_prefix_of_inputs_that_make_an_op_splittable() -> None:
+    """ADR-0002: Dagster recognises by it the inputs that are assets of the same op."""
+    assert ASSET_SUBSET_INPUT_PREFIX == "__subset_input__"
+
+
+def sandwich() -> dg.JobDefinition:
+    """a -> a plain asset -> c: the plain one stands between two assets of one op."""
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        record = context.instance.get_run_record_by_id(context.run.run_id)
+        for key in (A, B, C, D):
+            if key in context.selected_asset_keys:
+                facts = {"run_started_at": record.start_time, "process": os.getpid()}
+                yield dg.MaterializeResult(asset_key=key, metadata=facts)
+
+    specs = [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A]), dg.AssetSpec(C, deps=[A, "plain"]), dg.AssetSpec(D, deps=[C])]
+    assets = [one_op(compute, specs), plain_asset(dg.AssetKey("plain"), A)]
+    return dg.Definitions(assets, jobs=[dg.define_asset_job("sandwich")]).resolve_job_def("sandwich")
+
+
+def test_a_plain_asset_between_two_assets_splits_the_op_into_steps_that_share_the_runs_start() -> None:
+    """ADR-0002: one Dagster run is one point in time, in all of its steps and processes."""
+    with dg.DagsterInstance.local_temp() as instance:
+        result = dg.execute_job(
+            dg.reconstructable(sandwich),
+            instance=instance,
+            run_config={"execution": {"config": {"multiprocess": {"start_method": {"forkserver": {}}}}}},
+        )
+        assert result.success
+        steps: dict[str, set[dg.AssetKey]] = {}
+        started, processes = set(), set()
+        for event in result.filter_events(lambda event: event.event_type is EventType.ASSET_MATERIALIZATION):
+            steps.setdefault(event.step_key, set()).add(event.asset_key)
+            if event.asset_key != dg.AssetKey("plain"):
+                started.add(event.materialization.metadata["run_started_at"].value)
+                processes.add(event.materialization.metadata["process"].value)
+        assert steps == {"one_op": {A, B}, "plain": {dg.AssetKey("plain")}, "one_op_2": {C, D}}
+        assert len(processes) == 2
+        assert started == {instance.get_run_record_by_id(result.run_id).start_time}
+
+
+# -- versions and properties ----------------------------------------------------------------------------
+
+
+def test_a_code_version_in_the_tags_of_a_result_wins_over_the_one_of_the_spec(instance: dg.DagsterInstance) -> None:
+    """ADR-0007: what is recorded is the version that ran, not that of the file."""
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield dg.MaterializeResult(
+            asset_key=A, data_version=dg.DataVersion("data 1"), tags={"dagster/code_version": "promoted"}
+        )
+        yield dg.MaterializeResult(asset_key=B)
+
+    specs = [dg.AssetSpec(A, code_version="local"), dg.AssetSpec(B, code_version="local")]
+    assert materialize(one_op(compute, specs), instance=instance).success
+    tags = {key: instance.get_latest_materialization_event(key).asset_materialization.tags for key in (A, B)}
+    assert tags[A]["dagster/code_version"] == "promoted"
+    assert tags[A]["dagster/data_version"] == "data 1"
+    assert tags[B]["dagster/code_version"] == "local"
+
+
+@pytest.mark.parametrize(
+    ("property_", "accepted", "refused"),
+    [
+        ("owners", ["bob@example.com"], ["bob"]),
+        ("owners", ["team:bob"], ["team:"]),
+        ("tags", {"layer": "gold"}, {"layer": "a:b"}),
+        ("tags", {"namespace/layer": ""}, {"a b": ""}),
+        ("group_name", "finance", "finance-eu"),
+    ],
+)
+def test_what_dagster_accepts_of_a_property_is_said_by_a_definition_with_one_spec(
+    property_: str, accepted: Any, refused: Any
+) -> None:
+    """ADR-0006: tags of the convention are checked with it, in Dagster's own words."""
+    dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **{property_: accepted})])
+    with pytest.raises((dg.DagsterInvalidDefinitionError, CheckError)):
+        dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **{property_: refused})])
+
+
+def test_a_dependency_is_linked_to_the_asset_that_says_it_is_that_table() -> None:
+    """ADR-0013: a table that somebody else produces, under whichever key."""
+    producer = dg.AssetSpec(["ingest", "orders"], metadata={"dagster/table_name": "db.raw.orders"})
+    dep = dg.AssetDep(["raw", "orders"], metadata={"dagster/table_name": "db.raw.orders"})
+    graph = dg.Definitions([producer, dg.AssetSpec(A, deps=[dep])]).resolve_asset_graph()
+    assert graph.get(A).parent_keys == {dg.AssetKey(["ingest", "orders"])}
+
+
+# -- components -----------------------------------------------------------------------------------------
+
+LIBRARY = """
+from dataclasses import dataclass
+
+import dagster as dg
+from dagster.components.component.state_backed_component import StateBackedComponent
+from dagster.components.utils.defs_state import DefsStateConfig
+from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
+
+
+@dataclass
+class One(dg.Component, dg.Resolvable):
+    asset: str
+    note: str | None = None
+
+    def build_defs(self, context):
+        return dg.Definitions([dg.AssetSpec(self.asset)])
+
+
+@dataclass
+class Stateful(StateBackedComponent, dg.Resolvable):
+    @property
+    def defs_state_config(self):
+        return DefsStateConfig(
+            key="Stateful", management_type=DefsStateManagementType.LOCAL_FILESYSTEM, refresh_if_dev=True
+        )
+
+    def write_state_to_path(self, state_path):
+        state_path.write_text("from_state")
+
+    def build_defs_from_state(self, context, state_path):
+        return dg.Definitions([dg.AssetSpec(state_path.read_text() if state_path else "without_state")])
+"""
+
+
+@dataclass
+class Folder:
+    """A folder of definitions, beside a module with two component types."""
+
+    sandbox: DefsFolderSandbox
+
+    def declare(self, file: str, type_: str = "One", **attributes: str) -> None:
+        path = self.sandbox.defs_folder_path / "shop" / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            yaml.safe_dump({"type": f"{self.sandbox.project_name}.library.{type_}", "attributes": attributes})
+        )
+
+    def assets(self) -> list[str]:
+        with self.sandbox.build_all_defs() as defs:
+            return [key.to_user_string() for key in defs.resolve_all_asset_keys()]
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+    monkeypatch.setattr(DefinitionsLoadContext, "_instance", None)  # as in a process that has loaded nothing yet
+    with create_defs_folder_sandbox() as sandbox:
+        (sandbox.defs_folder_path.parent / "library.py").write_text(LIBRARY)
+        yield Folder(sandbox)
+
+
+@pytest.mark.parametrize("file", ["defs.yaml", "defs.yml", "component.yaml"])
+def test_a_declaration_loads_under_each_of_its_names(folder: Folder, file: str) -> None:
+    """ADR-0011: a component.yaml alone still loads."""
+    folder.declare(file, asset="declared")
+    assert folder.assets() == ["declared"]
+
+
+def test_defs_yaml_wins_over_component_yaml(folder: Folder) -> None:
+    """ADR-0011: of two, only defs.yaml is read, and nobody says so."""
+    folder.declare("component.yaml", asset="from_component_yaml")
+    folder.declare("defs.yaml", asset="from_defs_yaml")
+    assert folder.assets() == ["from_defs_yaml"]
+
+
+def test_postponed_annotations_of_a_resolvable_dataclass_cannot_be_resolved(folder: Folder) -> None:
+    """ADR-0011: why our component.py does not postpone them."""
+    library = folder.sandbox.defs_folder_path.parent / "library.py"
+    library.write_text(f"from __future__ import annotations\n{LIBRARY}")
+    folder.declare("defs.yaml", asset="declared")
+    with pytest.raises(ComponentTreeException):
+        folder.assets()
+
+
+def test_a_state_backed_component_without_stored_state_is_given_none(folder: Folder) -> None:
+    """ADR-0014: our component then loads the project, directly."""
+    folder.declare("defs.yaml", "Stateful")
+    assert folder.assets() == ["without_state"]
+
+
+def test_a_state_backed_component_writes_its_state_in_development_and_is_given_it(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ADR-0014: the cost of loading a project is paid once."""
+    monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1")
+    folder.declare("defs.yaml", "Stateful")
+    assert folder.assets() == ["from_state"]
+
+
+def test_components_are_registered_by_this_group_of_entry_points() -> None:
+    """ADR-0011: the one in our pyproject.toml."""
+    assert DG_PLUGIN_ENTRY_POINT_GROUP == "dagster_dg_cli.registry_modules"

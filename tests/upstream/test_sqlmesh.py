@@ -1,0 +1,863 @@
+"""What this project leans on in SQLMesh. These tests do not test this project: if one fails, SQLMesh changed.
+
+Real SQLMesh, in this process, on real DuckDB files. Each test names a fact, and its docstring the
+decision record in docs/adr/ that stands on it: ADR-0002 (one run of exactly a subset), ADR-0003
+(evidence for each audit), ADR-0004 (errors in SQLMesh's words), ADR-0005 (the console as evidence),
+ADR-0007 and ADR-0008 (what is promoted against what is in the files), ADR-0010 (a process in the
+project's folder), ADR-0014 (definitions without a database), ADR-0015 (the janitor).
+"""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import sqlglot
+import sqlmesh
+from sqlglot.errors import ParseError
+from sqlmesh.core import constants
+from sqlmesh.core.config import Config
+from sqlmesh.core.config.loader import load_configs
+from sqlmesh.core.console import NoopConsole
+from sqlmesh.core.context import Context
+from sqlmesh.core.scheduler import Scheduler
+from sqlmesh.core.selector import NativeSelector
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, missing_intervals
+from sqlmesh.utils import CompletionStatus
+from sqlmesh.utils.date import to_timestamp
+from sqlmesh.utils.errors import NodeAuditsErrors, SignalEvalError, SQLMeshError
+
+# -- the project: planned up to the 3rd of January, and run on the 5th ----------------------------------
+
+PLANNED_AT = to_timestamp("2025-01-03")
+NOW = to_timestamp("2025-01-05")
+DAY = 24 * 60 * 60 * 1000
+SINCE_THE_PLAN = (PLANNED_AT, NOW)
+
+ORDERS = '"db"."shop"."orders"'
+REVENUE = '"db"."shop"."revenue"'
+DAYS = '"db"."shop"."days"'
+TOTALS = '"db"."shop"."daily totals"'
+GATED = '"db"."shop"."gated"'
+AFTER_GATED = '"db"."shop"."after_gated"'
+STANDALONE_AUDIT = "revenue_is_known"
+
+FLAGS = ("orders break", "orders fail to be audited", "orders look odd", "2025-01-04 breaks", "signal breaks")
+"""Rows of the table `control.flags`, all of them off: what a test turns on to make something go wrong."""
+
+FILES = {
+    "config.yaml": """
+        gateways:
+          local:
+            connection: {type: duckdb, database: '<database>', concurrent_tasks: 1}
+        default_gateway: local
+        model_defaults: {dialect: duckdb, start: 2025-01-01, cron: '@daily'}
+        disable_anonymized_analytics: true
+    """,
+    "external_models.yaml": """
+        - name: control.flags
+          columns: {name: text, is_on: boolean}
+    """,
+    "models/orders.sql": """
+        MODEL (
+          name shop.orders,
+          kind FULL,
+          tags [finance],
+          audits (
+            not_null(columns := (id)),
+            flag_is_off(flag := 'orders fail to be audited'),
+            flag_is_off(flag := 'orders look odd', blocking := false),
+            switched_off
+          )
+        );
+        SELECT CASE WHEN is_on THEN error('orders are broken')::INT ELSE 1 END AS id, @execution_ds AS computed_on
+        FROM control.flags WHERE name = 'orders break'
+    """,
+    "models/revenue.sql": """
+        MODEL (name shop.revenue, kind FULL, tags [finance, board]);
+        SELECT id FROM shop.orders
+    """,
+    "models/days.sql": """
+        MODEL (
+          name shop.days,
+          kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1, batch_concurrency 1)
+        );
+        SELECT CASE WHEN count(*) > 0 THEN error('this day is broken')::DATE ELSE @start_date::DATE END AS day
+        FROM control.flags WHERE name = @start_ds || ' breaks' AND is_on
+    """,
+    "models/daily_totals.sql": """
+        MODEL (name shop."daily totals", kind FULL);
+        SELECT 1 AS total
+    """,
+    "models/gated.sql": """
+        MODEL (name shop.gated, kind FULL, signals (never()));
+        SELECT 1 AS one
+    """,
+    "models/after_gated.sql": """
+        MODEL (name shop.after_gated, kind FULL);
+        SELECT one FROM shop.gated
+    """,
+    "audits/audits.sql": """
+        AUDIT (name flag_is_off);
+        SELECT 1 AS failing FROM control.flags WHERE name = @flag AND is_on;
+
+        AUDIT (name switched_off, skip true);
+        SELECT 1 AS failing FROM @this_model;
+
+        AUDIT (name revenue_is_known, standalone true, cron '@daily');
+        SELECT 1 AS failing FROM shop.revenue WHERE id IS NULL;
+    """,
+    "signals/__init__.py": """
+        from sqlmesh import signal
+
+        @signal()
+        def never(batch, context):
+            broken, = context.engine_adapter.fetchone("SELECT is_on FROM control.flags WHERE name = 'signal breaks'")
+            if broken:
+                raise ValueError("the signal is broken")
+            return False
+    """,
+}
+
+
+@dataclass
+class Shop:
+    """A copy of the planned project for one test."""
+
+    folder: Path
+    opened: list[Context] = field(default_factory=list)
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "db.db"
+
+    def write_config(self, database: str = "", **replaced: str) -> None:
+        text = textwrap.dedent(FILES["config.yaml"]).replace("<database>", database or str(self.database))
+        for old, new in replaced.items():
+            assert f"{old}: 1" in text
+            text = text.replace(f"{old}: 1", f"{old}: {new}")
+        (self.folder / "config.yaml").write_text(text)
+
+    def open(self, console: NoopConsole | None = None, *, load: bool = False, type_: type[Context] = Context) -> Any:
+        """Open the project the way our worker does."""
+        configs = load_configs(None, Config, [str(self.folder)])
+        context = type_(paths=[str(self.folder)], config=configs, gateway=None, load=load)
+        context.console = console or NoopConsole()
+        self.opened.append(context)
+        return context
+
+    def close(self) -> None:
+        while self.opened:
+            self.opened.pop().close()
+
+    def sql(self, statement: str) -> list[Any]:
+        connection = duckdb.connect(str(self.database))
+        try:
+            return connection.execute(statement).fetchall()
+        finally:
+            connection.close()
+
+    def turn_on(self, flag: str, *, on: bool = True) -> None:
+        assert flag in FLAGS
+        self.sql(f"UPDATE control.flags SET is_on = {on} WHERE name = '{flag}'")
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The project after its first plan. SQLMesh must not fork in a process that has threads."""
+    shop = Shop(tmp_path_factory.mktemp("shop"))
+    for name, text in FILES.items():
+        path = shop.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    shop.write_config()
+    rows = ", ".join(f"('{flag}', false)" for flag in FLAGS)
+    shop.sql(f"CREATE SCHEMA control; CREATE TABLE control.flags AS FROM (VALUES {rows}) AS t(name, is_on)")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(constants, "MAX_FORK_WORKERS", 1)
+        shop.open(load=True).plan(auto_apply=True, no_prompts=True, skip_tests=True, execution_time=PLANNED_AT)
+        shop.close()
+        yield shop.folder
+
+
+@pytest.fixture
+def shop(planned: Path, tmp_path: Path) -> Iterator[Shop]:
+    shutil.copytree(planned, tmp_path / "shop", ignore=shutil.ignore_patterns(".cache", "logs"))
+    shop = Shop(tmp_path / "shop")
+    shop.write_config()
+    yield shop
+    shop.close()
+
+
+def run(context: Context, **options: Any) -> CompletionStatus:
+    return context.run("prod", **{"execution_time": NOW, "skip_janitor": True, **options})
+
+
+def promoted(context: Context) -> dict[str, Snapshot]:
+    environment = context.state_reader.get_environment("prod")
+    snapshots = context.state_reader.get_snapshots(environment.snapshots)
+    return {snapshot.name: snapshot for snapshot in snapshots.values()}
+
+
+def missing(shop: Shop) -> dict[str, list[tuple[int, int]]]:
+    """What state says is still to be computed, read anew."""
+    shop.close()
+    context = shop.open()
+    found = missing_intervals(promoted(context).values(), execution_time=NOW)
+    shop.close()
+    return {snapshot.name: intervals for snapshot, intervals in found.items()}
+
+
+# -- a console that remembers ---------------------------------------------------------------------------
+
+
+@dataclass
+class Call:
+    method: str
+    arguments: dict[str, Any]
+    thread: threading.Thread
+
+    @property
+    def snapshot(self) -> str:
+        return self.arguments["snapshot"].name
+
+
+class Recorder(NoopConsole):
+    """Remembers calls of the methods that our console overrides, arguments by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+
+    def of(self, method: str) -> list[Call]:
+        return [call for call in self.calls if call.method == method]
+
+    def batches(self) -> dict[str, list[Call]]:
+        """Ends of batches by model, in the order in which they came."""
+        found: dict[str, list[Call]] = {}
+        for call in self.of("update_snapshot_evaluation_progress"):
+            found.setdefault(call.snapshot, []).append(call)
+        return found
+
+    def executed(self) -> set[str]:
+        return {
+            name
+            for name, calls in self.batches().items()
+            if all(call.arguments["duration_ms"] is not None for call in calls)
+        }
+
+    def planned(self) -> dict[str, list[tuple[int, int]]]:
+        (call,) = self.of("start_evaluation_progress")
+        return {snapshot.name: intervals for snapshot, intervals in call.arguments["batched_intervals"].items()}
+
+
+CONSOLE_METHODS = {
+    "start_evaluation_progress": ["batched_intervals"],
+    "start_snapshot_evaluation_progress": ["snapshot"],
+    "update_snapshot_evaluation_progress": ["snapshot", "interval", "batch_idx", "duration_ms"],
+    "update_signal_progress": [
+        "snapshot",
+        "signal_name",
+        "signal_idx",
+        "total_signals",
+        "ready_intervals",
+        "check_intervals",
+    ],
+    "log_skipped_models": ["snapshot_names"],
+    "log_failed_models": ["errors"],
+    "log_warning": ["short_message", "long_message"],
+    "log_error": ["message"],
+    "log_status_update": ["message"],
+}
+"""Methods that our console overrides, and the parameters that it takes, in order."""
+
+
+def _recording(method: str) -> Any:
+    original = getattr(NoopConsole, method)
+    signature = inspect.signature(original)
+
+    def record(self: Recorder, *args: Any, **kwargs: Any) -> None:
+        arguments = signature.bind(self, *args, **kwargs).arguments
+        self.calls.append(Call(method, arguments, threading.current_thread()))
+
+    return record
+
+
+for _method in CONSOLE_METHODS:
+    setattr(Recorder, _method, _recording(_method))
+
+
+@pytest.mark.parametrize(("method", "parameters"), CONSOLE_METHODS.items(), ids=CONSOLE_METHODS)
+def test_the_console_has_the_methods_and_parameters_that_ours_overrides(method: str, parameters: list[str]) -> None:
+    """ADR-0005: the console gives the evidence."""
+    signature = list(inspect.signature(getattr(NoopConsole, method)).parameters)
+    assert signature[: len(parameters) + 1] == ["self", *parameters]
+
+
+def test_the_noop_console_implements_every_method() -> None:
+    """ADR-0005: a new method of the console does not break ours, which derives from it."""
+    assert not NoopConsole.__abstractmethods__
+
+
+def test_a_finished_batch_comes_with_its_statistics_as_a_keyword(shop: Shop) -> None:
+    """ADR-0005: rows and bytes of an execution, where the engine reports them."""
+    console = Recorder()
+    run(shop.open(console))
+    (call,) = console.batches()[ORDERS]
+    stats = call.arguments["execution_stats"]
+    assert (stats.total_rows_processed, stats.total_bytes_processed) == (None, None)  # DuckDB reports neither
+
+
+# -- what a run tells its console -----------------------------------------------------------------------
+
+
+def test_every_batch_is_planned_first_and_then_finishes_with_a_duration(shop: Shop) -> None:
+    """ADR-0005: `executed` is every planned batch finished with a duration."""
+    console = Recorder()
+    assert run(shop.open(console)) is CompletionStatus.SUCCESS
+    planned = console.planned()
+    assert planned[ORDERS] == [SINCE_THE_PLAN]
+    assert planned[DAYS] == [(PLANNED_AT, PLANNED_AT + DAY), (PLANNED_AT + DAY, NOW)]
+    finished = {
+        name: [(call.arguments["batch_idx"], call.arguments["interval"]) for call in calls]
+        for name, calls in console.batches().items()
+    }
+    assert finished == {name: list(enumerate(batches)) for name, batches in planned.items() if batches}
+    assert console.executed() == {ORDERS, REVENUE, DAYS, TOTALS, STANDALONE_AUDIT}
+    assert missing(shop).keys() == {GATED, AFTER_GATED}
+
+
+def test_callbacks_come_from_pool_threads_when_tasks_run_side_by_side(shop: Shop) -> None:
+    """ADR-0005: the console has to be safe to use from any thread."""
+    shop.write_config(concurrent_tasks="4")
+    console = Recorder()
+    run(shop.open(console))
+    batch_calls = console.of("start_snapshot_evaluation_progress") + console.of("update_snapshot_evaluation_progress")
+    assert threading.current_thread() not in {call.thread for call in batch_calls}
+    assert {call.thread for call in console.of("start_evaluation_progress")} == {threading.current_thread()}
+
+
+def test_a_failing_model_is_returned_and_not_raised_and_its_batch_has_no_duration(shop: Shop) -> None:
+    """ADR-0004, ADR-0005: a callback alone does not mean that the model was executed."""
+    shop.turn_on("orders break")
+    console = Recorder()
+    assert run(shop.open(console)) is CompletionStatus.FAILURE
+    (batch,) = console.batches()[ORDERS]
+    assert batch.arguments["duration_ms"] is None
+    assert REVENUE not in console.batches()
+    (failed,) = console.of("log_failed_models")
+    (error,) = failed.arguments["errors"]
+    assert error.node.snapshot_name == ORDERS
+    assert "orders are broken" in str(error.__cause__)
+    assert missing(shop)[ORDERS]
+
+
+def test_skipped_models_are_told_before_failed_ones(shop: Shop) -> None:
+    """ADR-0005: our console keeps the skipped set until the failures are known."""
+    shop.turn_on("orders break")
+    console = Recorder()
+    run(shop.open(console))
+    end = [call for call in console.calls if call.method in ("log_skipped_models", "log_failed_models")]
+    assert [call.method for call in end] == ["log_skipped_models", "log_failed_models"]
+    assert end[0].arguments["snapshot_names"] == {REVENUE, STANDALONE_AUDIT}
+
+
+def test_a_model_can_execute_and_fail_and_be_skipped_in_one_run(shop: Shop) -> None:
+    """ADR-0005: a model's own failure outweighs its being in the skipped set."""
+    shop.turn_on("2025-01-04 breaks")
+    later = NOW + DAY
+    console = Recorder()
+    assert run(shop.open(console), execution_time=later) is CompletionStatus.FAILURE
+    assert [call.arguments["duration_ms"] is None for call in console.batches()[DAYS]] == [False, True]
+    assert DAYS in console.of("log_skipped_models")[0].arguments["snapshot_names"]
+    assert console.of("log_failed_models")[0].arguments["errors"][0].node.snapshot_name == DAYS
+    assert missing(shop)[DAYS][0] == (PLANNED_AT + DAY, NOW)  # the first batch is recorded
+
+
+def test_a_run_with_nothing_due_says_so_and_plans_nothing(shop: Shop) -> None:
+    """ADR-0005: `up_to_date` is a requested model that was not planned."""
+    console = Recorder()
+    status = run(shop.open(console), select_models=["shop.orders", "shop.revenue"], execution_time=PLANNED_AT)
+    assert status is CompletionStatus.NOTHING_TO_DO
+    assert [call.method for call in console.calls] == ["log_status_update"]
+    assert "No models are ready to run" in console.calls[0].arguments["message"]
+
+
+def test_a_model_whose_signal_is_not_ready_is_planned_without_batches_and_the_run_succeeds(shop: Shop) -> None:
+    """ADR-0005: that is `waiting`, for the model and for what is downstream of it; SUCCESS proves nothing."""
+    console = Recorder()
+    status = run(shop.open(console), select_models=["shop.gated", "shop.after_gated"])
+    assert status is CompletionStatus.SUCCESS
+    assert console.planned() == {GATED: [], AFTER_GATED: []}
+    assert not console.batches()
+    (signal,) = console.of("update_signal_progress")
+    assert (signal.snapshot, signal.arguments["signal_name"]) == (GATED, "never")
+    assert list(signal.arguments["ready_intervals"]) == []
+    assert list(signal.arguments["check_intervals"]) == [(to_timestamp("2025-01-01"), NOW)]
+
+
+def test_an_exception_in_a_callback_fails_a_model_whose_interval_is_recorded(shop: Shop) -> None:
+    """ADR-0005: our console must never raise."""
+
+    class Broken(Recorder):
+        def update_snapshot_evaluation_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
+            if snapshot.name == ORDERS:
+                raise RuntimeError("the console is broken")
+
+    console = Broken()
+    assert run(shop.open(console)) is CompletionStatus.FAILURE
+    assert [error.node.snapshot_name for error in console.of("log_failed_models")[0].arguments["errors"]] == [ORDERS]
+    assert ORDERS not in missing(shop)
+
+
+@pytest.mark.parametrize("concurrent_tasks", ["1", "4"])
+def test_a_base_exception_between_batches_leaves_the_run_and_the_next_run_does_the_rest(
+    shop: Shop, concurrent_tasks: str
+) -> None:
+    """ADR-0004, ADR-0010: how a run is cancelled, and why a re-run resumes."""
+
+    class Cancelled(BaseException):
+        pass
+
+    class Cancelling(Recorder):
+        def start_snapshot_evaluation_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
+            if snapshot.name == REVENUE:
+                raise Cancelled
+
+    shop.write_config(concurrent_tasks=concurrent_tasks)
+    console = Cancelling()
+    with pytest.raises(Cancelled):
+        run(shop.open(console))
+    assert ORDERS in console.executed()
+    assert not console.of("log_failed_models")
+    left = {name for name, batches in console.planned().items() if batches} - console.executed()
+    assert REVENUE in left
+    assert missing(shop).keys() == left | {GATED, AFTER_GATED}
+
+    console = Recorder()
+    assert run(shop.open(console)) is CompletionStatus.SUCCESS
+    assert console.executed() == left
+
+
+def test_a_plan_that_lands_in_mid_run_makes_the_run_start_over_with_the_same_evaluator(shop: Shop) -> None:
+    """ADR-0003, ADR-0005: evaluators are wrapped once, what finished stays done, the rest is judged anew."""
+    evaluators: list[SnapshotEvaluator] = []
+
+    class Watching(Context):
+        def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
+            evaluators.append(snapshot_evaluator)
+            return super().create_scheduler(snapshots, snapshot_evaluator)
+
+    class Planning(Recorder):
+        def update_snapshot_evaluation_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
+            if snapshot.name == ORDERS:
+                shop.sql("UPDATE sqlmesh._environments SET plan_id = 'another plan' WHERE name = 'prod'")
+
+    console = Planning()
+    assert run(shop.open(console, type_=Watching), select_models=["shop.revenue"]) is CompletionStatus.SUCCESS
+    first, second = (call.arguments["batched_intervals"] for call in console.of("start_evaluation_progress"))
+    assert [snapshot.name for snapshot in first] == [ORDERS, REVENUE]
+    assert [snapshot.name for snapshot in second] == [REVENUE]
+    assert len(evaluators) == 2
+    assert evaluators[0] is evaluators[1]
+    ends = [call.method for call in console.calls if call.method in ("log_skipped_models", "log_failed_models")]
+    assert ends == ["log_skipped_models", "log_skipped_models", "log_failed_models"]  # no failures of the first pass
+    assert "Restarting the run" in console.of("log_warning")[0].arguments["short_message"]
+
+
+# -- what a run is made of ------------------------------------------------------------------------------
+
+
+def test_a_run_needs_nothing_but_the_configuration_and_the_state(shop: Shop) -> None:
+    """ADR-0008, ADR-0014: what runs is what is promoted; a step never parses a model."""
+    for path in shop.folder.iterdir():
+        if path.name not in ("config.yaml", "db.db"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    console = Recorder()
+    assert run(shop.open(console)) is CompletionStatus.SUCCESS
+    assert console.executed() == {ORDERS, REVENUE, DAYS, TOTALS, STANDALONE_AUDIT}
+
+
+def test_an_environment_that_does_not_exist_is_none_in_state_and_an_error_in_a_run(shop: Shop) -> None:
+    """ADR-0008: we look first and refuse with the plan to apply."""
+    context = shop.open()
+    assert context.state_reader.get_environment("dev") is None
+    with pytest.raises(SQLMeshError, match="Environment 'dev' was not found"):
+        context.run("dev")
+
+
+def test_a_signal_that_raises_ends_the_whole_run_before_anything_is_planned(shop: Shop) -> None:
+    """ADR-0004: an error of the request, not the outcome of a model."""
+    shop.turn_on("signal breaks")
+    console = Recorder()
+    with pytest.raises(SignalEvalError, match="never"):
+        run(shop.open(console))
+    assert not console.of("start_evaluation_progress")
+
+
+@pytest.mark.parametrize("skip_janitor", [True, False])
+def test_a_run_deletes_expired_environments_unless_the_janitor_is_skipped(shop: Shop, skip_janitor: bool) -> None:
+    """ADR-0015: our runs skip it."""
+    context = shop.open(load=True)
+    context.plan("dev", include_unmodified=True, skip_backfill=True, auto_apply=True, no_prompts=True, skip_tests=True)
+    context.invalidate_environment("dev")
+    run(context, skip_janitor=skip_janitor)
+    assert (context.state_reader.get_environment("dev") is not None) is skip_janitor
+
+
+# -- exactly the requested nodes ------------------------------------------------------------------------
+
+
+class Watched(Context):
+    """What our worker does where a run gets its scheduler: watch its audits, and replace its selection."""
+
+    def watch(self, requested: set[str] | None = None) -> Watched:
+        self.requested = requested
+        self.audits: dict[str, list[Any]] = {}
+        self.scheduler_options: dict[str, Any] = {}
+        return self
+
+    def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
+        audit = snapshot_evaluator.audit
+
+        def audit_and_remember(snapshot: Snapshot, **options: Any) -> list[Any]:
+            results = audit(snapshot, **options)
+            self.audits[snapshot.name] = results
+            self.audited_interval = (options["start"], options["end"])
+            return results
+
+        snapshot_evaluator.audit = audit_and_remember
+        scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+        run_scheduler = scheduler.run
+
+        def run_requested(*args: Any, **options: Any) -> CompletionStatus:
+            self.scheduler_options = options
+            selection = {} if self.requested is None else {"selected_snapshots": self.requested}
+            return run_scheduler(*args, **{**options, **selection})
+
+        scheduler.run = run_requested
+        return scheduler
+
+
+def test_the_selection_reaches_the_scheduler_as_a_keyword_that_holds_full_names(shop: Shop) -> None:
+    """ADR-0002: this is the keyword that our worker replaces."""
+    context = shop.open(type_=Watched).watch()
+    run(context, select_models=["shop.revenue"], no_auto_upstream=True)
+    assert context.scheduler_options["selected_snapshots"] == {REVENUE}
+
+
+@pytest.mark.parametrize(
+    "requested",
+    [{REVENUE}, {ORDERS, DAYS}, {TOTALS}, {STANDALONE_AUDIT}, {ORDERS, REVENUE, TOTALS, STANDALONE_AUDIT}],
+    ids=["downstream only", "two models", "name with a space", "standalone audit", "all kinds"],
+)
+def test_a_set_of_full_names_given_to_the_scheduler_restricts_the_run_to_exactly_them(
+    shop: Shop, requested: set[str]
+) -> None:
+    """ADR-0002: one run of exactly the subset that was selected, standalone audits included."""
+    console = Recorder()
+    context = shop.open(console, type_=Watched).watch(requested)
+    assert run(context, select_models=["*"], no_auto_upstream=True) is CompletionStatus.SUCCESS
+    assert console.planned().keys() == requested
+    assert console.executed() == requested
+
+
+@pytest.mark.parametrize("name", ["shop.daily totals", 'shop."daily totals"', TOTALS])
+def test_the_selection_language_cannot_say_a_name_with_a_space(shop: Shop, name: str) -> None:
+    """ADR-0002: why the selection is a set of names and not an expression."""
+    with pytest.raises(ParseError):
+        run(shop.open(), select_models=[name], no_auto_upstream=True)
+
+
+def test_the_selection_language_ignores_standalone_audits_and_unknown_names(shop: Shop) -> None:
+    """ADR-0002, ADR-0008: a run would answer "nothing to do" for what was never promoted."""
+    context = shop.open()
+    for name in (STANDALONE_AUDIT, "shop.unknown"):
+        assert run(context, select_models=[name], no_auto_upstream=True) is CompletionStatus.NOTHING_TO_DO
+
+
+def test_the_selection_language_refuses_nothing_and_overflows_on_much(shop: Shop) -> None:
+    """ADR-0002: why neither an empty selection nor a long one ever reaches it."""
+    context = shop.open()
+    with pytest.raises(ParseError, match="Expected model name"):
+        run(context, select_models=[])
+    with pytest.raises(RecursionError):
+        run(context, select_models=[f"shop.model_{number}" for number in range(2000)])
+
+
+def test_a_selection_adds_everything_upstream_unless_told_not_to(shop: Shop) -> None:
+    """ADR-0002: a subset in Dagster means that subset."""
+    console = Recorder()
+    run(shop.open(console), select_models=["shop.revenue"])
+    assert console.executed() == {ORDERS, REVENUE}
+
+
+# -- audits ---------------------------------------------------------------------------------------------
+
+
+def test_the_evaluator_given_to_create_scheduler_returns_every_audit_in_the_order_of_the_model(shop: Shop) -> None:
+    """ADR-0003: evidence for each audit, passed ones included."""
+    context = shop.open(type_=Watched).watch()
+    run(context)
+    model = promoted(context)[ORDERS].node
+    results = context.audits[ORDERS]
+    assert [result.audit.name for result in results] == [audit.name for audit, _ in model.audits_with_args]
+    assert [
+        (
+            result.audit.name,
+            {name: value.sql() for name, value in (result.audit_args or {}).items() if name != "blocking"},
+            result.count,
+            result.blocking,
+            result.skipped,
+        )
+        for result in results
+    ] == [
+        ("not_null", {"columns": "(id)"}, 0, True, False),
+        ("flag_is_off", {"flag": "'orders fail to be audited'"}, 0, True, False),
+        ("flag_is_off", {"flag": "'orders look odd'"}, 0, False, False),  # said to be non-blocking by the model
+        ("switched_off", {}, None, True, True),
+    ]
+    assert "'orders look odd'" in results[2].query.sql(dialect="duckdb")
+    assert results[3].query is None
+    assert [result.count for result in context.audits[STANDALONE_AUDIT]] == [0]
+
+
+def test_audits_are_given_the_interval_of_their_batch(shop: Shop) -> None:
+    """ADR-0003: a result says which interval it was seen on."""
+    context = shop.open(type_=Watched).watch({ORDERS})
+    run(context)
+    assert tuple(to_timestamp(end) for end in context.audited_interval) == SINCE_THE_PLAN
+
+
+def test_a_blocking_audit_failure_does_not_record_the_interval(shop: Shop) -> None:
+    """ADR-0003: `audit_failed`, no materialization, and the next run executes the model again."""
+    shop.turn_on("orders fail to be audited")
+    shop.turn_on("orders look odd")
+    console = Recorder()
+    context = shop.open(console, type_=Watched).watch()
+    assert run(context) is CompletionStatus.FAILURE
+    (error,) = console.of("log_failed_models")[0].arguments["errors"]
+    assert isinstance(error.__cause__, NodeAuditsErrors)
+    assert [audit.audit_name for audit in error.__cause__.errors] == ["flag_is_off"]
+    assert REVENUE in console.of("log_skipped_models")[0].arguments["snapshot_names"]
+    # The non-blocking failure beside it is told by the results alone.
+    assert [result.count for result in context.audits[ORDERS]] == [0, 1, 1, None]
+    assert not console.of("log_warning")
+    assert missing(shop)[ORDERS] == [(PLANNED_AT, PLANNED_AT + DAY), (PLANNED_AT + DAY, NOW)]
+
+
+def test_a_blocking_audit_failure_does_not_roll_back_the_data(shop: Shop) -> None:
+    """ADR-0003: "no materialization" does not mean "nothing was written"."""
+    shop.turn_on("orders fail to be audited")
+    before = shop.sql("SELECT computed_on FROM shop.orders")
+    run(shop.open())
+    shop.close()
+    assert (before, shop.sql("SELECT computed_on FROM shop.orders")) == ([("2025-01-03",)], [("2025-01-05",)])
+
+
+def test_a_non_blocking_audit_failure_records_the_interval(shop: Shop) -> None:
+    """ADR-0003: the model is materialized and the check fails with WARN."""
+    shop.turn_on("orders look odd")
+    console = Recorder()
+    context = shop.open(console, type_=Watched).watch()
+    assert run(context) is CompletionStatus.SUCCESS
+    assert [(result.count, result.blocking) for result in context.audits[ORDERS]][2] == (1, False)
+    assert REVENUE in console.executed()
+    assert "flag_is_off" in console.of("log_warning")[0].arguments["short_message"]
+    assert ORDERS not in missing(shop)
+
+
+def test_audits_can_be_evaluated_without_a_run(shop: Shop) -> None:
+    """ADR-0003: a check selected without its asset evaluates the audit and runs no model."""
+    shop.turn_on("orders look odd")
+    console = Recorder()
+    context = shop.open(console, type_=Watched).watch()
+    scheduler = context.scheduler(environment="prod")
+    snapshot = scheduler.snapshots_by_name[ORDERS]
+    scheduler.snapshot_evaluator.audit(
+        snapshot,
+        snapshots=scheduler.snapshots_by_name,
+        start=snapshot.intervals[0][0],
+        end=snapshot.intervals[-1][1],
+        execution_time=NOW,
+        deployability_index=DeployabilityIndex.all_deployable(),
+    )
+    assert [result.count for result in context.audits[ORDERS]] == [0, 0, 1, None]
+    assert not console.calls
+
+
+# -- state ----------------------------------------------------------------------------------------------
+
+
+def version(library: Any, *, minor: int) -> str:
+    major, current, *_ = library.__version__.split(".")
+    return f"{major}.{int(current) + minor}.0"
+
+
+@pytest.mark.parametrize(
+    ("library", "minor", "text"),
+    [
+        (sqlmesh, -1, "Please run a migration"),
+        (sqlmesh, +1, "Please upgrade"),
+        (sqlglot, -1, "Please run a migration"),
+        (sqlglot, +1, "Please upgrade"),
+    ],
+    ids=["older sqlmesh", "newer sqlmesh", "older sqlglot", "newer sqlglot"],
+)
+def test_state_of_another_minor_version_is_refused(shop: Shop, library: Any, minor: int, text: str) -> None:
+    """ADR-0004: these words are how our worker tells who must act."""
+    shop.sql(f"UPDATE sqlmesh._versions SET {library.__name__}_version = '{version(library, minor=minor)}'")
+    with pytest.raises(SQLMeshError, match=text):
+        shop.open().state_reader.get_environment("prod")
+
+
+def test_promoted_snapshots_carry_the_hashes_of_the_local_models(shop: Shop) -> None:
+    """ADR-0007, ADR-0008: what differs was edited and not planned."""
+    context = shop.open(load=True)
+    environment = context.state_reader.get_environment("prod")
+    local = {**context.models, **context.standalone_audits}
+    assert {info.name for info in environment.snapshots} == local.keys()
+    for info in environment.snapshots:
+        assert info.version
+        node = local[info.name]
+        assert (info.fingerprint.data_hash, info.fingerprint.metadata_hash) == (node.data_hash, node.metadata_hash)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [("ELSE 1 END", "ELSE 2 END", {"data", "metadata"}), ("kind FULL", "kind FULL, owner bob", {"metadata"})],
+    ids=["query", "owner"],
+)
+def test_an_edited_query_changes_both_hashes_and_an_edited_owner_the_metadata_hash_alone(
+    shop: Shop, old: str, new: str, changed: set[str]
+) -> None:
+    """ADR-0007: the code version is the data hash; a new owner does not make a warehouse look stale."""
+    path = shop.folder / "models/orders.sql"
+    path.write_text(path.read_text().replace(old, new))
+    context = shop.open(load=True)
+    fingerprint = promoted(context)[ORDERS].fingerprint
+    model = context.models[ORDERS]
+    assert (model.data_hash != fingerprint.data_hash) is ("data" in changed)
+    assert (model.metadata_hash != fingerprint.metadata_hash) is ("metadata" in changed)
+
+
+def test_a_snapshot_knows_its_parents_by_name_and_when_it_is_due_again(shop: Shop) -> None:
+    """ADR-0005: who blocked whom, and the reason of an `up_to_date` model."""
+    snapshots = promoted(shop.open())
+    assert {parent.name for parent in snapshots[REVENUE].parents} == {ORDERS}
+    assert snapshots[ORDERS].intervals == [(to_timestamp("2025-01-01"), PLANNED_AT)]
+    assert to_timestamp(snapshots[ORDERS].node.cron_next(NOW)) == NOW + DAY
+    assert not snapshots[ORDERS].is_seed
+
+
+# -- files, folders and processes -----------------------------------------------------------------------
+
+
+@contextmanager
+def held_by_another_process(database: Path) -> Iterator[int]:
+    """A process that has the file open until the end of the block; its id."""
+    code = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(database)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+
+
+def test_a_duckdb_file_in_use_by_another_process_is_refused_naming_that_process(shop: Shop) -> None:
+    """ADR-0004: these words are how our worker recognises the lock."""
+    with held_by_another_process(shop.database) as holder, pytest.raises(duckdb.IOException) as error:
+        shop.open().state_reader.get_environment("prod")
+    assert "Could not set lock on file" in str(error.value)
+    assert f"PID {holder}" in str(error.value)
+
+
+def test_a_closed_context_gives_the_duckdb_file_back(shop: Shop) -> None:
+    """ADR-0010: our worker closes its context; the next one can open the file."""
+    run(shop.open())
+    shop.close()
+    with held_by_another_process(shop.database):
+        pass
+
+
+def test_a_relative_duckdb_path_starts_in_the_working_directory_and_not_in_the_project(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ADR-0010: why our worker runs in the project's folder."""
+    shop.write_config(database="db.db")
+    monkeypatch.chdir(shop.folder)
+    assert run(shop.open()) is CompletionStatus.SUCCESS
+    shop.close()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(SQLMeshError, match="Environment 'prod' was not found"):
+        run(shop.open())
+    assert (elsewhere / "db.db").exists()
+
+
+def test_loading_a_project_does_not_create_its_database(shop: Shop) -> None:
+    """ADR-0014: definitions need neither state nor warehouse."""
+    shop.database.unlink()
+    context = shop.open(load=True)
+    for model in context.models.values():
+        assert model.data_hash
+        assert model.metadata_hash
+        assert model.columns_to_types
+        assert model.audits_with_args is not None
+    shop.close()
+    assert not shop.database.exists()
+
+
+def test_loading_a_project_does_not_touch_its_database(shop: Shop) -> None:
+    """ADR-0014: definitions load while a run holds the lock on the file."""
+    with held_by_another_process(shop.database):
+        before = shop.database.stat()
+        assert shop.open(load=True).models[ORDERS].data_hash
+        after = shop.database.stat()
+    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
+
+
+@pytest.fixture(scope="module")
+def loaded(planned: Path) -> Context:
+    """The planned project, loaded; its state stays closed."""
+    return Shop(planned).open(load=True)
+
+
+@pytest.mark.parametrize(
+    ("selection", "selected"),
+    [
+        ("shop.orders", {ORDERS}),
+        ("tag:finance", {ORDERS, REVENUE}),
+        ("*gated", {GATED, AFTER_GATED}),
+        ("+shop.revenue", {ORDERS, REVENUE, '"db"."control"."flags"'}),
+        ("shop.gated+", {GATED, AFTER_GATED}),
+        ("tag:finance & ^tag:board", {ORDERS}),
+        ("shop.unknown", set()),
+    ],
+)
+def test_models_are_selected_from_a_loaded_project_without_its_state(
+    loaded: Context, selection: str, selected: set[str]
+) -> None:
+    """ADR-0014: `select` and `exclude` in defs.yaml are SQLMesh's own selection language."""
+    selector = NativeSelector(
+        None,
+        models=loaded._models,
+        context_path=loaded.path,
+        dag=loaded.dag,
+        default_catalog=loaded.default_catalog,
+        dialect=loaded.default_dialect,
+        cache_dir=loaded.cache_dir,
+    )
+    assert selector.expand_model_selections([selection]) == selected
