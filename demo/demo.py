@@ -60,10 +60,11 @@ def days_are_due() -> set[str]:
     title("1. Three days are due. One Dagster run is one SQLMesh run.")
     due, complete = intervals()
     require("core.daily_orders" in due, f"core.daily_orders must be due after three days, but only {due} are.")
-    result = launch(1)
-    require_outcomes(result, {**dict.fromkeys(complete, "up_to_date"), **dict.fromkeys(due, "executed")})
-    warned = {row.model: row.warned for row in result.rows if row.warned}
+    rows, _ = launch(1)
+    require_outcomes(rows, {**dict.fromkeys(complete, "up_to_date"), **dict.fromkeys(due, "executed")})
+    warned = {row.model: row.checks["warned"] for row in rows if row.checks["warned"]}
     require(warned == {"core.daily_orders": ["unusually_large_order"]}, f"One audit must warn, but: {warned}")
+    print()
     newest = query("SELECT MAX(order_date) FROM core.daily_orders")
     require(newest == today() - timedelta(days=1), f"core.daily_orders must reach yesterday, but ends on {newest}.")
     left, _ = intervals()
@@ -73,9 +74,9 @@ def days_are_due() -> set[str]:
 
 def nothing_is_due(models: set[str]) -> None:
     title("2. The same again. Nothing is due, so nothing is executed, and each model says why.")
-    result = launch(2)
-    require_outcomes(result, dict.fromkeys(models, "up_to_date"))
-    silent = [row.model for row in result.rows if not row.why]
+    rows, _ = launch(2)
+    require_outcomes(rows, dict.fromkeys(models, "up_to_date"))
+    silent = [row.model for row in rows if not row.why]
     require(not silent, f"These models do not say why they were not executed: {silent}")
 
 
@@ -89,11 +90,11 @@ def an_audit_fails(models: set[str]) -> None:
     due, _ = intervals()
     bad = {"core.invoices": "audit_failed", "marts.invoiced_by_country": "blocked"}
     require(due == bad.keys(), f"Only the new models must be due, but {due} are.")
-    result = launch(3, must_fail=True)
-    require_outcomes(result, {**dict.fromkeys(models, "up_to_date"), **bad})
-    require(len(result.failures) == 1, f"There must be one Failure, but there are {len(result.failures)}.")
-    print("Dagster's one Failure:", textwrap.indent(result.failures[0], "  | "), sep="\n")
-    unnamed = [name for name in [*bad, "unique_values"] if name not in result.failures[0]]
+    rows, failures = launch(3, must_fail=True)
+    require_outcomes(rows, {**dict.fromkeys(models, "up_to_date"), **bad})
+    require(len(failures) == 1, f"There must be one Failure, but there are {len(failures)}.")
+    print(f"\nDagster's one Failure:\n{textwrap.indent(failures[0], '  | ')}\n")
+    unnamed = [name for name in [*bad, "unique_values"] if name not in failures[0]]
     require(not unnamed, f"The Failure does not name {unnamed}.")
     left, _ = intervals()
     require(left == due, f"What failed and what was blocked must still be due, but {left} are.")
@@ -110,39 +111,27 @@ class Row:
     outcome: str
     metadata: dict[str, Any]
     why: str | None
-    passed: list[str] = field(default_factory=list)
-    warned: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+    checks: dict[str, list[str]] = field(default_factory=lambda: {"passed": [], "warned": [], "failed": []})
     carried_over: bool = False
 
     def cells(self) -> list[str]:
         milliseconds = self.metadata.get("sqlmesh/duration_ms")
-        checks = [
-            f"{len(self.passed)} passed" if self.passed else "",
-            f"warned: {', '.join(self.warned)}" if self.warned else "",
-            f"failed: {', '.join(self.failed)}" if self.failed else "",
-            "audits carried over" if self.carried_over else "",
-        ]
+        passed = len(self.checks["passed"])
+        checks = [f"{passed} passed"] if passed else []
+        checks += [f"{word}: {', '.join(self.checks[word])}" for word in ("warned", "failed") if self.checks[word]]
+        checks += ["audits carried over"] if self.carried_over else []
         return [
             self.model,
             self.outcome,
             self.metadata.get("sqlmesh/intervals", "-"),
             str(self.metadata.get("sqlmesh/rows", "-")),
             "-" if milliseconds is None else f"{milliseconds / 1000:.2f}",
-            "; ".join(filter(None, checks)),
+            "; ".join(checks) or "-",
         ]
 
 
-@dataclass
-class Result:
-    """One Dagster run."""
-
-    rows: list[Row]
-    failures: list[str]
-
-
-def launch(number: int, must_fail: bool = False) -> Result:
-    """Run everything in Dagster, print the table and return what is in it."""
+def launch(number: int, must_fail: bool = False) -> tuple[list[Row], list[str]]:
+    """Run everything in Dagster and print the table. Returns its rows, and the texts of the steps' failures."""
     run("dg launch --assets '*'", PROJECT, must_fail)
     with dg.DagsterInstance.get() as instance:
         runs = instance.get_runs()  # the latest first
@@ -154,14 +143,12 @@ def launch(number: int, must_fail: bool = False) -> Result:
     require(len(rows) == len(told), f"Each model must be told of once, but: {sorted(row.model for row in told)}")
     for evaluation in filter(None, (event.asset_check_evaluation for event in events)):
         row = rows[".".join(evaluation.asset_key.path)]
-        warns = evaluation.severity is dg.AssetCheckSeverity.WARN
-        (row.passed if evaluation.passed else row.warned if warns else row.failed).append(evaluation.check_name)
+        bad = "warned" if evaluation.severity is dg.AssetCheckSeverity.WARN else "failed"
+        row.checks["passed" if evaluation.passed else bad].append(evaluation.check_name)
         row.carried_over |= "sqlmesh/carried_over" in evaluation.metadata
     print_table(told)
     steps = [one.step_failure_data for event in events if (one := event.dagster_event) and one.is_step_failure]
-    return Result(
-        told, [step.user_failure_data.description if step.user_failure_data else str(step.error) for step in steps]
-    )
+    return told, [step.user_failure_data.description if step.user_failure_data else str(step.error) for step in steps]
 
 
 def read_model(event: dg.EventLogEntry) -> Row | None:
@@ -192,7 +179,8 @@ def print_table(rows: list[Row]) -> None:
             print("-" * WIDTH)
         elif row.why:
             print(textwrap.fill(row.why, WIDTH, initial_indent="    ", subsequent_indent="    "))
-    print("" if any("sqlmesh/rows" in row.metadata for row in rows) else "\nDuckDB does not count rows.\n")
+    if not any("sqlmesh/rows" in row.metadata for row in rows):
+        print("\nDuckDB does not count rows.")
 
 
 # -- SQLMesh's own state, and the data ------------------------------------------------------------
@@ -240,12 +228,13 @@ def run(command: str, folder: Path, must_fail: bool = False) -> str:
     output = log.read_text(encoding="utf-8", errors="replace")
     if (status != 0) is not must_fail:
         print(textwrap.indent(output, "  | "))
-        require(False, f"`{command}` ended with exit status {status}. Its output is in {log.relative_to(ROOT)}.")
+        wrong = "succeeded, but had to fail" if must_fail else f"failed with exit status {status}"
+        require(False, f"`{command}` {wrong}. Its output is above and in {log.relative_to(ROOT)}.")
     return output
 
 
-def require_outcomes(result: Result, expected: dict[str, str]) -> None:
-    found = {row.model: row.outcome for row in result.rows}
+def require_outcomes(rows: list[Row], expected: dict[str, str]) -> None:
+    found = {row.model: row.outcome for row in rows}
     models = sorted(model for model in {*expected, *found} if expected.get(model) != found.get(model))
     wrong = [f"{model} must be {expected.get(model)}, but is {found.get(model)}." for model in models]
     require(not wrong, "\n".join(wrong))

@@ -201,7 +201,8 @@ def _carried(record: Any, evaluation: dg.AssetCheckEvaluation) -> CarriedResult:
         run_id = str(metadata["sqlmesh/evaluated_in_run"].value)
         evaluated_at = float(metadata["sqlmesh/evaluated_at"].value)  # type: ignore[arg-type]
     else:
-        run_id, evaluated_at = record.run_id, record.create_timestamp
+        # The record's own time is that of its planning.
+        run_id, evaluated_at = record.run_id, record.event.timestamp
     return CarriedResult(evaluation.passed, evaluation.severity, run_id, evaluated_at)
 
 

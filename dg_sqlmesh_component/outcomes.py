@@ -130,7 +130,7 @@ class _Entry:
     earlier: list[e.BatchFinished] = field(default_factory=list)
     audits: dict[int, list[e.AuditEvaluated]] = field(default_factory=dict)
     failures: list[e.NodeFailed] = field(default_factory=list)
-    culprits: tuple[str, ...] | None = None
+    culprits: tuple[str, ...] = ()
     up_to_date: e.NodeUpToDate | None = None
     waiting: e.NodeWaiting | None = None
     settled: bool = False
@@ -200,7 +200,7 @@ class Ledger:
                 self._entry(event.fqn).waiting = event
             case e.NodeAudited():
                 audits = self._audit_only.pop(event.fqn, {})
-                return [AuditOnlyOutcome(event.fqn, _audit_results(audits), event.missing, event.error)]
+                return [AuditOnlyOutcome(event.fqn, _audit_results(audits), _merge(event.missing), event.error)]
             case e.EvaluationFinished():
                 self._status = event.status
                 return self.close(None)
@@ -250,7 +250,7 @@ class Ledger:
         for entry in self._entries.values():
             entry.earlier.extend(entry.finished.values())
             entry.finished.clear()
-            entry.planned, entry.culprits = None, None
+            entry.planned, entry.culprits = None, ()
             entry.failures.clear()
         for fqn, batches in event.batches.items():
             entry = self._entry(fqn)
@@ -280,7 +280,7 @@ class Ledger:
             if all(failure.failed_audits for failure in entry.failures):
                 return Outcome.AUDIT_FAILED, errors
             return Outcome.FAILED, errors
-        if entry.culprits is not None:
+        if entry.culprits:
             return Outcome.BLOCKED, ()
         if interruption is not None:
             return Outcome.INTERRUPTED, (interruption,)
@@ -312,7 +312,7 @@ class Ledger:
             audits=_audit_results(entry.audits),
             errors=errors,
             failed_audits=tuple(dict.fromkeys(name for failure in entry.failures for name in failure.failed_audits)),
-            culprits=entry.culprits or (),
+            culprits=entry.culprits,
             signals=waiting.signals if waiting else (),
             upstream=waiting.upstream if waiting else (),
             reason=up_to_date.reason if up_to_date else None,

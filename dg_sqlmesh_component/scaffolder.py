@@ -53,11 +53,12 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
             copy_starter(project)
             click.echo(f"Created a SQLMesh project at {project}.")
         here = request.target_path.parent if request.append else request.target_path
-        attributes = _attributes(request.params, os.path.relpath(project, here.resolve()))
+        path = Path(os.path.relpath(project, here.resolve())).as_posix()
+        options = _options(request.params)
         if request.scaffold_format == "python":
-            _write_python(here / "component.py", request.type_name, attributes["project"])
+            (here / "component.py").write_text(_python_module(path, options), encoding="utf-8")
         else:
-            dg.scaffold_component(request, attributes)
+            dg.scaffold_component(request, _attributes(path, options))
         click.echo(f"Next: cd {os.path.relpath(project)} && sqlmesh plan")
 
     def _project_folder(self, request: dg.ScaffoldRequest[SQLMeshScaffoldParams]) -> Path:
@@ -108,30 +109,30 @@ def copy_starter(destination: Path) -> None:
     shutil.copytree(starter_folder(), destination, dirs_exist_ok=True)
 
 
-def _attributes(params: SQLMeshScaffoldParams, path: str) -> dict[str, Any]:
-    options = {
-        name: value for name, value in (("gateway", params.gateway), ("environment", params.environment)) if value
-    }
-    path = Path(path).as_posix()
+def _options(params: SQLMeshScaffoldParams) -> dict[str, str]:
+    options = {"gateway": params.gateway, "environment": params.environment}
+    return {name: value for name, value in options.items() if value}
+
+
+def _attributes(path: str, options: dict[str, str]) -> dict[str, Any]:
     return {"project": {"path": path, **options} if options else path}
 
 
-def _write_python(path: Path, type_name: str, project: str | dict[str, str]) -> None:
-    module, _, class_name = type_name.rpartition(".")
-    path.write_text(
-        f"""\
+def _python_module(path: str, options: dict[str, str]) -> str:
+    arguments = "".join(f", {name}={value!r}" for name, value in options.items())
+    return f"""\
+from pathlib import Path
+
 import dagster as dg
-from {module} import {class_name}
+from dg_sqlmesh_component import SQLMeshProject, SQLMeshProjectComponent
+
+FOLDER = (Path(__file__).parent / {path!r}).resolve()
 
 
 @dg.component_instance
-def load(context: dg.ComponentLoadContext) -> {class_name}:
-    return {class_name}.from_attributes_dict(
-        context=context.resolution_context, attributes={{"project": {project!r}}}
-    )
-""",
-        encoding="utf-8",
-    )
+def load(context: dg.ComponentLoadContext) -> SQLMeshProjectComponent:
+    return SQLMeshProjectComponent(project=SQLMeshProject((FOLDER,){arguments}))
+"""
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -46,6 +46,11 @@ def run(
     return done
 
 
+def json_in(text: str) -> Any:
+    """The JSON object in a command's output, behind whatever warnings stand before it."""
+    return json.loads(text[text.index("{") :])
+
+
 def sqlmesh(project: Path, *words: str, check: bool = True) -> str:
     """SQLMesh's own command, typed in the project's folder."""
     done = run([BIN / "sqlmesh", *words], cwd=project, check=check)

@@ -46,8 +46,12 @@ _STATUS: dict[CompletionStatus, e.Status] = {
 }
 
 
-class _Cancelled(BaseException):
-    """Ends a run between two batches. Not an `Exception`: SQLMesh would take that for a failing model."""
+class _Cancelled(Exception):
+    """Raised before a batch, so that it is not executed and everything after it is left out.
+
+    An ordinary exception, which SQLMesh takes for a failing model: a `BaseException` would end the run
+    at once, but before SQLMesh 0.236.4 it is lost in a pool thread and the run waits for ever.
+    """
 
 
 def evaluate(request: e.EvaluationRequest, pipe: Pipe) -> None:
@@ -58,10 +62,6 @@ def evaluate(request: e.EvaluationRequest, pipe: Pipe) -> None:
     context.prepare(tracker, {*request.models, *request.standalone_audits})
     try:
         pipe.send(_evaluate(request, context, tracker))
-    except _Cancelled:
-        raise EvaluationError(
-            "The run was cancelled: batches in flight were finished, no new one was started."
-        ) from None
     except SQLMeshComponentError:
         raise
     except Exception as error:  # SQLMesh, its engine's driver and a project's signals raise anything
@@ -88,6 +88,8 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
         status = _STATUS[result]
     elif request.standalone_audits:
         raise EvaluationError("Standalone audits can only run beside a model.")
+    if tracker.was_cancelled:
+        raise EvaluationError("The run was cancelled: batches in flight were finished, no new one was started.")
     if context.current_scheduler is not None:
         for event in _idle_nodes(request, nodes, context.current_scheduler, tracker):
             tracker.pipe.send(event)
@@ -192,6 +194,7 @@ class _Tracker(PipeConsole):
         self.unready_signals: dict[str, list[str]] = {}
         self._failed: set[str] = set()
         self._blocked: set[str] = set()
+        self.was_cancelled = False
 
     def update_signal_progress(
         self,
@@ -225,6 +228,7 @@ class _Tracker(PipeConsole):
 
     def start_snapshot_evaluation_progress(self, *_: Any, **__: Any) -> None:
         if self.pipe.is_cancelled:
+            self.was_cancelled = True
             raise _Cancelled
 
     def update_snapshot_evaluation_progress(
@@ -253,6 +257,8 @@ class _Tracker(PipeConsole):
 
     def log_failed_models(self, errors: list[Any]) -> None:
         for error in errors:
+            if isinstance(error.__cause__, _Cancelled):
+                continue
             fqn = getattr(error.node, "snapshot_name", None) or error.node.name
             self._failed.add(fqn)
             cause = error.__cause__ or error
@@ -336,7 +342,7 @@ def _audit_only(request: e.EvaluationRequest, context: _RecordingContext, pipe: 
     }
     for fqn in request.audit_only:
         if pipe.is_cancelled:
-            raise _Cancelled
+            raise EvaluationError("The evaluation of audits was cancelled.")
         snapshot, error = snapshots[fqn], None
         if not snapshot.intervals:
             error = "Nothing has been computed yet, so there is nothing to audit."

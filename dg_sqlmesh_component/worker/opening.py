@@ -35,8 +35,9 @@ class PipeConsole(NoopConsole):
         super().__init__()
         self.pipe = pipe
 
-    def log_warning(self, short_message: str, long_message: str | None = None, *_: Any, **__: Any) -> None:
-        self.pipe.send(LogLine("warning", plain(long_message or short_message), "sqlmesh"))
+    def log_warning(self, short_message: str, *_: Any, **__: Any) -> None:
+        # The long form adds an audit's query, which its asset check shows.
+        self.pipe.send(LogLine("warning", plain(short_message), "sqlmesh"))
 
     def log_error(self, message: str, *_: Any, **__: Any) -> None:
         self.pipe.send(LogLine("error", plain(message), "sqlmesh"))

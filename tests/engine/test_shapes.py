@@ -14,6 +14,8 @@ import dagster as dg
 import pytest
 from harness import CONFIG, REPOSITORY, dagster_project, plan, query, write_project
 
+from dg_sqlmesh_component.project import SQLMeshProject
+
 ZOO = {
     "external_models.yaml": """
 - name: raw.orders
@@ -169,7 +171,8 @@ def test_an_owner_whom_the_project_knows_becomes_the_email(tmp_path: Path) -> No
     project = write_project(
         tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL, owner ada); SELECT 1 AS id"}, CONFIG + USERS
     )
-    assert describe(project)["owner_email"] == "ada@example.com"
+    [model] = SQLMeshProject((project,)).describe().models
+    assert model.owner_email == "ada@example.com"
 
 
 def test_without_a_group_tag_the_group_is_the_schema(zoo: Loaded) -> None:

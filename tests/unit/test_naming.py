@@ -75,7 +75,7 @@ audit_names = st.sampled_from(["not_null", "a b", "a-b", "注文", "unique"])
 arguments = st.dictionaries(st.sampled_from(["columns", "value"]), st.sampled_from(["(a)", "b", "'*'"]))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(audit_names, arguments), max_size=6))
 def test_all_names_differ_and_are_names(uses: list[Use]) -> None:
     names = check_names(uses)

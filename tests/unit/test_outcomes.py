@@ -381,7 +381,7 @@ def any_runs(draw: st.DrawFn) -> Run:
     return Run(requested, (*events, *draw(st.lists(evidence, max_size=2)), *draw(last_words)))
 
 
-whatever = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+whatever = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 
 @whatever

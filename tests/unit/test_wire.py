@@ -87,7 +87,7 @@ def test_a_value_is_one_line(adapter: Any, value: Any) -> None:
     assert line.count(b"\n") == 1
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.text())
 def test_any_text_crosses_the_pipe_on_one_line(text: str) -> None:
     line = wire.encode(wire.EVENT, e.LogLine("info", text, "output"))

@@ -534,7 +534,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
         yield Folder(sandbox)
 
 
-@pytest.mark.parametrize("file", ["defs.yaml", "defs.yml", "component.yaml"])
+@pytest.mark.parametrize("file", ["defs.yaml", "component.yaml"])
 def test_a_declaration_loads_under_each_of_its_names(folder: Folder, file: str) -> None:
     """ADR-0011: a component.yaml alone still loads."""
     folder.declare(file, asset="declared")

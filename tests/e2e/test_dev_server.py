@@ -1,0 +1,167 @@
+"""`dg dev`: the web server shows the project, and a run launched as its button does it ends in the same truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import BIN, COMPONENT, DagsterProject, dagster_project, plan, query, run, sqlmesh, state
+
+LOCATION = "query { repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
+ASSETS = """
+query { assetNodes {
+  assetKey { path } groupName kinds description isMaterializable
+  owners { ... on UserAssetOwner { email } ... on TeamAssetOwner { team } }
+  metadataEntries { label __typename ... on TableSchemaMetadataEntry { schema { columns { name description } } } }
+  assetChecksOrError { ... on AssetChecks { checks { name blocking } } } } }
+"""
+LAUNCH = """
+mutation L($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+  ... on RunConfigValidationInvalid { errors { message } } } }
+"""
+RUN = "query R($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+TOLD = """
+query T($keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) {
+  assetKey { path } assetMaterializations(limit: 1) { runId } assetObservations(limit: 1) { runId }
+  assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } }
+"""
+
+pytestmark = pytest.mark.xdist_group("dev-server")
+
+
+@dataclass
+class Server:
+    url: str
+    project: Path
+    log: Path
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            data = json.load(answer)
+        assert "errors" not in data, data
+        return data["data"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("dev")
+    with dagster_project(folder) as dagster:
+        run([BIN / "dg", "scaffold", "defs", COMPONENT, "shop", "--json-params", '{"init": true}'], cwd=dagster.root)
+        project = dagster.root / "sqlmesh_project"
+        plan(project)
+        with serve(dagster, folder) as url:
+            yield Server(url, project, folder / "server.log")
+
+
+class serve:  # reads as a verb
+    """`dg dev` on a free port, until the block ends; started from the Dagster project's folder."""
+
+    def __init__(self, dagster: DagsterProject, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        home = folder / "home"
+        home.mkdir()
+        (home / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n")
+        self.log = (folder / "server.log").open("wb")
+        self.process = subprocess.Popen(
+            [BIN / "dg", "dev", "--host", "127.0.0.1", "--port", str(self.port)],
+            cwd=dagster.root,
+            env={**os.environ, "DAGSTER_HOME": str(home)},
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def __enter__(self) -> str:
+        url = f"http://127.0.0.1:{self.port}"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, Path(self.log.name).read_text()
+            try:
+                with urllib.request.urlopen(f"{url}/server_info", timeout=5):
+                    return url
+            except (urllib.error.URLError, TimeoutError):
+                time.sleep(0.5)
+        raise AssertionError(f"dg dev does not answer:\n{Path(self.log.name).read_text()}")
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.log.close()
+
+
+def test_the_page_shows_every_model_and_a_launched_run_tells_the_truth(server: Server) -> None:
+    assets = {"/".join(node["assetKey"]["path"]): node for node in server.ask(ASSETS)["assetNodes"]}
+    ours = {key for key, node in assets.items() if node["isMaterializable"]}
+    assert ours == {
+        "reference/products", "staging/orders", "core/daily_orders", "marts/revenue_by_product",
+        "marts/revenue_by_country", "marts/weekly_revenue",
+    }  # fmt: skip
+    daily = assets["core/daily_orders"]
+    assert daily["groupName"] == "sales"
+    assert {"sqlmesh", "duckdb"} <= set(daily["kinds"])
+    assert daily["owners"] == [{"email": "analytics@example.com"}]
+    assert daily["description"]
+    [schema] = [entry["schema"] for entry in daily["metadataEntries"] if entry["label"] == "dagster/column_schema"]
+    assert "order_date" in {column["name"] for column in schema["columns"]}
+    checks = {check["name"]: check["blocking"] for check in daily["assetChecksOrError"]["checks"]}
+    assert checks == {
+        "sqlmesh_execution_status": False,
+        "not_null": True,
+        "no_negative_revenue": True,
+        "unusually_large_order": False,
+    }
+
+    # Nobody holds the warehouse between runs: the command line and a query work beside the server.
+    assert "core__daily_orders" in sqlmesh(server.project, "table_name", "core.daily_orders")
+    before = state(server.project)["intervals"]
+    assert query(server.project, "SELECT count(*) > 0 FROM core.daily_orders") == [(True,)]
+
+    [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
+    params = {
+        "selector": {
+            "repositoryLocationName": repository["location"]["name"],
+            "repositoryName": repository["name"],
+            "pipelineName": "__ASSET_JOB",
+            "assetSelection": [{"path": key.split("/")} for key in sorted(ours)],
+        },
+        "mode": "default",
+        "runConfigData": "{}",
+    }
+    launched = server.ask(LAUNCH, params=params)["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    run_id = launched["run"]["runId"]
+    deadline, status = time.monotonic() + 180, "STARTING"
+    while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
+        time.sleep(1)
+        status = server.ask(RUN, id=run_id)["runOrError"]["status"]
+    assert status == "SUCCESS"
+
+    after = state(server.project)["intervals"]
+    grew = {"/".join(part.strip('"') for part in fqn.split(".")[-2:]) for fqn in after if after[fqn] > before[fqn]}
+    told = server.ask(TOLD, keys=[{"path": key.split("/")} for key in sorted(ours)])["assetNodes"]
+    materialized = {"/".join(n["assetKey"]["path"]) for n in told if n["assetMaterializations"]}
+    observed = {"/".join(n["assetKey"]["path"]) for n in told if n["assetObservations"]}
+    assert materialized == grew
+    assert "core/daily_orders" in grew
+    assert observed == ours - grew
+
+    said = server.log.read_text()
+    assert "Traceback" not in said
+    assert "SELECT" not in said.replace("AssetSelection", ""), "SQLMesh's own output floods the terminal"
