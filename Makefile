@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-floors test-newest lint format clean
 
 test: $(VENV)/.test  ## every test, on the newest versions that the floors allow
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -31,6 +31,26 @@ $(BIN)/uv:
 $(VENV)/.dg $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/uv
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --python $(BIN)/python -e . --group $*
 	@touch $@
+
+# The interpreter of a version: one on the PATH that really is it, else one that pyenv keeps.
+python_of = $(shell for p in python$(1) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1)*/bin/python 2>/dev/null); do \
+	$$p -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(1)")' 2>/dev/null && echo $$p && break; done)
+
+# $(1): where, $(2): Python version, $(3): how uv resolves
+define test_on
+	@test -n "$(call python_of,$(2))" || { echo "Python $(2) is not installed here, so nothing was tested on it."; exit 1; }
+	$(BIN)/uv venv --quiet --clear --python $(call python_of,$(2)) $(1)
+	VIRTUAL_ENV=$(abspath $(1)) $(BIN)/uv pip install --quiet --python $(1)/bin/python --resolution $(3) --upgrade -e . --group test
+	@$(1)/bin/python -c 'import sys; from importlib.metadata import version as v; \
+		print("Python", sys.version.split()[0], *(f"{n} {v(n)}" for n in ("dagster", "sqlmesh", "duckdb", "pydantic")), sep=" | ")'
+	$(1)/bin/python -m pytest $(PYTEST_ARGS)
+endef
+
+test-floors: | $(BIN)/uv  ## the suite on the lowest versions that pyproject.toml declares
+	$(call test_on,.venv-floors,3.10,lowest-direct)
+
+test-newest: | $(BIN)/uv  ## the suite on the newest of everything
+	$(call test_on,.venv-newest,3.13,highest)
 
 clean:
 	rm -rf $(VENV) .venv-* .demo dist build

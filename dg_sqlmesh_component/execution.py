@@ -83,7 +83,7 @@ class _Step:
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger([*self.request.models, *self.request.standalone_audits])
+        self.ledger = Ledger([*self.request.models, *self.request.standalone_audits], self.request.audit_only)
         self.reporter = Reporter(self.assets, self.context.selected_asset_check_keys, self.request.execution_time)
 
     def run(self, project: SQLMeshProject) -> Iterator[Any]:

@@ -92,6 +92,8 @@ class _Namer:
 
     def name(self, text: str) -> str:
         base = re.sub(r"[^A-Za-z0-9_]", "_", text)
+        if "__" not in base:
+            base = f"asset__{base}"  # a single word may be one that Dagster keeps for itself
         name, number = base, 1
         while name.lower() in self._taken:
             number += 1

@@ -140,6 +140,12 @@ class _Entry:
     def done(self) -> list[e.BatchFinished]:
         return [*self.earlier, *self.finished.values()]
 
+    def keep_audits_of_finished_batches(self) -> None:
+        """A failed batch will be computed once more, so what its audits said is void."""
+        finished = {batch.interval for batch in self.done}
+        for position, evaluations in self.audits.items():
+            self.audits[position] = [one for one in evaluations if one.interval in finished]
+
     @property
     def is_complete(self) -> bool:
         return bool(self.planned) and len(self.finished) == len(self.planned or ())
@@ -150,12 +156,14 @@ class Ledger:
 
     Args:
         requested: Models and standalone audits that the run was asked for.
+        audit_only: Nodes of which only the audits were asked for.
     """
 
-    def __init__(self, requested: Iterable[str]) -> None:
+    def __init__(self, requested: Iterable[str], audit_only: Iterable[str] = ()) -> None:
         self._entries = {fqn: _Entry() for fqn in requested}
         self._promoted: dict[str, e.PromotedNode] = {}
-        self._audit_only: dict[str, dict[int, list[e.AuditEvaluated]]] = {}
+        self._audit_only = dict.fromkeys(audit_only)
+        self._audited: dict[str, dict[int, list[e.AuditEvaluated]]] = {}
         self._unrequested: set[str] = set()
         self._status: str | None = None
         self._closed = False
@@ -171,6 +179,11 @@ class Ledger:
         found = [f"SQLMesh executed {fqn}, which was not requested." for fqn in sorted(self._unrequested)]
         if self._status == "failure" and not any(entry.failures or entry.culprits for entry in self._entries.values()):
             found.append("SQLMesh reported a failed run but named no model that failed.")
+        found += [
+            f"SQLMesh finished {fqn} and then said that it failed: {entry.failures[0].message}"
+            for fqn, entry in self._entries.items()
+            if entry.failures and entry.is_complete
+        ]
         return tuple(found)
 
     def feed(self, event: e.Event) -> list[NodeOutcome | AuditOnlyOutcome]:
@@ -184,7 +197,7 @@ class Ledger:
                 audits = (
                     self._entries[event.fqn].audits
                     if event.fqn in self._entries
-                    else self._audit_only.setdefault(event.fqn, {})
+                    else self._audited.setdefault(event.fqn, {})
                 )
                 audits.setdefault(event.position, []).append(event)
             case e.BatchFinished():
@@ -199,7 +212,8 @@ class Ledger:
             case e.NodeWaiting():
                 self._entry(event.fqn).waiting = event
             case e.NodeAudited():
-                audits = self._audit_only.pop(event.fqn, {})
+                self._audit_only.pop(event.fqn, None)
+                audits = self._audited.pop(event.fqn, {})
                 return [AuditOnlyOutcome(event.fqn, _audit_results(audits), _merge(event.missing), event.error)]
             case e.EvaluationFinished():
                 self._status = event.status
@@ -219,10 +233,17 @@ class Ledger:
         if self._closed:
             return []
         self._closed = True
+        unheard = interruption or "SQLMesh ended the run without evaluating them."
         return [
-            self._settle(fqn, *self._judge(entry, interruption))
-            for fqn, entry in self._entries.items()
-            if not entry.settled
+            *(
+                self._settle(fqn, *self._judge(entry, interruption))
+                for fqn, entry in self._entries.items()
+                if not entry.settled
+            ),
+            *(
+                AuditOnlyOutcome(fqn, _audit_results(self._audited.get(fqn, {})), (), unheard)
+                for fqn in self._audit_only
+            ),
         ]
 
     # -- evidence ---------------------------------------------------------------------------------
@@ -235,20 +256,21 @@ class Ledger:
 
     def _open(self, event: e.EnvironmentOpened) -> list[NodeOutcome | AuditOnlyOutcome]:
         self._promoted = event.promoted
-        return [
-            self._settle(
-                fqn,
-                Outcome.NOT_IN_ENVIRONMENT,
-                (f"Not promoted in environment {event.environment}. Run: {event.plan_command}",),
-            )
-            for fqn in event.missing
-            if fqn in self._entries
-        ]
+        refusal = f"Not promoted in environment {event.environment}. Run: {event.plan_command}"
+        refused: list[NodeOutcome | AuditOnlyOutcome] = []
+        for fqn in event.missing:
+            if fqn not in self._entries:
+                self._audit_only.pop(fqn, None)
+                refused.append(AuditOnlyOutcome(fqn, (), (), refusal))
+            elif not self._entries[fqn].settled:
+                refused.append(self._settle(fqn, Outcome.NOT_IN_ENVIRONMENT, (refusal,)))
+        return refused
 
     def _plan(self, event: e.EvaluationPlanned) -> None:
         """A second plan means that SQLMesh starts over: what finished stays done, the rest is judged anew."""
         for entry in self._entries.values():
             entry.earlier.extend(entry.finished.values())
+            entry.keep_audits_of_finished_batches()
             entry.finished.clear()
             entry.planned, entry.culprits = None, ()
             entry.failures.clear()

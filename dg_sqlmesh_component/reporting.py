@@ -11,7 +11,7 @@ import dagster as dg
 
 from . import events as e
 from .outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
-from .translator import STATUS_CHECK, ProjectAssets, sql_metadata
+from .translator import STATUS_CHECK, ProjectAssets, check_name, sql_metadata
 
 MAX_LISTED = 20
 """How many models a message names before it says how many more there are."""
@@ -100,7 +100,7 @@ class Reporter:
     def sentence(self, outcome: NodeOutcome) -> str:
         """What SQLMesh did with a model, for people."""
         name = self._assets.name(outcome.fqn)
-        errors = " ".join(outcome.errors)
+        errors = " ".join(map(_as_sentence, outcome.errors))
         match outcome.outcome:
             case Outcome.EXECUTED:
                 return f"{name} was executed for {ranges(outcome.intervals)}."
@@ -115,7 +115,7 @@ class Reporter:
             case Outcome.FAILED:
                 return f"{name} failed: {errors}"
             case Outcome.AUDIT_FAILED:
-                return f"{name} failed its audit: {errors}"
+                return f"{name} failed its audit{self._failing_audits(outcome) or f': {errors}'}"
             case Outcome.PARTLY_EXECUTED:
                 return (
                     f"{name} failed after {outcome.finished_batches} of {outcome.planned_batches} batches: {errors} "
@@ -125,7 +125,12 @@ class Reporter:
                 done = f" Finished before that: {ranges(outcome.intervals)}." if outcome.intervals else ""
                 return f"{name} was interrupted: {errors}{done}"
             case Outcome.NOT_IN_ENVIRONMENT:
-                return f"{name}: {errors}"
+                return f"{name}: {' '.join(outcome.errors)}"  # ends in a command, to be copied as it is
+
+    def _failing_audits(self, outcome: NodeOutcome) -> str:
+        failing = [audit for audit in outcome.audits if audit.blocking and not audit.passed]
+        said = ", ".join(f"{audit.name} ({_rows(audit.failing_rows)})" for audit in failing)
+        return f" {said}." if said else ""
 
     def _awaited(self, outcome: NodeOutcome) -> str:
         if outcome.signals:
@@ -183,8 +188,10 @@ class Reporter:
         key = dg.AssetCheckKey(self._assets.key(outcome.fqn), STATUS_CHECK)
         if key in self._selected:
             name = self._assets.name(outcome.fqn)
-            missing = (
-                f"{name} has intervals that are due and not computed: {ranges(outcome.missing)}. "
+            said = (
+                f"{name}: its audits could not be evaluated: {outcome.error}"
+                if outcome.error
+                else f"{name} has intervals that are due and not computed: {ranges(outcome.missing)}. "
                 "Only checks were selected, so it was not executed."
                 if outcome.missing
                 else f"{name} has nothing to do. Only checks were selected."
@@ -193,9 +200,9 @@ class Reporter:
                 dg.AssetCheckResult(
                     asset_key=key.asset_key,
                     check_name=key.name,
-                    passed=not outcome.missing,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    description=missing,
+                    passed=not (outcome.missing or outcome.error),
+                    severity=_severity(outcome.error is not None),
+                    description=said,
                 )
             )
         return results
@@ -204,7 +211,7 @@ class Reporter:
         """Checks of an executed model whose audit the environment does not have: local files are ahead."""
         ran = self._assets.check_of(outcome.fqn, outcome.audits)
         model = self._assets.models[outcome.fqn]
-        keys = [dg.AssetCheckKey(self._assets.key(outcome.fqn), audit.check_name) for audit in model.audits]
+        keys = [dg.AssetCheckKey(self._assets.key(outcome.fqn), check_name(audit)) for audit in model.audits]
         return [
             dg.AssetCheckResult(
                 asset_key=key.asset_key,
@@ -252,6 +259,12 @@ class Reporter:
             metadata["sqlmesh/computed_up_to"] = _timestamp(outcome.last_interval_end)
         if outcome.outcome is Outcome.WAITING:
             metadata["sqlmesh/waiting_for"] = self._awaited(outcome)
+        if outcome.culprits:
+            metadata["sqlmesh/blocked_by"] = ", ".join(map(self._assets.name, outcome.culprits))
+        if outcome.failed_audits:
+            metadata["sqlmesh/failed_audits"] = ", ".join(outcome.failed_audits)
+        if outcome.errors:
+            metadata["sqlmesh/error"] = "\n".join(outcome.errors)
         return metadata
 
     # -- the one failure --------------------------------------------------------------------------
@@ -345,8 +358,15 @@ def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count} rows"
 
 
+def _as_sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def _counts(outcomes: Sequence[NodeOutcome]) -> str:
-    found = [(sum(one.outcome is outcome for one in outcomes), outcome.value.replace("_", " ")) for outcome in Outcome]
+    worst_first = sorted(Outcome, key=lambda outcome: (not outcome.is_failure, outcome is Outcome.BLOCKED))
+    found = [
+        (sum(one.outcome is outcome for one in outcomes), outcome.value.replace("_", " ")) for outcome in worst_first
+    ]
     return ", ".join(f"{count} {word}" for count, word in found if count)
 
 

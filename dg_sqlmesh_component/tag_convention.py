@@ -8,6 +8,8 @@ from typing import Annotated
 
 import dagster as dg
 
+from .errors import DeclarationError
+
 
 @dataclass(frozen=True)
 class TagConvention(dg.Resolvable):
@@ -24,9 +26,14 @@ class TagConvention(dg.Resolvable):
         ),
     ] = ":"
 
+    def __post_init__(self) -> None:
+        if not self.prefix or not self.separator:
+            raise DeclarationError("`tag_convention` in defs.yaml needs a prefix and a separator that are not empty.")
+
     def split(self, tag: str) -> tuple[str, str] | None:
         """The property and its value, which may hold the separator; None for an ordinary tag."""
-        parts = tag.split(self.separator, 2)
-        if parts[0] != self.prefix:
+        start = f"{self.prefix}{self.separator}"
+        if not tag.startswith(start):
             return None
-        return (parts[1] if len(parts) > 1 else "", parts[2] if len(parts) > 2 else "")
+        property_, _, value = tag.removeprefix(start).partition(self.separator)
+        return property_, value

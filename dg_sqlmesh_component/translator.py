@@ -92,7 +92,7 @@ class Translator:
             metadata["sqlmesh/path"] = dg.MetadataValue.path(audit.path)
         arguments = f" with {json.dumps(audit.args)}" if audit.args else ""
         return dg.AssetCheckSpec(
-            audit.check_name,
+            check_name(audit),
             asset=key,
             description=audit.description or f"SQLMesh audit {audit.name}{arguments}.",
             blocking=audit.blocking,
@@ -180,6 +180,11 @@ class Translator:
             raise refuse(problem)
 
 
+def check_name(audit: Audit) -> str:
+    """The name of an audit's check, which must not be that of the status check."""
+    return audit.check_name if audit.check_name != STATUS_CHECK else f"{STATUS_CHECK}_audit"
+
+
 @lru_cache(maxsize=4096)
 def dagster_problem(**properties: Any) -> str | None:
     """Dagster's own words against a property of an asset, None when it accepts it."""
@@ -211,11 +216,10 @@ def _default_owners(model: Model) -> list[str]:
     """Dagster knows people by email and everybody else as a team."""
     if not model.owner:
         return []
-    if model.owner_email:
-        return [model.owner_email]
-    if _EMAIL.fullmatch(model.owner) or model.owner.startswith("team:"):
-        return [model.owner]
-    return [f"team:{model.owner}"]
+    known = model.owner_email or model.owner
+    owner = known if _EMAIL.fullmatch(known) or known.startswith("team:") else f"team:{known}"
+    # One that Dagster has no place for stays in the metadata; it must not keep the project from loading.
+    return [] if dagster_problem(owners=(owner,)) else [owner]
 
 
 def _ordinary_tags(tags: Iterable[str]) -> dict[str, str]:
@@ -306,8 +310,7 @@ class ProjectAssets:
             carrier = next((fqn for fqn in standalone.depends_on if fqn in specs), None)
             if carrier is not None:
                 spec = translator.audit_check_spec(standalone.audit, specs[carrier].key)
-                if spec.key in checks:
-                    spec = spec._replace(name=f"{spec.name}_standalone")
+                spec = spec._replace(name=_free_name(spec, checks))
                 checks[spec.key] = spec
                 standalone_audits[standalone.audit.name] = standalone
                 standalone_by_check[spec.key] = standalone.audit.name
@@ -322,19 +325,30 @@ class ProjectAssets:
         return self.specs[node].key
 
     def check_of(self, node: str, audits: Iterable[AuditResult]) -> dict[dg.AssetCheckKey, AuditResult]:
-        """Match results to checks: the n-th use of an audit that ran is the n-th that is defined."""
+        """Match results to checks: by the audit's name and arguments, else by the order of its uses."""
         if node in self.standalone_audits:
             checks = [key for key, name in self.standalone_by_check.items() if name == node]
             return dict(zip(checks, audits))
-        defined: dict[str, list[str]] = {}
-        for audit in self.models[node].audits:
-            defined.setdefault(audit.name, []).append(audit.check_name)
+        results = sorted(audits, key=lambda one: one.position)
+        defined = list(self.models[node].audits)
         matched = {}
-        for result in sorted(audits, key=lambda one: one.position):
-            names = defined.get(result.name)
-            if names:
-                matched[dg.AssetCheckKey(self.key(node), names.pop(0))] = result
+        for by_arguments in (True, False):
+            for result in list(results):
+                same = [use for use in defined if use.name == result.name]
+                use = next((use for use in same if not by_arguments or use.args == result.args), None)
+                if use is not None:
+                    defined.remove(use)
+                    results.remove(result)
+                    matched[dg.AssetCheckKey(self.key(node), check_name(use))] = result
         return matched
+
+
+def _free_name(spec: dg.AssetCheckSpec, checks: Mapping[dg.AssetCheckKey, dg.AssetCheckSpec]) -> str:
+    name, number = spec.name, 1
+    while dg.AssetCheckKey(spec.asset_key, name) in checks:
+        name = f"{spec.name}_standalone" if number == 1 else f"{spec.name}_standalone_{number}"
+        number += 1
+    return name
 
 
 def _index_keys(chosen: list[Model], specs: Mapping[str, dg.AssetSpec]) -> dict[dg.AssetKey, str]:

@@ -5,9 +5,11 @@ pydantic does the work, which Dagster and SQLMesh both bring along (ADR-0012).
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from .errors import WorkerError
 from .events import Event, Request
@@ -22,7 +24,12 @@ MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 def encode(adapter: TypeAdapter[_T], value: _T) -> bytes:
     """One line, with its line break."""
-    return adapter.dump_json(value) + b"\n"
+    try:
+        return adapter.dump_json(value) + b"\n"
+    except PydanticSerializationError:
+        # Text that is not Unicode, such as a file name of other bytes: those characters become "?".
+        text = json.dumps(adapter.dump_python(value), ensure_ascii=False)
+        return text.encode("utf-8", "replace") + b"\n"
 
 
 def decode(adapter: TypeAdapter[_T], line: bytes) -> _T:

@@ -172,6 +172,7 @@ def dagster_project(folder: Path) -> Iterator[DagsterProject]:
         "from pathlib import Path\n\nimport dagster as dg\n\n\n@dg.definitions\ndef defs():\n"
         "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
     )
+    sys.path.insert(0, str(root))  # what installing it would do
     (folder / "dagster_home").mkdir()
     with dg.instance_for_test(temp_dir=str(folder / "dagster_home")) as instance:
         yield DagsterProject(root, instance)

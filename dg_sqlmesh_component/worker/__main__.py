@@ -34,12 +34,14 @@ def main() -> None:
         print(json.dumps(failed), flush=True)  # noqa: T201  # the pipe's other code may not be importable here
         return
     from .pipe import Pipe, PipeHandler
+    from .sqlglot_sources import prefer_sqlglot_sources
 
     pipe = Pipe()
     request = pipe.receive()
     if request is None:
         return
     logging.getLogger().addHandler(PipeHandler(pipe))
+    prefer_sqlglot_sources()
     try:
         _serve(request, pipe)
     except SQLMeshComponentError as error:

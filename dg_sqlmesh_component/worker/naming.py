@@ -18,14 +18,20 @@ def check_names(uses: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
     """
     often = Counter(_identifier(name) for name, _ in uses)
     names: list[str] = []
-    taken: Counter[str] = Counter()
     for audit_name, args in uses:
         name = _identifier(audit_name)
         if often[name] > 1:
             name = "_".join([name, *(_identifier(value) for value in args.values())])[:MAX_LENGTH]
-        taken[name] += 1
-        names.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
+        names.append(_numbered(name, {*names, *(often.keys() - {name})}))
     return names
+
+
+def _numbered(name: str, taken: set[str]) -> str:
+    numbered, number = name, 1
+    while numbered in taken:
+        number += 1
+        numbered = f"{name}_{number}"
+    return numbered
 
 
 def _identifier(text: str) -> str:

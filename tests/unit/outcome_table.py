@@ -56,6 +56,7 @@ class Row:
         says: The row as a sentence; the id of its tests.
         events: SQLMesh's evidence, to the last event, unless the worker died.
         death: Why no more events came; None when there is a last one.
+        beside: Other models of the same request.
     """
 
     says: str
@@ -63,6 +64,7 @@ class Row:
     outcome: NodeOutcome
     told: Told
     death: str | None = None
+    beside: tuple[str, ...] = ()
 
 
 def opened(*requested: str, missing: tuple[str, ...] = ()) -> e.EnvironmentOpened:
@@ -281,7 +283,24 @@ OUTCOME_TABLE = (
         "blocked: left out because something upstream failed",
         (OPENED, ONE_BATCH, e.NodesBlocked({ORDERS: (STAGING,)}), FAILED),
         NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
-        Told("core.orders was not executed, because of a failure upstream of it: staging.orders.", False, ERROR),
+        Told(
+            "core.orders was not executed, because of a failure upstream of it: staging.orders.",
+            False,
+            ERROR,
+            {"sqlmesh/blocked_by": "staging.orders"},
+        ),
+    ),
+    Row(
+        "blocked: the worker died, but not before SQLMesh had said so",
+        (OPENED, ONE_BATCH, e.NodesBlocked({ORDERS: (STAGING,)})),
+        NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
+        Told(
+            "core.orders was not executed, because of a failure upstream of it: staging.orders.",
+            False,
+            ERROR,
+            {"sqlmesh/blocked_by": "staging.orders"},
+        ),
+        death="SQLMesh's process was killed.",
     ),
     Row(
         "failed: its batch ended without a duration and the failure list names it",
@@ -289,7 +308,26 @@ OUTCOME_TABLE = (
         NodeOutcome(
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
-        Told("core.orders failed: ConversionException: cannot cast 'x'", False, ERROR),
+        Told(
+            "core.orders failed: ConversionException: cannot cast 'x'.",
+            False,
+            ERROR,
+            {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
+        ),
+    ),
+    Row(
+        "failed: the worker died, but not before SQLMesh had named it",
+        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION),
+        NodeOutcome(
+            ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
+        ),
+        Told(
+            "core.orders failed: ConversionException: cannot cast 'x'.",
+            False,
+            ERROR,
+            {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
+        ),
+        death="SQLMesh's process was killed.",
     ),
     Row(
         "failed: SQLMesh also lists it as left out, but its own failure is the stronger evidence",
@@ -297,7 +335,12 @@ OUTCOME_TABLE = (
         NodeOutcome(
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
-        Told("core.orders failed: ConversionException: cannot cast 'x'", False, ERROR),
+        Told(
+            "core.orders failed: ConversionException: cannot cast 'x'.",
+            False,
+            ERROR,
+            {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
+        ),
     ),
     Row(
         "failed: one batch failed an audit and another one raised, in the same words twice",
@@ -310,7 +353,15 @@ OUTCOME_TABLE = (
             errors=("ConversionException: cannot cast 'x'", "Audit not_null failed: 3 rows"),
             failed_audits=("not_null",),
         ),
-        Told("core.orders failed: ConversionException: cannot cast 'x' Audit not_null failed: 3 rows", False, ERROR),
+        Told(
+            "core.orders failed: ConversionException: cannot cast 'x'. Audit not_null failed: 3 rows.",
+            False,
+            ERROR,
+            {
+                "sqlmesh/error": "ConversionException: cannot cast 'x'\nAudit not_null failed: 3 rows",
+                "sqlmesh/failed_audits": "not_null",
+            },
+        ),
     ),
     Row(
         "audit failed: the cause is a blocking audit",
@@ -333,9 +384,10 @@ OUTCOME_TABLE = (
             failed_audits=("not_null",),
         ),
         Told(
-            "core.orders failed its audit: Audit not_null failed: 3 rows",
+            "core.orders failed its audit not_null (3 rows).",
             False,
             ERROR,
+            {"sqlmesh/error": "Audit not_null failed: 3 rows", "sqlmesh/failed_audits": "not_null"},
             audits={"not_null": (False, ERROR, "3 rows failed."), "recent": (True, WARN, None)},
         ),
     ),
@@ -355,7 +407,7 @@ OUTCOME_TABLE = (
             errors=("ConversionException: cannot cast 'x'",),
         ),
         Told(
-            "core.orders failed after 1 of 2 batches: ConversionException: cannot cast 'x' "
+            "core.orders failed after 1 of 2 batches: ConversionException: cannot cast 'x'. "
             "What is finished stays: [2026-01-01, 2026-01-02).",
             False,
             ERROR,
@@ -367,6 +419,7 @@ OUTCOME_TABLE = (
                 "sqlmesh/duration_ms": 5,
                 "sqlmesh/rows": 10,
                 "sqlmesh/bytes": 100,
+                "sqlmesh/error": "ConversionException: cannot cast 'x'",
             },
         ),
     ),
@@ -388,7 +441,7 @@ OUTCOME_TABLE = (
             failed_audits=("not_null",),
         ),
         Told(
-            "core.orders failed after 1 of 2 batches: Audit not_null failed: 3 rows "
+            "core.orders failed after 1 of 2 batches: Audit not_null failed: 3 rows. "
             "What is finished stays: [2026-01-01, 2026-01-02).",
             False,
             ERROR,
@@ -400,6 +453,8 @@ OUTCOME_TABLE = (
                 "sqlmesh/duration_ms": 5,
                 "sqlmesh/rows": 10,
                 "sqlmesh/bytes": 100,
+                "sqlmesh/error": "Audit not_null failed: 3 rows",
+                "sqlmesh/failed_audits": "not_null",
             },
             {"not_null": (False, ERROR, "3 rows failed.")},
         ),
@@ -432,6 +487,7 @@ OUTCOME_TABLE = (
                 "sqlmesh/duration_ms": 5,
                 "sqlmesh/rows": 10,
                 "sqlmesh/bytes": 100,
+                "sqlmesh/error": "SQLMesh's process was killed.",
             },
         ),
         death="SQLMesh's process was killed.",
@@ -440,14 +496,24 @@ OUTCOME_TABLE = (
         "interrupted: the worker died before it said anything",
         (),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("SQLMesh's process was killed.",)),
-        Told("core.orders was interrupted: SQLMesh's process was killed.", False, ERROR),
+        Told(
+            "core.orders was interrupted: SQLMesh's process was killed.",
+            False,
+            ERROR,
+            {"sqlmesh/error": "SQLMesh's process was killed."},
+        ),
         death="SQLMesh's process was killed.",
     ),
     Row(
         "interrupted: the request failed as a whole",
         (OPENED, ONE_BATCH, e.RequestFailed("EvaluationError", "The run was cancelled.")),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
-        Told("core.orders was interrupted: The run was cancelled.", False, ERROR),
+        Told(
+            "core.orders was interrupted: The run was cancelled.",
+            False,
+            ERROR,
+            {"sqlmesh/error": "The run was cancelled."},
+        ),
     ),
     Row(
         "interrupted: SQLMesh came to its end without a word about it",
@@ -462,6 +528,7 @@ OUTCOME_TABLE = (
             "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
             False,
             ERROR,
+            {"sqlmesh/error": "SQLMesh ended the run without saying what became of it."},
         ),
     ),
     Row(
@@ -478,6 +545,18 @@ OUTCOME_TABLE = (
             "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
             False,
             ERROR,
+            {"sqlmesh/error": "SQLMesh ended the run without saying what became of it."},
+        ),
+    ),
+    Row(
+        "interrupted: left out, and no failure upstream can be named",
+        (OPENED, ONE_BATCH, e.NodesBlocked({ORDERS: ()}), e.RequestFailed("EvaluationError", "The run was cancelled.")),
+        NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
+        Told(
+            "core.orders was interrupted: The run was cancelled.",
+            False,
+            ERROR,
+            {"sqlmesh/error": "The run was cancelled."},
         ),
     ),
     Row(
@@ -500,7 +579,10 @@ OUTCOME_TABLE = (
             "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
             False,
             ERROR,
-            {"sqlmesh/reason": "every interval that is over has been computed"},
+            {
+                "sqlmesh/reason": "every interval that is over has been computed",
+                "sqlmesh/error": "SQLMesh ended the run without saying what became of it.",
+            },
         ),
     ),
     Row(
@@ -512,7 +594,13 @@ OUTCOME_TABLE = (
             PROMOTED,
             errors=("Nothing was run, because the request was refused.",),
         ),
-        Told("core.orders was interrupted: Nothing was run, because the request was refused.", False, ERROR),
+        Told(
+            "core.orders was interrupted: Nothing was run, because the request was refused.",
+            False,
+            ERROR,
+            {"sqlmesh/error": "Nothing was run, because the request was refused."},
+        ),
+        beside=(STAGING,),
     ),
     Row(
         "not in environment: in the project, not promoted",
@@ -522,6 +610,11 @@ OUTCOME_TABLE = (
             Outcome.NOT_IN_ENVIRONMENT,
             errors=("Not promoted in environment prod. Run: cd /shop && sqlmesh plan",),
         ),
-        Told("core.orders: Not promoted in environment prod. Run: cd /shop && sqlmesh plan", False, ERROR),
+        Told(
+            "core.orders: Not promoted in environment prod. Run: cd /shop && sqlmesh plan",
+            False,
+            ERROR,
+            {"sqlmesh/error": "Not promoted in environment prod. Run: cd /shop && sqlmesh plan"},
+        ),
     ),
 )

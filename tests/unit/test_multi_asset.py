@@ -109,11 +109,6 @@ def test_tables_from_outside_are_inputs_under_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("table", ["input", "output", "class", "type", "from"])
-@pytest.mark.xfail(
-    strict=True,
-    raises=dg.DagsterInvalidDefinitionError,
-    reason="defect: the name of a table without a schema may be a word that Dagster keeps for itself",
-)
 def test_a_table_from_outside_may_be_called_as_it_likes(table: str) -> None:
     built(manifest(model("core.orders", depends_on=(f'"{table}"',))))
 
@@ -207,3 +202,20 @@ def test_an_asset_of_somebody_else_may_stand_between_two_models() -> None:
     models = [model("core.a-b"), model("marts.revenue", reads=["raw.scored", "core.a-b"])]
     assert dg.materialize([scored, built(manifest(*models), compute)]).success
     assert selections == [{("core", "a-b")}, {("marts", "revenue")}]
+
+
+def test_a_model_in_a_second_step_needs_the_outputs_of_its_parents_in_the_first() -> None:
+    without_output = dg.AssetKey(["core", "a-b"])
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield from (dg.MaterializeResult(asset_key=key) for key in context.selected_asset_keys - {without_output})
+
+    @dg.asset(key=["raw", "scored"], deps=[dg.AssetKey(["core", "a_b"])])
+    def scored() -> None: ...
+
+    models = [model("core.a-b"), model("core.a_b"), model("marts.revenue", reads=["raw.scored", "core.a-b"])]
+    result = dg.materialize([scored, built(manifest(*models), compute)])
+    assert paths(event.asset_key for event in result.get_asset_materialization_events()) == {
+        ("core", "a_b"),
+        ("raw", "scored"),
+    }

@@ -57,6 +57,9 @@ METADATA_TYPES = {
     "sqlmesh/next_due": dg.TimestampMetadataValue,
     "sqlmesh/computed_up_to": dg.TimestampMetadataValue,
     "sqlmesh/waiting_for": dg.TextMetadataValue,
+    "sqlmesh/blocked_by": dg.TextMetadataValue,
+    "sqlmesh/failed_audits": dg.TextMetadataValue,
+    "sqlmesh/error": dg.TextMetadataValue,
 }
 """Every key that an outcome may leave on an asset."""
 
@@ -292,10 +295,13 @@ def test_audits_without_their_model_leave_a_status_check_alone_that_is_not_selec
     assert [one.check_name for one in reporter(selected={NOT_NULL}).audited(audited)] == ["not_null"]
 
 
-@pytest.mark.xfail(strict=True, reason="defect: the status check passes although the audits could not be evaluated")
 def test_audits_that_could_not_be_evaluated_do_not_leave_a_passed_status_check() -> None:
-    told = reporter().audited(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet."))
-    assert not any(one.passed for one in told)
+    (told,) = reporter().audited(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet."))
+    assert said(told) == (
+        False,
+        ERROR,
+        "core.orders: its audits could not be evaluated: Nothing has been computed yet.",
+    )
 
 
 def test_a_standalone_audit_is_a_check_and_has_no_status() -> None:
@@ -328,9 +334,9 @@ def test_the_failure_names_each_failed_model_its_error_and_what_it_blocked() -> 
     failure = reporter(assets).failure(outcomes, [], [])
     assert failure is not None
     assert failure.description == (
-        "SQLMesh in environment prod: 3 blocked, 1 failed, 1 audit failed.\n"
-        "core.a failed: cannot cast 'x' Blocked by it: core.a_child, core.of_both.\n"
-        "core.b failed its audit: Audit not_null failed: 3 rows Blocked by it: core.b_child, core.of_both."
+        "SQLMesh in environment prod: 1 failed, 1 audit failed, 3 blocked.\n"
+        "core.a failed: cannot cast 'x'. Blocked by it: core.a_child, core.of_both.\n"
+        "core.b failed its audit: Audit not_null failed: 3 rows. Blocked by it: core.b_child, core.of_both."
     )
     assert plain(dict(failure.metadata)) == {
         "sqlmesh/blocked": "core.a_child, core.b_child, core.of_both",
@@ -349,8 +355,8 @@ def test_the_failure_counts_what_went_well() -> None:
     failure = reporter().failure([EXECUTED, replace(FAILED, fqn=STAGING)], [], [])
     assert failure is not None
     assert failure.description == (
-        "SQLMesh in environment prod: 1 executed, 1 failed.\n"
-        "staging.orders failed: ConversionException: cannot cast 'x'"
+        "SQLMesh in environment prod: 1 failed, 1 executed.\n"
+        "staging.orders failed: ConversionException: cannot cast 'x'."
     )
     assert plain(dict(failure.metadata)) == {"sqlmesh/executed": "core.orders", "sqlmesh/failed": "staging.orders"}
 
@@ -390,7 +396,7 @@ def test_every_list_in_the_failure_is_bounded() -> None:
     failure = reporter(assets).failure(outcomes, [], [])
     assert failure is not None
     head, first, *others, last = (failure.description or "").splitlines()
-    assert head == f"SQLMesh in environment prod: {count} blocked, {count} failed."
+    assert head == f"SQLMesh in environment prod: {count} failed, {count} blocked."
     assert first.endswith(f"blocked.m{MAX_LISTED - 1:03}, and {count - MAX_LISTED} more.")
     assert len(others) == MAX_LISTED - 1
     assert last == f"and {count - MAX_LISTED} more"
@@ -427,6 +433,23 @@ def test_whole_days_are_shown_without_their_time(intervals: tuple[e.Interval, ..
     assert ranges(intervals) == text
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("boom", "core.orders failed: boom."),
+        ("boom.", "core.orders failed: boom."),
+        ("really?", "core.orders failed: really?"),
+    ],
+)
+def test_an_error_is_a_sentence_in_a_sentence(error: str, sentence: str) -> None:
+    assert reporter().sentence(replace(FAILED, errors=(error,))) == sentence
+
+
+def test_an_audit_failure_is_told_in_sqlmeshs_words_when_the_rows_are_not_known() -> None:
+    outcome = NodeOutcome(ORDERS, Outcome.AUDIT_FAILED, errors=("Audit not_null failed",), failed_audits=("not_null",))
+    assert reporter().sentence(outcome) == "core.orders failed its audit: Audit not_null failed."
+
+
 def test_a_blocked_model_without_a_known_culprit_is_blocked_by_a_model_upstream() -> None:
     sentence = reporter().sentence(replace(BLOCKED, culprits=()))
     assert sentence == "core.orders was not executed, because of a failure upstream of it: a model upstream."
@@ -434,7 +457,7 @@ def test_a_blocked_model_without_a_known_culprit_is_blocked_by_a_model_upstream(
 
 def test_a_node_that_is_no_model_is_called_by_its_name() -> None:
     outcome = NodeOutcome("orders_add_up", Outcome.FAILED, errors=("boom",))
-    assert reporter().sentence(outcome) == "orders_add_up failed: boom"
+    assert reporter().sentence(outcome) == "orders_add_up failed: boom."
 
 
 def test_the_same_audit_twice_reports_each_result_on_its_own_check() -> None:

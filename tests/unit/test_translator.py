@@ -21,7 +21,7 @@ from unit.scenario import (
     translator,
 )
 
-from dg_sqlmesh_component.errors import ProjectLoadError, SQLMeshComponentError
+from dg_sqlmesh_component.errors import DeclarationError, ProjectLoadError
 from dg_sqlmesh_component.manifest import Model, split_fqn
 from dg_sqlmesh_component.outcomes import AuditResult
 from dg_sqlmesh_component.tag_convention import TagConvention
@@ -162,13 +162,9 @@ def test_the_owner_of_a_model_owns_the_asset(owner: str | None, email: str | Non
     ("owner", "email"),
     [("bob@host.c", None), ("bob", "bob@localhost"), ("bob", "Bob <bob@example.com>"), ("team:", None)],
 )
-@pytest.mark.xfail(
-    strict=True,
-    raises=ProjectLoadError,
-    reason="defect: against ADR-0006, an owner that Dagster refuses keeps the project from loading",
-)
 def test_no_owner_keeps_a_project_from_loading(owner: str, email: str | None) -> None:
-    spec(model(owner=owner, owner_email=email))
+    asset = spec(model(owner=owner, owner_email=email))
+    assert plain(dict(asset.metadata))["sqlmesh/owner"] == owner
 
 
 def test_owners_from_tags_stand_in_place_of_the_models() -> None:
@@ -207,9 +203,6 @@ def test_no_ordinary_tag_keeps_a_project_from_loading(tags: list[str]) -> None:
     assert spec(tagged(*tags)).key == ORDERS_KEY
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ProjectLoadError, reason="defect: the prefix alone is an ordinary tag (ADR-0006) and is refused"
-)
 def test_a_tag_that_is_only_the_prefix_is_an_ordinary_tag() -> None:
     assert "dagster" in spec(tagged("dagster")).tags
 
@@ -283,8 +276,21 @@ def test_tags_of_the_convention_do_not_become_dagster_tags_too() -> None:
                 "to dagster->tag->acme/tier=1",
             ),
         ),
+        (
+            TagConvention("dg:dagster", ":"),
+            (
+                "dg:dagster:group_name:finance/eu",
+                "dg:dagster:key_prefix:shop/eu",
+                "dg:dagster:owner:team:a/b",
+                "dg:dagster:tag:acme/tier=1",
+            ),
+        ),
     ],
-    ids=["a separator that values contain", "a prefix with a space, a separator of two characters"],
+    ids=[
+        "a separator that values contain",
+        "a prefix with a space, a separator of two characters",
+        "a prefix that contains the separator",
+    ],
 )
 def test_prefix_and_separator_may_be_others(convention: TagConvention, tags: tuple[str, ...]) -> None:
     asset = spec(tagged(*tags, "dagster:group_name:not-read"), convention=convention)
@@ -294,10 +300,10 @@ def test_prefix_and_separator_may_be_others(convention: TagConvention, tags: tup
     assert asset.tags == {"dagster_group_name_not-read": "", "acme/tier": "1", **kind_tags("sqlmesh", "duckdb")}
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="defect: an empty separator ends in a bare ValueError")
-def test_an_empty_separator_is_refused_in_words_of_our_own() -> None:
-    with pytest.raises(SQLMeshComponentError):
-        translator(tagged("finance"), convention=TagConvention("dagster", ""))
+@pytest.mark.parametrize(("prefix", "separator"), [("", ":"), ("dagster", "")], ids=["prefix", "separator"])
+def test_neither_prefix_nor_separator_may_be_empty(prefix: str, separator: str) -> None:
+    with pytest.raises(DeclarationError, match=r"`tag_convention` in defs\.yaml needs a prefix and a separator"):
+        TagConvention(prefix, separator)
 
 
 REFUSED_TAGS = (
@@ -574,10 +580,6 @@ def test_an_audit_that_only_the_promoted_model_has_is_left_out() -> None:
     [("ba", {"not_null_a": "a", "not_null_b": "b"}), ("b", {"not_null_b": "b"})],
     ids=["in another order", "only one of them"],
 )
-@pytest.mark.xfail(
-    strict=True,
-    reason="defect: uses of one audit are matched by order: the result of one lands on the check of another",
-)
 def test_a_result_goes_to_the_check_with_its_arguments(promoted: str, checks: dict[str, str]) -> None:
     assets = project_assets(manifest(model(audits=TWICE)))
     results = [result("not_null", n, columns=column) for n, column in enumerate(promoted)]
@@ -613,17 +615,20 @@ def test_a_standalone_audit_named_like_an_audit_of_its_model_has_a_check_of_its_
     assert {key.name for key in assets.standalone_by_check} == {"not_null_standalone"}
 
 
-@pytest.mark.xfail(strict=True, reason="defect: of two standalone audits with like names one has no check")
 def test_standalone_audits_with_like_names_have_a_check_each() -> None:
-    alike = [standalone("not null", ["core.orders"], check_name="not_null"), standalone("not_null", ["core.orders"])]
-    project = manifest(model("core.orders", audits=(audit("not_null"),)), standalone_audits=alike)
-    assert len(project_assets(project).checks) == 4
+    alike = [standalone(name, ["core.orders"], check_name="not_null") for name in ("not null", "not-null", "not_null")]
+    assets = project_assets(manifest(model("core.orders", audits=(audit("not_null"),)), standalone_audits=alike))
+    assert {key.name: name for key, name in assets.standalone_by_check.items()} == {
+        "not_null_standalone": "not null",
+        "not_null_standalone_2": "not-null",
+        "not_null_standalone_3": "not_null",
+    }
 
 
-@pytest.mark.xfail(strict=True, reason="defect: an audit of this name silently takes the place of the status check")
 def test_an_audit_named_like_the_status_check_has_a_check_of_its_own() -> None:
-    project = manifest(model("core.orders", audits=(audit(STATUS_CHECK),)))
-    assert len(project_assets(project).checks) == 2
+    assets = project_assets(manifest(model("core.orders", audits=(audit(STATUS_CHECK),))))
+    assert {key.name for key in assets.checks} == {STATUS_CHECK, f"{STATUS_CHECK}_audit"}
+    assert list(matched(assets, fqn("core.orders"), result(STATUS_CHECK))) == [f"{STATUS_CHECK}_audit"]
 
 
 # -- the way back ---------------------------------------------------------------------------------

@@ -1,0 +1,183 @@
+"""Every attribute of `project`, and what it does."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from harness import CONFIG, DagsterProject, dagster_project, plan, write_project
+
+from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component.manifest import Manifest
+
+ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
+
+
+def describe(dagster: DagsterProject, project: Any, **attributes: Any) -> Manifest:
+    """The manifest that the component gets from a declaration, paths resolved as from a real file."""
+    return component(dagster, {"project": project, **attributes}).project.describe()
+
+
+def component(dagster: DagsterProject, attributes: dict[str, Any]) -> SQLMeshProjectComponent:
+    """The component of a declaration in a real file."""
+    dagster.declare("shop", attributes)
+    return dg.ComponentTree.for_project(dagster.root).load_component("shop")
+
+
+@pytest.fixture
+def dagster(tmp_path: Path):
+    with dagster_project(tmp_path) as project:
+        yield project
+
+
+def test_a_path_is_relative_to_the_file_it_stands_in(dagster: DagsterProject) -> None:
+    write_project(dagster.root / "shop", ONE_MODEL)
+    assert describe(dagster, "../../../shop").paths == (str(dagster.root / "shop"),)
+
+
+def test_a_list_of_paths_is_a_multi_repository_project(dagster: DagsterProject) -> None:
+    write_project(dagster.root / "left", ONE_MODEL)
+    write_project(dagster.root / "right", {"models/two.sql": "MODEL (name t.two, kind FULL); SELECT id FROM t.one"})
+    manifest = describe(dagster, {"path": ["../../../left", "../../../right"]})
+    assert [model.name for model in manifest.models] == ["t.one", "t.two"]
+    assert manifest.models[1].depends_on == (manifest.models[0].fqn,)
+
+
+def test_gateway_and_environment_are_those_asked_for(dagster: DagsterProject) -> None:
+    other = "gateways:\n  other:\n    connection:\n      type: duckdb\n      database: other.duckdb"
+    write_project(dagster.root / "shop", ONE_MODEL, CONFIG.replace("gateways:", other))
+    manifest = describe(dagster, {"path": "../../../shop", "gateway": "other", "environment": "Dev_Ada"})
+    assert (manifest.gateway, manifest.environment) == ("other", "dev_ada")
+    assert [(model.catalog, model.table_name) for model in manifest.models] == [("other", "other.t__dev_ada.one")]
+
+
+def test_environment_variables_reach_sqlmesh_and_nobody_else(dagster: DagsterProject) -> None:
+    config = CONFIG + "default_target_environment: {{ env_var('TARGET_OF_THE_TEST') }}\n"
+    write_project(dagster.root / "shop", ONE_MODEL, config)
+    project = {"path": "../../../shop", "env": {"TARGET_OF_THE_TEST": "staging"}}
+    assert describe(dagster, project).environment == "staging"
+    assert "staging" not in repr(component(dagster, {"project": project}))
+
+
+NAMED_CONFIGS = """
+import os
+from pathlib import Path
+
+from sqlmesh.core.config import Config, GatewayConfig, ModelDefaultsConfig
+from sqlmesh.core.config.connection import DuckDBConnectionConfig
+
+Path("sqlmesh_was_here").touch()
+
+
+def named(environment):
+    return Config(
+        gateways={"local": GatewayConfig(connection=DuckDBConnectionConfig())},
+        model_defaults=ModelDefaultsConfig(dialect="duckdb"),
+        default_target_environment=environment,
+    )
+
+
+config = named("prod")
+other = named("other_one")
+"""
+
+
+def test_config_and_working_directory_are_those_asked_for(dagster: DagsterProject) -> None:
+    project = write_project(dagster.root / "shop", {**ONE_MODEL, "config.py": NAMED_CONFIGS})
+    (project / "config.yaml").unlink()
+    (dagster.root / "elsewhere").mkdir()
+    arguments = {"path": "../../../shop", "config": "other", "working_directory": "../../../elsewhere"}
+    assert describe(dagster, arguments).environment == "other_one"
+    assert (dagster.root / "elsewhere" / "sqlmesh_was_here").exists()
+    assert not (project / "sqlmesh_was_here").exists()
+    assert describe(dagster, "../../../shop").environment == "prod"
+    assert (project / "sqlmesh_was_here").exists()
+
+
+def test_python_is_the_interpreter_that_runs_sqlmesh(dagster: DagsterProject) -> None:
+    write_project(dagster.root / "shop", ONE_MODEL)
+    interpreter = dagster.root / "bin" / "python"
+    interpreter.parent.mkdir()
+    interpreter.write_text(f'#!/bin/sh\ntouch "{dagster.root}/was_used"\nexec "{sys.executable}" "$@"\n')
+    interpreter.chmod(0o755)
+    assert describe(dagster, {"path": "../../../shop", "python": "../../../bin/python"}).models
+    assert (dagster.root / "was_used").exists()
+
+
+def test_a_link_to_an_interpreter_is_not_followed(dagster: DagsterProject) -> None:
+    """The interpreter of a virtual environment is a link, and knows by its own place which environment it is of."""
+    write_project(dagster.root / "shop", ONE_MODEL)
+    link = dagster.root / "python"
+    link.symlink_to(sys.executable)
+    declared = component(dagster, {"project": {"path": "../../../shop", "python": "../../../python"}})
+    assert declared.project.python == str(link)
+
+
+def test_selection_and_tag_convention_and_op_are_those_asked_for(dagster: DagsterProject) -> None:
+    tagged = "MODEL (name t.{0}, kind FULL, tags [{0}, 'own/group_name/of_{0}']); SELECT 1 AS id"
+    files = {f"models/{name}.sql": tagged.format(name) for name in ("one", "two", "three")}
+    write_project(dagster.root / "shop", {**files, "models/below.sql": "MODEL (name t.below); SELECT id FROM t.three"})
+    dagster.declare(
+        "shop",
+        {
+            "project": "../../../shop",
+            "select": ["tag:one", "tag:two", "+t.below"],
+            "exclude": "t.two",
+            "tag_convention": {"prefix": "own", "separator": "/"},
+            "op": {
+                "name": "our_op",
+                "description": "Ours.",
+                "pool": "our_pool",
+                "tags": {"a": "b"},
+                "backfill_policy": {"type": "single_run"},
+            },
+        },
+    )
+    definitions = dagster.refresh()
+    specs = {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
+    assert set(specs) == {"t/one", "t/three", "t/below"}
+    assert specs["t/one"].group_name == "of_one"
+    assets = definitions.resolve_assets_def(dg.AssetKey(["t", "one"]))
+    assert (assets.op.name, assets.op.description, assets.op.pool) == ("our_op", "Ours.", "our_pool")
+    assert assets.op.tags == {"a": "b"}
+    assert assets.backfill_policy == dg.BackfillPolicy.single_run()
+
+
+def test_the_pool_is_by_default_that_of_the_project_and_environment(dagster: DagsterProject) -> None:
+    write_project(dagster.root / "my shop", ONE_MODEL)
+    dagster.declare("shop", {"project": {"path": "../../../my shop", "environment": "dev"}})
+    assert dagster.refresh().resolve_assets_def(dg.AssetKey(["t", "one"])).op.pool == "sqlmesh_my_shop_dev"
+
+
+SLOW = """
+import time
+import typing as t
+
+import pandas as pd
+from sqlmesh import model
+
+
+@model("t.slow", kind="FULL", columns={"id": "int"}, depends_on=["t.one"])
+def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
+    time.sleep(4)
+    return pd.DataFrame({"id": [1]})
+"""
+
+
+def test_results_are_recorded_while_sqlmesh_is_still_at_work(dagster: DagsterProject) -> None:
+    project = write_project(dagster.root / "shop", {**ONE_MODEL, "models/slow.py": SLOW})
+    plan(project)
+    dagster.declare("shop", {"project": "../../../shop"})
+    dagster.refresh()
+    told = dagster.launch("in_process")
+    recorded = {
+        entry.dagster_event.asset_key.to_user_string(): entry.timestamp
+        for entry in told.entries
+        if entry.dagster_event and entry.dagster_event.is_step_materialization
+    }
+    assert recorded["t/slow"] - recorded["t/one"] > 3
+    assert abs(time.time() - recorded["t/slow"]) < 60
