@@ -58,7 +58,7 @@ def build_request(
     return e.EvaluationRequest(
         project=project.opening,
         environment=assets.manifest.environment,
-        models=tuple(sorted(models)),
+        models=tuple(fqn for fqn in assets.parents_first if fqn in models),
         standalone_audits=tuple(sorted(standalone)),
         audit_only=tuple(sorted(audit_only)),
         execution_time=_run_started_at(context),

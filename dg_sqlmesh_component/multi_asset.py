@@ -8,11 +8,10 @@ lets `orders` + `items_not_null` collide with `orders_items` + `not_null` (ADR-0
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.assets.definition.assets_definition import ASSET_SUBSET_INPUT_PREFIX
 
 from .translator import ProjectAssets
 
@@ -36,7 +35,10 @@ def build_multi_asset(
     check_by_output = {
         namer.name(f"{output_by_key[check.asset_key]}__{check.name}"): check for check in assets.checks.values()
     }
-    key_by_input = dict(_inputs(assets.specs.values(), output_by_key, namer))
+    # Everything that is read: tables from outside, and our own assets, which become inputs when Dagster
+    # splits the op because another asset stands between two models.
+    read = dict.fromkeys(dep.asset_key for spec in assets.specs.values() for dep in spec.deps)
+    key_by_input = {namer.name("__".join(key.path)): key for key in read}
     op = dg.op(
         name=name,
         description=description,
@@ -66,22 +68,6 @@ def _op_function(compute: Compute) -> Callable[[dg.AssetExecutionContext], Itera
     # Dagster looks at the annotation itself to decide which kind of context to pass.
     run_sqlmesh.__annotations__ = {"context": dg.AssetExecutionContext}
     return run_sqlmesh
-
-
-def _inputs(
-    specs: Iterable[dg.AssetSpec], output_by_key: dict[dg.AssetKey, str], namer: _Namer
-) -> Iterator[tuple[str, dg.AssetKey]]:
-    """Tables from outside, and our own assets that others of ours read.
-
-    The latter become inputs only when Dagster splits the op because another asset stands between two
-    models; the prefix is how it recognises them.
-    """
-    keys = dict.fromkeys(dep.asset_key for spec in specs for dep in spec.deps)
-    for key in keys:
-        if key in output_by_key:
-            yield f"{ASSET_SUBSET_INPUT_PREFIX}{output_by_key[key]}", key
-        else:
-            yield namer.name("__".join(key.path)), key
 
 
 class _Namer:

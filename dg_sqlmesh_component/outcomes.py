@@ -133,12 +133,21 @@ class _Entry:
     culprits: tuple[str, ...] = ()
     up_to_date: e.NodeUpToDate | None = None
     waiting: e.NodeWaiting | None = None
-    settled: bool = False
+    verdict: Outcome | None = None
     again: bool = False
+
+    @property
+    def settled(self) -> bool:
+        return self.verdict is not None
 
     @property
     def done(self) -> list[e.BatchFinished]:
         return [*self.earlier, *self.finished.values()]
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether SQLMesh has said, at the end of its run, why it left the node out."""
+        return self.up_to_date is not None or self.waiting is not None
 
     def keep_audits_of_finished_batches(self) -> None:
         """A failed batch will be computed once more, so what its audits said is void."""
@@ -165,6 +174,7 @@ class Ledger:
         self._audit_only = dict.fromkeys(audit_only)
         self._audited: dict[str, dict[int, list[e.AuditEvaluated]]] = {}
         self._unrequested: set[str] = set()
+        self._unplanned: set[str] = set()
         self._status: str | None = None
         self._closed = False
 
@@ -180,9 +190,13 @@ class Ledger:
         if self._status == "failure" and not any(entry.failures or entry.culprits for entry in self._entries.values()):
             found.append("SQLMesh reported a failed run but named no model that failed.")
         found += [
+            f"SQLMesh finished a batch of {fqn} that it had not planned."
+            for fqn in sorted(self._unplanned - self._unrequested)
+        ]
+        found += [
             f"SQLMesh finished {fqn} and then said that it failed: {entry.failures[0].message}"
             for fqn, entry in self._entries.items()
-            if entry.failures and entry.is_complete
+            if entry.failures and entry.verdict is Outcome.EXECUTED
         ]
         return tuple(found)
 
@@ -259,10 +273,10 @@ class Ledger:
         refusal = f"Not promoted in environment {event.environment}. Run: {event.plan_command}"
         refused: list[NodeOutcome | AuditOnlyOutcome] = []
         for fqn in event.missing:
-            if fqn not in self._entries:
-                self._audit_only.pop(fqn, None)
+            if fqn in self._audit_only:
+                del self._audit_only[fqn]
                 refused.append(AuditOnlyOutcome(fqn, (), (), refusal))
-            elif not self._entries[fqn].settled:
+            elif fqn in self._entries and not self._entries[fqn].settled:
                 refused.append(self._settle(fqn, Outcome.NOT_IN_ENVIRONMENT, (refusal,)))
         return refused
 
@@ -278,13 +292,16 @@ class Ledger:
             entry = self._entry(fqn)
             entry.planned = batches
             if entry.settled:
-                entry.settled, entry.again = False, True
+                entry.verdict, entry.again = None, True
                 entry.earlier.clear()
                 entry.audits.clear()
 
     def _finish_batch(self, event: e.BatchFinished) -> list[NodeOutcome | AuditOnlyOutcome]:
         entry = self._entry(event.fqn)
         if event.duration_ms is None:
+            return []
+        if event.batch_index not in range(len(entry.planned or ())):
+            self._unplanned.add(event.fqn)
             return []
         entry.finished[event.batch_index] = event
         if not entry.is_complete or entry.settled:
@@ -304,21 +321,21 @@ class Ledger:
             return Outcome.FAILED, errors
         if entry.culprits:
             return Outcome.BLOCKED, ()
-        if interruption is not None:
-            return Outcome.INTERRUPTED, (interruption,)
+        if entry.done and not entry.planned and (interruption is None or entry.is_explained):
+            return Outcome.EXECUTED, ()  # in an earlier pass; the last one had nothing to add
         if entry.waiting is not None:
             return Outcome.WAITING, ()
-        if entry.planned is None and entry.done:
-            return Outcome.EXECUTED, ()
         if entry.planned is None and entry.up_to_date is not None:
             return Outcome.UP_TO_DATE, ()
+        if interruption is not None:
+            return Outcome.INTERRUPTED, (interruption,)
         if self._status == "not_run":
             return Outcome.INTERRUPTED, ("Nothing was run, because the request was refused.",)
         return Outcome.INTERRUPTED, ("SQLMesh ended the run without saying what became of it.",)
 
     def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
         entry = self._entries[fqn]
-        entry.settled = True
+        entry.verdict = outcome
         done = entry.done
         up_to_date, waiting = entry.up_to_date, entry.waiting
         return NodeOutcome(

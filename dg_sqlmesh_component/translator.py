@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from graphlib import TopologicalSorter
 from typing import Any
 
 import dagster as dg
@@ -113,10 +115,25 @@ class Translator:
                 yield parent
 
     def external_key(self, parent: Model | str) -> dg.AssetKey:
-        """The key of a table that somebody else produces: `schema/name`, too."""
-        if isinstance(parent, Model):
-            return self.asset_key(parent)
-        return dg.AssetKey(list(split_fqn(parent)[-2:]))
+        """The key of a table that somebody else produces: `schema/name`, too, unless two tables share that."""
+        fqn = parent.fqn if isinstance(parent, Model) else parent
+        parts = list(split_fqn(fqn))
+        prefix = self._properties[fqn].key_prefix if fqn in self._properties else ()
+        return dg.AssetKey([*prefix, *(parts if self._is_ambiguous(fqn) else parts[-2:])])
+
+    def _is_ambiguous(self, fqn: str) -> bool:
+        return len(self._external_tables[split_fqn(fqn)[-2:]]) > 1
+
+    @cached_property
+    def _external_tables(self) -> dict[tuple[str, ...], set[str]]:
+        """The tables from outside that models read, by schema and name."""
+        tables: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        for model in self._models.values():
+            for parent in self.upstream(model):
+                if not isinstance(parent, Model) or parent.is_external:
+                    fqn = parent.fqn if isinstance(parent, Model) else parent
+                    tables[split_fqn(fqn)[-2:]].add(fqn)
+        return tables
 
     def _deps(self, model: Model) -> list[dg.AssetDep]:
         deps: dict[dg.AssetKey, dg.AssetDep] = {}
@@ -169,7 +186,8 @@ class Translator:
             problem = dagster_problem(kinds=frozenset([value]))
         elif property_ == "tag":
             key, _, content = value.partition("=")
-            said.tags[key] = content
+            if said.tags.setdefault(key, content) != content:
+                raise refuse(f"another tag has set {key!r} to {said.tags[key]!r} already.")
             problem = dagster_problem(tags=((key, content),))
         else:
             if said.key_prefix and said.key_prefix != tuple(value.split("/")):
@@ -201,7 +219,8 @@ def sql_metadata(query: str) -> dg.MarkdownMetadataValue:
     """SQL as the UI shows it best, cut at `MAX_QUERY_CHARACTERS`."""
     if len(query) > MAX_QUERY_CHARACTERS:
         query = f"{query[:MAX_QUERY_CHARACTERS]}\n-- cut here: {len(query)} characters in all"
-    return dg.MetadataValue.md(f"```sql\n{query}\n```")
+    fence = "````" if "```" in query else "```"
+    return dg.MetadataValue.md(f"{fence}sql\n{query}\n{fence}")
 
 
 def _where(model: Model) -> str:
@@ -301,7 +320,7 @@ class ProjectAssets:
         """
         models = {model.fqn: model for model in manifest.models}
         chosen = [models[fqn] for fqn in manifest.selected if models[fqn].is_executable]
-        specs = {model.fqn: spec_of(model) for model in chosen}
+        specs = _follow_renames([(model, spec_of(model)) for model in chosen], translator)
         fqn_by_key = _index_keys(chosen, specs)
         _refuse_collisions_with_external_tables(chosen, fqn_by_key, models, translator)
         checks = {spec.key: spec for model in chosen for spec in check_specs_of(model, specs[model.fqn].key)}
@@ -315,6 +334,12 @@ class ProjectAssets:
                 standalone_audits[standalone.audit.name] = standalone
                 standalone_by_check[spec.key] = standalone.audit.name
         return cls(manifest, specs, checks, models, standalone_audits, fqn_by_key, standalone_by_check)
+
+    @cached_property
+    def parents_first(self) -> tuple[str, ...]:
+        """All models, each behind those that it reads: the order in which results may be recorded."""
+        graph = {fqn: self.models[fqn].depends_on for fqn in sorted(self.models)}
+        return tuple(fqn for fqn in TopologicalSorter(graph).static_order() if fqn in self.models)
 
     def name(self, node: str) -> str:
         """A node as people call it: the model's name as written, or the standalone audit's."""
@@ -341,6 +366,17 @@ class ProjectAssets:
                     results.remove(result)
                     matched[dg.AssetCheckKey(self.key(node), check_name(use))] = result
         return matched
+
+
+def _follow_renames(specs: list[tuple[Model, dg.AssetSpec]], translator: Translator) -> dict[str, dg.AssetSpec]:
+    """Where somebody gave a model another key, those that read it follow."""
+    renamed = {translator.asset_key(model): spec.key for model, spec in specs}
+    return {
+        model.fqn: spec.replace_attributes(
+            deps=[dep._replace(asset_key=renamed.get(dep.asset_key, dep.asset_key)) for dep in spec.deps]
+        )
+        for model, spec in specs
+    }
 
 
 def _free_name(spec: dg.AssetCheckSpec, checks: Mapping[dg.AssetCheckKey, dg.AssetCheckSpec]) -> str:

@@ -44,7 +44,7 @@ def decode(adapter: TypeAdapter[_T], line: bytes) -> _T:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the line"
         raise WorkerError(
-            f"The worker sent a line that this version of dg_sqlmesh_component does not understand: "
+            f"A line between Dagster and SQLMesh's process is not what this version of dg_sqlmesh_component writes: "
             f"{first['msg']} (at {where}). The line begins with {line[:120]!r}. "
             "Component and worker must come from one installation of the package."
         ) from error

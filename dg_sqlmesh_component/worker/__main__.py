@@ -37,13 +37,12 @@ def main() -> None:
     from .sqlglot_sources import prefer_sqlglot_sources
 
     pipe = Pipe()
-    request = pipe.receive()
-    if request is None:
-        return
     logging.getLogger().addHandler(PipeHandler(pipe))
     prefer_sqlglot_sources()
     try:
-        _serve(request, pipe)
+        request = pipe.receive()
+        if request is not None:
+            _serve(request, pipe)
     except SQLMeshComponentError as error:
         pipe.fail(type(error), str(error))
     except Exception:  # the last line of defence: the facts travel to the parent, which raises them

@@ -39,7 +39,7 @@ AWKWARD_NAMES = {
     "dashes beside underscores": ["core.a-b", "core.a_b", "core.a b"],
     "underscores at the border of schema and name": ["a.b__c", "a__b.c"],
     "other scripts": ["größe.注文", "größe.顧客"],
-    "upper and lower case": ["core.Orders", "core.orders"],
+    "upper and lower case": ["core.Orders", "core.oRders", "core.orders"],
     "punctuation": ['core.a"b', "core.a/b", "core.a'b", "core.a[0]", "core.*", "core.$x"],
     "digits first": ["2026.01_orders"],
     "what a second name of its kind would be called": ["core.a-b", "core.a_b", "core.a_b_2"],
@@ -57,6 +57,13 @@ def test_every_name_that_sqlmesh_takes_can_be_built_and_keeps_its_key(names: lis
         (key, name) for key in expected for name in (STATUS_CHECK, "not_null")
     }
     dg.Definitions.validate_loadable(dg.Definitions([definition]))
+
+
+@pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
+def test_output_names_differ_even_where_case_does_not_count(names: list[str]) -> None:
+    definition = built(manifest(*(model(name, audits=(audit("not_null"),)) for name in names)))
+    outputs = [*definition.keys_by_output_name, *definition.check_specs_by_output_name]
+    assert len({name.lower() for name in outputs}) == len(outputs) == 3 * len(names)
 
 
 @pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)

@@ -660,3 +660,42 @@ def test_a_spec_that_somebody_changed_is_the_one_that_counts() -> None:
 def test_only_the_data_hash_decides_about_the_code_version() -> None:
     versions = {spec(replace(EVERYTHING, description=text)).code_version for text in ("before", "after")}
     assert versions == {"1001"}
+
+
+# -- names that others depend on ------------------------------------------------------------------
+
+
+def test_models_follow_a_model_that_somebody_gave_another_key() -> None:
+    project = manifest(model("core.orders"), model("marts.revenue", reads=["core.orders", "raw.events"]))
+    translates = Translator(project, TagConvention())
+
+    def ours(of: Model) -> dg.AssetSpec:
+        return translates.asset_spec(of).replace_attributes(key=["ours", *translates.asset_key(of).path])
+
+    assets = ProjectAssets.build(project, translates, ours, translates.check_specs)
+    deps = {dep.asset_key.to_user_string() for dep in assets.specs[fqn("marts.revenue")].deps}
+    assert deps == {"ours/core/orders", "raw/events"}
+
+
+def test_two_tables_from_outside_with_one_short_name_stay_two() -> None:
+    orders = model("core.orders", depends_on=('"lake"."raw"."events"', '"db"."raw"."events"', '"db"."raw"."other"'))
+    assert {dep.asset_key.to_user_string(): dict(dep.metadata) for dep in spec(orders).deps} == {
+        "lake/raw/events": {"dagster/table_name": "lake.raw.events"},
+        "db/raw/events": {"dagster/table_name": "db.raw.events"},
+        "raw/other": {"dagster/table_name": "db.raw.other"},
+    }
+
+
+def test_two_tags_that_disagree_are_refused() -> None:
+    with pytest.raises(ProjectLoadError, match="another tag has set 'tier' to 'gold' already"):
+        spec(tagged("dagster:tag:tier=gold", "dagster:tag:tier=silver"))
+
+
+def test_sql_that_holds_a_fence_stays_one_block() -> None:
+    assert sql_metadata("SELECT '```'").value == "````sql\nSELECT '```'\n````"
+
+
+def test_parents_come_before_children() -> None:
+    names = ["z.source", "a.middle", "b.last"]
+    chain = [model(names[0]), model(names[1], reads=[names[0]]), model(names[2], reads=[names[1]])]
+    assert project_assets(manifest(*chain)).parents_first == tuple(map(fqn, names))

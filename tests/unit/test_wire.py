@@ -43,7 +43,7 @@ EVENTS: tuple[e.Event, ...] = (
 LINES = [(wire.REQUEST, one) for one in REQUESTS] + [(wire.EVENT, one) for one in EVENTS]
 every_line = pytest.mark.parametrize(("adapter", "value"), LINES, ids=[type(value).__name__ for _, value in LINES])
 
-SENTENCE = "The worker sent a line that this version of dg_sqlmesh_component does not understand: "
+SENTENCE = "A line between Dagster and SQLMesh's process is not what this version of dg_sqlmesh_component writes: "
 ADVICE = "Component and worker must come from one installation of the package."
 
 
