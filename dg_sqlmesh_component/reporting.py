@@ -276,10 +276,53 @@ class Reporter:
         problems: Sequence[str],
     ) -> dg.Failure | None:
         """The step's one Failure, which names each failed model, its error and what it blocked; None if all is well."""
-        bad = [outcome for outcome in outcomes if outcome.outcome.is_failure]
-        blocked = [outcome for outcome in bad if outcome.outcome is Outcome.BLOCKED]
-        lines = [self._failed_line(outcome, blocked) for outcome in bad if outcome not in blocked]
-        lines += [
+        lines = [
+            *self._failed_lines(outcomes),
+            *self._interrupted_lines(outcomes, problems),
+            *self._audit_lines(audited),
+        ]
+        if not lines and not problems and not any(one.outcome.is_failure for one in outcomes):
+            return None
+        counts = _counts(outcomes)
+        head = [f"SQLMesh in environment {self._assets.manifest.environment}: {counts}."] if counts else []
+        return dg.Failure(
+            description="\n".join([*head, *problems, *lines]),
+            metadata={
+                f"sqlmesh/{outcome.value}": self._names([one.fqn for one in outcomes if one.outcome is outcome])
+                for outcome in Outcome
+                if any(one.outcome is outcome for one in outcomes)
+            },
+        )
+
+    def _failed_lines(self, outcomes: Sequence[NodeOutcome]) -> list[str]:
+        """What went wrong with each model, up to a bound; beyond it, the models' names."""
+        named = (Outcome.BLOCKED, Outcome.INTERRUPTED)
+        failed = [one for one in outcomes if one.outcome.is_failure and one.outcome not in named]
+        blocked = [one for one in outcomes if one.outcome is Outcome.BLOCKED]
+        lines = []
+        for outcome in failed[:MAX_LISTED]:
+            held_up = [one.fqn for one in blocked if outcome.fqn in one.culprits]
+            by_it = f" Blocked by it: {self._names(held_up)}." if held_up else ""
+            lines.append(f"{self.sentence(outcome)}{by_it}")
+        rest = [one.fqn for one in failed[MAX_LISTED:]]
+        return [*lines, f"Failed as well: {self._names(rest)}."] if rest else lines
+
+    def _interrupted_lines(self, outcomes: Sequence[NodeOutcome], problems: Sequence[str]) -> list[str]:
+        """What was interrupted: one line a cause, since one interrupts many, and one for each that got somewhere."""
+        interrupted = [one for one in outcomes if one.outcome is Outcome.INTERRUPTED]
+        lines = [self.sentence(one) for one in interrupted if one.intervals]
+        by_cause: dict[str, list[str]] = {}
+        for one in interrupted:
+            if not one.intervals:
+                by_cause.setdefault(" ".join(one.errors), []).append(one.fqn)
+        for cause, nodes in by_cause.items():
+            reason = "" if cause in problems else f" {_as_sentence(cause)}"
+            lines.append(f"Interrupted: {self._names(nodes)}.{reason}")
+        return lines
+
+    def _audit_lines(self, audited: Sequence[AuditOnlyOutcome]) -> list[str]:
+        """What is wrong with nodes of which only the audits were asked for."""
+        errors = [
             f"{self._assets.name(one.fqn)}: its audits could not be evaluated: {one.error}"
             for one in audited
             if one.error
@@ -290,26 +333,10 @@ class Reporter:
             for audit in one.audits
             if audit.blocking and not audit.passed
         ]
-        lines += failing
-        if not (lines or blocked or problems):
-            return None
-        counts = _counts(outcomes)
-        head = f"SQLMesh in environment {self._assets.manifest.environment}: {counts}." if counts else ""
-        return dg.Failure(
-            description="\n".join(filter(None, [head, *problems, *listed(lines)])),
-            metadata={
-                f"sqlmesh/{outcome.value}": ", ".join(
-                    listed([self._assets.name(one.fqn) for one in outcomes if one.outcome is outcome])
-                )
-                for outcome in Outcome
-                if any(one.outcome is outcome for one in outcomes)
-            },
-        )
+        return [*errors, *failing]
 
-    def _failed_line(self, outcome: NodeOutcome, blocked: Sequence[NodeOutcome]) -> str:
-        held_up = [self._assets.name(one.fqn) for one in blocked if outcome.fqn in one.culprits]
-        line = self.sentence(outcome)
-        return f"{line} Blocked by it: {', '.join(listed(held_up))}." if held_up else line
+    def _names(self, nodes: Sequence[str]) -> str:
+        return ", ".join(map(self._assets.name, nodes))
 
 
 def unapplied_change(assets: ProjectAssets, node: str, promoted: e.PromotedNode) -> str | None:

@@ -387,7 +387,7 @@ def test_audits_that_could_not_be_evaluated_fail_the_step() -> None:
     assert failure.description == "core.orders: its audits could not be evaluated: no such table"
 
 
-def test_every_list_in_the_failure_is_bounded() -> None:
+def test_the_failure_describes_some_of_many_and_names_every_one() -> None:
     count = 3 * MAX_LISTED
     failed, blocked = ([f"{schema}.m{n:03}" for n in range(count)] for schema in ("failed", "blocked"))
     assets = project_assets(manifest(*map(model, [*failed, *blocked])))
@@ -397,10 +397,31 @@ def test_every_list_in_the_failure_is_bounded() -> None:
     assert failure is not None
     head, first, *others, last = (failure.description or "").splitlines()
     assert head == f"SQLMesh in environment prod: {count} failed, {count} blocked."
-    assert first.endswith(f"blocked.m{MAX_LISTED - 1:03}, and {count - MAX_LISTED} more.")
+    assert first == f"{failed[0]} failed: boom. Blocked by it: {', '.join(blocked)}."
     assert len(others) == MAX_LISTED - 1
-    assert last == f"and {count - MAX_LISTED} more"
-    assert all(str(text).count("m0") == MAX_LISTED for text in plain(dict(failure.metadata)).values())
+    assert last == f"Failed as well: {', '.join(failed[MAX_LISTED:])}."
+    assert plain(dict(failure.metadata)) == {
+        "sqlmesh/failed": ", ".join(failed),
+        "sqlmesh/blocked": ", ".join(blocked),
+    }
+
+
+def test_one_cause_that_interrupts_many_models_is_told_once() -> None:
+    names = ["core.a", "core.b", "core.c"]
+    a, b, c = map(fqn, names)
+    outcomes = [
+        NodeOutcome(a, Outcome.INTERRUPTED, errors=("The database is locked.",)),
+        NodeOutcome(b, Outcome.INTERRUPTED, errors=("The database is locked.",)),
+        NodeOutcome(c, Outcome.INTERRUPTED, errors=("The database is locked.",), intervals=(D1,)),
+    ]
+    failure = reporter(project_assets(manifest(*map(model, names)))).failure(outcomes, [], ["The database is locked."])
+    assert failure is not None
+    assert (failure.description or "").splitlines() == [
+        "SQLMesh in environment prod: 3 interrupted.",
+        "The database is locked.",
+        "core.c was interrupted: The database is locked. Finished before that: [2026-01-01, 2026-01-02).",
+        "Interrupted: core.a, core.b.",
+    ]
 
 
 # -- words ----------------------------------------------------------------------------------------
