@@ -37,8 +37,6 @@ query T($keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) {
   assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } }
 """
 
-pytestmark = pytest.mark.xdist_group("dev-server")
-
 
 @dataclass
 class Server:

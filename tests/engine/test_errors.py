@@ -173,7 +173,6 @@ def test_a_model_that_is_not_promoted_is_refused_before_anything_runs(tmp_path: 
     assert f"t.two: Not promoted in environment prod. Run: cd {project} && sqlmesh plan" in description
 
 
-@pytest.mark.xdist_group("errors")
 def test_a_database_that_another_process_holds_names_that_process(planned: tuple[Path, DagsterProject]) -> None:
     project, dagster = planned
     holder = subprocess.Popen(
@@ -196,7 +195,6 @@ def test_a_database_that_another_process_holds_names_that_process(planned: tuple
     assert f"PID {holder.pid}" in description
 
 
-@pytest.mark.xdist_group("errors")
 @pytest.mark.parametrize(
     ("recorded", "advice"), [("0.1.0", "sqlmesh migrate"), ("9.9.9", "Upgrade it in the interpreter")]
 )

@@ -49,8 +49,6 @@ FILES = {
     "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.mortal",
 }
 
-pytestmark = pytest.mark.xdist_group("interruptions")
-
 
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:

@@ -48,10 +48,7 @@ class Scene:
     dagster: DagsterProject
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(f"rows-{name}")) for name in EXECUTORS],
-)
+@pytest.fixture(scope="module", params=EXECUTORS)
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("rows")
     project = copy_project("ledger", folder)

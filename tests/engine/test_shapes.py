@@ -99,9 +99,6 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
         yield Loaded(project, dagster.refresh())
 
 
-pytestmark = pytest.mark.xdist_group("shapes")
-
-
 def test_models_of_every_shape_load_under_schema_and_name(zoo: Loaded) -> None:
     ours = {spec.key.to_user_string() for spec in zoo.definitions.resolve_all_asset_specs() if "sqlmesh" in spec.kinds}
     assert ours == {

@@ -20,8 +20,6 @@ from harness import (
     write_project,
 )
 
-BOTH_EXECUTORS = [pytest.param(name, marks=pytest.mark.xdist_group(f"steps-{name}")) for name in EXECUTORS]
-
 SANDWICH = {
     "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id, @execution_ts AS executed_at",
     "models/beside.sql": "MODEL (name t.beside, kind FULL); SELECT id FROM t.first",
@@ -44,7 +42,7 @@ def made():
 """
 
 
-@pytest.mark.parametrize("executor", BOTH_EXECUTORS)
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_an_asset_between_two_models_splits_the_run_into_steps_of_one_point_in_time(
     executor: str, tmp_path: Path
 ) -> None:
@@ -84,7 +82,6 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Dag
         yield project, dagster
 
 
-@pytest.mark.xdist_group("steps-in_process")
 def test_a_subset_runs_exactly_that_subset(ledger: tuple[Path, DagsterProject]) -> None:
     project, dagster = ledger
     before = state(project)["intervals"]
@@ -97,7 +94,6 @@ def test_a_subset_runs_exactly_that_subset(ledger: tuple[Path, DagsterProject]) 
     }
 
 
-@pytest.mark.xdist_group("steps-in_process")
 def test_a_waiting_model_keeps_its_downstream_back_and_the_run_green(ledger: tuple[Path, DagsterProject]) -> None:
     project, dagster = ledger
     (project / "hold").touch()
@@ -108,7 +104,6 @@ def test_a_waiting_model_keeps_its_downstream_back_and_the_run_green(ledger: tup
     assert set(told.materializations) == {"below_yearly"}
 
 
-@pytest.mark.xdist_group("steps-in_process")
 def test_checks_alone_evaluate_audits_and_execute_nothing(ledger: tuple[Path, DagsterProject]) -> None:
     project, dagster = ledger
     before = state(project)
@@ -135,7 +130,6 @@ def test_checks_alone_evaluate_audits_and_execute_nothing(ledger: tuple[Path, Da
     assert state(project) == before
 
 
-@pytest.mark.xdist_group("steps-in_process")
 def test_a_blocking_audit_that_fails_alone_fails_the_step(ledger: tuple[Path, DagsterProject]) -> None:
     project, dagster = ledger
     raise_flags(project, "audited_block")
@@ -145,7 +139,6 @@ def test_a_blocking_audit_that_fails_alone_fails_the_step(ledger: tuple[Path, Da
     assert told.failures == ["t.audited: audit flag_is_down failed: 1 row."]
 
 
-@pytest.mark.xdist_group("steps-in_process")
 def test_a_change_that_no_plan_has_applied_is_named_and_what_is_promoted_runs(
     ledger: tuple[Path, DagsterProject],
 ) -> None:
