@@ -3,7 +3,7 @@
 Everything is read from SQLMesh's state: the project's models are not parsed (`load=False`), because
 what runs is what the environment has promoted, whatever the local files say.
 
-How the evidence is gathered: a console that SQLMesh calls while it works (`_Tracker`), and the two
+How the evidence is gathered: a console that SQLMesh calls while it works (`Tracker`), and the two
 things that pass through the public extension point `Context.create_scheduler` (`_RecordingContext`):
 the evaluator whose `audit` returns every audit's result, and the scheduler that knows the graph.
 """
@@ -23,21 +23,19 @@ from sqlmesh.core.snapshot import (
 )
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import to_datetime, to_timestamp
-from sqlmesh.utils.errors import NodeAuditsErrors
 
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.errors import EnvironmentNotReadyError, EvaluationError, SQLMeshComponentError
 
 from .describe import audit_arguments
 from .opening import (
-    PipeConsole,
     describe_error,
     explain,
     open_context,
-    plain,
     plan_command,
 )
 from .pipe import Pipe
+from .tracker import Tracker, ancestors
 
 _STATUS: dict[CompletionStatus, e.Status] = {
     CompletionStatus.SUCCESS: "success",
@@ -46,17 +44,9 @@ _STATUS: dict[CompletionStatus, e.Status] = {
 }
 
 
-class _Cancelled(Exception):
-    """Raised before a batch, so that it is not executed and everything after it is left out.
-
-    An ordinary exception, which SQLMesh takes for a failing model: a `BaseException` would end the run
-    at once, but before SQLMesh 0.236.4 it is lost in a pool thread and the run waits for ever.
-    """
-
-
 def evaluate(request: e.EvaluationRequest, pipe: Pipe) -> None:
     """Run what is requested; every fact goes into the pipe as it becomes known."""
-    tracker = _Tracker(pipe)
+    tracker = Tracker(pipe)
     context = open_context(request.project, tracker, load=False, context_type=_RecordingContext)
     context.console = tracker
     context.prepare(tracker, {*request.models, *request.standalone_audits})
@@ -70,7 +60,7 @@ def evaluate(request: e.EvaluationRequest, pipe: Pipe) -> None:
         context.close()
 
 
-def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker: _Tracker) -> e.EvaluationFinished:
+def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker: Tracker) -> e.EvaluationFinished:
     opened = _open_environment(request, context)
     tracker.pipe.send(opened)
     if opened.missing:
@@ -131,7 +121,7 @@ class _RecordingContext(Context):
 
     current_scheduler: Scheduler | None = None
 
-    def prepare(self, tracker: _Tracker, requested: set[str]) -> None:
+    def prepare(self, tracker: Tracker, requested: set[str]) -> None:
         self._tracker = tracker
         self._requested = requested
 
@@ -185,112 +175,8 @@ def _record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None]
     evaluator.audit = audit_and_send
 
 
-class _Tracker(PipeConsole):
-    """SQLMesh's console as a source of evidence. Called from pool threads; must never raise."""
-
-    def __init__(self, pipe: Pipe) -> None:
-        super().__init__(pipe)
-        self.planned: dict[str, tuple[e.Interval, ...]] = {}
-        self.unready_signals: dict[str, list[str]] = {}
-        self._failed: set[str] = set()
-        self._blocked: set[str] = set()
-        self.was_cancelled = False
-
-    def update_signal_progress(
-        self,
-        snapshot: Snapshot,
-        signal_name: str,
-        signal_idx: int,
-        total_signals: int,
-        ready_intervals: Any,
-        check_intervals: Any,
-        *_: Any,
-        **__: Any,
-    ) -> None:
-        if list(ready_intervals) != list(check_intervals):
-            self.unready_signals.setdefault(snapshot.name, []).append(signal_name)
-
-    def start_evaluation_progress(
-        self, batched_intervals: dict[Snapshot, list[e.Interval]], *_: Any, **__: Any
-    ) -> None:
-        self.planned = {
-            snapshot.name: tuple((start, end) for start, end in batches)
-            for snapshot, batches in batched_intervals.items()
-        }
-        self.pipe.send(e.EvaluationPlanned(self.planned))
-
-    def start_over(self) -> None:
-        """A plan landed in mid-run: what SQLMesh meant to do before is void."""
-        self.planned = {}
-        for evidence in (self.unready_signals, self._failed, self._blocked):
-            evidence.clear()
-        self.pipe.send(e.EvaluationPlanned({}))
-
-    def start_snapshot_evaluation_progress(self, *_: Any, **__: Any) -> None:
-        if self.pipe.is_cancelled:
-            self.was_cancelled = True
-            raise _Cancelled
-
-    def update_snapshot_evaluation_progress(
-        self,
-        snapshot: Snapshot,
-        interval: e.Interval,
-        batch_idx: int,
-        duration_ms: int | None,
-        *_: Any,
-        execution_stats: Any = None,
-        **__: Any,
-    ) -> None:
-        self.pipe.send(
-            e.BatchFinished(
-                fqn=snapshot.name,
-                batch_index=batch_idx,
-                interval=(interval[0], interval[1]),
-                duration_ms=duration_ms,
-                rows=getattr(execution_stats, "total_rows_processed", None),
-                bytes=getattr(execution_stats, "total_bytes_processed", None),
-            )
-        )
-
-    def log_skipped_models(self, snapshot_names: set[str]) -> None:
-        self._blocked = set(snapshot_names)  # told once the failures are known, just below
-
-    def log_failed_models(self, errors: list[Any]) -> None:
-        for error in errors:
-            if isinstance(error.__cause__, _Cancelled):
-                continue
-            fqn = getattr(error.node, "snapshot_name", None) or error.node.name
-            self._failed.add(fqn)
-            cause = error.__cause__ or error
-            audits = cause.errors if isinstance(cause, NodeAuditsErrors) else []
-            self.pipe.send(
-                e.NodeFailed(
-                    fqn=fqn,
-                    error_type=type(cause).__name__,
-                    message="; ".join(plain(audit) for audit in audits) or describe_error(cause),
-                    failed_audits=tuple(audit.audit_name for audit in audits),
-                )
-            )
-
-    def blocked_by(self, parents: Callable[[str], Iterable[str]]) -> dict[str, tuple[str, ...]]:
-        """The failed nodes upstream of each node that SQLMesh left out."""
-        return {fqn: tuple(sorted(ancestors(fqn, parents) & self._failed)) for fqn in sorted(self._blocked)}
-
-
-def ancestors(fqn: str, parents: Callable[[str], Iterable[str]]) -> set[str]:
-    """Everything upstream of a node, itself not included."""
-    found: set[str] = set()
-    to_visit = list(parents(fqn))
-    while to_visit:
-        one = to_visit.pop()
-        if one not in found:
-            found.add(one)
-            to_visit.extend(parents(one))
-    return found
-
-
 def _idle_nodes(
-    request: e.EvaluationRequest, nodes: set[str], scheduler: Scheduler, tracker: _Tracker
+    request: e.EvaluationRequest, nodes: set[str], scheduler: Scheduler, tracker: Tracker
 ) -> Iterable[e.Event]:
     """Why nodes did not run: blocked by a failure, waiting for a signal, or nothing to do."""
     snapshots = scheduler.snapshots_by_name

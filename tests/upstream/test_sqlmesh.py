@@ -436,39 +436,6 @@ def test_an_exception_before_a_batch_fails_it_without_executing_it(shop: Shop, c
     assert missing(shop).keys() == {REVENUE, DAYS, TOTALS, STANDALONE_AUDIT, GATED, AFTER_GATED}
 
 
-@pytest.mark.timeout(30)
-@pytest.mark.parametrize("concurrent_tasks", ["1", "4"])
-def test_a_base_exception_between_batches_leaves_the_run_and_the_next_run_does_the_rest(
-    shop: Shop, concurrent_tasks: str
-) -> None:
-    """ADR-0004, ADR-0010: how a run is cancelled, and why a re-run resumes.
-
-    With several tasks, SQLMesh before 0.236.4 loses the exception and waits for ever (the timeout above).
-    """
-
-    class Cancelled(BaseException):
-        pass
-
-    class Cancelling(Recorder):
-        def start_snapshot_evaluation_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
-            if snapshot.name == REVENUE:
-                raise Cancelled
-
-    shop.write_config(concurrent_tasks=concurrent_tasks)
-    console = Cancelling()
-    with pytest.raises(Cancelled):
-        run(shop.open(console))
-    assert ORDERS in console.executed()
-    assert not console.of("log_failed_models")
-    left = {name for name, batches in console.planned().items() if batches} - console.executed()
-    assert REVENUE in left
-    assert missing(shop).keys() == left | {GATED, AFTER_GATED}
-
-    console = Recorder()
-    assert run(shop.open(console)) is CompletionStatus.SUCCESS
-    assert console.executed() == left
-
-
 def test_a_plan_that_lands_in_mid_run_makes_the_run_start_over_with_the_same_evaluator(shop: Shop) -> None:
     """ADR-0003, ADR-0005: evaluators are wrapped once, what finished stays done, the rest is judged anew."""
     evaluators: list[SnapshotEvaluator] = []

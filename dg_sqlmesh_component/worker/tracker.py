@@ -1,0 +1,126 @@
+"""SQLMesh's console as a source of evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.utils.errors import NodeAuditsErrors
+
+from dg_sqlmesh_component import events as e
+
+from .opening import PipeConsole, describe_error, plain
+from .pipe import Pipe
+
+
+class Cancelled(Exception):
+    """Raised before a batch, so that it is not executed and everything after it is left out.
+
+    An ordinary exception, which SQLMesh takes for a failing model: a `BaseException` would end the run
+    at once, but before SQLMesh 0.236.4 it is lost in a pool thread and the run waits for ever.
+    """
+
+
+class Tracker(PipeConsole):
+    """SQLMesh's console as a source of evidence. Called from pool threads; must never raise."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        super().__init__(pipe)
+        self.planned: dict[str, tuple[e.Interval, ...]] = {}
+        self.unready_signals: dict[str, list[str]] = {}
+        self._failed: set[str] = set()
+        self._blocked: set[str] = set()
+        self.was_cancelled = False
+
+    def update_signal_progress(
+        self,
+        snapshot: Snapshot,
+        signal_name: str,
+        signal_idx: int,
+        total_signals: int,
+        ready_intervals: Any,
+        check_intervals: Any,
+        *_: Any,
+        **__: Any,
+    ) -> None:
+        if list(ready_intervals) != list(check_intervals):
+            self.unready_signals.setdefault(snapshot.name, []).append(signal_name)
+
+    def start_evaluation_progress(
+        self, batched_intervals: dict[Snapshot, list[e.Interval]], *_: Any, **__: Any
+    ) -> None:
+        self.planned = {
+            snapshot.name: tuple((start, end) for start, end in batches)
+            for snapshot, batches in batched_intervals.items()
+        }
+        self.pipe.send(e.EvaluationPlanned(self.planned))
+
+    def start_over(self) -> None:
+        """A plan landed in mid-run: what SQLMesh meant to do before is void."""
+        self.planned = {}
+        for evidence in (self.unready_signals, self._failed, self._blocked):
+            evidence.clear()
+        self.pipe.send(e.EvaluationPlanned({}))
+
+    def start_snapshot_evaluation_progress(self, *_: Any, **__: Any) -> None:
+        if self.pipe.is_cancelled:
+            self.was_cancelled = True
+            raise Cancelled
+
+    def update_snapshot_evaluation_progress(
+        self,
+        snapshot: Snapshot,
+        interval: e.Interval,
+        batch_idx: int,
+        duration_ms: int | None,
+        *_: Any,
+        execution_stats: Any = None,
+        **__: Any,
+    ) -> None:
+        self.pipe.send(
+            e.BatchFinished(
+                fqn=snapshot.name,
+                batch_index=batch_idx,
+                interval=(interval[0], interval[1]),
+                duration_ms=duration_ms,
+                rows=getattr(execution_stats, "total_rows_processed", None),
+                bytes=getattr(execution_stats, "total_bytes_processed", None),
+            )
+        )
+
+    def log_skipped_models(self, snapshot_names: set[str]) -> None:
+        self._blocked = set(snapshot_names)  # told once the failures are known, just below
+
+    def log_failed_models(self, errors: list[Any]) -> None:
+        for error in errors:
+            if isinstance(error.__cause__, Cancelled):
+                continue
+            fqn = getattr(error.node, "snapshot_name", None) or error.node.name
+            self._failed.add(fqn)
+            cause = error.__cause__ or error
+            audits = cause.errors if isinstance(cause, NodeAuditsErrors) else []
+            self.pipe.send(
+                e.NodeFailed(
+                    fqn=fqn,
+                    error_type=type(cause).__name__,
+                    message="; ".join(plain(audit) for audit in audits) or describe_error(cause),
+                    failed_audits=tuple(audit.audit_name for audit in audits),
+                )
+            )
+
+    def blocked_by(self, parents: Callable[[str], Iterable[str]]) -> dict[str, tuple[str, ...]]:
+        """The failed nodes upstream of each node that SQLMesh left out."""
+        return {fqn: tuple(sorted(ancestors(fqn, parents) & self._failed)) for fqn in sorted(self._blocked)}
+
+
+def ancestors(fqn: str, parents: Callable[[str], Iterable[str]]) -> set[str]:
+    """Everything upstream of a node, itself not included."""
+    found: set[str] = set()
+    to_visit = list(parents(fqn))
+    while to_visit:
+        one = to_visit.pop()
+        if one not in found:
+            found.add(one)
+            to_visit.extend(parents(one))
+    return found
