@@ -58,7 +58,7 @@ def build_request(
     return e.EvaluationRequest(
         project=project.opening,
         environment=assets.manifest.environment,
-        models=tuple(fqn for fqn in assets.parents_first if fqn in models),
+        models=tuple(fqn for fqn in assets.parents_first if fqn in models | assets.audited_externals(models)),
         standalone_audits=tuple(sorted(standalone)),
         audit_only=tuple(sorted(audit_only)),
         execution_time=_run_started_at(context),
@@ -118,7 +118,7 @@ class _Step:
         if outcome.again:
             return  # its output of the first pass stands; a failure of the second is in the Failure
         reporter = self.reporter
-        if outcome.fqn not in self.assets.specs:  # a standalone audit: a check and nothing else
+        if outcome.fqn not in self.assets.specs:  # a standalone audit or an external model: no asset of ours
             yield from reporter.audit_checks(outcome.fqn, outcome.audits)
             yield from reporter.carried_over(outcome.fqn, carried)
         elif outcome.outcome is Outcome.EXECUTED:
@@ -143,6 +143,13 @@ class _Step:
             evaluation = last.event.asset_check_evaluation if last and last.event else None
             if last is not None and evaluation is not None:
                 found.setdefault(node_by_check[check], {})[check] = _carried(last, evaluation)
+        unknown = [check for check in node_by_check if check not in found.get(node_by_check[check], {})]
+        if unknown:
+            self.context.log.info(
+                f"{len(unknown)} audits of models that did not run have no result to carry over: SQLMesh evaluated "
+                "them outside of Dagster. Execute their checks alone to evaluate them here: "
+                + ", ".join(listed([f"{check.asset_key.to_user_string()}:{check.name}" for check in unknown]))
+            )
         return found
 
     def _audit_checks_of(self, node: str) -> list[dg.AssetCheckKey]:

@@ -42,7 +42,7 @@ class AuditResult:
     Attributes:
         failing_rows: Summed over batches; 0 when it passed on each.
         query: The rendered SQL of a failing batch if there is one, else of the last batch.
-        intervals: The batches it was evaluated on.
+        intervals: What it was evaluated on, adjoining batches merged.
     """
 
     name: str
@@ -391,7 +391,7 @@ def _audit_results(audits: dict[int, list[e.AuditEvaluated]]) -> tuple[AuditResu
                 blocking=shown.blocking,
                 failing_rows=sum(one.failing_rows or 0 for one in counted),
                 query=shown.query,
-                intervals=tuple(one.interval for one in counted),
+                intervals=_merge(one.interval for one in counted),
             )
         )
     return tuple(results)

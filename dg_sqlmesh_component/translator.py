@@ -63,7 +63,8 @@ class Translator:
             return dg.AssetSpec(
                 key=self.asset_key(model),
                 deps=self._deps(model),
-                description=model.description,
+                # Never empty: Dagster would show the op's description, which is the same for every model.
+                description=model.description or f"SQLMesh model {model.name} ({model.kind}).",
                 group_name=said.group_name or _identifier(model.schema),
                 owners=said.owners or _default_owners(model),
                 tags={**_ordinary_tags(self._ordinary(model)), **said.tags},
@@ -341,6 +342,21 @@ class ProjectAssets:
         graph = {fqn: self.models[fqn].depends_on for fqn in sorted(self.models)}
         return tuple(fqn for fqn in TopologicalSorter(graph).static_order() if fqn in self.models)
 
+    def audited_externals(self, models: Iterable[str]) -> set[str]:
+        """External models with audits that these models read, through embedded ones too.
+
+        They are no assets of ours, yet SQLMesh runs their audits, and one that blocks stops what reads the table.
+        """
+        found: set[str] = set()
+        to_visit = [parent for fqn in models for parent in self.models[fqn].depends_on]
+        while to_visit:
+            parent = self.models.get(to_visit.pop())
+            if parent is not None and parent.is_embedded:
+                to_visit.extend(parent.depends_on)
+            elif parent is not None and parent.is_external and parent.audits:
+                found.add(parent.fqn)
+        return found
+
     def name(self, node: str) -> str:
         """A node as people call it: the model's name as written, or the standalone audit's."""
         return self.models[node].name if node in self.models else node
@@ -354,6 +370,8 @@ class ProjectAssets:
         if node in self.standalone_audits:
             checks = [key for key, name in self.standalone_by_check.items() if name == node]
             return dict(zip(checks, audits))
+        if node not in self.specs:
+            return {}  # an external model: its audits have no check, but their failures are in the step's Failure
         results = sorted(audits, key=lambda one: one.position)
         defined = list(self.models[node].audits)
         matched = {}

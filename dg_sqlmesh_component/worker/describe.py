@@ -1,8 +1,13 @@
-"""Project -> manifest: load the project's files, never its state or its warehouse."""
+"""Project -> manifest: load the project's files, not its state or its warehouse.
+
+One exception is SQLMesh's own: where the configuration names a `project`, it adds the models of other
+projects from the state while it loads.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 from sqlglot import exp
@@ -52,7 +57,13 @@ def describe(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed:
 
 def _select(context: Context, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...]:
     chosen = _expand(context, "select", select) if select else set(context.models)
-    return tuple(sorted(chosen - (_expand(context, "exclude", exclude) if exclude else set())))
+    chosen -= _expand(context, "exclude", exclude) if exclude else set()
+    if (select or exclude) and all(context.models[fqn].kind.is_symbolic for fqn in chosen):
+        raise DeclarationError(
+            "`select` and `exclude` in defs.yaml leave no model that SQLMesh executes "
+            "(external and embedded models are not executed)."
+        )
+    return tuple(sorted(chosen))
 
 
 def _expand(context: Context, attribute: str, selections: tuple[str, ...]) -> set[str]:
@@ -76,9 +87,12 @@ def _expand(context: Context, attribute: str, selections: tuple[str, ...]) -> se
                 f"{describe_error(error)} Examples: my_schema.my_model, my_schema.*, tag:finance, +my_schema.my_model."
             ) from error
         if not matched:
+            known = {model.name for model in context.models.values()}
+            known |= {f"tag:{tag}" for model in context.models.values() for tag in model.tags}
+            close = get_close_matches(selection, sorted(known))
             raise DeclarationError(
-                f"`{attribute}` in defs.yaml matches no model: {selection!r}. "
-                "Names and tags are compared as SQLMesh writes them; `sqlmesh dag` and `sqlmesh info` show them."
+                f"`{attribute}` in defs.yaml matches no model: {selection!r}."
+                + (f" Did you mean {' or '.join(close)}?" if close else f" Models: {', '.join(sorted(known)[:10])} ...")
             )
         chosen |= matched
     return chosen

@@ -95,7 +95,7 @@ def _open_environment(request: e.EvaluationRequest, context: Context) -> e.Envir
         raise EnvironmentNotReadyError(
             f"Environment {request.environment!r} does not exist in the state of the SQLMesh project at "
             f"{', '.join(request.project.paths)} (gateway {context.selected_gateway!r}). "
-            f"Nothing can run before its first plan is applied: {plan}"
+            f"Nothing can run before its first plan is applied: `{plan}`"
         )
     known = {snapshot.name: snapshot for snapshot in environment.snapshots}
     requested = dict.fromkeys([*request.models, *request.standalone_audits, *request.audit_only])

@@ -66,6 +66,9 @@ def open_context(project: OpenProject, console: PipeConsole, *, load: bool, cont
     except SQLMeshComponentError:
         raise
     except Exception as error:  # a project's Python files may raise anything while they are loaded
+        explained = explain(error, project)
+        if isinstance(explained, EnvironmentNotReadyError):
+            raise explained from error
         raise ProjectLoadError(
             f"SQLMesh cannot load the project at {', '.join(project.paths)}: {describe_error(error)}"
         ) from error

@@ -159,3 +159,34 @@ def test_a_change_that_no_plan_has_applied_is_named_and_what_is_promoted_runs(
     assert (materialization.tags or {})["dagster/code_version"] == promoted
     [(most,)] = query(project, "SELECT most FROM t.through_embedded")
     assert most > 2
+
+
+AUDITED_EXTERNAL = {
+    "external_models.yaml": """
+- name: raw.landed
+  columns: {id: int}
+  audits:
+    - name: not_null
+      columns: '(id)'
+""",
+    "models/reader.sql": "MODEL (name t.reader, kind FULL); SELECT id FROM raw.landed",
+    "models/other.sql": "MODEL (name t.other, kind FULL); SELECT 1 AS id",
+}
+
+
+def test_an_audit_of_an_external_model_stops_what_reads_the_table_as_it_does_in_sqlmesh(tmp_path: Path) -> None:
+    before_all = (
+        "before_all:\n  - CREATE SCHEMA IF NOT EXISTS raw\n  - CREATE TABLE IF NOT EXISTS raw.landed (id INT)\n"
+    )
+    project = write_project(tmp_path / "shop", AUDITED_EXTERNAL, CONFIG + before_all)
+    plan(project)
+    query(project, "INSERT INTO raw.landed VALUES (NULL)")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        told = dagster.launch("in_process")
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert set(told.materializations) == {"t/other"}
+    assert told.status_of("t/reader") == "blocked"
+    [failure] = told.failures
+    assert "raw.landed failed its audit not_null (1 row). Blocked by it: t.reader." in failure

@@ -147,7 +147,7 @@ OUTCOME_TABLE = (
             duration_ms=12,
             rows=30,
             bytes=300,
-            audits=(audit_result("not_null", D1, D2), audit_result("recent", D1, D2)),
+            audits=(audit_result("not_null", days(1, 2)), audit_result("recent", days(1, 2))),
         ),
         Told(
             "core.orders was executed for [2026-01-01, 2026-01-03).",

@@ -154,12 +154,12 @@ def test_an_audit_is_summed_over_the_batches_and_shows_the_query_of_a_failing_on
         audited("recent", D3, 3, query="third"),
     ]
     (outcome,) = fold([ONE_BATCH, *audits, batch(0, D1)])
-    assert outcome.audits == (audit_result("recent", D1, D2, D3, failing_rows=5, query="second"),)
+    assert outcome.audits == (audit_result("recent", days(1, 3), failing_rows=5, query="second"),)
 
 
 def test_an_audit_that_passed_shows_the_query_of_the_last_batch() -> None:
     (outcome,) = fold([ONE_BATCH, audited("recent", D1, query="a"), audited("recent", D2, query="b"), batch(0, D1)])
-    assert outcome.audits == (audit_result("recent", D1, D2, query="b"),)
+    assert outcome.audits == (audit_result("recent", days(1, 2), query="b"),)
 
 
 def test_audits_come_in_the_models_order() -> None:
@@ -287,7 +287,7 @@ def test_audits_of_batches_that_finished_in_the_first_pass_count() -> None:
     first = [audited("recent", D1, 1), batch(0, D1)]
     second = [e.EvaluationPlanned({ORDERS: (D2,)}), audited("recent", D2, 2), batch(0, D2)]
     (outcome,) = fold([OPENED, TWO_BATCHES, *first, START_OVER, *second, SUCCEEDED])
-    assert outcome.audits == (audit_result("recent", D1, D2, failing_rows=3),)
+    assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=3),)
 
 
 def test_an_executed_model_that_is_not_planned_again_stays_as_it_was_handed_out() -> None:

@@ -379,7 +379,7 @@ def test_the_code_version_is_the_hash_of_what_determines_the_data() -> None:
 
 def test_the_description_is_the_models() -> None:
     assert spec(EVERYTHING).description == EVERYTHING.description
-    assert spec(model()).description is None
+    assert spec(model()).description == "SQLMesh model core.orders (FULL)."
 
 
 def test_columns_become_the_column_schema() -> None:
