@@ -6,10 +6,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-floors test-newest lint format clean
+.PHONY: demo test services test-floors test-newest lint format clean
 
 test: $(VENV)/.test  ## every test, on the newest versions that the floors allow
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+services:  ## PostgreSQL, from Debian's packages, for the tests that start a server of their own; without it they are skipped
+	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; }
 
 lint: $(VENV)/.lint  ## style and types
 	$(BIN)/ruff check .
@@ -54,3 +58,4 @@ test-newest: | $(BIN)/uv  ## the suite on the newest of everything
 
 clean:
 	rm -rf $(VENV) .venv-* .demo dist build
+	git clean -qfdX templates examples

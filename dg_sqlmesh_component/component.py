@@ -7,112 +7,36 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, get_args
 
 import dagster as dg
 from dagster.components.component.state_backed_component import StateBackedComponent
 from dagster.components.resolved.core_models import OpSpec
+from dagster.components.resolved.errors import ResolutionException
 from dagster.components.scaffold.scaffold import scaffold_with
 from dagster.components.utils.defs_state import DefsStateConfig
+from dagster.components.utils.translation import TranslationFn
+from dagster_shared.check import CheckError
 from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
+from pydantic import ValidationError
+from typing_extensions import Self
 
-from .execution import execute_step
-from .manifest import Manifest, Model
+from .declaration import TRANSLATION, Execution, MetadataAddition, Selection, SQLMeshProjectArgs, resolve_project
+from .errors import DeclarationError
+from .events import Addition
+from .execution import StepOptions, execute_step
+from .external_models import ExternalModels
+from .manifest import Audit, Manifest, Model, StandaloneAudit, split_fqn
 from .multi_asset import build_multi_asset
 from .project import SQLMeshProject
+from .project_assets import ProjectAssets
+from .run_config import SQLMeshRunConfig
 from .scaffolder import SQLMeshProjectComponentScaffolder
 from .store import read_manifest, write_manifest
 from .tag_convention import TagConvention
-from .translator import ProjectAssets, Translator
-
-
-@dataclass
-class SQLMeshProjectArgs(dg.Resolvable):
-    """A SQLMesh project and how to open it; what stands under `project` when it is a mapping."""
-
-    path: Annotated[
-        str | list[str],
-        dg.Resolver.default(
-            description="Folder of the SQLMesh project, relative to this file, or a list of folders for a "
-            "multi-repository project.",
-            examples=["../../../shop", ["../../../core", "../../../marketing"]],
-        ),
-    ]
-    gateway: Annotated[
-        str | None,
-        dg.Resolver.default(
-            description="Gateway to use, as `sqlmesh --gateway`. Default: the project's own default gateway.",
-            examples=["warehouse"],
-        ),
-    ] = None
-    environment: Annotated[
-        str | None,
-        dg.Resolver.default(
-            description="Environment whose promoted models a run executes. Default: the project's own default "
-            "target environment, which is `prod` unless its configuration says otherwise.",
-            examples=["prod", "{{ env.SQLMESH_ENVIRONMENT }}"],
-        ),
-    ] = None
-    config: Annotated[
-        str | None,
-        dg.Resolver.default(
-            description="Name of the configuration object in `config.py`, as `sqlmesh --config`.",
-            examples=["local_config"],
-        ),
-    ] = None
-    working_directory: Annotated[
-        str | None,
-        dg.Resolver.default(
-            description="Folder in which SQLMesh runs, relative to this file; relative paths in its configuration "
-            "start there. Default: the (first) project folder, as if you had typed `sqlmesh` in it.",
-            examples=["../../.."],
-        ),
-    ] = None
-    python: Annotated[
-        str | None,
-        dg.Resolver.default(
-            description="Python interpreter that has SQLMesh, a command or a path relative to this file. It needs "
-            "nothing of Dagster's. Default: the interpreter that runs Dagster.",
-            examples=["../../../.venv-sqlmesh/bin/python"],
-        ),
-    ] = None
-    env: Annotated[
-        dict[str, str],
-        dg.Resolver.default(
-            description="Environment variables for SQLMesh's process only, beside those of Dagster's own. "
-            "Their values are never stored.",
-            examples=[{"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"}],
-        ),
-    ] = field(default_factory=dict)
-
-
-def _resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject:
-    args = (
-        SQLMeshProjectArgs(path=context.resolve_value(model, as_type=str))
-        if isinstance(model, str)
-        else SQLMeshProjectArgs.resolve_from_model(context, model)
-    )
-    here = context.resolve_source_relative_path(".")
-
-    def absolute(path: str) -> Path:
-        return Path(os.path.normpath(here / Path(path).expanduser()))
-
-    paths = [args.path] if isinstance(args.path, str) else args.path
-    # Not resolved: the interpreter of a virtual environment is a link, and what it points to is not it.
-    is_path = args.python is not None and Path(args.python).name != args.python
-    return SQLMeshProject(
-        paths=tuple(absolute(path).resolve() for path in paths),
-        gateway=args.gateway,
-        environment=args.environment,
-        config=args.config,
-        working_directory=absolute(args.working_directory) if args.working_directory else None,
-        python=str(absolute(args.python)) if args.python and is_path else args.python,
-        env=args.env,
-    )
-
-
-Selection: TypeAlias = str | list[str] | None
+from .translator import Translator, where
 
 
 @scaffold_with(SQLMeshProjectComponentScaffolder)
@@ -142,7 +66,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     project: Annotated[
         SQLMeshProject,
         dg.Resolver(
-            _resolve_project,
+            resolve_project,
             model_field_type=str | SQLMeshProjectArgs.model(),
             description="Folder of the SQLMesh project, relative to this file, or a mapping that also says how "
             "to open it.",
@@ -174,6 +98,33 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             examples=[{"prefix": "dagster", "separator": ":"}],
         ),
     ] = field(default_factory=TagConvention)
+    translation: Annotated[TranslationFn[Model] | None, TRANSLATION] = None
+    external_models: Annotated[
+        ExternalModels,
+        dg.Resolver.default(
+            description="How tables that SQLMesh reads and somebody else produces become upstream assets. Where "
+            "nothing is said, Dagster itself links a dependency to the asset that says it has produced that table.",
+            examples=[{"key": "landing/{{ external.name }}", "keys": {"raw.orders": "dlt/shop/orders"}}],
+        ),
+    ] = field(default_factory=ExternalModels)
+    include_metadata: Annotated[
+        list[MetadataAddition],
+        dg.Resolver.default(
+            description="Metadata that costs something, so it is left out unless asked for. column_lineage: traced "
+            "through the SQL while the project is loaded; sql: the rendered query; links: the model's file on the web "
+            "page of its git repository; storage_kind: the engine that holds the table; row_count: counts the rows "
+            "of each executed model, one query a model, where the engine has not said.",
+            examples=[["column_lineage", "sql"]],
+        ),
+    ] = field(default_factory=list)
+    virtual_views: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether views are virtual assets, where this Dagster has them (1.13 and later): never stale "
+            "by themselves, staleness and automation look through them. Default: true.",
+            examples=[False],
+        ),
+    ] = True
     op: Annotated[
         OpSpec | None,
         dg.Resolver.default(
@@ -182,11 +133,17 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             examples=[{"name": "shop", "pool": "warehouse", "tags": {"team": "data"}}],
         ),
     ] = None
+    execution: Annotated[
+        Execution,
+        dg.Resolver.default(
+            description="How SQLMesh runs.", examples=[{"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}]
+        ),
+    ] = field(default_factory=Execution)
 
     # -- overriding ------------------------------------------------------------------------------
 
     def get_asset_spec(self, model: Model) -> dg.AssetSpec:
-        """The asset of one model. Override it to change how models look in Dagster.
+        """The asset of one model: the defaults, the tag convention, then `translation`. Override it to change more.
 
         ```python
         class Ours(SQLMeshProjectComponent):
@@ -197,8 +154,37 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
         Raises:
             ProjectLoadError: The model says something that Dagster refuses.
+            DeclarationError: `translation` makes something of it that Dagster refuses.
         """
-        return self._translator.asset_spec(model)
+        spec = self._translator.asset_spec(model)
+        if self.translation is None:
+            return spec
+        try:
+            return self.translation(spec, model)
+        except (dg.DagsterInvalidDefinitionError, CheckError, ResolutionException, ValidationError) as error:
+            raise DeclarationError(
+                f"`translation` in defs.yaml cannot be applied to {where(model)}: {error}"
+            ) from error
+
+    def get_asset_check_spec(
+        self, asset_spec: dg.AssetSpec, node: Model | StandaloneAudit, audit: Audit
+    ) -> dg.AssetCheckSpec | None:
+        """The check of one audit on an asset, or None for no check. Override it to change how audits look in Dagster.
+
+        SQLMesh runs the audit all the same: without a check, a failure shows in the step's failure only.
+
+        ```python
+        class Ours(SQLMeshProjectComponent):
+            def get_asset_check_spec(self, asset_spec, node, audit):
+                spec = super().get_asset_check_spec(asset_spec, node, audit)
+                return spec._replace(description=f"Ask the data team about {audit.name}.")
+        ```
+
+        Args:
+            asset_spec: The asset that the check stands on.
+            node: Whose audit it is: the asset's own model, an external model that it reads, or a standalone audit.
+        """
+        return self._translator.audit_check_spec(node, audit, asset_spec.key)
 
     def execute(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
         """Run SQLMesh for what the step selected and yield what came of it. Override it to do more around it.
@@ -213,7 +199,104 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         Raises:
             dagster.Failure: At the end, when anything selected did not come out right.
         """
-        yield from execute_step(context, self.project, self._assets)
+        options = StepOptions(
+            allowed_environments=tuple(self.execution.environments),
+            concurrent_tasks=self.execution.concurrent_tasks,
+            count_rows="row_count" in self.include_metadata,
+            retries=self.execution.retries,
+            overlap_timeout=self.execution.overlap_timeout,
+            environment_timeout=self.execution.environment_timeout,
+        )
+        yield from execute_step(context, self.project, self._assets, options)
+
+    @property
+    def op_config_schema(self) -> type[SQLMeshRunConfig] | None:
+        """What a run may be told in the launchpad. Override it with a subclass to add to it, or with None for nothing.
+
+        ```python
+        class OurConfig(SQLMeshRunConfig):
+            ticket: str | None = None
+
+        class Ours(SQLMeshProjectComponent):
+            @property
+            def op_config_schema(self):
+                return OurConfig
+        ```
+        """
+        return SQLMeshRunConfig
+
+    # -- for neighbours -----------------------------------------------------------------------------
+
+    def asset_key_for_model(self, name: str) -> dg.AssetKey:
+        """The asset key of a model, by its name as written in SQLMesh, with or without its catalog.
+
+        ```yaml
+        deps: ["{{ context.load_component('shop').asset_key_for_model('marts.revenue') }}"]
+        ```
+
+        Raises:
+            DeclarationError: No asset of this component is a model of that name.
+        """
+        specs, models = self._built.specs, self._built.models
+        said = [part.strip('"').casefold() for part in name.split(".")]
+        found = [
+            fqn
+            for fqn in specs
+            if name in (models[fqn].name, fqn) or [part.casefold() for part in split_fqn(fqn)[-len(said) :]] == said
+        ]
+        if len(found) == 1:
+            return specs[found[0]].key
+        if found:
+            raise DeclarationError(
+                f"{name!r} is more than one model: {', '.join(sorted(found))}. Write out the catalog."
+            )
+        known = [models[fqn].name for fqn in specs]
+        close = get_close_matches(name, known) or sorted(known)[:10]
+        raise DeclarationError(
+            f"No asset of the SQLMesh project {self.project.name!r} is a model named {name!r}."
+            + (f" Did you mean {' or '.join(close)}?" if close else " It has no assets at all.")
+        )
+
+    def get_asset_selection(self, select: Selection = None, exclude: Selection = None) -> dg.AssetSelection:
+        """Assets of this component, in SQLMesh's own selection language: for jobs, schedules and sensors.
+
+        SQLMesh itself reads the selection, so each process that asks for one starts SQLMesh once for it. Where that is
+        too slow, select by what the assets have from their models: `dg.AssetSelection.groups(...)`, `.tag(...)`.
+
+        Raises:
+            DeclarationError: Not a selection, or one that matches no model.
+        """
+        specs = self._built.specs
+        chosen = self._expand(_selections(select), _selections(exclude)) if select or exclude else specs
+        return dg.AssetSelection.assets(*(specs[fqn].key for fqn in chosen if fqn in specs))
+
+    def _expand(self, select: list[str], exclude: list[str]) -> tuple[str, ...]:
+        manifest = self._built.manifest
+        code = tuple((model.fqn, model.data_hash, model.metadata_hash) for model in manifest.models)
+        question = (manifest.paths, code, tuple(select), tuple(exclude))
+        if question not in _EXPANDED:  # Dagster loads definitions several times in a process
+            _EXPANDED[question] = self.project.describe(select, exclude).selected
+        return _EXPANDED[question]
+
+    @classmethod
+    def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> Self:
+        """Load it from YAML; Dagster calls this."""
+        component = super().load(attributes, context)
+        component._remember(context)
+        return component
+
+    def _remember(self, context: dg.ComponentLoadContext) -> None:
+        self._load_context = context
+
+    @property
+    def _built(self) -> ProjectAssets:
+        """The assets, also before Dagster has asked for them: a neighbour's YAML may be read first."""
+        if not hasattr(self, "_assets"):
+            if hasattr(self, "_load_context"):
+                self._load_context.build_defs(self._load_context.component_path)  # Dagster keeps them
+            else:  # made in Python
+                self._translate(self._describe())
+        return self._assets
 
     # -- state ------------------------------------------------------------------------------------
 
@@ -223,7 +306,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         project = self.project
         parts = [project.name, project.gateway, project.environment, project.config]
         selection = [*_selections(self.select), "-", *_selections(self.exclude)]
-        distinct = _short_hash([*map(str, project.paths), *selection])
+        distinct = _short_hash([*map(str, project.paths), *selection, "-", *sorted(self._additions)])
         label = "_".join(part for part in parts if part)
         return DefsStateConfig(
             key=f"SQLMeshProjectComponent[{label}_{distinct}]",
@@ -238,10 +321,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
         """The project's assets, from the stored manifest or, without one, from the project itself."""
         manifest = read_manifest(state_path) if state_path else self._describe()
-        self._translator = Translator(manifest, self.tag_convention)
-        self._assets = ProjectAssets.build(
-            manifest, self._translator, self.get_asset_spec, self._translator.check_specs
-        )
+        self._translate(manifest)
         op = self.op or OpSpec()
         default_pool = f"sqlmesh_{self.project.name}_{manifest.environment}"
         multi_asset = build_multi_asset(
@@ -252,11 +332,31 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             tags=op.tags,
             pool=op.pool or re.sub(r"[^A-Za-z0-9_]", "_", default_pool),
             backfill_policy=op.backfill_policy,
+            config_schema=self.op_config_schema,
         )
         return dg.Definitions(assets=[multi_asset])
 
+    def _translate(self, manifest: Manifest) -> None:
+        self._translator = Translator(
+            manifest,
+            self.tag_convention,
+            self.external_models,
+            virtual_views=self.virtual_views,
+            storage_kind="storage_kind" in self.include_metadata,
+        )
+        self._assets = ProjectAssets.build(manifest, self._translator, self.get_asset_spec, self.get_asset_check_spec)
+
     def _describe(self) -> Manifest:
-        return self.project.describe(_selections(self.select), _selections(self.exclude))
+        return self.project.describe(_selections(self.select), _selections(self.exclude), self._additions)
+
+    @property
+    def _additions(self) -> list[Addition]:
+        """What the manifest has to hold beside the usual."""
+        return [addition for addition in get_args(Addition) if addition in self.include_metadata]
+
+
+_EXPANDED: dict[Any, tuple[str, ...]] = {}
+"""Selections that SQLMesh has read in this process, by what was asked of which code."""
 
 
 def _selections(value: Selection) -> list[str]:

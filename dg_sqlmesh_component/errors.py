@@ -8,7 +8,15 @@ from __future__ import annotations
 
 
 class SQLMeshComponentError(Exception):
-    """Base of the family. Catch this to catch everything that this package raises on purpose."""
+    """Base of the family. Catch this to catch everything that this package raises on purpose.
+
+    Attributes:
+        is_transient: Whether the error may be gone when the same thing is tried again.
+    """
+
+    def __init__(self, message: str, *, is_transient: bool = False) -> None:
+        super().__init__(message)
+        self.is_transient = is_transient
 
 
 class DeclarationError(SQLMeshComponentError):
@@ -21,6 +29,14 @@ class ProjectLoadError(SQLMeshComponentError):
 
 class EnvironmentNotReadyError(SQLMeshComponentError):
     """Whoever operates SQLMesh must act: run a plan or a migration, or release the database."""
+
+
+class EnvironmentMissingError(EnvironmentNotReadyError):
+    """The environment does not exist: nothing has ever been planned in it."""
+
+
+class DatabaseInUseError(EnvironmentNotReadyError):
+    """Another process holds what SQLMesh needs; whoever runs that must act, or time will do."""
 
 
 class InstallationError(SQLMeshComponentError):
@@ -41,6 +57,8 @@ ERRORS_BY_NAME: dict[str, type[SQLMeshComponentError]] = {
         DeclarationError,
         ProjectLoadError,
         EnvironmentNotReadyError,
+        EnvironmentMissingError,
+        DatabaseInUseError,
         InstallationError,
         EvaluationError,
         WorkerError,

@@ -7,7 +7,7 @@ Instants are epoch milliseconds in UTC, as SQLMesh itself counts them; an interv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .manifest import Manifest
@@ -32,12 +32,18 @@ class OpenProject:
         paths: Absolute project folders.
         gateway, environment: Names, as on SQLMesh's command line.
         config: Name of the config object, as `sqlmesh --config`.
+        working_directory: Where SQLMesh runs, if not in the first of the folders.
     """
 
     paths: tuple[str, ...]
     gateway: str | None
     environment: str | None
     config: str | None
+    working_directory: str | None = None
+
+
+Addition = Literal["column_lineage", "sql", "links"]
+"""What a manifest holds only on request, because it costs time or space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class DescribeRequest:
     project: OpenProject
     select: tuple[str, ...]
     exclude: tuple[str, ...]
+    include: tuple[Addition, ...] = ()
     type: Literal["describe"] = "describe"
 
 
@@ -60,6 +67,12 @@ class EvaluationRequest:
         standalone_audits: Standalone audits to run beside them, if due.
         audit_only: Models and standalone audits of which only the audits are evaluated.
         execution_time: The instant that counts as now: the Dagster run's start.
+        start, end, ignore_cron, skip_janitor: As `Context.run` has them.
+        concurrent_tasks: How many batches at once; None for the project's own setting.
+        count_rows: Whether to count the rows of each executed model's table.
+        holder: Who asks, for others who have to wait for it.
+        overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
+        environment_timeout: Seconds to wait for a plan that is updating the environment.
     """
 
     project: OpenProject
@@ -68,6 +81,15 @@ class EvaluationRequest:
     standalone_audits: tuple[str, ...]
     audit_only: tuple[str, ...]
     execution_time: int
+    start: str | None = None
+    end: str | None = None
+    ignore_cron: bool = False
+    skip_janitor: bool = True
+    concurrent_tasks: int | None = None
+    count_rows: bool = False
+    holder: str = "somebody"
+    overlap_timeout: float = 0.0
+    environment_timeout: int = 1
     type: Literal["evaluate"] = "evaluate"
 
 
@@ -92,11 +114,13 @@ class PromotedNode:
     Attributes:
         version: SQLMesh's snapshot version, the suffix of the physical table.
         data_hash, metadata_hash: To compare with the manifest's, which describes the local files.
+        table_name: The table or view that consumers read in this environment; None for an audit.
     """
 
     version: str
     data_hash: str
     metadata_hash: str
+    table_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +202,15 @@ class BatchFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsCounted:
+    """The rows of a model's table behind its last batch. Sent before that batch's `BatchFinished`."""
+
+    fqn: str
+    rows: int
+    type: Literal["rows_counted"] = "rows_counted"
+
+
+@dataclass(frozen=True, slots=True)
 class NodeFailed:
     """SQLMesh names a node that raised.
 
@@ -185,6 +218,7 @@ class NodeFailed:
         error_type: Class name of the cause.
         message: The cause's text.
         failed_audits: Names of the blocking audits that are the cause; empty for any other cause.
+        is_transient: Whether the error may be gone when the node is tried again.
 
     Source: `Console.log_failed_models`.
     """
@@ -193,6 +227,7 @@ class NodeFailed:
     error_type: str
     message: str
     failed_audits: tuple[str, ...]
+    is_transient: bool = False
     type: Literal["node_failed"] = "node_failed"
 
 
@@ -258,6 +293,14 @@ class NodeAudited:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretsKnown:
+    """Values of the project's connections that must not be shown: the reader of the pipe keeps them to itself."""
+
+    values: tuple[str, ...] = field(repr=False)
+    type: Literal["secrets_known"] = "secrets_known"
+
+
+@dataclass(frozen=True, slots=True)
 class LogLine:
     """Something said on the way: SQLMesh's warnings, a `print` in a Python model, a driver's chatter.
 
@@ -286,10 +329,12 @@ class RequestFailed:
     Attributes:
         error: Class name from `errors`.
         message: Complete sentences for the user.
+        is_transient: Whether the error may be gone when the request is made again.
     """
 
     error: str
     message: str
+    is_transient: bool = False
     type: Literal["request_failed"] = "request_failed"
 
 
@@ -299,11 +344,13 @@ Event = (
     | EvaluationPlanned
     | AuditEvaluated
     | BatchFinished
+    | RowsCounted
     | NodeFailed
     | NodesBlocked
     | NodeUpToDate
     | NodeWaiting
     | NodeAudited
+    | SecretsKnown
     | LogLine
     | EvaluationFinished
     | RequestFailed

@@ -6,23 +6,49 @@ Results are yielded while SQLMesh is still at work; what SQLMesh did is known fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import dagster as dg
 from dagster._core.events import DagsterEvent
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
 
 from . import events as e
-from .errors import SQLMeshComponentError
+from .errors import DeclarationError, SQLMeshComponentError
 from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from .project import SQLMeshProject
+from .project_assets import ProjectAssets
 from .reporting import CarriedResult, Reporter, listed, unapplied_change
-from .translator import STATUS_CHECK, ProjectAssets
+from .retries import Retries
+from .run_config import SQLMeshRunConfig, chosen_environment, config_of_run, refuse_what_does_nothing
 
 
-def execute_step(context: dg.AssetExecutionContext, project: SQLMeshProject, assets: ProjectAssets) -> Iterator[Any]:
+@dataclass(frozen=True)
+class StepOptions:
+    """What the declaration says about every run.
+
+    Attributes:
+        allowed_environments: Patterns of environments that a run may name instead of the declared one.
+        concurrent_tasks: How many batches at once; None for the project's own setting.
+        count_rows: Whether to count the rows of each executed model's table.
+        retries: Further attempts after transient errors; None for no further attempt.
+        overlap_timeout: Seconds to wait for another run on the same state.
+        environment_timeout: Seconds to wait for a plan that is updating the environment.
+    """
+
+    allowed_environments: tuple[str, ...] = ()
+    concurrent_tasks: int | None = None
+    count_rows: bool = False
+    retries: Retries | None = None
+    overlap_timeout: float = 0.0
+    environment_timeout: int = 1
+
+
+def execute_step(
+    context: dg.AssetExecutionContext, project: SQLMeshProject, assets: ProjectAssets, options: StepOptions
+) -> Iterator[Any]:
     """Run what the step selected and yield what came of it, parents before children.
 
     Yields:
@@ -32,13 +58,31 @@ def execute_step(context: dg.AssetExecutionContext, project: SQLMeshProject, ass
     Raises:
         dagster.Failure: At the end, when anything selected did not come out right.
     """
-    request = build_request(context, project, assets)
-    step = _Step(context, assets, request)
+    try:
+        request = build_request(context, project, assets, options)
+    except DeclarationError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+    tags = run_tags(request)
+    context.instance.add_run_tags(context.run.run_id, tags)
+    context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
+    step = _Step(context, assets, request, options.retries)
     yield from step.run(project)
 
 
+def run_tags(request: e.EvaluationRequest) -> dict[str, str]:
+    """What the run was told, as tags of the run, by which runs can be found."""
+    said = {
+        "environment": request.environment,
+        "ignore_cron": "true" if request.ignore_cron else None,
+        "start": request.start,
+        "end": request.end,
+        "skip_janitor": None if request.skip_janitor else "false",
+    }
+    return {f"sqlmesh/{name}": value for name, value in said.items() if value is not None}
+
+
 def build_request(
-    context: dg.AssetExecutionContext, project: SQLMeshProject, assets: ProjectAssets
+    context: dg.AssetExecutionContext, project: SQLMeshProject, assets: ProjectAssets, options: StepOptions
 ) -> e.EvaluationRequest:
     """What the step's selection means to SQLMesh.
 
@@ -46,23 +90,45 @@ def build_request(
     not selected is an audit to evaluate without running the model.
     """
     models = {assets.fqn_by_key[key] for key in context.selected_asset_keys}
+    nodes = models | assets.audited_externals(models)
     standalone: set[str] = set()
     audit_only: set[str] = set()
     for check in context.selected_asset_check_keys:
-        node = assets.standalone_by_check.get(check) or assets.fqn_by_key[check.asset_key]
-        if node in assets.standalone_audits:
-            beside = assets.fqn_by_key[check.asset_key] in models
-            (standalone if beside else audit_only).add(node)
-        elif node not in models:
+        node = assets.node_by_check[check]
+        if node in assets.standalone_audits and assets.fqn_by_key[check.asset_key] in models:
+            standalone.add(node)
+        elif node not in nodes:
             audit_only.add(node)
+    standalone |= {name for name, reader in assets.unchecked_standalone_audits.items() if reader in models}
+    config = _run_config(context)
+    environment = chosen_environment(config, assets.manifest.environment, options.allowed_environments)
+    # Of the whole run: a step of it that has only checks is given the config of the others.
+    runs_models = not assets.fqn_by_key.keys().isdisjoint(context.job_def.asset_layer.selected_asset_keys)
+    refuse_what_does_nothing(config, environment, runs_models=runs_models)
     return e.EvaluationRequest(
         project=project.opening,
-        environment=assets.manifest.environment,
-        models=tuple(fqn for fqn in assets.parents_first if fqn in models | assets.audited_externals(models)),
+        environment=environment,
+        models=tuple(fqn for fqn in assets.parents_first if fqn in nodes),
         standalone_audits=tuple(sorted(standalone)),
         audit_only=tuple(sorted(audit_only)),
         execution_time=_run_started_at(context),
+        start=config.start,
+        end=config.end,
+        ignore_cron=config.ignore_cron,
+        skip_janitor=config.skip_janitor,
+        concurrent_tasks=options.concurrent_tasks,
+        count_rows=options.count_rows,
+        holder=f"Dagster run {context.run.run_id}",
+        overlap_timeout=options.overlap_timeout,
+        environment_timeout=options.environment_timeout,
     )
+
+
+def _run_config(context: dg.AssetExecutionContext) -> SQLMeshRunConfig:
+    """What the run was told; an overridden schema may know more than concerns us."""
+    op = context.op_execution_context
+    said = config_of_run(context.run.run_config, op.op_handle.name, op.op_def.name, op.op_config)
+    return SQLMeshRunConfig(**{name: said[name] for name in SQLMeshRunConfig.model_fields if name in said})
 
 
 def _run_started_at(context: dg.AssetExecutionContext) -> int:
@@ -73,33 +139,97 @@ def _run_started_at(context: dg.AssetExecutionContext) -> int:
     return int(started * 1000)
 
 
+_End: TypeAlias = e.EvaluationFinished | e.RequestFailed | SQLMeshComponentError
+"""How an attempt ended."""
+
+
 @dataclass
 class _Step:
     context: dg.AssetExecutionContext
     assets: ProjectAssets
     request: e.EvaluationRequest
+    retries: Retries | None
     outcomes: list[NodeOutcome] = field(default_factory=list)
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger([*self.request.models, *self.request.standalone_audits], self.request.audit_only)
-        self.reporter = Reporter(self.assets, self.context.selected_asset_check_keys, self.request.execution_time)
+        self.selected_checks = self.context.selected_asset_check_keys
+        self.reporter = Reporter(
+            self.assets, self.selected_checks, self.request.environment, self.request.execution_time
+        )
 
     def run(self, project: SQLMeshProject) -> Iterator[Any]:
-        try:
-            with project.request(self.request) as events:
-                for event in events:
-                    self._tell(event)
-                    yield from self._report(self.ledger.feed(event))
-        except SQLMeshComponentError as error:
-            # The worker is gone or could not be started. What it finished is known and was reported.
-            self.problems.append(str(error))
-            yield from self._report(self.ledger.close("SQLMesh's process ended before it was done."))
+        attempt, end = 1, (yield from self._attempt(project, self.request))
+        while remaining := self._worth_another(attempt, end):
+            yield from self._report(self.ledger.pause(frozenset(remaining.models) | set(remaining.standalone_audits)))
+            attempt += 1
+            self._wait(attempt, end, remaining)
+            end = yield from self._attempt(project, remaining)
+        yield from self._finish(end)
         self.problems += self.ledger.contradictions
         failure = self.reporter.failure(self.outcomes, self.audited, self.problems)
         if failure is not None:
             raise failure
+
+    # -- attempts ---------------------------------------------------------------------------------
+
+    def _attempt(self, project: SQLMeshProject, request: e.EvaluationRequest) -> Generator[Any, None, _End]:
+        """One SQLMesh run; what became certain while it ran is reported."""
+        try:
+            with project.request(request) as events:
+                for event in events:
+                    event = self.retries.classify(event) if self.retries else event
+                    if isinstance(event, (e.EvaluationFinished, e.RequestFailed)):
+                        return event
+                    self._tell(event)
+                    yield from self._report(self.ledger.feed(event))
+        except SQLMeshComponentError as error:
+            return error  # the worker is gone or could not be started; what it finished is known and was reported
+        raise AssertionError("a worker that ends without a last event raises")
+
+    def _worth_another(self, attempt: int, end: _End) -> e.EvaluationRequest | None:
+        """The request of the next attempt; None when there is nothing to retry or no attempt left."""
+        if self.retries is None or attempt > self.retries.max_retries:
+            return None
+        if isinstance(end, e.EvaluationFinished):
+            kept = self.ledger.worth_retrying(interruption_is_transient=False)
+        elif self.retries.is_transient(_message(end), end.is_transient):
+            kept = self.ledger.worth_retrying(interruption_is_transient=True)
+        else:
+            return None
+        audit_only = self.ledger.open_audit_only
+        if not kept and not audit_only:
+            return None
+        return replace(
+            self.request,
+            models=tuple(fqn for fqn in self.request.models if fqn in kept),
+            standalone_audits=tuple(fqn for fqn in self.request.standalone_audits if fqn in kept),
+            audit_only=audit_only,
+        )
+
+    def _wait(self, attempt: int, end: _End, remaining: e.EvaluationRequest) -> None:
+        assert self.retries is not None
+        seconds = self.retries.delay_before(attempt)
+        nodes = [*remaining.models, *remaining.standalone_audits, *remaining.audit_only]
+        cause = "of transient errors" if isinstance(end, e.EvaluationFinished) else f"of this: {_message(end)}"
+        self.context.log.warning(
+            f"Attempt {attempt} of {self.retries.max_retries + 1} follows in {seconds:.1f} seconds, because {cause} It "
+            f"computes what is missing of {', '.join(listed([self.assets.name(node) for node in nodes]))}."
+        )
+        time.sleep(seconds)
+
+    def _finish(self, end: _End) -> Iterator[Any]:
+        """Settle whatever the last attempt left open."""
+        if isinstance(end, e.EvaluationFinished):
+            yield from self._report(self.ledger.feed(end))
+        elif isinstance(end, e.RequestFailed):
+            self.problems.append(end.message)
+            yield from self._report(self.ledger.feed(end))
+        else:
+            self.problems.append(str(end))
+            yield from self._report(self.ledger.close("SQLMesh's process ended before it was done."))
 
     # -- results ----------------------------------------------------------------------------------
 
@@ -120,6 +250,8 @@ class _Step:
         reporter = self.reporter
         if outcome.fqn not in self.assets.specs:  # a standalone audit or an external model: no asset of ours
             yield from reporter.audit_checks(outcome.fqn, outcome.audits)
+            if outcome.outcome is Outcome.EXECUTED:
+                yield from reporter.audits_that_did_not_run(outcome)
             yield from reporter.carried_over(outcome.fqn, carried)
         elif outcome.outcome is Outcome.EXECUTED:
             yield reporter.materialization(outcome)
@@ -153,12 +285,7 @@ class _Step:
         return found
 
     def _audit_checks_of(self, node: str) -> list[dg.AssetCheckKey]:
-        return [
-            check
-            for check in self.context.selected_asset_check_keys
-            if check.name != STATUS_CHECK
-            and (self.assets.standalone_by_check.get(check, self.assets.fqn_by_key[check.asset_key]) == node)
-        ]
+        return [check for check in self.assets.audit_checks.get(node, ()) if check in self.selected_checks]
 
     # -- the run's log ----------------------------------------------------------------------------
 
@@ -166,8 +293,6 @@ class _Step:
         log = self.context.log
         if isinstance(event, e.LogLine):
             log.log(level=event.level.upper(), msg=f"[{event.source}] {event.text}")
-        elif isinstance(event, e.RequestFailed):
-            self.problems.append(event.message)
         elif isinstance(event, e.EvaluationPlanned):
             batches = sum(map(len, event.batches.values()))
             log.info(f"SQLMesh computes {batches} batches of {len(event.batches)} models and audits.")
@@ -194,6 +319,10 @@ class _Step:
 
     def _sentence(self, outcome: NodeOutcome) -> str:
         return self.reporter.sentence(outcome)
+
+
+def _message(end: e.RequestFailed | SQLMeshComponentError) -> str:
+    return f"{end.error}: {end.message}" if isinstance(end, e.RequestFailed) else f"{type(end).__name__}: {end}"
 
 
 def _unchanged(outcome: NodeOutcome) -> bool:

@@ -10,8 +10,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 """Raised whenever a field changes its meaning; a manifest of another version is not read."""
+
+MAX_QUERY_CHARACTERS = 4_000
+"""Longest SQL text that is kept of a query; more is cut, with a note."""
+
+MAX_LINEAGE_PAIRS = 1_000
+"""How many pairs of columns the column lineage of one model may have; more are left out, with a note."""
+
+
+def cut(query: str) -> str:
+    """A query of at most `MAX_QUERY_CHARACTERS`, and a note of what was cut."""
+    if len(query) <= MAX_QUERY_CHARACTERS:
+        return query
+    note = f"\n-- cut here: {len(query)} characters in all"
+    return query[: MAX_QUERY_CHARACTERS - len(note)] + note
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,24 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
+class DbtNode:
+    """What dbt says of a model or test that SQLMesh has loaded from a dbt project.
+
+    Attributes:
+        unique_id: As in dbt's own manifest.
+        meta: `meta`, as JSON text.
+        severity: Of a test, `error` or `warn`.
+        tests: The fqn of the model that a test belongs to.
+    """
+
+    unique_id: str
+    group: str | None = None
+    meta: str | None = None
+    severity: str | None = None
+    tests: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One SQLMesh model.
 
@@ -67,6 +99,11 @@ class Model:
         data_hash: SQLMesh's hash of what determines the model's data.
         metadata_hash: SQLMesh's hash of the rest (description, owner, audits ...).
         path: The file it comes from, None when it comes from another project's state.
+        query: The rendered SQL, cut at `MAX_QUERY_CHARACTERS`; only on request, and only of SQL models.
+        column_lineage: The columns that each column is made of, as (fqn, column); only on request.
+        column_lineage_cut: How many such pairs were left out, to keep the manifest small.
+        source_url: The file on the web page of its repository; only on request.
+        dbt: What dbt says of it, for a model of a dbt project.
     """
 
     fqn: str
@@ -106,6 +143,11 @@ class Model:
     data_hash: str
     metadata_hash: str
     path: str | None
+    query: str | None = None
+    column_lineage: dict[str, tuple[tuple[str, str], ...]] | None = None
+    column_lineage_cut: int = 0
+    source_url: str | None = None
+    dbt: DbtNode | None = None
 
     @property
     def is_external(self) -> bool:
@@ -136,6 +178,7 @@ class StandaloneAudit:
     depends_on: tuple[str, ...]
     cron: str
     owner: str | None
+    dbt: DbtNode | None = None
 
 
 @dataclass(frozen=True, slots=True)

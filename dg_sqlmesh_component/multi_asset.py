@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from .translator import ProjectAssets
+from .project_assets import ProjectAssets
 
 Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 
@@ -27,6 +27,7 @@ def build_multi_asset(
     tags: dict[str, Any] | None,
     pool: str | None,
     backfill_policy: dg.BackfillPolicy | None,
+    config_schema: type[dg.Config] | None = None,
 ) -> dg.AssetsDefinition:
     """One subsettable op that yields every asset and check of the project."""
     namer = _Namer()
@@ -44,6 +45,7 @@ def build_multi_asset(
         description=description,
         tags=tags,
         pool=pool,
+        config_schema=config_schema.to_fields_dict() if config_schema else {},
         ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
         out={
             **{output: dg.Out(dg.Nothing, is_required=False) for output in key_by_output},

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from . import events as e
+from .errors import EnvironmentMissingError
 
 
 class Outcome(str, Enum):
@@ -70,12 +71,14 @@ class NodeOutcome:
         planned_batches, finished_batches: Counts; they differ only when something went wrong.
         duration_ms: Summed over finished batches.
         rows, bytes: Summed; None unless the engine reported them for every finished batch.
+        row_count: Rows of the whole table after the last batch; None unless they were counted.
         audits: Results of this run, in the model's order.
         errors: What went wrong, in SQLMesh's words, one entry per distinct failure.
         failed_audits: Names of the blocking audits that are the cause.
         culprits: For `blocked`: the failed nodes upstream.
         signals, upstream: For `waiting`: its own signals, or the nodes upstream whose signals, were not ready.
         reason, next_due, last_interval_end: For `up_to_date`.
+        attempts: How many attempts it took, with retries inside the step.
         again: True when an earlier outcome of this node was already handed out in this run: a plan
             landed, SQLMesh started over and computed it once more.
     """
@@ -89,6 +92,7 @@ class NodeOutcome:
     duration_ms: int = 0
     rows: int | None = None
     bytes: int | None = None
+    row_count: int | None = None
     audits: tuple[AuditResult, ...] = ()
     errors: tuple[str, ...] = ()
     failed_audits: tuple[str, ...] = ()
@@ -98,6 +102,7 @@ class NodeOutcome:
     reason: str | None = None
     next_due: int | None = None
     last_interval_end: int | None = None
+    attempts: int = 1
     again: bool = False
 
     @property
@@ -135,6 +140,8 @@ class _Entry:
     waiting: e.NodeWaiting | None = None
     verdict: Outcome | None = None
     again: bool = False
+    row_count: int | None = None
+    attempts: int = 1
 
     @property
     def settled(self) -> bool:
@@ -177,6 +184,7 @@ class Ledger:
         self._unplanned: set[str] = set()
         self._status: str | None = None
         self._closed = False
+        self._is_missing = False
 
     @property
     def is_closed(self) -> bool:
@@ -216,6 +224,8 @@ class Ledger:
                 audits.setdefault(event.position, []).append(event)
             case e.BatchFinished():
                 return self._finish_batch(event)
+            case e.RowsCounted():
+                self._entry(event.fqn).row_count = event.rows
             case e.NodeFailed():
                 self._entry(event.fqn).failures.append(event)
             case e.NodesBlocked():
@@ -233,8 +243,9 @@ class Ledger:
                 self._status = event.status
                 return self.close(None)
             case e.RequestFailed():
+                self._is_missing = event.error == EnvironmentMissingError.__name__
                 return self.close(event.message)
-            case e.LogLine() | e.ProjectDescribed():
+            case e.LogLine() | e.ProjectDescribed() | e.SecretsKnown():
                 pass
         return []
 
@@ -260,6 +271,52 @@ class Ledger:
             ),
         ]
 
+    # -- attempts ---------------------------------------------------------------------------------
+
+    @property
+    def open_nodes(self) -> frozenset[str]:
+        """Requested nodes without an outcome yet."""
+        return frozenset(fqn for fqn, entry in self._entries.items() if not entry.settled)
+
+    @property
+    def open_audit_only(self) -> tuple[str, ...]:
+        """Nodes whose audits are still to be evaluated without running them."""
+        return tuple(self._audit_only)
+
+    def worth_retrying(self, interruption_is_transient: bool) -> frozenset[str]:
+        """The open nodes that another attempt may bring through, when this one has come to its end.
+
+        Those that failed for transient causes only, those that only such failures blocked, and, when the whole
+        attempt ended for a transient cause, those that it left untold.
+        """
+        unsettled = {fqn: entry for fqn, entry in self._entries.items() if not entry.settled}
+        failed = {
+            fqn
+            for fqn, entry in unsettled.items()
+            if entry.failures and all(failure.is_transient for failure in entry.failures)
+        }
+        blocked = {
+            fqn
+            for fqn, entry in unsettled.items()
+            if not entry.failures and entry.culprits and set(entry.culprits) <= failed
+        }
+        untold = {
+            fqn
+            for fqn, entry in unsettled.items()
+            if interruption_is_transient and not (entry.failures or entry.culprits or entry.is_explained)
+        }
+        return frozenset(failed | blocked | untold)
+
+    def pause(self, kept: frozenset[str]) -> list[NodeOutcome | AuditOnlyOutcome]:
+        """End an attempt that another one follows: `kept` stay open, the other open nodes are settled."""
+        for fqn in kept:
+            self._entries[fqn].attempts += 1
+        return [
+            self._settle(fqn, *self._judge(entry, None))
+            for fqn, entry in self._entries.items()
+            if not entry.settled and fqn not in kept
+        ]
+
     # -- evidence ---------------------------------------------------------------------------------
 
     def _entry(self, fqn: str) -> _Entry:
@@ -269,7 +326,7 @@ class Ledger:
         return self._entries[fqn]
 
     def _open(self, event: e.EnvironmentOpened) -> list[NodeOutcome | AuditOnlyOutcome]:
-        self._promoted = event.promoted
+        self._promoted |= event.promoted
         refusal = f"Not promoted in environment {event.environment}. Run: {event.plan_command}"
         refused: list[NodeOutcome | AuditOnlyOutcome] = []
         for fqn in event.missing:
@@ -286,7 +343,7 @@ class Ledger:
             entry.earlier.extend(entry.finished.values())
             entry.keep_audits_of_finished_batches()
             entry.finished.clear()
-            entry.planned, entry.culprits = None, ()
+            entry.planned, entry.culprits, entry.row_count = None, (), None
             entry.failures.clear()
         for fqn, batches in event.batches.items():
             entry = self._entry(fqn)
@@ -328,7 +385,7 @@ class Ledger:
         if entry.planned is None and entry.up_to_date is not None:
             return Outcome.UP_TO_DATE, ()
         if interruption is not None:
-            return Outcome.INTERRUPTED, (interruption,)
+            return Outcome.NOT_IN_ENVIRONMENT if self._is_missing else Outcome.INTERRUPTED, (interruption,)
         if self._status == "not_run":
             return Outcome.INTERRUPTED, ("Nothing was run, because the request was refused.",)
         return Outcome.INTERRUPTED, ("SQLMesh ended the run without saying what became of it.",)
@@ -348,6 +405,7 @@ class Ledger:
             duration_ms=sum(batch.duration_ms or 0 for batch in done),
             rows=_total([batch.rows for batch in done]),
             bytes=_total([batch.bytes for batch in done]),
+            row_count=entry.row_count,
             audits=_audit_results(entry.audits),
             errors=errors,
             failed_audits=tuple(dict.fromkeys(name for failure in entry.failures for name in failure.failed_audits)),
@@ -357,6 +415,7 @@ class Ledger:
             reason=up_to_date.reason if up_to_date else None,
             next_due=up_to_date.next_due if up_to_date else None,
             last_interval_end=up_to_date.last_interval_end if up_to_date else None,
+            attempts=entry.attempts,
             again=entry.again,
         )
 

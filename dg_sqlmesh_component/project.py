@@ -21,8 +21,10 @@ from typing import IO
 
 from . import events as e
 from . import wire
+from .bootstrap import start_command
 from .errors import ERRORS_BY_NAME, DeclarationError, InstallationError, WorkerError
 from .manifest import Manifest
+from .redaction import Redactor
 
 CONFIG_FILES = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
 """What makes a folder a SQLMesh project: SQLMesh reads its configuration from one of these."""
@@ -32,20 +34,6 @@ STOP_GRACE_SECONDS = 15.0
 
 LAST_LINES = 30
 """How many lines of a worker's output are quoted when it dies."""
-
-# The worker may run in an interpreter that has nothing of ours installed, so it is given this
-# package by path, and without running its `__init__`, which imports Dagster. `-c` puts the working
-# directory on `sys.path`, which the `sqlmesh` command does not: a project's folder named like an
-# installed module must not win.
-_BOOTSTRAP = """\
-import sys
-sys.path[:] = [entry for entry in sys.path if entry]
-import runpy, types
-package = types.ModuleType("dg_sqlmesh_component")
-package.__path__ = [sys.argv.pop(1)]
-sys.modules["dg_sqlmesh_component"] = package
-runpy.run_module("dg_sqlmesh_component.worker", run_name="__main__", alter_sys=True)
-"""
 
 
 def is_project_folder(path: Path) -> bool:
@@ -86,6 +74,7 @@ class SQLMeshProject:
             gateway=self.gateway,
             environment=self.environment,
             config=self.config,
+            working_directory=str(self.working_directory) if self.working_directory else None,
         )
 
     def require(self) -> None:
@@ -110,13 +99,15 @@ class SQLMeshProject:
                 f"There is no folder {self.working_directory}. Correct `project.working_directory` in defs.yaml."
             )
 
-    def describe(self, select: Sequence[str] = (), exclude: Sequence[str] = ()) -> Manifest:
-        """Load the project in a worker and return its manifest.
+    def describe(
+        self, select: Sequence[str] = (), exclude: Sequence[str] = (), include: Sequence[e.Addition] = ()
+    ) -> Manifest:
+        """Load the project in a worker and return its manifest, with the additions that are asked for.
 
         Raises:
             SQLMeshComponentError: Of the class that says who must act.
         """
-        request = e.DescribeRequest(self.opening, tuple(select), tuple(exclude))
+        request = e.DescribeRequest(self.opening, tuple(select), tuple(exclude), tuple(include))
         with self.request(request) as events:
             for event in events:
                 if isinstance(event, e.ProjectDescribed):
@@ -138,23 +129,26 @@ class SQLMeshProject:
             WorkerError: While iterating: the worker died or broke the protocol.
         """
         self.require()
-        worker = _Worker(self._start(), request)
+        worker = _Worker(self._start(), request, Redactor(self._environment))
         try:
             yield worker.events()
         finally:
             worker.stop()
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **self.env}
+
     def _start(self) -> subprocess.Popen[bytes]:
         python = self.python or sys.executable
-        package = str(Path(__file__).resolve().parent)
         try:
             return subprocess.Popen(
-                [python, "-c", _BOOTSTRAP, package],
+                start_command(python, "worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=self.working_directory or self.paths[0],
-                env={**os.environ, **self.env},
+                env=self._environment,
                 start_new_session=True,  # signals of the terminal reach the parent, which decides
             )
         except OSError as error:
@@ -166,8 +160,9 @@ class SQLMeshProject:
 class _Worker:
     """A running worker: two threads drain its pipes into one queue."""
 
-    def __init__(self, process: subprocess.Popen[bytes], request: e.Request) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], request: e.Request, redactor: Redactor) -> None:
         self._process = process
+        self._redactor = redactor
         self._queue: queue.SimpleQueue[bytes | e.LogLine | None] = queue.SimpleQueue()
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._drains = [
@@ -181,11 +176,14 @@ class _Worker:
         ended = False
         while (item := self._queue.get()) is not None:
             event = item if isinstance(item, e.LogLine) else wire.decode(wire.EVENT, item)
+            if isinstance(event, e.SecretsKnown):
+                self._redactor.add(event.values)
+                continue
             ended = isinstance(event, (e.ProjectDescribed, e.EvaluationFinished, e.RequestFailed))
-            yield event
+            yield self._redactor.event(event)
             if ended:
                 return
-        raise WorkerError(self._epitaph())
+        raise self._epitaph()
 
     def stop(self) -> None:
         """Ask, then kill: no worker outlives its request."""
@@ -223,14 +221,16 @@ class _Worker:
                 self._last_lines.append(text)
                 self._queue.put(e.LogLine("info", text, "output"))
 
-    def _epitaph(self) -> str:
+    def _epitaph(self) -> WorkerError:
         try:
             status = self._process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:
             status = None
-        said = "\n".join(self._last_lines)
-        return f"SQLMesh's process {_cause_of_death(status)}." + (
-            f" Its last lines:\n{said}" if said else " It printed nothing."
+        said = self._redactor.text("\n".join(self._last_lines))
+        last_words = f" Its last lines:\n{said}" if said else " It printed nothing."
+        return WorkerError(
+            f"SQLMesh's process {_cause_of_death(status)}.{last_words}",
+            is_transient=status in (-signal.SIGKILL, -signal.SIGTERM),  # not a crash of its own
         )
 
     def _kill_group(self) -> None:

@@ -11,7 +11,8 @@ import dagster as dg
 
 from . import events as e
 from .outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
-from .translator import STATUS_CHECK, ProjectAssets, check_name, sql_metadata
+from .project_assets import ProjectAssets
+from .translator import STATUS_CHECK, sql_metadata
 
 MAX_LISTED = 20
 """How many models a message names before it says how many more there are."""
@@ -38,6 +39,7 @@ class Reporter:
     Args:
         assets: The project's assets.
         selected_checks: Checks of this step; no others are reported.
+        environment: The environment that runs.
         execution_time: The instant of the run, epoch milliseconds.
     """
 
@@ -45,10 +47,12 @@ class Reporter:
         self,
         assets: ProjectAssets,
         selected_checks: Set[dg.AssetCheckKey],
+        environment: str,
         execution_time: int,
     ) -> None:
         self._assets = assets
         self._selected = selected_checks
+        self._environment = environment
         self._execution_time = execution_time
 
     # -- models -----------------------------------------------------------------------------------
@@ -67,7 +71,7 @@ class Reporter:
             check_results=[
                 *self.status_check(outcome),
                 *self.audit_checks(outcome.fqn, outcome.audits),
-                *self._audits_that_did_not_run(outcome),
+                *self.audits_that_did_not_run(outcome),
             ],
         )
 
@@ -148,7 +152,7 @@ class Reporter:
                 asset_key=key.asset_key,
                 check_name=key.name,
                 passed=audit.passed,
-                severity=_severity(audit.blocking),
+                severity=self._assets.severity(node, audit),
                 description=None if audit.passed else f"{_rows(audit.failing_rows)} failed.",
                 metadata=_audit_metadata(audit),
             )
@@ -207,21 +211,20 @@ class Reporter:
             )
         return results
 
-    def _audits_that_did_not_run(self, outcome: NodeOutcome) -> list[dg.AssetCheckResult]:
+    def audits_that_did_not_run(self, outcome: NodeOutcome) -> list[dg.AssetCheckResult]:
         """Checks of an executed model whose audit the environment does not have: local files are ahead."""
         ran = self._assets.check_of(outcome.fqn, outcome.audits)
-        model = self._assets.models[outcome.fqn]
-        keys = [dg.AssetCheckKey(self._assets.key(outcome.fqn), check_name(audit)) for audit in model.audits]
+        name = self._assets.name(outcome.fqn)
         return [
             dg.AssetCheckResult(
                 asset_key=key.asset_key,
                 check_name=key.name,
                 passed=False,
                 severity=dg.AssetCheckSeverity.WARN,
-                description=f"Not evaluated: what environment {self._assets.manifest.environment} has promoted of "
-                f"{model.name} does not have this audit. Apply a plan to promote the local change.",
+                description=f"Not evaluated: what environment {self._environment} has promoted of "
+                f"{name} does not have this audit. Apply a plan to promote the local change.",
             )
-            for key in keys
+            for key in self._assets.audit_checks.get(outcome.fqn, ())
             if key in self._selected and key not in ran
         ]
 
@@ -230,10 +233,12 @@ class Reporter:
     def _what_ran(self, outcome: NodeOutcome) -> dict[str, Any]:
         metadata: dict[str, Any] = {
             "sqlmesh/status": outcome.outcome.value,
-            "sqlmesh/environment": self._assets.manifest.environment,
+            "sqlmesh/environment": self._environment,
         }
         if outcome.promoted is not None:
             metadata["sqlmesh/snapshot_version"] = outcome.promoted.version
+            if outcome.promoted.table_name and self._environment != self._assets.manifest.environment:
+                metadata["dagster/table_name"] = outcome.promoted.table_name
             changed = unapplied_change(self._assets, outcome.fqn, outcome.promoted)
             if changed:
                 metadata["sqlmesh/unapplied_change"] = changed
@@ -249,8 +254,12 @@ class Reporter:
             metadata["sqlmesh/duration_ms"] = outcome.duration_ms
         if outcome.rows is not None:
             metadata["sqlmesh/rows"] = outcome.rows
+        if outcome.row_count is not None:
+            metadata["dagster/row_count"] = outcome.row_count
         if outcome.bytes is not None:
             metadata["sqlmesh/bytes"] = outcome.bytes
+        if outcome.attempts > 1:
+            metadata["sqlmesh/attempts"] = outcome.attempts
         if outcome.reason:
             metadata["sqlmesh/reason"] = outcome.reason
         if outcome.next_due:
@@ -277,14 +286,14 @@ class Reporter:
     ) -> dg.Failure | None:
         """The step's one Failure, which names each failed model, its error and what it blocked; None if all is well."""
         lines = [
-            *self._failed_lines(outcomes),
+            *self._failed_lines(outcomes, problems),
             *self._interrupted_lines(outcomes, problems),
             *self._audit_lines(audited),
         ]
         if not lines and not problems and not any(one.outcome.is_failure for one in outcomes):
             return None
         counts = _counts(outcomes)
-        head = [f"SQLMesh in environment {self._assets.manifest.environment}: {counts}."] if counts else []
+        head = [f"SQLMesh in environment {self._environment}: {counts}."] if counts else []
         return dg.Failure(
             description="\n".join([*head, *problems, *lines]),
             metadata={
@@ -294,10 +303,14 @@ class Reporter:
             },
         )
 
-    def _failed_lines(self, outcomes: Sequence[NodeOutcome]) -> list[str]:
+    def _failed_lines(self, outcomes: Sequence[NodeOutcome], problems: Sequence[str]) -> list[str]:
         """What went wrong with each model, up to a bound; beyond it, the models' names."""
         named = (Outcome.BLOCKED, Outcome.INTERRUPTED)
-        failed = [one for one in outcomes if one.outcome.is_failure and one.outcome not in named]
+        failed = [
+            one
+            for one in outcomes
+            if one.outcome.is_failure and one.outcome not in named and not _is_told(one, problems)
+        ]
         blocked = [one for one in outcomes if one.outcome is Outcome.BLOCKED]
         lines = []
         for outcome in failed[:MAX_LISTED]:
@@ -318,7 +331,8 @@ class Reporter:
         for cause, nodes in by_cause.items():
             reason = "" if cause in problems else f" {_as_sentence(cause)}"
             lines.append(f"Interrupted: {self._names(nodes)}.{reason}")
-        return lines
+        missing = [one.fqn for one in outcomes if one.outcome is Outcome.NOT_IN_ENVIRONMENT and _is_told(one, problems)]
+        return [*lines, f"Not in the environment: {self._names(missing)}."] if missing else lines
 
     def _audit_lines(self, audited: Sequence[AuditOnlyOutcome]) -> list[str]:
         """What is wrong with nodes of which only the audits were asked for."""
@@ -337,6 +351,11 @@ class Reporter:
 
     def _names(self, nodes: Sequence[str]) -> str:
         return ", ".join(map(self._assets.name, nodes))
+
+
+def _is_told(outcome: NodeOutcome, problems: Sequence[str]) -> bool:
+    """Whether a problem of the whole run says all that there is to say of this node."""
+    return outcome.outcome is Outcome.NOT_IN_ENVIRONMENT and set(outcome.errors) <= set(problems)
 
 
 def unapplied_change(assets: ProjectAssets, node: str, promoted: e.PromotedNode) -> str | None:

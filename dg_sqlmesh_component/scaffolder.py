@@ -11,6 +11,7 @@ import click
 import dagster as dg
 from pydantic import BaseModel, Field
 
+from .bootstrap import sqlmesh_program
 from .errors import DeclarationError
 from .project import CONFIG_FILES, is_project_folder
 
@@ -59,7 +60,7 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
             (here / "component.py").write_text(_python_module(path, options), encoding="utf-8")
         else:
             dg.scaffold_component(request, _attributes(path, options))
-        click.echo(f"Next: cd {os.path.relpath(project)} && sqlmesh plan")
+        click.echo(f"Next: cd {os.path.relpath(project)} && {sqlmesh_program()} plan")
 
     def _project_folder(self, request: dg.ScaffoldRequest[SQLMeshScaffoldParams]) -> Path:
         params = request.params
@@ -106,7 +107,9 @@ def starter_folder() -> Path:
 
 def copy_starter(destination: Path) -> None:
     """Copy the starter project; the destination must be empty or absent."""
-    shutil.copytree(starter_folder(), destination, dirs_exist_ok=True)
+    # In a clone, somebody may have run it where it stands.
+    leftovers = shutil.ignore_patterns(".cache", "logs", "*.duckdb*")
+    shutil.copytree(starter_folder(), destination, ignore=leftovers, dirs_exist_ok=True)
 
 
 def _options(params: SQLMeshScaffoldParams) -> dict[str, str]:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 import re
-from collections import defaultdict
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from graphlib import TopologicalSorter
 from typing import Any
 
 import dagster as dg
 from dagster_shared.check import CheckError
 
 from .errors import ProjectLoadError
-from .manifest import Audit, Manifest, Model, StandaloneAudit, split_fqn
-from .outcomes import AuditResult
+from .external_models import ExternalModels, ExternalTable
+from .manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, cut, split_fqn
 from .tag_convention import TagConvention
 
 STATUS_CHECK = "sqlmesh_execution_status"
 """The check that every model has: what SQLMesh did with it in the run."""
 
-MAX_QUERY_CHARACTERS = 4_000
-"""Longest SQL text that goes into metadata; more is cut, with a note."""
+HAS_VIRTUAL_ASSETS = "is_virtual" in inspect.signature(dg.AssetSpec.__new__).parameters
+"""Whether this Dagster knows assets that are never stale by themselves; 1.13 and later do."""
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
@@ -42,11 +42,24 @@ class _Properties:
 class Translator:
     """Default translation of a project's models. Pure: the manifest in, Dagster's specs out."""
 
-    def __init__(self, manifest: Manifest, convention: TagConvention) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        convention: TagConvention,
+        external_models: ExternalModels,
+        *,
+        virtual_views: bool = True,
+        storage_kind: bool = False,
+    ) -> None:
         self._manifest = manifest
         self._convention = convention
         self._models = {model.fqn: model for model in manifest.models}
+        self._selected = set(manifest.selected)
         self._properties = {model.fqn: self._read_tags(model) for model in manifest.models}
+        self._external_models = external_models
+        self._virtual_views = virtual_views and HAS_VIRTUAL_ASSETS
+        self._storage_kind = storage_kind
+        self._mapped = external_models.mapped(self._external_tables)
 
     def asset_key(self, model: Model) -> dg.AssetKey:
         """`schema/name`, behind the prefix that a tag may set. The catalog is left out (ADR-0013)."""
@@ -59,33 +72,44 @@ class Translator:
             ProjectLoadError: The model says something that Dagster refuses.
         """
         said = self._properties[model.fqn]
+        dbt = model.dbt or DbtNode("")
+        virtual: dict[str, Any] = {"is_virtual": True} if self._virtual_views and model.kind == "VIEW" else {}
+        metadata = _definition_metadata(model)
+        if self._storage_kind:
+            metadata["dagster/storage_kind"] = model.engine
         try:
-            return dg.AssetSpec(
+            return _quietly(
                 key=self.asset_key(model),
                 deps=self._deps(model),
                 # Never empty: Dagster would show the op's description, which is the same for every model.
                 description=model.description or f"SQLMesh model {model.name} ({model.kind}).",
-                group_name=said.group_name or _identifier(model.schema),
+                group_name=said.group_name or _identifier(dbt.group or model.schema),
                 owners=said.owners or _default_owners(model),
-                tags={**_ordinary_tags(self._ordinary(model)), **said.tags},
-                kinds={"sqlmesh", model.engine, *said.kinds},
+                tags={"sqlmesh/kind": model.kind.lower(), **_ordinary_tags(self._ordinary(model)), **said.tags},
+                kinds={"sqlmesh", model.engine, *(["python"] if model.source_type == "python" else []), *said.kinds},
                 code_version=model.data_hash,
-                metadata=_definition_metadata(model),
+                metadata=metadata,
+                **virtual,
             )
         except (dg.DagsterInvalidDefinitionError, CheckError) as error:
-            raise ProjectLoadError(f"{_where(model)}: Dagster refuses its asset: {error}") from error
+            raise ProjectLoadError(f"{where(model)}: Dagster refuses its asset: {error}") from error
 
-    def check_specs(self, model: Model, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
-        """The status check and one check for each use of an audit."""
-        status = dg.AssetCheckSpec(
+    @staticmethod
+    def status_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
+        """The check that every model has."""
+        return dg.AssetCheckSpec(
             STATUS_CHECK,
             asset=key,
             description="What SQLMesh did with the model in the run: passed when it was executed or had nothing to do.",
         )
-        return [status, *(self.audit_check_spec(audit, key) for audit in model.audits)]
 
-    def audit_check_spec(self, audit: Audit, key: dg.AssetKey) -> dg.AssetCheckSpec:
-        """The check of one audit. Blocking where a failure stops the model and what is downstream of it."""
+    def audit_check_spec(self, node: Model | StandaloneAudit, audit: Audit, key: dg.AssetKey) -> dg.AssetCheckSpec:
+        """The check of one audit. Blocking where a failure stops the model and what is downstream of it.
+
+        An external model is no asset of ours, so the check of its audit stands on a model that reads it, which is
+        `key`; the same holds for a standalone audit.
+        """
+        external = node if isinstance(node, Model) and node.is_external else None
         metadata: dict[str, Any] = {"sqlmesh/audit": audit.name, "sqlmesh/blocking": audit.blocking}
         if audit.args:
             metadata["sqlmesh/arguments"] = dg.MetadataValue.json(audit.args)
@@ -93,16 +117,21 @@ class Translator:
             metadata["sqlmesh/query"] = sql_metadata(audit.query)
         if audit.path:
             metadata["sqlmesh/path"] = dg.MetadataValue.path(audit.path)
-        arguments = f" with {json.dumps(audit.args)}" if audit.args else ""
+        arguments = f" ({', '.join(f'{name} := {value}' for name, value in audit.args.items())})" if audit.args else ""
+        of_external = f" of the external model {external.name}" if external else ""
         return dg.AssetCheckSpec(
-            check_name(audit),
+            f"{_identifier(external.table)}__{audit.check_name}" if external else check_name(audit),
             asset=key,
-            description=audit.description or f"SQLMesh audit {audit.name}{arguments}.",
+            description=audit.description or f"SQLMesh audit {audit.name}{arguments}{of_external}.",
             blocking=audit.blocking,
             metadata=metadata,
         )
 
     # -- lineage ----------------------------------------------------------------------------------
+
+    def model(self, fqn: str) -> Model | None:
+        """A model of the project; None for a table that no model declares."""
+        return self._models.get(fqn)
 
     def upstream(self, model: Model) -> Iterable[Model | str]:
         """What a model reads: models, through embedded ones, and the fqn of tables that no model declares."""
@@ -116,37 +145,73 @@ class Translator:
                 yield parent
 
     def external_key(self, parent: Model | str) -> dg.AssetKey:
-        """The key of a table that somebody else produces: `schema/name`, too, unless two tables share that."""
-        fqn = parent.fqn if isinstance(parent, Model) else parent
+        """The key of a table that somebody else produces.
+
+        As `external_models` says; else `schema/name`, behind the prefix that a tag may set, and with the catalog
+        where two tables share schema and name.
+        """
+        fqn = _fqn(parent)
+        if fqn in self._mapped:
+            return self._mapped[fqn]
+        if self._external_models.key is not None:
+            return self._external_models.key(ExternalTable.of(fqn))
         parts = list(split_fqn(fqn))
         prefix = self._properties[fqn].key_prefix if fqn in self._properties else ()
-        return dg.AssetKey([*prefix, *(parts if self._is_ambiguous(fqn) else parts[-2:])])
-
-    def _is_ambiguous(self, fqn: str) -> bool:
-        return len(self._external_tables[split_fqn(fqn)[-2:]]) > 1
+        is_ambiguous = self._external_names[tuple(parts[-2:])] > 1
+        return dg.AssetKey([*prefix, *(parts if is_ambiguous else parts[-2:])])
 
     @cached_property
-    def _external_tables(self) -> dict[tuple[str, ...], set[str]]:
-        """The tables from outside that models read, by schema and name."""
-        tables: dict[tuple[str, ...], set[str]] = defaultdict(set)
-        for model in self._models.values():
-            for parent in self.upstream(model):
-                if not isinstance(parent, Model) or parent.is_external:
-                    fqn = parent.fqn if isinstance(parent, Model) else parent
-                    tables[split_fqn(fqn)[-2:]].add(fqn)
-        return tables
+    def _external_tables(self) -> set[str]:
+        """The tables from outside that models read, by fqn."""
+        return {
+            _fqn(parent)
+            for model in self._models.values()
+            for parent in self.upstream(model)
+            if not isinstance(parent, Model) or parent.is_external
+        }
+
+    @cached_property
+    def _external_names(self) -> Counter[tuple[str, ...]]:
+        return Counter(split_fqn(fqn)[-2:] for fqn in self._external_tables)
+
+    def default_key(self, parent: Model | str) -> dg.AssetKey:
+        """The key of what a model reads, as long as nobody has changed it."""
+        if isinstance(parent, Model) and parent.is_executable:
+            return self.asset_key(parent)
+        return self.external_key(parent)
+
+    def tables(self, key_of: Callable[[Model | str], dg.AssetKey]) -> dict[dg.AssetKey, str | None]:
+        """The table behind each dependency that is not one of our assets.
+
+        Its name lets Dagster link the dependency to whichever asset produced that table. None where several tables
+        share a key, since Dagster refuses differing metadata, and for a key that `external_models.keys` gives, which
+        stays what it is.
+        """
+        found: dict[dg.AssetKey, str | None] = {}
+        for parent in self._parents:
+            key, table = key_of(parent), self._table_of(parent)
+            found[key] = table if found.get(key, table) == table else None
+        return found
+
+    @cached_property
+    def _parents(self) -> list[Model | str]:
+        """Everything that is read, each once."""
+        found = {_fqn(parent): parent for model in self._models.values() for parent in self.upstream(model)}
+        return list(found.values())
+
+    def _table_of(self, parent: Model | str) -> str | None:
+        is_ours = isinstance(parent, Model) and parent.is_executable and parent.fqn in self._selected
+        if is_ours or _fqn(parent) in self._mapped:
+            return None
+        return parent.table_name if isinstance(parent, Model) else ".".join(split_fqn(parent))
+
+    @cached_property
+    def _default_tables(self) -> dict[dg.AssetKey, str | None]:
+        return self.tables(self.default_key)
 
     def _deps(self, model: Model) -> list[dg.AssetDep]:
-        deps: dict[dg.AssetKey, dg.AssetDep] = {}
-        for parent in self.upstream(model):
-            if isinstance(parent, Model) and parent.is_executable:
-                deps[self.asset_key(parent)] = dg.AssetDep(self.asset_key(parent))
-            else:
-                # The table's name lets Dagster link the dependency to whichever asset produced that table.
-                table = parent.table_name if isinstance(parent, Model) else ".".join(split_fqn(parent))
-                key = self.external_key(parent)
-                deps[key] = dg.AssetDep(key, metadata={"dagster/table_name": table})
-        return list(deps.values())
+        keys = dict.fromkeys(self.default_key(parent) for parent in self.upstream(model))
+        return [dependency(key, self._default_tables) for key in keys]
 
     # -- tags -------------------------------------------------------------------------------------
 
@@ -163,7 +228,7 @@ class Translator:
 
     def _read_property(self, model: Model, tag: str, property_: str, value: str, said: _Properties) -> None:
         def refuse(rule: object) -> ProjectLoadError:
-            return ProjectLoadError(f"{_where(model)}: tag {tag!r} cannot be used: {rule}")
+            return ProjectLoadError(f"{where(model)}: tag {tag!r} cannot be used: {rule}")
 
         if property_ not in ("group_name", "owner", "kind", "tag", "key_prefix"):
             raise refuse(
@@ -204,6 +269,13 @@ def check_name(audit: Audit) -> str:
     return audit.check_name if audit.check_name != STATUS_CHECK else f"{STATUS_CHECK}_audit"
 
 
+def _quietly(**attributes: Any) -> dg.AssetSpec:
+    """An asset without Dagster's warning that virtual assets are a preview: `virtual_views` is how to do without."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return dg.AssetSpec(**attributes)
+
+
 @lru_cache(maxsize=4096)
 def dagster_problem(**properties: Any) -> str | None:
     """Dagster's own words against a property of an asset, None when it accepts it."""
@@ -218,13 +290,22 @@ def dagster_problem(**properties: Any) -> str | None:
 
 def sql_metadata(query: str) -> dg.MarkdownMetadataValue:
     """SQL as the UI shows it best, cut at `MAX_QUERY_CHARACTERS`."""
-    if len(query) > MAX_QUERY_CHARACTERS:
-        query = f"{query[:MAX_QUERY_CHARACTERS]}\n-- cut here: {len(query)} characters in all"
+    query = cut(query)
     fence = "````" if "```" in query else "```"
     return dg.MetadataValue.md(f"{fence}sql\n{query}\n{fence}")
 
 
-def _where(model: Model) -> str:
+def dependency(key: dg.AssetKey, tables: Mapping[dg.AssetKey, str | None]) -> dg.AssetDep:
+    """A dependency that says which table it is, where that is known."""
+    table = tables.get(key)
+    return dg.AssetDep(key, metadata={"dagster/table_name": table} if table else None)
+
+
+def _fqn(parent: Model | str) -> str:
+    return parent.fqn if isinstance(parent, Model) else parent
+
+
+def where(model: Model) -> str:
     return f"Model {model.name} ({model.path or 'not from a file'})"
 
 
@@ -273,9 +354,16 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
         "owner": model.owner,
         "tags": ", ".join(model.tags),
         "signals": ", ".join(model.signals),
+        "dbt_unique_id": model.dbt.unique_id if model.dbt else None,
     }
     metadata: dict[str, Any] = {f"sqlmesh/{name}": value for name, value in said.items() if value}
     metadata["dagster/table_name"] = model.table_name
+    if model.dbt and model.dbt.meta:
+        metadata["sqlmesh/dbt_meta"] = dg.MetadataValue.text(model.dbt.meta)
+    if model.query:
+        metadata["sqlmesh/query"] = sql_metadata(model.query)
+    if model.source_url:
+        metadata["sqlmesh/source"] = dg.MetadataValue.url(model.source_url)
     if model.columns:
         metadata["dagster/column_schema"] = dg.TableSchema(
             columns=[dg.TableColumn(column.name, column.type, column.description) for column in model.columns]
@@ -285,154 +373,3 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
             code_references=[dg.LocalFileCodeReference(file_path=model.path, line_number=1)]
         )
     return metadata
-
-
-@dataclass(frozen=True)
-class ProjectAssets:
-    """A project's assets and checks, and the way back from them to SQLMesh's nodes.
-
-    Attributes:
-        specs: One per selected, executable model, by fqn.
-        checks: All checks, by key, in definition order.
-        models: Every model of the project, by fqn.
-        standalone_audits: Those that have a check, by name.
-    """
-
-    manifest: Manifest
-    specs: Mapping[str, dg.AssetSpec]
-    checks: Mapping[dg.AssetCheckKey, dg.AssetCheckSpec]
-    models: Mapping[str, Model]
-    standalone_audits: Mapping[str, StandaloneAudit]
-    fqn_by_key: Mapping[dg.AssetKey, str]
-    standalone_by_check: Mapping[dg.AssetCheckKey, str]
-
-    @classmethod
-    def build(
-        cls,
-        manifest: Manifest,
-        translator: Translator,
-        spec_of: Callable[[Model], dg.AssetSpec],
-        check_specs_of: Callable[[Model, dg.AssetKey], list[dg.AssetCheckSpec]],
-    ) -> ProjectAssets:
-        """Translate the selected models.
-
-        Raises:
-            ProjectLoadError: Two models, or a model and a table it reads, end up on one asset key.
-        """
-        models = {model.fqn: model for model in manifest.models}
-        chosen = [models[fqn] for fqn in manifest.selected if models[fqn].is_executable]
-        specs = _follow_renames([(model, spec_of(model)) for model in chosen], translator)
-        fqn_by_key = _index_keys(chosen, specs)
-        _refuse_collisions_with_external_tables(chosen, fqn_by_key, models, translator)
-        checks = {spec.key: spec for model in chosen for spec in check_specs_of(model, specs[model.fqn].key)}
-        standalone_audits, standalone_by_check = {}, {}
-        for standalone in manifest.standalone_audits:
-            carrier = next((fqn for fqn in standalone.depends_on if fqn in specs), None)
-            if carrier is not None:
-                spec = translator.audit_check_spec(standalone.audit, specs[carrier].key)
-                spec = spec._replace(name=_free_name(spec, checks))
-                checks[spec.key] = spec
-                standalone_audits[standalone.audit.name] = standalone
-                standalone_by_check[spec.key] = standalone.audit.name
-        return cls(manifest, specs, checks, models, standalone_audits, fqn_by_key, standalone_by_check)
-
-    @cached_property
-    def parents_first(self) -> tuple[str, ...]:
-        """All models, each behind those that it reads: the order in which results may be recorded."""
-        graph = {fqn: self.models[fqn].depends_on for fqn in sorted(self.models)}
-        return tuple(fqn for fqn in TopologicalSorter(graph).static_order() if fqn in self.models)
-
-    def audited_externals(self, models: Iterable[str]) -> set[str]:
-        """External models with audits that these models read, through embedded ones too.
-
-        They are no assets of ours, yet SQLMesh runs their audits, and one that blocks stops what reads the table.
-        """
-        found: set[str] = set()
-        to_visit = [parent for fqn in models for parent in self.models[fqn].depends_on]
-        while to_visit:
-            parent = self.models.get(to_visit.pop())
-            if parent is not None and parent.is_embedded:
-                to_visit.extend(parent.depends_on)
-            elif parent is not None and parent.is_external and parent.audits:
-                found.add(parent.fqn)
-        return found
-
-    def name(self, node: str) -> str:
-        """A node as people call it: the model's name as written, or the standalone audit's."""
-        return self.models[node].name if node in self.models else node
-
-    def key(self, node: str) -> dg.AssetKey:
-        """The asset key of a model that is an asset."""
-        return self.specs[node].key
-
-    def check_of(self, node: str, audits: Iterable[AuditResult]) -> dict[dg.AssetCheckKey, AuditResult]:
-        """Match results to checks: by the audit's name and arguments, else by the order of its uses."""
-        if node in self.standalone_audits:
-            checks = [key for key, name in self.standalone_by_check.items() if name == node]
-            return dict(zip(checks, audits))
-        if node not in self.specs:
-            return {}  # an external model: its audits have no check, but their failures are in the step's Failure
-        results = sorted(audits, key=lambda one: one.position)
-        defined = list(self.models[node].audits)
-        matched = {}
-        for by_arguments in (True, False):
-            for result in list(results):
-                same = [use for use in defined if use.name == result.name]
-                use = next((use for use in same if not by_arguments or use.args == result.args), None)
-                if use is not None:
-                    defined.remove(use)
-                    results.remove(result)
-                    matched[dg.AssetCheckKey(self.key(node), check_name(use))] = result
-        return matched
-
-
-def _follow_renames(specs: list[tuple[Model, dg.AssetSpec]], translator: Translator) -> dict[str, dg.AssetSpec]:
-    """Where somebody gave a model another key, those that read it follow."""
-    renamed = {translator.asset_key(model): spec.key for model, spec in specs}
-    return {
-        model.fqn: spec.replace_attributes(
-            deps=[dep._replace(asset_key=renamed.get(dep.asset_key, dep.asset_key)) for dep in spec.deps]
-        )
-        for model, spec in specs
-    }
-
-
-def _free_name(spec: dg.AssetCheckSpec, checks: Mapping[dg.AssetCheckKey, dg.AssetCheckSpec]) -> str:
-    name, number = spec.name, 1
-    while dg.AssetCheckKey(spec.asset_key, name) in checks:
-        name = f"{spec.name}_standalone" if number == 1 else f"{spec.name}_standalone_{number}"
-        number += 1
-    return name
-
-
-def _index_keys(chosen: list[Model], specs: Mapping[str, dg.AssetSpec]) -> dict[dg.AssetKey, str]:
-    by_key: dict[dg.AssetKey, Model] = {}
-    for model in chosen:
-        other = by_key.setdefault(specs[model.fqn].key, model)
-        if other is not model:
-            raise ProjectLoadError(
-                f"Two models become the asset {specs[model.fqn].key.to_user_string()}: {_where(other)} and "
-                f"{_where(model)}. Give one of them another key, for instance with a tag "
-                "'dagster:key_prefix:<prefix>' in its MODEL block."
-            )
-    return {key: model.fqn for key, model in by_key.items()}
-
-
-def _refuse_collisions_with_external_tables(
-    chosen: list[Model],
-    fqn_by_key: Mapping[dg.AssetKey, str],
-    models: Mapping[str, Model],
-    translator: Translator,
-) -> None:
-    for model in chosen:
-        for parent in translator.upstream(model):
-            if isinstance(parent, Model) and parent.is_executable:
-                continue
-            fqn = fqn_by_key.get(translator.external_key(parent))
-            if fqn is not None:
-                table = parent.fqn if isinstance(parent, Model) else parent
-                raise ProjectLoadError(
-                    f"{_where(model)} reads the external table {table}, whose asset key "
-                    f"{translator.external_key(parent).to_user_string()} is that of {_where(models[fqn])}. "
-                    "Give the model another key, for instance with a tag 'dagster:key_prefix:<prefix>'."
-                )

@@ -10,17 +10,19 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
@@ -53,8 +55,38 @@ def json_in(text: str) -> Any:
 
 def sqlmesh(project: Path, *words: str, check: bool = True) -> str:
     """SQLMesh's own command, typed in the project's folder."""
-    done = run([BIN / "sqlmesh", *words], cwd=project, check=check)
-    return done.stdout + done.stderr
+    where = [] if "-p" in words else ["-p", str(project)]  # the command looks up its default while it is imported
+    status, said = _in_fork(["sqlmesh", *where, *words], project)
+    assert not check or status == 0, f"sqlmesh {words} ended with {status}:\n{said}"
+    return said
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    """A process that has imported SQLMesh once; it ends with the process that runs the tests."""
+    server = subprocess.Popen(
+        [sys.executable, TESTS / "sqlmesh_server.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n"
+    return server
+
+
+def _in_fork(arguments: list[str], folder: Path) -> tuple[int, str]:
+    """Run SQLMesh's command or a script; its exit status and all that it said."""
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with tempfile.NamedTemporaryFile("r", suffix=".txt") as output:
+        request = {
+            "arguments": arguments,
+            "folder": str(folder),
+            "environment": dict(os.environ),
+            "output": output.name,
+        }
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline()), output.read()
 
 
 def plan(project: Path, *words: str) -> str:
@@ -62,10 +94,11 @@ def plan(project: Path, *words: str) -> str:
     return sqlmesh(project, "plan", *words, "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
 
 
-def state(project: Path, environment: str = "prod") -> dict[str, Any]:
-    """What SQLMesh's own state says: computed milliseconds by model, and how often `before_all` ran."""
-    done = run([sys.executable, TESTS / "sqlmesh_state.py", environment], cwd=project)
-    return json.loads(done.stdout.splitlines()[-1])
+def state(folder: Path, environment: str = "prod", path: str = ".") -> dict[str, Any]:
+    """What SQLMesh's own state says: computed milliseconds by model, and more. `path`: the project, from `folder`."""
+    status, said = _in_fork([str(TESTS / "sqlmesh_state.py"), environment, path], folder)
+    assert status == 0, said
+    return json.loads(said.splitlines()[-1])
 
 
 def query(project: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -119,11 +152,13 @@ class DagsterProject:
     root: Path
     instance: dg.DagsterInstance
 
-    def declare(self, name: str, attributes: dict[str, Any], file: str = "defs.yaml") -> Path:
+    def declare(
+        self, name: str, attributes: dict[str, Any], file: str = "defs.yaml", type: str = COMPONENT, **more: Any
+    ) -> Path:
         """Write one component's YAML, as a person would."""
         folder = self.root / self.root.name / "defs" / name
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_text(yaml.safe_dump({"type": COMPONENT, "attributes": attributes}))
+        (folder / file).write_text(yaml.safe_dump({"type": type, "attributes": attributes, **more}))
         return folder / file
 
     def add_module(self, name: str, code: str) -> None:
@@ -132,6 +167,9 @@ class DagsterProject:
 
     def refresh(self) -> dg.Definitions:
         """Load the definitions as `dg dev` does at its start: the state is written."""
+        # A launch before, in this process, has left Dagster in the belief that it is in a run, which writes no state:
+        # each of the several loads of a launch would then describe the project anew.
+        DefinitionsLoadContext.set(DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION))
         os.environ["DAGSTER_IS_DEV_CLI"] = "1"
         try:
             return load(self.root)
@@ -149,11 +187,17 @@ class DagsterProject:
             error = error.__cause__
         return "\n".join(words)
 
-    def launch(self, executor: str = "in_process", **selection: list[str]) -> Told:
-        """Run assets or checks for real and return what Dagster was told."""
-        job = dg.build_reconstructable_job("harness", "asset_job", reconstructable_args=(str(self.root), selection))
+    def launch(self, executor: str = "in_process", ops: dict[str, Any] | None = None, **selection: list[str]) -> Told:
+        """Run assets or checks for real, with config by op name, and return what Dagster was told."""
+        # Dagster keeps what it has rebuilt from the same arguments, and the declaration may have changed since.
+        arguments = (str(self.root), {**selection, "launch": [uuid.uuid4().hex]})
+        job = dg.build_reconstructable_job("harness", "asset_job", reconstructable_args=arguments)
         config = {"in_process": {}} if executor == "in_process" else {"multiprocess": {"max_concurrent": 2}}
-        with dg.execute_job(job, instance=self.instance, run_config={"execution": {"config": config}}) as result:
+        run_config = {
+            "execution": {"config": config},
+            "ops": {name: {"config": said} for name, said in (ops or {}).items()},
+        }
+        with dg.execute_job(job, instance=self.instance, run_config=run_config) as result:
             return Told(self.instance, result.run_id)
 
 

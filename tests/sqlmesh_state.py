@@ -1,4 +1,4 @@
-"""Prints what SQLMesh's own state says, as JSON. Run in a project's folder, in a process of its own."""
+"""Prints what SQLMesh's own state says, as JSON: ENVIRONMENT PROJECT. Run it where SQLMesh would run."""
 
 import json
 import sys
@@ -6,8 +6,8 @@ import sys
 from sqlmesh import Context
 
 
-def main(environment: str) -> None:
-    context = Context(paths=["."], load=False)
+def main(environment: str, path: str) -> None:
+    context = Context(paths=[path], load=False)
     stored = context.state_reader.get_environment(environment)
     snapshots = context.state_reader.get_snapshots(stored.snapshots).values() if stored else []
     found = {
@@ -20,4 +20,4 @@ def main(environment: str) -> None:
     print(json.dumps(found))
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])

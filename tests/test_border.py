@@ -14,7 +14,7 @@ from harness import REPOSITORY, write_project
 
 PACKAGE = REPOSITORY / "dg_sqlmesh_component"
 SQLMESH = {"sqlmesh", "sqlglot"}
-SHARED = {"errors.py", "manifest.py", "events.py", "outcomes.py", "wire.py"}
+SHARED = {"errors.py", "manifest.py", "events.py", "outcomes.py", "redaction.py", "wire.py"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -1,8 +1,13 @@
-"""The root component.yaml is the reference: it names every attribute with its true default, and it loads."""
+"""The root component.yaml is the reference: it names every attribute with its true default, and it loads.
+
+Every attribute has a test of its effect: one that says so with `@pytest.mark.attribute(...)`.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +18,60 @@ from harness import REPOSITORY, dagster_project
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.component import SQLMeshProjectArgs
+from dg_sqlmesh_component.declaration import Execution, SQLMeshProjectArgs
+from dg_sqlmesh_component.external_models import ExternalModels
+from dg_sqlmesh_component.retries import Retries
 from dg_sqlmesh_component.tag_convention import TagConvention
 
 REFERENCE = REPOSITORY / "component.yaml"
-NESTED = {"project": SQLMeshProjectArgs.model(), "tag_convention": TagConvention.model(), "op": OpSpec.model()}
-OURS = [SQLMeshProjectComponent.get_model_cls(), NESTED["project"], NESTED["tag_convention"]]
+TOP = SQLMeshProjectComponent.get_model_cls()
+DEFAULTS = {
+    "project": SQLMeshProjectArgs(path="x"),
+    "tag_convention": TagConvention(),
+    "external_models": ExternalModels(),
+    "op": OpSpec(),
+    "execution": Execution(),
+}
+DEEPER = {"execution.retries": Retries.model()}
+NESTED = {name: type(value).model() for name, value in DEFAULTS.items()}
+OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *DEEPER.values()]
+ATTRIBUTES = {
+    *(f"{name}.{field}" for name, model in (NESTED | DEEPER).items() for field in model.model_fields),
+    *(name for name in TOP.model_fields if name not in NESTED),
+}
+WITHOUT_DEFAULT = ("path", "backfill_policy")
 
 
 def described(schema: dict[str, Any], model: type[BaseModel]) -> dict[str, dict[str, Any]]:
     return {name: schema["properties"][name] for name in model.model_fields}
 
 
+def reference() -> dict[str, Any]:
+    return yaml.safe_load(REFERENCE.read_text())["attributes"]
+
+
 def test_the_reference_names_every_attribute_and_no_other() -> None:
-    attributes = yaml.safe_load(REFERENCE.read_text())["attributes"]
-    assert set(attributes) == set(SQLMeshProjectComponent.get_model_cls().model_fields)
+    attributes = reference()
+    assert set(attributes) == set(TOP.model_fields)
     for name, model in NESTED.items():
         assert set(attributes[name]) == set(model.model_fields), name
 
 
+def test_the_reference_names_in_a_comment_what_stands_deeper() -> None:
+    text = REFERENCE.read_text()
+    for name, model in DEEPER.items():
+        comment = text[: text.index(f"    {name.split('.')[-1]}: null")].rsplit("\n    # Further", 1)[1]
+        assert all(field in comment for field in model.model_fields), name
+
+
 def test_the_reference_shows_the_true_defaults() -> None:
-    attributes = yaml.safe_load(REFERENCE.read_text())["attributes"]
-    for name in NESTED:
-        shown = {key: value for key, value in attributes[name].items() if key not in ("path", "backfill_policy")}
-        component = {"project": SQLMeshProjectArgs(path="x"), "tag_convention": TagConvention(), "op": OpSpec()}[name]
-        assert shown == {key: getattr(component, key) for key in shown}, name
-    assert attributes["select"] is None
-    assert attributes["exclude"] is None
+    attributes = reference()
+    for name, defaults in DEFAULTS.items():
+        shown = {key: value for key, value in attributes[name].items() if key not in WITHOUT_DEFAULT}
+        assert shown == {key: getattr(defaults, key) for key in shown}, name
+    component = SQLMeshProjectComponent.from_attributes_dict(attributes={"project": "x"})
+    flat = {name: value for name, value in attributes.items() if name not in NESTED}
+    assert flat == {name: getattr(component, name) for name in flat}
 
 
 def test_every_attribute_of_the_reference_has_a_comment() -> None:
@@ -50,16 +82,15 @@ def test_every_attribute_of_the_reference_has_a_comment() -> None:
 
 
 def test_the_reference_loads(tmp_path: Path) -> None:
-    text = REFERENCE.read_text().replace("templates/starter", str(REPOSITORY / "templates" / "starter"))
+    starter = shutil.copytree(REPOSITORY / "templates" / "starter", tmp_path / "starter")
+    text = REFERENCE.read_text().replace("templates/starter", str(starter))
     with dagster_project(tmp_path) as dagster:
         dagster.declare("reference", {}, "component.yaml").write_text(text)
         keys = {spec.key.to_user_string() for spec in dagster.refresh().resolve_all_asset_specs()}
     assert "core/daily_orders" in keys
 
 
-@pytest.mark.parametrize(
-    "model", [SQLMeshProjectComponent.get_model_cls(), NESTED["project"], NESTED["tag_convention"]]
-)
+@pytest.mark.parametrize("model", OURS)
 def test_every_field_has_a_description_and_an_example(model: type[BaseModel]) -> None:
     for name, field in described(model.model_json_schema(), model).items():
         assert field.get("description"), name
@@ -69,3 +100,21 @@ def test_every_field_has_a_description_and_an_example(model: type[BaseModel]) ->
 def test_unknown_attributes_are_refused() -> None:
     for model in OURS:
         assert model.model_config.get("extra") == "forbid"
+
+
+def attributes_with_a_test() -> dict[str, list[str]]:
+    """The names in `@pytest.mark.attribute(...)`, with the tests that carry them."""
+    found: dict[str, list[str]] = {}
+    for path in (REPOSITORY / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for mark in getattr(node, "decorator_list", []):
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.attribute":
+                    for name in mark.args:
+                        found.setdefault(ast.literal_eval(name), []).append(f"{path.name}::{node.name}")
+    return found
+
+
+def test_every_attribute_has_a_test_of_its_effect() -> None:
+    tested = attributes_with_a_test()
+    assert ATTRIBUTES - set(tested) == set()
+    assert set(tested) - ATTRIBUTES - {"post_processing"} == set(), "of attributes that do not exist"

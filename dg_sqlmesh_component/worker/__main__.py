@@ -44,9 +44,9 @@ def main() -> None:
         if request is not None:
             _serve(request, pipe)
     except SQLMeshComponentError as error:
-        pipe.fail(type(error), str(error))
+        pipe.fail(error)
     except Exception:  # the last line of defence: the facts travel to the parent, which raises them
-        pipe.fail(WorkerError, f"The worker raised an error that it does not know:\n{traceback.format_exc()}")
+        pipe.fail(WorkerError(f"The worker raised an error that it does not know:\n{traceback.format_exc()}"))
 
 
 def _serve(request: Request, pipe: Pipe) -> None:

@@ -6,6 +6,7 @@ projects from the state while it loads.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -22,9 +23,19 @@ from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot.definition import QualifiedViewName
 
 from dg_sqlmesh_component.errors import DeclarationError
-from dg_sqlmesh_component.events import DescribeRequest, ProjectDescribed
-from dg_sqlmesh_component.manifest import MANIFEST_VERSION, Audit, Column, Manifest, Model, StandaloneAudit
+from dg_sqlmesh_component.events import Addition, DescribeRequest, ProjectDescribed
+from dg_sqlmesh_component.manifest import (
+    MANIFEST_VERSION,
+    Audit,
+    Column,
+    DbtNode,
+    Manifest,
+    Model,
+    StandaloneAudit,
+    cut,
+)
 
+from .additions import SourceUrls, column_lineage
 from .naming import check_names
 from .opening import PipeConsole, describe_error, environment_name, open_context
 from .pipe import Pipe
@@ -35,7 +46,7 @@ def describe(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed:
     context = open_context(request.project, PipeConsole(pipe), load=True, context_type=Context)
     try:
         environment = environment_name(request.project, context)
-        describer = _Describer(context, environment)
+        describer = _Describer(context, environment, request.include)
         return ProjectDescribed(
             Manifest(
                 version=MANIFEST_VERSION,
@@ -101,8 +112,10 @@ def _expand(context: Context, attribute: str, selections: tuple[str, ...]) -> se
 class _Describer:
     """Turns SQLMesh's objects into plain values, in the words of `manifest`."""
 
-    def __init__(self, context: Context, environment: str) -> None:
+    def __init__(self, context: Context, environment: str, include: tuple[Addition, ...]) -> None:
         self._context = context
+        self._include = include
+        self._source_urls = SourceUrls()
         self._naming = EnvironmentNamingInfo.from_environment_catalog_mapping(
             context.config.environment_catalog_mapping,
             name=environment,
@@ -111,12 +124,16 @@ class _Describer:
         )
         self._emails = {user.username: user.email for user in context.users if user.email}
         self._engines: dict[str | None, str] = {}
+        self._dbt_models = {
+            model.dbt_node_info.unique_id: fqn for fqn, model in context.models.items() if model.dbt_node_info
+        }
 
     def model(self, model: SQLMeshModel) -> Model:
         table = model.fully_qualified_table
         kind = model.kind
         dialect = model.dialect or None
         time_column = getattr(kind, "time_column", None)
+        lineage, cut_off = column_lineage(self._context, model) if "column_lineage" in self._include else (None, 0)
         return Model(
             fqn=model.fqn,
             name=model.name,
@@ -155,7 +172,19 @@ class _Describer:
             data_hash=model.data_hash,
             metadata_hash=model.metadata_hash,
             path=str(model._path) if model._path else None,
+            query=self._query(model) if "sql" in self._include else None,
+            column_lineage=lineage,
+            column_lineage_cut=cut_off,
+            dbt=self._dbt(model),
+            source_url=self._source_urls.of(model._path) if "links" in self._include and model._path else None,
         )
+
+    @staticmethod
+    def _query(model: SQLMeshModel) -> str | None:
+        if not model.is_sql:
+            return None
+        rendered = model.render_query()  # None where only a database could say what a macro makes of it
+        return None if rendered is None else cut(rendered.sql(dialect=model.dialect or None, pretty=True))
 
     def standalone_audit(self, audit: SQLMeshStandaloneAudit) -> StandaloneAudit:
         return StandaloneAudit(
@@ -172,6 +201,21 @@ class _Describer:
             depends_on=tuple(sorted(audit.depends_on)),
             cron=audit.cron,
             owner=audit.owner,
+            dbt=self._dbt(audit),
+        )
+
+    def _dbt(self, node: SQLMeshModel | SQLMeshStandaloneAudit) -> DbtNode | None:
+        """What SQLMesh keeps of dbt's own configuration. Held in place by tests/e2e/test_beside_dbt.py."""
+        if not node.dbt_node_info:
+            return None
+        config = node.jinja_macros.global_objs.get("config") or {}
+        meta = config.get("meta")
+        return DbtNode(
+            unique_id=node.dbt_node_info.unique_id,
+            group=config.get("group"),
+            meta=cut(json.dumps(meta, default=str, sort_keys=True)) if meta else None,
+            severity=str(config["severity"]).lower() if config.get("severity") else None,
+            tests=self._dbt_models.get(config.get("attached_node") or ""),
         )
 
     def _table_name(self, model: SQLMeshModel) -> str:

@@ -11,21 +11,31 @@ the evaluator whose `audit` returns every audit's result, and the scheduler that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+from sqlglot import exp
+from sqlmesh.core.config.run import RunConfig
 from sqlmesh.core.context import Context
+from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import (
     DeployabilityIndex,
     Snapshot,
     SnapshotEvaluator,
+    SnapshotTableInfo,
     missing_intervals,
 )
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.errors import EnvironmentNotReadyError, EvaluationError, SQLMeshComponentError
+from dg_sqlmesh_component.errors import (
+    DeclarationError,
+    EnvironmentMissingError,
+    EvaluationError,
+    SQLMeshComponentError,
+)
 
 from .describe import audit_arguments
 from .opening import (
@@ -34,8 +44,12 @@ from .opening import (
     open_context,
     plan_command,
 )
+from .overlap import Patience, alone_on_its_state
 from .pipe import Pipe
 from .tracker import Tracker, ancestors
+
+ENVIRONMENT_CHECK_SECONDS = 5
+"""How often a run looks whether the plan that is updating its environment has finished."""
 
 _STATUS: dict[CompletionStatus, e.Status] = {
     CompletionStatus.SUCCESS: "success",
@@ -47,17 +61,40 @@ _STATUS: dict[CompletionStatus, e.Status] = {
 def evaluate(request: e.EvaluationRequest, pipe: Pipe) -> None:
     """Run what is requested; every fact goes into the pipe as it becomes known."""
     tracker = Tracker(pipe)
-    context = open_context(request.project, tracker, load=False, context_type=_RecordingContext)
-    context.console = tracker
-    context.prepare(tracker, {*request.models, *request.standalone_audits})
+    patience = Patience(pipe, request.overlap_timeout)
+    context = patience.until(partial(_open, request, tracker))
     try:
-        pipe.send(_evaluate(request, context, tracker))
+        with alone_on_its_state(context, request, patience, pipe):
+            pipe.send(_evaluate(request, context, tracker))
     except SQLMeshComponentError:
         raise
     except Exception as error:  # SQLMesh, its engine's driver and a project's signals raise anything
         raise explain(error, request.project) from error
     finally:
         context.close()
+
+
+def _open(request: e.EvaluationRequest, tracker: Tracker) -> _RecordingContext:
+    """Open the project and its state, which is what finds a locked database file."""
+    context = open_context(
+        request.project,
+        tracker,
+        load=False,
+        context_type=_RecordingContext,
+        concurrent_tasks=request.concurrent_tasks,
+    )
+    context.console = tracker
+    context.prepare(tracker, request)
+    context.config.run = RunConfig(
+        environment_check_interval=min(ENVIRONMENT_CHECK_SECONDS, max(request.environment_timeout, 1)),
+        environment_check_max_wait=max(request.environment_timeout, 1),
+    )
+    try:
+        context.state_reader.get_environment(request.environment)
+    except Exception as error:  # a driver's, or SQLMesh's about the version of the state
+        context.close()
+        raise explain(error, request.project) from error
+    return context
 
 
 def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker: Tracker) -> e.EvaluationFinished:
@@ -67,17 +104,19 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
         return e.EvaluationFinished("not_run")
     status: e.Status = "not_run"
     nodes = {*request.models, *request.standalone_audits}
-    if request.models:
+    _refuse_wrong_bounds(request)
+    if nodes:
         result = context.run(
             request.environment,
+            start=request.start,
+            end=request.end,
             execution_time=request.execution_time,
-            skip_janitor=True,
+            ignore_cron=request.ignore_cron,
+            skip_janitor=request.skip_janitor,
             select_models=["*"],  # narrowed to exactly the requested nodes in `create_scheduler`
             no_auto_upstream=True,
         )
         status = _STATUS[result]
-    elif request.standalone_audits:
-        raise EvaluationError("Standalone audits can only run beside a model.")
     if tracker.was_cancelled:
         raise EvaluationError("The run was cancelled: batches in flight were finished, no new one was started.")
     if context.current_scheduler is not None:
@@ -88,16 +127,34 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
     return e.EvaluationFinished(status)
 
 
-def _open_environment(request: e.EvaluationRequest, context: Context) -> e.EnvironmentOpened:
+def _refuse_wrong_bounds(request: e.EvaluationRequest) -> None:
+    bounds = {}
+    for name, said in (("start", request.start), ("end", request.end)):
+        try:
+            bounds[name] = to_timestamp(said, relative_base=to_datetime(request.execution_time)) if said else None
+        except Exception as error:  # dateparser's errors are of many classes
+            raise DeclarationError(
+                f"The run config's {name} {said!r} is no point in time that SQLMesh understands. "
+                "Write a date, an instant or words such as '1 week ago'."
+            ) from error
+    start, end = bounds["start"], bounds["end"]
+    if start is not None and end is not None and start > end:
+        raise DeclarationError(
+            f"The run config's start {request.start!r} lies behind its end {request.end!r}: nothing would be computed."
+        )
+
+
+def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) -> e.EnvironmentOpened:
     plan = plan_command(request.project, request.environment, context)
     environment = context.state_reader.get_environment(request.environment)
     if environment is None:
-        raise EnvironmentNotReadyError(
+        raise EnvironmentMissingError(
             f"Environment {request.environment!r} does not exist in the state of the SQLMesh project at "
             f"{', '.join(request.project.paths)} (gateway {context.selected_gateway!r}). "
             f"Nothing can run before its first plan is applied: `{plan}`"
         )
     known = {snapshot.name: snapshot for snapshot in environment.snapshots}
+    context.naming = environment.naming_info
     requested = dict.fromkeys([*request.models, *request.standalone_audits, *request.audit_only])
     return e.EnvironmentOpened(
         environment=environment.name,
@@ -107,6 +164,7 @@ def _open_environment(request: e.EvaluationRequest, context: Context) -> e.Envir
                 version=known[fqn].version,
                 data_hash=known[fqn].fingerprint.data_hash,
                 metadata_hash=known[fqn].fingerprint.metadata_hash,
+                table_name=context.table_name(known[fqn]),
             )
             for fqn in requested
             if fqn in known
@@ -120,15 +178,31 @@ class _RecordingContext(Context):
     """A Context that shows what passes between it, its scheduler and its evaluator."""
 
     current_scheduler: Scheduler | None = None
+    naming: EnvironmentNamingInfo
 
-    def prepare(self, tracker: Tracker, requested: set[str]) -> None:
+    def prepare(self, tracker: Tracker, request: e.EvaluationRequest) -> None:
         self._tracker = tracker
-        self._requested = requested
+        self._requested = {*request.models, *request.standalone_audits}
+        self._count_rows = request.count_rows
+
+    def view(self, snapshot: Snapshot | SnapshotTableInfo) -> exp.Table | None:
+        """What consumers read of a model in the environment; None for what is no table of SQLMesh's."""
+        if not snapshot.is_model or snapshot.is_symbolic:
+            return None
+        dialect = self.config.get_connection(snapshot.model_gateway or self.selected_gateway).DIALECT
+        return snapshot.qualified_view_name.table_for_environment(self.naming, dialect=dialect)
+
+    def table_name(self, snapshot: SnapshotTableInfo) -> str | None:
+        """The name of that table, unquoted and dotted."""
+        view = self.view(snapshot)
+        return None if view is None else ".".join(part.name for part in view.parts)
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         _record_audits(snapshot_evaluator, self._tracker.pipe.send)
         if self.current_scheduler is not None:
             self._tracker.start_over()
+        if self._count_rows:
+            self._tracker.count_rows = partial(self._rows_of, snapshot_evaluator)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         run = scheduler.run
 
@@ -141,6 +215,14 @@ class _RecordingContext(Context):
         scheduler.run = run_requested
         self.current_scheduler = scheduler
         return scheduler
+
+    def _rows_of(self, evaluator: SnapshotEvaluator, snapshot: Snapshot) -> int | None:
+        view = self.view(snapshot)
+        if view is None:
+            return None
+        query = exp.select(exp.Count(this=exp.Star())).from_(view)
+        (rows,) = evaluator.get_adapter(snapshot.model_gateway).fetchone(query, quote_identifiers=True)
+        return int(rows)
 
 
 def _record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None]) -> None:
@@ -189,10 +271,11 @@ def _idle_nodes(
         yield e.NodesBlocked(blocked)
     overdue = missing_intervals(snapshots.values(), execution_time=request.execution_time, ignore_cron=True)
     not_due = {snapshot.name for snapshot in overdue}
+    bounds = " and ".join(f"{name} {said!r}" for name, said in (("start", request.start), ("end", request.end)) if said)
     for fqn in sorted(nodes):
         batches = tracker.planned.get(fqn)
         if batches is None:
-            yield _up_to_date(snapshots[fqn], fqn in not_due, request.execution_time)
+            yield _up_to_date(snapshots[fqn], fqn in not_due, bounds, request.execution_time)
         elif not batches:
             unready = tracker.unready_signals
             yield e.NodeWaiting(
@@ -202,13 +285,16 @@ def _idle_nodes(
             )
 
 
-def _up_to_date(snapshot: Snapshot, is_overdue: bool, execution_time: int) -> e.NodeUpToDate:
+def _up_to_date(snapshot: Snapshot, is_overdue: bool, bounds: str, execution_time: int) -> e.NodeUpToDate:
     last_interval_end = snapshot.intervals[-1][1] if snapshot.intervals else None
     if snapshot.is_seed:
         return e.NodeUpToDate(snapshot.name, "the seed has not changed since it was loaded", None, last_interval_end)
-    reason = (
-        f"its cron {snapshot.node.cron!r} is not due" if is_overdue else "every interval that is over has been computed"
-    )
+    if not is_overdue:
+        reason = "every interval that is over has been computed"
+    elif bounds:
+        reason = f"nothing is due within the {bounds} that the run was given"
+    else:
+        reason = f"its cron {snapshot.node.cron!r} is not due"
     next_due = to_timestamp(snapshot.node.cron_next(to_datetime(execution_time)))
     return e.NodeUpToDate(snapshot.name, reason, next_due, last_interval_end)
 

@@ -13,16 +13,20 @@ from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
 
+from dg_sqlmesh_component.bootstrap import sqlmesh_program
 from dg_sqlmesh_component.errors import (
+    DatabaseInUseError,
     DeclarationError,
     EnvironmentNotReadyError,
     EvaluationError,
     ProjectLoadError,
     SQLMeshComponentError,
 )
-from dg_sqlmesh_component.events import LogLine, OpenProject
+from dg_sqlmesh_component.events import LogLine, OpenProject, SecretsKnown
 
+from .causes import is_transient
 from .pipe import Pipe
+from .secrets import secrets_of
 
 _Context = TypeVar("_Context", bound=Context)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -51,7 +55,14 @@ def plain(text: object) -> str:
     return _ANSI.sub("", str(text)).strip()
 
 
-def open_context(project: OpenProject, console: PipeConsole, *, load: bool, context_type: type[_Context]) -> _Context:
+def open_context(
+    project: OpenProject,
+    console: PipeConsole,
+    *,
+    load: bool,
+    context_type: type[_Context],
+    concurrent_tasks: int | None = None,
+) -> _Context:
     """Open the project; with `load` parse its models too, without it only its configuration is read.
 
     Raises:
@@ -61,8 +72,17 @@ def open_context(project: OpenProject, console: PipeConsole, *, load: bool, cont
     set_console(console)  # what SQLMesh says while loading goes to the console of the process
     try:
         configs = load_configs(project.config, Config, list(project.paths))
+        console.pipe.send(SecretsKnown(tuple(secret for config in configs.values() for secret in secrets_of(config))))
         _require_gateway(project, configs)
-        return context_type(paths=list(project.paths), config=configs, gateway=project.gateway, load=load)
+        if concurrent_tasks is not None:
+            for config in configs.values():
+                _set_concurrency(config, project.gateway, concurrent_tasks)
+        return context_type(
+            paths=list(project.paths),
+            config=configs,
+            gateway=project.gateway,
+            load=load,
+        )
     except SQLMeshComponentError:
         raise
     except Exception as error:  # a project's Python files may raise anything while they are loaded
@@ -70,7 +90,8 @@ def open_context(project: OpenProject, console: PipeConsole, *, load: bool, cont
         if isinstance(explained, EnvironmentNotReadyError):
             raise explained from error
         raise ProjectLoadError(
-            f"SQLMesh cannot load the project at {', '.join(project.paths)}: {describe_error(error)}"
+            f"SQLMesh cannot load the project at {', '.join(project.paths)}: {describe_error(error)}",
+            is_transient=is_transient(error),
         ) from error
 
 
@@ -86,6 +107,14 @@ def _require_gateway(project: OpenProject, configs: dict[Path, Config]) -> None:
         )
 
 
+def _set_concurrency(config: Config, gateway_name: str | None, concurrent_tasks: int) -> None:
+    """Override the connection's own setting: `Context(concurrent_tasks=...)` leaves its adapter single-threaded."""
+    gateway = config.get_gateway(gateway_name)
+    owner, field = (gateway, "connection") if gateway.connection else (config, "default_connection")
+    connection = config.get_connection(gateway_name)
+    setattr(owner, field, connection.model_copy(update={"concurrent_tasks": concurrent_tasks}))
+
+
 def environment_name(project: OpenProject, context: Context) -> str:
     """The environment to speak of: the one asked for, else the project's default target."""
     return Environment.sanitize_name(project.environment or context.config.default_target_environment)
@@ -93,15 +122,14 @@ def environment_name(project: OpenProject, context: Context) -> str:
 
 def sqlmesh_command(project: OpenProject, *words: str) -> str:
     """What to type to do this with SQLMesh's own command, from anywhere."""
-    options = [option for path in project.paths[1:] for option in ("-p", path)]
-    if options:
-        options = ["-p", project.paths[0], *options]
+    where = project.working_directory or project.paths[0]
+    paths = project.paths if project.paths != (where,) else ()
+    options = [option for path in paths for option in ("-p", path)]
     if project.gateway:
         options += ["--gateway", project.gateway]
     if project.config:
         options += ["--config", project.config]
-    where = shlex.quote(project.paths[0])
-    return f"cd {where} && {shlex.join(['sqlmesh', *options, *words])}"
+    return f"cd {shlex.quote(where)} && {shlex.join([sqlmesh_program(), *options, *words])}"
 
 
 def plan_command(project: OpenProject, environment: str, context: Context) -> str:
@@ -121,9 +149,11 @@ def explain(error: Exception, project: OpenProject) -> SQLMeshComponentError:
     """Tell who must act on an error that stopped a whole request."""
     text = plain(error)
     if "Could not set lock on file" in text:
-        return EnvironmentNotReadyError(
-            f"The DuckDB file is in use by another process, and DuckDB lets only one write at a time. {text} "
-            "Wait for that process or end it, then run again."
+        return DatabaseInUseError(
+            "The DuckDB file is in use by another process, and DuckDB lets only one write at a time. "
+            f"{text.rstrip('.')}. "
+            "Wait for that process or end it, then run again.",
+            is_transient=True,
         )
     if "Please run a migration" in text:
         return EnvironmentNotReadyError(
@@ -135,4 +165,13 @@ def explain(error: Exception, project: OpenProject) -> SQLMeshComponentError:
             f"SQLMesh's stored state was written by a newer SQLMesh. {text} "
             "Upgrade it in the interpreter that runs the project (`project.python` in defs.yaml)."
         )
-    return EvaluationError(f"SQLMesh ended the run with an error: {describe_error(error)}")
+    if "Exceeded the maximum wait time for environment" in text:
+        return EnvironmentNotReadyError(
+            f"The environment is being updated by a plan that has not finished within `execution.environment_timeout` "
+            f"(in defs.yaml). {text.split(' This means')[0]} If that plan was broken off, apply it again: "
+            f"{sqlmesh_command(project, 'plan', *([project.environment] if project.environment else []))}",
+            is_transient=True,
+        )
+    return EvaluationError(
+        f"SQLMesh ended the run with an error: {describe_error(error)}", is_transient=is_transient(error)
+    )

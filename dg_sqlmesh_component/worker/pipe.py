@@ -60,9 +60,9 @@ class Pipe:
         except BrokenPipeError:
             self._cancelled.set()
 
-    def fail(self, error: type[SQLMeshComponentError], message: str) -> None:
+    def fail(self, error: SQLMeshComponentError) -> None:
         """Send the last event of a request that could not be served."""
-        self.send(RequestFailed(error.__name__, message))
+        self.send(RequestFailed(type(error).__name__, str(error), error.is_transient))
 
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
         self._cancelled.set()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from threading import Lock
 from typing import Any
 
 from sqlmesh.core.snapshot import Snapshot
@@ -10,6 +12,7 @@ from sqlmesh.utils.errors import NodeAuditsErrors
 
 from dg_sqlmesh_component import events as e
 
+from .causes import is_transient
 from .opening import PipeConsole, describe_error, plain
 from .pipe import Pipe
 
@@ -32,6 +35,9 @@ class Tracker(PipeConsole):
         self._failed: set[str] = set()
         self._blocked: set[str] = set()
         self.was_cancelled = False
+        self.count_rows: Callable[[Snapshot], int | None] | None = None
+        self._open_batches: Counter[str] = Counter()
+        self._lock = Lock()
 
     def update_signal_progress(
         self,
@@ -54,6 +60,7 @@ class Tracker(PipeConsole):
             snapshot.name: tuple((start, end) for start, end in batches)
             for snapshot, batches in batched_intervals.items()
         }
+        self._open_batches = Counter({fqn: len(batches) for fqn, batches in self.planned.items()})
         self.pipe.send(e.EvaluationPlanned(self.planned))
 
     def start_over(self) -> None:
@@ -78,6 +85,8 @@ class Tracker(PipeConsole):
         execution_stats: Any = None,
         **__: Any,
     ) -> None:
+        if duration_ms is not None:
+            self._count_behind_last_batch(snapshot)
         self.pipe.send(
             e.BatchFinished(
                 fqn=snapshot.name,
@@ -88,6 +97,21 @@ class Tracker(PipeConsole):
                 bytes=getattr(execution_stats, "total_bytes_processed", None),
             )
         )
+
+    def _count_behind_last_batch(self, snapshot: Snapshot) -> None:
+        with self._lock:  # batches of one model may end in several threads at once
+            self._open_batches[snapshot.name] -= 1
+            is_last = self._open_batches[snapshot.name] == 0
+        if self.count_rows is None or not is_last:
+            return
+        try:
+            rows = self.count_rows(snapshot)
+        except Exception as error:  # any driver's error: a model that was executed does not fail for a count
+            text = f"The rows of {snapshot.name} could not be counted: {describe_error(error)}"
+            self.pipe.send(e.LogLine("warning", text, "sqlmesh"))
+        else:
+            if rows is not None:
+                self.pipe.send(e.RowsCounted(snapshot.name, rows))
 
     def log_skipped_models(self, snapshot_names: set[str]) -> None:
         self._blocked = set(snapshot_names)  # told once the failures are known, just below
@@ -106,6 +130,7 @@ class Tracker(PipeConsole):
                     error_type=type(cause).__name__,
                     message="; ".join(plain(audit) for audit in audits) or describe_error(cause),
                     failed_audits=tuple(audit.audit_name for audit in audits),
+                    is_transient=not audits and is_transient(cause),
                 )
             )
 

@@ -38,4 +38,4 @@ def test_the_wheel_scaffolds_the_starter_and_loads_it_in_a_fresh_environment(tmp
     run([dg, "scaffold", "defs", COMPONENT, "shop", "--json-params", '{"init": true}'], cwd=root, PATH=path)
     run([dg, "check", "defs"], cwd=root, PATH=path)
     listed = json_in(run([dg, "list", "defs", "--json"], cwd=root, PATH=path).stdout)
-    assert "core/daily_orders" in {asset["asset_key"] for asset in listed["assets"]}
+    assert "core/daily_orders" in {asset.get("asset_key") or asset["key"] for asset in listed["assets"]}

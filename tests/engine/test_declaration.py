@@ -34,6 +34,7 @@ def dagster(tmp_path: Path):
         yield project
 
 
+@pytest.mark.attribute("project.path")
 def test_a_path_is_relative_to_the_file_it_stands_in(dagster: DagsterProject) -> None:
     write_project(dagster.root / "shop", ONE_MODEL)
     assert describe(dagster, "../../../shop").paths == (str(dagster.root / "shop"),)
@@ -47,6 +48,7 @@ def test_a_list_of_paths_is_a_multi_repository_project(dagster: DagsterProject) 
     assert manifest.models[1].depends_on == (manifest.models[0].fqn,)
 
 
+@pytest.mark.attribute("project.gateway", "project.environment")
 def test_gateway_and_environment_are_those_asked_for(dagster: DagsterProject) -> None:
     other = "gateways:\n  other:\n    connection:\n      type: duckdb\n      database: other.duckdb"
     write_project(dagster.root / "shop", ONE_MODEL, CONFIG.replace("gateways:", other))
@@ -55,6 +57,7 @@ def test_gateway_and_environment_are_those_asked_for(dagster: DagsterProject) ->
     assert [(model.catalog, model.table_name) for model in manifest.models] == [("other", "other.t__dev_ada.one")]
 
 
+@pytest.mark.attribute("project.env")
 def test_environment_variables_reach_sqlmesh_and_nobody_else(dagster: DagsterProject) -> None:
     config = CONFIG + "default_target_environment: {{ env_var('TARGET_OF_THE_TEST') }}\n"
     write_project(dagster.root / "shop", ONE_MODEL, config)
@@ -86,6 +89,7 @@ other = named("other_one")
 """
 
 
+@pytest.mark.attribute("project.config", "project.working_directory")
 def test_config_and_working_directory_are_those_asked_for(dagster: DagsterProject) -> None:
     project = write_project(dagster.root / "shop", {**ONE_MODEL, "config.py": NAMED_CONFIGS})
     (project / "config.yaml").unlink()
@@ -98,6 +102,7 @@ def test_config_and_working_directory_are_those_asked_for(dagster: DagsterProjec
     assert (project / "sqlmesh_was_here").exists()
 
 
+@pytest.mark.attribute("project.python")
 def test_python_is_the_interpreter_that_runs_sqlmesh(dagster: DagsterProject) -> None:
     write_project(dagster.root / "shop", ONE_MODEL)
     interpreter = dagster.root / "bin" / "python"
@@ -117,6 +122,17 @@ def test_a_link_to_an_interpreter_is_not_followed(dagster: DagsterProject) -> No
     assert declared.project.python == str(link)
 
 
+@pytest.mark.attribute(
+    "select",
+    "exclude",
+    "tag_convention.prefix",
+    "tag_convention.separator",
+    "op.name",
+    "op.description",
+    "op.pool",
+    "op.tags",
+    "op.backfill_policy",
+)
 def test_selection_and_tag_convention_and_op_are_those_asked_for(dagster: DagsterProject) -> None:
     tagged = "MODEL (name t.{0}, kind FULL, tags [{0}, 'own/group_name/of_{0}']); SELECT 1 AS id"
     files = {f"models/{name}.sql": tagged.format(name) for name in ("one", "two", "three")}

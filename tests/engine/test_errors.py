@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,6 +156,8 @@ def test_an_environment_that_does_not_exist_names_the_plan_to_run(tmp_path: Path
         description = failure(dagster)
     assert "Environment 'dev_ada' does not exist" in description
     assert f"cd '{project}' && sqlmesh plan dev_ada" in description
+    assert "1 not in environment" in description
+    assert description.count("does not exist") == 1
 
 
 def test_a_model_that_is_not_promoted_is_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -173,6 +176,22 @@ def test_a_model_that_is_not_promoted_is_refused_before_anything_runs(tmp_path: 
     assert f"t.two: Not promoted in environment prod. Run: cd {project} && sqlmesh plan" in description
 
 
+@pytest.mark.attribute("execution.environment_timeout")
+def test_an_environment_that_a_plan_is_updating_is_waited_for_as_long_as_declared(
+    planned: tuple[Path, DagsterProject],
+) -> None:
+    project, dagster = planned
+    [(finalized,)] = query(project, "SELECT finalized_ts FROM sqlmesh._environments")
+    query(project, "UPDATE sqlmesh._environments SET finalized_ts = NULL")
+    dagster.declare("shop", {"project": str(project), "execution": {"environment_timeout": 2}})
+    start = time.monotonic()
+    description = failure(dagster)
+    query(project, f"UPDATE sqlmesh._environments SET finalized_ts = {finalized}")
+    assert time.monotonic() - start < 60
+    assert "is being updated by a plan that has not finished" in description
+    assert f"cd {project} && sqlmesh plan" in description
+
+
 def test_a_database_that_another_process_holds_names_that_process(planned: tuple[Path, DagsterProject]) -> None:
     project, dagster = planned
     holder = subprocess.Popen(
@@ -180,19 +199,21 @@ def test_a_database_that_another_process_holds_names_that_process(planned: tuple
             sys.executable,
             "-c",
             f"import duckdb, time; held = duckdb.connect({str(project / 'warehouse.duckdb')!r});"
-            "print('held', flush=True); time.sleep(60)",
+            "print('held', flush=True); time.sleep(600)",
         ],
         stdout=subprocess.PIPE,
     )
     try:
         assert holder.stdout is not None
         holder.stdout.readline()
+        dagster.declare("shop", {"project": str(project), "execution": {"overlap_timeout": 2}})
         description = failure(dagster)
     finally:
         holder.kill()
         holder.wait()
     assert "The DuckDB file is in use by another process" in description
     assert f"PID {holder.pid}" in description
+    assert "This run has waited for 2 seconds" in description
 
 
 @pytest.mark.parametrize(

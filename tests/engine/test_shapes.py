@@ -123,6 +123,7 @@ def test_a_model_says_everything_about_itself(zoo: Loaded) -> None:
     assert spec.owners == ["team:ops"]
     assert spec.kinds == {"sqlmesh", "duckdb", "iceberg"}
     assert {key: value for key, value in spec.tags.items() if not key.startswith("dagster/")} == {
+        "sqlmesh/kind": "incremental_by_time_range",
         "finance": "", "tier": "gold", "needs_work": "",
     }  # fmt: skip
     assert spec.code_version

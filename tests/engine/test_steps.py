@@ -52,8 +52,9 @@ def test_an_asset_between_two_models_splits_the_run_into_steps_of_one_point_in_t
         dagster.declare("bread", {"project": str(project)})
         dagster.add_module("between", BETWEEN.format(file=str(project / "warehouse.duckdb")))
         dagster.refresh()
-        told = dagster.launch(executor)
+        told = dagster.launch(executor, ops={"sqlmesh_bread": {"ignore_cron": True}})
         assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+        assert told.log.count("ignore_cron true") == 2  # what is said to the first step holds for the second
         assert {"t/first", "t/beside", "mid/made", "t/last"} == set(told.materializations)
         assert len([step for step in told.step_keys if step.startswith("sqlmesh_bread")]) == 2
         record = dagster.instance.get_run_record_by_id(told.run_id)
@@ -174,7 +175,7 @@ AUDITED_EXTERNAL = {
 }
 
 
-def test_an_audit_of_an_external_model_stops_what_reads_the_table_as_it_does_in_sqlmesh(tmp_path: Path) -> None:
+def test_an_audit_of_an_external_model_is_a_check_and_stops_what_reads_the_table(tmp_path: Path) -> None:
     before_all = (
         "before_all:\n  - CREATE SCHEMA IF NOT EXISTS raw\n  - CREATE TABLE IF NOT EXISTS raw.landed (id INT)\n"
     )
@@ -185,6 +186,15 @@ def test_an_audit_of_an_external_model_stops_what_reads_the_table_as_it_does_in_
         dagster.declare("shop", {"project": str(project)})
         dagster.refresh()
         told = dagster.launch("in_process")
+        query(project, "DELETE FROM raw.landed")
+        alone = dagster.launch("in_process", checks=["t/reader:landed__not_null"])
+        after = dagster.launch("in_process", assets=["t/reader"])
+    assert (alone.status, alone.checks["t/reader:landed__not_null"].passed) == (dg.DagsterRunStatus.SUCCESS, True)
+    assert after.checks["t/reader:landed__not_null"].passed
+    assert set(after.materializations) == {"t/reader"}
+    failed = told.checks["t/reader:landed__not_null"]
+    assert (failed.passed, failed.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert failed.metadata["sqlmesh/failing_rows"].value == 1
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert set(told.materializations) == {"t/other"}
     assert told.status_of("t/reader") == "blocked"

@@ -57,6 +57,7 @@ class Row:
         events: SQLMesh's evidence, to the last event, unless the worker died.
         death: Why no more events came; None when there is a last one.
         beside: Other models of the same request.
+        earlier: SQLMesh's evidence in a first attempt that left the model open, without its last event.
     """
 
     says: str
@@ -65,6 +66,7 @@ class Row:
     told: Told
     death: str | None = None
     beside: tuple[str, ...] = ()
+    earlier: tuple[e.Event, ...] = ()
 
 
 def opened(*requested: str, missing: tuple[str, ...] = ()) -> e.EnvironmentOpened:
@@ -116,6 +118,7 @@ SUCCEEDED = e.EvaluationFinished("success")
 FAILED = e.EvaluationFinished("failure")
 DIVISION = e.NodeFailed(ORDERS, "ConversionException", "ConversionException: cannot cast 'x'", ())
 AUDITS = e.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 rows", ("not_null",))
+LOST = e.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 
 
 def at(milliseconds: int) -> float:
@@ -134,6 +137,7 @@ OUTCOME_TABLE = (
             batch(0, D1, duration_ms=5, rows=10, bytes=100),
             audited("not_null", D2),
             audited("recent", D2),
+            e.RowsCounted(ORDERS, 1_234),
             batch(1, D2, duration_ms=7, rows=20, bytes=200),
             SUCCEEDED,
         ),
@@ -147,6 +151,7 @@ OUTCOME_TABLE = (
             duration_ms=12,
             rows=30,
             bytes=300,
+            row_count=1_234,
             audits=(audit_result("not_null", days(1, 2)), audit_result("recent", days(1, 2))),
         ),
         Told(
@@ -161,6 +166,7 @@ OUTCOME_TABLE = (
                 "sqlmesh/duration_ms": 12,
                 "sqlmesh/rows": 30,
                 "sqlmesh/bytes": 300,
+                "dagster/row_count": 1_234,
             },
             {"not_null": (True, ERROR, None), "recent": (True, WARN, None)},
         ),
@@ -197,6 +203,59 @@ OUTCOME_TABLE = (
                 "sqlmesh/duration_ms": 5,
             },
             {"not_null": (True, ERROR, None), "recent": (False, WARN, "1 row failed.")},
+        ),
+    ),
+    Row(
+        "executed in the second attempt: the first one finished some batches, the second one the others",
+        (
+            OPENED,
+            e.EvaluationPlanned({ORDERS: (D2,)}),
+            audited("not_null", D2),
+            audited("recent", D2),
+            e.RowsCounted(ORDERS, 30),
+            batch(0, D2, duration_ms=7, rows=20, bytes=200),
+            SUCCEEDED,
+        ),
+        NodeOutcome(
+            ORDERS,
+            Outcome.EXECUTED,
+            PROMOTED,
+            intervals=(days(1, 2),),
+            planned_batches=2,
+            finished_batches=2,
+            duration_ms=12,
+            rows=30,
+            bytes=300,
+            row_count=30,
+            audits=(audit_result("not_null", days(1, 2)), audit_result("recent", days(1, 2))),
+            attempts=2,
+        ),
+        Told(
+            "core.orders was executed for [2026-01-01, 2026-01-03).",
+            True,
+            ERROR,
+            {
+                "sqlmesh/intervals": "[2026-01-01, 2026-01-03)",
+                "sqlmesh/interval_start": at(day(1)),
+                "sqlmesh/interval_end": at(day(3)),
+                "sqlmesh/batches": 2,
+                "sqlmesh/duration_ms": 12,
+                "sqlmesh/rows": 30,
+                "sqlmesh/bytes": 300,
+                "dagster/row_count": 30,
+                "sqlmesh/attempts": 2,
+            },
+            {"not_null": (True, ERROR, None), "recent": (True, WARN, None)},
+        ),
+        earlier=(
+            OPENED,
+            TWO_BATCHES,
+            audited("not_null", D1),
+            audited("recent", D1),
+            batch(0, D1),
+            audited("not_null", D2, 3),
+            failing_batch(1, D2),
+            LOST,
         ),
     ),
     Row(
@@ -314,6 +373,25 @@ OUTCOME_TABLE = (
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
         ),
+    ),
+    Row(
+        "failed in the second attempt: what the first one said is void",
+        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED),
+        NodeOutcome(
+            ORDERS,
+            Outcome.FAILED,
+            PROMOTED,
+            planned_batches=1,
+            errors=("ConversionException: cannot cast 'x'",),
+            attempts=2,
+        ),
+        Told(
+            "core.orders failed: ConversionException: cannot cast 'x'.",
+            False,
+            ERROR,
+            {"sqlmesh/error": "ConversionException: cannot cast 'x'", "sqlmesh/attempts": 2},
+        ),
+        earlier=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
     ),
     Row(
         "failed: the worker died, but not before SQLMesh had named it",

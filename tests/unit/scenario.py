@@ -1,14 +1,17 @@
 """Builders of the plain data that the unit tests speak of: models, audits, manifests, instants."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import dagster as dg
 
 from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.external_models import ExternalModels
 from dg_sqlmesh_component.manifest import MANIFEST_VERSION, Audit, Column, Manifest, Model, StandaloneAudit
+from dg_sqlmesh_component.project_assets import ProjectAssets
+from dg_sqlmesh_component.retries import Retries
 from dg_sqlmesh_component.tag_convention import TagConvention
-from dg_sqlmesh_component.translator import ProjectAssets, Translator
+from dg_sqlmesh_component.translator import Translator
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -119,15 +122,49 @@ def manifest(
     )
 
 
-def translator(*models: Model, convention: TagConvention | None = None) -> Translator:
-    """The default translation of these models."""
-    return Translator(manifest(*models), convention or TagConvention())
+def external_models(**said: Any) -> ExternalModels:
+    """What stands under `external_models` in defs.yaml."""
+    return ExternalModels.resolve_from_model(dg.ResolutionContext.default(), ExternalModels.model()(**said))
 
 
-def project_assets(of: Manifest) -> ProjectAssets:
-    """The assets and checks of a project as the component builds them."""
-    translates = Translator(of, TagConvention())
-    return ProjectAssets.build(of, translates, translates.asset_spec, translates.check_specs)
+def retries(**said: Any) -> Retries:
+    """What stands under `execution.retries` in defs.yaml."""
+    return Retries.resolve_from_model(dg.ResolutionContext.default(), Retries.model()(**{"max_retries": 3, **said}))
+
+
+def translator(*models: Model, convention: TagConvention | None = None, **options: Any) -> Translator:
+    """The default translation of these models; `options` as `Translator` has them."""
+    return Translator(
+        manifest(*models), convention or TagConvention(), **{"external_models": ExternalModels(), **options}
+    )
+
+
+def project_assets(
+    of: Manifest,
+    *,
+    outside: ExternalModels | None = None,
+    asset: Callable[[dg.AssetSpec, Model], dg.AssetSpec] = lambda spec, _: spec,
+    check: Callable[[dg.AssetCheckSpec, Audit], dg.AssetCheckSpec | None] = lambda spec, _: spec,
+) -> ProjectAssets:
+    """The assets and checks of a project as the component builds them.
+
+    Args:
+        outside: What becomes of tables from outside.
+        asset: What an overridden `get_asset_spec` makes of the default asset.
+        check: What an overridden `get_asset_check_spec` makes of the default check.
+    """
+    translates = Translator(of, TagConvention(), outside or ExternalModels())
+    return ProjectAssets.build(
+        of,
+        translates,
+        lambda model: asset(translates.asset_spec(model), model),
+        lambda spec, node, audit: check(translates.audit_check_spec(node, audit, spec.key), audit),
+    )
+
+
+def behind(prefix: str) -> Callable[[dg.AssetSpec, Model], dg.AssetSpec]:
+    """An overridden `get_asset_spec` that puts a prefix in front of every key."""
+    return lambda spec, _: spec.replace_attributes(key=spec.key.with_prefix(prefix))
 
 
 def plain(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -166,4 +203,8 @@ EVERYTHING = model(
     audits=(audit("not_null", args={"columns": "(order_id)"}), audit("forall", position=1, blocking=False, path=None)),
     gateway="warehouse",
     project="shop",
+    query='SELECT "id" AS "order_id" FROM "staging"."orders"',
+    column_lineage={"order_id": ((fqn("raw.events"), "order"), (fqn("staging.orders"), "id"))},
+    column_lineage_cut=2,
+    source_url="https://example.com/acme/shop/blob/c0ffee/models/orders.sql",
 )

@@ -9,6 +9,7 @@ from unit.scenario import audit, manifest, model, project_assets, standalone
 
 from dg_sqlmesh_component.manifest import Manifest
 from dg_sqlmesh_component.multi_asset import build_multi_asset
+from dg_sqlmesh_component.run_config import SQLMeshRunConfig, config_of_run
 from dg_sqlmesh_component.translator import STATUS_CHECK
 
 Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
@@ -150,6 +151,45 @@ def test_an_op_of_which_nothing_is_said_has_nothing() -> None:
     assert (definition.op.pool, definition.op.tags, definition.backfill_policy) == (None, {}, None)
 
 
+class OurConfig(SQLMeshRunConfig):
+    """What somebody's own runs may be told."""
+
+    ticket: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("schema", "names"),
+    [(SQLMeshRunConfig, {*SQLMeshRunConfig.model_fields}), (OurConfig, {*SQLMeshRunConfig.model_fields, "ticket"})],
+    ids=["ours", "somebody's own"],
+)
+def test_what_a_run_may_be_told_is_the_config_of_the_op(schema: type[dg.Config], names: set[str]) -> None:
+    definition = built(SHOP, config_schema=schema)
+    assert {*definition.op.config_schema.config_type.fields} == names
+
+
+def test_what_a_run_says_reaches_the_op_and_what_the_schema_does_not_know_is_refused() -> None:
+    reached: list[dict[str, Any]] = []
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        reached.append({**context.op_execution_context.op_config})
+        yield from ()
+
+    definition = built(SHOP, compute, config_schema=OurConfig)
+    dg.materialize([definition], run_config={"ops": {"shop": {"config": {"start": "yesterday", "ticket": "T-1"}}}})
+    assert reached == [{**SQLMeshRunConfig(start="yesterday").model_dump(), "ticket": "T-1"}]
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        dg.materialize([definition], run_config={"ops": {"shop": {"config": {"startt": "yesterday"}}}})
+
+
+def test_an_op_that_may_be_told_nothing_refuses_to_be_told_anything() -> None:
+    definition = built(manifest(model("core.orders")), config_schema=None)
+    assert {*definition.op.config_schema.config_type.fields} == set()
+    assert dg.materialize([definition], run_config={}).success
+    for said in ({"ignore_cron": True}, {"startt": "yesterday"}):
+        with pytest.raises(dg.DagsterInvalidConfigError):
+            dg.materialize([definition], run_config={"ops": {"shop": {"config": said}}})
+
+
 def test_specs_and_checks_are_those_of_the_project() -> None:
     assets, definition = project_assets(SHOP), built(SHOP)
     as_they_were = {spec.key: spec.replace_attributes(skippable=False) for spec in definition.specs}
@@ -209,6 +249,45 @@ def test_an_asset_of_somebody_else_may_stand_between_two_models() -> None:
     models = [model("core.a-b"), model("marts.revenue", reads=["raw.scored", "core.a-b"])]
     assert dg.materialize([scored, built(manifest(*models), compute)]).success
     assert selections == [{("core", "a-b")}, {("marts", "revenue")}]
+
+
+USUAL = SQLMeshRunConfig().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("said", "first", "second"),
+    [
+        ({}, USUAL, USUAL),
+        ({"shop": {"start": "a"}}, {**USUAL, "start": "a"}, {"start": "a"}),
+        ({"shop_2": {"start": "b"}}, USUAL, {**USUAL, "start": "b"}),
+        (
+            {"shop": {"start": "a", "ignore_cron": True}, "shop_2": {"start": "b"}},
+            {**USUAL, "start": "a", "ignore_cron": True},
+            {**USUAL, "start": "b"},
+        ),
+        ({"shop": {"start": "a"}, "shop_2": {}}, {**USUAL, "start": "a"}, USUAL),
+    ],
+    ids=["nothing", "to the first part", "to the second", "to both", "to the second that nothing is meant for it"],
+)
+def test_what_a_run_says_to_the_first_part_of_a_split_op_reaches_the_second(
+    said: dict[str, dict[str, Any]], first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    reached: dict[str, Any] = {}
+
+    def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        op = context.op_execution_context
+        step = op.op_handle.name
+        reached[step] = config_of_run(context.run.run_config, step, op.op_def.name, op.op_config)
+        yield from materialize_what_is_selected(context)
+
+    @dg.asset(key=["raw", "scored"], deps=[dg.AssetKey(["core", "a"])])
+    def scored() -> None: ...
+
+    models = [model("core.a"), model("marts.revenue", reads=["raw.scored", "core.a"])]
+    definition = built(manifest(*models), compute, config_schema=SQLMeshRunConfig)
+    run_config = {"ops": {part: {"config": config} for part, config in said.items()}}
+    assert dg.materialize([scored, definition], run_config=run_config).success
+    assert reached == {"shop": first, "shop_2": second}
 
 
 def test_a_model_in_a_second_step_needs_the_outputs_of_its_parents_in_the_first() -> None:

@@ -1,12 +1,12 @@
 """The fold: events in, one outcome per requested node out."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from unit.outcome_table import (
     AUDITS,
@@ -43,10 +43,18 @@ def fold(
     requested: Iterable[str] = (ORDERS,),
     audit_only: Iterable[str] = (),
     death: str | None = None,
+    earlier: Iterable[e.Event] = (),
 ) -> list[NodeOutcome | AuditOnlyOutcome]:
-    """All outcomes, in the order in which they are handed out; `death` is why no last event came."""
+    """All outcomes, in the order in which they are handed out.
+
+    Args:
+        death: Why no last event came.
+        earlier: What came in a first attempt, which left every node open that it did not settle.
+    """
     ledger = Ledger(requested, audit_only)
-    outcomes = [outcome for event in events for outcome in ledger.feed(event)]
+    outcomes = [outcome for event in earlier for outcome in ledger.feed(event)]
+    outcomes += ledger.pause(ledger.open_nodes) if earlier else []
+    outcomes += [outcome for event in events for outcome in ledger.feed(event)]
     return outcomes + (ledger.close(death) if death else [])
 
 
@@ -59,7 +67,7 @@ def kinds(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> list[tuple[str,
 
 @pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.says)
 def test_evidence_makes_the_outcome(row: Row) -> None:
-    outcomes = fold(row.events, requested=(ORDERS, *row.beside), death=row.death)
+    outcomes = fold(row.events, requested=(ORDERS, *row.beside), death=row.death, earlier=row.earlier)
     assert [one for one in outcomes if one.fqn == ORDERS] == [row.outcome]
     assert {one.fqn for one in outcomes} == {ORDERS, *row.beside}
 
@@ -69,7 +77,7 @@ def test_the_table_has_every_outcome() -> None:
 
 
 def test_the_table_has_every_kind_of_evidence() -> None:
-    about_other_things = {e.ProjectDescribed, e.NodeAudited, e.LogLine}
+    about_other_things = {e.ProjectDescribed, e.NodeAudited, e.SecretsKnown, e.LogLine}
     assert {type(event) for row in OUTCOME_TABLE for event in row.events} == {*get_args(e.Event)} - about_other_things
 
 
@@ -142,6 +150,30 @@ def test_rows_and_bytes_are_known_only_when_every_batch_reported_them(
     batches = [batch(n, interval, rows=rows[n], bytes=rows[n]) for n, interval in enumerate((D1, D2))]
     (outcome,) = fold([TWO_BATCHES, *batches])
     assert (outcome.rows, outcome.bytes) == (total, total)
+
+
+@pytest.mark.parametrize(
+    ("counts", "row_count"), [((), None), ((0,), 0), ((7,), 7), ((7, 9), 9)], ids=["never", "none", "once", "twice"]
+)
+def test_the_rows_of_the_table_are_those_of_the_last_count(counts: tuple[int, ...], row_count: int | None) -> None:
+    (outcome,) = fold([ONE_BATCH, *(e.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D1)])
+    assert (outcome.outcome, outcome.row_count, outcome.rows) == (Outcome.EXECUTED, row_count, 10)
+
+
+def test_the_rows_of_each_table_are_its_own() -> None:
+    plan = e.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,), MART: (D1,)})
+    work = [
+        one
+        for node, rows in ((STAGING, 1), (ORDERS, 2))
+        for one in (e.RowsCounted(node, rows), batch(0, D1, node=node))
+    ]
+    outcomes = fold([plan, *work, batch(0, D1, node=MART), SUCCEEDED], requested=[STAGING, ORDERS, MART])
+    assert [one.row_count for one in outcomes if isinstance(one, NodeOutcome)] == [1, 2, None]
+
+
+def test_a_count_is_no_evidence_of_an_execution() -> None:
+    (outcome,) = fold([OPENED, ONE_BATCH, e.RowsCounted(ORDERS, 7), failing_batch(0, D1), DIVISION, FAILED])
+    assert outcome.outcome is Outcome.FAILED
 
 
 # -- audits ---------------------------------------------------------------------------------------
@@ -296,11 +328,22 @@ def test_an_executed_model_that_is_not_planned_again_stays_as_it_was_handed_out(
 
 
 def test_an_executed_model_that_is_planned_again_is_handed_out_again() -> None:
-    second = [e.EvaluationPlanned({ORDERS: (D2,)}), audited("recent", D2), batch(0, D2, rows=20)]
-    first, again = fold([OPENED, ONE_BATCH, audited("recent", D1), batch(0, D1), START_OVER, *second, SUCCEEDED])
-    assert (first.again, first.intervals, first.rows) == (False, (D1,), 10)
-    assert (again.again, again.intervals, again.rows) == (True, (D2,), 20)
+    work = [audited("recent", D1), e.RowsCounted(ORDERS, 7), batch(0, D1)]
+    more = [audited("recent", D2), e.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]
+    second = e.EvaluationPlanned({ORDERS: (D2,)})
+    first, again = fold([OPENED, ONE_BATCH, *work, START_OVER, second, *more, SUCCEEDED])
+    assert (first.again, first.intervals, first.rows, first.row_count) == (False, (D1,), 10, 7)
+    assert (again.again, again.intervals, again.rows, again.row_count) == (True, (D2,), 20, 9)
     assert again.audits == (audit_result("recent", D2),)
+
+
+def test_the_rows_counted_in_the_first_pass_are_not_those_of_the_second() -> None:
+    first = [ONE_BATCH, e.RowsCounted(ORDERS, 7), batch(0, D1)]
+    second = [START_OVER, e.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
+    once, again = fold([OPENED, *first, *second, SUCCEEDED])
+    assert isinstance(once, NodeOutcome)
+    assert isinstance(again, NodeOutcome)
+    assert (once.row_count, again.again, again.row_count) == (7, True, None)
 
 
 def test_an_executed_model_that_fails_in_the_second_pass_is_handed_out_as_failed() -> None:
@@ -323,6 +366,12 @@ def test_a_model_that_was_executed_without_being_requested_is_a_contradiction() 
     plan = e.EvaluationPlanned({ORDERS: (D1,), MART: (D1,)})
     for event in (opened(ORDERS), plan, batch(0, D1), batch(0, D1, node=MART), SUCCEEDED):
         assert all(outcome.fqn == ORDERS for outcome in ledger.feed(event))
+    assert ledger.contradictions == (f"SQLMesh executed {MART}, which was not requested.",)
+
+
+def test_a_table_that_was_counted_without_being_requested_is_a_contradiction() -> None:
+    ledger = Ledger([ORDERS])
+    assert ledger.feed(e.RowsCounted(MART, 7)) == []
     assert ledger.contradictions == (f"SQLMesh executed {MART}, which was not requested.",)
 
 
@@ -357,8 +406,14 @@ def test_the_ledger_is_closed_by_the_last_event_and_closing_it_again_adds_nothin
     assert ledger.feed(e.RequestFailed("WorkerError", "died")) == []
 
 
-def test_log_lines_change_nothing() -> None:
-    assert fold([e.LogLine("error", "a driver's chatter", "output")]) == []
+@pytest.mark.parametrize(
+    "event",
+    [e.LogLine("error", "a driver's chatter", "output"), e.SecretsKnown(("hunter2",))],
+    ids=lambda one: one.type,
+)
+def test_what_is_not_about_a_node_changes_nothing(event: e.Event) -> None:
+    assert fold([event]) == []
+    assert fold([OPENED, ONE_BATCH, event, batch(0, D1), event, SUCCEEDED]) == fold([OPENED, ONE_BATCH, batch(0, D1)])
 
 
 # -- whatever happens -----------------------------------------------------------------------------
@@ -375,7 +430,8 @@ plans = st.builds(e.EvaluationPlanned, st.dictionaries(nodes, st.lists(intervals
 evidence = st.one_of(
     st.builds(e.BatchFinished, nodes, st.integers(0, 2), intervals, durations, amounts, amounts),
     st.builds(e.AuditEvaluated, nodes, texts, st.integers(0, 1), st.just({}), st.booleans(), amounts, texts, intervals),
-    st.builds(e.NodeFailed, nodes, texts, texts, names),
+    st.builds(e.RowsCounted, nodes, st.integers(0, 9)),
+    st.builds(e.NodeFailed, nodes, texts, texts, names, st.booleans()),
     st.builds(e.NodesBlocked, st.dictionaries(nodes, st.lists(nodes, max_size=2).map(tuple), max_size=2)),
     st.builds(e.NodeUpToDate, nodes, texts, amounts, amounts),
     st.builds(e.NodeWaiting, nodes, names, names),
@@ -386,37 +442,81 @@ last_words = st.lists(finishes | finishes | st.builds(e.RequestFailed, texts, te
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """What happened until the worker died or had said its last word, and what then stays open for another attempt.
+
+    Attributes:
+        kept: Which of the open nodes stay open; None for those that are worth it.
+    """
+
+    events: tuple[e.Event, ...]
+    kept: frozenset[str] | None
+    was_interrupted: bool
+
+
+@dataclass(frozen=True)
 class Run:
-    """What was asked for, and what then happened until the worker died or had said its last word."""
+    """What was asked for, and the attempts at it."""
 
     requested: tuple[str, ...]
     audit_only: tuple[str, ...]
-    events: tuple[e.Event, ...]
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def events(self) -> list[e.Event]:
+        return [event for attempt in self.attempts for event in attempt.events]
+
+    def up_to_the_end(self, ledger: Ledger) -> list[NodeOutcome | AuditOnlyOutcome]:
+        """What is handed out without the last words of the last attempt."""
+        handed_out: list[NodeOutcome | AuditOnlyOutcome] = []
+        for number, attempt in enumerate(self.attempts, start=1):
+            handed_out += [one for event in attempt.events if not is_last(event) for one in ledger.feed(event)]
+            if number < len(self.attempts):
+                worth_it = ledger.worth_retrying(attempt.was_interrupted)
+                handed_out += ledger.pause(worth_it if attempt.kept is None else attempt.kept & ledger.open_nodes)
+        return handed_out
 
     @property
     def handed_out(self) -> list[NodeOutcome | AuditOnlyOutcome]:
-        return fold(self.events, self.requested, self.audit_only, death="the worker died")
+        ledger = Ledger(self.requested, self.audit_only)
+        handed_out = self.up_to_the_end(ledger)
+        handed_out += [one for event in self.attempts[-1].events if is_last(event) for one in ledger.feed(event)]
+        return handed_out + ledger.close("the worker died")
 
     @property
     def outcomes(self) -> list[NodeOutcome]:
         return [one for one in self.handed_out if isinstance(one, NodeOutcome)]
 
 
+def is_last(event: e.Event) -> bool:
+    return isinstance(event, e.EvaluationFinished | e.RequestFailed)
+
+
 @st.composite
 def any_runs(draw: st.DrawFn) -> Run:
-    """Batches of up to two plans in any order, most of them finished, among evidence of any kind for any node."""
+    """Batches of up to two plans an attempt in any order, most of them finished, among evidence of any kind."""
     requested = draw(st.lists(nodes, unique=True).map(tuple))
-    audit_only = tuple(node for node in NODES if node not in requested)
     missing = draw(st.sampled_from([(), (), (), ("a",)]))
+    to_audit = [node for node in NODES if node not in requested]
+    run = Run(requested, tuple(to_audit), ())
+    for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
+        through = [node for node in to_audit if node not in missing and draw(st.booleans())]
+        to_audit = [node for node in to_audit if node not in through]
+        attempt = draw(any_attempts(missing, [e.NodeAudited(node, (), None) for node in through]))
+        run = replace(run, attempts=(*run.attempts, attempt))
+    return run
+
+
+@st.composite
+def any_attempts(draw: st.DrawFn, missing: tuple[str, ...], through: list[e.NodeAudited]) -> Attempt:
     events: list[e.Event] = [opened(*NODES, missing=missing)]
     for plan in draw(st.lists(plans, min_size=1, max_size=2)):
         batches = [(node, n, one) for node, planned in plan.batches.items() for n, one in enumerate(planned)]
         work: list[e.Event] = [batch(n, one, node=node, duration_ms=draw(durations)) for node, n, one in batches]
         noise = draw(st.lists(evidence, max_size=3))
         events += [plan, *draw(st.permutations([*work, *noise]))]
-    through = [e.NodeAudited(node, (), None) for node in audit_only if node not in missing and draw(st.booleans())]
-    last = [*draw(st.lists(evidence, max_size=2)), *through, *draw(last_words)]
-    return Run(requested, audit_only, (*events, *last))
+    events += [*draw(st.lists(evidence, max_size=2)), *through, *draw(last_words)]
+    return Attempt(tuple(events), draw(st.none() | st.frozensets(nodes)), draw(st.booleans()))
 
 
 whatever = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -436,11 +536,40 @@ def test_the_ledger_balances_whatever_happens(run: Run) -> None:
 @given(any_runs(), nodes)
 def test_a_failure_that_sqlmesh_names_at_the_end_is_never_swallowed(run: Run, node: str) -> None:
     ledger = Ledger(run.requested, run.audit_only)
-    before = [event for event in run.events if not isinstance(event, e.EvaluationFinished | e.RequestFailed)]
     named = e.NodeFailed(node, "Error", "boom", ())
-    outcomes = [one for event in (*before, named, FAILED) for one in ledger.feed(event)]
+    outcomes = run.up_to_the_end(ledger)
+    # What an earlier attempt found to have nothing to do is not asked for again.
+    assume(dict(kinds(outcomes)).get(node) not in (Outcome.UP_TO_DATE, Outcome.WAITING))
+    outcomes += [one for event in (named, FAILED) for one in ledger.feed(event)]
     failed = [fqn for fqn, outcome in kinds(outcomes) if outcome.is_failure]
     assert node in failed or ledger.contradictions
+
+
+@whatever
+@given(any_runs(), nodes)
+def test_a_persistent_failure_of_an_open_node_is_never_worth_another_attempt(run: Run, node: str) -> None:
+    ledger = Ledger(run.requested, run.audit_only)
+    run.up_to_the_end(ledger)
+    ledger.feed(e.NodeFailed(node, "Error", "boom", ()))
+    assert node not in ledger.worth_retrying(True) | ledger.worth_retrying(False)
+
+
+@whatever
+@given(any_runs())
+def test_what_is_worth_another_attempt_is_open_and_pausing_settles_the_rest(run: Run) -> None:
+    ledger = Ledger(run.requested, run.audit_only)
+    run.up_to_the_end(ledger)
+    before = ledger.open_nodes
+    kept = ledger.worth_retrying(False)
+    assert kept <= ledger.worth_retrying(True) <= before <= {*run.requested}
+    assert {fqn for fqn, _ in kinds(ledger.pause(kept))} == before - kept
+    assert ledger.open_nodes == kept
+
+
+@whatever
+@given(any_runs())
+def test_every_attempt_that_a_node_stayed_open_for_is_counted(run: Run) -> None:
+    assert all(1 <= outcome.attempts <= len(run.attempts) for outcome in run.outcomes)
 
 
 @whatever

@@ -21,6 +21,7 @@ from unit.scenario import audit, day, days, fqn, manifest, model, plain, project
 
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.project_assets import ProjectAssets
 from dg_sqlmesh_component.reporting import (
     MAX_LISTED,
     CarriedResult,
@@ -30,7 +31,7 @@ from dg_sqlmesh_component.reporting import (
     ranges,
     unapplied_change,
 )
-from dg_sqlmesh_component.translator import STATUS_CHECK, ProjectAssets
+from dg_sqlmesh_component.translator import STATUS_CHECK
 
 ASSETS = project_assets(SHOP)
 KEY = dg.AssetKey(["core", "orders"])
@@ -53,6 +54,8 @@ METADATA_TYPES = {
     "sqlmesh/duration_ms": dg.IntMetadataValue,
     "sqlmesh/rows": dg.IntMetadataValue,
     "sqlmesh/bytes": dg.IntMetadataValue,
+    "dagster/row_count": dg.IntMetadataValue,
+    "sqlmesh/attempts": dg.IntMetadataValue,
     "sqlmesh/reason": dg.TextMetadataValue,
     "sqlmesh/next_due": dg.TimestampMetadataValue,
     "sqlmesh/computed_up_to": dg.TimestampMetadataValue,
@@ -64,9 +67,11 @@ METADATA_TYPES = {
 """Every key that an outcome may leave on an asset."""
 
 
-def reporter(assets: ProjectAssets = ASSETS, selected: set[dg.AssetCheckKey] | None = None) -> Reporter:
+def reporter(
+    assets: ProjectAssets = ASSETS, selected: set[dg.AssetCheckKey] | None = None, environment: str = "prod"
+) -> Reporter:
     """Of a step with all checks, unless some are named."""
-    return Reporter(assets, {*assets.checks} if selected is None else selected, STARTED_AT)
+    return Reporter(assets, {*assets.checks} if selected is None else selected, environment, STARTED_AT)
 
 
 def said(result: dg.AssetCheckResult) -> tuple[bool, dg.AssetCheckSeverity, str | None]:
@@ -204,6 +209,61 @@ def test_a_standalone_audit_has_no_local_change() -> None:
     assert unapplied_change(ASSETS, "orders_add_up", PROMOTED) is None
 
 
+def test_a_table_without_a_row_has_a_row_count() -> None:
+    metadata = reporter().materialization(replace(EXECUTED, row_count=0)).metadata
+    assert plain(dict(metadata or {}))["dagster/row_count"] == 0
+
+
+# -- another environment than the declared one ----------------------------------------------------
+
+
+def in_dev(row: Row) -> NodeOutcome:
+    """The outcome of a row where the environment `dev` has promoted the model."""
+    promoted = replace(PROMOTED, table_name="db.core__dev.orders") if row.outcome.promoted else None
+    return replace(row.outcome, promoted=promoted)
+
+
+def said_of_dev(outcome: NodeOutcome) -> dict[str, str]:
+    """The metadata that every result of a run in `dev` carries."""
+    table = {"dagster/table_name": "db.core__dev.orders"} if outcome.promoted else {}
+    return {**what_ran(outcome), "sqlmesh/environment": "dev", **table}
+
+
+@every_row
+def test_results_name_the_environment_that_ran_and_its_table(row: Row) -> None:
+    told, outcome = reporter(environment="dev"), in_dev(row)
+    executed = outcome.outcome is Outcome.EXECUTED
+    for result in (
+        told.materialization(outcome) if executed else told.observation(outcome),
+        *told.status_check(outcome),
+    ):
+        metadata = plain(dict(result.metadata or {}))
+        assert {key: metadata.get(key) for key in said_of_dev(outcome)} == said_of_dev(outcome)
+
+
+@rows_executed
+def test_the_table_of_the_declared_environment_is_that_of_the_definition(row: Row) -> None:
+    assert "dagster/table_name" not in (reporter().materialization(in_dev(row)).metadata or {})
+
+
+def test_a_node_that_has_no_table_in_another_environment_names_none() -> None:
+    assert "dagster/table_name" not in (reporter(environment="dev").materialization(EXECUTED).metadata or {})
+
+
+def test_the_failure_names_the_environment_that_ran() -> None:
+    failure = reporter(environment="dev").failure([BLOCKED], [], [])
+    assert failure is not None
+    assert failure.description == "SQLMesh in environment dev: 1 blocked."
+
+
+def test_an_audit_that_another_environment_does_not_have_names_that_environment() -> None:
+    result = reporter(selected={RECENT}, environment="dev").materialization(replace(EXECUTED, audits=()))
+    assert [one.description for one in result.check_results or ()] == [
+        "Not evaluated: what environment dev has promoted of core.orders does not have this audit. "
+        "Apply a plan to promote the local change."
+    ]
+
+
 # -- audits ---------------------------------------------------------------------------------------
 
 
@@ -310,6 +370,27 @@ def test_a_standalone_audit_is_a_check_and_has_no_status() -> None:
     result = AuditResult("orders_add_up", 0, {}, False, 2, None, (D1,))
     (told,) = reporter(assets).audited(AuditOnlyOutcome("orders_add_up", (result,), (), None))
     assert (told.asset_key, told.check_name, *said(told)) == (KEY, "orders_add_up", False, WARN, "2 rows failed.")
+
+
+def test_an_audit_of_an_external_model_is_a_check_on_its_reader_and_has_no_status() -> None:
+    events = model("raw.events", kind="EXTERNAL", audits=(audit("not_null"),))
+    assets = project_assets(manifest(model("core.orders", reads=["raw.events"]), events))
+    result = AuditResult("not_null", 0, {}, True, 2, None, (D1,))
+    (told,) = reporter(assets).audited(AuditOnlyOutcome(events.fqn, (result,), (D2,), None))
+    assert (told.asset_key, told.check_name, *said(told)) == (KEY, "events__not_null", False, ERROR, "2 rows failed.")
+
+
+def test_a_check_that_somebody_renamed_has_the_result_of_its_audit() -> None:
+    assets = project_assets(SHOP, check=lambda spec, of: spec._replace(name=f"ours_{of.name}"))
+    result = reporter(assets).materialization(EXECUTED)
+    assert [one.check_name for one in result.check_results or ()] == [STATUS_CHECK, "ours_not_null", "ours_recent"]
+
+
+def test_an_audit_without_a_check_has_no_result() -> None:
+    assets = project_assets(SHOP, check=lambda spec, of: spec if of.name == "recent" else None)
+    for outcome in (EXECUTED, replace(EXECUTED, audits=())):
+        result = reporter(assets).materialization(outcome)
+        assert [one.check_name for one in result.check_results or ()] == [STATUS_CHECK, "recent"]
 
 
 # -- the one failure ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The stored manifest."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -94,4 +95,14 @@ def test_a_manifest_of_another_version_is_not_read(version: int, tmp_path: Path)
 
 
 def test_a_manifest_is_of_this_version_unless_it_says_otherwise() -> None:
-    assert SHOP.version == MANIFEST_VERSION == 1
+    assert SHOP.version == MANIFEST_VERSION == 2
+
+
+def test_a_manifest_of_version_1_is_of_another_version_rather_than_damaged(tmp_path: Path) -> None:
+    path = stored(replace(SHOP, version=1), tmp_path)
+    said = json.loads(path.read_bytes())
+    for one in said["models"]:
+        for new in ("query", "column_lineage", "column_lineage_cut", "source_url"):
+            del one[new]
+    path.write_text(json.dumps(said))
+    assert "has version 1; this dg_sqlmesh_component reads version 2." in refusal(path)

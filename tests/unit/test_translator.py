@@ -1,5 +1,6 @@
-"""A project as Dagster sees it: models in, specs out, and the way back."""
+"""A SQLMesh model as Dagster sees it: models in, specs out."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -7,42 +8,33 @@ import dagster as dg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.scenario import (
-    EVERYTHING,
-    audit,
-    days,
-    fqn,
-    manifest,
-    model,
-    plain,
-    project_assets,
-    standalone,
-    stored,
-    translator,
-)
+from unit.scenario import EVERYTHING, audit, external_models, manifest, model, plain, stored, translator
 
 from dg_sqlmesh_component.errors import DeclarationError, ProjectLoadError
-from dg_sqlmesh_component.manifest import Model, split_fqn
-from dg_sqlmesh_component.outcomes import AuditResult
+from dg_sqlmesh_component.external_models import ExternalModels
+from dg_sqlmesh_component.manifest import MAX_QUERY_CHARACTERS, Model, cut
 from dg_sqlmesh_component.tag_convention import TagConvention
-from dg_sqlmesh_component.translator import MAX_QUERY_CHARACTERS, STATUS_CHECK, ProjectAssets, Translator, sql_metadata
+from dg_sqlmesh_component.translator import STATUS_CHECK, Translator, dependency, sql_metadata
 
 ORDERS_KEY = dg.AssetKey(["core", "orders"])
-D1 = days(1, 1)
 
 
-def spec(of: Model, *others: Model, convention: TagConvention | None = None) -> dg.AssetSpec:
-    """The asset of a model in a project of these models."""
-    return translator(of, *others, convention=convention).asset_spec(of)
+def spec(of: Model, *others: Model, **options: Any) -> dg.AssetSpec:
+    """The asset of a model in a project of these models; `options` as `translator` has them."""
+    return translator(of, *others, **options).asset_spec(of)
 
 
 def tagged(*tags: str, **overrides: Any) -> Model:
     return model("core.orders", tags=tags, **overrides)
 
 
-def deps(of: Model, *others: Model) -> dict[str, dict[str, Any]]:
+def deps(of: Model, *others: Model, **options: Any) -> dict[str, dict[str, Any]]:
     """Keys that a model's asset depends on, with the metadata of each dependency."""
-    return {dep.asset_key.to_user_string(): plain(dict(dep.metadata or {})) for dep in spec(of, *others).deps}
+    return told(spec(of, *others, **options))
+
+
+def told(asset: dg.AssetSpec) -> dict[str, dict[str, Any]]:
+    return {dep.asset_key.to_user_string(): plain(dict(dep.metadata or {})) for dep in asset.deps}
 
 
 # -- keys -----------------------------------------------------------------------------------------
@@ -61,21 +53,6 @@ def test_the_key_is_schema_and_name_without_the_catalog(name: str, key: list[str
     assert spec(model(name)).key == dg.AssetKey(key)
 
 
-@pytest.mark.parametrize(
-    ("quoted", "parts"),
-    [
-        ('"db"."core"."orders"', ("db", "core", "orders")),
-        ('"orders"', ("orders",)),
-        ('"a.b"."c d"', ("a.b", "c d")),
-        ('"say ""hi"""."orders"', ('say "hi"', "orders")),
-        ('""', ("",)),
-        ("orders_add_up", ()),
-    ],
-)
-def test_a_quoted_name_is_taken_apart_at_its_quotes(quoted: str, parts: tuple[str, ...]) -> None:
-    assert split_fqn(quoted) == parts
-
-
 # -- dependencies ---------------------------------------------------------------------------------
 
 
@@ -90,15 +67,6 @@ def test_a_model_depends_on_the_models_it_reads() -> None:
 def test_a_dependency_goes_to_the_key_that_the_other_model_really_has() -> None:
     parent = model("staging.orders", tags=("dagster:key_prefix:shop/eu",))
     assert deps(model("core.orders", reads=["staging.orders"]), parent) == {"shop/eu/staging/orders": {}}
-
-
-def test_a_model_that_is_not_selected_is_still_a_dependency() -> None:
-    project = manifest(
-        model("core.orders", reads=["staging.orders"]), model("staging.orders"), selected=["core.orders"]
-    )
-    assets = project_assets(project)
-    assert [dep.asset_key for dep in assets.specs[fqn("core.orders")].deps] == [dg.AssetKey(["staging", "orders"])]
-    assert set(assets.specs) == {fqn("core.orders")}
 
 
 def test_lineage_passes_through_embedded_models() -> None:
@@ -133,9 +101,174 @@ def test_a_table_that_no_model_declares_is_a_dependency_that_names_its_table(tab
     assert deps(orders) == {key: {"dagster/table_name": table}}
 
 
-def test_external_and_embedded_models_are_no_assets_of_ours() -> None:
-    project = manifest(model("core.orders"), model("core.inner", kind="EMBEDDED"), model("raw.events", kind="EXTERNAL"))
-    assert set(project_assets(project).specs) == {fqn("core.orders")}
+def unselected(*models: Model, **options: Any) -> dict[str, dict[str, Any]]:
+    """What the first model depends on when it alone is selected."""
+    translates = Translator(
+        manifest(*models, selected=[models[0].name]),
+        TagConvention(),
+        **{"external_models": ExternalModels(), **options},
+    )
+    return told(translates.asset_spec(models[0]))
+
+
+def test_a_model_that_is_not_selected_is_a_dependency_that_names_its_table() -> None:
+    staging = model("staging.orders", table_name="db.staging__dev.orders")
+    assert unselected(model("core.orders", reads=["staging.orders"]), staging) == {
+        "staging/orders": {"dagster/table_name": "db.staging__dev.orders"}
+    }
+
+
+def test_a_key_that_two_tables_share_names_neither_of_them() -> None:
+    both = [model(f"{catalog}.staging.orders", table_name=f"{catalog}.staging.orders") for catalog in ("a", "b")]
+    orders = model("core.orders", reads=["a.staging.orders", "b.staging.orders"])
+    assert unselected(orders, *both) == {"staging/orders": {}}
+
+
+LANDED = ["raw.events", "raw.clicks", "raw.views"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, {f"raw/{name}": {"dagster/table_name": f"db.raw.{name}"} for name in ("events", "clicks", "views")}),
+        (
+            {"key": "lake/{{ external.name }}"},
+            {f"lake/{name}": {"dagster/table_name": f"db.raw.{name}"} for name in ("events", "clicks", "views")},
+        ),
+        ({"key": "lake/{{ external.schema }}"}, {"lake/raw": {}}),
+        (
+            {"keys": {"raw.events": "dlt/all", "raw.clicks": "dlt/all"}},
+            {"dlt/all": {}, "raw/views": {"dagster/table_name": "db.raw.views"}},
+        ),
+        (
+            {"key": "lake/{{ external.name }}", "keys": {"raw.events": "lake/views"}},
+            {"lake/views": {}, "lake/clicks": {"dagster/table_name": "db.raw.clicks"}},
+        ),
+    ],
+    ids=["the default", "a template", "a template that makes them one", "two in the map", "one mapped onto another"],
+)
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
+def test_tables_from_outside_have_the_key_that_was_said_and_their_name_where_nobody_wrote_out_the_key(
+    said: dict[str, Any], expected: dict[str, dict[str, str]], declared: bool
+) -> None:
+    tables = [model(name, kind="EXTERNAL") for name in LANDED] if declared else []
+    assert deps(model("core.orders", reads=LANDED), *tables, external_models=external_models(**said)) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ({}, "lake/raw/events"),
+        ({"key": "template/{{ external.name }}"}, "template/events"),
+        ({"key": "template/{{ external.name }}", "keys": {"raw.events": "map/events"}}, "map/events"),
+    ],
+    ids=["neither", "the template", "both"],
+)
+def test_a_tag_gives_way_to_the_template_and_that_to_the_map(said: dict[str, Any], key: str) -> None:
+    events = model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))
+    orders = model("core.orders", reads=["raw.events"])
+    assert list(deps(orders, events, external_models=external_models(**said))) == [key]
+
+
+@pytest.mark.parametrize("through", ["an embedded model", "a model that is not selected"])
+def test_a_table_that_only_others_read_may_be_mapped(through: str) -> None:
+    kind = "EMBEDDED" if through == "an embedded model" else "FULL"
+    other = model("core.other", reads=["raw.events"], kind=kind)
+    outside = external_models(keys={"raw.events": "dlt/events"})
+    expected = {"dlt/events": {}} if kind == "EMBEDDED" else {"core/other": {"dagster/table_name": "db.core.other"}}
+    assert unselected(model("core.orders", reads=["core.other"]), other, external_models=outside) == expected
+
+
+PARENTS = (
+    model("core.orders", tags=("dagster:key_prefix:shop",)),
+    model("staging.orders", table_name="db.staging__dev.orders"),
+    model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",)),
+    model("raw.mapped", kind="EXTERNAL"),
+    model("core.unread"),
+)
+"""A model of ours, one that is not selected, two external models, and a model of ours that nothing reads."""
+
+READER = model("marts.revenue", reads=["core.orders", "core.inner", "raw.events", "raw.mapped", "raw.undeclared"])
+INNER = model("core.inner", reads=["staging.orders"], kind="EMBEDDED")
+
+
+def of_parents() -> Translator:
+    selected = ["core.orders", "core.unread", "marts.revenue"]
+    outside = external_models(keys={"raw.mapped": "dlt/mapped"})
+    return Translator(manifest(*PARENTS, READER, INNER, selected=selected), TagConvention(), outside)
+
+
+@pytest.mark.parametrize(
+    ("parent", "key"),
+    [
+        (PARENTS[0], "shop/core/orders"),
+        (PARENTS[1], "staging/orders"),
+        (PARENTS[2], "lake/raw/events"),
+        (PARENTS[3], "dlt/mapped"),
+        ('"db"."raw"."undeclared"', "raw/undeclared"),
+    ],
+    ids=["ours", "not selected", "declared", "mapped", "undeclared"],
+)
+def test_whatever_is_read_has_a_default_key(parent: Model | str, key: str) -> None:
+    assert of_parents().default_key(parent).to_user_string() == key
+
+
+@pytest.mark.parametrize(
+    ("key_of", "tables"),
+    [
+        (
+            of_parents().default_key,
+            {
+                "shop/core/orders": None,
+                "staging/orders": "db.staging__dev.orders",
+                "lake/raw/events": "db.raw.events",
+                "dlt/mapped": None,
+                "raw/undeclared": "db.raw.undeclared",
+            },
+        ),
+        (
+            lambda parent: dg.AssetKey(parent.table if isinstance(parent, Model) else "undeclared"),
+            {"orders": None, "events": "db.raw.events", "mapped": None, "undeclared": "db.raw.undeclared"},
+        ),
+        (
+            lambda parent: dg.AssetKey(parent.schema if isinstance(parent, Model) else "undeclared"),
+            {"core": None, "staging": "db.staging__dev.orders", "raw": None, "undeclared": "db.raw.undeclared"},
+        ),
+        (lambda _: dg.AssetKey("all"), {"all": None}),
+    ],
+    ids=["the default keys", "ours beside an unselected one", "a mapped one beside another", "all on one key"],
+)
+def test_each_key_has_the_one_table_behind_it_unless_it_is_ours_mapped_or_shared(
+    key_of: Callable[[Model | str], dg.AssetKey], tables: dict[str, str | None]
+) -> None:
+    assert {key.to_user_string(): table for key, table in of_parents().tables(key_of).items()} == tables
+
+
+def test_one_table_that_several_models_read_is_one_table() -> None:
+    readers = [model(f"marts.m{n}", reads=["raw.events"]) for n in range(3)]
+    translates = translator(*readers)
+    assert translates.tables(translates.default_key) == {dg.AssetKey(["raw", "events"]): "db.raw.events"}
+
+
+def test_a_key_that_three_tables_share_names_none_of_them() -> None:
+    translates = translator(model("core.orders", reads=["raw.a", "raw.b", "raw.c"]))
+    assert translates.tables(lambda _: dg.AssetKey("raw")) == {dg.AssetKey("raw"): None}
+
+
+@pytest.mark.parametrize(
+    ("tables", "metadata"),
+    [
+        ({ORDERS_KEY: "db.core.orders"}, {"dagster/table_name": "db.core.orders"}),
+        ({ORDERS_KEY: None}, {}),
+        ({}, {}),
+        ({dg.AssetKey("other"): "db.other"}, {}),
+    ],
+    ids=["known", "none to name", "unknown", "of another key"],
+)
+def test_a_dependency_says_which_table_it_is_where_that_is_known(
+    tables: dict[dg.AssetKey, str | None], metadata: dict[str, str]
+) -> None:
+    assert dependency(ORDERS_KEY, tables) == dg.AssetDep(ORDERS_KEY, metadata=metadata or None)
 
 
 # -- owners ---------------------------------------------------------------------------------------
@@ -189,12 +322,11 @@ def test_owners_from_tags_stand_in_place_of_the_models() -> None:
     ],
 )
 def test_an_ordinary_tag_is_made_to_fit(tag: str, key: str) -> None:
-    assert spec(tagged(tag)).tags == {key: "", **kind_tags("sqlmesh", "duckdb")}
+    assert spec(tagged(tag)).tags == {key: "", **KIND_TAGS}
 
 
-def kind_tags(*kinds: str) -> dict[str, str]:
-    """How Dagster stores kinds."""
-    return {f"dagster/kind/{kind}": "" for kind in kinds}
+KIND_TAGS = {"sqlmesh/kind": "full", "dagster/kind/sqlmesh": "", "dagster/kind/duckdb": ""}
+"""What every table of DuckDB's has: SQLMesh's kind of model, and Dagster's kinds as Dagster stores them."""
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -208,7 +340,7 @@ def test_a_tag_that_is_only_the_prefix_is_an_ordinary_tag() -> None:
 
 
 def test_an_ordinary_tag_without_a_letter_that_fits_leaves_nothing() -> None:
-    assert spec(tagged("注文")).tags == kind_tags("sqlmesh", "duckdb")
+    assert spec(tagged("注文")).tags == KIND_TAGS
 
 
 # -- the tag convention ---------------------------------------------------------------------------
@@ -257,7 +389,7 @@ def test_a_tag_puts_names_in_front_of_the_key(value: str, key: list[str]) -> Non
 
 def test_tags_of_the_convention_do_not_become_dagster_tags_too() -> None:
     said = tagged("dagster:group_name:finance", "dagster:owner:team:a", "dagster:key_prefix:shop", "dagster:kind:table")
-    assert spec(said).tags == kind_tags("sqlmesh", "duckdb", "table")
+    assert spec(said).tags == {**KIND_TAGS, "dagster/kind/table": ""}
 
 
 @pytest.mark.parametrize(
@@ -297,7 +429,7 @@ def test_prefix_and_separator_may_be_others(convention: TagConvention, tags: tup
     assert asset.group_name == "finance"
     assert asset.key == dg.AssetKey(["shop", "eu", "core", "orders"])
     assert list(asset.owners) == ["team:a/b"]
-    assert asset.tags == {"dagster_group_name_not-read": "", "acme/tier": "1", **kind_tags("sqlmesh", "duckdb")}
+    assert asset.tags == {"dagster_group_name_not-read": "", "acme/tier": "1", **KIND_TAGS}
 
 
 @pytest.mark.parametrize(("prefix", "separator"), [("", ":"), ("dagster", "")], ids=["prefix", "separator"])
@@ -373,6 +505,47 @@ def test_the_kinds_are_sqlmesh_and_the_engine() -> None:
     assert spec(model(engine="snowflake")).kinds == {"sqlmesh", "snowflake"}
 
 
+@pytest.mark.parametrize(
+    ("source_type", "kinds"), [("sql", set()), ("seed", set()), ("python", {"python"})], ids=["sql", "seed", "python"]
+)
+def test_only_a_python_model_is_of_the_kind_python(source_type: str, kinds: set[str]) -> None:
+    assert spec(model(source_type=source_type)).kinds == {"sqlmesh", "duckdb", *kinds}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tag"),
+    [("FULL", "full"), ("VIEW", "view"), ("INCREMENTAL_BY_TIME_RANGE", "incremental_by_time_range")],
+)
+def test_the_kind_of_the_model_is_a_tag(kind: str, tag: str) -> None:
+    assert spec(model(kind=kind)).tags["sqlmesh/kind"] == tag
+
+
+def test_a_tag_of_the_convention_wins_over_the_kind_of_the_model() -> None:
+    assert spec(tagged("dagster:tag:sqlmesh/kind=ours")).tags["sqlmesh/kind"] == "ours"
+
+
+@pytest.mark.parametrize(
+    ("kind", "virtual_views", "expected"),
+    [("VIEW", True, True), ("VIEW", False, False), ("FULL", True, False), ("SEED", True, False)],
+)
+def test_views_are_virtual_assets_where_dagster_has_them(kind: str, virtual_views: bool, expected: bool) -> None:
+    asset = spec(model(kind=kind), virtual_views=virtual_views)
+    assert getattr(asset, "is_virtual", False) == (expected and hasattr(dg.AssetSpec, "is_virtual"))
+
+
+def test_views_are_virtual_assets_unless_something_else_is_said() -> None:
+    assert spec(model(kind="VIEW")) == spec(model(kind="VIEW"), virtual_views=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "storage_kind"), [({"storage_kind": True}, "snowflake"), ({"storage_kind": False}, None), ({}, None)]
+)
+def test_the_engine_is_the_storage_kind_when_that_is_asked_for(
+    options: dict[str, bool], storage_kind: str | None
+) -> None:
+    assert spec(model(engine="snowflake"), **options).metadata.get("dagster/storage_kind") == storage_kind
+
+
 def test_the_code_version_is_the_hash_of_what_determines_the_data() -> None:
     assert spec(model(data_hash="42", metadata_hash="7")).code_version == "42"
 
@@ -421,6 +594,8 @@ def test_everything_that_a_model_says_is_metadata_of_its_asset() -> None:
         "sqlmesh/owner": "bob",
         "sqlmesh/tags": "dagster:group_name:finance, pii:eu",
         "sqlmesh/signals": "files_arrived",
+        "sqlmesh/query": '```sql\nSELECT "id" AS "order_id" FROM "staging"."orders"\n```',
+        "sqlmesh/source": "https://example.com/acme/shop/blob/c0ffee/models/orders.sql",
     }
 
 
@@ -436,71 +611,45 @@ def test_what_a_model_does_not_say_leaves_no_metadata() -> None:
     }
 
 
+def test_sql_and_links_are_shown_as_dagster_shows_them_best() -> None:
+    metadata = stored(dict(spec(EVERYTHING).metadata))
+    assert isinstance(metadata["sqlmesh/query"], dg.MarkdownMetadataValue)
+    assert isinstance(metadata["sqlmesh/source"], dg.UrlMetadataValue)
+
+
 def test_the_table_that_consumers_read_is_the_table_name() -> None:
     assert spec(model(table_name="db.core__dev.orders")).metadata["dagster/table_name"] == "db.core__dev.orders"
-
-
-# -- collisions of keys ---------------------------------------------------------------------------
-
-
-def test_two_models_on_one_key_name_both_files_and_the_way_out() -> None:
-    project = manifest(model("a.core.orders", path="/shop/a.sql"), model("b.core.orders", path="/shop/b.sql"))
-    with pytest.raises(ProjectLoadError) as refusal:
-        project_assets(project)
-    assert str(refusal.value) == (
-        "Two models become the asset core/orders: Model a.core.orders (/shop/a.sql) and Model b.core.orders "
-        "(/shop/b.sql). Give one of them another key, for instance with a tag 'dagster:key_prefix:<prefix>' in its "
-        "MODEL block."
-    )
-
-
-def test_two_models_on_one_key_load_when_one_of_them_has_a_prefix() -> None:
-    project = manifest(model("a.core.orders"), model("b.core.orders", tags=("dagster:key_prefix:b",)))
-    assert set(project_assets(project).fqn_by_key) == {ORDERS_KEY, dg.AssetKey(["b", "core", "orders"])}
-
-
-def test_two_models_on_one_key_load_when_one_of_them_is_not_selected() -> None:
-    project = manifest(model("a.core.orders"), model("b.core.orders"), selected=["a.core.orders"])
-    assert project_assets(project).fqn_by_key == {ORDERS_KEY: fqn("a.core.orders")}
-
-
-@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
-@pytest.mark.parametrize("through_embedded", [True, False], ids=["through an embedded model", "directly"])
-def test_an_external_table_on_the_key_of_a_model_is_refused(declared: bool, through_embedded: bool) -> None:
-    reader = model("marts.revenue", reads=["core.inner" if through_embedded else "lake.core.orders"])
-    inner = model("core.inner", reads=["lake.core.orders"], kind="EMBEDDED")
-    table = [model("lake.core.orders", kind="EXTERNAL")] if declared else []
-    with pytest.raises(ProjectLoadError) as refusal:
-        project_assets(manifest(model("core.orders"), reader, inner, *table))
-    assert str(refusal.value) == (
-        'Model marts.revenue (/shop/models/revenue.sql) reads the external table "lake"."core"."orders", whose asset '
-        "key core/orders is that of Model core.orders (/shop/models/orders.sql). Give the model another key, for "
-        "instance with a tag 'dagster:key_prefix:<prefix>'."
-    )
 
 
 # -- checks ---------------------------------------------------------------------------------------
 
 
 def checks_of(of: Model) -> dict[str, dg.AssetCheckSpec]:
-    return {check.name: check for check in translator(of).check_specs(of, ORDERS_KEY)}
+    """The checks of a model's audits on an asset, by name."""
+    translates = translator(of)
+    checks = [translates.audit_check_spec(of, one, ORDERS_KEY) for one in of.audits]
+    return {check.name: check for check in checks}
 
 
-def test_every_model_has_the_status_check_and_one_for_each_audit() -> None:
-    checks = checks_of(EVERYTHING)
-    assert list(checks) == [STATUS_CHECK, "not_null", "forall"]
-    assert {check.asset_key for check in checks.values()} == {ORDERS_KEY}
-    assert list(checks_of(model())) == [STATUS_CHECK] == ["sqlmesh_execution_status"]
+def test_a_check_stands_on_the_asset_that_it_is_given() -> None:
+    checks = [*checks_of(EVERYTHING).values(), Translator.status_check_spec(ORDERS_KEY)]
+    assert [(check.asset_key, check.name) for check in checks] == [
+        (ORDERS_KEY, "not_null"),
+        (ORDERS_KEY, "forall"),
+        (ORDERS_KEY, STATUS_CHECK),
+    ]
+    assert STATUS_CHECK == "sqlmesh_execution_status"
 
 
 def test_only_a_blocking_audit_is_a_blocking_check() -> None:
     blocking = {name: check.blocking for name, check in checks_of(EVERYTHING).items()}
-    assert blocking == {STATUS_CHECK: False, "not_null": True, "forall": False}
+    assert blocking == {"not_null": True, "forall": False}
+    assert not Translator.status_check_spec(ORDERS_KEY).blocking
 
 
 def test_a_check_says_everything_about_its_audit() -> None:
     check = checks_of(EVERYTHING)["not_null"]
-    assert check.description == 'SQLMesh audit not_null with {"columns": "(order_id)"}.'
+    assert check.description == "SQLMesh audit not_null (columns := (order_id))."
     assert plain(dict(check.metadata or {})) == {
         "sqlmesh/audit": "not_null",
         "sqlmesh/blocking": True,
@@ -522,159 +671,34 @@ def test_an_audits_own_description_is_its_checks() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [("events", "events__not_null"), ("Events of-2026", "Events_of_2026__not_null"), ("注文", "___not_null")],
+)
+def test_the_check_of_an_external_models_audit_names_the_table(table: str, name: str) -> None:
+    assert list(checks_of(model(f"raw.{table}", kind="EXTERNAL", audits=(audit(),)))) == [name]
+
+
+def test_the_check_of_an_external_models_audit_says_whose_it_is() -> None:
+    checks = checks_of(model("raw.events", kind="EXTERNAL", audits=(audit(args={"columns": "a", "n": "1"}),)))
+    assert checks["events__not_null"].description == (
+        "SQLMesh audit not_null (columns := a, n := 1) of the external model raw.events."
+    )
+
+
 @pytest.mark.parametrize("characters", [1, MAX_QUERY_CHARACTERS])
 def test_sql_within_the_bound_is_shown_whole(characters: int) -> None:
     assert sql_metadata("x" * characters).md_str == f"```sql\n{'x' * characters}\n```"
 
 
-def test_sql_is_cut_at_the_bound_and_says_so() -> None:
-    shown = sql_metadata("x" * MAX_QUERY_CHARACTERS + "yz").md_str
-    note = f"-- cut here: {MAX_QUERY_CHARACTERS + 2} characters in all"
-    assert shown == f"```sql\n{'x' * MAX_QUERY_CHARACTERS}\n{note}\n```"
-
-
-# -- results and their checks ---------------------------------------------------------------------
-
-
-def result(name: str, position: int = 0, **args: str) -> AuditResult:
-    return AuditResult(name, position, args, True, 0, None, (D1,))
-
-
-def matched(assets: ProjectAssets, node: str, *results: AuditResult) -> dict[str, AuditResult]:
-    return {key.name: one for key, one in assets.check_of(node, results).items()}
-
-
-TWICE = (
-    audit("not_null", position=0, check_name="not_null_a", args={"columns": "a"}),
-    audit("forall", position=1),
-    audit("not_null", position=2, check_name="not_null_b", args={"columns": "b"}),
-)
-
-
-def test_results_go_to_the_checks_of_their_audits() -> None:
-    assets = project_assets(manifest(EVERYTHING))
-    not_null, forall = result("not_null", 0), result("forall", 1)
-    assert matched(assets, EVERYTHING.fqn, forall, not_null) == {"not_null": not_null, "forall": forall}
-
-
-def test_the_same_audit_twice_is_told_apart() -> None:
-    a, b = result("not_null", 0, columns="a"), result("not_null", 2, columns="b")
-    assets = project_assets(manifest(model(audits=TWICE)))
-    assert matched(assets, fqn("core.orders"), b, a) == {"not_null_a": a, "not_null_b": b}
-
-
-def test_the_promoted_model_may_have_its_audits_at_other_places() -> None:
-    a, b = result("not_null", 5, columns="a"), result("not_null", 7, columns="b")
-    assets = project_assets(manifest(model(audits=TWICE)))
-    assert matched(assets, fqn("core.orders"), a, b) == {"not_null_a": a, "not_null_b": b}
-
-
-def test_an_audit_that_only_the_promoted_model_has_is_left_out() -> None:
-    a, b, third = (result("not_null", n, columns=column) for n, column in enumerate("abc"))
-    assets = project_assets(manifest(model(audits=TWICE)))
-    assert matched(assets, fqn("core.orders"), a, b, third, result("removed")) == {"not_null_a": a, "not_null_b": b}
-
-
-@pytest.mark.parametrize(
-    ("promoted", "checks"),
-    [("ba", {"not_null_a": "a", "not_null_b": "b"}), ("b", {"not_null_b": "b"})],
-    ids=["in another order", "only one of them"],
-)
-def test_a_result_goes_to_the_check_with_its_arguments(promoted: str, checks: dict[str, str]) -> None:
-    assets = project_assets(manifest(model(audits=TWICE)))
-    results = [result("not_null", n, columns=column) for n, column in enumerate(promoted)]
-    found = matched(assets, fqn("core.orders"), *results)
-    assert {name: one.args["columns"] for name, one in found.items()} == checks
-
-
-# -- standalone audits ----------------------------------------------------------------------------
-
-
-def test_a_standalone_audit_is_a_check_on_the_first_of_our_models_that_it_reads() -> None:
-    add_up = standalone("orders_add_up", ["core.orders", "core.a_table_of_theirs", "marts.revenue"])
-    project = manifest(model("core.orders"), model("marts.revenue"), standalone_audits=[add_up])
-    assets = project_assets(project)
-    key = dg.AssetCheckKey(ORDERS_KEY, "orders_add_up")
-    assert assets.standalone_by_check == {key: "orders_add_up"}
-    assert assets.standalone_audits == {"orders_add_up": add_up}
-    assert assets.checks[key].blocking is False
-    assert assets.check_of("orders_add_up", [result("orders_add_up")]) == {key: result("orders_add_up")}
-
-
-def test_a_standalone_audit_of_no_model_of_ours_is_left_out() -> None:
-    project = manifest(model("core.orders"), standalone_audits=[standalone("theirs", ["raw.events"])])
-    assert (project_assets(project).standalone_audits, len(project_assets(project).checks)) == ({}, 1)
-
-
-def test_a_standalone_audit_named_like_an_audit_of_its_model_has_a_check_of_its_own() -> None:
-    project = manifest(
-        model("core.orders", audits=(audit("not_null"),)), standalone_audits=[standalone("not_null", ["core.orders"])]
-    )
-    assets = project_assets(project)
-    assert {key.name for key in assets.checks} == {STATUS_CHECK, "not_null", "not_null_standalone"}
-    assert {key.name for key in assets.standalone_by_check} == {"not_null_standalone"}
-
-
-def test_standalone_audits_with_like_names_have_a_check_each() -> None:
-    alike = [standalone(name, ["core.orders"], check_name="not_null") for name in ("not null", "not-null", "not_null")]
-    assets = project_assets(manifest(model("core.orders", audits=(audit("not_null"),)), standalone_audits=alike))
-    assert {key.name: name for key, name in assets.standalone_by_check.items()} == {
-        "not_null_standalone": "not null",
-        "not_null_standalone_2": "not-null",
-        "not_null_standalone_3": "not_null",
-    }
-
-
-def test_an_audit_named_like_the_status_check_has_a_check_of_its_own() -> None:
-    assets = project_assets(manifest(model("core.orders", audits=(audit(STATUS_CHECK),))))
-    assert {key.name for key in assets.checks} == {STATUS_CHECK, f"{STATUS_CHECK}_audit"}
-    assert list(matched(assets, fqn("core.orders"), result(STATUS_CHECK))) == [f"{STATUS_CHECK}_audit"]
-
-
-# -- the way back ---------------------------------------------------------------------------------
-
-
-def test_keys_lead_back_to_sqlmeshs_names() -> None:
-    assets = project_assets(manifest(model("core.orders"), model("marts.revenue")))
-    assert {assets.key(node): node for node in assets.specs} == assets.fqn_by_key
-
-
-def test_nodes_are_called_as_people_call_them() -> None:
-    assets = project_assets(manifest(model("core.orders"), standalone_audits=[standalone("add_up", ["core.orders"])]))
-    assert (assets.name(fqn("core.orders")), assets.name("add_up")) == ("core.orders", "add_up")
-
-
-def test_a_spec_that_somebody_changed_is_the_one_that_counts() -> None:
-    project = manifest(model("core.orders", audits=(audit(),)))
-    translates = Translator(project, TagConvention())
-
-    def ours(of: Model) -> dg.AssetSpec:
-        return translates.asset_spec(of).replace_attributes(key=["ours", "orders"])
-
-    assets = ProjectAssets.build(project, translates, ours, translates.check_specs)
-    assert assets.fqn_by_key == {dg.AssetKey(["ours", "orders"]): fqn("core.orders")}
-    assert {key.asset_key for key in assets.checks} == {dg.AssetKey(["ours", "orders"])}
-    assert matched(assets, fqn("core.orders"), result("not_null")) == {"not_null": result("not_null")}
+def test_longer_sql_is_cut() -> None:
+    query = "x" * (MAX_QUERY_CHARACTERS + 1)
+    assert sql_metadata(query).md_str == f"```sql\n{cut(query)}\n```" != f"```sql\n{query}\n```"
 
 
 def test_only_the_data_hash_decides_about_the_code_version() -> None:
     versions = {spec(replace(EVERYTHING, description=text)).code_version for text in ("before", "after")}
     assert versions == {"1001"}
-
-
-# -- names that others depend on ------------------------------------------------------------------
-
-
-def test_models_follow_a_model_that_somebody_gave_another_key() -> None:
-    project = manifest(model("core.orders"), model("marts.revenue", reads=["core.orders", "raw.events"]))
-    translates = Translator(project, TagConvention())
-
-    def ours(of: Model) -> dg.AssetSpec:
-        return translates.asset_spec(of).replace_attributes(key=["ours", *translates.asset_key(of).path])
-
-    assets = ProjectAssets.build(project, translates, ours, translates.check_specs)
-    deps = {dep.asset_key.to_user_string() for dep in assets.specs[fqn("marts.revenue")].deps}
-    assert deps == {"ours/core/orders", "raw/events"}
 
 
 def test_two_tables_from_outside_with_one_short_name_stay_two() -> None:
@@ -693,9 +717,3 @@ def test_two_tags_that_disagree_are_refused() -> None:
 
 def test_sql_that_holds_a_fence_stays_one_block() -> None:
     assert sql_metadata("SELECT '```'").value == "````sql\nSELECT '```'\n````"
-
-
-def test_parents_come_before_children() -> None:
-    names = ["z.source", "a.middle", "b.last"]
-    chain = [model(names[0]), model(names[1], reads=[names[0]]), model(names[2], reads=[names[1]])]
-    assert project_assets(manifest(*chain)).parents_first == tuple(map(fqn, names))

@@ -1,7 +1,7 @@
 """The wire form: one JSON object a line."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from typing import Any, get_args
 
 import pytest
@@ -15,28 +15,47 @@ from dg_sqlmesh_component.errors import WorkerError
 
 D1, D2 = days(1, 1), days(2, 2)
 PROJECT = e.OpenProject(paths=("/shop", "/core"), gateway="local", environment=None, config=None)
-PROMOTED = e.PromotedNode(version="3117", data_hash="1001", metadata_hash="2001")
+PROMOTED = e.PromotedNode(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
+ADD_UP = replace(PROMOTED, table_name=None)
 
 REQUESTS: tuple[e.Request, ...] = (
-    e.DescribeRequest(PROJECT, select=("tag:finance",), exclude=()),
-    e.EvaluationRequest(PROJECT, "prod", ('"db"."core"."orders"',), ("add_up",), (), execution_time=1_767_225_600_000),
+    e.DescribeRequest(PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links")),
+    e.EvaluationRequest(
+        PROJECT,
+        "prod",
+        ('"db"."core"."orders"',),
+        ("add_up",),
+        (),
+        execution_time=1_767_225_600_000,
+        start="2026-01-01",
+        end="1 day ago",
+        ignore_cron=True,
+        skip_janitor=False,
+        concurrent_tasks=4,
+        count_rows=True,
+        holder="run c0ffee of job shop",
+        overlap_timeout=2.5,
+        environment_timeout=60,
+    ),
 )
 EVENTS: tuple[e.Event, ...] = (
     e.ProjectDescribed(
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
-    e.EnvironmentOpened("prod", "plan-1", {'"db"."core"."orders"': PROMOTED}, ("b",), "cd /shop && sqlmesh plan"),
+    e.EnvironmentOpened("prod", "plan-1", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     e.EvaluationPlanned({"a": (D1, D2), "b": ()}),
     e.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
     e.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
-    e.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",)),
+    e.RowsCounted("a", 1_234),
+    e.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",), is_transient=True),
     e.NodesBlocked({"b": ("a",), "c": ()}),
     e.NodeUpToDate("a", "its cron '@daily' is not due", next_due=D2[0], last_interval_end=None),
     e.NodeWaiting("a", ("files_arrived",), ("b",)),
     e.NodeAudited("a", (D1, D2), None),
+    e.SecretsKnown(("hunter2", "")),
     e.LogLine("warning", "text", "sqlmesh"),
     e.EvaluationFinished("nothing_to_do"),
-    e.RequestFailed("DeclarationError", "There is no such gateway."),
+    e.RequestFailed("EvaluationError", "The connection was lost.", is_transient=True),
 )
 """One of each; where a field may be None, it is None in one of them and not in another."""
 
@@ -121,6 +140,17 @@ def test_a_line_without_its_line_break_is_whole(adapter: Any, value: Any) -> Non
     assert wire.decode(adapter, wire.encode(adapter, value)[:-1]) == value
 
 
+def without(adapter: Any, value: Any, *names: str) -> bytes:
+    """The line of a value without some of its fields."""
+    said = json.loads(wire.encode(adapter, value))
+    return json.dumps({name: content for name, content in said.items() if name not in names}).encode()
+
+
+def required(value: Any) -> set[str]:
+    """The fields that a line must have: those without a default, and the one that says what it is."""
+    return {one.name for one in fields(value) if one.default is MISSING or one.name == "type"}
+
+
 def with_field(adapter: Any, value: Any, name: str, content: Any) -> bytes:
     """The line of a value with one field replaced."""
     return json.dumps({**json.loads(wire.encode(adapter, value)), name: content}).encode()
@@ -135,11 +165,88 @@ def test_a_field_of_a_wrong_type_is_refused_by_name(adapter: Any, value: Any) ->
 
 @every_line
 def test_a_missing_field_is_refused_by_name(adapter: Any, value: Any) -> None:
+    for name in required(value):
+        where = refusal(adapter, without(adapter, value, name)).split("The line begins with")[0]
+        assert name in where
+
+
+@every_line
+def test_a_field_that_has_a_default_may_be_missing(adapter: Any, value: Any) -> None:
     for one in fields(value):
-        said = json.loads(wire.encode(adapter, value))
-        del said[one.name]
-        where = refusal(adapter, json.dumps(said).encode()).split("The line begins with")[0]
-        assert one.name in where
+        if one.name not in required(value):
+            assert wire.decode(adapter, without(adapter, value, one.name)) == replace(value, **{one.name: one.default})
+
+
+def test_a_request_that_says_nothing_about_it_asks_for_nothing_beside_the_usual() -> None:
+    describe, evaluate = (
+        wire.decode(wire.REQUEST, without(wire.REQUEST, one, *({one.name for one in fields(one)} - required(one))))
+        for one in REQUESTS
+    )
+    assert describe == e.DescribeRequest(PROJECT, ("tag:finance",), (), include=())
+    assert evaluate == replace(
+        REQUESTS[1],
+        start=None,
+        end=None,
+        ignore_cron=False,
+        skip_janitor=True,
+        concurrent_tasks=None,
+        count_rows=False,
+        holder="somebody",
+        overlap_timeout=0.0,
+        environment_timeout=1,
+    )
+
+
+ERRORS = (e.NodeFailed("a", "OperationalError", "lost", ()), e.RequestFailed("EvaluationError", "lost"))
+every_error = pytest.mark.parametrize("error", ERRORS, ids=[type(one).__name__ for one in ERRORS])
+
+
+@every_error
+def test_an_error_of_which_nothing_more_is_said_is_persistent(error: e.NodeFailed | e.RequestFailed) -> None:
+    assert error.is_transient is False
+    decoded = wire.decode(wire.EVENT, without(wire.EVENT, error, "is_transient"))
+    assert decoded.is_transient is False
+
+
+@every_error
+@pytest.mark.parametrize("is_transient", [True, False])
+def test_whether_an_error_is_transient_crosses_the_pipe(
+    error: e.NodeFailed | e.RequestFailed, is_transient: bool
+) -> None:
+    said = replace(error, is_transient=is_transient)
+    assert json.loads(wire.encode(wire.EVENT, said))["is_transient"] is is_transient
+    assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, said)) == said
+
+
+@every_error
+@pytest.mark.parametrize("said", [None, "maybe", 2, []], ids=str)
+def test_whether_an_error_is_transient_is_yes_or_no(error: e.NodeFailed | e.RequestFailed, said: Any) -> None:
+    assert f"(at {error.type}.is_transient)" in refusal(wire.EVENT, with_field(wire.EVENT, error, "is_transient", said))
+
+
+@pytest.mark.parametrize("name", ["query", "column_lineage", "column_lineage_cut", "source_url"])
+def test_a_model_of_which_nothing_more_was_asked_for_says_nothing_more(name: str) -> None:
+    described = json.loads(wire.encode(wire.EVENT, e.ProjectDescribed(manifest(EVERYTHING))))
+    del described["manifest"]["models"][0][name]
+    silent = replace(EVERYTHING, **{name: getattr(model(), name)})
+    assert wire.decode(wire.EVENT, json.dumps(described).encode()) == e.ProjectDescribed(manifest(silent))
+
+
+@pytest.mark.parametrize(
+    "lineage",
+    [None, {}, {"id": ()}, {"é 注文": (('"db"."ra""w"."t"', "a b"), ("t", "*"))}],
+    ids=["not asked for", "untraced", "of nothing", "awkward names"],
+)
+def test_column_lineage_crosses_the_pipe_as_it_is(lineage: Any) -> None:
+    described = e.ProjectDescribed(manifest(replace(EVERYTHING, column_lineage=lineage)))
+    assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, described)) == described
+
+
+@pytest.mark.parametrize("lineage", [[], {"id": ["raw"]}, {"id": [["raw", "a", "b"]]}, {"id": "raw"}], ids=str)
+def test_column_lineage_of_another_shape_is_refused_with_its_place(lineage: Any) -> None:
+    described = json.loads(wire.encode(wire.EVENT, e.ProjectDescribed(manifest(EVERYTHING))))
+    described["manifest"]["models"][0]["column_lineage"] = lineage
+    assert "models.0.column_lineage" in refusal(wire.EVENT, json.dumps(described).encode())
 
 
 @pytest.mark.parametrize(
@@ -158,6 +265,11 @@ def test_a_missing_field_is_refused_by_name(adapter: Any, value: Any) -> None:
 def test_a_value_of_a_wrong_type_is_refused_with_its_place(name: str, content: Any) -> None:
     finished = e.BatchFinished("a", 0, D1, 5, None, None)
     assert f"(at batch_finished.{name}" in refusal(wire.EVENT, with_field(wire.EVENT, finished, name, content))
+
+
+def test_an_addition_that_there_is_not_is_refused() -> None:
+    line = with_field(wire.REQUEST, REQUESTS[0], "include", ["sql", "splendid"])
+    assert "(at describe.include.1)" in refusal(wire.REQUEST, line)
 
 
 @pytest.mark.parametrize(

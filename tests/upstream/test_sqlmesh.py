@@ -10,6 +10,7 @@ project's folder), ADR-0014 (definitions without a database), ADR-0015 (the jani
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,8 @@ from sqlmesh.core.config import Config
 from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
+from sqlmesh.core.environment import EnvironmentNamingInfo
+from sqlmesh.core.lineage import column_dependencies
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, missing_intervals
@@ -847,3 +850,17 @@ def test_models_are_selected_from_a_loaded_project_without_its_state(
         cache_dir=loaded.cache_dir,
     )
     assert selector.expand_model_selections([selection]) == selected
+
+
+# -- names and lineage --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", ["prod", "Dev_Ada", "PR-17", "a b.c", "größe"])
+def test_an_environments_name_is_kept_in_lower_case_with_an_underscore_for_what_is_no_letter(said: str) -> None:
+    """ADR-0017: the environment of a run config is named as SQLMesh names it."""
+    assert EnvironmentNamingInfo.sanitize_name(said) == re.sub(r"\W", "_", said).lower()
+
+
+def test_the_columns_behind_a_column_are_those_of_direct_parents_by_full_name(loaded: Context) -> None:
+    """What `include_metadata: [column_lineage]` stands on."""
+    assert column_dependencies(loaded, REVENUE, "id") == {ORDERS: {"id"}}

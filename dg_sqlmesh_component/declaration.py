@@ -1,0 +1,171 @@
+"""What stands in `defs.yaml`: the types of the component's attributes, and how they are read.
+
+Dagster reads the annotations of the dataclasses as objects, so they must not be postponed.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import dagster as dg
+from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
+
+from .manifest import Model
+from .project import SQLMeshProject
+from .retries import Retries
+
+Selection: TypeAlias = str | list[str] | None
+
+MetadataAddition: TypeAlias = Literal["column_lineage", "links", "row_count", "sql", "storage_kind"]
+
+
+@dataclass
+class SQLMeshProjectArgs(dg.Resolvable):
+    """A SQLMesh project and how to open it; what stands under `project` when it is a mapping."""
+
+    path: Annotated[
+        str | list[str],
+        dg.Resolver.default(
+            description="Folder of the SQLMesh project, relative to this file, or a list of folders for a "
+            "multi-repository project.",
+            examples=["../../../shop", ["../../../core", "../../../marketing"]],
+        ),
+    ]
+    gateway: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Gateway to use, as `sqlmesh --gateway`. Default: the project's own default gateway.",
+            examples=["warehouse"],
+        ),
+    ] = None
+    environment: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Environment whose promoted models a run executes. Default: the project's own default "
+            "target environment, which is `prod` unless its configuration says otherwise.",
+            examples=["prod", "{{ env.SQLMESH_ENVIRONMENT }}"],
+        ),
+    ] = None
+    config: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Name of the configuration object in `config.py`, as `sqlmesh --config`.",
+            examples=["local_config"],
+        ),
+    ] = None
+    working_directory: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Folder in which SQLMesh runs, relative to this file; relative paths in its configuration "
+            "start there. Default: the (first) project folder, as if you had typed `sqlmesh` in it.",
+            examples=["../../.."],
+        ),
+    ] = None
+    python: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Python interpreter that has SQLMesh, a command or a path relative to this file. It needs "
+            "nothing of Dagster's. Default: the interpreter that runs Dagster.",
+            examples=["../../../.venv-sqlmesh/bin/python"],
+        ),
+    ] = None
+    env: Annotated[
+        dict[str, str],
+        dg.Resolver.default(
+            description="Environment variables for SQLMesh's process only, beside those of Dagster's own. "
+            "Their values are never stored.",
+            examples=[{"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"}],
+        ),
+    ] = field(default_factory=dict)
+
+
+def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject:
+    """The project of a declaration, whose paths are relative to the file that it stands in."""
+    args = (
+        SQLMeshProjectArgs(path=context.resolve_value(model, as_type=str))
+        if isinstance(model, str)
+        else SQLMeshProjectArgs.resolve_from_model(context, model)
+    )
+    here = context.resolve_source_relative_path(".")
+
+    def absolute(path: str) -> Path:
+        return Path(os.path.normpath(here / Path(path).expanduser()))
+
+    paths = [args.path] if isinstance(args.path, str) else args.path
+    # Not resolved: the interpreter of a virtual environment is a link, and what it points to is not it.
+    is_path = args.python is not None and Path(args.python).name != args.python
+    return SQLMeshProject(
+        paths=tuple(absolute(path).resolve() for path in paths),
+        gateway=args.gateway,
+        environment=args.environment,
+        config=args.config,
+        working_directory=absolute(args.working_directory) if args.working_directory else None,
+        python=str(absolute(args.python)) if args.python and is_path else args.python,
+        env=args.env,
+    )
+
+
+_DAGSTERS = TranslationFnResolver[Model](lambda model: {"model": model})
+
+
+def _resolve_translation(context: dg.ResolutionContext, model: Any) -> TranslationFn[Model] | None:
+    return None if model is None else _DAGSTERS.fn.callable(context, model)
+
+
+TRANSLATION = dg.Resolver(
+    _resolve_translation,
+    model_field_type=_DAGSTERS.model_field_type | None,  # type: ignore[operator]
+    inject_before_resolve=False,
+    description="Attributes of every asset, as templates that know `model` (the SQLMesh model: name, schema, table, "
+    "kind, owner, tags, cron ...) and `spec` (the asset as it would be without this). Behind the tag convention, "
+    "before an overridden `get_asset_spec`.",
+    examples=[{"group_name": "{{ model.schema }}", "key_prefix": "shop", "tags": {"cron": "daily"}}],
+)
+"""Dagster's own resolver, with a description and examples, which it leaves no room for, and with null for nothing."""
+
+
+@dataclass
+class Execution(dg.Resolvable):
+    """How SQLMesh runs."""
+
+    concurrent_tasks: Annotated[
+        int | None,
+        dg.Resolver.default(
+            description="How many batches SQLMesh computes at once. Default: what the project's connection says.",
+            examples=[4],
+        ),
+    ] = None
+    environments: Annotated[
+        list[str],
+        dg.Resolver.default(
+            description="Environments that a run may name in its config instead of the declared one; `*` stands for "
+            "any characters. Default: none.",
+            examples=[["dev", "pr_*"]],
+        ),
+    ] = field(default_factory=list)
+    overlap_timeout: Annotated[
+        float,
+        dg.Resolver.default(
+            description="Seconds that a run waits for another run on the same SQLMesh state, or for a DuckDB file that "
+            "another process holds. Default: 3600.",
+            examples=[600],
+        ),
+    ] = 3600.0
+    environment_timeout: Annotated[
+        int,
+        dg.Resolver.default(
+            description="Seconds that a run waits for a plan that is updating its environment; SQLMesh's own default "
+            "is six hours. Default: 300.",
+            examples=[60],
+        ),
+    ] = 300
+    retries: Annotated[
+        Retries | None,
+        dg.Resolver.default(
+            description="Further attempts inside the step, after errors that may be gone by then, such as a lost "
+            "connection; they compute only what is missing. Errors in SQL and failing audits are never retried. "
+            "Default: none.",
+            examples=[{"max_retries": 3, "delay": 30, "backoff": "exponential"}],
+        ),
+    ] = None

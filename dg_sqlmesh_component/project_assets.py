@@ -1,0 +1,342 @@
+"""A project's assets and checks, and the way back from them to SQLMesh's nodes. Pure: the manifest in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import TopologicalSorter
+from itertools import chain, count
+from typing import Any
+
+import dagster as dg
+
+from .errors import DeclarationError, ProjectLoadError
+from .manifest import MAX_LINEAGE_PAIRS, Audit, Manifest, Model, StandaloneAudit
+from .outcomes import AuditResult
+from .translator import Translator, dependency, where
+
+SpecOf = Callable[[Model], dg.AssetSpec]
+CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetCheckSpec | None]
+
+
+@dataclass(frozen=True)
+class ProjectAssets:
+    """A project's assets and checks, and the way back from them to SQLMesh's nodes.
+
+    Attributes:
+        specs: One per selected, executable model, by fqn.
+        checks: All checks, by key, in definition order.
+        models: Every model of the project, by fqn.
+        standalone_audits: Those that read one of the assets, by name.
+        unchecked_standalone_audits: Those of them without a check, with the model beside which they run.
+        fqn_by_key: The model of each asset.
+        node_by_check: The node of each check: the model, or for audits that stand on a reader of what they
+            audit, the external model or the standalone audit.
+        check_by_audit: The check of each audit that has one, by its node and position.
+    """
+
+    manifest: Manifest
+    specs: Mapping[str, dg.AssetSpec]
+    checks: Mapping[dg.AssetCheckKey, dg.AssetCheckSpec]
+    models: Mapping[str, Model]
+    standalone_audits: Mapping[str, StandaloneAudit]
+    unchecked_standalone_audits: Mapping[str, str]
+    fqn_by_key: Mapping[dg.AssetKey, str]
+    node_by_check: Mapping[dg.AssetCheckKey, str]
+    check_by_audit: Mapping[tuple[str, int], dg.AssetCheckKey]
+
+    @classmethod
+    def build(
+        cls,
+        manifest: Manifest,
+        translator: Translator,
+        spec_of: SpecOf,
+        check_spec_of: CheckSpecOf,
+    ) -> ProjectAssets:
+        """Translate the selected models.
+
+        Raises:
+            ProjectLoadError: Two models, or a model and a table it reads, end up on one asset key.
+            DeclarationError: An overridden check belongs to another asset, or has the name of another check.
+        """
+        models = {model.fqn: model for model in manifest.models}
+        chosen = [models[fqn] for fqn in manifest.selected if models[fqn].is_executable]
+        specs = _follow_renames(chosen, translator, spec_of)
+        fqn_by_key = _index_keys(chosen, specs)
+        _refuse_collisions_with_external_tables(chosen, fqn_by_key, models, translator)
+        checks = _Checks(check_spec_of)
+        for model in chosen:
+            checks.add_status(translator.status_check_spec(specs[model.fqn].key), model)
+            for audit in model.audits:
+                checks.add(specs[model.fqn], model.fqn, model, audit)
+        for external, carrier in _first_readers(chosen, models).items():
+            for audit in models[external].audits:
+                checks.add(specs[carrier], external, models[external], audit)
+        standalone_audits, unchecked = {}, {}
+        for standalone in manifest.standalone_audits:
+            reader = _carrier(standalone, specs)
+            if reader is not None:
+                name = standalone.audit.name
+                standalone_audits[name] = standalone
+                checks.add(specs[reader], name, standalone, standalone.audit)
+                if (name, standalone.audit.position) not in checks.check_by_audit:
+                    unchecked[name] = reader
+        return cls(
+            manifest=manifest,
+            specs=specs,
+            checks=checks.specs,
+            models=models,
+            standalone_audits=standalone_audits,
+            unchecked_standalone_audits=unchecked,
+            fqn_by_key=fqn_by_key,
+            node_by_check=checks.node_by_check,
+            check_by_audit=checks.check_by_audit,
+        )
+
+    @cached_property
+    def parents_first(self) -> tuple[str, ...]:
+        """All models, each behind those that it reads: the order in which results may be recorded."""
+        graph = {fqn: self.models[fqn].depends_on for fqn in sorted(self.models)}
+        return tuple(fqn for fqn in TopologicalSorter(graph).static_order() if fqn in self.models)
+
+    def audited_externals(self, models: Iterable[str]) -> set[str]:
+        """External models with audits that these models read, through embedded ones too.
+
+        They are no assets of ours, yet SQLMesh runs their audits, and one that blocks stops what reads the table.
+        """
+        return {external for model in models for external in _audited_externals_of(model, self.models)}
+
+    def name(self, node: str) -> str:
+        """A node as people call it: the model's name as written, or the standalone audit's."""
+        return self.models[node].name if node in self.models else node
+
+    def key(self, node: str) -> dg.AssetKey:
+        """The asset key of a model that is an asset."""
+        return self.specs[node].key
+
+    def severity(self, node: str, audit: AuditResult) -> dg.AssetCheckSeverity:
+        """How bad it is when an audit fails: an error where it stops the model, or where dbt says that it is one."""
+        standalone = self.standalone_audits.get(node)
+        is_error = audit.blocking or bool(standalone and standalone.dbt and standalone.dbt.severity == "error")
+        return dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN
+
+    @cached_property
+    def audit_checks(self) -> Mapping[str, tuple[dg.AssetCheckKey, ...]]:
+        """The checks of each node's audits, by node."""
+        found: dict[str, list[dg.AssetCheckKey]] = {}
+        for (node, _), check in self.check_by_audit.items():
+            found.setdefault(node, []).append(check)
+        return {node: tuple(checks) for node, checks in found.items()}
+
+    def check_of(self, node: str, audits: Iterable[AuditResult]) -> dict[dg.AssetCheckKey, AuditResult]:
+        """Match results to checks: by the audit's name and arguments, else by the order of its uses."""
+        results = sorted(audits, key=lambda one: one.position)
+        defined = [self.standalone_audits[node].audit] if node in self.standalone_audits else []
+        defined += self.models[node].audits if node in self.models else []
+        matched = {}
+        for by_arguments in (True, False):
+            for result in list(results):
+                same = [use for use in defined if use.name == result.name]
+                use = next((use for use in same if not by_arguments or use.args == result.args), None)
+                if use is not None:
+                    defined.remove(use)
+                    results.remove(result)
+                    check = self.check_by_audit.get((node, use.position))
+                    if check is not None:
+                        matched[check] = result
+        return matched
+
+
+def _carrier(standalone: StandaloneAudit, specs: Mapping[str, dg.AssetSpec]) -> str | None:
+    """The model that a standalone audit's check stands on: the one that dbt says it tests, else the first it reads."""
+    said = [standalone.dbt.tests] if standalone.dbt and standalone.dbt.tests else []
+    return next((fqn for fqn in [*said, *standalone.depends_on] if fqn in specs), None)
+
+
+class _Checks:
+    """Collects checks, and what each of them is the check of."""
+
+    def __init__(self, spec_of: CheckSpecOf) -> None:
+        self._spec_of = spec_of
+        self.specs: dict[dg.AssetCheckKey, dg.AssetCheckSpec] = {}
+        self.node_by_check: dict[dg.AssetCheckKey, str] = {}
+        self.check_by_audit: dict[tuple[str, int], dg.AssetCheckKey] = {}
+
+    def add_status(self, spec: dg.AssetCheckSpec, model: Model) -> None:
+        self.specs[spec.key] = spec
+        self.node_by_check[spec.key] = model.fqn
+
+    def add(self, asset: dg.AssetSpec, node: str, owner: Model | StandaloneAudit, audit: Audit) -> None:
+        spec = self._spec_of(asset, owner, audit)
+        if spec is None:
+            return
+        if spec.asset_key != asset.key:
+            raise DeclarationError(
+                f"get_asset_check_spec puts the check {spec.name!r} of the audit {audit.name} on the asset "
+                f"{spec.asset_key.to_user_string()}; it belongs to {asset.key.to_user_string()}."
+            )
+        is_own = isinstance(owner, Model) and not owner.is_external
+        if spec.key in self.specs and is_own:
+            raise DeclarationError(
+                f"get_asset_check_spec gives two checks of {asset.key.to_user_string()} the name {spec.name!r}. "
+                "Each check of an asset needs a name of its own."
+            )
+        if spec.key in self.specs:
+            spec = spec._replace(
+                name=self._free_name(spec, "_standalone" if isinstance(owner, StandaloneAudit) else "")
+            )
+        self.specs[spec.key] = spec
+        self.node_by_check[spec.key] = node
+        self.check_by_audit[(node, audit.position)] = spec.key
+
+    def _free_name(self, spec: dg.AssetCheckSpec, suffix: str) -> str:
+        """Audits of other nodes stand beside the model's own, which keep their names."""
+        candidates = chain([f"{spec.name}{suffix}"], (f"{spec.name}{suffix}_{number}" for number in count(2)))
+        return next(name for name in candidates if dg.AssetCheckKey(spec.asset_key, name) not in self.specs)
+
+
+def _audited_externals_of(model: str, models: Mapping[str, Model]) -> set[str]:
+    found: set[str] = set()
+    to_visit = list(models[model].depends_on)
+    while to_visit:
+        parent = models.get(to_visit.pop())
+        if parent is not None and parent.is_embedded:
+            to_visit.extend(parent.depends_on)
+        elif parent is not None and parent.is_external and parent.audits:
+            found.add(parent.fqn)
+    return found
+
+
+def _first_readers(chosen: list[Model], models: Mapping[str, Model]) -> dict[str, str]:
+    """The model that carries the checks of each external model with audits: the first that reads it."""
+    readers: dict[str, str] = {}
+    for model in chosen:
+        for external in sorted(_audited_externals_of(model.fqn, models)):
+            readers.setdefault(external, model.fqn)
+    return readers
+
+
+def _follow_renames(chosen: list[Model], translator: Translator, spec_of: SpecOf) -> dict[str, dg.AssetSpec]:
+    """The assets, each depending on the keys that its upstream models really have.
+
+    A model upstream that is not selected has the key that it would have if it were, so that two declarations
+    that share a project and its translation join up.
+    """
+    specs = {model.fqn: spec_of(model) for model in chosen}
+    keys = _RealKeys(specs, translator, spec_of)
+    tables = translator.tables(keys.of)
+    lineage = _ColumnLineage(translator, keys)
+    return {
+        model.fqn: specs[model.fqn].replace_attributes(
+            deps=_real_deps(specs[model.fqn], list(translator.upstream(model)), translator, keys, tables),
+            metadata={**lineage.metadata(model), **specs[model.fqn].metadata},
+        )
+        for model in chosen
+    }
+
+
+class _RealKeys:
+    """The keys that everything has in the end."""
+
+    def __init__(self, specs: Mapping[str, dg.AssetSpec], translator: Translator, spec_of: SpecOf) -> None:
+        self._known = {fqn: spec.key for fqn, spec in specs.items()}
+        self._translator = translator
+        self._spec_of = spec_of
+
+    def of(self, parent: Model | str) -> dg.AssetKey:
+        """The key of something that is read."""
+        if not isinstance(parent, Model) or parent.is_external:
+            return self._translator.external_key(parent)
+        if parent.fqn not in self._known:
+            self._known[parent.fqn] = self._spec_of(parent).key
+        return self._known[parent.fqn]
+
+
+def _real_deps(
+    spec: dg.AssetSpec,
+    parents: list[Model | str],
+    translator: Translator,
+    keys: _RealKeys,
+    tables: Mapping[dg.AssetKey, str | None],
+) -> list[dg.AssetDep]:
+    """The dependencies of an asset, each default key in them replaced by the real keys of the parents behind it."""
+    real: dict[dg.AssetKey, list[dg.AssetKey]] = {}
+    for parent in parents:
+        real.setdefault(translator.default_key(parent), []).append(keys.of(parent))
+    deps: dict[dg.AssetKey, dg.AssetDep] = {}
+    for dep in spec.deps:
+        for key in real.get(dep.asset_key, ()):
+            is_default = not dep.partition_mapping and set(dep.metadata or {}) <= {"dagster/table_name"}
+            deps[key] = dependency(key, tables) if is_default else dep._replace(asset_key=key)
+        if dep.asset_key not in real:
+            deps[dep.asset_key] = dep
+    return list(deps.values())
+
+
+class _ColumnLineage:
+    """Column lineage in terms of assets: through embedded models, to the keys that everything really has."""
+
+    def __init__(self, translator: Translator, keys: _RealKeys) -> None:
+        self._translator = translator
+        self._keys = keys
+
+    def metadata(self, model: Model) -> dict[str, Any]:
+        if not model.column_lineage:
+            return {}
+        metadata: dict[str, Any] = {
+            "dagster/column_lineage": dg.TableColumnLineage(
+                {
+                    column: [dg.TableColumnDep(asset_key=key, column_name=name) for key, name in made_of]
+                    for column, pairs in model.column_lineage.items()
+                    if (made_of := sorted({one for pair in pairs for one in self._sources(*pair)}))
+                }
+            )
+        }
+        if model.column_lineage_cut:
+            metadata["sqlmesh/column_lineage_cut"] = (
+                f"{model.column_lineage_cut} pairs of columns are left out beyond the first {MAX_LINEAGE_PAIRS}"
+            )
+        return metadata
+
+    def _sources(self, fqn: str, column: str) -> Iterable[tuple[dg.AssetKey, str]]:
+        parent = self._translator.model(fqn)
+        if parent is not None and parent.is_embedded:
+            for source in (parent.column_lineage or {}).get(column, ()):
+                yield from self._sources(*source)
+        else:
+            yield self._keys.of(parent or fqn), column
+
+
+def _index_keys(chosen: list[Model], specs: Mapping[str, dg.AssetSpec]) -> dict[dg.AssetKey, str]:
+    by_key: dict[dg.AssetKey, Model] = {}
+    for model in chosen:
+        other = by_key.setdefault(specs[model.fqn].key, model)
+        if other is not model:
+            raise ProjectLoadError(
+                f"Two models become the asset {specs[model.fqn].key.to_user_string()}: {where(other)} and "
+                f"{where(model)}. Give one of them another key, for instance with a tag "
+                "'dagster:key_prefix:<prefix>' in its MODEL block, or with `translation.key` in defs.yaml."
+            )
+    return {key: model.fqn for key, model in by_key.items()}
+
+
+def _refuse_collisions_with_external_tables(
+    chosen: list[Model],
+    fqn_by_key: Mapping[dg.AssetKey, str],
+    models: Mapping[str, Model],
+    translator: Translator,
+) -> None:
+    for model in chosen:
+        for parent in translator.upstream(model):
+            if isinstance(parent, Model) and parent.is_executable:
+                continue
+            fqn = fqn_by_key.get(translator.external_key(parent))
+            if fqn is not None:
+                table = parent.fqn if isinstance(parent, Model) else parent
+                raise ProjectLoadError(
+                    f"{where(model)} reads the external table {table}, whose asset key "
+                    f"{translator.external_key(parent).to_user_string()} is that of {where(models[fqn])}. "
+                    "Give the table another key with `external_models.keys` in defs.yaml, or the model, for instance "
+                    "with a tag 'dagster:key_prefix:<prefix>'."
+                )

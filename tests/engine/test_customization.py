@@ -1,0 +1,322 @@
+"""What a team changes in YAML and in Python: Dagster's own test suites for components, and the order of precedence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster.components.testing.test_cases import TestOpCustomization, TestTranslation
+from harness import DagsterProject, dagster_project, load, plan, write_project
+
+from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component.translator import HAS_VIRTUAL_ASSETS
+
+FILES = {
+    "models/orders.sql": "MODEL (name shop.orders, kind FULL); SELECT id::INT AS id, 2 AS two FROM raw.orders",
+    "models/seen.sql": "MODEL (name shop.seen, kind VIEW); SELECT id FROM shop.orders",
+    "external_models.yaml": "- name: raw.orders\n  columns:\n    id: int\n",
+}
+ORDERS, SEEN = dg.AssetKey(["shop", "orders"]), dg.AssetKey(["shop", "seen"])
+
+
+class _Declared:
+    """A project, described once: each test builds the component's definitions from that state."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project = write_project(folder / "shop", FILES)
+        self.state = folder / "state"
+        self.component().write_state_to_path(self.state)
+
+    def component(self, **attributes: Any) -> SQLMeshProjectComponent:
+        return SQLMeshProjectComponent.from_attributes_dict(attributes={"project": str(self.project), **attributes})
+
+    def definitions(self, **attributes: Any) -> dg.Definitions:
+        component = self.component(**attributes)
+        return component.build_defs_from_state(dg.ComponentTree.for_test().load_context, self.state)
+
+    def specs(self, **attributes: Any) -> dict[dg.AssetKey, dg.AssetSpec]:
+        return {spec.key: spec for spec in self.definitions(**attributes).resolve_all_asset_specs()}
+
+
+@pytest.fixture(scope="module")
+def declared(tmp_path_factory: pytest.TempPathFactory) -> _Declared:
+    return _Declared(tmp_path_factory.mktemp("customization"))
+
+
+class TestTranslationOfModels(TestTranslation):
+    @pytest.mark.attribute("translation")
+    def test_dagsters_translation_suite_passes(
+        self, declared: _Declared, attributes: Any, assertion: Any, key_modifier: Any
+    ) -> None:
+        specs = declared.specs(translation=attributes)
+        key = key_modifier(SEEN) if key_modifier else SEEN
+        assert assertion(specs[key])
+
+
+class TestTheOp(TestOpCustomization):
+    @pytest.mark.attribute("op.name", "op.tags", "op.backfill_policy")
+    def test_dagsters_op_suite_passes(self, declared: _Declared, attributes: Any, assertion: Any) -> None:
+        definition = declared.definitions(op=attributes).resolve_assets_def(ORDERS)
+        assert assertion(definition if "backfill_policy" in attributes else definition.op)
+
+
+def test_a_template_sees_the_model_and_the_asset_as_it_was(declared: _Declared) -> None:
+    specs = declared.specs(
+        translation={
+            "group_name": "{{ model.schema }}_{{ model.kind | lower }}",
+            "description": "{{ spec.description }} From {{ model.depends_on | length }} table.",
+            "metadata": {"columns": "{{ model.columns | map(attribute='name') | list }}"},
+        }
+    )
+    assert specs[ORDERS].group_name == "shop_full"
+    assert specs[ORDERS].description == "SQLMesh model shop.orders (FULL). From 1 table."
+    assert specs[ORDERS].metadata["columns"] == ["id", "two"]
+
+
+@pytest.mark.attribute("external_models.key", "external_models.keys")
+def test_external_models_get_their_keys_from_a_template_or_one_by_one(declared: _Declared) -> None:
+    def upstream(**said: Any) -> list[tuple[str, Any]]:
+        deps = declared.specs(external_models=said)[ORDERS].deps
+        return [(dep.asset_key.to_user_string(), dep.metadata.get("dagster/table_name")) for dep in deps]
+
+    table = "warehouse.raw.orders"
+    assert upstream() == [("raw/orders", table)]
+    assert upstream(key="landing/{{ external.catalog }}/{{ external.name }}") == [("landing/warehouse/orders", table)]
+    assert upstream(key="x/{{ external.name }}", keys={"raw.orders": "dlt/orders"}) == [("dlt/orders", None)]
+    with pytest.raises(Exception, match=r"names 'raw.oders'.*Did you mean raw.orders"):
+        upstream(keys={"raw.oders": "dlt/orders"})
+
+
+@pytest.mark.attribute("virtual_views")
+@pytest.mark.skipif(not HAS_VIRTUAL_ASSETS, reason="this Dagster has no virtual assets: they came with 1.13")
+def test_views_are_virtual_assets_unless_they_shall_not_be(declared: _Declared) -> None:
+    assert {key for key, spec in declared.specs().items() if spec.is_virtual} == {SEEN}
+    assert not any(spec.is_virtual for spec in declared.specs(virtual_views=False).values())
+
+
+@pytest.mark.attribute("include_metadata")
+def test_a_translated_key_is_followed_by_what_depends_on_it_and_by_column_lineage(declared: _Declared) -> None:
+    with_lineage = declared.component(include_metadata=["column_lineage"], translation={"key_prefix": "lab"})
+    with_lineage.write_state_to_path(declared.state.with_name("lineage"))
+    definitions = with_lineage.build_defs_from_state(
+        dg.ComponentTree.for_test().load_context, declared.state.with_name("lineage")
+    )
+    seen = definitions.resolve_assets_def(SEEN.with_prefix("lab")).get_asset_spec(SEEN.with_prefix("lab"))
+    assert [dep.asset_key for dep in seen.deps] == [ORDERS.with_prefix("lab")]
+    lineage = seen.metadata["dagster/column_lineage"]
+    assert lineage.deps_by_column == {"id": [dg.TableColumnDep(ORDERS.with_prefix("lab"), "id")]}
+
+
+@pytest.mark.parametrize(
+    ("translation", "said"),
+    [
+        ({"group_name": "not a group"}, "`translation` in defs.yaml cannot be applied to Model shop.orders"),
+        ({"group_name": "{{ modle.schema }}"}, "modle"),
+        ({"owners": ["bob"]}, "`translation` in defs.yaml cannot be applied to Model shop.orders"),
+    ],
+)
+def test_a_translation_that_dagster_refuses_names_the_model(
+    declared: _Declared, translation: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(Exception, match=said):
+        declared.specs(translation=translation)
+
+
+OURS = """
+import dagster as dg
+
+from dg_sqlmesh_component import SQLMeshProjectComponent, SQLMeshRunConfig
+
+
+class OurConfig(SQLMeshRunConfig):
+    ticket: str | None = None
+
+
+class Ours(SQLMeshProjectComponent):
+    def get_asset_spec(self, model):
+        spec = super().get_asset_spec(model)
+        return spec.merge_attributes(tags={"by_override": spec.tags["by_translation"], "last": "override"})
+
+    def get_asset_check_spec(self, asset_spec, node, audit):
+        if audit.name == "number_of_rows":
+            return None
+        spec = super().get_asset_check_spec(asset_spec, node, audit)
+        return spec._replace(name=f"our_{spec.name}", description=f"Ask {node.name} about it.")
+
+    @property
+    def op_config_schema(self):
+        return OurConfig
+
+    def execute(self, context):
+        context.log.info(f"ticket {context.op_execution_context.op_config['ticket']}")
+        yield from super().execute(context)
+"""
+PRECEDENCE = {
+    "models/orders.sql": """MODEL (name shop.orders, kind FULL, owner ada,
+        tags ['dagster:group_name:by_tag', 'dagster:tag:first=tag', 'dagster:tag:last=tag'],
+        audits (not_null(columns := (id)), number_of_rows(threshold := 0))); SELECT 1 AS id""",
+    "models/weekly.sql": "MODEL (name shop.weekly, kind FULL, cron '@weekly', start '2026-01-01'); "
+    "SELECT id FROM shop.orders",
+}
+# With the file `together` in the project, each of the two waits until the other one is at work too.
+TOGETHER = """
+import time
+import typing as t
+from pathlib import Path
+
+import pandas as pd
+from sqlmesh import model
+
+
+@model("shop.{0}", kind="FULL", columns={{"id": "int"}})
+def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
+    Path("{0}_is_at_work").touch()
+    deadline = time.monotonic() + 20
+    while Path("together").exists() and not Path("{1}_is_at_work").exists():
+        assert time.monotonic() < deadline, "the other model never started"
+        time.sleep(0.1)
+    return pd.DataFrame({{"id": [1]}})
+"""
+PRECEDENCE |= {
+    "models/left.py": TOGETHER.format("left", "right"),
+    "models/right.py": TOGETHER.format("right", "left"),
+}
+
+
+@pytest.fixture(scope="module")
+def overridden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterProject]:
+    folder = tmp_path_factory.mktemp("overridden")
+    project = write_project(folder / "shop", PRECEDENCE)
+    plan(project)
+    plan(project, "dev", "--include-unmodified")
+    with dagster_project(folder) as dagster:
+        (dagster.root / dagster.root.name / "components.py").write_text(OURS)
+        dagster.declare(
+            "shop",
+            {
+                "project": str(project),
+                "translation": {"tags": {"by_translation": "{{ spec.group_name }}", "last": "translation"}},
+                "execution": {"environments": ["dev"], "concurrent_tasks": 2},
+                "include_metadata": ["row_count", "sql", "storage_kind", "links"],
+                "op": {"name": "shop"},
+            },
+            type=f"{dagster.root.name}.components.Ours",
+            post_processing={"assets": [{"target": "key:shop/orders", "attributes": {"group_name": "at_last"}}]},
+        )
+        dagster.add_module(
+            "neighbour",
+            "import dagster as dg\n\n"
+            "@dg.definitions\ndef defs(context: dg.ComponentLoadContext):\n"
+            "    shop = context.load_component('shop')\n"
+            "    job = dg.define_asset_job('weekly', shop.get_asset_selection('+shop.weekly', exclude='shop.orders'))\n"
+            "    @dg.asset(deps=[shop.asset_key_for_model('shop.weekly')])\n"
+            "    def downstream(): ...\n"
+            "    return dg.Definitions(assets=[downstream], jobs=[job])\n",
+        )
+        dagster.refresh()
+        yield dagster
+
+
+@pytest.mark.attribute("post_processing")
+def test_precedence_is_defaults_tags_translation_override_post_processing(overridden: DagsterProject) -> None:
+    definitions = load(overridden.root)
+    spec = definitions.resolve_assets_def(ORDERS).get_asset_spec(ORDERS)
+    assert spec.owners == ["team:ada"]  # a default
+    assert spec.tags["first"] == "tag"
+    assert spec.tags["by_translation"] == "by_tag"
+    assert spec.tags["by_override"] == "by_tag"
+    assert spec.tags["last"] == "override"
+    assert spec.group_name == "at_last"
+    assert "SELECT" in spec.metadata["sqlmesh/query"].value
+    assert spec.metadata["dagster/storage_kind"] == "duckdb"
+
+
+def test_neighbours_depend_on_models_by_name_and_select_in_sqlmeshs_language(overridden: DagsterProject) -> None:
+    definitions = load(overridden.root)
+    downstream = definitions.resolve_assets_def(dg.AssetKey("downstream"))
+    assert {dep.asset_key for dep in downstream.get_asset_spec().deps} == {dg.AssetKey(["shop", "weekly"])}
+    selected = definitions.resolve_job_def("weekly").asset_layer.selected_asset_keys
+    assert selected == {dg.AssetKey(["shop", "weekly"])}
+
+
+@pytest.mark.attribute("execution.environments")
+def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> None:
+    assets = ["shop/orders", "shop/weekly"]
+    on_cron = overridden.launch(assets=assets, ops={"shop": {"ticket": "T-1"}})
+    assert on_cron.status == dg.DagsterRunStatus.SUCCESS, on_cron.failures
+    assert "ticket T-1" in on_cron.log
+    assert {asset: on_cron.status_of(asset) for asset in assets} == dict(zip(assets, ["executed", "up_to_date"]))
+    assert on_cron.checks["shop/orders:our_not_null"].passed
+    assert not any("number_of_rows" in check for check in on_cron.checks)
+    told = overridden.launch(assets=assets, ops={"shop": {"ignore_cron": True, "environment": "dev"}})
+    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+    assert {asset: told.status_of(asset) for asset in assets} == dict(zip(assets, ["up_to_date", "executed"]))
+    metadata = told.materializations["shop/weekly"].metadata
+    assert metadata["sqlmesh/environment"].value == "dev"
+    assert metadata["dagster/table_name"].value == "warehouse.shop__dev.weekly"
+    assert metadata["dagster/row_count"].value == 1
+    run = overridden.instance.get_run_by_id(told.run_id)
+    assert run is not None
+    assert {name: value for name, value in run.tags.items() if name.startswith("sqlmesh/")} == {
+        "sqlmesh/environment": "dev",
+        "sqlmesh/ignore_cron": "true",
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"environment": "staging"}, "allowed are: prod, dev"),
+        ({"start": "the day after never"}, "start 'the day after never' is no point in time"),
+        ({"start": "2026-02-01", "end": "2026-01-01"}, "lies behind its end"),
+        ({"environment": "dev", "skip_janitor": False}, "only before a run of environment prod"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_run_config_that_cannot_be_meant_is_refused_in_a_sentence(
+    overridden: DagsterProject, config: dict[str, Any], said: str
+) -> None:
+    told = overridden.launch(assets=["shop/orders"], ops={"shop": config})
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert said in told.failures[0]
+    assert not told.materializations
+
+
+@pytest.mark.attribute("execution.concurrent_tasks")
+def test_as_many_batches_as_asked_for_are_computed_at_once(overridden: DagsterProject) -> None:
+    project = overridden.root.parent / "shop"
+    for file in project.glob("*_is_at_work"):
+        file.unlink()
+    (project / "together").touch()
+    told = overridden.launch(assets=["shop/left", "shop/right"])
+    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+    assert set(told.materializations) == {"shop/left", "shop/right"}
+
+
+@pytest.mark.attribute("execution.retries.backoff", "execution.retries.jitter")
+def test_delays_grow_and_vary_as_declared(declared: _Declared) -> None:
+    def delays(**said: Any) -> list[float]:
+        retries = declared.component(execution={"retries": {"max_retries": 3, "delay": 8, **said}}).execution.retries
+        assert retries is not None
+        return [retries.delay_before(attempt) for attempt in (2, 3, 4)]
+
+    assert delays() == [8, 8, 8]
+    assert delays(backoff="linear") == [8, 16, 24]
+    assert delays(backoff="exponential") == [8, 24, 56]
+    assert all(0 <= delay <= 8 for delay in delays(jitter="full"))
+    assert len(set(delays(jitter="plus_minus"))) > 1
+
+
+@pytest.mark.attribute("execution.retries.transient_errors", "execution.retries.persistent_errors")
+def test_errors_that_are_judged_wrongly_can_be_named(declared: _Declared) -> None:
+    said = {"max_retries": 1, "transient_errors": ["Suspended"], "persistent_errors": ["OutOfMemory"]}
+    retries = declared.component(execution={"retries": said}).execution.retries
+    assert retries is not None
+    assert retries.is_transient("ProgrammingError: Warehouse Suspended", known=False)
+    assert not retries.is_transient("ProgrammingError: no such table", known=False)
+    assert not retries.is_transient("OutOfMemoryException: 12 GB", known=True)
+    with pytest.raises(Exception, match=r"`execution.retries.transient_errors` in defs.yaml has '\('"):
+        declared.component(execution={"retries": {"max_retries": 1, "transient_errors": ["("]}})

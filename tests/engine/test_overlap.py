@@ -1,0 +1,168 @@
+"""Two runs at a time on one state: the second waits, and finds nothing left of what the first did."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import TESTS, DagsterProject, Told, dagster_project, plan, query, write_project
+from postgres import Server, postgres_server
+
+# Append-only: what is computed twice stands there twice.
+APPENDING = """
+MODEL (name t.appended, kind INCREMENTAL_UNMANAGED, cron '@daily', start '{start}');
+SELECT @start_ds AS since, @end_ds AS until, {pause} AS paused FROM t.before
+"""
+BEFORE = "MODEL (name t.before, kind FULL); SELECT 1 AS id"
+SLOW = """
+import time
+import typing as t
+
+import pandas as pd
+from sqlmesh import model
+
+
+@model("t.slow", kind="FULL", columns={"id": "int"}, depends_on=["t.appended"])
+def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
+    print("the password is correct-horse-battery, or postgresql://ada:staple@127.0.0.1/shop")
+    time.sleep(3)
+    return pd.DataFrame({"id": [1]})
+"""
+POSTGRES = """
+gateways:
+  local:
+    connection:
+      type: postgres
+      host: 127.0.0.1
+      port: {port}
+      user: postgres
+      password: correct-horse-battery
+      database: {database}
+      concurrent_tasks: 2
+default_gateway: local
+model_defaults:
+  dialect: postgres
+  start: 6 days ago
+disable_anonymized_analytics: true
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with postgres_server() as running:
+        yield running
+
+
+def files(pause: str) -> dict[str, str]:
+    from datetime import datetime, timedelta, timezone
+
+    start = (datetime.now(timezone.utc) - timedelta(days=6)).strftime("%Y-%m-%d")
+    return {
+        "models/before.sql": BEFORE,
+        "models/appended.sql": APPENDING.format(start=start, pause=pause),
+        "models/slow.py": SLOW,
+    }
+
+
+def launch_beside(dagster: DagsterProject) -> subprocess.Popen[str]:
+    """Launch everything in a process of its own, as another host would."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import dagster as dg\nfrom pathlib import Path\nfrom harness import DagsterProject\n"
+        "with dg.DagsterInstance.from_config(sys.argv[2]) as instance:\n"
+        "    print(DagsterProject(Path(sys.argv[3]), instance).launch().run_id)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script, TESTS, dagster.instance.root_directory, dagster.root],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def told_of(dagster: DagsterProject, process: subprocess.Popen[str]) -> Told:
+    said, _ = process.communicate(timeout=200)
+    return Told(dagster.instance, said.split()[-1])
+
+
+@pytest.mark.attribute("execution.overlap_timeout")
+def test_runs_that_overlap_on_postgres_compute_every_interval_once(server: Server, tmp_path: Path) -> None:
+    server.query("CREATE DATABASE appending")
+    project = write_project(
+        tmp_path / "shop", files("pg_sleep(3)::text"), POSTGRES.format(port=server.port, database="appending")
+    )
+    plan(project)
+    [(planned,)] = server.query("SELECT count(*) FROM t.appended", "appending")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        processes = [launch_beside(dagster) for _ in range(2)]
+        sessions = _sessions_of_holders(server, processes)
+        both = [told_of(dagster, process) for process in processes]
+    assert [told.status for told in both] == [dg.DagsterRunStatus.SUCCESS] * 2, [told.failures for told in both]
+    [(now,)] = server.query("SELECT count(*) FROM t.appended", "appending")
+    assert now == planned + 1  # one batch for the days since the plan
+    executed = sorted(set(told.materializations) for told in both)
+    assert sorted(map(len, executed)) == [0, 3]
+    waiter = next(told for told in both if not told.materializations)
+    other = next(told for told in both if told is not waiter)
+    assert f"is held by Dagster run {other.run_id} since " in waiter.log
+    assert {waiter.status_of(one) for one in ("t/before", "t/appended", "t/slow")} == {"up_to_date"}
+    everything = "".join(str(entry) for told in both for entry in told.entries)
+    assert "the password is ***, or postgresql://ada:***@127.0.0.1/shop" in everything
+    assert "correct-horse" not in everything
+    # A transaction that stays open would keep PostgreSQL from cleaning up.
+    assert sessions == {"idle"}
+
+
+def _sessions_of_holders(server: Server, processes: list[subprocess.Popen[str]]) -> set[str]:
+    states: set[str] = set()
+    while any(process.poll() is None for process in processes):
+        found = server.query(
+            "SELECT state, application_name FROM pg_stat_activity WHERE application_name LIKE 'dg_sqlmesh%'"
+        )
+        states |= {state for state, _ in found}
+        time.sleep(0.5)
+    return states - {"active"}
+
+
+def test_a_holder_that_was_killed_holds_nobody_up(server: Server, tmp_path: Path) -> None:
+    server.query("CREATE DATABASE killed")
+    project = write_project(tmp_path / "shop", files("''"), POSTGRES.format(port=server.port, database="killed"))
+    plan(project)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project), "execution": {"overlap_timeout": 60}})
+        dagster.refresh()
+        first = launch_beside(dagster)
+        deadline = time.monotonic() + 120
+        while not server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", "killed"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        first.kill()
+        first.wait()
+        second = dagster.launch()
+    assert second.status == dg.DagsterRunStatus.SUCCESS, second.failures
+    [(rows, days)] = server.query("SELECT count(*), count(DISTINCT since) FROM t.appended", "killed")
+    assert rows == days
+
+
+def test_runs_that_overlap_on_duckdb_wait_for_the_file(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", files("''"))
+    plan(project)
+    [(planned,)] = query(project, "SELECT count(*) FROM t.appended")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        processes = [launch_beside(dagster) for _ in range(2)]
+        both = [told_of(dagster, process) for process in processes]
+    assert [told.status for told in both] == [dg.DagsterRunStatus.SUCCESS] * 2, [told.failures for told in both]
+    [(now,)] = query(project, "SELECT count(*) FROM t.appended")
+    assert now == planned + 1
+    assert sorted(len(told.materializations) for told in both) == [0, 3]
+    waiter = next(told for told in both if not told.materializations)
+    assert "Waiting, for 3600 seconds at most. The DuckDB file is in use by another process" in waiter.log

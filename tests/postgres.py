@@ -1,0 +1,88 @@
+"""A PostgreSQL server of the tests' own: a free port on loopback, a data folder that is thrown away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def _binary(name: str) -> str | None:
+    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
+    return shutil.which(name) or (str(installed[-1]) if installed else None)
+
+
+@dataclass
+class Server:
+    """Where it listens, and how to speak to it."""
+
+    port: int
+
+    def query(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        import psycopg2
+
+        connection = psycopg2.connect(host="127.0.0.1", port=self.port, user="postgres", dbname=database)
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+
+@contextmanager
+def postgres_server() -> Iterator[Server]:
+    """Start a server; the test is skipped, saying so, where PostgreSQL is not installed."""
+    initdb, postgres = _binary("initdb"), _binary("postgres")
+    if initdb is None or postgres is None:
+        pytest.skip("PostgreSQL IS NOT INSTALLED, so nothing was tested on it: `make services` installs it on Debian")
+    # The server refuses to run as root, and its user must be able to reach the folder.
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    folder = Path(tempfile.mkdtemp(prefix="dg_sqlmesh_postgres_"))
+    if as_user:
+        shutil.chown(folder, "postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = folder / "data"
+    subprocess.run(
+        [*as_user, initdb, "-D", data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--no-sync"],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+    )
+    options = ["-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-c", "fsync=off"]
+    server = subprocess.Popen(
+        [*as_user, postgres, "-D", data, *options], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        _await(Server(port), server)
+        yield Server(port)
+    finally:
+        server.terminate()
+        server.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _await(server: Server, process: subprocess.Popen[bytes]) -> None:
+    import psycopg2
+
+    for _ in range(150):
+        assert process.poll() is None, "PostgreSQL did not start"
+        try:
+            server.query("SELECT 1")
+            return
+        except psycopg2.OperationalError:
+            time.sleep(0.2)
+    raise AssertionError("PostgreSQL did not answer within 30 seconds")

@@ -1,0 +1,54 @@
+"""Runs SQLMesh's command, or a script of ours, in forks of a process that has imported SQLMesh once.
+
+Importing SQLMesh takes seconds, and the tests type its command often. A request is a line of JSON:
+{"arguments": [...], "folder": ..., "environment": {...}, "output": <file>}; the answer is the exit status.
+"""
+
+import json
+import os
+import runpy
+import sys
+
+
+def serve_in_fork(request: dict) -> None:
+    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(descriptor, target)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    first, *rest = request["arguments"]
+    sys.argv = [first, *rest]
+    if first == "sqlmesh":
+        from sqlmesh.cli.main import cli
+
+        cli()
+    else:
+        runpy.run_path(first, run_name="__main__")
+
+
+def main() -> None:
+    import sqlmesh.cli.main  # noqa: F401  # what every fork then has
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            status = 0
+            try:
+                serve_in_fork(json.loads(line))
+            except SystemExit as ended:
+                status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                status = 1
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+main()

@@ -1,0 +1,653 @@
+"""Several attempts in one ledger: what stays open for the next one, and what comes of it then.
+
+`core.orders` reads `staging.orders` and `staging.refunds`; `marts.revenue` reads `core.orders`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+from unit.outcome_table import (
+    D1,
+    D2,
+    D3,
+    DIVISION,
+    FAILED,
+    LOST,
+    ONE_BATCH,
+    OPENED,
+    ORDERS,
+    PROMOTED,
+    STAGING,
+    SUCCEEDED,
+    TWO_BATCHES,
+    audit_result,
+    audited,
+    batch,
+    failing_batch,
+    opened,
+)
+from unit.scenario import days, fqn
+
+from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
+
+REFUNDS, MART = fqn("staging.refunds"), fqn("marts.revenue")
+PARENTS_FIRST = (STAGING, REFUNDS, ORDERS, MART)
+START_OVER = e.EvaluationPlanned({})
+
+
+def planned(*nodes: str, interval: e.Interval = D1) -> e.EvaluationPlanned:
+    """One batch each."""
+    return e.EvaluationPlanned(dict.fromkeys(nodes, (interval,)))
+
+
+def lost(node: str) -> e.NodeFailed:
+    """A transient failure."""
+    return e.NodeFailed(node, "OperationalError", "the connection was lost", (), is_transient=True)
+
+
+def broken(node: str) -> e.NodeFailed:
+    """A persistent failure."""
+    return e.NodeFailed(node, "BinderException", "there is no such column", ())
+
+
+def unclean(node: str) -> e.NodeFailed:
+    """A failing audit."""
+    return e.NodeFailed(node, "NodeAuditsErrors", "Audit not_null failed", ("not_null",))
+
+
+def up_to_date(node: str) -> e.NodeUpToDate:
+    return e.NodeUpToDate(node, "every interval that is over has been computed", None, None)
+
+
+def waiting(node: str) -> e.NodeWaiting:
+    return e.NodeWaiting(node, ("files_arrived",), ())
+
+
+def feed(ledger: Ledger, events: Iterable[e.Event]) -> list[NodeOutcome | AuditOnlyOutcome]:
+    return [outcome for event in events for outcome in ledger.feed(event)]
+
+
+def kinds(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> dict[str, Outcome]:
+    return {one.fqn: one.outcome for one in outcomes if isinstance(one, NodeOutcome)}
+
+
+# -- what stays open ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Situation:
+    """How an attempt ended.
+
+    Attributes:
+        says: The situation as a sentence; the id of its tests.
+        events: SQLMesh's evidence, without its last event.
+        kept: The nodes that another attempt may bring through.
+        settled: The outcomes of those that it may not.
+        done: Nodes that were handed out before the end.
+        interrupted: Whether a transient error ended the whole attempt, before SQLMesh came to its own end.
+    """
+
+    says: str
+    events: tuple[e.Event, ...]
+    kept: frozenset[str] = frozenset()
+    settled: Mapping[str, Outcome] = field(default_factory=dict)
+    done: frozenset[str] = frozenset()
+    interrupted: bool = False
+
+    @property
+    def requested(self) -> list[str]:
+        return [node for node in PARENTS_FIRST if node in {*self.kept, *self.settled, *self.done}]
+
+    def ledger(self) -> Ledger:
+        """At the end of that attempt."""
+        ledger = Ledger(self.requested)
+        assert {one.fqn for one in feed(ledger, self.events)} == self.done
+        return ledger
+
+    def paused(self) -> Ledger:
+        """Before the next one."""
+        ledger = self.ledger()
+        ledger.pause(self.kept)
+        return ledger
+
+
+def nodes(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+SITUATIONS = (
+    Situation("it failed for a transient cause", (ONE_BATCH, failing_batch(0, D1), lost(ORDERS)), nodes(ORDERS)),
+    Situation("it failed for two transient causes", (TWO_BATCHES, LOST, lost(ORDERS)), nodes(ORDERS)),
+    Situation(
+        "it failed for a persistent cause",
+        (ONE_BATCH, failing_batch(0, D1), broken(ORDERS)),
+        settled={ORDERS: Outcome.FAILED},
+    ),
+    Situation(
+        "it failed for a transient cause and for a persistent one",
+        (TWO_BATCHES, lost(ORDERS), broken(ORDERS)),
+        settled={ORDERS: Outcome.FAILED},
+    ),
+    Situation(
+        "it failed for a persistent cause and for a transient one",
+        (TWO_BATCHES, broken(ORDERS), lost(ORDERS)),
+        settled={ORDERS: Outcome.FAILED},
+    ),
+    Situation("its audit failed", (ONE_BATCH, unclean(ORDERS)), settled={ORDERS: Outcome.AUDIT_FAILED}),
+    Situation(
+        "its audit failed, and another batch for a transient cause",
+        (TWO_BATCHES, unclean(ORDERS), lost(ORDERS)),
+        settled={ORDERS: Outcome.FAILED},
+    ),
+    Situation(
+        "it was partly executed and failed for a transient cause",
+        (TWO_BATCHES, batch(0, D1), failing_batch(1, D2), lost(ORDERS)),
+        nodes(ORDERS),
+    ),
+    Situation(
+        "it was partly executed and failed for a persistent cause",
+        (TWO_BATCHES, batch(0, D1), failing_batch(1, D2), broken(ORDERS)),
+        settled={ORDERS: Outcome.PARTLY_EXECUTED},
+    ),
+    Situation(
+        "it failed for a transient cause and is listed as left out too",
+        (ONE_BATCH, lost(ORDERS), e.NodesBlocked({ORDERS: ()})),
+        nodes(ORDERS),
+    ),
+    Situation(
+        "a transient failure blocked it",
+        (planned(STAGING, ORDERS), lost(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        nodes(STAGING, ORDERS),
+    ),
+    Situation(
+        "two transient failures blocked it",
+        (planned(STAGING, REFUNDS, ORDERS), lost(STAGING), lost(REFUNDS), e.NodesBlocked({ORDERS: (REFUNDS, STAGING)})),
+        nodes(STAGING, REFUNDS, ORDERS),
+    ),
+    Situation(
+        "a transient failure blocked a chain",
+        (planned(STAGING, ORDERS, MART), lost(STAGING), e.NodesBlocked({ORDERS: (STAGING,), MART: (STAGING,)})),
+        nodes(STAGING, ORDERS, MART),
+    ),
+    Situation(
+        "a persistent failure blocked it",
+        (planned(STAGING, ORDERS), broken(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        settled={STAGING: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
+    ),
+    Situation(
+        "a failing audit blocked it",
+        (planned(STAGING, ORDERS), unclean(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        settled={STAGING: Outcome.AUDIT_FAILED, ORDERS: Outcome.BLOCKED},
+    ),
+    Situation(
+        "a transient failure and a persistent one blocked it",
+        (
+            planned(STAGING, REFUNDS, ORDERS),
+            lost(STAGING),
+            broken(REFUNDS),
+            e.NodesBlocked({ORDERS: (REFUNDS, STAGING)}),
+        ),
+        nodes(STAGING),
+        {REFUNDS: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
+    ),
+    Situation(
+        "a transient failure blocked the beginning of a chain, and a persistent one its end",
+        (
+            planned(STAGING, REFUNDS, ORDERS, MART),
+            lost(STAGING),
+            broken(REFUNDS),
+            e.NodesBlocked({ORDERS: (STAGING,), MART: (REFUNDS, STAGING)}),
+        ),
+        nodes(STAGING, ORDERS),
+        {REFUNDS: Outcome.FAILED, MART: Outcome.BLOCKED},
+    ),
+    Situation(
+        "a failure of both kinds blocked it",
+        (planned(STAGING, ORDERS), lost(STAGING), broken(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        settled={STAGING: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
+    ),
+    Situation(
+        "a failure of what this run was not asked for blocked it",
+        (ONE_BATCH, e.NodesBlocked({ORDERS: (STAGING,)})),
+        settled={ORDERS: Outcome.BLOCKED},
+    ),
+    Situation(
+        "a transient failure beside an executed model",
+        (planned(STAGING, ORDERS), batch(0, D1, node=STAGING), lost(ORDERS)),
+        nodes(ORDERS),
+        done=nodes(STAGING),
+    ),
+    Situation(
+        "a transient failure beside models that had nothing to do",
+        (e.EvaluationPlanned({ORDERS: (D1,), REFUNDS: ()}), lost(ORDERS), up_to_date(STAGING), waiting(REFUNDS)),
+        nodes(ORDERS),
+        {STAGING: Outcome.UP_TO_DATE, REFUNDS: Outcome.WAITING},
+    ),
+    Situation("all went well", (ONE_BATCH, batch(0, D1)), done=nodes(ORDERS)),
+    Situation("SQLMesh left it untold", (ONE_BATCH,), settled={ORDERS: Outcome.INTERRUPTED}),
+    Situation(
+        "SQLMesh left its failing batch unnamed",
+        (ONE_BATCH, failing_batch(0, D1)),
+        settled={ORDERS: Outcome.INTERRUPTED},
+    ),
+    Situation(
+        "SQLMesh left it out for no failure that can be named",
+        (ONE_BATCH, e.NodesBlocked({ORDERS: ()})),
+        settled={ORDERS: Outcome.INTERRUPTED},
+    ),
+    # The same where a transient error ended the whole attempt.
+    Situation("interrupted: before anything was said", (), nodes(STAGING, ORDERS), interrupted=True),
+    Situation("interrupted: it was planned", (OPENED, ONE_BATCH), nodes(ORDERS), interrupted=True),
+    Situation("interrupted: between two batches", (TWO_BATCHES, batch(1, D2)), nodes(ORDERS), interrupted=True),
+    Situation(
+        "interrupted: a batch had failed, and was not yet named",
+        (ONE_BATCH, failing_batch(0, D1)),
+        nodes(ORDERS),
+        interrupted=True,
+    ),
+    Situation(
+        "interrupted: it was left out, and no failure was named",
+        (ONE_BATCH, e.NodesBlocked({ORDERS: ()})),
+        nodes(ORDERS),
+        interrupted=True,
+    ),
+    Situation(
+        "interrupted: another one was executed",
+        (planned(STAGING, ORDERS), batch(0, D1, node=STAGING)),
+        nodes(ORDERS),
+        done=nodes(STAGING),
+        interrupted=True,
+    ),
+    Situation(
+        "interrupted: others were told to be up to date or waiting",
+        (e.EvaluationPlanned({ORDERS: (D1,), REFUNDS: ()}), up_to_date(STAGING), waiting(REFUNDS)),
+        nodes(ORDERS),
+        {STAGING: Outcome.UP_TO_DATE, REFUNDS: Outcome.WAITING},
+        interrupted=True,
+    ),
+    Situation(
+        "interrupted: what an earlier pass did was told to be all there is to do",
+        (TWO_BATCHES, batch(0, D1), START_OVER, up_to_date(ORDERS)),
+        settled={ORDERS: Outcome.EXECUTED},
+        interrupted=True,
+    ),
+    Situation(
+        "interrupted: it had failed for a transient cause",
+        (ONE_BATCH, failing_batch(0, D1), lost(ORDERS)),
+        nodes(ORDERS),
+        interrupted=True,
+    ),
+    Situation(
+        "interrupted: it had failed for a persistent cause",
+        (planned(STAGING, ORDERS), broken(ORDERS)),
+        nodes(STAGING),
+        {ORDERS: Outcome.FAILED},
+        interrupted=True,
+    ),
+    Situation(
+        "interrupted: its audit had failed",
+        (ONE_BATCH, unclean(ORDERS)),
+        settled={ORDERS: Outcome.AUDIT_FAILED},
+        interrupted=True,
+    ),
+    Situation(
+        "interrupted: a transient failure had blocked it",
+        (planned(STAGING, ORDERS), lost(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        nodes(STAGING, ORDERS),
+        interrupted=True,
+    ),
+    Situation(
+        "interrupted: a persistent failure had blocked it",
+        (planned(STAGING, ORDERS), broken(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        settled={STAGING: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
+        interrupted=True,
+    ),
+)
+every_situation = pytest.mark.parametrize("situation", SITUATIONS, ids=lambda one: one.says)
+
+
+@every_situation
+def test_another_attempt_is_worth_it_for_what_it_may_bring_through(situation: Situation) -> None:
+    assert situation.ledger().worth_retrying(situation.interrupted) == situation.kept
+
+
+@every_situation
+def test_what_another_attempt_cannot_bring_through_is_settled_before_it_in_the_order_requested(
+    situation: Situation,
+) -> None:
+    ledger = situation.ledger()
+    assert ledger.open_nodes == {*situation.kept, *situation.settled}
+    outcomes = ledger.pause(situation.kept)
+    assert kinds(outcomes) == situation.settled
+    assert [one.fqn for one in outcomes] == [node for node in PARENTS_FIRST if node in situation.settled]
+    assert {one.attempts for one in outcomes if isinstance(one, NodeOutcome)} <= {1}
+    assert ledger.open_nodes == situation.kept
+    assert not ledger.is_closed
+
+
+@every_situation
+def test_another_attempt_that_goes_well_executes_what_stayed_open_and_nothing_else(situation: Situation) -> None:
+    ledger, kept = situation.paused(), [node for node in PARENTS_FIRST if node in situation.kept]
+    second = [batch(0, D3, node=node) for node in kept]
+    outcomes = feed(ledger, [opened(*kept), planned(*kept, interval=D3), *second, SUCCEEDED])
+    assert [(one.fqn, one.outcome) for one in outcomes if isinstance(one, NodeOutcome)] == [
+        (node, Outcome.EXECUTED) for node in kept
+    ]
+    for one in outcomes:
+        assert isinstance(one, NodeOutcome)
+        assert (one.attempts, one.again, one.promoted) == (2, False, PROMOTED)
+        assert (one.errors, one.failed_audits, one.culprits) == ((), (), ())
+        assert one.intervals[-1][1] == D3[1]
+    assert ledger.contradictions == ()
+    assert ledger.open_nodes == frozenset()
+
+
+@every_situation
+def test_another_attempt_that_fails_for_good_says_only_what_failed_in_it(situation: Situation) -> None:
+    ledger, kept = situation.paused(), sorted(situation.kept)
+    events = [planned(*kept), *(failing_batch(0, D1, node=node) for node in kept), *map(broken, kept)]
+    feed(ledger, events)
+    assert ledger.worth_retrying(interruption_is_transient=True) == frozenset()
+    outcomes = ledger.feed(FAILED) if kept else ledger.feed(SUCCEEDED)
+    assert {*kinds(outcomes)} == situation.kept
+    assert {*kinds(outcomes).values()} <= {Outcome.FAILED, Outcome.PARTLY_EXECUTED}
+    assert {(one.errors, one.attempts) for one in outcomes if isinstance(one, NodeOutcome)} <= {
+        (("there is no such column",), 2)
+    }
+    assert ledger.contradictions == ()
+
+
+@every_situation
+def test_what_fails_for_a_transient_cause_again_stays_open_again(situation: Situation) -> None:
+    ledger, kept = situation.paused(), sorted(situation.kept)
+    feed(ledger, [planned(*kept), *map(lost, kept)])
+    assert ledger.worth_retrying(interruption_is_transient=False) == situation.kept
+    assert ledger.pause(situation.kept) == []
+    outcomes = feed(ledger, [planned(*kept), *(batch(0, D1, node=node) for node in kept)])
+    assert [one.attempts for one in outcomes if isinstance(one, NodeOutcome)] == [3] * len(kept)
+
+
+@every_situation
+def test_an_interruption_leaves_at_least_as_much_to_another_attempt_as_an_end(situation: Situation) -> None:
+    ledger = situation.ledger()
+    assert ledger.worth_retrying(False) <= ledger.worth_retrying(True) <= ledger.open_nodes
+
+
+@every_situation
+def test_what_is_worth_another_attempt_is_asked_without_consequence(situation: Situation) -> None:
+    asked, never_asked = situation.ledger(), situation.ledger()
+    asked.worth_retrying(True), asked.worth_retrying(False)
+    assert asked.close("killed") == never_asked.close("killed")
+
+
+def test_there_is_a_situation_for_every_outcome_that_an_attempt_can_settle() -> None:
+    settled = {outcome for situation in SITUATIONS for outcome in situation.settled.values()}
+    assert settled == set(Outcome) - {Outcome.NOT_IN_ENVIRONMENT}  # which is settled by the first event
+
+
+# -- what comes of it -----------------------------------------------------------------------------
+
+
+def after(*attempts: Iterable[e.Event], requested: Iterable[str] = (ORDERS,)) -> list[NodeOutcome]:
+    """What the last of these attempts hands out, each of which but the last left every node open that it could."""
+    ledger = Ledger(requested)
+    *earlier, last = attempts
+    for events in earlier:
+        feed(ledger, events)
+        ledger.pause(ledger.open_nodes)
+    return [one for one in feed(ledger, last) if isinstance(one, NodeOutcome)]
+
+
+HALF = (TWO_BATCHES, batch(0, D1, duration_ms=5, rows=10, bytes=100), failing_batch(1, D2), LOST)
+
+
+def test_batches_that_finished_in_the_first_attempt_count() -> None:
+    second = [planned(ORDERS, interval=D2), batch(0, D2, duration_ms=7, rows=20, bytes=200)]
+    (outcome,) = after(HALF, second)
+    assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (days(1, 2),))
+    assert (outcome.planned_batches, outcome.finished_batches) == (2, 2)
+    assert (outcome.duration_ms, outcome.rows, outcome.bytes) == (12, 30, 300)
+
+
+def test_batches_of_every_attempt_count() -> None:
+    plan = e.EvaluationPlanned({ORDERS: (D2, D3)})
+    second = [plan, batch(1, D3), failing_batch(0, D2), LOST]
+    (outcome,) = after(HALF, second, [planned(ORDERS, interval=D2), batch(0, D2)])
+    assert (outcome.outcome, outcome.intervals, outcome.attempts) == (Outcome.EXECUTED, (days(1, 3),), 3)
+    assert (outcome.planned_batches, outcome.finished_batches) == (3, 3)
+
+
+def test_a_model_is_executed_when_the_last_batch_of_the_second_attempt_finished_and_not_before() -> None:
+    ledger = Ledger([ORDERS])
+    feed(ledger, HALF)
+    ledger.pause(frozenset([ORDERS]))
+    plan = e.EvaluationPlanned({ORDERS: (D2, D3)})
+    assert [len(ledger.feed(event)) for event in (plan, batch(1, D3), batch(0, D2), SUCCEEDED)] == [0, 0, 1, 0]
+
+
+def test_what_the_first_attempt_finished_is_named_when_the_second_fails_for_good() -> None:
+    second = [planned(ORDERS, interval=D2), failing_batch(0, D2), DIVISION, FAILED]
+    (outcome,) = after(HALF, second)
+    assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
+    assert (outcome.planned_batches, outcome.finished_batches) == (2, 1)
+    assert outcome.errors == (DIVISION.message,)
+
+
+def test_what_the_first_attempt_finished_is_named_when_the_second_is_interrupted() -> None:
+    (outcome,) = after(HALF, [planned(ORDERS, interval=D2), e.RequestFailed("WorkerError", "killed")])
+    assert (outcome.outcome, outcome.intervals, outcome.attempts) == (Outcome.INTERRUPTED, (D1,), 2)
+    assert outcome.errors == ("killed",)
+
+
+def test_audits_of_batches_that_failed_in_the_first_attempt_are_void() -> None:
+    first = [TWO_BATCHES, audited("not_null", D1, 1), batch(0, D1), audited("not_null", D2, 3), failing_batch(1, D2)]
+    second = [planned(ORDERS, interval=D2), audited("not_null", D2, 0, query="again"), batch(0, D2)]
+    (outcome,) = after([*first, LOST], second)
+    assert outcome.audits == (audit_result("not_null", days(1, 2), failing_rows=1),)
+
+
+def test_an_audit_that_failed_in_the_second_attempt_is_its_outcome() -> None:
+    second = [ONE_BATCH, audited("not_null", D1, 3), failing_batch(0, D1), unclean(ORDERS), FAILED]
+    (outcome,) = after([ONE_BATCH, audited("not_null", D1), failing_batch(0, D1), LOST], second)
+    assert (outcome.outcome, outcome.attempts, outcome.failed_audits) == (Outcome.AUDIT_FAILED, 2, ("not_null",))
+    assert outcome.audits == (audit_result("not_null", D1, failing_rows=3),)
+
+
+@pytest.mark.parametrize(("counts", "row_count"), [((), None), ((9,), 9)], ids=["not counted again", "counted again"])
+def test_the_rows_of_the_table_are_those_counted_in_the_last_attempt(
+    counts: tuple[int, ...], row_count: int | None
+) -> None:
+    first = [TWO_BATCHES, e.RowsCounted(ORDERS, 7), batch(0, D1), LOST]
+    second = [planned(ORDERS, interval=D2), *(e.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D2)]
+    (outcome,) = after(first, second)
+    assert outcome.row_count == row_count
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3, 4])
+def test_an_outcome_says_how_many_attempts_it_took(attempts: int) -> None:
+    earlier = [[ONE_BATCH, LOST]] * (attempts - 1)
+    (outcome,) = after(*earlier, [ONE_BATCH, batch(0, D1)])
+    assert outcome.attempts == attempts
+
+
+def test_only_what_stayed_open_took_another_attempt() -> None:
+    ledger = Ledger(PARENTS_FIRST)
+    first = [planned(*PARENTS_FIRST), batch(0, D1, node=STAGING), lost(REFUNDS), broken(ORDERS), lost(MART)]
+    handed_out = feed(ledger, first)
+    handed_out += ledger.pause(ledger.worth_retrying(interruption_is_transient=False))
+    handed_out += feed(ledger, [planned(REFUNDS, MART), batch(0, D1, node=REFUNDS), lost(MART)])
+    handed_out += ledger.pause(ledger.worth_retrying(interruption_is_transient=False))
+    handed_out += feed(ledger, [planned(MART), batch(0, D1, node=MART), SUCCEEDED])
+    assert {one.fqn: one.attempts for one in handed_out if isinstance(one, NodeOutcome)} == {
+        STAGING: 1,
+        ORDERS: 1,
+        REFUNDS: 2,
+        MART: 3,
+    }
+
+
+@pytest.mark.parametrize("last", [SUCCEEDED, e.EvaluationFinished("nothing_to_do")], ids=lambda one: one.status)
+def test_what_another_process_computed_between_two_attempts_is_up_to_date(last: e.EvaluationFinished) -> None:
+    second = [planned(STAGING), batch(0, D1, node=STAGING), up_to_date(ORDERS), last]
+    outcomes = after([planned(STAGING, ORDERS), lost(STAGING), lost(ORDERS)], second, requested=[STAGING, ORDERS])
+    assert kinds(outcomes) == {STAGING: Outcome.EXECUTED, ORDERS: Outcome.UP_TO_DATE}
+    assert outcomes[1].errors == ()
+
+
+def test_what_the_first_attempt_finished_is_executed_when_the_second_has_nothing_to_add() -> None:
+    second = [planned(STAGING), batch(0, D1, node=STAGING), up_to_date(ORDERS), SUCCEEDED]
+    outcomes = after([*HALF, lost(STAGING)], second, requested=[STAGING, ORDERS])
+    assert kinds(outcomes)[ORDERS] is Outcome.EXECUTED
+    (outcome,) = (one for one in outcomes if one.fqn == ORDERS)
+    assert (outcome.intervals, outcome.planned_batches, outcome.finished_batches) == ((D1,), 1, 1)
+
+
+def test_what_lacks_a_signal_in_the_second_attempt_is_waiting() -> None:
+    (outcome,) = after([ONE_BATCH, LOST], [e.EvaluationPlanned({ORDERS: ()}), waiting(ORDERS), SUCCEEDED])
+    assert (outcome.outcome, outcome.signals, outcome.errors) == (Outcome.WAITING, ("files_arrived",), ())
+
+
+def test_what_a_failure_of_the_first_attempt_blocked_may_be_blocked_by_another_one_in_the_second() -> None:
+    first = [planned(STAGING, REFUNDS, ORDERS), lost(STAGING), lost(REFUNDS)]
+    second = [planned(STAGING, REFUNDS, ORDERS), batch(0, D1, node=STAGING), broken(REFUNDS)]
+    outcomes = after(
+        [*first, e.NodesBlocked({ORDERS: (REFUNDS, STAGING)})],
+        [*second, e.NodesBlocked({ORDERS: (REFUNDS,)}), FAILED],
+        requested=[STAGING, REFUNDS, ORDERS],
+    )
+    assert kinds(outcomes) == {STAGING: Outcome.EXECUTED, REFUNDS: Outcome.FAILED, ORDERS: Outcome.BLOCKED}
+    assert next(one for one in outcomes if one.fqn == ORDERS).culprits == (REFUNDS,)
+
+
+def test_a_plan_that_lands_in_the_second_attempt_voids_no_batch_of_the_first() -> None:
+    second = [e.EvaluationPlanned({ORDERS: (D2, D3)}), batch(0, D2), START_OVER]
+    (outcome,) = after(HALF, [*second, planned(ORDERS, interval=D3), batch(0, D3)])
+    assert (outcome.outcome, outcome.intervals, outcome.again) == (Outcome.EXECUTED, (days(1, 3),), False)
+
+
+def test_what_is_promoted_is_what_the_last_attempt_found() -> None:
+    replaced = e.PromotedNode("4711", "9", "9")
+    second = e.EnvironmentOpened("prod", "plan-2", {ORDERS: replaced}, (), "cd /shop && sqlmesh plan")
+    (outcome,) = after([OPENED, ONE_BATCH, LOST], [second, ONE_BATCH, batch(0, D1)])
+    assert outcome.promoted == replaced
+
+
+def test_what_a_plan_removed_between_two_attempts_is_not_in_the_environment() -> None:
+    outcomes = after([OPENED, ONE_BATCH, LOST], [opened(missing=(ORDERS,)), e.EvaluationFinished("not_run")])
+    assert kinds(outcomes) == {ORDERS: Outcome.NOT_IN_ENVIRONMENT}
+    assert (outcomes[0].attempts, len(outcomes[0].errors)) == (2, 1)
+
+
+# -- what the first attempt settled ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "outcome"),
+    [
+        ([planned(STAGING, ORDERS), batch(0, D1, node=STAGING)], Outcome.EXECUTED),
+        ([planned(STAGING, ORDERS), failing_batch(0, D1, node=STAGING), broken(STAGING)], Outcome.FAILED),
+        ([planned(STAGING, ORDERS), unclean(STAGING)], Outcome.AUDIT_FAILED),
+        ([planned(ORDERS), up_to_date(STAGING)], Outcome.UP_TO_DATE),
+        ([e.EvaluationPlanned({ORDERS: (D1,), STAGING: ()}), waiting(STAGING)], Outcome.WAITING),
+        ([opened(ORDERS, missing=(STAGING,))], Outcome.NOT_IN_ENVIRONMENT),
+    ],
+    ids=lambda one: one.value if isinstance(one, Outcome) else "",
+)
+@pytest.mark.parametrize(
+    "second",
+    [
+        [planned(ORDERS, interval=D2), batch(0, D2), SUCCEEDED],
+        [planned(ORDERS), broken(ORDERS), FAILED],
+        [planned(ORDERS), START_OVER, planned(ORDERS), batch(0, D1), SUCCEEDED],
+        [e.RequestFailed("WorkerError", "killed")],
+        [],
+    ],
+    ids=["went well", "failed", "started over", "was interrupted", "never spoke"],
+)
+def test_what_the_first_attempt_settled_is_handed_out_once_and_stays_as_it_is(
+    first: list[e.Event], outcome: Outcome, second: list[e.Event]
+) -> None:
+    ledger = Ledger([STAGING, ORDERS])
+    handed_out = feed(ledger, [*first, lost(ORDERS)])
+    handed_out += ledger.pause(frozenset([ORDERS]))
+    assert kinds(handed_out) == {STAGING: outcome}
+    later = feed(ledger, second) + ledger.close("killed")
+    assert [one.fqn for one in later] == [ORDERS]
+    assert ledger.contradictions == ()
+
+
+def test_an_attempt_for_which_nothing_stays_open_leaves_nothing_to_close() -> None:
+    ledger = Ledger([ORDERS])
+    feed(ledger, [ONE_BATCH, broken(ORDERS)])
+    assert len(ledger.pause(frozenset())) == 1
+    assert ledger.feed(FAILED) == []
+    assert ledger.is_closed
+
+
+# -- contradictions -------------------------------------------------------------------------------
+
+
+def test_what_contradicted_the_request_in_the_first_attempt_is_not_forgotten() -> None:
+    ledger = Ledger([ORDERS])
+    feed(ledger, [planned(ORDERS, MART), batch(0, D1, node=MART), batch(7, D1), LOST])
+    ledger.pause(frozenset([ORDERS]))
+    feed(ledger, [ONE_BATCH, batch(0, D1), SUCCEEDED])
+    assert ledger.contradictions == (
+        f"SQLMesh executed {MART}, which was not requested.",
+        f"SQLMesh finished a batch of {ORDERS} that it had not planned.",
+    )
+
+
+def test_a_failed_run_in_which_nobody_failed_is_a_contradiction_in_the_second_attempt_too() -> None:
+    ledger = Ledger([ORDERS])
+    feed(ledger, [ONE_BATCH, LOST])
+    ledger.pause(frozenset([ORDERS]))
+    feed(ledger, [ONE_BATCH, batch(0, D1), FAILED])
+    assert ledger.contradictions == ("SQLMesh reported a failed run but named no model that failed.",)
+
+
+def test_a_batch_of_the_first_plan_is_none_of_the_second() -> None:
+    ledger = Ledger([ORDERS])
+    feed(ledger, [TWO_BATCHES, LOST])
+    ledger.pause(frozenset([ORDERS]))
+    assert feed(ledger, [ONE_BATCH, batch(1, D2)]) == []
+    assert ledger.contradictions == (f"SQLMesh finished a batch of {ORDERS} that it had not planned.",)
+
+
+# -- checks without their models ------------------------------------------------------------------
+
+
+def test_audits_without_their_model_stay_open_until_they_are_told() -> None:
+    ledger = Ledger([], [STAGING, REFUNDS, ORDERS])
+    assert ledger.open_audit_only == (STAGING, REFUNDS, ORDERS)
+    feed(ledger, [opened(ORDERS, STAGING, missing=(REFUNDS,))])
+    assert ledger.open_audit_only == (STAGING, ORDERS)
+    assert ledger.pause(frozenset()) == []
+    assert feed(ledger, [e.NodeAudited(ORDERS, (), None)]) == [AuditOnlyOutcome(ORDERS, (), (), None)]
+    assert ledger.open_audit_only == (STAGING,)
+    assert ledger.feed(SUCCEEDED) == [
+        AuditOnlyOutcome(STAGING, (), (), "SQLMesh ended the run without evaluating them.")
+    ]
+
+
+def test_audits_without_their_model_are_no_nodes_that_are_executed() -> None:
+    ledger = Ledger([STAGING], [ORDERS])
+    assert ledger.open_nodes == frozenset([STAGING])
+    assert ledger.worth_retrying(interruption_is_transient=True) == frozenset([STAGING])
+
+
+def test_audits_without_their_model_are_told_in_the_attempt_that_evaluates_them() -> None:
+    ledger = Ledger([], [STAGING, ORDERS])
+    first = feed(ledger, [audited("recent", D1, 1, node=STAGING), e.NodeAudited(STAGING, (D2,), None)])
+    assert ledger.pause(frozenset()) == []
+    second = feed(ledger, [audited("not_null", D1, 2), e.NodeAudited(ORDERS, (), None), SUCCEEDED])
+    assert first == [AuditOnlyOutcome(STAGING, (audit_result("recent", D1, failing_rows=1),), (D2,), None)]
+    assert second == [AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1, failing_rows=2),), (), None)]
+
+
+def test_audits_without_their_model_that_no_attempt_evaluated_say_why() -> None:
+    ledger = Ledger([], [ORDERS])
+    ledger.pause(frozenset())
+    assert ledger.close("killed") == [AuditOnlyOutcome(ORDERS, (), (), "killed")]

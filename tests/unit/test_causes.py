@@ -1,0 +1,370 @@
+"""Which errors may be gone when the same thing is tried again. Classes are built as real drivers build them."""
+
+import asyncio
+import concurrent.futures
+import http.client
+from collections.abc import Callable
+from itertools import pairwise
+
+import duckdb
+import pytest
+import requests
+import urllib3
+
+from dg_sqlmesh_component.worker.causes import is_transient
+
+
+class DatabaseError(Exception):
+    """DB-API 2.0 has a small family of errors, and every driver a family of its own."""
+
+
+class InterfaceError(Exception): ...
+
+
+class OperationalError(DatabaseError): ...
+
+
+class ProgrammingError(DatabaseError): ...
+
+
+class IntegrityError(DatabaseError): ...
+
+
+class InternalError(DatabaseError): ...
+
+
+def raised(action: Callable[[], object]) -> Exception:
+    """What an action raises."""
+    with pytest.raises(Exception) as refused:
+        action()
+    return refused.value
+
+
+def named(name: str, message: str, *bases: type[Exception]) -> Exception:
+    """An error of a class of this name, as a client library that is not installed here would raise it."""
+    return type(name, bases or (Exception,), {})(message)
+
+
+# -- PostgreSQL's states --------------------------------------------------------------------------
+
+TRANSIENT_STATES = {
+    "08000": "connection exception",
+    "08001": "the client cannot establish the connection",
+    "08003": "the connection does not exist",
+    "08004": "the server rejected the connection",
+    "08006": "connection failure",
+    "08P01": "protocol violation",
+    "40001": "serialization failure",
+    "40P01": "deadlock detected",
+    "53000": "insufficient resources",
+    "53100": "disk full",
+    "53200": "out of memory",
+    "53300": "too many connections",
+    "53400": "configuration limit exceeded",
+    "55006": "object in use",
+    "55P03": "lock not available",
+    "57P01": "admin shutdown",
+    "57P02": "crash shutdown",
+    "57P03": "cannot connect now",
+}
+PERSISTENT_STATES = {
+    "22012": "division by zero",
+    "22P02": "invalid text representation",
+    "23505": "unique violation",
+    "28000": "invalid authorization",
+    "28P01": "invalid password",
+    "3D000": "no such database",
+    "40002": "integrity constraint violation at the end of a transaction",
+    "42501": "insufficient privilege",
+    "42601": "syntax error",
+    "42703": "undefined column",
+    "42P01": "undefined table",
+    "55000": "object not in the prerequisite state",
+    "57014": "query cancelled",
+    "57P04": "the database was dropped",
+    "P0001": "raised in PL/pgSQL",
+    "XX000": "internal error",
+    "140001": "no state at all",
+    "0800": "no state at all",
+}
+
+
+def psycopg(state: str, base: type[Exception]) -> Exception:
+    """psycopg has a class for each state, which says so itself."""
+    return type("SomeState", (base,), {"sqlstate": state})("whatever the server said")
+
+
+def psycopg2(state: str, base: type[Exception]) -> Exception:
+    """psycopg2's errors know the state that the server sent."""
+    error = type("SomeState", (base,), {"pgcode": None})("whatever the server said")
+    error.pgcode = state  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize("base", [OperationalError, ProgrammingError, InternalError], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("driver", [psycopg, psycopg2], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [*((state, True) for state in TRANSIENT_STATES), *((state, False) for state in PERSISTENT_STATES)],
+    ids=[f"{state} {says}" for state, says in (TRANSIENT_STATES | PERSISTENT_STATES).items()],
+)
+def test_the_servers_state_decides_whatever_the_class(
+    state: str, expected: bool, driver: Callable[[str, type[Exception]], Exception], base: type[Exception]
+) -> None:
+    assert is_transient(driver(state, base)) is expected
+
+
+@pytest.mark.parametrize("name", ["sqlstate", "pgcode"])
+@pytest.mark.parametrize(("base", "expected"), [(OperationalError, True), (ProgrammingError, False)])
+def test_an_error_without_a_state_is_judged_by_its_class(name: str, base: type[Exception], expected: bool) -> None:
+    assert is_transient(type("SomeState", (base,), {name: None})("whatever the driver said")) is expected
+
+
+# -- classes and words ----------------------------------------------------------------------------
+
+NO_STATE = "connection to server at '10.0.0.1', port 5432 failed: "
+
+TRANSIENT: dict[str, Exception] = {
+    # Python
+    "a connection that was reset": ConnectionResetError(104, "Connection reset by peer"),
+    "a connection that was refused": ConnectionRefusedError(111, "Connection refused"),
+    "a connection that was aborted": ConnectionAbortedError(103, "Software caused connection abort"),
+    "a broken pipe": BrokenPipeError(32, "Broken pipe"),
+    "a timeout": TimeoutError("timed out"),
+    "a timeout of the operating system": TimeoutError(110, "Connection timed out"),
+    "asyncio's timeout": asyncio.TimeoutError(),
+    "a future's timeout": concurrent.futures.TimeoutError(),
+    "out of memory": MemoryError(),
+    "a server that hung up": http.client.RemoteDisconnected("Remote end closed connection without response"),
+    "a resource that is busy": BlockingIOError(11, "Resource temporarily unavailable"),
+    # requests
+    "requests cannot connect": requests.ConnectionError("Max retries exceeded"),
+    "requests waited too long to connect": requests.ConnectTimeout("timed out"),
+    "requests waited too long for an answer": requests.ReadTimeout("Read timed out."),
+    "urllib3 has tried enough": urllib3.exceptions.MaxRetryError(urllib3.HTTPConnectionPool("shop"), "/", None),
+    # PostgreSQL's drivers, where the server said nothing
+    "the server closed the connection": OperationalError("server closed the connection unexpectedly"),
+    "the server refuses connections": OperationalError(f"{NO_STATE}Connection refused"),
+    "the name of the server is not known now": OperationalError("could not translate host name: Try again"),
+    "a connection that is closed": InterfaceError("connection already closed"),
+    "Redshift hung up": InterfaceError("BrokenPipe: server socket closed."),
+    # MySQL's
+    "MySQL has gone away": OperationalError(2006, "MySQL server has gone away"),
+    "MySQL was lost": OperationalError(2013, "Lost connection to MySQL server during query"),
+    "MySQL waited for a lock": OperationalError(1205, "Lock wait timeout exceeded; try restarting transaction"),
+    "MySQL found a deadlock": InternalError(1213, "Deadlock found when trying to get lock"),
+    # BigQuery's
+    "BigQuery is not available": named("ServiceUnavailable", "503 The service is currently unavailable."),
+    "BigQuery has had enough": named("TooManyRequests", "429 Exceeded rate limits: too many table updates"),
+    "BigQuery has an error of its own": named("InternalServerError", "500 An internal error occurred"),
+    "BigQuery's gateway waits": named("GatewayTimeout", "504"),
+    "BigQuery's gateway fails": named("BadGateway", "502"),
+    "BigQuery's deadline": named("DeadlineExceeded", "504 Deadline Exceeded"),
+    "BigQuery's client has tried enough": named("RetryError", "Timeout of 600.0s exceeded"),
+    "BigQuery's quota": named("Forbidden", "403 Quota exceeded: Your project exceeded quota for concurrent queries."),
+    "BigQuery's rate limits": named("Forbidden", "403 Exceeded rate limits: too many table update operations"),
+    "BigQuery updates a table twice": named("BadRequest", "400 Could not serialize access to table shop:core.orders"),
+    "Google's transport": named("TransportError", "HTTPSConnectionPool"),
+    # Databricks'
+    "Databricks does not answer": named("RequestError", "Error during request to server", DatabaseError),
+    "Databricks appends twice": named(
+        "ServerOperationError",
+        "[DELTA_CONCURRENT_APPEND] Files were added to the root of the table by a concurrent update.",
+        DatabaseError,
+    ),
+    # DuckDB's
+    "DuckDB's file is in use": duckdb.IOException(
+        'IO Error: Could not set lock on file "/shop/db.duckdb": Conflicting lock is held in /bin/python (PID 7)'
+    ),
+    "DuckDB's connection is closed": duckdb.ConnectionException("Connection Error: Connection already closed!"),
+    "DuckDB is out of memory": duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block"),
+    "DuckDB's transactions conflict": duckdb.TransactionException("TransactionContext Error: Conflict on update!"),
+    # Others', in words only
+    "somebody's transactions conflict": named("SomeError", "Transaction conflict: try again"),
+    "somebody has too many connections": named("SomeError", "FATAL: sorry, TOO MANY CONNECTIONS already"),
+    "somebody appends concurrently": named("SomeError", "ConcurrentModification: concurrent append"),
+    "somebody deletes concurrently": named("SomeError", "there was a concurrent delete"),
+    "somebody is temporarily unavailable": named("SomeError", "the warehouse is temporarily unavailable"),
+    "somebody's service is unavailable": named("SomeError", "HTTP 503 Service Unavailable"),
+    "somebody is out of memory": named("SomeError", "Query ran out of memory"),
+    "somebody's connection timed out": named("SomeError", "the connection timed out"),
+    "somebody's connection was lost": named("SomeError", "the connection was lost"),
+    "somebody's connection was closed": named("SomeError", "Connection closed by the remote host"),
+    "somebody's pipe is broken": named("SomeError", "[Errno 32] Broken pipe"),
+}  # fmt: skip
+
+PERSISTENT: dict[str, BaseException] = {
+    # Python
+    "a wrong value": ValueError("invalid literal for int()"),
+    "a broken assertion": AssertionError("never"),
+    "no such key": KeyError("connection"),
+    "no such attribute": AttributeError("connection"),
+    "a division by zero": ZeroDivisionError("division by zero"),
+    "an error without a word": Exception(),
+    "too deep": RecursionError("maximum recursion depth exceeded"),
+    "a file that may not be read": PermissionError(13, "Permission denied", "/shop/db.duckdb"),
+    "a file that is not there": FileNotFoundError(2, "No such file or directory", "/shop/db.duckdb"),
+    "a folder": IsADirectoryError(21, "Is a directory"),
+    "somebody pressed Ctrl-C": KeyboardInterrupt(),
+    # requests
+    "requests found nothing": requests.HTTPError("404 Client Error: Not Found for url"),
+    "requests does not know where": requests.exceptions.MissingSchema("Invalid URL 'x': No scheme supplied."),
+    # PostgreSQL's drivers, where the server said nothing
+    "PostgreSQL's wrong password": OperationalError(f'{NO_STATE}FATAL:  password authentication failed for user "ann"'),
+    "PostgreSQL's missing database": OperationalError(f'{NO_STATE}FATAL:  database "nope" does not exist'),
+    "PostgreSQL's missing role": OperationalError(f'{NO_STATE}FATAL:  role "ann" does not exist'),
+    "PostgreSQL's missing rights": OperationalError("FATAL:  permission denied for database shop"),
+    "PostgreSQL's constraint": IntegrityError("duplicate key value violates unique constraint"),
+    "PostgreSQL's SQL": ProgrammingError('relation "nope" does not exist'),
+    # MySQL's
+    "MySQL's wrong password": OperationalError(1045, "Access denied for user 'ann'@'10.0.0.1' (using password: YES)"),
+    "MySQL's missing database": OperationalError(1049, "Unknown database 'nope'"),
+    "MySQL's missing table": ProgrammingError(1146, "Table 'shop.nope' doesn't exist"),
+    # BigQuery's
+    "BigQuery's missing rights": named("Forbidden", "403 Access Denied: Table shop:core.orders"),
+    "BigQuery's missing table": named("NotFound", "404 Not found: Table shop:core.orders"),
+    "BigQuery's SQL": named("BadRequest", "400 Syntax error: Unexpected keyword FROM"),
+    # Databricks', Trino's
+    "Databricks' missing table": named("ServerOperationError", "[TABLE_OR_VIEW_NOT_FOUND] nope", DatabaseError),
+    "Trino's SQL": named("TrinoUserError", "line 1:8: Column 'nope' cannot be resolved", ProgrammingError),
+    # SQLMesh's
+    "SQLMesh's configuration": named("ConfigError", "The gateway is not in the config."),
+    "SQLMesh's audits": named("NodeAuditsErrors", "Audit not_null failed: 3 rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("error", TRANSIENT.values(), ids=TRANSIENT)
+def test_what_may_be_gone_is_transient(error: Exception) -> None:
+    assert is_transient(error)
+
+
+@pytest.mark.parametrize("error", PERSISTENT.values(), ids=PERSISTENT)
+def test_what_is_not_known_to_be_transient_is_persistent(error: BaseException) -> None:
+    assert not is_transient(error)
+
+
+@pytest.mark.parametrize("name", ["OperationalError", "ServiceUnavailable", "TimeoutError"])
+def test_a_class_is_known_by_the_name_of_any_of_its_ancestors(name: str) -> None:
+    ours = type("Ours", (type(name, (Exception,), {}),), {})
+    assert is_transient(type("OursToo", (ours,), {})())
+    assert not is_transient(named(f"Not{name}", ""))
+
+
+# -- DuckDB itself --------------------------------------------------------------------------------
+
+
+def conflict() -> Exception:
+    """Two transactions update one row."""
+    with duckdb.connect() as one, one.cursor() as other:
+        one.execute("CREATE TABLE orders AS SELECT 1 AS id")
+        for connection in (one, other):
+            connection.execute("BEGIN")
+        one.execute("UPDATE orders SET id = 2")
+        return raised(lambda: other.execute("UPDATE orders SET id = 3"))
+
+
+def closed() -> Exception:
+    connection = duckdb.connect()
+    connection.close()
+    return raised(lambda: connection.execute("SELECT 1"))
+
+
+def out_of_memory() -> Exception:
+    with duckdb.connect(config={"memory_limit": "1MB", "temp_directory": ""}) as connection:
+        return raised(lambda: connection.execute("CREATE TABLE t AS SELECT md5(range::VARCHAR) FROM range(1000000)"))
+
+
+def of(query: str) -> Callable[[], Exception]:
+    def run() -> Exception:
+        with duckdb.connect() as connection:
+            return raised(lambda: connection.execute(query))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("provoked", "kind", "expected"),
+    [
+        (conflict, duckdb.TransactionException, True),
+        (closed, duckdb.ConnectionException, True),
+        (out_of_memory, duckdb.OutOfMemoryException, True),
+        (of("SELECT * FROM nope"), duckdb.CatalogException, False),
+        (of("SELECT nope FROM range(3)"), duckdb.BinderException, False),
+        (of("SELEC 1"), duckdb.ParserException, False),
+        (of("SELECT 'x'::INT"), duckdb.ConversionException, False),
+        (of("SELECT error('boom')"), duckdb.InvalidInputException, False),
+        (of("ATTACH '/nope/nope.duckdb'"), duckdb.IOException, False),
+        (of("SELECT * FROM read_csv('nope.csv', nope = 1)"), duckdb.BinderException, False),
+    ],
+    ids=[
+        "conflict of transactions",
+        "closed connection",
+        "out of memory",
+        "no such table",
+        "no such column",
+        "no SQL",
+        "no number",
+        "an error of the author's own",
+        "no such folder",
+        "no such option",
+    ],
+)
+def test_what_duckdb_itself_raises_is_told_apart(
+    provoked: Callable[[], Exception], kind: type[Exception], expected: bool
+) -> None:
+    error = provoked()
+    assert type(error) is kind
+    assert is_transient(error) is expected
+
+
+# -- chains ---------------------------------------------------------------------------------------
+
+
+def chain(*errors: BaseException, link: str = "__cause__") -> BaseException:
+    """The first error, because of the second, because of the third ..."""
+    for error, cause in pairwise(errors):
+        setattr(error, link, cause)
+    return errors[0]
+
+
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+@pytest.mark.parametrize("depth", [1, 2, 10])
+@pytest.mark.parametrize(("cause", "expected"), [(ConnectionResetError, True), (ZeroDivisionError, False)])
+def test_an_error_that_says_nothing_is_what_caused_it(
+    cause: type[Exception], expected: bool, depth: int, link: str
+) -> None:
+    wrapped = chain(*(named("SQLMeshError", f"step {n} failed") for n in range(depth)), cause("boom"), link=link)
+    assert is_transient(wrapped) is expected
+
+
+def test_what_is_raised_while_an_error_is_handled_has_it_as_its_context() -> None:
+    def lose() -> None:
+        try:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        except OSError:
+            raise RuntimeError("the batch failed")  # noqa: B904  # implicitly
+
+    assert is_transient(raised(lose))
+
+
+def test_a_cause_stands_in_place_of_the_context() -> None:
+    error = RuntimeError("the batch failed")
+    error.__context__ = ConnectionResetError(104, "Connection reset by peer")
+    assert is_transient(error)
+    error.__cause__ = ZeroDivisionError("division by zero")
+    assert not is_transient(error)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_a_chain_that_ends_nowhere_is_looked_at_once(link: str, length: int) -> None:
+    errors = [RuntimeError(f"error {n}") for n in range(length)]
+    assert not is_transient(chain(*errors, errors[0], link=link))
+    assert is_transient(chain(TimeoutError(), *errors, link=link))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_transient_link_of_a_chain_that_says_nothing_else_is_enough(place: int) -> None:
+    errors: list[BaseException] = [RuntimeError("outer"), RuntimeError("middle"), RuntimeError("inner")]
+    errors[place] = ConnectionResetError(104, "Connection reset by peer")
+    assert is_transient(chain(*errors))

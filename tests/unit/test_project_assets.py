@@ -1,0 +1,784 @@
+"""A project as Dagster sees it: the manifest in, assets and checks out, and the way back."""
+
+from typing import Any
+
+import dagster as dg
+import pytest
+from unit.scenario import (
+    EVERYTHING,
+    audit,
+    behind,
+    days,
+    external_models,
+    fqn,
+    manifest,
+    model,
+    plain,
+    project_assets,
+    standalone,
+    stored,
+)
+
+from dg_sqlmesh_component.errors import DeclarationError, ProjectLoadError
+from dg_sqlmesh_component.manifest import MAX_LINEAGE_PAIRS, Audit, Manifest, Model
+from dg_sqlmesh_component.outcomes import AuditResult
+from dg_sqlmesh_component.project_assets import ProjectAssets
+from dg_sqlmesh_component.translator import STATUS_CHECK
+
+ORDERS_KEY = dg.AssetKey(["core", "orders"])
+D1 = days(1, 1)
+
+
+def deps(assets: ProjectAssets, name: str) -> set[str]:
+    """Keys that a model's asset depends on."""
+    return {dep.asset_key.to_user_string() for dep in assets.specs[fqn(name)].deps}
+
+
+# -- assets ---------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_selected_is_still_a_dependency() -> None:
+    project = manifest(
+        model("core.orders", reads=["staging.orders"]), model("staging.orders"), selected=["core.orders"]
+    )
+    assets = project_assets(project)
+    assert [dep.asset_key for dep in assets.specs[fqn("core.orders")].deps] == [dg.AssetKey(["staging", "orders"])]
+    assert set(assets.specs) == {fqn("core.orders")}
+
+
+def test_external_and_embedded_models_are_no_assets_of_ours() -> None:
+    project = manifest(model("core.orders"), model("core.inner", kind="EMBEDDED"), model("raw.events", kind="EXTERNAL"))
+    assert set(project_assets(project).specs) == {fqn("core.orders")}
+
+
+def test_a_spec_that_somebody_changed_is_the_one_that_counts() -> None:
+    assets = project_assets(manifest(model("core.orders", audits=(audit(),))), asset=behind("ours"))
+    key = dg.AssetKey(["ours", "core", "orders"])
+    assert assets.fqn_by_key == {key: fqn("core.orders")}
+    assert {check.asset_key for check in assets.checks} == {key}
+    assert matched(assets, fqn("core.orders"), result("not_null")) == {"not_null": result("not_null")}
+
+
+@pytest.mark.parametrize("kind", ["FULL", "VIEW", "SEED"])
+def test_what_is_said_of_an_asset_is_not_lost(kind: str) -> None:
+    said = model("core.orders", kind=kind, tags=("pii",), owner="bob", columns=EVERYTHING.columns)
+    made: list[dg.AssetSpec] = []
+
+    def ours(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
+        made.append(spec.replace_attributes(automation_condition=dg.AutomationCondition.eager(), skippable=True))
+        return made[-1]
+
+    assert [*project_assets(manifest(said), asset=ours).specs.values()] == made
+
+
+# -- dependencies follow keys ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["not selected", "both"]
+)
+@pytest.mark.parametrize("through_embedded", [True, False], ids=["through an embedded model", "directly"])
+def test_models_follow_a_model_that_somebody_gave_another_key(selected: list[str], through_embedded: bool) -> None:
+    reader = model("marts.revenue", reads=["core.inner" if through_embedded else "core.orders", "raw.events"])
+    inner = model("core.inner", reads=["core.orders"], kind="EMBEDDED")
+    project = manifest(model("core.orders"), reader, inner, selected=selected)
+    assert deps(project_assets(project, asset=behind("ours")), "marts.revenue") == {"ours/core/orders", "raw/events"}
+
+
+def test_two_declarations_of_one_project_and_translation_join_up() -> None:
+    models = [model("core.orders"), model("marts.revenue", reads=["core.orders"])]
+    upstream, downstream = (
+        project_assets(manifest(*models, selected=[name]), asset=behind("ours"))
+        for name in ("core.orders", "marts.revenue")
+    )
+    assert deps(downstream, "marts.revenue") == {key.to_user_string() for key in upstream.fqn_by_key}
+
+
+def test_models_may_swap_their_keys() -> None:
+    swapped = {"core.orders": "core/refunds", "core.refunds": "core/orders"}
+
+    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+        return spec.replace_attributes(key=swapped.get(of.name, spec.key.to_user_string()).split("/"))
+
+    reader = model("marts.revenue", reads=["core.orders"])
+    assets = project_assets(manifest(model("core.orders"), model("core.refunds"), reader), asset=ours)
+    assert deps(assets, "marts.revenue") == {"core/refunds"}
+
+
+def test_a_dependency_keeps_what_was_said_of_it_when_its_key_changes() -> None:
+    mapping = dg.LastPartitionMapping()
+    of_orders = dg.AssetDep(ORDERS_KEY, partition_mapping=mapping, metadata={"why": "late rows"})
+
+    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+        spec = behind("ours")(spec, of)
+        return spec.replace_attributes(deps=[of_orders, dg.AssetDep("other")]) if of.name == "marts.revenue" else spec
+
+    assets = project_assets(manifest(model("core.orders"), model("marts.revenue", reads=["core.orders"])), asset=ours)
+    assert list(assets.specs[fqn("marts.revenue")].deps) == [
+        of_orders._replace(asset_key=ORDERS_KEY.with_prefix("ours")),
+        dg.AssetDep("other"),
+    ]
+
+
+def by_catalog(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+    """An overridden `get_asset_spec` that gives every asset its catalog."""
+    return spec.replace_attributes(key=[of.catalog or "none", of.schema, of.table])
+
+
+def by_table(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+    """An overridden `get_asset_spec` that leaves the schema out."""
+    return spec.replace_attributes(key=[of.table])
+
+
+CATALOGS = [model("a.core.orders"), model("b.core.orders"), model("core.orders")]
+
+
+@pytest.mark.parametrize(
+    ("reads", "keys"),
+    [
+        (["a.core.orders", "b.core.orders"], {"a/core/orders", "b/core/orders"}),
+        (["a.core.orders", "b.core.orders", "core.orders"], {"a/core/orders", "b/core/orders", "db/core/orders"}),
+        (["b.core.orders"], {"b/core/orders"}),
+        (["core.orders", "lake.core.orders"], {"db/core/orders", "core/orders"}),
+    ],
+    ids=["two models", "three models", "one of them", "a model and a table from outside"],
+)
+@pytest.mark.parametrize("selected", [True, False], ids=["selected", "not selected"])
+def test_a_default_key_that_several_parents_share_becomes_the_key_of_each(
+    reads: list[str], keys: set[str], selected: bool
+) -> None:
+    chosen = ["marts.revenue", *(["a.core.orders", "b.core.orders", "core.orders"] if selected else [])]
+    project = manifest(*CATALOGS, model("marts.revenue", reads=reads), selected=chosen)
+    assert deps(project_assets(project, asset=by_catalog), "marts.revenue") == keys
+
+
+def test_what_was_said_of_a_dependency_holds_for_each_parent_behind_its_key() -> None:
+    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+        said = [dep._replace(metadata={"why": "late rows"}) for dep in spec.deps]
+        return by_catalog(spec.replace_attributes(deps=said), of)
+
+    project = manifest(*CATALOGS, model("marts.revenue", reads=["a.core.orders", "b.core.orders"]))
+    assert dependencies(project_assets(project, asset=ours), "marts.revenue") == {
+        "a/core/orders": {"why": "late rows"},
+        "b/core/orders": {"why": "late rows"},
+    }
+
+
+@pytest.mark.parametrize(
+    "selected",
+    [["marts.revenue"], ["core.orders", "marts.revenue"]],
+    ids=["neither is selected", "one is selected"],
+)
+def test_parents_that_end_up_on_one_key_are_one_dependency(selected: list[str]) -> None:
+    models = [model("core.orders"), model("staging.orders")]
+    reader = model("marts.revenue", reads=["core.orders", "staging.orders"])
+    assets = project_assets(manifest(*models, reader, selected=selected), asset=by_table)
+    assert [dep.asset_key.to_user_string() for dep in assets.specs[fqn("marts.revenue")].deps] == ["orders"]
+
+
+def test_a_dependency_that_somebody_left_out_stays_left_out() -> None:
+    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+        return by_catalog(spec.replace_attributes(deps=spec.deps[:1]), of)
+
+    project = manifest(
+        *CATALOGS, model("staging.orders"), model("marts.revenue", reads=["core.orders", "staging.orders"])
+    )
+    assert deps(project_assets(project, asset=ours), "marts.revenue") == {"db/core/orders"}
+
+
+# -- the table behind a dependency ----------------------------------------------------------------
+
+
+def dependencies(assets: ProjectAssets, name: str) -> dict[str, dict[str, Any]]:
+    """What is said of each key that a model's asset depends on."""
+    return {dep.asset_key.to_user_string(): plain(dict(dep.metadata or {})) for dep in assets.specs[fqn(name)].deps}
+
+
+def test_a_dependency_on_another_declaration_names_its_table_under_the_key_it_really_has() -> None:
+    project = manifest(
+        model("core.orders"), model("marts.revenue", reads=["core.orders", "raw.events"]), selected=["marts.revenue"]
+    )
+    assert dependencies(project_assets(project, asset=behind("ours")), "marts.revenue") == {
+        "ours/core/orders": {"dagster/table_name": "db.core.orders"},
+        "raw/events": {"dagster/table_name": "db.raw.events"},
+    }
+
+
+def test_tables_that_shared_a_default_key_are_named_once_each_has_a_key_of_its_own() -> None:
+    both = [model(f"{catalog}.core.orders", table_name=f"{catalog}.core.orders") for catalog in "ab"]
+    reader = model("marts.revenue", reads=["a.core.orders", "b.core.orders"])
+    project = manifest(*both, reader, selected=["marts.revenue"])
+    assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": {}}
+    assert dependencies(project_assets(project, asset=by_catalog), "marts.revenue") == {
+        "a/core/orders": {"dagster/table_name": "a.core.orders"},
+        "b/core/orders": {"dagster/table_name": "b.core.orders"},
+    }
+
+
+@pytest.mark.parametrize("name", ["marts.both", "marts.one", "marts.other"])
+def test_tables_that_end_up_on_one_key_are_named_by_none_of_their_readers(name: str) -> None:
+    readers = [
+        model("marts.both", reads=["core.orders", "staging.orders"]),
+        model("marts.one", reads=["core.orders"]),
+        model("marts.other", reads=["staging.orders"]),
+    ]
+    project = manifest(model("core.orders"), model("staging.orders"), *readers, selected=[one.name for one in readers])
+    assert dependencies(project_assets(project, asset=by_table), name) == {"orders": {}}
+
+
+@pytest.mark.parametrize(
+    ("selected", "expected"),
+    [
+        (["a.core.orders", "marts.revenue"], {}),
+        (["marts.revenue"], {}),
+        (["a.core.orders", "b.core.orders", "marts.revenue"], None),
+    ],
+    ids=["the other table is not selected", "neither is", "both are"],
+)
+def test_the_key_of_one_of_our_assets_names_no_table_although_another_model_has_it_too(
+    selected: list[str], expected: dict[str, str] | None
+) -> None:
+    models = [model("a.core.orders"), model("b.core.orders", table_name="b.core.orders")]
+    readers = [model("marts.revenue", reads=["a.core.orders"]), model("marts.other", reads=["b.core.orders"])]
+    project = manifest(*models, *readers, selected=selected)
+    if expected is None:
+        with pytest.raises(ProjectLoadError, match=r"^Two models become the asset core/orders"):
+            project_assets(project)
+    else:
+        assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": expected}
+
+
+def test_the_table_of_a_mapped_key_is_not_named_whatever_reads_it() -> None:
+    project = manifest(
+        model("core.orders", reads=["raw.events"]), model("marts.revenue", reads=["raw.events", "raw.rates"])
+    )
+    assets = project_assets(project, outside=external_models(keys={"raw.events": "dlt/events"}))
+    assert dependencies(assets, "core.orders") == {"dlt/events": {}}
+    assert dependencies(assets, "marts.revenue") == {
+        "dlt/events": {},
+        "raw/rates": {"dagster/table_name": "db.raw.rates"},
+    }
+
+
+# -- column lineage -------------------------------------------------------------------------------
+
+
+def column_lineage(assets: ProjectAssets, name: str) -> dict[str, list[str]] | None:
+    """The columns that each column is made of, as `key:column`; None where nothing is known."""
+    metadata = stored(dict(assets.specs[fqn(name)].metadata))
+    if "dagster/column_lineage" not in metadata:
+        return None
+    lineage = metadata["dagster/column_lineage"].value.deps_by_column
+    return {
+        column: [f"{one.asset_key.to_user_string()}:{one.column_name}" for one in made_of]
+        for column, made_of in lineage.items()
+    }
+
+
+def reading(*pairs: str, **more: tuple[str, ...]) -> dict[str, Any]:
+    """Column lineage of a model: pairs `schema.table:column` for the column `total`, and for others by name."""
+    return {
+        "column_lineage": {
+            column: tuple((fqn(pair.split(":")[0]), pair.split(":")[1]) for pair in made_of)
+            for column, made_of in {"total": pairs, **more}.items()
+        }
+    }
+
+
+REVENUE = model(
+    "marts.revenue",
+    reads=["core.orders", "core.inner", "raw.events"],
+    **reading("core.orders:amount", "core.inner:rate", "raw.events:tax", day=("core.orders:day",), nothing=()),
+)
+INNER = model(
+    "core.inner",
+    reads=["core.deepest", "raw.rates"],
+    kind="EMBEDDED",
+    **reading(rate=("core.deepest:rate", "raw.rates:rate", "core.orders:amount")),
+)
+DEEPEST = model("core.deepest", reads=["core.orders"], kind="EMBEDDED", **reading(rate=("core.orders:currency",)))
+
+
+def test_columns_lead_to_the_assets_they_are_made_of_through_embedded_models() -> None:
+    assets = project_assets(manifest(model("core.orders"), REVENUE, INNER, DEEPEST))
+    assert column_lineage(assets, "marts.revenue") == {
+        "total": ["core/orders:amount", "core/orders:currency", "raw/events:tax", "raw/rates:rate"],
+        "day": ["core/orders:day"],
+    }
+
+
+@pytest.mark.parametrize(
+    "selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["not selected", "both"]
+)
+def test_columns_lead_to_the_keys_that_assets_really_have(selected: list[str]) -> None:
+    outside = external_models(key="lake/{{ external.name }}", keys={"raw.rates": "dlt/rates"})
+    project = manifest(model("core.orders"), REVENUE, INNER, DEEPEST, selected=selected)
+    assert column_lineage(project_assets(project, outside=outside, asset=behind("ours")), "marts.revenue") == {
+        "total": ["dlt/rates:rate", "lake/events:tax", "ours/core/orders:amount", "ours/core/orders:currency"],
+        "day": ["ours/core/orders:day"],
+    }
+
+
+def test_columns_of_a_declared_external_table_lead_to_its_key() -> None:
+    events = model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))
+    revenue = model("marts.revenue", reads=["raw.events"], **reading("raw.events:tax"))
+    assert column_lineage(project_assets(manifest(revenue, events)), "marts.revenue") == {
+        "total": ["lake/raw/events:tax"]
+    }
+
+
+@pytest.mark.parametrize("inner", [None, {}, {"other": ()}], ids=["not asked for", "untraced", "of other columns"])
+def test_a_column_that_is_lost_in_an_embedded_model_leads_nowhere(inner: dict[str, Any] | None) -> None:
+    embedded = model("core.inner", kind="EMBEDDED", column_lineage=inner)
+    revenue = model("marts.revenue", reads=["core.inner"], **reading("core.inner:rate", day=("raw.events:day",)))
+    lineage = column_lineage(project_assets(manifest(revenue, embedded)), "marts.revenue")
+    assert lineage == {"day": ["raw/events:day"]}
+
+
+@pytest.mark.parametrize("lineage", [None, {}], ids=["not asked for", "untraced"])
+def test_a_model_of_which_no_lineage_is_known_has_none(lineage: dict[str, Any] | None) -> None:
+    revenue = model("marts.revenue", column_lineage=lineage)
+    assert column_lineage(project_assets(manifest(revenue)), "marts.revenue") is None
+
+
+@pytest.mark.parametrize(
+    ("left_out", "note"),
+    [(0, None), (3, f"3 pairs of columns are left out beyond the first {MAX_LINEAGE_PAIRS}")],
+    ids=["whole", "cut"],
+)
+def test_column_lineage_that_was_cut_says_so(left_out: int, note: str | None) -> None:
+    revenue = model("marts.revenue", **reading("raw.events:tax"), column_lineage_cut=left_out)
+    metadata = project_assets(manifest(revenue)).specs[fqn("marts.revenue")].metadata
+    assert plain(dict(metadata)).get("sqlmesh/column_lineage_cut") == note
+
+
+def test_column_lineage_that_somebody_wrote_stays() -> None:
+    ours = dg.TableColumnLineage({"total": [dg.TableColumnDep(asset_key=["ours"], column_name="x")]})
+    assets = project_assets(
+        manifest(REVENUE), asset=lambda spec, _: spec.merge_attributes(metadata={"dagster/column_lineage": ours})
+    )
+    assert column_lineage(assets, "marts.revenue") == {"total": ["ours:x"]}
+
+
+# -- collisions of keys ---------------------------------------------------------------------------
+
+
+def test_two_models_on_one_key_name_both_files_and_the_way_out() -> None:
+    project = manifest(model("a.core.orders", path="/shop/a.sql"), model("b.core.orders", path="/shop/b.sql"))
+    with pytest.raises(ProjectLoadError) as refusal:
+        project_assets(project)
+    assert str(refusal.value) == (
+        "Two models become the asset core/orders: Model a.core.orders (/shop/a.sql) and Model b.core.orders "
+        "(/shop/b.sql). Give one of them another key, for instance with a tag 'dagster:key_prefix:<prefix>' in its "
+        "MODEL block, or with `translation.key` in defs.yaml."
+    )
+
+
+def test_two_models_on_one_key_load_when_one_of_them_has_a_prefix() -> None:
+    project = manifest(model("a.core.orders"), model("b.core.orders", tags=("dagster:key_prefix:b",)))
+    assert set(project_assets(project).fqn_by_key) == {ORDERS_KEY, dg.AssetKey(["b", "core", "orders"])}
+
+
+def test_two_models_on_one_key_load_when_one_of_them_is_not_selected() -> None:
+    project = manifest(model("a.core.orders"), model("b.core.orders"), selected=["a.core.orders"])
+    assert project_assets(project).fqn_by_key == {ORDERS_KEY: fqn("a.core.orders")}
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
+@pytest.mark.parametrize("through_embedded", [True, False], ids=["through an embedded model", "directly"])
+def test_an_external_table_on_the_key_of_a_model_is_refused(declared: bool, through_embedded: bool) -> None:
+    reader = model("marts.revenue", reads=["core.inner" if through_embedded else "lake.core.orders"])
+    inner = model("core.inner", reads=["lake.core.orders"], kind="EMBEDDED")
+    table = [model("lake.core.orders", kind="EXTERNAL")] if declared else []
+    with pytest.raises(ProjectLoadError) as refusal:
+        project_assets(manifest(model("core.orders"), reader, inner, *table))
+    assert str(refusal.value) == (
+        'Model marts.revenue (/shop/models/revenue.sql) reads the external table "lake"."core"."orders", whose asset '
+        "key core/orders is that of Model core.orders (/shop/models/orders.sql). Give the table another key with "
+        "`external_models.keys` in defs.yaml, or the model, for instance with a tag 'dagster:key_prefix:<prefix>'."
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"key": "core/{{ external.name }}"}, {"keys": {"raw.orders": "core/orders"}}],
+    ids=["by the template", "by the map"],
+)
+def test_an_external_table_that_is_given_the_key_of_a_model_is_refused(said: dict[str, Any]) -> None:
+    project = manifest(model("core.orders"), model("marts.revenue", reads=["raw.orders"]))
+    with pytest.raises(
+        ProjectLoadError, match=r"^Model marts\.revenue .* whose asset key core/orders is that of Model co"
+    ):
+        project_assets(project, outside=external_models(**said))
+
+
+def test_an_external_table_on_the_key_of_a_model_loads_when_it_is_given_another() -> None:
+    project = manifest(model("core.orders"), model("marts.revenue", reads=["lake.core.orders", "core.orders"]))
+    assets = project_assets(project, outside=external_models(keys={"lake.core.orders": "lake/orders"}))
+    assert deps(assets, "marts.revenue") == {"core/orders", "lake/orders"}
+
+
+def test_the_key_of_a_model_that_somebody_changed_is_the_one_that_collides() -> None:
+    project = manifest(model("core.orders"), model("marts.revenue", reads=["ours.core.orders"]))
+    outside = external_models(key="{{ external.catalog }}/{{ external.schema }}/{{ external.name }}")
+    assert deps(project_assets(project, outside=outside), "marts.revenue") == {"ours/core/orders"}
+    with pytest.raises(ProjectLoadError, match=r"whose asset key ours/core/orders is that of Model core\.orders"):
+        project_assets(project, outside=outside, asset=behind("ours"))
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def names(assets: ProjectAssets, name: str = "core.orders") -> list[str]:
+    """The names of the checks on a model's asset, in their order."""
+    return [check.name for check in assets.checks if check.asset_key == assets.key(fqn(name))]
+
+
+def nodes(assets: ProjectAssets) -> dict[str, str]:
+    """The node of each audit's check, by the check's name."""
+    return {check.name: node for check, node in assets.node_by_check.items() if check.name != STATUS_CHECK}
+
+
+def test_every_model_has_the_status_check_and_one_for_each_audit() -> None:
+    assets = project_assets(manifest(EVERYTHING, model("staging.orders")))
+    assert names(assets) == [STATUS_CHECK, "not_null", "forall"]
+    assert names(assets, "staging.orders") == [STATUS_CHECK]
+    assert {key: spec.key for key, spec in assets.checks.items()} == {key: key for key in assets.checks}
+
+
+def test_checks_lead_back_to_their_audits() -> None:
+    assets = project_assets(manifest(EVERYTHING))
+    not_null, forall = dg.AssetCheckKey(ORDERS_KEY, "not_null"), dg.AssetCheckKey(ORDERS_KEY, "forall")
+    assert assets.check_by_audit == {(EVERYTHING.fqn, 0): not_null, (EVERYTHING.fqn, 1): forall}
+    assert assets.audit_checks == {EVERYTHING.fqn: (not_null, forall)}
+    assert {*assets.node_by_check} == {*assets.checks}
+    assert {*assets.node_by_check.values()} == {EVERYTHING.fqn}
+
+
+def test_an_audit_named_like_the_status_check_has_a_check_of_its_own() -> None:
+    assets = project_assets(manifest(model("core.orders", audits=(audit(STATUS_CHECK),))))
+    assert names(assets) == [STATUS_CHECK, f"{STATUS_CHECK}_audit"]
+    assert list(matched(assets, fqn("core.orders"), result(STATUS_CHECK))) == [f"{STATUS_CHECK}_audit"]
+
+
+# -- checks that somebody changed -----------------------------------------------------------------
+
+
+def test_a_check_that_somebody_renamed_is_still_its_audits() -> None:
+    assets = project_assets(manifest(EVERYTHING), check=lambda spec, of: spec._replace(name=f"ours_{of.name}"))
+    assert names(assets) == [STATUS_CHECK, "ours_not_null", "ours_forall"]
+    assert nodes(assets) == {"ours_not_null": EVERYTHING.fqn, "ours_forall": EVERYTHING.fqn}
+    assert matched(assets, EVERYTHING.fqn, result("forall", 1)) == {"ours_forall": result("forall", 1)}
+
+
+def test_an_audit_that_somebody_gave_no_check_leaves_no_trace_of_one() -> None:
+    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec | None:
+        return None if of.name == "not_null" else spec
+
+    assets = project_assets(manifest(EVERYTHING), check=ours)
+    assert names(assets) == [STATUS_CHECK, "forall"]
+    assert [check.name for check in assets.audit_checks[EVERYTHING.fqn]] == ["forall"]
+    both = [result("not_null", 0, columns="(order_id)"), result("forall", 1)]
+    assert matched(assets, EVERYTHING.fqn, *both) == {"forall": both[1]}
+
+
+PROJECT = manifest(
+    model("core.orders", reads=["raw.events"], audits=(audit("not_null"), audit("forall", position=1))),
+    model("raw.events", kind="EXTERNAL", audits=(audit("unique"),)),
+    standalone_audits=[standalone("add_up", ["core.orders"])],
+)
+"""A model's own audits, those of an external model and a standalone audit, all of them on `core.orders`."""
+
+
+@pytest.mark.parametrize("misplaced", ["not_null", "unique", "add_up"], ids=["own", "external", "standalone"])
+def test_a_check_that_somebody_put_on_another_asset_is_refused(misplaced: str) -> None:
+    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name="moved", asset_key=dg.AssetKey("theirs")) if of.name == misplaced else spec
+
+    with pytest.raises(DeclarationError) as refusal:
+        project_assets(PROJECT, check=ours)
+    assert str(refusal.value) == (
+        f"get_asset_check_spec puts the check 'moved' of the audit {misplaced} on the asset theirs; "
+        "it belongs to core/orders."
+    )
+
+
+@pytest.mark.parametrize("name", ["not_null", STATUS_CHECK], ids=["that of another audit", "that of the status check"])
+def test_a_check_that_somebody_gave_a_name_that_is_taken_is_refused(name: str) -> None:
+    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name=name) if of.name == "forall" else spec
+
+    with pytest.raises(DeclarationError) as refusal:
+        project_assets(PROJECT, check=ours)
+    assert str(refusal.value) == (
+        f"get_asset_check_spec gives two checks of core/orders the name {name!r}. "
+        "Each check of an asset needs a name of its own."
+    )
+
+
+@pytest.mark.parametrize(
+    ("renamed", "name"),
+    [("unique", "not_null_2"), ("add_up", "not_null_standalone")],
+    ids=["external", "standalone"],
+)
+def test_a_check_of_another_node_makes_way_for_the_models_own(renamed: str, name: str) -> None:
+    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name="not_null") if of.name == renamed else spec
+
+    assets = project_assets(PROJECT, check=ours)
+    node = {"unique": fqn("raw.events"), "add_up": "add_up"}[renamed]
+    assert {check: one for check, one in nodes(assets).items() if one == node} == {name: node}
+    assert nodes(assets)["not_null"] == fqn("core.orders")
+    assert list(matched(assets, node, result(renamed))) == [name]
+
+
+# -- audits of external models --------------------------------------------------------------------
+
+
+def audited(name: str, *audits: Audit) -> Model:
+    """An external model with audits."""
+    return model(name, kind="EXTERNAL", audits=audits or (audit(),))
+
+
+def on_readers(of: Manifest) -> dict[str, tuple[str, str]]:
+    """The asset and the node of each check of a node that is no asset, by the check's name."""
+    assets = project_assets(of)
+    return {
+        check.name: (check.asset_key.to_user_string(), node)
+        for check, node in assets.node_by_check.items()
+        if node not in assets.specs
+    }
+
+
+def test_audits_of_an_external_model_are_checks_on_the_first_model_that_reads_it() -> None:
+    readers = [model(name, reads=["raw.events"]) for name in ("marts.revenue", "core.orders", "staging.orders")]
+    project = manifest(*readers, audited("raw.events", audit(), audit("forall", position=1, blocking=False)))
+    events = fqn("raw.events")
+    assert on_readers(project) == {
+        "events__not_null": ("core/orders", events),
+        "events__forall": ("core/orders", events),
+    }
+    assets = project_assets(project)
+    assert [(check.name, assets.checks[check].blocking) for check in assets.audit_checks[events]] == [
+        ("events__not_null", True),
+        ("events__forall", False),
+    ]
+    assert matched(assets, events, result("forall", 1)) == {"events__forall": result("forall", 1)}
+
+
+@pytest.mark.parametrize(
+    ("selected", "readers"),
+    [
+        (["marts.revenue"], {"events__not_null": ("marts/revenue", fqn("raw.events"))}),
+        (["core.orders", "marts.revenue"], {"events__not_null": ("core/orders", fqn("raw.events"))}),
+        (["core.other"], {}),
+    ],
+    ids=["one of two readers", "both readers", "no reader"],
+)
+def test_only_a_model_that_is_an_asset_carries_checks(selected: list[str], readers: dict[str, tuple[str, str]]) -> None:
+    models = [model(name, reads=["raw.events"]) for name in ("core.orders", "marts.revenue")]
+    assert on_readers(manifest(*models, model("core.other"), audited("raw.events"), selected=selected)) == readers
+
+
+def test_a_model_that_reads_an_external_model_through_embedded_ones_carries_its_checks() -> None:
+    outer = model("core.outer", reads=["core.inner"], kind="EMBEDDED")
+    inner = model("core.inner", reads=["raw.events"], kind="EMBEDDED")
+    project = manifest(model("core.orders", reads=["core.outer"]), outer, inner, audited("raw.events"))
+    assert on_readers(project) == {"events__not_null": ("core/orders", fqn("raw.events"))}
+
+
+def test_external_models_without_audits_or_readers_have_no_checks() -> None:
+    project = manifest(
+        model("core.orders", reads=["raw.events"]), model("raw.events", kind="EXTERNAL"), audited("raw.unread")
+    )
+    assert on_readers(project) == {}
+
+
+def test_checks_of_other_nodes_stand_beside_the_models_own_which_keep_their_names() -> None:
+    own = (audit("events__not_null"), audit("not_null", position=1))
+    project = manifest(
+        model("core.orders", reads=["raw.events", "lake.events"], audits=own),
+        audited("raw.events"),
+        audited("lake.events"),
+        standalone_audits=[standalone("not_null", ["core.orders"])],
+    )
+    assert names(project_assets(project)) == [
+        STATUS_CHECK,
+        "events__not_null",
+        "not_null",
+        "events__not_null_2",
+        "events__not_null_3",
+        "not_null_standalone",
+    ]
+    assert on_readers(project) == {
+        "events__not_null_2": ("core/orders", fqn("lake.events")),
+        "events__not_null_3": ("core/orders", fqn("raw.events")),
+        "not_null_standalone": ("core/orders", "not_null"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("models", "externals"),
+    [
+        (["core.orders"], {"raw.events"}),
+        (["core.orders", "marts.revenue"], {"raw.events", "raw.rates"}),
+        (["core.other"], set()),
+        ([], set()),
+    ],
+)
+def test_external_models_with_audits_are_audited_with_whatever_reads_them(
+    models: list[str], externals: set[str]
+) -> None:
+    inner = model("core.inner", reads=["raw.rates"], kind="EMBEDDED")
+    orders = model("core.orders", reads=["raw.events", "raw.plain"], audits=(audit(),))
+    readers = [orders, model("marts.revenue", reads=["core.inner"])]
+    tables = [audited("raw.events"), audited("raw.rates"), model("raw.plain", kind="EXTERNAL")]
+    assets = project_assets(manifest(*readers, inner, model("core.other", reads=["core.orders"]), *tables))
+    assert assets.audited_externals(map(fqn, models)) == {*map(fqn, externals)}
+
+
+# -- results and their checks ---------------------------------------------------------------------
+
+
+def result(name: str, position: int = 0, **args: str) -> AuditResult:
+    return AuditResult(name, position, args, True, 0, None, (D1,))
+
+
+def matched(assets: ProjectAssets, node: str, *results: AuditResult) -> dict[str, AuditResult]:
+    return {key.name: one for key, one in assets.check_of(node, results).items()}
+
+
+TWICE = (
+    audit("not_null", position=0, check_name="not_null_a", args={"columns": "a"}),
+    audit("forall", position=1),
+    audit("not_null", position=2, check_name="not_null_b", args={"columns": "b"}),
+)
+
+
+def test_results_go_to_the_checks_of_their_audits() -> None:
+    assets = project_assets(manifest(EVERYTHING))
+    not_null, forall = result("not_null", 0), result("forall", 1)
+    assert matched(assets, EVERYTHING.fqn, forall, not_null) == {"not_null": not_null, "forall": forall}
+
+
+def test_the_same_audit_twice_is_told_apart() -> None:
+    a, b = result("not_null", 0, columns="a"), result("not_null", 2, columns="b")
+    assets = project_assets(manifest(model(audits=TWICE)))
+    assert matched(assets, fqn("core.orders"), b, a) == {"not_null_a": a, "not_null_b": b}
+
+
+def test_the_promoted_model_may_have_its_audits_at_other_places() -> None:
+    a, b = result("not_null", 5, columns="a"), result("not_null", 7, columns="b")
+    assets = project_assets(manifest(model(audits=TWICE)))
+    assert matched(assets, fqn("core.orders"), a, b) == {"not_null_a": a, "not_null_b": b}
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["in their order", "the other way round"])
+def test_audits_whose_arguments_changed_are_matched_by_their_order(order: int) -> None:
+    first, second = result("not_null", 5, columns="x"), result("not_null", 7, columns="y")
+    found = matched(project_assets(manifest(model(audits=TWICE))), fqn("core.orders"), *[first, second][::order])
+    assert found == {"not_null_a": first, "not_null_b": second}
+
+
+def test_an_audit_that_only_the_promoted_model_has_is_left_out() -> None:
+    a, b, third = (result("not_null", n, columns=column) for n, column in enumerate("abc"))
+    assets = project_assets(manifest(model(audits=TWICE)))
+    assert matched(assets, fqn("core.orders"), a, b, third, result("removed")) == {"not_null_a": a, "not_null_b": b}
+
+
+@pytest.mark.parametrize(
+    ("promoted", "checks"),
+    [("ba", {"not_null_a": "a", "not_null_b": "b"}), ("b", {"not_null_b": "b"})],
+    ids=["in another order", "only one of them"],
+)
+def test_a_result_goes_to_the_check_with_its_arguments(promoted: str, checks: dict[str, str]) -> None:
+    assets = project_assets(manifest(model(audits=TWICE)))
+    results = [result("not_null", n, columns=column) for n, column in enumerate(promoted)]
+    found = matched(assets, fqn("core.orders"), *results)
+    assert {name: one.args["columns"] for name, one in found.items()} == checks
+
+
+# -- standalone audits ----------------------------------------------------------------------------
+
+
+def test_a_standalone_audit_is_a_check_on_the_first_of_our_models_that_it_reads() -> None:
+    add_up = standalone("orders_add_up", ["core.orders", "core.a_table_of_theirs", "marts.revenue"])
+    project = manifest(model("core.orders"), model("marts.revenue"), standalone_audits=[add_up])
+    assets = project_assets(project)
+    key = dg.AssetCheckKey(ORDERS_KEY, "orders_add_up")
+    assert nodes(assets) == {"orders_add_up": "orders_add_up"}
+    assert assets.standalone_audits == {"orders_add_up": add_up}
+    assert assets.checks[key].blocking is False
+    assert assets.check_of("orders_add_up", [result("orders_add_up")]) == {key: result("orders_add_up")}
+
+
+@pytest.mark.parametrize(
+    ("unchecked", "readers"),
+    [
+        ((), {}),
+        (("add_up",), {"add_up": "core.orders"}),
+        (("add_up", "fresh"), {"add_up": "core.orders", "fresh": "marts.revenue"}),
+        (("not_null",), {}),
+    ],
+    ids=["none of them", "one of them", "both", "a model's own audit"],
+)
+def test_a_standalone_audit_that_somebody_gave_no_check_runs_beside_the_model_that_it_reads(
+    unchecked: tuple[str, ...], readers: dict[str, str]
+) -> None:
+    project = manifest(
+        model("core.orders", audits=(audit("not_null"),)),
+        model("marts.revenue"),
+        standalone_audits=[
+            standalone("add_up", ["core.orders", "marts.revenue"]),
+            standalone("fresh", ["raw.events", "marts.revenue"]),
+            standalone("theirs", ["raw.events"]),
+        ],
+    )
+    assets = project_assets(project, check=lambda spec, of: None if of.name in unchecked else spec)
+    assert assets.unchecked_standalone_audits == {name: fqn(reader) for name, reader in readers.items()}
+    assert {*assets.standalone_audits} == {"add_up", "fresh"}
+    assert {*nodes(assets).values()} == {fqn("core.orders"), "add_up", "fresh"} - {
+        fqn("core.orders") if name == "not_null" else name for name in unchecked
+    }
+
+
+def test_a_standalone_audit_of_no_model_of_ours_is_left_out() -> None:
+    project = manifest(model("core.orders"), standalone_audits=[standalone("theirs", ["raw.events"])])
+    assert (project_assets(project).standalone_audits, len(project_assets(project).checks)) == ({}, 1)
+
+
+def test_a_standalone_audit_named_like_an_audit_of_its_model_has_a_check_of_its_own() -> None:
+    project = manifest(
+        model("core.orders", audits=(audit("not_null"),)), standalone_audits=[standalone("not_null", ["core.orders"])]
+    )
+    assert nodes(project_assets(project)) == {"not_null": fqn("core.orders"), "not_null_standalone": "not_null"}
+
+
+def test_standalone_audits_with_like_names_have_a_check_each() -> None:
+    alike = [standalone(name, ["core.orders"], check_name="not_null") for name in ("not null", "not-null", "not_null")]
+    assets = project_assets(manifest(model("core.orders", audits=(audit("not_null"),)), standalone_audits=alike))
+    assert nodes(assets) == {
+        "not_null": fqn("core.orders"),
+        "not_null_standalone": "not null",
+        "not_null_standalone_2": "not-null",
+        "not_null_standalone_3": "not_null",
+    }
+
+
+# -- the way back ---------------------------------------------------------------------------------
+
+
+def test_keys_lead_back_to_sqlmeshs_names() -> None:
+    assets = project_assets(manifest(model("core.orders"), model("marts.revenue")))
+    assert {assets.key(node): node for node in assets.specs} == assets.fqn_by_key
+
+
+def test_nodes_are_called_as_people_call_them() -> None:
+    assets = project_assets(manifest(model("core.orders"), standalone_audits=[standalone("add_up", ["core.orders"])]))
+    assert (assets.name(fqn("core.orders")), assets.name("add_up")) == ("core.orders", "add_up")
+
+
+def test_parents_come_before_children() -> None:
+    names = ["z.source", "a.middle", "b.last"]
+    chain = [model(names[0]), model(names[1], reads=[names[0]]), model(names[2], reads=[names[1]])]
+    assert project_assets(manifest(*chain)).parents_first == tuple(map(fqn, names))

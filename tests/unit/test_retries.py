@@ -1,0 +1,199 @@
+"""Which errors are worth another attempt, and when it is made."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from unit.outcome_table import AUDITS, DIVISION, LOST, OUTCOME_TABLE
+from unit.scenario import retries
+
+from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.errors import ERRORS_BY_NAME, DeclarationError, SQLMeshComponentError
+from dg_sqlmesh_component.retries import Retries
+
+# -- which ----------------------------------------------------------------------------------------
+
+SAID = "OperationalError: the warehouse was suspended"
+
+
+@pytest.mark.parametrize(
+    ("declared", "known", "expected"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"transient_errors": ["suspended"]}, False, True),
+        ({"transient_errors": ["suspended"]}, True, True),
+        ({"transient_errors": ["other"]}, False, False),
+        ({"transient_errors": ["other"]}, True, True),
+        ({"transient_errors": ["other", "suspended"]}, False, True),
+        ({"persistent_errors": ["suspended"]}, True, False),
+        ({"persistent_errors": ["suspended"]}, False, False),
+        ({"persistent_errors": ["other"]}, True, True),
+        ({"persistent_errors": ["other", "suspended"]}, True, False),
+        ({"transient_errors": ["suspended"], "persistent_errors": ["suspended"]}, False, False),
+        ({"transient_errors": ["suspended"], "persistent_errors": ["warehouse"]}, True, False),
+        ({"transient_errors": ["suspended"], "persistent_errors": ["other"]}, False, True),
+    ],
+)
+def test_persistent_errors_decide_then_transient_errors_then_what_is_known(
+    declared: dict[str, list[str]], known: bool, expected: bool
+) -> None:
+    assert retries(**declared).is_transient(SAID, known) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("OperationalError", True),
+        ("^OperationalError: the", True),
+        ("suspended$", True),
+        ("ware.*suspended", True),
+        ("Error: the warehouse", True),
+        ("^the warehouse", False),
+        ("Suspended", False),
+        ("(?i)SUSPENDED", True),
+        ("", True),
+    ],
+)
+def test_a_pattern_is_looked_for_in_the_class_and_the_message(pattern: str, found: bool) -> None:
+    failed = e.NodeFailed("a", "OperationalError", "the warehouse was suspended", ())
+    refused = e.RequestFailed("OperationalError", "the warehouse was suspended")
+    for event in (failed, refused):
+        assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=found)
+        known = replace(event, is_transient=True)
+        assert retries(persistent_errors=[pattern]).classify(known) == replace(event, is_transient=not found)
+
+
+def test_a_pattern_is_looked_for_in_every_line() -> None:
+    event = e.RequestFailed("WorkerError", "SQLMesh's process ended.\nIts last lines:\nwarehouse suspended")
+    classified = retries(transient_errors=["warehouse suspended"]).classify(event)
+    assert classified == replace(event, is_transient=True)
+
+
+@pytest.mark.parametrize(
+    "event", [LOST, DIVISION, e.RequestFailed("WorkerError", "killed", is_transient=True)], ids=str
+)
+def test_without_patterns_an_error_stays_what_it_is_known_to_be(event: e.NodeFailed | e.RequestFailed) -> None:
+    assert retries().classify(event) == event
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("declared", ["transient_errors", "persistent_errors"])
+def test_what_a_declaration_says_is_never_said_of_audits(declared: str, known: bool) -> None:
+    event = replace(AUDITS, is_transient=known)
+    assert retries(**{declared: [""]}).classify(event) is event
+
+
+NO_ERRORS = {
+    event.type: event
+    for row in OUTCOME_TABLE
+    for event in row.events
+    if not isinstance(event, e.NodeFailed | e.RequestFailed)
+}
+
+
+@pytest.mark.parametrize("event", NO_ERRORS.values(), ids=NO_ERRORS)
+def test_what_is_no_error_stays_as_it_is(event: e.Event) -> None:
+    assert retries(transient_errors=[""]).classify(event) is event
+
+
+@pytest.mark.parametrize("error", ERRORS_BY_NAME.values(), ids=ERRORS_BY_NAME)
+def test_an_error_of_ours_is_persistent_unless_it_says_otherwise(error: type[SQLMeshComponentError]) -> None:
+    assert (str(error("boom")), error("boom").is_transient) == ("boom", False)
+    assert (str(error("boom", is_transient=True)), error("boom", is_transient=True).is_transient) == ("boom", True)
+
+
+# -- when -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("declared", "delays"),
+    [
+        ({}, [10, 10, 10, 10]),
+        ({"delay": 2.5}, [2.5, 2.5, 2.5, 2.5]),
+        ({"delay": 0}, [0, 0, 0, 0]),
+        ({"delay": 2.5, "backoff": "linear"}, [2.5, 5, 7.5, 10]),
+        ({"delay": 2.5, "backoff": "exponential"}, [2.5, 7.5, 17.5, 37.5]),
+        ({"backoff": "exponential"}, [10, 30, 70, 150]),
+        ({"delay": 0, "backoff": "exponential", "jitter": "full"}, [0, 0, 0, 0]),
+    ],
+    ids=lambda one: " ".join(map(str, one.values())) or "nothing said" if isinstance(one, dict) else "",
+)
+def test_the_delay_grows_from_attempt_to_attempt_as_it_was_said(declared: dict[str, Any], delays: list[float]) -> None:
+    assert [retries(**declared).delay_before(attempt) for attempt in (2, 3, 4, 5)] == delays
+
+
+@pytest.mark.parametrize(
+    ("declared", "attempt", "shortest", "longest"),
+    [
+        ({"jitter": "full"}, 2, 0, 8),
+        ({"jitter": "full"}, 5, 0, 8),
+        ({"jitter": "full", "backoff": "linear"}, 4, 0, 24),
+        ({"jitter": "full", "backoff": "exponential"}, 4, 0, 56),
+        ({"jitter": "plus_minus"}, 2, 0, 16),
+        ({"jitter": "plus_minus", "backoff": "linear"}, 4, 16, 32),
+        ({"jitter": "plus_minus", "backoff": "exponential"}, 4, 48, 64),
+    ],
+    ids=lambda one: " ".join(one.values()) if isinstance(one, dict) else str(one),
+)
+def test_jitter_varies_the_delay_within_bounds(
+    declared: dict[str, Any], attempt: int, shortest: float, longest: float
+) -> None:
+    declaration = retries(delay=8, **declared)
+    delays = [declaration.delay_before(attempt) for _ in range(500)]
+    assert all(shortest <= delay <= longest for delay in delays)
+    middle, margin = (shortest + longest) / 2, (longest - shortest) / 4
+    assert min(delays) < middle - margin < middle + margin < max(delays)
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 100])
+def test_the_delay_does_not_depend_on_how_many_attempts_may_follow(max_retries: int) -> None:
+    assert retries(max_retries=max_retries, delay=1, backoff="linear").delay_before(8) == 7
+
+
+# -- the declaration ------------------------------------------------------------------------------
+
+
+def test_a_declaration_need_say_only_how_many_attempts_may_follow() -> None:
+    assert retries(max_retries=2) == Retries(
+        max_retries=2, delay=10.0, backoff=None, jitter=None, transient_errors=[], persistent_errors=[]
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"max_retries": 1.5},
+        {"max_retries": None},
+        {"delay": None},
+        {"backoff": 2},
+        {"jitter": True},
+        {"transient_errors": {}},
+        {"persistent_errors": [7]},
+        {"max_attempts": 2},
+    ],
+    ids=str,
+)
+def test_a_declaration_that_says_something_else_is_refused_by_name(said: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(said))):
+        retries(**said)
+
+
+@pytest.mark.parametrize("attribute", ["transient_errors", "persistent_errors"])
+@pytest.mark.parametrize(
+    ("pattern", "rule"),
+    [
+        ("(suspended", "missing ), unterminated subpattern at position 0"),
+        ("[a-", "unterminated character set at position 0"),
+        ("*suspended", "nothing to repeat at position 0"),
+    ],
+)
+def test_what_is_no_regular_expression_is_refused_with_the_name_of_its_attribute(
+    attribute: str, pattern: str, rule: str
+) -> None:
+    with pytest.raises(DeclarationError) as refusal:
+        retries(**{attribute: ["suspended", pattern]})
+    assert str(refusal.value) == (
+        f"`execution.retries.{attribute}` in defs.yaml has {pattern!r}, which is no regular expression: {rule}."
+    )

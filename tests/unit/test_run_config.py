@@ -1,0 +1,224 @@
+"""What a run may be told."""
+
+from typing import Any
+
+import pytest
+from unit.scenario import fqn
+
+from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.errors import DeclarationError
+from dg_sqlmesh_component.execution import run_tags
+from dg_sqlmesh_component.run_config import (
+    SQLMeshRunConfig,
+    chosen_environment,
+    config_of_run,
+    refuse_what_does_nothing,
+    sanitized,
+)
+
+EVERYTHING: dict[str, Any] = {
+    "ignore_cron": True,
+    "start": "2026-01-01",
+    "end": "yesterday",
+    "environment": "dev",
+    "skip_janitor": False,
+}
+"""All of it, and none of it as it is by default."""
+
+
+def test_a_run_that_is_told_nothing_is_an_ordinary_run() -> None:
+    assert SQLMeshRunConfig().model_dump() == {
+        "ignore_cron": False,
+        "start": None,
+        "end": None,
+        "environment": None,
+        "skip_janitor": True,
+    }
+
+
+# -- the environment ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "allowed", "environment"),
+    [
+        (None, [], "prod"),
+        (None, ["*"], "prod"),
+        ("prod", [], "prod"),
+        ("dev", ["dev"], "dev"),
+        ("dev", ["pr_*", "dev"], "dev"),
+        ("pr_17", ["pr_*"], "pr_17"),
+        ("pr_", ["pr_*"], "pr_"),
+        ("dev_2", ["dev_[0-9]"], "dev_2"),
+        ("anything", ["*"], "anything"),
+        ("PROD", [], "prod"),
+        ("pr-17", ["pr-*"], "pr_17"),
+        ("Dev Ann", ["Dev *"], "dev_ann"),
+    ],
+)
+def test_a_run_is_of_the_declared_environment_or_of_one_that_is_allowed(
+    asked_for: str | None, allowed: list[str], environment: str
+) -> None:
+    assert chosen_environment(SQLMeshRunConfig(environment=asked_for), "prod", allowed) == environment
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "allowed", "names"),
+    [
+        ("dev", [], "prod"),
+        ("dev", ["dev_*", "pr_*"], "prod, dev_*, pr_*"),
+        ("my_dev", ["dev"], "prod, dev"),
+        ("dev_2", ["dev"], "prod, dev"),
+        ("PR_17", ["pr_*"], "prod, pr_*"),
+        ("pr-17", ["pr_*"], "prod, pr_*"),
+        ("prod ", ["dev"], "prod, dev"),
+        ("", ["dev"], "prod, dev"),
+    ],
+    ids=[
+        "none is allowed",
+        "others are",
+        "behind one",
+        "in front of one",
+        "in another case",
+        "in other characters",
+        "almost the declared one",
+        "no name",
+    ],
+)
+def test_an_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: list[str], names: str) -> None:
+    with pytest.raises(DeclarationError) as refusal:
+        chosen_environment(SQLMeshRunConfig(environment=asked_for), "prod", allowed)
+    assert str(refusal.value) == (
+        f"The run config asks for environment {asked_for!r}; allowed are: {names}. "
+        "To allow more, list them under `execution.environments` in defs.yaml."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("prod", "prod"),
+        ("DEV_2", "dev_2"),
+        ("pr-17", "pr_17"),
+        ("ann's dev/2", "ann_s_dev_2"),
+        ("größe", "größe"),
+        (" dev ", "_dev_"),
+        ("", ""),
+    ],
+)
+def test_an_environment_is_called_as_sqlmesh_stores_it(name: str, stored: str) -> None:
+    assert sanitized(name) == stored == sanitized(stored)
+
+
+# -- what would do nothing ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runs_models", [True, False])
+def test_the_janitor_is_refused_where_it_would_not_run(runs_models: bool) -> None:
+    with pytest.raises(DeclarationError) as refusal:
+        refuse_what_does_nothing(SQLMeshRunConfig(skip_janitor=False), "dev", runs_models=runs_models)
+    assert str(refusal.value) == (
+        "The run config sets skip_janitor to false, but SQLMesh runs its janitor only before a run of environment "
+        "prod, and this run is of 'dev'. Leave skip_janitor out."
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ({"ignore_cron": True}, "ignore_cron"),
+        ({"start": "2026-01-01"}, "start"),
+        ({"end": "yesterday"}, "end"),
+        ({"skip_janitor": False}, "skip_janitor"),
+        (EVERYTHING, "ignore_cron and start and end and skip_janitor"),
+    ],
+    ids=["ignore_cron", "start", "end", "skip_janitor", "everything"],
+)
+def test_what_concerns_models_only_is_refused_where_only_checks_are_selected(said: dict[str, Any], names: str) -> None:
+    config = SQLMeshRunConfig(**said)
+    with pytest.raises(DeclarationError) as refusal:
+        refuse_what_does_nothing(config, "prod", runs_models=False)
+    assert str(refusal.value) == (
+        f"The run config sets {names}, but only checks are selected, so no model is executed. "
+        "Select the assets too, or leave it out."
+    )
+    refuse_what_does_nothing(config, "prod", runs_models=True)
+
+
+@pytest.mark.parametrize("said", [{}, {"environment": "dev"}], ids=["nothing", "an environment"])
+@pytest.mark.parametrize("environment", ["prod", "dev"])
+def test_what_concerns_checks_too_is_not_refused(said: dict[str, Any], environment: str) -> None:
+    refuse_what_does_nothing(SQLMeshRunConfig(**said), environment, runs_models=False)
+
+
+# -- a run of several steps -----------------------------------------------------------------------
+
+RESOLVED = {**SQLMeshRunConfig().model_dump(), "start": "resolved"}
+"""What Dagster makes of a part of the op: with defaults, and with variables looked up."""
+
+
+def said_to(**parts: dict[str, Any]) -> dict[str, Any]:
+    """The run config that says these things to parts of the op `shop`."""
+    return {"ops": {part: {"config": config} for part, config in parts.items()}}
+
+
+@pytest.mark.parametrize(
+    ("run_config", "first", "second"),
+    [
+        (said_to(shop={"start": "a"}), RESOLVED, {"start": "a"}),
+        (said_to(shop_2={"start": "b"}), RESOLVED, RESOLVED),
+        (said_to(shop={"start": "a"}, shop_2={"start": "b"}), RESOLVED, RESOLVED),
+        (said_to(shop={"start": "a"}, shop_2={}), RESOLVED, RESOLVED),
+        (said_to(shop={}), RESOLVED, {}),
+        ({"ops": {"shop": {}}}, RESOLVED, {}),
+        (said_to(shop={"start": "a"}, shop_3={"start": "c"}), RESOLVED, {"start": "a"}),
+        (said_to(theirs={"start": "a"}), RESOLVED, RESOLVED),
+        ({"ops": {}}, RESOLVED, RESOLVED),
+        ({"execution": {}}, RESOLVED, RESOLVED),
+        ({}, RESOLVED, RESOLVED),
+    ],
+    ids=[
+        "to the first part",
+        "to this part",
+        "to each",
+        "to the first part, and to this one that nothing is meant for it",
+        "to the first part, that nothing is meant for it",
+        "an op of which nothing is said",
+        "to the first part and to a third",
+        "to somebody else",
+        "no op",
+        "something else",
+        "nothing",
+    ],
+)
+def test_what_was_said_to_the_first_part_holds_for_those_that_were_told_nothing(
+    run_config: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    assert config_of_run(run_config, "shop", "shop", RESOLVED) == first
+    assert config_of_run(run_config, "shop_2", "shop", RESOLVED) == second
+
+
+@pytest.mark.parametrize("run_config", [{}, said_to(shop_2={})], ids=["nothing", "nothing to this part"])
+def test_an_op_without_config_has_an_empty_one(run_config: dict[str, Any]) -> None:
+    assert config_of_run(run_config, "shop_2", "shop", None) == {}
+
+
+# -- tags of the run ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "tags"),
+    [
+        ({}, {}),
+        ({"ignore_cron": True}, {"sqlmesh/ignore_cron": "true"}),
+        (
+            {"start": "2026-01-01", "end": "yesterday", "skip_janitor": False, "concurrent_tasks": 4},
+            {"sqlmesh/start": "2026-01-01", "sqlmesh/end": "yesterday", "sqlmesh/skip_janitor": "false"},
+        ),
+    ],
+    ids=["nothing", "ignore_cron", "the rest"],
+)
+def test_what_a_run_was_told_is_on_its_tags(said: dict[str, Any], tags: dict[str, str]) -> None:
+    project = e.OpenProject(("/shop",), None, None, None)
+    request = e.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), (), execution_time=0, **said)
+    assert run_tags(request) == {"sqlmesh/environment": "dev", **tags}
