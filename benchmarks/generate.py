@@ -1,0 +1,98 @@
+"""Writes a SQLMesh project of any size on embedded DuckDB; the same arguments always write the same project."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+CONFIG = """\
+gateways:
+  local:
+    connection:
+      type: duckdb
+      database: warehouse.duckdb
+default_gateway: local
+model_defaults:
+  dialect: duckdb
+  start: 4 days ago
+disable_anonymized_analytics: true
+"""
+KINDS = ("FULL", "VIEW", "INCREMENTAL_BY_TIME_RANGE (time_column ds)")
+CRONS = ("@daily", "@weekly")
+AUDITS = (
+    "not_null(columns := (id))",
+    "unique_values(columns := (id), blocking := false)",
+    "number_of_rows(threshold := 1, blocking := false)",
+)
+
+
+def write(
+    folder: Path,
+    models: int,
+    *,
+    depth: int = 10,
+    columns: int = 10,
+    audits: int = 0,
+    mixed: bool = False,
+    seed: int = 1,
+) -> Path:
+    """A project of `models` models in `depth` layers, each reading one to three of the layer below.
+
+    Args:
+        columns: Columns of each model, beside `ds` and `id`.
+        audits: Audits of each model.
+        mixed: Whether kinds and crons differ from model to model; else all are FULL and daily.
+    """
+    dice = random.Random(seed)
+    (folder / "models").mkdir(parents=True)
+    (folder / "config.yaml").write_text(CONFIG)
+    layers: list[list[str]] = [[] for _ in range(depth)]
+    for number in range(models):
+        layer = number * depth // models
+        name = f"layer_{layer}.model_{number:04d}"
+        kind, cron = (dice.choice(KINDS), dice.choice(CRONS)) if mixed else (KINDS[0], CRONS[0])
+        below = layers[layer - 1] if layer else []
+        parents = sorted(dice.sample(below, min(len(below), dice.randint(1, 3))))
+        (folder / "models" / f"model_{number:04d}.sql").write_text(
+            _header(name, kind, cron, audits) + _query(parents, columns)
+        )
+        layers[layer].append(name)
+    return folder
+
+
+def _header(name: str, kind: str, cron: str, audits: int) -> str:
+    said = f", audits ({', '.join(AUDITS[:audits])})" if audits else ""
+    return f"MODEL (name {name}, kind {kind}, cron '{cron}', description 'Generated.'{said});\n"
+
+
+def _query(parents: list[str], columns: int) -> str:
+    if not parents:
+        values = ", ".join(f"id + {number} AS c{number}" for number in range(columns))
+        return (
+            f"SELECT ds::DATE AS ds, id::INT AS id, {values}\n"
+            "FROM (SELECT DATE '2026-01-01' AS ds, UNNEST(GENERATE_SERIES(1, 5)) AS id)\n"
+        )
+    values = ", ".join(
+        f"{' + '.join(f'p{p}.c{(number + p) % columns}' for p in range(len(parents)))} AS c{number}"
+        for number in range(columns)
+    )
+    joins = "".join(f"\nLEFT JOIN {parent} AS p{p + 1} ON p0.id = p{p + 1}.id" for p, parent in enumerate(parents[1:]))
+    return f"SELECT p0.ds AS ds, p0.id AS id, {values}\nFROM {parents[0]} AS p0{joins}\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--models", type=int, default=1_000)
+    parser.add_argument("--depth", type=int, default=10)
+    parser.add_argument("--columns", type=int, default=10)
+    parser.add_argument("--audits", type=int, default=0)
+    parser.add_argument("--mixed", action="store_true", help="several kinds and crons")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = vars(parser.parse_args())
+    write(arguments.pop("folder"), arguments.pop("models"), **arguments)
+
+
+if __name__ == "__main__":
+    main()

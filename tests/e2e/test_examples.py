@@ -1,0 +1,117 @@
+"""The examples run as their READMEs say: a plan with SQLMesh's own command, then everything in one real run."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import pytest
+from example_projects import EXAMPLES, copy_example, require_fresh_readme
+from harness import DagsterProject, Told, plan, query, sqlmesh, state
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "dagster_home").mkdir()
+    with dg.instance_for_test(temp_dir=str(tmp_path / "dagster_home")) as one:
+        yield one
+
+
+def grown(before: dict, after: dict) -> set[tuple[str, ...]]:
+    """The models whose intervals grew, by the parts of their names."""
+    grew = [fqn for fqn in after["intervals"] if after["intervals"][fqn] > before["intervals"][fqn]]
+    return {tuple(part.strip('"') for part in fqn.split(".")) for fqn in grew}
+
+
+def require_green(told: Told) -> None:
+    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+    assert told.checks
+    assert [name for name, check in told.checks.items() if not check.passed] == []
+
+
+def spec(definitions: dg.Definitions, key: str) -> dg.AssetSpec:
+    return next(one for one in definitions.resolve_all_asset_specs() if one.key.to_user_string() == key)
+
+
+def test_jaffle_shop_lands_computes_and_reports_in_one_run(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    root = copy_example("jaffle_shop", tmp_path)
+    project = root / "sqlmesh_project"
+    sys.path.insert(0, str(root))  # what installing it would do
+    importlib.import_module("jaffle_shop.defs.landing").till_orders()  # the table must be there before the plan
+    plan(project)
+    before = state(project)
+    dagster = DagsterProject(root, instance)
+    definitions = dagster.refresh()
+    require_fresh_readme("jaffle_shop", definitions)
+    told = dagster.launch()
+    require_green(told)
+    order = list(told.materializations)
+    assert (order[0], order[-1]) == ("point_of_sale/till_orders", "weekly_report")
+    grew = grown(before, state(project)) - {("warehouse", "raw", "orders")}  # external: its audits ran
+    assert grew == {
+        ("warehouse", "staging", "orders"),
+        ("warehouse", "marts", "daily_sales"),
+        ("warehouse", "harbour", "best_sellers"),
+        ("warehouse", "station", "best_sellers"),
+    }
+    assert set(order[1:-1]) == {"/".join(name[1:]) for name in grew}
+    assert "staging/orders:orders__unique_values" in told.checks
+    assert query(project, "SELECT CAST(MAX(sold_on) AS TEXT) FROM marts.daily_sales") == [
+        (told.materializations["weekly_report"].metadata["last_day"].value,)
+    ]
+
+    mart = spec(definitions, "marts/daily_sales")
+    assert mart.automation_condition is not None
+    assert mart.metadata["dagster/column_lineage"].deps_by_column["pieces"]
+
+
+def test_multi_repo_runs_models_of_both_repositories(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    root = copy_example("multi_repo", tmp_path)
+    folder = root / "repositories"
+    words = ["-p", "core", "-p", "marketing", "plan", "--auto-apply", "--no-prompts"]
+    sqlmesh(folder, *words, "--execution-time", "3 days ago")
+    before = state(folder, path="core")
+    dagster = DagsterProject(root, instance)
+    definitions = dagster.refresh()
+    require_fresh_readme("multi_repo", definitions)
+    told = dagster.launch()
+    require_green(told)
+    grew = grown(before, state(folder, path="core"))
+    assert {"/".join(name[1:]) for name in grew} == set(told.materializations)
+    assert set(told.materializations) == {"core/orders", "core/customers", "marketing/segments"}
+    assert spec(definitions, "core/orders").metadata["sqlmesh/project"] == "core"
+    assert spec(definitions, "marketing/segments").metadata["sqlmesh/project"] == "marketing"
+    assert list(root.rglob("*.duckdb")) == [folder / "warehouse.duckdb"]
+
+
+def test_multi_gateway_shows_each_model_where_it_is(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    root = copy_example("multi_gateway", tmp_path)
+    project = root / "sqlmesh_project"
+    plan(project)
+    before = state(project)
+    dagster = DagsterProject(root, instance)
+    definitions = dagster.refresh()
+    require_fresh_readme("multi_gateway", definitions)
+    told = dagster.launch()
+    require_green(told)
+    assert {"/".join(name) for name in grown(before, state(project))} == set(told.materializations)
+    for key in ("lake/greenhouse/readings", "warehouse/greenhouse/daily_climate"):
+        catalog, schema, table = key.split("/")
+        metadata = spec(definitions, key).metadata
+        assert metadata["dagster/table_name"] == f"{catalog}.{schema}.{table}"
+        assert metadata["dagster/storage_kind"] == "duckdb"
+        with duckdb.connect(str(project / f"{catalog}.duckdb"), read_only=True) as file:
+            assert file.sql(f"SELECT COUNT(*) > 0 FROM {schema}.{table}").fetchall() == [(True,)]
+
+
+def test_the_table_of_the_examples_has_a_row_for_each_and_links_lead_somewhere() -> None:
+    names = {path.parent.name for path in EXAMPLES.glob("*/pyproject.toml")}
+    assert set(re.findall(r"^\| \[(\w+)\]", (EXAMPLES / "README.md").read_text(), re.MULTILINE)) == names
+    for readme in [EXAMPLES / "README.md", *EXAMPLES.glob("*/README.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)", readme.read_text()):
+            assert (readme.parent / target).exists(), f"{readme.parent.name}: {target}"

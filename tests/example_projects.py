@@ -1,0 +1,69 @@
+"""The projects below examples/: copies to run, and what their READMEs say that Dagster lists."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import dagster as dg
+from harness import REPOSITORY
+
+EXAMPLES = REPOSITORY / "examples"
+ARTEFACTS = (".*", "__pycache__", "*.duckdb*", "logs", "target", "dbt_packages", "*.egg-info")
+Rows = dict[str, tuple[set[str], ...]]
+
+
+def copy_example(name: str, folder: Path) -> Path:
+    """An example as it is in the repository, without what running it leaves behind."""
+    return Path(shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns(*ARTEFACTS)))
+
+
+def in_readme(name: str) -> tuple[Rows, Rows]:
+    """The assets in an example's README by key, with group, dependencies and kinds, and the checks."""
+    rows: Rows = {}
+    key = ""
+    for line in _list_defs().recorded(EXAMPLES / name).splitlines():
+        # What stands between the bars of the inner tables; their heads have other bars.
+        cells = [cell.strip() for cell in line.split("│")][3:-2]
+        if not cells or "─" in "".join(cells):
+            continue
+        key = cells[0] or key  # a row of several lines has its key in the first one
+        rows[key] = tuple(
+            known | ({cell} - {""}) for known, cell in zip(rows.get(key) or [set()] * (len(cells) - 1), cells[1:])
+        )
+    assets = {key: cells for key, cells in rows.items() if len(cells) == 3}
+    return assets, {key: cells for key, cells in rows.items() if len(cells) == 1}
+
+
+def in_dagster(definitions: dg.Definitions) -> tuple[Rows, Rows]:
+    """The same of definitions that are loaded."""
+    graph = definitions.resolve_asset_graph()
+    specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
+    assets: Rows = {
+        key.to_user_string(): (
+            {spec.group_name or "default"},
+            {parent.to_user_string() for parent in graph.get(key).parent_keys},
+            set(spec.kinds),
+        )
+        for key, spec in specs.items()
+    }
+    return assets, {
+        f"{check.asset_key.to_user_string()}:{check.name}": ({check.asset_key.to_user_string()},)
+        for check in graph.asset_check_keys
+    }
+
+
+def require_fresh_readme(name: str, definitions: dg.Definitions) -> None:
+    """Fail where an example's README lists something else than its definitions."""
+    assert in_readme(name) == in_dagster(definitions), f"Stale. Run: python examples/list_defs.py {name}"
+
+
+def _list_defs() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("list_defs", EXAMPLES / "list_defs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
