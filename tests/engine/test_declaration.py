@@ -57,6 +57,20 @@ def test_gateway_and_environment_are_those_asked_for(dagster: DagsterProject) ->
     assert [(model.catalog, model.table_name) for model in manifest.models] == [("other", "other.t__dev_ada.one")]
 
 
+def test_the_environment_may_come_from_a_variable_and_changes_tables_but_no_keys(
+    dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a branch deployment: the same assets, in tables of their own."""
+    write_project(dagster.root / "shop", ONE_MODEL)
+    tables = {}
+    for environment in ("prod", "pr_17"):
+        monkeypatch.setenv("SQLMESH_ENVIRONMENT", environment)
+        dagster.declare("shop", {"project": {"path": "../../../shop", "environment": "{{ env.SQLMESH_ENVIRONMENT }}"}})
+        [spec] = dagster.refresh().resolve_all_asset_specs()
+        tables[environment] = (spec.key.to_user_string(), spec.metadata["dagster/table_name"])
+    assert tables == {"prod": ("t/one", "warehouse.t.one"), "pr_17": ("t/one", "warehouse.t__pr_17.one")}
+
+
 @pytest.mark.attribute("project.env")
 def test_environment_variables_reach_sqlmesh_and_nobody_else(dagster: DagsterProject) -> None:
     config = CONFIG + "default_target_environment: {{ env_var('TARGET_OF_THE_TEST') }}\n"

@@ -155,7 +155,7 @@ TRANSIENT: dict[str, Exception] = {
     "MySQL found a deadlock": InternalError(1213, "Deadlock found when trying to get lock"),
     # BigQuery's
     "BigQuery is not available": named("ServiceUnavailable", "503 The service is currently unavailable."),
-    "BigQuery has had enough": named("TooManyRequests", "429 Exceeded rate limits: too many table updates"),
+    "BigQuery has had enough": named("TooManyRequests", "429 too much was asked of it"),
     "BigQuery has an error of its own": named("InternalServerError", "500 An internal error occurred"),
     "BigQuery's gateway waits": named("GatewayTimeout", "504"),
     "BigQuery's gateway fails": named("BadGateway", "502"),

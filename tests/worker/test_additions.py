@@ -1,0 +1,49 @@
+"""What a manifest holds only on request: links to the files of models, on the web page of their repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from harness import run
+
+from dg_sqlmesh_component.worker.additions import SourceUrls
+
+
+def repository(folder: Path, remote: str | None) -> tuple[Path, str]:
+    """A repository with one committed model; the model's file and the commit."""
+    model = folder / "models" / "one.sql"
+    model.parent.mkdir(parents=True)
+    model.write_text("MODEL (name t.one); SELECT 1 AS id")
+    git = ["git", "-c", "user.name=ada", "-c", "user.email=ada@example.com"]
+    run([*git, "init", "-q"], cwd=folder)
+    run([*git, "add", "-A"], cwd=folder)
+    run([*git, "commit", "-qm", "one"], cwd=folder)
+    if remote:
+        run([*git, "remote", "add", "origin", remote], cwd=folder)
+    return model, run([*git, "rev-parse", "HEAD"], cwd=folder).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("remote", "page"),
+    [
+        ("https://git.example.com/team/shop.git", "https://git.example.com/team/shop/blob"),
+        ("https://ada:hunter2@git.example.com/team/shop", "https://git.example.com/team/shop/blob"),
+        ("git@git.example.com:team/shop.git", "https://git.example.com/team/shop/blob"),
+        ("ssh://git@git.example.com:2222/team/shop.git", "https://git.example.com/team/shop/blob"),
+        ("https://gitlab.example.com/group/sub/shop.git", "https://gitlab.example.com/group/sub/shop/-/blob"),
+    ],
+)
+def test_a_file_is_linked_at_the_commit_that_is_checked_out(remote: str, page: str, tmp_path: Path) -> None:
+    model, commit = repository(tmp_path, remote)
+    assert SourceUrls().of(model) == f"{page}/{commit}/models/one.sql"
+
+
+@pytest.mark.parametrize("remote", [None, "/srv/git/shop.git"])
+def test_without_a_remote_that_has_a_web_page_there_is_no_link(remote: str | None, tmp_path: Path) -> None:
+    model, _ = repository(tmp_path, remote)
+    assert SourceUrls().of(model) is None
+
+
+def test_outside_of_a_repository_there_is_no_link(tmp_path: Path) -> None:
+    assert SourceUrls().of(tmp_path / "one.sql") is None
