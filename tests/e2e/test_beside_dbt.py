@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import dagster as dg
@@ -15,7 +16,8 @@ import yaml
 from example_projects import copy_example, in_readme, require_fresh_readme
 from harness import REPOSITORY, DagsterProject, query, run
 
-PACKAGES = ["dagster-dbt", "dbt-duckdb", "dagster-dg-cli"]
+# The same DuckDB as here, since both sides open the same files.
+PACKAGES = ["dagster-dbt", "dbt-duckdb", "dagster-dg-cli", f"duckdb=={version('duckdb')}"]
 # A dependency of dbt-core's whose source distribution fetches a binary while it is built, which not every machine may.
 BINARY = ["--only-binary", "dbt-core-experimental-parser"]
 
