@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -81,11 +83,12 @@ class serve:  # reads as a verb
             env={**os.environ, "DAGSTER_HOME": str(home)},
             stdout=self.log,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     def __enter__(self) -> str:
         url = f"http://127.0.0.1:{self.port}"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             assert self.process.poll() is None, Path(self.log.name).read_text()
             try:
@@ -99,8 +102,12 @@ class serve:  # reads as a verb
         self.process.terminate()
         try:
             self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            pass  # how fast Dagster's servers end is not what is tested here
         finally:
-            self.process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
             self.log.close()
 
 
