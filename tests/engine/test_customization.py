@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,14 @@ class TestTheOp(TestOpCustomization):
     def test_dagsters_op_suite_passes(self, declared: _Declared, attributes: Any, assertion: Any) -> None:
         definition = declared.definitions(op=attributes).resolve_assets_def(ORDERS)
         assert assertion(definition if "backfill_policy" in attributes else definition.op)
+
+
+@pytest.mark.attribute("op.tags")
+def test_a_container_is_configured_by_a_tag_of_the_op(declared: _Declared) -> None:
+    """As the Kubernetes executor reads it."""
+    container = {"container_config": {"resources": {"limits": {"memory": "2Gi"}}}}
+    op = declared.definitions(op={"tags": {"dagster-k8s/config": container}}).resolve_assets_def(ORDERS).op
+    assert json.loads(op.tags["dagster-k8s/config"]) == container
 
 
 def test_a_template_sees_the_model_and_the_asset_as_it_was(declared: _Declared) -> None:
