@@ -157,6 +157,18 @@ SITUATIONS = (
         nodes(ORDERS),
     ),
     Situation(
+        "it failed for a persistent cause and is listed as blocked by a transient failure",
+        (planned(STAGING, ORDERS), lost(STAGING), broken(ORDERS), e.NodesBlocked({ORDERS: (STAGING,)})),
+        nodes(STAGING),
+        {ORDERS: Outcome.FAILED},
+    ),
+    Situation(
+        "what an earlier pass did is all there was to do",
+        (TWO_BATCHES, batch(0, D1), START_OVER, planned(STAGING), lost(STAGING)),
+        nodes(STAGING),
+        {ORDERS: Outcome.EXECUTED},
+    ),
+    Situation(
         "a transient failure blocked it",
         (planned(STAGING, ORDERS), lost(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
         nodes(STAGING, ORDERS),
@@ -382,6 +394,18 @@ def test_what_is_worth_another_attempt_is_asked_without_consequence(situation: S
     assert asked.close("killed") == never_asked.close("killed")
 
 
+def test_what_is_settled_before_another_attempt_says_what_became_of_it() -> None:
+    ledger = Ledger(PARENTS_FIRST)
+    blocked = e.NodesBlocked({MART: (ORDERS, STAGING)})
+    feed(ledger, [planned(*PARENTS_FIRST), lost(STAGING), broken(ORDERS), blocked])
+    said = {one.fqn: (one.errors, one.culprits) for one in ledger.pause(nodes(STAGING)) if isinstance(one, NodeOutcome)}
+    assert said == {
+        REFUNDS: (("SQLMesh ended the run without saying what became of it.",), ()),
+        ORDERS: (("there is no such column",), ()),
+        MART: ((), (ORDERS, STAGING)),
+    }
+
+
 def test_there_is_a_situation_for_every_outcome_that_an_attempt_can_settle() -> None:
     settled = {outcome for situation in SITUATIONS for outcome in situation.settled.values()}
     assert settled == set(Outcome) - {Outcome.NOT_IN_ENVIRONMENT}  # which is settled by the first event
@@ -532,6 +556,11 @@ def test_what_is_promoted_is_what_the_last_attempt_found() -> None:
     second = e.EnvironmentOpened("prod", "plan-2", {ORDERS: replaced}, (), "cd /shop && sqlmesh plan")
     (outcome,) = after([OPENED, ONE_BATCH, LOST], [second, ONE_BATCH, batch(0, D1)])
     assert outcome.promoted == replaced
+
+
+def test_what_is_promoted_is_known_from_the_first_attempt_where_the_second_does_not_say() -> None:
+    (outcome,) = after([OPENED, ONE_BATCH, LOST], [opened(STAGING), ONE_BATCH, batch(0, D1)])
+    assert outcome.promoted == PROMOTED
 
 
 def test_what_a_plan_removed_between_two_attempts_is_not_in_the_environment() -> None:

@@ -68,6 +68,7 @@ TRANSIENT_STATES = {
     "57P03": "cannot connect now",
 }
 PERSISTENT_STATES = {
+    "02000": "no data",
     "22012": "division by zero",
     "22P02": "invalid text representation",
     "23505": "unique violation",
@@ -85,6 +86,7 @@ PERSISTENT_STATES = {
     "P0001": "raised in PL/pgSQL",
     "XX000": "internal error",
     "140001": "no state at all",
+    "400010": "no state at all",
     "0800": "no state at all",
 }
 
@@ -151,7 +153,7 @@ TRANSIENT: dict[str, Exception] = {
     # MySQL's
     "MySQL has gone away": OperationalError(2006, "MySQL server has gone away"),
     "MySQL was lost": OperationalError(2013, "Lost connection to MySQL server during query"),
-    "MySQL waited for a lock": OperationalError(1205, "Lock wait timeout exceeded; try restarting transaction"),
+    "MySQL waited for a lock": InternalError(1205, "Lock wait timeout exceeded; try restarting transaction"),
     "MySQL found a deadlock": InternalError(1213, "Deadlock found when trying to get lock"),
     # BigQuery's
     "BigQuery is not available": named("ServiceUnavailable", "503 The service is currently unavailable."),
@@ -190,6 +192,12 @@ TRANSIENT: dict[str, Exception] = {
     "somebody's connection timed out": named("SomeError", "the connection timed out"),
     "somebody's connection was lost": named("SomeError", "the connection was lost"),
     "somebody's connection was closed": named("SomeError", "Connection closed by the remote host"),
+    "somebody's connection was reset": named("SomeError", "('Connection aborted.', 'Connection reset by peer')"),
+    "somebody's connection was refused": named("SomeError", "[Errno 111] Connection refused"),
+    "somebody's connection is already closed": named("SomeError", "connection already closed"),
+    "somebody's server closed the connection": named("SomeError", "server closed the connection unexpectedly"),
+    "somebody's file is in use": named("SomeError", 'IO Error: Could not set lock on file "/shop/db.duckdb"'),
+    "somebody had too many requests": named("SomeError", "429 Client Error: Too Many Requests for url"),
     "somebody's pipe is broken": named("SomeError", "[Errno 32] Broken pipe"),
 }  # fmt: skip
 
@@ -243,7 +251,18 @@ def test_what_is_not_known_to_be_transient_is_persistent(error: BaseException) -
     assert not is_transient(error)
 
 
-@pytest.mark.parametrize("name", ["OperationalError", "ServiceUnavailable", "TimeoutError"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "OperationalError",
+        "ServiceUnavailable",
+        "TimeoutError",
+        "ConnectTimeout",
+        "ConnectionException",
+        "OutOfMemoryException",
+        "TransactionException",
+    ],
+)
 def test_a_class_is_known_by_the_name_of_any_of_its_ancestors(name: str) -> None:
     ours = type("Ours", (type(name, (Exception,), {}),), {})
     assert is_transient(type("OursToo", (ours,), {})())

@@ -102,7 +102,7 @@ def test_a_function_that_gives_a_key_with_an_empty_part_is_refused_too() -> None
 @pytest.mark.parametrize(
     ("template", "cause"),
     [
-        ("{{ nope }}", "UndefinedError: 'nope'"),
+        ("{{ nope }}", "'nope'"),
         ("{{ external.name }", "unexpected '}'"),
         ("{{ external.name | nope }}", "No filter named 'nope'"),
     ],

@@ -277,6 +277,18 @@ def test_work_of_the_first_pass_counts_when_the_second_has_nothing_left_to_do() 
     assert (outcome.planned_batches, outcome.finished_batches, outcome.again) == (1, 1, False)
 
 
+@pytest.mark.parametrize(
+    ("told", "outcome"),
+    [([e.NodeUpToDate(ORDERS, "done", None, None)], Outcome.EXECUTED), ([], Outcome.INTERRUPTED)],
+    ids=["told that nothing is left to do", "untold"],
+)
+def test_work_of_the_first_pass_is_all_there_is_when_the_worker_dies_only_if_sqlmesh_has_said_so(
+    told: list[e.Event], outcome: Outcome
+) -> None:
+    outcomes = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, *told], death="killed")
+    assert kinds(outcomes) == [(ORDERS, outcome)]
+
+
 def test_work_of_both_passes_is_added_up() -> None:
     second = e.EvaluationPlanned({ORDERS: (D2,)})
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, second, batch(0, D2), SUCCEEDED])

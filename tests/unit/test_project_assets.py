@@ -105,9 +105,18 @@ def test_models_may_swap_their_keys() -> None:
     assert deps(assets, "marts.revenue") == {"core/refunds"}
 
 
-def test_a_dependency_keeps_what_was_said_of_it_when_its_key_changes() -> None:
-    mapping = dg.LastPartitionMapping()
-    of_orders = dg.AssetDep(ORDERS_KEY, partition_mapping=mapping, metadata={"why": "late rows"})
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"partition_mapping": dg.LastPartitionMapping(), "metadata": {"why": "late rows"}},
+        {"partition_mapping": dg.TimeWindowPartitionMapping(start_offset=-1)},
+        {"metadata": {"why": "late rows"}},
+        {"metadata": {"dagster/table_name": "db.core.orders", "why": "late rows"}},
+    ],
+    ids=lambda said: " and ".join(said),
+)
+def test_a_dependency_keeps_what_was_said_of_it_when_its_key_changes(said: dict[str, Any]) -> None:
+    of_orders = dg.AssetDep(ORDERS_KEY, **said)
 
     def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
         spec = behind("ours")(spec, of)
@@ -118,6 +127,24 @@ def test_a_dependency_keeps_what_was_said_of_it_when_its_key_changes() -> None:
         of_orders._replace(asset_key=ORDERS_KEY.with_prefix("ours")),
         dg.AssetDep("other"),
     ]
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ({}, "raw/events"),
+        ({"key": "lake/{{ external.name }}"}, "lake/events"),
+        ({"keys": {"events": "dlt/e"}}, "dlt/e"),
+    ],
+    ids=["the default", "the template", "the map"],
+)
+def test_what_somebody_makes_of_models_is_not_made_of_tables_from_outside(
+    said: dict[str, Any], key: str, declared: bool
+) -> None:
+    tables = [model("raw.events", kind="EXTERNAL")] if declared else []
+    project = manifest(model("core.orders", reads=["raw.events"]), *tables)
+    assert deps(project_assets(project, outside=external_models(**said), asset=behind("ours")), "core.orders") == {key}
 
 
 def by_catalog(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
@@ -730,7 +757,7 @@ def test_a_standalone_audit_that_somebody_gave_no_check_runs_beside_the_model_th
         model("marts.revenue"),
         standalone_audits=[
             standalone("add_up", ["core.orders", "marts.revenue"]),
-            standalone("fresh", ["raw.events", "marts.revenue"]),
+            standalone("fresh", ["core.a_table_of_theirs", "marts.revenue"]),
             standalone("theirs", ["raw.events"]),
         ],
     )

@@ -103,6 +103,7 @@ def test_an_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: 
         ("ann's dev/2", "ann_s_dev_2"),
         ("größe", "größe"),
         (" dev ", "_dev_"),
+        ("a - b", "a___b"),
         ("", ""),
     ],
 )

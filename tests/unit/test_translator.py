@@ -170,6 +170,15 @@ def test_a_tag_gives_way_to_the_template_and_that_to_the_map(said: dict[str, Any
     assert list(deps(orders, events, external_models=external_models(**said))) == [key]
 
 
+def test_a_template_for_tables_from_outside_is_none_for_models() -> None:
+    orders = model("core.orders", reads=["staging.orders", "raw.events"])
+    outside = external_models(key="lake/{{ external.catalog }}/{{ external.name }}")
+    assert unselected(orders, model("staging.orders"), external_models=outside) == {
+        "staging/orders": {"dagster/table_name": "db.staging.orders"},
+        "lake/db/events": {"dagster/table_name": "db.raw.events"},
+    }
+
+
 @pytest.mark.parametrize("through", ["an embedded model", "a model that is not selected"])
 def test_a_table_that_only_others_read_may_be_mapped(through: str) -> None:
     kind = "EMBEDDED" if through == "an embedded model" else "FULL"
