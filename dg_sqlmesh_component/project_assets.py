@@ -267,7 +267,7 @@ def _real_deps(
     deps: dict[dg.AssetKey, dg.AssetDep] = {}
     for dep in spec.deps:
         for key in real.get(dep.asset_key, ()):
-            is_default = not dep.partition_mapping and set(dep.metadata or {}) <= {"dagster/table_name"}
+            is_default = dep.partition_mapping is None and set(dep.metadata or {}) <= {"dagster/table_name"}
             deps[key] = dependency(key, tables) if is_default else dep._replace(asset_key=key)
         if dep.asset_key not in real:
             deps[dep.asset_key] = dep

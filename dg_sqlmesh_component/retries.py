@@ -54,6 +54,15 @@ class Retries(dg.Resolvable):
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.max_retries < 0 or self.delay < 0:
+            raise DeclarationError(
+                "`execution.retries` in defs.yaml needs max_retries and delay that are not negative."
+            )
+        for name, said, known in (("backoff", self.backoff, _BACKOFFS), ("jitter", self.jitter, _JITTERS)):
+            if said is not None and said not in known:
+                raise DeclarationError(
+                    f"`execution.retries.{name}` in defs.yaml is {said!r}; it may be {' or '.join(known)}."
+                )
         for name in ("transient_errors", "persistent_errors"):
             for pattern in getattr(self, name):
                 try:

@@ -197,3 +197,11 @@ def test_what_is_no_regular_expression_is_refused_with_the_name_of_its_attribute
     assert str(refusal.value) == (
         f"`execution.retries.{attribute}` in defs.yaml has {pattern!r}, which is no regular expression: {rule}."
     )
+
+
+@pytest.mark.parametrize(
+    "said", [{"max_retries": -1}, {"max_retries": 1, "delay": -1}, {"max_retries": 1, "backoff": "quadratic"}]
+)
+def test_a_policy_that_cannot_be_followed_is_refused_at_once(said: dict[str, Any]) -> None:
+    with pytest.raises(DeclarationError, match=r"execution\.retries"):
+        Retries(**said)
