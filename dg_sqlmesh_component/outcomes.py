@@ -156,6 +156,14 @@ class _Entry:
         """Whether SQLMesh has said, at the end of its run, why it left the node out."""
         return self.up_to_date is not None or self.waiting is not None
 
+    def start_over(self) -> None:
+        """What finished stays done, the rest is void."""
+        self.earlier.extend(self.finished.values())
+        self.keep_audits_of_finished_batches()
+        self.finished.clear()
+        self.planned, self.culprits, self.row_count = None, (), None
+        self.failures.clear()
+
     def keep_audits_of_finished_batches(self) -> None:
         """A failed batch will be computed once more, so what its audits said is void."""
         finished = {batch.interval for batch in self.done}
@@ -309,13 +317,16 @@ class Ledger:
 
     def pause(self, kept: frozenset[str]) -> list[NodeOutcome | AuditOnlyOutcome]:
         """End an attempt that another one follows: `kept` stay open, the other open nodes are settled."""
-        for fqn in kept:
-            self._entries[fqn].attempts += 1
-        return [
+        settled: list[NodeOutcome | AuditOnlyOutcome] = [
             self._settle(fqn, *self._judge(entry, None))
             for fqn, entry in self._entries.items()
             if not entry.settled and fqn not in kept
         ]
+        for fqn in kept:
+            self._entries[fqn].attempts += 1
+            self._entries[fqn].start_over()
+        self._audited.clear()
+        return settled
 
     # -- evidence ---------------------------------------------------------------------------------
 
@@ -340,11 +351,7 @@ class Ledger:
     def _plan(self, event: e.EvaluationPlanned) -> None:
         """A second plan means that SQLMesh starts over: what finished stays done, the rest is judged anew."""
         for entry in self._entries.values():
-            entry.earlier.extend(entry.finished.values())
-            entry.keep_audits_of_finished_batches()
-            entry.finished.clear()
-            entry.planned, entry.culprits, entry.row_count = None, (), None
-            entry.failures.clear()
+            entry.start_over()
         for fqn, batches in event.batches.items():
             entry = self._entry(fqn)
             entry.planned = batches
