@@ -14,6 +14,7 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from .manifest import Model
 from .project import SQLMeshProject
 from .retries import Retries
+from .template_scope import TemplateScope
 
 Selection: TypeAlias = str | list[str] | None
 
@@ -106,7 +107,7 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
     )
 
 
-_DAGSTERS = TranslationFnResolver[Model](lambda model: {"model": model})
+_DAGSTERS = TranslationFnResolver[Model](lambda model: {"model": TemplateScope("model", model)})
 
 
 def _resolve_translation(context: dg.ResolutionContext, model: Any) -> TranslationFn[Model] | None:

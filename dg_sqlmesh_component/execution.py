@@ -194,11 +194,14 @@ class _Step:
         if self.retries is None or attempt > self.retries.max_retries:
             return None
         if isinstance(end, e.EvaluationFinished):
+            if end.status == "not_run":
+                return None
             kept = self.ledger.worth_retrying(interruption_is_transient=False)
         elif self.retries.is_transient(_message(end), end.is_transient):
             kept = self.ledger.worth_retrying(interruption_is_transient=True)
         else:
             return None
+        kept -= self.assets.downstream_of(self.ledger.failed_for_good)  # SQLMesh would not know of the failure
         audit_only = self.ledger.open_audit_only
         if not kept and not audit_only:
             return None

@@ -13,6 +13,7 @@ from dagster.components.resolved.errors import ResolutionException
 
 from .errors import DeclarationError
 from .manifest import split_fqn
+from .template_scope import TemplateScope
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def _resolve_key(context: dg.ResolutionContext, template: str | None) -> KeyOfTa
     def key_of(table: ExternalTable) -> dg.AssetKey:
         what = f"`external_models.key` in defs.yaml, applied to the table {table.table_name},"
         try:
-            rendered = context.with_scope(external=table).resolve_value(template)
+            rendered = context.with_scope(external=TemplateScope("external", table)).resolve_value(template)
         except ResolutionException as error:
             raise DeclarationError(f"{what} cannot be rendered: {error}") from error
         return _as_key(

@@ -190,6 +190,8 @@ class Ledger:
         self._audited: dict[str, dict[int, list[e.AuditEvaluated]]] = {}
         self._unrequested: set[str] = set()
         self._unplanned: set[str] = set()
+        self._taken_back: dict[str, str] = {}
+        self._failed_earlier: frozenset[str] = frozenset()
         self._status: str | None = None
         self._closed = False
         self._is_missing = False
@@ -209,11 +211,7 @@ class Ledger:
             f"SQLMesh finished a batch of {fqn} that it had not planned."
             for fqn in sorted(self._unplanned - self._unrequested)
         ]
-        found += [
-            f"SQLMesh finished {fqn} and then said that it failed: {entry.failures[0].message}"
-            for fqn, entry in self._entries.items()
-            if entry.failures and entry.verdict is Outcome.EXECUTED
-        ]
+        found += self._taken_back.values()
         return tuple(found)
 
     def feed(self, event: e.Event) -> list[NodeOutcome | AuditOnlyOutcome]:
@@ -235,7 +233,7 @@ class Ledger:
             case e.RowsCounted():
                 self._entry(event.fqn).row_count = event.rows
             case e.NodeFailed():
-                self._entry(event.fqn).failures.append(event)
+                self._fail(event)
             case e.NodesBlocked():
                 for fqn, culprits in event.culprits.items():
                     self._entry(fqn).culprits = culprits
@@ -295,7 +293,8 @@ class Ledger:
         """The open nodes that another attempt may bring through, when this one has come to its end.
 
         Those that failed for transient causes only, those that only such failures blocked, and, when the whole
-        attempt ended for a transient cause, those that it left untold.
+        attempt ended for a transient cause, those that it left untold. What reads a node that `failed_for_good`
+        is for the caller to leave out, who knows the graph.
         """
         unsettled = {fqn: entry for fqn, entry in self._entries.items() if not entry.settled}
         failed = {
@@ -315,8 +314,17 @@ class Ledger:
         }
         return frozenset(failed | blocked | untold)
 
+    @property
+    def failed_for_good(self) -> frozenset[str]:
+        """Requested nodes that failed, in this attempt or an earlier one, for a cause that no attempt removes."""
+        now = {
+            fqn for fqn, entry in self._entries.items() if not all(failure.is_transient for failure in entry.failures)
+        }
+        return self._failed_earlier | now
+
     def pause(self, kept: frozenset[str]) -> list[NodeOutcome | AuditOnlyOutcome]:
         """End an attempt that another one follows: `kept` stay open, the other open nodes are settled."""
+        self._failed_earlier = self.failed_for_good
         settled: list[NodeOutcome | AuditOnlyOutcome] = [
             self._settle(fqn, *self._judge(entry, None))
             for fqn, entry in self._entries.items()
@@ -371,6 +379,15 @@ class Ledger:
         if not entry.is_complete or entry.settled:
             return []
         return [self._settle(event.fqn, Outcome.EXECUTED)]
+
+    def _fail(self, event: e.NodeFailed) -> None:
+        entry = self._entry(event.fqn)
+        entry.failures.append(event)
+        if entry.verdict is not None and not entry.verdict.is_failure:
+            told = entry.verdict.value.replace("_", " ")
+            self._taken_back.setdefault(
+                event.fqn, f"SQLMesh said that {event.fqn} was {told}, and then that it failed: {event.message}"
+            )
 
     # -- verdicts ---------------------------------------------------------------------------------
 

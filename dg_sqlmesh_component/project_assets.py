@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
@@ -62,9 +62,9 @@ class ProjectAssets:
         """
         models = {model.fqn: model for model in manifest.models}
         chosen = [models[fqn] for fqn in manifest.selected if models[fqn].is_executable]
-        specs = _follow_renames(chosen, translator, spec_of)
+        specs, keys = _follow_renames(chosen, translator, spec_of)
         fqn_by_key = _index_keys(chosen, specs)
-        _refuse_collisions_with_external_tables(chosen, fqn_by_key, models, translator)
+        _refuse_collisions_with_what_is_read(chosen, fqn_by_key, models, translator, keys)
         checks = _Checks(check_spec_of)
         for model in chosen:
             checks.add_status(translator.status_check_spec(specs[model.fqn].key), model)
@@ -106,6 +106,25 @@ class ProjectAssets:
         They are no assets of ours, yet SQLMesh runs their audits, and one that blocks stops what reads the table.
         """
         return {external for model in models for external in _audited_externals_of(model, self.models)}
+
+    def downstream_of(self, nodes: Collection[str]) -> set[str]:
+        """Models and standalone audits that read any of these, through others too."""
+        if not nodes:
+            return set()
+        readers: dict[str, list[str]] = {}
+        for reader, reads in [
+            *((model.fqn, model.depends_on) for model in self.manifest.models),
+            *((audit.audit.name, audit.depends_on) for audit in self.manifest.standalone_audits),
+        ]:
+            for parent in reads:
+                readers.setdefault(parent, []).append(reader)
+        found: set[str] = set()
+        to_visit = list(nodes)
+        while to_visit:
+            new = [reader for reader in readers.get(to_visit.pop(), ()) if reader not in found]
+            found.update(new)
+            to_visit.extend(new)
+        return found
 
     def name(self, node: str) -> str:
         """A node as people call it: the model's name as written, or the standalone audit's."""
@@ -179,8 +198,8 @@ class _Checks:
         is_own = isinstance(owner, Model) and not owner.is_external
         if spec.key in self.specs and is_own:
             raise DeclarationError(
-                f"get_asset_check_spec gives two checks of {asset.key.to_user_string()} the name {spec.name!r}. "
-                "Each check of an asset needs a name of its own."
+                f"Two audits of {asset.key.to_user_string()} become the check {spec.name!r}. Each check of an asset "
+                "needs a name of its own, which get_asset_check_spec may give."
             )
         if spec.key in self.specs:
             spec = spec._replace(
@@ -217,8 +236,10 @@ def _first_readers(chosen: list[Model], models: Mapping[str, Model]) -> dict[str
     return readers
 
 
-def _follow_renames(chosen: list[Model], translator: Translator, spec_of: SpecOf) -> dict[str, dg.AssetSpec]:
-    """The assets, each depending on the keys that its upstream models really have.
+def _follow_renames(
+    chosen: list[Model], translator: Translator, spec_of: SpecOf
+) -> tuple[dict[str, dg.AssetSpec], _RealKeys]:
+    """The assets, each depending on the keys that its upstream models really have; and those keys.
 
     A model upstream that is not selected has the key that it would have if it were, so that two declarations
     that share a project and its translation join up.
@@ -227,13 +248,14 @@ def _follow_renames(chosen: list[Model], translator: Translator, spec_of: SpecOf
     keys = _RealKeys(specs, translator, spec_of)
     tables = translator.tables(keys.of)
     lineage = _ColumnLineage(translator, keys)
-    return {
+    followed = {
         model.fqn: specs[model.fqn].replace_attributes(
             deps=_real_deps(specs[model.fqn], list(translator.upstream(model)), translator, keys, tables),
             metadata={**lineage.metadata(model), **specs[model.fqn].metadata},
         )
         for model in chosen
     }
+    return followed, keys
 
 
 class _RealKeys:
@@ -266,8 +288,11 @@ def _real_deps(
         real.setdefault(translator.default_key(parent), []).append(keys.of(parent))
     deps: dict[dg.AssetKey, dg.AssetDep] = {}
     for dep in spec.deps:
+        said = dict(dep.metadata or {})
+        is_default = dep.partition_mapping is None and (
+            not said or said == dict(translator.default_dependency(dep.asset_key).metadata or {})
+        )
         for key in real.get(dep.asset_key, ()):
-            is_default = dep.partition_mapping is None and set(dep.metadata or {}) <= {"dagster/table_name"}
             deps[key] = dependency(key, tables) if is_default else dep._replace(asset_key=key)
         if dep.asset_key not in real:
             deps[dep.asset_key] = dep
@@ -321,22 +346,31 @@ def _index_keys(chosen: list[Model], specs: Mapping[str, dg.AssetSpec]) -> dict[
     return {key: model.fqn for key, model in by_key.items()}
 
 
-def _refuse_collisions_with_external_tables(
+def _refuse_collisions_with_what_is_read(
     chosen: list[Model],
     fqn_by_key: Mapping[dg.AssetKey, str],
     models: Mapping[str, Model],
     translator: Translator,
+    keys: _RealKeys,
 ) -> None:
+    """A table that somebody else produces, or a model that is not selected, must not look like one of our assets."""
+    selected = {model.fqn for model in chosen}
     for model in chosen:
         for parent in translator.upstream(model):
-            if isinstance(parent, Model) and parent.is_executable:
+            is_model = isinstance(parent, Model) and parent.is_executable
+            if isinstance(parent, Model) and is_model and parent.fqn in selected:
                 continue
-            fqn = fqn_by_key.get(translator.external_key(parent))
-            if fqn is not None:
-                table = parent.fqn if isinstance(parent, Model) else parent
-                raise ProjectLoadError(
-                    f"{where(model)} reads the external table {table}, whose asset key "
-                    f"{translator.external_key(parent).to_user_string()} is that of {where(models[fqn])}. "
-                    "Give the table another key with `external_models.keys` in defs.yaml, or the model, for instance "
-                    "with a tag 'dagster:key_prefix:<prefix>'."
-                )
+            fqn = fqn_by_key.get(keys.of(parent))
+            if fqn is None:
+                continue
+            table = parent.fqn if isinstance(parent, Model) else parent
+            what = f"{table}, which is not selected and" if is_model else f"the external table {table},"
+            remedy = (
+                "Give one of them another key,"
+                if is_model
+                else "Give the table another key with `external_models.keys` in defs.yaml, or the model,"
+            )
+            raise ProjectLoadError(
+                f"{where(model)} reads {what} whose asset key {keys.of(parent).to_user_string()} is that of "
+                f"{where(models[fqn])}. {remedy} for instance with a tag 'dagster:key_prefix:<prefix>'."
+            )

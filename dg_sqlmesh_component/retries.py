@@ -64,7 +64,12 @@ class Retries(dg.Resolvable):
                     f"`execution.retries.{name}` in defs.yaml is {said!r}; it may be {' or '.join(known)}."
                 )
         for name in ("transient_errors", "persistent_errors"):
-            for pattern in getattr(self, name):
+            patterns = getattr(self, name)
+            if isinstance(patterns, str):
+                raise DeclarationError(
+                    f"`execution.retries.{name}` in defs.yaml is {patterns!r}; it needs a list: [{patterns!r}]."
+                )
+            for pattern in patterns:
                 try:
                     re.compile(pattern)
                 except re.error as error:
@@ -86,10 +91,11 @@ class Retries(dg.Resolvable):
     def classify(self, event: e.Event) -> e.Event:
         """The event, as this declaration sees its error."""
         if isinstance(event, e.NodeFailed) and not event.failed_audits:
-            said = f"{event.error_type}: {event.message}"
+            said = _with_class(event.error_type, event.message)
             return replace(event, is_transient=self.is_transient(said, event.is_transient))
         if isinstance(event, e.RequestFailed):
-            return replace(event, is_transient=self.is_transient(f"{event.error}: {event.message}", event.is_transient))
+            said = _with_class(event.error, event.message)
+            return replace(event, is_transient=self.is_transient(said, event.is_transient))
         return event
 
     def is_transient(self, said: str, known: bool) -> bool:
@@ -97,3 +103,7 @@ class Retries(dg.Resolvable):
         if any(re.search(pattern, said) for pattern in self.persistent_errors):
             return False
         return known or any(re.search(pattern, said) for pattern in self.transient_errors)
+
+
+def _with_class(error: str, message: str) -> str:
+    return message if message.startswith(f"{error}:") else f"{error}: {message}"

@@ -99,4 +99,10 @@ def config_of_run(
     said = run_config.get("ops", {})
     if step in said or op not in said:
         return resolved or {}
-    return said[op].get("config") or {}
+    return {name: _looked_up(value) for name, value in (said[op].get("config") or {}).items()}
+
+
+def _looked_up(value: Any) -> Any:
+    """What Dagster has done only for the part that the config was given to."""
+    is_variable = isinstance(value, Mapping) and set(value) == {"env"}
+    return dg.EnvVar(value["env"]).get_value() if is_variable else value

@@ -209,9 +209,13 @@ class Translator:
     def _default_tables(self) -> dict[dg.AssetKey, str | None]:
         return self.tables(self.default_key)
 
+    def default_dependency(self, key: dg.AssetKey) -> dg.AssetDep:
+        """The dependency on a default key, as long as nobody has changed it."""
+        return dependency(key, self._default_tables)
+
     def _deps(self, model: Model) -> list[dg.AssetDep]:
         keys = dict.fromkeys(self.default_key(parent) for parent in self.upstream(model))
-        return [dependency(key, self._default_tables) for key in keys]
+        return [self.default_dependency(key) for key in keys]
 
     # -- tags -------------------------------------------------------------------------------------
 

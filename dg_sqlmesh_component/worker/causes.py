@@ -7,63 +7,120 @@ real failure costs time and hides nothing, but it never helps.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 TRANSIENT_SQLSTATES = re.compile(
     r"08\w{3}"  # connection exceptions
     r"|40001|40P01"  # serialization failure, deadlock
     r"|53\w{3}"  # insufficient resources
     r"|55P03|55006"  # lock not available, object in use
-    r"|57P0[1-3]"  # the server shuts down, crashes or starts up
+    r"|57P0[1235]"  # the server shuts down, crashes, starts up or ends an idle session
+    r"|HYT0\d"  # ODBC's timeouts
 )
-"""Classes of errors by which PostgreSQL, Redshift and others say that it was the moment, not the statement."""
+"""States by which PostgreSQL, Redshift and others say that it was the moment, not the statement."""
+
+SQLSTATE = re.compile(r"[0-9A-Z]{5}")
+SAYS_NOTHING = "XX000"
+"""The state of whatever has none of its own; Redshift's isolation violations among it."""
+
+TRANSIENT_MYSQL_CODES = {1040, 1053, 1203, 1205, 1213, 2002, 2003, 2006, 2013, 2055}
+"""Too many connections, shutdown, lock wait, deadlock, and the client's lost connections."""
 
 TRANSIENT_TYPES = {
     # Python's own
     "ConnectionError", "TimeoutError", "MemoryError",
-    # DB-API drivers: what they raise when a connection breaks
-    "InterfaceError", "OperationalError",
     # DuckDB
-    "ConnectionException", "OutOfMemoryException", "TransactionException",
-    # cloud clients
-    "ServiceUnavailable", "TooManyRequests", "InternalServerError", "GatewayTimeout", "BadGateway", "DeadlineExceeded",
-    "RetryError", "RequestError", "TransportError", "ConnectTimeout", "ReadTimeout",
+    "ConnectionException", "OutOfMemoryException",
+    # cloud clients, HTTP
+    "ServiceUnavailable", "ServiceUnavailableError", "TooManyRequests", "InternalServerError", "GatewayTimeout",
+    "BadGateway", "DeadlineExceeded", "RetryError", "RequestError", "TransportError", "ConnectTimeout", "ReadTimeout",
+    "ProtocolError", "MaxRetryError", "Http502Error", "Http503Error", "Http504Error",
 }  # fmt: skip
 """Names of exception classes, anywhere in a class's ancestry."""
 
+CONNECTION_TYPES = {"InterfaceError", "OperationalError"}
+"""What DB-API drivers raise when a connection breaks, and for much else: believed when nothing else is said."""
+
+STATEMENT_TYPES = {"ProgrammingError", "DataError", "IntegrityError", "NotSupportedError"}
+"""DB-API's classes for what lies in the statement or in its data, whose text quotes both."""
+
+WITHOUT_SERVER = ("duckdb", "_duckdb", "sqlite3")
+"""Modules of drivers that have no connection to lose."""
+
 TRANSIENT_TEXTS = re.compile(
-    r"could not set lock on file|connection (was )?(reset|refused|closed|lost|timed out|already closed)"
-    r"|server closed the connection|broken pipe|deadlock|lock wait timeout|could not serialize"
-    r"|concurrent (update|delete|append)|transaction conflict|too many (connections|requests)|rate limit|quota exceeded"
-    r"|temporarily unavailable|service unavailable|out of memory",
+    r"could not set lock on file|database is locked"
+    r"|connection (was )?(reset|refused|closed|lost|aborted|timed out|already closed)|remote end closed"
+    r"|server closed the connection|broken pipe|no route to host|network is unreachable|temporary failure"
+    r"|deadlock|lock wait timeout|could not serialize|serializable isolation violation"
+    r"|concurrent (update|delete|append)|transaction conflict|conflict on |too many (connections|requests)"
+    r"|rate limit|quota exceeded|temporarily unavailable|service unavailable|out of memory"
+    r"|\(HTTP (408|429|5\d\d)\)",
     re.IGNORECASE,
 )
 """What engines say in words only."""
 
 PERSISTENT_TEXTS = re.compile(
-    r"password authentication failed|access denied|permission denied|does not exist|no such file|unknown database",
+    r"authentication failed|access denied|permission denied|does not exist|unknown database|no pg_hba.conf entry"
+    r"|no such (file|table|column)|invalid credentials|incorrect (username|password)|\(HTTP 4(0[^8]|[13-9]\d)\)",
     re.IGNORECASE,
 )
-"""What drivers raise as an `OperationalError` although trying again cannot help."""
+"""What drivers raise as errors of the connection although trying again cannot help."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the error, or what caused it, says that trying again may help."""
+    """Whether the error, or what caused it, says that trying again may help.
+
+    The first link of the chain that says yes or no decides.
+    """
+    links = list(_chain(error))
+    for link in links:
+        verdict = _verdict(link)
+        if verdict is not None:
+            return verdict
+    return any(_is_of_the_connection(link) for link in links)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        if _says_transient(cause):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-def _says_transient(error: BaseException) -> bool:
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    if isinstance(state, str):
-        return TRANSIENT_SQLSTATES.fullmatch(state) is not None
-    text = str(error)
+def _verdict(error: BaseException) -> bool | None:
+    """Yes, no, or None where the error does not say."""
+    text, names = str(error), _names(error)
     if PERSISTENT_TEXTS.search(text):
         return False
-    names = {ancestor.__name__ for ancestor in type(error).__mro__}
-    return bool(names & TRANSIENT_TYPES) or TRANSIENT_TEXTS.search(text) is not None
+    sounds_transient = TRANSIENT_TEXTS.search(text) is not None
+    state = _sqlstate(error)
+    if state is not None:
+        return sounds_transient if state == SAYS_NOTHING else TRANSIENT_SQLSTATES.fullmatch(state) is not None
+    if names & STATEMENT_TYPES:
+        return False
+    code = error.args[0] if error.args else None
+    if isinstance(code, int) and "DatabaseError" in names:  # MySQL's drivers
+        return code in TRANSIENT_MYSQL_CODES
+    return True if sounds_transient or names & TRANSIENT_TYPES else None
+
+
+def _is_of_the_connection(error: BaseException) -> bool:
+    driver = type(error).__module__.partition(".")[0]
+    return bool(_names(error) & CONNECTION_TYPES) and driver not in WITHOUT_SERVER
+
+
+def _names(error: BaseException) -> set[str]:
+    return {ancestor.__name__ for ancestor in type(error).__mro__}
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    """The state that the server sent: psycopg's, psycopg2's, Redshift's or ODBC's; drivers write anything for none."""
+    said = [getattr(error, "sqlstate", None), getattr(error, "pgcode", None)]
+    first = error.args[0] if error.args else None
+    if isinstance(first, dict):
+        said.append(first.get("C"))
+    elif len(error.args) > 1 and any(character.isdigit() for character in str(first)):
+        said.append(first)
+    return next((one for one in said if isinstance(one, str) and SQLSTATE.fullmatch(one)), None)

@@ -629,6 +629,60 @@ def test_what_contradicted_the_request_in_the_first_attempt_is_not_forgotten() -
     )
 
 
+def test_what_was_executed_and_failed_in_the_first_attempt_is_not_forgotten() -> None:
+    ledger = Ledger([STAGING, ORDERS])
+    feed(ledger, [planned(STAGING, ORDERS), batch(0, D1, node=STAGING), broken(STAGING), lost(ORDERS)])
+    ledger.pause(frozenset([ORDERS]))
+    feed(ledger, [ONE_BATCH, batch(0, D1), SUCCEEDED])
+    assert ledger.contradictions == (
+        f"SQLMesh said that {STAGING} was executed, and then that it failed: there is no such column",
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        ([planned(ORDERS), up_to_date(STAGING)], "up to date"),
+        ([e.EvaluationPlanned({ORDERS: (D1,), STAGING: ()}), waiting(STAGING)], "waiting"),
+    ],
+    ids=["up to date", "waiting"],
+)
+def test_what_had_nothing_to_do_in_the_first_attempt_cannot_fail_in_the_second(first: list[e.Event], told: str) -> None:
+    ledger = Ledger([STAGING, ORDERS])
+    feed(ledger, [*first, lost(ORDERS)])
+    ledger.pause(frozenset([ORDERS]))
+    feed(ledger, [ONE_BATCH, batch(0, D1), broken(STAGING), FAILED])
+    assert ledger.contradictions == (
+        f"SQLMesh said that {STAGING} was {told}, and then that it failed: there is no such column",
+    )
+
+
+def test_what_failed_for_good_is_remembered_over_attempts() -> None:
+    ledger = Ledger([STAGING, REFUNDS, ORDERS])
+    feed(ledger, [planned(STAGING, REFUNDS, ORDERS), broken(STAGING), lost(REFUNDS), lost(ORDERS), broken(ORDERS)])
+    assert ledger.failed_for_good == {STAGING, ORDERS}
+    ledger.pause(frozenset([REFUNDS]))
+    feed(ledger, [planned(REFUNDS), lost(REFUNDS)])
+    assert ledger.failed_for_good == {STAGING, ORDERS}
+
+
+def test_what_an_attempt_kept_open_is_judged_by_the_next_one_alone() -> None:
+    ledger = Ledger([ORDERS])
+    feed(ledger, [OPENED, ONE_BATCH, failing_batch(0, D1), lost(ORDERS)])
+    ledger.pause(frozenset([ORDERS]))
+    (one,) = feed(ledger, [OPENED, up_to_date(ORDERS), e.EvaluationFinished("nothing_to_do")])
+    assert isinstance(one, NodeOutcome)
+    assert (one.outcome, one.errors) == (Outcome.UP_TO_DATE, ())
+
+
+def test_audits_without_their_model_are_not_added_up_over_attempts() -> None:
+    ledger = Ledger([], [ORDERS])
+    feed(ledger, [audited("not_null", D1, 2)])  # the process dies before it tells that it is through
+    ledger.pause(frozenset())
+    (one,) = feed(ledger, [audited("not_null", D1, 2), e.NodeAudited(ORDERS, (), None)])
+    assert one.audits[0].failing_rows == 2
+
+
 def test_a_failed_run_in_which_nobody_failed_is_a_contradiction_in_the_second_attempt_too() -> None:
     ledger = Ledger([ORDERS])
     feed(ledger, [ONE_BATCH, LOST])

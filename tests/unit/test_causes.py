@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import http.client
+import socket
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -45,6 +46,13 @@ def named(name: str, message: str, *bases: type[Exception]) -> Exception:
     return type(name, bases or (Exception,), {})(message)
 
 
+def stated(name: str, message: str, state: str) -> Exception:
+    """An error that comes with a state; Snowflake's driver writes `n/a` for none."""
+    error = named(name, message)
+    error.sqlstate = state  # type: ignore[attr-defined]
+    return error
+
+
 # -- PostgreSQL's states --------------------------------------------------------------------------
 
 TRANSIENT_STATES = {
@@ -66,6 +74,8 @@ TRANSIENT_STATES = {
     "57P01": "admin shutdown",
     "57P02": "crash shutdown",
     "57P03": "cannot connect now",
+    "57P05": "the session was idle for too long",
+    "HYT00": "ODBC's timeout",
 }
 PERSISTENT_STATES = {
     "02000": "no data",
@@ -85,9 +95,6 @@ PERSISTENT_STATES = {
     "57P04": "the database was dropped",
     "P0001": "raised in PL/pgSQL",
     "XX000": "internal error",
-    "140001": "no state at all",
-    "400010": "no state at all",
-    "0800": "no state at all",
 }
 
 
@@ -116,10 +123,13 @@ def test_the_servers_state_decides_whatever_the_class(
     assert is_transient(driver(state, base)) is expected
 
 
+@pytest.mark.parametrize("state", [None, "n/a", "", "140001", "400010", "0800", 40001])
 @pytest.mark.parametrize("name", ["sqlstate", "pgcode"])
 @pytest.mark.parametrize(("base", "expected"), [(OperationalError, True), (ProgrammingError, False)])
-def test_an_error_without_a_state_is_judged_by_its_class(name: str, base: type[Exception], expected: bool) -> None:
-    assert is_transient(type("SomeState", (base,), {name: None})("whatever the driver said")) is expected
+def test_an_error_without_a_state_is_judged_by_its_class(
+    name: str, base: type[Exception], expected: bool, state: object
+) -> None:
+    assert is_transient(type("SomeState", (base,), {name: state})("whatever the driver said")) is expected
 
 
 # -- classes and words ----------------------------------------------------------------------------
@@ -198,6 +208,20 @@ TRANSIENT: dict[str, Exception] = {
     "somebody's server closed the connection": named("SomeError", "server closed the connection unexpectedly"),
     "somebody's file is in use": named("SomeError", 'IO Error: Could not set lock on file "/shop/db.duckdb"'),
     "somebody had too many requests": named("SomeError", "429 Client Error: Too Many Requests for url"),
+    "somebody's address is not known now": socket.gaierror(-3, "Temporary failure in name resolution"),
+    "somebody's network is gone": OSError(113, "No route to host"),
+    "somebody's sqlite file is in use": OperationalError("database is locked"),
+    "somebody's HTTP server fails": named("ProtocolError", "('Connection aborted.', RemoteDisconnected('...'))"),
+    "Trino is overloaded": named("Http503Error", "error 503: b'overloaded'"),
+    "Snowflake is not there": stated("ServiceUnavailableError", "HTTP 503: Service Unavailable", "n/a"),
+    "Snowflake waited too long": stated("OperationalError", "Failed to execute request: timed out", "n/a"),
+    "Redshift cannot isolate": ProgrammingError(
+        {"S": "ERROR", "C": "XX000", "M": "1023", "D": "Serializable isolation violation on table - 126483"}
+    ),
+    "Redshift cannot serialize": ProgrammingError({"S": "ERROR", "C": "40001", "M": "whatever"}),
+    "ODBC lost the link": OperationalError("08S01", "[08S01] [Microsoft] Communication link failure (0)"),
+    "ODBC was a deadlock's victim": ProgrammingError("40001", "[40001] [Microsoft] Transaction was chosen as victim"),
+    "DuckDB's object store fails": duckdb.HTTPException("HTTP Error: HTTP GET error on 'https://x/y' (HTTP 503)"),
     "somebody's pipe is broken": named("SomeError", "[Errno 32] Broken pipe"),
 }  # fmt: skip
 
@@ -235,6 +259,16 @@ PERSISTENT: dict[str, BaseException] = {
     # Databricks', Trino's
     "Databricks' missing table": named("ServerOperationError", "[TABLE_OR_VIEW_NOT_FOUND] nope", DatabaseError),
     "Trino's SQL": named("TrinoUserError", "line 1:8: Column 'nope' cannot be resolved", ProgrammingError),
+    "Trino's wrong password": named("TrinoAuthError", "Error 401: Invalid credentials", OperationalError),
+    # Others', which look like those of a connection
+    "sqlite's missing table": OperationalError("no such table: nope"),
+    "MySQL's missing column": OperationalError(1054, "Unknown column 'nope' in 'field list'"),
+    "MySQL's two rows": OperationalError(1242, "Subquery returns more than 1 row"),
+    "PostgreSQL does not let this host in": OperationalError("FATAL: no pg_hba.conf entry for host 10.0.0.1"),
+    "Snowflake's wrong password": stated("DatabaseError", "250001 (08001): Incorrect username or password", "08001"),
+    "ODBC's missing table": ProgrammingError("42S02", "[42S02] Invalid object name 'nope'"),
+    "DuckDB's missing object": duckdb.HTTPException("HTTP Error: HTTP GET error on 'https://x/y' (HTTP 404)"),
+    "Redshift's own fault": ProgrammingError({"S": "ERROR", "C": "XX000", "M": "assert"}),
     # SQLMesh's
     "SQLMesh's configuration": named("ConfigError", "The gateway is not in the config."),
     "SQLMesh's audits": named("NodeAuditsErrors", "Audit not_null failed: 3 rows"),
@@ -260,7 +294,6 @@ def test_what_is_not_known_to_be_transient_is_persistent(error: BaseException) -
         "ConnectTimeout",
         "ConnectionException",
         "OutOfMemoryException",
-        "TransactionException",
     ],
 )
 def test_a_class_is_known_by_the_name_of_any_of_its_ancestors(name: str) -> None:
@@ -314,6 +347,11 @@ def of(query: str) -> Callable[[], Exception]:
         (of("SELECT error('boom')"), duckdb.InvalidInputException, False),
         (of("ATTACH '/nope/nope.duckdb'"), duckdb.IOException, False),
         (of("SELECT * FROM read_csv('nope.csv', nope = 1)"), duckdb.BinderException, False),
+        (of("SELECT * FROM read_csv('/nope/*.csv')"), duckdb.IOException, False),
+        (of("SELECT deadlock FROM range(3)"), duckdb.BinderException, False),
+        (of("SELECT 'out of memory'::INT"), duckdb.ConversionException, False),
+        (of("BEGIN; BEGIN"), duckdb.TransactionException, False),
+        (of(f"ATTACH '{__file__}'"), duckdb.IOException, False),
     ],
     ids=[
         "conflict of transactions",
@@ -326,6 +364,11 @@ def of(query: str) -> Callable[[], Exception]:
         "an error of the author's own",
         "no such folder",
         "no such option",
+        "no such files",
+        "a column called deadlock",
+        "a value that sounds bad",
+        "two transactions in one",
+        "no database",
     ],
 )
 def test_what_duckdb_itself_raises_is_told_apart(
@@ -387,3 +430,27 @@ def test_one_transient_link_of_a_chain_that_says_nothing_else_is_enough(place: i
     errors: list[BaseException] = [RuntimeError("outer"), RuntimeError("middle"), RuntimeError("inner")]
     errors[place] = ConnectionResetError(104, "Connection reset by peer")
     assert is_transient(chain(*errors))
+
+
+@pytest.mark.parametrize(
+    ("head", "cause"),
+    [
+        (psycopg("42P01", ProgrammingError), ConnectionResetError()),
+        (OperationalError("cannot connect"), OperationalError('FATAL: password authentication failed for user "ann"')),
+        (duckdb.TransactionException("Current transaction is aborted (please ROLLBACK)"), duckdb.BinderException("no")),
+    ],
+    ids=["SQL while a lost connection is handled", "a wrapper that says nothing", "what follows from an SQL error"],
+)
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_the_first_link_that_says_no_decides(head: Exception, cause: Exception, link: str) -> None:
+    assert not is_transient(chain(head, cause, link=link))
+
+
+def test_what_was_handled_and_hidden_says_nothing() -> None:
+    def hide() -> None:
+        try:
+            raise ConnectionResetError
+        except OSError:
+            raise ValueError("no such day") from None
+
+    assert not is_transient(raised(hide))

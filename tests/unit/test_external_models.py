@@ -80,9 +80,8 @@ def test_a_template_may_call_a_function_that_gives_a_key() -> None:
         ("{{ external.catalog }}/{{ external.name }}", '"raw"."events"', "'/events'", "raw.events"),
         ("x/{{ external.schema }}/{{ external.name }}", '"rates"', "'x//rates'", "rates"),
         ("{{ external.catalog }}", '"rates"', "''", "rates"),
-        ("landing/{{ external.nme }}", '"rates"', "'landing/'", "rates"),
     ],
-    ids=["no catalog", "no schema", "nothing", "no such part"],
+    ids=["no catalog", "no schema", "nothing"],
 )
 def test_a_key_with_an_empty_part_is_refused(template: str, fqn: str, text: str, table: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
@@ -105,8 +104,9 @@ def test_a_function_that_gives_a_key_with_an_empty_part_is_refused_too() -> None
         ("{{ nope }}", "'nope'"),
         ("{{ external.name }", "unexpected '}'"),
         ("{{ external.name | nope }}", "No filter named 'nope'"),
+        ("landing/{{ external.schem }}_{{ external.name }}", "`external` has no attribute 'schem' in a template. Did"),
     ],
-    ids=["no such name", "no template", "no such filter"],
+    ids=["no such name", "no template", "no such filter", "no such attribute"],
 )
 def test_a_template_that_cannot_be_rendered_is_refused_with_the_table_and_the_cause(template: str, cause: str) -> None:
     with pytest.raises(DeclarationError) as refusal:

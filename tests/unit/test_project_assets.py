@@ -191,15 +191,51 @@ def test_what_was_said_of_a_dependency_holds_for_each_parent_behind_its_key() ->
     }
 
 
-@pytest.mark.parametrize(
-    "selected",
-    [["marts.revenue"], ["core.orders", "marts.revenue"]],
-    ids=["neither is selected", "one is selected"],
-)
-def test_parents_that_end_up_on_one_key_are_one_dependency(selected: list[str]) -> None:
+@pytest.mark.parametrize("selected", ["core.orders", "marts.orders"], ids=["of another model", "of its reader"])
+def test_a_model_that_is_not_selected_on_the_key_of_an_asset_is_refused(selected: str) -> None:
+    models = [model("core.orders"), model("staging.orders")]
+    reader = model("marts.orders", reads=["staging.orders"])
+    chosen = ["marts.revenue", selected] if selected == "core.orders" else [selected]
+    above = model("marts.revenue", reads=["staging.orders"])
+    with pytest.raises(ProjectLoadError) as refusal:
+        project_assets(manifest(*models, reader, above, selected=chosen), asset=by_table)
+    name = "revenue" if selected == "core.orders" else "orders"
+    assert str(refusal.value) == (
+        f'Model marts.{name} (/shop/models/{name}.sql) reads "db"."staging"."orders", which is not selected and whose '
+        f"asset key orders is that of Model {selected} (/shop/models/orders.sql). Give one of them another key, for "
+        "instance with a tag 'dagster:key_prefix:<prefix>'."
+    )
+
+
+def test_the_table_name_that_somebody_gave_a_dependency_stays() -> None:
+    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+        said = [dep._replace(metadata={"dagster/table_name": "ours"}) for dep in spec.deps]
+        return spec.replace_attributes(deps=said)
+
+    assets = project_assets(manifest(model("marts.revenue", reads=["raw.events"])), asset=ours)
+    assert dependencies(assets, "marts.revenue") == {"raw/events": {"dagster/table_name": "ours"}}
+
+
+def test_everything_that_reads_a_model_is_downstream_of_it() -> None:
+    project = manifest(
+        model("staging.orders"),
+        model("core.inner", reads=["staging.orders"], kind="EMBEDDED"),
+        model("core.orders", reads=["core.inner"]),
+        model("marts.revenue", reads=["core.orders"]),
+        model("core.refunds"),
+        standalone_audits=[standalone("add_up", ["core.orders"]), standalone("apart", ["core.refunds"])],
+    )
+    assets = project_assets(project)
+    assert assets.downstream_of([]) == set()
+    assert assets.downstream_of([fqn("marts.revenue")]) == set()
+    below = {fqn("core.inner"), fqn("core.orders"), fqn("marts.revenue"), "add_up"}
+    assert assets.downstream_of([fqn("staging.orders")]) == below
+
+
+def test_parents_that_end_up_on_one_key_are_one_dependency() -> None:
     models = [model("core.orders"), model("staging.orders")]
     reader = model("marts.revenue", reads=["core.orders", "staging.orders"])
-    assets = project_assets(manifest(*models, reader, selected=selected), asset=by_table)
+    assets = project_assets(manifest(*models, reader, selected=["marts.revenue"]), asset=by_table)
     assert [dep.asset_key.to_user_string() for dep in assets.specs[fqn("marts.revenue")].deps] == ["orders"]
 
 
@@ -538,8 +574,8 @@ def test_a_check_that_somebody_gave_a_name_that_is_taken_is_refused(name: str) -
     with pytest.raises(DeclarationError) as refusal:
         project_assets(PROJECT, check=ours)
     assert str(refusal.value) == (
-        f"get_asset_check_spec gives two checks of core/orders the name {name!r}. "
-        "Each check of an asset needs a name of its own."
+        f"Two audits of core/orders become the check {name!r}. Each check of an asset needs a name of its own, which "
+        "get_asset_check_spec may give."
     )
 
 

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from unit.outcome_table import AUDITS, DIVISION, LOST, OUTCOME_TABLE
-from unit.scenario import retries
+from unit.scenario import fqn, manifest, model, project_assets, retries
 
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.errors import ERRORS_BY_NAME, DeclarationError, SQLMeshComponentError
+from dg_sqlmesh_component.execution import _Step
+from dg_sqlmesh_component.outcomes import Ledger
 from dg_sqlmesh_component.retries import Retries
 
 # -- which ----------------------------------------------------------------------------------------
@@ -63,6 +65,20 @@ def test_a_pattern_is_looked_for_in_the_class_and_the_message(pattern: str, foun
         assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=found)
         known = replace(event, is_transient=True)
         assert retries(persistent_errors=[pattern]).classify(known) == replace(event, is_transient=not found)
+
+
+def test_a_message_that_begins_with_its_class_is_not_given_it_twice() -> None:
+    event = e.NodeFailed("a", "OperationalError", "OperationalError: the warehouse was suspended", ())
+    assert retries(transient_errors=["^OperationalError: the"]).classify(event) == replace(event, is_transient=True)
+
+
+@pytest.mark.parametrize("name", ["transient_errors", "persistent_errors"])
+def test_one_pattern_in_place_of_a_list_is_refused(name: str) -> None:
+    with pytest.raises(DeclarationError) as refusal:
+        Retries(max_retries=1, **{name: "suspended"})  # type: ignore[arg-type]
+    assert str(refusal.value) == (
+        f"`execution.retries.{name}` in defs.yaml is 'suspended'; it needs a list: ['suspended']."
+    )
 
 
 def test_a_pattern_is_looked_for_in_every_line() -> None:
@@ -205,3 +221,36 @@ def test_what_is_no_regular_expression_is_refused_with_the_name_of_its_attribute
 def test_a_policy_that_cannot_be_followed_is_refused_at_once(said: dict[str, Any]) -> None:
     with pytest.raises(DeclarationError, match=r"execution\.retries"):
         Retries(**said)
+
+
+# -- of a step ------------------------------------------------------------------------------------
+
+READER, AUDITED = "marts.revenue", "core.orders"
+
+
+def worth_another(*events: e.Event, end: e.EvaluationFinished | e.RequestFailed) -> e.EvaluationRequest | None:
+    """What a step asks for behind an attempt in which `marts.revenue` read `staging.orders`."""
+    project = manifest(model("staging.orders"), model(READER, reads=["staging.orders"]), model(AUDITED))
+    step = object.__new__(_Step)
+    step.retries = retries(max_retries=1)
+    step.assets = project_assets(project)
+    nodes = (fqn("staging.orders"), fqn(READER))
+    step.request = e.EvaluationRequest(e.OpenProject(("/shop",), None, None, None), "prod", nodes, (), (AUDITED,), 0)
+    step.ledger = Ledger(nodes, [AUDITED])
+    for event in events:
+        step.ledger.feed(event)
+    return step._worth_another(1, end)
+
+
+def test_a_request_that_was_refused_is_not_made_again() -> None:
+    assert worth_another(end=e.EvaluationFinished("not_run")) is None
+
+
+def test_what_reads_a_model_that_failed_for_good_is_not_computed_without_it() -> None:
+    gone = e.RequestFailed("WorkerError", "killed", is_transient=True)
+    failed = e.NodeFailed(fqn("staging.orders"), "BinderException", "no such column", ())
+    both, neither = worth_another(end=gone), worth_another(failed, end=gone)
+    assert both is not None
+    assert both.models == (fqn("staging.orders"), fqn(READER))
+    assert neither is not None
+    assert (neither.models, neither.audit_only) == ((), (AUDITED,))

@@ -204,6 +204,12 @@ def test_an_op_without_config_has_an_empty_one(run_config: dict[str, Any]) -> No
     assert config_of_run(run_config, "shop_2", "shop", None) == {}
 
 
+def test_variables_are_looked_up_for_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("START", "2026-01-01")
+    run_config = said_to(shop={"start": {"env": "START"}, "end": "yesterday"})
+    assert config_of_run(run_config, "shop_2", "shop", {}) == {"start": "2026-01-01", "end": "yesterday"}
+
+
 # -- tags of the run ------------------------------------------------------------------------------
 
 

@@ -1,0 +1,32 @@
+"""What templates see of our values: what is there, and an error for what is not."""
+
+import pytest
+from dagster.components.resolved.context import ResolutionContext
+from dagster.components.resolved.errors import ResolutionException
+from unit.scenario import model
+
+from dg_sqlmesh_component.template_scope import TemplateScope
+
+
+def rendered(template: str) -> object:
+    scope = TemplateScope("model", model("core.orders", tags=("finance",)))
+    return ResolutionContext.default().with_scope(model=scope).resolve_value(template)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ model.name }}", "core.orders"),
+        ("by_{{ model.schema }}", "by_core"),
+        ("{{ 'finance' in model.tags }}", True),
+        ("{{ model.owner or 'nobody' }}", "nobody"),
+    ],
+)
+def test_a_template_reads_what_is_there(template: str, expected: object) -> None:
+    assert rendered(template) == expected
+
+
+@pytest.mark.parametrize("template", ["{{ model.nmae }}", "by_{{ model.nmae }}", "{{ model.nmae | default('x') }}"])
+def test_a_misspelt_attribute_is_an_error_wherever_it_stands(template: str) -> None:
+    with pytest.raises(ResolutionException, match="`model` has no attribute 'nmae' in a template. Did you mean name"):
+        rendered(template)
