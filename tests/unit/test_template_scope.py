@@ -28,5 +28,5 @@ def test_a_template_reads_what_is_there(template: str, expected: object) -> None
 
 @pytest.mark.parametrize("template", ["{{ model.nmae }}", "by_{{ model.nmae }}", "{{ model.nmae | default('x') }}"])
 def test_a_misspelt_attribute_is_an_error_wherever_it_stands(template: str) -> None:
-    with pytest.raises(ResolutionException, match="`model` has no attribute 'nmae' in a template. Did you mean name"):
+    with pytest.raises(ResolutionException, match="`model` has no attribute 'nmae' in a template"):
         rendered(template)
