@@ -6,7 +6,6 @@ Results are yielded while SQLMesh is still at work; what SQLMesh did is known fr
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -17,8 +16,9 @@ from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandl
 
 from . import events as e
 from .errors import DeclarationError, SQLMeshComponentError
+from .interruption import Interruption
 from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
-from .project import SQLMeshProject
+from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
 from .project_assets import ProjectAssets
 from .reporting import CarriedResult, Reporter, listed, unapplied_change
 from .retries import Retries
@@ -57,6 +57,7 @@ def execute_step(
 
     Raises:
         dagster.Failure: At the end, when anything selected did not come out right.
+        dagster.DagsterExecutionInterruptedError: At the end, when the step was told to end (SIGINT, SIGTERM).
     """
     try:
         request = build_request(context, project, assets, options)
@@ -66,7 +67,7 @@ def execute_step(
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
     step = _Step(context, assets, request, options.retries)
-    yield from step.run(project)
+    yield from step.interruption.guard(step.run(project))
 
 
 def run_tags(request: e.EvaluationRequest) -> dict[str, str]:
@@ -152,8 +153,11 @@ class _Step:
     outcomes: list[NodeOutcome] = field(default_factory=list)
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    checked: set[dg.AssetCheckKey] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.interruption = Interruption(self._cancel)
+        self._worker: Worker | None = None
         self.ledger = Ledger([*self.request.models, *self.request.standalone_audits], self.request.audit_only)
         self.selected_checks = self.context.selected_asset_check_keys
         self.reporter = Reporter(
@@ -166,10 +170,16 @@ class _Step:
             yield from self._report(self.ledger.pause(frozenset(remaining.models) | set(remaining.standalone_audits)))
             attempt += 1
             self._wait(attempt, end, remaining)
+            if self.interruption.came:
+                break
             end = yield from self._attempt(project, remaining)
         yield from self._finish(end)
+        yield from self._release_checks()
         self.problems += self.ledger.contradictions
         failure = self.reporter.failure(self.outcomes, self.audited, self.problems)
+        if self.interruption.came:
+            said = failure.description if failure and failure.description else "Everything was finished before."
+            raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {said}")
         if failure is not None:
             raise failure
 
@@ -178,8 +188,10 @@ class _Step:
     def _attempt(self, project: SQLMeshProject, request: e.EvaluationRequest) -> Generator[Any, None, _End]:
         """One SQLMesh run; what became certain while it ran is reported."""
         try:
-            with project.request(request) as events:
-                for event in events:
+            with project.request(request) as self._worker:
+                if self.interruption.came:
+                    self._worker.cancel()
+                for event in self._worker:
                     event = self.retries.classify(event) if self.retries else event
                     if isinstance(event, (e.EvaluationFinished, e.RequestFailed)):
                         return event
@@ -191,7 +203,7 @@ class _Step:
 
     def _worth_another(self, attempt: int, end: _End) -> e.EvaluationRequest | None:
         """The request of the next attempt; None when there is nothing to retry or no attempt left."""
-        if self.retries is None or attempt > self.retries.max_retries:
+        if self.retries is None or attempt > self.retries.max_retries or self.interruption.came:
             return None
         if isinstance(end, e.EvaluationFinished):
             if end.status == "not_run":
@@ -221,7 +233,17 @@ class _Step:
             f"Attempt {attempt} of {self.retries.max_retries + 1} follows in {seconds:.1f} seconds, because {cause} It "
             f"computes what is missing of {', '.join(listed([self.assets.name(node) for node in nodes]))}."
         )
-        time.sleep(seconds)
+        self.interruption.wait(seconds)
+
+    def _cancel(self) -> None:
+        """Called from a thread, at any time."""
+        if self._worker is not None:
+            self._worker.cancel()
+        self.context.log.warning(
+            "The run is being cancelled. SQLMesh is asked to finish the batches in flight and to start no other; after "
+            f"{FINISH_GRACE_SECONDS:.0f} seconds their queries are cancelled, after {CUT_OFF_GRACE_SECONDS:.0f} more "
+            "its process is killed."
+        )
 
     def _finish(self, end: _End) -> Iterator[Any]:
         """Settle whatever the last attempt left open."""
@@ -237,6 +259,36 @@ class _Step:
     # -- results ----------------------------------------------------------------------------------
 
     def _report(self, settled: list[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
+        for result in self._told(settled):
+            self._note(result)
+            yield result
+
+    def _note(self, result: Any) -> None:
+        checks = [result] if isinstance(result, dg.AssetCheckResult) else []
+        if isinstance(result, dg.MaterializeResult):
+            checks = list(result.check_results)
+        for check in checks:
+            assert check.asset_key is not None and check.check_name is not None, "ours always say both"  # noqa: PT018
+            self.checked.add(dg.AssetCheckKey(check.asset_key, check.check_name))
+
+    def _release_checks(self) -> Iterator[Any]:
+        """Let what waits for a blocking check without a result go on, where its asset is as it should be.
+
+        What is downstream waits for the outputs of blocking checks too. An audit that was last evaluated outside of
+        Dagster has no result to carry over: without this, Dagster would pass over what is downstream, or with
+        `require_upstream_step_success: false` end with an error of its own.
+        """
+        fine = {
+            self.assets.key(one.fqn)
+            for one in self.outcomes
+            if one.outcome in (Outcome.EXECUTED, Outcome.UP_TO_DATE) and one.fqn in self.assets.specs
+        }
+        for check in self.selected_checks - self.checked:
+            if check.asset_key in fine and self.assets.checks[check].blocking:
+                definition = self.context.assets_def
+                yield released_output(self.context, definition.get_output_name_for_asset_check_key(check))
+
+    def _told(self, settled: list[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
         carried = self._last_results([one for one in settled if isinstance(one, NodeOutcome) and _unchanged(one)])
         for one in settled:
             if isinstance(one, AuditOnlyOutcome):
@@ -264,7 +316,8 @@ class _Step:
             yield from reporter.audit_checks(outcome.fqn, outcome.audits)
             yield from reporter.carried_over(outcome.fqn, carried)
             if outcome.outcome is Outcome.UP_TO_DATE:
-                yield released_output(self.context, self.assets.key(outcome.fqn))
+                key = self.assets.key(outcome.fqn)
+                yield released_output(self.context, self.context.assets_def.get_output_name_for_asset_key(key))
 
     def _last_results(self, unchanged: list[NodeOutcome]) -> dict[str, dict[dg.AssetCheckKey, CarriedResult]]:
         """The last known results of the selected audits of nodes that did not run, by node."""
@@ -345,15 +398,14 @@ def _carried(record: Any, evaluation: dg.AssetCheckEvaluation) -> CarriedResult:
     return CarriedResult(evaluation.passed, evaluation.severity, run_id, evaluated_at)
 
 
-def released_output(context: dg.AssetExecutionContext, key: dg.AssetKey) -> DagsterEvent:
-    """The step output of an asset without a materialization: what is downstream of it may run.
+def released_output(context: dg.AssetExecutionContext, output: str) -> DagsterEvent:
+    """A step output without a materialization or a check's result: what is downstream of it may run.
 
     Dagster has no public way to say so. Without it, healthy assets downstream of a model that had
     nothing to do would be passed over, and a retried run would end green without ever refreshing them.
     Held in place by tests/upstream.
     """
     step_context = context.op_execution_context.get_step_execution_context()
-    output = context.assets_def.get_output_name_for_asset_key(key)
     return DagsterEvent.step_output_event(
         step_context=step_context,
         step_output_data=StepOutputData(

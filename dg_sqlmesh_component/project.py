@@ -29,8 +29,11 @@ from .redaction import Redactor
 CONFIG_FILES = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
 """What makes a folder a SQLMesh project: SQLMesh reads its configuration from one of these."""
 
-STOP_GRACE_SECONDS = 15.0
-"""How long a cancelled worker may take to finish the batches in flight before it is killed."""
+FINISH_GRACE_SECONDS = 10.0
+"""How long a worker that was asked to stop may take to finish the batches in flight."""
+
+CUT_OFF_GRACE_SECONDS = 5.0
+"""How long it may then take to end once their queries were cancelled, before it is killed."""
 
 LAST_LINES = 30
 """How many lines of a worker's output are quoted when it dies."""
@@ -117,11 +120,11 @@ class SQLMeshProject:
         raise WorkerError("The worker ended without describing the project.")
 
     @contextmanager
-    def request(self, request: e.Request) -> Iterator[Iterator[e.Event]]:
+    def request(self, request: e.Request) -> Iterator[Worker]:
         """Serve one request in a process of its own. Leaving the context early stops that process.
 
         Yields:
-            The worker's events in order, and what it prints as `LogLine`s. The last one is
+            The worker, to be iterated: its events in order, and what it prints as `LogLine`s. The last one is
             `ProjectDescribed`, `EvaluationFinished` or `RequestFailed`.
 
         Raises:
@@ -129,9 +132,9 @@ class SQLMeshProject:
             WorkerError: While iterating: the worker died or broke the protocol.
         """
         self.require()
-        worker = _Worker(self._start(), request, Redactor(self._environment))
+        worker = Worker(self._start(), request, Redactor(self._environment))
         try:
-            yield worker.events()
+            yield worker
         finally:
             worker.stop()
 
@@ -157,7 +160,7 @@ class SQLMeshProject:
             ) from error
 
 
-class _Worker:
+class Worker:
     """A running worker: two threads drain its pipes into one queue."""
 
     def __init__(self, process: subprocess.Popen[bytes], request: e.Request, redactor: Redactor) -> None:
@@ -170,9 +173,16 @@ class _Worker:
         ]
         for drain in self._drains:
             drain.start()
+        self._ending = threading.Thread(target=self._end, name="dg-sqlmesh-end", daemon=True)
+        self._ending_lock = threading.Lock()
         self._tell(wire.encode(wire.REQUEST, request))
 
-    def events(self) -> Iterator[e.Event]:
+    def __iter__(self) -> Iterator[e.Event]:
+        """Its events; they go on while it ends.
+
+        Raises:
+            WorkerError: The worker died or broke the protocol.
+        """
         ended = False
         while (item := self._queue.get()) is not None:
             event = item if isinstance(item, e.LogLine) else wire.decode(wire.EVENT, item)
@@ -185,18 +195,32 @@ class _Worker:
                 return
         raise self._epitaph()
 
+    def cancel(self) -> None:
+        """Make it end: ask, then cancel the queries in flight, then kill. Returns at once; safe from any thread."""
+        with self._ending_lock:
+            if self._ending.ident is None:
+                self._ending.start()
+
     def stop(self) -> None:
-        """Ask, then kill: no worker outlives its request."""
-        self._tell(b"cancel\n")
+        """Make it end and wait for that: no worker outlives its request."""
         try:
-            self._process.wait(STOP_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
+            self.cancel()
+            self._ending.join()
         finally:
             self._kill_group()
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
                 _close(pipe)
+
+    def _end(self) -> None:
+        for demand, grace in ((b"cancel\n", FINISH_GRACE_SECONDS), (b"cut off\n", CUT_OFF_GRACE_SECONDS)):
+            self._tell(demand)
+            try:
+                self._process.wait(grace)
+            except subprocess.TimeoutExpired:
+                continue
+            return
+        self._kill_group()
 
     def _tell(self, line: bytes) -> None:
         assert self._process.stdin is not None

@@ -187,18 +187,58 @@ class DagsterProject:
             error = error.__cause__
         return "\n".join(words)
 
-    def launch(self, executor: str = "in_process", ops: dict[str, Any] | None = None, **selection: list[str]) -> Told:
-        """Run assets or checks for real, with config by op name, and return what Dagster was told."""
+    def launch(
+        self,
+        executor: str = "in_process",
+        ops: dict[str, Any] | None = None,
+        executor_config: dict[str, Any] | None = None,
+        retry_of: str | None = None,
+        **selection: list[str],
+    ) -> Told:
+        """Run assets or checks for real, and return what Dagster was told.
+
+        Args:
+            ops: Config by op name.
+            executor_config: Said to the executor beside the usual.
+            retry_of: The id of a failed run to execute again from its failure, as Dagster's run retries do.
+        """
         # Dagster keeps what it has rebuilt from the same arguments, and the declaration may have changed since.
         arguments = (str(self.root), {**selection, "launch": [uuid.uuid4().hex]})
         job = dg.build_reconstructable_job("harness", "asset_job", reconstructable_args=arguments)
-        config = {"in_process": {}} if executor == "in_process" else {"multiprocess": {"max_concurrent": 2}}
+        usual = {} if executor == "in_process" else {"max_concurrent": 2}
+        again = dg.ReexecutionOptions.from_failure(retry_of, self.instance) if retry_of else None
         run_config = {
-            "execution": {"config": config},
+            "execution": {"config": {executor: {**usual, **(executor_config or {})}}},
             "ops": {name: {"config": said} for name, said in (ops or {}).items()},
         }
-        with dg.execute_job(job, instance=self.instance, run_config=run_config) as result:
+        with dg.execute_job(job, instance=self.instance, run_config=run_config, reexecution_options=again) as result:
             return Told(self.instance, result.run_id)
+
+    def told(self, run_id: str) -> Told:
+        """What Dagster was told in a run."""
+        return Told(self.instance, run_id)
+
+    def launch_beside(self, executor: str = "in_process") -> subprocess.Popen[str]:
+        """Launch everything in a process of its own, as another host would; it prints the run's id at its end."""
+        return subprocess.Popen(
+            [sys.executable, "-c", LAUNCH, TESTS, self.instance.root_directory, self.root, executor],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+
+LAUNCH = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import dagster as dg
+from dagster._utils.interrupts import setup_interrupt_handlers
+from harness import DagsterProject
+setup_interrupt_handlers()  # as the process of a run does
+with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
+    print(DagsterProject(Path(sys.argv[3]), instance).launch(sys.argv[4]).run_id)
+"""
 
 
 @contextmanager

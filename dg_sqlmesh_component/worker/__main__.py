@@ -55,6 +55,7 @@ def _serve(request: Request, pipe: Pipe) -> None:
     if isinstance(request, DescribeRequest):
         from .describe import describe
 
+        pipe.begin()
         pipe.send(describe(request, pipe))
     else:
         from .evaluate import evaluate

@@ -37,13 +37,13 @@ from dg_sqlmesh_component.manifest import (
 
 from .additions import SourceUrls, column_lineage
 from .naming import check_names
-from .opening import PipeConsole, describe_error, environment_name, open_context
+from .opening import PipeConsole, SteadyContext, describe_error, environment_name, open_context
 from .pipe import Pipe
 
 
 def describe(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed:
     """Load the project and say what is in it."""
-    context = open_context(request.project, PipeConsole(pipe), load=True, context_type=Context)
+    context = open_context(request.project, PipeConsole(pipe), load=True, context_type=SteadyContext)
     try:
         environment = environment_name(request.project, context)
         describer = _Describer(context, environment, request.include)

@@ -16,7 +16,6 @@ from typing import Any
 
 from sqlglot import exp
 from sqlmesh.core.config.run import RunConfig
-from sqlmesh.core.context import Context
 from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import (
@@ -28,6 +27,7 @@ from sqlmesh.core.snapshot import (
 )
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import to_datetime, to_timestamp
+from sqlmesh.utils.errors import SignalEvalError
 
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.errors import (
@@ -39,6 +39,7 @@ from dg_sqlmesh_component.errors import (
 
 from .describe import audit_arguments
 from .opening import (
+    SteadyContext,
     describe_error,
     explain,
     open_context,
@@ -46,6 +47,7 @@ from .opening import (
 )
 from .overlap import Patience, alone_on_its_state
 from .pipe import Pipe
+from .queries import cut_off_queries
 from .tracker import Tracker, ancestors
 
 ENVIRONMENT_CHECK_SECONDS = 5
@@ -68,6 +70,8 @@ def evaluate(request: e.EvaluationRequest, pipe: Pipe) -> None:
             pipe.send(_evaluate(request, context, tracker))
     except SQLMeshComponentError:
         raise
+    except SignalEvalError as error:
+        raise tracker.fail_signal(error) from error
     except Exception as error:  # SQLMesh, its engine's driver and a project's signals raise anything
         raise explain(error, request.project) from error
     finally:
@@ -105,6 +109,7 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
     status: e.Status = "not_run"
     nodes = {*request.models, *request.standalone_audits}
     _refuse_wrong_bounds(request)
+    tracker.pipe.begin()
     if nodes:
         result = context.run(
             request.environment,
@@ -118,7 +123,8 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
         )
         status = _STATUS[result]
     if tracker.was_cancelled:
-        raise EvaluationError("The run was cancelled: batches in flight were finished, no new one was started.")
+        in_flight = "cut off" if tracker.was_cut_off else "finished"
+        raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new one was started.")
     if context.current_scheduler is not None:
         for event in _idle_nodes(request, nodes, context.current_scheduler, tracker):
             tracker.pipe.send(event)
@@ -174,7 +180,7 @@ def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) 
     )
 
 
-class _RecordingContext(Context):
+class _RecordingContext(SteadyContext):
     """A Context that shows what passes between it, its scheduler and its evaluator."""
 
     current_scheduler: Scheduler | None = None
@@ -198,7 +204,9 @@ class _RecordingContext(Context):
         return None if view is None else ".".join(part.name for part in view.parts)
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
-        _record_audits(snapshot_evaluator, self._tracker.pipe.send)
+        pipe = self._tracker.pipe
+        pipe.cut_off_queries = partial(cut_off_queries, snapshot_evaluator.adapters.values(), pipe)
+        _record_audits(snapshot_evaluator, pipe.send)
         if self.current_scheduler is not None:
             self._tracker.start_over()
         if self._count_rows:

@@ -7,11 +7,13 @@ import shlex
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlglot import exp
 from sqlmesh.core.config import Config
 from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
+from sqlmesh.core.state_sync import StateSync
 
 from dg_sqlmesh_component.bootstrap import sqlmesh_program
 from dg_sqlmesh_component.errors import (
@@ -28,8 +30,25 @@ from .causes import is_transient
 from .pipe import Pipe
 from .secrets import secrets_of
 
-_Context = TypeVar("_Context", bound=Context)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class SteadyContext(Context):
+    """A Context that takes a state it cannot reach for no state that is not there.
+
+    SQLMesh asks for the state's version with a query whose every error means "no such table" to it, and then sets up
+    the state anew: a DuckDB file that is locked at that moment and free at the next would be migrated from nothing.
+    """
+
+    def _new_state_sync(self) -> StateSync:
+        state_sync = super()._new_state_sync()
+        adapter = getattr(state_sync, "engine_adapter", None)
+        if adapter is not None:
+            adapter.fetchone(exp.select("1"))  # the connection is open from here on
+        return state_sync
+
+
+_Context = TypeVar("_Context", bound=SteadyContext)
 
 
 class PipeConsole(NoopConsole):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from sqlmesh.core.context import Context
 
-from dg_sqlmesh_component.errors import DatabaseInUseError, EvaluationError
+from dg_sqlmesh_component.errors import DatabaseInUseError
 from dg_sqlmesh_component.events import EvaluationRequest, LogLine
 
 from .pipe import Pipe
@@ -53,11 +53,10 @@ class Patience:
         self._reminded = 0.0
 
     def until(self, attempt: Callable[[], _T]) -> _T:
-        """Call `attempt` until it no longer raises `DatabaseInUseError`.
+        """Call `attempt` until it no longer raises `DatabaseInUseError`. A run that is cancelled meanwhile ends.
 
         Raises:
             DatabaseInUseError: The last one, when the time is up.
-            EvaluationError: The run was cancelled meanwhile.
         """
         while True:
             try:
@@ -76,8 +75,6 @@ class Patience:
             self._reminded = now
             text = f"Waiting, for {self._seconds - waited:.0f} seconds at most. {error}"
             self._pipe.send(LogLine("info", text, "sqlmesh"))
-        if self._pipe.is_cancelled:
-            raise EvaluationError("The run was cancelled while it waited for another one.")
         time.sleep(min(POLL_SECONDS, max(self._seconds - waited, 0.0)))
 
 

@@ -2,7 +2,7 @@
 
 stdout carries events and nothing else, so file descriptor 1 is pointed at stderr before any project
 code runs: what a model, a driver or a subprocess of theirs prints becomes a log line. stdin carries
-the request, then `cancel`, and when it ends the parent is gone.
+the request, then `cancel` and `cut off`, and when it ends the parent is gone.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from dg_sqlmesh_component import wire
-from dg_sqlmesh_component.errors import SQLMeshComponentError
+from dg_sqlmesh_component.errors import EvaluationError, SQLMeshComponentError
 from dg_sqlmesh_component.events import Event, Level, LogLine, Request, RequestFailed
 
 PARENT_GONE_GRACE_SECONDS = 10.0
 """How long batches in flight may take to finish once nobody is listening any more."""
+
+
+CANCELLED_BEFORE = "The run was cancelled before SQLMesh computed anything."
 
 
 class Pipe:
@@ -35,11 +39,21 @@ class Pipe:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
+        self._cut_off = threading.Event()
+        self._beginning = threading.Lock()
+        self._has_begun = False
+        self.cut_off_queries: Callable[[], None] | None = None
+        """What cancels the queries in flight."""
 
     @property
     def is_cancelled(self) -> bool:
         """Whether no further work should be started."""
         return self._cancelled.is_set()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the queries in flight were cancelled."""
+        return self._cut_off.is_set()
 
     def receive(self) -> Request | None:
         """Wait for the request; None when the parent left without one. Afterwards listen for `cancel`."""
@@ -49,6 +63,17 @@ class Pipe:
         signal.signal(signal.SIGTERM, self._on_sigterm)
         threading.Thread(target=self._listen, name="dg-sqlmesh-listen", daemon=True).start()
         return wire.decode(wire.REQUEST, line)
+
+    def begin(self) -> None:
+        """From now on there is something to finish when the parent cancels.
+
+        Raises:
+            EvaluationError: The parent has cancelled already.
+        """
+        with self._beginning:
+            if self.is_cancelled:
+                raise EvaluationError(CANCELLED_BEFORE)
+            self._has_begun = True
 
     def send(self, event: Event) -> None:
         """Send one event. A parent that is gone is not an error here: the listener sees to it."""
@@ -70,12 +95,27 @@ class Pipe:
     def _listen(self) -> None:
         for line in self._requests:
             if line.strip() == b"cancel":
-                self._cancelled.set()
+                self._cancel()
+            elif line.strip() == b"cut off":
+                self._cut_off_now()
         # End of file: the parent closed its end or died. Whatever is still running after the grace
         # would run for nobody, so the whole process group goes, forked loaders included.
-        self._cancelled.set()
+        self._cut_off_now()
         threading.Event().wait(PARENT_GONE_GRACE_SECONDS)
         os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    def _cancel(self) -> None:
+        with self._beginning:
+            self._cancelled.set()
+            if not self._has_begun:  # SQLMesh is being imported, or the project opened: nobody needs to wait for that
+                self.fail(EvaluationError(CANCELLED_BEFORE))
+                os._exit(0)
+
+    def _cut_off_now(self) -> None:
+        self._cancelled.set()
+        self._cut_off.set()
+        if self.cut_off_queries is not None:
+            self.cut_off_queries()
 
 
 class PipeHandler(logging.Handler):

@@ -11,6 +11,7 @@ from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.errors import NodeAuditsErrors
 
 from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.errors import EvaluationError, SQLMeshComponentError
 
 from .causes import is_transient
 from .opening import PipeConsole, describe_error, plain
@@ -32,12 +33,35 @@ class Tracker(PipeConsole):
         super().__init__(pipe)
         self.planned: dict[str, tuple[e.Interval, ...]] = {}
         self.unready_signals: dict[str, list[str]] = {}
+        self._asked: Snapshot | None = None
         self._failed: set[str] = set()
+        self._cut_off: set[str] = set()
         self._blocked: set[str] = set()
         self.was_cancelled = False
         self.count_rows: Callable[[Snapshot], int | None] | None = None
         self._open_batches: Counter[str] = Counter()
         self._lock = Lock()
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether a batch in flight was cancelled."""
+        return bool(self._cut_off)
+
+    def start_signal_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
+        self._asked = snapshot
+
+    def stop_signal_progress(self) -> None:
+        self._asked = None
+
+    def fail_signal(self, error: Exception) -> SQLMeshComponentError:
+        """Tell whose signal raised: SQLMesh asks all of them before it computes anything, and ends at an error."""
+        if self._asked is None:
+            return EvaluationError(f"A signal raised an error: {describe_error(error)}")
+        name = self._asked.name
+        transient = is_transient(error)
+        self.pipe.send(e.NodeFailed(name, type(error).__name__, describe_error(error), (), is_transient=transient))
+        text = f"A signal of {name} raised an error, and SQLMesh ended the run before it computed anything."
+        return EvaluationError(text, is_transient=transient)
 
     def update_signal_progress(
         self,
@@ -69,6 +93,8 @@ class Tracker(PipeConsole):
         for evidence in (self.unready_signals, self._failed, self._blocked):
             evidence.clear()
         self.pipe.send(e.EvaluationPlanned({}))
+        text = "A plan changed the environment during the run: SQLMesh starts over with what is promoted now."
+        self.pipe.send(e.LogLine("warning", text, "sqlmesh"))
 
     def start_snapshot_evaluation_progress(self, *_: Any, **__: Any) -> None:
         if self.pipe.is_cancelled:
@@ -87,6 +113,9 @@ class Tracker(PipeConsole):
     ) -> None:
         if duration_ms is not None:
             self._count_behind_last_batch(snapshot)
+        elif self.pipe.is_cut_off:
+            self.was_cancelled = True
+            self._cut_off.add(snapshot.name)
         self.pipe.send(
             e.BatchFinished(
                 fqn=snapshot.name,
@@ -121,6 +150,8 @@ class Tracker(PipeConsole):
             if isinstance(error.__cause__, Cancelled):
                 continue
             fqn = getattr(error.node, "snapshot_name", None) or error.node.name
+            if fqn in self._cut_off:
+                continue  # its query was cancelled, which is no failure of its own
             self._failed.add(fqn)
             cause = error.__cause__ or error
             audits = cause.errors if isinstance(cause, NodeAuditsErrors) else []

@@ -17,7 +17,7 @@ from example_projects import copy_example, in_readme, require_fresh_readme
 from harness import REPOSITORY, DagsterProject, query, run
 
 # The same DuckDB as here, since both sides open the same files.
-PACKAGES = ["dagster-dbt", "dbt-duckdb", "dagster-dg-cli", f"duckdb=={version('duckdb')}"]
+PACKAGES = ["dagster-dbt", "dbt-duckdb", "dbt-core>=1.8", "dagster-dg-cli", f"duckdb=={version('duckdb')}"]
 # A dependency of dbt-core's whose source distribution fetches a binary while it is built, which not every machine may.
 BINARY = ["--only-binary", "dbt-core-experimental-parser"]
 

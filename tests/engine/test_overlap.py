@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import TESTS, DagsterProject, Told, dagster_project, plan, query, write_project
+from harness import DagsterProject, Told, dagster_project, plan, query, write_project
 from postgres import Server, postgres_server
 
 # Append-only: what is computed twice stands there twice.
@@ -69,22 +68,6 @@ def files(pause: str) -> dict[str, str]:
     }
 
 
-def launch_beside(dagster: DagsterProject) -> subprocess.Popen[str]:
-    """Launch everything in a process of its own, as another host would."""
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import dagster as dg\nfrom pathlib import Path\nfrom harness import DagsterProject\n"
-        "with dg.DagsterInstance.from_config(sys.argv[2]) as instance:\n"
-        "    print(DagsterProject(Path(sys.argv[3]), instance).launch().run_id)\n"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", script, TESTS, dagster.instance.root_directory, dagster.root],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-
 def told_of(dagster: DagsterProject, process: subprocess.Popen[str]) -> Told:
     said, _ = process.communicate(timeout=200)
     return Told(dagster.instance, said.split()[-1])
@@ -101,7 +84,7 @@ def test_runs_that_overlap_on_postgres_compute_every_interval_once(server: Serve
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project)})
         dagster.refresh()
-        processes = [launch_beside(dagster) for _ in range(2)]
+        processes = [dagster.launch_beside() for _ in range(2)]
         sessions = _sessions_of_holders(server, processes)
         both = [told_of(dagster, process) for process in processes]
     assert [told.status for told in both] == [dg.DagsterRunStatus.SUCCESS] * 2, [told.failures for told in both]
@@ -138,7 +121,7 @@ def test_a_holder_that_was_killed_holds_nobody_up(server: Server, tmp_path: Path
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project), "execution": {"overlap_timeout": 60}})
         dagster.refresh()
-        first = launch_beside(dagster)
+        first = dagster.launch_beside()
         deadline = time.monotonic() + 120
         while not server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", "killed"):
             assert time.monotonic() < deadline
@@ -158,7 +141,7 @@ def test_runs_that_overlap_on_duckdb_wait_for_the_file(tmp_path: Path) -> None:
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project)})
         dagster.refresh()
-        processes = [launch_beside(dagster) for _ in range(2)]
+        processes = [dagster.launch_beside() for _ in range(2)]
         both = [told_of(dagster, process) for process in processes]
     assert [told.status for told in both] == [dg.DagsterRunStatus.SUCCESS] * 2, [told.failures for told in both]
     [(now,)] = query(project, "SELECT count(*) FROM t.appended")

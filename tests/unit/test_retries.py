@@ -11,6 +11,7 @@ from unit.scenario import fqn, manifest, model, project_assets, retries
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.errors import ERRORS_BY_NAME, DeclarationError, SQLMeshComponentError
 from dg_sqlmesh_component.execution import _Step
+from dg_sqlmesh_component.interruption import Interruption
 from dg_sqlmesh_component.outcomes import Ledger
 from dg_sqlmesh_component.retries import Retries
 
@@ -233,6 +234,7 @@ def worth_another(*events: e.Event, end: e.EvaluationFinished | e.RequestFailed)
     project = manifest(model("staging.orders"), model(READER, reads=["staging.orders"]), model(AUDITED))
     step = object.__new__(_Step)
     step.retries = retries(max_retries=1)
+    step.interruption = Interruption(lambda: None)
     step.assets = project_assets(project)
     nodes = (fqn("staging.orders"), fqn(READER))
     step.request = e.EvaluationRequest(e.OpenProject(("/shop",), None, None, None), "prod", nodes, (), (AUDITED,), 0)

@@ -1,0 +1,101 @@
+"""One model fails: what is downstream of the others, in the same run, and in the run behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import EXECUTORS, DagsterProject, Told, dagster_project, plan, query, write_project
+
+FILES = {
+    "models/fine.sql": "MODEL (name t.fine, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id",
+    "models/broken.sql": "MODEL (name t.broken, kind FULL); SELECT error('boom') AS id FROM ctl.flags WHERE is_up",
+    # It has nothing to do, and Dagster has never seen a result of its audit, which a plan evaluated.
+    "models/idle.sql": "MODEL (name t.idle, kind FULL, cron '@yearly', start '2020-01-01', "
+    "audits (not_null(columns := (id)))); SELECT 1 AS id",
+    "models/below_broken.sql": "MODEL (name t.below_broken, kind FULL); SELECT id FROM t.broken",
+}
+NEIGHBOURS = """
+import dagster as dg
+
+
+@dg.asset(deps=[dg.AssetKey(["t", "fine"])])
+def report_of_fine() -> None: ...
+
+
+@dg.asset(deps=[dg.AssetKey(["t", "idle"])])
+def report_of_idle() -> None: ...
+
+
+@dg.asset(deps=[dg.AssetKey(["t", "broken"])])
+def report_of_broken() -> None: ...
+
+
+@dg.asset(deps=[dg.AssetKey(["t", "fine"]), dg.AssetKey(["t", "broken"])])
+def report_of_both() -> None: ...
+"""
+HEALTHY = {"report_of_fine", "report_of_idle"}
+GO_ON = {"step_dependency_config": {"require_upstream_step_success": False}}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[tuple[Path, DagsterProject]]:
+    project = write_project(tmp_path / "shop", FILES)
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.flags AS SELECT false AS is_up")
+    plan(project)
+    query(project, "UPDATE ctl.flags SET is_up = true")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.add_module("reports", NEIGHBOURS)
+        dagster.refresh()
+        yield project, dagster
+
+
+def reports(told: Told) -> set[str]:
+    return {key for key in told.materializations if key.startswith("report_")}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_healthy_branches_go_on_in_the_same_run_where_the_executor_is_told_so(
+    shop: tuple[Path, DagsterProject], executor: str
+) -> None:
+    _, dagster = shop
+    told = dagster.launch(executor, executor_config=GO_ON)
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert told.status_of("t/idle") == "up_to_date"
+    assert told.status_of("t/below_broken") == "blocked"
+    assert reports(told) == HEALTHY
+    assert len(told.failures) == 1, told.failures
+    assert "t.broken" in told.failures[0]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_retry_from_the_failure_refreshes_what_is_downstream_of_everything(
+    shop: tuple[Path, DagsterProject], executor: str
+) -> None:
+    project, dagster = shop
+    told = dagster.launch(executor)
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert reports(told) == set()
+    query(project, "UPDATE ctl.flags SET is_up = false")
+    again = dagster.launch(executor, retry_of=told.run_id)
+    assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
+    assert set(again.materializations) == {"t/broken", "t/below_broken", *HEALTHY, "report_of_broken", "report_of_both"}
+    assert again.status_of("t/fine") == "up_to_date"
+
+
+def test_a_run_of_what_was_not_materialized_refreshes_what_is_downstream_of_everything(
+    shop: tuple[Path, DagsterProject],
+) -> None:
+    """What Dagster's retry from asset failure selects."""
+    project, dagster = shop
+    told = dagster.launch()
+    query(project, "UPDATE ctl.flags SET is_up = false")
+    everything = ["t/fine", "t/broken", "t/idle", "t/below_broken", *HEALTHY, "report_of_broken"]
+    again = dagster.launch(assets=[key for key in everything if key not in told.materializations])
+    assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
+    assert set(again.materializations) == {"t/broken", "t/below_broken", *HEALTHY, "report_of_broken"}
+    assert "t/fine" in told.materializations

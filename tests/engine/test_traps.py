@@ -1,0 +1,100 @@
+"""Where SQLMesh itself would wait for hours, stop for everybody, or start over: bounded, named, told."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import dagster as dg
+from harness import dagster_project, plan, sqlmesh, state, write_project
+from postgres import postgres_server
+
+RAISING = """
+from sqlmesh import signal
+
+
+@signal()
+def landed(batch):
+    raise ConnectionError("the landing zone did not answer")
+"""
+
+
+def test_a_signal_that_raises_is_the_failure_of_its_model(tmp_path: Path) -> None:
+    project = write_project(
+        tmp_path / "shop",
+        {
+            "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
+            "models/gated.sql": "MODEL (name t.gated, kind FULL, signals (landed())); SELECT 1 AS id",
+            "signals/landed.py": RAISING.replace("raise", "return True\n    raise"),
+        },
+    )
+    plan(project)
+    # The signal is part of the promoted model's code: the one that raises is promoted like any change.
+    (project / "signals" / "landed.py").write_text(RAISING)
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--skip-backfill", "--execution-time", "3 days ago")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        told = dagster.launch()
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert told.status_of("t/gated") == "failed"
+    assert told.status_of("t/fine") == "interrupted"
+    [failure] = told.failures
+    assert "t.gated" in failure
+    assert "the landing zone did not answer" in failure
+    assert not told.materializations
+
+
+POSTGRES = """
+gateways:
+  local:
+    connection: {{type: postgres, host: 127.0.0.1, port: {port}, user: postgres, password: x, database: landing}}
+default_gateway: local
+model_defaults: {{dialect: postgres, start: 6 days ago}}
+disable_anonymized_analytics: true
+"""
+SLEEPING = (
+    "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query ILIKE '%pg_sleep(15)%' AND pid <> pg_backend_pid()"
+)
+SLOW = "MODEL (name t.{name}, kind FULL, start '{start}'); SELECT 1 AS id, {pause} AS paused {source}"
+
+
+def test_a_plan_that_lands_in_the_middle_of_a_run_makes_sqlmesh_start_over_and_nothing_is_told_twice(
+    tmp_path: Path,
+) -> None:
+    start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    pause = f"CASE WHEN @execution_ds >= '{today}' THEN pg_sleep(15)::text ELSE '' END"
+    with postgres_server() as server:
+        server.query("CREATE DATABASE landing")
+        project = write_project(
+            tmp_path / "shop",
+            {
+                "models/first.sql": SLOW.format(name="first", start=start, pause="''", source=""),
+                "models/slow.sql": SLOW.format(name="slow", start=start, pause=pause, source="FROM t.first"),
+                "models/last.sql": SLOW.format(name="last", start=start, pause="''", source="FROM t.slow"),
+            },
+            config=POSTGRES.format(port=server.port),
+        )
+        plan(project)
+        with dagster_project(tmp_path) as dagster:
+            dagster.declare("shop", {"project": str(project)})
+            dagster.refresh()
+            before = state(project)["intervals"]
+            process = dagster.launch_beside()
+            deadline = time.monotonic() + 120
+            while not server.query(SLEEPING):
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+            changed = SLOW.format(name="last", start=start, pause="'changed'", source="FROM t.slow")
+            (project / "models" / "last.sql").write_text(changed)
+            plan(project)
+            run_id = process.communicate(timeout=200)[0].split()[-1]
+            after = state(project)["intervals"]
+        told = dagster.told(run_id)
+        assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+        assert "A plan changed the environment during the run: SQLMesh starts over" in told.log
+        # Each is told once, whatever SQLMesh did in its two passes.
+        assert set(told.materializations) == {"t/first", "t/slow", "t/last"}
+        assert all(after[fqn] > before.get(fqn, 0) for fqn in after)
+        assert server.query("SELECT paused FROM t.last", "landing") == [("changed",)]
