@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 
+from .errors import DeclarationError
 from .manifest import Model
 from .project import SQLMeshProject
 from .retries import Retries
@@ -94,6 +95,8 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
         return Path(os.path.normpath(here / Path(path).expanduser()))
 
     paths = [args.path] if isinstance(args.path, str) else args.path
+    if not paths:
+        raise DeclarationError("`project.path` in defs.yaml is an empty list: it needs at least one folder.")
     # Not resolved: the interpreter of a virtual environment is a link, and what it points to is not it.
     is_path = args.python is not None and Path(args.python).name != args.python
     return SQLMeshProject(

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -34,6 +34,9 @@ FINISH_GRACE_SECONDS = 10.0
 
 CUT_OFF_GRACE_SECONDS = 5.0
 """How long it may then take to end once their queries were cancelled, before it is killed."""
+
+LONGEST_LINE = 10_000
+"""How many characters of a line that a worker prints or logs are kept."""
 
 LAST_LINES = 30
 """How many lines of a worker's output are quoted when it dies."""
@@ -189,6 +192,8 @@ class Worker:
             if isinstance(event, e.SecretsKnown):
                 self._redactor.add(event.values)
                 continue
+            if isinstance(event, e.LogLine):
+                event = replace(event, text=_bounded(event.text))
             ended = isinstance(event, (e.ProjectDescribed, e.EvaluationFinished, e.RequestFailed))
             yield self._redactor.event(event)
             if ended:
@@ -242,7 +247,7 @@ class Worker:
         for line in self._process.stderr:
             text = line.decode("utf-8", errors="replace").rstrip()
             if text:
-                self._last_lines.append(text)
+                self._last_lines.append(_bounded(text))
                 self._queue.put(e.LogLine("info", text, "output"))
 
     def _epitaph(self) -> WorkerError:
@@ -262,6 +267,11 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass  # nobody of the group is left
+
+
+def _bounded(text: str) -> str:
+    cut = len(text) - LONGEST_LINE
+    return text if cut <= 0 else f"{text[:LONGEST_LINE]} [{cut} more characters]"
 
 
 def _cause_of_death(status: int | None) -> str:

@@ -218,13 +218,20 @@ class DagsterProject:
         """What Dagster was told in a run."""
         return Told(self.instance, run_id)
 
-    def launch_beside(self, executor: str = "in_process") -> subprocess.Popen[str]:
-        """Launch everything in a process of its own, as another host would; it prints the run's id at its end."""
+    def launch_beside(
+        self, executor: str = "in_process", inside: Sequence[str] = (), **env: str
+    ) -> subprocess.Popen[str]:
+        """Launch everything in a process of its own, as another host would; it prints the run's id at its end.
+
+        Args:
+            inside: A command that runs the one behind it.
+        """
         return subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, TESTS, self.instance.root_directory, self.root, executor],
+            [*inside, sys.executable, "-c", LAUNCH, TESTS, self.instance.root_directory, self.root, executor],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env={**os.environ, **env},
         )
 
 

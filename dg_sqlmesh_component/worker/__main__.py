@@ -33,12 +33,14 @@ def main() -> None:
         failed = {"type": "request_failed", "error": InstallationError.__name__, "message": problem}
         print(json.dumps(failed), flush=True)  # noqa: T201  # the pipe's other code may not be importable here
         return
+    from .orphans import end_forks_with_this_process
     from .pipe import Pipe, PipeHandler
     from .sqlglot_sources import prefer_sqlglot_sources
 
     pipe = Pipe()
     logging.getLogger().addHandler(PipeHandler(pipe))
     prefer_sqlglot_sources()
+    end_forks_with_this_process()
     try:
         request = pipe.receive()
         if request is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import stat
+import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,6 +96,7 @@ def open_context(
         configs = load_configs(project.config, Config, list(project.paths))
         console.pipe.send(SecretsKnown(tuple(secret for config in configs.values() for secret in secrets_of(config))))
         _require_gateway(project, configs)
+        _keep_cache_where_it_can_be_written(configs, console.pipe)
         if concurrent_tasks is not None:
             for config in configs.values():
                 _set_concurrency(config, project.gateway, concurrent_tasks)
@@ -124,6 +128,28 @@ def _require_gateway(project: OpenProject, configs: dict[Path, Config]) -> None:
             f"{', '.join(project.paths)}. Its gateways: {', '.join(known) or 'none has a name'}. "
             "Correct `project.gateway` in defs.yaml, or leave it out to use the project's default."
         )
+
+
+def _keep_cache_where_it_can_be_written(configs: dict[Path, Config], pipe: Pipe) -> None:
+    """A project in a read-only folder, as in a container image, has its cache among the temporary files."""
+    for path, config in configs.items():
+        usual = path / ".cache"
+        if config.cache_dir is None and not os.access(usual if usual.exists() else path, os.W_OK):
+            config.cache_dir = str(_own_folder(f"dg_sqlmesh_cache_{os.getuid()}") / path.name)
+            text = f"{path} cannot be written to, so SQLMesh's cache is kept in {config.cache_dir}."
+            pipe.send(LogLine("info", text, "sqlmesh"))
+
+
+def _own_folder(name: str) -> Path:
+    """A folder for temporary files that nobody else writes to: SQLMesh unpickles what it finds in its cache."""
+    folder = Path(tempfile.gettempdir()) / name
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            return Path(tempfile.mkdtemp(prefix=f"{name}_"))
+    return folder
 
 
 def _set_concurrency(config: Config, gateway_name: str | None, concurrent_tasks: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -114,24 +116,60 @@ def _sessions_of_holders(server: Server, processes: list[subprocess.Popen[str]])
     return states - {"active"}
 
 
-def test_a_holder_that_was_killed_holds_nobody_up(server: Server, tmp_path: Path) -> None:
-    server.query("CREATE DATABASE killed")
-    project = write_project(tmp_path / "shop", files("''"), POSTGRES.format(port=server.port, database="killed"))
+# A fork that nobody told to end has the sockets of the process that it came from.
+FORKING = SLOW.replace(
+    "    time.sleep(3)",
+    """    from pathlib import Path
+    import os
+    if Path("fork").exists():
+        if os.fork():
+            Path("forked").touch()
+        time.sleep(600)
+""",
+)
+
+
+@pytest.mark.parametrize("victims", ["the run", "the run and SQLMesh"])
+def test_a_holder_that_was_killed_holds_nobody_up(server: Server, tmp_path: Path, victims: str) -> None:
+    database = f"killed_{len(victims)}"
+    server.query(f"CREATE DATABASE {database}")
+    config = POSTGRES.format(port=server.port, database=database)
+    project = write_project(tmp_path / "shop", files("''"), config)
+    (project / "models" / "slow.py").write_text(FORKING)
     plan(project)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project), "execution": {"overlap_timeout": 60}})
+        dagster.declare("shop", {"project": str(project), "execution": {"overlap_timeout": 30}})
         dagster.refresh()
+        (project / "fork").touch()
         first = dagster.launch_beside()
         deadline = time.monotonic() + 120
-        while not server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", "killed"):
+        while not (project / "forked").exists():
             assert time.monotonic() < deadline
             time.sleep(0.1)
+        assert server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", database)
         first.kill()
+        if victims != "the run":
+            for pid in _leaders_in(project):
+                os.kill(pid, signal.SIGKILL)
         first.wait()
+        (project / "fork").unlink()
         second = dagster.launch()
     assert second.status == dg.DagsterRunStatus.SUCCESS, second.failures
-    [(rows, days)] = server.query("SELECT count(*), count(DISTINCT since) FROM t.appended", "killed")
+    [(rows, days)] = server.query("SELECT count(*), count(DISTINCT since) FROM t.appended", database)
     assert rows == days
+
+
+def _leaders_in(folder: Path) -> list[int]:
+    """The SQLMesh processes that stand in a folder, without what they have forked."""
+    standing = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _folder_of(pid) == folder]
+    return [pid for pid in standing if os.getpgid(pid) == pid]
+
+
+def _folder_of(pid: int) -> Path | None:
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd"))
+    except OSError:
+        return None  # gone meanwhile
 
 
 def test_runs_that_overlap_on_duckdb_wait_for_the_file(tmp_path: Path) -> None:

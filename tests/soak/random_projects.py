@@ -1,0 +1,147 @@
+"""Projects of random shape, names, kinds, tags, audits and crons, with random failures: does Dagster say what happened?
+
+python tests/soak/random_projects.py --projects 30 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import dagster as dg
+from harness import dagster_project, plan, query, raise_flags, state, write_project
+
+NAMES = (
+    "orders",
+    "Orders2",
+    "order items",
+    "order-items",
+    "select",
+    "läden",
+    "a.b",
+    "O'Neill",
+    "_x",
+    "x__y",
+    "日本",
+    "T1",
+)
+TAGS = ("finance", "dagster:group_name:marts", "dagster:kind:table", "dagster:tag:layer=gold", "a b c", "pii:yes", "ü")
+CRONS = ("@daily", "@daily", "@daily", "@weekly", "0 6 * * *", "@hourly")
+KINDS = (
+    "FULL",
+    "FULL",
+    "VIEW",
+    "INCREMENTAL_BY_TIME_RANGE (time_column day)",
+    "INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1)",
+    "INCREMENTAL_BY_UNIQUE_KEY (unique_key day)",
+    "INCREMENTAL_UNMANAGED",
+    "EMBEDDED",
+)
+FLAG = "(SELECT count(*) FROM ctl.flags WHERE name = '{flag}')"
+
+
+@dataclass(frozen=True)
+class RandomModel:
+    """What is known of a model, to say afterwards what must have become of it."""
+
+    name: str
+    kind: str
+    fails: bool
+    text: str
+
+
+def random_project(chance: random.Random) -> list[RandomModel]:
+    """Models in an order in which each reads only those before it."""
+    models: list[RandomModel] = []
+    for number, name in enumerate(chance.sample(NAMES, chance.randint(3, 9))):
+        models.append(_random_model(chance, number, name, models))
+    return models
+
+
+def _random_model(chance: random.Random, number: int, name: str, before: list[RandomModel]) -> RandomModel:
+    kind, flag = chance.choice(KINDS), f"fails_{number}"
+    fails = kind not in ("EMBEDDED", "VIEW") and chance.random() < 0.2
+    quoted = f'"t"."{name}"'
+    parents = chance.sample(before, min(len(before), chance.randint(0, 2)))
+    audits = []
+    if kind != "EMBEDDED":
+        for audit in range(chance.randint(0, 2)):
+            blocking = chance.random() < 0.5
+            audits.append(f"flag_is_off(flag := 'audit_{number}_{audit}', blocking := {str(blocking).lower()})")
+    tags = ", ".join(f"'{tag}'" for tag in chance.sample(TAGS, chance.randint(0, 3)))
+    properties = [
+        f"name {quoted}",
+        f"kind {kind}",
+        f"cron '{chance.choice(CRONS)}'",
+        *([f"tags ({tags})"] if tags else []),
+        *([f"audits ({', '.join(audits)})"] if audits else []),
+    ]
+    joins = "".join(f' CROSS JOIN (SELECT count(*) AS c{i} FROM "t"."{p.name}")' for i, p in enumerate(parents))
+    failure = f"CASE WHEN {FLAG.format(flag=flag)} > 0 THEN error('boom') ELSE '' END" if fails else "''"
+    day = "@start_ds::date" if "INCREMENTAL" in kind else "current_date"
+    text = f"MODEL ({', '.join(properties)}); SELECT {day} AS day, {failure} AS never FROM (SELECT 1 AS one){joins}"
+    return RandomModel(name.lower(), kind, fails, text)  # DuckDB does not tell cases apart
+
+
+AUDIT = "AUDIT (name flag_is_off, defaults (flag = '')); SELECT 1 FROM ctl.flags WHERE name = @flag"
+
+
+def try_one(seed: int, folder: Path) -> str:
+    """Plan a random project, let things fail, run it, and compare; a sentence about what was tried.
+
+    Raises:
+        AssertionError: Dagster was told something else than what happened.
+    """
+    chance = random.Random(seed)
+    models = random_project(chance)
+    files = {f"models/m{number}.sql": model.text for number, model in enumerate(models)}
+    project = write_project(folder / "shop", {**files, "audits/flag_is_off.sql": AUDIT})
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.flags (name TEXT)")
+    plan(project)
+    audits = [f"audit_{number}_{audit}" for number in range(len(models)) for audit in range(2)]
+    failing = [f"fails_{number}" for number, model in enumerate(models) if model.fails]
+    raise_flags(project, *(flag for flag in [*audits, *failing] if chance.random() < 0.3))
+    before = state(project)["intervals"]
+    with dagster_project(folder) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        told = dagster.launch(chance.choice(("in_process", "multiprocess")))
+        after = state(project)["intervals"]
+        assets = {model.name for model in models if model.kind != "EMBEDDED"}
+        grown = {fqn.split('"')[-2] for fqn in after if after[fqn] > before.get(fqn, 0)} & assets
+        materialized = {key.split("/", 1)[1] for key in told.materializations}
+        observed = {key.split("/", 1)[1] for key in told.observations}
+        statuses = {name: told.status_of(f"t/{name}") for name in assets}
+        partly = {name for name, said in statuses.items() if said == "partly_executed"}
+        assert materialized | partly == grown, (materialized, partly, grown, statuses)
+        assert materialized | observed == assets, (materialized, observed, assets)
+        assert not materialized & observed
+        is_red = bool(set(statuses.values()) - {"executed", "up_to_date", "waiting"})
+        assert (told.status == dg.DagsterRunStatus.FAILURE) is is_red, (statuses, told.failures)
+        raise_flags(project)
+        again = dagster.launch()
+        assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
+        assert not {key.split("/", 1)[1] for key in again.materializations} & materialized
+    return f"{seed}: {len(models)} models, {sorted(set(statuses.values()))}"
+
+
+def main(say: Callable[[str], None] = print) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--projects", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    said = parser.parse_args()
+    for seed in range(said.seed, said.seed + said.projects):
+        with tempfile.TemporaryDirectory() as folder:
+            say(try_one(seed, Path(folder).resolve()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""A worker that says anything: only errors of our own family come of it. The workers are real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from unit.outcome_table import OUTCOME_TABLE
+
+from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component import wire
+from dg_sqlmesh_component.errors import SQLMeshComponentError, WorkerError
+from dg_sqlmesh_component.outcomes import Ledger
+from dg_sqlmesh_component.project import SQLMeshProject
+
+REQUEST = e.EvaluationRequest(e.OpenProject(("/shop",), None, None, None), "prod", ('"a"',), (), (), 0)
+LAST = wire.encode(wire.EVENT, e.EvaluationFinished("success"))
+EVENTS = [
+    wire.encode(wire.EVENT, event)
+    for row in OUTCOME_TABLE
+    for event in row.events
+    if not isinstance(event, e.EvaluationFinished | e.RequestFailed)
+]
+
+
+@pytest.fixture
+def impostor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SQLMeshProject]:
+    """A project whose interpreter is a program that does what it is told here, whatever it is given."""
+    (tmp_path / "config.yaml").write_text("")
+    monkeypatch.setattr("dg_sqlmesh_component.project.FINISH_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("dg_sqlmesh_component.project.CUT_OFF_GRACE_SECONDS", 0.2)
+
+    def make(code: str) -> SQLMeshProject:
+        program = tmp_path / "python"
+        program.write_text(
+            f"#!{sys.executable}\nimport os, sys, time\nout = sys.stdout.buffer\n{textwrap.dedent(code)}"
+        )
+        program.chmod(0o755)
+        return SQLMeshProject((tmp_path,), python=str(program))
+
+    return make
+
+
+def heard(project: SQLMeshProject) -> list[e.Event]:
+    with project.request(REQUEST) as worker:
+        return list(worker)
+
+
+def saying(lines: Sequence[bytes]) -> str:
+    return f"sys.stdin.readline()\nout.write({b''.join(lines)!r})\nout.flush()\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "",
+        "sys.exit(3)",
+        "os.kill(os.getpid(), 9)",
+        "os.close(1); os.close(2); time.sleep(60)",
+        "out.write(os.urandom(100_000))",
+        "out.write(b'{' * 1_000_000)",
+        "out.write(b'\\n' * 1000)",
+        "out.write(b'[]\\n')",
+        'out.write(b\'{"type": "batch_finished"}\\n\')',
+        'out.write(b\'{"type": "of another version", "new": 1}\\n\')',
+        "sys.stdin.close()",
+        "os.fork(); os.fork()",
+    ],
+    ids=["nothing", "exit", "kill", "closes its pipes", "noise", "one endless line", "blank lines", "a list",
+         "half an event", "an event of another version", "deaf", "forks"],
+)  # fmt: skip
+def test_a_worker_that_breaks_the_protocol_is_an_error_of_ours(
+    impostor: Callable[[str], SQLMeshProject], code: str
+) -> None:
+    with pytest.raises(WorkerError) as refused:
+        heard(impostor(code))
+    assert len(str(refused.value)) < 5_000
+
+
+def test_an_event_that_this_version_does_not_know_says_that_versions_differ(
+    impostor: Callable[[str], SQLMeshProject],
+) -> None:
+    with pytest.raises(WorkerError, match="Component and worker must come from one installation"):
+        heard(impostor(saying([json.dumps({"type": "model_painted", "colour": "red"}).encode() + b"\n"])))
+
+
+@pytest.mark.parametrize("cut", range(0, len(LAST) - 1, 7))
+def test_a_last_event_that_is_cut_is_no_last_event(impostor: Callable[[str], SQLMeshProject], cut: int) -> None:
+    with pytest.raises(WorkerError):
+        heard(impostor(saying([LAST[:cut]])))
+
+
+def test_output_between_events_on_the_other_pipe_is_log_lines(impostor: Callable[[str], SQLMeshProject]) -> None:
+    code = saying([]) + textwrap.dedent(f"""
+        for line in {EVENTS[:20]!r}:
+            sys.stderr.write("noise " * 50); sys.stderr.flush()
+            out.write(line[:9]); out.flush()
+            sys.stderr.write("more\\n"); sys.stderr.flush()
+            out.write(line[9:]); out.flush()
+        out.write({LAST!r})
+    """)
+    events = heard(impostor(code))
+    assert events[-1] == e.EvaluationFinished("success")
+    told = [event for event in events if not (isinstance(event, e.LogLine) and event.source == "output")]
+    assert len(told) == 21
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_events_in_any_order_and_number_balance_or_are_refused(
+    impostor: Callable[[str], SQLMeshProject], seed: int
+) -> None:
+    import random
+
+    chance = random.Random(seed)
+    lines = [chance.choice(EVENTS) for _ in range(chance.randrange(60))]
+    ledger = Ledger(['"db"."core"."orders"', '"db"."staging"."orders"'])
+    settled = []
+    try:
+        for event in heard(impostor(saying([*lines, LAST]))):
+            settled += ledger.feed(event)
+    except SQLMeshComponentError:
+        settled += ledger.close("the worker broke the protocol")
+    fqns = [one.fqn for one in settled if not getattr(one, "again", False)]
+    assert {'"db"."core"."orders"', '"db"."staging"."orders"'} <= set(fqns)
+
+
+def test_a_worker_that_does_not_end_is_killed_with_its_children(
+    impostor: Callable[[str], SQLMeshProject], tmp_path: Path
+) -> None:
+    code = saying([LAST]) + "child = os.fork()\nopen('pids', 'a').write(f'{os.getpid()}\\n')\ntime.sleep(600)\n"
+    assert heard(impostor(code))[-1] == e.EvaluationFinished("success")
+    pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+    assert [pid for pid in pids if _is_alive(pid)] == []
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

@@ -1,0 +1,105 @@
+"""Declarations in which anything may stand anywhere: they load, or somebody is told what is wrong in a sentence."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+from dagster.components.resolved.errors import ResolutionException
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from unit.scenario import audit, manifest, model
+
+from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component.errors import SQLMeshComponentError
+
+REFERENCE = Path(__file__).parents[2] / "component.yaml"
+EVERYTHING: dict[str, Any] = {
+    **yaml.safe_load(REFERENCE.read_text())["attributes"],
+    "translation": {
+        "key": "ours/{{ model.name }}",
+        "group_name": "{{ model.schema }}",
+        "owners": ["team:data"],
+        "tags": {"layer": "{{ model.schema }}"},
+        "metadata": {"kind": "{{ model.kind }}"},
+        "kinds": ["sql"],
+        "automation_condition": "{{ dg.AutomationCondition.eager() }}",
+    },
+    "external_models": {"key": "landing/{{ external.name }}", "keys": {"raw.events": "dlt/events"}},
+    "op": {"name": "shop", "tags": {"team": "data"}, "pool": "warehouse", "description": "Runs it."},
+    "execution": {
+        "concurrent_tasks": 2,
+        "environments": ["dev"],
+        "overlap_timeout": 10,
+        "environment_timeout": 10,
+        "retries": {"max_retries": 2, "delay": 1, "backoff": "linear", "jitter": "full", "transient_errors": ["x"]},
+    },
+}
+PROJECT = manifest(
+    model("core.orders", audits=(audit("not_null"),), tags=("dagster:group_name:finance", "a:b:c", "")),
+    model("marts.revenue", reads=["core.orders", "raw.events"]),
+)
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**6), 10**6)
+    | st.floats(allow_nan=True)
+    | st.text(max_size=20)
+    | st.sampled_from(["{{ nope }}", "{{ model.nope }}", "{{", "{{ 1/0 }}", "../..", "a/b", "/", "*", "prod"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a declaration."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield (*path, key)
+        yield from places(one, (*path, key))
+
+
+def replaced(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    attributes = copy.deepcopy(EVERYTHING)
+    place: Any = attributes
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return attributes
+
+
+PLACES = sorted(places(EVERYTHING), key=str)
+
+
+def loaded(attributes: dict[str, Any]) -> SQLMeshProjectComponent:
+    said = yaml.safe_load(yaml.safe_dump(attributes, allow_unicode=True))
+    model_type = SQLMeshProjectComponent.get_model_cls()
+    assert model_type is not None
+    component = SQLMeshProjectComponent.load(model_type.model_validate(said), _context())
+    component._translate(PROJECT)
+    return component
+
+
+def test_the_declaration_in_which_it_is_replaced_loads() -> None:
+    assert loaded(EVERYTHING).asset_key_for_model("marts.revenue")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(PLACES), values)
+def test_whatever_stands_in_a_declaration_it_loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    try:
+        loaded(replaced(path, value))
+    except (ValidationError, ResolutionException, SQLMeshComponentError) as refusal:
+        assert str(refusal)  # noqa: PT017  # which of them is raised is not the point
+
+
+def _context() -> dg.ComponentLoadContext:
+    from dagster.components.core.component_tree import ComponentTree
+
+    return ComponentTree.for_test().load_context
