@@ -5,11 +5,16 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+SOAK_ARGS ?=
 
-.PHONY: demo test services test-floors test-newest lint format clean
+.PHONY: demo test services soak test-floors test-newest lint format clean
 
 test: $(VENV)/.test  ## every test, on the newest versions that the floors allow
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects; about an hour and a half
+	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)
+	$(BIN)/python tests/soak/random_projects.py
 
 services:  ## PostgreSQL, from Debian's packages, for the tests that start a server of their own; without it they are skipped
 	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \

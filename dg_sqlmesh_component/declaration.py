@@ -173,3 +173,9 @@ class Execution(dg.Resolvable):
             examples=[{"max_retries": 3, "delay": 30, "backoff": "exponential"}],
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("concurrent_tasks", 1), ("overlap_timeout", 0), ("environment_timeout", 0)):
+            said = getattr(self, name)
+            if said is not None and said < least:
+                raise DeclarationError(f"`execution.{name}` in defs.yaml is {said}; it must be at least {least}.")

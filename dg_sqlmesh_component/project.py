@@ -35,6 +35,9 @@ FINISH_GRACE_SECONDS = 10.0
 CUT_OFF_GRACE_SECONDS = 5.0
 """How long it may then take to end once their queries were cancelled, before it is killed."""
 
+LAST_EVENTS_SECONDS = 5.0
+"""How long what a dead worker has left in its pipe may take to arrive."""
+
 LONGEST_LINE = 10_000
 """How many characters of a line that a worker prints or logs are kept."""
 
@@ -171,11 +174,11 @@ class Worker:
         self._redactor = redactor
         self._queue: queue.SimpleQueue[bytes | e.LogLine | None] = queue.SimpleQueue()
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._drains = [
-            threading.Thread(target=drain, daemon=True) for drain in (self._drain_events, self._drain_output)
-        ]
-        for drain in self._drains:
-            drain.start()
+        self._events_drain = threading.Thread(target=self._drain_events, name="dg-sqlmesh-events", daemon=True)
+        self._output_drain = threading.Thread(target=self._drain_output, name="dg-sqlmesh-output", daemon=True)
+        self._output_drain.start()  # first: the other one waits for it, and the worker may be dead by now
+        self._events_drain.start()
+        threading.Thread(target=self._await_death, name="dg-sqlmesh-death", daemon=True).start()
         self._ending = threading.Thread(target=self._end, name="dg-sqlmesh-end", daemon=True)
         self._ending_lock = threading.Lock()
         self._tell(wire.encode(wire.REQUEST, request))
@@ -214,8 +217,14 @@ class Worker:
         finally:
             self._kill_group()
             self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-                _close(pipe)
+            _close(self._process.stdin)
+            for drain, pipe in (
+                (self._events_drain, self._process.stdout),
+                (self._output_drain, self._process.stderr),
+            ):
+                drain.join(timeout=1.0)
+                if not drain.is_alive():  # else somebody who left the group holds the other end: closing would wait
+                    _close(pipe)
 
     def _end(self) -> None:
         for demand, grace in ((b"cancel\n", FINISH_GRACE_SECONDS), (b"cut off\n", CUT_OFF_GRACE_SECONDS)):
@@ -239,7 +248,13 @@ class Worker:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._queue.put(line)
-        self._drains[1].join(timeout=1.0)  # its last words first, unless a child of it holds on to stderr
+        self._output_drain.join(timeout=1.0)  # its last words first, unless a child of it holds on to stderr
+        self._queue.put(None)
+
+    def _await_death(self) -> None:
+        """A child of the worker that left its process group may hold on to the pipes for as long as it likes."""
+        self._process.wait()
+        self._events_drain.join(timeout=LAST_EVENTS_SECONDS)
         self._queue.put(None)
 
     def _drain_output(self) -> None:

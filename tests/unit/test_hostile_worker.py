@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def impostor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     (tmp_path / "config.yaml").write_text("")
     monkeypatch.setattr("dg_sqlmesh_component.project.FINISH_GRACE_SECONDS", 0.2)
     monkeypatch.setattr("dg_sqlmesh_component.project.CUT_OFF_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("dg_sqlmesh_component.project.LAST_EVENTS_SECONDS", 0.5)
 
     def make(code: str) -> SQLMeshProject:
         program = tmp_path / "python"
@@ -70,9 +72,10 @@ def saying(lines: Sequence[bytes]) -> str:
         'out.write(b\'{"type": "of another version", "new": 1}\\n\')',
         "sys.stdin.close()",
         "os.fork(); os.fork()",
+        "os.fork() or (os.setsid(), time.sleep(60))",
     ],
     ids=["nothing", "exit", "kill", "closes its pipes", "noise", "one endless line", "blank lines", "a list",
-         "half an event", "an event of another version", "deaf", "forks"],
+         "half an event", "an event of another version", "deaf", "forks", "leaves a child behind"],
 )  # fmt: skip
 def test_a_worker_that_breaks_the_protocol_is_an_error_of_ours(
     impostor: Callable[[str], SQLMeshProject], code: str
@@ -135,7 +138,17 @@ def test_a_worker_that_does_not_end_is_killed_with_its_children(
     code = saying([LAST]) + "child = os.fork()\nopen('pids', 'a').write(f'{os.getpid()}\\n')\ntime.sleep(600)\n"
     assert heard(impostor(code))[-1] == e.EvaluationFinished("success")
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+    deadline = time.monotonic() + 5
+    while any(map(_is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)  # being killed takes its moment
     assert [pid for pid in pids if _is_alive(pid)] == []
+
+
+def test_a_worker_that_dies_at_once_never_keeps_anybody_waiting(impostor: Callable[[str], SQLMeshProject]) -> None:
+    """Its pipes may be closed before anybody reads them."""
+    for _ in range(50):
+        with pytest.raises(WorkerError):
+            heard(impostor("os._exit(0)"))
 
 
 def _is_alive(pid: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 import yaml
 from dagster.components.resolved.errors import ResolutionException
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +17,8 @@ from pydantic import ValidationError
 from unit.scenario import audit, manifest, model
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.errors import SQLMeshComponentError
+from dg_sqlmesh_component.declaration import Execution
+from dg_sqlmesh_component.errors import DeclarationError, SQLMeshComponentError
 
 REFERENCE = Path(__file__).parents[2] / "component.yaml"
 EVERYTHING: dict[str, Any] = {
@@ -103,3 +105,23 @@ def _context() -> dg.ComponentLoadContext:
     from dagster.components.core.component_tree import ComponentTree
 
     return ComponentTree.for_test().load_context
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [
+        ("concurrent_tasks", 0, 1),
+        ("concurrent_tasks", -4, 1),
+        ("overlap_timeout", -1.0, 0),
+        ("environment_timeout", -1, 0),
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_refused(name: str, value: float, least: int) -> None:
+    with pytest.raises(DeclarationError) as refusal:
+        Execution(**{name: value})  # type: ignore[arg-type]
+    assert str(refusal.value) == f"`execution.{name}` in defs.yaml is {value}; it must be at least {least}."
+
+
+def test_a_project_of_no_folder_is_refused() -> None:
+    with pytest.raises(ResolutionException, match="it needs at least one folder"):
+        loaded({**EVERYTHING, "project": {"path": []}})

@@ -1,0 +1,23 @@
+"""A few of the trials of `make soak`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from soak.random_projects import try_one
+from soak.soak import FAULTS, soak, table
+
+
+@pytest.mark.parametrize(("engine", "kills", "pairs"), [("duckdb", 4, 0), ("postgres", 2, 1)])
+def test_nothing_is_lost_or_done_twice_when_runs_are_killed_or_overlap(engine: str, kills: int, pairs: int) -> None:
+    said: list[str] = []
+    found = soak([engine], kills, pairs, seed=7, say=said.append)
+    assert sum(one["tried"] for one in found.values()) == kills + pairs
+    faults = {name: number for one in found.values() for name in FAULTS if (number := one[name])}
+    assert not faults, (said, table(found))
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_dagster_says_what_happened_to_random_projects(seed: int, tmp_path: Path) -> None:
+    assert try_one(seed, tmp_path).startswith(f"{seed}: ")
