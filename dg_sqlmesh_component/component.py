@@ -3,15 +3,18 @@
 Dagster reads the annotations of the two dataclasses as objects, so they must not be postponed.
 """
 
+import logging
 import os
 import re
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import dagster as dg
+from dagster._utils.env import using_dagster_dev
 from dagster.components.component.state_backed_component import StateBackedComponent
 from dagster.components.resolved.core_models import OpSpec
 from dagster.components.resolved.errors import ResolutionException
@@ -34,6 +37,7 @@ from .project import SQLMeshProject
 from .project_assets import ProjectAssets
 from .run_config import SQLMeshRunConfig
 from .scaffolder import SQLMeshProjectComponentScaffolder
+from .sources import fingerprint
 from .store import read_manifest, write_manifest
 from .tag_convention import TagConvention
 from .translator import Translator, where
@@ -305,8 +309,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         """Where Dagster keeps the manifest; the key tells apart what leads to different manifests."""
         project = self.project
         parts = [project.name, project.gateway, project.environment, project.config]
-        selection = [*_selections(self.select), "-", *_selections(self.exclude)]
-        distinct = _short_hash([*map(str, project.paths), *selection, "-", *sorted(self._additions)])
+        distinct = _short_hash([*map(str, project.paths), *self._question])
         label = "_".join(part for part in parts if part)
         return DefsStateConfig(
             key=f"SQLMeshProjectComponent[{label}_{distinct}]",
@@ -315,12 +318,17 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         )
 
     def write_state_to_path(self, state_path: Path) -> None:
-        """Describe the project and store its manifest; Dagster calls this."""
-        write_manifest(self._describe(), state_path)
+        """Describe the project and store its manifest; Dagster calls this.
+
+        In development Dagster does so whenever it loads: what is stored stays when the project has not changed.
+        """
+        source = fingerprint(self.project, self._question) or ""
+        if not (source and using_dagster_dev() and _source_of(state_path) == source):
+            write_manifest(replace(self._describe(), source=source), state_path)
 
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
         """The project's assets, from the stored manifest or, without one, from the project itself."""
-        manifest = read_manifest(state_path) if state_path else self._describe()
+        manifest = self._stored(state_path)
         self._translate(manifest)
         op = self.op or OpSpec()
         default_pool = f"sqlmesh_{self.project.name}_{manifest.environment}"
@@ -336,6 +344,28 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         )
         return dg.Definitions(assets=[multi_asset])
 
+    def _stored(self, state_path: Path | None) -> Manifest:
+        """The stored manifest; where there is none that can be read, a fresh one, and what to do about it."""
+        if state_path is None:
+            problem = f"There is no stored description of the SQLMesh project {self.project.name!r}."
+        else:
+            try:
+                return read_manifest(state_path)
+            except DeclarationError as error:
+                problem = str(error)
+        source = fingerprint(self.project, self._question)
+        if source is None or source not in _DESCRIBED:  # Dagster loads definitions several times in a process
+            since = time.monotonic()
+            manifest = self._describe()
+            _LOGGER.warning(
+                f"{problem} SQLMesh loaded the project directly, in {time.monotonic() - since:.1f} seconds, as it "
+                "will in every process. To load it once for all of them: dg utils refresh-defs-state"
+            )
+            if source is None:
+                return manifest
+            _DESCRIBED[source] = manifest
+        return _DESCRIBED[source]
+
     def _translate(self, manifest: Manifest) -> None:
         self._translator = Translator(
             manifest,
@@ -350,13 +380,31 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         return self.project.describe(_selections(self.select), _selections(self.exclude), self._additions)
 
     @property
+    def _question(self) -> list[str]:
+        """What the manifest depends on beside the project."""
+        return [*_selections(self.select), "-", *_selections(self.exclude), "-", *sorted(self._additions)]
+
+    @property
     def _additions(self) -> list[Addition]:
         """What the manifest has to hold beside the usual."""
         return [addition for addition in get_args(Addition) if addition in self.include_metadata]
 
 
+_LOGGER = logging.getLogger(__package__)
+
+_DESCRIBED: dict[str, Manifest] = {}
+"""Projects that this process has described because nothing was stored, by their fingerprint."""
+
 _EXPANDED: dict[Any, tuple[str, ...]] = {}
 """Selections that SQLMesh has read in this process, by what was asked of which code."""
+
+
+def _source_of(state_path: Path) -> str | None:
+    """The fingerprint in a stored manifest; None where there is none that can be read."""
+    try:
+        return read_manifest(state_path).source if state_path.is_file() else None
+    except DeclarationError:
+        return None
 
 
 def _selections(value: Selection) -> list[str]:

@@ -193,6 +193,7 @@ class Manifest:
         models: Every model, sorted by `fqn`: those not selected too, since lineage passes through them.
         selected: The `fqn`s that `select` and `exclude` leave; only these become assets.
         standalone_audits: Sorted by name.
+        source: Fingerprint of what it was made of; empty where there is none.
     """
 
     version: int
@@ -204,6 +205,7 @@ class Manifest:
     models: tuple[Model, ...]
     selected: tuple[str, ...]
     standalone_audits: tuple[StandaloneAudit, ...]
+    source: str = ""
 
 
 def split_fqn(fqn: str) -> tuple[str, ...]:

@@ -1,0 +1,121 @@
+"""What makes a project another one than was described, and what does not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dg_sqlmesh_component.project import SQLMeshProject
+from dg_sqlmesh_component.sources import fingerprint
+
+CONFIG = """
+gateways: {local: {connection: {database: '{{ env_var("WAREHOUSE") }}', password: '{{ env_var("PASSWORD") }}'}}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> SQLMeshProject:
+    for name, text in {
+        "config.yaml": CONFIG,
+        "models/orders.sql": "SELECT 1",
+        "seeds/rates.csv": "a,b",
+        ".env": "A=1",
+        ".cache/x": "",
+        ".venv/pyvenv.cfg": "",
+        "environment/pyvenv.cfg": "",
+        "warehouse.duckdb": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return SQLMeshProject((tmp_path,))
+
+
+def write(name: str, text: str = "changed") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+    return change
+
+
+def touch(name: str) -> Callable[[Path], None]:
+    return lambda folder: os.utime(folder / name, ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        write("models/orders.sql"),
+        touch("models/orders.sql"),
+        write("models/new.sql"),
+        lambda folder: (folder / "models/orders.sql").unlink(),
+        lambda folder: (folder / "models/orders.sql").rename(folder / "models/others.sql"),
+        write("seeds/rates.csv"),
+        write("macros/deep/er.py"),
+        write("config.yaml", CONFIG + "\n"),
+        write(".env"),
+        write("external_models.yaml"),
+        write("läden.sql"),
+    ],
+    ids=["written", "touched", "new", "gone", "renamed", "seed", "macro", "config", ".env", "external", "letters"],
+)
+def test_a_changed_file_makes_another_project(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
+    before = fingerprint(project, [])
+    change(project.paths[0])
+    assert before != fingerprint(project, [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".cache/y", "logs/sqlmesh.log", "models/__pycache__/x.pyc", "warehouse.duckdb", "warehouse.duckdb.wal", "state.db",
+     ".git/HEAD", ".venv/lib/x.py", "environment/lib/x.py", "target/manifest.json", "x.log"],
+)  # fmt: skip
+def test_what_a_run_writes_does_not_make_another_project(project: SQLMeshProject, name: str) -> None:
+    before = fingerprint(project, [])
+    write(name)(project.paths[0])
+    assert fingerprint(project, []) == before is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gateway": "other"},
+        {"environment": "dev"},
+        {"config": "other"},
+        {"working_directory": Path("/")},
+        {"python": "/nowhere/python"},
+        {"env": {"WAREHOUSE": "b"}},
+        {"env": {"SQLMESH__DEFAULT_GATEWAY": "b"}},
+        {"env": {"PASSWORD": "b"}},
+    ],
+    ids=str,
+)
+def test_another_way_to_open_it_makes_another_project(project: SQLMeshProject, change: dict[str, object]) -> None:
+    assert fingerprint(project, []) != fingerprint(replace(project, **change), [])  # type: ignore[arg-type]
+
+
+def test_a_variable_that_the_configuration_does_not_name_makes_no_difference(project: SQLMeshProject) -> None:
+    assert fingerprint(project, []) == fingerprint(replace(project, env={"ELSEWHERE": "b"}), [])
+
+
+def test_the_value_of_a_secret_is_not_looked_at(project: SQLMeshProject) -> None:
+    one, other = (replace(project, env={"PASSWORD": value}) for value in "ab")
+    assert fingerprint(one, []) == fingerprint(other, [])
+
+
+def test_another_question_has_another_answer(project: SQLMeshProject) -> None:
+    assert len({fingerprint(project, question) for question in ([], ["a"], ["a", "b"], ["ab"], ["", "ab"])}) == 5
+
+
+@pytest.mark.parametrize("text", ["project: shop\n", "config = Config(\n    project='shop')\n"], ids=["YAML", "Python"])
+def test_a_project_with_a_name_reads_the_state_so_there_is_no_fingerprint(project: SQLMeshProject, text: str) -> None:
+    (project.paths[0] / "config.py").write_text(text)
+    assert fingerprint(project, []) is None
+
+
+def test_a_selection_that_asks_git_has_no_fingerprint(project: SQLMeshProject) -> None:
+    assert fingerprint(project, ["+git:main"]) is None
