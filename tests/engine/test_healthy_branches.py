@@ -72,16 +72,15 @@ def test_healthy_branches_go_on_in_the_same_run_where_the_executor_is_told_so(
     assert "t.broken" in told.failures[0]
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_retry_from_the_failure_refreshes_what_is_downstream_of_everything(
-    shop: tuple[Path, DagsterProject], executor: str
+    shop: tuple[Path, DagsterProject],
 ) -> None:
     project, dagster = shop
-    told = dagster.launch(executor)
+    told = dagster.launch()
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert reports(told) == set()
     query(project, "UPDATE ctl.flags SET is_up = false")
-    again = dagster.launch(executor, retry_of=told.run_id)
+    again = dagster.launch(retry_of=told.run_id)
     assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
     assert set(again.materializations) == {"t/broken", "t/below_broken", *HEALTHY, "report_of_broken", "report_of_both"}
     assert again.status_of("t/fine") == "up_to_date"

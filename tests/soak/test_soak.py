@@ -9,7 +9,7 @@ from soak.random_projects import try_one
 from soak.soak import FAULTS, soak, table
 
 
-@pytest.mark.parametrize(("engine", "kills", "pairs"), [("duckdb", 4, 0), ("postgres", 2, 1)])
+@pytest.mark.parametrize(("engine", "kills", "pairs"), [("duckdb", 2, 0), ("postgres", 1, 1)])
 def test_nothing_is_lost_or_done_twice_when_runs_are_killed_or_overlap(engine: str, kills: int, pairs: int) -> None:
     said: list[str] = []
     found = soak([engine], kills, pairs, seed=7, say=said.append)
@@ -18,6 +18,6 @@ def test_nothing_is_lost_or_done_twice_when_runs_are_killed_or_overlap(engine: s
     assert not faults, (said, table(found))
 
 
-@pytest.mark.parametrize("seed", [5, 6])
+@pytest.mark.parametrize("seed", [5])
 def test_dagster_says_what_happened_to_random_projects(seed: int, tmp_path: Path) -> None:
     assert try_one(seed, tmp_path).startswith(f"{seed}: ")
