@@ -7,16 +7,27 @@ taken over: they ask the worker to stop, and the op ends by itself, with `Dagste
 
 from __future__ import annotations
 
+import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from dagster._utils.interrupts import pop_captured_interrupt
+from dagster._utils import interrupts
 
-LOOK_SECONDS = 0.005
-"""How often it is looked whether a signal came while Dagster was recording a result."""
+
+class _Captured(dict[str, bool]):
+    """In the place where Dagster notes a signal that comes while it records a result, to raise it afterwards."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        super().__init__(received=False)
+        self._tell = tell
+
+    def __setitem__(self, key: str, value: bool) -> None:
+        if value:
+            self._tell()
 
 
 class Interruption:
@@ -24,29 +35,36 @@ class Interruption:
 
     def __init__(self, on_interruption: Callable[[], None]) -> None:
         self._on_interruption = on_interruption
-        self._came = threading.Event()
-        self._over = threading.Event()
+        self._came = False
+        self._over = False
+        # A signal's handler may run while this very thread holds the lock of an Event; a SimpleQueue allows that.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     @property
     def came(self) -> bool:
         """Whether the step was told to end."""
-        return self._came.is_set()
+        return self._came
 
     def wait(self, seconds: float) -> None:
         """Wait, but no longer than until the step is told to end."""
-        self._came.wait(seconds)
+        until = time.monotonic() + seconds
+        while not self._came and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
 
     def guard(self, results: Iterator[Any]) -> Iterator[Any]:
         """The same results; while they are made and recorded, signals are taken over."""
         watcher = threading.Thread(target=self._watch, name="dg-sqlmesh-interruption", daemon=True)
         watcher.start()
+        noted, interrupts._received_interrupt = interrupts._received_interrupt, _Captured(self._tell)
         try:
             self._take_over()
             for result in results:
                 yield result
                 self._take_over()  # Dagster has put its own handlers back
         finally:
-            self._over.set()
+            interrupts._received_interrupt = noted
+            self._over = True
+            self._wake.put(None)
 
     def _take_over(self) -> None:
         """Dagster restores its handlers whenever the op yields, ends or raises."""
@@ -55,11 +73,13 @@ class Interruption:
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._came.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._came = True
+        self._wake.put(None)
 
     def _watch(self) -> None:
-        while not self._over.is_set():
-            if self._came.wait(LOOK_SECONDS) or pop_captured_interrupt():
-                self._came.set()
-                self._on_interruption()
-                return
+        self._wake.get()
+        if not self._over:
+            self._on_interruption()
