@@ -18,9 +18,6 @@ from postgres import postgres_server
 
 from dg_sqlmesh_component.project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
 
-SLACK_SECONDS = 10.0
-"""What a busy machine may need to end a process."""
-
 PAUSE = """
 import time
 import typing as t
@@ -106,7 +103,7 @@ def test_a_cancelled_run_finishes_what_is_in_flight_and_reports_it(tmp_path: Pat
     with declared(tmp_path, project) as dagster:
         before = state(project)["intervals"]
         told, seconds = cancelled(dagster, executor, (project / "pausing").exists)
-        assert seconds < FINISH_GRACE_SECONDS + SLACK_SECONDS
+        assert seconds < FINISH_GRACE_SECONDS
         assert workers_below(project) == []
         after = state(project)["intervals"]  # which opens the file: nobody holds it
         assert told.status == dg.DagsterRunStatus.CANCELED
@@ -128,7 +125,7 @@ def test_a_model_that_does_not_end_is_killed_after_both_graces(tmp_path: Path) -
     (project / "pause").write_text("600")
     with declared(tmp_path, project) as dagster:
         told, seconds = cancelled(dagster, "in_process", (project / "pausing").exists)
-    assert FINISH_GRACE_SECONDS < seconds < FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS + SLACK_SECONDS
+    assert FINISH_GRACE_SECONDS < seconds < FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS + 5
     assert workers_below(project) == []
     assert told.status == dg.DagsterRunStatus.CANCELED
     assert set(told.materializations) == {"t/first"}
@@ -162,7 +159,7 @@ def test_a_query_that_takes_too_long_is_cancelled_in_the_engine(tmp_path: Path, 
 
         with declared(tmp_path, project) as dagster:
             told, seconds = cancelled(dagster, "in_process", is_long)
-        assert FINISH_GRACE_SECONDS < seconds < FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS + SLACK_SECONDS
+        assert FINISH_GRACE_SECONDS < seconds < FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS, told.log
         assert told.status == dg.DagsterRunStatus.CANCELED
         assert set(told.materializations) == {"t/first"}
         assert {told.status_of("t/long"), told.status_of("t/last")} == {"interrupted"}
@@ -186,7 +183,7 @@ def test_what_is_finished_is_recorded_also_when_a_run_is_cancelled_while_dagster
         after = state(project)["intervals"]
         again = dagster.launch()
     assert told.status == dg.DagsterRunStatus.CANCELED
-    assert seconds < FINISH_GRACE_SECONDS + SLACK_SECONDS
+    assert seconds < FINISH_GRACE_SECONDS
     assert workers_below(project) == []
     computed = {fqn.split('"')[-2] for fqn in after if after[fqn] > before[fqn]}
     assert {key.split("/")[1] for key in told.materializations} == computed
@@ -199,7 +196,7 @@ def test_a_run_that_is_cancelled_before_sqlmesh_has_started_ends_at_once(tmp_pat
     plan(project)
     with declared(tmp_path, project) as dagster:
         told, seconds = cancelled(dagster, "in_process", lambda: bool(workers_below(project)))
-    assert seconds < FINISH_GRACE_SECONDS + SLACK_SECONDS
+    assert seconds < FINISH_GRACE_SECONDS
     assert told.status == dg.DagsterRunStatus.CANCELED
     assert not told.materializations
     assert query(project, "SELECT count(*) FROM t.first") == [(1,)]
@@ -216,7 +213,7 @@ def test_a_run_that_waits_for_another_one_is_cancelled_at_once(tmp_path: Path) -
 
         with duckdb.connect(str(project / "warehouse.duckdb")):
             told, seconds = cancelled(dagster, "in_process", is_waiting)
-    assert seconds < FINISH_GRACE_SECONDS + SLACK_SECONDS
+    assert seconds < FINISH_GRACE_SECONDS
     assert told.status == dg.DagsterRunStatus.CANCELED
     assert "The run was cancelled before SQLMesh computed anything." in told.failures[0]
     assert workers_below(project) == []
