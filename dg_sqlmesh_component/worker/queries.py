@@ -14,7 +14,7 @@ from .pipe import Pipe
 
 
 def cut_off_queries(adapters: Iterable[EngineAdapter], pipe: Pipe) -> None:
-    """Cancel what these adapters are executing, where the driver can: DuckDB, PostgreSQL, Databricks, Trino ..."""
+    """Cancel what these adapters are executing, where the driver can; tried on DuckDB and PostgreSQL."""
     for connection in _connections(adapters):
         cancel = getattr(connection, "interrupt", None) or getattr(connection, "cancel", None)
         if cancel is None:
