@@ -1,0 +1,130 @@
+"""The same assets and checks as Python that a person would write, without SQLMesh: the least that Dagster costs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+MODULE = """
+from collections import defaultdict
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
+from dagster._core.events import AssetObservationData, DagsterEvent, StepMaterializationData
+from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
+from dagster._serdes import deserialize_value
+
+RESULTS = {results!r}
+
+
+@dg.multi_asset(
+    name="project",
+    specs=[
+        {specs},
+    ],
+    check_specs=[
+        {checks},
+    ],
+    can_subset=True,
+)
+def project(context):
+    said = deserialize_value(Path(RESULTS).read_text(), list)
+    checks = defaultdict(list)
+    for one in said:
+        if isinstance(one, AssetCheckEvaluation):
+            checks[one.asset_key].append(
+                dg.AssetCheckResult(
+                    passed=one.passed, asset_key=one.asset_key, check_name=one.check_name, metadata=one.metadata,
+                    severity=one.severity, description=one.description,
+                )
+            )
+    for one in said:
+        if isinstance(one, StepMaterializationData):
+            asset = one.materialization
+            version = asset.tags["dagster/data_version"]
+            tags = {{"dagster/code_version": asset.tags["dagster/code_version"]}}
+            yield dg.MaterializeResult(
+                asset_key=asset.asset_key, metadata=asset.metadata, tags=tags, data_version=dg.DataVersion(version),
+                check_results=checks[asset.asset_key],
+            )
+        elif isinstance(one, AssetObservationData):
+            yield one.asset_observation
+            yield from checks[one.asset_observation.asset_key]
+            step = context.op_execution_context.get_step_execution_context()
+            output = context.assets_def.get_output_name_for_asset_key(one.asset_observation.asset_key)
+            handle = StepOutputHandle(step_key=step.step.key, output_name=output)
+            yield DagsterEvent.step_output_event(
+                step_context=step, step_output_data=StepOutputData(step_output_handle=handle)
+            )
+"""
+
+
+def module(root: Path, results: Path | str = "") -> str:
+    """A module with the assets of the Dagster project `root`, whose op records again what stands in `results`."""
+    sys.path.insert(0, str(root))
+    definitions = importlib.import_module(f"{root.name}.definitions").defs()
+    [asset] = definitions.assets
+    return MODULE.format(
+        specs=",\n        ".join(map(spec_code, asset.specs)),
+        checks=",\n        ".join(map(check_code, asset.check_specs)),
+        results=str(results),
+    )
+
+
+def code(value: Any) -> str:
+    """Python that makes this value."""
+    match value:
+        case dg.AssetKey():
+            return f"dg.AssetKey({list(value.path)!r})"
+        case dg.AssetDep():
+            more = f", metadata={code(dict(value.metadata))}" if value.metadata else ""
+            return f"dg.AssetDep({code(value.asset_key)}{more})"
+        case dg.TableSchema():
+            columns = (
+                f"dg.TableColumn(name={c.name!r}, type={c.type!r}, description={c.description!r})"
+                for c in value.columns
+            )
+            return f"dg.TableSchema(columns=[{', '.join(columns)}])"
+        case dg.TableSchemaMetadataValue():
+            return code(value.schema)
+        case dg.CodeReferencesMetadataValue():
+            files = (
+                f"dg.LocalFileCodeReference(file_path={one.file_path!r}, line_number={one.line_number!r})"
+                for one in value.code_references
+            )
+            return f"dg.CodeReferencesMetadataValue(code_references=[{', '.join(files)}])"
+        case dg.MetadataValue():
+            return repr(value.value)
+        case dict():
+            return "{" + ", ".join(f"{key!r}: {code(one)}" for key, one in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(map(code, value)) + "]"
+        case _:
+            assert value is None or isinstance(value, (str, int, float, bool)), value
+            return repr(value)
+
+
+def spec_code(spec: dg.AssetSpec) -> str:
+    said = {
+        "deps": list(spec.deps),
+        "description": spec.description,
+        "metadata": {key: one for key, one in spec.metadata.items() if key != "dagster/component_origin"},
+        "group_name": spec.group_name,
+        "code_version": spec.code_version,
+        "owners": list(spec.owners),
+        "tags": dict(spec.tags),
+    }
+    arguments = ", ".join(f"{name}={code(one)}" for name, one in said.items())
+    return f"dg.AssetSpec({code(spec.key)}, {arguments})"
+
+
+def check_code(check: dg.AssetCheckSpec) -> str:
+    return (
+        f"dg.AssetCheckSpec({check.name!r}, asset={code(check.asset_key)}, description={check.description!r}, "
+        f"blocking={check.blocking!r}, metadata={code(dict(check.metadata or {}))})"
+    )

@@ -1,0 +1,67 @@
+"""What the benchmarks do in a process of Dagster's: `in_dagster.py <what> <Dagster project> ...`; prints JSON."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._serdes import serialize_value
+
+RESULTS = (
+    dg.DagsterEventType.ASSET_MATERIALIZATION,
+    dg.DagsterEventType.ASSET_OBSERVATION,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+)
+
+
+def definitions(root: Path) -> dg.Definitions:
+    sys.path.insert(0, str(root))
+    module = importlib.import_module(f"{root.name}.definitions")
+    loaded: dg.Definitions = module.defs()
+    return loaded
+
+
+def load(root: Path) -> dict[str, Any]:
+    """Build the repository, as every process of Dagster's does."""
+    repository = definitions(root).get_repository_def()
+    keys = repository.asset_graph.materializable_asset_keys
+    return {"assets": len(keys), "sqlmesh": "sqlmesh" in sys.modules}
+
+
+def step(root: Path) -> dict[str, Any]:
+    """Run everything with the in-process executor; seconds from the step's start to its end."""
+    job = definitions(root).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+        entries = instance.all_logs(result.run_id)
+    counts: Counter[str] = Counter()
+    times = {}
+    for entry in entries:
+        kind = entry.dagster_event.event_type if entry.dagster_event else None
+        counts[kind.value if kind else "log line"] += 1
+        times[kind] = entry.timestamp
+    end = times.get(dg.DagsterEventType.STEP_SUCCESS) or times[dg.DagsterEventType.STEP_FAILURE]
+    return {"seconds": end - times[dg.DagsterEventType.STEP_START], "ok": result.success, "events": counts}
+
+
+def results(_root: Path, file: str) -> dict[str, Any]:
+    """Write down what the last run recorded, for `by_hand.py` to record it again."""
+    with dg.DagsterInstance.get() as instance:
+        [run] = instance.get_runs(limit=1)
+        events = [
+            entry.dagster_event.event_specific_data
+            for entry in instance.all_logs(run.run_id)
+            if entry.dagster_event and entry.dagster_event.event_type in RESULTS
+        ]
+    Path(file).write_text(serialize_value(events))
+    return {"results": len(events)}
+
+
+if __name__ == "__main__":
+    said = {"load": load, "step": step, "results": results}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
+    print(json.dumps(said))

@@ -1,0 +1,146 @@
+"""What a step costs: ours against SQLMesh alone and Dagster alone, with everything due and with nothing due.
+
+SQLMesh alone is a script with `Context(load=False).run()`, as a whole process. Dagster alone is a `multi_asset`
+without SQLMesh that records the same results on an instance of the same kind (SQLite). Ours does both, and its seconds
+are those from the step's start to its end, in which the worker is started and SQLMesh imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import by_hand
+from lab import HERE, Lab, Measured, forget_runs, heading, in_dagster, measure, peak_megabytes, ratio_row, row
+
+
+class Runs:
+    """The three of them over one project."""
+
+    def __init__(self, folder: Path, models: int, audits: int, attributes: str = "") -> None:
+        self.lab = Lab(folder, models, audits=audits)
+        self.ours = self.lab.ours(attributes=attributes)
+        self.hand = {}
+        for what in ("due", "idle"):
+            self.run_ours()
+            in_dagster("results", self.ours, folder / f"{what}.json")
+            files = {"project.py": by_hand.module(self.ours, folder / f"{what}.json")}
+            self.hand[what] = self.lab.dagster_project(f"hand_{what}", files)
+
+    def run_ours(self) -> Measured:
+        measured = in_dagster("step", self.ours)
+        assert measured.said["ok"], measured.output
+        return measured
+
+    def run_hand(self, what: str) -> Measured:
+        forget_runs(self.hand[what])
+        return in_dagster("step", self.hand[what])
+
+    def run_alone(self) -> Measured:
+        return measure(self.alone, cwd=self.lab.project)
+
+    @property
+    def alone(self) -> list[str | Path]:
+        return [sys.executable, HERE / "sqlmesh_alone.py", "run", self.lab.project]
+
+    def reset(self) -> None:
+        self.lab.restore()
+        forget_runs(self.ours)
+
+    def round(self) -> dict[str, dict[str, Measured]]:
+        """Everything once: by what is due, by who."""
+        self.reset()
+        ours = {"due": self.run_ours(), "idle": self.run_ours()}
+        self.lab.restore()
+        alone = {"due": self.run_alone(), "idle": self.run_alone()}
+        assert (alone["due"].said["status"], alone["idle"].said["status"]) == ("SUCCESS", "NOTHING_TO_DO")
+        return {
+            what: {"ours": ours[what], "alone": alone[what], "hand": self.run_hand(what)} for what in ("due", "idle")
+        }
+
+    def memory(self) -> dict[str, float]:
+        """Peak megabytes of everything due, by who; proportional set size, children included."""
+        self.reset()
+        step = [sys.executable, HERE / "in_dagster.py", "step"]
+        ours = peak_megabytes([*step, self.ours], cwd=self.ours, DAGSTER_HOME=str(self.ours / "home"))
+        self.lab.restore()
+        alone = peak_megabytes(self.alone, cwd=self.lab.project)
+        forget_runs(self.hand["due"])
+        home = str(self.hand["due"] / "home")
+        hand = peak_megabytes([*step, self.hand["due"]], cwd=self.hand["due"], DAGSTER_HOME=home)
+        return {"ours": ours, "alone": alone, "hand": hand}
+
+    def command_line(self) -> dict[str, float]:
+        """Whole processes, as a person types them: `sqlmesh run`, and `dg launch` of everything."""
+        self.lab.restore()
+        sqlmesh = "from sqlmesh.cli.main import cli; cli()"
+        typed = measure([sys.executable, "-c", sqlmesh, "run"], cwd=self.lab.project)
+        self.reset()
+        home = str(self.ours / "home")
+        launched = measure(["dg", "launch", "--assets", "*"], cwd=self.ours, DAGSTER_HOME=home)
+        assert "RUN_SUCCESS" in launched.output, launched.output
+        return {"sqlmesh run": typed.seconds, "dg launch": launched.seconds}
+
+
+def events_per_model(said: dict[str, Any], models: int) -> str:
+    counts: Counter[str] = Counter(said["events"])
+    return ", ".join(f"{kind} {count / models:.2f}" for kind, count in sorted(counts.items()) if count >= models)
+
+
+def table(runs: Runs, rounds: int) -> None:
+    measured = [runs.round() for _ in range(rounds)]
+    for what, title in (("due", "everything due"), ("idle", "nothing due")):
+        ours = [one[what]["ours"].said["seconds"] for one in measured]
+        alone = [one[what]["alone"].seconds for one in measured]
+        hand = [one[what]["hand"].said["seconds"] for one in measured]
+        imports = [one[what]["alone"].said["import_seconds"] for one in measured]
+        print(heading(f"{runs.lab.models} models, {title}, {rounds} rounds"))
+        print(row("our step", ours, " s"))
+        print(row("SQLMesh alone, a script", alone, " s"))
+        print(row("of it, importing SQLMesh", imports, " s"))
+        print(row("Dagster alone, recording the same", hand, " s"))
+        print(ratio_row("**ours / the sum of both**", ours, [one + other for one, other in zip(alone, hand)]))
+        print(ratio_row("ours / the slower of both", ours, [max(pair) for pair in zip(alone, hand)]))
+        print(ratio_row("ours / SQLMesh alone", ours, alone))
+        print(row("our milliseconds per model", [1000 * one / runs.lab.models for one in ours]))
+        for who in ("ours", "hand"):
+            print(f"\nEvents per model, {who}: {events_per_model(measured[0][what][who].said, runs.lab.models)}")
+        sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, nargs="+", default=[100, 1_000])
+    parser.add_argument("--audits", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--attributes", default="", help="more YAML below `attributes`, indented")
+    parser.add_argument("--memory", action="store_true", help="peak memory too")
+    parser.add_argument("--launch", action="store_true", help="`dg launch` against `sqlmesh run` too")
+    said = parser.parse_args()
+    for models in said.models:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = Runs(Path(folder).resolve(), models, said.audits, said.attributes)
+            table(runs, said.rounds)
+            if said.memory:
+                peaks = [runs.memory() for _ in range(said.rounds)]
+                print(heading(f"{models} models, peak memory"))
+                for who in peaks[0]:
+                    print(row(who, [one[who] for one in peaks], " MB"))
+                ours, both = [one["ours"] for one in peaks], [one["alone"] + one["hand"] for one in peaks]
+                print(ratio_row("**ours / the sum of both**", ours, both))
+            if said.launch:
+                typed = [runs.command_line() for _ in range(said.rounds)]
+                print(heading(f"{models} models, from the command line"))
+                for who in typed[0]:
+                    print(row(who, [one[who] for one in typed], " s"))
+                launched = [one["dg launch"] for one in typed]
+                print(ratio_row("**dg launch / sqlmesh run**", launched, [one["sqlmesh run"] for one in typed]))
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
