@@ -6,6 +6,7 @@ Whether this interpreter can do the work is found out with the standard library 
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import re
@@ -28,6 +29,7 @@ SQLMESH_FLOOR = "0.235.2"
 
 def main() -> None:
     """Serve one request."""
+    gc.disable()  # while SQLMesh is imported: what it makes is not garbage, and looking for some took a tenth of it
     problem = installation_problem()
     if problem:
         failed = {"type": "request_failed", "error": InstallationError.__name__, "message": problem}
@@ -57,12 +59,19 @@ def _serve(request: Request, pipe: Pipe) -> None:
     if isinstance(request, DescribeRequest):
         from .describe import describe
 
+        _look_for_garbage_from_now_on()
         pipe.begin()
         pipe.send(describe(request, pipe))
     else:
         from .evaluate import evaluate
 
+        _look_for_garbage_from_now_on()
         evaluate(request, pipe)
+
+
+def _look_for_garbage_from_now_on() -> None:
+    gc.freeze()  # not among what is imported, which stays; processes forked from this one share it
+    gc.enable()
 
 
 def installation_problem() -> str | None:
