@@ -129,6 +129,15 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             examples=[False],
         ),
     ] = True
+    execution_status_check: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether every model has the check `sqlmesh_execution_status`, which says what SQLMesh did "
+            "with it. false: only audits are checks, which halves what is recorded of a model without audits. "
+            "Default: true.",
+            examples=[False],
+        ),
+    ] = True
     op: Annotated[
         OpSpec | None,
         dg.Resolver.default(
@@ -210,6 +219,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             retries=self.execution.retries,
             overlap_timeout=self.execution.overlap_timeout,
             environment_timeout=self.execution.environment_timeout,
+            record_unchanged=self.execution.record_unchanged,
         )
         yield from execute_step(context, self.project, self._assets, options)
 
@@ -374,7 +384,13 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             virtual_views=self.virtual_views,
             storage_kind="storage_kind" in self.include_metadata,
         )
-        self._assets = ProjectAssets.build(manifest, self._translator, self.get_asset_spec, self.get_asset_check_spec)
+        self._assets = ProjectAssets.build(
+            manifest,
+            self._translator,
+            self.get_asset_spec,
+            self.get_asset_check_spec,
+            status_checks=self.execution_status_check,
+        )
 
     def _describe(self) -> Manifest:
         return self.project.describe(_selections(self.select), _selections(self.exclude), self._additions)

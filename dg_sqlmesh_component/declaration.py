@@ -164,6 +164,15 @@ class Execution(dg.Resolvable):
             examples=[60],
         ),
     ] = 300
+    record_unchanged: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether each model that had nothing to do is observed, with the reason, and the last results "
+            "of its audits are repeated. false: the run's log counts them, and their checks show as skipped, which "
+            "makes large runs with little to do fast. Default: true.",
+            examples=[False],
+        ),
+    ] = True
     retries: Annotated[
         Retries | None,
         dg.Resolver.default(

@@ -6,12 +6,15 @@ Results are yielded while SQLMesh is still at work; what SQLMesh did is known fr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import dagster as dg
 from dagster._core.events import DagsterEvent
+from dagster._core.execution.plan.inputs import StepInput
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
 
 from . import events as e
@@ -36,6 +39,7 @@ class StepOptions:
         retries: Further attempts after transient errors; None for no further attempt.
         overlap_timeout: Seconds to wait for another run on the same state.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
+        record_unchanged: Whether each model that had nothing to do is observed, its audits' last results repeated.
     """
 
     allowed_environments: tuple[str, ...] = ()
@@ -44,6 +48,7 @@ class StepOptions:
     retries: Retries | None = None
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
+    record_unchanged: bool = True
 
 
 def execute_step(
@@ -66,7 +71,7 @@ def execute_step(
     tags = run_tags(request)
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
-    step = _Step(context, assets, request, options.retries)
+    step = _Step(context, assets, request, options.retries, options.record_unchanged)
     yield from step.interruption.guard(step.run(project))
 
 
@@ -150,10 +155,12 @@ class _Step:
     assets: ProjectAssets
     request: e.EvaluationRequest
     retries: Retries | None
+    record_unchanged: bool
     outcomes: list[NodeOutcome] = field(default_factory=list)
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     checked: set[dg.AssetCheckKey] = field(default_factory=set)
+    untold: list[NodeOutcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.interruption = Interruption(self._cancel)
@@ -174,9 +181,12 @@ class _Step:
                 break
             end = yield from self._attempt(project, remaining)
         yield from self._finish(end)
-        yield from self._release_checks()
         self.problems += self.ledger.contradictions
         failure = self.reporter.failure(self.outcomes, self.audited, self.problems)
+        if failure is not None:  # in a failed run Dagster shows checks without a result as failed
+            yield from self._noted(self._untold())
+        yield from self._release_checks()
+        self._log_unrecorded()
         if self.interruption.came:
             said = failure.description if failure and failure.description else "Everything was finished before."
             raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {said}")
@@ -259,7 +269,10 @@ class _Step:
     # -- results ----------------------------------------------------------------------------------
 
     def _report(self, settled: list[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
-        for result in self._told(settled):
+        yield from self._noted(self._told(settled))
+
+    def _noted(self, results: Iterator[Any]) -> Iterator[Any]:
+        for result in results:
             self._note(result)
             yield result
 
@@ -283,13 +296,32 @@ class _Step:
             for one in self.outcomes
             if one.outcome in (Outcome.EXECUTED, Outcome.UP_TO_DATE) and one.fqn in self.assets.specs
         }
+        if not self._awaited:
+            return
         for check in self.selected_checks - self.checked:
             if check.asset_key in fine and self.assets.checks[check].blocking:
-                definition = self.context.assets_def
-                yield released_output(self.context, definition.get_output_name_for_asset_check_key(check))
+                yield from self._release(self.context.assets_def.get_output_name_for_asset_check_key(check))
+
+    def _release(self, output: str) -> Iterator[DagsterEvent]:
+        if output in self._awaited:
+            yield released_output(self.context, output)
+
+    @cached_property
+    def _awaited(self) -> frozenset[str]:
+        """The outputs of this step that other steps of the run wait for."""
+        step = self.context.op_execution_context.get_step_execution_context()
+        return frozenset(
+            handle.output_name
+            for other in step.execution_plan.steps
+            for step_input in other.step_inputs
+            if isinstance(step_input, StepInput)  # else it waits for a dynamic output, which ours are not
+            for handle in step_input.get_step_output_handle_dependencies()
+            if handle.step_key == step.step.key
+        )
 
     def _told(self, settled: list[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
-        carried = self._last_results([one for one in settled if isinstance(one, NodeOutcome) and _unchanged(one)])
+        unchanged = [one for one in settled if isinstance(one, NodeOutcome) and self._keeps_results(one)]
+        carried = self._last_results(unchanged)
         for one in settled:
             if isinstance(one, AuditOnlyOutcome):
                 self.audited.append(one)
@@ -302,22 +334,40 @@ class _Step:
         self._log(outcome)
         if outcome.again:
             return  # its output of the first pass stands; a failure of the second is in the Failure
-        reporter = self.reporter
-        if outcome.fqn not in self.assets.specs:  # a standalone audit or an external model: no asset of ours
-            yield from reporter.audit_checks(outcome.fqn, outcome.audits)
-            if outcome.outcome is Outcome.EXECUTED:
-                yield from reporter.audits_that_did_not_run(outcome)
-            yield from reporter.carried_over(outcome.fqn, carried)
-        elif outcome.outcome is Outcome.EXECUTED:
-            yield reporter.materialization(outcome)
+        is_asset = outcome.fqn in self.assets.specs  # else a standalone audit or an external model
+        is_unchanged = outcome.outcome is Outcome.UP_TO_DATE
+        if outcome.outcome is Outcome.EXECUTED and is_asset:
+            yield self.reporter.materialization(outcome)
+        elif is_unchanged and not self.record_unchanged:
+            self.untold.append(outcome)
         else:
-            yield reporter.observation(outcome)
-            yield from reporter.status_check(outcome)
-            yield from reporter.audit_checks(outcome.fqn, outcome.audits)
-            yield from reporter.carried_over(outcome.fqn, carried)
-            if outcome.outcome is Outcome.UP_TO_DATE:
-                key = self.assets.key(outcome.fqn)
-                yield released_output(self.context, self.context.assets_def.get_output_name_for_asset_key(key))
+            yield from self._other_results(outcome, carried)
+        if is_unchanged and is_asset:
+            output = self.context.assets_def.get_output_name_for_asset_key(self.assets.key(outcome.fqn))
+            yield from self._release(output)
+
+    def _other_results(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
+        """Everything but a materialization."""
+        if outcome.fqn in self.assets.specs:
+            yield self.reporter.observation(outcome)
+            yield from self.reporter.status_check(outcome)
+        yield from self.reporter.audit_checks(outcome.fqn, outcome.audits)
+        if outcome.outcome is Outcome.EXECUTED:
+            yield from self.reporter.audits_that_did_not_run(outcome)
+        yield from self.reporter.carried_over(outcome.fqn, carried)
+
+    def _untold(self) -> Iterator[Any]:
+        """What `record_unchanged: false` has left out."""
+        untold, self.untold = self.untold, []
+        carried = self._last_results(untold)
+        for outcome in untold:
+            yield from self._other_results(outcome, carried.get(outcome.fqn, {}))
+
+    def _keeps_results(self, outcome: NodeOutcome) -> bool:
+        """Whether the data is what it was before the run, so that what audits last said of it is said again."""
+        if outcome.outcome is Outcome.UP_TO_DATE:
+            return self.record_unchanged
+        return outcome.outcome is Outcome.WAITING
 
     def _last_results(self, unchanged: list[NodeOutcome]) -> dict[str, dict[dg.AssetCheckKey, CarriedResult]]:
         """The last known results of the selected audits of nodes that did not run, by node."""
@@ -345,6 +395,13 @@ class _Step:
 
     # -- the run's log ----------------------------------------------------------------------------
 
+    def _log_unrecorded(self) -> None:
+        """What would otherwise be said of each model: how many had nothing to do, and why."""
+        reasons = Counter(one.reason for one in self.untold)
+        if reasons:
+            said = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+            self.context.log.info(f"{len(self.untold)} models and audits had nothing to do. {said}.")
+
     def _tell(self, event: e.Event) -> None:
         log = self.context.log
         if isinstance(event, e.LogLine):
@@ -368,9 +425,10 @@ class _Step:
             )
 
     def _log(self, outcome: NodeOutcome) -> None:
+        """Failures, and what no materialization or observation says: each line is one more event to record."""
         if outcome.outcome.is_failure:
             self.context.log.error(self._sentence(outcome))
-        else:
+        elif outcome.outcome is Outcome.WAITING or outcome.fqn not in self.assets.specs:
             self.context.log.info(self._sentence(outcome))
 
     def _sentence(self, outcome: NodeOutcome) -> str:
@@ -379,11 +437,6 @@ class _Step:
 
 def _message(end: e.RequestFailed | SQLMeshComponentError) -> str:
     return f"{end.error}: {end.message}" if isinstance(end, e.RequestFailed) else f"{type(end).__name__}: {end}"
-
-
-def _unchanged(outcome: NodeOutcome) -> bool:
-    """Whether the data is what it was before the run, so that what audits last said of it still holds."""
-    return outcome.outcome in (Outcome.UP_TO_DATE, Outcome.WAITING)
 
 
 def _carried(record: Any, evaluation: dg.AssetCheckEvaluation) -> CarriedResult:

@@ -53,8 +53,13 @@ class ProjectAssets:
         translator: Translator,
         spec_of: SpecOf,
         check_spec_of: CheckSpecOf,
+        *,
+        status_checks: bool = True,
     ) -> ProjectAssets:
         """Translate the selected models.
+
+        Args:
+            status_checks: Whether each model has the check that says what SQLMesh did with it.
 
         Raises:
             ProjectLoadError: Two models, or a model and a table it reads, end up on one asset key.
@@ -67,7 +72,8 @@ class ProjectAssets:
         _refuse_collisions_with_what_is_read(chosen, fqn_by_key, models, translator, keys)
         checks = _Checks(check_spec_of)
         for model in chosen:
-            checks.add_status(translator.status_check_spec(specs[model.fqn].key), model)
+            if status_checks:
+                checks.add_status(translator.status_check_spec(specs[model.fqn].key), model)
             for audit in model.audits:
                 checks.add(specs[model.fqn], model.fqn, model, audit)
         for external, carrier in _first_readers(chosen, models).items():

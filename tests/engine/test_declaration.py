@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import CONFIG, DagsterProject, dagster_project, plan, write_project
+from harness import CONFIG, EXECUTORS, DagsterProject, dagster_project, plan, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.manifest import Manifest
@@ -211,3 +211,57 @@ def test_results_are_recorded_while_sqlmesh_is_still_at_work(dagster: DagsterPro
     }
     assert recorded["t/slow"] - recorded["t/one"] > 3
     assert abs(time.time() - recorded["t/slow"]) < 60
+
+
+PAGE = """
+import dagster as dg
+
+@dg.asset(deps=[dg.AssetKey(["t", "one"])])
+def page(): ...
+"""
+
+
+@pytest.mark.attribute("execution.record_unchanged", "execution_status_check")
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_its_readers_run(
+    dagster: DagsterProject, executor: str
+) -> None:
+    one = "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"
+    two = "MODEL (name t.two, kind FULL); SELECT id FROM t.one"
+    plan(write_project(dagster.root / "shop", {"models/one.sql": one, "models/two.sql": two}))
+    dagster.add_module("page", PAGE)
+    declared: dict[str, Any] = {"project": "../../../shop", "execution": {"record_unchanged": False}}
+    dagster.declare("shop", {**declared, "execution_status_check": False})
+    dagster.refresh()
+    executed = dagster.launch()
+    assert set(executed.materializations) == {"t/one", "t/two", "page"}
+    assert list(executed.checks) == ["t/one:not_null"]
+
+    unchanged = dagster.launch(executor)
+    assert unchanged.status == dg.DagsterRunStatus.SUCCESS
+    assert (list(unchanged.materializations), unchanged.observations, unchanged.checks) == (["page"], {}, {})
+    released = [event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)]
+    assert sorted(released) == ["result", "t__one", "t__one__not_null"]
+    assert "2 models and audits had nothing to do. 2: every interval that is over has been computed." in unchanged.log
+
+    broken = "MODEL (name t.broken, kind FULL, cron '@hourly'); SELECT error('on purpose')::INT AS id"
+    write_project(dagster.root / "shop", {"models/broken.sql": broken})
+    plan(dagster.root / "shop", "--skip-backfill")
+    dagster.refresh()
+    failed = dagster.launch(executor)
+    assert failed.status == dg.DagsterRunStatus.FAILURE
+    assert {"t/one", "t/two"} < set(failed.observations), "in a failed run every model says what became of it"
+    assert "t/one:not_null" in failed.checks, "Dagster would show it as failed"
+
+
+def test_what_had_nothing_to_do_is_observed_and_its_checks_repeated_by_default(dagster: DagsterProject) -> None:
+    one = "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"
+    plan(write_project(dagster.root / "shop", {"models/one.sql": one}))
+    dagster.declare("shop", {"project": "../../../shop"})
+    dagster.refresh()
+    dagster.launch()
+    unchanged = dagster.launch()
+    assert list(unchanged.observations) == ["t/one"]
+    assert set(unchanged.checks) == {"t/one:not_null", "t/one:sqlmesh_execution_status"}
+    released = {event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)}
+    assert "t__one" not in released, "nothing waits for it, so it is one event less to record"

@@ -1,0 +1,118 @@
+"""What Dagster records of results in their cheaper form: the same as of the results themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.asset_checks import asset_check_result
+
+from dg_sqlmesh_component.recording import recorded
+
+Results = Callable[[dg.AssetExecutionContext], Iterator[Any]]
+
+SPECS = [
+    dg.AssetSpec("a", code_version="7"),
+    dg.AssetSpec("b", deps=["a"], code_version="8"),
+    dg.AssetSpec("c"),
+    dg.AssetSpec("d"),
+]
+CHECKS = [
+    dg.AssetCheckSpec("fine", asset="a", blocking=True),
+    dg.AssetCheckSpec("late", asset="a"),
+    dg.AssetCheckSpec("stops", asset="b", blocking=True),
+    dg.AssetCheckSpec("warns", asset="c"),
+    dg.AssetCheckSpec("never", asset="d"),
+]
+EVERYTHING = dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks()
+A_AND_C = dg.AssetSelection.assets("a", "c")
+
+
+def results(context: dg.AssetExecutionContext) -> Iterator[Any]:
+    """Two assets that are materialized now, one that was before, one that never was."""
+    yield dg.MaterializeResult(
+        asset_key="a",
+        metadata={"rows": 3},
+        data_version=dg.DataVersion("1"),
+        check_results=[dg.AssetCheckResult(passed=True, asset_key="a", check_name="fine", metadata={"failing": 0})],
+    )
+    yield dg.AssetCheckResult(
+        passed=False, asset_key="a", check_name="late", severity=dg.AssetCheckSeverity.WARN, description="2 rows."
+    )
+    if len(context.selected_asset_keys) > 2:
+        failing = dg.AssetCheckResult(passed=False, asset_key="b", check_name="stops")
+        yield dg.MaterializeResult(asset_key="b", data_version=dg.DataVersion("1"), check_results=[failing])
+        yield dg.AssetCheckResult(passed=True, asset_key="d")  # the only check of that asset
+    yield dg.AssetObservation("c", metadata={"why": "nothing to do"})
+    yield dg.AssetCheckResult(passed=True, asset_key="c", check_name="warns")
+
+
+def told(results: Results, selection: dg.AssetSelection) -> list[Any]:
+    """Every event of a step, with what it says beside times and run ids."""
+
+    @dg.multi_asset(specs=SPECS, check_specs=CHECKS, can_subset=True)
+    def project(context):  # Dagster looks at the annotation itself, which is postponed here
+        if context.run.tags.get("is_first"):
+            yield dg.MaterializeResult(asset_key="c")
+        else:
+            yield from results(context)
+
+    definitions = dg.Definitions([project], jobs=[dg.define_asset_job("chosen", selection)])
+    with dg.DagsterInstance.ephemeral() as instance:
+        everything = definitions.resolve_implicit_global_asset_job_def()
+        first = everything.execute_in_process(
+            instance=instance, asset_selection=[dg.AssetKey("c")], tags={"is_first": "yes"}
+        )
+        chosen = definitions.resolve_job_def("chosen")
+        second = chosen.execute_in_process(instance=instance, raise_on_error=False)
+        runs = {first.run_id: "first", second.run_id: "second"}
+        return [
+            (event.event_type_value, event.message, said_by(event.event_specific_data, runs))
+            for event in second.all_events
+            if event.step_key == "project" and event.event_type_value not in ("STEP_SUCCESS", "STEP_FAILURE")
+        ]
+
+
+def said_by(data: Any, runs: dict[str, str]) -> Any:
+    if isinstance(data, dg.AssetCheckEvaluation):
+        target = data.target_materialization_data
+        where = (target.storage_id, runs[target.run_id]) if target else None
+        return data.asset_check_key, data.passed, data.metadata, where, data.severity, data.description, data.blocking
+    return getattr(data, "materialization", None) or getattr(data, "asset_observation", None)
+
+
+@pytest.mark.parametrize(
+    "selection", [EVERYTHING, A_AND_C, A_AND_C.without_checks()], ids=["everything", "a subset", "without checks"]
+)
+def test_the_events_are_those_that_dagster_makes_of_the_results(selection: dg.AssetSelection) -> None:
+    cheaper = told(lambda context: recorded(context, results(context)), selection)
+    assert cheaper == told(results, selection)
+    assert len({kind for kind, _, _ in cheaper}) >= 5
+
+
+def test_the_storage_is_asked_once_for_what_was_not_materialized_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    get_asset_records = dg.DagsterInstance.get_asset_records
+
+    def counted(self: dg.DagsterInstance, keys: Any = None) -> Any:
+        asked.append(keys)
+        return get_asset_records(self, keys)
+
+    def never(*_: Any) -> None:
+        raise AssertionError("Dagster looks through all checks of the op")
+
+    monkeypatch.setattr(dg.DagsterInstance, "get_asset_records", counted)
+
+    def unchanged(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        monkeypatch.setattr(asset_check_result.AssetCheckResult, "to_asset_check_evaluation", never)
+        asked.clear()
+        for check in CHECKS:
+            yield dg.AssetCheckResult(passed=True, asset_key=check.asset_key, check_name=check.name)
+
+    evaluations = [
+        event for event in told(lambda context: recorded(context, unchanged(context)), EVERYTHING) if "EVAL" in event[0]
+    ]
+    assert len(evaluations) == len(CHECKS)
+    assert len(asked) == 1
