@@ -38,6 +38,7 @@ from .project_assets import ProjectAssets
 from .run_config import SQLMeshRunConfig
 from .scaffolder import SQLMeshProjectComponentScaffolder
 from .sources import fingerprint
+from .step_process import is_step_of_this_process
 from .store import read_manifest, write_manifest
 from .tag_convention import TagConvention
 from .translator import Translator, where
@@ -338,14 +339,17 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
         """The project's assets, from the stored manifest or, without one, from the project itself."""
+        op = self.op or OpSpec()
+        name = op.name or _op_name(context)
+        if is_step_of_this_process(name) and state_path is not None:
+            self.project.start_early()
         manifest = self._stored(state_path)
         self._translate(manifest)
-        op = self.op or OpSpec()
         default_pool = f"sqlmesh_{self.project.name}_{manifest.environment}"
         multi_asset = build_multi_asset(
             self._assets,
             self.execute,
-            name=op.name or _op_name(context),
+            name=name,
             description=op.description or f"Runs SQLMesh in environment {manifest.environment}.",
             tags=op.tags,
             pool=op.pool or re.sub(r"[^A-Za-z0-9_]", "_", default_pool),

@@ -138,7 +138,7 @@ class SQLMeshProject:
             WorkerError: While iterating: the worker died or broke the protocol.
         """
         self.require()
-        worker = Worker(self._start(), request, Redactor(self._environment))
+        worker = Worker(self._started(), request, Redactor(self._environment))
         try:
             yield worker
         finally:
@@ -147,6 +147,26 @@ class SQLMeshProject:
     @property
     def _environment(self) -> dict[str, str]:
         return {**os.environ, **self.env}
+
+    def start_early(self) -> None:
+        """Start the worker of this process's next request now: SQLMesh is imported meanwhile.
+
+        Without a request it ends with this process.
+        """
+        if self._place not in _EARLY:
+            try:
+                _EARLY[self._place] = self._start()
+            except InstallationError:
+                pass  # the request says so
+
+    @property
+    def _place(self) -> tuple[object, ...]:
+        """What a worker that has no request yet depends on."""
+        return (self.python, self.working_directory or self.paths[0], *sorted(self._environment.items()))
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        early = _EARLY.pop(self._place, None)
+        return early if early is not None and early.poll() is None else self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
         python = self.python or sys.executable
@@ -164,6 +184,10 @@ class SQLMeshProject:
             raise InstallationError(
                 f"The interpreter {python} cannot be started: {error.strerror}. Correct `project.python` in defs.yaml."
             ) from error
+
+
+_EARLY: dict[tuple[object, ...], subprocess.Popen[bytes]] = {}
+"""Workers that wait for a request, by what they depend on."""
 
 
 class Worker:

@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 from dg_sqlmesh_component.errors import InstallationError, SQLMeshComponentError, WorkerError
 
 if TYPE_CHECKING:
-    from dg_sqlmesh_component.events import Request
-
     from .pipe import Pipe
 
 PYTHON_FLOOR = (3, 10)
@@ -40,38 +38,32 @@ def main() -> None:
     from .sqlglot_sources import prefer_sqlglot_sources
 
     pipe = Pipe()
+    pipe.listen()
     logging.getLogger().addHandler(PipeHandler(pipe))
     prefer_sqlglot_sources()
     end_forks_with_this_process()
     try:
-        request = pipe.receive()
-        if request is not None:
-            _serve(request, pipe)
+        _serve(pipe)
     except SQLMeshComponentError as error:
         pipe.fail(error)
     except Exception:  # the last line of defence: the facts travel to the parent, which raises them
         pipe.fail(WorkerError(f"The worker raised an error that it does not know:\n{traceback.format_exc()}"))
 
 
-def _serve(request: Request, pipe: Pipe) -> None:
+def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.events import DescribeRequest
 
-    if isinstance(request, DescribeRequest):
-        from .describe import describe
+    from .describe import describe  # SQLMesh: some seconds, in which the parent may still be preparing its request
+    from .evaluate import evaluate
 
-        _look_for_garbage_from_now_on()
+    gc.freeze()  # what is imported stays; processes forked from this one share it
+    gc.enable()
+    request = pipe.receive()
+    if isinstance(request, DescribeRequest):
         pipe.begin()
         pipe.send(describe(request, pipe))
     else:
-        from .evaluate import evaluate
-
-        _look_for_garbage_from_now_on()
         evaluate(request, pipe)
-
-
-def _look_for_garbage_from_now_on() -> None:
-    gc.freeze()  # not among what is imported, which stays; processes forked from this one share it
-    gc.enable()
 
 
 def installation_problem() -> str | None:

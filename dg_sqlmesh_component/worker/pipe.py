@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
@@ -38,6 +39,7 @@ class Pipe:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         self._lock = threading.Lock()
+        self._request: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._cut_off = threading.Event()
         self._beginning = threading.Lock()
@@ -55,14 +57,14 @@ class Pipe:
         """Whether the queries in flight were cancelled."""
         return self._cut_off.is_set()
 
-    def receive(self) -> Request | None:
-        """Wait for the request; None when the parent left without one. Afterwards listen for `cancel`."""
-        line = self._requests.readline()
-        if not line:
-            return None
+    def listen(self) -> None:
+        """Read what the parent says from now on. A parent that leaves without a request ends this process."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
         threading.Thread(target=self._listen, name="dg-sqlmesh-listen", daemon=True).start()
-        return wire.decode(wire.REQUEST, line)
+
+    def receive(self) -> Request:
+        """Wait for the request."""
+        return wire.decode(wire.REQUEST, self._request.get())
 
     def begin(self) -> None:
         """From now on there is something to finish when the parent cancels.
@@ -93,6 +95,10 @@ class Pipe:
         self._cancelled.set()
 
     def _listen(self) -> None:
+        request = self._requests.readline()
+        if not request:
+            os._exit(0)
+        self._request.put(request)
         for line in self._requests:
             if line.strip() == b"cancel":
                 self._cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,39 @@ def test_an_asset_between_two_models_splits_the_run_into_steps_of_one_point_in_t
             (pytest.approx(record.start_time, abs=1e-3),)
         ]
         assert query(project, "SELECT id FROM t.last") == [(1,)]
+
+
+STARTING = """#!/bin/sh
+date +%s.%N >> {starts}
+exec {python} "$@"
+"""
+
+
+def test_sqlmesh_is_imported_while_dagster_still_prepares_the_step_and_in_no_other_step(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
+    plan(project)
+    starts, python = tmp_path / "starts", tmp_path / "python"
+    python.write_text(STARTING.format(starts=starts, python=sys.executable))
+    python.chmod(0o755)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": {"path": str(project), "python": str(python)}})
+        dagster.add_module(
+            "plain", "import dagster as dg\n\n@dg.asset(deps=[dg.AssetKey(['t', 'one'])])\ndef page(): ...\n"
+        )
+        dagster.refresh()
+        starts.unlink()
+        told = dagster.launch("multiprocess")
+    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+    assert set(told.materializations) == {"t/one", "page"}
+    [started] = map(float, starts.read_text().split())
+    [began] = [
+        entry.timestamp
+        for entry in told.entries
+        if entry.dagster_event
+        and entry.dagster_event.event_type == dg.DagsterEventType.STEP_START
+        and entry.step_key != "page"
+    ]
+    assert started < began
 
 
 @pytest.fixture(scope="module")
