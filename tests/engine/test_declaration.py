@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import CONFIG, EXECUTORS, DagsterProject, dagster_project, plan, write_project
+from harness import CONFIG, DagsterProject, dagster_project, plan, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.manifest import Manifest
@@ -222,9 +222,8 @@ def page(): ...
 
 
 @pytest.mark.attribute("execution.record_unchanged", "execution_status_check")
-@pytest.mark.parametrize("executor", EXECUTORS)
 def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_its_readers_run(
-    dagster: DagsterProject, executor: str
+    dagster: DagsterProject,
 ) -> None:
     one = "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"
     two = "MODEL (name t.two, kind FULL); SELECT id FROM t.one"
@@ -237,7 +236,7 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_its_r
     assert set(executed.materializations) == {"t/one", "t/two", "page"}
     assert list(executed.checks) == ["t/one:not_null"]
 
-    unchanged = dagster.launch(executor)
+    unchanged = dagster.launch("multiprocess")
     assert unchanged.status == dg.DagsterRunStatus.SUCCESS
     assert (list(unchanged.materializations), unchanged.observations, unchanged.checks) == (["page"], {}, {})
     released = [event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)]
@@ -248,7 +247,7 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_its_r
     write_project(dagster.root / "shop", {"models/broken.sql": broken})
     plan(dagster.root / "shop", "--skip-backfill")
     dagster.refresh()
-    failed = dagster.launch(executor)
+    failed = dagster.launch()
     assert failed.status == dg.DagsterRunStatus.FAILURE
     assert {"t/one", "t/two"} < set(failed.observations), "in a failed run every model says what became of it"
     assert "t/one:not_null" in failed.checks, "Dagster would show it as failed"

@@ -225,6 +225,7 @@ def test_the_worker_never_imports_dagster(scene: Scene) -> None:
     assert dagster_imported is False
 
 
+@pytest.mark.parametrize("scene", ["multiprocess"], indirect=True)
 def test_a_second_run_takes_up_what_is_left_and_carries_over_what_audits_last_said(scene: Scene) -> None:
     """With the causes gone: what failed, waited or was blocked runs, the rest is up to date, and downstream runs."""
     raise_flags(scene.project)

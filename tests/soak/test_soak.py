@@ -9,11 +9,12 @@ from soak.random_projects import try_one
 from soak.soak import FAULTS, soak, table
 
 
-@pytest.mark.parametrize(("engine", "kills", "pairs"), [("duckdb", 2, 0), ("postgres", 1, 1)])
-def test_nothing_is_lost_or_done_twice_when_runs_are_killed_or_overlap(engine: str, kills: int, pairs: int) -> None:
+@pytest.mark.parametrize("engine", ["duckdb", "postgres"])
+def test_nothing_is_lost_or_done_twice_when_a_run_is_killed(engine: str) -> None:
+    """Pairs of runs that overlap stand in tests/engine/test_overlap.py."""
     said: list[str] = []
-    found = soak([engine], kills, pairs, seed=7, say=said.append)
-    assert sum(one["tried"] for one in found.values()) == kills + pairs
+    found = soak([engine], kills=1, pairs=0, seed=7, say=said.append)
+    assert sum(one["tried"] for one in found.values()) == 1
     faults = {name: number for one in found.values() for name in FAULTS if (number := one[name])}
     assert not faults, (said, table(found))
 

@@ -1,0 +1,128 @@
+"""The two other packages that run SQLMesh under Dagster, each in an environment of its own, beside ours.
+
+Definitions: a process from its start to the built repository. Runs: everything due, in-process executor, from the
+run's start to its end; and what the tables say afterwards: how many models were really computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import HERE, Lab, Measured, heading, measure, ratio_row, row
+
+DG_SQLMESH = """
+from dg_sqlmesh import sqlmesh_definitions_factory
+
+defs_ = sqlmesh_definitions_factory(project_dir={project!r}, gateway="local", environment="prod")
+
+
+def defs():
+    return defs_
+"""
+DAGSTER_SQLMESH = """
+import dagster as dg
+from dagster_sqlmesh import SQLMeshContextConfig, SQLMeshResource, sqlmesh_assets
+
+config = SQLMeshContextConfig(path={project!r}, gateway="local")
+
+
+@sqlmesh_assets(environment="prod", config=config)
+def project(context: dg.AssetExecutionContext, sqlmesh: SQLMeshResource, config: SQLMeshContextConfig):
+    yield from sqlmesh.run(context, config=config, environment="prod")
+
+
+def defs():
+    return dg.Definitions(assets=[project], resources={{"sqlmesh": SQLMeshResource(), "config": config}})
+"""
+COMPUTED = """
+import duckdb, json
+with duckdb.connect("warehouse.duckdb", read_only=True) as connection:
+    [(computed,)] = connection.sql('''
+        SELECT count(DISTINCT name) FROM sqlmesh._intervals WHERE NOT is_removed
+        AND end_ts > (epoch(current_date) - 86400) * 1000
+    ''').fetchall()
+print(json.dumps({"computed": computed}))
+"""
+
+
+@dataclass
+class Contender:
+    """Who is measured: a Python environment and a Dagster project."""
+
+    name: str
+    python: Path
+    root: Path
+
+    def measure(self, what: str) -> Measured:
+        command = [self.python, HERE / "in_dagster.py", what, self.root]
+        return measure(command, cwd=self.root, check=False, DAGSTER_HOME=str(self.root / "home"))
+
+
+def environment(folder: Path, package: str) -> Path:
+    """An environment with one of the packages, made if it is not there; its interpreter."""
+    python = folder / package / "bin" / "python"
+    if not python.exists():
+        uv = [sys.executable, "-m", "uv"]
+        subprocess.run([*uv, "venv", "-q", "--python", sys.executable, folder / package], check=True)
+        subprocess.run([*uv, "pip", "install", "-q", "--python", python, package, "duckdb<2"], check=True)
+    return python
+
+
+def contenders(lab: Lab, environments: Path) -> list[Contender]:
+    found = [Contender("ours", Path(sys.executable), lab.ours())]
+    for package, code in (("dg-sqlmesh", DG_SQLMESH), ("dagster-sqlmesh", DAGSTER_SQLMESH)):
+        root = lab.dagster_project(package.replace("-", "_") + "_project", {})
+        (root / root.name / "definitions.py").write_text(code.format(project=str(lab.project)))
+        found.append(Contender(package, environment(environments, package), root))
+    return found
+
+
+def table(lab: Lab, everybody: list[Contender], rounds: int) -> None:
+    print(heading(f"{lab.models} models, {rounds} rounds: definitions"))
+    loads: dict[str, list[float]] = {one.name: [] for one in everybody}
+    for number in range(rounds + 1):
+        for one in everybody:
+            measured = one.measure("load")
+            assert not measured.status, measured.output
+            if number:  # the first compiles what Python compiles once
+                loads[one.name].append(measured.seconds)
+    for name, seconds in loads.items():
+        print(row(name, seconds, " s"))
+        if name != "ours":
+            print(ratio_row(f"ours / {name}", loads["ours"], seconds))
+    print(f"\n### {lab.models} models, everything due, in-process executor\n")
+    print("| who | seconds of the run | Dagster says | materialized | really computed |\n|---|---|---|---|---|")
+    for one in everybody:
+        lab.restore()
+        said = one.measure("step")
+        computed = measure([sys.executable, "-c", COMPUTED], cwd=lab.project).said["computed"]
+        if said.said:
+            green = "success" if said.said["ok"] else "failure"
+            materialized = said.said["events"].get("ASSET_MATERIALIZATION", 0)
+            print(f"| {one.name} | {said.said['run_seconds']:.1f} | {green} | {materialized} | {computed} |")
+        else:
+            print(f"| {one.name} | | {said.output.strip().splitlines()[-1]} | 0 | {computed} |")
+        sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, nargs="+", default=[100])
+    parser.add_argument("--audits", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--environments", type=Path, help="folder in which their environments are kept")
+    said = parser.parse_args()
+    for models in said.models:
+        with tempfile.TemporaryDirectory() as folder:
+            lab = Lab(Path(folder).resolve() / "lab", models, audits=said.audits)
+            environments = said.environments or Path(folder) / "environments"
+            table(lab, contenders(lab, environments.resolve()), said.rounds)
+
+
+if __name__ == "__main__":
+    main()
