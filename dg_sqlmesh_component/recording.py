@@ -19,6 +19,7 @@ _Target = AssetCheckEvaluationTargetMaterializationData
 
 def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Iterator[Any]:
     """The same results; those of checks as the output and the evaluation that Dagster would make of them."""
+    _remember_output_keys(context)
     recorder = _Recorder(context)
     for result in results:
         if isinstance(result, dg.MaterializeResult) and result.asset_key and not context.has_partition_key:
@@ -27,6 +28,13 @@ def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Itera
             yield from recorder.check(result)
         else:
             yield result
+
+
+def _remember_output_keys(context: dg.AssetExecutionContext) -> None:
+    """Dagster makes the set of the step's asset keys anew, from all of its outputs, for each output of an asset."""
+    step = context.op_execution_context.get_step_execution_context()
+    keys = step.get_output_asset_keys()
+    step.get_output_asset_keys = lambda: keys  # type: ignore[method-assign]
 
 
 class _Recorder:

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.asset_checks import asset_check_result
+from dagster._core.execution.context.system import StepExecutionContext
 
 from dg_sqlmesh_component.recording import recorded
 
@@ -90,6 +91,22 @@ def test_the_events_are_those_that_dagster_makes_of_the_results(selection: dg.As
     cheaper = told(lambda context: recorded(context, results(context)), selection)
     assert cheaper == told(results, selection)
     assert len({kind for kind, _, _ in cheaper}) >= 5
+
+
+def test_dagster_makes_the_set_of_all_outputs_once_and_not_for_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    get_output_asset_keys = StepExecutionContext.get_output_asset_keys
+
+    def counted(self: StepExecutionContext) -> Any:
+        made.append(self.step.key)
+        return get_output_asset_keys(self)
+
+    def counting(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        monkeypatch.setattr(StepExecutionContext, "get_output_asset_keys", counted)
+        yield from recorded(context, results(context))
+
+    told(counting, EVERYTHING)
+    assert made == ["project"]
 
 
 def test_the_storage_is_asked_once_for_what_was_not_materialized_now(monkeypatch: pytest.MonkeyPatch) -> None:
