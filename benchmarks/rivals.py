@@ -32,12 +32,12 @@ config = SQLMeshContextConfig(path={project!r}, gateway="local")
 
 
 @sqlmesh_assets(environment="prod", config=config)
-def project(context: dg.AssetExecutionContext, sqlmesh: SQLMeshResource, config: SQLMeshContextConfig):
+def project(context: dg.AssetExecutionContext, sqlmesh: SQLMeshResource):
     yield from sqlmesh.run(context, config=config, environment="prod")
 
 
 def defs():
-    return dg.Definitions(assets=[project], resources={{"sqlmesh": SQLMeshResource(), "config": config}})
+    return dg.Definitions(assets=[project], resources={{"sqlmesh": SQLMeshResource()}})
 """
 COMPUTED = """
 import duckdb, json
@@ -52,15 +52,16 @@ print(json.dumps({"computed": computed}))
 
 @dataclass
 class Contender:
-    """Who is measured: a Python environment and a Dagster project."""
+    """Who is measured: a Python environment, a Dagster project, and the folder in which all of it runs."""
 
     name: str
     python: Path
     root: Path
+    folder: Path
 
     def measure(self, what: str) -> Measured:
         command = [self.python, HERE / "in_dagster.py", what, self.root]
-        return measure(command, cwd=self.root, check=False, DAGSTER_HOME=str(self.root / "home"))
+        return measure(command, cwd=self.folder, check=False, DAGSTER_HOME=str(self.root / "home"))
 
 
 def environment(folder: Path, package: str) -> Path:
@@ -74,11 +75,13 @@ def environment(folder: Path, package: str) -> Path:
 
 
 def contenders(lab: Lab, environments: Path) -> list[Contender]:
-    found = [Contender("ours", Path(sys.executable), lab.ours())]
+    found = [Contender("ours", Path(sys.executable), lab.ours(), lab.project)]
     for package, code in (("dg-sqlmesh", DG_SQLMESH), ("dagster-sqlmesh", DAGSTER_SQLMESH)):
         root = lab.dagster_project(package.replace("-", "_") + "_project", {})
         (root / root.name / "definitions.py").write_text(code.format(project=str(lab.project)))
-        found.append(Contender(package, environment(environments, package), root))
+        found.append(
+            Contender(package, environment(environments, package), root, lab.project)
+        )  # its database path is relative
     return found
 
 
