@@ -183,7 +183,7 @@ class _Step:
         yield from self._finish(end)
         self.problems += self.ledger.contradictions
         failure = self.reporter.failure(self.outcomes, self.audited, self.problems)
-        # Dagster shows checks without a result as failed in a failed run, as skipped in a cancelled one, which must end.
+        # Dagster shows checks without a result as failed in a failed run; in a cancelled one, as skipped.
         if failure is not None and not self.interruption.came:
             yield from self._noted(self._untold())
         yield from self._release_checks()
