@@ -26,12 +26,20 @@ from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManage
 from pydantic import ValidationError
 from typing_extensions import Self
 
-from .declaration import TRANSLATION, Execution, MetadataAddition, Selection, SQLMeshProjectArgs, resolve_project
+from .declaration import (
+    TRANSLATION,
+    Execution,
+    MetadataAddition,
+    MetadataLimits,
+    Selection,
+    SQLMeshProjectArgs,
+    resolve_project,
+)
 from .errors import DeclarationError
 from .events import Addition
 from .execution import StepOptions, execute_step
 from .external_models import ExternalModels
-from .manifest import Audit, Manifest, Model, StandaloneAudit, split_fqn
+from .manifest import DEFAULT_LIMITS, Audit, Manifest, Model, StandaloneAudit, split_fqn
 from .multi_asset import build_multi_asset
 from .project import SQLMeshProject
 from .project_assets import ProjectAssets
@@ -122,6 +130,13 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             examples=[["column_lineage", "sql"]],
         ),
     ] = field(default_factory=list)
+    metadata_limits: Annotated[
+        MetadataLimits,
+        dg.Resolver.default(
+            description="How much is kept of metadata that may be large.",
+            examples=[{"characters": 20_000, "lineage_pairs": 10_000}],
+        ),
+    ] = field(default_factory=MetadataLimits)
     virtual_views: Annotated[
         bool,
         dg.Resolver.default(
@@ -217,6 +232,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             allowed_environments=tuple(self.execution.environments),
             concurrent_tasks=self.execution.concurrent_tasks,
             count_rows="row_count" in self.include_metadata,
+            query_characters=self.metadata_limits.characters,
             retries=self.execution.retries,
             overlap_timeout=self.execution.overlap_timeout,
             environment_timeout=self.execution.environment_timeout,
@@ -397,12 +413,15 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         )
 
     def _describe(self) -> Manifest:
-        return self.project.describe(_selections(self.select), _selections(self.exclude), self._additions)
+        select, exclude = _selections(self.select), _selections(self.exclude)
+        return self.project.describe(select, exclude, self._additions, self.metadata_limits.limits)
 
     @property
     def _question(self) -> list[str]:
         """What the manifest depends on beside the project."""
-        return [*_selections(self.select), "-", *_selections(self.exclude), "-", *sorted(self._additions)]
+        limits = self.metadata_limits.limits
+        changed = [] if limits == DEFAULT_LIMITS else [str(limits)]
+        return [*_selections(self.select), "-", *_selections(self.exclude), "-", *sorted(self._additions), *changed]
 
     @property
     def _additions(self) -> list[Addition]:

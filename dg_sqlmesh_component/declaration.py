@@ -12,7 +12,7 @@ import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 
 from .errors import DeclarationError
-from .manifest import Model
+from .manifest import DEFAULT_LIMITS, Limits, Model
 from .project import SQLMeshProject
 from .retries import Retries
 from .template_scope import TemplateScope
@@ -127,6 +127,45 @@ TRANSLATION = dg.Resolver(
     examples=[{"group_name": "{{ model.schema }}", "key_prefix": "shop", "tags": {"cron": "daily"}}],
 )
 """Dagster's own resolver, with a description and examples, which it leaves no room for, and with null for nothing."""
+
+
+@dataclass
+class MetadataLimits(dg.Resolvable):
+    """How much is kept of what may be large."""
+
+    characters: Annotated[
+        int,
+        dg.Resolver.default(
+            description="Characters of a query (`sql`, audits) and of dbt's `meta`; more is cut, with a note. "
+            "At least 100. Default: 4000.",
+            examples=[20_000],
+        ),
+    ] = DEFAULT_LIMITS.characters
+    columns: Annotated[
+        int,
+        dg.Resolver.default(
+            description="Columns of a model's schema; more are left out, and counted. Default: 1000.", examples=[100]
+        ),
+    ] = DEFAULT_LIMITS.columns
+    lineage_pairs: Annotated[
+        int,
+        dg.Resolver.default(
+            description="Pairs of columns (one here, one upstream) of a model's column lineage; more are left out, and "
+            "counted. Default: 1000.",
+            examples=[10_000],
+        ),
+    ] = DEFAULT_LIMITS.lineage_pairs
+
+    def __post_init__(self) -> None:
+        for name, least in (("characters", 100), ("columns", 0), ("lineage_pairs", 0)):
+            said = getattr(self, name)
+            if said < least:
+                raise DeclarationError(f"`metadata_limits.{name}` in defs.yaml is {said}; it must be at least {least}.")
+
+    @property
+    def limits(self) -> Limits:
+        """As the worker knows them."""
+        return Limits(self.characters, self.columns, self.lineage_pairs)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .manifest import Manifest
+from .manifest import DEFAULT_LIMITS, Limits, Manifest
 
 Interval = tuple[int, int]
 """[start, end) in epoch milliseconds, UTC."""
@@ -54,6 +54,7 @@ class DescribeRequest:
     select: tuple[str, ...]
     exclude: tuple[str, ...]
     include: tuple[Addition, ...] = ()
+    limits: Limits = DEFAULT_LIMITS
     type: Literal["describe"] = "describe"
 
 
@@ -70,6 +71,7 @@ class EvaluationRequest:
         start, end, ignore_cron, skip_janitor: As `Context.run` has them.
         concurrent_tasks: How many batches at once; None for the project's own setting.
         count_rows: Whether to count the rows of each executed model's table.
+        query_characters: How much to send of the query of an audit that was evaluated.
         holder: Who asks, for others who have to wait for it.
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
@@ -87,6 +89,7 @@ class EvaluationRequest:
     skip_janitor: bool = True
     concurrent_tasks: int | None = None
     count_rows: bool = False
+    query_characters: int = DEFAULT_LIMITS.characters
     holder: str = "somebody"
     overlap_timeout: float = 0.0
     environment_timeout: int = 1

@@ -20,6 +20,7 @@ from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandl
 from . import events as e
 from .errors import DeclarationError, SQLMeshComponentError
 from .interruption import Interruption
+from .manifest import DEFAULT_LIMITS
 from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
 from .project_assets import ProjectAssets
@@ -36,6 +37,7 @@ class StepOptions:
         allowed_environments: Patterns of environments that a run may name instead of the declared one.
         concurrent_tasks: How many batches at once; None for the project's own setting.
         count_rows: Whether to count the rows of each executed model's table.
+        query_characters: How much is kept of the query of an audit that was evaluated.
         retries: Further attempts after transient errors; None for no further attempt.
         overlap_timeout: Seconds to wait for another run on the same state.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
@@ -45,6 +47,7 @@ class StepOptions:
     allowed_environments: tuple[str, ...] = ()
     concurrent_tasks: int | None = None
     count_rows: bool = False
+    query_characters: int = DEFAULT_LIMITS.characters
     retries: Retries | None = None
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
@@ -124,6 +127,7 @@ def build_request(
         skip_janitor=config.skip_janitor,
         concurrent_tasks=options.concurrent_tasks,
         count_rows=options.count_rows,
+        query_characters=options.query_characters,
         holder=f"Dagster run {context.run.run_id}",
         overlap_timeout=options.overlap_timeout,
         environment_timeout=options.environment_timeout,

@@ -13,19 +13,31 @@ from dataclasses import dataclass
 MANIFEST_VERSION = 2
 """Raised whenever a field changes its meaning; a manifest of another version is not read."""
 
-MAX_QUERY_CHARACTERS = 4_000
-"""Longest SQL text that is kept of a query; more is cut, with a note."""
 
-MAX_LINEAGE_PAIRS = 1_000
-"""How many pairs of columns the column lineage of one model may have; more are left out, with a note."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is kept of what may be large.
+
+    Attributes:
+        characters: Of a query, or of dbt's `meta`; more is cut, with a note.
+        columns: Of a model's schema; more are left out, and counted.
+        lineage_pairs: Pairs of columns of a model's column lineage; more are left out, and counted.
+    """
+
+    characters: int = 4_000
+    columns: int = 1_000
+    lineage_pairs: int = 1_000
 
 
-def cut(query: str) -> str:
-    """A query of at most `MAX_QUERY_CHARACTERS`, and a note of what was cut."""
-    if len(query) <= MAX_QUERY_CHARACTERS:
-        return query
-    note = f"\n-- cut here: {len(query)} characters in all"
-    return query[: MAX_QUERY_CHARACTERS - len(note)] + note
+DEFAULT_LIMITS = Limits()
+
+
+def cut(text: str, characters: int) -> str:
+    """A text of at most so many characters, with a note where something was cut."""
+    if len(text) <= characters:
+        return text
+    note = f"\n-- cut here: {len(text)} characters in all"
+    return text[: characters - len(note)] + note
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +111,8 @@ class Model:
         data_hash: SQLMesh's hash of what determines the model's data.
         metadata_hash: SQLMesh's hash of the rest (description, owner, audits ...).
         path: The file it comes from, None when it comes from another project's state.
-        query: The rendered SQL, cut at `MAX_QUERY_CHARACTERS`; only on request, and only of SQL models.
+        columns_cut: How many columns were left out, to keep the manifest small.
+        query: The rendered SQL; only on request, and only of SQL models.
         column_lineage: The columns that each column is made of, as (fqn, column); only on request.
         column_lineage_cut: How many such pairs were left out, to keep the manifest small.
         source_url: The file on the web page of its repository; only on request.
@@ -143,6 +156,7 @@ class Model:
     data_hash: str
     metadata_hash: str
     path: str | None
+    columns_cut: int = 0
     query: str | None = None
     column_lineage: dict[str, tuple[tuple[str, str], ...]] | None = None
     column_lineage_cut: int = 0

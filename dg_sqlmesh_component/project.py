@@ -23,7 +23,7 @@ from . import events as e
 from . import wire
 from .bootstrap import start_command
 from .errors import ERRORS_BY_NAME, DeclarationError, InstallationError, WorkerError
-from .manifest import Manifest
+from .manifest import DEFAULT_LIMITS, Limits, Manifest
 from .redaction import Redactor
 
 CONFIG_FILES = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
@@ -109,14 +109,18 @@ class SQLMeshProject:
             )
 
     def describe(
-        self, select: Sequence[str] = (), exclude: Sequence[str] = (), include: Sequence[e.Addition] = ()
+        self,
+        select: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        include: Sequence[e.Addition] = (),
+        limits: Limits = DEFAULT_LIMITS,
     ) -> Manifest:
-        """Load the project in a worker and return its manifest, with the additions that are asked for.
+        """Load the project in a worker and return its manifest, with the additions that are asked for, within limits.
 
         Raises:
             SQLMeshComponentError: Of the class that says who must act.
         """
-        request = e.DescribeRequest(self.opening, tuple(select), tuple(exclude), tuple(include))
+        request = e.DescribeRequest(self.opening, tuple(select), tuple(exclude), tuple(include), limits)
         with self.request(request) as events:
             for event in events:
                 if isinstance(event, e.ProjectDescribed):

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from .errors import DeclarationError, ProjectLoadError
-from .manifest import MAX_LINEAGE_PAIRS, Audit, Manifest, Model, StandaloneAudit
+from .manifest import Audit, Manifest, Model, StandaloneAudit
 from .outcomes import AuditResult
 from .translator import Translator, dependency, where
 
@@ -326,7 +326,8 @@ class _ColumnLineage:
         }
         if model.column_lineage_cut:
             metadata["sqlmesh/column_lineage_cut"] = (
-                f"{model.column_lineage_cut} pairs of columns are left out beyond the first {MAX_LINEAGE_PAIRS}"
+                f"{model.column_lineage_cut} pairs of columns are left out; "
+                "`metadata_limits.lineage_pairs` in defs.yaml says how many are kept"
             )
         return metadata
 

@@ -16,7 +16,7 @@ from dagster_shared.check import CheckError
 
 from .errors import ProjectLoadError
 from .external_models import ExternalModels, ExternalTable
-from .manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, cut, split_fqn
+from .manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
 from .tag_convention import TagConvention
 
 STATUS_CHECK = "sqlmesh_execution_status"
@@ -293,8 +293,7 @@ def dagster_problem(**properties: Any) -> str | None:
 
 
 def sql_metadata(query: str) -> dg.MarkdownMetadataValue:
-    """SQL as the UI shows it best, cut at `MAX_QUERY_CHARACTERS`."""
-    query = cut(query)
+    """SQL as the UI shows it best."""
     fence = "````" if "```" in query else "```"
     return dg.MetadataValue.md(f"{fence}sql\n{query}\n{fence}")
 
@@ -371,6 +370,10 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
     if model.columns:
         metadata["dagster/column_schema"] = dg.TableSchema(
             columns=[dg.TableColumn(column.name, column.type, column.description) for column in model.columns]
+        )
+    if model.columns_cut:
+        metadata["sqlmesh/columns_cut"] = (
+            f"{model.columns_cut} columns are left out; `metadata_limits.columns` in defs.yaml says how many are kept"
         )
     if model.path:
         metadata["dagster/code_references"] = dg.CodeReferencesMetadataValue(

@@ -18,7 +18,7 @@ from harness import REPOSITORY, dagster_project
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.declaration import Execution, SQLMeshProjectArgs
+from dg_sqlmesh_component.declaration import Execution, MetadataLimits, SQLMeshProjectArgs
 from dg_sqlmesh_component.external_models import ExternalModels
 from dg_sqlmesh_component.retries import Retries
 from dg_sqlmesh_component.tag_convention import TagConvention
@@ -29,6 +29,7 @@ DEFAULTS = {
     "project": SQLMeshProjectArgs(path="x"),
     "tag_convention": TagConvention(),
     "external_models": ExternalModels(),
+    "metadata_limits": MetadataLimits(),
     "op": OpSpec(),
     "execution": Execution(),
 }

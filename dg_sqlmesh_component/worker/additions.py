@@ -12,13 +12,13 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.model import Model
 from sqlmesh.utils.errors import SQLMeshError
 
-from dg_sqlmesh_component.manifest import MAX_LINEAGE_PAIRS
-
 Lineage = dict[str, tuple[tuple[str, str], ...]]
 
 
-def column_lineage(context: Context, model: Model) -> tuple[Lineage | None, int]:
+def column_lineage(context: Context, model: Model, limit: int) -> tuple[Lineage | None, int]:
     """The columns upstream that each column is made of, and how many pairs were left out; None for what is no SQL.
+
+    No more pairs of columns than the limit are kept.
 
     Parsed from the SQL alone: no database is asked. A column that SQLMesh cannot trace is left out.
     """
@@ -32,7 +32,7 @@ def column_lineage(context: Context, model: Model) -> tuple[Lineage | None, int]
         except (SqlglotError, SQLMeshError, ValueError):
             continue  # `SELECT *` of a table that nobody describes, a query that only a database can complete
         made_of = tuple(sorted((parent, name) for parent, names in parents.items() for name in names if name != "*"))
-        kept = made_of[: MAX_LINEAGE_PAIRS - pairs]
+        kept = made_of[: limit - pairs]
         pairs += len(kept)
         left_out += len(made_of) - len(kept)
         if kept:

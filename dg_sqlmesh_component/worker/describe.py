@@ -29,6 +29,7 @@ from dg_sqlmesh_component.manifest import (
     Audit,
     Column,
     DbtNode,
+    Limits,
     Manifest,
     Model,
     StandaloneAudit,
@@ -46,7 +47,7 @@ def describe(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed:
     context = open_context(request.project, PipeConsole(pipe), load=True, context_type=SteadyContext)
     try:
         environment = environment_name(request.project, context)
-        describer = _Describer(context, environment, request.include)
+        describer = _Describer(context, environment, request.include, request.limits)
         return ProjectDescribed(
             Manifest(
                 version=MANIFEST_VERSION,
@@ -112,9 +113,10 @@ def _expand(context: Context, attribute: str, selections: tuple[str, ...]) -> se
 class _Describer:
     """Turns SQLMesh's objects into plain values, in the words of `manifest`."""
 
-    def __init__(self, context: Context, environment: str, include: tuple[Addition, ...]) -> None:
+    def __init__(self, context: Context, environment: str, include: tuple[Addition, ...], limits: Limits) -> None:
         self._context = context
         self._include = include
+        self._limits = limits
         self._source_urls = SourceUrls()
         self._naming = EnvironmentNamingInfo.from_environment_catalog_mapping(
             context.config.environment_catalog_mapping,
@@ -133,7 +135,12 @@ class _Describer:
         kind = model.kind
         dialect = model.dialect or None
         time_column = getattr(kind, "time_column", None)
-        lineage, cut_off = column_lineage(self._context, model) if "column_lineage" in self._include else (None, 0)
+        columns = self._columns(model, dialect)
+        lineage, cut_off = (
+            column_lineage(self._context, model, self._limits.lineage_pairs)
+            if "column_lineage" in self._include
+            else (None, 0)
+        )
         return Model(
             fqn=model.fqn,
             name=model.name,
@@ -162,7 +169,8 @@ class _Describer:
             clustered_by=_sql(model.clustered_by, dialect),
             storage_format=model.storage_format,
             signals=tuple(name for name, _ in model.signals if name),
-            columns=self._columns(model, dialect),
+            columns=columns[: self._limits.columns],
+            columns_cut=max(0, len(columns) - self._limits.columns),
             audits=self._audits(model, dialect),
             depends_on=tuple(sorted(model.depends_on)),
             table_name=self._table_name(model),
@@ -179,12 +187,14 @@ class _Describer:
             source_url=self._source_urls.of(model._path) if "links" in self._include and model._path else None,
         )
 
-    @staticmethod
-    def _query(model: SQLMeshModel) -> str | None:
+    def _query(self, model: SQLMeshModel) -> str | None:
         if not model.is_sql:
             return None
         rendered = model.render_query()  # None where only a database could say what a macro makes of it
-        return None if rendered is None else cut(rendered.sql(dialect=model.dialect or None, pretty=True))
+        return self._cut(None if rendered is None else rendered.sql(dialect=model.dialect or None, pretty=True))
+
+    def _cut(self, text: str | None) -> str | None:
+        return None if text is None else cut(text, self._limits.characters)
 
     def standalone_audit(self, audit: SQLMeshStandaloneAudit) -> StandaloneAudit:
         return StandaloneAudit(
@@ -194,7 +204,7 @@ class _Describer:
                 check_name=check_names([(audit.name, {})])[0],
                 blocking=False,
                 args={},
-                query=_query(audit),
+                query=self._cut(_query(audit)),
                 path=str(audit._path) if audit._path else None,
                 description=audit.description,
             ),
@@ -213,7 +223,7 @@ class _Describer:
         return DbtNode(
             unique_id=node.dbt_node_info.unique_id,
             group=config.get("group"),
-            meta=cut(json.dumps(meta, default=str, sort_keys=True)) if meta else None,
+            meta=self._cut(json.dumps(meta, default=str, sort_keys=True) if meta else None),
             severity=str(config["severity"]).lower() if config.get("severity") else None,
             tests=self._dbt_models.get(config.get("attached_node") or ""),
         )
@@ -241,8 +251,7 @@ class _Describer:
             for name, type_ in (model.columns_to_types or {}).items()
         )
 
-    @staticmethod
-    def _audits(model: SQLMeshModel, dialect: str | None) -> tuple[Audit, ...]:
+    def _audits(self, model: SQLMeshModel, dialect: str | None) -> tuple[Audit, ...]:
         uses = [
             (position, audit, {**args})
             for position, (audit, args) in enumerate(model.audits_with_args)
@@ -258,7 +267,7 @@ class _Describer:
                 check_name=name,
                 blocking=audit.blocking if override is None else override == exp.true(),
                 args=args,
-                query=_query(audit),
+                query=self._cut(_query(audit)),
                 path=str(audit._path) if audit._path else None,
                 description=None,
             )

@@ -36,6 +36,7 @@ from dg_sqlmesh_component.errors import (
     EvaluationError,
     SQLMeshComponentError,
 )
+from dg_sqlmesh_component.manifest import cut
 
 from .describe import audit_arguments
 from .opening import (
@@ -190,6 +191,7 @@ class _RecordingContext(SteadyContext):
         self._tracker = tracker
         self._requested = {*request.models, *request.standalone_audits}
         self._count_rows = request.count_rows
+        self._query_characters = request.query_characters
 
     def view(self, snapshot: Snapshot | SnapshotTableInfo) -> exp.Table | None:
         """What consumers read of a model in the environment; None for what is no table of SQLMesh's."""
@@ -206,7 +208,7 @@ class _RecordingContext(SteadyContext):
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         pipe = self._tracker.pipe
         pipe.cut_off_queries = partial(cut_off_queries, snapshot_evaluator.adapters.values(), pipe)
-        _record_audits(snapshot_evaluator, pipe.send)
+        _record_audits(snapshot_evaluator, pipe.send, self._query_characters)
         if self.current_scheduler is not None:
             self._tracker.start_over()
         if self._count_rows:
@@ -233,7 +235,7 @@ class _RecordingContext(SteadyContext):
         return int(rows)
 
 
-def _record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None]) -> None:
+def _record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None], characters: int) -> None:
     """Send every audit's result. A restarted run brings the same evaluator again: it is wrapped once."""
     if getattr(evaluator, "_dg_sqlmesh_recorded", False):
         return
@@ -256,7 +258,7 @@ def _record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None]
                     ),
                     blocking=result.blocking,
                     failing_rows=None if result.skipped else result.count or 0,
-                    query=result.query.sql(dialect=dialect) if result.query is not None else None,
+                    query=cut(result.query.sql(dialect=dialect), characters) if result.query is not None else None,
                     interval=interval,
                 )
             )

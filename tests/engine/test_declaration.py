@@ -264,3 +264,27 @@ def test_what_had_nothing_to_do_is_observed_and_its_checks_repeated_by_default(d
     assert set(unchanged.checks) == {"t/one:not_null", "t/one:sqlmesh_execution_status"}
     released = {event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)}
     assert "t__one" not in released, "nothing waits for it, so it is one event less to record"
+
+
+@pytest.mark.attribute("metadata_limits.characters", "metadata_limits.columns", "metadata_limits.lineage_pairs")
+def test_metadata_limits_bound_what_is_kept_of_queries_schemas_and_lineage(dagster: DagsterProject) -> None:
+    columns = ", ".join(f"id AS column_{number}" for number in range(20))
+    wide = f"MODEL (name t.wide, kind FULL, audits (long_one)); SELECT {columns} FROM t.one"
+    audit = f"AUDIT (name long_one); SELECT * FROM @this_model WHERE {' OR '.join(['column_1 < 0'] * 40)}"
+    project = write_project(dagster.root / "shop", {**ONE_MODEL, "models/wide.sql": wide, "audits/long.sql": audit})
+    plan(project)
+    limits = {"characters": 200, "columns": 3, "lineage_pairs": 5}
+    said = {"project": str(project), "include_metadata": ["sql", "column_lineage"], "metadata_limits": limits}
+    dagster.declare("shop", said)
+    key = dg.AssetKey(["t", "wide"])
+    definitions = dagster.refresh().resolve_assets_def(key)
+    metadata = definitions.get_asset_spec(key).metadata
+    check = definitions.get_spec_for_check_key(dg.AssetCheckKey(key, "long_one"))
+    assert [column.name for column in metadata["dagster/column_schema"].columns] == [f"column_{n}" for n in range(3)]
+    assert metadata["sqlmesh/columns_cut"].startswith("17 columns are left out")
+    assert len(metadata["dagster/column_lineage"].deps_by_column) == 5
+    assert metadata["sqlmesh/column_lineage_cut"].startswith("15 pairs of columns are left out")
+    evaluated = dagster.launch().checks["t/wide:long_one"]
+    for query in (metadata["sqlmesh/query"], check.metadata["sqlmesh/query"], evaluated.metadata["sqlmesh/query"]):
+        assert "-- cut here" in query.value
+        assert len(query.value) == 200 + len("```sql\n\n```")

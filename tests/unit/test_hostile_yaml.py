@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from unit.scenario import audit, manifest, model
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.declaration import Execution
+from dg_sqlmesh_component.declaration import Execution, MetadataLimits
 from dg_sqlmesh_component.errors import DeclarationError, SQLMeshComponentError
 
 REFERENCE = Path(__file__).parents[2] / "component.yaml"
@@ -120,6 +120,15 @@ def test_a_number_that_cannot_be_meant_is_refused(name: str, value: float, least
     with pytest.raises(DeclarationError) as refusal:
         Execution(**{name: value})  # type: ignore[arg-type]
     assert str(refusal.value) == f"`execution.{name}` in defs.yaml is {value}; it must be at least {least}."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"), [("characters", 99, 100), ("columns", -1, 0), ("lineage_pairs", -1, 0)]
+)
+def test_a_limit_that_cannot_be_meant_is_refused(name: str, value: int, least: int) -> None:
+    with pytest.raises(DeclarationError) as refusal:
+        MetadataLimits(**{name: value})
+    assert str(refusal.value) == f"`metadata_limits.{name}` in defs.yaml is {value}; it must be at least {least}."
 
 
 def test_a_project_of_no_folder_is_refused() -> None:

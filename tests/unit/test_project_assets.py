@@ -20,7 +20,7 @@ from unit.scenario import (
 )
 
 from dg_sqlmesh_component.errors import DeclarationError, ProjectLoadError
-from dg_sqlmesh_component.manifest import MAX_LINEAGE_PAIRS, Audit, Manifest, Model
+from dg_sqlmesh_component.manifest import Audit, Manifest, Model
 from dg_sqlmesh_component.outcomes import AuditResult
 from dg_sqlmesh_component.project_assets import ProjectAssets
 from dg_sqlmesh_component.translator import STATUS_CHECK
@@ -406,7 +406,10 @@ def test_a_model_of_which_no_lineage_is_known_has_none(lineage: dict[str, Any] |
 
 @pytest.mark.parametrize(
     ("left_out", "note"),
-    [(0, None), (3, f"3 pairs of columns are left out beyond the first {MAX_LINEAGE_PAIRS}")],
+    [
+        (0, None),
+        (3, "3 pairs of columns are left out; `metadata_limits.lineage_pairs` in defs.yaml says how many are kept"),
+    ],
     ids=["whole", "cut"],
 )
 def test_column_lineage_that_was_cut_says_so(left_out: int, note: str | None) -> None:

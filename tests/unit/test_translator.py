@@ -12,7 +12,7 @@ from unit.scenario import EVERYTHING, audit, external_models, manifest, model, p
 
 from dg_sqlmesh_component.errors import DeclarationError, ProjectLoadError
 from dg_sqlmesh_component.external_models import ExternalModels
-from dg_sqlmesh_component.manifest import MAX_QUERY_CHARACTERS, Model, cut
+from dg_sqlmesh_component.manifest import Model
 from dg_sqlmesh_component.tag_convention import TagConvention
 from dg_sqlmesh_component.translator import STATUS_CHECK, Translator, dependency, sql_metadata
 
@@ -695,14 +695,13 @@ def test_the_check_of_an_external_models_audit_says_whose_it_is() -> None:
     )
 
 
-@pytest.mark.parametrize("characters", [1, MAX_QUERY_CHARACTERS])
-def test_sql_within_the_bound_is_shown_whole(characters: int) -> None:
-    assert sql_metadata("x" * characters).md_str == f"```sql\n{'x' * characters}\n```"
-
-
-def test_longer_sql_is_cut() -> None:
-    query = "x" * (MAX_QUERY_CHARACTERS + 1)
-    assert sql_metadata(query).md_str == f"```sql\n{cut(query)}\n```" != f"```sql\n{query}\n```"
+@pytest.mark.parametrize(
+    ("left_out", "note"),
+    [(0, None), (7, "7 columns are left out; `metadata_limits.columns` in defs.yaml says how many are kept")],
+    ids=["whole", "cut"],
+)
+def test_a_schema_that_was_cut_says_so(left_out: int, note: str | None) -> None:
+    assert spec(replace(EVERYTHING, columns_cut=left_out)).metadata.get("sqlmesh/columns_cut") == note
 
 
 def test_only_the_data_hash_decides_about_the_code_version() -> None:

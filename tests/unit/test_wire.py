@@ -12,6 +12,7 @@ from unit.scenario import EVERYTHING, days, manifest, model, standalone
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component import wire
 from dg_sqlmesh_component.errors import WorkerError
+from dg_sqlmesh_component.manifest import Limits
 
 D1, D2 = days(1, 1), days(2, 2)
 PROJECT = e.OpenProject(paths=("/shop", "/core"), gateway="local", environment=None, config=None)
@@ -19,7 +20,9 @@ PROMOTED = e.PromotedNode(version="3117", data_hash="1001", metadata_hash="2001"
 ADD_UP = replace(PROMOTED, table_name=None)
 
 REQUESTS: tuple[e.Request, ...] = (
-    e.DescribeRequest(PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links")),
+    e.DescribeRequest(
+        PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links"), limits=Limits(9, 8, 7)
+    ),
     e.EvaluationRequest(
         PROJECT,
         "prod",
@@ -33,6 +36,7 @@ REQUESTS: tuple[e.Request, ...] = (
         skip_janitor=False,
         concurrent_tasks=4,
         count_rows=True,
+        query_characters=9,
         holder="run c0ffee of job shop",
         overlap_timeout=2.5,
         environment_timeout=60,
@@ -191,6 +195,7 @@ def test_a_request_that_says_nothing_about_it_asks_for_nothing_beside_the_usual(
         skip_janitor=True,
         concurrent_tasks=None,
         count_rows=False,
+        query_characters=4_000,
         holder="somebody",
         overlap_timeout=0.0,
         environment_timeout=1,
