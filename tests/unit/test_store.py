@@ -1,7 +1,9 @@
 """The stored manifest."""
 
 import json
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +45,25 @@ def test_the_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path
     stored(SHOP, tmp_path)
     path = stored(manifest(), tmp_path)
     assert read_manifest(path) == manifest()
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def write_often(path: Path, models: int) -> None:
+    said = manifest(*(model(f"core.m{number}") for number in range(models)))
+    for _ in range(30):
+        write_manifest(said, path)
+
+
+def test_a_reader_finds_the_description_of_one_of_several_writers_and_never_a_mixture(tmp_path: Path) -> None:
+    path = stored(SHOP, tmp_path)
+    found = set()
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+        writers = [pool.submit(write_often, path, models) for models in (50, 200)]
+        while not all(one.done() for one in writers):
+            found.add(len(read_manifest(path).models))
+    assert [one.result() for one in writers] == [None, None]
+    assert found <= {len(SHOP.models), 50, 200}
+    assert len(found) > 1, "nothing was written while it was read"
     assert [*tmp_path.iterdir()] == [path]
 
 
