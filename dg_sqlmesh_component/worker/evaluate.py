@@ -123,12 +123,14 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
             no_auto_upstream=True,
         )
         status = _STATUS[result]
+    scheduler = context.current_scheduler
+    # A cancelled run whose plan is void, because SQLMesh was about to start over, does not know what was idle.
+    if scheduler is not None and (tracker.planned or not tracker.was_cancelled):
+        for event in _idle_nodes(request, nodes, scheduler, tracker):
+            tracker.pipe.send(event)
     if tracker.was_cancelled:
         in_flight = "cut off" if tracker.was_cut_off else "finished"
         raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new one was started.")
-    if context.current_scheduler is not None:
-        for event in _idle_nodes(request, nodes, context.current_scheduler, tracker):
-            tracker.pipe.send(event)
     if request.audit_only:
         _audit_only(request, context, tracker.pipe)
     return e.EvaluationFinished(status)
@@ -277,7 +279,7 @@ def _idle_nodes(
         return [parent.name for parent in snapshots[fqn].parents] if fqn in snapshots else []
 
     blocked = tracker.blocked_by(parents)
-    if blocked:
+    if blocked and not tracker.was_cancelled:  # else what SQLMesh left out is what it was told to leave out
         yield e.NodesBlocked(blocked)
     overdue = missing_intervals(snapshots.values(), execution_time=request.execution_time, ignore_cron=True)
     not_due = {snapshot.name for snapshot in overdue}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import duckdb
@@ -56,9 +57,9 @@ disable_anonymized_analytics: true
 
 
 @contextmanager
-def declared(folder: Path, project: Path) -> Iterator[DagsterProject]:
+def declared(folder: Path, project: Path, **attributes: Any) -> Iterator[DagsterProject]:
     with dagster_project(folder) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.declare("shop", {"project": str(project), **attributes})
         dagster.refresh()
         yield dagster
 
@@ -95,12 +96,15 @@ def workers_below(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_a_cancelled_run_finishes_what_is_in_flight_and_reports_it(tmp_path: Path, executor: str) -> None:
-    project = write_project(tmp_path / "shop", FILES)
+@pytest.mark.parametrize(("executor", "record_unchanged"), zip(EXECUTORS, (True, False)))
+def test_a_cancelled_run_finishes_what_is_in_flight_and_reports_it(
+    tmp_path: Path, executor: str, record_unchanged: bool
+) -> None:
+    idle = "MODEL (name t.idle, kind FULL, cron '@yearly', start '2020-01-01'); SELECT 1 AS id"
+    project = write_project(tmp_path / "shop", {**FILES, "models/idle.sql": idle})
     plan(project)
     (project / "pause").write_text("3")
-    with declared(tmp_path, project) as dagster:
+    with declared(tmp_path, project, execution={"record_unchanged": record_unchanged}) as dagster:
         before = state(project)["intervals"]
         told, seconds = cancelled(dagster, executor, (project / "pausing").exists)
         assert seconds < FINISH_GRACE_SECONDS
@@ -111,7 +115,8 @@ def test_a_cancelled_run_finishes_what_is_in_flight_and_reports_it(tmp_path: Pat
         assert {fqn.split('"')[-2] for fqn in after if after[fqn] > before[fqn]} == {"first", "pause"}
         assert told.status_of("t/last") == "interrupted"
         [failure] = told.failures
-        assert "The run was cancelled. SQLMesh in environment prod: 1 interrupted, 2 executed." in failure
+        assert "The run was cancelled. SQLMesh in environment prod: 1 interrupted, 2 executed, 1 up to date." in failure
+        assert ("t/idle" in told.observations) is record_unchanged
         assert "SQLMesh is asked to finish the batches in flight" in told.log
         (project / "pause").unlink()
         again = dagster.launch(executor)
