@@ -15,8 +15,7 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
-from dagster._core.events import AssetObservationData, DagsterEvent, StepMaterializationData
-from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
+from dagster._core.events import AssetObservationData, StepMaterializationData
 from dagster._serdes import deserialize_value
 
 RESULTS = {results!r}
@@ -55,12 +54,6 @@ def project(context):
         elif isinstance(one, AssetObservationData):
             yield one.asset_observation
             yield from checks[one.asset_observation.asset_key]
-            step = context.op_execution_context.get_step_execution_context()
-            output = context.assets_def.get_output_name_for_asset_key(one.asset_observation.asset_key)
-            handle = StepOutputHandle(step_key=step.step.key, output_name=output)
-            yield DagsterEvent.step_output_event(
-                step_context=step, step_output_data=StepOutputData(step_output_handle=handle)
-            )
 """
 
 

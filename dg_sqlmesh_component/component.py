@@ -149,7 +149,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         bool,
         dg.Resolver.default(
             description="Whether every model has the check `sqlmesh_execution_status`, which says what SQLMesh did "
-            "with it. false: only audits are checks, which halves what is recorded of a model without audits. "
+            "with it. false: only audits are checks, which saves an event for each model in every run. "
             "Default: true.",
             examples=[False],
         ),

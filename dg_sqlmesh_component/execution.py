@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import dagster as dg
 from dagster._core.events import DagsterEvent
-from dagster._core.execution.plan.inputs import StepInput
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
 
 from . import events as e
@@ -24,6 +23,7 @@ from .manifest import DEFAULT_LIMITS
 from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
 from .project_assets import ProjectAssets
+from .recording import awaited_outputs
 from .reporting import CarriedResult, Reporter, listed, unapplied_change
 from .retries import Retries
 from .run_config import SQLMeshRunConfig, chosen_environment, config_of_run, refuse_what_does_nothing
@@ -314,15 +314,7 @@ class _Step:
     @cached_property
     def _awaited(self) -> frozenset[str]:
         """The outputs of this step that other steps of the run wait for."""
-        step = self.context.op_execution_context.get_step_execution_context()
-        return frozenset(
-            handle.output_name
-            for other in step.execution_plan.steps
-            for step_input in other.step_inputs
-            if isinstance(step_input, StepInput)  # else it waits for a dynamic output, which ours are not
-            for handle in step_input.get_step_output_handle_dependencies()
-            if handle.step_key == step.step.key
-        )
+        return awaited_outputs(self.context)
 
     def _told(self, settled: list[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
         unchanged = [one for one in settled if isinstance(one, NodeOutcome) and self._keeps_results(one)]

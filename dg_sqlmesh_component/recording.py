@@ -1,8 +1,10 @@
-"""What the op yields, in the form that costs Dagster the least to record; the events are the same.
+"""What the op yields, in the form that costs Dagster the least to record; what the events say is the same.
 
 For each `AssetCheckResult` Dagster looks through all checks of the op and asks its storage which materialization the
 result is about, twice where it stands in a `MaterializeResult`. For 500 models with two checks each that was more than
-a quarter of recording them, and it grows with the square. Here it is looked up once a model (ADR-0024).
+a quarter of recording them, and it grows with the square. Here it is looked up once a model. And the output of a check
+is an event beside its result, which says nothing but that steps behind it may run: it is left out where there are none
+(ADR-0024).
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.execution.plan.inputs import StepInput
 
 _Target = AssetCheckEvaluationTargetMaterializationData
 
 
 def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Iterator[Any]:
-    """The same results; those of checks as the output and the evaluation that Dagster would make of them."""
+    """The same results; those of checks as the evaluation that Dagster would make of them, and an awaited output."""
     _remember_output_keys(context)
     recorder = _Recorder(context)
     for result in results:
@@ -28,6 +31,19 @@ def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Itera
             yield from recorder.check(result)
         else:
             yield result
+
+
+def awaited_outputs(context: dg.AssetExecutionContext) -> frozenset[str]:
+    """The outputs of this step that other steps of the run wait for."""
+    step = context.op_execution_context.get_step_execution_context()
+    return frozenset(
+        handle.output_name
+        for other in step.execution_plan.steps
+        for step_input in other.step_inputs
+        if isinstance(step_input, StepInput)  # else it waits for a dynamic output, which ours are not
+        for handle in step_input.get_step_output_handle_dependencies()
+        if handle.step_key == step.step.key
+    )
 
 
 def _remember_output_keys(context: dg.AssetExecutionContext) -> None:
@@ -43,6 +59,7 @@ class _Recorder:
         self._selected = context.selected_asset_check_keys
         specs = context.assets_def.check_specs_by_output_name
         self._output_by_check = {spec.key: output for output, spec in specs.items()}
+        self._awaited = awaited_outputs(context)
         self._materialized: dict[dg.AssetKey, _Target | None] = {}
 
     def materialization(self, result: dg.MaterializeResult[Any]) -> Iterator[Any]:
@@ -62,7 +79,8 @@ class _Recorder:
         if key not in self._selected:
             yield result
             return
-        yield dg.Output(None, output_name=self._output_by_check[key])
+        if self._output_by_check[key] in self._awaited:
+            yield dg.Output(None, output_name=self._output_by_check[key])
         yield dg.AssetCheckEvaluation(
             asset_key=key.asset_key,
             check_name=key.name,
