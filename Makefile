@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
 
-.PHONY: demo test services soak test-floors test-newest lint format clean
+.PHONY: demo test bench services soak test-floors test-newest lint format clean
 
 test: $(VENV)/.test  ## every test, on the newest versions that the floors allow
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -15,6 +15,13 @@ test: $(VENV)/.test  ## every test, on the newest versions that the floors allow
 soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects; about an hour and a half
 	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)
 	$(BIN)/python tests/soak/random_projects.py
+
+bench: $(VENV)/.test  ## every table of docs/performance.md; hours, on a machine that does nothing else
+	$(BIN)/python benchmarks/definitions.py
+	$(BIN)/python benchmarks/runs.py --memory --launch
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/rivals.py
+	$(BIN)/python benchmarks/column_lineage.py
 
 services:  ## PostgreSQL, from Debian's packages, for the tests that start a server of their own; without it they are skipped
 	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \

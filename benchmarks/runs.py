@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,22 @@ class Runs:
     """The three of them over one project."""
 
     def __init__(self, folder: Path, models: int, audits: int, attributes: str = "") -> None:
+        self.folder = folder
         self.lab = Lab(folder, models, audits=audits)
         self.ours = self.lab.ours(attributes=attributes)
-        self.hand = {}
+
+    @cached_property
+    def hand(self) -> dict[str, Path]:
+        """Dagster projects that record what ours records, by what is due."""
+        self.reset()
+        hand = {}
         for what in ("due", "idle"):
             self.run_ours()
-            in_dagster("results", self.ours, folder / f"{what}.json")
-            files = {"project.py": by_hand.module(self.ours, folder / f"{what}.json")}
-            self.hand[what] = self.lab.dagster_project(f"hand_{what}", files)
+            results = self.folder / f"{what}.json"
+            in_dagster("results", self.ours, results)
+            files = {"project.py": by_hand.module(self.ours, results)}
+            hand[what] = self.lab.dagster_project(f"hand_{what}", files)
+        return hand
 
     def run_ours(self) -> Measured:
         measured = in_dagster("step", self.ours)
@@ -53,14 +62,17 @@ class Runs:
 
     def round(self) -> dict[str, dict[str, Measured]]:
         """Everything once: by what is due, by who."""
+        one = self.round_without_hand()
+        return {what: {**one[what], "hand": self.run_hand(what)} for what in one}
+
+    def round_without_hand(self) -> dict[str, dict[str, Measured]]:
+        """Everything once, but Dagster alone."""
         self.reset()
         ours = {"due": self.run_ours(), "idle": self.run_ours()}
         self.lab.restore()
         alone = {"due": self.run_alone(), "idle": self.run_alone()}
         assert (alone["due"].said["status"], alone["idle"].said["status"]) == ("SUCCESS", "NOTHING_TO_DO")
-        return {
-            what: {"ours": ours[what], "alone": alone[what], "hand": self.run_hand(what)} for what in ("due", "idle")
-        }
+        return {what: {"ours": ours[what], "alone": alone[what]} for what in ("due", "idle")}
 
     def memory(self) -> dict[str, float]:
         """Peak megabytes of everything due, by who; proportional set size, children included."""
@@ -95,6 +107,7 @@ def events_per_model(said: dict[str, Any], models: int) -> str:
 
 
 def table(runs: Runs, rounds: int) -> None:
+    runs.hand  # noqa: B018  # made before anything is measured
     measured = [runs.round() for _ in range(rounds)]
     for what, title in (("due", "everything due"), ("idle", "nothing due")):
         ours = [one[what]["ours"].said["seconds"] for one in measured]
