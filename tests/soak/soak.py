@@ -22,6 +22,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date, datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +82,26 @@ class Arena:
     dagster: DagsterProject
     restore: Callable[[], None]
     query: Callable[[str], list[tuple[Any, ...]]]
+    day: date | None = None
     expected: dict[str, Any] = field(default_factory=dict)
+
+    def refer(self) -> None:
+        """Know what an undisturbed run of today leaves: at midnight one more day is due."""
+        while self.day != _today():
+            self.day = _today()
+            self.restore()
+            told = self.dagster.launch()
+            assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+            assert len(told.materializations) == len(MODELS), told.materializations.keys()
+            self.expected = self.measure()
+
+    def try_on_one_day(self, trial: Callable[[], Counter[str]]) -> Counter[str]:
+        """A trial that midnight has not fallen into."""
+        while True:
+            self.refer()
+            outcome = trial()
+            if self.day == _today():
+                return outcome
 
     def measure(self) -> dict[str, Any]:
         """What stands in the tables and in SQLMesh's state."""
@@ -111,7 +132,7 @@ def arena(engine: str, folder: Path) -> Iterator[Arena]:
                 (project / "warehouse.duckdb.wal").unlink(missing_ok=True)
                 shutil.copy(folder / "baseline", project / "warehouse.duckdb")
 
-            yield _with_reference(Arena(engine, project, dagster, restore, lambda sql: query(project, sql)))
+            yield Arena(engine, project, dagster, restore, lambda sql: query(project, sql))
 
 
 @contextmanager
@@ -125,7 +146,7 @@ def _on_postgres(server: Server, folder: Path) -> Iterator[Arena]:
             server.query("DROP DATABASE trial WITH (FORCE)")
             server.query("CREATE DATABASE trial TEMPLATE baseline")
 
-        yield _with_reference(Arena("postgres", project, dagster, restore, lambda sql: server.query(sql, "trial")))
+        yield Arena("postgres", project, dagster, restore, lambda sql: server.query(sql, "trial"))
 
 
 def _planned(project: Path, pause: str, config: dict[str, str]) -> Path:
@@ -142,13 +163,8 @@ def _declared(folder: Path, project: Path) -> Iterator[DagsterProject]:
         yield dagster
 
 
-def _with_reference(made: Arena) -> Arena:
-    """What an undisturbed run leaves."""
-    told = made.dagster.launch()
-    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
-    assert len(told.materializations) == len(MODELS), told.materializations.keys()
-    made.expected = made.measure()
-    return made
+def _today() -> date:
+    return datetime.now(timezone.utc).date()
 
 
 # -- processes ------------------------------------------------------------------------------------
@@ -317,11 +333,15 @@ def soak(
             say(f"{engine}: an undisturbed run takes " + ", ".join(f"{s:.1f} s ({name})" for name, s in usual.items()))
             for number in range(share):
                 victim, executor = VICTIMS[number % len(VICTIMS)], EXECUTORS[number % 3 == 0]
-                outcome = kill_once(one, victim, executor, chance.uniform(0.0, 1.0), usual[executor])
+                outcome = one.try_on_one_day(
+                    partial(kill_once, one, victim, executor, chance.uniform(0.0, 1.0), usual[executor])
+                )
                 found[f"{engine}: kill {victim}"] = found.get(f"{engine}: kill {victim}", Counter()) + outcome
                 _say_faults(say, f"{engine}, {victim}, {executor}, number {number}", outcome)
             for number in range(pairs if engine == "postgres" else 0):
-                outcome = overlap_once(one, EXECUTORS[number % 3 == 0], chance.uniform(0.0, usual["in_process"]))
+                outcome = one.try_on_one_day(
+                    partial(overlap_once, one, EXECUTORS[number % 3 == 0], chance.uniform(0.0, usual["in_process"]))
+                )
                 found["postgres: two runs at a time"] = found.get("postgres: two runs at a time", Counter()) + outcome
                 _say_faults(say, f"pair, number {number}", outcome)
     return found
