@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
-from harness import DagsterProject, dagster_project, load, write_project
+from harness import DagsterProject, dagster_project, load, plan, write_project
 
 from dg_sqlmesh_component import component
 
@@ -85,3 +85,16 @@ def test_without_a_stored_description_each_process_loads_the_project_once_and_sa
     said = [record.message for record in caplog.records if "There is no stored description" in record.message]
     assert len(said) == 2
     assert "To load it once for all of them: dg utils refresh-defs-state" in said[0]
+
+
+def test_a_step_never_reads_the_models_files(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", ONE)
+    plan(project)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        (project / "models" / "one.sql").write_text("MODEL (name t.one, kind FULL); SELECT FROM WHERE")
+        (project / "models" / "two.py").write_text("raise RuntimeError('read')")
+        told = dagster.launch()
+    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+    assert told.status_of("t/one") == "executed"
