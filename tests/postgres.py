@@ -22,11 +22,34 @@ def _binary(name: str) -> str | None:
     return shutil.which(name) or (str(installed[-1]) if installed else None)
 
 
+CONFIG = """
+gateways:
+  local:
+    connection:
+      type: postgres
+      host: 127.0.0.1
+      port: {port}
+      user: postgres
+      password: {password}
+      database: {database}
+      concurrent_tasks: 2
+default_gateway: local
+model_defaults:
+  dialect: postgres
+  start: {start}
+disable_anonymized_analytics: true
+"""
+
+
 @dataclass
 class Server:
     """Where it listens, and how to speak to it."""
 
     port: int
+
+    def config(self, database: str, password: str = "x", start: str = "6 days ago") -> str:
+        """The configuration of a SQLMesh project with its tables and state in a database; any password will do."""
+        return CONFIG.format(port=self.port, database=database, password=password, start=start)
 
     def query(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         import psycopg2

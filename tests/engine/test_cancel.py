@@ -46,14 +46,6 @@ LONG = {
     "models/long.sql": "MODEL (name t.long, kind FULL, start '{start}'); SELECT {long} AS id FROM t.first",
     "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.long",
 }
-POSTGRES = """
-gateways:
-  local:
-    connection: {{type: postgres, host: 127.0.0.1, port: {port}, user: postgres, password: x, database: long}}
-default_gateway: local
-model_defaults: {{dialect: postgres, start: 6 days ago}}
-disable_anonymized_analytics: true
-"""
 
 
 @contextmanager
@@ -96,7 +88,7 @@ def workers_below(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(("executor", "record_unchanged"), zip(EXECUTORS, (True, False)))
+@pytest.mark.parametrize(("executor", "record_unchanged"), [*zip(EXECUTORS, (True, False))])
 def test_a_cancelled_run_finishes_what_is_in_flight_and_reports_it(
     tmp_path: Path, executor: str, record_unchanged: bool
 ) -> None:
@@ -147,7 +139,7 @@ def test_a_query_that_takes_too_long_is_cancelled_in_the_engine(tmp_path: Path, 
         said = f"CASE WHEN @execution_ds >= '{today}' THEN {long} ELSE {repr('') if is_postgres else 0} END"
         start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
         files = {path: text.format(start=start, long=said) for path, text in LONG.items()}
-        config = {"config": POSTGRES.format(port=server.port)} if is_postgres else {}
+        config = {"config": server.config("long")} if is_postgres else {}
         server.query("CREATE DATABASE long")
         project = write_project(tmp_path / "shop", files, **config)
         plan(project)

@@ -34,23 +34,6 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
     time.sleep(3)
     return pd.DataFrame({"id": [1]})
 """
-POSTGRES = """
-gateways:
-  local:
-    connection:
-      type: postgres
-      host: 127.0.0.1
-      port: {port}
-      user: postgres
-      password: correct-horse-battery
-      database: {database}
-      concurrent_tasks: 2
-default_gateway: local
-model_defaults:
-  dialect: postgres
-  start: 6 days ago
-disable_anonymized_analytics: true
-"""
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +62,7 @@ def told_of(dagster: DagsterProject, process: subprocess.Popen[str]) -> Told:
 def test_runs_that_overlap_on_postgres_compute_every_interval_once(server: Server, tmp_path: Path) -> None:
     server.query("CREATE DATABASE appending")
     project = write_project(
-        tmp_path / "shop", files("pg_sleep(3)::text"), POSTGRES.format(port=server.port, database="appending")
+        tmp_path / "shop", files("pg_sleep(3)::text"), server.config("appending", password="correct-horse-battery")
     )
     plan(project)
     [(planned,)] = server.query("SELECT count(*) FROM t.appended", "appending")
@@ -133,7 +116,7 @@ FORKING = SLOW.replace(
 def test_a_holder_that_was_killed_holds_nobody_up(server: Server, tmp_path: Path, victims: str) -> None:
     database = f"killed_{len(victims)}"
     server.query(f"CREATE DATABASE {database}")
-    config = POSTGRES.format(port=server.port, database=database)
+    config = server.config(database, password="correct-horse-battery")
     project = write_project(tmp_path / "shop", files("''"), config)
     (project / "models" / "slow.py").write_text(FORKING)
     plan(project)

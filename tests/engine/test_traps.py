@@ -45,14 +45,6 @@ def test_a_signal_that_raises_is_the_failure_of_its_model(tmp_path: Path) -> Non
     assert not told.materializations
 
 
-POSTGRES = """
-gateways:
-  local:
-    connection: {{type: postgres, host: 127.0.0.1, port: {port}, user: postgres, password: x, database: landing}}
-default_gateway: local
-model_defaults: {{dialect: postgres, start: 6 days ago}}
-disable_anonymized_analytics: true
-"""
 SLEEPING = (
     "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query ILIKE '%pg_sleep(15)%' AND pid <> pg_backend_pid()"
 )
@@ -74,7 +66,7 @@ def test_a_plan_that_lands_in_the_middle_of_a_run_makes_sqlmesh_start_over_and_n
                 "models/slow.sql": SLOW.format(name="slow", start=start, pause=pause, source="FROM t.first"),
                 "models/last.sql": SLOW.format(name="last", start=start, pause="''", source="FROM t.slow"),
             },
-            config=POSTGRES.format(port=server.port),
+            config=server.config("landing"),
         )
         plan(project)
         with dagster_project(tmp_path) as dagster:

@@ -50,21 +50,6 @@ FILES = {
     "models/total.sql": "MODEL (name t.total, kind FULL); SELECT count(*) AS days FROM t.days",
     "models/latest.sql": "MODEL (name t.latest, kind VIEW); SELECT max(day) AS day FROM t.keyed",
 }
-POSTGRES = """
-gateways:
-  local:
-    connection:
-      type: postgres
-      host: 127.0.0.1
-      port: {port}
-      user: postgres
-      password: x
-      database: trial
-      concurrent_tasks: 2
-default_gateway: local
-model_defaults: {{dialect: postgres, start: 8 days ago}}
-disable_anonymized_analytics: true
-"""
 MODELS = {"days", "keyed", "appended", "total", "latest"}
 COUNTS = (
     "SELECT (SELECT count(*) FROM t.days), (SELECT count(*) FROM t.keyed), (SELECT days FROM t.total), "
@@ -138,7 +123,7 @@ def arena(engine: str, folder: Path) -> Iterator[Arena]:
 @contextmanager
 def _on_postgres(server: Server, folder: Path) -> Iterator[Arena]:
     server.query("CREATE DATABASE trial")
-    project = _planned(folder / "shop", "pg_sleep(0.05)::text", {"config": POSTGRES.format(port=server.port)})
+    project = _planned(folder / "shop", "pg_sleep(0.05)::text", {"config": server.config("trial", start="8 days ago")})
     server.query("CREATE DATABASE baseline TEMPLATE trial")
     with _declared(folder, project) as dagster:
 
