@@ -9,14 +9,15 @@ import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
-from harness import dagster_project, plan, query, raise_flags, state, write_project
+from harness import CONFIG, dagster_project, plan, query, raise_flags, state, write_project
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 NAMES = (
     "orders",
@@ -93,16 +94,17 @@ def _random_model(chance: random.Random, number: int, name: str, before: list[Ra
 AUDIT = "AUDIT (name flag_is_off, defaults (flag = '')); SELECT 1 FROM ctl.flags WHERE name = @flag"
 
 
-def try_one(seed: int, folder: Path) -> str:
+def try_one(chance: random.Random, folder: Path) -> str:
     """Plan a random project, let things fail, run it, and compare; a sentence about what was tried.
 
     Raises:
         AssertionError: Dagster was told something else than what happened.
     """
-    chance = random.Random(seed)
     models = random_project(chance)
     files = {f"models/m{number}.sql": model.text for number, model in enumerate(models)}
-    project = write_project(folder / "shop", {**files, "audits/flag_is_off.sql": AUDIT})
+    # Three weeks: SQLMesh's plan fails at what reads a weekly model of which no week is over.
+    config = CONFIG.replace("6 days ago", "3 weeks ago")
+    project = write_project(folder / "shop", {**files, "audits/flag_is_off.sql": AUDIT}, config)
     query(project, "CREATE SCHEMA ctl")
     query(project, "CREATE TABLE ctl.flags (name TEXT)")
     plan(project)
@@ -130,17 +132,29 @@ def try_one(seed: int, folder: Path) -> str:
         again = dagster.launch()
         assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
         assert not {key.split("/", 1)[1] for key in again.materializations} & materialized
-    return f"{seed}: {len(models)} models, {sorted(set(statuses.values()))}"
+    return f"{len(models)} models, {sorted(set(statuses.values()))}"
 
 
-def main(say: Callable[[str], None] = print) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--projects", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     said = parser.parse_args()
-    for seed in range(said.seed, said.seed + said.projects):
+
+    @seed(said.seed)
+    @settings(
+        max_examples=said.projects,
+        deadline=None,
+        phases=[Phase.generate],  # to shrink a project takes a quarter of a minute a step
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+    @given(st.randoms(use_true_random=False))
+    def dagster_says_what_happened(chance: random.Random) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            say(try_one(seed, Path(folder).resolve()))
+            print(try_one(chance, Path(folder).resolve()), flush=True)
+
+    dagster_says_what_happened()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,5 @@ def test_nothing_is_lost_or_done_twice_when_a_run_is_killed(engine: str) -> None
     assert not faults, (said, table(found))
 
 
-@pytest.mark.parametrize("seed", [5])
-def test_dagster_says_what_happened_to_random_projects(seed: int, tmp_path: Path) -> None:
-    assert try_one(seed, tmp_path).startswith(f"{seed}: ")
+def test_dagster_says_what_happened_to_a_random_project(tmp_path: Path) -> None:
+    assert " models, " in try_one(random.Random(5), tmp_path)
