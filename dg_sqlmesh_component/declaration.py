@@ -129,6 +129,14 @@ TRANSLATION = dg.Resolver(
 """Dagster's own resolver, with a description and examples, which it leaves no room for, and with null for nothing."""
 
 
+def _require_at_least(attribute: str, declared: object, **bounds: int) -> None:
+    """Refuse numbers below their bounds; a field without a value has none."""
+    for name, least in bounds.items():
+        said = getattr(declared, name)
+        if said is not None and said < least:
+            raise DeclarationError(f"`{attribute}.{name}` in defs.yaml is {said}; it must be at least {least}.")
+
+
 @dataclass
 class MetadataLimits(dg.Resolvable):
     """How much is kept of what may be large."""
@@ -157,10 +165,7 @@ class MetadataLimits(dg.Resolvable):
     ] = DEFAULT_LIMITS.lineage_pairs
 
     def __post_init__(self) -> None:
-        for name, least in (("characters", 100), ("columns", 0), ("lineage_pairs", 0)):
-            said = getattr(self, name)
-            if said < least:
-                raise DeclarationError(f"`metadata_limits.{name}` in defs.yaml is {said}; it must be at least {least}.")
+        _require_at_least("metadata_limits", self, characters=100, columns=0, lineage_pairs=0)
 
     @property
     def limits(self) -> Limits:
@@ -223,7 +228,4 @@ class Execution(dg.Resolvable):
     ] = None
 
     def __post_init__(self) -> None:
-        for name, least in (("concurrent_tasks", 1), ("overlap_timeout", 0), ("environment_timeout", 0)):
-            said = getattr(self, name)
-            if said is not None and said < least:
-                raise DeclarationError(f"`execution.{name}` in defs.yaml is {said}; it must be at least {least}.")
+        _require_at_least("execution", self, concurrent_tasks=1, overlap_timeout=0, environment_timeout=0)
