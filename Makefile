@@ -7,10 +7,13 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
 
-.PHONY: demo test bench services soak test-floors test-newest lint format clean
+.PHONY: demo test bench services soak fuzz test-floors test-newest lint format clean
 
 test: $(VENV)/.test  ## every test, on the newest versions that the floors allow
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.test  ## the unit tests once more, on random input that no run before has drawn
+	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/unit $(PYTEST_ARGS)
 
 soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects; about an hour and a half
 	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)

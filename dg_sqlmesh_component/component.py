@@ -1,6 +1,6 @@
 """`SQLMeshProjectComponent`: YAML in, Dagster definitions out.
 
-Dagster reads the annotations of the two dataclasses as objects, so they must not be postponed.
+Dagster reads the annotations of the dataclass as objects, so they must not be postponed.
 """
 
 import logging
@@ -35,6 +35,7 @@ from .declaration import (
     SQLMeshProjectArgs,
     resolve_project,
 )
+from .declared_values import take_declared_types
 from .errors import DeclarationError
 from .events import Addition
 from .execution import StepOptions, execute_step
@@ -169,6 +170,9 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         ),
     ] = field(default_factory=Execution)
 
+    def __post_init__(self) -> None:
+        take_declared_types(self, SQLMeshProjectComponent)
+
     # -- overriding ------------------------------------------------------------------------------
 
     def get_asset_spec(self, model: Model) -> dg.AssetSpec:
@@ -190,7 +194,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             return spec
         try:
             return self.translation(spec, model)
-        except (dg.DagsterInvalidDefinitionError, CheckError, ResolutionException, ValidationError) as error:
+        except _REFUSALS as error:
             raise DeclarationError(
                 f"`translation` in defs.yaml cannot be applied to {where(model)}: {error}"
             ) from error
@@ -428,6 +432,18 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         """What the manifest has to hold beside the usual."""
         return [addition for addition in get_args(Addition) if addition in self.include_metadata]
 
+
+_REFUSALS = (
+    dg.DagsterInvalidDefinitionError,
+    CheckError,
+    ResolutionException,
+    ValidationError,
+    # What Dagster stumbles over where a template gives a value of another type.
+    TypeError,
+    ValueError,
+    AttributeError,
+)
+"""What applying a translation raises."""
 
 _LOGGER = logging.getLogger(__package__)
 

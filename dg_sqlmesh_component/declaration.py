@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 
+from .declared_values import require_at_least, take_declared_types
 from .errors import DeclarationError
 from .manifest import DEFAULT_LIMITS, Limits, Model
 from .project import SQLMeshProject
@@ -81,6 +82,9 @@ class SQLMeshProjectArgs(dg.Resolvable):
         ),
     ] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        take_declared_types(self, SQLMeshProjectArgs, "project", secret=("env",))
+
 
 def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject:
     """The project of a declaration, whose paths are relative to the file that it stands in."""
@@ -129,14 +133,6 @@ TRANSLATION = dg.Resolver(
 """Dagster's own resolver, with a description and examples, which it leaves no room for, and with null for nothing."""
 
 
-def _require_at_least(attribute: str, declared: object, **bounds: int) -> None:
-    """Refuse numbers below their bounds; a field without a value has none."""
-    for name, least in bounds.items():
-        said = getattr(declared, name)
-        if said is not None and said < least:
-            raise DeclarationError(f"`{attribute}.{name}` in defs.yaml is {said}; it must be at least {least}.")
-
-
 @dataclass
 class MetadataLimits(dg.Resolvable):
     """How much is kept of what may be large."""
@@ -165,7 +161,8 @@ class MetadataLimits(dg.Resolvable):
     ] = DEFAULT_LIMITS.lineage_pairs
 
     def __post_init__(self) -> None:
-        _require_at_least("metadata_limits", self, characters=100, columns=0, lineage_pairs=0)
+        take_declared_types(self, MetadataLimits, "metadata_limits")
+        require_at_least("metadata_limits", self, characters=100, columns=0, lineage_pairs=0)
 
     @property
     def limits(self) -> Limits:
@@ -228,4 +225,5 @@ class Execution(dg.Resolvable):
     ] = None
 
     def __post_init__(self) -> None:
-        _require_at_least("execution", self, concurrent_tasks=1, overlap_timeout=0, environment_timeout=0)
+        take_declared_types(self, Execution, "execution")
+        require_at_least("execution", self, concurrent_tasks=1, overlap_timeout=0, environment_timeout=0)

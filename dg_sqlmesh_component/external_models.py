@@ -11,6 +11,7 @@ from typing import Annotated
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 
+from .declared_values import take_declared_types
 from .errors import DeclarationError
 from .manifest import split_fqn
 from .template_scope import TemplateScope
@@ -99,6 +100,9 @@ class ExternalModels(dg.Resolvable):
             examples=[{"raw.orders": "dlt/shop/orders"}],
         ),
     ] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        take_declared_types(self, ExternalModels, "external_models")
 
     def mapped(self, fqns: Iterable[str]) -> dict[str, dg.AssetKey]:
         """The keys that `keys` gives to these tables, by fqn.

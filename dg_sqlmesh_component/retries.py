@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import dagster as dg
 
 from . import events as e
+from .declared_values import require_at_least, take_declared_types
 from .errors import DeclarationError
 
 _BACKOFFS = {"linear": dg.Backoff.LINEAR, "exponential": dg.Backoff.EXPONENTIAL}
@@ -54,22 +55,10 @@ class Retries(dg.Resolvable):
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.max_retries < 0 or self.delay < 0:
-            raise DeclarationError(
-                "`execution.retries` in defs.yaml needs max_retries and delay that are not negative."
-            )
-        for name, said, known in (("backoff", self.backoff, _BACKOFFS), ("jitter", self.jitter, _JITTERS)):
-            if said is not None and said not in known:
-                raise DeclarationError(
-                    f"`execution.retries.{name}` in defs.yaml is {said!r}; it may be {' or '.join(known)}."
-                )
+        take_declared_types(self, Retries, "execution.retries")
+        require_at_least("execution.retries", self, max_retries=0, delay=0)
         for name in ("transient_errors", "persistent_errors"):
-            patterns = getattr(self, name)
-            if isinstance(patterns, str):
-                raise DeclarationError(
-                    f"`execution.retries.{name}` in defs.yaml is {patterns!r}; it needs a list: [{patterns!r}]."
-                )
-            for pattern in patterns:
+            for pattern in getattr(self, name):
                 try:
                     re.compile(pattern)
                 except re.error as error:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import dagster as dg
 
+from .declared_values import take_declared_types
 from .errors import DeclarationError
 
 
@@ -27,6 +28,7 @@ class TagConvention(dg.Resolvable):
     ] = ":"
 
     def __post_init__(self) -> None:
+        take_declared_types(self, TagConvention, "tag_convention")
         if not self.prefix or not self.separator:
             raise DeclarationError("`tag_convention` in defs.yaml needs a prefix and a separator that are not empty.")
 

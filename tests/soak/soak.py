@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -314,18 +314,17 @@ def soak(
     for engine in engines:
         share = kills // len(engines)
         with tempfile.TemporaryDirectory() as folder, arena(engine, Path(folder).resolve() / engine) as one:
-            usual = {executor: usual_seconds(one, executor) for executor in EXECUTORS}
-            say(f"{engine}: an undisturbed run takes " + ", ".join(f"{s:.1f} s ({name})" for name, s in usual.items()))
+            usual = cache(partial(usual_seconds, one))
             for number in range(share):
                 victim, executor = VICTIMS[number % len(VICTIMS)], EXECUTORS[number % 3 == 0]
                 outcome = one.try_on_one_day(
-                    partial(kill_once, one, victim, executor, chance.uniform(0.0, 1.0), usual[executor])
+                    partial(kill_once, one, victim, executor, chance.uniform(0.0, 1.0), usual(executor))
                 )
                 found[f"{engine}: kill {victim}"] = found.get(f"{engine}: kill {victim}", Counter()) + outcome
                 _say_faults(say, f"{engine}, {victim}, {executor}, number {number}", outcome)
             for number in range(pairs if engine == "postgres" else 0):
                 outcome = one.try_on_one_day(
-                    partial(overlap_once, one, EXECUTORS[number % 3 == 0], chance.uniform(0.0, usual["in_process"]))
+                    partial(overlap_once, one, EXECUTORS[number % 3 == 0], chance.uniform(0.0, usual("in_process")))
                 )
                 found["postgres: two runs at a time"] = found.get("postgres: two runs at a time", Counter()) + outcome
                 _say_faults(say, f"pair, number {number}", outcome)

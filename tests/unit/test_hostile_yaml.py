@@ -92,13 +92,58 @@ def test_the_declaration_in_which_it_is_replaced_loads() -> None:
     assert loaded(EVERYTHING).asset_key_for_model("marts.revenue")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(PLACES), values)
-def test_whatever_stands_in_a_declaration_it_loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
+# What a template makes of them is not known when Dagster checks the types of a declaration.
+AWKWARD: list[Any] = [
+    *["", " ", "\x00", "a\nb", "2024-01-01", "{{ none }}", "{{ [1] }}", "{{ {} }}", "{{ {1: 2} }}", "{{ 1 / 3 }}"],
+    *["{{ dg.AutomationCondition }}", "{{ dg.AutomationCondition.eager }}", "{{ model.tags }}", "{{ spec }}"],
+    *[None, True, 0, 1.5, float("nan"), [], [None], [[]], {}, {"": ""}, {"a": None}, {"a": [{}]}],
+]
+
+
+def loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
     try:
         loaded(replaced(path, value))
     except (ValidationError, ResolutionException, SQLMeshComponentError) as refusal:
         assert str(refusal)  # noqa: PT017  # which of them is raised is not the point
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(PLACES), values)
+def test_whatever_stands_in_a_declaration_it_loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    loads_or_is_refused(path, value)
+
+
+@pytest.mark.parametrize("value", AWKWARD, ids=repr)
+def test_whatever_a_template_makes_of_a_value_it_loads_or_is_refused(value: Any) -> None:
+    for path in PLACES:
+        loads_or_is_refused(path, value)
+
+
+@pytest.mark.parametrize(
+    ("path", "refusal"),
+    [
+        (("project", "gateway"), "`project.gateway` in defs.yaml is [1]. Input should be a valid string."),
+        (("project", "env"), "`project.env` in defs.yaml is of type list. Input should be a valid dictionary."),
+        (("select",), "`select` in defs.yaml is [1]. Input should be a valid string."),
+        (("execution", "retries", "delay"), "`execution.retries.delay` in defs.yaml is [1]. Input should be a valid"),
+        (("translation", "metadata"), "`translation` in defs.yaml cannot be applied to Model core.orders ("),
+    ],
+    ids=str,
+)
+def test_a_template_that_gives_something_else_is_refused_with_its_place(path: tuple[str, ...], refusal: str) -> None:
+    with pytest.raises((SQLMeshComponentError, ResolutionException)) as told:
+        loaded(replaced(path, "{{ [1] }}"))
+    assert refusal in str(told.value)
+
+
+def test_text_of_an_environment_variable_is_the_number_or_the_truth_that_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TASKS", "7")
+    monkeypatch.setenv("CHECKS", "false")
+    attributes = {**EVERYTHING, "execution": {"concurrent_tasks": "{{ env.TASKS }}"}}
+    component = loaded({**attributes, "execution_status_check": "{{ env.CHECKS }}"})
+    assert (component.execution.concurrent_tasks, component.execution_status_check) == (7, False)
 
 
 def _context() -> dg.ComponentLoadContext:

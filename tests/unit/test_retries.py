@@ -77,8 +77,8 @@ def test_a_message_that_begins_with_its_class_is_not_given_it_twice() -> None:
 def test_one_pattern_in_place_of_a_list_is_refused(name: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         Retries(max_retries=1, **{name: "suspended"})  # type: ignore[arg-type]
-    assert str(refusal.value) == (
-        f"`execution.retries.{name}` in defs.yaml is 'suspended'; it needs a list: ['suspended']."
+    assert (
+        str(refusal.value) == f"`execution.retries.{name}` in defs.yaml is 'suspended'. Input should be a valid list."
     )
 
 
