@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lab import heading, ratio_row, row
+from lab import heading, progress, ratio_row, row
 from runs import Runs
 
 UNRECORDED = "  execution: {record_unchanged: false}\n"
@@ -42,7 +42,10 @@ def main() -> None:
 def measure(folder: Path, models: int, audits: int, rounds: int) -> list[tuple[str, list[float], list[float]]]:
     """What is due, seconds of our step, seconds of SQLMesh alone."""
     runs = Runs(folder, models, audits)
-    measured = [runs.round_without_hand() for _ in range(rounds)]
+    measured = []
+    for _ in range(rounds):
+        measured.append(runs.round_without_hand())
+        progress({f"{what}, {who}": one.seconds for what, each in measured[-1].items() for who, one in each.items()})
     found = [
         (
             title,

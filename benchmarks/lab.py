@@ -182,6 +182,11 @@ def forget_runs(root: Path) -> None:
     (root / "home" / "dagster.yaml").write_text(INSTANCE)
 
 
+def progress(measured: Mapping[str, float]) -> None:
+    """Say what a round has measured, beside the tables: they come at the end, hours later."""
+    print("; ".join(f"{what} {value:.1f}" for what, value in measured.items()), file=sys.stderr, flush=True)
+
+
 def heading(title: str) -> str:
     """The beginning of a table."""
     return f"\n### {title}\n\n| what | median | range |\n|---|---|---|"

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import HERE, Lab, Measured, heading, measure, ratio_row, row
+from lab import HERE, Lab, Measured, heading, measure, progress, ratio_row, row
 
 DG_SQLMESH = """
 from dg_sqlmesh import sqlmesh_definitions_factory
@@ -85,7 +85,8 @@ def contenders(lab: Lab, environments: Path) -> list[Contender]:
     return found
 
 
-def table(lab: Lab, everybody: list[Contender], rounds: int) -> None:
+def loads_table(lab: Lab, everybody: list[Contender], rounds: int) -> None:
+    """Definitions: seconds of a whole process."""
     print(heading(f"{lab.models} models, {rounds} rounds: definitions"))
     loads: dict[str, list[float]] = {one.name: [] for one in everybody}
     for number in range(rounds + 1):
@@ -94,10 +95,16 @@ def table(lab: Lab, everybody: list[Contender], rounds: int) -> None:
             assert not measured.status, measured.output
             if number:  # the first compiles what Python compiles once
                 loads[one.name].append(measured.seconds)
+        progress({name: seconds[-1] for name, seconds in loads.items() if seconds})
     for name, seconds in loads.items():
         print(row(name, seconds, " s"))
         if name != "ours":
             print(ratio_row(f"ours / {name}", loads["ours"], seconds))
+    sys.stdout.flush()
+
+
+def runs_table(lab: Lab, everybody: list[Contender]) -> None:
+    """Everything due, once: seconds of the run, and what came of it."""
     print(f"\n### {lab.models} models, everything due, in-process executor\n")
     print("| who | seconds of the run | Dagster says | materialized | really computed |\n|---|---|---|---|---|")
     for one in everybody:
@@ -118,13 +125,17 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[100])
     parser.add_argument("--audits", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--loads-only", action="store_true", help="no runs: at 1,000 models they take long")
     parser.add_argument("--environments", type=Path, help="folder in which their environments are kept")
     said = parser.parse_args()
     for models in said.models:
         with tempfile.TemporaryDirectory() as folder:
             lab = Lab(Path(folder).resolve() / "lab", models, audits=said.audits)
             environments = said.environments or Path(folder) / "environments"
-            table(lab, contenders(lab, environments.resolve()), said.rounds)
+            everybody = contenders(lab, environments.resolve())
+            loads_table(lab, everybody, said.rounds)
+            if not said.loads_only:
+                runs_table(lab, everybody)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import by_hand
-from lab import HERE, Lab, Measured, forget_runs, heading, in_dagster, measure, peak_megabytes, ratio_row, row
+from lab import HERE, Lab, Measured, forget_runs, heading, in_dagster, measure, peak_megabytes, progress, ratio_row, row
 
 
 class Runs:
@@ -108,7 +108,10 @@ def events_per_model(said: dict[str, Any], models: int) -> str:
 
 def table(runs: Runs, rounds: int) -> None:
     runs.hand  # noqa: B018  # made before anything is measured
-    measured = [runs.round() for _ in range(rounds)]
+    measured = []
+    for _ in range(rounds):
+        measured.append(runs.round())
+        progress({f"{what}, {who}": one.seconds for what, each in measured[-1].items() for who, one in each.items()})
     for what, title in (("due", "everything due"), ("idle", "nothing due")):
         ours = [one[what]["ours"].said["seconds"] for one in measured]
         alone = [one[what]["alone"].seconds for one in measured]
@@ -142,7 +145,10 @@ def main() -> None:
             runs = Runs(Path(folder).resolve(), models, said.audits, said.attributes)
             table(runs, said.rounds)
             if said.memory:
-                peaks = [runs.memory() for _ in range(said.rounds)]
+                peaks = []
+                for _ in range(said.rounds):
+                    peaks.append(runs.memory())
+                    progress(peaks[-1])
                 print(heading(f"{models} models, peak memory"))
                 for who in peaks[0]:
                     print(row(who, [one[who] for one in peaks], " MB"))
