@@ -18,6 +18,8 @@ from pathlib import Path
 import by_hand
 from lab import HERE, Lab, heading, in_dagster, measure, progress, ratio_row, row
 
+STORED, HAND, BARE = "ours, from stored state", "the same by hand", "a bare `Context`, caches warm"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,28 +52,44 @@ def table(lab: Lab, rounds: int) -> None:
         shutil.rmtree(lab.project / ".cache")
         return one()
 
+    def development(changed: Path | None = None) -> float:
+        """As `dg dev` loads, behind a change of one model's file."""
+        if changed:
+            changed.write_text(f"{changed.read_text()}-- Changed.\n")
+        command = [sys.executable, HERE / "in_dagster.py", "load", ours]
+        return measure(command, cwd=ours, DAGSTER_HOME=str(ours / "home"), DAGSTER_IS_DEV_CLI="1").seconds
+
+    last, middle = (lab.project / "models" / f"model_{number:04d}.sql" for number in (lab.models - 1, lab.models // 2))
+
     for warm in (lambda: repository(ours), lambda: repository(hand), bare):
         warm()  # compiles what Python compiles once, fills SQLMesh's cache
     measured = []
     for _ in range(rounds):
-        # The ones in the cold come first, so that they leave the cache warm.
-        one = {"cold bare": cold(bare), "cold direct": cold(lambda: repository(direct))}
-        one |= {"stored": repository(ours), "hand": repository(hand), "bare": bare(), "direct": repository(direct)}
-        progress(one)
-        measured.append(one)
-    stored, by_hands, bares, directs, cold_bares, cold_directs = (
-        [one[what] for one in measured] for what in ("stored", "hand", "bare", "direct", "cold bare", "cold direct")
-    )
-    print(row("ours, from stored state", stored, " s"))
-    print(row("the same by hand", by_hands, " s"))
-    print(row("a bare Context, caches warm", bares, " s"))
-    print(row("ours, nothing stored, caches warm", directs, " s"))
-    print(row("a bare Context, caches cold", cold_bares, " s"))
-    print(row("ours, nothing stored, caches cold", cold_directs, " s"))
-    print(ratio_row("**stored / by hand**", stored, by_hands))
-    print(ratio_row("**stored / bare Context**", stored, bares))
-    print(ratio_row("nothing stored / bare Context, warm", directs, bares))
-    print(ratio_row("nothing stored / bare Context, cold", cold_directs, cold_bares))
+        # The cold ones first, so that they leave the caches warm.
+        cold_ones = {
+            "a bare `Context`, caches cold": cold(bare),
+            "ours, nothing stored, caches cold": cold(lambda: repository(direct)),
+        }
+        measured.append(
+            {
+                STORED: repository(ours),
+                HAND: repository(hand),
+                BARE: bare(),
+                "ours, nothing stored, caches warm": repository(direct),
+                **cold_ones,
+                "development, nothing changed": development(),
+                "development, a model that nobody reads changed": development(last),
+                "development, a model of the middle layer changed": development(middle),
+            }
+        )
+        progress(measured[-1])
+    by_name = {what: [one[what] for one in measured] for what in measured[0]}
+    for what, seconds in by_name.items():
+        print(row(what, seconds, " s"))
+    print(ratio_row(f"**{STORED} / {HAND}**", by_name[STORED], by_name[HAND]))
+    for what, seconds in by_name.items():
+        if what not in (HAND, BARE):
+            print(ratio_row(f"{what} / {BARE}", seconds, by_name[BARE]))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ from .project import SQLMeshProject
 from .project_assets import ProjectAssets
 from .run_config import SQLMeshRunConfig
 from .scaffolder import SQLMeshProjectComponentScaffolder
-from .sources import fingerprint
+from .sources import sources_of
 from .step_process import is_step_of_this_process
 from .store import read_manifest, write_manifest
 from .tag_convention import TagConvention
@@ -353,9 +353,22 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
         In development Dagster does so whenever it loads: what is stored stays when the project has not changed.
         """
-        source = fingerprint(self.project, self._question) or ""
-        if not (source and using_dagster_dev() and _source_of(state_path) == source):
-            write_manifest(replace(self._describe(), source=source), state_path)
+        sources = sources_of(self.project, self._question)
+        before = _read(state_path) if using_dagster_dev() else None
+        if sources is None or before is None or before.sources is None:
+            manifest = self._describe()
+        elif before.sources == sources:
+            return
+        else:
+            manifest = self._describe_again(before, sources.files_changed_since(before.sources))
+        write_manifest(replace(manifest, sources=sources), state_path)
+
+    def _describe_again(self, before: Manifest, files: frozenset[str] | None) -> Manifest:
+        """The manifest of a project in which these files of models have changed; None for anything."""
+        whole = (
+            self.select or self.exclude or "links" in self.include_metadata or any(model.dbt for model in before.models)
+        )
+        return self._describe() if files is None or whole else self._describe(before, files)
 
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
         """The project's assets, from the stored manifest or, without one, from the project itself."""
@@ -387,7 +400,8 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
                 return read_manifest(state_path)
             except DeclarationError as error:
                 problem = str(error)
-        source = fingerprint(self.project, self._question)
+        sources = sources_of(self.project, self._question)
+        source = None if sources is None else repr(sources)
         if source is None or source not in _DESCRIBED:  # Dagster loads definitions several times in a process
             since = time.monotonic()
             manifest = self._describe()
@@ -416,9 +430,9 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             status_checks=self.execution_status_check,
         )
 
-    def _describe(self) -> Manifest:
+    def _describe(self, before: Manifest | None = None, files: frozenset[str] = frozenset()) -> Manifest:
         select, exclude = _selections(self.select), _selections(self.exclude)
-        return self.project.describe(select, exclude, self._additions, self.metadata_limits.limits)
+        return self.project.describe(select, exclude, self._additions, self.metadata_limits.limits, before, files)
 
     @property
     def _question(self) -> list[str]:
@@ -448,16 +462,16 @@ _REFUSALS = (
 _LOGGER = logging.getLogger(__package__)
 
 _DESCRIBED: dict[str, Manifest] = {}
-"""Projects that this process has described because nothing was stored, by their fingerprint."""
+"""Projects that this process has described because nothing was stored, by what they were made of."""
 
 _EXPANDED: dict[Any, tuple[str, ...]] = {}
 """Selections that SQLMesh has read in this process, by what was asked of which code."""
 
 
-def _source_of(state_path: Path) -> str | None:
-    """The fingerprint in a stored manifest; None where there is none that can be read."""
+def _read(state_path: Path) -> Manifest | None:
+    """The stored manifest; None where there is none that can be read."""
     try:
-        return read_manifest(state_path).source if state_path.is_file() else None
+        return read_manifest(state_path) if state_path.is_file() else None
     except DeclarationError:
         return None
 

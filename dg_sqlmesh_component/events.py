@@ -48,13 +48,20 @@ Addition = Literal["column_lineage", "sql", "links"]
 
 @dataclass(frozen=True, slots=True)
 class DescribeRequest:
-    """Load the project and answer with one `ProjectDescribed`."""
+    """Load the project and answer with one `ProjectDescribed`.
+
+    Attributes:
+        files: SQL files that have changed since a description, of which `models` are to be described anew.
+        models: The `fqn`s of the models in them and of all that read those; empty for every model.
+    """
 
     project: OpenProject
     select: tuple[str, ...]
     exclude: tuple[str, ...]
     include: tuple[Addition, ...] = ()
     limits: Limits = DEFAULT_LIMITS
+    files: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
     type: Literal["describe"] = "describe"
 
 
@@ -104,9 +111,14 @@ Request = DescribeRequest | EvaluationRequest
 
 @dataclass(frozen=True, slots=True)
 class ProjectDescribed:
-    """The answer to a `DescribeRequest`."""
+    """The answer to a `DescribeRequest`.
+
+    Attributes:
+        is_whole: Whether every model is in it, and not only those that were asked for.
+    """
 
     manifest: Manifest
+    is_whole: bool = True
     type: Literal["project_described"] = "project_described"
 
 

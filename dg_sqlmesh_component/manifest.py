@@ -8,9 +8,11 @@ Standard library only: both worlds read this module.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 """Raised whenever a field changes its meaning; a manifest of another version is not read."""
 
 
@@ -196,6 +198,25 @@ class StandaloneAudit:
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """What a manifest was made of, as far as it can be seen without SQLMesh.
+
+    Attributes:
+        model_files: Size and time of change of the SQL files below `models`, by path.
+        rest: A digest of everything else: other files, configuration, versions, what was asked for.
+    """
+
+    model_files: dict[str, str]
+    rest: str
+
+    def files_changed_since(self, before: Sources) -> frozenset[str] | None:
+        """The SQL files of models that are not what they were; None where anything else differs too."""
+        if self.rest != before.rest or self.model_files.keys() != before.model_files.keys():
+            return None
+        return frozenset(path for path, stamp in self.model_files.items() if stamp != before.model_files[path])
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A whole project, seen through one gateway and one environment.
 
@@ -207,7 +228,7 @@ class Manifest:
         models: Every model, sorted by `fqn`: those not selected too, since lineage passes through them.
         selected: The `fqn`s that `select` and `exclude` leave; only these become assets.
         standalone_audits: Sorted by name.
-        source: Fingerprint of what it was made of; empty where there is none.
+        sources: What it was made of; None where that cannot be told.
     """
 
     version: int
@@ -219,7 +240,33 @@ class Manifest:
     models: tuple[Model, ...]
     selected: tuple[str, ...]
     standalone_audits: tuple[StandaloneAudit, ...]
-    source: str = ""
+    sources: Sources | None = None
+
+    def models_changed_by(self, files: Collection[str]) -> frozenset[str]:
+        """The `fqn`s of the models in these files, and of all that read them; empty where a file has none."""
+        by_path: dict[str | None, set[str]] = defaultdict(set)
+        readers: dict[str, set[str]] = defaultdict(set)
+        for model in self.models:
+            by_path[model.path].add(model.fqn)
+            for fqn in model.depends_on:
+                readers[fqn].add(model.fqn)
+        if not by_path.keys() >= set(files):
+            return frozenset()
+        changed: set[str] = set()
+        found = [fqn for file in files for fqn in by_path[file]]
+        while found:
+            fqn = found.pop()
+            if fqn not in changed:
+                changed.add(fqn)
+                found += readers[fqn]
+        return frozenset(changed)
+
+    def with_models_of(self, part: Manifest) -> Manifest:
+        """This manifest, as it is with the models of one that describes only some of them."""
+        described = {model.fqn: model for model in part.models}
+        return replace(
+            part, models=tuple(described.get(model.fqn, model) for model in self.models), selected=self.selected
+        )
 
 
 def split_fqn(fqn: str) -> tuple[str, ...]:

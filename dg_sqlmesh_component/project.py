@@ -114,17 +114,32 @@ class SQLMeshProject:
         exclude: Sequence[str] = (),
         include: Sequence[e.Addition] = (),
         limits: Limits = DEFAULT_LIMITS,
+        before: Manifest | None = None,
+        files: frozenset[str] = frozenset(),
     ) -> Manifest:
         """Load the project in a worker and return its manifest, with the additions that are asked for, within limits.
+
+        Args:
+            before: What it was when nothing differed but these files: then SQLMesh loads no more than it must.
+            files: SQL files of models.
 
         Raises:
             SQLMeshComponentError: Of the class that says who must act.
         """
-        request = e.DescribeRequest(self.opening, tuple(select), tuple(exclude), tuple(include), limits)
+        models = before.models_changed_by(files) if before else frozenset()
+        request = e.DescribeRequest(
+            self.opening,
+            tuple(select),
+            tuple(exclude),
+            tuple(include),
+            limits,
+            files if models else frozenset(),
+            models,
+        )
         with self.request(request) as events:
             for event in events:
                 if isinstance(event, e.ProjectDescribed):
-                    return event.manifest
+                    return event.manifest if event.is_whole or before is None else before.with_models_of(event.manifest)
                 if isinstance(event, e.RequestFailed):
                     raise ERRORS_BY_NAME.get(event.error, WorkerError)(event.message)
         raise WorkerError("The worker ended without describing the project.")

@@ -1,8 +1,8 @@
 """Whether a project is still the one that was described, found out without starting SQLMesh.
 
-A fingerprint of everything that the description was made of, as far as it can be seen from outside: files by their size
-and time, the configuration's environment variables, the interpreter's packages, this package. Where that is not enough,
-there is no fingerprint, and the project is described anew.
+What the description was made of, as far as it can be seen from outside: files by their size and time, the
+configuration's environment variables, the interpreter's packages, this package. Where that is not enough, nothing is
+said, and the project is described anew.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from .manifest import MANIFEST_VERSION
+from .manifest import MANIFEST_VERSION, Sources
 from .project import CONFIG_FILES, SQLMeshProject
 from .redaction import SECRET_NAME
 
@@ -27,8 +27,8 @@ _READS_STATE = re.compile(r"^\s*project\s*[:=]", re.MULTILINE)
 """A configuration with a project's name: SQLMesh adds the models of the other projects in its state."""
 
 
-def fingerprint(project: SQLMeshProject, question: Sequence[str]) -> str | None:
-    """What the project is now; None when that cannot be told from outside.
+def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | None:
+    """What a description of the project would be made of now; None when that cannot be told from outside.
 
     Args:
         question: What else the description depends on, such as the selection.
@@ -36,6 +36,8 @@ def fingerprint(project: SQLMeshProject, question: Sequence[str]) -> str | None:
     configuration = "\n".join(_configurations(project))
     if _READS_STATE.search(configuration) or any("git:" in part for part in question):
         return None
+    files = {str(path): _stamp(path) for folder in project.paths for path in _files(folder)}
+    model_files = {path for folder in project.paths for path in files if _is_model_file(path, folder)}
     digest = hashlib.sha256()
     for part in (
         _versions(),
@@ -43,11 +45,17 @@ def fingerprint(project: SQLMeshProject, question: Sequence[str]) -> str | None:
         *question,
         *_variables(configuration, {**os.environ, **project.env}),
         *_interpreter(project.python),
-        *(_stamp(Path.home() / name) for name in _IN_HOME),
-        *(line for path in project.paths for line in _files(path)),
+        *(f"{name} {_stamp(Path.home() / name)}" for name in _IN_HOME),
+        *(f"{path} {stamp}" for path, stamp in files.items() if path not in model_files),
     ):
         digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    return Sources({path: files[path] for path in sorted(model_files)}, digest.hexdigest())
+
+
+def _is_model_file(path: str, folder: Path) -> bool:
+    """Whether SQLMesh reads it for the models in it and for nothing else, and its name can be stored."""
+    is_unicode = path.encode("utf-8", "replace").decode() == path
+    return is_unicode and path.endswith(".sql") and path.startswith(f"{folder / 'models'}{os.sep}")
 
 
 def _versions() -> str:
@@ -81,10 +89,10 @@ def _interpreter(python: str | None) -> Iterator[str]:
     yield f"{python} {found}"
     if found is not None:
         for packages in sorted(Path(found).parent.parent.glob("lib/python*/site-packages")):
-            yield _stamp(packages)
+            yield f"{packages} {_stamp(packages)}"
 
 
-def _files(folder: Path) -> Iterator[str]:
+def _files(folder: Path) -> Iterator[Path]:
     for path, folders, files in os.walk(folder):
         here = Path(path)
         folders[:] = sorted(
@@ -94,7 +102,7 @@ def _files(folder: Path) -> Iterator[str]:
         )
         for name in sorted(files):
             if Path(name).suffix not in _OUTPUT_SUFFIXES:
-                yield _stamp(here / name)
+                yield here / name
 
 
 def _stamp(path: Path) -> str:
@@ -102,5 +110,5 @@ def _stamp(path: Path) -> str:
     try:
         found = path.stat()
     except OSError as error:
-        return f"{path} {error.strerror}"
-    return f"{path} {found.st_size} {found.st_mtime_ns}"
+        return str(error.strerror)
+    return f"{found.st_size} {found.st_mtime_ns}"

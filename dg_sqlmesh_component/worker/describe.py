@@ -6,8 +6,11 @@ projects from the state while it loads.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -22,7 +25,7 @@ from sqlmesh.core.model import Model as SQLMeshModel
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot.definition import QualifiedViewName
 
-from dg_sqlmesh_component.errors import DeclarationError
+from dg_sqlmesh_component.errors import DeclarationError, ProjectLoadError
 from dg_sqlmesh_component.events import Addition, DescribeRequest, ProjectDescribed
 from dg_sqlmesh_component.manifest import (
     MANIFEST_VERSION,
@@ -43,28 +46,63 @@ from .pipe import Pipe
 
 
 def describe(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed:
-    """Load the project and say what is in it."""
-    context = open_context(request.project, PipeConsole(pipe), load=True, context_type=SteadyContext)
+    """Load the project, or the models that are asked for and what they read, and say what is in it."""
+    if request.models:
+        part = _described_part(request, pipe)
+        if part is not None:
+            return part
+        # SQLMesh forks while it loads: a fork that collects a DuckDB connection of this first load waits for threads
+        # that it does not have, and crashes.
+        gc.collect()
+    whole = replace(request, files=frozenset(), models=frozenset())
+    with closing(_open(whole, pipe)) as context:
+        return _described(context, whole)
+
+
+def _described_part(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed | None:
+    """Only the models that are asked for; None where they are no longer what they were, or SQLMesh refuses them."""
     try:
-        environment = environment_name(request.project, context)
-        describer = _Describer(context, environment, request.include, request.limits)
-        return ProjectDescribed(
-            Manifest(
-                version=MANIFEST_VERSION,
-                sqlmesh_version=sqlmesh_version,
-                paths=request.project.paths,
-                gateway=context.selected_gateway,
-                environment=environment,
-                default_catalog=context.default_catalog,
-                models=tuple(describer.model(model) for _, model in sorted(context.models.items())),
-                selected=_select(context, request.select, request.exclude),
-                standalone_audits=tuple(
-                    describer.standalone_audit(audit) for _, audit in sorted(context.standalone_audits.items())
-                ),
-            )
-        )
-    finally:
-        context.close()
+        with closing(_open(request, pipe)) as context:
+            return _described(context, request) if _are_the_same(context, request) else None
+    except ProjectLoadError:
+        return None  # a load of the whole project says it in the words that people know
+
+
+def _open(request: DescribeRequest, pipe: Pipe) -> SteadyContext:
+    return open_context(
+        request.project, PipeConsole(pipe), load=True, context_type=SteadyContext, models=request.models
+    )
+
+
+def _described(context: SteadyContext, request: DescribeRequest) -> ProjectDescribed:
+    environment = environment_name(request.project, context)
+    describer = _Describer(context, environment, request.include, request.limits)
+    return ProjectDescribed(
+        Manifest(
+            version=MANIFEST_VERSION,
+            sqlmesh_version=sqlmesh_version,
+            paths=request.project.paths,
+            gateway=context.selected_gateway,
+            environment=environment,
+            default_catalog=context.default_catalog,
+            models=tuple(
+                describer.model(model)
+                for fqn, model in sorted(context.models.items())
+                if not request.models or fqn in request.models
+            ),
+            selected=_select(context, request.select, request.exclude),
+            standalone_audits=tuple(
+                describer.standalone_audit(audit) for _, audit in sorted(context.standalone_audits.items())
+            ),
+        ),
+        is_whole=not request.models,
+    )
+
+
+def _are_the_same(context: Context, request: DescribeRequest) -> bool:
+    """Whether the files that have changed hold the models that they held: others may read, or be, another one now."""
+    held = {fqn for fqn, model in context.models.items() if str(model._path) in request.files}
+    return held <= request.models <= context.models.keys()
 
 
 def _select(context: Context, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...]:

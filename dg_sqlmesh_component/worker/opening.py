@@ -7,6 +7,7 @@ import re
 import shlex
 import stat
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,8 +85,12 @@ def open_context(
     load: bool,
     context_type: type[_Context],
     concurrent_tasks: int | None = None,
+    models: Collection[str] = (),
 ) -> _Context:
     """Open the project; with `load` parse its models too, without it only its configuration is read.
+
+    Args:
+        models: Load these and what they read, no more, where SQLMesh's index of the project knows them.
 
     Raises:
         DeclarationError: No such gateway.
@@ -100,12 +105,10 @@ def open_context(
         if concurrent_tasks is not None:
             for config in configs.values():
                 _set_concurrency(config, project.gateway, concurrent_tasks)
-        return context_type(
-            paths=list(project.paths),
-            config=configs,
-            gateway=project.gateway,
-            load=load,
-        )
+        context = context_type(paths=list(project.paths), config=configs, gateway=project.gateway, load=False)
+        if load:
+            context.load(model_fqns=set(models) or None, use_project_index=True)
+        return context
     except SQLMeshComponentError:
         raise
     except Exception as error:  # a project's Python files may raise anything while they are loaded

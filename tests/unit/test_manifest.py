@@ -1,6 +1,9 @@
 """A SQLMesh project as plain data."""
 
+from dataclasses import replace
+
 import pytest
+from unit.scenario import fqn, manifest, model
 
 from dg_sqlmesh_component.manifest import cut, split_fqn
 
@@ -33,3 +36,40 @@ def test_a_longer_query_is_cut_and_says_how_long_it_was(characters: int) -> None
     kept = cut("SELECT " + "x" * (characters - len("SELECT ")), LIMIT)
     assert len(kept) == LIMIT
     assert kept == "SELECT " + "x" * (LIMIT - len("SELECT ") - len(note)) + note
+
+
+SHOP = manifest(
+    model("core.orders", reads=["raw.orders"], path="/shop/models/orders.sql"),
+    model("core.lines", reads=["raw.lines"], path="/shop/models/lines.sql"),
+    model("marts.revenue", reads=["core.orders", "core.lines"], path="/shop/models/revenue.sql"),
+    model("marts.report", reads=["marts.revenue"], path="/shop/models/report.sql"),
+    model("blue.a", path="/shop/models/blue.sql"),
+    model("blue.b", path="/shop/models/blue.sql"),
+    model("raw.orders", path="/shop/external_models.yaml", kind="EXTERNAL"),
+)
+
+
+@pytest.mark.parametrize(
+    ("files", "changed"),
+    [
+        (["orders"], ["core.orders", "marts.revenue", "marts.report"]),
+        (["report"], ["marts.report"]),
+        (["lines", "report"], ["core.lines", "marts.revenue", "marts.report"]),
+        (["blue"], ["blue.a", "blue.b"]),
+        ([], []),
+        (["unknown"], []),
+        (["orders", "unknown"], []),
+    ],
+    ids=str,
+)
+def test_a_changed_file_changes_its_models_and_all_that_read_them(files: list[str], changed: list[str]) -> None:
+    assert SHOP.models_changed_by({f"/shop/models/{file}.sql" for file in files}) == set(map(fqn, changed))
+
+
+def test_models_that_were_described_again_take_their_old_places() -> None:
+    changed = [replace(SHOP.models[at], description="new") for at in (3, 1)]
+    described = replace(manifest(*changed), default_catalog="other")
+    merged = SHOP.with_models_of(described)
+    assert [one.fqn for one in merged.models] == [one.fqn for one in SHOP.models]
+    assert [one.description == "new" for one in merged.models] == [at in (1, 3) for at in range(7)]
+    assert (merged.selected, merged.default_catalog) == (SHOP.selected, "other")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dg_sqlmesh_component.project import SQLMeshProject
-from dg_sqlmesh_component.sources import fingerprint
+from dg_sqlmesh_component.sources import sources_of
 
 CONFIG = """
 gateways: {local: {connection: {database: '{{ env_var("WAREHOUSE") }}', password: '{{ env_var("PASSWORD") }}'}}}
@@ -42,6 +42,12 @@ def write(name: str, text: str = "changed") -> Callable[[Path], None]:
     return change
 
 
+def rest(project: SQLMeshProject, question: Sequence[str] = ()) -> str:
+    sources = sources_of(project, question)
+    assert sources
+    return sources.rest
+
+
 def touch(name: str) -> Callable[[Path], None]:
     return lambda folder: os.utime(folder / name, ns=(1, 1))
 
@@ -64,9 +70,9 @@ def touch(name: str) -> Callable[[Path], None]:
     ids=["written", "touched", "new", "gone", "renamed", "seed", "macro", "config", ".env", "external", "letters"],
 )
 def test_a_changed_file_makes_another_project(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
-    before = fingerprint(project, [])
+    before = sources_of(project, [])
     change(project.paths[0])
-    assert before != fingerprint(project, [])
+    assert before != sources_of(project, [])
 
 
 @pytest.mark.parametrize(
@@ -75,9 +81,9 @@ def test_a_changed_file_makes_another_project(project: SQLMeshProject, change: C
      ".git/HEAD", ".venv/lib/x.py", "environment/lib/x.py", "target/manifest.json", "x.log"],
 )  # fmt: skip
 def test_what_a_run_writes_does_not_make_another_project(project: SQLMeshProject, name: str) -> None:
-    before = fingerprint(project, [])
+    before = sources_of(project, [])
     write(name)(project.paths[0])
-    assert fingerprint(project, []) == before is not None
+    assert sources_of(project, []) == before is not None
 
 
 @pytest.mark.parametrize(
@@ -95,27 +101,74 @@ def test_what_a_run_writes_does_not_make_another_project(project: SQLMeshProject
     ids=str,
 )
 def test_another_way_to_open_it_makes_another_project(project: SQLMeshProject, change: dict[str, object]) -> None:
-    assert fingerprint(project, []) != fingerprint(replace(project, **change), [])  # type: ignore[arg-type]
+    assert sources_of(project, []) != sources_of(replace(project, **change), [])  # type: ignore[arg-type]
 
 
 def test_a_variable_that_the_configuration_does_not_name_makes_no_difference(project: SQLMeshProject) -> None:
-    assert fingerprint(project, []) == fingerprint(replace(project, env={"ELSEWHERE": "b"}), [])
+    assert sources_of(project, []) == sources_of(replace(project, env={"ELSEWHERE": "b"}), [])
 
 
 def test_the_value_of_a_secret_is_not_looked_at(project: SQLMeshProject) -> None:
     one, other = (replace(project, env={"PASSWORD": value}) for value in "ab")
-    assert fingerprint(one, []) == fingerprint(other, [])
+    assert sources_of(one, []) == sources_of(other, [])
 
 
 def test_another_question_has_another_answer(project: SQLMeshProject) -> None:
-    assert len({fingerprint(project, question) for question in ([], ["a"], ["a", "b"], ["ab"], ["", "ab"])}) == 5
+    assert len({rest(project, question) for question in ([], ["a"], ["a", "b"], ["ab"], ["", "ab"])}) == 5
 
 
 @pytest.mark.parametrize("text", ["project: shop\n", "config = Config(\n    project='shop')\n"], ids=["YAML", "Python"])
-def test_a_project_with_a_name_reads_the_state_so_there_is_no_fingerprint(project: SQLMeshProject, text: str) -> None:
+def test_a_project_with_a_name_reads_the_state_so_nothing_is_said(project: SQLMeshProject, text: str) -> None:
     (project.paths[0] / "config.py").write_text(text)
-    assert fingerprint(project, []) is None
+    assert sources_of(project, []) is None
 
 
-def test_a_selection_that_asks_git_has_no_fingerprint(project: SQLMeshProject) -> None:
-    assert fingerprint(project, ["+git:main"]) is None
+def test_a_selection_that_asks_git_is_made_of_more_than_files(project: SQLMeshProject) -> None:
+    assert sources_of(project, ["+git:main"]) is None
+
+
+@pytest.mark.parametrize("changed", [[], ["models/orders.sql"], ["models/deep/er.sql", "models/orders.sql"]])
+def test_changed_sql_files_of_models_are_told_apart_from_all_else(project: SQLMeshProject, changed: list[str]) -> None:
+    [folder] = project.paths
+    write("models/deep/er.sql", "SELECT 2")(folder)
+    before = sources_of(project, [])
+    for name in changed:
+        write(name)(folder)
+    now = sources_of(project, [])
+    assert before
+    assert now
+    assert now.rest == before.rest
+    assert now.files_changed_since(before) == {str(folder / name) for name in changed}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        write("models/new.sql"),
+        lambda folder: (folder / "models/orders.sql").unlink(),
+        write("models/orders.py"),
+        write("models/schema.yaml"),
+        write("models_of_another_kind/orders.sql"),
+        write("audits/orders.sql"),
+        write("macros/models/orders.sql"),
+        write("config.yaml", CONFIG + "\n"),
+        write("seeds/rates.csv"),
+    ],
+    ids=["new", "gone", "Python", "YAML", "like models", "audit", "models elsewhere", "config", "seed"],
+)
+def test_a_change_of_anything_else_is_a_change_of_everything(
+    project: SQLMeshProject, change: Callable[[Path], None]
+) -> None:
+    before = sources_of(project, [])
+    change(project.paths[0])
+    now = sources_of(project, [])
+    assert before
+    assert now
+    assert now.files_changed_since(before) is None
+
+
+def test_a_file_whose_name_is_no_unicode_counts_as_anything_else(project: SQLMeshProject) -> None:
+    [folder] = project.paths
+    before = rest(project)
+    (folder / "models" / os.fsdecode(b"\xff.sql")).write_text("SELECT 1")
+    assert rest(project) != before

@@ -1,0 +1,167 @@
+"""A project of which some models' files have changed: what is described of it is what a whole description says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import dagster_project, write_project
+
+from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.errors import ProjectLoadError
+from dg_sqlmesh_component.project import SQLMeshProject
+from dg_sqlmesh_component.worker.describe import describe
+
+FILES = {
+    "seeds/rates.csv": "id,rate\n1,2\n",
+    "models/rates.sql": "MODEL (name t.rates, kind SEED (path '../seeds/rates.csv'))",
+    "models/base.sql": "MODEL (name t.base, kind FULL); SELECT id, rate FROM t.rates",
+    "models/star.sql": "MODEL (name t.star, kind FULL); SELECT * FROM t.base",
+    "models/deep.sql": "MODEL (name t.deep, kind FULL); SELECT *, @twice(2) AS four FROM t.star",
+    "models/inside.sql": "MODEL (name t.inside, kind EMBEDDED); SELECT * FROM t.base",
+    "models/reader.sql": "MODEL (name t.reader, kind VIEW); SELECT * FROM t.inside",
+    "models/apart.sql": "MODEL (name t.apart, kind FULL); SELECT 1 AS id",
+    "models/outside.sql": "MODEL (name t.outside, kind FULL); SELECT o.id FROM raw.orders AS o",
+    "models/blue.sql": "MODEL (name t.@color, kind FULL, blueprints ((color := red), (color := green))); "
+    "SELECT 1 AS id",
+    "models/python.py": (
+        "import pandas as pd\nfrom sqlmesh import model\n\n\n"
+        "@model('t.python', columns={'id': 'int'}, depends_on=['t.apart'])\n"
+        "def execute(context, **_):\n    return pd.DataFrame([{'id': 1}])\n"
+    ),
+    "macros/__init__.py": "",
+    "macros/twice.py": "from sqlmesh import macro\n\n\n@macro()\ndef twice(evaluator, n):\n    return n * 2\n",
+    "audits/some.sql": "AUDIT (name some_rows, standalone true); SELECT 1 FROM t.base WHERE false",
+}
+
+
+class Pipe:
+    """Where the worker's words go; nobody listens."""
+
+    def send(self, event: e.Event) -> None:
+        pass
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # as the worker's process stands in the project
+    # A fork of a process that has loaded projects before may crash in DuckDB; a worker describes one and ends.
+    monkeypatch.setattr("sqlmesh.core.constants.MAX_FORK_WORKERS", 1)
+    return write_project(tmp_path, FILES)
+
+
+def described(project: Path, **asked: Any) -> e.ProjectDescribed:
+    request = e.DescribeRequest(SQLMeshProject((project,)).opening, (), (), ("sql", "column_lineage"), **asked)
+    return describe(request, Pipe())  # type: ignore[arg-type]
+
+
+def change(project: Path, name: str, old: str, new: str) -> frozenset[str]:
+    file = project / "models" / f"{name}.sql"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    return frozenset([str(file)])
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "models"),
+    [
+        ("base", "SELECT id,", "SELECT id, 'x' AS more,", {"base", "star", "deep", "inside", "reader"}),
+        ("base", "FULL)", "VIEW)", {"base", "star", "deep", "inside", "reader"}),
+        ("inside", "*", "rate", {"inside", "reader"}),
+        ("deep", "FULL)", "FULL, description 'deep', audits (not_null(columns := (id))))", {"deep"}),
+        ("deep", "FROM t.star", "FROM t.base", {"deep"}),
+        ("apart", "SELECT 1 AS id", "SELECT * FROM t.reader", {"apart", "python"}),
+        ("star", "SELECT * FROM t.base", "SELECT 7 AS seven", {"star", "deep"}),
+        ("outside", "raw.orders", "raw.lines", {"outside"}),
+        ("blue", "SELECT 1", "SELECT 2", {"red", "green"}),
+    ],
+    ids=[
+        "a column",
+        "a kind",
+        "embedded",
+        "metadata",
+        "reads another",
+        "reads more",
+        "reads nothing",
+        "outside",
+        "two",
+    ],
+)
+def test_models_whose_files_have_changed_and_their_readers_are_described_as_in_a_whole_description(
+    project: Path, name: str, old: str, new: str, models: set[str]
+) -> None:
+    before = described(project).manifest
+    files = change(project, name, old, new)
+    part = described(project, files=files, models=before.models_changed_by(files))
+    assert not part.is_whole
+    assert {model.table for model in part.manifest.models} == models
+    assert before.with_models_of(part.manifest) == described(project).manifest != before
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("apart", "t.apart", "t.others"),
+        ("apart", "t.apart", "raw.orders"),
+        ("blue", "(color := green)", "(color := green), (color := white)"),
+        ("blue", ", (color := green)", ""),
+        ("outside", FILES["models/outside.sql"], ""),
+    ],
+    ids=["renamed", "now what another one reads", "one more", "one less", "empty"],
+)
+def test_a_file_that_holds_other_models_than_before_makes_the_description_whole(
+    project: Path, name: str, old: str, new: str
+) -> None:
+    before = described(project).manifest
+    files = change(project, name, old, new)
+    assert described(project, files=files, models=before.models_changed_by(files)) == described(project)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "complaint"),
+    [
+        ("base", "SELECT id, rate FROM t.rates", "SELECT id, rate FROM t.deep", "cycle"),
+        ("apart", "t.apart", "t.deep", "Duplicate key"),
+        ("apart", "t.apart", "t.python", "Duplicate model name"),
+        ("apart", "SELECT 1 AS id", "SELECT FROM WHERE", "apart.sql"),
+        ("apart", "kind FULL", "kind NONE_OF_THEM", "apart.sql"),
+    ],
+    ids=["a cycle", "a name that is taken", "one of a file of Python", "no SQL", "no kind"],
+)
+def test_what_is_wrong_in_a_changed_file_is_told_as_in_a_whole_description(
+    project: Path, name: str, old: str, new: str, complaint: str
+) -> None:
+    before = described(project).manifest
+    files = change(project, name, old, new)
+    with pytest.raises(ProjectLoadError) as part:
+        described(project, files=files, models=before.models_changed_by(files))
+    with pytest.raises(ProjectLoadError) as whole:
+        described(project)
+    assert str(part.value) == str(whole.value)
+    assert complaint in str(part.value)
+
+
+def test_development_loads_a_changed_model_and_what_it_reads_and_nothing_else(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", FILES)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        change(project, "star", "SELECT *", "SELECT id")
+        # A file that SQLMesh would stumble over, with a size and time that say that it has not changed.
+        untouched = project / "models" / "apart.sql"
+        seen = untouched.stat()
+        untouched.write_text("?" * seen.st_size)
+        os.utime(untouched, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        shutil.rmtree(project / ".cache" / "model_definition")
+        dagster.refresh()
+        [state] = dagster.root.rglob("state")
+        columns = {model["table"]: model["columns"] for model in json.loads(state.read_text())["models"]}
+        assert [column["name"] for column in columns["deep"]] == ["id", "four"]
+        assert [column["name"] for column in columns["apart"]] == ["id"]
+        (project / "macros" / "more.py").write_text("")
+        assert "apart.sql" in dagster.refusal()
