@@ -23,6 +23,7 @@ _Target = AssetCheckEvaluationTargetMaterializationData
 def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Iterator[Any]:
     """The same results; those of checks as the evaluation that Dagster would make of them, and an awaited output."""
     _remember_output_keys(context)
+    _keep_quiet_about_outputs(context)
     recorder = _Recorder(context)
     for result in results:
         if isinstance(result, dg.MaterializeResult) and result.asset_key and not context.has_partition_key:
@@ -51,6 +52,12 @@ def _remember_output_keys(context: dg.AssetExecutionContext) -> None:
     step = context.op_execution_context.get_step_execution_context()
     keys = step.get_output_asset_keys()
     step.get_output_asset_keys = lambda: keys  # type: ignore[method-assign]
+
+
+def _keep_quiet_about_outputs(context: dg.AssetExecutionContext) -> None:
+    """At the end Dagster would log the names of all outputs of checks that it has not seen: 82 kB for 1,000 models."""
+    step = context.op_execution_context.get_step_execution_context()
+    step.log.addFilter(lambda record: "did not yield or return expected outputs" not in str(record.msg))
 
 
 class _Recorder:

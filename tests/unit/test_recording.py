@@ -68,8 +68,13 @@ def without_outputs_of_checks(events: list[Any]) -> list[Any]:
     return [event for event in events if event[0] != "STEP_OUTPUT" or event[1].split('"')[1] not in outputs]
 
 
-def told(results: Results, selection: dg.AssetSelection, readers: Sequence[dg.AssetsDefinition] = ()) -> list[Any]:
-    """Every event of a step, with what it says beside times and run ids."""
+def told(
+    results: Results,
+    selection: dg.AssetSelection,
+    readers: Sequence[dg.AssetsDefinition] = (),
+    lines: list[str] | None = None,
+) -> list[Any]:
+    """Every event of a step, with what it says beside times and run ids; `lines` is given the other log lines."""
 
     @dg.multi_asset(specs=SPECS, check_specs=CHECKS, can_subset=True)
     def project(context):  # Dagster looks at the annotation itself, which is postponed here
@@ -92,6 +97,8 @@ def told(results: Results, selection: dg.AssetSelection, readers: Sequence[dg.As
             for asset in SPECS
             for record in instance.fetch_materializations(asset.key, limit=9).records
         }
+        if lines is not None:
+            lines += [entry.user_message for entry in instance.all_logs(second.run_id) if not entry.is_dagster_event]
         return [
             (event.event_type_value, event.message, said_by(event.event_specific_data, materializations))
             for event in second.all_events
@@ -126,6 +133,21 @@ def test_the_output_of_a_blocking_check_that_another_step_waits_for_is_recorded(
     events = told(lambda context: recorded(context, results(context)), EVERYTHING, [page])
     outputs = [message.split('"')[1] for kind, message, _ in events if kind == "STEP_OUTPUT"]
     assert outputs == ["a", "a_fine", "b", "d_never"]
+
+
+def test_no_line_of_the_log_names_the_outputs_that_were_left_out() -> None:
+    def greeting(results: Results) -> Results:
+        def greet(context: dg.AssetExecutionContext) -> Iterator[Any]:
+            context.log.info("Good morning.")
+            yield from results(context)
+
+        return greet
+
+    lines: dict[str, list[str]] = {"all": [], "one is missing": []}
+    told(greeting(lambda context: recorded(context, results(context))), EVERYTHING, lines=lines["all"])
+    assert lines["all"] == ["Good morning."]
+    told(greeting(lambda context: list(results(context))[:-1]), EVERYTHING, lines=lines["one is missing"])
+    assert "did not yield or return expected outputs {'c_warns'}" in lines["one is missing"][1]
 
 
 def test_dagster_makes_the_set_of_all_outputs_once_and_not_for_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
