@@ -25,6 +25,7 @@ from .bootstrap import start_command
 from .errors import ERRORS_BY_NAME, DeclarationError, InstallationError, WorkerError
 from .manifest import DEFAULT_LIMITS, Limits, Manifest
 from .redaction import Redactor
+from .text import without_colours
 
 CONFIG_FILES = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
 """What makes a folder a SQLMesh project: SQLMesh reads its configuration from one of these."""
@@ -303,7 +304,7 @@ class Worker:
     def _drain_output(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            text = line.decode("utf-8", errors="replace").rstrip()
+            text = without_colours(line.decode("utf-8", errors="replace")).rstrip()
             if text:
                 self._last_lines.append(_bounded(text))
                 self._queue.put(e.LogLine("info", text, "output"))

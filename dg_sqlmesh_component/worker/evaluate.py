@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from sqlglot import exp
+from sqlmesh.core.config.connection import DuckDBConnectionConfig
 from sqlmesh.core.config.run import RunConfig
 from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.scheduler import Scheduler
@@ -45,6 +46,7 @@ from .opening import (
     explain,
     open_context,
     plan_command,
+    state_connection,
 )
 from .overlap import Patience, alone_on_its_state
 from .pipe import Pipe
@@ -159,7 +161,7 @@ def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) 
     if environment is None:
         raise EnvironmentMissingError(
             f"Environment {request.environment!r} does not exist in the state of the SQLMesh project at "
-            f"{', '.join(request.project.paths)} (gateway {context.selected_gateway!r}). "
+            f"{', '.join(request.project.paths)} (gateway {context.selected_gateway!r}). {_memory_advice(context)}"
             f"Nothing can run before its first plan is applied: `{plan}`"
         )
     known = {snapshot.name: snapshot for snapshot in environment.snapshots}
@@ -180,6 +182,16 @@ def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) 
         },
         missing=tuple(fqn for fqn in requested if fqn not in known),
         plan_command=plan,
+    )
+
+
+def _memory_advice(context: SteadyContext) -> str:
+    state = state_connection(context)
+    if not isinstance(state, DuckDBConnectionConfig) or state.catalogs or state.database not in (None, "", ":memory:"):
+        return ""
+    return (
+        "That state is in the memory of the process that opens it, so what a plan has applied is gone when it ends: "
+        "give the gateway's connection a file (`database: warehouse.duckdb`). "
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import stat
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 
 from sqlglot import exp
 from sqlmesh.core.config import Config
+from sqlmesh.core.config.connection import ConnectionConfig
 from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.context import Context
@@ -29,12 +29,11 @@ from dg_sqlmesh_component.errors import (
     SQLMeshComponentError,
 )
 from dg_sqlmesh_component.events import LogLine, OpenProject, SecretsKnown
+from dg_sqlmesh_component.text import plain
 
 from .causes import is_transient
 from .pipe import Pipe
 from .secrets import secrets_of
-
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class SteadyContext(Context):
@@ -71,11 +70,6 @@ class PipeConsole(NoopConsole):
 
     def log_status_update(self, message: str) -> None:
         self.pipe.send(LogLine("info", plain(message), "sqlmesh"))
-
-
-def plain(text: object) -> str:
-    """Text as a log or a web page can show it: no terminal colours, no blank edges."""
-    return _ANSI.sub("", str(text)).strip()
 
 
 def open_context(
@@ -161,6 +155,12 @@ def _set_concurrency(config: Config, gateway_name: str | None, concurrent_tasks:
     owner, field = (gateway, "connection") if gateway.connection else (config, "default_connection")
     connection = config.get_connection(gateway_name)
     setattr(owner, field, connection.model_copy(update={"concurrent_tasks": concurrent_tasks}))
+
+
+def state_connection(context: Context) -> ConnectionConfig:
+    """Where SQLMesh keeps its state: a connection of its own, or the gateway's."""
+    gateway = context.selected_gateway
+    return context.config.get_state_connection(gateway) or context.config.get_connection(gateway)
 
 
 def environment_name(project: OpenProject, context: Context) -> str:

@@ -21,6 +21,7 @@ from sqlmesh.core.context import Context
 from dg_sqlmesh_component.errors import DatabaseInUseError
 from dg_sqlmesh_component.events import EvaluationRequest, LogLine
 
+from .opening import state_connection
 from .pipe import Pipe
 
 POLL_SECONDS = 1.0
@@ -81,10 +82,9 @@ class Patience:
 @contextmanager
 def alone_on_its_state(context: Context, request: EvaluationRequest, patience: Patience, pipe: Pipe) -> Iterator[None]:
     """Hold the state for this run."""
-    gateway = context.selected_gateway
-    connection = context.config.get_state_connection(gateway) or context.config.get_connection(gateway)
+    connection = state_connection(context)
     if connection.type_ in ("postgres", "gcp_postgres"):
-        schema = context.config.get_state_schema(gateway) or "sqlmesh"
+        schema = context.config.get_state_schema(context.selected_gateway) or "sqlmesh"
         adapter = connection.create_engine_adapter()
         try:
             patience.until(lambda: _lock(adapter, schema, request.holder))

@@ -12,9 +12,10 @@ from sqlmesh.utils.errors import NodeAuditsErrors
 
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.errors import EvaluationError, SQLMeshComponentError
+from dg_sqlmesh_component.text import plain
 
 from .causes import is_transient
-from .opening import PipeConsole, describe_error, plain
+from .opening import PipeConsole, describe_error
 from .pipe import Pipe
 
 

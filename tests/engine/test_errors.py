@@ -158,6 +158,21 @@ def test_an_environment_that_does_not_exist_names_the_plan_to_run(tmp_path: Path
     assert f"cd '{project}' && sqlmesh plan dev_ada" in description
     assert "1 not in environment" in description
     assert description.count("does not exist") == 1
+    assert "memory" not in description
+
+
+def test_a_state_in_memory_is_told_apart_from_one_without_the_environment(tmp_path: Path) -> None:
+    in_memory = CONFIG.replace("      database: warehouse.duckdb\n", "")
+    assert in_memory != CONFIG
+    project = write_project(tmp_path / "shop", ONE_MODEL, config=in_memory)
+    plan(project)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        description = failure(dagster)
+    assert "Environment 'prod' does not exist" in description
+    assert "what a plan has applied is gone when it ends" in description
+    assert "`database: warehouse.duckdb`" in description
 
 
 def test_a_model_that_is_not_promoted_is_refused_before_anything_runs(tmp_path: Path) -> None:

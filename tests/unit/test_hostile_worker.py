@@ -113,6 +113,12 @@ def test_output_between_events_on_the_other_pipe_is_log_lines(impostor: Callable
     assert len(told) == 21
 
 
+def test_colours_of_a_terminal_are_no_part_of_a_log_line(impostor: Callable[[str], SQLMeshProject]) -> None:
+    said = "\x1b[2K  \x1b[1;31mred\x1b[0m and \x1b[?25lplain\x1b[0m "
+    code = saying([]) + f"sys.stderr.write({said!r} + '\\n'); sys.stderr.flush(); time.sleep(0.5); out.write({LAST!r})"
+    assert [event.text for event in heard(impostor(code)) if isinstance(event, e.LogLine)] == ["  red and plain"]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_events_in_any_order_and_number_balance_or_are_refused(
     impostor: Callable[[str], SQLMeshProject], seed: int
