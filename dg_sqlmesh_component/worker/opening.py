@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import stat
@@ -34,6 +35,9 @@ from dg_sqlmesh_component.text import plain
 from .causes import is_transient
 from .pipe import Pipe
 from .secrets import secrets_of
+
+HAS_INDEX = "use_project_index" in inspect.signature(Context.load).parameters
+"""Whether this SQLMesh can load some models without the others: 0.235 cannot, and loads all of them."""
 
 
 class SteadyContext(Context):
@@ -84,7 +88,7 @@ def open_context(
     """Open the project; with `load` parse its models too, without it only its configuration is read.
 
     Args:
-        models: Load these and what they read, no more, where SQLMesh's index of the project knows them.
+        models: Load these and what they read, no more, where SQLMesh has an index of the project.
 
     Raises:
         DeclarationError: No such gateway.
@@ -101,7 +105,7 @@ def open_context(
                 _set_concurrency(config, project.gateway, concurrent_tasks)
         context = context_type(paths=list(project.paths), config=configs, gateway=project.gateway, load=False)
         if load:
-            context.load(model_fqns=set(models) or None, use_project_index=True)
+            context.load(**({"model_fqns": set(models) or None, "use_project_index": True} if HAS_INDEX else {}))
         return context
     except SQLMeshComponentError:
         raise

@@ -15,6 +15,7 @@ from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.errors import ProjectLoadError
 from dg_sqlmesh_component.project import SQLMeshProject
 from dg_sqlmesh_component.worker.describe import describe
+from dg_sqlmesh_component.worker.opening import HAS_INDEX
 
 FILES = {
     "seeds/rates.csv": "id,rate\n1,2\n",
@@ -146,6 +147,7 @@ def test_what_is_wrong_in_a_changed_file_is_told_as_in_a_whole_description(
     assert complaint in str(part.value)
 
 
+@pytest.mark.skipif(not HAS_INDEX, reason="This SQLMesh has no index of a project, and loads all of it.")
 def test_development_loads_a_changed_model_and_what_it_reads_and_nothing_else(tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", FILES)
     with dagster_project(tmp_path) as dagster:
