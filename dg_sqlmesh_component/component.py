@@ -171,7 +171,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     ] = field(default_factory=Execution)
 
     def __post_init__(self) -> None:
-        take_declared_types(self, SQLMeshProjectComponent)
+        take_declared_types(self, SQLMeshProjectComponent, secret=("project",))  # its `env` may hold passwords
 
     # -- overriding ------------------------------------------------------------------------------
 
