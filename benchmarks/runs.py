@@ -18,6 +18,9 @@ from typing import Any
 import by_hand
 from lab import HERE, Lab, Measured, forget_runs, heading, in_dagster, measure, peak_megabytes, progress, ratio_row, row
 
+TYPED, LAUNCH, LAUNCH_BY_HAND = "sqlmesh run", "dg launch", "dg launch, Dagster alone"
+LAUNCH_IN_PROCESS = "dg launch, in-process executor"
+
 
 class Runs:
     """The three of them over one project."""
@@ -25,6 +28,7 @@ class Runs:
     def __init__(self, folder: Path, models: int, audits: int, attributes: str = "") -> None:
         self.folder = folder
         self.lab = Lab(folder, models, audits=audits)
+        self.attributes = attributes
         self.ours = self.lab.ours(attributes=attributes)
 
     @cached_property
@@ -87,18 +91,32 @@ class Runs:
         return {"ours": ours, "alone": alone, "hand": hand}
 
     def command_line(self) -> dict[str, float]:
-        """Whole processes, as a person types them: `sqlmesh run`, and `dg launch` of everything, ours and by hand."""
+        """Whole processes, as a person types them: `sqlmesh run`, and `dg launch` of everything, by who.
+
+        Ours once more with the in-process executor: a run of ours is one step, which needs no process of its own.
+        """
         self.lab.restore()
         sqlmesh = "from sqlmesh.cli.main import cli; cli()"
         typed = measure([sys.executable, "-c", sqlmesh, "run"], cwd=self.lab.project)
         self.reset()
         forget_runs(self.hand["due"])
-        launched = {}
-        for who, root in {"dg launch": self.ours, "dg launch, Dagster alone": self.hand["due"]}.items():
-            done = measure(["dg", "launch", "--assets", "*"], cwd=root, DAGSTER_HOME=str(root / "home"))
-            assert "RUN_SUCCESS" in done.output, done.output
-            launched[who] = done.seconds
-        return {"sqlmesh run": typed.seconds, **launched}
+        launched = {LAUNCH: self.launch(self.ours), LAUNCH_BY_HAND: self.launch(self.hand["due"])}
+        self.lab.restore()
+        forget_runs(self.in_process)
+        return {TYPED: typed.seconds, **launched, LAUNCH_IN_PROCESS: self.launch(self.in_process)}
+
+    @cached_property
+    def in_process(self) -> Path:
+        """Our Dagster project once more, with the in-process executor."""
+        root = self.lab.ours("in_process", attributes=self.attributes)
+        executor = "import dagster as dg\n\ndefs = dg.Definitions(executor=dg.in_process_executor)\n"
+        (root / root.name / "defs" / "executor.py").write_text(executor)
+        return root
+
+    def launch(self, root: Path) -> float:
+        done = measure(["dg", "launch", "--assets", "*"], cwd=root, DAGSTER_HOME=str(root / "home"))
+        assert "RUN_SUCCESS" in done.output, done.output
+        return done.seconds
 
 
 def events_per_model(said: dict[str, Any], models: int) -> str:
@@ -155,14 +173,18 @@ def main() -> None:
                 ours, both = [one["ours"] for one in peaks], [one["alone"] + one["hand"] for one in peaks]
                 print(ratio_row("**ours / the sum of both**", ours, both))
             if said.launch:
-                typed = [runs.command_line() for _ in range(said.rounds)]
+                typed = []
+                for _ in range(said.rounds):
+                    typed.append(runs.command_line())
+                    progress(typed[-1])
                 print(heading(f"{models} models, from the command line"))
                 for who in typed[0]:
                     print(row(who, [one[who] for one in typed], " s"))
-                ours, sqlmesh, hand = (
-                    [one[who] for one in typed] for who in ("dg launch", "sqlmesh run", "dg launch, Dagster alone")
+                ours, in_process, sqlmesh, hand = (
+                    [one[who] for one in typed] for who in (LAUNCH, LAUNCH_IN_PROCESS, TYPED, LAUNCH_BY_HAND)
                 )
                 print(ratio_row("**dg launch / sqlmesh run**", ours, sqlmesh))
+                print(ratio_row("**dg launch, in-process executor / sqlmesh run**", in_process, sqlmesh))
                 print(ratio_row("Dagster alone / sqlmesh run", hand, sqlmesh))
                 print(ratio_row("dg launch / the sum of both", ours, [a + b for a, b in zip(sqlmesh, hand)]))
             sys.stdout.flush()
