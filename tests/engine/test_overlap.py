@@ -85,7 +85,8 @@ def test_runs_that_overlap_on_postgres_compute_every_interval_once(server: Serve
     assert "the password is ***, or postgresql://ada:***@127.0.0.1/shop" in everything
     assert "correct-horse" not in everything
     # A transaction that stays open would keep PostgreSQL from cleaning up; the lock was held for 6 seconds and more.
-    assert longest is not None and longest < 3
+    assert longest is not None
+    assert longest < 3
 
 
 def _longest_transaction_of_holders(server: Server, processes: list[subprocess.Popen[str]]) -> float | None:
