@@ -48,7 +48,7 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 $(VENV)/.dg $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/uv
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --python $(BIN)/python -e . --group $*
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e . --group $*
 	@touch $@
 
 # The interpreter of a version: one on the PATH that really is it, else one that pyenv keeps.
@@ -59,7 +59,7 @@ python_of = $(shell for p in python$(1) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/v
 define test_on
 	@test -n "$(call python_of,$(2))" || { echo "Python $(2) is not installed here, so nothing was tested on it."; exit 1; }
 	$(BIN)/uv venv --quiet --clear --python $(call python_of,$(2)) $(1)
-	VIRTUAL_ENV=$(abspath $(1)) $(BIN)/uv pip install --quiet --python $(1)/bin/python --resolution $(3) --upgrade -e . --group test
+	VIRTUAL_ENV=$(abspath $(1)) $(BIN)/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --resolution $(3) --upgrade -e . --group test
 	@$(1)/bin/python -c 'import sys; from importlib.metadata import version as v; \
 		print("Python", sys.version.split()[0], *(f"{n} {v(n)}" for n in ("dagster", "sqlmesh", "duckdb", "pydantic")), sep=" | ")'
 	$(1)/bin/python -m pytest $(PYTEST_ARGS)
