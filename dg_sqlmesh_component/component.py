@@ -40,6 +40,7 @@ from .errors import DeclarationError
 from .events import Addition
 from .execution import StepOptions, execute_step
 from .external_models import ExternalModels
+from .garbage import collecting_no_garbage
 from .manifest import DEFAULT_LIMITS, Audit, Manifest, Model, StandaloneAudit, split_fqn
 from .multi_asset import build_multi_asset
 from .project import SQLMeshProject
@@ -372,14 +373,17 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
         """The project's assets, from the stored manifest or, without one, from the project itself."""
-        op = self.op or OpSpec()
-        name = op.name or _op_name(context)
+        name = (self.op or OpSpec()).name or _op_name(context)
         if is_step_of_this_process(name) and state_path is not None:
             self.project.start_early()
-        manifest = self._stored(state_path)
+        with collecting_no_garbage():
+            return dg.Definitions(assets=[self._multi_asset(name, self._stored(state_path))])
+
+    def _multi_asset(self, name: str, manifest: Manifest) -> dg.AssetsDefinition:
+        op = self.op or OpSpec()
         self._translate(manifest)
         default_pool = f"sqlmesh_{self.project.name}_{manifest.environment}"
-        multi_asset = build_multi_asset(
+        return build_multi_asset(
             self._assets,
             self.execute,
             name=name,
@@ -389,7 +393,6 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             backfill_policy=op.backfill_policy,
             config_schema=self.op_config_schema,
         )
-        return dg.Definitions(assets=[multi_asset])
 
     def _stored(self, state_path: Path | None) -> Manifest:
         """The stored manifest; where there is none that can be read, a fresh one, and what to do about it."""

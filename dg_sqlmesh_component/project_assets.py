@@ -14,7 +14,7 @@ import dagster as dg
 from .errors import DeclarationError, ProjectLoadError
 from .manifest import Audit, Manifest, Model, StandaloneAudit
 from .outcomes import AuditResult
-from .translator import Translator, dependency, where
+from .translator import Dependencies, Translator, where
 
 SpecOf = Callable[[Model], dg.AssetSpec]
 CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetCheckSpec | None]
@@ -252,16 +252,14 @@ def _follow_renames(
     """
     specs = {model.fqn: spec_of(model) for model in chosen}
     keys = _RealKeys(specs, translator, spec_of)
-    tables = translator.tables(keys.of)
+    dependencies = Dependencies(translator.tables(keys.of))
     lineage = _ColumnLineage(translator, keys)
-    followed = {
-        model.fqn: specs[model.fqn].replace_attributes(
-            deps=_real_deps(specs[model.fqn], list(translator.upstream(model)), translator, keys, tables),
-            metadata={**lineage.metadata(model), **specs[model.fqn].metadata},
-        )
-        for model in chosen
-    }
-    return followed, keys
+    for model in chosen:
+        spec, metadata = specs[model.fqn], lineage.metadata(model)
+        deps = _real_deps(spec, list(translator.upstream(model)), translator, keys, dependencies)
+        if metadata or deps != list(spec.deps):  # Dagster checks all of a spec again that is replaced
+            specs[model.fqn] = spec.replace_attributes(deps=deps, metadata={**metadata, **spec.metadata})
+    return specs, keys
 
 
 class _RealKeys:
@@ -286,7 +284,7 @@ def _real_deps(
     parents: list[Model | str],
     translator: Translator,
     keys: _RealKeys,
-    tables: Mapping[dg.AssetKey, str | None],
+    dependencies: Dependencies,
 ) -> list[dg.AssetDep]:
     """The dependencies of an asset, each default key in them replaced by the real keys of the parents behind it."""
     real: dict[dg.AssetKey, list[dg.AssetKey]] = {}
@@ -294,12 +292,10 @@ def _real_deps(
         real.setdefault(translator.default_key(parent), []).append(keys.of(parent))
     deps: dict[dg.AssetKey, dg.AssetDep] = {}
     for dep in spec.deps:
-        said = dict(dep.metadata or {})
-        is_default = dep.partition_mapping is None and (
-            not said or said == dict(translator.default_dependency(dep.asset_key).metadata or {})
-        )
+        is_bare = dep.partition_mapping is None and not dep.metadata
+        is_default = is_bare or dep == translator.default_dependencies[dep.asset_key]
         for key in real.get(dep.asset_key, ()):
-            deps[key] = dependency(key, tables) if is_default else dep._replace(asset_key=key)
+            deps[key] = dependencies[key] if is_default else dep._replace(asset_key=key)
         if dep.asset_key not in real:
             deps[dep.asset_key] = dep
     return list(deps.values())

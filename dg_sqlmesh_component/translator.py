@@ -60,10 +60,14 @@ class Translator:
         self._virtual_views = virtual_views and HAS_VIRTUAL_ASSETS
         self._storage_kind = storage_kind
         self._mapped = external_models.mapped(self._external_tables)
+        self._keys: dict[str, dg.AssetKey] = {}
 
     def asset_key(self, model: Model) -> dg.AssetKey:
         """`schema/name`, behind the prefix that a tag may set. The catalog is left out (ADR-0013)."""
-        return dg.AssetKey([*self._properties[model.fqn].key_prefix, model.schema, model.table])
+        if model.fqn not in self._keys:  # a model is asked for by each of its readers
+            prefix = self._properties[model.fqn].key_prefix
+            self._keys[model.fqn] = dg.AssetKey([*prefix, model.schema, model.table])
+        return self._keys[model.fqn]
 
     def asset_spec(self, model: Model) -> dg.AssetSpec:
         """The asset of one model.
@@ -206,16 +210,13 @@ class Translator:
         return parent.table_name if isinstance(parent, Model) else ".".join(split_fqn(parent))
 
     @cached_property
-    def _default_tables(self) -> dict[dg.AssetKey, str | None]:
-        return self.tables(self.default_key)
-
-    def default_dependency(self, key: dg.AssetKey) -> dg.AssetDep:
-        """The dependency on a default key, as long as nobody has changed it."""
-        return dependency(key, self._default_tables)
+    def default_dependencies(self) -> Dependencies:
+        """The dependencies on default keys, as long as nobody has changed them."""
+        return Dependencies(self.tables(self.default_key))
 
     def _deps(self, model: Model) -> list[dg.AssetDep]:
         keys = dict.fromkeys(self.default_key(parent) for parent in self.upstream(model))
-        return [self.default_dependency(key) for key in keys]
+        return [self.default_dependencies[key] for key in keys]
 
     # -- tags -------------------------------------------------------------------------------------
 
@@ -298,10 +299,16 @@ def sql_metadata(query: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"{fence}sql\n{query}\n{fence}")
 
 
-def dependency(key: dg.AssetKey, tables: Mapping[dg.AssetKey, str | None]) -> dg.AssetDep:
-    """A dependency that says which table it is, where that is known."""
-    table = tables.get(key)
-    return dg.AssetDep(key, metadata={"dagster/table_name": table} if table else None)
+class Dependencies(dict[dg.AssetKey, dg.AssetDep]):
+    """Dependencies, each made once, that say which table they are, where that is known."""
+
+    def __init__(self, tables: Mapping[dg.AssetKey, str | None]) -> None:
+        self._tables = tables
+
+    def __missing__(self, key: dg.AssetKey) -> dg.AssetDep:
+        table = self._tables.get(key)
+        self[key] = dg.AssetDep(key, metadata={"dagster/table_name": table} if table else None)
+        return self[key]
 
 
 def _fqn(parent: Model | str) -> str:

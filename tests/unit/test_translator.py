@@ -14,7 +14,7 @@ from dg_sqlmesh_component.errors import DeclarationError, ProjectLoadError
 from dg_sqlmesh_component.external_models import ExternalModels
 from dg_sqlmesh_component.manifest import Model
 from dg_sqlmesh_component.tag_convention import TagConvention
-from dg_sqlmesh_component.translator import STATUS_CHECK, Translator, dependency, sql_metadata
+from dg_sqlmesh_component.translator import STATUS_CHECK, Dependencies, Translator, sql_metadata
 
 ORDERS_KEY = dg.AssetKey(["core", "orders"])
 
@@ -277,7 +277,7 @@ def test_a_key_that_three_tables_share_names_none_of_them() -> None:
 def test_a_dependency_says_which_table_it_is_where_that_is_known(
     tables: dict[dg.AssetKey, str | None], metadata: dict[str, str]
 ) -> None:
-    assert dependency(ORDERS_KEY, tables) == dg.AssetDep(ORDERS_KEY, metadata=metadata or None)
+    assert Dependencies(tables)[ORDERS_KEY] == dg.AssetDep(ORDERS_KEY, metadata=metadata or None)
 
 
 # -- owners ---------------------------------------------------------------------------------------

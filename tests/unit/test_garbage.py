@@ -1,0 +1,36 @@
+"""Building definitions keeps Python's collector of garbage out of the way, and leaves it as it was."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from dg_sqlmesh_component.garbage import collecting_no_garbage
+
+
+@pytest.fixture(autouse=True)
+def _enabled() -> Iterator[None]:
+    assert gc.isenabled()
+    yield
+    gc.enable()
+
+
+def test_no_garbage_is_collected_meanwhile_and_it_is_again_afterwards() -> None:
+    with collecting_no_garbage():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_garbage_is_collected_again_after_an_error() -> None:
+    with pytest.raises(ValueError, match="wrong"), collecting_no_garbage():
+        raise ValueError("wrong")
+    assert gc.isenabled()
+
+
+def test_a_process_that_collects_none_is_left_so() -> None:
+    gc.disable()
+    with collecting_no_garbage():
+        pass
+    assert not gc.isenabled()
