@@ -59,8 +59,13 @@ def project(context):
 
 def module(root: Path, results: Path | str = "") -> str:
     """A module with the assets of the Dagster project `root`, whose op records again what stands in `results`."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == root.name]:
+        del sys.modules[name]  # of the project of another size
     sys.path.insert(0, str(root))
-    definitions = importlib.import_module(f"{root.name}.definitions").defs()
+    try:
+        definitions = importlib.import_module(f"{root.name}.definitions").defs()
+    finally:
+        sys.path.remove(str(root))
     [asset] = definitions.assets
     return MODULE.format(
         specs=",\n        ".join(map(spec_code, asset.specs)),

@@ -1,0 +1,35 @@
+"""The benchmarks run from end to end, on projects so small that their numbers say nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from harness import REPOSITORY
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["definitions.py", "--models", "3", "4"],
+            ["### 3 models, definitions", "### 4 models, definitions", "/ the same by hand**"],
+        ),
+        (
+            ["runs.py", "--models", "3", "--memory", "--launch"],
+            ["### 3 models, everything due", "### 3 models, nothing due", "**dg launch / sqlmesh run**"],
+        ),
+    ],
+)
+def test_a_benchmark_prints_its_tables(command: list[str], said: list[str]) -> None:
+    script, *options = command
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "benchmarks" / script, *options, "--rounds", "1"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    for line in said:
+        assert line in done.stdout
