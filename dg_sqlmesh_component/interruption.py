@@ -30,6 +30,24 @@ class _Captured(dict[str, bool]):
             self._tell()
 
 
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+def keeping_handlers(results: Iterator[Any]) -> Iterator[Any]:
+    """The same results; whoever had taken over signals when one was yielded has them again behind it.
+
+    Dagster puts its own handlers back at each result. It belongs outside of everything that makes several results of
+    one: `Interruption.guard` does not get its turn between them.
+    """
+    for result in results:
+        handlers = {number: signal.getsignal(number) for number in _NUMBERS}
+        yield result
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                if handler is not None:  # not installed from Python
+                    signal.signal(number, handler)
+
+
 class Interruption:
     """Takes over the signals that end a step; `on_interruption` is called once, from a thread."""
 
@@ -69,7 +87,7 @@ class Interruption:
     def _take_over(self) -> None:
         """Dagster restores its handlers whenever the op yields, ends or raises."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _NUMBERS:
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
