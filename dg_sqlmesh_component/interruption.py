@@ -17,35 +17,43 @@ from typing import Any
 
 from dagster._utils import interrupts
 
-
-class _Captured(dict[str, bool]):
-    """In the place where Dagster notes a signal that comes while it records a result, to raise it afterwards."""
-
-    def __init__(self, tell: Callable[[], None]) -> None:
-        super().__init__(received=False)
-        self._tell = tell
-
-    def __setitem__(self, key: str, value: bool) -> None:
-        if value:
-            self._tell()
-
-
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-def keeping_handlers(results: Iterator[Any]) -> Iterator[Any]:
-    """The same results; whoever had taken over signals when one was yielded has them again behind it.
+class _TakenOver:
+    """Stands in for the function by which Dagster installs its handlers, at each result twice: only takes note of them.
 
-    Dagster puts its own handlers back at each result. It belongs outside of everything that makes several results of
-    one: `Interruption.guard` does not get its turn between them.
+    Putting our own handlers back behind Dagster would leave a moment in which its handler raises.
     """
-    for result in results:
-        handlers = {number: signal.getsignal(number) for number in _NUMBERS}
-        yield result
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                if handler is not None:  # not installed from Python
-                    signal.signal(number, handler)
+
+    def __init__(self, ours: Callable[[int, FrameType | None], None]) -> None:
+        self._ours = ours
+        self._install = interrupts._replace_interrupt_signal
+        self._outside: Any = None
+        self._wanted = signal.getsignal(signal.SIGINT)
+        for number in _NUMBERS:
+            signal.signal(number, ours)
+        # Last, since until here Dagster's handler may raise.
+        interrupts._replace_interrupt_signal = self._take_note  # type: ignore[assignment]
+
+    def hand_back(self) -> None:
+        """Install what Dagster believes to be installed."""
+        interrupts._replace_interrupt_signal = self._install
+        if self._outside is not None and self._wanted is not self._outside:
+            interrupts._replace_interrupt_signal = self._install_once  # type: ignore[assignment]
+        self._install(self._wanted)
+
+    def _take_note(self, handler: Any) -> None:
+        if self._outside is None:  # the first that Dagster puts back: the one from before the op
+            self._outside = handler
+        self._wanted = self._outside if handler == self._ours else handler
+
+    def _install_once(self, handler: Any) -> None:
+        """When the op ends, Dagster puts back what it found when the op went on last: ours."""
+        if handler == self._ours:
+            interrupts._replace_interrupt_signal = self._install
+            handler = self._outside
+        self._install(handler)
 
 
 class Interruption:
@@ -73,27 +81,18 @@ class Interruption:
         """The same results; while they are made and recorded, signals are taken over."""
         watcher = threading.Thread(target=self._watch, name="dg-sqlmesh-interruption", daemon=True)
         watcher.start()
-        noted, interrupts._received_interrupt = interrupts._received_interrupt, _Captured(self._tell)
+        # Elsewhere nobody can install handlers, Dagster neither.
+        is_main = threading.current_thread() is threading.main_thread()
+        taken_over = _TakenOver(self._on_signal) if is_main else None
         try:
-            self._take_over()
-            for result in results:
-                yield result
-                self._take_over()  # Dagster has put its own handlers back
+            yield from results
         finally:
-            interrupts._received_interrupt = noted
             self._over = True
             self._wake.put(None)
-
-    def _take_over(self) -> None:
-        """Dagster restores its handlers whenever the op yields, ends or raises."""
-        if threading.current_thread() is threading.main_thread():
-            for number in _NUMBERS:
-                signal.signal(number, self._on_signal)
+            if taken_over is not None:
+                taken_over.hand_back()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._tell()
-
-    def _tell(self) -> None:
         self._came = True
         self._wake.put(None)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import dagster as dg
 
-from .interruption import keeping_handlers
 from .project_assets import ProjectAssets
 from .recording import recorded
 
@@ -67,7 +66,7 @@ def build_multi_asset(
 
 def _op_function(compute: Compute) -> Callable[[dg.AssetExecutionContext], Iterator[Any]]:
     def run_sqlmesh(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from keeping_handlers(recorded(context, compute(context)))
+        yield from recorded(context, compute(context))
 
     # Dagster looks at the annotation itself to decide which kind of context to pass.
     run_sqlmesh.__annotations__ = {"context": dg.AssetExecutionContext}

@@ -1,35 +1,118 @@
-"""Signals stay with whoever took them over, while Dagster puts its own handlers back at each result."""
+"""A signal interrupts nothing that a step says, wherever Dagster is; then Dagster has its handlers back."""
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
-from types import FrameType
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from dg_sqlmesh_component.interruption import keeping_handlers
+import dagster as dg
+import pytest
+from dagster._utils import interrupts
 
+from dg_sqlmesh_component.interruption import Interruption
 
-def _ours(_number: int, _frame: FrameType | None) -> None:
-    pass
-
-
-def _of_dagster(_number: int, _frame: FrameType | None) -> None:
-    pass
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-def test_whoever_took_over_signals_has_them_between_two_results_of_one() -> None:
-    seen = []
+class Noted(dict[str, bool]):
+    """Where Dagster looks for a signal that came before, right behind installing the handler that raises."""
 
-    def results() -> Iterator[int]:
-        signal.signal(signal.SIGTERM, _ours)
-        for result in range(3):
-            yield result
-            seen.append(signal.getsignal(signal.SIGTERM))
+    def __init__(self, when_looked_at: Callable[[], None]) -> None:
+        super().__init__(received=False)
+        self._when_looked_at = when_looked_at
 
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        for _ in keeping_handlers(results()):
-            signal.signal(signal.SIGTERM, _of_dagster)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert seen == [_ours] * 3
+    def __getitem__(self, key: str) -> bool:
+        self._when_looked_at()
+        return super().__getitem__(key)
+
+
+class Run:
+    """A run of one op that says three things, each made of two results, as of a materialization and its check."""
+
+    def __init__(self, tell_at: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._tell_at, self._number = tell_at, number
+        self._monkeypatch = monkeypatch
+        self._is_guarded = False
+        self.told_at: list[str] = []
+        self.interruption = Interruption(lambda: None)
+
+    def reach(self, place: str) -> None:
+        if self._is_guarded and place == self._tell_at and not self.told_at:
+            self.told_at.append(place)
+            os.kill(os.getpid(), self._number)
+
+    def execute(self, fails: bool = False) -> dg.ExecuteInProcessResult:
+        self._monkeypatch.setattr(interrupts, "_received_interrupt", Noted(lambda: self.reach("as Dagster goes on")))
+        store = dg.DagsterInstance.handle_new_event
+        instance = dg.DagsterInstance.ephemeral()
+
+        def handle_new_event(event: Any, **options: Any) -> None:
+            if event.dagster_event is not None and event.dagster_event.is_step_materialization:
+                self.reach("while Dagster records")
+            store(instance, event, **options)
+
+        self._monkeypatch.setattr(instance, "handle_new_event", handle_new_event)
+
+        def finished() -> Iterator[int]:
+            for number in range(3):
+                self._is_guarded = True
+                self.reach("in the op")
+                yield number
+            if fails:
+                raise dg.Failure("something failed")
+
+        @dg.op(out=dg.Out(dg.Nothing))
+        def says() -> Any:
+            for number in self.interruption.guard(finished()):
+                yield dg.AssetMaterialization(f"asset_{number}")
+                self.reach("between two results of one")
+                yield dg.AssetMaterialization(f"check_{number}")
+            self._is_guarded = False
+            yield dg.Output(None)
+
+        @dg.job
+        def job() -> None:
+            says()
+
+        return job.execute_in_process(instance=instance, raise_on_error=False)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """As in Dagster's processes, where both signals have one handler."""
+    before = [signal.getsignal(number) for number in NUMBERS]
+    interrupts.setup_interrupt_handlers()
+    yield
+    for number, handler in zip(NUMBERS, before, strict=True):
+        signal.signal(number, handler)
+
+
+PLACES = ("in the op", "while Dagster records", "between two results of one", "as Dagster goes on")
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_said_is_recorded_wherever_dagster_is_when_a_signal_comes(
+    place: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [signal.getsignal(number) for number in NUMBERS]
+    run = Run(place, number, monkeypatch)
+    result = run.execute()
+    assert run.told_at == [place]
+    assert run.interruption.came
+    said = [event.asset_key.path[0] for event in result.all_events if event.is_step_materialization and event.asset_key]
+    assert said == [f"{kind}_{number}" for number in range(3) for kind in ("asset", "check")]
+    assert result.success
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_dagster_has_its_handlers_back_when_the_op_has_ended(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    installing = interrupts._replace_interrupt_signal
+    before = [signal.getsignal(number) for number in NUMBERS]
+    result = Run("nowhere", signal.SIGTERM, monkeypatch).execute(fails=fails)
+    assert result.success is not fails
+    assert interrupts._replace_interrupt_signal is installing
+    assert [signal.getsignal(number) for number in NUMBERS] == before
