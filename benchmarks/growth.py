@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lab import heading, progress, ratio_row, row
-from runs import Runs
+from lab import heading, ratio_row, row
+from runs import Runs, say
 
 UNRECORDED = "  execution: {record_unchanged: false}\n"
 
@@ -45,7 +45,7 @@ def measure(folder: Path, models: int, audits: int, rounds: int) -> list[tuple[s
     measured = []
     for _ in range(rounds):
         measured.append(runs.round_without_hand())
-        progress({f"{what}, {who}": one.seconds for what, each in measured[-1].items() for who, one in each.items()})
+        say(measured[-1])
     found = [
         (
             title,

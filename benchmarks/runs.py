@@ -22,6 +22,12 @@ TYPED, LAUNCH, LAUNCH_BY_HAND = "sqlmesh run", "dg launch", "dg launch, Dagster 
 LAUNCH_IN_PROCESS = "dg launch, in-process executor"
 
 
+def say(measured: dict[str, dict[str, Measured]]) -> None:
+    """What a round has measured: seconds of a step, and of the whole process of SQLMesh alone."""
+    each = [(what, who, one) for what, by_who in measured.items() for who, one in by_who.items()]
+    progress({f"{what}, {who}": one.seconds if who == "alone" else one.said["seconds"] for what, who, one in each})
+
+
 class Runs:
     """The three of them over one project."""
 
@@ -129,7 +135,7 @@ def table(runs: Runs, rounds: int) -> None:
     measured = []
     for _ in range(rounds):
         measured.append(runs.round())
-        progress({f"{what}, {who}": one.seconds for what, each in measured[-1].items() for who, one in each.items()})
+        say(measured[-1])
     for what, title in (("due", "everything due"), ("idle", "nothing due")):
         ours = [one[what]["ours"].said["seconds"] for one in measured]
         alone = [one[what]["alone"].seconds for one in measured]
