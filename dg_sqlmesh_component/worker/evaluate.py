@@ -39,6 +39,7 @@ from dg_sqlmesh_component.errors import (
 )
 from dg_sqlmesh_component.manifest import cut
 
+from .breaker import unless_unchanged
 from .describe import audit_arguments
 from .opening import (
     SteadyContext,
@@ -234,7 +235,8 @@ class _RecordingContext(SteadyContext):
             # SQLMesh's selection language cannot say what is needed here: it has no quoting for names
             # with spaces or dashes, cannot name standalone audits, ignores what it does not find, and
             # its parser recurses once per name (about a thousand overflow Python's stack).
-            return run(*args, **{**kwargs, "selected_snapshots": self._requested})
+            breaker = unless_unchanged(kwargs["circuit_breaker"], self.state_reader, self.naming.name)
+            return run(*args, **{**kwargs, "selected_snapshots": self._requested, "circuit_breaker": breaker})
 
         scheduler.run = run_requested
         self.current_scheduler = scheduler

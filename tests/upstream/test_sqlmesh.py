@@ -465,6 +465,43 @@ def test_a_plan_that_lands_in_mid_run_makes_the_run_start_over_with_the_same_eva
     assert "Restarting the run" in console.of("log_warning")[0].arguments["short_message"]
 
 
+def test_before_each_node_sqlmesh_parses_the_environment_to_see_whether_a_plan_has_changed_it(shop: Shop) -> None:
+    """ADR-0027: the question comes as a keyword, and a summary has the two fields that answer it."""
+    asked: list[bool] = []
+
+    class Counting(Context):
+        def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
+            scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+            run_all = scheduler.run
+
+            def run_counted(*args: Any, circuit_breaker: Any, **options: Any) -> CompletionStatus:
+                def counted() -> bool:
+                    asked.append(circuit_breaker())
+                    return asked[-1]
+
+                return run_all(*args, circuit_breaker=counted, **options)
+
+            scheduler.run = run_counted  # type: ignore[method-assign]
+            return scheduler
+
+    context = shop.open(type_=Counting)
+    read: list[str] = []
+    get_environment = context.state_sync.state_sync.environment_state.get_environment
+
+    def watched(environment: str, *args: Any, **options: Any) -> Any:
+        read.append(environment)
+        return get_environment(environment, *args, **options)
+
+    context.state_sync.state_sync.environment_state.get_environment = watched
+    assert run(context, select_models=["shop.orders", "shop.revenue"]) is CompletionStatus.SUCCESS
+    assert len(asked) >= 2
+    assert not any(asked)
+    assert len(read) > len(asked)  # each time, and to open the run
+    [summary] = context.state_sync.get_environments_summary()
+    stored = context.state_sync.get_environment("prod")
+    assert (summary.name, summary.plan_id, summary.finalized_ts) == ("prod", stored.plan_id, stored.finalized_ts)
+
+
 # -- what a run is made of ------------------------------------------------------------------------------
 
 

@@ -1,0 +1,103 @@
+"""Whether a plan has changed the environment in mid-run: the answer of SQLMesh, without parsing it each time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import plan, write_project
+from sqlmesh.core.context import Context
+
+from dg_sqlmesh_component.worker.breaker import unless_unchanged
+
+
+class Asked:
+    """What `Context.run` asks before each node, in SQLMesh's own words, and how often it was."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.times = 0
+        self.plan_id = context.state_sync.get_environment("prod").plan_id
+
+    def __call__(self) -> bool:
+        self.times += 1
+        environment = self.context.state_sync.get_environment("prod")
+        return not environment or environment.plan_id != self.plan_id or not environment.finalized_ts
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("breaker")
+    project = write_project(folder, {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
+    plan(project)
+    plan(project, "dev", "--include-unmodified")
+    return project
+
+
+@pytest.fixture
+def has_changed(planned: Path, tmp_path: Path) -> Iterator[Asked]:
+    project = tmp_path / "project"
+    shutil.copytree(planned, project)
+    config = (project / "config.yaml").read_text().replace("warehouse.duckdb", str(project / "warehouse.duckdb"))
+    (project / "config.yaml").write_text(config)
+    context = Context(paths=str(project), load=False)
+    yield Asked(context)
+    context.close()
+
+
+def change(asked: Asked, statement: str) -> None:
+    asked.context.state_sync.state_sync.engine_adapter.execute(statement)  # type: ignore[attr-defined]
+
+
+def test_sqlmesh_is_asked_once_as_long_as_nothing_changes(has_changed: Asked) -> None:
+    breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
+    assert [breaker() for _ in range(5)] == [False] * 5
+    assert has_changed.times == 1
+
+
+def test_a_plan_for_another_environment_changes_nothing(has_changed: Asked) -> None:
+    breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
+    assert not breaker()
+    change(has_changed, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'dev'")
+    assert not breaker()
+    assert has_changed.times == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'prod'",
+        "UPDATE sqlmesh._environments SET finalized_ts = NULL WHERE name = 'prod'",
+        "DELETE FROM sqlmesh._environments WHERE name = 'prod'",
+    ],
+    ids=["another plan was applied", "a plan is being applied", "the environment is gone"],
+)
+@pytest.mark.parametrize("asked_before", [0, 1, 2])
+def test_what_sqlmesh_takes_for_a_change_is_one(has_changed: Asked, statement: str, asked_before: int) -> None:
+    breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
+    for _ in range(asked_before):
+        assert not breaker()
+    change(has_changed, statement)
+    assert breaker()
+    assert breaker()
+
+
+def test_a_plan_that_lands_between_the_two_looks_is_noticed(has_changed: Asked) -> None:
+    def answered_too_early() -> bool:
+        answer = has_changed()
+        change(has_changed, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'prod'")
+        return answer
+
+    breaker = unless_unchanged(answered_too_early, has_changed.context.state_sync, "prod")
+    assert not breaker()
+    assert breaker()
+
+
+def test_a_change_that_sqlmesh_does_not_take_for_one_is_asked_about_once(has_changed: Asked) -> None:
+    breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
+    assert not breaker()
+    change(has_changed, "UPDATE sqlmesh._environments SET expiration_ts = 1 WHERE name = 'prod'")
+    assert [breaker() for _ in range(3)] == [False] * 3
+    assert has_changed.times == 2
