@@ -36,6 +36,8 @@ class Run:
         self._monkeypatch = monkeypatch
         self._is_guarded = False
         self.told_at: list[str] = []
+        self.in_between: list[str] = []
+        """What would handle a signal, at each event from the op's end to the start of the next."""
         self.interruption = Interruption(lambda: None)
 
     def reach(self, place: str) -> None:
@@ -43,7 +45,7 @@ class Run:
             self.told_at.append(place)
             os.kill(os.getpid(), self._number)
 
-    def execute(self, fails: bool = False) -> dg.ExecuteInProcessResult:
+    def execute(self, fails: bool = False, guard: bool = True) -> dg.ExecuteInProcessResult:
         self._monkeypatch.setattr(interrupts, "_received_interrupt", Noted(lambda: self.reach("as Dagster goes on")))
         store = dg.DagsterInstance.handle_new_event
         instance = dg.DagsterInstance.ephemeral()
@@ -51,6 +53,11 @@ class Run:
         def handle_new_event(event: Any, **options: Any) -> None:
             if event.dagster_event is not None and event.dagster_event.is_step_materialization:
                 self.reach("while Dagster records")
+            if event.dagster_event is not None and event.dagster_event.event_type_value in (
+                "STEP_SUCCESS",
+                "STEP_START",
+            ):
+                self.in_between.append(signal.getsignal(signal.SIGINT).__qualname__)  # type: ignore[union-attr]
             store(instance, event, **options)
 
         self._monkeypatch.setattr(instance, "handle_new_event", handle_new_event)
@@ -65,16 +72,19 @@ class Run:
 
         @dg.op(out=dg.Out(dg.Nothing))
         def says() -> Any:
-            for number in self.interruption.guard(finished()):
+            for number in self.interruption.guard(finished()) if guard else finished():
                 yield dg.AssetMaterialization(f"asset_{number}")
                 self.reach("between two results of one")
                 yield dg.AssetMaterialization(f"check_{number}")
             self._is_guarded = False
             yield dg.Output(None)
 
+        @dg.op(ins={"before": dg.In(dg.Nothing)})
+        def comes_next() -> None: ...
+
         @dg.job
         def job() -> None:
-            says()
+            comes_next(says())
 
         return job.execute_in_process(instance=instance, raise_on_error=False)
 
@@ -116,3 +126,11 @@ def test_dagster_has_its_handlers_back_when_the_op_has_ended(fails: bool, monkey
     assert result.success is not fails
     assert interrupts._replace_interrupt_signal is installing
     assert [signal.getsignal(number) for number in NUMBERS] == before
+
+
+def test_between_our_op_and_the_next_a_signal_is_handled_as_between_any_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, other = (Run("nowhere", signal.SIGTERM, monkeypatch) for _ in range(2))
+    assert ours.execute().success
+    assert other.execute(guard=False).success
+    assert len(other.in_between) == 4  # both ops start and succeed
+    assert ours.in_between == other.in_between
