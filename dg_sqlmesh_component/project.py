@@ -51,6 +51,14 @@ def is_project_folder(path: Path) -> bool:
     return any((path / name).is_file() for name in CONFIG_FILES)
 
 
+def what_is_no_project(path: Path) -> str:
+    """What a folder lacks to be a SQLMesh project, and the command that adds it."""
+    lacks = f"{path} is not a SQLMesh project: it has none of {', '.join(CONFIG_FILES)}. "
+    if (path / "dbt_project.yml").is_file():
+        return f"{lacks}It is a dbt project, to which `sqlmesh init -t dbt`, typed there, adds what SQLMesh needs."
+    return f"{lacks}`sqlmesh init`, typed there, creates a project."
+
+
 @dataclass(frozen=True)
 class SQLMeshProject:
     """A SQLMesh project and how to open it.
@@ -100,10 +108,7 @@ class SQLMeshProject:
                     "folder, relative to that file."
                 )
             if not is_project_folder(path):
-                raise DeclarationError(
-                    f"{path} is not a SQLMesh project: it has none of {', '.join(CONFIG_FILES)}. "
-                    "Correct `project` in defs.yaml, or create a project there with `sqlmesh init`."
-                )
+                raise DeclarationError(f"{what_is_no_project(path)} Or correct `project` in defs.yaml.")
         if self.working_directory is not None and not self.working_directory.is_dir():
             raise DeclarationError(
                 f"There is no folder {self.working_directory}. Correct `project.working_directory` in defs.yaml."

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from .bootstrap import sqlmesh_program
 from .errors import DeclarationError
-from .project import CONFIG_FILES, is_project_folder
+from .project import is_project_folder, what_is_no_project
 
 STARTER_FOLDER = "sqlmesh_project"
 """Where `init` puts the starter project, below the Dagster project's root, unless `project_path` says otherwise."""
@@ -87,11 +87,9 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
         for folder in found:
             if is_project_folder(folder):
                 return folder.resolve()
-        raise DeclarationError(
-            f"{found[0].resolve()} is not a SQLMesh project: "
-            + (f"it has none of {', '.join(CONFIG_FILES)}." if found[0].is_dir() else "there is no such folder.")
-            + " Nothing was written."
-        )
+        folder = found[0].resolve()
+        wrong = what_is_no_project(folder) if folder.is_dir() else f"There is no folder {folder}."
+        raise DeclarationError(f"{wrong} Nothing was written.")
 
 
 def starter_folder() -> Path:

@@ -70,7 +70,7 @@ def test_init_writes_a_project_that_loads_and_names_it(dagster: DagsterProject) 
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"project_path": "nowhere"}, "there is no such folder. Nothing was written."),
+        ({"project_path": "nowhere"}, "nowhere. Nothing was written."),
         ({"project_path": "."}, "is not a SQLMesh project: it has none of config.py"),
         ({}, "Say which SQLMesh project to use: --project-path <folder>"),
     ],

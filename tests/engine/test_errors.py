@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import CONFIG, DagsterProject, dagster_project, plan, query, run, write_project
+from harness import CONFIG, DagsterProject, dagster_project, plan, query, run, sqlmesh, write_project
 
 from dg_sqlmesh_component.errors import (
     DeclarationError,
@@ -44,6 +44,15 @@ def test_a_folder_without_a_configuration_is_named_and_what_would_make_it_a_proj
     message = complaint(SQLMeshProject((tmp_path,)), DeclarationError)
     assert f"{tmp_path} is not a SQLMesh project" in message
     assert "config.yaml" in message
+    assert "`sqlmesh init`, typed there" in message
+
+
+def test_of_a_dbt_project_it_is_said_how_it_becomes_one_of_sqlmesh(tmp_path: Path) -> None:
+    (tmp_path / "dbt_project.yml").write_text("name: shop\nversion: '1'\nprofile: shop\n")
+    message = complaint(SQLMeshProject((tmp_path,)), DeclarationError)
+    assert "It is a dbt project, to which `sqlmesh init -t dbt`" in message
+    sqlmesh(tmp_path, "init", "-t", "dbt")
+    SQLMeshProject((tmp_path,)).require()
 
 
 def test_a_model_that_cannot_be_parsed_is_named_by_file_and_line(tmp_path: Path) -> None:
