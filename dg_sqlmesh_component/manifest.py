@@ -109,6 +109,7 @@ class Model:
         grains, references, partitioned_by, clustered_by: SQL text, one entry an expression.
         depends_on: The `fqn`s it reads, sorted, also of tables that no model declares.
         table_name: The table or view that consumers read in the manifest's environment, unquoted, dotted.
+        gateway: As written; None where the project's gateway runs it.
         engine: Connection type of the gateway that runs it (`duckdb`, `snowflake` ...).
         data_hash: SQLMesh's hash of what determines the model's data.
         metadata_hash: SQLMesh's hash of the rest (description, owner, audits ...).

@@ -130,10 +130,11 @@ def asset_job(root: str, selection: dict[str, list[str]]) -> dg.JobDefinition:
     if "assets" in selection:
         chosen = dg.AssetSelection.assets(*(dg.AssetKey.from_user_string(key) for key in selection["assets"]))
     if "checks" in selection:
-        checks = [check.rsplit(":", 1) for check in selection["checks"]]
-        chosen = dg.AssetSelection.checks(
-            *(dg.AssetCheckKey(dg.AssetKey.from_user_string(key), name) for key, name in checks)
+        named = [check.rsplit(":", 1) for check in selection["checks"]]
+        checks = dg.AssetSelection.checks(
+            *(dg.AssetCheckKey(dg.AssetKey.from_user_string(key), name) for key, name in named)
         )
+        chosen = chosen | checks if "assets" in selection else checks
     job = dg.define_asset_job("everything", selection=chosen)
     return dg.Definitions.merge(definitions, dg.Definitions(jobs=[job])).resolve_job_def("everything")
 

@@ -200,6 +200,7 @@ class _RecordingContext(SteadyContext):
     """A Context that shows what passes between it, its scheduler and its evaluator."""
 
     current_scheduler: Scheduler | None = None
+    """What runs the requested nodes, or has run them; another one after SQLMesh has started over."""
     naming: EnvironmentNamingInfo
 
     def prepare(self, tracker: Tracker, request: e.EvaluationRequest) -> None:
@@ -224,14 +225,15 @@ class _RecordingContext(SteadyContext):
         pipe = self._tracker.pipe
         pipe.cut_off_queries = partial(cut_off_queries, snapshot_evaluator.adapters.values(), pipe)
         _record_audits(snapshot_evaluator, pipe.send, self._query_characters)
-        if self.current_scheduler is not None:
-            self._tracker.start_over()
         if self._count_rows:
             self._tracker.count_rows = partial(self._rows_of, snapshot_evaluator)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         run = scheduler.run
 
         def run_requested(*args: Any, **kwargs: Any) -> CompletionStatus:
+            if self.current_scheduler is not None:  # not the first to run: to evaluate audits, one is made too
+                self._tracker.start_over()
+            self.current_scheduler = scheduler
             # SQLMesh's selection language cannot say what is needed here: it has no quoting for names
             # with spaces or dashes, cannot name standalone audits, ignores what it does not find, and
             # its parser recurses once per name (about a thousand overflow Python's stack).
@@ -239,7 +241,6 @@ class _RecordingContext(SteadyContext):
             return run(*args, **{**kwargs, "selected_snapshots": self._requested, "circuit_breaker": breaker})
 
         scheduler.run = run_requested
-        self.current_scheduler = scheduler
         return scheduler
 
     def _rows_of(self, evaluator: SnapshotEvaluator, snapshot: Snapshot) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import dagster as dg
@@ -172,6 +173,38 @@ def test_a_blocking_audit_that_fails_alone_fails_the_step(ledger: tuple[Path, Da
     raise_flags(project)
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert told.failures == ["t.audited: audit flag_is_down failed: 1 row."]
+
+
+FAILS_LAST = {
+    "models/days.sql": """
+        MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1));
+        SELECT CASE WHEN @start_ds >= '{yesterday}' THEN error('this day is broken') ELSE @start_ds END::DATE AS day
+    """,
+    "models/total.sql": "MODEL (name t.total, kind FULL); SELECT count(*) AS days FROM t.days",
+    "models/audited.sql": """
+        MODEL (name t.audited, kind FULL, audits (not_null(columns := (id)), unique_values(columns := (id))));
+        SELECT 1 AS id
+    """,
+}
+
+
+def test_a_failure_stays_one_when_checks_of_other_models_are_evaluated_behind_it(tmp_path: Path) -> None:
+    yesterday = (datetime.now(timezone.utc) - timedelta(days=1)).strftime("%Y-%m-%d")
+    files = {name: text.replace("{yesterday}", yesterday) for name, text in FAILS_LAST.items()}
+    project = write_project(tmp_path / "shop", files)
+    plan(project)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        told = dagster.launch("in_process", assets=["t/days", "t/total"], checks=["t/audited:not_null"])
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert (told.status_of("t/days"), told.status_of("t/total")) == ("partly_executed", "blocked")
+    assert not told.materializations
+    [failure] = told.failures
+    assert "this day is broken" in failure
+    assert "Blocked by it: t.total." in failure
+    assert told.checks["t/audited:not_null"].passed
+    assert "starts over" not in told.log
 
 
 def test_a_change_that_no_plan_has_applied_is_named_and_what_is_promoted_runs(
