@@ -173,6 +173,11 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     def __post_init__(self) -> None:
         take_declared_types(self, SQLMeshProjectComponent, secret=("project",))  # its `env` may hold passwords
+        if self.op and _NAME_OF_A_PART.search(self.op.name or ""):
+            raise DeclarationError(
+                f"`op.name` in defs.yaml is {self.op.name!r}, and must not end in an underscore and a number: Dagster "
+                "gives such names to the parts of an op that it splits, and runs one of two ops that are named alike."
+            )
 
     # -- overriding ------------------------------------------------------------------------------
 
@@ -450,6 +455,9 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         return [addition for addition in get_args(Addition) if addition in self.include_metadata]
 
 
+_NAME_OF_A_PART = re.compile(r"_[0-9]+$")
+"""How Dagster names the second part of an op that it splits, and those that follow: `<op>_2`."""
+
 _REFUSALS = (
     dg.DagsterInvalidDefinitionError,
     CheckError,
@@ -493,5 +501,6 @@ def _op_name(context: dg.ComponentLoadContext) -> str:
     """A name that differs between two instances in one code location: where the declaration stands."""
     path = context.component_path
     where = os.path.relpath(path.file_path, context.defs_module_path)
-    number = f"_{path.instance_key}" if path.instance_key else ""
-    return "sqlmesh_" + re.sub(r"[^A-Za-z0-9_]+", "_", f"{where}{number}").strip("_")
+    number = f"__{path.instance_key}" if path.instance_key else ""
+    name = "sqlmesh_" + re.sub(r"[^A-Za-z0-9_]+", "_", f"{where}{number}").strip("_")
+    return f"{name}_" if _NAME_OF_A_PART.search(name) else name

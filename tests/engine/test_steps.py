@@ -9,7 +9,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from harness import (
+    COMPONENT,
     CONFIG,
     EXECUTORS,
     DagsterProject,
@@ -100,6 +102,30 @@ def test_sqlmesh_is_imported_while_dagster_still_prepares_the_step_and_in_no_oth
         and entry.step_key != "page"
     ]
     assert started < began
+
+
+def test_no_part_of_a_split_step_is_taken_for_another_project(tmp_path: Path) -> None:
+    """Dagster names the parts `<op>`, `<op>_2`, and of two ops of one name it runs one without a word."""
+    projects = [
+        write_project(tmp_path / "shop", SANDWICH, CONFIG + BEFORE_ALL),
+        write_project(tmp_path / "other", {"models/one.sql": "MODEL (name t2.one, kind FULL); SELECT 1 AS id"}),
+        write_project(tmp_path / "third", {"models/one.sql": "MODEL (name t3.one, kind FULL); SELECT 1 AS id"}),
+    ]
+    for project in projects:
+        plan(project)
+    with dagster_project(tmp_path) as dagster:
+        declared = dagster.declare("shop", {"project": str(projects[0])})
+        second = {"type": COMPONENT, "attributes": {"project": str(projects[2])}}
+        third = {"type": COMPONENT, "attributes": {"project": str(projects[2]), "translation": {"key_prefix": "again"}}}
+        declared.write_text("---\n".join([declared.read_text(), yaml.safe_dump(second), yaml.safe_dump(third)]))
+        dagster.declare("shop_2", {"project": str(projects[1])})
+        dagster.add_module("between", BETWEEN.format(file=str(projects[0] / "warehouse.duckdb")))
+        dagster.refresh()
+        told = dagster.launch("in_process")
+    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+    said = {**told.materializations, **told.observations}
+    models = {"t/first", "t/beside", "t/last", "t2/one", "t3/one", "again/t3/one"}
+    assert set(said) == {*models, "mid/made"}
 
 
 @pytest.fixture(scope="module")
