@@ -482,7 +482,7 @@ _EXPANDED: dict[Any, tuple[str, ...]] = {}
 def _read(state_path: Path) -> Manifest | None:
     """The stored manifest; None where there is none that can be read."""
     try:
-        return read_manifest(state_path) if state_path.is_file() else None
+        return read_manifest(state_path)
     except DeclarationError:
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 from . import wire
@@ -14,19 +14,29 @@ from .manifest import MANIFEST_VERSION, Manifest
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write it beside its place and move it there, so that a reader finds the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(wire.MANIFEST.dump_json(manifest))
-    os.replace(file.name, path)
+    # Not with `tempfile`, whose files nobody else may read: an image is built by one user and run by another.
+    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        with beside.open("xb") as file:
+            file.write(wire.MANIFEST.dump_json(manifest))
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> Manifest:
     """Read what `write_manifest` wrote.
 
     Raises:
-        DeclarationError: The file is damaged or of another version of this package.
+        DeclarationError: The file is damaged, of another version of this package, not there or not for this user.
     """
     try:
         manifest = wire.MANIFEST.validate_json(path.read_bytes())
+    except OSError as error:
+        raise DeclarationError(
+            f"The stored description of the SQLMesh project, {path}, cannot be read: {error.strerror}. Let the user "
+            "who runs Dagster read it, or write it anew: dg utils refresh-defs-state"
+        ) from error
     except ValueError as error:
         raise DeclarationError(
             f"The stored description of the SQLMesh project, {path}, cannot be read: it is damaged or was "

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import stat
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -44,6 +46,29 @@ def test_the_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path
     path = stored(manifest(), tmp_path)
     assert read_manifest(path) == manifest()
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_the_file_may_be_read_by_whoever_the_writers_umask_lets(tmp_path: Path) -> None:
+    """An image is built by one user and run by another."""
+    before = os.umask(0o027)
+    try:
+        path = stored(SHOP, tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_nothing_is_left_of_a_file_that_cannot_take_its_place(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    with pytest.raises(IsADirectoryError):
+        stored(SHOP, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_file_that_is_not_to_be_opened_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "a folder").mkdir()
+    assert "cannot be read: Is a directory. Let the user who runs Dagster read it" in refusal(tmp_path / "a folder")
+    assert "cannot be read: No such file or directory." in refusal(tmp_path / "nowhere")
 
 
 def write_often(path: Path, models: int) -> None:
