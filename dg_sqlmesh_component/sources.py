@@ -1,7 +1,7 @@
 """Whether a project is still the one that was described, found out without starting SQLMesh.
 
 What the description was made of, as far as it can be seen from outside: files by their size and time, the
-configuration's environment variables, the interpreter's packages, this package. Where that is not enough, nothing is
+environment variables that they name, the interpreter's packages, this package. Where that is not enough, nothing is
 said, and the project is described anew.
 """
 
@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -19,9 +19,18 @@ from .manifest import MANIFEST_VERSION, Sources
 from .project import CONFIG_FILES, SQLMeshProject
 from .redaction import SECRET_NAME
 
+_READ_FOLDERS = (
+    "audits", "external_models", "macros", "materializations", "metrics", "models", "seeds", "signals", "tests",
+)  # fmt: skip
+"""Folders of a project of which SQLMesh reads everything, whatever it is called."""
+
 _OUTPUT_FOLDERS = {"__pycache__", "logs", "node_modules", "target"}
 _OUTPUT_SUFFIXES = {".db", ".duckdb", ".log", ".pyc", ".sqlite", ".sqlite3", ".wal"}
 _IN_HOME = (".sqlmesh/config.yaml", ".sqlmesh/config.yml", ".dbt/profiles.yml")
+
+_CODE_SUFFIXES = {".py", ".yaml", ".yml"}
+_ASKS_FOR_VARIABLES = re.compile(r"environ|getenv|env_var")
+_QUOTED_NAME = re.compile(r"""["'](\w+)["']""")
 
 _READS_STATE = re.compile(r"^\s*project\s*[:=]", re.MULTILINE)
 """A configuration with a project's name: SQLMesh adds the models of the other projects in its state."""
@@ -36,6 +45,7 @@ def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | No
     configuration = "\n".join(_configurations(project))
     if _READS_STATE.search(configuration) or any("git:" in part for part in question):
         return None
+    at_home = [Path.home() / name for name in _IN_HOME]
     files = {str(path): _stamp(path) for folder in project.paths for path in _files(folder)}
     model_files = {path for folder in project.paths for path in files if _is_model_file(path, folder)}
     digest = hashlib.sha256()
@@ -43,9 +53,9 @@ def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | No
         _versions(),
         repr(project.opening),
         *question,
-        *_variables(configuration, {**os.environ, **project.env}),
+        *_variables(_names_in(configuration, [*map(Path, files), *at_home]), {**os.environ, **project.env}),
         *_interpreter(project.python),
-        *(f"{name} {_stamp(Path.home() / name)}" for name in _IN_HOME),
+        *(f"{path} {_stamp(path)}" for path in at_home),
         *(f"{path} {stamp}" for path, stamp in files.items() if path not in model_files),
     ):
         digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
@@ -69,11 +79,26 @@ def _configurations(project: SQLMeshProject) -> Iterator[str]:
                 yield (path / name).read_text(encoding="utf-8", errors="replace")
 
 
-def _variables(configuration: str, environment: Mapping[str, str]) -> Iterator[str]:
-    """Environment variables that the configuration names or that override it. Secrets only by whether they are set."""
+def _names_in(configuration: str, files: Sequence[Path]) -> set[str]:
+    """What may be names of environment variables: any word of the configuration, and quotes in code that asks for them.
+
+    Models of dbt are such code, those of SQLMesh are not: they have no way to ask.
+    """
+    is_dbt = any(path.name == "dbt_project.yml" for path in files)
+    suffixes = _CODE_SUFFIXES | ({".sql"} if is_dbt else set())
     named = set(re.findall(r"\w+", configuration))
+    for path in files:
+        if path.suffix in suffixes and path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if _ASKS_FOR_VARIABLES.search(text):
+                named.update(_QUOTED_NAME.findall(text))
+    return named
+
+
+def _variables(named: set[str], environment: Mapping[str, str]) -> Iterator[str]:
+    """Variables that are named, or that override the configuration. Secrets only by whether they are set."""
     for name in sorted(environment):
-        if name in named or name.upper().startswith("SQLMESH"):
+        if name in named or name.upper().startswith(("SQLMESH", "DBT_")):
             yield f"{name}={'' if SECRET_NAME.search(name) else environment[name]}"
 
 
@@ -93,13 +118,21 @@ def _interpreter(python: str | None) -> Iterator[str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    read = [folder / name for name in _READ_FOLDERS]
+    for one in read:  # it may be a link to a folder elsewhere
+        yield from _files_below(one, lambda path: path.name == "__pycache__")
+    yield from _files_below(folder, lambda path: path in read or _is_other(path))
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a folder outside of those holds what a run writes, or is no part of the project."""
+    return path.name.startswith(".") or path.name in _OUTPUT_FOLDERS or (path / "pyvenv.cfg").exists()
+
+
+def _files_below(folder: Path, is_left_out: Callable[[Path], bool]) -> Iterator[Path]:
     for path, folders, files in os.walk(folder):
         here = Path(path)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and name not in _OUTPUT_FOLDERS and not (here / name / "pyvenv.cfg").exists()
-        )
+        folders[:] = sorted(name for name in folders if not is_left_out(here / name))
         for name in sorted(files):
             if Path(name).suffix not in _OUTPUT_SUFFIXES:
                 yield here / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,12 +67,32 @@ def touch(name: str) -> Callable[[Path], None]:
         write(".env"),
         write("external_models.yaml"),
         write("läden.sql"),
+        write("models/logs/x.sql"),
+        write("models/target/x.sql"),
+        write("seeds/.hidden/x.csv"),
+        write("elsewhere/models/x.sql"),
     ],
-    ids=["written", "touched", "new", "gone", "renamed", "seed", "macro", "config", ".env", "external", "letters"],
-)
+    ids=["written", "touched", "new", "gone", "renamed", "seed", "macro", "config", ".env", "external", "letters",
+         "named like logs", "named like output", "hidden", "not a folder of SQLMesh's"],
+)  # fmt: skip
 def test_a_changed_file_makes_another_project(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
     before = sources_of(project, [])
     change(project.paths[0])
+    assert before != sources_of(project, [])
+
+
+@pytest.mark.parametrize("linked", ["models", "macros", "seeds", "signals"])
+def test_what_is_in_a_folder_elsewhere_that_is_linked_to_counts(
+    project: SQLMeshProject, linked: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    [folder] = project.paths
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write("x.sql")(elsewhere)
+    if (folder / linked).exists():
+        shutil.rmtree(folder / linked)
+    (folder / linked).symlink_to(elsewhere)
+    before = sources_of(project, [])
+    touch("x.sql")(elsewhere)
     assert before != sources_of(project, [])
 
 
@@ -106,6 +127,33 @@ def test_another_way_to_open_it_makes_another_project(project: SQLMeshProject, c
 
 def test_a_variable_that_the_configuration_does_not_name_makes_no_difference(project: SQLMeshProject) -> None:
     assert sources_of(project, []) == sources_of(replace(project, env={"ELSEWHERE": "b"}), [])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "counts"),
+    [
+        ("macros/m.py", "extra = os.environ.get('EXTRA', '2 AS two')", True),
+        ("macros/m.py", 'name = "EXTRA"\nextra = os.getenv(name)', True),
+        ("models/m.py", "extra = os.environ['EXTRA']", True),
+        ("macros/m.py", "extra = 'EXTRA'", False),
+        ("helpers/m.py", "extra = environ['EXTRA']", True),
+        ("profiles.yml", "schema: \"{{ env_var('EXTRA') }}\"", True),
+        ("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'", False),
+    ],
+)
+def test_a_variable_that_code_asks_for_makes_another_project(
+    project: SQLMeshProject, file: str, text: str, counts: bool
+) -> None:
+    write(file, text)(project.paths[0])
+    one, other = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert (sources_of(one, []) != sources_of(other, [])) is counts
+
+
+def test_in_a_dbt_project_models_ask_for_variables_too(project: SQLMeshProject) -> None:
+    write("dbt_project.yml")(project.paths[0])
+    write("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'")(project.paths[0])
+    one, other, dbt = (replace(project, env={name: "x"}) for name in ("EXTRA", "ELSEWHERE", "DBT_PROFILES_DIR"))
+    assert len({rest(one), rest(other), rest(dbt)}) == 3
 
 
 def test_the_value_of_a_secret_is_not_looked_at(project: SQLMeshProject) -> None:
