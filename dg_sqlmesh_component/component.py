@@ -343,11 +343,19 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     @property
     def defs_state_config(self) -> DefsStateConfig:
-        """Where Dagster keeps the manifest; the key tells apart what leads to different manifests."""
+        """Where Dagster keeps the manifest; the key tells apart what leads to different manifests.
+
+        It is the same wherever the code location lies: state that is stored in one folder is found in another.
+        """
         project = self.project
-        parts = [project.name, project.gateway, project.environment, project.config]
-        distinct = _short_hash([*map(str, project.paths), *self._question])
-        label = "_".join(part for part in parts if part)
+        where = [project.name]
+        paths = tuple(map(str, project.paths))
+        if project.declared_paths is not None and hasattr(self, "_load_context"):
+            where = [_where(self._load_context)]
+            paths = project.declared_paths
+        parts = [*where, project.gateway, project.environment, project.config]
+        label = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(part for part in parts if part))
+        distinct = _short_hash([repr(parts), *paths, *self._question])
         return DefsStateConfig(
             key=f"SQLMeshProjectComponent[{label}_{distinct}]",
             management_type=DefsStateManagementType.LOCAL_FILESYSTEM,
@@ -405,7 +413,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             problem = f"There is no stored description of the SQLMesh project {self.project.name!r}."
         else:
             try:
-                return read_manifest(state_path)
+                return read_manifest(state_path).at(self.project.opening.paths)
             except DeclarationError as error:
                 problem = str(error)
         sources = sources_of(self.project, self._question)
@@ -499,8 +507,12 @@ def _short_hash(parts: list[str]) -> str:
 
 def _op_name(context: dg.ComponentLoadContext) -> str:
     """A name that differs between two instances in one code location: where the declaration stands."""
-    path = context.component_path
-    where = os.path.relpath(path.file_path, context.defs_module_path)
-    number = f"__{path.instance_key}" if path.instance_key else ""
-    name = "sqlmesh_" + re.sub(r"[^A-Za-z0-9_]+", "_", f"{where}{number}").strip("_")
+    instance = context.component_path.instance_key
+    number = f"__{instance}" if instance else ""
+    name = "sqlmesh_" + re.sub(r"[^A-Za-z0-9_]+", "_", f"{_where(context)}{number}").strip("_")
     return f"{name}_" if _NAME_OF_A_PART.search(name) else name
+
+
+def _where(context: dg.ComponentLoadContext) -> str:
+    """Where the declaration stands in its code location."""
+    return os.path.relpath(context.component_path.file_path, context.defs_module_path)

@@ -7,6 +7,7 @@ Standard library only: both worlds read this module.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection
@@ -267,6 +268,33 @@ class Manifest:
         described = {model.fqn: model for model in part.models}
         return replace(
             part, models=tuple(described.get(model.fqn, model) for model in self.models), selected=self.selected
+        )
+
+    def at(self, paths: tuple[str, ...]) -> Manifest:
+        """The same project in other folders: it was described where an image is built, and is read where that runs."""
+        if paths == self.paths:
+            return self
+        moves = [(f"{before}{os.sep}", f"{now}{os.sep}") for before, now in zip(self.paths, paths, strict=True)]
+
+        def moved(path: str | None) -> str | None:
+            for before, now in moves:
+                if path is not None and path.startswith(before):
+                    return now + path.removeprefix(before)
+            return path
+
+        def moved_audit(audit: Audit) -> Audit:
+            return replace(audit, path=moved(audit.path))
+
+        return replace(
+            self,
+            paths=paths,
+            models=tuple(
+                replace(model, path=moved(model.path), audits=tuple(map(moved_audit, model.audits)))
+                for model in self.models
+            ),
+            standalone_audits=tuple(
+                replace(standalone, audit=moved_audit(standalone.audit)) for standalone in self.standalone_audits
+            ),
         )
 
 

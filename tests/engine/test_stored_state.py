@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from harness import DagsterProject, dagster_project, load, plan, write_project
 from dg_sqlmesh_component import component
 
 ONE = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
+AUDITED = "MODEL (name t.one, kind FULL, audits (fine)); SELECT 1 AS id"
 TWO = "MODEL (name t.two, kind FULL); SELECT id FROM t.one"
 
 
@@ -85,6 +88,46 @@ def test_without_a_stored_description_each_process_loads_the_project_once_and_sa
     said = [record.message for record in caplog.records if "There is no stored description" in record.message]
     assert len(said) == 2
     assert "To load it once for all of them: dg utils refresh-defs-state" in said[0]
+
+
+def test_what_is_stored_in_one_folder_is_found_in_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is written where an image is built, and read where it runs, with no SQLMesh to load the project."""
+    audits = {"audits/a.sql": "AUDIT (name fine); SELECT 1 FROM @this_model WHERE FALSE"}
+    write_project(tmp_path / "built" / "shop", {"models/one.sql": AUDITED, **audits})
+    with dagster_project(tmp_path / "built") as dagster:
+        dagster.declare("shop", {"project": "../../../../shop"})
+        dagster.refresh()
+        root = tmp_path / "runs here" / dagster.root.name
+        shutil.copytree(tmp_path / "built", root.parent)
+        name = dagster.root.name
+    shutil.rmtree(tmp_path / "built")
+    for module in [module for module in sys.modules if module.split(".")[0] == name]:
+        del sys.modules[module]
+    DefinitionsLoadContext.set(DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION))
+    monkeypatch.syspath_prepend(str(root))
+    with caplog.at_level(logging.WARNING):
+        graph = load(root).resolve_asset_graph()
+    assert "There is no stored description" not in caplog.text
+    references = graph.get(dg.AssetKey(["t", "one"])).metadata["dagster/code_references"]
+    assert str(root.parent / "shop" / "models" / "one.sql") in [one.file_path for one in references.code_references]
+    [check] = graph.get_check_keys_for_assets({dg.AssetKey(["t", "one"])}) - {
+        dg.AssetCheckKey(dg.AssetKey(["t", "one"]), "sqlmesh_execution_status")
+    }
+    path = (graph.get_check_spec(check).metadata or {})["sqlmesh/path"].value
+    assert path == str(root.parent / "shop" / "audits" / "a.sql")
+
+
+def test_two_declarations_that_write_the_same_path_have_each_their_state(tmp_path: Path) -> None:
+    with dagster_project(tmp_path) as dagster:
+        for name in ("one", "two"):
+            dagster.declare(name, {"project": "sqlmesh"})
+            folder = dagster.root / dagster.root.name / "defs" / name / "sqlmesh"
+            write_project(folder, {f"models/{name}.sql": f"MODEL (name t.{name}, kind FULL); SELECT 1 AS id"})
+        assert assets(dagster.refresh()) == {"t/one", "t/two"}
+        assert len([*dagster.root.rglob("state")]) == 2
+        assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
 
 
 def test_a_step_never_reads_the_models_files(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from unit.scenario import fqn, manifest, model
+from unit.scenario import audit, fqn, manifest, model, standalone
 
 from dg_sqlmesh_component.manifest import cut, split_fqn
 
@@ -73,3 +73,29 @@ def test_models_that_were_described_again_take_their_old_places() -> None:
     assert [one.fqn for one in merged.models] == [one.fqn for one in SHOP.models]
     assert [one.description == "new" for one in merged.models] == [at in (1, 3) for at in range(7)]
     assert (merged.selected, merged.default_catalog) == (SHOP.selected, "other")
+
+
+def test_a_project_in_other_folders_has_its_files_there_and_is_otherwise_the_same() -> None:
+    before = replace(
+        manifest(
+            model("core.orders", path="/shop/models/orders.sql", audits=(audit(path="/shop/audits/a.sql"),)),
+            model("core.lines", path="/more/models/lines.sql"),
+            model("core.shopping", path="/shopping/models/shopping.sql"),
+            model("core.elsewhere", path=None),
+            standalone_audits=[standalone("add_up", ["core.orders"])],
+        ),
+        paths=("/shop", "/more"),
+    )
+    now = before.at(("/there", "/shop"))
+    assert now.paths == ("/there", "/shop")
+    assert {one.name: one.path for one in now.models} == {
+        "core.orders": "/there/models/orders.sql",
+        "core.lines": "/shop/models/lines.sql",
+        "core.shopping": "/shopping/models/shopping.sql",
+        "core.elsewhere": None,
+    }
+    assert [one.path for model in now.models for one in model.audits] == ["/there/audits/a.sql"]
+    [there], [here] = (one.standalone_audits for one in (now, before))
+    assert (there.audit.path or "").replace("/there/", "/shop/") == here.audit.path != there.audit.path
+    assert now.at(before.paths) == before
+    assert before.at(before.paths) is before
