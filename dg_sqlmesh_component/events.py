@@ -284,11 +284,13 @@ class NodeWaiting:
     Attributes:
         signals: Its own signals that were not ready.
         upstream: Nodes upstream whose signals were not ready.
+        last_interval_end: How far its data reaches; None when nothing was ever computed.
     """
 
     fqn: str
     signals: tuple[str, ...]
     upstream: tuple[str, ...]
+    last_interval_end: int | None = None
     type: Literal["node_waiting"] = "node_waiting"
 
 
@@ -299,11 +301,13 @@ class NodeAudited:
     Attributes:
         missing: Intervals that are due and not computed, so that the audits speak of older data.
         error: Text of the error that stopped the audits; None when all were evaluated.
+        last_interval_end: How far the data reaches that was audited; None when nothing was ever computed.
     """
 
     fqn: str
     missing: tuple[Interval, ...]
     error: str | None
+    last_interval_end: int | None = None
     type: Literal["node_audited"] = "node_audited"
 
 

@@ -24,7 +24,7 @@ from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
 from .project_assets import ProjectAssets
 from .recording import awaited_outputs
-from .reporting import CarriedResult, Reporter, listed, unapplied_change
+from .reporting import CarriedResult, Reporter, audited_in, listed, unapplied_change
 from .retries import Retries
 from .run_config import SQLMeshRunConfig, chosen_environment, config_of_run, refuse_what_does_nothing
 
@@ -305,7 +305,11 @@ class _Step:
             return
         for check in self.selected_checks - self.checked:
             if check.asset_key in fine and self.assets.checks[check].blocking:
-                yield from self._release(self.context.assets_def.get_output_name_for_asset_check_key(check))
+                yield from self._release(self._output_by_check[check])
+
+    @cached_property
+    def _output_by_check(self) -> dict[dg.AssetCheckKey, str]:
+        return {spec.key: output for output, spec in self.context.assets_def.check_specs_by_output_name.items()}
 
     def _release(self, output: str) -> Iterator[DagsterEvent]:
         if output in self._awaited:
@@ -317,8 +321,8 @@ class _Step:
         return awaited_outputs(self.context)
 
     def _told(self, settled: list[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
-        unchanged = [one for one in settled if isinstance(one, NodeOutcome) and self._keeps_results(one)]
-        carried = self._last_results(unchanged)
+        nodes = [one for one in settled if isinstance(one, NodeOutcome)]
+        carried = self._last_results({check: one.fqn for one in nodes for check in self._checks_to_carry_over(one)})
         for one in settled:
             if isinstance(one, AuditOnlyOutcome):
                 self.audited.append(one)
@@ -337,6 +341,8 @@ class _Step:
             yield self.reporter.materialization(outcome)
         elif is_unchanged and not self.record_unchanged:
             self.untold.append(outcome)
+            failing = {check: result for check, result in carried.items() if result.still_fails(outcome)}
+            yield from self._carried_over(outcome, failing)
         else:
             yield from self._other_results(outcome, carried)
         if is_unchanged and is_asset:
@@ -351,24 +357,36 @@ class _Step:
         yield from self.reporter.audit_checks(outcome.fqn, outcome.audits)
         if outcome.outcome is Outcome.EXECUTED:
             yield from self.reporter.audits_that_did_not_run(outcome)
-        yield from self.reporter.carried_over(outcome.fqn, carried)
+        yield from self._carried_over(outcome, carried)
+
+    def _carried_over(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
+        yield from self.reporter.carried_over(outcome, carried)
+        self.problems += self.reporter.known_failures(outcome, carried)
 
     def _untold(self) -> Iterator[Any]:
         """What `record_unchanged: false` has left out."""
         untold, self.untold = self.untold, []
-        carried = self._last_results(untold)
+        checks = {check: one.fqn for one in untold for check in self._audit_checks_of(one.fqn)}
+        carried = self._last_results({check: node for check, node in checks.items() if check not in self.checked})
         for outcome in untold:
             yield from self._other_results(outcome, carried.get(outcome.fqn, {}))
 
-    def _keeps_results(self, outcome: NodeOutcome) -> bool:
-        """Whether the data is what it was before the run, so that what audits last said of it is said again."""
-        if outcome.outcome is Outcome.UP_TO_DATE:
-            return self.record_unchanged
-        return outcome.outcome is Outcome.WAITING
+    def _checks_to_carry_over(self, outcome: NodeOutcome) -> list[dg.AssetCheckKey]:
+        """Checks whose audits were not evaluated in this run, and whose data is what it was before the run.
 
-    def _last_results(self, unchanged: list[NodeOutcome]) -> dict[str, dict[dg.AssetCheckKey, CarriedResult]]:
-        """The last known results of the selected audits of nodes that did not run, by node."""
-        node_by_check = {check: outcome.fqn for outcome in unchanged for check in self._audit_checks_of(outcome.fqn)}
+        With `record_unchanged: false` only those on which it depends whether steps behind this one may run.
+        """
+        if outcome.outcome not in (Outcome.UP_TO_DATE, Outcome.WAITING):
+            return []
+        checks = self._audit_checks_of(outcome.fqn)
+        if outcome.outcome is Outcome.WAITING or self.record_unchanged:
+            return checks
+        return [check for check in checks if self._output_by_check[check] in self._awaited]
+
+    def _last_results(
+        self, node_by_check: dict[dg.AssetCheckKey, str]
+    ) -> dict[str, dict[dg.AssetCheckKey, CarriedResult]]:
+        """The last known results of audits of nodes that did not run, by node."""
         if not node_by_check:
             return {}
         records = self.context.instance.event_log_storage.get_asset_check_summary_records(list(node_by_check))
@@ -445,7 +463,7 @@ def _carried(record: Any, evaluation: dg.AssetCheckEvaluation) -> CarriedResult:
     else:
         # The record's own time is that of its planning.
         run_id, evaluated_at = record.run_id, record.event.timestamp
-    return CarriedResult(evaluation.passed, evaluation.severity, run_id, evaluated_at)
+    return CarriedResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, audited_in(metadata))
 
 
 def released_output(context: dg.AssetExecutionContext, output: str) -> DagsterEvent:

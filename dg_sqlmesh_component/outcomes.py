@@ -77,7 +77,8 @@ class NodeOutcome:
         failed_audits: Names of the blocking audits that are the cause.
         culprits: For `blocked`: the failed nodes upstream.
         signals, upstream: For `waiting`: its own signals, or the nodes upstream whose signals, were not ready.
-        reason, next_due, last_interval_end: For `up_to_date`.
+        reason, next_due: For `up_to_date`.
+        last_interval_end: For `up_to_date` and `waiting`: how far its data reaches.
         attempts: How many attempts it took, with retries inside the step.
         again: True when an earlier outcome of this node was already handed out in this run: a plan
             landed, SQLMesh started over and computed it once more.
@@ -118,12 +119,15 @@ class AuditOnlyOutcome:
     Attributes:
         missing: Intervals that are due and not computed.
         error: Why not all audits were evaluated; None when they were.
+        promoted, last_interval_end: What was audited: of which version, computed up to when.
     """
 
     fqn: str
     audits: tuple[AuditResult, ...]
     missing: tuple[e.Interval, ...]
     error: str | None
+    promoted: e.PromotedNode | None = None
+    last_interval_end: int | None = None
 
 
 @dataclass(slots=True)
@@ -244,7 +248,16 @@ class Ledger:
             case e.NodeAudited():
                 self._audit_only.pop(event.fqn, None)
                 audits = self._audited.pop(event.fqn, {})
-                return [AuditOnlyOutcome(event.fqn, _audit_results(audits), _merge(event.missing), event.error)]
+                return [
+                    AuditOnlyOutcome(
+                        event.fqn,
+                        _audit_results(audits),
+                        _merge(event.missing),
+                        event.error,
+                        self._promoted.get(event.fqn),
+                        event.last_interval_end,
+                    )
+                ]
             case e.EvaluationFinished():
                 self._status = event.status
                 return self.close(None)
@@ -419,6 +432,7 @@ class Ledger:
         entry.verdict = outcome
         done = entry.done
         up_to_date, waiting = entry.up_to_date, entry.waiting
+        idle = up_to_date or waiting
         return NodeOutcome(
             fqn=fqn,
             outcome=outcome,
@@ -438,7 +452,7 @@ class Ledger:
             upstream=waiting.upstream if waiting else (),
             reason=up_to_date.reason if up_to_date else None,
             next_due=up_to_date.next_due if up_to_date else None,
-            last_interval_end=up_to_date.last_interval_end if up_to_date else None,
+            last_interval_end=idle.last_interval_end if idle else None,
             attempts=entry.attempts,
             again=entry.again,
         )

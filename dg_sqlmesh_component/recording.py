@@ -86,7 +86,9 @@ class _Recorder:
         if key not in self._selected:
             yield result
             return
-        if self._output_by_check[key] in self._awaited:
+        blocking = self._context.assets_def.get_spec_for_check_key(key).blocking
+        holds_back = blocking and not result.passed and result.severity is dg.AssetCheckSeverity.ERROR
+        if self._output_by_check[key] in self._awaited and not holds_back:
             yield dg.Output(None, output_name=self._output_by_check[key])
         yield dg.AssetCheckEvaluation(
             asset_key=key.asset_key,
@@ -96,7 +98,7 @@ class _Recorder:
             target_materialization_data=self._target(key.asset_key),
             severity=result.severity,
             description=result.description,
-            blocking=self._context.assets_def.get_spec_for_check_key(key).blocking,
+            blocking=blocking,
         )
 
     def _target(self, asset: dg.AssetKey) -> _Target | None:

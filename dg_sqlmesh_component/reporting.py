@@ -25,12 +25,24 @@ class CarriedResult:
     Attributes:
         run_id: The run in which the audit was really evaluated.
         evaluated_at: When that was, in epoch seconds.
+        audited: What was audited, where only audits were evaluated: the snapshot version, and computed up to when.
     """
 
     passed: bool
     severity: dg.AssetCheckSeverity
     run_id: str
     evaluated_at: float
+    audited: tuple[str, int] | None = None
+
+    def still_fails(self, outcome: NodeOutcome) -> bool:
+        """Whether it is a blocking audit's failure, and of the very data that the node still has.
+
+        An audit that failed in a run of its model is another matter: the model would not be without anything to do if
+        SQLMesh had not computed it since, and so that audit has passed, outside of Dagster.
+        """
+        fails = not self.passed and self.severity is dg.AssetCheckSeverity.ERROR
+        version = outcome.promoted.version if outcome.promoted else None
+        return fails and self.audited is not None and self.audited == (version, outcome.last_interval_end)
 
 
 class Reporter:
@@ -160,33 +172,45 @@ class Reporter:
             if key in self._selected
         ]
 
-    def carried_over(self, node: str, results: Mapping[dg.AssetCheckKey, CarriedResult]) -> list[dg.AssetCheckResult]:
-        """Last known results of a node that had nothing to do, labelled as such.
-
-        A failed blocking audit is not carried over: SQLMesh has computed the model since, so that
-        audit has passed outside of Dagster, and repeating the failure would be untrue.
-        """
+    def carried_over(
+        self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, CarriedResult]
+    ) -> list[dg.AssetCheckResult]:
+        """Last known results of a node that had nothing to do, labelled as such, as far as they still hold."""
         return [
             dg.AssetCheckResult(
                 asset_key=key.asset_key,
                 check_name=key.name,
                 passed=result.passed,
                 severity=result.severity,
-                description=f"Carried over: {self._assets.name(node)} was not executed in this run, so its audits "
-                "were not evaluated again.",
+                description=f"Carried over: {self._assets.name(outcome.fqn)} was not executed in this run, so its "
+                "audits were not evaluated again.",
                 metadata={
+                    **_audited_metadata(result.audited),
                     "sqlmesh/carried_over": True,
                     "sqlmesh/evaluated_in_run": result.run_id,
                     "sqlmesh/evaluated_at": dg.MetadataValue.timestamp(result.evaluated_at),
                 },
             )
             for key, result in results.items()
-            if result.passed or result.severity is dg.AssetCheckSeverity.WARN
+            if result.passed or result.severity is dg.AssetCheckSeverity.WARN or result.still_fails(outcome)
+        ]
+
+    def known_failures(self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, CarriedResult]) -> list[str]:
+        """Blocking audits of a node that had nothing to do which are known to fail, each in a sentence."""
+        return [
+            f"{self._assets.name(outcome.fqn)}: the check {key.name} failed when its audit was last evaluated (run "
+            f"{result.run_id}), and nothing has been computed since. Execute the check alone to evaluate it again."
+            for key, result in sorted(results.items(), key=lambda item: item[0].name)
+            if result.still_fails(outcome)
         ]
 
     def audited(self, outcome: AuditOnlyOutcome) -> list[dg.AssetCheckResult]:
         """The checks of a node of which only the audits were asked for."""
-        results = self.audit_checks(outcome.fqn, outcome.audits)
+        of = (outcome.promoted.version, outcome.last_interval_end) if outcome.promoted else None
+        results = [
+            result._replace(metadata={**(result.metadata or {}), **_audited_metadata(of)})
+            for result in self.audit_checks(outcome.fqn, outcome.audits)
+        ]
         if outcome.fqn not in self._assets.specs:
             return results
         key = dg.AssetCheckKey(self._assets.key(outcome.fqn), STATUS_CHECK)
@@ -414,6 +438,21 @@ def _counts(outcomes: Sequence[NodeOutcome]) -> str:
         (sum(one.outcome is outcome for one in outcomes), outcome.value.replace("_", " ")) for outcome in worst_first
     ]
     return ", ".join(f"{count} {word}" for count, word in found if count)
+
+
+def _audited_metadata(of: tuple[str, int | None] | None) -> dict[str, Any]:
+    """What was audited while its model was not run; read again by `audited_in`."""
+    if of is None or of[1] is None:
+        return {}
+    return {"sqlmesh/snapshot_version": of[0], "sqlmesh/computed_up_to": _timestamp(of[1])}
+
+
+def audited_in(metadata: Mapping[str, dg.MetadataValue]) -> tuple[str, int] | None:
+    """What was audited while its model was not run: the snapshot version, and computed up to when in milliseconds."""
+    version, computed = (metadata.get(f"sqlmesh/{name}") for name in ("snapshot_version", "computed_up_to"))
+    if version is None or computed is None:
+        return None
+    return str(version.value), round(float(computed.value) * 1000)  # type: ignore[arg-type]
 
 
 def _audit_metadata(audit: AuditResult) -> dict[str, Any]:

@@ -309,11 +309,16 @@ def _idle_nodes(
                 fqn=fqn,
                 signals=tuple(unready.get(fqn, ())),
                 upstream=tuple(sorted(ancestors(fqn, parents) & unready.keys())),
+                last_interval_end=_last_interval_end(snapshots[fqn]),
             )
 
 
+def _last_interval_end(snapshot: Snapshot) -> int | None:
+    return snapshot.intervals[-1][1] if snapshot.intervals else None
+
+
 def _up_to_date(snapshot: Snapshot, is_overdue: bool, bounds: str, execution_time: int) -> e.NodeUpToDate:
-    last_interval_end = snapshot.intervals[-1][1] if snapshot.intervals else None
+    last_interval_end = _last_interval_end(snapshot)
     if snapshot.is_seed:
         return e.NodeUpToDate(snapshot.name, "the seed has not changed since it was loaded", None, last_interval_end)
     if not is_overdue:
@@ -357,4 +362,4 @@ def _audit_only(request: e.EvaluationRequest, context: _RecordingContext, pipe: 
                 )
             except Exception as cause:  # any driver's error; it becomes this one node's error
                 error = describe_error(cause)
-        pipe.send(e.NodeAudited(fqn, due.get(fqn, ()), error))
+        pipe.send(e.NodeAudited(fqn, due.get(fqn, ()), error, _last_interval_end(snapshot)))

@@ -214,6 +214,61 @@ FAILS_LAST = {
 }
 
 
+REPORT = """
+import dagster as dg
+
+
+@dg.asset(deps=[dg.AssetKey(["t", "audited"])])
+def report() -> None: ...
+
+
+@dg.asset(deps=[dg.AssetKey(["t", "fine"])])
+def healthy() -> None: ...
+"""
+GO_ON = {"step_dependency_config": {"require_upstream_step_success": False}}
+
+
+@pytest.mark.parametrize("record_unchanged", [True, False])
+def test_what_failed_alone_keeps_failing_until_the_model_is_computed_or_its_audit_passes(
+    tmp_path: Path, record_unchanged: bool
+) -> None:
+    audited = "kind FULL, audits (not_null(columns := (id)))"
+    project = write_project(
+        tmp_path / "shop",
+        {
+            "models/audited.sql": f"MODEL (name t.audited, {audited}); SELECT 1 AS id",
+            "models/fine.sql": f"MODEL (name t.fine, {audited}); SELECT 1 AS id",
+        },
+    )
+    plan(project)
+    check = "t/audited:not_null"
+    with dagster_project(tmp_path) as dagster:
+        execution = {"record_unchanged": record_unchanged}
+        dagster.declare("shop", {"project": str(project), "execution": execution})
+        dagster.add_module("report", REPORT)
+        dagster.refresh()
+        assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
+        [(table,)] = query(project, "SELECT table_schema || '.' || table_name FROM information_schema.tables "
+                           "WHERE table_name LIKE 't__audited__%' AND table_name NOT LIKE '%dev'")  # fmt: skip
+        query(project, f"UPDATE sqlmesh__t.{table.split('.')[1]} SET id = NULL")
+        alone = dagster.launch(checks=[check])
+        behind = [dagster.launch(), dagster.launch(executor_config=GO_ON)]
+        query(project, f"UPDATE sqlmesh__t.{table.split('.')[1]} SET id = 1")
+        passed = dagster.launch(checks=[check])
+        healed = dagster.launch()
+    assert (alone.status, alone.checks[check].passed) == (dg.DagsterRunStatus.FAILURE, False)
+    for told in behind:
+        assert told.status == dg.DagsterRunStatus.FAILURE
+        assert told.checks[check].passed is False
+        assert told.checks[check].metadata["sqlmesh/carried_over"].value is True
+        [failure] = told.failures
+        assert f"the check not_null failed when its audit was last evaluated (run {alone.run_id})" in failure
+        assert "report" not in told.materializations
+    assert "healthy" in behind[1].materializations
+    assert (passed.status, healed.status) == (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.SUCCESS)
+    assert {"report", "healthy"} <= set(healed.materializations)
+
+
 def test_a_failure_stays_one_when_checks_of_other_models_are_evaluated_behind_it(tmp_path: Path) -> None:
     yesterday = (datetime.now(timezone.utc) - timedelta(days=1)).strftime("%Y-%m-%d")
     files = {name: text.replace("{yesterday}", yesterday) for name, text in FAILS_LAST.items()}

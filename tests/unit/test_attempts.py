@@ -708,7 +708,8 @@ def test_audits_without_their_model_stay_open_until_they_are_told() -> None:
     feed(ledger, [opened(ORDERS, STAGING, missing=(REFUNDS,))])
     assert ledger.open_audit_only == (STAGING, ORDERS)
     assert ledger.pause(frozenset()) == []
-    assert feed(ledger, [e.NodeAudited(ORDERS, (), None)]) == [AuditOnlyOutcome(ORDERS, (), (), None)]
+    [told] = feed(ledger, [e.NodeAudited(ORDERS, (), None, 7)])
+    assert told == AuditOnlyOutcome(ORDERS, (), (), None, PROMOTED, 7)
     assert ledger.open_audit_only == (STAGING,)
     assert ledger.feed(SUCCEEDED) == [
         AuditOnlyOutcome(STAGING, (), (), "SQLMesh ended the run without evaluating them.")

@@ -26,6 +26,7 @@ from dg_sqlmesh_component.reporting import (
     MAX_LISTED,
     CarriedResult,
     Reporter,
+    audited_in,
     instant,
     listed,
     ranges,
@@ -41,6 +42,7 @@ STARTED_AT = day(3) + 4_567
 
 EXECUTED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED)
 FAILED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.FAILED)
+IDLE = NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="its cron is not due", last_interval_end=day(2))
 BLOCKED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.BLOCKED)
 
 METADATA_TYPES = {
@@ -300,7 +302,7 @@ def test_the_severity_is_that_of_the_result_not_of_the_definition() -> None:
 
 
 def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
-    (result,) = reporter().carried_over(ORDERS, {NOT_NULL: CarriedResult(True, ERROR, "run-7", day(1) / 1000)})
+    (result,) = reporter().carried_over(IDLE, {NOT_NULL: CarriedResult(True, ERROR, "run-7", day(1) / 1000)})
     assert (result.asset_key, result.check_name) == (KEY, "not_null")
     assert said(result) == (
         True,
@@ -320,11 +322,42 @@ def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
     [(True, ERROR, True), (True, WARN, True), (False, WARN, True), (False, ERROR, False)],
     ids=["blocking, passed", "non-blocking, passed", "non-blocking, failed", "blocking, failed"],
 )
-def test_a_failed_blocking_audit_is_not_carried_over(
+def test_a_blocking_audit_that_failed_in_a_run_of_its_model_is_not_carried_over(
     passed: bool, severity: dg.AssetCheckSeverity, is_carried: bool
 ) -> None:
-    results = reporter().carried_over(ORDERS, {RECENT: CarriedResult(passed, severity, "run-7", 0.0)})
+    earlier = {RECENT: CarriedResult(passed, severity, "run-7", 0.0)}
+    results = reporter().carried_over(IDLE, earlier)
     assert [(one.passed, one.severity) for one in results] == ([(passed, severity)] if is_carried else [])
+    assert reporter().known_failures(IDLE, earlier) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "still_fails"),
+    [
+        (IDLE, True),
+        (replace(IDLE, outcome=Outcome.WAITING), True),
+        (replace(IDLE, last_interval_end=day(3)), False),
+        (replace(IDLE, last_interval_end=None), False),
+        (replace(IDLE, promoted=replace(PROMOTED, version="another")), False),
+        (replace(IDLE, promoted=None), False),
+    ],
+    ids=["the same", "waiting", "more is computed", "nothing is computed", "another version", "unknown"],
+)
+def test_a_blocking_audit_that_failed_alone_fails_for_as_long_as_the_data_is_the_same(
+    now: NodeOutcome, still_fails: bool
+) -> None:
+    alone = AuditOnlyOutcome(ORDERS, (audit_result("recent", D1, failing_rows=1),), (), None, PROMOTED, day(2))
+    evaluated = next(result for result in reporter().audited(alone) if result.check_name == "recent")
+    for _ in range(2):  # what was carried over is carried over in its turn
+        earlier = {RECENT: CarriedResult(False, ERROR, "run-7", 0.0, audited_in(stored(dict(evaluated.metadata))))}
+        results = reporter().carried_over(now, earlier)
+        assert [(one.passed, one.severity) for one in results] == ([(False, ERROR)] if still_fails else [])
+        said = [
+            "core.orders: the check recent failed when its audit was last evaluated (run run-7), and nothing has been "
+            "computed since. Execute the check alone to evaluate it again."
+        ]
+        assert reporter().known_failures(now, earlier) == (said if still_fails else [])
+        evaluated = results[0] if results else evaluated
 
 
 # -- checks without their model -------------------------------------------------------------------
