@@ -210,8 +210,9 @@ class Execution(dg.Resolvable):
         bool,
         dg.Resolver.default(
             description="Whether each model that had nothing to do is observed, with the reason, and the last results "
-            "of its audits are repeated. false: the run's log counts them, and their checks show as skipped, which "
-            "makes large runs with little to do fast. Default: true.",
+            "of its audits are repeated. false: the run's log counts them. Where the run has no other step, their "
+            "checks are left out too, which makes large runs with little to do fast; they show as skipped in that run. "
+            "Default: true.",
             examples=[False],
         ),
     ] = True

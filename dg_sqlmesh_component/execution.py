@@ -41,7 +41,8 @@ class StepOptions:
         retries: Further attempts after transient errors; None for no further attempt.
         overlap_timeout: Seconds to wait for another run on the same state.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
-        record_unchanged: Whether each model that had nothing to do is observed, its audits' last results repeated.
+        record_unchanged: Whether each model that had nothing to do is observed; if not, its checks are left out too
+            where the run has no other step.
     """
 
     allowed_environments: tuple[str, ...] = ()
@@ -164,7 +165,7 @@ class _Step:
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     checked: set[dg.AssetCheckKey] = field(default_factory=set)
-    untold: list[NodeOutcome] = field(default_factory=list)
+    unobserved: list[NodeOutcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.interruption = Interruption(self._cancel)
@@ -189,7 +190,7 @@ class _Step:
         failure = self.reporter.failure(self.outcomes, self.audited, self.problems)
         # Dagster shows checks without a result as failed in a failed run; in a cancelled one, as skipped.
         if failure is not None and not self.interruption.came:
-            yield from self._noted(self._untold())
+            yield from self._noted(self._checks_left_out())
         yield from self._release_checks()
         self._log_unrecorded()
         if self.interruption.came:
@@ -321,8 +322,8 @@ class _Step:
         return awaited_outputs(self.context)
 
     def _told(self, settled: list[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
-        nodes = [one for one in settled if isinstance(one, NodeOutcome)]
-        carried = self._last_results({check: one.fqn for one in nodes for check in self._checks_to_carry_over(one)})
+        unchanged = [one for one in settled if isinstance(one, NodeOutcome) and self._keeps_results(one)]
+        carried = self._last_results(unchanged)
         for one in settled:
             if isinstance(one, AuditOnlyOutcome):
                 self.audited.append(one)
@@ -340,53 +341,49 @@ class _Step:
         if outcome.outcome is Outcome.EXECUTED and is_asset:
             yield self.reporter.materialization(outcome)
         elif is_unchanged and not self.record_unchanged:
-            self.untold.append(outcome)
-            failing = {check: result for check, result in carried.items() if result.still_fails(outcome)}
-            yield from self._carried_over(outcome, failing)
+            self.unobserved.append(outcome)
+            if not self._is_alone:
+                yield from self._check_results(outcome, carried)
         else:
-            yield from self._other_results(outcome, carried)
+            if is_asset:
+                yield self.reporter.observation(outcome)
+            yield from self._check_results(outcome, carried)
         if is_unchanged and is_asset:
             output = self.context.assets_def.get_output_name_for_asset_key(self.assets.key(outcome.fqn))
             yield from self._release(output)
 
-    def _other_results(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
-        """Everything but a materialization."""
+    def _check_results(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
+        """Of a node that is not materialized."""
         if outcome.fqn in self.assets.specs:
-            yield self.reporter.observation(outcome)
             yield from self.reporter.status_check(outcome)
         yield from self.reporter.audit_checks(outcome.fqn, outcome.audits)
         if outcome.outcome is Outcome.EXECUTED:
             yield from self.reporter.audits_that_did_not_run(outcome)
-        yield from self._carried_over(outcome, carried)
-
-    def _carried_over(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
         yield from self.reporter.carried_over(outcome, carried)
         self.problems += self.reporter.known_failures(outcome, carried)
 
-    def _untold(self) -> Iterator[Any]:
-        """What `record_unchanged: false` has left out."""
-        untold, self.untold = self.untold, []
-        checks = {check: one.fqn for one in untold for check in self._audit_checks_of(one.fqn)}
-        carried = self._last_results({check: node for check, node in checks.items() if check not in self.checked})
-        for outcome in untold:
-            yield from self._other_results(outcome, carried.get(outcome.fqn, {}))
+    @cached_property
+    def _is_alone(self) -> bool:
+        """Whether the run ends as this step does. A failure elsewhere makes checks without a result look failed."""
+        step = self.context.op_execution_context.get_step_execution_context()
+        return len(step.execution_plan.steps) == 1
 
-    def _checks_to_carry_over(self, outcome: NodeOutcome) -> list[dg.AssetCheckKey]:
-        """Checks whose audits were not evaluated in this run, and whose data is what it was before the run.
+    def _checks_left_out(self) -> Iterator[Any]:
+        """The checks that `record_unchanged: false` has left out."""
+        left_out = self.unobserved if self._is_alone else []
+        carried = self._last_results(left_out)
+        for outcome in left_out:
+            yield from self._check_results(outcome, carried.get(outcome.fqn, {}))
 
-        With `record_unchanged: false` only those on which it depends whether steps behind this one may run.
-        """
-        if outcome.outcome not in (Outcome.UP_TO_DATE, Outcome.WAITING):
-            return []
-        checks = self._audit_checks_of(outcome.fqn)
-        if outcome.outcome is Outcome.WAITING or self.record_unchanged:
-            return checks
-        return [check for check in checks if self._output_by_check[check] in self._awaited]
+    def _keeps_results(self, outcome: NodeOutcome) -> bool:
+        """Whether the data is what it was before the run, so that what audits last said of it is said again."""
+        if outcome.outcome is Outcome.UP_TO_DATE:
+            return self.record_unchanged or not self._is_alone
+        return outcome.outcome is Outcome.WAITING
 
-    def _last_results(
-        self, node_by_check: dict[dg.AssetCheckKey, str]
-    ) -> dict[str, dict[dg.AssetCheckKey, CarriedResult]]:
-        """The last known results of audits of nodes that did not run, by node."""
+    def _last_results(self, unchanged: list[NodeOutcome]) -> dict[str, dict[dg.AssetCheckKey, CarriedResult]]:
+        """The last known results of the selected audits of nodes that did not run, by node."""
+        node_by_check = {check: outcome.fqn for outcome in unchanged for check in self._audit_checks_of(outcome.fqn)}
         if not node_by_check:
             return {}
         records = self.context.instance.event_log_storage.get_asset_check_summary_records(list(node_by_check))
@@ -412,10 +409,10 @@ class _Step:
 
     def _log_unrecorded(self) -> None:
         """What would otherwise be said of each model: how many had nothing to do, and why."""
-        reasons = Counter(one.reason for one in self.untold)
+        reasons = Counter(one.reason for one in self.unobserved)
         if reasons:
             said = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
-            self.context.log.info(f"{len(self.untold)} models and audits had nothing to do. {said}.")
+            self.context.log.info(f"{len(self.unobserved)} models and audits had nothing to do. {said}.")
 
     def _tell(self, event: e.Event) -> None:
         log = self.context.log

@@ -222,7 +222,7 @@ def page(): ...
 
 
 @pytest.mark.attribute("execution.record_unchanged", "execution_status_check")
-def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_its_readers_run(
+def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_what_reads_it_run(
     dagster: DagsterProject,
 ) -> None:
     one = "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"
@@ -238,7 +238,8 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_its_r
 
     unchanged = dagster.launch("multiprocess")
     assert unchanged.status == dg.DagsterRunStatus.SUCCESS
-    assert (list(unchanged.materializations), unchanged.observations, unchanged.checks) == (["page"], {}, {})
+    assert (list(unchanged.materializations), unchanged.observations) == (["page"], {})
+    assert unchanged.checks["t/one:not_null"].passed, "should `page` fail, Dagster would show it as failed"
     released = [event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)]
     assert sorted(released) == ["result", "t__one", "t__one__not_null"]
     assert "2 models and audits had nothing to do. 2: every interval that is over has been computed." in unchanged.log
@@ -249,8 +250,14 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_its_r
     dagster.refresh()
     failed = dagster.launch()
     assert failed.status == dg.DagsterRunStatus.FAILURE
-    assert {"t/one", "t/two"} < set(failed.observations), "in a failed run every model says what became of it"
     assert "t/one:not_null" in failed.checks, "Dagster would show it as failed"
+    alone = dagster.launch(assets=["t/one", "t/two"])
+    assert alone.status == dg.DagsterRunStatus.SUCCESS
+    assert (alone.materializations, alone.observations, alone.checks) == ({}, {}, {})
+    assert "2 models and audits had nothing to do. 2: every interval that is over has been computed." in alone.log
+    failed_alone = dagster.launch(assets=["t/one", "t/two", "t/broken"])
+    assert failed_alone.status == dg.DagsterRunStatus.FAILURE
+    assert "t/one:not_null" in failed_alone.checks, "Dagster would show it as failed"
 
 
 def test_what_had_nothing_to_do_is_observed_and_its_checks_repeated_by_default(dagster: DagsterProject) -> None:
