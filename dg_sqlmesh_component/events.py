@@ -75,6 +75,7 @@ class EvaluationRequest:
         standalone_audits: Standalone audits to run beside them, if due.
         audit_only: Models and standalone audits of which only the audits are evaluated.
         execution_time: The instant that counts as now: the Dagster run's start.
+        external_models: Those of the nodes that SQLMesh audits and does not compute.
         start, end, ignore_cron, skip_janitor: As `Context.run` has them.
         concurrent_tasks: How many batches at once; None for the project's own setting.
         count_rows: Whether to count the rows of each executed model's table.
@@ -90,6 +91,7 @@ class EvaluationRequest:
     standalone_audits: tuple[str, ...]
     audit_only: tuple[str, ...]
     execution_time: int
+    external_models: tuple[str, ...] = ()
     start: str | None = None
     end: str | None = None
     ignore_cron: bool = False

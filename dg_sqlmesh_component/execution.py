@@ -122,6 +122,9 @@ def build_request(
         standalone_audits=tuple(sorted(standalone)),
         audit_only=tuple(sorted(audit_only)),
         execution_time=_run_started_at(context),
+        external_models=tuple(
+            sorted(fqn for fqn in nodes | audit_only if fqn in assets.models and assets.models[fqn].is_external)
+        ),
         start=config.start,
         end=config.end,
         ignore_cron=config.ignore_cron,

@@ -165,7 +165,12 @@ def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) 
             f"{', '.join(request.project.paths)} (gateway {context.selected_gateway!r}). {_memory_advice(context)}"
             f"Nothing can run before its first plan is applied: `{plan}`"
         )
-    known = {snapshot.name: snapshot for snapshot in environment.snapshots}
+    # What was promoted as external or embedded is not computed, whatever the local files have made of it since.
+    known = {
+        snapshot.name: snapshot
+        for snapshot in environment.snapshots
+        if snapshot.is_symbolic == (snapshot.name in request.external_models)
+    }
     context.naming = environment.naming_info
     requested = dict.fromkeys([*request.models, *request.standalone_audits, *request.audit_only])
     return e.EnvironmentOpened(

@@ -200,6 +200,31 @@ def test_a_model_that_is_not_promoted_is_refused_before_anything_runs(tmp_path: 
     assert f"t.two: Not promoted in environment prod. Run: cd {project} && sqlmesh plan" in description
 
 
+def test_a_model_that_is_promoted_as_external_or_embedded_is_not_in_the_environment(tmp_path: Path) -> None:
+    """SQLMesh would have nothing to do for it, for ever."""
+    project = write_project(
+        tmp_path / "shop",
+        {
+            "external_models.yaml": "- name: t.landed\n  columns: {id: int}\n",
+            "models/inlined.sql": "MODEL (name t.inlined, kind EMBEDDED); SELECT 1 AS id",
+            "models/reader.sql": "MODEL (name t.reader, kind FULL); SELECT id FROM t.landed JOIN t.inlined USING (id)",
+        },
+    )
+    query(project, "CREATE SCHEMA t")
+    query(project, "CREATE TABLE t.landed AS SELECT 1 AS id")
+    plan(project)
+    (project / "external_models.yaml").unlink()
+    for name in ("landed", "inlined"):
+        (project / f"models/{name}.sql").write_text(f"MODEL (name t.{name}, kind FULL); SELECT 1 AS id")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        told = dagster.launch()
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert {told.status_of(f"t/{name}") for name in ("landed", "inlined")} == {"not_in_environment"}
+    assert not told.materializations
+
+
 @pytest.mark.attribute("execution.environment_timeout")
 def test_an_environment_that_a_plan_is_updating_is_waited_for_as_long_as_declared(
     planned: tuple[Path, DagsterProject],
