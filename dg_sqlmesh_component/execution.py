@@ -22,7 +22,7 @@ from .interruption import Interruption
 from .manifest import DEFAULT_LIMITS
 from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
-from .project_assets import ProjectAssets
+from .project_assets import PARTITIONED, ProjectAssets
 from .recording import awaited_outputs
 from .reporting import CarriedResult, Reporter, audited_in, listed, unapplied_change
 from .retries import Retries
@@ -98,7 +98,13 @@ def build_request(
 
     A selected asset is a model to run; its audits come with it. A selected check of an asset that is
     not selected is an audit to evaluate without running the model.
+
+    Raises:
+        DeclarationError: The run config says what cannot be done, or an asset has partitions.
     """
+    for spec in context.assets_def.specs:  # `post_processing` may have given them some
+        if spec.partitions_def is not None:
+            raise DeclarationError(f"The asset {spec.key.to_user_string()} {PARTITIONED}")
     models = {assets.fqn_by_key[key] for key in context.selected_asset_keys}
     nodes = models | assets.audited_externals(models)
     standalone: set[str] = set()

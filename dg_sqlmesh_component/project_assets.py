@@ -19,6 +19,12 @@ from .translator import Dependencies, Translator, where
 SpecOf = Callable[[Model], dg.AssetSpec]
 CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetCheckSpec | None]
 
+PARTITIONED = (
+    "has a `partitions_def`. SQLMesh itself decides which intervals it computes, whatever partition a run is of, so "
+    "that a partition would be shown as materialized that is not. Leave it out."
+)
+"""Why what stands before it is refused."""
+
 
 @dataclass(frozen=True)
 class ProjectAssets:
@@ -64,11 +70,15 @@ class ProjectAssets:
         Raises:
             ProjectLoadError: Two models, or a model and a table it reads, end up on one asset key.
             DeclarationError: An overridden check belongs to another asset, or has the name of another check.
+            DeclarationError: An asset has partitions.
         """
         models = {model.fqn: model for model in manifest.models}
         chosen = [models[fqn] for fqn in manifest.selected if models[fqn].is_executable]
         specs, keys = _follow_renames(chosen, translator, spec_of)
         fqn_by_key = _index_keys(chosen, specs)
+        for model in chosen:
+            if specs[model.fqn].partitions_def is not None:
+                raise DeclarationError(f"{where(model)} {PARTITIONED}")
         _refuse_collisions_with_what_is_read(chosen, fqn_by_key, models, translator, keys)
         checks = _Checks(check_spec_of)
         for model in chosen:

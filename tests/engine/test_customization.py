@@ -13,6 +13,7 @@ from dagster.components.testing.test_cases import TestOpCustomization, TestTrans
 from harness import DagsterProject, dagster_project, load, plan, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component.errors import DeclarationError
 from dg_sqlmesh_component.translator import HAS_VIRTUAL_ASSETS
 
 FILES = {
@@ -52,6 +53,10 @@ class TestTranslationOfModels(TestTranslation):
     def test_dagsters_translation_suite_passes(
         self, declared: _Declared, attributes: Any, assertion: Any, key_modifier: Any
     ) -> None:
+        if "partitions_def" in attributes:  # the one attribute that cannot be true of a model
+            with pytest.raises(DeclarationError, match="SQLMesh itself decides which intervals it computes"):
+                declared.specs(translation=attributes)
+            return
         specs = declared.specs(translation=attributes)
         key = key_modifier(SEEN) if key_modifier else SEEN
         assert assertion(specs[key])
@@ -329,3 +334,18 @@ def test_errors_that_are_judged_wrongly_can_be_named(declared: _Declared) -> Non
     assert not retries.is_transient("OutOfMemoryException: 12 GB", known=True)
     with pytest.raises(Exception, match=r"`execution.retries.transient_errors` in defs.yaml has '\('"):
         declared.component(execution={"retries": {"max_retries": 1, "transient_errors": ["("]}})
+
+
+def test_assets_that_are_given_partitions_behind_the_component_do_not_run(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
+    plan(project)
+    daily = {"partitions_def": {"type": "daily", "start_date": "2026-01-01"}}
+    with dagster_project(tmp_path) as dagster:
+        processing = {"assets": [{"target": "*", "attributes": daily}]}
+        dagster.declare("shop", {"project": str(project)}, post_processing=processing)
+        dagster.refresh()
+        told = dagster.launch()
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert not told.materializations
+    [failure] = told.failures
+    assert failure.startswith("The asset t/one has a `partitions_def`. SQLMesh itself decides which intervals")

@@ -848,3 +848,13 @@ def test_parents_come_before_children() -> None:
     names = ["z.source", "a.middle", "b.last"]
     chain = [model(names[0]), model(names[1], reads=[names[0]]), model(names[2], reads=[names[1]])]
     assert project_assets(manifest(*chain)).parents_first == tuple(map(fqn, names))
+
+
+def test_an_asset_with_partitions_is_refused() -> None:
+    """Dagster would show the partition of a run as materialized, whatever SQLMesh has computed."""
+
+    def partitioned(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
+        return spec.replace_attributes(partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
+
+    with pytest.raises(DeclarationError, match=r"Model core\.orders \(.*\) has a `partitions_def`\. SQLMesh itself"):
+        project_assets(manifest(model("core.orders")), asset=partitioned)
