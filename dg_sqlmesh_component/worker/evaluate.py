@@ -111,21 +111,17 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
     if opened.missing:
         return e.EvaluationFinished("not_run")
     status: e.Status = "not_run"
+    failed_behind: Exception | None = None
     nodes = {*request.models, *request.standalone_audits}
     _refuse_wrong_bounds(request)
     tracker.pipe.begin()
     if nodes:
-        result = context.run(
-            request.environment,
-            start=request.start,
-            end=request.end,
-            execution_time=request.execution_time,
-            ignore_cron=request.ignore_cron,
-            skip_janitor=request.skip_janitor,
-            select_models=["*"],  # narrowed to exactly the requested nodes in `create_scheduler`
-            no_auto_upstream=True,
-        )
-        status = _STATUS[result]
+        try:
+            status = _STATUS[_run(request, context)]
+        except Exception as error:  # a statement's: any driver's
+            if not tracker.is_through:
+                raise
+            failed_behind = error
     scheduler = context.current_scheduler
     # A cancelled run whose plan is void, because SQLMesh was about to start over, does not know what was idle.
     if scheduler is not None and (tracker.planned or not tracker.was_cancelled):
@@ -134,9 +130,28 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
     if tracker.was_cancelled:
         in_flight = "cut off" if tracker.was_cut_off else "finished"
         raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new one was started.")
+    if failed_behind is not None:
+        # Never transient: another attempt would have nothing to do, and so nothing to run such a statement behind.
+        raise EvaluationError(
+            "SQLMesh was done with the models when it ended with an error, as it does when an `after_all` statement "
+            f"fails: {describe_error(failed_behind)}"
+        ) from failed_behind
     if request.audit_only:
         _audit_only(request, context, tracker.pipe)
     return e.EvaluationFinished(status)
+
+
+def _run(request: e.EvaluationRequest, context: _RecordingContext) -> CompletionStatus:
+    return context.run(
+        request.environment,
+        start=request.start,
+        end=request.end,
+        execution_time=request.execution_time,
+        ignore_cron=request.ignore_cron,
+        skip_janitor=request.skip_janitor,
+        select_models=["*"],  # narrowed to exactly the requested nodes in `create_scheduler`
+        no_auto_upstream=True,
+    )
 
 
 def _refuse_wrong_bounds(request: e.EvaluationRequest) -> None:

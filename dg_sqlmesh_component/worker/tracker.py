@@ -39,6 +39,8 @@ class Tracker(PipeConsole):
         self._cut_off: set[str] = set()
         self._blocked: set[str] = set()
         self.was_cancelled = False
+        self.is_through = False
+        """Whether SQLMesh has said what came of all that it planned; only `after_all` statements come behind that."""
         self.count_rows: Callable[[Snapshot], int | None] | None = None
         self._open_batches: Counter[str] = Counter()
         self._lock = Lock()
@@ -91,6 +93,7 @@ class Tracker(PipeConsole):
     def start_over(self) -> None:
         """A plan landed in mid-run: what SQLMesh meant to do before is void."""
         self.planned = {}
+        self.is_through = False
         for evidence in (self.unready_signals, self._failed, self._blocked):
             evidence.clear()
         self.pipe.send(e.EvaluationPlanned({}))
@@ -147,6 +150,7 @@ class Tracker(PipeConsole):
         self._blocked = set(snapshot_names)  # told once the failures are known, just below
 
     def log_failed_models(self, errors: list[Any]) -> None:
+        self.is_through = True
         for error in errors:
             if isinstance(error.__cause__, Cancelled):
                 continue

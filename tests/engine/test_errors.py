@@ -287,3 +287,40 @@ def test_loading_a_project_leaves_its_database_alone(tmp_path: Path) -> None:
     SQLMeshProject((tmp_path,)).describe(select=["t.*"])
     assert not (tmp_path / "warehouse.duckdb").exists()
     assert os.listdir(tmp_path)
+
+
+AFTER_ALL = {
+    "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
+    "models/idle.sql": "MODEL (name t.idle, kind FULL, cron '@yearly', start '2020-01-01'); SELECT 1 AS id",
+    "models/broken.sql": "MODEL (name t.broken, kind FULL); "
+    "SELECT CASE WHEN is_up THEN error('boom') END AS id FROM ctl.up",
+    "models/below.sql": "MODEL (name t.below, kind FULL); SELECT id FROM t.broken",
+}
+
+
+def test_an_after_all_statement_that_fails_fails_the_run_and_changes_nothing_about_the_models(tmp_path: Path) -> None:
+    statements = "after_all:\n  - SELECT error('Connection reset by peer') FROM ctl.late\n"
+    project = write_project(tmp_path / "shop", AFTER_ALL, CONFIG + "\n" + statements)
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.late (id INT)")
+    query(project, "CREATE TABLE ctl.up AS SELECT true AS is_up WHERE false")
+    plan(project)
+    query(project, "INSERT INTO ctl.late VALUES (1)")
+    query(project, "INSERT INTO ctl.up VALUES (true)")
+    with dagster_project(tmp_path) as dagster:
+        # An attempt for what had nothing to do would run no statement, and end well.
+        retries = {"max_retries": 2, "delay": 0, "transient_errors": ["Connection reset by peer"]}
+        dagster.declare("shop", {"project": str(project), "execution": {"retries": retries}})
+        dagster.refresh()
+        both = dagster.launch()
+        query(project, "UPDATE ctl.up SET is_up = false")
+        alone = dagster.launch()
+    for told in (both, alone):
+        assert told.status == dg.DagsterRunStatus.FAILURE
+        assert "an `after_all` statement fails: " in told.failures[0]
+        assert "Connection reset by peer" in told.failures[0]
+        assert told.status_of("t/idle") == "up_to_date"
+    assert set(both.materializations) == {"t/fine"}
+    assert (both.status_of("t/broken"), both.status_of("t/below")) == ("failed", "blocked")
+    assert "Blocked by it: t.below." in both.failures[0]
+    assert set(alone.materializations) == {"t/broken", "t/below"}
