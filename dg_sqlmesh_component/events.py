@@ -182,6 +182,7 @@ class AuditEvaluated:
         failing_rows: 0 when it passed; None when SQLMesh left it out (`skip true`).
         query: The rendered SQL that selects the failing rows.
         interval: The batch it was evaluated on.
+        of_whole_table: Whether it looked at all of the table, as in a model without a time column; else at the batch.
 
     Source: the results of `SnapshotEvaluator.audit`.
     """
@@ -194,6 +195,7 @@ class AuditEvaluated:
     failing_rows: int | None
     query: str | None
     interval: Interval
+    of_whole_table: bool = False
     type: Literal["audit_evaluated"] = "audit_evaluated"
 
 

@@ -479,6 +479,9 @@ def _audit_results(audits: dict[int, list[e.AuditEvaluated]]) -> tuple[AuditResu
         counted = [one for one in evaluations if one.failing_rows is not None]
         if not counted:
             continue  # `skip true`: its author switched it off, so there is nothing to tell
+        intervals = _merge(one.interval for one in counted)
+        if counted[-1].of_whole_table:  # what a batch before the last one left behind is no more
+            counted = counted[-1:]
         shown = next((one for one in counted if one.failing_rows), counted[-1])
         results.append(
             AuditResult(
@@ -488,7 +491,7 @@ def _audit_results(audits: dict[int, list[e.AuditEvaluated]]) -> tuple[AuditResu
                 blocking=shown.blocking,
                 failing_rows=sum(one.failing_rows or 0 for one in counted),
                 query=shown.query,
-                intervals=_merge(one.interval for one in counted),
+                intervals=intervals,
             )
         )
     return tuple(results)

@@ -297,6 +297,7 @@ def _record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None]
                     failing_rows=None if result.skipped else result.count or 0,
                     query=cut(result.query.sql(dialect=dialect), characters) if result.query is not None else None,
                     interval=interval,
+                    of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
                 )
             )
         return results

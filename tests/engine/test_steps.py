@@ -214,6 +214,30 @@ FAILS_LAST = {
 }
 
 
+UPSERTED = """
+MODEL (name t.upserted, kind INCREMENTAL_BY_UNIQUE_KEY (unique_key k, batch_size 1), audits (positive(), known()));
+SELECT 1 AS k, CASE WHEN @end_ds::DATE < CURRENT_DATE - 1 THEN NULL ELSE 5 END AS v UNION ALL SELECT 2, -1
+"""
+SOFT = """
+AUDIT (name positive, blocking false); SELECT * FROM @this_model WHERE v < 0;
+AUDIT (name known, blocking false); SELECT * FROM @this_model WHERE v IS NULL;
+"""
+
+
+def test_an_audit_of_a_whole_table_says_of_a_run_what_it_says_alone(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", {"models/upserted.sql": UPSERTED, "audits/soft.sql": SOFT})
+    plan(project)
+    checks = ["t/upserted:positive", "t/upserted:known"]
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        told, alone = dagster.launch(), dagster.launch(checks=checks)
+    assert told.materializations["t/upserted"].metadata["sqlmesh/batches"].value > 1
+    for one in (told, alone):
+        assert [one.checks[check].passed for check in checks] == [False, True]
+        assert one.checks[checks[0]].metadata["sqlmesh/failing_rows"].value == 1
+
+
 REPORT = """
 import dagster as dg
 

@@ -216,6 +216,15 @@ def test_an_audit_that_its_author_switched_off_leaves_nothing() -> None:
     assert [audit.name for audit in outcome.audits] == ["recent"]
 
 
+@pytest.mark.parametrize(("last", "rows"), [(0, 0), (2, 2)])
+def test_of_audits_of_a_whole_table_the_last_batch_counts(last: int, rows: int) -> None:
+    """Every batch of a model without a time column has its audits look at all of the table."""
+    whole = [replace(audited("recent", day, found), of_whole_table=True) for day, found in ((D1, 3), (D2, last))]
+    (outcome,) = fold([OPENED, TWO_BATCHES, whole[0], batch(0, D1), whole[1], batch(1, D2), SUCCEEDED])
+    assert isinstance(outcome, NodeOutcome)
+    assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=rows),)
+
+
 @pytest.mark.parametrize(("failing_rows", "passed"), [(0, True), (1, False)])
 def test_an_audit_passed_when_no_batch_had_a_failing_row(failing_rows: int, passed: bool) -> None:
     assert audit_result("recent", D1, failing_rows=failing_rows).passed is passed
