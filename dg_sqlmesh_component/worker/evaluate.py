@@ -112,10 +112,9 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
         return e.EvaluationFinished("not_run")
     status: e.Status = "not_run"
     failed_behind: Exception | None = None
-    nodes = {*request.models, *request.standalone_audits}
     _refuse_wrong_bounds(request)
     tracker.pipe.begin()
-    if nodes:
+    if context.requested:
         try:
             status = _STATUS[_run(request, context)]
         except Exception as error:  # a statement's: any driver's
@@ -125,7 +124,7 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
     scheduler = context.current_scheduler
     # A cancelled run whose plan is void, because SQLMesh was about to start over, does not know what was idle.
     if scheduler is not None and (tracker.planned or not tracker.was_cancelled):
-        for event in _idle_nodes(request, nodes, scheduler, tracker):
+        for event in _idle_nodes(request, context.requested, scheduler, tracker):
             tracker.pipe.send(event)
     if tracker.was_cancelled:
         in_flight = "cut off" if tracker.was_cut_off else "finished"
@@ -225,6 +224,7 @@ class _RecordingContext(SteadyContext):
 
     def prepare(self, tracker: Tracker, request: e.EvaluationRequest) -> None:
         self._tracker = tracker
+        self._request = request
         self._requested = {*request.models, *request.standalone_audits}
         self._count_rows = request.count_rows
         self._query_characters = request.query_characters
@@ -252,7 +252,7 @@ class _RecordingContext(SteadyContext):
 
         def run_requested(*args: Any, **kwargs: Any) -> CompletionStatus:
             if self.current_scheduler is not None:  # not the first to run: to evaluate audits, one is made too
-                self._tracker.start_over()
+                self._start_over()
             self.current_scheduler = scheduler
             # SQLMesh's selection language cannot say what is needed here: it has no quoting for names
             # with spaces or dashes, cannot name standalone audits, ignores what it does not find, and
@@ -262,6 +262,18 @@ class _RecordingContext(SteadyContext):
 
         scheduler.run = run_requested
         return scheduler
+
+    def _start_over(self) -> None:
+        """A plan has landed: other versions are promoted now, and some nodes perhaps not any more."""
+        self._tracker.start_over()
+        opened = _open_environment(self._request, self)
+        self._tracker.pipe.send(opened)
+        self._requested -= {*opened.missing}
+
+    @property
+    def requested(self) -> frozenset[str]:
+        """The nodes to run, as far as they are in the environment."""
+        return frozenset(self._requested)
 
     def _rows_of(self, evaluator: SnapshotEvaluator, snapshot: Snapshot) -> int | None:
         view = self.view(snapshot)
@@ -306,7 +318,7 @@ def _record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None]
 
 
 def _idle_nodes(
-    request: e.EvaluationRequest, nodes: set[str], scheduler: Scheduler, tracker: Tracker
+    request: e.EvaluationRequest, nodes: frozenset[str], scheduler: Scheduler, tracker: Tracker
 ) -> Iterable[e.Event]:
     """Why nodes did not run: blocked by a failure, waiting for a signal, or nothing to do."""
     snapshots = scheduler.snapshots_by_name
@@ -366,6 +378,8 @@ def _audit_only(request: e.EvaluationRequest, context: _RecordingContext, pipe: 
         for snapshot, intervals in missing_intervals(snapshots.values(), execution_time=request.execution_time).items()
     }
     for fqn in request.audit_only:
+        if fqn not in snapshots:
+            continue  # a plan has taken it out since the environment was opened
         if pipe.is_cancelled:
             raise EvaluationError("The evaluation of audits was cancelled.")
         snapshot, error = snapshots[fqn], None

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from harness import dagster_project, plan, sqlmesh, state, write_project
 from postgres import postgres_server
 
@@ -51,8 +52,9 @@ SLEEPING = (
 SLOW = "MODEL (name t.{name}, kind FULL, start '{start}'); SELECT 1 AS id, {pause} AS paused {source}"
 
 
+@pytest.mark.parametrize("is_removed", [False, True], ids=["a model changed", "a model removed"])
 def test_a_plan_that_lands_in_the_middle_of_a_run_makes_sqlmesh_start_over_and_nothing_is_told_twice(
-    tmp_path: Path,
+    tmp_path: Path, is_removed: bool
 ) -> None:
     start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
     today = time.strftime("%Y-%m-%d", time.gmtime())
@@ -79,13 +81,27 @@ def test_a_plan_that_lands_in_the_middle_of_a_run_makes_sqlmesh_start_over_and_n
                 assert time.monotonic() < deadline
                 assert process.poll() is None
             changed = SLOW.format(name="last", start=start, pause="'changed'", source="FROM t.slow")
-            (project / "models" / "last.sql").write_text(changed)
+            if is_removed:
+                (project / "models" / "last.sql").unlink()
+            else:
+                (project / "models" / "last.sql").write_text(changed)
             plan(project)
             run_id = process.communicate(timeout=200)[0].split()[-1]
-            after = state(project)["intervals"]
+            stored = state(project)
+            after = stored["intervals"]
         told = dagster.told(run_id)
-        assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
         assert "A plan changed the environment during the run: SQLMesh starts over" in told.log
+        if is_removed:
+            assert told.status == dg.DagsterRunStatus.FAILURE
+            assert told.status_of("t/last") == "not_in_environment"
+            assert set(told.materializations) == {"t/first", "t/slow"}
+            return
+        assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+        last, fqn = told.materializations["t/last"], '"landing"."t"."last"'
+        assert last.metadata["sqlmesh/snapshot_version"].value == stored["versions"][fqn], (
+            "what ran, not what was to run"
+        )
+        assert (last.tags or {})["dagster/code_version"] == stored["data_hashes"][fqn]
         # Each is told once, whatever SQLMesh did in its two passes.
         assert set(told.materializations) == {"t/first", "t/slow", "t/last"}
         assert all(after[fqn] > before.get(fqn, 0) for fqn in after)
