@@ -8,13 +8,13 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import dagster as dg
-from dagster._utils.env import using_dagster_dev
 from dagster.components.component.state_backed_component import StateBackedComponent
 from dagster.components.resolved.core_models import OpSpec
 from dagster.components.resolved.errors import ResolutionException
@@ -173,6 +173,9 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     def __post_init__(self) -> None:
         take_declared_types(self, SQLMeshProjectComponent, secret=("project",))  # its `env` may hold passwords
+        self._root = _ROOT.get()
+        self._is_loading = False
+        self._unstored: Manifest | None = None
         if self.op and _NAME_OF_A_PART.search(self.op.name or ""):
             raise DeclarationError(
                 f"`op.name` in defs.yaml is {self.op.name!r}, and must not end in an underscore and a number: Dagster "
@@ -322,7 +325,11 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     @classmethod
     def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> Self:
         """Load it from YAML; Dagster calls this."""
-        component = super().load(attributes, context)
+        root = _ROOT.set(context.project_root)  # while it is loaded, Dagster asks for the key of its state
+        try:
+            component = super().load(attributes, context)
+        finally:
+            _ROOT.reset(root)
         component._remember(context)
         return component
 
@@ -348,13 +355,9 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         It is the same wherever the code location lies: state that is stored in one folder is found in another.
         """
         project = self.project
-        where = [project.name]
-        paths = tuple(map(str, project.paths))
-        if project.declared_paths is not None and hasattr(self, "_load_context"):
-            where = [_where(self._load_context)]
-            paths = project.declared_paths
-        parts = [*where, project.gateway, project.environment, project.config]
-        label = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(part for part in parts if part))
+        paths = [os.path.relpath(path, self._root) if self._root else str(path) for path in project.paths]
+        parts = [paths[0], project.gateway, project.environment, project.config]
+        label = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(part for part in parts if part)).strip("_")
         distinct = _short_hash([repr(parts), *paths, *self._question])
         return DefsStateConfig(
             key=f"SQLMeshProjectComponent[{label}_{distinct}]",
@@ -366,16 +369,30 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         """Describe the project and store its manifest; Dagster calls this.
 
         In development Dagster does so whenever it loads: what is stored stays when the project has not changed.
+
+        Raises:
+            DeclarationError: The file cannot be written, and that was asked for.
         """
         sources = sources_of(self.project, self._question)
-        before = _read(state_path) if using_dagster_dev() else None
+        before = _read(state_path) if self._is_loading else None
         if sources is None or before is None or before.sources is None:
             manifest = self._describe()
         elif before.sources == sources:
             return
         else:
             manifest = self._describe_again(before, sources.files_changed_since(before.sources))
-        write_manifest(replace(manifest, sources=sources), state_path)
+        manifest = replace(manifest, sources=sources)
+        try:
+            write_manifest(manifest, state_path)
+        except OSError as error:
+            problem = (
+                f"The description of the SQLMesh project {self.project.name!r} cannot be stored in {state_path}: "
+                f"{error.strerror}. Let the user who runs this write to that folder."
+            )
+            if not self._is_loading:
+                raise DeclarationError(problem) from error
+            _LOGGER.warning(f"{problem} Until then each process describes the project again.")
+            self._unstored = manifest
 
     def _describe_again(self, before: Manifest, files: frozenset[str] | None) -> Manifest:
         """The manifest of a project in which these files of models have changed; None for anything."""
@@ -383,6 +400,20 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             self.select or self.exclude or "links" in self.include_metadata or any(model.dbt for model in before.models)
         )
         return self._describe() if files is None or whole else self._describe(before, files)
+
+    async def refresh_state(self, project_root: Path) -> str:
+        """Describe the project and store that; Dagster calls this, and `dg utils refresh-defs-state` does."""
+        self._root = project_root
+        return await super().refresh_state(project_root)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The project's assets; Dagster calls this."""
+        self._root = context.project_root
+        self._is_loading = True  # `dg` says of each of its commands that it is in development, a refresh included
+        try:
+            return super().build_defs(context)
+        finally:
+            self._is_loading = False
 
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
         """The project's assets, from the stored manifest or, without one, from the project itself."""
@@ -409,6 +440,8 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     def _stored(self, state_path: Path | None) -> Manifest:
         """The stored manifest; where there is none that can be read, a fresh one, and what to do about it."""
+        if self._unstored is not None:
+            return self._unstored
         if state_path is None:
             problem = f"There is no stored description of the SQLMesh project {self.project.name!r}."
         else:
@@ -480,6 +513,9 @@ _REFUSALS = (
 
 _LOGGER = logging.getLogger(__package__)
 
+_ROOT: ContextVar[Path | None] = ContextVar("_ROOT", default=None)
+"""The root of the Dagster project of the component that is being loaded."""
+
 _DESCRIBED: dict[str, Manifest] = {}
 """Projects that this process has described because nothing was stored, by what they were made of."""
 
@@ -509,10 +545,6 @@ def _op_name(context: dg.ComponentLoadContext) -> str:
     """A name that differs between two instances in one code location: where the declaration stands."""
     instance = context.component_path.instance_key
     number = f"__{instance}" if instance else ""
-    name = "sqlmesh_" + re.sub(r"[^A-Za-z0-9_]+", "_", f"{_where(context)}{number}").strip("_")
+    where = os.path.relpath(context.component_path.file_path, context.defs_module_path)
+    name = "sqlmesh_" + re.sub(r"[^A-Za-z0-9_]+", "_", f"{where}{number}").strip("_")
     return f"{name}_" if _NAME_OF_A_PART.search(name) else name
-
-
-def _where(context: dg.ComponentLoadContext) -> str:
-    """Where the declaration stands in its code location."""
-    return os.path.relpath(context.component_path.file_path, context.defs_module_path)

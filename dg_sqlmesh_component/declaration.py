@@ -111,7 +111,6 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
         working_directory=absolute(args.working_directory) if args.working_directory else None,
         python=str(absolute(args.python)) if args.python and is_path else args.python,
         env=args.env,
-        declared_paths=tuple(paths),
     )
 
 

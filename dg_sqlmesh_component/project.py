@@ -69,7 +69,6 @@ class SQLMeshProject:
         working_directory: Where SQLMesh runs; None: the first folder, as if you had typed `sqlmesh` there.
         python: Interpreter that has SQLMesh; None: the one that runs Dagster.
         env: Environment variables for SQLMesh's process only.
-        declared_paths: The folders as a declaration writes them, relative to itself; None for a project made in Python.
     """
 
     paths: tuple[Path, ...]
@@ -79,7 +78,6 @@ class SQLMeshProject:
     working_directory: Path | None = None
     python: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    declared_paths: tuple[str, ...] | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:

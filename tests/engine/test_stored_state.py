@@ -12,9 +12,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
-from harness import DagsterProject, dagster_project, load, plan, write_project
+from harness import BIN, DagsterProject, dagster_project, load, plan, run, write_project
 
 from dg_sqlmesh_component import component
+from dg_sqlmesh_component.errors import DeclarationError
+from dg_sqlmesh_component.project import SQLMeshProject
 
 ONE = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 AUDITED = "MODEL (name t.one, kind FULL, audits (fine)); SELECT 1 AS id"
@@ -90,25 +92,44 @@ def test_without_a_stored_description_each_process_loads_the_project_once_and_sa
     assert "To load it once for all of them: dg utils refresh-defs-state" in said[0]
 
 
+IN_PYTHON = """
+from pathlib import Path
+
+import dagster as dg
+from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component.project import SQLMeshProject
+
+
+@dg.component_instance
+def load(_: dg.ComponentLoadContext) -> SQLMeshProjectComponent:
+    return SQLMeshProjectComponent(project=SQLMeshProject((Path(__file__).parents[4] / "shop",)))
+"""
+
+
+@pytest.mark.parametrize("declared", ["../../../../shop", "{{ project_root }}/../shop", "in Python"])
 def test_what_is_stored_in_one_folder_is_found_in_another(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, declared: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The state is written where an image is built, and read where it runs, with no SQLMesh to load the project."""
     audits = {"audits/a.sql": "AUDIT (name fine); SELECT 1 FROM @this_model WHERE FALSE"}
     write_project(tmp_path / "built" / "shop", {"models/one.sql": AUDITED, **audits})
     with dagster_project(tmp_path / "built") as dagster:
-        dagster.declare("shop", {"project": "../../../../shop"})
-        dagster.refresh()
-        root = tmp_path / "runs here" / dagster.root.name
+        if declared == "in Python":
+            folder = dagster.root / dagster.root.name / "defs" / "shop"
+            folder.mkdir()
+            (folder / "component.py").write_text(IN_PYTHON)
+        else:
+            dagster.declare("shop", {"project": declared})
+        root, name = tmp_path / "runs here" / dagster.root.name, dagster.root.name
+        # As a person does it: each of dg's commands says that it is in development, but describes for production.
+        run([BIN / "dg", "utils", "refresh-defs-state"], cwd=dagster.root, PYTHONPATH=str(dagster.root))
         shutil.copytree(tmp_path / "built", root.parent)
-        name = dagster.root.name
     shutil.rmtree(tmp_path / "built")
-    for module in [module for module in sys.modules if module.split(".")[0] == name]:
-        del sys.modules[module]
     DefinitionsLoadContext.set(DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION))
     monkeypatch.syspath_prepend(str(root))
     with caplog.at_level(logging.WARNING):
         graph = load(root).resolve_asset_graph()
+    assert name in sys.modules
     assert "There is no stored description" not in caplog.text
     references = graph.get(dg.AssetKey(["t", "one"])).metadata["dagster/code_references"]
     assert str(root.parent / "shop" / "models" / "one.sql") in [one.file_path for one in references.code_references]
@@ -117,6 +138,37 @@ def test_what_is_stored_in_one_folder_is_found_in_another(
     }
     path = (graph.get_check_spec(check).metadata or {})["sqlmesh/path"].value
     assert path == str(root.parent / "shop" / "audits" / "a.sql")
+
+
+def test_a_refresh_that_is_asked_for_describes_the_whole_project_whatever_is_stored(tmp_path: Path) -> None:
+    write_project(tmp_path / "shop", ONE)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": "../../../../shop"})
+        command = [BIN / "dg", "utils", "refresh-defs-state"]
+        written = []
+        for _ in range(2):
+            run(command, cwd=dagster.root, PYTHONPATH=str(dagster.root))
+            written.append(stored(dagster).stat().st_mtime_ns)
+    assert written[0] < written[1]
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_and_nothing_stale_is_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write_project(tmp_path / "shop", ONE)
+    with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        (project / "models" / "two.sql").write_text(TWO)
+
+        def refused(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(component, "write_manifest", refused)  # as root, nothing else is refused
+        assert assets(dagster.refresh()) == {"t/one", "t/two"}
+        with pytest.raises(DeclarationError, match=r"cannot be stored in .*: Permission denied\. Let the user"):
+            component.SQLMeshProjectComponent(project=SQLMeshProject((project,))).write_state_to_path(tmp_path / "x")
+    assert "Permission denied. Let the user who runs this write to that folder. Until then each" in caplog.text
 
 
 def test_two_declarations_that_write_the_same_path_have_each_their_state(tmp_path: Path) -> None:
