@@ -305,13 +305,11 @@ class NodeAudited:
     Attributes:
         missing: Intervals that are due and not computed, so that the audits speak of older data.
         error: Text of the error that stopped the audits; None when all were evaluated.
-        last_interval_end: How far the data reaches that was audited; None when nothing was ever computed.
     """
 
     fqn: str
     missing: tuple[Interval, ...]
     error: str | None
-    last_interval_end: int | None = None
     type: Literal["node_audited"] = "node_audited"
 
 

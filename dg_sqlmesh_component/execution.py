@@ -24,7 +24,7 @@ from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
 from .project_assets import PARTITIONED, ProjectAssets
 from .recording import awaited_outputs
-from .reporting import CarriedResult, Reporter, audited_in, listed, unapplied_change
+from .reporting import CarriedResult, Reporter, data_in, listed, unapplied_change
 from .retries import Retries
 from .run_config import SQLMeshRunConfig, chosen_environment, config_of_run, refuse_what_does_nothing
 
@@ -365,7 +365,7 @@ class _Step:
         """Of a node that is not materialized."""
         if outcome.fqn in self.assets.specs:
             yield from self.reporter.status_check(outcome)
-        yield from self.reporter.audit_checks(outcome.fqn, outcome.audits)
+        yield from self.reporter.audit_checks(outcome.fqn, outcome.audits, outcome.promoted)
         if outcome.outcome is Outcome.EXECUTED:
             yield from self.reporter.audits_that_did_not_run(outcome)
         yield from self.reporter.carried_over(outcome, carried)
@@ -402,7 +402,12 @@ class _Step:
             evaluation = last.event.asset_check_evaluation if last and last.event else None
             if last is not None and evaluation is not None:
                 found.setdefault(node_by_check[check], {})[check] = _carried(last, evaluation)
-        unknown = [check for check in node_by_check if check not in found.get(node_by_check[check], {})]
+        unknown = [
+            check
+            for outcome in unchanged
+            for check in self._audit_checks_of(outcome.fqn)
+            if not (result := found.get(outcome.fqn, {}).get(check)) or not self.reporter.holds(outcome, result)
+        ]
         if unknown:
             self.context.log.info(
                 f"{len(unknown)} audits of models that did not run have no result to carry over: SQLMesh evaluated "
@@ -469,7 +474,8 @@ def _carried(record: Any, evaluation: dg.AssetCheckEvaluation) -> CarriedResult:
     else:
         # The record's own time is that of its planning.
         run_id, evaluated_at = record.run_id, record.event.timestamp
-    return CarriedResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, audited_in(metadata))
+    alone = "sqlmesh/evaluated_alone" in metadata
+    return CarriedResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), alone)
 
 
 def released_output(context: dg.AssetExecutionContext, output: str) -> DagsterEvent:

@@ -119,7 +119,7 @@ class AuditOnlyOutcome:
     Attributes:
         missing: Intervals that are due and not computed.
         error: Why not all audits were evaluated; None when they were.
-        promoted, last_interval_end: What was audited: of which version, computed up to when.
+        promoted: What was audited.
     """
 
     fqn: str
@@ -127,7 +127,6 @@ class AuditOnlyOutcome:
     missing: tuple[e.Interval, ...]
     error: str | None
     promoted: e.PromotedNode | None = None
-    last_interval_end: int | None = None
 
 
 @dataclass(slots=True)
@@ -255,7 +254,6 @@ class Ledger:
                         _merge(event.missing),
                         event.error,
                         self._promoted.get(event.fqn),
-                        event.last_interval_end,
                     )
                 ]
             case e.EvaluationFinished():

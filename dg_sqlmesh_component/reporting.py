@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeAlias
 
 import dagster as dg
 
@@ -18,6 +18,10 @@ MAX_LISTED = 20
 """How many models a message names before it says how many more there are."""
 
 
+Data: TypeAlias = tuple[str, str, int]
+"""What an audit looks at: an environment, a snapshot version in it, and computed up to when, in epoch milliseconds."""
+
+
 @dataclass(frozen=True)
 class CarriedResult:
     """The last known result of a check whose model did not run now.
@@ -25,24 +29,21 @@ class CarriedResult:
     Attributes:
         run_id: The run in which the audit was really evaluated.
         evaluated_at: When that was, in epoch seconds.
-        audited: What was audited, where only audits were evaluated: the snapshot version, and computed up to when.
+        of: The data that was audited; None when that is not on record.
+        alone: Whether only audits were evaluated, and the model was not run.
     """
 
     passed: bool
     severity: dg.AssetCheckSeverity
     run_id: str
     evaluated_at: float
-    audited: tuple[str, int] | None = None
+    of: Data | None = None
+    alone: bool = False
 
-    def still_fails(self, outcome: NodeOutcome) -> bool:
-        """Whether it is a blocking audit's failure, and of the very data that the node still has.
-
-        An audit that failed in a run of its model is another matter: the model would not be without anything to do if
-        SQLMesh had not computed it since, and so that audit has passed, outside of Dagster.
-        """
-        fails = not self.passed and self.severity is dg.AssetCheckSeverity.ERROR
-        version = outcome.promoted.version if outcome.promoted else None
-        return fails and self.audited is not None and self.audited == (version, outcome.last_interval_end)
+    @property
+    def is_blocking_failure(self) -> bool:
+        """Whether it would have stopped what is downstream."""
+        return not self.passed and self.severity is dg.AssetCheckSeverity.ERROR
 
 
 class Reporter:
@@ -82,7 +83,7 @@ class Reporter:
             tags={"dagster/code_version": outcome.promoted.data_hash} if outcome.promoted else None,
             check_results=[
                 *self.status_check(outcome),
-                *self.audit_checks(outcome.fqn, outcome.audits),
+                *self.audit_checks(outcome.fqn, outcome.audits, outcome.promoted),
                 *self.audits_that_did_not_run(outcome),
             ],
         )
@@ -157,8 +158,15 @@ class Reporter:
 
     # -- checks -----------------------------------------------------------------------------------
 
-    def audit_checks(self, node: str, audits: Sequence[AuditResult]) -> list[dg.AssetCheckResult]:
-        """Results of audits that SQLMesh evaluated in this run, as far as their checks are selected."""
+    def audit_checks(
+        self, node: str, audits: Sequence[AuditResult], promoted: e.PromotedNode | None = None, *, alone: bool = False
+    ) -> list[dg.AssetCheckResult]:
+        """Results of audits that SQLMesh evaluated in this run, as far as their checks are selected.
+
+        Args:
+            promoted: What was audited.
+            alone: Whether the model was not run.
+        """
         return [
             dg.AssetCheckResult(
                 asset_key=key.asset_key,
@@ -166,11 +174,27 @@ class Reporter:
                 passed=audit.passed,
                 severity=self._assets.severity(node, audit),
                 description=None if audit.passed else f"{_rows(audit.failing_rows)} failed.",
-                metadata=_audit_metadata(audit),
+                metadata={**_audit_metadata(audit), **_data_metadata(self._data_of(audit, promoted), alone)},
             )
             for key, audit in self._assets.check_of(node, audits).items()
             if key in self._selected
         ]
+
+    def _data_of(self, audit: AuditResult, promoted: e.PromotedNode | None) -> Data | None:
+        if promoted is None or not audit.intervals:
+            return None
+        return (self._environment, promoted.version, audit.intervals[-1][1])
+
+    def holds(self, outcome: NodeOutcome, result: CarriedResult) -> bool:
+        """Whether a result is of the very data that a node has, which was not run.
+
+        One of a blocking audit that failed in a run of its model is not: the model would not be without anything to do
+        if SQLMesh had not computed it since, and so that audit has passed, outside of Dagster.
+        """
+        if outcome.promoted is None or outcome.last_interval_end is None:
+            return False
+        has = (self._environment, outcome.promoted.version, outcome.last_interval_end)
+        return result.of == has and (result.alone or not result.is_blocking_failure)
 
     def carried_over(
         self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, CarriedResult]
@@ -185,14 +209,14 @@ class Reporter:
                 description=f"Carried over: {self._assets.name(outcome.fqn)} was not executed in this run, so its "
                 "audits were not evaluated again.",
                 metadata={
-                    **_audited_metadata(result.audited),
+                    **_data_metadata(result.of, result.alone),
                     "sqlmesh/carried_over": True,
                     "sqlmesh/evaluated_in_run": result.run_id,
                     "sqlmesh/evaluated_at": dg.MetadataValue.timestamp(result.evaluated_at),
                 },
             )
             for key, result in results.items()
-            if result.passed or result.severity is dg.AssetCheckSeverity.WARN or result.still_fails(outcome)
+            if self.holds(outcome, result)
         ]
 
     def known_failures(self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, CarriedResult]) -> list[str]:
@@ -201,16 +225,12 @@ class Reporter:
             f"{self._assets.name(outcome.fqn)}: the check {key.name} failed when its audit was last evaluated (run "
             f"{result.run_id}), and nothing has been computed since. Execute the check alone to evaluate it again."
             for key, result in sorted(results.items(), key=lambda item: item[0].name)
-            if result.still_fails(outcome)
+            if result.is_blocking_failure and self.holds(outcome, result)
         ]
 
     def audited(self, outcome: AuditOnlyOutcome) -> list[dg.AssetCheckResult]:
         """The checks of a node of which only the audits were asked for."""
-        of = (outcome.promoted.version, outcome.last_interval_end) if outcome.promoted else None
-        results = [
-            result._replace(metadata={**(result.metadata or {}), **_audited_metadata(of)})
-            for result in self.audit_checks(outcome.fqn, outcome.audits)
-        ]
+        results = self.audit_checks(outcome.fqn, outcome.audits, outcome.promoted, alone=True)
         if outcome.fqn not in self._assets.specs:
             return results
         key = dg.AssetCheckKey(self._assets.key(outcome.fqn), STATUS_CHECK)
@@ -440,19 +460,26 @@ def _counts(outcomes: Sequence[NodeOutcome]) -> str:
     return ", ".join(f"{count} {word}" for count, word in found if count)
 
 
-def _audited_metadata(of: tuple[str, int | None] | None) -> dict[str, Any]:
-    """What was audited while its model was not run; read again by `audited_in`."""
-    if of is None or of[1] is None:
+def _data_metadata(of: Data | None, alone: bool) -> dict[str, Any]:
+    """What was audited; read again by `data_in`."""
+    if of is None:
         return {}
-    return {"sqlmesh/snapshot_version": of[0], "sqlmesh/computed_up_to": _timestamp(of[1])}
+    environment, version, computed_up_to = of
+    return {
+        "sqlmesh/environment": environment,
+        "sqlmesh/snapshot_version": version,
+        "sqlmesh/computed_up_to": _timestamp(computed_up_to),
+        **({"sqlmesh/evaluated_alone": True} if alone else {}),
+    }
 
 
-def audited_in(metadata: Mapping[str, dg.MetadataValue]) -> tuple[str, int] | None:
-    """What was audited while its model was not run: the snapshot version, and computed up to when in milliseconds."""
-    version, computed = (metadata.get(f"sqlmesh/{name}") for name in ("snapshot_version", "computed_up_to"))
-    if version is None or computed is None:
+def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
+    """What was audited, as a check's result has it on record."""
+    names = ("environment", "snapshot_version", "computed_up_to")
+    environment, version, computed_up_to = (metadata.get(f"sqlmesh/{name}") for name in names)
+    if environment is None or version is None or computed_up_to is None:
         return None
-    return str(version.value), round(float(computed.value) * 1000)  # type: ignore[arg-type]
+    return str(environment.value), str(version.value), round(float(computed_up_to.value) * 1000)  # type: ignore[arg-type]
 
 
 def _audit_metadata(audit: AuditResult) -> dict[str, Any]:

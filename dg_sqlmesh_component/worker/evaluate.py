@@ -397,4 +397,4 @@ def _audit_only(request: e.EvaluationRequest, context: _RecordingContext, pipe: 
                 )
             except Exception as cause:  # any driver's error; it becomes this one node's error
                 error = describe_error(cause)
-        pipe.send(e.NodeAudited(fqn, due.get(fqn, ()), error, _last_interval_end(snapshot)))
+        pipe.send(e.NodeAudited(fqn, due.get(fqn, ()), error))

@@ -20,6 +20,7 @@ from harness import (
     plan,
     query,
     raise_flags,
+    sqlmesh,
     state,
     write_project,
 )
@@ -236,6 +237,31 @@ def test_an_audit_of_a_whole_table_says_of_a_run_what_it_says_alone(tmp_path: Pa
     for one in (told, alone):
         assert [one.checks[check].passed for check in checks] == [False, True]
         assert one.checks[checks[0]].metadata["sqlmesh/failing_rows"].value == 1
+
+
+def test_a_result_is_not_repeated_of_another_version_or_another_environment(tmp_path: Path) -> None:
+    soft = {"audits/soft.sql": "AUDIT (name positive, blocking false); SELECT * FROM @this_model WHERE id < 0"}
+    model = "MODEL (name t.one, kind FULL, audits (positive())); SELECT {id} AS id"
+    project = write_project(tmp_path / "shop", {"models/one.sql": model.format(id=1), **soft})
+    plan(project)
+    plan(project, "dev", "--include-unmodified")
+    check = "t/one:positive"
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
+        dagster.refresh()
+        executed, same = dagster.launch(), dagster.launch()
+        in_dev = dagster.launch(ops={"sqlmesh_shop": {"environment": "dev"}})
+        (project / "models" / "one.sql").write_text(model.format(id=-1))
+        sqlmesh(project, "plan", "--auto-apply", "--no-prompts")  # which computes it, and its audit fails
+        dagster.refresh()
+        changed = dagster.launch()
+    assert executed.checks[check].passed
+    assert same.checks[check].passed
+    assert same.checks[check].metadata["sqlmesh/carried_over"].value is True
+    for told in (in_dev, changed):
+        assert told.status_of("t/one") == "up_to_date"
+        assert check not in told.checks, "it is not known"
+        assert "1 audits of models that did not run have no result to carry over" in told.log
 
 
 REPORT = """

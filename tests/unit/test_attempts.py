@@ -708,8 +708,8 @@ def test_audits_without_their_model_stay_open_until_they_are_told() -> None:
     feed(ledger, [opened(ORDERS, STAGING, missing=(REFUNDS,))])
     assert ledger.open_audit_only == (STAGING, ORDERS)
     assert ledger.pause(frozenset()) == []
-    [told] = feed(ledger, [e.NodeAudited(ORDERS, (), None, 7)])
-    assert told == AuditOnlyOutcome(ORDERS, (), (), None, PROMOTED, 7)
+    [told] = feed(ledger, [e.NodeAudited(ORDERS, (), None)])
+    assert told == AuditOnlyOutcome(ORDERS, (), (), None, PROMOTED)
     assert ledger.open_audit_only == (STAGING,)
     assert ledger.feed(SUCCEEDED) == [
         AuditOnlyOutcome(STAGING, (), (), "SQLMesh ended the run without evaluating them.")

@@ -25,8 +25,9 @@ from dg_sqlmesh_component.project_assets import ProjectAssets
 from dg_sqlmesh_component.reporting import (
     MAX_LISTED,
     CarriedResult,
+    Data,
     Reporter,
-    audited_in,
+    data_in,
     instant,
     listed,
     ranges,
@@ -43,6 +44,7 @@ STARTED_AT = day(3) + 4_567
 EXECUTED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED)
 FAILED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.FAILED)
 IDLE = NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="its cron is not due", last_interval_end=day(2))
+DATA = ("prod", PROMOTED.version, day(2))
 BLOCKED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.BLOCKED)
 
 METADATA_TYPES = {
@@ -302,7 +304,7 @@ def test_the_severity_is_that_of_the_result_not_of_the_definition() -> None:
 
 
 def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
-    (result,) = reporter().carried_over(IDLE, {NOT_NULL: CarriedResult(True, ERROR, "run-7", day(1) / 1000)})
+    (result,) = reporter().carried_over(IDLE, {NOT_NULL: CarriedResult(True, ERROR, "run-7", day(1) / 1000, DATA)})
     assert (result.asset_key, result.check_name) == (KEY, "not_null")
     assert said(result) == (
         True,
@@ -310,6 +312,9 @@ def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
         "Carried over: core.orders was not executed in this run, so its audits were not evaluated again.",
     )
     assert plain(dict(result.metadata)) == {
+        "sqlmesh/environment": "prod",
+        "sqlmesh/snapshot_version": PROMOTED.version,
+        "sqlmesh/computed_up_to": day(2) / 1000,
         "sqlmesh/carried_over": True,
         "sqlmesh/evaluated_in_run": "run-7",
         "sqlmesh/evaluated_at": day(1) / 1000,
@@ -325,39 +330,54 @@ def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
 def test_a_blocking_audit_that_failed_in_a_run_of_its_model_is_not_carried_over(
     passed: bool, severity: dg.AssetCheckSeverity, is_carried: bool
 ) -> None:
-    earlier = {RECENT: CarriedResult(passed, severity, "run-7", 0.0)}
+    earlier = {RECENT: CarriedResult(passed, severity, "run-7", 0.0, DATA)}
     results = reporter().carried_over(IDLE, earlier)
     assert [(one.passed, one.severity) for one in results] == ([(passed, severity)] if is_carried else [])
     assert reporter().known_failures(IDLE, earlier) == []
 
 
-@pytest.mark.parametrize(
-    ("now", "still_fails"),
-    [
-        (IDLE, True),
-        (replace(IDLE, outcome=Outcome.WAITING), True),
-        (replace(IDLE, last_interval_end=day(3)), False),
-        (replace(IDLE, last_interval_end=None), False),
-        (replace(IDLE, promoted=replace(PROMOTED, version="another")), False),
-        (replace(IDLE, promoted=None), False),
-    ],
-    ids=["the same", "waiting", "more is computed", "nothing is computed", "another version", "unknown"],
-)
-def test_a_blocking_audit_that_failed_alone_fails_for_as_long_as_the_data_is_the_same(
-    now: NodeOutcome, still_fails: bool
-) -> None:
-    alone = AuditOnlyOutcome(ORDERS, (audit_result("recent", D1, failing_rows=1),), (), None, PROMOTED, day(2))
+OTHER_DATA = {
+    "more is computed": replace(IDLE, last_interval_end=day(3)),
+    "nothing is computed": replace(IDLE, last_interval_end=None),
+    "another version": replace(IDLE, promoted=replace(PROMOTED, version="another")),
+    "unknown": replace(IDLE, promoted=None),
+}
+
+
+@pytest.mark.parametrize("now", OTHER_DATA.values(), ids=OTHER_DATA.keys())
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("passed", [False, True])
+def test_a_result_is_of_the_data_that_was_audited(now: NodeOutcome, alone: bool, passed: bool) -> None:
+    earlier = {RECENT: CarriedResult(passed, ERROR, "run-7", 0.0, DATA, alone)}
+    assert reporter().carried_over(now, earlier) == []
+    assert reporter().known_failures(now, earlier) == []
+
+
+@pytest.mark.parametrize("of", [None, ("dev", PROMOTED.version, day(2))], ids=["not on record", "another environment"])
+def test_a_result_of_which_it_is_not_known_that_it_is_of_this_data_is_not_carried_over(of: Data | None) -> None:
+    assert reporter().carried_over(IDLE, {RECENT: CarriedResult(True, ERROR, "run-7", 0.0, of)}) == []
+
+
+@pytest.mark.parametrize("now", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
+def test_a_blocking_audit_that_failed_alone_fails_for_as_long_as_the_data_is_the_same(now: NodeOutcome) -> None:
+    alone = AuditOnlyOutcome(ORDERS, (audit_result("recent", D1, failing_rows=1),), (), None, PROMOTED)
     evaluated = next(result for result in reporter().audited(alone) if result.check_name == "recent")
     for _ in range(2):  # what was carried over is carried over in its turn
-        earlier = {RECENT: CarriedResult(False, ERROR, "run-7", 0.0, audited_in(stored(dict(evaluated.metadata))))}
-        results = reporter().carried_over(now, earlier)
-        assert [(one.passed, one.severity) for one in results] == ([(False, ERROR)] if still_fails else [])
-        said = [
+        metadata = stored(dict(evaluated.metadata))
+        assert metadata["sqlmesh/evaluated_alone"].value is True
+        earlier = {RECENT: CarriedResult(False, ERROR, "run-7", 0.0, data_in(metadata), alone=True)}
+        [evaluated] = reporter().carried_over(now, earlier)
+        assert (evaluated.passed, evaluated.severity) == (False, ERROR)
+        assert reporter().known_failures(now, earlier) == [
             "core.orders: the check recent failed when its audit was last evaluated (run run-7), and nothing has been "
             "computed since. Execute the check alone to evaluate it again."
         ]
-        assert reporter().known_failures(now, earlier) == (said if still_fails else [])
-        evaluated = results[0] if results else evaluated
+
+
+def test_a_result_in_a_run_of_its_model_says_what_was_audited() -> None:
+    [result] = reporter().audit_checks(ORDERS, [audit_result("recent", D1)], PROMOTED)
+    assert data_in(stored(dict(result.metadata))) == DATA
+    assert "sqlmesh/evaluated_alone" not in result.metadata
 
 
 # -- checks without their model -------------------------------------------------------------------
