@@ -93,6 +93,13 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
         if isinstance(model, str)
         else SQLMeshProjectArgs.resolve_from_model(context, model)
     )
+    for name in ("gateway", "environment", "config", "working_directory", "python"):
+        written = getattr(model, name, None)
+        if written is not None and not getattr(args, name):  # else it would silently be the project's default
+            raise DeclarationError(
+                f"`project.{name}` in defs.yaml is {written!r}, which gives nothing. Set the variable that it names or "
+                f"give a default: \"{{{{ env('NAME', 'value') }}}}\"."
+            )
     here = context.resolve_source_relative_path(".")
 
     def absolute(path: str) -> Path:

@@ -71,6 +71,23 @@ def test_the_environment_may_come_from_a_variable_and_changes_tables_but_no_keys
     assert tables == {"prod": ("t/one", "warehouse.t.one"), "pr_17": ("t/one", "warehouse.t__pr_17.one")}
 
 
+@pytest.mark.parametrize("value", [None, ""], ids=["not set", "empty"])
+@pytest.mark.parametrize("attribute", ["environment", "gateway", "config", "python", "working_directory"])
+def test_a_variable_that_gives_nothing_does_not_stand_for_the_default(
+    dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch, attribute: str, value: str | None
+) -> None:
+    """A branch deployment without its variable would run prod."""
+    if value is not None:
+        monkeypatch.setenv("OF_THE_TEST", value)
+    project = {"path": "../../../shop", attribute: "{{ env.OF_THE_TEST }}"}
+    dagster.declare("shop", {"project": project})
+    assert (
+        f"`project.{attribute}` in defs.yaml is '{{{{ env.OF_THE_TEST }}}}', which gives nothing." in dagster.refusal()
+    )
+    project[attribute] = "{{ env('OF_THE_TEST_2', 'given') }}"
+    assert component(dagster, {"project": project})
+
+
 @pytest.mark.attribute("project.env")
 def test_environment_variables_reach_sqlmesh_and_nobody_else(dagster: DagsterProject) -> None:
     config = CONFIG + "default_target_environment: {{ env_var('TARGET_OF_THE_TEST') }}\n"
