@@ -431,6 +431,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             self._assets,
             self.execute,
             name=name,
+            project=f"{self.project.name}_{_short_hash([repr(self.project.opening), manifest.environment])}",
             description=op.description or f"Runs SQLMesh in environment {manifest.environment}.",
             tags=op.tags,
             pool=op.pool or re.sub(r"[^A-Za-z0-9_]", "_", default_pool),

@@ -7,7 +7,7 @@ Results are yielded while SQLMesh is still at work; what SQLMesh did is known fr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -15,11 +15,13 @@ from typing import Any, TypeAlias
 import dagster as dg
 from dagster._core.events import DagsterEvent
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
+from dagster._core.execution.plan.step import IExecutionStep
 
 from . import events as e
 from .errors import DeclarationError, SQLMeshComponentError
 from .interruption import Interruption
 from .manifest import DEFAULT_LIMITS
+from .multi_asset import PROJECT_TAG
 from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
 from .project_assets import PARTITIONED, ProjectAssets
@@ -175,6 +177,7 @@ class _Step:
     problems: list[str] = field(default_factory=list)
     checked: set[dg.AssetCheckKey] = field(default_factory=set)
     unobserved: list[NodeOutcome] = field(default_factory=list)
+    released: set[dg.AssetKey] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.interruption = Interruption(self._cancel)
@@ -306,10 +309,10 @@ class _Step:
         Dagster has no result to carry over: without this, Dagster would pass over what is downstream, or with
         `require_upstream_step_success: false` end with an error of its own.
         """
-        fine = {
+        fine = self.released | {
             self.assets.key(one.fqn)
             for one in self.outcomes
-            if one.outcome in (Outcome.EXECUTED, Outcome.UP_TO_DATE) and one.fqn in self.assets.specs
+            if one.outcome is Outcome.EXECUTED and one.fqn in self.assets.specs
         }
         if not self._awaited:
             return
@@ -325,9 +328,25 @@ class _Step:
         if output in self._awaited:
             yield released_output(self.context, output)
 
+    def _held_back_by(self, waiting: NodeOutcome, output: str) -> bool:
+        """Whether a waiting model holds back the steps that wait for it, which is logged: the run stays green.
+
+        Steps of the same SQLMesh project go on: SQLMesh itself keeps back there what has to wait.
+        """
+        own = self.context.op_execution_context.op_def.tags[PROJECT_TAG]
+        others = [step for step in self._awaited.get(output, ()) if (step.tags or {}).get(PROJECT_TAG) != own]
+        if others:
+            passed_over = sorted({key.to_user_string() for step in others for key in _assets_of(step)})
+            self.context.log.warning(
+                f"{self.assets.name(waiting.fqn)} is waiting, so that Dagster passes over the steps that wait for it: "
+                f"{', '.join(listed([step.key for step in others]))}. Not materialized in this run: "
+                f"{', '.join(listed(passed_over))}."
+            )
+        return bool(others)
+
     @cached_property
-    def _awaited(self) -> frozenset[str]:
-        """The outputs of this step that other steps of the run wait for."""
+    def _awaited(self) -> Mapping[str, tuple[IExecutionStep, ...]]:
+        """The outputs of this step that other steps of the run wait for, and which steps these are."""
         return awaited_outputs(self.context)
 
     def _told(self, settled: list[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
@@ -357,9 +376,11 @@ class _Step:
             if is_asset:
                 yield self.reporter.observation(outcome)
             yield from self._check_results(outcome, carried)
-        if is_unchanged and is_asset:
+        if is_asset and (is_unchanged or outcome.outcome is Outcome.WAITING):
             output = self.context.assets_def.get_output_name_for_asset_key(self.assets.key(outcome.fqn))
-            yield from self._release(output)
+            if is_unchanged or not self._held_back_by(outcome, output):
+                self.released.add(self.assets.key(outcome.fqn))
+                yield from self._release(output)
 
     def _check_results(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
         """Of a node that is not materialized."""
@@ -459,6 +480,10 @@ class _Step:
 
     def _sentence(self, outcome: NodeOutcome) -> str:
         return self.reporter.sentence(outcome)
+
+
+def _assets_of(step: IExecutionStep) -> Iterator[dg.AssetKey]:
+    return (output.properties.asset_key for output in step.step_outputs if output.properties.asset_key)
 
 
 def _message(end: e.RequestFailed | SQLMeshComponentError) -> str:

@@ -16,6 +16,9 @@ import dagster as dg
 from .project_assets import ProjectAssets
 from .recording import recorded
 
+PROJECT_TAG = "sqlmesh/project"
+"""Tag of an op that tells which SQLMesh project it runs, and how opened: equal in ops that run the same."""
+
 Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 
 
@@ -24,13 +27,18 @@ def build_multi_asset(
     compute: Compute,
     *,
     name: str,
+    project: str,
     description: str | None,
     tags: dict[str, Any] | None,
     pool: str | None,
     backfill_policy: dg.BackfillPolicy | None,
     config_schema: type[dg.Config] | None = None,
 ) -> dg.AssetsDefinition:
-    """One subsettable op that yields every asset and check of the project."""
+    """One subsettable op that yields every asset and check of the project.
+
+    Args:
+        project: The value of the op's `PROJECT_TAG`.
+    """
     namer = _Namer()
     key_by_output = {namer.name("__".join(spec.key.path)): spec.key for spec in assets.specs.values()}
     output_by_key = {key: output for output, key in key_by_output.items()}
@@ -44,7 +52,7 @@ def build_multi_asset(
     op = dg.op(
         name=name,
         description=description,
-        tags=tags,
+        tags={**(tags or {}), PROJECT_TAG: project},
         pool=pool,
         config_schema=config_schema.to_fields_dict() if config_schema else {},
         ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},

@@ -9,13 +9,14 @@ is an event beside its result, which says nothing but that steps behind it may r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.execution.plan.inputs import StepInput
+from dagster._core.execution.plan.step import IExecutionStep
 
 _Target = AssetCheckEvaluationTargetMaterializationData
 
@@ -34,17 +35,17 @@ def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Itera
             yield result
 
 
-def awaited_outputs(context: dg.AssetExecutionContext) -> frozenset[str]:
-    """The outputs of this step that other steps of the run wait for."""
+def awaited_outputs(context: dg.AssetExecutionContext) -> Mapping[str, tuple[IExecutionStep, ...]]:
+    """The outputs of this step that other steps of the run wait for, and which steps these are."""
     step = context.op_execution_context.get_step_execution_context()
-    return frozenset(
-        handle.output_name
-        for other in step.execution_plan.steps
-        for step_input in other.step_inputs
-        if isinstance(step_input, StepInput)  # else it waits for a dynamic output, which ours are not
-        for handle in step_input.get_step_output_handle_dependencies()
-        if handle.step_key == step.step.key
-    )
+    awaited: dict[str, dict[str, IExecutionStep]] = {}
+    for other in step.execution_plan.steps:
+        for step_input in other.step_inputs:
+            if isinstance(step_input, StepInput):  # else it waits for a dynamic output, which ours are not
+                for handle in step_input.get_step_output_handle_dependencies():
+                    if handle.step_key == step.step.key:
+                        awaited.setdefault(handle.output_name, {})[other.key] = other
+    return {output: tuple(steps.values()) for output, steps in awaited.items()}
 
 
 def _remember_output_keys(context: dg.AssetExecutionContext) -> None:

@@ -52,6 +52,7 @@ from .opening import (
 from .overlap import Patience, alone_on_its_state
 from .pipe import Pipe
 from .queries import cut_off_queries
+from .signals import mind_signals_upstream
 from .tracker import Tracker, ancestors
 
 ENVIRONMENT_CHECK_SECONDS = 5
@@ -75,7 +76,7 @@ def evaluate(request: e.EvaluationRequest, pipe: Pipe) -> None:
     except SQLMeshComponentError:
         raise
     except SignalEvalError as error:
-        raise tracker.fail_signal(error) from error
+        raise tracker.fail_signal(error, context.requested) from error
     except Exception as error:  # SQLMesh, its engine's driver and a project's signals raise anything
         raise explain(error, request.project) from error
     finally:
@@ -261,6 +262,7 @@ class _RecordingContext(SteadyContext):
             return run(*args, **{**kwargs, "selected_snapshots": self._requested, "circuit_breaker": breaker})
 
         scheduler.run = run_requested
+        mind_signals_upstream(scheduler)
         return scheduler
 
     def _start_over(self) -> None:

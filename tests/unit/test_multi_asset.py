@@ -25,7 +25,14 @@ def materialize_what_is_selected(context: dg.AssetExecutionContext) -> Iterator[
 
 
 def built(of: Manifest, compute: Compute = materialize_what_is_selected, **op: Any) -> dg.AssetsDefinition:
-    said: dict[str, Any] = {"name": "shop", "description": None, "tags": None, "pool": None, "backfill_policy": None}
+    said: dict[str, Any] = {
+        "name": "shop",
+        "project": "shop",
+        "description": None,
+        "tags": None,
+        "pool": None,
+        "backfill_policy": None,
+    }
     return build_multi_asset(project_assets(of), compute, **{**said, **op})
 
 
@@ -135,7 +142,7 @@ def test_every_argument_of_the_op_is_on_the_op() -> None:
     assert isinstance(definition.op, dg.OpDefinition)
     assert definition.op.name == "my_op"
     assert definition.op.description == "Runs it."
-    assert definition.op.tags == {"team": "data"}
+    assert definition.op.tags == {"team": "data", "sqlmesh/project": "shop"}
     assert definition.op.pool == "warehouse"
 
 
@@ -146,9 +153,10 @@ def test_the_backfill_policy_is_on_the_definition(policy: dg.BackfillPolicy | No
     assert built(SHOP, backfill_policy=policy).backfill_policy == policy
 
 
-def test_an_op_of_which_nothing_is_said_has_nothing() -> None:
+def test_an_op_of_which_nothing_is_said_has_nothing_but_its_project() -> None:
     definition = built(SHOP)
-    assert (definition.op.pool, definition.op.tags, definition.backfill_policy) == (None, {}, None)
+    assert (definition.op.pool, definition.backfill_policy) == (None, None)
+    assert definition.op.tags == {"sqlmesh/project": "shop"}
 
 
 class OurConfig(SQLMeshRunConfig):

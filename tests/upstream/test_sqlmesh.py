@@ -409,6 +409,14 @@ def test_a_model_whose_signal_is_not_ready_is_planned_without_batches_and_the_ru
     assert list(signal.arguments["check_intervals"]) == [(to_timestamp("2025-01-01"), NOW)]
 
 
+def test_a_model_that_runs_without_what_it_reads_ignores_the_signal_of_what_it_reads(shop: Shop) -> None:
+    """`worker/signals.py` asks what is missing of all models, and for the batches of those that are read as well."""
+    console = Recorder()
+    run(shop.open(console), select_models=["shop.after_gated"], no_auto_upstream=True)
+    assert console.planned() == {AFTER_GATED: [(to_timestamp("2025-01-01"), NOW)]}
+    assert not console.of("update_signal_progress")
+
+
 def test_an_exception_in_a_callback_fails_a_model_whose_interval_is_recorded(shop: Shop) -> None:
     """ADR-0005: our console must never raise."""
 

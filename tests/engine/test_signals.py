@@ -1,0 +1,156 @@
+"""What a model waits for, in whichever step, attempt or selection it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import CONFIG, EXECUTORS, dagster_project, plan, query, write_project
+
+LANDED = """
+import datetime, pathlib
+from sqlmesh import signal
+
+
+@signal()
+def landed(batch):
+    if pathlib.Path("the landing zone is down").exists():
+        raise ConnectionError("the landing zone did not answer")
+    if pathlib.Path("nothing has landed").exists():
+        return False
+    if not pathlib.Path("yesterday has not landed").exists():
+        return True
+    today = datetime.datetime.now(datetime.timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+    return [interval for interval in batch if interval[1] < today]
+"""
+DAYS = "SELECT @start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
+BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
+LANDING = f"MODEL (name raw.landing, {BY_DAY}, signals (landed())); {DAYS}"
+READER = f"MODEL (name marts.reader, {BY_DAY}); SELECT ds FROM raw.landing WHERE ds BETWEEN @start_ds AND @end_ds"
+FLAKY = """
+import typing as t
+from pathlib import Path
+
+import pandas as pd
+from sqlmesh import model
+from sqlmesh.core.model.kind import ModelKindName
+
+
+@model(
+    "marts.reader",
+    kind={"name": ModelKindName.INCREMENTAL_BY_TIME_RANGE, "time_column": "ds"},
+    columns={"ds": "date"},
+    depends_on=["raw.landing"],
+)
+def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
+    if Path("the connection breaks").exists():
+        Path("the connection breaks").unlink()
+        raise ConnectionError("the connection was lost")
+    landing = context.resolve_table("raw.landing")
+    yield context.fetchdf(f"SELECT ds FROM {landing} WHERE ds BETWEEN '{start.date()}' AND '{end.date()}'")
+"""
+
+
+def days(project: Path, table: str) -> list[str]:
+    return [str(day) for (day,) in query(project, f"SELECT ds FROM {table} ORDER BY ds")]
+
+
+def computed_up_to(told: object, asset: str) -> object:
+    return told.materializations[asset].metadata["sqlmesh/interval_end"].value  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("how", ["alone", "in another attempt"])
+def test_what_runs_without_the_model_that_it_reads_waits_for_that_models_signal(tmp_path: Path, how: str) -> None:
+    """Else the day that has not landed would be computed without its source, and never again."""
+    files = {"models/landing.sql": LANDING, "signals/__init__.py": "", "signals/landed.py": LANDED}
+    files |= {"models/reader.sql": READER} if how == "alone" else {"models/reader.py": FLAKY}
+    project = write_project(tmp_path / "shop", files)
+    plan(project)
+    (project / "yesterday has not landed").touch()
+    with dagster_project(tmp_path) as dagster:
+        retries = {"execution": {"retries": {"max_retries": 1, "delay": 0.1}}}
+        dagster.declare("shop", {"project": str(project), **retries})
+        dagster.refresh()
+        if how == "alone":
+            first = dagster.launch(assets=["raw/landing"])
+            (project / "the landing zone is down").touch()
+            [failure] = dagster.launch(assets=["marts/reader"]).failures
+            assert '"raw"."landing", upstream of what runs, raised an error' in failure
+            assert "the landing zone did not answer" in failure
+            assert "was not requested" not in failure
+            (project / "the landing zone is down").unlink()
+            second = dagster.launch(assets=["marts/reader"])
+        else:
+            (project / "the connection breaks").touch()
+            first = second = dagster.launch()
+            assert second.materializations["marts/reader"].metadata["sqlmesh/attempts"].value == 2
+        assert first.status == second.status == dg.DagsterRunStatus.SUCCESS
+        assert computed_up_to(second, "marts/reader") == computed_up_to(first, "raw/landing")
+        (project / "yesterday has not landed").unlink()
+        assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
+    assert days(project, "marts.reader") == days(project, "raw.landing")
+    assert len(days(project, "raw.landing")) == 6
+
+
+BETWEEN = """
+import dagster as dg
+
+
+@dg.asset(key=["mid", "made"], deps=[["raw", "plain"]])
+def made() -> None: ...
+
+
+@dg.asset(deps=[["raw", "late"]])
+def report_of_what_is_late() -> None: ...
+"""
+LATE = "MODEL (name raw.late, kind FULL, signals (landed())); SELECT 1 AS id"
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("components", [1, 2])
+def test_a_waiting_model_holds_back_what_reads_it_and_nothing_else_of_its_project(
+    tmp_path: Path, components: int, executor: str
+) -> None:
+    """Of one component, whose step is split because another asset stands between two models, and of two."""
+    project = write_project(
+        tmp_path / "shop",
+        {
+            "signals/__init__.py": "",
+            "signals/landed.py": LANDED,
+            "models/landing.sql": LANDING,
+            "models/late.sql": LATE,
+            "models/plain.sql": "MODEL (name raw.plain, kind FULL); SELECT 1 AS id",
+            "models/reader.sql": READER.replace("raw.landing WHERE", "raw.landing, mid.made WHERE"),
+            "models/healthy.sql": "MODEL (name marts.healthy, kind FULL, audits (not_null(columns := (id)))); "
+            "SELECT id FROM raw.plain, mid.made",
+        },
+        config=CONFIG
+        + "\nbefore_all:\n  - CREATE SCHEMA IF NOT EXISTS mid\n"
+        + "  - CREATE TABLE IF NOT EXISTS mid.made AS SELECT 1 AS one\n",
+    )
+    plan(project)
+    (project / "nothing has landed").touch()
+    with dagster_project(tmp_path) as dagster:
+        if components == 1:
+            dagster.declare("shop", {"project": str(project)})
+        else:
+            dagster.declare("raw", {"project": str(project), "select": "raw.*"})
+            dagster.declare("marts", {"project": str(project), "select": "marts.*"})
+        dagster.add_module("between", BETWEEN)
+        dagster.refresh()
+        told = dagster.launch(executor)
+    assert told.status == dg.DagsterRunStatus.SUCCESS
+    assert {key: told.status_of(key) for key in ("raw/landing", "raw/late", "raw/plain")} == {
+        "raw/landing": "waiting",
+        "raw/late": "waiting",
+        "raw/plain": "executed",
+    }
+    assert told.status_of("marts/healthy") == "executed"
+    assert told.checks["marts/healthy:not_null"].passed
+    assert told.status_of("marts/reader") == "waiting"
+    assert "signal of raw.landing" in str(told.observations["marts/reader"].description)
+    # What is not SQLMesh's cannot be left out in part: Dagster passes over it, and the green run says so.
+    assert "report_of_what_is_late" not in told.materializations
+    assert "raw.late is waiting, so that Dagster passes over" in told.log
+    assert "Not materialized in this run: report_of_what_is_late." in told.log
