@@ -66,6 +66,22 @@ class DescribeRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditUse:
+    """One use of an audit, as the local project or the environment has it.
+
+    Attributes:
+        args: Arguments as SQL text, without `blocking`.
+        position: Its place among the audits of its node.
+        is_requested: Whether it is to be evaluated.
+    """
+
+    name: str
+    args: dict[str, str]
+    position: int
+    is_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRequest:
     """Run the requested nodes once, then audit some without running them.
 
@@ -73,7 +89,7 @@ class EvaluationRequest:
         environment: The environment whose promoted models are run.
         models: Models to run: exactly these, nothing upstream is added.
         standalone_audits: Standalone audits to run beside them, if due.
-        audit_only: Models and standalone audits of which only the audits are evaluated.
+        audit_only: Models and standalone audits that are not run, with the audits that the local project has of each.
         execution_time: The instant that counts as now: the Dagster run's start.
         external_models: Those of the nodes that SQLMesh audits and does not compute.
         start, end, ignore_cron, skip_janitor: As `Context.run` has them.
@@ -89,9 +105,9 @@ class EvaluationRequest:
     environment: str
     models: tuple[str, ...]
     standalone_audits: tuple[str, ...]
-    audit_only: tuple[str, ...]
+    audit_only: dict[str, tuple[AuditUse, ...]]
     execution_time: int
-    external_models: tuple[str, ...] = ()
+    external_models: frozenset[str] = frozenset()
     start: str | None = None
     end: str | None = None
     ignore_cron: bool = False
@@ -179,10 +195,11 @@ class AuditEvaluated:
     Attributes:
         position: Place in the promoted model's list of audits; 0 for a standalone audit.
         blocking: Whether a failure stops the node, as SQLMesh decided for this run.
-        failing_rows: 0 when it passed; None when SQLMesh left it out (`skip true`).
+        failing_rows: 0 when it passed; None when SQLMesh left it out (`skip true`) or it could not be evaluated.
         query: The rendered SQL that selects the failing rows.
         interval: The batch it was evaluated on.
         of_whole_table: Whether it looked at all of the table, as in a model without a time column; else at the batch.
+        error: Why it could not be evaluated, alone; in a run, that fails the node.
 
     Source: the results of `SnapshotEvaluator.audit`.
     """
@@ -196,6 +213,7 @@ class AuditEvaluated:
     query: str | None
     interval: Interval
     of_whole_table: bool = False
+    error: str | None = None
     type: Literal["audit_evaluated"] = "audit_evaluated"
 
 
@@ -304,7 +322,7 @@ class NodeAudited:
 
     Attributes:
         missing: Intervals that are due and not computed, so that the audits speak of older data.
-        error: Text of the error that stopped the audits; None when all were evaluated.
+        error: Why no audits were evaluated; None when they were, each with its own result.
     """
 
     fqn: str

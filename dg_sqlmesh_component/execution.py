@@ -7,7 +7,7 @@ Results are yielded while SQLMesh is still at work; what SQLMesh did is known fr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -26,7 +26,7 @@ from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
 from .project_assets import PARTITIONED, ProjectAssets
 from .recording import awaited_outputs
-from .reporting import CarriedResult, Reporter, data_in, listed, unapplied_change
+from .reporting import CarriedResult, Reporter, data_in, listed, rows, unapplied_change
 from .retries import Retries
 from .run_config import SQLMeshRunConfig, chosen_environment, config_of_run, refuse_what_does_nothing
 
@@ -128,10 +128,10 @@ def build_request(
         environment=environment,
         models=tuple(fqn for fqn in assets.parents_first if fqn in nodes),
         standalone_audits=tuple(sorted(standalone)),
-        audit_only=tuple(sorted(audit_only)),
+        audit_only={node: _uses(assets, node, context.selected_asset_check_keys) for node in sorted(audit_only)},
         execution_time=_run_started_at(context),
-        external_models=tuple(
-            sorted(fqn for fqn in nodes | audit_only if fqn in assets.models and assets.models[fqn].is_external)
+        external_models=frozenset(
+            fqn for fqn in nodes | audit_only if fqn in assets.models and assets.models[fqn].is_external
         ),
         start=config.start,
         end=config.end,
@@ -143,6 +143,16 @@ def build_request(
         holder=f"Dagster run {context.run.run_id}",
         overlap_timeout=options.overlap_timeout,
         environment_timeout=options.environment_timeout,
+    )
+
+
+def _uses(assets: ProjectAssets, node: str, selected: Set[dg.AssetCheckKey]) -> tuple[e.AuditUse, ...]:
+    """A node's audits as the local project has them, and which of them are selected."""
+    return tuple(
+        e.AuditUse(
+            use.name, use.args, use.position, is_requested=assets.check_by_audit.get((node, use.position)) in selected
+        )
+        for use in assets.audits_of(node)
     )
 
 
@@ -249,7 +259,7 @@ class _Step:
             self.request,
             models=tuple(fqn for fqn in self.request.models if fqn in kept),
             standalone_audits=tuple(fqn for fqn in self.request.standalone_audits if fqn in kept),
-            audit_only=audit_only,
+            audit_only={node: self.request.audit_only[node] for node in audit_only},
         )
 
     def _wait(self, attempt: int, end: _End, remaining: e.EvaluationRequest) -> None:
@@ -362,6 +372,7 @@ class _Step:
 
     def _results(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
         self._log(outcome)
+        self._log_unselected(outcome)
         if outcome.again:
             return  # its output of the first pass stands; a failure of the second is in the Failure
         is_asset = outcome.fqn in self.assets.specs  # else a standalone audit or an external model
@@ -477,6 +488,17 @@ class _Step:
             self.context.log.error(self._sentence(outcome))
         elif outcome.outcome is Outcome.WAITING or outcome.fqn not in self.assets.specs:
             self.context.log.info(self._sentence(outcome))
+
+    def _log_unselected(self, outcome: NodeOutcome) -> None:
+        """Failed audits whose check the run does not have, such as that of a table on another of its readers."""
+        if all(audit.passed for audit in outcome.audits):
+            return
+        for check, audit in self.assets.check_of(outcome.fqn, outcome.audits).items():
+            if not audit.passed and check not in self.selected_checks:
+                self.context.log.warning(
+                    f"{self.assets.name(outcome.fqn)}: audit {audit.name} failed: {rows(audit.failing_rows)}. Its "
+                    f"check {check.asset_key.to_user_string()}:{check.name} is not selected in this run."
+                )
 
     def _sentence(self, outcome: NodeOutcome) -> str:
         return self.reporter.sentence(outcome)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 MANIFEST_VERSION = 3
 """Raised whenever a field changes its meaning; a manifest of another version is not read."""
@@ -301,3 +302,32 @@ class Manifest:
 def split_fqn(fqn: str) -> tuple[str, ...]:
     """The unquoted parts of SQLMesh's quoted name, outermost first."""
     return tuple(part.replace('""', '"') for part in re.findall(r'"((?:[^"]|"")*)"', fqn))
+
+
+class _Use(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def args(self) -> Mapping[str, str]: ...
+
+
+_Defined = TypeVar("_Defined", bound=_Use)
+_Found = TypeVar("_Found", bound=_Use)
+
+
+def pair_uses(defined: Iterable[_Defined], found: Iterable[_Found]) -> list[tuple[_Defined, _Found]]:
+    """Uses of audits in the local project beside those that are promoted, which may differ.
+
+    They are paired by name and arguments, what is left of a name by its order; what has no counterpart is left out.
+    """
+    left, pairs = list(defined), []
+    unpaired = list(found)
+    for by_arguments in (True, False):
+        for one in list(unpaired):
+            same = (use for use in left if use.name == one.name and (not by_arguments or use.args == one.args))
+            use = next(same, None)
+            if use is not None:
+                left.remove(use)
+                unpaired.remove(one)
+                pairs.append((use, one))
+    return pairs

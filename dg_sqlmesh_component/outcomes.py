@@ -44,6 +44,7 @@ class AuditResult:
         failing_rows: Summed over batches; 0 when it passed on each.
         query: The rendered SQL of a failing batch if there is one, else of the last batch.
         intervals: What it was evaluated on, adjoining batches merged.
+        error: Why it could not be evaluated; None when it was.
     """
 
     name: str
@@ -53,11 +54,12 @@ class AuditResult:
     failing_rows: int
     query: str | None
     intervals: tuple[e.Interval, ...]
+    error: str | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether no batch had a failing row."""
-        return self.failing_rows == 0
+        """Whether it was evaluated and no batch had a failing row."""
+        return self.failing_rows == 0 and self.error is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class AuditOnlyOutcome:
 
     Attributes:
         missing: Intervals that are due and not computed.
-        error: Why not all audits were evaluated; None when they were.
+        error: Why no audits were evaluated; None when they were, each with its own result.
         promoted: What was audited.
     """
 
@@ -474,7 +476,7 @@ def _total(values: list[int | None]) -> int | None:
 def _audit_results(audits: dict[int, list[e.AuditEvaluated]]) -> tuple[AuditResult, ...]:
     results = []
     for position, evaluations in sorted(audits.items()):
-        counted = [one for one in evaluations if one.failing_rows is not None]
+        counted = [one for one in evaluations if one.failing_rows is not None or one.error]
         if not counted:
             continue  # `skip true`: its author switched it off, so there is nothing to tell
         intervals = _merge(one.interval for one in counted)
@@ -490,6 +492,7 @@ def _audit_results(audits: dict[int, list[e.AuditEvaluated]]) -> tuple[AuditResu
                 failing_rows=sum(one.failing_rows or 0 for one in counted),
                 query=shown.query,
                 intervals=intervals,
+                error=next((one.error for one in counted if one.error), None),
             )
         )
     return tuple(results)

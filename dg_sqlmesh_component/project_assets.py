@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from .errors import DeclarationError, ProjectLoadError
-from .manifest import Audit, Manifest, Model, StandaloneAudit
+from .manifest import Audit, Manifest, Model, StandaloneAudit, pair_uses
 from .outcomes import AuditResult
 from .translator import Dependencies, Translator, where
 
@@ -90,8 +90,9 @@ class ProjectAssets:
             for audit in models[external].audits:
                 checks.add(specs[carrier], external, models[external], audit)
         standalone_audits, unchecked = {}, {}
+        carriers = _Carriers(chosen, models)
         for standalone in manifest.standalone_audits:
-            reader = _carrier(standalone, specs)
+            reader = carriers.of(standalone)
             if reader is not None:
                 name = standalone.audit.name
                 standalone_audits[name] = standalone
@@ -113,8 +114,7 @@ class ProjectAssets:
     @cached_property
     def parents_first(self) -> tuple[str, ...]:
         """All models, each behind those that it reads: the order in which results may be recorded."""
-        graph = {fqn: self.models[fqn].depends_on for fqn in sorted(self.models)}
-        return tuple(fqn for fqn in TopologicalSorter(graph).static_order() if fqn in self.models)
+        return _parents_first(self.models)
 
     def audited_externals(self, models: Iterable[str]) -> set[str]:
         """External models with audits that these models read, through embedded ones too.
@@ -167,26 +167,57 @@ class ProjectAssets:
     def check_of(self, node: str, audits: Iterable[AuditResult]) -> dict[dg.AssetCheckKey, AuditResult]:
         """Match results to checks: by the audit's name and arguments, else by the order of its uses."""
         results = sorted(audits, key=lambda one: one.position)
-        defined = [self.standalone_audits[node].audit] if node in self.standalone_audits else []
-        defined += self.models[node].audits if node in self.models else []
-        matched = {}
-        for by_arguments in (True, False):
-            for result in list(results):
-                same = [use for use in defined if use.name == result.name]
-                use = next((use for use in same if not by_arguments or use.args == result.args), None)
-                if use is not None:
-                    defined.remove(use)
-                    results.remove(result)
-                    check = self.check_by_audit.get((node, use.position))
-                    if check is not None:
-                        matched[check] = result
-        return matched
+        return {
+            check: result
+            for use, result in pair_uses(self.audits_of(node), results)
+            if (check := self.check_by_audit.get((node, use.position))) is not None
+        }
+
+    def audits_of(self, node: str) -> tuple[Audit, ...]:
+        """The audits of a model or external model, or the one that a standalone audit is."""
+        if node in self.standalone_audits:
+            return (self.standalone_audits[node].audit,)
+        return self.models[node].audits if node in self.models else ()
 
 
-def _carrier(standalone: StandaloneAudit, specs: Mapping[str, dg.AssetSpec]) -> str | None:
-    """The model that a standalone audit's check stands on: the one that dbt says it tests, else the first it reads."""
-    said = [standalone.dbt.tests] if standalone.dbt and standalone.dbt.tests else []
-    return next((fqn for fqn in [*said, *standalone.depends_on] if fqn in specs), None)
+def _parents_first(models: Mapping[str, Model]) -> tuple[str, ...]:
+    graph = {fqn: models[fqn].depends_on for fqn in sorted(models)}
+    return tuple(fqn for fqn in TopologicalSorter(graph).static_order() if fqn in models)
+
+
+class _Carriers:
+    """The models that checks of standalone audits stand on."""
+
+    def __init__(self, chosen: list[Model], models: Mapping[str, Model]) -> None:
+        self._chosen = {model.fqn: model for model in chosen}
+        self._models = models
+
+    def of(self, standalone: StandaloneAudit) -> str | None:
+        """The model that dbt says it tests, else that furthest downstream of those that it reads.
+
+        It runs with that model, and where Dagster splits the op, with the last of its parts that the audit reads. One
+        that reads tables from outside only stands on the first model that reads one of these, as their own audits do.
+        """
+        if standalone.dbt and standalone.dbt.tests in self._chosen:
+            return standalone.dbt.tests
+        read = _tables_behind(standalone.depends_on, self._models)
+        ours = sorted(read & self._chosen.keys())
+        if ours:
+            return max(ours, key=self._depths.__getitem__)
+        if any(fqn in self._models and not self._models[fqn].is_external for fqn in read):
+            return None  # another declaration's
+        readers = (fqn for fqn, model in self._chosen.items() if read & _tables_behind(model.depends_on, self._models))
+        return next(readers, None)
+
+    @cached_property
+    def _depths(self) -> Mapping[str, int]:
+        """How many models stand upstream of each, one behind the other."""
+        depths: dict[str, int] = {}
+        for fqn in _parents_first(self._models):
+            depths[fqn] = max(
+                (depths[parent] + 1 for parent in self._models[fqn].depends_on if parent in depths), default=0
+            )
+        return depths
 
 
 class _Checks:
@@ -231,16 +262,22 @@ class _Checks:
         return next(name for name in candidates if dg.AssetCheckKey(spec.asset_key, name) not in self.specs)
 
 
-def _audited_externals_of(model: str, models: Mapping[str, Model]) -> set[str]:
+def _tables_behind(read: Iterable[str], models: Mapping[str, Model]) -> set[str]:
+    """What is really read: embedded models are no tables, but what they read is."""
     found: set[str] = set()
-    to_visit = list(models[model].depends_on)
+    to_visit = list(read)
     while to_visit:
-        parent = models.get(to_visit.pop())
-        if parent is not None and parent.is_embedded:
-            to_visit.extend(parent.depends_on)
-        elif parent is not None and parent.is_external and parent.audits:
-            found.add(parent.fqn)
+        one = to_visit.pop()
+        if one in models and models[one].is_embedded:
+            to_visit.extend(models[one].depends_on)
+        else:
+            found.add(one)
     return found
+
+
+def _audited_externals_of(model: str, models: Mapping[str, Model]) -> set[str]:
+    read = _tables_behind(models[model].depends_on, models)
+    return {fqn for fqn in read if fqn in models and models[fqn].is_external and models[fqn].audits}
 
 
 def _first_readers(chosen: list[Model], models: Mapping[str, Model]) -> dict[str, str]:

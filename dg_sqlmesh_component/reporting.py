@@ -146,7 +146,7 @@ class Reporter:
 
     def _failing_audits(self, outcome: NodeOutcome) -> str:
         failing = [audit for audit in outcome.audits if audit.blocking and not audit.passed]
-        said = ", ".join(f"{audit.name} ({_rows(audit.failing_rows)})" for audit in failing)
+        said = ", ".join(f"{audit.name} ({rows(audit.failing_rows)})" for audit in failing)
         return f" {said}." if said else ""
 
     def _awaited(self, outcome: NodeOutcome) -> str:
@@ -173,11 +173,11 @@ class Reporter:
                 check_name=key.name,
                 passed=audit.passed,
                 severity=self._assets.severity(node, audit),
-                description=None if audit.passed else f"{_rows(audit.failing_rows)} failed.",
+                description=None if audit.passed else f"{rows(audit.failing_rows)} failed.",
                 metadata={**_audit_metadata(audit), **_data_metadata(self._data_of(audit, promoted), alone)},
             )
             for key, audit in self._assets.check_of(node, audits).items()
-            if key in self._selected
+            if key in self._selected and audit.error is None
         ]
 
     def _data_of(self, audit: AuditResult, promoted: e.PromotedNode | None) -> Data | None:
@@ -231,6 +231,8 @@ class Reporter:
     def audited(self, outcome: AuditOnlyOutcome) -> list[dg.AssetCheckResult]:
         """The checks of a node of which only the audits were asked for."""
         results = self.audit_checks(outcome.fqn, outcome.audits, outcome.promoted, alone=True)
+        if outcome.error is None:
+            results += self.audits_that_did_not_run(outcome)
         if outcome.fqn not in self._assets.specs:
             return results
         key = dg.AssetCheckKey(self._assets.key(outcome.fqn), STATUS_CHECK)
@@ -255,8 +257,8 @@ class Reporter:
             )
         return results
 
-    def audits_that_did_not_run(self, outcome: NodeOutcome) -> list[dg.AssetCheckResult]:
-        """Checks of an executed model whose audit the environment does not have: local files are ahead."""
+    def audits_that_did_not_run(self, outcome: NodeOutcome | AuditOnlyOutcome) -> list[dg.AssetCheckResult]:
+        """Checks of an audited model whose audit the environment does not have: local files are ahead."""
         ran = self._assets.check_of(outcome.fqn, outcome.audits)
         name = self._assets.name(outcome.fqn)
         return [
@@ -386,12 +388,18 @@ class Reporter:
             if one.error
         ]
         failing = [
-            f"{self._assets.name(one.fqn)}: audit {audit.name} failed: {_rows(audit.failing_rows)}."
+            f"{self._assets.name(one.fqn)}: audit {audit.name} failed: {rows(audit.failing_rows)}."
             for one in audited
             for audit in one.audits
-            if audit.blocking and not audit.passed
+            if audit.blocking and audit.failing_rows
         ]
-        return [*errors, *failing]
+        broken = [
+            f"{self._assets.name(one.fqn)}: audit {audit.name} could not be evaluated: {audit.error}"
+            for one in audited
+            for audit in one.audits
+            if audit.error
+        ]
+        return [*errors, *broken, *failing]
 
     def _names(self, nodes: Sequence[str]) -> str:
         return ", ".join(map(self._assets.name, nodes))
@@ -444,7 +452,8 @@ def _severity(blocking: bool) -> dg.AssetCheckSeverity:
     return dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
 
 
-def _rows(count: int) -> str:
+def rows(count: int) -> str:
+    """How many rows, for people."""
     return "1 row" if count == 1 else f"{count} rows"
 
 

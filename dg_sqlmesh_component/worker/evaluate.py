@@ -10,7 +10,7 @@ the evaluator whose `audit` returns every audit's result, and the scheduler that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,6 @@ from sqlmesh.core.config.run import RunConfig
 from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import (
-    DeployabilityIndex,
     Snapshot,
     SnapshotEvaluator,
     SnapshotTableInfo,
@@ -37,10 +36,9 @@ from dg_sqlmesh_component.errors import (
     EvaluationError,
     SQLMeshComponentError,
 )
-from dg_sqlmesh_component.manifest import cut
 
+from .auditing import audit_alone, computed, deployability, record_audits
 from .breaker import unless_unchanged
-from .describe import audit_arguments
 from .opening import (
     SteadyContext,
     describe_error,
@@ -137,7 +135,7 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
             f"fails: {describe_error(failed_behind)}"
         ) from failed_behind
     if request.audit_only:
-        _audit_only(request, context, tracker.pipe)
+        audit_alone(request, context.scheduler(environment=request.environment), tracker.pipe)
     return e.EvaluationFinished(status)
 
 
@@ -245,7 +243,7 @@ class _RecordingContext(SteadyContext):
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         pipe = self._tracker.pipe
         pipe.cut_off_queries = partial(cut_off_queries, snapshot_evaluator.adapters.values(), pipe)
-        _record_audits(snapshot_evaluator, pipe.send, self._query_characters)
+        record_audits(snapshot_evaluator, pipe.send, self._query_characters)
         if self._count_rows:
             self._tracker.count_rows = partial(self._rows_of, snapshot_evaluator)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
@@ -286,39 +284,6 @@ class _RecordingContext(SteadyContext):
         return int(rows)
 
 
-def _record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None], characters: int) -> None:
-    """Send every audit's result. A restarted run brings the same evaluator again: it is wrapped once."""
-    if getattr(evaluator, "_dg_sqlmesh_recorded", False):
-        return
-    evaluator._dg_sqlmesh_recorded = True
-    audit = evaluator.audit
-
-    def audit_and_send(snapshot: Snapshot, **kwargs: Any) -> list[Any]:
-        results = audit(snapshot, **kwargs)
-        interval = (to_timestamp(kwargs["start"]), to_timestamp(kwargs["end"]))
-        for position, result in enumerate(results):
-            dialect = evaluator.get_adapter(snapshot.model_gateway).dialect
-            send(
-                e.AuditEvaluated(
-                    fqn=snapshot.name,
-                    name=result.audit.name,
-                    position=position,
-                    args=audit_arguments(
-                        {k: v for k, v in (result.audit_args or {}).items() if k != "blocking"},
-                        dialect,
-                    ),
-                    blocking=result.blocking,
-                    failing_rows=None if result.skipped else result.count or 0,
-                    query=cut(result.query.sql(dialect=dialect), characters) if result.query is not None else None,
-                    interval=interval,
-                    of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
-                )
-            )
-        return results
-
-    evaluator.audit = audit_and_send
-
-
 def _idle_nodes(
     request: e.EvaluationRequest, nodes: frozenset[str], scheduler: Scheduler, tracker: Tracker
 ) -> Iterable[e.Event]:
@@ -331,29 +296,32 @@ def _idle_nodes(
     blocked = tracker.blocked_by(parents)
     if blocked and not tracker.was_cancelled:  # else what SQLMesh left out is what it was told to leave out
         yield e.NodesBlocked(blocked)
-    overdue = missing_intervals(snapshots.values(), execution_time=request.execution_time, ignore_cron=True)
+    index = deployability(request, snapshots.values())
+    overdue = missing_intervals(
+        snapshots.values(), execution_time=request.execution_time, ignore_cron=True, deployability_index=index
+    )
     not_due = {snapshot.name for snapshot in overdue}
     bounds = " and ".join(f"{name} {said!r}" for name, said in (("start", request.start), ("end", request.end)) if said)
     for fqn in sorted(nodes):
         batches = tracker.planned.get(fqn)
+        intervals = computed(snapshots[fqn], index) if fqn in snapshots else []
+        last_interval_end = intervals[-1][1] if intervals else None
         if batches is None:
-            yield _up_to_date(snapshots[fqn], fqn in not_due, bounds, request.execution_time)
+            is_overdue = fqn in not_due
+            yield _up_to_date(snapshots[fqn], last_interval_end, is_overdue, bounds, request.execution_time)
         elif not batches:
             unready = tracker.unready_signals
             yield e.NodeWaiting(
                 fqn=fqn,
                 signals=tuple(unready.get(fqn, ())),
                 upstream=tuple(sorted(ancestors(fqn, parents) & unready.keys())),
-                last_interval_end=_last_interval_end(snapshots[fqn]),
+                last_interval_end=last_interval_end,
             )
 
 
-def _last_interval_end(snapshot: Snapshot) -> int | None:
-    return snapshot.intervals[-1][1] if snapshot.intervals else None
-
-
-def _up_to_date(snapshot: Snapshot, is_overdue: bool, bounds: str, execution_time: int) -> e.NodeUpToDate:
-    last_interval_end = _last_interval_end(snapshot)
+def _up_to_date(
+    snapshot: Snapshot, last_interval_end: int | None, is_overdue: bool, bounds: str, execution_time: int
+) -> e.NodeUpToDate:
     if snapshot.is_seed:
         return e.NodeUpToDate(snapshot.name, "the seed has not changed since it was loaded", None, last_interval_end)
     if not is_overdue:
@@ -364,39 +332,3 @@ def _up_to_date(snapshot: Snapshot, is_overdue: bool, bounds: str, execution_tim
         reason = f"its cron {snapshot.node.cron!r} is not due"
     next_due = to_timestamp(snapshot.node.cron_next(to_datetime(execution_time)))
     return e.NodeUpToDate(snapshot.name, reason, next_due, last_interval_end)
-
-
-def _audit_only(request: e.EvaluationRequest, context: _RecordingContext, pipe: Pipe) -> None:
-    """Evaluate audits over everything that was computed, as `sqlmesh audit` does."""
-    scheduler = context.scheduler(environment=request.environment)
-    snapshots = scheduler.snapshots_by_name
-    index = (
-        DeployabilityIndex.all_deployable()
-        if request.environment == "prod"
-        else DeployabilityIndex.create(snapshots.values())
-    )
-    due = {
-        snapshot.name: tuple((start, end) for start, end in intervals)
-        for snapshot, intervals in missing_intervals(snapshots.values(), execution_time=request.execution_time).items()
-    }
-    for fqn in request.audit_only:
-        if fqn not in snapshots:
-            continue  # a plan has taken it out since the environment was opened
-        if pipe.is_cancelled:
-            raise EvaluationError("The evaluation of audits was cancelled.")
-        snapshot, error = snapshots[fqn], None
-        if not snapshot.intervals:
-            error = "Nothing has been computed yet, so there is nothing to audit."
-        else:
-            try:
-                scheduler.snapshot_evaluator.audit(
-                    snapshot,
-                    snapshots=snapshots,
-                    start=snapshot.intervals[0][0],
-                    end=snapshot.intervals[-1][1],
-                    execution_time=request.execution_time,
-                    deployability_index=index,
-                )
-            except Exception as cause:  # any driver's error; it becomes this one node's error
-                error = describe_error(cause)
-        pipe.send(e.NodeAudited(fqn, due.get(fqn, ()), error))

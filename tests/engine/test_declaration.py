@@ -190,7 +190,8 @@ def test_selection_and_tag_convention_and_op_are_those_asked_for(dagster: Dagste
     assert specs["t/one"].group_name == "of_one"
     assets = definitions.resolve_assets_def(dg.AssetKey(["t", "one"]))
     assert (assets.op.name, assets.op.description, assets.op.pool) == ("our_op", "Ours.", "our_pool")
-    assert assets.op.tags == {"a": "b"}
+    assert assets.op.tags is not None
+    assert assets.op.tags["a"] == "b"
     assert assets.backfill_policy == dg.BackfillPolicy.single_run()
 
 

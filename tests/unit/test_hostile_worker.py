@@ -19,7 +19,7 @@ from dg_sqlmesh_component.errors import SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.outcomes import Ledger
 from dg_sqlmesh_component.project import SQLMeshProject
 
-REQUEST = e.EvaluationRequest(e.OpenProject(("/shop",), None, None, None), "prod", ('"a"',), (), (), 0)
+REQUEST = e.EvaluationRequest(e.OpenProject(("/shop",), None, None, None), "prod", ('"a"',), (), {}, 0)
 LAST = wire.encode(wire.EVENT, e.EvaluationFinished("success"))
 EVENTS = [
     wire.encode(wire.EVENT, event)

@@ -767,7 +767,7 @@ def test_a_result_goes_to_the_check_with_its_arguments(promoted: str, checks: di
 # -- standalone audits ----------------------------------------------------------------------------
 
 
-def test_a_standalone_audit_is_a_check_on_the_first_of_our_models_that_it_reads() -> None:
+def test_a_standalone_audit_is_a_check_on_one_of_our_models_that_it_reads() -> None:
     add_up = standalone("orders_add_up", ["core.orders", "core.a_table_of_theirs", "marts.revenue"])
     project = manifest(model("core.orders"), model("marts.revenue"), standalone_audits=[add_up])
     assets = project_assets(project)
@@ -808,9 +808,41 @@ def test_a_standalone_audit_that_somebody_gave_no_check_runs_beside_the_model_th
     }
 
 
-def test_a_standalone_audit_of_no_model_of_ours_is_left_out() -> None:
-    project = manifest(model("core.orders"), standalone_audits=[standalone("theirs", ["raw.events"])])
-    assert (project_assets(project).standalone_audits, len(project_assets(project).checks)) == ({}, 1)
+READ_IN_MANY_WAYS = (
+    model("core.orders", reads=["raw.orders"]),
+    model("core.sides", reads=["raw.events"], kind="EMBEDDED"),
+    model("core.all", reads=["core.orders", "core.sides"]),
+    model("marts.revenue", reads=["core.all"]),
+    model("raw.events", kind="EXTERNAL"),
+)
+
+
+@pytest.mark.parametrize(
+    ("read", "carrier"),
+    [
+        (["core.orders"], "core.orders"),
+        (["marts.revenue", "core.orders"], "marts.revenue"),
+        (["core.all", "core.orders"], "core.all"),
+        (["raw.events", "core.orders"], "core.orders"),
+        (["raw.events"], "core.all"),
+        (["raw.orders"], "core.orders"),
+        (["core.sides"], "core.all"),
+        (["raw.nobody_reads_it"], None),
+    ],
+)
+def test_the_check_of_a_standalone_audit_stands_on_the_last_model_that_it_reads_or_the_first_that_reads_the_same(
+    read: list[str], carrier: str | None
+) -> None:
+    project = manifest(*READ_IN_MANY_WAYS, standalone_audits=[standalone("add_up", read)])
+    on = [check.asset_key.path for check, node in project_assets(project).node_by_check.items() if node == "add_up"]
+    assert on == ([carrier.split(".")] if carrier else [])
+
+
+def test_a_standalone_audit_of_models_of_another_declaration_is_left_to_it() -> None:
+    """Also where it reads a table from outside that one of ours reads."""
+    for read in (["core.all"], ["core.all", "raw.orders"]):
+        project = manifest(*READ_IN_MANY_WAYS, selected=["core.orders"], standalone_audits=[standalone("theirs", read)])
+        assert (project_assets(project).standalone_audits, len(project_assets(project).checks)) == ({}, 1)
 
 
 def test_a_standalone_audit_named_like_an_audit_of_its_model_has_a_check_of_its_own() -> None:

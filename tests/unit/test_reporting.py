@@ -384,7 +384,9 @@ def test_a_result_in_a_run_of_its_model_says_what_was_audited() -> None:
 
 
 def test_audits_without_their_model_say_that_it_has_nothing_to_do() -> None:
-    results = reporter().audited(AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (), None))
+    results = reporter(selected={NOT_NULL, STATUS}).audited(
+        AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (), None)
+    )
     assert {one.check_name: said(one) for one in results} == {
         "not_null": (True, ERROR, None),
         STATUS_CHECK: (True, WARN, "core.orders has nothing to do. Only checks were selected."),
@@ -392,7 +394,7 @@ def test_audits_without_their_model_say_that_it_has_nothing_to_do() -> None:
 
 
 def test_audits_without_their_model_say_which_intervals_are_due() -> None:
-    results = reporter().audited(AuditOnlyOutcome(ORDERS, (), (days(3, 4),), None))
+    results = reporter(selected={STATUS}).audited(AuditOnlyOutcome(ORDERS, (), (days(3, 4),), None))
     assert [said(one) for one in results] == [
         (
             False,

@@ -237,7 +237,7 @@ def worth_another(*events: e.Event, end: e.EvaluationFinished | e.RequestFailed)
     step.interruption = Interruption(lambda: None)
     step.assets = project_assets(project)
     nodes = (fqn("staging.orders"), fqn(READER))
-    step.request = e.EvaluationRequest(e.OpenProject(("/shop",), None, None, None), "prod", nodes, (), (AUDITED,), 0)
+    step.request = e.EvaluationRequest(e.OpenProject(("/shop",), None, None, None), "prod", nodes, (), {AUDITED: ()}, 0)
     step.ledger = Ledger(nodes, [AUDITED])
     for event in events:
         step.ledger.feed(event)
@@ -255,4 +255,4 @@ def test_what_reads_a_model_that_failed_for_good_is_not_computed_without_it() ->
     assert both is not None
     assert both.models == (fqn("staging.orders"), fqn(READER))
     assert neither is not None
-    assert (neither.models, neither.audit_only) == ((), (AUDITED,))
+    assert (neither.models, neither.audit_only) == ((), {AUDITED: ()})

@@ -227,5 +227,5 @@ def test_variables_are_looked_up_for_every_part(monkeypatch: pytest.MonkeyPatch)
 )
 def test_what_a_run_was_told_is_on_its_tags(said: dict[str, Any], tags: dict[str, str]) -> None:
     project = e.OpenProject(("/shop",), None, None, None)
-    request = e.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), (), execution_time=0, **said)
+    request = e.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), {}, execution_time=0, **said)
     assert run_tags(request) == {"sqlmesh/environment": "dev", **tags}

@@ -28,7 +28,7 @@ REQUESTS: tuple[e.Request, ...] = (
         "prod",
         ('"db"."core"."orders"',),
         ("add_up",),
-        (),
+        {'"db"."core"."refunds"': (e.AuditUse("not_null", {"columns": "(id)"}, 0, is_requested=True),)},
         execution_time=1_767_225_600_000,
         start="2026-01-01",
         end="1 day ago",

@@ -1,0 +1,144 @@
+"""Audits: each result as an event, in a run or alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlmesh.core.scheduler import Scheduler
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, missing_intervals
+from sqlmesh.utils.date import to_timestamp
+
+from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.errors import EvaluationError
+from dg_sqlmesh_component.manifest import cut, pair_uses
+
+from .describe import audit_arguments
+from .opening import describe_error
+from .pipe import Pipe
+
+
+def deployability(request: e.EvaluationRequest, snapshots: Iterable[Snapshot]) -> DeployabilityIndex:
+    """Which models of the environment have the tables of production, and which only a preview of their own."""
+    if request.environment == "prod":
+        return DeployabilityIndex.all_deployable()
+    return DeployabilityIndex.create(snapshots, start=request.start)
+
+
+def computed(snapshot: Snapshot, index: DeployabilityIndex) -> list[e.Interval]:
+    """What is computed of a model, as the environment sees it."""
+    return snapshot.intervals if index.is_deployable(snapshot) else snapshot.dev_intervals
+
+
+def record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None], characters: int) -> None:
+    """Send every audit's result. A restarted run brings the same evaluator again: it is wrapped once."""
+    if getattr(evaluator, "_dg_sqlmesh_recorded", False):
+        return
+    evaluator._dg_sqlmesh_recorded = True
+    audit = evaluator.audit
+
+    def audit_and_send(snapshot: Snapshot, **kwargs: Any) -> list[Any]:
+        results = audit(snapshot, **kwargs)
+        interval = (to_timestamp(kwargs["start"]), to_timestamp(kwargs["end"]))
+        for position, result in enumerate(results):
+            send(_evaluated(evaluator, snapshot, position, result, interval, characters))
+        return results
+
+    evaluator.audit = audit_and_send
+
+
+def _evaluated(
+    evaluator: SnapshotEvaluator, snapshot: Snapshot, position: int, result: Any, interval: e.Interval, characters: int
+) -> e.AuditEvaluated:
+    dialect = evaluator.get_adapter(snapshot.model_gateway).dialect
+    return e.AuditEvaluated(
+        fqn=snapshot.name,
+        name=result.audit.name,
+        position=position,
+        args=_arguments(result.audit_args or {}, dialect),
+        blocking=result.blocking,
+        failing_rows=None if result.skipped else result.count or 0,
+        query=cut(result.query.sql(dialect=dialect), characters) if result.query is not None else None,
+        interval=interval,
+        of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
+    )
+
+
+def _arguments(args: dict[str, Any], dialect: str) -> dict[str, str]:
+    return audit_arguments({name: value for name, value in args.items() if name != "blocking"}, dialect)
+
+
+def audit_alone(request: e.EvaluationRequest, scheduler: Scheduler, pipe: Pipe) -> None:
+    """Evaluate audits over everything that was computed, as `sqlmesh audit` does, and no others of their models."""
+    snapshots = scheduler.snapshots_by_name
+    index = deployability(request, snapshots.values())
+    due = missing_intervals(snapshots.values(), execution_time=request.execution_time, deployability_index=index)
+    missing = {snapshot.name: tuple((start, end) for start, end in intervals) for snapshot, intervals in due.items()}
+    for fqn, uses in request.audit_only.items():
+        if fqn not in snapshots:
+            continue  # a plan has taken it out since the environment was opened
+        snapshot, error = snapshots[fqn], None
+        if not computed(snapshot, index):
+            error = "Nothing has been computed yet, so there is nothing to audit."
+        else:
+            for position in _positions(snapshot, uses, scheduler.snapshot_evaluator):
+                if pipe.is_cancelled:
+                    raise EvaluationError("The evaluation of audits was cancelled.")
+                pipe.send(_one_alone(request, scheduler, snapshot, position, index))
+        pipe.send(e.NodeAudited(fqn, missing.get(fqn, ()), error))
+
+
+def _positions(snapshot: Snapshot, uses: tuple[e.AuditUse, ...], evaluator: SnapshotEvaluator) -> list[int]:
+    """Where the requested audits stand among those that are promoted."""
+    dialect = evaluator.get_adapter(snapshot.model_gateway).dialect
+    promoted = [
+        e.AuditUse(audit.name, _arguments(args, dialect), position)
+        for position, (audit, args) in enumerate(snapshot.node.audits_with_args)
+    ]
+    return sorted(found.position for use, found in pair_uses(uses, promoted) if use.is_requested)
+
+
+def _one_alone(
+    request: e.EvaluationRequest, scheduler: Scheduler, snapshot: Snapshot, position: int, index: DeployabilityIndex
+) -> e.AuditEvaluated:
+    """One audit's result; an error is its own, whatever becomes of the others."""
+    evaluator = scheduler.snapshot_evaluator
+    intervals = computed(snapshot, index)
+    interval = (intervals[0][0], intervals[-1][1])
+    audit, args = snapshot.node.audits_with_args[position]
+    try:
+        # Not through the instance, where `record_audits` would take it for the first of its model.
+        (result,) = SnapshotEvaluator.audit(
+            evaluator,
+            _with_one_audit(snapshot, position),
+            snapshots=scheduler.snapshots_by_name,
+            start=interval[0],
+            end=interval[1],
+            execution_time=request.execution_time,
+            deployability_index=index,
+        )
+    except Exception as cause:  # any driver's error
+        return e.AuditEvaluated(
+            fqn=snapshot.name,
+            name=audit.name,
+            position=position,
+            args=_arguments(args, evaluator.get_adapter(snapshot.model_gateway).dialect),
+            blocking=audit.blocking,
+            failing_rows=None,
+            query=None,
+            interval=interval,
+            error=describe_error(cause),
+        )
+    return _evaluated(evaluator, snapshot, position, result, interval, request.query_characters)
+
+
+def _with_one_audit(snapshot: Snapshot, position: int) -> Snapshot:
+    """The same model with one of its audits, since SQLMesh evaluates all that a model has or none."""
+    if not snapshot.is_model:
+        return snapshot
+    model = snapshot.model
+    audit, args = model.audits_with_args[position]
+    name = model.audits[position][0] if position < len(model.audits) else audit.name
+    definitions = {key: value for key, value in model.audit_definitions.items() if key == name}
+    one = model.copy(update={"audits": [(name, args)], "audit_definitions": definitions})
+    return snapshot.copy(update={"node": one})
