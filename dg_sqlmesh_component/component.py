@@ -43,6 +43,7 @@ from .external_models import ExternalModels
 from .garbage import collecting_no_garbage
 from .manifest import DEFAULT_LIMITS, Audit, Manifest, Model, StandaloneAudit, split_fqn
 from .multi_asset import build_multi_asset
+from .neighbours import Neighbours, default_op_name, place, refuse_op_name
 from .project import SQLMeshProject
 from .project_assets import ProjectAssets
 from .run_config import SQLMeshRunConfig
@@ -51,6 +52,7 @@ from .sources import sources_of
 from .step_process import is_step_of_this_process
 from .store import read_manifest, write_manifest
 from .tag_convention import TagConvention
+from .text import short_hash
 from .translator import Translator, where
 
 
@@ -176,11 +178,8 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         self._root = _ROOT.get()
         self._is_loading = False
         self._unstored: Manifest | None = None
-        if self.op and _NAME_OF_A_PART.search(self.op.name or ""):
-            raise DeclarationError(
-                f"`op.name` in defs.yaml is {self.op.name!r}, and must not end in an underscore and a number: Dagster "
-                "gives such names to the parts of an op that it splits, and runs one of two ops that are named alike."
-            )
+        if self.op and self.op.name is not None:
+            refuse_op_name(self.op.name)
 
     # -- overriding ------------------------------------------------------------------------------
 
@@ -358,7 +357,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         paths = [os.path.relpath(path, self._root) if self._root else str(path) for path in project.paths]
         parts = [paths[0], project.gateway, project.environment, project.config]
         label = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(part for part in parts if part)).strip("_")
-        distinct = _short_hash([repr(parts), *paths, *self._question])
+        distinct = short_hash([repr(parts), *paths, *self._question])
         return DefsStateConfig(
             key=f"SQLMeshProjectComponent[{label}_{distinct}]",
             management_type=DefsStateManagementType.LOCAL_FILESYSTEM,
@@ -417,11 +416,15 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
         """The project's assets, from the stored manifest or, without one, from the project itself."""
-        name = (self.op or OpSpec()).name or _op_name(context)
+        declared = context.component_path
+        where_declared = os.path.relpath(declared.file_path, context.defs_module_path)
+        name = (self.op or OpSpec()).name or default_op_name(where_declared, declared.instance_key)
         if is_step_of_this_process(name) and state_path is not None:
             self.project.start_early()
         with collecting_no_garbage():
-            return dg.Definitions(assets=[self._multi_asset(name, self._stored(state_path))])
+            asset = self._multi_asset(name, self._stored(state_path))
+            Neighbours.of(context).add(place(context), name, asset.specs)
+            return dg.Definitions(assets=[asset])
 
     def _multi_asset(self, name: str, manifest: Manifest) -> dg.AssetsDefinition:
         op = self.op or OpSpec()
@@ -431,7 +434,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             self._assets,
             self.execute,
             name=name,
-            project=f"{self.project.name}_{_short_hash([repr(self.project.opening), manifest.environment])}",
+            project=f"{self.project.name}_{short_hash([repr(self.project.opening), manifest.environment])}",
             description=op.description or f"Runs SQLMesh in environment {manifest.environment}.",
             tags=op.tags,
             pool=op.pool or re.sub(r"[^A-Za-z0-9_]", "_", default_pool),
@@ -497,9 +500,6 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         return [addition for addition in get_args(Addition) if addition in self.include_metadata]
 
 
-_NAME_OF_A_PART = re.compile(r"_[0-9]+$")
-"""How Dagster names the second part of an op that it splits, and those that follow: `<op>_2`."""
-
 _REFUSALS = (
     dg.DagsterInvalidDefinitionError,
     CheckError,
@@ -534,18 +534,3 @@ def _read(state_path: Path) -> Manifest | None:
 
 def _selections(value: Selection) -> list[str]:
     return [value] if isinstance(value, str) else list(value or [])
-
-
-def _short_hash(parts: list[str]) -> str:
-    import hashlib
-
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
-
-
-def _op_name(context: dg.ComponentLoadContext) -> str:
-    """A name that differs between two instances in one code location: where the declaration stands."""
-    instance = context.component_path.instance_key
-    number = f"__{instance}" if instance else ""
-    where = os.path.relpath(context.component_path.file_path, context.defs_module_path)
-    name = "sqlmesh_" + re.sub(r"[^A-Za-z0-9_]+", "_", f"{where}{number}").strip("_")
-    return f"{name}_" if _NAME_OF_A_PART.search(name) else name

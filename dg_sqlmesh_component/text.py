@@ -1,8 +1,9 @@
-"""Text as a log or a web page can show it."""
+"""Text as a log, a web page or a name can hold it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 """What a terminal takes for a colour or a move of its cursor."""
@@ -16,3 +17,10 @@ def without_colours(text: str) -> str:
 def plain(text: object) -> str:
     """Without colours and without blank edges."""
     return without_colours(str(text)).strip()
+
+
+def short_hash(parts: Iterable[str]) -> str:
+    """Eight characters that tell these texts apart from others."""
+    import hashlib
+
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]

@@ -313,3 +313,18 @@ def test_metadata_limits_bound_what_is_kept_of_queries_schemas_and_lineage(dagst
     for query in (metadata["sqlmesh/query"], check.metadata["sqlmesh/query"], evaluated.metadata["sqlmesh/query"]):
         assert "-- cut here" in query.value
         assert len(query.value) == 200 + len("```sql\n\n```")
+
+
+def test_two_declarations_whose_ops_are_named_alike_are_refused_with_both_places(dagster: DagsterProject) -> None:
+    """Where only their folders are alike, the names are not."""
+    write_project(dagster.root / "shop", ONE_MODEL)
+    write_project(dagster.root / "other", {"models/two.sql": "MODEL (name t.two, kind FULL); SELECT 1 AS id"})
+    dagster.declare("a-b", {"project": "../../../shop"})
+    dagster.declare("a_b", {"project": "../../../other"})
+    ops = {one.op.name for one in dagster.refresh().resolve_asset_graph().assets_defs if one.is_executable}
+    assert len(ops) == 2
+    dagster.declare("a-b", {"project": "../../../shop", "op": {"name": "sqlmesh_a_b"}})
+    said = dagster.refusal()
+    assert "both name their op 'sqlmesh_a_b'" in said
+    assert "defs/a-b" in said
+    assert "defs/a_b" in said
