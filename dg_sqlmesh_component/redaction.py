@@ -5,17 +5,20 @@ Every text from SQLMesh's process passes through here: its log, its errors, the 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
+from urllib.parse import quote
 
 from . import events as e
 
 HIDDEN = "***"
 
 SECRET_NAME = re.compile(
-    r"passw(or)?d|passphrase|pwd\b|secret|token|api_?key|private_?key|access_?key|credential|keyfile_json|dsn\b",
+    r"passw(or)?d|passphrase|(\b|_)(pass|sas|dsn)\b|_pwd\b|secret|token|credential|keyfile_json|connection_?string"
+    r"|(api|private|access|account|storage|shared|signing|encryption|master)_?key",
     re.IGNORECASE,
 )
 """What a setting or an environment variable is called whose value nobody may read."""
@@ -23,9 +26,13 @@ SECRET_NAME = re.compile(
 _MINIMAL_LENGTH = 4
 """Shorter values would be found inside of ordinary words."""
 
+_MINIMAL_LENGTH_IN_SQL = 8
+"""Shorter ones would be found inside of names of columns and tables, which nobody prints by mistake."""
+
 _URL = re.compile(r"(?<=://)([^\s/:@]*):([^\s/@]+)@")
 _ASSIGNED = re.compile(
-    r"""(?ix) \b ( [\w-]* (?: passw(?:or)?d | passphrase | secret | token | api_?key | private_?key ) ) \b
+    r"""(?ix) \b ( [\w-]* (?: passw(?:or)?d | passphrase | _pass | _pwd | secret | token
+        | (?: api | private | access | account | storage | shared ) _?key ) ) \b
         ( ["']? \s* [=:] \s* ) ( "[^"]*" | '[^']*' | [^\s,;&)}\]]+ )"""
 )
 
@@ -40,14 +47,23 @@ class Redactor:
         self.add(value for name, value in environment.items() if SECRET_NAME.search(name))
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Hide these from now on."""
-        self._known |= {secret for secret in secrets if len(secret) >= _MINIMAL_LENGTH}
+        """Hide these from now on, also as they stand in Python's or JSON's quotes and in a URL."""
+        for secret in secrets:
+            if len(secret) >= _MINIMAL_LENGTH:
+                self._known |= {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, safe="")}
 
     def text(self, text: str) -> str:
         """The text without secrets."""
         for secret in sorted(self._known, key=len, reverse=True):
             text = text.replace(secret, HIDDEN)
         return _ASSIGNED.sub(rf"\1\2{HIDDEN}", _URL.sub(rf"\1:{HIDDEN}@", text))
+
+    def sql(self, query: str | None) -> str | None:
+        """A query without values that are known to be secret, as a macro or a variable may put them there."""
+        for secret in sorted(self._known, key=len, reverse=True):
+            if query is not None and len(secret) >= _MINIMAL_LENGTH_IN_SQL:
+                query = query.replace(secret, HIDDEN)
+        return query
 
     def event(self, event: _E) -> _E:
         """The event, with its texts for people without secrets."""
@@ -57,4 +73,12 @@ class Redactor:
             return replace(event, message=self.text(event.message))
         if isinstance(event, e.NodeAudited) and event.error is not None:
             return replace(event, error=self.text(event.error))
+        if isinstance(event, e.AuditEvaluated):
+            error = None if event.error is None else self.text(event.error)
+            return replace(event, error=error, query=self.sql(event.query))
+        if isinstance(event, e.ProjectDescribed):
+            models = tuple(
+                replace(model, query=self.sql(model.query)) if model.query else model for model in event.manifest.models
+            )
+            return replace(event, manifest=replace(event.manifest, models=models))
         return event

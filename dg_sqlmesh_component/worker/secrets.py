@@ -11,14 +11,15 @@ from dg_sqlmesh_component.redaction import SECRET_NAME
 
 
 def secrets_of(config: Config) -> tuple[str, ...]:
-    """Passwords, tokens and the like of every connection."""
-    gateways = config.gateways.values() if isinstance(config.gateways, dict) else [config.gateways]
+    """Passwords, tokens and the like of every connection, and variables that are called so."""
+    gateways = [*config.gateways.values()] if isinstance(config.gateways, dict) else [config.gateways]
     connections = [
         connection
         for gateway in gateways
         for connection in (gateway.connection, gateway.state_connection, gateway.test_connection)
     ]
     said = [one.model_dump() for one in [*connections, config.default_connection] if one is not None]
+    said += [config.variables, *(gateway.variables for gateway in gateways)]
     return tuple(sorted(set(_secrets("", said))))
 
 

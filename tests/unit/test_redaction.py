@@ -1,6 +1,9 @@
 """What nobody may read stays out of every text; what is no secret stays as it is."""
 
+import json
+
 import pytest
+from unit.scenario import manifest, model
 
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.redaction import Redactor
@@ -17,6 +20,8 @@ from dg_sqlmesh_component.redaction import Redactor
         ("PGPASSWORD=hunter2 psql", "PGPASSWORD=*** psql"),
         ("motherduck_token=abc&x=1", "motherduck_token=***&x=1"),
         ("secret: s3cr3t, next", "secret: ***, next"),
+        ("DB_PASS=hunter2 psql", "DB_PASS=*** psql"),
+        ("AccountName=shop;AccountKey=abc==;x", "AccountName=shop;AccountKey=***;x"),
     ],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
@@ -31,6 +36,8 @@ def test_what_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
         "t.tokens was executed for [2026-01-01, 2026-01-02).",
         "12:30:45 ada@example.com",
         "SELECT secret FROM vault",
+        "audits pass: 3, bypass=yes, compass: north",
+        "the primary key=id and the partition_key=day",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
@@ -40,6 +47,37 @@ def test_what_is_no_secret_stays(text: str) -> None:
 def test_values_of_variables_with_a_telling_name_are_hidden_wherever_they_stand() -> None:
     redactor = Redactor({"WAREHOUSE_PASSWORD": "hunter2!", "HOME": "/home/ada", "SHOP_TOKEN": "abc", "API_KEY": ""})
     assert redactor.text("got hunter2! in /home/ada, abc") == "got *** in /home/ada, abc"  # abc is too short
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DB_PASS",
+        "pass",
+        "AZURE_ACCOUNT_KEY",
+        "AZURE_STORAGE_KEY",
+        "STORAGE_SAS",
+        "PG_DSN",
+        "AZ_CONNECTION_STRING",
+        "MYSQL_PWD",
+    ],
+)
+def test_a_variable_with_a_telling_name_is_known(name: str) -> None:
+    assert Redactor({name: "hunter2!"}).text("it is hunter2!") == "it is ***"
+
+
+@pytest.mark.parametrize(
+    "name", ["BYPASS", "COMPASS_URL", "PRIMARY_KEY", "NASA_HOST", "PARTITION_KEY", "PWD", "OLDPWD"]
+)
+def test_a_variable_of_another_name_stays(name: str) -> None:
+    assert Redactor({name: "hunter2!"}).text("it is hunter2!") == "it is hunter2!"
+
+
+def test_a_secret_is_hidden_as_it_stands_in_quotes_and_in_urls() -> None:
+    secret = 'a\\b"c ü@/d'
+    redactor = Redactor({"DB_PASS": secret})
+    for text in (secret, repr(secret), json.dumps(secret), "a%5Cb%22c%20%C3%BC%40%2Fd"):
+        assert "b" not in redactor.text(text)
 
 
 def test_a_secret_that_contains_another_is_hidden_as_a_whole() -> None:
@@ -55,6 +93,7 @@ def test_a_secret_that_contains_another_is_hidden_as_a_whole() -> None:
         e.RequestFailed("EvaluationError", "it is hunter2!"),
         e.NodeFailed('"t"."x"', "OperationalError", "it is hunter2!", ()),
         e.NodeAudited('"t"."x"', (), "it is hunter2!"),
+        e.AuditEvaluated('"t"."x"', "a", 0, {}, True, None, None, (0, 1), error="it is hunter2!"),
     ],
     ids=lambda event: type(event).__name__,
 )
@@ -63,6 +102,17 @@ def test_every_event_that_carries_words_is_cleaned(event: e.Event) -> None:
     redactor.add(["hunter2!"])
     assert "it is ***" in repr(redactor.event(event))
     assert "hunter2" not in repr(redactor.event(event))
+
+
+def test_a_query_is_shown_without_the_values_that_a_variable_put_there() -> None:
+    redactor = Redactor({"MODE_TOKEN": "user"})
+    redactor.add(["hunter2!"])
+    assert redactor.sql("SELECT user FROM t WHERE key = 'hunter2!'") == "SELECT user FROM t WHERE key = '***'"
+    evaluated = e.AuditEvaluated('"t"."x"', "a", 0, {}, True, 1, "SELECT 'hunter2!'", (0, 1))
+    described = e.ProjectDescribed(manifest(model("t.x", query="SELECT 'hunter2!'"), model("t.y")))
+    for event in (evaluated, described):
+        assert "'***'" in repr(redactor.event(event))
+        assert "hunter2" not in repr(redactor.event(event))
 
 
 def test_the_values_themselves_are_not_in_the_events_own_words() -> None:
