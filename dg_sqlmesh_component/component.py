@@ -161,7 +161,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     op: Annotated[
         OpSpec | None,
         dg.Resolver.default(
-            description="The op that runs SQLMesh: name, tags, description, pool, backfill_policy. "
+            description="The op that runs SQLMesh: name, tags, description and pool. "
             "Default pool: `sqlmesh_<project folder>_<environment>`.",
             examples=[{"name": "shop", "pool": "warehouse", "tags": {"team": "data"}}],
         ),
@@ -180,6 +180,11 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         self._unstored: Manifest | None = None
         if self.op and self.op.name is not None:
             refuse_op_name(self.op.name)
+        if self.op and self.op.backfill_policy is not None:
+            raise DeclarationError(
+                "`op.backfill_policy` in defs.yaml says how partitions are backfilled, and SQLMesh models have "
+                "none in Dagster. Leave it out; `start` and `end` in the run config say what a run may compute."
+            )
 
     # -- overriding ------------------------------------------------------------------------------
 
@@ -438,7 +443,6 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             description=op.description or f"Runs SQLMesh in environment {manifest.environment}.",
             tags=op.tags,
             pool=op.pool or re.sub(r"[^A-Za-z0-9_]", "_", default_pool),
-            backfill_policy=op.backfill_policy,
             config_schema=self.op_config_schema,
         )
 

@@ -83,7 +83,19 @@ class SQLMeshProjectArgs(dg.Resolvable):
     ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, value in self.env.items() if isinstance(self.env, dict) else ():
+            if value is None:
+                raise DeclarationError(gives_nothing(f"project.env.{name}"))
         take_declared_types(self, SQLMeshProjectArgs, "project", secret=("env",))
+
+
+def gives_nothing(attribute: str, written: object = None) -> str:
+    """What is wrong with a template that names a variable which is not set."""
+    said = f"is {written!r}, which gives nothing" if written is not None else "gives nothing"
+    return (
+        f"`{attribute}` in defs.yaml {said}. Set the variable that it names or give a default: "
+        "\"{{ env('NAME', 'value') }}\"."
+    )
 
 
 def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject:
@@ -96,10 +108,7 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
     for name in ("gateway", "environment", "config", "working_directory", "python"):
         written = getattr(model, name, None)
         if written is not None and not getattr(args, name):  # else it would silently be the project's default
-            raise DeclarationError(
-                f"`project.{name}` in defs.yaml is {written!r}, which gives nothing. Set the variable that it names or "
-                f"give a default: \"{{{{ env('NAME', 'value') }}}}\"."
-            )
+            raise DeclarationError(gives_nothing(f"project.{name}", written))
     here = context.resolve_source_relative_path(".")
 
     def absolute(path: str) -> Path:

@@ -31,7 +31,6 @@ def build_multi_asset(
     description: str | None,
     tags: dict[str, Any] | None,
     pool: str | None,
-    backfill_policy: dg.BackfillPolicy | None,
     config_schema: type[dg.Config] | None = None,
 ) -> dg.AssetsDefinition:
     """One subsettable op that yields every asset and check of the project.
@@ -68,7 +67,6 @@ def build_multi_asset(
         check_specs_by_output_name=check_by_output,
         specs=list(assets.specs.values()),
         can_subset=True,
-        backfill_policy=backfill_policy,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
             (here / "component.py").write_text(_python_module(path, options), encoding="utf-8")
         else:
             dg.scaffold_component(request, _attributes(path, options))
-        click.echo(f"Next: cd {os.path.relpath(project)} && {sqlmesh_program()} plan")
+        click.echo(f"Next: cd {shlex.quote(os.path.relpath(project))} && {sqlmesh_program()} plan")
 
     def _project_folder(self, request: dg.ScaffoldRequest[SQLMeshScaffoldParams]) -> Path:
         params = request.params

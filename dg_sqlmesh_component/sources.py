@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from .git import git
 from .manifest import MANIFEST_VERSION, Sources
 from .project import CONFIG_FILES, SQLMeshProject
 from .redaction import SECRET_NAME
@@ -53,6 +54,7 @@ def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | No
         _versions(),
         repr(project.opening),
         *question,
+        *(_commits(project) if "links" in question else ()),
         *_variables(_names_in(configuration, [*map(Path, files), *at_home]), {**os.environ, **project.env}),
         *_interpreter(project.python),
         *(f"{path} {_stamp(path)}" for path in at_home),
@@ -70,6 +72,12 @@ def _is_model_file(path: str, folder: Path) -> bool:
 
 def _versions() -> str:
     return f"{MANIFEST_VERSION} {metadata.version('dg-sqlmesh-component')}"
+
+
+def _commits(project: SQLMeshProject) -> Iterator[str]:
+    """What links to the files of models are made of beside the files."""
+    for path in project.paths:
+        yield str((git(path, "rev-parse", "HEAD"), git(path, "remote", "get-url", "origin")))
 
 
 def _configurations(project: SQLMeshProject) -> Iterator[str]:

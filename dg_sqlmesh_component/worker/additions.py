@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 from sqlglot.errors import SqlglotError
@@ -11,6 +10,8 @@ from sqlmesh.core import lineage
 from sqlmesh.core.context import Context
 from sqlmesh.core.model import Model
 from sqlmesh.utils.errors import SQLMeshError
+
+from dg_sqlmesh_component.git import git
 
 Lineage = dict[str, tuple[tuple[str, str], ...]]
 
@@ -60,9 +61,9 @@ class SourceUrls:
 
 
 def _repository(folder: Path) -> tuple[Path, str] | None:
-    root = _git(folder, "rev-parse", "--show-toplevel")
-    remote = _git(folder, "remote", "get-url", "origin")
-    commit = _git(folder, "rev-parse", "HEAD")
+    root = git(folder, "rev-parse", "--show-toplevel")
+    remote = git(folder, "remote", "get-url", "origin")
+    commit = git(folder, "rev-parse", "HEAD")
     if not (root and remote and commit):
         return None
     match = re.fullmatch(r"(?:https?://(?:[^@/]+@)?|ssh://git@|git@)([^:/]+)(?::\d+)?[:/](.+?)(?:\.git)?/?", remote)
@@ -71,11 +72,3 @@ def _repository(folder: Path) -> tuple[Path, str] | None:
     host, repository = match.groups()
     page = "-/blob" if "gitlab" in host else "blob"
     return Path(root).resolve(), f"https://{host}/{repository}/{page}/{commit}"
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -199,7 +199,7 @@ class _Describer:
             end=str(model.end) if model.end is not None else None,
             lookback=model.lookback,
             batch_size=model.batch_size,
-            time_column=time_column.column.sql(dialect=dialect) if time_column else None,
+            time_column=time_column.column.sql(dialect=dialect, comments=False) if time_column else None,
             unique_key=_sql(model.unique_key, dialect),
             grains=_sql(model.grains, dialect),
             references=_sql(model.references, dialect),
@@ -285,7 +285,7 @@ class _Describer:
     def _columns(model: SQLMeshModel, dialect: str | None) -> tuple[Column, ...]:
         descriptions = model.column_descriptions
         return tuple(
-            Column(name, type_.sql(dialect=dialect), descriptions.get(name))
+            Column(name, type_.sql(dialect=dialect, comments=False), descriptions.get(name))
             for name, type_ in (model.columns_to_types or {}).items()
         )
 
@@ -315,11 +315,11 @@ class _Describer:
 
 def audit_arguments(args: dict[str, exp.Expr], dialect: str | None) -> dict[str, str]:
     """Arguments of an audit as SQL text, in the order written."""
-    return {name: value.sql(dialect=dialect) for name, value in args.items()}
+    return {name: value.sql(dialect=dialect, comments=False) for name, value in args.items()}
 
 
 def _sql(expressions: Iterable[Any], dialect: str | None) -> tuple[str, ...]:
-    return tuple(expression.sql(dialect=dialect) for expression in expressions)
+    return tuple(expression.sql(dialect=dialect, comments=False) for expression in expressions)
 
 
 def _query(audit: Any) -> str | None:

@@ -65,8 +65,11 @@ class TestTranslationOfModels(TestTranslation):
 class TestTheOp(TestOpCustomization):
     @pytest.mark.attribute("op.name", "op.tags", "op.backfill_policy")
     def test_dagsters_op_suite_passes(self, declared: _Declared, attributes: Any, assertion: Any) -> None:
-        definition = declared.definitions(op=attributes).resolve_assets_def(ORDERS)
-        assert assertion(definition if "backfill_policy" in attributes else definition.op)
+        if "backfill_policy" in attributes:  # of partitions, which no model's asset has
+            with pytest.raises(DeclarationError, match="SQLMesh models have none"):
+                declared.component(op=attributes)
+            return
+        assert assertion(declared.definitions(op=attributes).resolve_assets_def(ORDERS).op)
 
 
 @pytest.mark.attribute("op.tags")
@@ -88,6 +91,11 @@ def test_a_template_sees_the_model_and_the_asset_as_it_was(declared: _Declared) 
     assert specs[ORDERS].group_name == "shop_full"
     assert specs[ORDERS].description == "SQLMesh model shop.orders (FULL). From 1 table."
     assert specs[ORDERS].metadata["columns"] == ["id", "two"]
+
+
+def test_a_template_can_add_a_dependency_to_those_of_the_model(declared: _Declared) -> None:
+    deps = declared.specs(translation={"deps": "{{ spec.deps + ['other/asset'] }}"})[ORDERS].deps
+    assert [dep.asset_key.to_user_string() for dep in deps] == ["raw/orders", "other/asset"]
 
 
 @pytest.mark.attribute("external_models.key", "external_models.keys")

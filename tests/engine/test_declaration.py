@@ -88,6 +88,13 @@ def test_a_variable_that_gives_nothing_does_not_stand_for_the_default(
     assert component(dagster, {"project": project})
 
 
+def test_a_variable_for_sqlmesh_that_gives_nothing_is_named(dagster: DagsterProject) -> None:
+    """One that is empty on purpose is what it is."""
+    project = {"path": "../../../shop", "env": {"EMPTY": "", "WAREHOUSE": "{{ env.OF_THE_TEST }}"}}
+    dagster.declare("shop", {"project": project})
+    assert "`project.env.WAREHOUSE` in defs.yaml gives nothing. Set the variable" in dagster.refusal()
+
+
 @pytest.mark.attribute("project.env")
 def test_environment_variables_reach_sqlmesh_and_nobody_else(dagster: DagsterProject) -> None:
     config = CONFIG + "default_target_environment: {{ env_var('TARGET_OF_THE_TEST') }}\n"
@@ -162,7 +169,6 @@ def test_a_link_to_an_interpreter_is_not_followed(dagster: DagsterProject) -> No
     "op.description",
     "op.pool",
     "op.tags",
-    "op.backfill_policy",
 )
 def test_selection_and_tag_convention_and_op_are_those_asked_for(dagster: DagsterProject) -> None:
     tagged = "MODEL (name t.{0}, kind FULL, tags [{0}, 'own/group_name/of_{0}']); SELECT 1 AS id"
@@ -180,7 +186,6 @@ def test_selection_and_tag_convention_and_op_are_those_asked_for(dagster: Dagste
                 "description": "Ours.",
                 "pool": "our_pool",
                 "tags": {"a": "b"},
-                "backfill_policy": {"type": "single_run"},
             },
         },
     )
@@ -192,7 +197,6 @@ def test_selection_and_tag_convention_and_op_are_those_asked_for(dagster: Dagste
     assert (assets.op.name, assets.op.description, assets.op.pool) == ("our_op", "Ours.", "our_pool")
     assert assets.op.tags is not None
     assert assets.op.tags["a"] == "b"
-    assert assets.backfill_policy == dg.BackfillPolicy.single_run()
 
 
 def test_the_pool_is_by_default_that_of_the_project_and_environment(dagster: DagsterProject) -> None:

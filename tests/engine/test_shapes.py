@@ -29,14 +29,14 @@ MODEL (name zoo.colours, kind SEED (path '../seeds/colours.csv'), columns (id IN
     "models/orders.sql": """
 MODEL (
   name zoo.orders,
-  kind INCREMENTAL_BY_TIME_RANGE (time_column placed_on, lookback 2, batch_size 10),
+  kind INCREMENTAL_BY_TIME_RANGE (time_column placed_on /* local time */, lookback 2, batch_size 10),
   description 'One row per order.',
   owner ada,
   cron '0 6 * * *',
   start '2026-01-02',
   grain id,
   references (note),
-  partitioned_by placed_on,
+  partitioned_by placed_on /* by day */,
   tags [finance, 'dagster:group_name:money', 'dagster:owner:team:ops', 'dagster:kind:iceberg',
         'dagster:tag:tier=a:b=c', 'needs work!'],
   column_descriptions (id = 'The order''s number.'),
@@ -143,6 +143,7 @@ def test_a_model_says_everything_about_itself(zoo: Loaded) -> None:
     assert {name: spec.metadata[f"sqlmesh/{name}"] for name in expected} == expected
     assert "placed_on" in spec.metadata["sqlmesh/partitioned_by"]
     assert "placed_on" in spec.metadata["sqlmesh/time_column"]
+    assert "/*" not in spec.metadata["sqlmesh/time_column"] + spec.metadata["sqlmesh/partitioned_by"]
 
 
 def test_the_code_reference_is_the_models_file(zoo: Loaded) -> None:

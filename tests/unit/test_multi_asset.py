@@ -31,7 +31,6 @@ def built(of: Manifest, compute: Compute = materialize_what_is_selected, **op: A
         "description": None,
         "tags": None,
         "pool": None,
-        "backfill_policy": None,
     }
     return build_multi_asset(project_assets(of), compute, **{**said, **op})
 
@@ -146,16 +145,9 @@ def test_every_argument_of_the_op_is_on_the_op() -> None:
     assert definition.op.pool == "warehouse"
 
 
-@pytest.mark.parametrize(
-    "policy", [dg.BackfillPolicy.single_run(), dg.BackfillPolicy.multi_run(3), None], ids=["single", "multi", "none"]
-)
-def test_the_backfill_policy_is_on_the_definition(policy: dg.BackfillPolicy | None) -> None:
-    assert built(SHOP, backfill_policy=policy).backfill_policy == policy
-
-
 def test_an_op_of_which_nothing_is_said_has_nothing_but_its_project() -> None:
     definition = built(SHOP)
-    assert (definition.op.pool, definition.backfill_policy) == (None, None)
+    assert definition.op.pool is None
     assert definition.op.tags == {"sqlmesh/project": "shop"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,19 @@ def test_the_value_of_a_secret_is_not_looked_at(project: SQLMeshProject) -> None
 
 def test_another_question_has_another_answer(project: SQLMeshProject) -> None:
     assert len({rest(project, question) for question in ([], ["a"], ["a", "b"], ["ab"], ["", "ab"])}) == 5
+
+
+def test_links_to_files_are_made_of_the_commit_that_is_checked_out(project: SQLMeshProject) -> None:
+    def commit(message: str) -> None:
+        who = ("-c", "user.name=ada", "-c", "user.email=ada@example.com")
+        subprocess.run(["git", *who, "commit", "--allow-empty", "-qm", message], cwd=project.paths[0], check=True)
+
+    subprocess.run(["git", "init", "-q"], cwd=project.paths[0], check=True)
+    commit("one")
+    with_links, without = sources_of(project, ["links"]), sources_of(project, [])
+    commit("two")
+    assert sources_of(project, ["links"]) != with_links
+    assert sources_of(project, []) == without
 
 
 @pytest.mark.parametrize("text", ["project: shop\n", "config = Config(\n    project='shop')\n"], ids=["YAML", "Python"])
