@@ -32,7 +32,8 @@ def test_an_existing_project_is_declared_relative_to_the_yaml_and_passes_the_che
 ) -> None:
     project = write_project(dagster.root.parent / "my shop", ONE_MODEL)
     params = {"project_path": "../my shop", "gateway": "local", "environment": "prod"}
-    dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--json-params", json.dumps(params))
+    _, said = dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--json-params", json.dumps(params))
+    assert "Next: cd '../my shop' && " in said
     written = declaration(dagster, "shop")
     assert written == {
         "type": COMPONENT,
