@@ -147,6 +147,7 @@ class _Entry:
     again: bool = False
     row_count: int | None = None
     attempts: int = 1
+    earlier_errors: tuple[str, ...] = ()
 
     @property
     def settled(self) -> bool:
@@ -344,8 +345,10 @@ class Ledger:
             if not entry.settled and fqn not in kept
         ]
         for fqn in kept:
-            self._entries[fqn].attempts += 1
-            self._entries[fqn].start_over()
+            entry = self._entries[fqn]
+            entry.attempts += 1
+            entry.earlier_errors = _messages(entry.failures) or entry.earlier_errors
+            entry.start_over()
         self._audited.clear()
         return settled
 
@@ -407,7 +410,7 @@ class Ledger:
     def _judge(self, entry: _Entry, interruption: str | None) -> tuple[Outcome, tuple[str, ...]]:
         """The outcome of a node whose last planned batch never finished, from the strongest evidence down."""
         if entry.failures:
-            errors = tuple(dict.fromkeys(failure.message for failure in entry.failures))
+            errors = _messages(entry.failures)
             if entry.done:
                 return Outcome.PARTLY_EXECUTED, errors
             if all(failure.failed_audits for failure in entry.failures):
@@ -418,6 +421,8 @@ class Ledger:
         if entry.done and not entry.planned and (interruption is None or entry.is_explained):
             return Outcome.EXECUTED, ()  # in an earlier pass; the last one had nothing to add
         if entry.waiting is not None:
+            if entry.earlier_errors:  # it was ready when it failed: what keeps it from running now is no excuse
+                return Outcome.PARTLY_EXECUTED if entry.done else Outcome.FAILED, entry.earlier_errors
             return Outcome.WAITING, ()
         if entry.planned is None and entry.up_to_date is not None:
             return Outcome.UP_TO_DATE, ()
@@ -456,6 +461,10 @@ class Ledger:
             attempts=entry.attempts,
             again=entry.again,
         )
+
+
+def _messages(failures: Iterable[e.NodeFailed]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(failure.message for failure in failures))
 
 
 def _merge(intervals: Iterable[e.Interval]) -> tuple[e.Interval, ...]:

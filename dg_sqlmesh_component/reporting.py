@@ -153,7 +153,7 @@ class Reporter:
         if outcome.signals:
             return f"its signal {', '.join(outcome.signals)} has no interval ready"
         if outcome.upstream:
-            return f"a signal of {', '.join(map(self._assets.name, outcome.upstream))}, upstream of it, is not ready"
+            return f"upstream of it, {', '.join(map(self._assets.name, outcome.upstream))} waits for a signal"
         return "none of its missing intervals is ready"
 
     # -- checks -----------------------------------------------------------------------------------

@@ -30,6 +30,11 @@ def computed(snapshot: Snapshot, index: DeployabilityIndex) -> list[e.Interval]:
     return snapshot.intervals if index.is_deployable(snapshot) else snapshot.dev_intervals
 
 
+def altered_at(snapshot: Snapshot, index: DeployabilityIndex) -> int | None:
+    """When that was last computed, restated or loaded."""
+    return snapshot.last_altered_ts if index.is_deployable(snapshot) else snapshot.dev_last_altered_ts
+
+
 def record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None], characters: int) -> None:
     """Send every audit's result. A restarted run brings the same evaluator again: it is wrapped once."""
     if getattr(evaluator, "_dg_sqlmesh_recorded", False):

@@ -74,7 +74,7 @@ def evaluate(request: e.EvaluationRequest, pipe: Pipe) -> None:
     except SQLMeshComponentError:
         raise
     except SignalEvalError as error:
-        raise tracker.fail_signal(error, context.requested) from error
+        raise tracker.fail_signal(error) from error
     except Exception as error:  # SQLMesh, its engine's driver and a project's signals raise anything
         raise explain(error, request.project) from error
     finally:
@@ -260,7 +260,7 @@ class _RecordingContext(SteadyContext):
             return run(*args, **{**kwargs, "selected_snapshots": self._requested, "circuit_breaker": breaker})
 
         scheduler.run = run_requested
-        mind_signals_upstream(scheduler)
+        mind_signals_upstream(scheduler, self._tracker.hold_back)
         return scheduler
 
     def _start_over(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from threading import Lock
 from typing import Any
 
@@ -56,18 +56,18 @@ class Tracker(PipeConsole):
     def stop_signal_progress(self) -> None:
         self._asked = None
 
-    def fail_signal(self, error: Exception, requested: Container[str]) -> SQLMeshComponentError:
+    def hold_back(self, fqn: str) -> None:
+        """A model with signals that does not run, and for which something waits."""
+        self.unready_signals.setdefault(fqn, [])
+
+    def fail_signal(self, error: Exception) -> SQLMeshComponentError:
         """Tell whose signal raised: SQLMesh asks all of them before it computes anything, and ends at an error."""
         if self._asked is None:
             return EvaluationError(f"A signal raised an error: {describe_error(error)}")
-        name, said = self._asked.name, describe_error(error)
+        name = self._asked.name
         transient = is_transient(error)
-        if name in requested:
-            self.pipe.send(e.NodeFailed(name, type(error).__name__, said, (), is_transient=transient))
-            text = f"A signal of {name} raised an error"
-        else:
-            text = f"A signal of {name}, upstream of what runs, raised an error ({said})"
-        text += ", and SQLMesh ended the run before it computed anything."
+        self.pipe.send(e.NodeFailed(name, type(error).__name__, describe_error(error), (), is_transient=transient))
+        text = f"A signal of {name} raised an error, and SQLMesh ended the run before it computed anything."
         return EvaluationError(text, is_transient=transient)
 
     def update_signal_progress(

@@ -185,7 +185,9 @@ def test_a_standalone_audit_is_a_check_of_the_model_it_reads(scene: Scene) -> No
 
 def test_a_waiting_model_names_the_signal(scene: Scene) -> None:
     assert "its signal landed" in str(scene.told.observations["t/gated"].metadata["sqlmesh/waiting_for"].value)
-    assert "signal of t.gated" in str(scene.told.observations["t/below_gated"].metadata["sqlmesh/waiting_for"].value)
+    assert "t.gated waits for a signal" in str(
+        scene.told.observations["t/below_gated"].metadata["sqlmesh/waiting_for"].value
+    )
 
 
 def test_an_up_to_date_model_says_why_and_when_it_is_due(scene: Scene) -> None:

@@ -15,8 +15,6 @@ from sqlmesh import signal
 
 @signal()
 def landed(batch):
-    if pathlib.Path("the landing zone is down").exists():
-        raise ConnectionError("the landing zone did not answer")
     if pathlib.Path("nothing has landed").exists():
         return False
     if not pathlib.Path("yesterday has not landed").exists():
@@ -52,47 +50,6 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
 """
 
 
-def days(project: Path, table: str) -> list[str]:
-    return [str(day) for (day,) in query(project, f"SELECT ds FROM {table} ORDER BY ds")]
-
-
-def computed_up_to(told: object, asset: str) -> object:
-    return told.materializations[asset].metadata["sqlmesh/interval_end"].value  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("how", ["alone", "in another attempt"])
-def test_what_runs_without_the_model_that_it_reads_waits_for_that_models_signal(tmp_path: Path, how: str) -> None:
-    """Else the day that has not landed would be computed without its source, and never again."""
-    files = {"models/landing.sql": LANDING, "signals/__init__.py": "", "signals/landed.py": LANDED}
-    files |= {"models/reader.sql": READER} if how == "alone" else {"models/reader.py": FLAKY}
-    project = write_project(tmp_path / "shop", files)
-    plan(project)
-    (project / "yesterday has not landed").touch()
-    with dagster_project(tmp_path) as dagster:
-        retries = {"execution": {"retries": {"max_retries": 1, "delay": 0.1}}}
-        dagster.declare("shop", {"project": str(project), **retries})
-        dagster.refresh()
-        if how == "alone":
-            first = dagster.launch(assets=["raw/landing"])
-            (project / "the landing zone is down").touch()
-            [failure] = dagster.launch(assets=["marts/reader"]).failures
-            assert '"raw"."landing", upstream of what runs, raised an error' in failure
-            assert "the landing zone did not answer" in failure
-            assert "was not requested" not in failure
-            (project / "the landing zone is down").unlink()
-            second = dagster.launch(assets=["marts/reader"])
-        else:
-            (project / "the connection breaks").touch()
-            first = second = dagster.launch()
-            assert second.materializations["marts/reader"].metadata["sqlmesh/attempts"].value == 2
-        assert first.status == second.status == dg.DagsterRunStatus.SUCCESS
-        assert computed_up_to(second, "marts/reader") == computed_up_to(first, "raw/landing")
-        (project / "yesterday has not landed").unlink()
-        assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
-    assert days(project, "marts.reader") == days(project, "raw.landing")
-    assert len(days(project, "raw.landing")) == 6
-
-
 BETWEEN = """
 import dagster as dg
 
@@ -104,6 +61,61 @@ def made() -> None: ...
 @dg.asset(deps=[["raw", "late"]])
 def report_of_what_is_late() -> None: ...
 """
+MADE = """
+before_all:
+  - CREATE SCHEMA IF NOT EXISTS mid
+  - CREATE TABLE IF NOT EXISTS mid.made AS SELECT 1 AS one
+"""
+
+
+def days(project: Path, table: str) -> list[str]:
+    return [str(day) for (day,) in query(project, f"SELECT ds FROM {table} ORDER BY ds")]
+
+
+def computed_up_to(told: object, asset: str) -> object:
+    return told.materializations[asset].metadata["sqlmesh/interval_end"].value  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("how", ["alone", "in another attempt", "in another step"])
+def test_what_runs_without_the_model_that_it_reads_waits_for_that_models_signal(tmp_path: Path, how: str) -> None:
+    """Else the day that has not landed would be computed without its source, and never again."""
+    files = {"models/landing.sql": LANDING, "signals/__init__.py": "", "signals/landed.py": LANDED}
+    files |= {
+        "alone": {"models/reader.sql": READER},
+        "in another attempt": {"models/reader.py": FLAKY},
+        "in another step": {"models/reader.sql": READER.replace("raw.landing WHERE", "raw.landing, mid.made WHERE")},
+    }[how]
+    project = write_project(tmp_path / "shop", files, config=CONFIG + MADE)
+    plan(project)
+    (project / "yesterday has not landed").touch()
+    with dagster_project(tmp_path) as dagster:
+        retries = {"execution": {"retries": {"max_retries": 1, "delay": 0.1}}}
+        dagster.declare("shop", {"project": str(project), **retries})
+        if how == "in another step":
+            between = BETWEEN.replace(
+                "-> None: ...", f"-> None: Path('{project}/yesterday has not landed').unlink(True)"
+            )
+            dagster.add_module("between", "from pathlib import Path\n" + between.replace("plain", "landing"))
+        dagster.refresh()
+        if how == "alone":
+            first = dagster.launch(assets=["raw/landing"])
+            (project / "yesterday has not landed").unlink()  # its signal would say by now that it is ready
+            second = dagster.launch(assets=["marts/reader"])
+        elif how == "in another step":
+            first = second = dagster.launch()
+            assert "mid__made" in second.succeeded_steps
+        else:
+            (project / "the connection breaks").touch()
+            first = second = dagster.launch()
+            assert second.materializations["marts/reader"].metadata["sqlmesh/attempts"].value == 2
+        assert first.status == second.status == dg.DagsterRunStatus.SUCCESS
+        assert computed_up_to(second, "marts/reader") == computed_up_to(first, "raw/landing")
+        (project / "yesterday has not landed").unlink(missing_ok=True)
+        assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
+    assert days(project, "marts.reader") == days(project, "raw.landing")
+    assert len(days(project, "raw.landing")) == 6
+
+
 LATE = "MODEL (name raw.late, kind FULL, signals (landed())); SELECT 1 AS id"
 
 
@@ -125,9 +137,7 @@ def test_a_waiting_model_holds_back_what_reads_it_and_nothing_else_of_its_projec
             "models/healthy.sql": "MODEL (name marts.healthy, kind FULL, audits (not_null(columns := (id)))); "
             "SELECT id FROM raw.plain, mid.made",
         },
-        config=CONFIG
-        + "\nbefore_all:\n  - CREATE SCHEMA IF NOT EXISTS mid\n"
-        + "  - CREATE TABLE IF NOT EXISTS mid.made AS SELECT 1 AS one\n",
+        config=CONFIG + MADE,
     )
     plan(project)
     (project / "nothing has landed").touch()
@@ -149,8 +159,45 @@ def test_a_waiting_model_holds_back_what_reads_it_and_nothing_else_of_its_projec
     assert told.status_of("marts/healthy") == "executed"
     assert told.checks["marts/healthy:not_null"].passed
     assert told.status_of("marts/reader") == "waiting"
-    assert "signal of raw.landing" in str(told.observations["marts/reader"].description)
+    assert "upstream of it, raw.landing waits for a signal" in str(told.observations["marts/reader"].description)
     # What is not SQLMesh's cannot be left out in part: Dagster passes over it, and the green run says so.
     assert "report_of_what_is_late" not in told.materializations
     assert "raw.late is waiting, so that Dagster passes over" in told.log
     assert "Not materialized in this run: report_of_what_is_late." in told.log
+
+
+FRESH = """
+from sqlmesh import signal
+
+
+@signal()
+def fresh(batch, context):
+    return bool(context.parent_intervals)
+"""
+
+
+@pytest.mark.parametrize("how", ["alone", "in another step"])
+def test_a_model_is_fresh_whose_source_was_computed_in_another_run_or_step(tmp_path: Path, how: str) -> None:
+    """As SQLMesh's own signal `freshness` asks; else it would wait for ever."""
+    source = "raw.plain, mid.made" if how == "in another step" else "raw.plain"
+    files = {
+        "signals/__init__.py": "",
+        "signals/fresh.py": FRESH,
+        "models/plain.sql": "MODEL (name raw.plain, kind FULL); SELECT 1 AS id",
+        "models/reader.sql": f"MODEL (name marts.reader, kind FULL, signals (fresh())); SELECT id FROM {source}",
+    }
+    project = write_project(tmp_path / "shop", files, config=CONFIG + MADE)
+    plan(project)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        if how == "in another step":
+            dagster.add_module("between", BETWEEN.replace("late", "nothing"))
+        dagster.refresh()
+        if how == "alone":
+            assert dagster.launch(assets=["marts/reader"]).status_of("marts/reader") == "waiting"
+            assert dagster.launch(assets=["raw/plain"]).status_of("raw/plain") == "executed"
+            assert dagster.launch(assets=["marts/reader"]).status_of("marts/reader") == "executed"
+        else:
+            told = dagster.launch()
+            assert "mid__made" in told.succeeded_steps
+            assert told.status_of("marts/reader") == "executed"

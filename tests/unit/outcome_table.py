@@ -321,10 +321,10 @@ OUTCOME_TABLE = (
         (OPENED, e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, (), (STAGING,)), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, upstream=(STAGING,)),
         Told(
-            "core.orders is waiting: a signal of staging.orders, upstream of it, is not ready.",
+            "core.orders is waiting: upstream of it, staging.orders waits for a signal.",
             False,
             WARN,
-            {"sqlmesh/waiting_for": "a signal of staging.orders, upstream of it, is not ready"},
+            {"sqlmesh/waiting_for": "upstream of it, staging.orders waits for a signal"},
         ),
     ),
     Row(

@@ -528,9 +528,10 @@ def test_what_the_first_attempt_finished_is_executed_when_the_second_has_nothing
     assert (outcome.intervals, outcome.planned_batches, outcome.finished_batches) == ((D1,), 1, 1)
 
 
-def test_what_lacks_a_signal_in_the_second_attempt_is_waiting() -> None:
+def test_what_failed_and_lacks_a_signal_in_the_second_attempt_has_failed() -> None:
+    """It was ready when it failed; a green run in which it waits would have lost its error."""
     (outcome,) = after([ONE_BATCH, LOST], [e.EvaluationPlanned({ORDERS: ()}), waiting(ORDERS), SUCCEEDED])
-    assert (outcome.outcome, outcome.signals, outcome.errors) == (Outcome.WAITING, ("files_arrived",), ())
+    assert (outcome.outcome, outcome.errors) == (Outcome.FAILED, (LOST.message,))
 
 
 def test_what_a_failure_of_the_first_attempt_blocked_may_be_blocked_by_another_one_in_the_second() -> None:
