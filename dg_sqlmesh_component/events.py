@@ -141,6 +141,19 @@ class ProjectDescribed:
 
 
 @dataclass(frozen=True, slots=True)
+class Audited:
+    """What an audit looks at: its result says nothing of anything else.
+
+    Attributes:
+        version: Of the table that is read in the environment: the snapshot's, or that of a preview in development.
+        audits: A hash of the definitions and arguments of the node's audits.
+    """
+
+    version: str
+    audits: str
+
+
+@dataclass(frozen=True, slots=True)
 class PromotedNode:
     """What the environment has promoted for one node: the code that a run executes.
 
@@ -199,6 +212,7 @@ class AuditEvaluated:
         query: The rendered SQL that selects the failing rows.
         interval: The batch it was evaluated on.
         of_whole_table: Whether it looked at all of the table, as in a model without a time column; else at the batch.
+        of: What it looked at.
         error: Why it could not be evaluated, alone; in a run, that fails the node.
 
     Source: the results of `SnapshotEvaluator.audit`.
@@ -213,6 +227,7 @@ class AuditEvaluated:
     query: str | None
     interval: Interval
     of_whole_table: bool = False
+    of: Audited | None = None
     error: str | None = None
     type: Literal["audit_evaluated"] = "audit_evaluated"
 
@@ -290,12 +305,16 @@ class NodeUpToDate:
         reason: Why there was nothing to do, as a sentence fragment.
         next_due: When its cron next comes round; None when it has nothing further to compute.
         last_interval_end: How far its data reaches; None when nothing was ever computed.
+        of: What its audits would look at.
+        altered_at: When its data was last altered, for a view or an audit that of what it reads.
     """
 
     fqn: str
     reason: str
     next_due: int | None
     last_interval_end: int | None
+    of: Audited | None = None
+    altered_at: int | None = None
     type: Literal["node_up_to_date"] = "node_up_to_date"
 
 
@@ -306,13 +325,15 @@ class NodeWaiting:
     Attributes:
         signals: Its own signals that were not ready.
         upstream: Nodes upstream whose signals were not ready.
-        last_interval_end: How far its data reaches; None when nothing was ever computed.
+        last_interval_end, of, altered_at: As in `NodeUpToDate`.
     """
 
     fqn: str
     signals: tuple[str, ...]
     upstream: tuple[str, ...]
     last_interval_end: int | None = None
+    of: Audited | None = None
+    altered_at: int | None = None
     type: Literal["node_waiting"] = "node_waiting"
 
 

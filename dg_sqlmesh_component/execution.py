@@ -16,6 +16,10 @@ import dagster as dg
 from dagster._core.events import DagsterEvent
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
 from dagster._core.execution.plan.step import IExecutionStep
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
 
 from . import events as e
 from .errors import DeclarationError, SQLMeshComponentError
@@ -25,7 +29,7 @@ from .multi_asset import PROJECT_TAG
 from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
 from .project_assets import PARTITIONED, ProjectAssets
-from .recording import awaited_outputs
+from .recording import awaited_outputs, steps_behind
 from .reporting import CarriedResult, Reporter, data_in, listed, rows, unapplied_change
 from .retries import Retries
 from .run_config import SQLMeshRunConfig, chosen_environment, config_of_run, refuse_what_does_nothing
@@ -171,6 +175,9 @@ def _run_started_at(context: dg.AssetExecutionContext) -> int:
     return int(started * 1000)
 
 
+LOOK_BACK = 50
+"""How many results of a check are looked through for the last one in the environment that runs."""
+
 _End: TypeAlias = e.EvaluationFinished | e.RequestFailed | SQLMeshComponentError
 """How an attempt ended."""
 
@@ -213,6 +220,7 @@ class _Step:
         # Dagster shows checks without a result as failed in a failed run; in a cancelled one, as skipped.
         if failure is not None and not self.interruption.came:
             yield from self._noted(self._checks_left_out())
+            failure = self.reporter.failure(self.outcomes, self.audited, self.problems)
         yield from self._release_checks()
         self._log_unrecorded()
         if self.interruption.came:
@@ -341,18 +349,21 @@ class _Step:
     def _held_back_by(self, waiting: NodeOutcome, output: str) -> bool:
         """Whether a waiting model holds back the steps that wait for it, which is logged: the run stays green.
 
-        Steps of the same SQLMesh project go on: SQLMesh itself keeps back there what has to wait.
+        Steps of the same SQLMesh project go on: SQLMesh itself keeps back there what has to wait. But one output serves
+        all that wait for it, or none.
         """
         own = self.context.op_execution_context.op_def.tags[PROJECT_TAG]
-        others = [step for step in self._awaited.get(output, ()) if (step.tags or {}).get(PROJECT_TAG) != own]
-        if others:
-            passed_over = sorted({key.to_user_string() for step in others for key in _assets_of(step)})
-            self.context.log.warning(
-                f"{self.assets.name(waiting.fqn)} is waiting, so that Dagster passes over the steps that wait for it: "
-                f"{', '.join(listed([step.key for step in others]))}. Not materialized in this run: "
-                f"{', '.join(listed(passed_over))}."
-            )
-        return bool(others)
+        awaiting = self._awaited.get(output, ())
+        if all((step.tags or {}).get(PROJECT_TAG) == own for step in awaiting):
+            return False
+        behind = steps_behind(self.context, awaiting)
+        passed_over = sorted({key.to_user_string() for step in behind for key in _assets_of(step)})
+        self.context.log.warning(
+            f"{self.assets.name(waiting.fqn)} is waiting, so that Dagster passes over the steps that wait for it: "
+            f"{', '.join(listed([step.key for step in behind]))}. Not run because of that: "
+            f"{', '.join(listed(passed_over))}."
+        )
+        return True
 
     @cached_property
     def _awaited(self) -> Mapping[str, tuple[IExecutionStep, ...]]:
@@ -397,7 +408,7 @@ class _Step:
         """Of a node that is not materialized."""
         if outcome.fqn in self.assets.specs:
             yield from self.reporter.status_check(outcome)
-        yield from self.reporter.audit_checks(outcome.fqn, outcome.audits, outcome.promoted)
+        yield from self.reporter.audit_checks(outcome.fqn, outcome.audits)
         if outcome.outcome is Outcome.EXECUTED:
             yield from self.reporter.audits_that_did_not_run(outcome)
         yield from self.reporter.carried_over(outcome, carried)
@@ -430,10 +441,9 @@ class _Step:
         records = self.context.instance.event_log_storage.get_asset_check_summary_records(list(node_by_check))
         found: dict[str, dict[dg.AssetCheckKey, CarriedResult]] = {}
         for check, summary in records.items():
-            last = summary.last_completed_check_execution_record
-            evaluation = last.event.asset_check_evaluation if last and last.event else None
-            if last is not None and evaluation is not None:
-                found.setdefault(node_by_check[check], {})[check] = _carried(last, evaluation)
+            last = self._last_here(check, _carried(summary.last_completed_check_execution_record))
+            if last is not None:
+                found.setdefault(node_by_check[check], {})[check] = last
         unknown = [
             check
             for outcome in unchanged
@@ -442,11 +452,23 @@ class _Step:
         ]
         if unknown:
             self.context.log.info(
-                f"{len(unknown)} audits of models that did not run have no result to carry over: SQLMesh evaluated "
-                "them outside of Dagster. Execute their checks alone to evaluate them here: "
+                f"{len(unknown)} audits of models that did not run have no result to carry over: SQLMesh last "
+                "evaluated them where no run of their checks saw it. Execute these checks alone to evaluate them here: "
                 + ", ".join(listed([f"{check.asset_key.to_user_string()}:{check.name}" for check in unknown]))
             )
         return found
+
+    def _last_here(self, check: dg.AssetCheckKey, last: CarriedResult | None) -> CarriedResult | None:
+        """The last result in the environment that runs; the last of all may be of another one."""
+        here = self.request.environment
+        if last is None or last.of is None or last.of[0] == here:
+            return last
+        earlier = self.context.instance.event_log_storage.get_asset_check_execution_history(
+            check,
+            limit=LOOK_BACK,
+            status={AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED},
+        )
+        return next((one for one in map(_carried, earlier) if one and one.of and one.of[0] == here), last)
 
     def _audit_checks_of(self, node: str) -> list[dg.AssetCheckKey]:
         return [check for check in self.assets.audit_checks.get(node, ()) if check in self.selected_checks]
@@ -497,7 +519,7 @@ class _Step:
             if not audit.passed and check not in self.selected_checks:
                 self.context.log.warning(
                     f"{self.assets.name(outcome.fqn)}: audit {audit.name} failed: {rows(audit.failing_rows)}. Its "
-                    f"check {check.asset_key.to_user_string()}:{check.name} is not selected in this run."
+                    f"check {check.asset_key.to_user_string()}:{check.name} is not part of this step."
                 )
 
     def _sentence(self, outcome: NodeOutcome) -> str:
@@ -512,8 +534,11 @@ def _message(end: e.RequestFailed | SQLMeshComponentError) -> str:
     return f"{end.error}: {end.message}" if isinstance(end, e.RequestFailed) else f"{type(end).__name__}: {end}"
 
 
-def _carried(record: Any, evaluation: dg.AssetCheckEvaluation) -> CarriedResult:
+def _carried(record: AssetCheckExecutionRecord | None) -> CarriedResult | None:
     """A result that was itself carried over keeps the run in which it was evaluated."""
+    evaluation = record.event.asset_check_evaluation if record and record.event else None
+    if record is None or record.event is None or evaluation is None:
+        return None
     metadata = evaluation.metadata
     if "sqlmesh/carried_over" in metadata:
         run_id = str(metadata["sqlmesh/evaluated_in_run"].value)

@@ -44,6 +44,7 @@ class AuditResult:
         failing_rows: Summed over batches; 0 when it passed on each.
         query: The rendered SQL of a failing batch if there is one, else of the last batch.
         intervals: What it was evaluated on, adjoining batches merged.
+        of: What it looked at.
         error: Why it could not be evaluated; None when it was.
     """
 
@@ -54,6 +55,7 @@ class AuditResult:
     failing_rows: int
     query: str | None
     intervals: tuple[e.Interval, ...]
+    of: e.Audited | None = None
     error: str | None = None
 
     @property
@@ -80,7 +82,8 @@ class NodeOutcome:
         culprits: For `blocked`: the failed nodes upstream.
         signals, upstream: For `waiting`: its own signals, or the nodes upstream whose signals, were not ready.
         reason, next_due: For `up_to_date`.
-        last_interval_end: For `up_to_date` and `waiting`: how far its data reaches.
+        last_interval_end, of, altered_at: For `up_to_date` and `waiting`: how far its data reaches, what its audits
+            would look at, and when that was last altered.
         attempts: How many attempts it took, with retries inside the step.
         again: True when an earlier outcome of this node was already handed out in this run: a plan
             landed, SQLMesh started over and computed it once more.
@@ -105,6 +108,8 @@ class NodeOutcome:
     reason: str | None = None
     next_due: int | None = None
     last_interval_end: int | None = None
+    of: e.Audited | None = None
+    altered_at: int | None = None
     attempts: int = 1
     again: bool = False
 
@@ -121,14 +126,12 @@ class AuditOnlyOutcome:
     Attributes:
         missing: Intervals that are due and not computed.
         error: Why no audits were evaluated; None when they were, each with its own result.
-        promoted: What was audited.
     """
 
     fqn: str
     audits: tuple[AuditResult, ...]
     missing: tuple[e.Interval, ...]
     error: str | None
-    promoted: e.PromotedNode | None = None
 
 
 @dataclass(slots=True)
@@ -169,6 +172,12 @@ class _Entry:
         self.finished.clear()
         self.planned, self.culprits, self.row_count = None, (), None
         self.failures.clear()
+
+    def forget(self) -> None:
+        """Nothing that was computed counts."""
+        self.earlier.clear()
+        self.finished.clear()
+        self.audits.clear()
 
     def keep_audits_of_finished_batches(self) -> None:
         """A failed batch will be computed once more, so what its audits said is void."""
@@ -256,7 +265,6 @@ class Ledger:
                         _audit_results(audits),
                         _merge(event.missing),
                         event.error,
-                        self._promoted.get(event.fqn),
                     )
                 ]
             case e.EvaluationFinished():
@@ -361,6 +369,9 @@ class Ledger:
         return self._entries[fqn]
 
     def _open(self, event: e.EnvironmentOpened) -> list[NodeOutcome | AuditOnlyOutcome]:
+        for fqn, entry in self._entries.items():
+            if not entry.settled and _is_other_code(self._promoted.get(fqn), event.promoted.get(fqn)):
+                entry.forget()  # a plan landed: what was computed of it is in a table that nobody reads any more
         self._promoted |= event.promoted
         refusal = f"Not promoted in environment {event.environment}. Run: {event.plan_command}"
         refused: list[NodeOutcome | AuditOnlyOutcome] = []
@@ -458,9 +469,15 @@ class Ledger:
             reason=up_to_date.reason if up_to_date else None,
             next_due=up_to_date.next_due if up_to_date else None,
             last_interval_end=idle.last_interval_end if idle else None,
+            of=idle.of if idle else None,
+            altered_at=idle.altered_at if idle else None,
             attempts=entry.attempts,
             again=entry.again,
         )
+
+
+def _is_other_code(before: e.PromotedNode | None, now: e.PromotedNode | None) -> bool:
+    return bool(before and now and (before.version, before.data_hash) != (now.version, now.data_hash))
 
 
 def _messages(failures: Iterable[e.NodeFailed]) -> tuple[str, ...]:
@@ -501,6 +518,7 @@ def _audit_results(audits: dict[int, list[e.AuditEvaluated]]) -> tuple[AuditResu
                 failing_rows=sum(one.failing_rows or 0 for one in counted),
                 query=shown.query,
                 intervals=intervals,
+                of=counted[-1].of,
                 error=next((one.error for one in counted if one.error), None),
             )
         )

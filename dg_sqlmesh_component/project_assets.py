@@ -86,11 +86,11 @@ class ProjectAssets:
                 checks.add_status(translator.status_check_spec(specs[model.fqn].key), model)
             for audit in model.audits:
                 checks.add(specs[model.fqn], model.fqn, model, audit)
-        for external, carrier in _first_readers(chosen, models).items():
+        carriers = _Carriers(chosen, models)
+        for external, carrier in carriers.first_readers().items():
             for audit in models[external].audits:
                 checks.add(specs[carrier], external, models[external], audit)
         standalone_audits, unchecked = {}, {}
-        carriers = _Carriers(chosen, models)
         for standalone in manifest.standalone_audits:
             reader = carriers.of(standalone)
             if reader is not None:
@@ -186,7 +186,7 @@ def _parents_first(models: Mapping[str, Model]) -> tuple[str, ...]:
 
 
 class _Carriers:
-    """The models that checks of standalone audits stand on."""
+    """The models that checks of standalone audits, and of audits of external models, stand on."""
 
     def __init__(self, chosen: list[Model], models: Mapping[str, Model]) -> None:
         self._chosen = {model.fqn: model for model in chosen}
@@ -206,8 +206,16 @@ class _Carriers:
             return max(ours, key=self._depths.__getitem__)
         if any(fqn in self._models and not self._models[fqn].is_external for fqn in read):
             return None  # another declaration's
-        readers = (fqn for fqn, model in self._chosen.items() if read & _tables_behind(model.depends_on, self._models))
-        return next(readers, None)
+        readers = [fqn for fqn, model in self._chosen.items() if read & _tables_behind(model.depends_on, self._models)]
+        return min(readers, key=self._depths.__getitem__, default=None)
+
+    def first_readers(self) -> dict[str, str]:
+        """The model that carries the checks of each external model with audits: the first that reads it."""
+        readers: dict[str, list[str]] = {}
+        for fqn in self._chosen:
+            for external in sorted(_audited_externals_of(fqn, self._models)):
+                readers.setdefault(external, []).append(fqn)
+        return {external: min(found, key=self._depths.__getitem__) for external, found in readers.items()}
 
     @cached_property
     def _depths(self) -> Mapping[str, int]:
@@ -278,15 +286,6 @@ def _tables_behind(read: Iterable[str], models: Mapping[str, Model]) -> set[str]
 def _audited_externals_of(model: str, models: Mapping[str, Model]) -> set[str]:
     read = _tables_behind(models[model].depends_on, models)
     return {fqn for fqn in read if fqn in models and models[fqn].is_external and models[fqn].audits}
-
-
-def _first_readers(chosen: list[Model], models: Mapping[str, Model]) -> dict[str, str]:
-    """The model that carries the checks of each external model with audits: the first that reads it."""
-    readers: dict[str, str] = {}
-    for model in chosen:
-        for external in sorted(_audited_externals_of(model.fqn, models)):
-            readers.setdefault(external, model.fqn)
-    return readers
 
 
 def _follow_renames(

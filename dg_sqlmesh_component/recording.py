@@ -9,7 +9,7 @@ is an event beside its result, which says nothing but that steps behind it may r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,21 @@ def awaited_outputs(context: dg.AssetExecutionContext) -> Mapping[str, tuple[IEx
                     if handle.step_key == step.step.key:
                         awaited.setdefault(handle.output_name, {})[other.key] = other
     return {output: tuple(steps.values()) for output, steps in awaited.items()}
+
+
+def steps_behind(context: dg.AssetExecutionContext, steps: Iterable[IExecutionStep]) -> list[IExecutionStep]:
+    """These steps of the run and all that wait for any of them, through others too."""
+    plan = context.op_execution_context.get_step_execution_context().execution_plan
+    found = {step.key: step for step in steps}
+    to_visit = [*found]
+    while to_visit:
+        key = to_visit.pop()
+        for step in plan.steps:
+            inputs = (one for one in step.step_inputs if isinstance(one, StepInput))
+            if step.key not in found and any(key in one.dependency_keys for one in inputs):
+                found[step.key] = step
+                to_visit.append(step.key)
+    return list(found.values())
 
 
 def _remember_output_keys(context: dg.AssetExecutionContext) -> None:

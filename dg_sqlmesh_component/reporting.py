@@ -18,8 +18,8 @@ MAX_LISTED = 20
 """How many models a message names before it says how many more there are."""
 
 
-Data: TypeAlias = tuple[str, str, int]
-"""What an audit looks at: an environment, a snapshot version in it, and computed up to when, in epoch milliseconds."""
+Data: TypeAlias = tuple[str, e.Audited, int]
+"""What a result is about: an environment, a version and its audits, and computed up to when, in epoch milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Reporter:
             tags={"dagster/code_version": outcome.promoted.data_hash} if outcome.promoted else None,
             check_results=[
                 *self.status_check(outcome),
-                *self.audit_checks(outcome.fqn, outcome.audits, outcome.promoted),
+                *self.audit_checks(outcome.fqn, outcome.audits),
                 *self.audits_that_did_not_run(outcome),
             ],
         )
@@ -159,12 +159,11 @@ class Reporter:
     # -- checks -----------------------------------------------------------------------------------
 
     def audit_checks(
-        self, node: str, audits: Sequence[AuditResult], promoted: e.PromotedNode | None = None, *, alone: bool = False
+        self, node: str, audits: Sequence[AuditResult], *, alone: bool = False
     ) -> list[dg.AssetCheckResult]:
         """Results of audits that SQLMesh evaluated in this run, as far as their checks are selected.
 
         Args:
-            promoted: What was audited.
             alone: Whether the model was not run.
         """
         return [
@@ -174,16 +173,16 @@ class Reporter:
                 passed=audit.passed,
                 severity=self._assets.severity(node, audit),
                 description=None if audit.passed else f"{rows(audit.failing_rows)} failed.",
-                metadata={**_audit_metadata(audit), **_data_metadata(self._data_of(audit, promoted), alone)},
+                metadata={**_audit_metadata(audit), **_data_metadata(self._data_of(audit), alone)},
             )
             for key, audit in self._assets.check_of(node, audits).items()
             if key in self._selected and audit.error is None
         ]
 
-    def _data_of(self, audit: AuditResult, promoted: e.PromotedNode | None) -> Data | None:
-        if promoted is None or not audit.intervals:
+    def _data_of(self, audit: AuditResult) -> Data | None:
+        if audit.of is None or not audit.intervals:
             return None
-        return (self._environment, promoted.version, audit.intervals[-1][1])
+        return (self._environment, audit.of, audit.intervals[-1][1])
 
     def holds(self, outcome: NodeOutcome, result: CarriedResult) -> bool:
         """Whether a result is of the very data that a node has, which was not run.
@@ -191,10 +190,11 @@ class Reporter:
         One of a blocking audit that failed in a run of its model is not: the model would not be without anything to do
         if SQLMesh had not computed it since, and so that audit has passed, outside of Dagster.
         """
-        if outcome.promoted is None or outcome.last_interval_end is None:
+        if outcome.of is None or outcome.last_interval_end is None:
             return False
-        has = (self._environment, outcome.promoted.version, outcome.last_interval_end)
-        return result.of == has and (result.alone or not result.is_blocking_failure)
+        has = (self._environment, outcome.of, outcome.last_interval_end)
+        is_older = result.evaluated_at * 1000 < (outcome.altered_at or 0)  # than a restatement, or what a view shows
+        return result.of == has and not is_older and (result.alone or not result.is_blocking_failure)
 
     def carried_over(
         self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, CarriedResult]
@@ -230,7 +230,7 @@ class Reporter:
 
     def audited(self, outcome: AuditOnlyOutcome) -> list[dg.AssetCheckResult]:
         """The checks of a node of which only the audits were asked for."""
-        results = self.audit_checks(outcome.fqn, outcome.audits, outcome.promoted, alone=True)
+        results = self.audit_checks(outcome.fqn, outcome.audits, alone=True)
         if outcome.error is None:
             results += self.audits_that_did_not_run(outcome)
         if outcome.fqn not in self._assets.specs:
@@ -473,10 +473,11 @@ def _data_metadata(of: Data | None, alone: bool) -> dict[str, Any]:
     """What was audited; read again by `data_in`."""
     if of is None:
         return {}
-    environment, version, computed_up_to = of
+    environment, audited, computed_up_to = of
     return {
         "sqlmesh/environment": environment,
-        "sqlmesh/snapshot_version": version,
+        "sqlmesh/snapshot_version": audited.version,
+        "sqlmesh/audits_version": audited.audits,
         "sqlmesh/computed_up_to": _timestamp(computed_up_to),
         **({"sqlmesh/evaluated_alone": True} if alone else {}),
     }
@@ -484,11 +485,12 @@ def _data_metadata(of: Data | None, alone: bool) -> dict[str, Any]:
 
 def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
     """What was audited, as a check's result has it on record."""
-    names = ("environment", "snapshot_version", "computed_up_to")
-    environment, version, computed_up_to = (metadata.get(f"sqlmesh/{name}") for name in names)
-    if environment is None or version is None or computed_up_to is None:
+    names = ("environment", "snapshot_version", "audits_version", "computed_up_to")
+    environment, version, audits, computed_up_to = (metadata.get(f"sqlmesh/{name}") for name in names)
+    if environment is None or version is None or audits is None or computed_up_to is None:
         return None
-    return str(environment.value), str(version.value), round(float(computed_up_to.value) * 1000)  # type: ignore[arg-type]
+    of = e.Audited(str(version.value), str(audits.value))
+    return str(environment.value), of, round(float(computed_up_to.value) * 1000)  # type: ignore[arg-type]
 
 
 def _audit_metadata(audit: AuditResult) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
+from graphlib import TopologicalSorter
 from typing import Any
 
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, missing_intervals
-from sqlmesh.utils.date import to_timestamp
+from sqlmesh.utils.date import now_timestamp, to_timestamp
 
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.errors import EvaluationError
@@ -35,6 +36,37 @@ def altered_at(snapshot: Snapshot, index: DeployabilityIndex) -> int | None:
     return snapshot.last_altered_ts if index.is_deployable(snapshot) else snapshot.dev_last_altered_ts
 
 
+def data_altered_at(
+    snapshots: Mapping[str, Snapshot], index: DeployabilityIndex, now_altered: Container[str]
+) -> dict[str, int]:
+    """When the data of each node was last altered; what a view or an audit shows is altered with what it reads.
+
+    Args:
+        now_altered: Nodes that were computed in this run, which snapshots that were read before it do not know.
+    """
+    now = now_timestamp()
+    graph = {name: [parent.name for parent in snapshot.parents] for name, snapshot in snapshots.items()}
+    found: dict[str, int] = {}
+    for name in TopologicalSorter(graph).static_order():
+        snapshot = snapshots.get(name)
+        if snapshot is not None:
+            shows_others = snapshot.is_audit or snapshot.is_view or snapshot.is_symbolic
+            behind = [found.get(parent, 0) for parent in graph[name]] if shows_others else []
+            own = now if name in now_altered else altered_at(snapshot, index) or 0
+            found[name] = max(own, *behind, 0)
+    return found
+
+
+def audited(snapshot: Snapshot, index: DeployabilityIndex | None) -> e.Audited:
+    """What audits of this node look at, and how they are defined."""
+    index = index or DeployabilityIndex.all_deployable()
+    is_deployable = index.is_deployable(snapshot)
+    return e.Audited(
+        version=snapshot.version_get_or_generate() if is_deployable else snapshot.dev_version,
+        audits=snapshot.model.audit_metadata_hash() if snapshot.is_model else snapshot.fingerprint.metadata_hash,
+    )
+
+
 def record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None], characters: int) -> None:
     """Send every audit's result. A restarted run brings the same evaluator again: it is wrapped once."""
     if getattr(evaluator, "_dg_sqlmesh_recorded", False):
@@ -45,15 +77,22 @@ def record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None],
     def audit_and_send(snapshot: Snapshot, **kwargs: Any) -> list[Any]:
         results = audit(snapshot, **kwargs)
         interval = (to_timestamp(kwargs["start"]), to_timestamp(kwargs["end"]))
+        of = audited(snapshot, kwargs.get("deployability_index")) if results else None
         for position, result in enumerate(results):
-            send(_evaluated(evaluator, snapshot, position, result, interval, characters))
+            send(_evaluated(evaluator, snapshot, position, result, interval, of, characters))
         return results
 
     evaluator.audit = audit_and_send
 
 
 def _evaluated(
-    evaluator: SnapshotEvaluator, snapshot: Snapshot, position: int, result: Any, interval: e.Interval, characters: int
+    evaluator: SnapshotEvaluator,
+    snapshot: Snapshot,
+    position: int,
+    result: Any,
+    interval: e.Interval,
+    of: e.Audited | None,
+    characters: int,
 ) -> e.AuditEvaluated:
     dialect = evaluator.get_adapter(snapshot.model_gateway).dialect
     return e.AuditEvaluated(
@@ -66,6 +105,7 @@ def _evaluated(
         query=cut(result.query.sql(dialect=dialect), characters) if result.query is not None else None,
         interval=interval,
         of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
+        of=of,
     )
 
 
@@ -134,7 +174,8 @@ def _one_alone(
             interval=interval,
             error=describe_error(cause),
         )
-    return _evaluated(evaluator, snapshot, position, result, interval, request.query_characters)
+    of = audited(snapshot, index)
+    return _evaluated(evaluator, snapshot, position, result, interval, of, request.query_characters)
 
 
 def _with_one_audit(snapshot: Snapshot, position: int) -> Snapshot:

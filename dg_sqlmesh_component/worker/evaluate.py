@@ -11,6 +11,7 @@ the evaluator whose `audit` returns every audit's result, and the scheduler that
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,7 +38,7 @@ from dg_sqlmesh_component.errors import (
     SQLMeshComponentError,
 )
 
-from .auditing import audit_alone, computed, deployability, record_audits
+from .auditing import audit_alone, audited, computed, data_altered_at, deployability, record_audits
 from .breaker import unless_unchanged
 from .opening import (
     SteadyContext,
@@ -302,28 +303,34 @@ def _idle_nodes(
     )
     not_due = {snapshot.name for snapshot in overdue}
     bounds = " and ".join(f"{name} {said!r}" for name, said in (("start", request.start), ("end", request.end)) if said)
+    altered = data_altered_at(snapshots, index, {fqn for fqn, batches in tracker.planned.items() if batches})
     for fqn in sorted(nodes):
         batches = tracker.planned.get(fqn)
-        intervals = computed(snapshots[fqn], index) if fqn in snapshots else []
-        last_interval_end = intervals[-1][1] if intervals else None
+        if batches:
+            continue
+        snapshot = snapshots[fqn]
+        intervals = computed(snapshot, index)
+        idle: e.NodeUpToDate | e.NodeWaiting
         if batches is None:
-            is_overdue = fqn in not_due
-            yield _up_to_date(snapshots[fqn], last_interval_end, is_overdue, bounds, request.execution_time)
-        elif not batches:
+            idle = _up_to_date(snapshot, fqn in not_due, bounds, request.execution_time)
+        else:
             unready = tracker.unready_signals
-            yield e.NodeWaiting(
+            idle = e.NodeWaiting(
                 fqn=fqn,
                 signals=tuple(unready.get(fqn, ())),
                 upstream=tuple(sorted(ancestors(fqn, parents) & unready.keys())),
-                last_interval_end=last_interval_end,
             )
+        yield replace(
+            idle,
+            last_interval_end=intervals[-1][1] if intervals else None,
+            of=audited(snapshot, index),
+            altered_at=altered[fqn] or None,
+        )
 
 
-def _up_to_date(
-    snapshot: Snapshot, last_interval_end: int | None, is_overdue: bool, bounds: str, execution_time: int
-) -> e.NodeUpToDate:
+def _up_to_date(snapshot: Snapshot, is_overdue: bool, bounds: str, execution_time: int) -> e.NodeUpToDate:
     if snapshot.is_seed:
-        return e.NodeUpToDate(snapshot.name, "the seed has not changed since it was loaded", None, last_interval_end)
+        return e.NodeUpToDate(snapshot.name, "the seed has not changed since it was loaded", None, None)
     if not is_overdue:
         reason = "every interval that is over has been computed"
     elif bounds:
@@ -331,4 +338,4 @@ def _up_to_date(
     else:
         reason = f"its cron {snapshot.node.cron!r} is not due"
     next_due = to_timestamp(snapshot.node.cron_next(to_datetime(execution_time)))
-    return e.NodeUpToDate(snapshot.name, reason, next_due, last_interval_end)
+    return e.NodeUpToDate(snapshot.name, reason, next_due, None)

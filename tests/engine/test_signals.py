@@ -163,7 +163,7 @@ def test_a_waiting_model_holds_back_what_reads_it_and_nothing_else_of_its_projec
     # What is not SQLMesh's cannot be left out in part: Dagster passes over it, and the green run says so.
     assert "report_of_what_is_late" not in told.materializations
     assert "raw.late is waiting, so that Dagster passes over" in told.log
-    assert "Not materialized in this run: report_of_what_is_late." in told.log
+    assert "Not run because of that: report_of_what_is_late." in told.log
 
 
 FRESH = """

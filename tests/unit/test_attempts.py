@@ -710,7 +710,7 @@ def test_audits_without_their_model_stay_open_until_they_are_told() -> None:
     assert ledger.open_audit_only == (STAGING, ORDERS)
     assert ledger.pause(frozenset()) == []
     [told] = feed(ledger, [e.NodeAudited(ORDERS, (), None)])
-    assert told == AuditOnlyOutcome(ORDERS, (), (), None, PROMOTED)
+    assert told == AuditOnlyOutcome(ORDERS, (), (), None)
     assert ledger.open_audit_only == (STAGING,)
     assert ledger.feed(SUCCEEDED) == [
         AuditOnlyOutcome(STAGING, (), (), "SQLMesh ended the run without evaluating them.")

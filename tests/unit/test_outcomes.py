@@ -348,6 +348,31 @@ def test_an_executed_model_that_is_not_planned_again_stays_as_it_was_handed_out(
     assert kinds(fold(events)) == [(ORDERS, Outcome.EXECUTED)]
 
 
+@pytest.mark.parametrize(
+    ("now", "outcome"),
+    [
+        (PROMOTED, Outcome.EXECUTED),
+        (replace(PROMOTED, metadata_hash="another"), Outcome.EXECUTED),
+        (replace(PROMOTED, version="another"), Outcome.UP_TO_DATE),
+        (replace(PROMOTED, data_hash="another"), Outcome.UP_TO_DATE),
+    ],
+    ids=["as it was", "another description", "another version", "other code in the same table"],
+)
+def test_batches_of_code_that_is_promoted_no_more_do_not_count_for_what_is(
+    now: e.PromotedNode, outcome: Outcome
+) -> None:
+    first = [OPENED, TWO_BATCHES, audited("recent", D1, 1), batch(0, D1)]
+    second = [START_OVER, replace(opened(ORDERS), promoted={ORDERS: now}), up_to_date_again(), SUCCEEDED]
+    (told,) = fold([*first, *second])
+    assert isinstance(told, NodeOutcome)
+    assert (told.outcome, told.promoted) == (outcome, now)
+    assert bool(told.intervals) == bool(told.audits) == (outcome is Outcome.EXECUTED)
+
+
+def up_to_date_again() -> e.NodeUpToDate:
+    return e.NodeUpToDate(ORDERS, "the plan has computed it", None, None)
+
+
 def test_an_executed_model_that_is_planned_again_is_handed_out_again() -> None:
     work = [audited("recent", D1), e.RowsCounted(ORDERS, 7), batch(0, D1)]
     more = [audited("recent", D2), e.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]

@@ -43,8 +43,18 @@ STARTED_AT = day(3) + 4_567
 
 EXECUTED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED)
 FAILED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.FAILED)
-IDLE = NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="its cron is not due", last_interval_end=day(2))
-DATA = ("prod", PROMOTED.version, day(2))
+OF = e.Audited("3117", "4001")
+IDLE = NodeOutcome(
+    ORDERS,
+    Outcome.UP_TO_DATE,
+    PROMOTED,
+    reason="its cron is not due",
+    last_interval_end=day(2),
+    of=OF,
+    altered_at=day(1),
+)
+DATA = ("prod", OF, day(2))
+EVALUATED = day(1) / 1000
 BLOCKED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.BLOCKED)
 
 METADATA_TYPES = {
@@ -313,7 +323,8 @@ def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
     )
     assert plain(dict(result.metadata)) == {
         "sqlmesh/environment": "prod",
-        "sqlmesh/snapshot_version": PROMOTED.version,
+        "sqlmesh/snapshot_version": OF.version,
+        "sqlmesh/audits_version": OF.audits,
         "sqlmesh/computed_up_to": day(2) / 1000,
         "sqlmesh/carried_over": True,
         "sqlmesh/evaluated_in_run": "run-7",
@@ -330,7 +341,7 @@ def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
 def test_a_blocking_audit_that_failed_in_a_run_of_its_model_is_not_carried_over(
     passed: bool, severity: dg.AssetCheckSeverity, is_carried: bool
 ) -> None:
-    earlier = {RECENT: CarriedResult(passed, severity, "run-7", 0.0, DATA)}
+    earlier = {RECENT: CarriedResult(passed, severity, "run-7", EVALUATED, DATA)}
     results = reporter().carried_over(IDLE, earlier)
     assert [(one.passed, one.severity) for one in results] == ([(passed, severity)] if is_carried else [])
     assert reporter().known_failures(IDLE, earlier) == []
@@ -339,8 +350,10 @@ def test_a_blocking_audit_that_failed_in_a_run_of_its_model_is_not_carried_over(
 OTHER_DATA = {
     "more is computed": replace(IDLE, last_interval_end=day(3)),
     "nothing is computed": replace(IDLE, last_interval_end=None),
-    "another version": replace(IDLE, promoted=replace(PROMOTED, version="another")),
-    "unknown": replace(IDLE, promoted=None),
+    "another version": replace(IDLE, of=replace(OF, version="another")),
+    "another audit": replace(IDLE, of=replace(OF, audits="another")),
+    "restated since": replace(IDLE, altered_at=day(1) + 1),
+    "unknown": replace(IDLE, of=None),
 }
 
 
@@ -348,24 +361,24 @@ OTHER_DATA = {
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("passed", [False, True])
 def test_a_result_is_of_the_data_that_was_audited(now: NodeOutcome, alone: bool, passed: bool) -> None:
-    earlier = {RECENT: CarriedResult(passed, ERROR, "run-7", 0.0, DATA, alone)}
+    earlier = {RECENT: CarriedResult(passed, ERROR, "run-7", EVALUATED, DATA, alone)}
     assert reporter().carried_over(now, earlier) == []
     assert reporter().known_failures(now, earlier) == []
 
 
-@pytest.mark.parametrize("of", [None, ("dev", PROMOTED.version, day(2))], ids=["not on record", "another environment"])
+@pytest.mark.parametrize("of", [None, ("dev", OF, day(2))], ids=["not on record", "another environment"])
 def test_a_result_of_which_it_is_not_known_that_it_is_of_this_data_is_not_carried_over(of: Data | None) -> None:
-    assert reporter().carried_over(IDLE, {RECENT: CarriedResult(True, ERROR, "run-7", 0.0, of)}) == []
+    assert reporter().carried_over(IDLE, {RECENT: CarriedResult(True, ERROR, "run-7", EVALUATED, of)}) == []
 
 
 @pytest.mark.parametrize("now", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
 def test_a_blocking_audit_that_failed_alone_fails_for_as_long_as_the_data_is_the_same(now: NodeOutcome) -> None:
-    alone = AuditOnlyOutcome(ORDERS, (audit_result("recent", D1, failing_rows=1),), (), None, PROMOTED)
+    alone = AuditOnlyOutcome(ORDERS, (replace(audit_result("recent", D1, failing_rows=1), of=OF),), (), None)
     evaluated = next(result for result in reporter().audited(alone) if result.check_name == "recent")
     for _ in range(2):  # what was carried over is carried over in its turn
         metadata = stored(dict(evaluated.metadata))
         assert metadata["sqlmesh/evaluated_alone"].value is True
-        earlier = {RECENT: CarriedResult(False, ERROR, "run-7", 0.0, data_in(metadata), alone=True)}
+        earlier = {RECENT: CarriedResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), alone=True)}
         [evaluated] = reporter().carried_over(now, earlier)
         assert (evaluated.passed, evaluated.severity) == (False, ERROR)
         assert reporter().known_failures(now, earlier) == [
@@ -375,7 +388,7 @@ def test_a_blocking_audit_that_failed_alone_fails_for_as_long_as_the_data_is_the
 
 
 def test_a_result_in_a_run_of_its_model_says_what_was_audited() -> None:
-    [result] = reporter().audit_checks(ORDERS, [audit_result("recent", D1)], PROMOTED)
+    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), of=OF)])
     assert data_in(stored(dict(result.metadata))) == DATA
     assert "sqlmesh/evaluated_alone" not in result.metadata
 

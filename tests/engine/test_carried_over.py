@@ -1,0 +1,85 @@
+"""An audit's last result is said again of the very data that was audited, by the very audit, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import CONFIG, dagster_project, plan, query, sqlmesh, write_project
+
+FLAGS = """
+before_all:
+  - CREATE SCHEMA IF NOT EXISTS ctl
+  - CREATE TABLE IF NOT EXISTS ctl.flags AS SELECT 0 AS is_bad
+"""
+BAD = "SELECT * FROM @this_model WHERE (SELECT max(is_bad) FROM ctl.flags) = 1"
+FILES = {
+    "models/source.sql": "MODEL (name t.source, kind FULL, cron '@hourly'); SELECT 1 AS id",
+    "models/shown.sql": "MODEL (name t.shown, kind VIEW, cron '@monthly', audits (soft)); SELECT id FROM t.source",
+    "models/kept.sql": "MODEL (name t.kept, kind FULL, cron '@monthly', audits (soft, hard)); SELECT 1 AS id",
+    "audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD}",
+    "audits/hard.sql": f"AUDIT (name hard); {BAD}",
+}
+LONG_AGO = CONFIG.replace("6 days ago", "70 days ago") + FLAGS
+
+
+def nothing(project: Path) -> None:
+    """So that the last result still holds."""
+
+
+def change_an_audit(project: Path) -> None:
+    write_project(project, {"audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD} AND id > 0"}, LONG_AGO)
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
+
+
+def restate(project: Path) -> None:
+    sqlmesh(project, "plan", "--restate-model", "t.kept", "--auto-apply", "--no-prompts")
+
+
+@pytest.mark.parametrize(
+    ("happened", "holds"),
+    [
+        (nothing, {"t/kept:soft", "t/kept:hard"}),
+        (change_an_audit, set()),
+        (restate, set()),
+    ],
+)
+def test_a_result_holds_until_the_data_or_the_audit_is_another_one(
+    tmp_path: Path, happened: Callable[[Path], None], holds: set[str]
+) -> None:
+    """That of a view also not when what it shows was computed in the same run."""
+    project = write_project(tmp_path / "shop", FILES, LONG_AGO)
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "3 hours ago")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        checks = ["t/kept:soft", "t/kept:hard", "t/shown:soft"]
+        assert set(dagster.launch(checks=checks).checks) == set(checks)
+        happened(project)
+        dagster.refresh()
+        told = dagster.launch()
+    assert told.status_of("t/source") == "executed"
+    assert told.status_of("t/kept") == told.status_of("t/shown") == "up_to_date"
+    assert {name for name, result in told.checks.items() if "sqlmesh/carried_over" in result.metadata} == holds
+
+
+def test_what_an_audit_said_in_another_environment_does_not_hide_what_it_said_here(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", {name: FILES[name] for name in FILES if "shown" not in name}, LONG_AGO)
+    plan(project)
+    kept = "MODEL (name t.kept, kind FULL, cron '@monthly', audits (soft, hard)); SELECT {} AS id"
+    write_project(project, {"models/kept.sql": kept.format(2)}, LONG_AGO)
+    plan(project, "dev")
+    write_project(project, {"models/kept.sql": kept.format(1)}, LONG_AGO)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
+        dagster.refresh()
+        query(project, "UPDATE ctl.flags SET is_bad = 1")
+        assert dagster.launch(checks=["t/kept:hard"]).status == dg.DagsterRunStatus.FAILURE
+        query(project, "UPDATE ctl.flags SET is_bad = 0")
+        in_dev = dagster.launch(checks=["t/kept:hard"], ops={"sqlmesh_shop": {"environment": "dev"}})
+        assert in_dev.status == dg.DagsterRunStatus.SUCCESS
+        told = dagster.launch(assets=["t/kept"], checks=["t/kept:hard"])
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert "t.kept: the check hard failed when its audit was last evaluated" in told.failures[0]
