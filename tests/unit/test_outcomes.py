@@ -19,6 +19,7 @@ from unit.outcome_table import (
     OPENED,
     ORDERS,
     OUTCOME_TABLE,
+    PROMOTED,
     STAGING,
     SUCCEEDED,
     TWO_BATCHES,
