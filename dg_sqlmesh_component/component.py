@@ -33,6 +33,7 @@ from .declaration import (
     MetadataLimits,
     Selection,
     SQLMeshProjectArgs,
+    refuse_lost,
     resolve_project,
 )
 from .declared_values import take_declared_types
@@ -285,6 +286,8 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         Raises:
             DeclarationError: No asset of this component is a model of that name.
         """
+        if not isinstance(name, str):
+            raise DeclarationError(f"asset_key_for_model was given {name!r}; it takes the name of a model.")
         specs, models = self._built.specs, self._built.models
         said = [part.strip('"').casefold() for part in name.split(".")]
         found = [
@@ -312,11 +315,22 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         too slow, select by what the assets have from their models: `dg.AssetSelection.groups(...)`, `.tag(...)`.
 
         Raises:
-            DeclarationError: Not a selection, or one that matches no model.
+            DeclarationError: Not a selection, or one that matches no model, or no asset of this component.
         """
         specs = self._built.specs
+        for name, said in (("select", select), ("exclude", exclude)):
+            if said is not None and not (
+                _selections(said) and all(isinstance(one, str) and one for one in _selections(said))
+            ):
+                raise DeclarationError(f"get_asset_selection was given {name}={said!r}, which selects nothing.")
         chosen = self._expand(_selections(select), _selections(exclude)) if select or exclude else specs
-        return dg.AssetSelection.assets(*(specs[fqn].key for fqn in chosen if fqn in specs))
+        found = [specs[fqn].key for fqn in chosen if fqn in specs]
+        if not found:
+            raise DeclarationError(
+                f"get_asset_selection(select={select!r}, exclude={exclude!r}) leaves none of the assets of the SQLMesh "
+                f"project {self.project.name!r}: its models are not executed, or not selected in its declaration."
+            )
+        return dg.AssetSelection.assets(*found)
 
     def _expand(self, select: list[str], exclude: list[str]) -> tuple[str, ...]:
         manifest = self._built.manifest
@@ -335,7 +349,15 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         finally:
             _ROOT.reset(root)
         component._remember(context)
+        component._refuse_lost_variables(attributes)
         return component
+
+    def _refuse_lost_variables(self, written: Any) -> None:
+        """A selection that is not there would be the whole project, a pool that is not there the default."""
+        for name in ("select", "exclude"):
+            refuse_lost(name, getattr(written, name, None), getattr(self, name))
+        for name in ("name", "pool", "description"):
+            refuse_lost(f"op.{name}", getattr(getattr(written, "op", None), name, None), getattr(self.op, name, None))
 
     def _remember(self, context: dg.ComponentLoadContext) -> None:
         self._load_context = context
@@ -344,6 +366,12 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     def _built(self) -> ProjectAssets:
         """The assets, also before Dagster has asked for them: a neighbour's YAML may be read first."""
         if not hasattr(self, "_assets"):
+            if self._is_loading:
+                raise DeclarationError(
+                    f"The declaration of the SQLMesh project {self.project.name!r} asks for its own assets while they "
+                    "are being made, itself or by way of another declaration. A template of `translation` has `model` "
+                    "and `spec`."
+                )
             if hasattr(self, "_load_context"):
                 self._load_context.build_defs(self._load_context.component_path)  # Dagster keeps them
             else:  # made in Python
@@ -362,7 +390,9 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         paths = [os.path.relpath(path, self._root) if self._root else str(path) for path in project.paths]
         parts = [paths[0], project.gateway, project.environment, project.config]
         label = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(part for part in parts if part)).strip("_")
-        distinct = short_hash([repr(parts), *paths, *self._question])
+        opened_by = [project.python, project.working_directory]
+        places = [os.path.relpath(one, self._root) if self._root and one else str(one) for one in opened_by if one]
+        distinct = short_hash([repr(parts), *paths, *places, *self._question])
         return DefsStateConfig(
             key=f"SQLMeshProjectComponent[{label}_{distinct}]",
             management_type=DefsStateManagementType.LOCAL_FILESYSTEM,
@@ -434,17 +464,37 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     def _multi_asset(self, name: str, manifest: Manifest) -> dg.AssetsDefinition:
         op = self.op or OpSpec()
         self._translate(manifest)
+        schema = self.op_config_schema
+        if schema is not None and not (isinstance(schema, type) and issubclass(schema, SQLMeshRunConfig)):
+            raise DeclarationError(
+                f"op_config_schema gave {schema!r}; it must be a property that gives a subclass of SQLMeshRunConfig, "
+                "or None."
+            )
         default_pool = f"sqlmesh_{self.project.name}_{manifest.environment}"
         return build_multi_asset(
             self._assets,
             self.execute,
             name=name,
-            project=f"{self.project.name}_{short_hash([repr(self.project.opening), manifest.environment])}",
+            project=f"{self.project.name}_{short_hash(self._what_runs(manifest))}",
             description=op.description or f"Runs SQLMesh in environment {manifest.environment}.",
             tags=op.tags,
             pool=op.pool or re.sub(r"[^A-Za-z0-9_]", "_", default_pool),
-            config_schema=self.op_config_schema,
+            config_schema=schema,
         )
+
+    def _what_runs(self, manifest: Manifest) -> list[str]:
+        """What two declarations have in common that run the same, however each is written."""
+        project = self.project
+        place = project.working_directory or project.paths[0]
+        env = [f"{name}={value}" for name, value in sorted(project.env.items())]
+        return [
+            *map(str, project.paths),
+            str(place),
+            manifest.gateway,
+            manifest.environment,
+            project.config or "",
+            *env,
+        ]
 
     def _stored(self, state_path: Path | None) -> Manifest:
         """The stored manifest; where there is none that can be read, a fresh one, and what to do about it."""

@@ -4,6 +4,7 @@ Dagster reads the annotations of the dataclasses as objects, so they must not be
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -86,6 +87,10 @@ class SQLMeshProjectArgs(dg.Resolvable):
         for name, value in self.env.items() if isinstance(self.env, dict) else ():
             if value is None:
                 raise DeclarationError(gives_nothing(f"project.env.{name}"))
+            if not name or "=" in name:
+                raise DeclarationError(
+                    f"`project.env` in defs.yaml names a variable {name!r}, which no variable can be."
+                )
         take_declared_types(self, SQLMeshProjectArgs, "project", secret=("env",))
 
 
@@ -98,6 +103,26 @@ def gives_nothing(attribute: str, written: object = None) -> str:
     )
 
 
+_ONE_VARIABLE = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
+
+
+def verbatim(written: object, resolved: Any) -> Any:
+    """The value of a variable as it is: a template makes a number of digits, and takes quotes for its own."""
+    one = _ONE_VARIABLE.fullmatch(written.strip()) if isinstance(written, str) else None
+    return os.environ.get(one[1], resolved) if one else resolved
+
+
+def refuse_lost(attribute: str, written: object, resolved: object) -> None:
+    """Refuse a template of which nothing is left, or the word None where a variable should stand.
+
+    Raises:
+        DeclarationError: The variable that it names is not set.
+    """
+    lost = isinstance(written, str) and "{{" in written and "None" not in written and "None" in str(resolved)
+    if written and (not resolved or lost):
+        raise DeclarationError(gives_nothing(attribute, written))
+
+
 def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject:
     """The project of a declaration, whose paths are relative to the file that it stands in."""
     args = (
@@ -107,8 +132,12 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
     )
     for name in ("gateway", "environment", "config", "working_directory", "python"):
         written = getattr(model, name, None)
-        if written is not None and not getattr(args, name):  # else it would silently be the project's default
-            raise DeclarationError(gives_nothing(f"project.{name}", written))
+        if written is not None:
+            setattr(args, name, verbatim(written, getattr(args, name)))
+            refuse_lost(f"project.{name}", written, getattr(args, name))  # else it would be the project's default
+    written_env = getattr(model, "env", None)
+    for name, written in written_env.items() if isinstance(written_env, dict) else ():
+        args.env[name] = verbatim(written, args.env[name])
     here = context.resolve_source_relative_path(".")
 
     def absolute(path: str) -> Path:

@@ -14,12 +14,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from .errors import DeclarationError
 
-_ARBITRARY = ConfigDict(arbitrary_types_allowed=True)
+_ARBITRARY = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
 _LONGEST_VALUE = 60
 
 
 def take_declared_types(declared: Any, declaring: type, attribute: str = "", *, secret: Collection[str] = ()) -> None:
     """Make the fields what they are declared as: `"4"`, of an environment variable, is a number where one belongs.
+
+    And 4, which a template makes of it, is text where that belongs.
 
     Args:
         declared: The instance; its fields are replaced in place.

@@ -82,6 +82,19 @@ class AuditUse:
 
 
 @dataclass(frozen=True, slots=True)
+class DescribedAs:
+    """What the stored description says of the project's own defaults.
+
+    Attributes:
+        gateway: The gateway that was used.
+        environment: The default target environment; None where the declaration names one.
+    """
+
+    gateway: str
+    environment: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRequest:
     """Run the requested nodes once, then audit some without running them.
 
@@ -99,6 +112,7 @@ class EvaluationRequest:
         holder: Who asks, for others who have to wait for it.
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
+        described_as: What the project's own defaults must still be; None where nobody has described it.
     """
 
     project: OpenProject
@@ -118,6 +132,7 @@ class EvaluationRequest:
     holder: str = "somebody"
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
+    described_as: DescribedAs | None = None
     type: Literal["evaluate"] = "evaluate"
 
 

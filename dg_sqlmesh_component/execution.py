@@ -147,6 +147,9 @@ def build_request(
         holder=f"Dagster run {context.run.run_id}",
         overlap_timeout=options.overlap_timeout,
         environment_timeout=options.environment_timeout,
+        described_as=e.DescribedAs(
+            assets.manifest.gateway, None if project.opening.environment else assets.manifest.environment
+        ),
     )
 
 
@@ -491,6 +494,11 @@ class _Step:
             log.info(f"SQLMesh computes {batches} batches of {len(event.batches)} models and audits.")
         elif isinstance(event, e.EnvironmentOpened):
             self._tell_differences(event)
+            if event.missing:
+                log.warning(
+                    "Some of what was requested is not promoted. Where `sqlmesh plan` finds nothing to do, the stored "
+                    "description of the project is older than the project: dg utils refresh-defs-state"
+                )
 
     def _tell_differences(self, event: e.EnvironmentOpened) -> None:
         changed = [

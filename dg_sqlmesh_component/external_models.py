@@ -72,6 +72,8 @@ def _as_key(said: object, what: str, hint: str = "") -> dg.AssetKey:
     key = said if isinstance(said, dg.AssetKey) else dg.AssetKey.from_user_string(str(said))
     if not all(key.path):
         raise DeclarationError(f"{what} gives the asset key {str(said)!r}, which has an empty part.{hint}")
+    if "None" in key.path:
+        raise DeclarationError(f"{what} gives the asset key {str(said)!r}: a variable that it names is not set.{hint}")
     return key
 
 

@@ -245,6 +245,11 @@ class _Checks:
         spec = self._spec_of(asset, owner, audit)
         if spec is None:
             return
+        if not isinstance(spec, dg.AssetCheckSpec):
+            raise DeclarationError(
+                f"get_asset_check_spec gave {spec!r} for the audit {audit.name} of {asset.key.to_user_string()}; "
+                "it must give a dagster.AssetCheckSpec, or None for no check."
+            )
         if spec.asset_key != asset.key:
             raise DeclarationError(
                 f"get_asset_check_spec puts the check {spec.name!r} of the audit {audit.name} on the asset "
@@ -296,7 +301,7 @@ def _follow_renames(
     A model upstream that is not selected has the key that it would have if it were, so that two declarations
     that share a project and its translation join up.
     """
-    specs = {model.fqn: spec_of(model) for model in chosen}
+    specs = {model.fqn: _checked(spec_of(model), model) for model in chosen}
     keys = _RealKeys(specs, translator, spec_of)
     dependencies = Dependencies(translator.tables(keys.of))
     lineage = _ColumnLineage(translator, keys)
@@ -306,6 +311,20 @@ def _follow_renames(
         if metadata or deps != list(spec.deps):  # Dagster checks all of a spec again that is replaced
             specs[model.fqn] = spec.replace_attributes(deps=deps, metadata={**metadata, **spec.metadata})
     return specs, keys
+
+
+def _checked(spec: object, model: Model) -> dg.AssetSpec:
+    if not isinstance(spec, dg.AssetSpec):
+        raise DeclarationError(
+            f"{where(model)}: get_asset_spec gave {spec!r}; it must give a dagster.AssetSpec. To leave a model out, "
+            "name it in `exclude`."
+        )
+    if "None" in spec.key.path and "None" not in model.fqn:
+        raise DeclarationError(
+            f"{where(model)}: `translation` gives it the key {spec.key.to_user_string()}: a variable that it names is "
+            "not set."
+        )
+    return spec
 
 
 class _RealKeys:

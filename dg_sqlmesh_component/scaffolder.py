@@ -61,7 +61,10 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
             (here / "component.py").write_text(_python_module(path, options), encoding="utf-8")
         else:
             dg.scaffold_component(request, _attributes(path, options))
-        click.echo(f"Next: cd {shlex.quote(os.path.relpath(project))} && {sqlmesh_program()} plan")
+        gateway = ["--gateway", options["gateway"]] if "gateway" in options else []
+        environment = [options["environment"]] if "environment" in options else []
+        plan = shlex.join([sqlmesh_program(), *gateway, "plan", *environment])
+        click.echo(f"Next: cd {shlex.quote(os.path.relpath(project))} && {plan}")
 
     def _project_folder(self, request: dg.ScaffoldRequest[SQLMeshScaffoldParams]) -> Path:
         params = request.params

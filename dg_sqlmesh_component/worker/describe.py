@@ -15,7 +15,6 @@ from difflib import get_close_matches
 from typing import Any
 
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
 from sqlmesh import __version__ as sqlmesh_version
 from sqlmesh.core import constants as c
 from sqlmesh.core.audit import StandaloneAudit as SQLMeshStandaloneAudit
@@ -131,7 +130,7 @@ def _expand(context: Context, attribute: str, selections: tuple[str, ...]) -> se
     for selection in selections:
         try:
             matched = selector.expand_model_selections([selection])
-        except (SqlglotError, ValueError, AttributeError) as error:
+        except Exception as error:  # the parser's, git's where it is asked, and what SQLMesh stumbles over
             raise DeclarationError(
                 f"`{attribute}` in defs.yaml is not a SQLMesh model selection: {selection!r}. "
                 f"{describe_error(error)} Examples: my_schema.my_model, my_schema.*, tag:finance, +my_schema.my_model."

@@ -43,6 +43,7 @@ from .breaker import unless_unchanged
 from .opening import (
     SteadyContext,
     describe_error,
+    environment_name,
     explain,
     open_context,
     plan_command,
@@ -91,6 +92,11 @@ def _open(request: e.EvaluationRequest, tracker: Tracker) -> _RecordingContext:
         context_type=_RecordingContext,
         concurrent_tasks=request.concurrent_tasks,
     )
+    try:
+        _refuse_other_defaults(request, context)
+    except DeclarationError:
+        context.close()
+        raise
     context.console = tracker
     context.prepare(tracker, request)
     context.config.run = RunConfig(
@@ -103,6 +109,26 @@ def _open(request: e.EvaluationRequest, tracker: Tracker) -> _RecordingContext:
         context.close()
         raise explain(error, request.project) from error
     return context
+
+
+def _refuse_other_defaults(request: e.EvaluationRequest, context: SteadyContext) -> None:
+    """Refuse another environment or gateway than those of which the assets were made: it would be told as these."""
+    described = request.described_as
+    if described is None:
+        return
+    is_default = described.environment is not None
+    now = {
+        "gateway": context.selected_gateway,
+        **({"environment": environment_name(request.project, context)} if is_default else {}),
+    }
+    for name, found in now.items():
+        stored = getattr(described, name)
+        if found != stored:
+            raise DeclarationError(
+                f"The stored description of the SQLMesh project is of its {name} {stored!r}, while its configuration "
+                f"now says {found!r}, perhaps for another value of an environment variable. Write `project.{name}` in "
+                "defs.yaml, or describe the project anew where it is what it is here: dg utils refresh-defs-state"
+            )
 
 
 def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker: Tracker) -> e.EvaluationFinished:

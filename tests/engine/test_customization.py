@@ -357,3 +357,33 @@ def test_assets_that_are_given_partitions_behind_the_component_do_not_run(tmp_pa
     assert not told.materializations
     [failure] = told.failures
     assert failure.startswith("The asset t/one has a `partitions_def`. SQLMesh itself decides which intervals")
+
+
+def test_a_selection_for_a_job_that_leaves_nothing_is_refused(declared: _Declared) -> None:
+    """Else the job would succeed without a step; an empty selection would be everything."""
+    component = declared.component(exclude="shop.seen")
+    for selection in ("", [], [None], ["shop.orders", ""]):
+        with pytest.raises(DeclarationError, match="get_asset_selection was given select="):
+            component.get_asset_selection(selection)  # type: ignore[arg-type]
+    with pytest.raises(DeclarationError, match="leaves none of the assets of the SQLMesh project 'shop'"):
+        component.get_asset_selection("shop.seen")
+
+
+class _Wrong(SQLMeshProjectComponent):
+    """Somebody's own, with one method that gives something else."""
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("get_asset_spec", "get_asset_spec gave None; it must give a dagster.AssetSpec"),
+        ("op_config_schema", "op_config_schema gave <.*it must be a property"),
+    ],
+)
+def test_an_overridden_method_that_gives_something_else_is_named(
+    declared: _Declared, monkeypatch: pytest.MonkeyPatch, method: str, said: str
+) -> None:
+    monkeypatch.setattr(_Wrong, method, lambda *_: None)
+    component = _Wrong.from_attributes_dict(attributes={"project": str(declared.project)})
+    with pytest.raises(DeclarationError, match=said):
+        component.build_defs_from_state(dg.ComponentTree.for_test().load_context, declared.state)

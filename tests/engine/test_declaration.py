@@ -95,6 +95,70 @@ def test_a_variable_for_sqlmesh_that_gives_nothing_is_named(dagster: DagsterProj
     assert "`project.env.WAREHOUSE` in defs.yaml gives nothing. Set the variable" in dagster.refusal()
 
 
+@pytest.mark.parametrize("value", ["1234", "0123", "1e5", "'quoted'", "true"])
+def test_a_variable_reaches_sqlmesh_as_it_is(
+    dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """A template would make a number of digits, such as those of a pull request, and take quotes for its own."""
+    write_project(dagster.root / "shop", ONE_MODEL)
+    monkeypatch.setenv("OF_THE_TEST", value)
+    template = "{{ env.OF_THE_TEST }}"
+    declared = component(dagster, {"project": {"path": "../../../shop", "gateway": template, "env": {"IT": template}}})
+    assert (declared.project.gateway, declared.project.env) == (value, {"IT": value})
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"select": "{{ env.OF_THE_TEST }}"},
+        {"exclude": "{{ env.OF_THE_TEST }}"},
+        {"op": {"pool": "{{ env.OF_THE_TEST }}"}},
+        {"external_models": {"key": "{{ env.OF_THE_TEST }}/{{ external.name }}"}},
+        {"translation": {"key": "{{ env.OF_THE_TEST }}/{{ model.name }}"}},
+        {"project": {"path": "../../../shop", "environment": "dev_{{ env.OF_THE_TEST }}"}},
+    ],
+    ids=str,
+)
+def test_a_variable_that_is_not_set_is_refused_wherever_it_would_change_what_runs(
+    dagster: DagsterProject, declared: dict[str, Any]
+) -> None:
+    """A selection that is not there would be the whole project."""
+    files = {**ONE_MODEL, "models/two.sql": "MODEL (name t.two, kind FULL); SELECT id FROM raw.orders"}
+    write_project(dagster.root / "shop", files)
+    dagster.declare("shop", {"project": "../../../shop", **declared})
+    said = dagster.refusal()
+    assert "gives nothing" in said or "is not set" in said
+
+
+def test_a_declaration_that_asks_for_its_own_assets_is_told_so(dagster: DagsterProject) -> None:
+    """Else it would be built within itself until the memory is gone."""
+    write_project(dagster.root / "shop", ONE_MODEL)
+    deps = "{{ [context.load_component('shop').asset_key_for_model('t.one')] }}"
+    dagster.declare("shop", {"project": "../../../shop", "translation": {"deps": deps}})
+    assert "asks for its own assets while they are being made" in dagster.refusal()
+
+
+BY_VARIABLE = CONFIG + "default_target_environment: {{ env_var('TARGET', 'prod') }}\n"
+
+
+def test_what_is_described_for_another_environment_does_not_run_in_this_one(dagster: DagsterProject) -> None:
+    """Two declarations that differ in a variable only share one description, as do an image and its deployment."""
+    project = write_project(dagster.root / "shop", ONE_MODEL, BY_VARIABLE)
+    plan(project)
+    dagster.declare("shop", {"project": {"path": "../../../shop", "env": {"TARGET": "staging"}}})
+    dagster.refresh()
+    state = {
+        path: path.read_bytes() for path in dagster.root.rglob("*") if path.is_file() and "defs_state" in str(path)
+    }
+    assert state
+    dagster.declare("shop", {"project": {"path": "../../../shop", "env": {"TARGET": "prod"}}})
+    for path, stored in state.items():
+        path.write_bytes(stored)
+    [failure] = dagster.launch().failures
+    assert "is of its environment 'staging', while its configuration now says 'prod'" in failure
+    assert "dg utils refresh-defs-state" in failure
+
+
 @pytest.mark.attribute("project.env")
 def test_environment_variables_reach_sqlmesh_and_nobody_else(dagster: DagsterProject) -> None:
     config = CONFIG + "default_target_environment: {{ env_var('TARGET_OF_THE_TEST') }}\n"

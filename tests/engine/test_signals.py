@@ -146,7 +146,8 @@ def test_a_waiting_model_holds_back_what_reads_it_and_nothing_else_of_its_projec
             dagster.declare("shop", {"project": str(project)})
         else:
             dagster.declare("raw", {"project": str(project), "select": "raw.*"})
-            dagster.declare("marts", {"project": str(project), "select": "marts.*"})
+            # Written otherwise, it is the same project all the same.
+            dagster.declare("marts", {"project": {"path": str(project), "environment": "prod"}, "select": "marts.*"})
         dagster.add_module("between", BETWEEN)
         dagster.refresh()
         told = dagster.launch(executor)

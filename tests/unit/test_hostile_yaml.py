@@ -125,7 +125,6 @@ def test_whatever_a_template_makes_of_a_value_it_loads_or_is_refused(value: Any)
         (("project",), "`project` in defs.yaml is of type list. "),  # it may be a mapping with `env`
         (("project", "gateway"), "`project.gateway` in defs.yaml is [1]. Input should be a valid string."),
         (("project", "env"), "`project.env` in defs.yaml is of type list. Input should be a valid dictionary."),
-        (("select",), "`select` in defs.yaml is [1]. Input should be a valid string."),
         (("execution", "retries", "delay"), "`execution.retries.delay` in defs.yaml is [1]. Input should be a valid"),
         (("translation", "metadata"), "`translation` in defs.yaml cannot be applied to Model core.orders ("),
     ],
