@@ -359,9 +359,11 @@ def test_assets_that_are_given_partitions_behind_the_component_do_not_run(tmp_pa
     assert failure.startswith("The asset t/one has a `partitions_def`. SQLMesh itself decides which intervals")
 
 
-def test_a_selection_for_a_job_that_leaves_nothing_is_refused(declared: _Declared) -> None:
+def test_a_selection_for_a_job_that_leaves_nothing_is_refused(declared: _Declared, tmp_path: Path) -> None:
     """Else the job would succeed without a step; an empty selection would be everything."""
     component = declared.component(exclude="shop.seen")
+    component.write_state_to_path(tmp_path / "state")
+    component.build_defs_from_state(dg.ComponentTree.for_test().load_context, tmp_path / "state")
     for selection in ("", [], [None], ["shop.orders", ""]):
         with pytest.raises(DeclarationError, match="get_asset_selection was given select="):
             component.get_asset_selection(selection)  # type: ignore[arg-type]
