@@ -47,6 +47,7 @@ from .multi_asset import build_multi_asset
 from .neighbours import Neighbours, default_op_name, place, refuse_op_name
 from .project import SQLMeshProject
 from .project_assets import ProjectAssets
+from .redaction import SECRET_NAME
 from .run_config import SQLMeshRunConfig
 from .scaffolder import SQLMeshProjectComponentScaffolder
 from .sources import sources_of
@@ -486,7 +487,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         """What two declarations have in common that run the same, however each is written."""
         project = self.project
         place = project.working_directory or project.paths[0]
-        env = [f"{name}={value}" for name, value in sorted(project.env.items())]
+        env = [f"{name}={'' if SECRET_NAME.search(name) else value}" for name, value in sorted(project.env.items())]
         return [
             *map(str, project.paths),
             str(place),

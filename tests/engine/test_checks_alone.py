@@ -79,7 +79,7 @@ def test_a_failed_audit_whose_check_is_not_in_the_run_is_in_its_log(tmp_path: Pa
         dagster.refresh()
         told = dagster.launch(assets=["t/second"])
     assert told.status == dg.DagsterRunStatus.SUCCESS
-    assert "raw.source: audit known failed: 1 row. Its check t/first:source__known is not selected" in told.log
+    assert "raw.source: audit known failed: 1 row. Its check t/first:source__known is not part of this step" in told.log
 
 
 def test_a_check_alone_whose_audit_is_not_promoted_says_so(tmp_path: Path) -> None:
