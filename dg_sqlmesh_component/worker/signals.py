@@ -90,10 +90,10 @@ def _altered_since(
     SQLMesh's own signal `freshness`, and any that looks at `context.parent_intervals`, asks whether a model upstream is
     computed in the same run. It was, in an earlier attempt, step or run of this model's alone.
     """
-    requested = {snapshot.name: snapshot for snapshot in requested}
+    running = {snapshot.name: snapshot for snapshot in requested}
     found = {}
-    for snapshot in filter(_has_signals, requested.values()):
-        for parent in (by_name.get(parent.name) for parent in snapshot.parents if parent.name not in requested):
+    for snapshot in filter(_has_signals, running.values()):
+        for parent in (by_name.get(parent.name) for parent in snapshot.parents if parent.name not in running):
             if parent is None or parent.is_symbolic or _has_signals(parent):
                 continue
             intervals = computed(parent, index)

@@ -410,7 +410,7 @@ def test_a_model_whose_signal_is_not_ready_is_planned_without_batches_and_the_ru
 
 
 def test_a_model_that_runs_without_what_it_reads_ignores_the_signal_of_what_it_reads(shop: Shop) -> None:
-    """`worker/signals.py` asks what is missing of all models, and for the batches of those that are read as well."""
+    """ADR-0028: so `worker/signals.py` leaves out what such a model upstream has not computed."""
     console = Recorder()
     run(shop.open(console), select_models=["shop.after_gated"], no_auto_upstream=True)
     assert console.planned() == {AFTER_GATED: [(to_timestamp("2025-01-01"), NOW)]}
