@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import shlex
@@ -136,7 +137,9 @@ def _keep_cache_where_it_can_be_written(configs: dict[Path, Config], pipe: Pipe)
     for path, config in configs.items():
         usual = path / ".cache"
         if config.cache_dir is None and not os.access(usual if usual.exists() else path, os.W_OK):
-            config.cache_dir = str(_own_folder(f"dg_sqlmesh_cache_{os.getuid()}") / path.name)
+            # SQLMesh knows a cached model by its path within the project and by times, which images often make equal.
+            own = f"{path.name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+            config.cache_dir = str(_own_folder(f"dg_sqlmesh_cache_{os.getuid()}") / own)
             text = f"{path} cannot be written to, so SQLMesh's cache is kept in {config.cache_dir}."
             pipe.send(LogLine("info", text, "sqlmesh"))
 

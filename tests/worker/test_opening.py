@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import pytest
 from harness import plan, write_project
+from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig
 from sqlmesh.core.context import Context
 
+from dg_sqlmesh_component.worker import opening
 from dg_sqlmesh_component.worker.opening import SteadyContext
 
 HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
@@ -48,3 +53,27 @@ def test_a_locked_state_is_not_taken_for_one_that_has_to_be_set_up(
         assert is_mistaken or isinstance(refused.value, duckdb.IOException)
     finally:
         holder.communicate()
+
+
+def test_two_projects_of_one_name_in_read_only_folders_do_not_share_what_sqlmesh_caches_of_their_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one project SQLMesh would find the other's models: same paths within it, same times, same configuration."""
+    projects = [tmp_path / team / "shop" for team in ("east", "west")]
+    for project in projects:
+        team = project.parent.name
+        write_project(project, {"models/one.sql": f"MODEL (name t.one, kind FULL); SELECT 1 AS {team}"})
+        for file in (project / "models/one.sql", project / "config.yaml"):
+            os.utime(file, (0, 0))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    gateway = GatewayConfig(connection=DuckDBConnectionConfig())
+    said: list[object] = []
+    found = {}
+    for project in projects:
+        config = Config(model_defaults={"dialect": "duckdb"}, gateways={"here": gateway})
+        opening._keep_cache_where_it_can_be_written({project: config}, SimpleNamespace(send=said.append))
+        context = SteadyContext(paths=str(project), config=config, load=True)
+        found[project.parent.name] = list(context.get_model("t.one", raise_if_missing=True).columns_to_types)
+        context.close()
+    assert found == {"east": ["east"], "west": ["west"]}
