@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any, TypeAlias
 
 import dagster as dg
@@ -180,6 +181,10 @@ def _run_started_at(context: dg.AssetExecutionContext) -> int:
 
 LOOK_BACK = 50
 """How many results of a check are looked through for the last one in the environment that runs."""
+PAGE = 5
+"""How many of them are read at a time: of two environments in turn it is the second, and reading 50 takes 6 ms more."""
+
+_COMPLETED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
 _End: TypeAlias = e.EvaluationFinished | e.RequestFailed | SQLMeshComponentError
 """How an attempt ended."""
@@ -466,12 +471,15 @@ class _Step:
         here = self.request.environment
         if last is None or last.of is None or last.of[0] == here:
             return last
-        earlier = self.context.instance.event_log_storage.get_asset_check_execution_history(
-            check,
-            limit=LOOK_BACK,
-            status={AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED},
-        )
-        return next((one for one in map(_carried, earlier) if one and one.of and one.of[0] == here), last)
+        earlier = map(_carried, islice(self._results_of(check), LOOK_BACK))
+        return next((one for one in earlier if one and one.of and one.of[0] == here), last)
+
+    def _results_of(self, check: dg.AssetCheckKey) -> Iterator[AssetCheckExecutionRecord]:
+        """The last first."""
+        storage, cursor = self.context.instance.event_log_storage, None
+        while found := storage.get_asset_check_execution_history(check, limit=PAGE, cursor=cursor, status=_COMPLETED):
+            yield from found
+            cursor = found[-1].id
 
     def _audit_checks_of(self, node: str) -> list[dg.AssetCheckKey]:
         return [check for check in self.assets.audit_checks.get(node, ()) if check in self.selected_checks]

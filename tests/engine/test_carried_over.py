@@ -9,6 +9,8 @@ import dagster as dg
 import pytest
 from harness import CONFIG, dagster_project, plan, query, sqlmesh, write_project
 
+from dg_sqlmesh_component import execution
+
 FLAGS = """
 before_all:
   - CREATE SCHEMA IF NOT EXISTS ctl
@@ -65,7 +67,10 @@ def test_a_result_holds_until_the_data_or_the_audit_is_another_one(
     assert {name for name, result in told.checks.items() if "sqlmesh/carried_over" in result.metadata} == holds
 
 
-def test_what_an_audit_said_in_another_environment_does_not_hide_what_it_said_here(tmp_path: Path) -> None:
+def test_what_an_audit_said_in_another_environment_does_not_hide_what_it_said_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "PAGE", 1)
     project = write_project(tmp_path / "shop", {name: FILES[name] for name in FILES if "shown" not in name}, LONG_AGO)
     plan(project)
     kept = "MODEL (name t.kept, kind FULL, cron '@monthly', audits (soft, hard)); SELECT {} AS id"
@@ -78,8 +83,9 @@ def test_what_an_audit_said_in_another_environment_does_not_hide_what_it_said_he
         query(project, "UPDATE ctl.flags SET is_bad = 1")
         assert dagster.launch(checks=["t/kept:hard"]).status == dg.DagsterRunStatus.FAILURE
         query(project, "UPDATE ctl.flags SET is_bad = 0")
-        in_dev = dagster.launch(checks=["t/kept:hard"], ops={"sqlmesh_shop": {"environment": "dev"}})
-        assert in_dev.status == dg.DagsterRunStatus.SUCCESS
+        for _ in range(2):
+            in_dev = dagster.launch(checks=["t/kept:hard"], ops={"sqlmesh_shop": {"environment": "dev"}})
+            assert in_dev.status == dg.DagsterRunStatus.SUCCESS
         told = dagster.launch(assets=["t/kept"], checks=["t/kept:hard"])
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert "t.kept: the check hard failed when its audit was last evaluated" in told.failures[0]
