@@ -460,8 +460,9 @@ class _Step:
         ]
         if unknown:
             self.context.log.info(
-                f"{len(unknown)} audits of models that did not run have no result to carry over: SQLMesh last "
-                "evaluated them where no run of their checks saw it. Execute these checks alone to evaluate them here: "
+                f"{len(unknown)} audits of models that did not run have no result to carry over: none is on record, or "
+                "what they look at may be another one since (tables from outside, other models). Execute these checks "
+                "alone to evaluate them: "
                 + ", ".join(listed([f"{check.asset_key.to_user_string()}:{check.name}" for check in unknown]))
             )
         return found

@@ -173,7 +173,11 @@ class Reporter:
                 passed=audit.passed,
                 severity=self._assets.severity(node, audit),
                 description=None if audit.passed else f"{rows(audit.failing_rows)} failed.",
-                metadata={**_audit_metadata(audit), **_data_metadata(self._data_of(audit), alone)},
+                metadata={
+                    **_audit_metadata(audit),
+                    "sqlmesh/environment": self._environment,
+                    **_data_metadata(self._data_of(audit), alone),
+                },
             )
             for key, audit in self._assets.check_of(node, audits).items()
             if key in self._selected and audit.error is None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Container, Iterable, Mapping
 from graphlib import TopologicalSorter
+from itertools import count
 from typing import Any
 
+from sqlglot import exp
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, missing_intervals
 from sqlmesh.utils.date import now_timestamp, to_timestamp
@@ -27,19 +30,21 @@ def deployability(request: e.EvaluationRequest, snapshots: Iterable[Snapshot]) -
 
 
 def computed(snapshot: Snapshot, index: DeployabilityIndex) -> list[e.Interval]:
-    """What is computed of a model, as the environment sees it."""
-    return snapshot.intervals if index.is_deployable(snapshot) else snapshot.dev_intervals
+    """What is computed of the table that the environment shows of a model."""
+    return snapshot.intervals if index.is_representative(snapshot) else snapshot.dev_intervals
 
 
 def altered_at(snapshot: Snapshot, index: DeployabilityIndex) -> int | None:
-    """When that was last computed, restated or loaded."""
-    return snapshot.last_altered_ts if index.is_deployable(snapshot) else snapshot.dev_last_altered_ts
+    """When that table was last computed, restated or loaded."""
+    return snapshot.last_altered_ts if index.is_representative(snapshot) else snapshot.dev_last_altered_ts
 
 
 def data_altered_at(
     snapshots: Mapping[str, Snapshot], index: DeployabilityIndex, now_altered: Container[str]
 ) -> dict[str, int]:
     """When the data of each node was last altered; what a view or an audit shows is altered with what it reads.
+
+    A table from outside, which SQLMesh does not load, may have been altered at any time: now.
 
     Args:
         now_altered: Nodes that were computed in this run, which snapshots that were read before it do not know.
@@ -52,49 +57,58 @@ def data_altered_at(
         if snapshot is not None:
             shows_others = snapshot.is_audit or snapshot.is_view or snapshot.is_symbolic
             behind = [found.get(parent, 0) for parent in graph[name]] if shows_others else []
-            own = now if name in now_altered else altered_at(snapshot, index) or 0
-            found[name] = max(own, *behind, 0)
+            is_from_outside = snapshot.is_model and snapshot.model.kind.is_external
+            reads_from_outside = shows_others and not snapshot.node.depends_on <= snapshots.keys()
+            is_now = name in now_altered or is_from_outside or reads_from_outside
+            found[name] = max(now if is_now else altered_at(snapshot, index) or 0, *behind, 0)
     return found
 
 
-def audited(snapshot: Snapshot, index: DeployabilityIndex | None) -> e.Audited:
-    """What audits of this node look at, and how they are defined."""
-    index = index or DeployabilityIndex.all_deployable()
-    is_deployable = index.is_deployable(snapshot)
+def audited(snapshot: Snapshot, index: DeployabilityIndex) -> e.Audited:
+    """What the environment shows of this node, and how its audits are defined."""
+    is_representative = index.is_representative(snapshot)
     return e.Audited(
-        version=snapshot.version_get_or_generate() if is_deployable else snapshot.dev_version,
+        version=snapshot.version_get_or_generate() if is_representative else snapshot.dev_version,
         audits=snapshot.model.audit_metadata_hash() if snapshot.is_model else snapshot.fingerprint.metadata_hash,
     )
 
 
 def record_audits(evaluator: SnapshotEvaluator, send: Callable[[e.Event], None], characters: int) -> None:
-    """Send every audit's result. A restarted run brings the same evaluator again: it is wrapped once."""
+    """Send every audit's result as it is there: one that raises does not take those before it along.
+
+    A restarted run brings the same evaluator again: it is wrapped once.
+    """
     if getattr(evaluator, "_dg_sqlmesh_recorded", False):
         return
     evaluator._dg_sqlmesh_recorded = True
-    audit = evaluator.audit
+    audit, audit_one = evaluator.audit, evaluator._audit
+    running = threading.local()
 
-    def audit_and_send(snapshot: Snapshot, **kwargs: Any) -> list[Any]:
-        results = audit(snapshot, **kwargs)
-        interval = (to_timestamp(kwargs["start"]), to_timestamp(kwargs["end"]))
-        of = audited(snapshot, kwargs.get("deployability_index")) if results else None
-        for position, result in enumerate(results):
-            send(_evaluated(evaluator, snapshot, position, result, interval, of, characters))
-        return results
+    def audit_in_order(snapshot: Snapshot, **kwargs: Any) -> list[Any]:
+        running.positions = count()
+        try:
+            return audit(snapshot, **kwargs)
+        finally:
+            running.positions = None
 
-    evaluator.audit = audit_and_send
+    def audit_and_send(**kwargs: Any) -> Any:
+        result = audit_one(**kwargs)
+        positions = getattr(running, "positions", None)
+        if positions is not None:  # else it is evaluated alone
+            send(_evaluated(evaluator, kwargs, next(positions), result, characters))
+        return result
+
+    evaluator.audit, evaluator._audit = audit_in_order, audit_and_send
 
 
 def _evaluated(
-    evaluator: SnapshotEvaluator,
-    snapshot: Snapshot,
-    position: int,
-    result: Any,
-    interval: e.Interval,
-    of: e.Audited | None,
-    characters: int,
+    evaluator: SnapshotEvaluator, given: Mapping[str, Any], position: int, result: Any, characters: int
 ) -> e.AuditEvaluated:
+    """An audit's result, by what SQLMesh's method that evaluates one was given."""
+    snapshot, index = given["snapshot"], given["deployability_index"] or DeployabilityIndex.all_deployable()
     dialect = evaluator.get_adapter(snapshot.model_gateway).dialect
+    is_shown = index.is_deployable(snapshot) == index.is_representative(snapshot)
+    is_about_it_alone = is_shown and not _reads_others(snapshot, result.query, index, dialect)
     return e.AuditEvaluated(
         fqn=snapshot.name,
         name=result.audit.name,
@@ -103,10 +117,20 @@ def _evaluated(
         blocking=result.blocking,
         failing_rows=None if result.skipped else result.count or 0,
         query=cut(result.query.sql(dialect=dialect), characters) if result.query is not None else None,
-        interval=interval,
+        interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
         of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
-        of=of,
+        of=audited(snapshot, index) if is_about_it_alone else None,
     )
+
+
+def _reads_others(snapshot: Snapshot, query: exp.Expr | None, index: DeployabilityIndex, dialect: str) -> bool:
+    """Whether an audit of a model reads tables besides the model's own, with which its result may change."""
+    if query is None or not snapshot.is_model:
+        return False
+    own = exp.to_table(snapshot.table_name(index.is_deployable(snapshot)), dialect=dialect)
+    within = {cte.alias for cte in query.find_all(exp.CTE)}
+    read = {(table.db, table.name) for table in query.find_all(exp.Table) if table.db or table.name not in within}
+    return not read <= {(own.db, own.name)}
 
 
 def _arguments(args: dict[str, Any], dialect: str) -> dict[str, str]:
@@ -151,17 +175,17 @@ def _one_alone(
     intervals = computed(snapshot, index)
     interval = (intervals[0][0], intervals[-1][1])
     audit, args = snapshot.node.audits_with_args[position]
+    given = {
+        "snapshots": scheduler.snapshots_by_name,
+        "start": interval[0],
+        "end": interval[1],
+        "execution_time": request.execution_time,
+        # Of the table that the environment shows, where a run would look at the one that it has computed.
+        "deployability_index": index.with_deployable(snapshot) if index.is_representative(snapshot) else index,
+    }
     try:
         # Not through the instance, where `record_audits` would take it for the first of its model.
-        (result,) = SnapshotEvaluator.audit(
-            evaluator,
-            _with_one_audit(snapshot, position),
-            snapshots=scheduler.snapshots_by_name,
-            start=interval[0],
-            end=interval[1],
-            execution_time=request.execution_time,
-            deployability_index=index,
-        )
+        (result,) = SnapshotEvaluator.audit(evaluator, _with_one_audit(snapshot, position), **given)
     except Exception as cause:  # any driver's error
         return e.AuditEvaluated(
             fqn=snapshot.name,
@@ -174,8 +198,7 @@ def _one_alone(
             interval=interval,
             error=describe_error(cause),
         )
-    of = audited(snapshot, index)
-    return _evaluated(evaluator, snapshot, position, result, interval, of, request.query_characters)
+    return _evaluated(evaluator, {**given, "snapshot": snapshot}, position, result, request.query_characters)
 
 
 def _with_one_audit(snapshot: Snapshot, position: int) -> Snapshot:

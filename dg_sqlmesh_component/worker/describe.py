@@ -91,7 +91,9 @@ def _described(context: SteadyContext, request: DescribeRequest) -> ProjectDescr
             ),
             selected=_select(context, request.select, request.exclude),
             standalone_audits=tuple(
-                describer.standalone_audit(audit) for _, audit in sorted(context.standalone_audits.items())
+                describer.standalone_audit(audit)
+                for _, audit in sorted(context.standalone_audits.items())
+                if not audit.skip  # its author switched it off: SQLMesh does not evaluate it
             ),
         ),
         is_whole=not request.models,
@@ -292,7 +294,7 @@ class _Describer:
         uses = [
             (position, audit, {**args})
             for position, (audit, args) in enumerate(model.audits_with_args)
-            if not audit.skip  # its author switched it off: SQLMesh does not evaluate it
+            if not audit.skip  # as above
         ]
         blocking = [args.pop("blocking", None) for _, _, args in uses]
         texts = [audit_arguments(args, dialect) for _, _, args in uses]

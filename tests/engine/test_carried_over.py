@@ -14,15 +14,18 @@ from dg_sqlmesh_component import execution
 FLAGS = """
 before_all:
   - CREATE SCHEMA IF NOT EXISTS ctl
-  - CREATE TABLE IF NOT EXISTS ctl.flags AS SELECT 0 AS is_bad
+  - CREATE TABLE IF NOT EXISTS ctl.flags AS SELECT 0 AS id
 """
-BAD = "SELECT * FROM @this_model WHERE (SELECT max(is_bad) FROM ctl.flags) = 1"
+BAD = "SELECT * FROM @this_model WHERE id < 0"
 FILES = {
     "models/source.sql": "MODEL (name t.source, kind FULL, cron '@hourly'); SELECT 1 AS id",
     "models/shown.sql": "MODEL (name t.shown, kind VIEW, cron '@monthly', audits (soft)); SELECT id FROM t.source",
-    "models/kept.sql": "MODEL (name t.kept, kind FULL, cron '@monthly', audits (soft, hard)); SELECT 1 AS id",
+    "models/kept.sql": "MODEL (name t.kept, kind FULL, cron '@monthly', audits (soft, hard, related)); "
+    "SELECT id FROM t.source",
+    "models/outside.sql": "MODEL (name t.outside, kind VIEW, cron '@monthly', audits (soft)); SELECT id FROM ctl.flags",
     "audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD}",
     "audits/hard.sql": f"AUDIT (name hard); {BAD}",
+    "audits/related.sql": f"AUDIT (name related); {BAD} OR id NOT IN (SELECT id FROM t.source)",
 }
 LONG_AGO = CONFIG.replace("6 days ago", "70 days ago") + FLAGS
 
@@ -51,13 +54,15 @@ def restate(project: Path) -> None:
 def test_a_result_holds_until_the_data_or_the_audit_is_another_one(
     tmp_path: Path, happened: Callable[[Path], None], holds: set[str]
 ) -> None:
-    """That of a view also not when what it shows was computed in the same run."""
+    """That of a view also not when what it shows was computed in the same run, or is a table from outside; and that
+    of an audit that reads other models never.
+    """
     project = write_project(tmp_path / "shop", FILES, LONG_AGO)
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "3 hours ago")
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project)})
         dagster.refresh()
-        checks = ["t/kept:soft", "t/kept:hard", "t/shown:soft"]
+        checks = ["t/kept:soft", "t/kept:hard", "t/kept:related", "t/shown:soft", "t/outside:soft"]
         assert set(dagster.launch(checks=checks).checks) == set(checks)
         happened(project)
         dagster.refresh()
@@ -71,18 +76,19 @@ def test_what_an_audit_said_in_another_environment_does_not_hide_what_it_said_he
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "PAGE", 1)
-    project = write_project(tmp_path / "shop", {name: FILES[name] for name in FILES if "shown" not in name}, LONG_AGO)
-    plan(project)
     kept = "MODEL (name t.kept, kind FULL, cron '@monthly', audits (soft, hard)); SELECT {} AS id"
+    audits = {name: FILES[name] for name in ("audits/soft.sql", "audits/hard.sql")}
+    project = write_project(tmp_path / "shop", {"models/kept.sql": kept.format(1), **audits}, LONG_AGO)
+    plan(project)
     write_project(project, {"models/kept.sql": kept.format(2)}, LONG_AGO)
     plan(project, "dev")
     write_project(project, {"models/kept.sql": kept.format(1)}, LONG_AGO)
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
         dagster.refresh()
-        query(project, "UPDATE ctl.flags SET is_bad = 1")
+        for (table,) in query(project, "SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 't__kept__%'"):
+            query(project, f"UPDATE sqlmesh__t.{table} SET id = -1 WHERE id = 1")
         assert dagster.launch(checks=["t/kept:hard"]).status == dg.DagsterRunStatus.FAILURE
-        query(project, "UPDATE ctl.flags SET is_bad = 0")
         for _ in range(2):
             in_dev = dagster.launch(checks=["t/kept:hard"], ops={"sqlmesh_shop": {"environment": "dev"}})
             assert in_dev.status == dg.DagsterRunStatus.SUCCESS

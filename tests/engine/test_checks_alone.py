@@ -120,3 +120,41 @@ def test_a_preview_in_an_environment_for_development_is_known_to_be_computed(tmp
     assert not alone.checks["t/days:not_null"].passed
     assert alone.checks["t/days:not_null"].metadata["sqlmesh/failing_rows"].value == 5
     assert "has nothing to do" in str(alone.checks["t/days:sqlmesh_execution_status"].description)
+
+
+def test_in_development_a_check_alone_looks_at_the_table_that_the_environment_shows(tmp_path: Path) -> None:
+    """Where a model upstream has a column more, that is production's; a run there computes another one."""
+    model = "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds), {}); SELECT "
+    source = model.format("source", "description ''") + "1 AS id, "
+    reader = model.format("reader", "audits (soft())") + "id, ds FROM t.source WHERE ds BETWEEN @start_ds AND @end_ds"
+    project = write_project(tmp_path / "shop", {"models/source.sql": source + DAYS, "models/reader.sql": reader})
+    write_project(project, {"audits/soft.sql": FILES["audits/soft.sql"]})
+    plan(project)
+    write_project(project, {"models/source.sql": f"{source} 2 AS other, {DAYS}"})
+    plan(project, "dev")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": {"path": str(project), "environment": "dev"}})
+        dagster.refresh()
+        alone = dagster.launch(checks=["t/reader:soft"])
+        run = dagster.launch()
+    assert alone.status == dg.DagsterRunStatus.SUCCESS
+    assert "sqlmesh/computed_up_to" in alone.checks["t/reader:soft"].metadata
+    assert run.status_of("t/reader") == "executed"
+    assert "sqlmesh/computed_up_to" not in run.checks["t/reader:soft"].metadata  # so that it is never carried over
+
+
+def test_in_a_run_an_audit_that_raises_does_not_take_the_results_before_it_along(tmp_path: Path) -> None:
+    model = "MODEL (name t.model, kind FULL, audits (soft(), broken())); SELECT -1 AS id"
+    files = {"models/model.sql": model, **{name: FILES[name] for name in ("audits/soft.sql", "audits/broken.sql")}}
+    project = write_project(tmp_path / "shop", files)
+    query(project, "CREATE SCHEMA raw")
+    query(project, "CREATE TABLE raw.flags AS SELECT 1 AS is_fine")
+    plan(project)
+    query(project, "UPDATE raw.flags SET is_fine = 0")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        told = dagster.launch()
+    assert told.status_of("t/model") == "failed"
+    assert not told.checks["t/model:soft"].passed
+    assert "t/model:broken" not in told.checks

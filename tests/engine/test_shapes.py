@@ -62,6 +62,7 @@ MODEL (name zoo.inner_part, kind EMBEDDED); SELECT id FROM zoo.orders JOIN raw.u
 MODEL (name @customer.spots, kind FULL, blueprints ((customer := acme), (customer := umbrella)));
 SELECT @customer AS customer, id FROM zoo.colours
 """,
+    "audits/off.sql": "AUDIT (name switched_off, standalone true, skip true); SELECT id FROM zoo.orders",
     "models/three_parts.sql": "MODEL (name warehouse.far.away, kind FULL); SELECT 1 AS id",
     "models/upper.sql": "MODEL (name ZOO.UPPER_CASE, kind FULL); SELECT 1 AS id",
     "models/quoted.sql": 'MODEL (name zoo."With Space-and-dash.dot", kind FULL); SELECT 1 AS "Some Column"',
@@ -106,6 +107,11 @@ def test_models_of_every_shape_load_under_schema_and_name(zoo: Loaded) -> None:
         "umbrella/spots", "far/away", "zoo/upper_case", "zoo/with space-and-dash.dot", "zoo/a-b", "zoo/a_b",
         "lab/x/zoo/in_python",
     }  # fmt: skip
+
+
+def test_a_standalone_audit_that_is_switched_off_has_no_check(zoo: Loaded) -> None:
+    checks = {check.name for check in zoo.definitions.resolve_asset_graph().asset_check_keys}
+    assert checks == {"sqlmesh_execution_status", "not_null"}
 
 
 def test_external_models_and_undeclared_tables_are_upstream_and_not_ours(zoo: Loaded) -> None:

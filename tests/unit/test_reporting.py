@@ -292,6 +292,7 @@ def test_a_failed_audit_says_how_many_rows_of_which_intervals_and_which_query() 
         "sqlmesh/intervals": "[2026-01-01, 2026-01-02), [2026-01-02, 2026-01-03)",
         "sqlmesh/arguments": {"columns": "(id)"},
         "sqlmesh/query": "```sql\nSELECT * FROM t WHERE id IS NULL\n```",
+        "sqlmesh/environment": "prod",
     }
     types = {key: type(value) for key, value in stored(dict(result.metadata)).items()}
     assert types["sqlmesh/failing_rows"] is dg.IntMetadataValue
