@@ -28,6 +28,7 @@ from .interruption import Interruption
 from .manifest import DEFAULT_LIMITS
 from .multi_asset import PROJECT_TAG
 from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
+from .planned import refuse_what_was_not_planned
 from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
 from .project_assets import PARTITIONED, ProjectAssets
 from .recording import awaited_outputs, steps_behind
@@ -76,6 +77,7 @@ def execute_step(
         dagster.DagsterExecutionInterruptedError: At the end, when the step was told to end (SIGINT, SIGTERM).
     """
     try:
+        refuse_what_was_not_planned(context)
         request = build_request(context, project, assets, options)
     except DeclarationError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
