@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -393,7 +393,9 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         label = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(part for part in parts if part)).strip("_")
         opened_by = [project.python, project.working_directory]
         places = [os.path.relpath(one, self._root) if self._root and one else str(one) for one in opened_by if one]
-        distinct = short_hash([repr(parts), *paths, *places, *self._question])
+        distinct = short_hash(
+            [repr(parts), *paths, *places, *self._question, *_settings({**project.env, **project.written_env})]
+        )
         return DefsStateConfig(
             key=f"SQLMeshProjectComponent[{label}_{distinct}]",
             management_type=DefsStateManagementType.LOCAL_FILESYSTEM,
@@ -487,14 +489,13 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         """What two declarations have in common that run the same, however each is written."""
         project = self.project
         place = project.working_directory or project.paths[0]
-        env = [f"{name}={'' if SECRET_NAME.search(name) else value}" for name, value in sorted(project.env.items())]
         return [
             *map(str, project.paths),
             str(place),
             manifest.gateway,
             manifest.environment,
             project.config or "",
-            *env,
+            *_settings(project.env),
         ]
 
     def _stored(self, state_path: Path | None) -> Manifest:
@@ -585,6 +586,11 @@ def _read(state_path: Path) -> Manifest | None:
         return read_manifest(state_path)
     except DeclarationError:
         return None
+
+
+def _settings(env: Mapping[str, str]) -> list[str]:
+    """Variables with their values, of which none may be a secret."""
+    return [f"{name}={'' if SECRET_NAME.search(name) else value}" for name, value in sorted(env.items())]
 
 
 def _selections(value: Selection) -> list[str]:

@@ -136,8 +136,11 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
             setattr(args, name, verbatim(written, getattr(args, name)))
             refuse_lost(f"project.{name}", written, getattr(args, name))  # else it would be the project's default
     written_env = getattr(model, "env", None)
+    templates = {}
     for name, written in written_env.items() if isinstance(written_env, dict) else ():
         args.env[name] = verbatim(written, args.env[name])
+        if "{{" in str(written):
+            templates[name] = str(written)
     here = context.resolve_source_relative_path(".")
 
     def absolute(path: str) -> Path:
@@ -156,6 +159,7 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
         working_directory=absolute(args.working_directory) if args.working_directory else None,
         python=str(absolute(args.python)) if args.python and is_path else args.python,
         env=args.env,
+        written_env=templates,
     )
 
 

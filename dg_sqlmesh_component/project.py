@@ -69,6 +69,7 @@ class SQLMeshProject:
         working_directory: Where SQLMesh runs; None: the first folder, as if you had typed `sqlmesh` there.
         python: Interpreter that has SQLMesh; None: the one that runs Dagster.
         env: Environment variables for SQLMesh's process only.
+        written_env: How these stand in YAML, where that is not their value: the same wherever it is deployed.
     """
 
     paths: tuple[Path, ...]
@@ -78,6 +79,7 @@ class SQLMeshProject:
     working_directory: Path | None = None
     python: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    written_env: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:

@@ -141,17 +141,20 @@ def test_a_declaration_that_asks_for_its_own_assets_is_told_so(dagster: DagsterP
 BY_VARIABLE = CONFIG + "default_target_environment: {{ env_var('TARGET', 'prod') }}\n"
 
 
-def test_what_is_described_for_another_environment_does_not_run_in_this_one(dagster: DagsterProject) -> None:
-    """Two declarations that differ in a variable only share one description, as do an image and its deployment."""
+def test_what_is_described_for_another_environment_does_not_run_in_this_one(
+    dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an image describes holds in its deployment, where variables have other values; that of these does not."""
     project = write_project(dagster.root / "shop", ONE_MODEL, BY_VARIABLE)
     plan(project)
-    dagster.declare("shop", {"project": {"path": "../../../shop", "env": {"TARGET": "staging"}}})
+    monkeypatch.setenv("TARGET_HERE", "staging")
+    dagster.declare("shop", {"project": {"path": "../../../shop", "env": {"TARGET": "{{ env.TARGET_HERE }}"}}})
     dagster.refresh()
     state = {
         path: path.read_bytes() for path in dagster.root.rglob("*") if path.is_file() and "defs_state" in str(path)
     }
     assert state
-    dagster.declare("shop", {"project": {"path": "../../../shop", "env": {"TARGET": "prod"}}})
+    monkeypatch.setenv("TARGET_HERE", "prod")
     for path, stored in state.items():
         path.write_bytes(stored)
     [failure] = dagster.launch().failures

@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
-from harness import BIN, DagsterProject, dagster_project, load, plan, run, write_project
+from harness import BIN, CONFIG, DagsterProject, dagster_project, load, plan, run, write_project
 
 from dg_sqlmesh_component import component
 from dg_sqlmesh_component.errors import DeclarationError
@@ -180,6 +180,17 @@ def test_two_declarations_that_write_the_same_path_have_each_their_state(tmp_pat
         assert assets(dagster.refresh()) == {"t/one", "t/two"}
         assert len([*dagster.root.rglob("state")]) == 2
         assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
+
+
+def test_two_declarations_that_write_a_variable_otherwise_have_each_their_state(tmp_path: Path) -> None:
+    model = "MODEL (name @IF(@region = 'eu', t.eu_vat, t.us_tax), kind FULL); SELECT 1 AS id"
+    config = CONFIG + "variables: {region: \"{{ env_var('REGION') }}\"}\n"
+    project = write_project(tmp_path / "shop", {"models/tax.sql": model}, config)
+    with dagster_project(tmp_path) as dagster:
+        for region in ("eu", "us"):
+            dagster.declare(region, {"project": {"path": str(project), "env": {"REGION": region}}})
+        dagster.refresh()
+        assert assets(load_in_production(dagster)) == {"t/eu_vat", "t/us_tax"}
 
 
 def test_a_step_never_reads_the_models_files(tmp_path: Path) -> None:
