@@ -52,6 +52,7 @@ from .opening import (
 from .overlap import Patience, alone_on_its_state
 from .pipe import Pipe
 from .queries import cut_off_queries
+from .restatements import restated_without_its_source
 from .signals import mind_signals_upstream
 from .tracker import Tracker, ancestors
 
@@ -283,12 +284,28 @@ class _RecordingContext(SteadyContext):
             # SQLMesh's selection language cannot say what is needed here: it has no quoting for names
             # with spaces or dashes, cannot name standalone audits, ignores what it does not find, and
             # its parser recurses once per name (about a thousand overflow Python's stack).
-            breaker = unless_unchanged(kwargs["circuit_breaker"], self.state_reader, self.naming.name)
-            return run(*args, **{**kwargs, "selected_snapshots": self._requested, "circuit_breaker": breaker})
+            asked = {
+                **kwargs,
+                "selected_snapshots": self._requested,
+                "circuit_breaker": unless_unchanged(kwargs["circuit_breaker"], self.state_reader, self.naming.name),
+                "auto_restatement_enabled": kwargs["auto_restatement_enabled"] and self._may_restate(scheduler),
+            }
+            return run(*args, **asked)
 
         scheduler.run = run_requested
         mind_signals_upstream(scheduler, self._tracker.hold_back)
         return scheduler
+
+    def _may_restate(self, scheduler: Scheduler) -> bool:
+        snapshots, now = scheduler.snapshots_by_name, self._request.execution_time
+        reader = restated_without_its_source(snapshots, self._requested, now)
+        if reader is not None:
+            text = (
+                f"Automatic restatements that are due are left to a run of all that they reach: {reader} would be "
+                "restated in this run before what it reads."
+            )
+            self._tracker.pipe.send(e.LogLine("info", text, "sqlmesh"))
+        return reader is None
 
     def _start_over(self) -> None:
         """A plan has landed: other versions are promoted now, and some nodes perhaps not any more."""

@@ -1,0 +1,37 @@
+"""Automatic restatements, which reach beyond what a run was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from graphlib import TopologicalSorter
+
+from sqlmesh.core.snapshot import Snapshot
+
+
+def restated_without_its_source(snapshots: Mapping[str, Snapshot], requested: Set[str], now: int) -> str | None:
+    """A requested model that would be restated now while what it reads, which is restated too, is not requested.
+
+    SQLMesh takes back the intervals of every model with an `auto_restatement_cron` that is due, and of all that reads
+    it, whatever runs. A reader that runs alone would be computed from what is about to be replaced, and never again.
+
+    Args:
+        snapshots: The environment's, by name.
+        now: The instant of the run, epoch milliseconds.
+    """
+    graph = {name: {parent.name for parent in snapshot.parents} for name, snapshot in snapshots.items()}
+    restated: set[str] = set()
+    for name in TopologicalSorter(graph).static_order():
+        snapshot = snapshots.get(name)
+        if snapshot is None or not snapshot.is_model or snapshot.model.disable_restatement:
+            continue
+        if snapshot.get_next_auto_restatement_interval(now) or restated & graph[name]:
+            restated.add(name)
+    for name in sorted(restated & requested):
+        to_visit = list(restated & graph[name])
+        while to_visit:
+            parent = to_visit.pop()
+            if snapshots[parent].is_symbolic:  # an embedded model, which runs within its readers
+                to_visit += restated & graph[parent]
+            elif parent not in requested:
+                return name
+    return None
