@@ -15,7 +15,7 @@ import traceback
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from dg_sqlmesh_component.errors import InstallationError, SQLMeshComponentError, WorkerError
+from dg_sqlmesh_component.errors import EvaluationError, InstallationError, SQLMeshComponentError, WorkerError
 
 if TYPE_CHECKING:
     from .pipe import Pipe
@@ -46,8 +46,19 @@ def main() -> None:
         _serve(pipe)
     except SQLMeshComponentError as error:
         pipe.fail(error)
+    except SystemExit as exit:
+        pipe.fail(EvaluationError(_who_ended_it(exit)))
     except Exception:  # the last line of defence: the facts travel to the parent, which raises them
         pipe.fail(WorkerError(f"The worker raised an error that it does not know:\n{traceback.format_exc()}"))
+
+
+def _who_ended_it(exit: SystemExit) -> str:
+    """Where code called for the end of the process, which only the project's does."""
+    frame = traceback.extract_tb(exit.__traceback__)[-1]
+    return (
+        f"Code of the SQLMesh project ended SQLMesh's process: {frame.filename}, line {frame.lineno}, in {frame.name}, "
+        f"raised SystemExit({exit.code!r}), as `sys.exit` does. Raise another error there instead."
+    )
 
 
 def _serve(pipe: Pipe) -> None:

@@ -10,7 +10,7 @@ the evaluator whose `audit` returns every audit's result, and the scheduler that
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -213,6 +213,7 @@ def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) 
         if snapshot.is_symbolic == (snapshot.name in request.external_models)
     }
     context.naming = environment.naming_info
+    context.promoted = {snapshot.name for snapshot in environment.promoted_snapshots}
     requested = dict.fromkeys([*request.models, *request.standalone_audits, *request.audit_only])
     return e.EnvironmentOpened(
         environment=environment.name,
@@ -248,6 +249,8 @@ class _RecordingContext(SteadyContext):
     current_scheduler: Scheduler | None = None
     """What runs the requested nodes, or has run them; another one after SQLMesh has started over."""
     naming: EnvironmentNamingInfo
+    promoted: Set[str]
+    """Nodes that the environment has views of: in development, those that a plan has changed."""
 
     def prepare(self, tracker: Tracker, request: e.EvaluationRequest) -> None:
         self._tracker = tracker
@@ -257,8 +260,8 @@ class _RecordingContext(SteadyContext):
         self._query_characters = request.query_characters
 
     def view(self, snapshot: Snapshot | SnapshotTableInfo) -> exp.Table | None:
-        """What consumers read of a model in the environment; None for what is no table of SQLMesh's."""
-        if not snapshot.is_model or snapshot.is_symbolic:
+        """What consumers read of a model in the environment; None where it shows no table of SQLMesh's."""
+        if not snapshot.is_model or snapshot.is_symbolic or snapshot.name not in self.promoted:
             return None
         dialect = self.config.get_connection(snapshot.model_gateway or self.selected_gateway).DIALECT
         return snapshot.qualified_view_name.table_for_environment(self.naming, dialect=dialect)

@@ -128,12 +128,14 @@ def test_in_development_a_check_alone_looks_at_the_table_that_the_environment_sh
     source = model.format("source", "description ''") + "1 AS id, "
     reader = model.format("reader", "audits (soft())") + "id, ds FROM t.source WHERE ds BETWEEN @start_ds AND @end_ds"
     project = write_project(tmp_path / "shop", {"models/source.sql": source + DAYS, "models/reader.sql": reader})
-    write_project(project, {"audits/soft.sql": FILES["audits/soft.sql"]})
+    apart = "MODEL (name t.apart, kind FULL); SELECT 1 AS id"
+    write_project(project, {"audits/soft.sql": FILES["audits/soft.sql"], "models/apart.sql": apart})
     plan(project)
     write_project(project, {"models/source.sql": f"{source} 2 AS other, {DAYS}"})
     plan(project, "dev")
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": {"path": str(project), "environment": "dev"}})
+        development = {"path": str(project), "environment": "dev"}
+        dagster.declare("shop", {"project": development, "include_metadata": ["row_count"]})
         dagster.refresh()
         alone = dagster.launch(checks=["t/reader:soft"])
         run = dagster.launch()
@@ -141,6 +143,10 @@ def test_in_development_a_check_alone_looks_at_the_table_that_the_environment_sh
     assert "sqlmesh/computed_up_to" in alone.checks["t/reader:soft"].metadata
     assert run.status_of("t/reader") == "executed"
     assert "sqlmesh/computed_up_to" not in run.checks["t/reader:soft"].metadata  # so that it is never carried over
+    # The plan has changed nothing of the one that is apart, so that the environment has no view of it.
+    counted = {key for key, made in run.materializations.items() if "dagster/row_count" in made.metadata}
+    assert counted == {"t/source", "t/reader"}
+    assert "could not be counted" not in run.log
 
 
 def test_in_a_run_an_audit_that_raises_does_not_take_the_results_before_it_along(tmp_path: Path) -> None:

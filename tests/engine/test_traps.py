@@ -106,3 +106,12 @@ def test_a_plan_that_lands_in_the_middle_of_a_run_makes_sqlmesh_start_over_and_n
         assert set(told.materializations) == {"t/first", "t/slow", "t/last"}
         assert all(after[fqn] > before.get(fqn, 0) for fqn in after)
         assert server.query("SELECT paused FROM t.last", "landing") == [("changed",)]
+
+
+def test_of_code_that_ends_the_process_it_is_said_where_it_stands(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", {"models/leaves.py": "import sys\nsys.exit(0)\n"})
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        said = dagster.refusal()
+    assert "Code of the SQLMesh project ended SQLMesh's process: " in said
+    assert "models/leaves.py, line 2, in <module>, raised SystemExit(0), as `sys.exit` does." in said
