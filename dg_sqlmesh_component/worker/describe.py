@@ -93,7 +93,8 @@ def _described(context: SteadyContext, request: DescribeRequest) -> ProjectDescr
             standalone_audits=tuple(
                 describer.standalone_audit(audit)
                 for _, audit in sorted(context.standalone_audits.items())
-                if not audit.skip  # its author switched it off: SQLMesh does not evaluate it
+                # Not where its author switched it off, and SQLMesh does not evaluate it.
+                if not audit.skip and audit.project in _projects(context)
             ),
         ),
         is_whole=not request.models,
@@ -106,8 +107,14 @@ def _are_the_same(context: Context, request: DescribeRequest) -> bool:
     return held <= request.models <= context.models.keys()
 
 
+def _projects(context: Context) -> set[str]:
+    """The projects that were loaded from files; models of others that share the state are somebody else's to run."""
+    return {config.project for config in context.configs.values()}
+
+
 def _select(context: Context, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...]:
-    chosen = _expand(context, "select", select) if select else set(context.models)
+    own = {fqn for fqn, model in context.models.items() if model.project in _projects(context)}
+    chosen = _expand(context, "select", select) & own if select else own
     chosen -= _expand(context, "exclude", exclude) if exclude else set()
     if (select or exclude) and all(context.models[fqn].kind.is_symbolic for fqn in chosen):
         raise DeclarationError(
@@ -294,7 +301,7 @@ class _Describer:
         uses = [
             (position, audit, {**args})
             for position, (audit, args) in enumerate(model.audits_with_args)
-            if not audit.skip  # as above
+            if not audit.skip  # as with standalone ones
         ]
         blocking = [args.pop("blocking", None) for _, _, args in uses]
         texts = [audit_arguments(args, dialect) for _, _, args in uses]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import CONFIG, REPOSITORY, dagster_project, plan, query, write_project
+from harness import CONFIG, REPOSITORY, dagster_project, plan, query, sqlmesh, write_project
 
 from dg_sqlmesh_component.project import SQLMeshProject
 
@@ -261,3 +261,26 @@ def test_two_instances_with_helpers_macros_and_env_files_of_the_same_names_do_no
             (f"helper of {project.name}", f"env of {project.name}")
         ]
     assert not list(host.rglob("*.duckdb"))
+
+
+def test_repositories_that_share_a_state_have_each_a_declaration_of_their_own_models(tmp_path: Path) -> None:
+    """SQLMesh adds to each the models of the other, from the state."""
+    config = CONFIG.replace("warehouse.duckdb", str(tmp_path / "warehouse.duckdb"))
+    models = {"core": "SELECT 1 AS id", "shop": "SELECT id FROM t.core"}
+    projects = {
+        name: write_project(
+            tmp_path / name,
+            {f"models/{name}.sql": f"MODEL (name t.{name}, kind FULL); {query}"},
+            f"project: {name}\n{config}",
+        )
+        for name, query in models.items()
+    }
+    both = [word for project in projects.values() for word in ("-p", str(project))]
+    sqlmesh(projects["core"], *both, "plan", "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
+    with dagster_project(tmp_path) as dagster:
+        for name, project in projects.items():
+            dagster.declare(name, {"project": str(project)})
+        dagster.refresh()
+        told = dagster.launch()
+    assert told.step_keys == ["sqlmesh_core", "sqlmesh_shop"]
+    assert set(told.materializations) == {"t/core", "t/shop"}
