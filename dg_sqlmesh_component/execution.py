@@ -21,6 +21,7 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
+from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from . import events as e
 from .errors import DeclarationError, SQLMeshComponentError
@@ -233,6 +234,7 @@ class _Step:
             failure = self.reporter.failure(self.outcomes, self.audited, self.problems)
         yield from self._release_checks()
         self._log_unrecorded()
+        self._log_backfill()
         if self.interruption.came:
             said = failure.description if failure and failure.description else "Everything was finished before."
             raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {said}")
@@ -495,6 +497,22 @@ class _Step:
         if reasons:
             said = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
             self.context.log.info(f"{len(self.unobserved)} models and audits had nothing to do. {said}.")
+
+    def _log_backfill(self) -> None:
+        """Dagster's backfills know of materializations only, and there is none of what had nothing to do."""
+        if BACKFILL_ID_TAG not in self.context.run.tags:
+            return
+        idle = {
+            self.assets.name(one.fqn)
+            for one in self.outcomes
+            if one.outcome in (Outcome.UP_TO_DATE, Outcome.WAITING) and one.fqn in self.assets.specs
+        }
+        if idle:
+            self.context.log.warning(
+                "This run belongs to a backfill, which takes what was not materialized for failed, and starts nothing "
+                f"downstream of it in other runs. Not executed here: {', '.join(listed(sorted(idle)))}. Launch what is "
+                "downstream by itself."
+            )
 
     def _tell(self, event: e.Event) -> None:
         log = self.context.log

@@ -194,6 +194,7 @@ class DagsterProject:
         ops: dict[str, Any] | None = None,
         executor_config: dict[str, Any] | None = None,
         retry_of: str | None = None,
+        tags: dict[str, str] | None = None,
         **selection: list[str],
     ) -> Told:
         """Run assets or checks for real, and return what Dagster was told.
@@ -202,6 +203,7 @@ class DagsterProject:
             ops: Config by op name.
             executor_config: Said to the executor beside the usual.
             retry_of: The id of a failed run to execute again from its failure, as Dagster's run retries do.
+            tags: Of the run.
         """
         # Dagster keeps what it has rebuilt from the same arguments, and the declaration may have changed since.
         arguments = (str(self.root), {**selection, "launch": [uuid.uuid4().hex]})
@@ -212,7 +214,9 @@ class DagsterProject:
             "execution": {"config": {executor: {**usual, **(executor_config or {})}}},
             "ops": {name: {"config": said} for name, said in (ops or {}).items()},
         }
-        with dg.execute_job(job, instance=self.instance, run_config=run_config, reexecution_options=again) as result:
+        with dg.execute_job(
+            job, instance=self.instance, run_config=run_config, reexecution_options=again, tags=tags
+        ) as result:
             return Told(self.instance, result.run_id)
 
     def told(self, run_id: str) -> Told:

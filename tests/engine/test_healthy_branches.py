@@ -98,3 +98,17 @@ def test_a_run_of_what_was_not_materialized_refreshes_what_is_downstream_of_ever
     assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
     assert set(again.materializations) == {"t/broken", "t/below_broken", *HEALTHY, "report_of_broken"}
     assert "t/fine" in told.materializations
+
+
+def test_a_run_of_a_backfill_names_what_the_backfill_takes_for_failed(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
+    plan(project)
+    backfill = {"dagster/backfill": "abcdefgh"}
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        executed, idle = dagster.launch(tags=backfill), dagster.launch(tags=backfill)
+    assert "takes what was not materialized for failed" not in executed.log
+    assert idle.status == dg.DagsterRunStatus.SUCCESS
+    assert "takes what was not materialized for failed, and starts nothing downstream of it in other runs" in idle.log
+    assert "Not executed here: t.one." in idle.log
