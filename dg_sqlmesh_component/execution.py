@@ -185,7 +185,7 @@ def _run_started_at(context: dg.AssetExecutionContext) -> int:
 LOOK_BACK = 50
 """How many results of a check are looked through for the last one in the environment that runs."""
 PAGE = 5
-"""How many of them are read at a time: of two environments in turn it is the second, and reading 50 takes 6 ms more."""
+"""How many of them are read at a time: of two environments in turn the second is it; reading 50 takes 5.5 ms more."""
 
 _COMPLETED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 

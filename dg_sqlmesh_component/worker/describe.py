@@ -76,6 +76,7 @@ def _open(request: DescribeRequest, pipe: Pipe) -> SteadyContext:
 def _described(context: SteadyContext, request: DescribeRequest) -> ProjectDescribed:
     environment = environment_name(request.project, context)
     describer = _Describer(context, environment, request.include, request.limits)
+    projects = _projects(context)
     return ProjectDescribed(
         Manifest(
             version=MANIFEST_VERSION,
@@ -93,8 +94,8 @@ def _described(context: SteadyContext, request: DescribeRequest) -> ProjectDescr
             standalone_audits=tuple(
                 describer.standalone_audit(audit)
                 for _, audit in sorted(context.standalone_audits.items())
-                # Not where its author switched it off, and SQLMesh does not evaluate it.
-                if not audit.skip and audit.project in _projects(context)
+                # Switched off, SQLMesh does not evaluate it.
+                if not audit.skip and audit.project in projects
             ),
         ),
         is_whole=not request.models,
@@ -113,7 +114,8 @@ def _projects(context: Context) -> set[str]:
 
 
 def _select(context: Context, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...]:
-    own = {fqn for fqn, model in context.models.items() if model.project in _projects(context)}
+    projects = _projects(context)
+    own = {fqn for fqn, model in context.models.items() if model.project in projects}
     chosen = _expand(context, "select", select) & own if select else own
     chosen -= _expand(context, "exclude", exclude) if exclude else set()
     if (select or exclude) and all(context.models[fqn].kind.is_symbolic for fqn in chosen):
@@ -301,7 +303,7 @@ class _Describer:
         uses = [
             (position, audit, {**args})
             for position, (audit, args) in enumerate(model.audits_with_args)
-            if not audit.skip  # as with standalone ones
+            if not audit.skip  # its author switched it off: SQLMesh does not evaluate it
         ]
         blocking = [args.pop("blocking", None) for _, _, args in uses]
         texts = [audit_arguments(args, dialect) for _, _, args in uses]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 import shlex
@@ -31,7 +30,7 @@ from dg_sqlmesh_component.errors import (
     SQLMeshComponentError,
 )
 from dg_sqlmesh_component.events import LogLine, OpenProject, SecretsKnown
-from dg_sqlmesh_component.text import plain
+from dg_sqlmesh_component.text import plain, short_hash
 
 from .causes import is_transient
 from .pipe import Pipe
@@ -138,7 +137,7 @@ def _keep_cache_where_it_can_be_written(configs: dict[Path, Config], pipe: Pipe)
         usual = path / ".cache"
         if config.cache_dir is None and not os.access(usual if usual.exists() else path, os.W_OK):
             # SQLMesh knows a cached model by its path within the project and by times, which images often make equal.
-            own = f"{path.name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+            own = f"{path.name}_{short_hash([str(path.resolve())])}"
             config.cache_dir = str(_own_folder(f"dg_sqlmesh_cache_{os.getuid()}") / own)
             text = f"{path} cannot be written to, so SQLMesh's cache is kept in {config.cache_dir}."
             pipe.send(LogLine("info", text, "sqlmesh"))
