@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 import pytest
-from harness import EXECUTORS, DagsterProject, Told, dagster_project, plan, query, state, write_project
+from harness import EXECUTORS, RARELY, DagsterProject, Told, dagster_project, plan, query, state, write_project
 from postgres import postgres_server
 
 from dg_sqlmesh_component.project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
@@ -92,7 +92,7 @@ def workers_below(folder: Path) -> list[int]:
 def test_a_cancelled_run_finishes_what_is_in_flight_and_reports_it(
     tmp_path: Path, executor: str, record_unchanged: bool
 ) -> None:
-    idle = "MODEL (name t.idle, kind FULL, cron '@yearly', start '2020-01-01'); SELECT 1 AS id"
+    idle = f"MODEL (name t.idle, kind FULL, cron '{RARELY}', start '2020-01-01'); SELECT 1 AS id"
     project = write_project(tmp_path / "shop", {**FILES, "models/idle.sql": idle})
     plan(project)
     (project / "pause").write_text("3")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import CONFIG, dagster_project, plan, query, sqlmesh, write_project
+from harness import CONFIG, RARELY, dagster_project, plan, query, sqlmesh, write_project
 
 from dg_sqlmesh_component import execution
 
@@ -17,17 +17,18 @@ before_all:
   - CREATE TABLE IF NOT EXISTS ctl.flags AS SELECT 0 AS id
 """
 BAD = "SELECT * FROM @this_model WHERE id < 0"
+RARELY_DUE = f"cron '{RARELY}', start '2020-01-01'"
 FILES = {
     "models/source.sql": "MODEL (name t.source, kind FULL, cron '@hourly'); SELECT 1 AS id",
-    "models/shown.sql": "MODEL (name t.shown, kind VIEW, cron '@monthly', audits (soft)); SELECT id FROM t.source",
-    "models/kept.sql": "MODEL (name t.kept, kind FULL, cron '@monthly', audits (soft, hard, related)); "
+    "models/shown.sql": f"MODEL (name t.shown, kind VIEW, {RARELY_DUE}, audits (soft)); SELECT id FROM t.source",
+    "models/kept.sql": f"MODEL (name t.kept, kind FULL, {RARELY_DUE}, audits (soft, hard, related)); "
     "SELECT id FROM t.source",
-    "models/outside.sql": "MODEL (name t.outside, kind VIEW, cron '@monthly', audits (soft)); SELECT id FROM ctl.flags",
+    "models/outside.sql": f"MODEL (name t.outside, kind VIEW, {RARELY_DUE}, audits (soft)); SELECT id FROM ctl.flags",
     "audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD}",
     "audits/hard.sql": f"AUDIT (name hard); {BAD}",
     "audits/related.sql": f"AUDIT (name related); {BAD} OR id NOT IN (SELECT id FROM t.source)",
 }
-LONG_AGO = CONFIG.replace("6 days ago", "70 days ago") + FLAGS
+WITH_FLAGS = CONFIG + FLAGS
 
 
 def nothing(project: Path) -> None:
@@ -35,7 +36,7 @@ def nothing(project: Path) -> None:
 
 
 def change_an_audit(project: Path) -> None:
-    write_project(project, {"audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD} AND id > 0"}, LONG_AGO)
+    write_project(project, {"audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD} AND id > 0"}, WITH_FLAGS)
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
 
 
@@ -57,7 +58,7 @@ def test_a_result_holds_until_the_data_or_the_audit_is_another_one(
     """That of a view also not when what it shows was computed in the same run, or is a table from outside; and that
     of an audit that reads other models never.
     """
-    project = write_project(tmp_path / "shop", FILES, LONG_AGO)
+    project = write_project(tmp_path / "shop", FILES, WITH_FLAGS)
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "3 hours ago")
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project)})
@@ -76,13 +77,13 @@ def test_what_an_audit_said_in_another_environment_does_not_hide_what_it_said_he
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "PAGE", 1)
-    kept = "MODEL (name t.kept, kind FULL, cron '@monthly', audits (soft, hard)); SELECT {} AS id"
+    kept = f"MODEL (name t.kept, kind FULL, {RARELY_DUE}, audits (soft, hard)); SELECT {{}} AS id"
     audits = {name: FILES[name] for name in ("audits/soft.sql", "audits/hard.sql")}
-    project = write_project(tmp_path / "shop", {"models/kept.sql": kept.format(1), **audits}, LONG_AGO)
+    project = write_project(tmp_path / "shop", {"models/kept.sql": kept.format(1), **audits}, WITH_FLAGS)
     plan(project)
-    write_project(project, {"models/kept.sql": kept.format(2)}, LONG_AGO)
+    write_project(project, {"models/kept.sql": kept.format(2)}, WITH_FLAGS)
     plan(project, "dev")
-    write_project(project, {"models/kept.sql": kept.format(1)}, LONG_AGO)
+    write_project(project, {"models/kept.sql": kept.format(1)}, WITH_FLAGS)
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
         dagster.refresh()

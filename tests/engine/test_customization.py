@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster.components.testing.test_cases import TestOpCustomization, TestTranslation
-from harness import DagsterProject, dagster_project, load, plan, write_project
+from harness import RARELY, DagsterProject, dagster_project, load, plan, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.errors import DeclarationError
@@ -180,7 +180,7 @@ PRECEDENCE = {
     "models/orders.sql": """MODEL (name shop.orders, kind FULL, owner ada,
         tags ['dagster:group_name:by_tag', 'dagster:tag:first=tag', 'dagster:tag:last=tag'],
         audits (not_null(columns := (id)), number_of_rows(threshold := 0))); SELECT 1 AS id""",
-    "models/weekly.sql": "MODEL (name shop.weekly, kind FULL, cron '@weekly', start '2026-01-01'); "
+    "models/rare.sql": f"MODEL (name shop.rare, kind FULL, cron '{RARELY}', interval_unit 'day', start '2026-01-01'); "
     "SELECT id FROM shop.orders",
 }
 # With the file `together` in the project, each of the two waits until the other one is at work too.
@@ -233,8 +233,8 @@ def overridden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterProj
             "import dagster as dg\n\n"
             "@dg.definitions\ndef defs(context: dg.ComponentLoadContext):\n"
             "    shop = context.load_component('shop')\n"
-            "    job = dg.define_asset_job('weekly', shop.get_asset_selection('+shop.weekly', exclude='shop.orders'))\n"
-            "    @dg.asset(deps=[shop.asset_key_for_model('shop.weekly')])\n"
+            "    job = dg.define_asset_job('rarely', shop.get_asset_selection('+shop.rare', exclude='shop.orders'))\n"
+            "    @dg.asset(deps=[shop.asset_key_for_model('shop.rare')])\n"
             "    def downstream(): ...\n"
             "    return dg.Definitions(assets=[downstream], jobs=[job])\n",
         )
@@ -259,14 +259,14 @@ def test_precedence_is_defaults_tags_translation_override_post_processing(overri
 def test_neighbours_depend_on_models_by_name_and_select_in_sqlmeshs_language(overridden: DagsterProject) -> None:
     definitions = load(overridden.root)
     downstream = definitions.resolve_assets_def(dg.AssetKey("downstream"))
-    assert {dep.asset_key for dep in downstream.get_asset_spec().deps} == {dg.AssetKey(["shop", "weekly"])}
-    selected = definitions.resolve_job_def("weekly").asset_layer.selected_asset_keys
-    assert selected == {dg.AssetKey(["shop", "weekly"])}
+    assert {dep.asset_key for dep in downstream.get_asset_spec().deps} == {dg.AssetKey(["shop", "rare"])}
+    selected = definitions.resolve_job_def("rarely").asset_layer.selected_asset_keys
+    assert selected == {dg.AssetKey(["shop", "rare"])}
 
 
 @pytest.mark.attribute("execution.environments")
 def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> None:
-    assets = ["shop/orders", "shop/weekly"]
+    assets = ["shop/orders", "shop/rare"]
     on_cron = overridden.launch(assets=assets, ops={"shop": {"ticket": "T-1"}})
     assert on_cron.status == dg.DagsterRunStatus.SUCCESS, on_cron.failures
     assert "ticket T-1" in on_cron.log
@@ -276,9 +276,9 @@ def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> N
     told = overridden.launch(assets=assets, ops={"shop": {"ignore_cron": True, "environment": "dev"}})
     assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
     assert {asset: told.status_of(asset) for asset in assets} == dict(zip(assets, ["up_to_date", "executed"]))
-    metadata = told.materializations["shop/weekly"].metadata
+    metadata = told.materializations["shop/rare"].metadata
     assert metadata["sqlmesh/environment"].value == "dev"
-    assert metadata["dagster/table_name"].value == "warehouse.shop__dev.weekly"
+    assert metadata["dagster/table_name"].value == "warehouse.shop__dev.rare"
     assert metadata["dagster/row_count"].value == 1
     run = overridden.instance.get_run_by_id(told.run_id)
     assert run is not None

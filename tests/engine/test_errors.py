@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import CONFIG, DagsterProject, dagster_project, plan, query, run, sqlmesh, write_project
+from harness import CONFIG, RARELY, DagsterProject, dagster_project, plan, query, run, sqlmesh, write_project
 
 from dg_sqlmesh_component.errors import (
     DeclarationError,
@@ -291,7 +291,7 @@ def test_loading_a_project_leaves_its_database_alone(tmp_path: Path) -> None:
 
 AFTER_ALL = {
     "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
-    "models/idle.sql": "MODEL (name t.idle, kind FULL, cron '@yearly', start '2020-01-01'); SELECT 1 AS id",
+    "models/idle.sql": f"MODEL (name t.idle, kind FULL, cron '{RARELY}', start '2020-01-01'); SELECT 1 AS id",
     "models/broken.sql": "MODEL (name t.broken, kind FULL); "
     "SELECT CASE WHEN is_up THEN error('boom') END AS id FROM ctl.up",
     "models/below.sql": "MODEL (name t.below, kind FULL); SELECT id FROM t.broken",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, DagsterProject, Told, dagster_project, plan, query, write_project
+from harness import EXECUTORS, RARELY, DagsterProject, Told, dagster_project, plan, query, write_project
 
 FILES = {
     "models/fine.sql": "MODEL (name t.fine, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id",
     "models/broken.sql": "MODEL (name t.broken, kind FULL); SELECT error('boom') AS id FROM ctl.flags WHERE is_up",
     # It has nothing to do, and Dagster has never seen a result of its audit, which a plan evaluated.
-    "models/idle.sql": "MODEL (name t.idle, kind FULL, cron '@yearly', start '2020-01-01', "
+    "models/idle.sql": f"MODEL (name t.idle, kind FULL, cron '{RARELY}', start '2020-01-01', "
     "audits (not_null(columns := (id)))); SELECT 1 AS id",
     "models/below_broken.sql": "MODEL (name t.below_broken, kind FULL); SELECT id FROM t.broken",
 }
