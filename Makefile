@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
+# Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test bench services soak fuzz test-floors test-newest lint format clean
 

@@ -119,8 +119,7 @@ def test_what_runs_without_the_model_that_it_reads_waits_for_that_models_signal(
 LATE = "MODEL (name raw.late, kind FULL, signals (landed())); SELECT 1 AS id"
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize(("components", "executor"), [*zip((1, 2), EXECUTORS)])
 def test_a_waiting_model_holds_back_what_reads_it_and_nothing_else_of_its_project(
     tmp_path: Path, components: int, executor: str
 ) -> None:
