@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, DagsterProject, dagster_project, plan, state, write_project
+from harness import DagsterProject, dagster_project, plan, state, write_project
 
 FLAKY = """
 import os
@@ -61,14 +61,11 @@ def _two_days_ago() -> str:
 
 
 @pytest.mark.attribute("execution.retries", "execution.retries.max_retries", "execution.retries.delay")
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_only_what_a_transient_error_left_open_is_tried_again(
-    executor: str, flaky: tuple[Path, DagsterProject]
-) -> None:
+def test_only_what_a_transient_error_left_open_is_tried_again(flaky: tuple[Path, DagsterProject]) -> None:
     project, dagster = flaky
     (project / "lose_connection").touch()
     before = state(project)["intervals"]
-    told = dagster.launch(executor)
+    told = dagster.launch("multiprocess")
     after = state(project)["intervals"]
     assert {one: told.status_of(one) for one in ["t/broken", "t/below_both"]} == {
         "t/broken": "failed",
