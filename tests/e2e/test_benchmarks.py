@@ -13,8 +13,8 @@ from harness import REPOSITORY
     ("command", "said"),
     [
         (
-            ["definitions.py", "--models", "3"],
-            ["### 3 models, definitions", "/ the same by hand**"],
+            ["definitions.py", "--models", "3", "4"],
+            ["### 3 models, definitions", "### 4 models, definitions", "/ the same by hand**"],
         ),
         (
             ["runs.py", "--models", "3", "--memory", "--launch"],
