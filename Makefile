@@ -23,7 +23,7 @@ soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects; 
 
 bench: $(VENV)/.test  ## every table of docs/performance.md; hours, on a machine that does nothing else
 	$(BIN)/python benchmarks/definitions.py
-	$(BIN)/python benchmarks/runs.py --memory --launch
+	$(BIN)/python benchmarks/runs.py --measure steps memory launches
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/column_lineage.py

@@ -130,7 +130,8 @@ def events_per_model(said: dict[str, Any], models: int) -> str:
     return ", ".join(f"{kind} {count / models:.2f}" for kind, count in sorted(counts.items()) if count >= models)
 
 
-def table(runs: Runs, rounds: int) -> None:
+def steps(runs: Runs, rounds: int) -> None:
+    """Print what a step costs."""
     runs.hand  # noqa: B018  # made before anything is measured
     measured = []
     for _ in range(rounds):
@@ -152,48 +153,56 @@ def table(runs: Runs, rounds: int) -> None:
         print(row("our milliseconds per model", [1000 * one / runs.lab.models for one in ours]))
         for who in ("ours", "hand"):
             print(f"\nEvents per model, {who}: {events_per_model(measured[0][what][who].said, runs.lab.models)}")
-        sys.stdout.flush()
+
+
+def memory(runs: Runs, rounds: int) -> None:
+    """Print the peak memory of everything due."""
+    runs.hand  # noqa: B018
+    peaks = []
+    for _ in range(rounds):
+        peaks.append(runs.memory())
+        progress(peaks[-1])
+    print(heading(f"{runs.lab.models} models, peak memory, {rounds} rounds"))
+    for who in peaks[0]:
+        print(row(who, [one[who] for one in peaks], " MB"))
+    ours, both = [one["ours"] for one in peaks], [one["alone"] + one["hand"] for one in peaks]
+    print(ratio_row("**ours / the sum of both**", ours, both))
+
+
+def launches(runs: Runs, rounds: int) -> None:
+    """Print what `dg launch` takes beside `sqlmesh run`."""
+    runs.hand  # noqa: B018
+    typed = []
+    for _ in range(rounds):
+        typed.append(runs.command_line())
+        progress(typed[-1])
+    print(heading(f"{runs.lab.models} models, from the command line, {rounds} rounds"))
+    for who in typed[0]:
+        print(row(who, [one[who] for one in typed], " s"))
+    ours, in_process, sqlmesh, hand = (
+        [one[who] for one in typed] for who in (LAUNCH, LAUNCH_IN_PROCESS, TYPED, LAUNCH_BY_HAND)
+    )
+    print(ratio_row("**dg launch / sqlmesh run**", ours, sqlmesh))
+    print(ratio_row("**dg launch, in-process executor / sqlmesh run**", in_process, sqlmesh))
+    print(ratio_row("Dagster alone / sqlmesh run", hand, sqlmesh))
+    print(ratio_row("dg launch / the sum of both", ours, [a + b for a, b in zip(sqlmesh, hand)]))
 
 
 def main() -> None:
+    parts = {"steps": steps, "memory": memory, "launches": launches}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, nargs="+", default=[100, 1_000])
     parser.add_argument("--audits", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--attributes", default="", help="more YAML below `attributes`, indented")
-    parser.add_argument("--memory", action="store_true", help="peak memory too")
-    parser.add_argument("--launch", action="store_true", help="`dg launch` against `sqlmesh run` too")
+    parser.add_argument("--measure", nargs="+", choices=parts, default=["steps"], help="`steps` unless told otherwise")
     said = parser.parse_args()
     for models in said.models:
         with tempfile.TemporaryDirectory() as folder:
             runs = Runs(Path(folder).resolve(), models, said.audits, said.attributes)
-            table(runs, said.rounds)
-            if said.memory:
-                peaks = []
-                for _ in range(said.rounds):
-                    peaks.append(runs.memory())
-                    progress(peaks[-1])
-                print(heading(f"{models} models, peak memory"))
-                for who in peaks[0]:
-                    print(row(who, [one[who] for one in peaks], " MB"))
-                ours, both = [one["ours"] for one in peaks], [one["alone"] + one["hand"] for one in peaks]
-                print(ratio_row("**ours / the sum of both**", ours, both))
-            if said.launch:
-                typed = []
-                for _ in range(said.rounds):
-                    typed.append(runs.command_line())
-                    progress(typed[-1])
-                print(heading(f"{models} models, from the command line"))
-                for who in typed[0]:
-                    print(row(who, [one[who] for one in typed], " s"))
-                ours, in_process, sqlmesh, hand = (
-                    [one[who] for one in typed] for who in (LAUNCH, LAUNCH_IN_PROCESS, TYPED, LAUNCH_BY_HAND)
-                )
-                print(ratio_row("**dg launch / sqlmesh run**", ours, sqlmesh))
-                print(ratio_row("**dg launch, in-process executor / sqlmesh run**", in_process, sqlmesh))
-                print(ratio_row("Dagster alone / sqlmesh run", hand, sqlmesh))
-                print(ratio_row("dg launch / the sum of both", ours, [a + b for a, b in zip(sqlmesh, hand)]))
-            sys.stdout.flush()
+            for part in said.measure:
+                parts[part](runs, said.rounds)
+                sys.stdout.flush()
 
 
 if __name__ == "__main__":

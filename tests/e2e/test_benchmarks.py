@@ -17,8 +17,12 @@ from harness import REPOSITORY
             ["### 3 models, definitions", "### 4 models, definitions", "/ the same by hand**"],
         ),
         (
-            ["runs.py", "--models", "3", "--memory", "--launch"],
+            ["runs.py", "--models", "3", "--measure", "steps", "memory", "launches"],
             ["### 3 models, everything due", "### 3 models, nothing due", "**dg launch / sqlmesh run**"],
+        ),
+        (
+            ["growth.py", "--models", "3", "4"],
+            ["### 4 models, 1 rounds", "### What a model costs: 4 / 3 models", "`record_unchanged: false`"],
         ),
     ],
 )
