@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -155,13 +156,19 @@ def steps(runs: Runs, rounds: int) -> None:
             print(f"\nEvents per model, {who}: {events_per_model(measured[0][what][who].said, runs.lab.models)}")
 
 
+def repeat(measure_once: Callable[[], dict[str, float]], rounds: int) -> list[dict[str, float]]:
+    """What each round has measured, said as soon as it is there."""
+    measured = []
+    for _ in range(rounds):
+        measured.append(measure_once())
+        progress(measured[-1])
+    return measured
+
+
 def memory(runs: Runs, rounds: int) -> None:
     """Print the peak memory of everything due."""
     runs.hand  # noqa: B018
-    peaks = []
-    for _ in range(rounds):
-        peaks.append(runs.memory())
-        progress(peaks[-1])
+    peaks = repeat(runs.memory, rounds)
     print(heading(f"{runs.lab.models} models, peak memory, {rounds} rounds"))
     for who in peaks[0]:
         print(row(who, [one[who] for one in peaks], " MB"))
@@ -172,10 +179,7 @@ def memory(runs: Runs, rounds: int) -> None:
 def launches(runs: Runs, rounds: int) -> None:
     """Print what `dg launch` takes beside `sqlmesh run`."""
     runs.hand  # noqa: B018
-    typed = []
-    for _ in range(rounds):
-        typed.append(runs.command_line())
-        progress(typed[-1])
+    typed = repeat(runs.command_line, rounds)
     print(heading(f"{runs.lab.models} models, from the command line, {rounds} rounds"))
     for who in typed[0]:
         print(row(who, [one[who] for one in typed], " s"))
