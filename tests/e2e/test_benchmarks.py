@@ -18,7 +18,7 @@ from harness import REPOSITORY
         ),
         (
             ["runs.py", "--models", "3", "--measure", "steps", "memory", "launches"],
-            ["### 3 models, everything due", "### 3 models, nothing due", "**dg launch / sqlmesh run**"],
+            ["### 3 models, everything due", "### 3 models, peak memory", "**dg launch / sqlmesh run**"],
         ),
         (
             ["growth.py", "--models", "3", "4"],
