@@ -369,7 +369,7 @@ class NodeAudited:
 
 @dataclass(frozen=True, slots=True)
 class SecretsKnown:
-    """Values of the project's connections that must not be shown: the reader of the pipe keeps them to itself."""
+    """Values of connections and variables that must not be shown: the reader of the pipe keeps them to itself."""
 
     values: tuple[str, ...] = field(repr=False)
     type: Literal["secrets_known"] = "secrets_known"

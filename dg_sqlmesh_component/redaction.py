@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import quote
@@ -39,12 +39,17 @@ _ASSIGNED = re.compile(
 _E = TypeVar("_E", bound=e.Event)
 
 
+def secrets_in(environment: Mapping[str, str]) -> Iterator[str]:
+    """The values of environment variables that nobody may read."""
+    return (value for name, value in environment.items() if SECRET_NAME.search(name))
+
+
 class Redactor:
     """Hides values that are known to be secret, and what looks like one: `://user:password@`, `password=...`."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._known: set[str] = set()
-        self.add(value for name, value in environment.items() if SECRET_NAME.search(name))
+        self.add(secrets_in(environment))
 
     def add(self, secrets: Iterable[str]) -> None:
         """Hide these from now on, also as they stand in Python's or JSON's quotes and in a URL."""

@@ -27,7 +27,6 @@ _READ_FOLDERS = (
 
 _OUTPUT_FOLDERS = {"__pycache__", "logs", "node_modules", "target"}
 _OUTPUT_SUFFIXES = {".db", ".duckdb", ".log", ".pyc", ".sqlite", ".sqlite3", ".wal"}
-_IN_HOME = (".sqlmesh/config.yaml", ".sqlmesh/config.yml", ".dbt/profiles.yml")
 
 _CODE_SUFFIXES = {".py", ".yaml", ".yml"}
 _ASKS_FOR_VARIABLES = re.compile(r"environ|getenv|env_var")
@@ -46,7 +45,8 @@ def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | No
     configuration = "\n".join(_configurations(project))
     if _READS_STATE.search(configuration) or any("git:" in part for part in question):
         return None
-    at_home = [Path.home() / name for name in _IN_HOME]
+    environment = {**os.environ, **project.env}
+    elsewhere = list(_files_elsewhere(project, environment))
     files = {str(path): _stamp(path) for folder in project.paths for path in _files(folder)}
     model_files = {path for folder in project.paths for path in files if _is_model_file(path, folder)}
     digest = hashlib.sha256()
@@ -55,9 +55,9 @@ def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | No
         repr(project.opening),
         *question,
         *(_commits(project) if "links" in question else ()),
-        *_variables(_names_in(configuration, [*map(Path, files), *at_home]), {**os.environ, **project.env}),
+        *_variables(_names_in(configuration, [*map(Path, files), *elsewhere]), environment),
         *_interpreter(project.python),
-        *(f"{path} {_stamp(path)}" for path in at_home),
+        *(f"{path} {_stamp(path)}" for path in elsewhere),
         *(f"{path} {stamp}" for path, stamp in files.items() if path not in model_files),
     ):
         digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
@@ -85,6 +85,16 @@ def _configurations(project: SQLMeshProject) -> Iterator[str]:
         for name in CONFIG_FILES:
             if (path / name).is_file():
                 yield (path / name).read_text(encoding="utf-8", errors="replace")
+
+
+def _files_elsewhere(project: SQLMeshProject, environment: Mapping[str, str]) -> Iterator[Path]:
+    """What SQLMesh and dbt read outside of the project, whether it is there or not."""
+    home = Path(environment.get("HOME") or Path.home())
+    personal = Path(environment.get("SQLMESH_HOME") or home / ".sqlmesh")
+    yield from (personal / name for name in CONFIG_FILES if not name.endswith(".py"))
+    profiles = environment.get("DBT_PROFILES_DIR")
+    yield from (path / profiles / "profiles.yml" for path in project.paths if profiles)
+    yield home / ".dbt" / "profiles.yml"
 
 
 def _names_in(configuration: str, files: Sequence[Path]) -> set[str]:

@@ -30,6 +30,7 @@ from dg_sqlmesh_component.errors import (
     SQLMeshComponentError,
 )
 from dg_sqlmesh_component.events import LogLine, OpenProject, SecretsKnown
+from dg_sqlmesh_component.redaction import secrets_in
 from dg_sqlmesh_component.text import plain, short_hash
 
 from .causes import is_transient
@@ -96,7 +97,10 @@ def open_context(
     """
     set_console(console)  # what SQLMesh says while loading goes to the console of the process
     try:
-        configs = load_configs(project.config, Config, list(project.paths))
+        try:
+            configs = load_configs(project.config, Config, list(project.paths))
+        finally:  # a `.env` beside the configuration is read first, also where the configuration is refused
+            console.pipe.send(SecretsKnown(tuple(secrets_in(os.environ))))
         console.pipe.send(SecretsKnown(tuple(secret for config in configs.values() for secret in secrets_of(config))))
         _require_gateway(project, configs)
         _keep_cache_where_it_can_be_written(configs, console.pipe)

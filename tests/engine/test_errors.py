@@ -324,3 +324,37 @@ def test_an_after_all_statement_that_fails_fails_the_run_and_changes_nothing_abo
     assert (both.status_of("t/broken"), both.status_of("t/below")) == ("failed", "blocked")
     assert "Blocked by it: t.below." in both.failures[0]
     assert set(alone.materializations) == {"t/broken", "t/below"}
+
+
+TELLS_ITS_TOKEN = """
+import os
+
+import pandas as pd
+from sqlmesh import model
+
+
+@model("t.one", columns={"id": "int"}, kind="FULL")
+def execute(context, **kwargs):
+    if os.path.exists("is_up"):
+        raise ValueError(f"no answer to {os.environ['API_TOKEN']}")
+    return pd.DataFrame({"id": [1]})
+"""
+
+
+def test_variables_of_the_projects_own_env_file_are_known_and_its_secrets_hidden(tmp_path: Path) -> None:
+    config = CONFIG.replace("warehouse.duckdb", "\"{{ env_var('WAREHOUSE') }}\"")
+    env = "WAREHOUSE=named_there.duckdb\nAPI_TOKEN=correct-horse-battery\n"
+    project = write_project(tmp_path / "shop", {"models/one.py": TELLS_ITS_TOKEN, ".env": env}, config)
+    plan(project, "--execution-time", "3 days ago")
+    assert (project / "named_there.duckdb").exists()
+    (project / "is_up").touch()
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        told = dagster.launch()
+        [failure] = told.failures
+        assert "no answer to ***" in failure
+        assert "correct-horse" not in "".join(map(str, told.entries))
+        (project / "config.yaml").write_text(config.replace("type: duckdb", "type: \"{{ env_var('API_TOKEN') }}\""))
+        refusal = dagster.refusal()
+        assert "Unknown connection type '***'" in refusal

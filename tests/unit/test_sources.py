@@ -150,6 +150,26 @@ def test_a_variable_that_code_asks_for_makes_another_project(
     assert (sources_of(one, []) != sources_of(other, [])) is counts
 
 
+@pytest.mark.parametrize(
+    ("variable", "file"),
+    [
+        ("HOME", ".sqlmesh/config.yml"),
+        ("HOME", ".sqlmesh/sqlmesh.yaml"),
+        ("HOME", ".dbt/profiles.yml"),
+        ("SQLMESH_HOME", "config.yaml"),
+        ("DBT_PROFILES_DIR", "profiles.yml"),
+    ],
+)
+def test_a_changed_file_where_a_variable_points_to_makes_another_project(
+    project: SQLMeshProject, tmp_path_factory: pytest.TempPathFactory, variable: str, file: str
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    moved = replace(project, env={variable: str(elsewhere)})
+    before = rest(moved)
+    write(file)(elsewhere)
+    assert rest(moved) != before
+
+
 def test_in_a_dbt_project_models_ask_for_variables_too(project: SQLMeshProject) -> None:
     write("dbt_project.yml")(project.paths[0])
     write("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'")(project.paths[0])
