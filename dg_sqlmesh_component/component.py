@@ -418,7 +418,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             return
         else:
             manifest = self._describe_again(before, sources.files_changed_since(before.sources))
-        manifest = replace(manifest, sources=sources)
+        manifest = replace(manifest, sources=None if manifest.reads_state else sources)
         try:
             write_manifest(manifest, state_path)
         except OSError as error:
@@ -518,7 +518,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
                 f"{problem} SQLMesh loaded the project directly, in {time.monotonic() - since:.1f} seconds, as it "
                 "will in every process. To load it once for all of them: dg utils refresh-defs-state"
             )
-            if source is None:
+            if source is None or manifest.reads_state:
                 return manifest
             _DESCRIBED[source] = manifest
         return _DESCRIBED[source]

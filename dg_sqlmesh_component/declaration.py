@@ -39,7 +39,7 @@ class SQLMeshProjectArgs(dg.Resolvable):
     gateway: Annotated[
         str | None,
         dg.Resolver.default(
-            description="Gateway to use, as `sqlmesh --gateway`. Default: the project's own default gateway.",
+            description="Gateway to use, as `sqlmesh --gateway`. Default: SQLMESH_GATEWAY, else the project's own.",
             examples=["warehouse"],
         ),
     ] = None

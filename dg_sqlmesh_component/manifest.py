@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-MANIFEST_VERSION = 3
+MANIFEST_VERSION = 4
 """Raised whenever a field changes its meaning; a manifest of another version is not read."""
 
 
@@ -231,6 +231,7 @@ class Manifest:
         models: Every model, sorted by `fqn`: those not selected too, since lineage passes through them.
         selected: The `fqn`s that `select` and `exclude` leave; only these become assets.
         standalone_audits: Sorted by name.
+        reads_state: Whether SQLMesh added models of other projects, which share the state: they change without a file.
         sources: What it was made of; None where that cannot be told.
     """
 
@@ -243,6 +244,7 @@ class Manifest:
     models: tuple[Model, ...]
     selected: tuple[str, ...]
     standalone_audits: tuple[StandaloneAudit, ...]
+    reads_state: bool = False
     sources: Sources | None = None
 
     def models_changed_by(self, files: Collection[str]) -> frozenset[str]:

@@ -247,9 +247,11 @@ class Worker:
                 self._redactor.add(event.values)
                 continue
             if isinstance(event, e.LogLine):
-                event = replace(event, text=_bounded(event.text))
+                event = replace(event, text=self._readable(event.text))
+            else:
+                event = self._redactor.event(event)
             ended = isinstance(event, (e.ProjectDescribed, e.EvaluationFinished, e.RequestFailed))
-            yield self._redactor.event(event)
+            yield event
             if ended:
                 return
         raise self._epitaph()
@@ -313,7 +315,7 @@ class Worker:
         for line in self._process.stderr:
             text = without_colours(line.decode("utf-8", errors="replace")).rstrip()
             if text:
-                self._last_lines.append(_bounded(text))
+                self._last_lines.append(text)
                 self._queue.put(e.LogLine("info", text, "output"))
 
     def _epitaph(self) -> WorkerError:
@@ -321,23 +323,24 @@ class Worker:
             status = self._process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:
             status = None
-        said = self._redactor.text("\n".join(self._last_lines))
+        said = "\n".join(map(self._readable, self._last_lines))
         last_words = f" Its last lines:\n{said}" if said else " It printed nothing."
         return WorkerError(
             f"SQLMesh's process {_cause_of_death(status)}.{last_words}",
             is_transient=status in (-signal.SIGKILL, -signal.SIGTERM),  # not a crash of its own
         )
 
+    def _readable(self, text: str) -> str:
+        """A line without secrets, cut after that: half of one would not be found. Of endless ones the start is read."""
+        start = self._redactor.text(text[: 2 * LONGEST_LINE])[:LONGEST_LINE]
+        cut = len(text) - LONGEST_LINE
+        return f"{start} [{cut} more characters]" if cut > 0 else start
+
     def _kill_group(self) -> None:
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass  # nobody of the group is left
-
-
-def _bounded(text: str) -> str:
-    cut = len(text) - LONGEST_LINE
-    return text if cut <= 0 else f"{text[:LONGEST_LINE]} [{cut} more characters]"
 
 
 def _cause_of_death(status: int | None) -> str:

@@ -29,14 +29,26 @@ _MINIMAL_LENGTH = 4
 _MINIMAL_LENGTH_IN_SQL = 8
 """Shorter ones would be found inside of names of columns and tables, which nobody prints by mistake."""
 
-_URL = re.compile(r"(?<=://)([^\s/:@]*):([^\s/@]+)@")
+_URL = re.compile(r"""(?<=://)([^\s/:@]*):([^\s/"'<>]+)@""")
+_QUOTED_LINE = re.compile(
+    rf"^(\s*[\w-]*(?:{SECRET_NAME.pattern})\s*:[ \t]*)\S.*(?=\n\s*\^)", re.IGNORECASE | re.MULTILINE
+)
+"""A line of a configuration that a parser shows, with a mark below it."""
 _ASSIGNED = re.compile(
     r"""(?ix) \b ( [\w-]* (?: passw(?:or)?d | passphrase | _pass | _pwd | secret | token
         | (?: api | private | access | account | storage | shared ) _?key ) ) \b
-        ( ["']? \s* [=:] \s* ) ( "[^"]*" | '[^']*' | [^\s,;&)}\]]+ )"""
+        ( ["']? [ \t]* [=:] [ \t]* ) ( "[^"]*" | '[^']*' | [^\s,;&)}\]]+ )"""
 )
 
 _E = TypeVar("_E", bound=e.Event)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """How a secret may stand in a text: one that is no Unicode comes out of a pipe with other characters."""
+    read = secret.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    sent = secret.encode("utf-8", "replace").decode()
+    for one in (secret, read, sent):
+        yield from (one, repr(one)[1:-1], json.dumps(one)[1:-1], quote(one, safe="", errors="surrogateescape"))
 
 
 def secrets_in(environment: Mapping[str, str]) -> Iterator[str]:
@@ -52,15 +64,17 @@ class Redactor:
         self.add(secrets_in(environment))
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Hide these from now on, also as they stand in Python's or JSON's quotes and in a URL."""
+        """Hide these from now on, also in Python's or JSON's quotes and in a URL, and the lines of a key one by one."""
         for secret in secrets:
-            if len(secret) >= _MINIMAL_LENGTH:
-                self._known |= {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, safe="")}
+            lines = {line.strip() for line in secret.splitlines() if not line.startswith("-----")}
+            for one in {secret, secret.strip(), *lines}:
+                self._known |= {form for form in _forms(one) if len(form) >= _MINIMAL_LENGTH}
 
     def text(self, text: str) -> str:
         """The text without secrets."""
         for secret in sorted(self._known, key=len, reverse=True):
             text = text.replace(secret, HIDDEN)
+        text = _QUOTED_LINE.sub(rf"\1{HIDDEN}", text)
         return _ASSIGNED.sub(rf"\1\2{HIDDEN}", _URL.sub(rf"\1:{HIDDEN}@", text))
 
     def sql(self, query: str | None) -> str | None:

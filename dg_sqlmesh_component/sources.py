@@ -7,6 +7,7 @@ said, and the project is described anew.
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import re
@@ -25,15 +26,14 @@ _READ_FOLDERS = (
 )  # fmt: skip
 """Folders of a project of which SQLMesh reads everything, whatever it is called."""
 
-_OUTPUT_FOLDERS = {"__pycache__", "logs", "node_modules", "target"}
+_NEVER_READ = {"__pycache__", "node_modules"}
+_OUTPUT_FOLDERS = {"logs", "target"}
+"""Of SQLMesh and dbt, in a project's folder; below it they may be anything."""
 _OUTPUT_SUFFIXES = {".db", ".duckdb", ".log", ".pyc", ".sqlite", ".sqlite3", ".wal"}
 
 _CODE_SUFFIXES = {".py", ".yaml", ".yml"}
 _ASKS_FOR_VARIABLES = re.compile(r"environ|getenv|env_var")
 _QUOTED_NAME = re.compile(r"""["'](\w+)["']""")
-
-_READS_STATE = re.compile(r"^\s*project\s*[:=]", re.MULTILINE)
-"""A configuration with a project's name: SQLMesh adds the models of the other projects in its state."""
 
 
 def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | None:
@@ -43,9 +43,10 @@ def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | No
         question: What else the description depends on, such as the selection.
     """
     configuration = "\n".join(_configurations(project))
-    if _READS_STATE.search(configuration) or any("git:" in part for part in question):
+    if any("git:" in part for part in question):
         return None
     environment = {**os.environ, **project.env}
+    user = [getpass.getuser()] if "user(" in configuration else []
     elsewhere = list(_files_elsewhere(project, environment))
     files = {str(path): _stamp(path) for folder in project.paths for path in _files(folder)}
     model_files = {path for folder in project.paths for path in files if _is_model_file(path, folder)}
@@ -54,6 +55,7 @@ def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | No
         _versions(),
         repr(project.opening),
         *question,
+        *user,
         *(_commits(project) if "links" in question else ()),
         *_variables(_names_in(configuration, [*map(Path, files), *elsewhere]), environment),
         *_interpreter(project.python),
@@ -82,7 +84,7 @@ def _commits(project: SQLMeshProject) -> Iterator[str]:
 
 def _configurations(project: SQLMeshProject) -> Iterator[str]:
     for path in project.paths:
-        for name in CONFIG_FILES:
+        for name in (*CONFIG_FILES, ".env"):
             if (path / name).is_file():
                 yield (path / name).read_text(encoding="utf-8", errors="replace")
 
@@ -95,6 +97,9 @@ def _files_elsewhere(project: SQLMeshProject, environment: Mapping[str, str]) ->
     profiles = environment.get("DBT_PROFILES_DIR")
     yield from (path / profiles / "profiles.yml" for path in project.paths if profiles)
     yield home / ".dbt" / "profiles.yml"
+    dotenv = environment.get("SQLMESH_DOTENV_PATH")
+    if dotenv:
+        yield (project.working_directory or project.paths[0]) / dotenv
 
 
 def _names_in(configuration: str, files: Sequence[Path]) -> set[str]:
@@ -144,7 +149,11 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _is_other(path: Path) -> bool:
     """Whether a folder outside of those holds what a run writes, or is no part of the project."""
-    return path.name.startswith(".") or path.name in _OUTPUT_FOLDERS or (path / "pyvenv.cfg").exists()
+    if path.name.startswith(".") or path.name in _NEVER_READ or (path / "pyvenv.cfg").exists():
+        return True
+    return path.name in _OUTPUT_FOLDERS and any(
+        (path.parent / name).is_file() for name in (*CONFIG_FILES, "dbt_project.yml")
+    )
 
 
 def _files_below(folder: Path, is_left_out: Callable[[Path], bool]) -> Iterator[Path]:

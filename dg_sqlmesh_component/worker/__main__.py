@@ -12,6 +12,7 @@ import logging
 import re
 import sys
 import traceback
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -66,10 +67,12 @@ def _serve(pipe: Pipe) -> None:
 
     from .describe import describe  # SQLMesh: some seconds, in which the parent may still be preparing its request
     from .evaluate import evaluate
+    from .opening import as_typed
 
     gc.freeze()  # what is imported stays; processes forked from this one share it
     gc.enable()
     request = pipe.receive()
+    request = replace(request, project=as_typed(request.project))
     if isinstance(request, DescribeRequest):
         pipe.begin()
         pipe.send(describe(request, pipe))

@@ -97,6 +97,7 @@ def _described(context: SteadyContext, request: DescribeRequest) -> ProjectDescr
                 # Switched off, SQLMesh does not evaluate it.
                 if not audit.skip and audit.project in projects
             ),
+            reads_state=any(projects),
         ),
         is_whole=not request.models,
     )

@@ -8,6 +8,7 @@ import shlex
 import stat
 import tempfile
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,10 +98,12 @@ def open_context(
     """
     set_console(console)  # what SQLMesh says while loading goes to the console of the process
     try:
-        try:
-            configs = load_configs(project.config, Config, list(project.paths))
-        finally:  # a `.env` beside the configuration is read first, also where the configuration is refused
-            console.pipe.send(SecretsKnown(tuple(secrets_in(os.environ))))
+        dotenv = _dotenv()
+        # With a configuration at hand SQLMesh reads the `.env` files and no more: their secrets are known before the
+        # project's configuration says anything, or is refused.
+        load_configs(Config(), Config, list(project.paths), dotenv_path=dotenv)
+        console.pipe.send(SecretsKnown(tuple(secrets_in(os.environ))))
+        configs = load_configs(project.config, Config, list(project.paths), dotenv_path=dotenv)
         console.pipe.send(SecretsKnown(tuple(secret for config in configs.values() for secret in secrets_of(config))))
         _require_gateway(project, configs)
         _keep_cache_where_it_can_be_written(configs, console.pipe)
@@ -123,6 +126,22 @@ def open_context(
         ) from error
 
 
+def as_typed(project: OpenProject) -> OpenProject:
+    """The project as the `sqlmesh` command opens it: an environment variable stands in for a gateway left out."""
+    return replace(project, gateway=project.gateway or os.environ.get("SQLMESH_GATEWAY") or None)
+
+
+def _dotenv() -> Path | None:
+    """The file that the `sqlmesh` command reads instead of the project's `.env`."""
+    named = os.environ.get("SQLMESH_DOTENV_PATH")
+    if named and not Path(named).is_file():
+        raise DeclarationError(
+            f"The environment variable SQLMESH_DOTENV_PATH names {named}, and there is no such file. Correct it or "
+            "take it away."
+        )
+    return Path(named) if named else None
+
+
 def _require_gateway(project: OpenProject, configs: dict[Path, Config]) -> None:
     if project.gateway is None:
         return
@@ -131,7 +150,8 @@ def _require_gateway(project: OpenProject, configs: dict[Path, Config]) -> None:
         raise DeclarationError(
             f"Gateway {project.gateway!r} does not exist in the SQLMesh project at "
             f"{', '.join(project.paths)}. Its gateways: {', '.join(known) or 'none has a name'}. "
-            "Correct `project.gateway` in defs.yaml, or leave it out to use the project's default."
+            "Correct `project.gateway` in defs.yaml (or the variable SQLMESH_GATEWAY where there is none), or leave it "
+            "out to use the project's default."
         )
 
 

@@ -23,12 +23,18 @@ def secrets_of(config: Config) -> tuple[str, ...]:
     return tuple(sorted(set(_secrets("", said))))
 
 
-def _secrets(name: str, value: Any) -> Iterator[str]:
+_OF_OTHER_NAMES = {"secrets", "keyfile_json"}
+"""Settings of connections (DuckDB's, BigQuery's) of which only what is called so itself is secret, not each region."""
+
+
+def _secrets(name: str, value: Any, is_among_others: bool = False) -> Iterator[str]:
     if isinstance(value, dict):
         for key, one in value.items():
-            yield from _secrets(f"{name} {key}", one)
+            yield from _secrets(
+                key if is_among_others else f"{name} {key}", one, is_among_others or key in _OF_OTHER_NAMES
+            )
     elif isinstance(value, (list, tuple)):
         for one in value:
-            yield from _secrets(name, one)
-    elif isinstance(value, str) and SECRET_NAME.search(name):
-        yield value
+            yield from _secrets(name, one, is_among_others)
+    elif isinstance(value, (str, int)) and not isinstance(value, bool) and SECRET_NAME.search(name):
+        yield str(value)

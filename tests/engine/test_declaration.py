@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import CONFIG, DagsterProject, dagster_project, plan, write_project
+from harness import BIN, CONFIG, DagsterProject, dagster_project, plan, run, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.manifest import Manifest
@@ -69,6 +69,24 @@ def test_the_environment_may_come_from_a_variable_and_changes_tables_but_no_keys
         [spec] = dagster.refresh().resolve_all_asset_specs()
         tables[environment] = (spec.key.to_user_string(), spec.metadata["dagster/table_name"])
     assert tables == {"prod": ("t/one", "warehouse.t.one"), "pr_17": ("t/one", "warehouse.t__pr_17.one")}
+
+
+@pytest.mark.attribute("project.gateway", "project.env")
+def test_the_variables_that_the_sqlmesh_command_knows_say_which_gateway_and_which_env_file(
+    dagster: DagsterProject,
+) -> None:
+    other = "gateways:\n  other:\n    connection:\n      type: duckdb\n      database: \"{{ env_var('IN_FILE') }}\""
+    project = write_project(dagster.root / "shop", ONE_MODEL, CONFIG.replace("gateways:", other))
+    (project / "production.env").write_text("IN_FILE=other.duckdb")
+    command = {"SQLMESH_GATEWAY": "other", "SQLMESH_DOTENV_PATH": "production.env"}
+    run([BIN / "sqlmesh", "plan", "--auto-apply", "--no-prompts"], cwd=project, **command)
+    dagster.declare("shop", {"project": {"path": str(project), "env": command}})
+    dagster.refresh()
+    told = dagster.launch()
+    assert told.status_of("t/one") == "up_to_date", told.failures
+    assert not (project / "warehouse.duckdb").exists()
+    dagster.declare("shop", {"project": {"path": str(project), "env": {**command, "SQLMESH_DOTENV_PATH": "no.env"}}})
+    assert "SQLMESH_DOTENV_PATH names no.env, and there is no such file" in dagster.refusal()
 
 
 @pytest.mark.parametrize("value", [None, ""], ids=["not set", "empty"])

@@ -326,6 +326,17 @@ def test_an_after_all_statement_that_fails_fails_the_run_and_changes_nothing_abo
     assert set(alone.materializations) == {"t/broken", "t/below"}
 
 
+PRINTS_IT = """
+import os
+
+from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
+
+print("using", os.environ["API_TOKEN"])
+config = Config(
+    gateways={"local": GatewayConfig(connection=DuckDBConnectionConfig(database=os.environ["WAREHOUSE"]))},
+    model_defaults=ModelDefaultsConfig(dialect="duckdb", start="6 days ago"),
+)
+"""
 TELLS_ITS_TOKEN = """
 import os
 
@@ -342,10 +353,10 @@ def execute(context, **kwargs):
 
 
 def test_variables_of_the_projects_own_env_file_are_known_and_its_secrets_hidden(tmp_path: Path) -> None:
-    config = CONFIG.replace("warehouse.duckdb", "\"{{ env_var('WAREHOUSE') }}\"")
     env = "WAREHOUSE=named_there.duckdb\nAPI_TOKEN=correct-horse-battery\n"
-    project = write_project(tmp_path / "shop", {"models/one.py": TELLS_ITS_TOKEN, ".env": env}, config)
-    plan(project, "--execution-time", "3 days ago")
+    project = write_project(tmp_path / "shop", {"models/one.py": TELLS_ITS_TOKEN, ".env": env, "config.py": PRINTS_IT})
+    (project / "config.yaml").unlink()
+    plan(project)
     assert (project / "named_there.duckdb").exists()
     (project / "is_up").touch()
     with dagster_project(tmp_path) as dagster:
@@ -354,7 +365,9 @@ def test_variables_of_the_projects_own_env_file_are_known_and_its_secrets_hidden
         told = dagster.launch()
         [failure] = told.failures
         assert "no answer to ***" in failure
+        assert "using ***" in told.log
         assert "correct-horse" not in "".join(map(str, told.entries))
-        (project / "config.yaml").write_text(config.replace("type: duckdb", "type: \"{{ env_var('API_TOKEN') }}\""))
+        (project / "config.py").write_text(f"{PRINTS_IT}\nraise ValueError(os.environ['API_TOKEN'])")
         refusal = dagster.refusal()
-        assert "Unknown connection type '***'" in refusal
+        assert "Failed to load config file: ***" in refusal
+        assert "correct-horse" not in refusal

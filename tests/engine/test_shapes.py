@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from harness import CONFIG, REPOSITORY, dagster_project, plan, query, sqlmesh, write_project
 
 from dg_sqlmesh_component.project import SQLMeshProject
@@ -271,7 +272,7 @@ def test_repositories_that_share_a_state_have_each_a_declaration_of_their_own_mo
         name: write_project(
             tmp_path / name,
             {f"models/{name}.sql": f"MODEL (name t.{name}, kind FULL); {query}"},
-            f"project: {name}\n{config}",
+            json.dumps({"project": name, **yaml.safe_load(config)}),
         )
         for name, query in models.items()
     }
@@ -282,5 +283,16 @@ def test_repositories_that_share_a_state_have_each_a_declaration_of_their_own_mo
             dagster.declare(name, {"project": str(project)})
         dagster.refresh()
         told = dagster.launch()
-    assert told.step_keys == ["sqlmesh_core", "sqlmesh_shop"]
-    assert set(told.materializations) == {"t/core", "t/shop"}
+        assert told.step_keys == ["sqlmesh_core", "sqlmesh_shop"]
+        assert set(told.materializations) == {"t/core", "t/shop"}
+        # No file of the shop changes when the other team's plan does.
+        (projects["core"] / "models/core.sql").write_text("MODEL (name t.core, kind FULL); SELECT 1 AS id, 2 AS more")
+        (projects["shop"] / "models/shop.sql").write_text("MODEL (name t.shop, kind FULL); SELECT * FROM t.core")
+        assert columns_of(dagster.refresh(), "shop") == ["id"]
+        sqlmesh(projects["core"], "plan", "--auto-apply", "--no-prompts")
+        assert columns_of(dagster.refresh(), "shop") == ["id", "more"]
+
+
+def columns_of(definitions: dg.Definitions, model: str) -> list[str]:
+    schema = definitions.resolve_asset_graph().get(dg.AssetKey(["t", model])).metadata["dagster/column_schema"]
+    return [column.name for column in schema.columns]

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component import wire
 from dg_sqlmesh_component.errors import SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.outcomes import Ledger
-from dg_sqlmesh_component.project import SQLMeshProject
+from dg_sqlmesh_component.project import LONGEST_LINE, SQLMeshProject
 
 REQUEST = e.EvaluationRequest(e.OpenProject(("/shop",), None, None, None), "prod", ('"a"',), (), {}, 0)
 LAST = wire.encode(wire.EVENT, e.EvaluationFinished("success"))
@@ -111,6 +112,23 @@ def test_output_between_events_on_the_other_pipe_is_log_lines(impostor: Callable
     assert events[-1] == e.EvaluationFinished("success")
     told = [event for event in events if not (isinstance(event, e.LogLine) and event.source == "output")]
     assert len(told) == 21
+
+
+@pytest.mark.parametrize("behind", [10, 30])
+def test_a_secret_across_the_end_of_what_is_shown_of_a_line_is_hidden_before_that_is_cut(
+    impostor: Callable[[str], SQLMeshProject], behind: int
+) -> None:
+    project = replace(impostor(""), env={"API_TOKEN": "correct-horse-battery"})
+    line = "x" * (LONGEST_LINE - behind) + " correct-horse-battery " + "x" * LONGEST_LINE
+    program = f"sys.stdin.readline()\nprint({line!r}, file=sys.stderr)\n"
+    for code in (f"{program}sys.stderr.flush()\ntime.sleep(0.5)\nout.write({LAST!r})\n", f"{program}sys.exit(3)\n"):
+        impostor(code)
+        try:
+            said = repr(heard(project))
+        except WorkerError as error:
+            said = str(error)
+        assert "x ***" in said
+        assert "correct" not in said
 
 
 def test_colours_of_a_terminal_are_no_part_of_a_log_line(impostor: Callable[[str], SQLMeshProject]) -> None:

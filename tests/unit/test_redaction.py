@@ -22,6 +22,8 @@ from dg_sqlmesh_component.redaction import Redactor
         ("secret: s3cr3t, next", "secret: ***, next"),
         ("DB_PASS=hunter2 psql", "DB_PASS=*** psql"),
         ("AccountName=shop;AccountKey=abc==;x", "AccountName=shop;AccountKey=***;x"),
+        ("postgres://ada:pa@ss1word@db/shop", "postgres://ada:***@db/shop"),
+        ("  password: hunter2: se: cret9\n            ^ (line: 3)", "  password: ***\n            ^ (line: 3)"),
     ],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
@@ -36,6 +38,8 @@ def test_what_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
         "t.tokens was executed for [2026-01-01, 2026-01-02).",
         "12:30:45 ada@example.com",
         "SELECT secret FROM vault",
+        "Invalid field 'password':\n  Input should be a valid string",
+        "https://example.com/a:b and <ada@example.com>",
         "audits pass: 3, bypass=yes, compass: north",
         "the primary key=id and the partition_key=day",
     ],
@@ -78,6 +82,19 @@ def test_a_secret_is_hidden_as_it_stands_in_quotes_and_in_urls() -> None:
     redactor = Redactor({"DB_PASS": secret})
     for text in (secret, repr(secret), json.dumps(secret), "a%5Cb%22c%20%C3%BC%40%2Fd"):
         assert "b" not in redactor.text(text)
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "shown"),
+    [
+        ("hunter2!\n", "401 for hunter2!.", "401 for ***."),
+        ("-----BEGIN KEY-----\nMIIE\n  QhJ7a8\n-----END KEY-----\n", "QhJ7a8 -----END KEY-", "*** -----END KEY-"),
+        ("p\udce4ss99", "it is p\ufffdss99, p?ss99 or p\udce4ss99", "it is ***, *** or ***"),
+    ],
+    ids=["a line break behind it", "a key", "no Unicode"],
+)  # fmt: skip
+def test_a_secret_is_hidden_as_programs_read_and_print_it(secret: str, text: str, shown: str) -> None:
+    assert Redactor({"DB_PASS": secret}).text(text) == shown
 
 
 def test_a_secret_that_contains_another_is_hidden_as_a_whole() -> None:

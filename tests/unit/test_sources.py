@@ -70,11 +70,12 @@ def touch(name: str) -> Callable[[Path], None]:
         write("läden.sql"),
         write("models/logs/x.sql"),
         write("models/target/x.sql"),
+        write("transform/logs/x.sql"),
         write("seeds/.hidden/x.csv"),
         write("elsewhere/models/x.sql"),
     ],
     ids=["written", "touched", "new", "gone", "renamed", "seed", "macro", "config", ".env", "external", "letters",
-         "named like logs", "named like output", "hidden", "not a folder of SQLMesh's"],
+         "named like logs", "named like output", "below another folder", "hidden", "not a folder of SQLMesh's"],
 )  # fmt: skip
 def test_a_changed_file_makes_another_project(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
     before = sources_of(project, [])
@@ -158,13 +159,15 @@ def test_a_variable_that_code_asks_for_makes_another_project(
         ("HOME", ".dbt/profiles.yml"),
         ("SQLMESH_HOME", "config.yaml"),
         ("DBT_PROFILES_DIR", "profiles.yml"),
+        ("SQLMESH_DOTENV_PATH", "production.env"),
     ],
 )
 def test_a_changed_file_where_a_variable_points_to_makes_another_project(
     project: SQLMeshProject, tmp_path_factory: pytest.TempPathFactory, variable: str, file: str
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    moved = replace(project, env={variable: str(elsewhere)})
+    points_to = elsewhere / file if variable == "SQLMESH_DOTENV_PATH" else elsewhere
+    moved = replace(project, env={variable: str(points_to)})
     before = rest(moved)
     write(file)(elsewhere)
     assert rest(moved) != before
@@ -175,6 +178,24 @@ def test_in_a_dbt_project_models_ask_for_variables_too(project: SQLMeshProject) 
     write("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'")(project.paths[0])
     one, other, dbt = (replace(project, env={name: "x"}) for name in ("EXTRA", "ELSEWHERE", "DBT_PROFILES_DIR"))
     assert len({rest(one), rest(other), rest(dbt)}) == 3
+
+
+def test_a_variable_that_the_env_file_names_makes_another_project(project: SQLMeshProject) -> None:
+    write(".env", "WAREHOUSE=${ELSEWHERE}/shop")(project.paths[0])
+    one, other = (replace(project, env={"ELSEWHERE": value}) for value in "ab")
+    assert sources_of(one, []) != sources_of(other, [])
+
+
+@pytest.mark.parametrize(("text", "counts"), [("default_target_environment: dev_{{ user() }}", True), ("", False)])
+def test_whoever_describes_it_makes_another_project_where_the_configuration_asks(
+    project: SQLMeshProject, monkeypatch: pytest.MonkeyPatch, text: str, counts: bool
+) -> None:
+    write("config.yaml", text)(project.paths[0])
+    said = []
+    for name in ("ada", "grace"):
+        monkeypatch.setenv("LOGNAME", name)
+        said.append(sources_of(project, []))
+    assert (said[0] != said[1]) is counts
 
 
 def test_the_value_of_a_secret_is_not_looked_at(project: SQLMeshProject) -> None:
@@ -197,12 +218,6 @@ def test_links_to_files_are_made_of_the_commit_that_is_checked_out(project: SQLM
     commit("two")
     assert sources_of(project, ["links"]) != with_links
     assert sources_of(project, []) == without
-
-
-@pytest.mark.parametrize("text", ["project: shop\n", "config = Config(\n    project='shop')\n"], ids=["YAML", "Python"])
-def test_a_project_with_a_name_reads_the_state_so_nothing_is_said(project: SQLMeshProject, text: str) -> None:
-    (project.paths[0] / "config.py").write_text(text)
-    assert sources_of(project, []) is None
 
 
 def test_a_selection_that_asks_git_is_made_of_more_than_files(project: SQLMeshProject) -> None:

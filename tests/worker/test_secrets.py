@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlmesh.core.config import Config, GatewayConfig, PostgresConnectionConfig
+from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, PostgresConnectionConfig
 
 from dg_sqlmesh_component.worker.secrets import secrets_of
 
@@ -21,3 +21,14 @@ def test_passwords_of_every_connection_and_variables_that_are_called_so_are_secr
     )
     config = Config(gateways={"main": gateway}, variables={"db_pass": "of the project", "year": "2026"})
     assert set(secrets_of(config)) == {"of the warehouse", "of the state", "of a gateway", "of the project"}
+
+
+def test_of_a_connections_secrets_only_what_is_called_so_is_secret() -> None:
+    """A region that counted as one would be hidden wherever it stands, and the word `postgres` with it."""
+    s3 = {"type": "s3", "region": "eu-central-1", "key_id": "AKIA", "secret": "of the bucket"}
+    gateway = GatewayConfig(connection=DuckDBConnectionConfig(secrets={"our_secret": s3}))
+    assert secrets_of(Config(gateways={"main": gateway})) == ("of the bucket",)
+
+
+def test_a_number_can_be_a_secret() -> None:
+    assert secrets_of(Config(variables={"api_token": 8812345678, "keep_tokens": True})) == ("8812345678",)
