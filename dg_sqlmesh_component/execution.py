@@ -32,7 +32,7 @@ from .outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from .planned import refuse_what_was_not_planned
 from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
 from .project_assets import PARTITIONED, ProjectAssets
-from .recording import awaited_outputs, steps_behind
+from .recording import awaited_outputs, steps_behind, told_checks
 from .reporting import CarriedResult, Reporter, data_in, listed, rows, unapplied_change
 from .retries import Retries
 from .run_config import SQLMeshRunConfig, chosen_environment, config_of_run, refuse_what_does_nothing
@@ -119,7 +119,7 @@ def build_request(
     nodes = models | assets.audited_externals(models)
     standalone: set[str] = set()
     audit_only: set[str] = set()
-    for check in context.selected_asset_check_keys:
+    for check in told_checks(context):
         node = assets.node_by_check[check]
         if node in assets.standalone_audits and assets.fqn_by_key[check.asset_key] in models:
             standalone.add(node)
@@ -212,9 +212,8 @@ class _Step:
         self._worker: Worker | None = None
         self.ledger = Ledger([*self.request.models, *self.request.standalone_audits], self.request.audit_only)
         self.selected_checks = self.context.selected_asset_check_keys
-        self.reporter = Reporter(
-            self.assets, self.selected_checks, self.request.environment, self.request.execution_time
-        )
+        self.told_checks = told_checks(self.context)
+        self.reporter = Reporter(self.assets, self.told_checks, self.request.environment, self.request.execution_time)
 
     def run(self, project: SQLMeshProject) -> Iterator[Any]:
         attempt, end = 1, (yield from self._attempt(project, self.request))
@@ -553,7 +552,7 @@ class _Step:
         if all(audit.passed for audit in outcome.audits):
             return
         for check, audit in self.assets.check_of(outcome.fqn, outcome.audits).items():
-            if not audit.passed and check not in self.selected_checks:
+            if not audit.passed and check not in self.told_checks:
                 self.context.log.warning(
                     f"{self.assets.name(outcome.fqn)}: audit {audit.name} failed: {rows(audit.failing_rows)}. Its "
                     f"check {check.asset_key.to_user_string()}:{check.name} is not part of this step."

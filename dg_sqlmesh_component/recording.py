@@ -9,7 +9,7 @@ is an event beside its result, which says nothing but that steps behind it may r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.execution.plan.inputs import StepInput
 from dagster._core.execution.plan.step import IExecutionStep
+from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG
 
 _Target = AssetCheckEvaluationTargetMaterializationData
 
@@ -33,6 +34,19 @@ def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Itera
             yield from recorder.check(result)
         else:
             yield result
+
+
+def told_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:
+    """The checks that the step reports: those selected and, where it repeats assets of a failed run, all of theirs.
+
+    Of the assets that Dagster repeats (`FROM_ASSET_FAILURE`) it leaves out each check that had a result in the failed
+    run, passed or not, unless it blocks: it would go on saying what it said of the data before.
+    """
+    selected: Set[dg.AssetCheckKey] = context.selected_asset_check_keys
+    if ASSET_RESUME_RETRY_TAG not in context.run.tags:
+        return selected
+    specs = context.assets_def.node_check_specs_by_output_name.values()
+    return selected | {spec.key for spec in specs if spec.asset_key in context.selected_asset_keys}
 
 
 def awaited_outputs(context: dg.AssetExecutionContext) -> Mapping[str, tuple[IExecutionStep, ...]]:
@@ -79,8 +93,9 @@ def _keep_quiet_about_outputs(context: dg.AssetExecutionContext) -> None:
 class _Recorder:
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context = context
-        self._selected = context.selected_asset_check_keys
-        specs = context.assets_def.check_specs_by_output_name
+        self._checks = told_checks(context)
+        specs = context.assets_def.node_check_specs_by_output_name
+        self._specs = {spec.key: spec for spec in specs.values()}
         self._output_by_check = {spec.key: output for output, spec in specs.items()}
         self._awaited = awaited_outputs(context)
         self._materialized: dict[dg.AssetKey, _Target | None] = {}
@@ -99,10 +114,10 @@ class _Recorder:
             yield result
             return
         key = dg.AssetCheckKey(result.asset_key, result.check_name)
-        if key not in self._selected:
+        if key not in self._checks:
             yield result
             return
-        blocking = self._context.assets_def.get_spec_for_check_key(key).blocking
+        blocking = self._specs[key].blocking
         holds_back = blocking and not result.passed and result.severity is dg.AssetCheckSeverity.ERROR
         if self._output_by_check[key] in self._awaited and not holds_back:
             yield dg.Output(None, output_name=self._output_by_check[key])
@@ -131,7 +146,7 @@ class _Recorder:
     @cached_property
     def _before(self) -> dict[dg.AssetKey, _Target]:
         """The last materializations of the assets that were not materialized in this step, all in one query."""
-        assets = list({key.asset_key for key in self._selected})
+        assets = list({key.asset_key for key in self._checks})
         found = {}
         for record in self._context.instance.get_asset_records(assets):
             last = record.asset_entry.last_materialization_record

@@ -133,6 +133,9 @@ def asset_job(root: str, selection: dict[str, list[str]]) -> dg.JobDefinition:
     chosen = dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks()
     if "assets" in selection:
         chosen = dg.AssetSelection.assets(*(dg.AssetKey.from_user_string(key) for key in selection["assets"]))
+    if "assets_without_checks" in selection:
+        keys = [dg.AssetKey.from_user_string(key) for key in selection["assets_without_checks"]]
+        chosen = dg.AssetSelection.assets(*keys).without_checks()
     if "checks" in selection:
         named = [check.rsplit(":", 1) for check in selection["checks"]]
         checks = dg.AssetSelection.checks(

@@ -160,7 +160,8 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
         # Never transient: another attempt would have nothing to do, and so nothing to run such a statement behind.
         raise EvaluationError(
             "SQLMesh was done with the models when it ended with an error, as it does when an `after_all` statement "
-            f"fails: {describe_error(failed_behind)}"
+            f"fails: {describe_error(failed_behind).rstrip('.')}. SQLMesh repeats it behind the next models that it "
+            "computes; a run with nothing due before that, such as a retry of this one, is green without it."
         ) from failed_behind
     if request.audit_only:
         audit_alone(request, context.scheduler(environment=request.environment), tracker.pipe)

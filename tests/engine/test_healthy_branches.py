@@ -7,6 +7,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.instance.runs.run_domain import RunDomain
+from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG
 from harness import EXECUTORS, RARELY, DagsterProject, Told, dagster_project, plan, query, write_project
 
 FILES = {
@@ -98,6 +100,49 @@ def test_a_run_of_what_was_not_materialized_refreshes_what_is_downstream_of_ever
     assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
     assert set(again.materializations) == {"t/broken", "t/below_broken", *HEALTHY, "report_of_broken"}
     assert "t/fine" in told.materializations
+
+
+DAYS = """
+MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1), audits (few));
+SELECT
+  @start_ds::DATE AS ds,
+  CASE WHEN is_up AND @start_ds::DATE = current_date - 2 THEN error('boom') END AS nothing
+FROM ctl.flags
+"""
+
+
+def test_a_retry_from_asset_failure_says_anew_what_checks_said_of_the_data_before(tmp_path: Path) -> None:
+    """Dagster leaves checks that do not block out of it when they had a result, whatever that was."""
+    few = "AUDIT (name few, blocking false); SELECT * FROM @this_model WHERE ds = current_date - 2"
+    project = write_project(tmp_path / "shop", {"models/days.sql": DAYS, "audits/few.sql": few})
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.flags AS SELECT false AS is_up")
+    plan(project)
+    query(project, "UPDATE ctl.flags SET is_up = true")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        told = dagster.launch()
+        assert told.status_of("t/days") == "partly_executed"
+        assert told.checks["t/days:few"].passed
+        run = dagster.instance.get_run_by_id(told.run_id)
+        assert run is not None
+        plan_of_run = dagster.instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+        repeated, checks = RunDomain(dagster.instance).get_keys_to_reexecute(told.run_id, plan_of_run)
+        assert (repeated, checks) == ({dg.AssetKey(["t", "days"])}, set())
+        query(project, "UPDATE ctl.flags SET is_up = false")
+        again = dagster.launch(assets_without_checks=["t/days"], tags={ASSET_RESUME_RETRY_TAG: "true"})
+        keys = [dg.AssetCheckKey(dg.AssetKey(["t", "days"]), name) for name in ("few", "sqlmesh_execution_status")]
+        last = dagster.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
+    assert {name: check.passed for name, check in again.checks.items()} == {
+        "t/days:few": False,
+        "t/days:sqlmesh_execution_status": True,
+    }
+    assert {key.name: last[key].status.value for key in keys} == {
+        "few": "FAILED",
+        "sqlmesh_execution_status": "SUCCEEDED",
+    }
 
 
 def test_a_run_of_a_backfill_names_what_the_backfill_takes_for_failed(tmp_path: Path) -> None:
