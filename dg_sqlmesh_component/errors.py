@@ -47,6 +47,10 @@ class EvaluationError(SQLMeshComponentError):
     """SQLMesh gave up on a whole run (not on one model), in its own words."""
 
 
+class StatementError(EvaluationError):
+    """A statement behind the models failed, as of `after_all`. What came of the models stands."""
+
+
 class WorkerError(SQLMeshComponentError):
     """The worker process died or broke the protocol. If nothing killed it, this is our fault."""
 
@@ -61,6 +65,7 @@ ERRORS_BY_NAME: dict[str, type[SQLMeshComponentError]] = {
         DatabaseInUseError,
         InstallationError,
         EvaluationError,
+        StatementError,
         WorkerError,
     )
 }

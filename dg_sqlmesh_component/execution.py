@@ -21,10 +21,10 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
-from dagster._core.storage.tags import BACKFILL_ID_TAG
+from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, BACKFILL_ID_TAG
 
 from . import events as e
-from .errors import DeclarationError, SQLMeshComponentError
+from .errors import DeclarationError, SQLMeshComponentError, StatementError
 from .interruption import Interruption
 from .manifest import DEFAULT_LIMITS
 from .multi_asset import PROJECT_TAG
@@ -130,7 +130,9 @@ def build_request(
     environment = chosen_environment(config, assets.manifest.environment, options.allowed_environments)
     # Of the whole run: a step of it that has only checks is given the config of the others.
     runs_models = not assets.fqn_by_key.keys().isdisjoint(context.job_def.asset_layer.selected_asset_keys)
-    refuse_what_does_nothing(config, environment, runs_models=runs_models)
+    # What is repeated Dagster has chosen, and it gives that the config of the failed run.
+    is_repeated = ASSET_RESUME_RETRY_TAG in context.run.tags
+    refuse_what_does_nothing(config, environment, runs_models=runs_models or is_repeated)
     return e.EvaluationRequest(
         project=project.opening,
         environment=environment,
@@ -223,7 +225,10 @@ class _Step:
             self._wait(attempt, end, remaining)
             if self.interruption.came:
                 break
+            failed_statement = _failed_statement(end)
             end = yield from self._attempt(project, remaining)
+            if failed_statement and not _ran_statements(end):
+                self.problems.append(failed_statement)
         yield from self._finish(end)
         self.problems += self.ledger.contradictions
         failure = self.reporter.failure(self.outcomes, self.audited, self.problems)
@@ -266,6 +271,8 @@ class _Step:
             if end.status == "not_run":
                 return None
             kept = self.ledger.worth_retrying(interruption_is_transient=False)
+        elif _failed_statement(end):  # repeated behind the models that the next attempt computes
+            kept = self.ledger.worth_retrying(interruption_is_transient=False)
         elif self.retries.is_transient(_message(end), end.is_transient):
             kept = self.ledger.worth_retrying(interruption_is_transient=True)
         else:
@@ -285,7 +292,10 @@ class _Step:
         assert self.retries is not None
         seconds = self.retries.delay_before(attempt)
         nodes = [*remaining.models, *remaining.standalone_audits, *remaining.audit_only]
-        cause = "of transient errors" if isinstance(end, e.EvaluationFinished) else f"of this: {_message(end)}"
+        if isinstance(end, e.EvaluationFinished) or (_failed_statement(end) and remaining.models):
+            cause = "of transient errors."
+        else:
+            cause = f"of this: {_message(end)}"
         self.context.log.warning(
             f"Attempt {attempt} of {self.retries.max_retries + 1} follows in {seconds:.1f} seconds, because {cause} It "
             f"computes what is missing of {', '.join(listed([self.assets.name(node) for node in nodes]))}."
@@ -564,6 +574,18 @@ class _Step:
 
 def _assets_of(step: IExecutionStep) -> Iterator[dg.AssetKey]:
     return (output.properties.asset_key for output in step.step_outputs if output.properties.asset_key)
+
+
+def _failed_statement(end: _End) -> str | None:
+    """What is said of a statement that failed behind the models."""
+    return end.message if isinstance(end, e.RequestFailed) and end.error == StatementError.__name__ else None
+
+
+def _ran_statements(end: _End) -> bool:
+    """Whether SQLMesh came to the statements behind the models in this attempt."""
+    if isinstance(end, e.EvaluationFinished):
+        return end.status in ("success", "failure")
+    return _failed_statement(end) is not None
 
 
 def _message(end: e.RequestFailed | SQLMeshComponentError) -> str:

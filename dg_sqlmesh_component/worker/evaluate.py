@@ -36,6 +36,7 @@ from dg_sqlmesh_component.errors import (
     EnvironmentMissingError,
     EvaluationError,
     SQLMeshComponentError,
+    StatementError,
 )
 
 from .auditing import audit_alone, audited, computed, data_altered_at, deployability, record_audits
@@ -157,8 +158,8 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
         in_flight = "cut off" if tracker.was_cut_off else "finished"
         raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new one was started.")
     if failed_behind is not None:
-        # Never transient: another attempt would have nothing to do, and so nothing to run such a statement behind.
-        raise EvaluationError(
+        # Never transient: an attempt with nothing to do has nothing to run such a statement behind.
+        raise StatementError(
             "SQLMesh was done with the models when it ended with an error, as it does when an `after_all` statement "
             f"fails: {describe_error(failed_behind).rstrip('.')}. SQLMesh repeats it behind the next models that it "
             "computes; a run with nothing due before that, such as a retry of this one, is green without it."

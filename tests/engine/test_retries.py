@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import DagsterProject, dagster_project, plan, state, write_project
+from harness import CONFIG, DagsterProject, dagster_project, plan, state, write_project
 
 FLAKY = """
 import os
@@ -98,6 +98,46 @@ def test_a_worker_that_was_killed_is_tried_again_and_does_what_is_missing(
     assert "sqlmesh/attempts" not in told.materializations["t/fine"].metadata
     assert (project / "attempts").read_text() == ".."
     assert "SIGKILL" in told.log
+
+
+@pytest.mark.parametrize(("fails_at", "is_fine"), [("once.", True), ("once%", False)], ids=["the first", "each"])
+def test_a_statement_that_fails_behind_a_transient_error_is_repeated_behind_the_next_attempt(
+    tmp_path: Path, fails_at: str, is_fine: bool
+) -> None:
+    statement = f"SELECT CASE WHEN content LIKE '{fails_at}' THEN error('too early') END FROM read_text('attempts')"
+    files = {name: FILES[name] for name in ("models/fine.sql", "models/flaky.py")}
+    project = write_project(tmp_path / "shop", files, f"{CONFIG}\nafter_all:\n  - {statement}\n")
+    plan(project)
+    (project / "attempts").write_text("once")
+    (project / "lose_connection").touch()
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project), "execution": {"retries": {"max_retries": 2, "delay": 0}}})
+        dagster.refresh()
+        told = dagster.launch()
+    assert (told.status == dg.DagsterRunStatus.SUCCESS) is is_fine, told.failures
+    assert set(told.materializations) == {"t/fine", "t/flaky"}
+    assert "follows in 0.0 seconds, because of transient errors. It computes what is missing of t.flaky." in told.log
+    assert is_fine or "too early" in told.failures[0]
+
+
+def test_checks_alone_are_evaluated_also_where_a_statement_behind_the_models_failed_which_stays_said(
+    tmp_path: Path,
+) -> None:
+    files = {
+        "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
+        "models/audited.sql": "MODEL (name t.audited, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id",
+    }
+    statement = "SELECT CASE WHEN count(*) > 0 THEN error('too late') END FROM glob('is_late')"
+    project = write_project(tmp_path / "shop", files, f"{CONFIG}\nafter_all:\n  - {statement}\n")
+    plan(project)
+    (project / "is_late").touch()
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project), "execution": {"retries": {"max_retries": 1, "delay": 0}}})
+        dagster.refresh()
+        told = dagster.launch(assets=["t/fine"], checks=["t/audited:not_null"])
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert "too late" in told.failures[0]
+    assert told.checks["t/audited:not_null"].passed
 
 
 def test_without_retries_a_transient_error_is_a_failure_at_once(flaky: tuple[Path, DagsterProject]) -> None:
