@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import dagster as dg
-from dagster._core.definitions.asset_key import AssetOrCheckKey
 
 from .errors import DeclarationError
 from .reporting import listed
@@ -42,7 +41,7 @@ def refuse_what_was_not_planned(context: dg.AssetExecutionContext) -> None:
         )
 
 
-def _planned(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> set[AssetOrCheckKey] | None:
+def _planned(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> set[dg.AssetKey | dg.AssetCheckKey] | None:
     """The assets and checks of this step in a run's plan; None where the plan, or the step in it, is not on record."""
     snapshot_id, key = (
         run.execution_plan_snapshot_id,
@@ -54,6 +53,6 @@ def _planned(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> set[Asset
     return next((step.entity_keys for step in plan.steps if step.key == key), None)
 
 
-def _named(what: str, keys: Iterable[AssetOrCheckKey]) -> str:
+def _named(what: str, keys: Iterable[dg.AssetKey | dg.AssetCheckKey]) -> str:
     names = sorted(key.to_user_string() for key in keys)
     return f" {what} part of this step: {', '.join(listed(names))}." if names else ""
