@@ -1,26 +1,61 @@
-"""The wheel that is built here, installed into a fresh environment, scaffolds and loads."""
+"""The wheel that is built here, installed into a fresh environment, scaffolds and loads: on the newest versions that
+it allows, and on the lowest that it declares."""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from zipfile import ZipFile
 
+import pytest
 from harness import COMPONENT, REPOSITORY, json_in, run
 
+IMPORT_ALL = """
+import importlib, json, pkgutil, sys, dg_sqlmesh_component
+from importlib.metadata import version
+here = [m.name for m in pkgutil.walk_packages(dg_sqlmesh_component.__path__, "dg_sqlmesh_component.")]
+worker = [name for name in here if ".worker" in name]
+for name in worker if sys.argv[1] == "worker" else sorted(set(here) - set(worker)):
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+print(json.dumps({name: version(name) for name in ("dagster", "sqlmesh")}))
+"""
 
-def test_the_wheel_scaffolds_the_starter_and_loads_it_in_a_fresh_environment(tmp_path: Path) -> None:
-    run([sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", REPOSITORY], cwd=tmp_path)
-    [wheel] = (tmp_path / "dist").glob("*.whl")
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run([sys.executable, "-m", "build", "--wheel", "--outdir", folder, REPOSITORY], cwd=folder)
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+def test_the_wheel_has_what_it_needs_and_nothing_of_the_tests_and_documents(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         names = set(archive.namelist())
     for name in ("py.typed", "templates/starter/config.yaml", "templates/starter/.gitignore", "worker/__main__.py"):
         assert f"dg_sqlmesh_component/{name}" in names
     assert not [name for name in names if name.startswith(("tests", "docs"))]
 
+
+@pytest.mark.parametrize("resolution", ["highest", "lowest-direct"])
+def test_the_wheel_scaffolds_the_starter_and_loads_it_in_a_fresh_environment(
+    wheel: Path, resolution: str, tmp_path: Path
+) -> None:
     python = tmp_path / "fresh" / "bin" / "python"
     run([sys.executable, "-m", "venv", tmp_path / "fresh", "--without-pip"], cwd=tmp_path)
-    run([sys.executable, "-m", "uv", "pip", "install", "--python", python, wheel, "dagster-dg-cli"], cwd=tmp_path)
+    install = [sys.executable, "-m", "uv", "pip", "install", "--python", python]
+    # What pyproject.toml declares is direct here; of what a wheel needs, uv takes the newest whatever it is told.
+    declared = ["-r", "pyproject.toml", "--group", "dg", "--resolution", resolution]
+    run([*install, *declared], cwd=REPOSITORY)
+    run([*install, wheel, "--no-deps"], cwd=tmp_path)
+    for side in ("dagster", "worker"):
+        versions = json.loads(run([python, "-c", IMPORT_ALL, side], cwd=tmp_path).stdout)
+        for name, version in versions.items():
+            [floor] = re.findall(rf'^  "{name}>=([\d.]+)"', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
+            assert resolution == "highest" or version == floor
 
     root = tmp_path / "orchestra_of_the_wheel"
     package = root / root.name
