@@ -99,7 +99,7 @@ class serve:  # reads as a verb
         raise AssertionError(f"dg dev does not answer:\n{Path(self.log.name).read_text()}")
 
     def __exit__(self, *_: object) -> None:
-        self.process.terminate()
+        self.process.send_signal(signal.SIGINT)
         try:
             self.process.wait(60)
         except subprocess.TimeoutExpired:
