@@ -83,15 +83,19 @@ class AuditUse:
 
 @dataclass(frozen=True, slots=True)
 class DescribedAs:
-    """What the stored description says of the project's own defaults.
+    """What the stored description says of the project: its own defaults, and what its models read.
 
     Attributes:
         gateway: The gateway that was used.
         environment: The default target environment; None where the declaration names one.
+        assets: The models that are assets, by fqn.
+        read_beyond: What they read that is no asset, by fqn of the reader.
     """
 
     gateway: str
     environment: str | None
+    assets: frozenset[str]
+    read_beyond: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,10 @@ def build_request(
         overlap_timeout=options.overlap_timeout,
         environment_timeout=options.environment_timeout,
         described_as=e.DescribedAs(
-            assets.manifest.gateway, None if project.opening.environment else assets.manifest.environment
+            assets.manifest.gateway,
+            None if project.opening.environment else assets.manifest.environment,
+            frozenset(assets.specs),
+            assets.read_beyond(models),
         ),
     )
 
@@ -547,7 +550,8 @@ class _Step:
         if changed:
             self.context.log.warning(
                 f"The local files differ from what environment {event.environment} has promoted, which is what "
-                f"runs: {', '.join(listed(changed))}. To promote the local files: {event.plan_command}"
+                f"runs: {', '.join(listed(changed))}. To promote the local files: {event.plan_command} Where that "
+                "finds nothing to do, the stored description is older than the project: dg utils refresh-defs-state"
             )
 
     def _log(self, outcome: NodeOutcome) -> None:

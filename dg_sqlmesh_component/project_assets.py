@@ -123,6 +123,22 @@ class ProjectAssets:
         """
         return {external for model in models for external in _audited_externals_of(model, self.models)}
 
+    def read_beyond(self, models: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """What each of the models reads that is no asset of ours, through others that are none either."""
+        beyond = {model: tuple(sorted(self._beyond(model))) for model in models}
+        return {model: reads for model, reads in beyond.items() if reads}
+
+    def _beyond(self, model: str) -> set[str]:
+        found: set[str] = set()
+        to_visit = [model]
+        while to_visit:
+            node = to_visit.pop()
+            reads = self.models[node].depends_on if node in self.models else ()
+            new = [read for read in reads if read not in self.specs and read not in found]
+            found.update(new)
+            to_visit.extend(new)
+        return found
+
     def downstream_of(self, nodes: Collection[str]) -> set[str]:
         """Models and standalone audits that read any of these, through others too."""
         if not nodes:

@@ -41,6 +41,7 @@ from dg_sqlmesh_component.errors import (
 
 from .auditing import audit_alone, audited, computed, data_altered_at, deployability, record_audits
 from .breaker import unless_unchanged
+from .described import refuse_what_nobody_described
 from .opening import (
     SteadyContext,
     describe_error,
@@ -208,6 +209,7 @@ def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) 
             f"{', '.join(request.project.paths)} (gateway {context.selected_gateway!r}). {_memory_advice(context)}"
             f"Nothing can run before its first plan is applied: `{plan}`"
         )
+    refuse_what_nobody_described(request, environment, plan)
     # What was promoted as external or embedded is not computed, whatever the local files have made of it since.
     known = {
         snapshot.name: snapshot

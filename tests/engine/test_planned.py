@@ -1,11 +1,13 @@
-"""A run whose project is described anew before its steps: what was planned is run, or the step says what is missing."""
+"""A run whose project is described anew before its steps, or too late: all is run, or the step says what is missing."""
 
 from __future__ import annotations
 
+import time
 import uuid
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from dagster._core.execution.api import execute_run
 from harness import DagsterProject, dagster_project, plan, query, write_project
 
@@ -70,3 +72,73 @@ def test_a_failed_model_that_has_moved_to_a_step_which_is_not_repeated_fails_the
     assert "since the run was planned that this one repeats. No longer part of this step: t/third." in again.failures[0]
     assert anew.status == dg.DagsterRunStatus.SUCCESS
     assert anew.status_of("t/third") is not None
+
+
+DAILY = (
+    "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds), cron '@daily', tags ({}), "
+    "start '{}'); SELECT {} WHERE ds BETWEEN @start_ds AND @end_ds"
+)
+
+
+def daily(name: str, reads: str) -> str:
+    start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
+    days = "generate_series(@start_ds::timestamp, @end_ds::timestamp, interval 1 day) d(day)"
+    said = f"ds FROM {reads}" if reads else f"ds FROM (SELECT day::date::text AS ds FROM {days})"
+    return DAILY.format(name, "b" if name == "middle" else "a", start, said)
+
+
+def rows(project: Path, model: str) -> int:
+    return query(project, f"SELECT count(*) FROM t.{model}")[0][0]
+
+
+@pytest.mark.parametrize("through", ["", "an embedded model"])
+def test_a_promoted_model_that_the_stored_description_does_not_know_is_not_passed_over(
+    tmp_path: Path, through: str
+) -> None:
+    """Computed without what it reads, the last model would lack three days for good, in green runs."""
+    files = {"first": daily("first", ""), "last": daily("last", "t.first")}
+    project = write_project(tmp_path / "shop", {f"models/{name}.sql": text for name, text in files.items()})
+    plan(project)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        (project / "models/middle.sql").write_text(daily("middle", "t.first"))
+        (project / "models/last.sql").write_text(daily("last", "t.thin" if through else "t.middle"))
+        if through:
+            (project / "models/thin.sql").write_text("MODEL (name t.thin, kind EMBEDDED); SELECT ds FROM t.middle")
+        plan(project)
+        before = rows(project, "last")
+        refused = dagster.launch()
+        assert rows(project, "first") == rows(project, "last") == before
+        dagster.refresh()
+        told = dagster.launch()
+    assert refused.status == dg.DagsterRunStatus.FAILURE
+    [failure] = refused.failures
+    assert "does not know of: warehouse.t.last reads warehouse.t.middle" in failure
+    assert "dg utils refresh-defs-state" in failure
+    assert not refused.materializations
+    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+    assert set(told.materializations) == {"t/first", "t/middle", "t/last"}
+    assert rows(project, "first") == rows(project, "last") == before + 3
+
+
+def test_an_edge_that_the_stored_description_does_not_know_does_not_turn_round_the_order_of_two_declarations(
+    tmp_path: Path,
+) -> None:
+    files = {"first": daily("first", ""), "middle": daily("middle", "t.first"), "last": daily("last", "t.first")}
+    project = write_project(tmp_path / "shop", {f"models/{name}.sql": text for name, text in files.items()})
+    plan(project)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("ours", {"project": str(project), "select": "tag:a"})
+        dagster.declare("theirs", {"project": str(project), "select": "tag:b"})
+        dagster.refresh()
+        told = dagster.launch()
+        assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+        (project / "models/last.sql").write_text(daily("last", "t.middle"))
+        plan(project)
+        refused = dagster.launch()
+        dagster.refresh()
+        alone = dagster.launch(assets=["t/last"])
+    assert refused.status == dg.DagsterRunStatus.FAILURE
+    assert any("warehouse.t.last reads warehouse.t.middle" in failure for failure in refused.failures)
+    assert alone.status == dg.DagsterRunStatus.SUCCESS, alone.failures  # left out knowingly

@@ -232,6 +232,19 @@ def test_everything_that_reads_a_model_is_downstream_of_it() -> None:
     assert assets.downstream_of([fqn("staging.orders")]) == below
 
 
+def test_what_is_read_beyond_the_assets_is_told_through_what_is_no_asset() -> None:
+    project = manifest(
+        model("core.left_out", reads=["raw.events"]),
+        model("core.inner", reads=["core.left_out"], kind="EMBEDDED"),
+        model("core.orders", reads=["core.inner"]),
+        model("marts.revenue", reads=["core.orders"]),
+        selected=["core.orders", "marts.revenue"],
+    )
+    assets = project_assets(project)
+    beyond = (fqn("core.inner"), fqn("core.left_out"), fqn("raw.events"))
+    assert assets.read_beyond([fqn("core.orders"), fqn("marts.revenue")]) == {fqn("core.orders"): beyond}
+
+
 def test_parents_that_end_up_on_one_key_are_one_dependency() -> None:
     models = [model("core.orders"), model("staging.orders")]
     reader = model("marts.revenue", reads=["core.orders", "staging.orders"])

@@ -40,6 +40,7 @@ REQUESTS: tuple[e.Request, ...] = (
         holder="run c0ffee of job shop",
         overlap_timeout=2.5,
         environment_timeout=60,
+        described_as=e.DescribedAs("local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}),
     ),
 )
 EVENTS: tuple[e.Event, ...] = (
@@ -199,6 +200,7 @@ def test_a_request_that_says_nothing_about_it_asks_for_nothing_beside_the_usual(
         holder="somebody",
         overlap_timeout=0.0,
         environment_timeout=1,
+        described_as=None,
     )
 
 
