@@ -57,10 +57,7 @@ def declared(folder: Path, project: Path, **attributes: Any) -> Iterator[Dagster
 
 
 def cancelled(dagster: DagsterProject, executor: str, when: Callable[[], bool]) -> tuple[Told, float]:
-    """Launch everything, cancel the run as the UI does, and return what it told and how many seconds it took to end.
-
-    Never more than 90, on a machine however slow; whether it waited for a grace is in its own words too.
-    """
+    """Launch everything, cancel the run as the UI does, and return what it told and how long it took to end."""
     process = dagster.launch_beside(executor)
     _until(when, process)
     [run] = dagster.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
@@ -101,7 +98,8 @@ def test_a_cancelled_run_finishes_what_is_in_flight_and_reports_it(
     (project / "pause").write_text("3")
     with declared(tmp_path, project, execution={"record_unchanged": record_unchanged}) as dagster:
         before = state(project)["intervals"]
-        told, _ = cancelled(dagster, executor, (project / "pausing").exists)
+        told, seconds = cancelled(dagster, executor, (project / "pausing").exists)
+        assert seconds < FINISH_GRACE_SECONDS
         assert workers_below(project) == []
         after = state(project)["intervals"]  # which opens the file: nobody holds it
         assert told.status == dg.DagsterRunStatus.CANCELED
@@ -125,7 +123,7 @@ def test_a_model_that_does_not_end_is_killed_after_both_graces(tmp_path: Path) -
     (project / "pause").write_text("600")
     with declared(tmp_path, project) as dagster:
         told, seconds = cancelled(dagster, "in_process", (project / "pausing").exists)
-    assert seconds > FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS, told.log
+    assert FINISH_GRACE_SECONDS < seconds < FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS + 5
     assert workers_below(project) == []
     assert told.status == dg.DagsterRunStatus.CANCELED
     assert set(told.materializations) == {"t/first"}
@@ -159,11 +157,11 @@ def test_a_query_that_takes_too_long_is_cancelled_in_the_engine(tmp_path: Path, 
 
         with declared(tmp_path, project) as dagster:
             told, seconds = cancelled(dagster, "in_process", is_long)
-        assert seconds > FINISH_GRACE_SECONDS, told.log
+        assert FINISH_GRACE_SECONDS < seconds < FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS, told.log
         assert told.status == dg.DagsterRunStatus.CANCELED
         assert set(told.materializations) == {"t/first"}
         assert {told.status_of("t/long"), told.status_of("t/last")} == {"interrupted"}
-        assert "batches in flight were cut off" in told.failures[0]  # its own words: it was not killed
+        assert "batches in flight were cut off" in told.failures[0]
         assert workers_below(project) == []
         assert server.query(sleeping) == []
 
@@ -179,10 +177,11 @@ def test_what_is_finished_is_recorded_also_when_a_run_is_cancelled_while_dagster
             return run is not None and len(Told(dagster.instance, run.run_id).materializations) > 3
 
         before = state(project)["intervals"]
-        told, _ = cancelled(dagster, "in_process", some_are_recorded)
+        told, seconds = cancelled(dagster, "in_process", some_are_recorded)
         after = state(project)["intervals"]
         again = dagster.launch()
     assert told.status == dg.DagsterRunStatus.CANCELED
+    assert seconds < FINISH_GRACE_SECONDS
     assert workers_below(project) == []
     computed = {fqn.split('"')[-2] for fqn in after if after[fqn] > before[fqn]}
     assert {key.split("/")[1] for key in told.materializations} == computed
@@ -194,7 +193,8 @@ def test_a_run_that_is_cancelled_before_sqlmesh_has_started_ends_at_once(tmp_pat
     project = write_project(tmp_path / "shop", FILES)
     plan(project)
     with declared(tmp_path, project) as dagster:
-        told, _ = cancelled(dagster, "in_process", lambda: bool(workers_below(project)))
+        told, seconds = cancelled(dagster, "in_process", lambda: bool(workers_below(project)))
+    assert seconds < FINISH_GRACE_SECONDS
     assert told.status == dg.DagsterRunStatus.CANCELED
     assert not told.materializations
     assert query(project, "SELECT count(*) FROM t.first") == [(1,)]
@@ -210,7 +210,8 @@ def test_a_run_that_waits_for_another_one_is_cancelled_at_once(tmp_path: Path) -
             return run is not None and "Waiting, for 3600 seconds at most." in Told(dagster.instance, run.run_id).log
 
         with duckdb.connect(str(project / "warehouse.duckdb")):
-            told, _ = cancelled(dagster, "in_process", is_waiting)
+            told, seconds = cancelled(dagster, "in_process", is_waiting)
+    assert seconds < FINISH_GRACE_SECONDS
     assert told.status == dg.DagsterRunStatus.CANCELED
     assert "The run was cancelled before SQLMesh computed anything." in told.failures[0]
     assert workers_below(project) == []
