@@ -344,12 +344,14 @@ class NodeWaiting:
     Attributes:
         signals: Its own signals that were not ready.
         upstream: Nodes upstream whose signals were not ready.
+        unselected: The nearest models upstream, without signals, that have due intervals and were not asked to run.
         last_interval_end, of, altered_at: As in `NodeUpToDate`.
     """
 
     fqn: str
     signals: tuple[str, ...]
     upstream: tuple[str, ...]
+    unselected: tuple[str, ...] = ()
     last_interval_end: int | None = None
     of: Audited | None = None
     altered_at: int | None = None

@@ -81,6 +81,7 @@ class NodeOutcome:
         failed_audits: Names of the blocking audits that are the cause.
         culprits: For `blocked`: the failed nodes upstream.
         signals, upstream: For `waiting`: its own signals, or the nodes upstream whose signals, were not ready.
+        unselected: For `waiting`: models upstream that have due intervals and were not asked to run.
         reason, next_due: For `up_to_date`.
         last_interval_end, of, altered_at: For `up_to_date` and `waiting`: how far its data reaches, what its audits
             would look at, and when that was last altered.
@@ -105,6 +106,7 @@ class NodeOutcome:
     culprits: tuple[str, ...] = ()
     signals: tuple[str, ...] = ()
     upstream: tuple[str, ...] = ()
+    unselected: tuple[str, ...] = ()
     reason: str | None = None
     next_due: int | None = None
     last_interval_end: int | None = None
@@ -466,6 +468,7 @@ class Ledger:
             culprits=entry.culprits,
             signals=waiting.signals if waiting else (),
             upstream=waiting.upstream if waiting else (),
+            unselected=waiting.unselected if waiting else (),
             reason=up_to_date.reason if up_to_date else None,
             next_due=up_to_date.next_due if up_to_date else None,
             last_interval_end=idle.last_interval_end if idle else None,

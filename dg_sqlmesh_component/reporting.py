@@ -130,13 +130,13 @@ class Reporter:
                 culprits = ", ".join(map(self._assets.name, outcome.culprits)) or "a model upstream"
                 return f"{name} was not executed, because of a failure upstream of it: {culprits}."
             case Outcome.FAILED:
-                return f"{name} failed: {errors}"
+                return f"{name} failed: {errors}{self._waits_now(outcome)}"
             case Outcome.AUDIT_FAILED:
                 return f"{name} failed its audit{self._failing_audits(outcome) or f': {errors}'}"
             case Outcome.PARTLY_EXECUTED:
                 return (
                     f"{name} failed after {outcome.finished_batches} of {outcome.planned_batches} batches: {errors} "
-                    f"What is finished stays: {ranges(outcome.intervals)}."
+                    f"What is finished stays: {ranges(outcome.intervals)}.{self._waits_now(outcome)}"
                 )
             case Outcome.INTERRUPTED:
                 done = f" Finished before that: {ranges(outcome.intervals)}." if outcome.intervals else ""
@@ -149,11 +149,22 @@ class Reporter:
         said = ", ".join(f"{audit.name} ({rows(audit.failing_rows)})" for audit in failing)
         return f" {said}." if said else ""
 
+    def _waits_now(self, outcome: NodeOutcome) -> str:
+        """Why another attempt left out what failed in an earlier one."""
+        is_waiting = outcome.signals or outcome.upstream or outcome.unselected
+        return f" Another attempt left it out: {self._awaited(outcome)}." if is_waiting else ""
+
     def _awaited(self, outcome: NodeOutcome) -> str:
         if outcome.signals:
             return f"its signal {', '.join(outcome.signals)} has no interval ready"
         if outcome.upstream:
             return f"upstream of it, {', '.join(map(self._assets.name, outcome.upstream))} waits for a signal"
+        if outcome.unselected:
+            due = ", ".join(listed([self._assets.name(fqn) for fqn in outcome.unselected]))
+            return (
+                f"upstream of it, {due} has due intervals that are not computed, and is not selected in this step. "
+                "Materialize it with all that is upstream of it"
+            )
         return "none of its missing intervals is ready"
 
     # -- checks -----------------------------------------------------------------------------------

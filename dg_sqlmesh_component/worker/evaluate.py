@@ -10,7 +10,7 @@ the evaluator whose `audit` returns every audit's result, and the scheduler that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -55,8 +55,8 @@ from .overlap import Patience, alone_on_its_state
 from .pipe import Pipe
 from .queries import cut_off_queries
 from .restatements import restated_without_its_source
-from .signals import mind_signals_upstream
 from .tracker import Tracker, ancestors
+from .upstream import mind_unselected_upstream
 
 ENVIRONMENT_CHECK_SECONDS = 5
 """How often a run looks whether the plan that is updating its environment has finished."""
@@ -300,7 +300,7 @@ class _RecordingContext(SteadyContext):
             return run(*args, **asked)
 
         scheduler.run = run_requested
-        mind_signals_upstream(scheduler, self._tracker.hold_back)
+        mind_unselected_upstream(scheduler, self._tracker.hold_back)
         return scheduler
 
     def _may_restate(self, scheduler: Scheduler) -> bool:
@@ -364,18 +364,27 @@ def _idle_nodes(
         if batches is None:
             idle = _up_to_date(snapshot, fqn in not_due, bounds, request.execution_time)
         else:
-            unready = tracker.unready_signals
-            idle = e.NodeWaiting(
-                fqn=fqn,
-                signals=tuple(unready.get(fqn, ())),
-                upstream=tuple(sorted(ancestors(fqn, parents) & unready.keys())),
-            )
+            idle = _waiting(fqn, tracker, snapshots, parents)
         yield replace(
             idle,
             last_interval_end=intervals[-1][1] if intervals else None,
             of=audited(snapshot, index),
             altered_at=altered[fqn] or None,
         )
+
+
+def _waiting(
+    fqn: str, tracker: Tracker, snapshots: Mapping[str, Snapshot], parents: Callable[[str], Iterable[str]]
+) -> e.NodeWaiting:
+    unready, unselected = tracker.unready_signals, tracker.held_back_by.get(fqn, frozenset())
+    unheard = {name for name in unselected if snapshots[name].model.signals}
+    asked = ancestors(fqn, parents) & unready.keys() if unready else set()
+    return e.NodeWaiting(
+        fqn=fqn,
+        signals=tuple(unready.get(fqn, ())),
+        upstream=tuple(sorted(asked | unheard)),
+        unselected=tuple(sorted(unselected - unheard)),
+    )
 
 
 def _up_to_date(snapshot: Snapshot, is_overdue: bool, bounds: str, execution_time: int) -> e.NodeUpToDate:

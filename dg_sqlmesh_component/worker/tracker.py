@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from threading import Lock
 from typing import Any
 
@@ -17,6 +17,9 @@ from dg_sqlmesh_component.text import plain
 from .causes import is_transient
 from .opening import PipeConsole, describe_error
 from .pipe import Pipe
+
+_NAMED = 5
+"""How many models a message names."""
 
 
 class Cancelled(Exception):
@@ -34,6 +37,7 @@ class Tracker(PipeConsole):
         super().__init__(pipe)
         self.planned: dict[str, tuple[e.Interval, ...]] = {}
         self.unready_signals: dict[str, list[str]] = {}
+        self.held_back_by: dict[str, Set[str]] = {}
         self._asked: Snapshot | None = None
         self._failed: set[str] = set()
         self._cut_off: set[str] = set()
@@ -56,9 +60,9 @@ class Tracker(PipeConsole):
     def stop_signal_progress(self) -> None:
         self._asked = None
 
-    def hold_back(self, fqn: str) -> None:
-        """A model with signals that does not run, and for which something waits."""
-        self.unready_signals.setdefault(fqn, [])
+    def hold_back(self, fqn: str, nearest: Set[str]) -> None:
+        """A model may have to wait for models upstream that do not run."""
+        self.held_back_by[fqn] = nearest
 
     def fail_signal(self, error: Exception) -> SQLMeshComponentError:
         """Tell whose signal raised: SQLMesh asks all of them before it computes anything, and ends at an error."""
@@ -92,13 +96,18 @@ class Tracker(PipeConsole):
             for snapshot, batches in batched_intervals.items()
         }
         self._open_batches = Counter({fqn: len(batches) for fqn, batches in self.planned.items()})
+        if unselected := sorted(set().union(*self.held_back_by.values())):
+            named = ", ".join(fqn.replace('"', "") for fqn in unselected[:_NAMED])
+            more = f" and {len(unselected) - _NAMED} more" if len(unselected) > _NAMED else ""
+            text = f"Due and not part of this run: {named}{more}. What reads them is computed as far as they are."
+            self.pipe.send(e.LogLine("info", text, "sqlmesh"))
         self.pipe.send(e.EvaluationPlanned(self.planned))
 
     def start_over(self) -> None:
         """A plan landed in mid-run: what SQLMesh meant to do before is void."""
         self.planned = {}
         self.is_through = False
-        for evidence in (self.unready_signals, self._failed, self._blocked):
+        for evidence in (self.unready_signals, self.held_back_by, self._failed, self._blocked):
             evidence.clear()
         self.pipe.send(e.EvaluationPlanned({}))
         text = "A plan changed the environment during the run: SQLMesh starts over with what is promoted now."

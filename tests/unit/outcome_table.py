@@ -119,6 +119,10 @@ FAILED = e.EvaluationFinished("failure")
 DIVISION = e.NodeFailed(ORDERS, "ConversionException", "ConversionException: cannot cast 'x'", ())
 AUDITS = e.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 rows", ("not_null",))
 LOST = e.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
+UNSELECTED = (
+    "upstream of it, staging.orders has due intervals that are not computed, and is not selected in this step. "
+    "Materialize it with all that is upstream of it"
+)
 
 
 def at(milliseconds: int) -> float:
@@ -328,6 +332,12 @@ OUTCOME_TABLE = (
         ),
     ),
     Row(
+        "waiting: planned without a ready interval, a model upstream is due and not selected",
+        (OPENED, e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, (), (), (STAGING,)), SUCCEEDED),
+        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, unselected=(STAGING,)),
+        Told(f"core.orders is waiting: {UNSELECTED}.", False, WARN, {"sqlmesh/waiting_for": UNSELECTED}),
+    ),
+    Row(
         "waiting: planned without a ready interval, and no signal is known to be the reason",
         (OPENED, e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, (), ()), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED),
@@ -390,6 +400,26 @@ OUTCOME_TABLE = (
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'", "sqlmesh/attempts": 2},
+        ),
+        earlier=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
+    ),
+    Row(
+        "failed in the first attempt, and left out of the second: a plan has made due what it reads",
+        (OPENED, e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, (), (), (STAGING,)), SUCCEEDED),
+        NodeOutcome(
+            ORDERS,
+            Outcome.FAILED,
+            PROMOTED,
+            errors=("OperationalError: the connection was lost",),
+            unselected=(STAGING,),
+            attempts=2,
+        ),
+        Told(
+            "core.orders failed: OperationalError: the connection was lost. "
+            f"Another attempt left it out: {UNSELECTED}.",
+            False,
+            ERROR,
+            {"sqlmesh/error": "OperationalError: the connection was lost", "sqlmesh/attempts": 2},
         ),
         earlier=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
     ),

@@ -483,7 +483,7 @@ evidence = st.one_of(
     st.builds(e.NodeFailed, nodes, texts, texts, names, st.booleans()),
     st.builds(e.NodesBlocked, st.dictionaries(nodes, st.lists(nodes, max_size=2).map(tuple), max_size=2)),
     st.builds(e.NodeUpToDate, nodes, texts, amounts, amounts),
-    st.builds(e.NodeWaiting, nodes, names, names),
+    st.builds(e.NodeWaiting, nodes, names, names, names),
     st.builds(e.LogLine, st.just("info"), texts, texts),
 )
 finishes = st.builds(e.EvaluationFinished, st.sampled_from(get_args(e.Status)))

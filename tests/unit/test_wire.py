@@ -55,7 +55,7 @@ EVENTS: tuple[e.Event, ...] = (
     e.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",), is_transient=True),
     e.NodesBlocked({"b": ("a",), "c": ()}),
     e.NodeUpToDate("a", "its cron '@daily' is not due", next_due=D2[0], last_interval_end=None),
-    e.NodeWaiting("a", ("files_arrived",), ("b",)),
+    e.NodeWaiting("a", ("files_arrived",), ("b",), ("c",)),
     e.NodeAudited("a", (D1, D2), None),
     e.SecretsKnown(("hunter2", "")),
     e.LogLine("warning", "text", "sqlmesh"),

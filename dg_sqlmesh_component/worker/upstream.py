@@ -1,0 +1,136 @@
+"""Models upstream that a run leaves out: what it runs waits for them, and others may be what a signal looks at."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from graphlib import TopologicalSorter
+from itertools import pairwise
+from typing import Any
+
+from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
+
+from .auditing import altered_at, computed
+
+
+def mind_unselected_upstream(scheduler: Scheduler, holds_back: Callable[[str, Set[str]], None]) -> None:
+    """Have what runs mind models upstream of it that do not run.
+
+    SQLMesh adds to a selection all that is upstream of it, which a step must not. What reads a model that does not run
+    (in a run of one model, a retry, the second part of a split step) would be computed for intervals whose source is
+    not there yet, and never again. So it waits for whatever upstream is due and not computed: it is computed as far as
+    that is. Signals of what does not run are not asked: they may say by now that a model is ready, which it was not
+    when it ran.
+
+    Args:
+        holds_back: Is told each model that may have to wait, and the nearest upstream of it that it waits for.
+    """
+    find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
+    missing: dict[Snapshot, Any] = {}
+
+    def merged_missing_intervals(
+        *args: Any, selected_snapshots: set[str] | None = None, **kwargs: Any
+    ) -> SnapshotToIntervals:
+        missing.clear()
+        missing.update(find_missing(*args, **kwargs))
+        return {s: found for s, found in missing.items() if selected_snapshots is None or s.name in selected_snapshots}
+
+    def batch_intervals(
+        requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
+    ) -> dict[Snapshot, Any]:
+        due = {one.name: missing[one] for one in missing.keys() - requested.keys() if not _is_looked_through(one)}
+        left, by_name = dict(requested), scheduler.snapshots_by_name
+        for snapshot, nearest, not_there in _held_back(requested, due, by_name):
+            single = _expanded(requested[snapshot], snapshot)
+            left[snapshot] = without(single, not_there, uninterrupted=snapshot.depends_on_past)
+            holds_back(snapshot.name, nearest)
+        altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), by_name)
+        batches = batch({**left, **altered}, index, *args, **kwargs)
+        return {snapshot: found for snapshot, found in batches.items() if snapshot in requested}
+
+    scheduler.merged_missing_intervals = merged_missing_intervals
+    scheduler.batch_intervals = batch_intervals
+
+
+def _has_signals(snapshot: Snapshot) -> bool:
+    return snapshot.is_model and bool(snapshot.model.signals)
+
+
+def _is_looked_through(snapshot: Snapshot) -> bool:
+    """Whether its rows are those of what it reads, whenever it runs, and no audit has to see them first."""
+    if not snapshot.is_model or snapshot.is_symbolic:
+        return True
+    is_plain_view = snapshot.is_view and not snapshot.is_materialized_view
+    return is_plain_view and not (snapshot.model.signals or snapshot.model.audits)
+
+
+def _expanded(intervals: Iterable[Interval], snapshot: Snapshot) -> list[Interval]:
+    """The single intervals of a model that longer ones are made of."""
+    bounds = [expand_range(start, end, snapshot.node.interval_unit) for start, end in intervals]
+    return [pair for one in bounds for pair in pairwise(one)]
+
+
+def without(intervals: Iterable[Interval], taken: Sequence[Interval], *, uninterrupted: bool) -> list[Interval]:
+    """The intervals that none of `taken` overlaps, which are in order and apart.
+
+    SQLMesh's own `interval_diff` errs where the two are of different units: an hour taken from one day took the days
+    behind it as well, or nothing.
+
+    Args:
+        uninterrupted: Leave out everything behind the first overlap.
+    """
+    ends = [end for _, end in taken]
+    left = []
+    for start, end in intervals:
+        following = bisect_right(ends, start)
+        if following == len(taken) or taken[following][0] >= end:
+            left.append((start, end))
+        elif uninterrupted:
+            break
+    return left
+
+
+def _held_back(
+    requested: Iterable[Snapshot], due: Mapping[str, list[Interval]], by_name: Mapping[str, Snapshot]
+) -> Iterator[tuple[Snapshot, Set[str], list[Interval]]]:
+    """Each requested model that is behind one of `due`: the nearest of them, and what is missing of all of them."""
+    graph: dict[str, list[str]] = {}
+    to_visit = [snapshot.name for snapshot in requested] if due else []
+    while to_visit:
+        name = to_visit.pop()
+        if name not in graph:
+            graph[name] = [parent.name for parent in by_name[name].parents if parent.name in by_name]
+            to_visit += graph[name]
+    nearest: dict[str, frozenset[str]] = {}
+    not_there: dict[str, list[Interval]] = {}
+    for name in TopologicalSorter(graph).static_order():
+        parents = graph[name]
+        found = {frozenset((parent,)) if parent in due else nearest[parent] for parent in parents}
+        nearest[name] = frozenset().union(*found)
+        not_there[name] = merge_intervals([i for parent in parents for i in (*not_there[parent], *due.get(parent, ()))])
+    for snapshot in requested:
+        if nearest.get(snapshot.name):
+            yield snapshot, nearest[snapshot.name], not_there[snapshot.name]
+
+
+def _altered_since(
+    requested: Iterable[Snapshot], index: DeployabilityIndex, by_name: Mapping[str, Snapshot]
+) -> dict[Snapshot, list[Interval]]:
+    """Models without signals that do not run, altered since what reads them was: the last interval of each.
+
+    SQLMesh's own signal `freshness`, and any that looks at `context.parent_intervals`, asks whether a model upstream is
+    computed in the same run. It was, in an earlier attempt, step or run of this model's alone.
+    """
+    running = {snapshot.name: snapshot for snapshot in requested}
+    found = {}
+    for snapshot in filter(_has_signals, running.values()):
+        for parent in (by_name.get(parent.name) for parent in snapshot.parents if parent.name not in running):
+            if parent is None or parent.is_symbolic or _has_signals(parent):
+                continue
+            intervals = computed(parent, index)
+            if intervals and (altered_at(parent, index) or 0) > (altered_at(snapshot, index) or 0):
+                end = intervals[-1][1]
+                found[parent] = [(end - parent.node.interval_unit.milliseconds, end)]
+    return found
