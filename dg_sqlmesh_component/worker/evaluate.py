@@ -10,6 +10,7 @@ the evaluator whose `audit` returns every audit's result, and the scheduler that
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from functools import partial
@@ -50,6 +51,7 @@ from .opening import (
     open_context,
     plan_command,
     state_connection,
+    unfinished_plan,
 )
 from .overlap import Patience, alone_on_its_state
 from .pipe import Pipe
@@ -81,7 +83,7 @@ def evaluate(request: e.EvaluationRequest, pipe: Pipe) -> None:
     except SignalEvalError as error:
         raise tracker.fail_signal(error) from error
     except Exception as error:  # SQLMesh, its engine's driver and a project's signals raise anything
-        raise explain(error, request.project) from error
+        raise explain(error, request.project, request.environment) from error
     finally:
         context.close()
 
@@ -110,7 +112,7 @@ def _open(request: e.EvaluationRequest, tracker: Tracker) -> _RecordingContext:
         context.state_reader.get_environment(request.environment)
     except Exception as error:  # a driver's, or SQLMesh's about the version of the state
         context.close()
-        raise explain(error, request.project) from error
+        raise explain(error, request.project, request.environment) from error
     return context
 
 
@@ -166,8 +168,26 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
             "computes; a run with nothing due before that, such as a retry of this one, is green without it."
         ) from failed_behind
     if request.audit_only:
+        _block_until_finalized(request, context, tracker.pipe)
         audit_alone(request, context.scheduler(environment=request.environment), tracker.pipe)
     return e.EvaluationFinished(status)
+
+
+def _block_until_finalized(request: e.EvaluationRequest, context: _RecordingContext, pipe: Pipe) -> None:
+    """Wait for a plan that is updating the environment, as SQLMesh's run does: its views may be of two plans till then.
+
+    Raises:
+        EnvironmentNotReadyError: The plan has not finished in time.
+    """
+    wait = context.config.run
+    for _ in range(max(1, wait.environment_check_max_wait // wait.environment_check_interval)):
+        environment = context.state_reader.get_environment(request.environment)
+        if environment is None or environment.finalized_ts:  # None: said by what opens it next
+            return
+        if pipe.is_cancelled:
+            raise EvaluationError("The evaluation of audits was cancelled.")
+        time.sleep(wait.environment_check_interval)
+    raise unfinished_plan(request.project, request.environment)
 
 
 def _run(request: e.EvaluationRequest, context: _RecordingContext) -> CompletionStatus:

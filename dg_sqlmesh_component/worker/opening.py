@@ -223,8 +223,23 @@ def describe_error(error: BaseException) -> str:
     return text if text and name in ("ConfigError", "SQLMeshError") else f"{name}: {text}"
 
 
-def explain(error: Exception, project: OpenProject) -> SQLMeshComponentError:
-    """Tell who must act on an error that stopped a whole request."""
+def unfinished_plan(project: OpenProject, environment: str | None) -> EnvironmentNotReadyError:
+    """What to do about an environment that a plan is updating for too long."""
+    said = [environment] if environment else []
+    return EnvironmentNotReadyError(
+        f"The environment{''.join(f' {name!r}' for name in said)} is being updated by a plan that has not finished "
+        "within `execution.environment_timeout` (in defs.yaml). If that plan was broken off, apply it again: "
+        f"{sqlmesh_command(project, 'plan', *said)}",
+        is_transient=True,
+    )
+
+
+def explain(error: Exception, project: OpenProject, environment: str | None = None) -> SQLMeshComponentError:
+    """Tell who must act on an error that stopped a whole request.
+
+    Args:
+        environment: The one that runs.
+    """
     text = plain(error)
     if "Could not set lock on file" in text:
         return DatabaseInUseError(
@@ -244,12 +259,7 @@ def explain(error: Exception, project: OpenProject) -> SQLMeshComponentError:
             "Upgrade it in the interpreter that runs the project (`project.python` in defs.yaml)."
         )
     if "Exceeded the maximum wait time for environment" in text:
-        return EnvironmentNotReadyError(
-            f"The environment is being updated by a plan that has not finished within `execution.environment_timeout` "
-            f"(in defs.yaml). {text.split(' This means')[0]} If that plan was broken off, apply it again: "
-            f"{sqlmesh_command(project, 'plan', *([project.environment] if project.environment else []))}",
-            is_transient=True,
-        )
+        return unfinished_plan(project, environment or project.environment)
     return EvaluationError(
         f"SQLMesh ended the run with an error: {describe_error(error)}", is_transient=is_transient(error)
     )

@@ -149,8 +149,8 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Da
         yield project, dagster
 
 
-def failure(dagster: DagsterProject) -> str:
-    told = dagster.launch("in_process")
+def failure(dagster: DagsterProject, **selection: list[str]) -> str:
+    told = dagster.launch("in_process", **selection)
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert not told.materializations
     [description] = told.failures
@@ -226,19 +226,23 @@ def test_a_model_that_is_promoted_as_external_or_embedded_is_not_in_the_environm
 
 
 @pytest.mark.attribute("execution.environment_timeout")
+@pytest.mark.parametrize("selection", [{}, {"checks": ["t/one:sqlmesh_execution_status"]}], ids=["a run", "checks"])
 def test_an_environment_that_a_plan_is_updating_is_waited_for_as_long_as_declared(
-    planned: tuple[Path, DagsterProject],
+    planned: tuple[Path, DagsterProject], selection: dict[str, list[str]]
 ) -> None:
+    """Its views may be of two plans till then, so that no check is evaluated either."""
     project, dagster = planned
     [(finalized,)] = query(project, "SELECT finalized_ts FROM sqlmesh._environments")
     query(project, "UPDATE sqlmesh._environments SET finalized_ts = NULL")
     dagster.declare("shop", {"project": str(project), "execution": {"environment_timeout": 2}})
     start = time.monotonic()
-    description = failure(dagster)
-    query(project, f"UPDATE sqlmesh._environments SET finalized_ts = {finalized}")
+    try:
+        description = failure(dagster, **selection)
+    finally:
+        query(project, f"UPDATE sqlmesh._environments SET finalized_ts = {finalized}")
     assert time.monotonic() - start < 60
     assert "is being updated by a plan that has not finished" in description
-    assert f"cd {project} && sqlmesh plan" in description
+    assert f"cd {project} && sqlmesh plan prod" in description
 
 
 def test_a_database_that_another_process_holds_names_that_process(planned: tuple[Path, DagsterProject]) -> None:
