@@ -13,6 +13,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from . import events as e
+from .manifest import Audit, DbtNode, Model, StandaloneAudit
 
 HIDDEN = "***"
 
@@ -78,11 +79,42 @@ class Redactor:
         return _ASSIGNED.sub(rf"\1\2{HIDDEN}", _URL.sub(rf"\1:{HIDDEN}@", text))
 
     def sql(self, query: str | None) -> str | None:
-        """A query without values that are known to be secret, as a macro or a variable may put them there."""
+        """What a project says, without values that are known to be secret: a macro or a variable may put them there."""
+        if query is None or not any(secret in query for secret in self._known):
+            return query
         for secret in sorted(self._known, key=len, reverse=True):
-            if query is not None and len(secret) >= _MINIMAL_LENGTH_IN_SQL:
+            if len(secret) >= _MINIMAL_LENGTH_IN_SQL:
                 query = query.replace(secret, HIDDEN)
         return query
+
+    def _plain(self, texts: Iterable[str]) -> tuple[str, ...]:
+        return tuple(self.sql(text) or "" for text in texts)
+
+    def _args(self, args: Mapping[str, str]) -> dict[str, str]:
+        return dict(zip(args, self._plain(args.values()), strict=True))
+
+    def _audit(self, audit: Audit) -> Audit:
+        query, description = self.sql(audit.query), self.sql(audit.description)
+        return replace(audit, query=query, description=description, args=self._args(audit.args))
+
+    def _dbt(self, node: DbtNode | None) -> DbtNode | None:
+        return node and replace(node, meta=self.sql(node.meta))
+
+    def _model(self, model: Model) -> Model:
+        return replace(
+            model,
+            query=self.sql(model.query),
+            description=self.sql(model.description),
+            owner=self.sql(model.owner),
+            owner_email=self.sql(model.owner_email),
+            tags=self._plain(model.tags),
+            columns=tuple(replace(column, description=self.sql(column.description)) for column in model.columns),
+            audits=tuple(map(self._audit, model.audits)),
+            dbt=self._dbt(model.dbt),
+        )
+
+    def _standalone_audit(self, one: StandaloneAudit) -> StandaloneAudit:
+        return replace(one, audit=self._audit(one.audit), owner=self.sql(one.owner), dbt=self._dbt(one.dbt))
 
     def event(self, event: _E) -> _E:
         """The event, with its texts for people without secrets."""
@@ -94,10 +126,12 @@ class Redactor:
             return replace(event, error=self.text(event.error))
         if isinstance(event, e.AuditEvaluated):
             error = None if event.error is None else self.text(event.error)
-            return replace(event, error=error, query=self.sql(event.query))
+            return replace(event, error=error, query=self.sql(event.query), args=self._args(event.args))
         if isinstance(event, e.ProjectDescribed):
-            models = tuple(
-                replace(model, query=self.sql(model.query)) if model.query else model for model in event.manifest.models
+            manifest = replace(
+                event.manifest,
+                models=tuple(map(self._model, event.manifest.models)),
+                standalone_audits=tuple(map(self._standalone_audit, event.manifest.standalone_audits)),
             )
-            return replace(event, manifest=replace(event.manifest, models=models))
+            return replace(event, manifest=manifest)
         return event

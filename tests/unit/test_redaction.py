@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from unit.scenario import manifest, model
+from unit.scenario import audit, manifest, model
 
 from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.manifest import Column, DbtNode, StandaloneAudit
 from dg_sqlmesh_component.redaction import Redactor
 
 
@@ -130,6 +131,32 @@ def test_a_query_is_shown_without_the_values_that_a_variable_put_there() -> None
     for event in (evaluated, described):
         assert "'***'" in repr(redactor.event(event))
         assert "hunter2" not in repr(redactor.event(event))
+
+
+def test_what_a_project_says_of_its_models_is_described_without_secrets() -> None:
+    """A variable may stand in a model's properties, and what is described is stored and shown."""
+    said = "of hunter2!, by Ada"
+    check = audit("known", args={"is_in": f"('{said}')"}, query=said, description=said)
+    dbt = DbtNode("model.shop.x", None, meta=said, severity=None, tests=None)
+    told = model(
+        "t.x",
+        description=said,
+        owner=said,
+        owner_email=said,
+        tags=(said, "plain"),
+        columns=(Column("id", "INT", said), Column("n", "INT", None)),
+        audits=(check,),
+        dbt=dbt,
+    )
+    alone = StandaloneAudit(check, (), "@daily", said, dbt)
+    redactor = Redactor({})
+    redactor.add(["hunter2!"])
+    described = redactor.event(e.ProjectDescribed(manifest(told, standalone_audits=[alone])))
+    assert "hunter2" not in repr(described)
+    assert described.manifest.models[0].tags == ("of ***, by Ada", "plain")
+    assert described.manifest.models[0].columns[1] == Column("n", "INT", None)
+    evaluated = e.AuditEvaluated('"t"."x"', "known", 0, {"is_in": said}, True, 1, None, (0, 1))
+    assert redactor.event(evaluated).args == {"is_in": "of ***, by Ada"}
 
 
 def test_the_values_themselves_are_not_in_the_events_own_words() -> None:
