@@ -32,8 +32,10 @@ _OUTPUT_FOLDERS = {"logs", "target"}
 _OUTPUT_SUFFIXES = {".db", ".duckdb", ".log", ".pyc", ".sqlite", ".sqlite3", ".wal"}
 
 _CODE_SUFFIXES = {".py", ".yaml", ".yml"}
-_ASKS_FOR_VARIABLES = re.compile(r"environ|getenv|env_var")
-_QUOTED_NAME = re.compile(r"""["'](\w+)["']""")
+_ASKS_FOR_VARIABLES = re.compile(r"environ|getenv|env_var|expandvars")
+_QUOTED_NAME = re.compile(r"""["'](\w+)["']|\$\{?(\w+)""")
+_ASKS_ELSEWHERE = re.compile(r"\b(subprocess|popen|os\.system|git|pygit2|urlopen|urllib|requests|httpx|boto3|socket)\b")
+"""In a configuration written in Python: what it makes of the project is not to be seen in files."""
 
 
 def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | None:
@@ -43,7 +45,7 @@ def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | No
         question: What else the description depends on, such as the selection.
     """
     configuration = "\n".join(_configurations(project))
-    if any("git:" in part for part in question):
+    if any("git:" in part for part in question) or any(map(_asks_elsewhere, project.paths)):
         return None
     environment = {**os.environ, **project.env}
     user = [getpass.getuser()] if "user(" in configuration else []
@@ -86,7 +88,24 @@ def _configurations(project: SQLMeshProject) -> Iterator[str]:
     for path in project.paths:
         for name in (*CONFIG_FILES, ".env"):
             if (path / name).is_file():
-                yield (path / name).read_text(encoding="utf-8", errors="replace")
+                yield _text(path / name)
+
+
+def _text(path: Path) -> str:
+    """What a file says; nothing where it must not be read, of which SQLMesh complains where it needs it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _asks_elsewhere(path: Path) -> bool:
+    """Whether the configuration asks a program or a server what it is."""
+    return any(
+        _ASKS_ELSEWHERE.search(_text(path / name))
+        for name in CONFIG_FILES
+        if name.endswith(".py") and (path / name).is_file()
+    )
 
 
 def _files_elsewhere(project: SQLMeshProject, environment: Mapping[str, str]) -> Iterator[Path]:
@@ -105,17 +124,21 @@ def _files_elsewhere(project: SQLMeshProject, environment: Mapping[str, str]) ->
 def _names_in(configuration: str, files: Sequence[Path]) -> set[str]:
     """What may be names of environment variables: any word of the configuration, and quotes in code that asks for them.
 
-    Models of dbt are such code, those of SQLMesh are not: they have no way to ask.
+    One file may ask for what another one names: in Python, and in a project of dbt. Models of dbt are code, those of
+    SQLMesh are not: they have no way to ask.
     """
     is_dbt = any(path.name == "dbt_project.yml" for path in files)
-    suffixes = _CODE_SUFFIXES | ({".sql"} if is_dbt else set())
-    named = set(re.findall(r"\w+", configuration))
+    python: list[str] = []
+    others: list[str] = []
     for path in files:
-        if path.suffix in suffixes and path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if _ASKS_FOR_VARIABLES.search(text):
-                named.update(_QUOTED_NAME.findall(text))
-    return named
+        if path.suffix in _CODE_SUFFIXES | ({".sql"} if is_dbt else set()) and path.is_file():
+            text = _text(path)
+            (python if path.suffix == ".py" else others).append(text)
+    named = set(re.findall(r"\w+", configuration))
+    for text in ("\n".join(python), *(["\n".join(others)] if is_dbt else others)):
+        if _ASKS_FOR_VARIABLES.search(text):
+            named.update(*_QUOTED_NAME.findall(text))
+    return named - {"_"}  # which a shell sets to the last command
 
 
 def _variables(named: set[str], environment: Mapping[str, str]) -> Iterator[str]:
@@ -142,9 +165,13 @@ def _interpreter(python: str | None) -> Iterator[str]:
 
 def _files(folder: Path) -> Iterator[Path]:
     read = [folder / name for name in _READ_FOLDERS]
-    for one in read:  # it may be a link to a folder elsewhere
-        yield from _files_below(one, lambda path: path.name == "__pycache__")
-    yield from _files_below(folder, lambda path: path in read or _is_other(path))
+    for one in read:  # it, or what is in it, may be a link to a folder elsewhere, which SQLMesh follows
+        for path in _files_below(one, lambda path: path.name == "__pycache__", is_followed=True):
+            if path.suffix != ".pyc":
+                yield path
+    for path in _files_below(folder, lambda path: path in read or _is_other(path), is_followed=False):
+        if path.suffix not in _OUTPUT_SUFFIXES:
+            yield path
 
 
 def _is_other(path: Path) -> bool:
@@ -156,13 +183,20 @@ def _is_other(path: Path) -> bool:
     )
 
 
-def _files_below(folder: Path, is_left_out: Callable[[Path], bool]) -> Iterator[Path]:
-    for path, folders, files in os.walk(folder):
+def _files_below(folder: Path, is_left_out: Callable[[Path], bool], *, is_followed: bool) -> Iterator[Path]:
+    """The files in and below a folder.
+
+    Args:
+        is_followed: Whether to look behind links to folders, once in each.
+    """
+    seen: set[str] = set()
+    for path, folders, files in os.walk(folder, followlinks=is_followed):
         here = Path(path)
+        if is_followed:
+            seen.add(os.path.realpath(here))
+            folders[:] = (name for name in folders if os.path.realpath(here / name) not in seen)
         folders[:] = sorted(name for name in folders if not is_left_out(here / name))
-        for name in sorted(files):
-            if Path(name).suffix not in _OUTPUT_SUFFIXES:
-                yield here / name
+        yield from (here / name for name in sorted(files))
 
 
 def _stamp(path: Path) -> str:

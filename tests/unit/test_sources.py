@@ -72,10 +72,12 @@ def touch(name: str) -> Callable[[Path], None]:
         write("models/target/x.sql"),
         write("transform/logs/x.sql"),
         write("seeds/.hidden/x.csv"),
+        write("seeds/x.log"),
         write("elsewhere/models/x.sql"),
     ],
     ids=["written", "touched", "new", "gone", "renamed", "seed", "macro", "config", ".env", "external", "letters",
-         "named like logs", "named like output", "below another folder", "hidden", "not a folder of SQLMesh's"],
+         "named like logs", "named like output", "below another folder", "hidden", "seed like a log",
+         "not a folder of SQLMesh's"],
 )  # fmt: skip
 def test_a_changed_file_makes_another_project(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
     before = sources_of(project, [])
@@ -93,6 +95,20 @@ def test_what_is_in_a_folder_elsewhere_that_is_linked_to_counts(
     if (folder / linked).exists():
         shutil.rmtree(folder / linked)
     (folder / linked).symlink_to(elsewhere)
+    before = sources_of(project, [])
+    touch("x.sql")(elsewhere)
+    assert before != sources_of(project, [])
+
+
+@pytest.mark.parametrize("link", ["models/shared", "seeds/shared"])
+def test_what_is_in_a_linked_folder_below_counts_and_a_link_to_a_folder_above_does_no_harm(
+    project: SQLMeshProject, link: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    [folder] = project.paths
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write("x.sql")(elsewhere)
+    (elsewhere / "above").symlink_to(folder)
+    (folder / link).symlink_to(elsewhere)
     before = sources_of(project, [])
     touch("x.sql")(elsewhere)
     assert before != sources_of(project, [])
@@ -138,6 +154,8 @@ def test_a_variable_that_the_configuration_does_not_name_makes_no_difference(pro
         ("macros/m.py", 'name = "EXTRA"\nextra = os.getenv(name)', True),
         ("models/m.py", "extra = os.environ['EXTRA']", True),
         ("macros/m.py", "extra = 'EXTRA'", False),
+        ("macros/m.py", "import os\nextra = os.path.expandvars('$EXTRA/two')", True),
+        ("macros/m.py", "import os\nextra = os.path.expandvars('${EXTRA}/two')", True),
         ("helpers/m.py", "extra = environ['EXTRA']", True),
         ("profiles.yml", "schema: \"{{ env_var('EXTRA') }}\"", True),
         ("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'", False),
@@ -149,6 +167,47 @@ def test_a_variable_that_code_asks_for_makes_another_project(
     write(file, text)(project.paths[0])
     one, other = (replace(project, env={"EXTRA": value}) for value in "ab")
     assert (sources_of(one, []) != sources_of(other, [])) is counts
+
+
+@pytest.mark.parametrize(("file", "counts"), [("macros/m.py", True), ("external_models.yaml", False)])
+def test_a_variable_that_one_file_asks_for_and_another_names_makes_another_project(
+    project: SQLMeshProject, file: str, counts: bool
+) -> None:
+    write("macros/settings.py", "import os\n\n\ndef setting(name):\n    return os.environ[name]\n")(project.paths[0])
+    write(file, "- 'EXTRA'")(project.paths[0])
+    one, other = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert (sources_of(one, []) != sources_of(other, [])) is counts
+
+
+def test_in_a_dbt_project_a_macro_asks_for_what_a_model_names(project: SQLMeshProject) -> None:
+    write("dbt_project.yml")(project.paths[0])
+    write("macros/setting.sql", "{% macro setting(name) %}{{ env_var(name) }}{% endmacro %}")(project.paths[0])
+    write("models/m.sql", "SELECT '{{ setting(\"EXTRA\") }}'")(project.paths[0])
+    one, other = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert sources_of(one, []) != sources_of(other, [])
+
+
+def test_the_last_command_of_a_shell_makes_no_difference(project: SQLMeshProject) -> None:
+    write("config.yaml", CONFIG + "# _\n")(project.paths[0])
+    one, other = (replace(project, env={"_": value}) for value in "ab")
+    assert sources_of(one, []) == sources_of(other, [])
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that not even the superuser can read")
+@pytest.mark.parametrize("name", ["config.yaml", "elsewhere/notes.yml", "macros/m.py"])
+def test_a_file_that_must_not_be_read_is_left_to_sqlmesh_to_complain_of(project: SQLMeshProject, name: str) -> None:
+    file = project.paths[0] / name
+    write(name)(project.paths[0])
+    file.unlink()
+    file.symlink_to("/proc/self/mem")
+    assert sources_of(project, []) is not None
+
+
+@pytest.mark.parametrize("text", ["import subprocess", "from git import Repo", "import os\nos.popen('hostname')"])
+def test_a_configuration_that_asks_a_program_is_made_of_more_than_files(project: SQLMeshProject, text: str) -> None:
+    assert sources_of(project, []) is not None
+    write("config.py", text)(project.paths[0])
+    assert sources_of(project, []) is None
 
 
 @pytest.mark.parametrize(
