@@ -411,14 +411,15 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             DeclarationError: The file cannot be written, and that was asked for.
         """
         sources = sources_of(self.project, self._question)
-        before = _read(state_path) if self._is_loading else None
+        before = self._stored_before(state_path) if self._is_loading else None
         if sources is None or before is None or before.sources is None:
             manifest = self._describe()
         elif before.sources == sources:
             return
         else:
             manifest = self._describe_again(before, sources.files_changed_since(before.sources))
-        manifest = replace(manifest, sources=None if manifest.reads_state else sources)
+        key = self.defs_state_config.key
+        manifest = replace(manifest, sources=None if manifest.reads_state else sources, state_key=key)
         try:
             write_manifest(manifest, state_path)
         except OSError as error:
@@ -459,6 +460,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         name = (self.op or OpSpec()).name or default_op_name(where_declared, declared.instance_key)
         if is_step_of_this_process(name) and state_path is not None:
             self.project.start_early()
+        Neighbours.of(context).add_stored(place(context), self.defs_state_config.key, self.project.env)
         with collecting_no_garbage():
             asset = self._multi_asset(name, self._stored(state_path))
             Neighbours.of(context).add(place(context), name, asset.specs)
@@ -506,7 +508,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             problem = f"There is no stored description of the SQLMesh project {self.project.name!r}."
         else:
             try:
-                return read_manifest(state_path).at(self.project.opening.paths)
+                return self._read(state_path).at(self.project.opening.paths)
             except DeclarationError as error:
                 problem = str(error)
         sources = sources_of(self.project, self._question)
@@ -522,6 +524,22 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
                 return manifest
             _DESCRIBED[source] = manifest
         return _DESCRIBED[source]
+
+    def _read(self, state_path: Path) -> Manifest:
+        manifest, key = read_manifest(state_path), self.defs_state_config.key
+        if manifest.state_key != key:
+            raise DeclarationError(
+                f"The stored description of a SQLMesh project, {state_path}, is not of this declaration, {key}, but of "
+                f"{manifest.state_key}. Write it anew: dg utils refresh-defs-state"
+            )
+        return manifest
+
+    def _stored_before(self, state_path: Path) -> Manifest | None:
+        """The stored manifest; None where there is none that can be read."""
+        try:
+            return self._read(state_path)
+        except DeclarationError:
+            return None
 
     def _translate(self, manifest: Manifest) -> None:
         self._translator = Translator(
@@ -578,14 +596,6 @@ _DESCRIBED: dict[str, Manifest] = {}
 
 _EXPANDED: dict[Any, tuple[str, ...]] = {}
 """Selections that SQLMesh has read in this process, by what was asked of which code."""
-
-
-def _read(state_path: Path) -> Manifest | None:
-    """The stored manifest; None where there is none that can be read."""
-    try:
-        return read_manifest(state_path)
-    except DeclarationError:
-        return None
 
 
 def _settings(env: Mapping[str, str]) -> list[str]:

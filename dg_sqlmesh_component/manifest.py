@@ -233,6 +233,7 @@ class Manifest:
         standalone_audits: Sorted by name.
         reads_state: Whether SQLMesh added models of other projects, which share the state: they change without a file.
         sources: What it was made of; None where that cannot be told.
+        state_key: The key of Dagster's under which it is stored; None before it is.
     """
 
     version: int
@@ -246,6 +247,7 @@ class Manifest:
     standalone_audits: tuple[StandaloneAudit, ...]
     reads_state: bool = False
     sources: Sources | None = None
+    state_key: str | None = None
 
     def models_changed_by(self, files: Collection[str]) -> frozenset[str]:
         """The `fqn`s of the models in these files, and of all that read them; empty where a file has none."""

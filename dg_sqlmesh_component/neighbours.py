@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 import dagster as dg
@@ -26,6 +26,7 @@ class Neighbours:
     def __init__(self) -> None:
         self._op_names: dict[str, str] = {}
         self._tables: dict[dg.AssetKey, tuple[str, str]] = {}
+        self._stored: dict[str, tuple[str, Mapping[str, str]]] = {}
 
     @classmethod
     def of(cls, context: dg.ComponentLoadContext) -> Neighbours:
@@ -50,6 +51,26 @@ class Neighbours:
             table = dep.metadata.get("dagster/table_name") if dep.metadata else None
             if table is not None:
                 self._add_table(declared_in, dep.asset_key, str(table))
+
+    def add_stored(self, declared_in: str, key: str, env: Mapping[str, str]) -> None:
+        """Take note of where a declaration's description is stored.
+
+        Args:
+            key: It has no part in it of a variable's value that may be a secret.
+            env: The variables that the declaration sets.
+
+        Raises:
+            DeclarationError: Another declaration, of which such a value differs, stores its own there.
+        """
+        other, other_env = self._stored.setdefault(key, (declared_in, env))
+        differing = sorted(name for name in env.keys() | other_env.keys() if env.get(name) != other_env.get(name))
+        if differing:
+            raise DeclarationError(
+                f"{other} and {declared_in} open one SQLMesh project in the same way but for {', '.join(differing)} in "
+                "`project.env`. Its value looks like a secret, by which no stored description is told apart: each "
+                "would show the other's models. Let them differ in another variable, the gateway or the environment "
+                "too."
+            )
 
     def _add_table(self, declared_in: str, key: dg.AssetKey, table: str) -> None:
         other_table, other = self._tables.setdefault(key, (table, declared_in))
