@@ -161,10 +161,11 @@ class Reporter:
             return f"upstream of it, {', '.join(map(self._assets.name, outcome.upstream))} waits for a signal"
         if outcome.unselected:
             due = ", ".join(listed([self._assets.name(fqn) for fqn in outcome.unselected]))
-            return (
-                f"upstream of it, {due} has due intervals that are not computed, and is not selected in this step. "
-                "Materialize it with all that is upstream of it"
-            )
+            said = f"upstream of it, {due} has due intervals that are not computed, and is not selected in this step. "
+            elsewhere = [self._assets.name(fqn) for fqn in outcome.unselected if fqn not in self._assets.specs]
+            if elsewhere:
+                return f"{said}Run {', '.join(listed(elsewhere))} where it is not left out by `select` or `exclude`"
+            return f"{said}Materialize it with all that is upstream of it"
         return "none of its missing intervals is ready"
 
     # -- checks -----------------------------------------------------------------------------------

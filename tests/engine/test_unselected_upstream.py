@@ -76,6 +76,38 @@ def test_a_model_is_computed_as_far_as_what_it_reads_and_the_log_says_so(tmp_pat
     assert len(days(project, "raw.landing")) == 6
 
 
+AUDIT = "AUDIT (name as_many, standalone true); SELECT 1 FROM raw.landing, mid.other HAVING count(*) = 0"
+
+
+def test_a_standalone_audit_waits_for_all_that_it_reads_and_is_evaluated_once_that_is_there(tmp_path: Path) -> None:
+    """Else what comes later the same day would be seen by no audit."""
+    other = LANDING.replace("raw.landing", "mid.other")
+    files = {"models/landing.sql": LANDING, "models/other.sql": other, "audits/as_many.sql": AUDIT}
+    project = write_project(tmp_path / "shop", files)
+    plan(project)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        check = "mid/other:as_many"
+        alone = dagster.launch(assets=["mid/other"])
+        assert alone.status == dg.DagsterRunStatus.SUCCESS, alone.failures
+        assert check not in alone.checks
+        assert f"as_many is waiting: {WAITS}" in alone.log
+        assert dagster.launch().checks[check].passed
+
+
+def test_a_model_that_waits_for_one_which_is_left_out_says_that_it_has_to_run_elsewhere(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", {"models/landing.sql": LANDING, "models/reader.sql": READER})
+    plan(project)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project), "exclude": "raw.landing"})
+        dagster.refresh()
+        told = dagster.launch()
+        assert told.status_of("marts/reader") == "waiting"
+        said = told.checks["marts/reader:sqlmesh_execution_status"].description
+        assert said.endswith("Run raw.landing where it is not left out by `select` or `exclude`.")
+
+
 MADE = """
 import dagster as dg
 from pathlib import Path
