@@ -20,6 +20,7 @@ fuzz: $(VENV)/.test  ## the unit tests once more, on random input that no run be
 soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects; about an hour and a half
 	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)
 	$(BIN)/python tests/soak/random_projects.py
+	$(BIN)/python tests/soak/random_subsets.py
 
 bench: $(VENV)/.test  ## every table of docs/performance.md; hours, on a machine that does nothing else
 	$(BIN)/python benchmarks/definitions.py

@@ -160,12 +160,14 @@ class Reporter:
         if outcome.upstream:
             return f"upstream of it, {', '.join(map(self._assets.name, outcome.upstream))} waits for a signal"
         if outcome.unselected:
-            due = ", ".join(listed([self._assets.name(fqn) for fqn in outcome.unselected]))
-            said = f"upstream of it, {due} has due intervals that are not computed, and is not selected in this step. "
-            elsewhere = [self._assets.name(fqn) for fqn in outcome.unselected if fqn not in self._assets.specs]
+            names = {fqn: self._assets.name(fqn) for fqn in outcome.unselected}
+            elsewhere = [name for fqn, name in names.items() if fqn not in self._assets.specs]
+            advice = "Select them too, with all that is upstream of them"
             if elsewhere:
-                return f"{said}Run {', '.join(listed(elsewhere))} where it is not left out by `select` or `exclude`"
-            return f"{said}Materialize it with all that is upstream of it"
+                others = ", ".join(listed(elsewhere))
+                advice = f"No assets of this declaration: {others}; run them where they are, or by `sqlmesh run`"
+            due = ", ".join(listed([*names.values()]))
+            return f"upstream of it, models are due that are not selected in this step: {due}. {advice}"
         return "none of its missing intervals is ready"
 
     # -- checks -----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from graphlib import TopologicalSorter
 from itertools import pairwise
 from typing import Any
@@ -28,25 +28,32 @@ def mind_unselected_upstream(scheduler: Scheduler, holds_back: Callable[[str, Se
         holds_back: Is told each model that may have to wait, and the nearest upstream of it that it waits for.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
-    missing: dict[Snapshot, Any] = {}
+    missing: dict[Snapshot, list[Interval]] = {}
 
     def merged_missing_intervals(
-        *args: Any, selected_snapshots: set[str] | None = None, **kwargs: Any
+        start: Any = None,
+        end: Any = None,
+        *args: Any,
+        selected_snapshots: set[str] | None = None,
+        **kwargs: Any,
     ) -> SnapshotToIntervals:
+        found = find_missing(start, end, *args, **kwargs)
         missing.clear()
-        missing.update(find_missing(*args, **kwargs))
-        return {s: found for s, found in missing.items() if selected_snapshots is None or s.name in selected_snapshots}
+        # The bounds are of what is to run. What it reads may lack more, within an interval that reaches beyond them.
+        missing.update(find_missing(None, None, *args, **kwargs) if start or end else found)
+        return {s: one for s, one in found.items() if selected_snapshots is None or s.name in selected_snapshots}
 
     def batch_intervals(
         requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
     ) -> dict[Snapshot, Any]:
-        due = {one.name: missing[one] for one in missing.keys() - requested.keys() if not _is_looked_through(one)}
-        left, by_name = dict(requested), scheduler.snapshots_by_name
-        for snapshot, nearest, not_there in _held_back(requested, due, by_name):
-            single = _expanded(requested[snapshot], snapshot)
-            left[snapshot] = without(single, not_there, uninterrupted=snapshot.depends_on_past)
-            holds_back(snapshot.name, nearest)
-        altered = _altered_since(requested, index or DeployabilityIndex.all_deployable(), by_name)
+        index_or_all = index or DeployabilityIndex.all_deployable()
+        due = {
+            one.name: _never_computed(missing[one], computed(one, index_or_all))
+            for one in missing.keys() - requested.keys()
+            if one.is_model and not one.is_symbolic
+        }
+        left = {**requested, **_left(requested, {n: f for n, f in due.items() if f}, scheduler, holds_back)}
+        altered = _altered_since(requested, index_or_all, scheduler.snapshots_by_name)
         batches = batch({**left, **altered}, index, *args, **kwargs)
         return {snapshot: found for snapshot, found in batches.items() if snapshot in requested}
 
@@ -58,12 +65,18 @@ def _has_signals(snapshot: Snapshot) -> bool:
     return snapshot.is_model and bool(snapshot.model.signals)
 
 
-def _is_looked_through(snapshot: Snapshot) -> bool:
-    """Whether its rows are those of what it reads, whenever it runs, and no audit has to see them first."""
-    if not snapshot.is_model or snapshot.is_symbolic:
-        return True
-    is_plain_view = snapshot.is_view and not snapshot.is_materialized_view
-    return is_plain_view and not (snapshot.model.signals or snapshot.model.audits)
+def _never_computed(missing: Iterable[Interval], done: Sequence[Interval]) -> list[Interval]:
+    """What is missing but for what is computed once more: behind a `lookback`, or of an interval that is not over."""
+    left = []
+    for start, end in missing:
+        for done_from, done_to in done:
+            if start < done_to and done_from < end:
+                if start < done_from:
+                    left.append((start, done_from))
+                start = done_to
+        if start < end:
+            left.append((start, end))
+    return left
 
 
 def _expanded(intervals: Iterable[Interval], snapshot: Snapshot) -> list[Interval]:
@@ -92,27 +105,48 @@ def without(intervals: Iterable[Interval], taken: Sequence[Interval], *, uninter
     return left
 
 
-def _held_back(
-    requested: Iterable[Snapshot], due: Mapping[str, list[Interval]], by_name: Mapping[str, Snapshot]
-) -> Iterator[tuple[Snapshot, Set[str], list[Interval]]]:
-    """Each requested model that is behind one of `due`: the nearest of them, and what is missing of all of them."""
+def _left(
+    requested: SnapshotToIntervals,
+    due: Mapping[str, list[Interval]],
+    scheduler: Scheduler,
+    holds_back: Callable[[str, Set[str]], None],
+) -> dict[Snapshot, list[Interval]]:
+    """What is left to compute of each requested model that is behind one of `due`.
+
+    What a model is denied, its readers are denied too: it may be more than is missing upstream, as a whole day for an
+    hour, or all that is behind a gap.
+    """
+    by_name = scheduler.snapshots_by_name
+    running = {snapshot.name: snapshot for snapshot in requested}
+    left: dict[Snapshot, list[Interval]] = {}
+    nearest: dict[str, frozenset[str]] = {}
+    not_there: dict[str, list[Interval]] = {}
+    graph = _upstream(running, by_name) if due else {}
+    for name in TopologicalSorter(graph).static_order():
+        parents = graph[name]
+        nearest[name] = frozenset().union(*{frozenset((p,)) if p in due else nearest[p] for p in parents})
+        not_there[name] = merge_intervals([i for p in parents for i in (*not_there[p], *due.get(p, ()))])
+        if name in running and not_there[name]:
+            snapshot = running[name]
+            single = _expanded(requested[snapshot], snapshot)
+            left[snapshot] = without(single, not_there[name], uninterrupted=snapshot.depends_on_past)
+            denied = set(single) - set(left[snapshot])
+            if denied:
+                holds_back(name, nearest[name])
+                not_there[name] = merge_intervals([*not_there[name], *denied])
+    return left
+
+
+def _upstream(names: Iterable[str], by_name: Mapping[str, Snapshot]) -> dict[str, list[str]]:
+    """These models and all that is upstream of them, each with its parents."""
     graph: dict[str, list[str]] = {}
-    to_visit = [snapshot.name for snapshot in requested] if due else []
+    to_visit = list(names)
     while to_visit:
         name = to_visit.pop()
         if name not in graph:
             graph[name] = [parent.name for parent in by_name[name].parents if parent.name in by_name]
             to_visit += graph[name]
-    nearest: dict[str, frozenset[str]] = {}
-    not_there: dict[str, list[Interval]] = {}
-    for name in TopologicalSorter(graph).static_order():
-        parents = graph[name]
-        found = {frozenset((parent,)) if parent in due else nearest[parent] for parent in parents}
-        nearest[name] = frozenset().union(*found)
-        not_there[name] = merge_intervals([i for parent in parents for i in (*not_there[parent], *due.get(parent, ()))])
-    for snapshot in requested:
-        if nearest.get(snapshot.name):
-            yield snapshot, nearest[snapshot.name], not_there[snapshot.name]
+    return graph
 
 
 def _altered_since(

@@ -105,7 +105,8 @@ from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.project import SQLMeshProject
 
 project = SQLMeshProject((Path(sys.argv[1]),))
-request = e.EvaluationRequest(project.opening, "prod", ('"warehouse"."t"."mortal"',), (), {}, int(sys.argv[2]))
+models = ('"warehouse"."t"."first"', '"warehouse"."t"."mortal"')
+request = e.EvaluationRequest(project.opening, "prod", models, (), {}, int(sys.argv[2]))
 with project.request(request) as events:
     for event in events:
         pass

@@ -120,8 +120,8 @@ DIVISION = e.NodeFailed(ORDERS, "ConversionException", "ConversionException: can
 AUDITS = e.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 rows", ("not_null",))
 LOST = e.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 UNSELECTED = (
-    "upstream of it, staging.orders has due intervals that are not computed, and is not selected in this step. "
-    "Materialize it with all that is upstream of it"
+    "upstream of it, models are due that are not selected in this step: staging.orders. "
+    "Select them too, with all that is upstream of them"
 )
 
 
