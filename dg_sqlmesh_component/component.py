@@ -530,7 +530,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         if manifest.state_key != key:
             raise DeclarationError(
                 f"The stored description of a SQLMesh project, {state_path}, is not of this declaration, {key}, but of "
-                f"{manifest.state_key}. Write it anew: dg utils refresh-defs-state"
+                f"{manifest.state_key or 'one that it does not name'}. Write it anew: dg utils refresh-defs-state"
             )
         return manifest
 

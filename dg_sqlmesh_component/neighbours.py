@@ -67,9 +67,9 @@ class Neighbours:
         if differing:
             raise DeclarationError(
                 f"{other} and {declared_in} open one SQLMesh project in the same way but for {', '.join(differing)} in "
-                "`project.env`. Its value looks like a secret, by which no stored description is told apart: each "
-                "would show the other's models. Let them differ in another variable, the gateway or the environment "
-                "too."
+                "`project.env`. Values that look like secrets, or that are written alike as templates, do not tell "
+                "stored descriptions apart: each would show the other's models. Let them differ in another variable, "
+                "the gateway or the environment too."
             )
 
     def _add_table(self, declared_in: str, key: dg.AssetKey, table: str) -> None:

@@ -87,11 +87,8 @@ class Redactor:
                 query = query.replace(secret, HIDDEN)
         return query
 
-    def _plain(self, texts: Iterable[str]) -> tuple[str, ...]:
-        return tuple(self.sql(text) or "" for text in texts)
-
     def _args(self, args: Mapping[str, str]) -> dict[str, str]:
-        return dict(zip(args, self._plain(args.values()), strict=True))
+        return {name: self.sql(value) or "" for name, value in args.items()}
 
     def _audit(self, audit: Audit) -> Audit:
         query, description = self.sql(audit.query), self.sql(audit.description)
@@ -101,20 +98,18 @@ class Redactor:
         return node and replace(node, meta=self.sql(node.meta))
 
     def _model(self, model: Model) -> Model:
+        # Not owner and tags, which are names: keys and groups are made of them, and `postgres` may be a password.
         return replace(
             model,
             query=self.sql(model.query),
             description=self.sql(model.description),
-            owner=self.sql(model.owner),
-            owner_email=self.sql(model.owner_email),
-            tags=self._plain(model.tags),
             columns=tuple(replace(column, description=self.sql(column.description)) for column in model.columns),
             audits=tuple(map(self._audit, model.audits)),
             dbt=self._dbt(model.dbt),
         )
 
     def _standalone_audit(self, one: StandaloneAudit) -> StandaloneAudit:
-        return replace(one, audit=self._audit(one.audit), owner=self.sql(one.owner), dbt=self._dbt(one.dbt))
+        return replace(one, audit=self._audit(one.audit), dbt=self._dbt(one.dbt))
 
     def event(self, event: _E) -> _E:
         """The event, with its texts for people without secrets."""

