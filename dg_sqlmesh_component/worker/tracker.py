@@ -61,7 +61,7 @@ class Tracker(PipeConsole):
         self._asked = None
 
     def hold_back(self, fqn: str, nearest: Set[str]) -> None:
-        """A model may have to wait for models upstream that do not run."""
+        """A model is denied intervals that models upstream lack which do not run."""
         self.held_back_by[fqn] = nearest
 
     def fail_signal(self, error: Exception) -> SQLMeshComponentError:

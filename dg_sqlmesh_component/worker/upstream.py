@@ -25,7 +25,7 @@ def mind_unselected_upstream(scheduler: Scheduler, holds_back: Callable[[str, Se
     when it ran.
 
     Args:
-        holds_back: Is told each model that may have to wait, and the nearest upstream of it that it waits for.
+        holds_back: Is told each model that is denied an interval, and the nearest models upstream that are due.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
     missing: dict[Snapshot, list[Interval]] = {}
