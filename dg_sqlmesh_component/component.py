@@ -529,8 +529,8 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         manifest, key = read_manifest(state_path), self.defs_state_config.key
         if manifest.state_key != key:
             raise DeclarationError(
-                f"The stored description of a SQLMesh project, {state_path}, is not of this declaration, {key}, but of "
-                f"{manifest.state_key or 'one that it does not name'}. Write it anew: dg utils refresh-defs-state"
+                f"The stored description of the SQLMesh project, {state_path}, is not of this declaration, {key}, but "
+                f"of {manifest.state_key or 'one that it does not name'}. Write it anew: dg utils refresh-defs-state"
             )
         return manifest
 

@@ -75,7 +75,7 @@ def test_a_stored_description_that_cannot_be_read_is_replaced_by_a_fresh_one(
         file = stored(dagster)
         file.write_bytes(damage(file.read_bytes()))
         assert assets(load_in_production(dagster)) == {"t/one"}
-    assert re.search(f"The stored description of (the|a) SQLMesh project, {re.escape(str(file))}, ", caplog.text)
+    assert f"The stored description of the SQLMesh project, {file}, " in caplog.text
     assert "dg utils refresh-defs-state" in caplog.text
 
 
