@@ -5,19 +5,16 @@ python tests/soak/random_projects.py --projects 30 --seed 1
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
+from drawn import try_many
 from harness import CONFIG, dagster_project, plan, query, raise_flags, state, write_project
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 
 NAMES = (
     "orders",
@@ -135,27 +132,5 @@ def try_one(chance: random.Random, folder: Path) -> str:
     return f"{len(models)} models, {sorted(set(statuses.values()))}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--projects", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=1)
-    said = parser.parse_args()
-
-    @seed(said.seed)
-    @settings(
-        max_examples=said.projects,
-        deadline=None,
-        phases=[Phase.generate],  # to shrink a project takes a quarter of a minute a step
-        suppress_health_check=list(HealthCheck),
-        database=None,
-    )
-    @given(st.randoms(use_true_random=False))
-    def dagster_says_what_happened(chance: random.Random) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            print(try_one(chance, Path(folder).resolve()), flush=True)
-
-    dagster_says_what_happened()
-
-
 if __name__ == "__main__":
-    main()
+    try_many(__doc__, try_one)

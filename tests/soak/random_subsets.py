@@ -5,20 +5,17 @@ python tests/soak/random_subsets.py --projects 30 --seed 1
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import random
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
+from drawn import try_many
 from harness import DagsterProject, dagster_project, plan, query, write_project
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 
 KINDS = (
     "INCREMENTAL_BY_TIME_RANGE (time_column ts)",
@@ -118,27 +115,5 @@ def _run_some(chance: random.Random, dagster: DagsterProject, assets: list[str])
     return [f"{one.removeprefix('t/')} {told.status_of(one)}" for one in chosen]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--projects", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=1)
-    said = parser.parse_args()
-
-    @seed(said.seed)
-    @settings(
-        max_examples=said.projects,
-        deadline=None,
-        phases=[Phase.generate],  # to shrink a project takes a quarter of a minute a step
-        suppress_health_check=list(HealthCheck),
-        database=None,
-    )
-    @given(st.randoms(use_true_random=False))
-    def no_row_is_lost(chance: random.Random) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            print(try_one(chance, Path(folder).resolve()), flush=True)
-
-    no_row_is_lost()
-
-
 if __name__ == "__main__":
-    main()
+    try_many(__doc__, try_one)
