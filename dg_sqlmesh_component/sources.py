@@ -34,7 +34,10 @@ _OUTPUT_SUFFIXES = {".db", ".duckdb", ".log", ".pyc", ".sqlite", ".sqlite3", ".w
 _CODE_SUFFIXES = {".py", ".yaml", ".yml"}
 _ASKS_FOR_VARIABLES = re.compile(r"environ|getenv|env_var|expandvars")
 _QUOTED_NAME = re.compile(r"""["'](\w+)["']|\$\{?(\w+)""")
-_ASKS_ELSEWHERE = re.compile(r"\b(subprocess|popen|os\.system|git|pygit2|urlopen|urllib|requests|httpx|boto3|socket)\b")
+_ASKS_ELSEWHERE = re.compile(
+    r"\b(subprocess|popen|os\.system|from os import [^\n]*\bsystem"
+    r"|git|pygit2|urlopen|urllib|requests|httpx|boto3|socket)\b"
+)
 """In a configuration written in Python: what it makes of the project is not to be seen in files."""
 
 
@@ -100,12 +103,9 @@ def _text(path: Path) -> str:
 
 
 def _asks_elsewhere(path: Path) -> bool:
-    """Whether the configuration asks a program or a server what it is."""
-    return any(
-        _ASKS_ELSEWHERE.search(_text(path / name))
-        for name in CONFIG_FILES
-        if name.endswith(".py") and os.path.isfile(path / name)
-    )
+    """Whether a configuration in Python, or code beside it, asks a program or a server what it is."""
+    is_python = any(name.endswith(".py") and os.path.isfile(path / name) for name in CONFIG_FILES)
+    return is_python and any(_ASKS_ELSEWHERE.search(_text(code)) for code in path.glob("*.py"))
 
 
 def _files_elsewhere(project: SQLMeshProject, environment: Mapping[str, str]) -> Iterator[Path]:

@@ -203,10 +203,25 @@ def test_a_file_that_must_not_be_read_is_left_to_sqlmesh_to_complain_of(project:
     assert sources_of(project, []) is not None
 
 
-@pytest.mark.parametrize("text", ["import subprocess", "from git import Repo", "import os\nos.popen('hostname')"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import subprocess",
+        "from git import Repo",
+        "import os\nos.popen('hostname')",
+        "from os import environ, system\nsystem('hostname')",
+    ],
+)
 def test_a_configuration_that_asks_a_program_is_made_of_more_than_files(project: SQLMeshProject, text: str) -> None:
     assert sources_of(project, []) is not None
     write("config.py", text)(project.paths[0])
+    assert sources_of(project, []) is None
+
+
+def test_a_configuration_whose_helper_asks_a_program_is_made_of_more_than_files(project: SQLMeshProject) -> None:
+    write("helper.py", "import subprocess")(project.paths[0])
+    assert sources_of(project, []) is not None  # no configuration can import it
+    write("config.py", "import helper")(project.paths[0])
     assert sources_of(project, []) is None
 
 
