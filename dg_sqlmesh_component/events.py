@@ -212,11 +212,14 @@ class EvaluationPlanned:
 
     Attributes:
         batches: Batches by node; an empty tuple: intervals are missing but none of them is ready.
+        unselected: For nodes with batches that are denied other intervals: the nearest models upstream that lack these
+            and were not asked to run.
 
     Source: `Console.start_evaluation_progress`.
     """
 
     batches: dict[str, tuple[Interval, ...]]
+    unselected: dict[str, tuple[str, ...]] = field(default_factory=dict)
     type: Literal["evaluation_planned"] = "evaluation_planned"
 
 

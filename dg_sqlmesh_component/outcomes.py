@@ -81,7 +81,8 @@ class NodeOutcome:
         failed_audits: Names of the blocking audits that are the cause.
         culprits: For `blocked`: the failed nodes upstream.
         signals, upstream: For `waiting`: its own signals, or the nodes upstream whose signals, were not ready.
-        unselected: For `waiting`: models upstream that have due intervals and were not asked to run.
+        unselected: For `waiting`, or for `executed` where more is due: models upstream that have due intervals and
+            were not asked to run.
         reason, next_due: For `up_to_date`.
         last_interval_end, of, altered_at: For `up_to_date` and `waiting`: how far its data reaches, what its audits
             would look at, and when that was last altered.
@@ -141,6 +142,7 @@ class _Entry:
     """Evidence about one node so far. `planned` is None until SQLMesh plans it in the current pass."""
 
     planned: tuple[e.Interval, ...] | None = None
+    unselected: tuple[str, ...] = ()
     finished: dict[int, e.BatchFinished] = field(default_factory=dict)
     earlier: list[e.BatchFinished] = field(default_factory=list)
     audits: dict[int, list[e.AuditEvaluated]] = field(default_factory=dict)
@@ -172,7 +174,7 @@ class _Entry:
         self.earlier.extend(self.finished.values())
         self.keep_audits_of_finished_batches()
         self.finished.clear()
-        self.planned, self.culprits, self.row_count = None, (), None
+        self.planned, self.unselected, self.culprits, self.row_count = None, (), (), None
         self.failures.clear()
 
     def forget(self) -> None:
@@ -391,7 +393,7 @@ class Ledger:
             entry.start_over()
         for fqn, batches in event.batches.items():
             entry = self._entry(fqn)
-            entry.planned = batches
+            entry.planned, entry.unselected = batches, event.unselected.get(fqn, ())
             if entry.settled:
                 entry.verdict, entry.again = None, True
                 entry.earlier.clear()
@@ -451,6 +453,7 @@ class Ledger:
         done = entry.done
         up_to_date, waiting = entry.up_to_date, entry.waiting
         idle = up_to_date or waiting
+        denied = entry.unselected if outcome is Outcome.EXECUTED else ()
         return NodeOutcome(
             fqn=fqn,
             outcome=outcome,
@@ -468,7 +471,7 @@ class Ledger:
             culprits=entry.culprits,
             signals=waiting.signals if waiting else (),
             upstream=waiting.upstream if waiting else (),
-            unselected=waiting.unselected if waiting else (),
+            unselected=waiting.unselected if waiting else denied,
             reason=up_to_date.reason if up_to_date else None,
             next_due=up_to_date.next_due if up_to_date else None,
             last_interval_end=idle.last_interval_end if idle else None,

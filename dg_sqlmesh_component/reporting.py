@@ -120,7 +120,8 @@ class Reporter:
         errors = " ".join(map(_as_sentence, outcome.errors))
         match outcome.outcome:
             case Outcome.EXECUTED:
-                return f"{name} was executed for {ranges(outcome.intervals)}."
+                later = f" More is due, and waits: {self._awaited(outcome)}." if outcome.unselected else ""
+                return f"{name} was executed for {ranges(outcome.intervals)}.{later}"
             case Outcome.UP_TO_DATE:
                 due = f" Next due at {instant(outcome.next_due)}." if outcome.next_due else ""
                 return f"{name} had nothing to do: {outcome.reason}.{due}"
@@ -330,7 +331,7 @@ class Reporter:
             metadata["sqlmesh/next_due"] = _timestamp(outcome.next_due)
         if outcome.last_interval_end:
             metadata["sqlmesh/computed_up_to"] = _timestamp(outcome.last_interval_end)
-        if outcome.outcome is Outcome.WAITING:
+        if outcome.outcome is Outcome.WAITING or (outcome.outcome is Outcome.EXECUTED and outcome.unselected):
             metadata["sqlmesh/waiting_for"] = self._awaited(outcome)
         if outcome.culprits:
             metadata["sqlmesh/blocked_by"] = ", ".join(map(self._assets.name, outcome.culprits))

@@ -101,7 +101,8 @@ class Tracker(PipeConsole):
             more = f" and {len(unselected) - _NAMED} more" if len(unselected) > _NAMED else ""
             text = f"Due and not part of this run: {named}{more}. What reads them is computed as far as they are."
             self.pipe.send(e.LogLine("info", text, "sqlmesh"))
-        self.pipe.send(e.EvaluationPlanned(self.planned))
+        partly = {fqn: tuple(sorted(by)) for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
+        self.pipe.send(e.EvaluationPlanned(self.planned, partly))
 
     def start_over(self) -> None:
         """A plan landed in mid-run: what SQLMesh meant to do before is void."""

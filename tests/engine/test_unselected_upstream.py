@@ -72,6 +72,10 @@ def test_a_model_is_computed_as_far_as_what_it_reads_and_the_log_says_so(tmp_pat
         told = dagster.launch(executor, assets=["marts/reader"])
         assert told.status_of("marts/reader") == "executed"
         assert end_of(told, "marts/reader") == end_of(first, "raw/landing")
+        status = told.checks["marts/reader:sqlmesh_execution_status"]
+        assert status.passed
+        assert status.description.endswith(f"More is due, and waits: {WAITS}.")
+        assert "More is due" not in first.checks["raw/landing:sqlmesh_execution_status"].description
         assert "Due and not part of this run: warehouse.raw.landing. What reads them is computed as far" in told.log
         assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
     assert days(project, "marts.reader") == days(project, "raw.landing")

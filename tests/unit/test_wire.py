@@ -48,7 +48,7 @@ EVENTS: tuple[e.Event, ...] = (
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
     e.EnvironmentOpened("prod", "plan-1", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
-    e.EvaluationPlanned({"a": (D1, D2), "b": ()}),
+    e.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     e.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
     e.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
     e.RowsCounted("a", 1_234),
@@ -153,7 +153,11 @@ def without(adapter: Any, value: Any, *names: str) -> bytes:
 
 def required(value: Any) -> set[str]:
     """The fields that a line must have: those without a default, and the one that says what it is."""
-    return {one.name for one in fields(value) if one.default is MISSING or one.name == "type"}
+    return {
+        one.name
+        for one in fields(value)
+        if (one.default is MISSING and one.default_factory is MISSING) or one.name == "type"
+    }
 
 
 def with_field(adapter: Any, value: Any, name: str, content: Any) -> bytes:
@@ -179,7 +183,8 @@ def test_a_missing_field_is_refused_by_name(adapter: Any, value: Any) -> None:
 def test_a_field_that_has_a_default_may_be_missing(adapter: Any, value: Any) -> None:
     for one in fields(value):
         if one.name not in required(value):
-            assert wire.decode(adapter, without(adapter, value, one.name)) == replace(value, **{one.name: one.default})
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            assert wire.decode(adapter, without(adapter, value, one.name)) == replace(value, **{one.name: default})
 
 
 def test_a_request_that_says_nothing_about_it_asks_for_nothing_beside_the_usual() -> None:
