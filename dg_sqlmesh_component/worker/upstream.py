@@ -39,8 +39,12 @@ def mind_unselected_upstream(scheduler: Scheduler, holds_back: Callable[[str, Se
     ) -> SnapshotToIntervals:
         found = find_missing(start, end, *args, **kwargs)
         missing.clear()
-        # The bounds are of what is to run. What it reads may lack more, within an interval that reaches beyond them.
-        missing.update(find_missing(None, None, *args, **kwargs) if start or end else found)
+        missing.update(found)
+        if start or end:
+            # The bounds are of what is to run. What it reads may lack more, within an interval that reaches beyond
+            # them; and less is found without them where no model says its start, which SQLMesh infers from them.
+            for snapshot, intervals in find_missing(None, None, *args, **kwargs).items():
+                missing[snapshot] = merge_intervals([*missing.get(snapshot, ()), *intervals])
         return {s: one for s, one in found.items() if selected_snapshots is None or s.name in selected_snapshots}
 
     def batch_intervals(
@@ -48,11 +52,12 @@ def mind_unselected_upstream(scheduler: Scheduler, holds_back: Callable[[str, Se
     ) -> dict[Snapshot, Any]:
         index_or_all = index or DeployabilityIndex.all_deployable()
         due = {
-            one.name: _never_computed(missing[one], computed(one, index_or_all))
+            one.name: _beyond(missing[one], computed(one, index_or_all))
             for one in missing.keys() - requested.keys()
             if one.is_model and not one.is_symbolic
         }
-        left = {**requested, **_left(requested, {n: f for n, f in due.items() if f}, scheduler, holds_back)}
+        again = _computed_again(requested, index_or_all)
+        left = {**requested, **_left(requested, {n: f for n, f in due.items() if f}, again, scheduler, holds_back)}
         altered = _altered_since(requested, index_or_all, scheduler.snapshots_by_name)
         batches = batch({**left, **altered}, index, *args, **kwargs)
         return {snapshot: found for snapshot, found in batches.items() if snapshot in requested}
@@ -65,18 +70,32 @@ def _has_signals(snapshot: Snapshot) -> bool:
     return snapshot.is_model and bool(snapshot.model.signals)
 
 
-def _never_computed(missing: Iterable[Interval], done: Sequence[Interval]) -> list[Interval]:
-    """What is missing but for what is computed once more: behind a `lookback`, or of an interval that is not over."""
+def _beyond(intervals: Iterable[Interval], covered: Sequence[Interval]) -> list[Interval]:
+    """The parts of intervals that lie in none of those that are covered, which are in order and apart.
+
+    What is missing beyond what is computed is all but what is computed once more: behind a `lookback`, or of an
+    interval that is not over.
+    """
     left = []
-    for start, end in missing:
-        for done_from, done_to in done:
-            if start < done_to and done_from < end:
-                if start < done_from:
-                    left.append((start, done_from))
-                start = done_to
+    for start, end in intervals:
+        for covered_from, covered_to in covered:
+            if start < covered_to and covered_from < end:
+                if start < covered_from:
+                    left.append((start, covered_from))
+                start = covered_to
         if start < end:
             left.append((start, end))
     return left
+
+
+def _computed_again(requested: SnapshotToIntervals, index: DeployabilityIndex) -> dict[str, set[Interval]]:
+    """What models with a `lookback` are to compute although they have it."""
+    found = {}
+    for snapshot, intervals in requested.items():
+        if snapshot.is_model and snapshot.model.lookback:
+            done = computed(snapshot, index)
+            found[snapshot.name] = {one for one in _expanded(intervals, snapshot) if not _beyond([one], done)}
+    return found
 
 
 def _expanded(intervals: Iterable[Interval], snapshot: Snapshot) -> list[Interval]:
@@ -105,9 +124,26 @@ def without(intervals: Iterable[Interval], taken: Sequence[Interval], *, uninter
     return left
 
 
+def within_lookback(
+    intervals: Sequence[Interval], again: Set[Interval], denied: Set[Interval], lookback: int
+) -> set[Interval]:
+    """What is denied beside: newer intervals, for which one of `again` is computed once more, where that is denied.
+
+    Once they were computed, it would not be due any more.
+    """
+    all_denied, last = set(denied), -1
+    for position, one in enumerate(intervals):
+        if position <= last:
+            all_denied.add(one)
+        if one in all_denied and one in again:
+            last = position + lookback
+    return all_denied
+
+
 def _left(
     requested: SnapshotToIntervals,
     due: Mapping[str, list[Interval]],
+    again: Mapping[str, Set[Interval]],
     scheduler: Scheduler,
     holds_back: Callable[[str, Set[str]], None],
 ) -> dict[Snapshot, list[Interval]]:
@@ -124,17 +160,35 @@ def _left(
     graph = _upstream(running, by_name) if due else {}
     for name in TopologicalSorter(graph).static_order():
         parents = graph[name]
-        nearest[name] = frozenset().union(*{frozenset((p,)) if p in due else nearest[p] for p in parents})
+        nearest[name] = frozenset().union(*(_nearest(parent, nearest, not_there, due) for parent in parents))
         not_there[name] = merge_intervals([i for p in parents for i in (*not_there[p], *due.get(p, ()))])
         if name in running and not_there[name]:
             snapshot = running[name]
             single = _expanded(requested[snapshot], snapshot)
-            left[snapshot] = without(single, not_there[name], uninterrupted=snapshot.depends_on_past)
-            denied = set(single) - set(left[snapshot])
+            possible = without(single, not_there[name], uninterrupted=snapshot.depends_on_past)
+            denied = set(single) - set(possible)
+            if name in again:
+                denied = within_lookback(single, again[name], denied, snapshot.model.lookback)
+            left[snapshot] = [one for one in single if one not in denied]
             if denied:
-                holds_back(name, nearest[name])
+                concerned = {
+                    one for one in nearest[name] if without(due[one], sorted(denied), uninterrupted=False) != due[one]
+                }
+                holds_back(name, concerned or nearest[name])
                 not_there[name] = merge_intervals([*not_there[name], *denied])
     return left
+
+
+def _nearest(
+    parent: str,
+    nearest: Mapping[str, frozenset[str]],
+    not_there: Mapping[str, list[Interval]],
+    due: Mapping[str, list[Interval]],
+) -> Set[str]:
+    """The nearest due models on the way through a parent; what it is due for itself hides what is behind it."""
+    if parent not in due:
+        return nearest[parent]
+    return {parent, *nearest[parent]} if _beyond(not_there[parent], due[parent]) else {parent}
 
 
 def _upstream(names: Iterable[str], by_name: Mapping[str, Snapshot]) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import CONFIG, EXECUTORS, RARELY, Told, dagster_project, plan, query, write_project
+from harness import CONFIG, EXECUTORS, RARELY, Told, dagster_project, plan, query, sqlmesh, write_project
 
 DAYS = "SELECT @start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
@@ -253,3 +253,75 @@ def test_a_view_is_waited_for_as_any_model(tmp_path: Path) -> None:
         assert dagster.launch(assets=["marts/full"]).status_of("marts/full") == "waiting"
         assert dagster.launch(assets=["mid/view", "marts/full"]).status_of("marts/full") == "executed"
         assert dagster.launch(assets=["marts/full"]).status_of("marts/full") == "up_to_date"
+
+
+def test_a_reader_with_lookback_waits_with_the_newer_day_for_the_older_one(tmp_path: Path) -> None:
+    """SQLMesh computes the older day once more behind the newer one, and not again: it would keep what stood there."""
+    kind = "MODEL (name raw.landing, kind INCREMENTAL_BY_TIME_RANGE (time_column ds)); SELECT ds, n{more} FROM ctl.ext"
+    within = "WHERE ds BETWEEN @start_ds AND @end_ds"
+    landing = f"{kind} {within}"
+    looking_back = BY_DAY.replace("ds)", "ds, lookback 1)")
+    reader = f"MODEL (name marts.reader, {looking_back}); SELECT ds, n FROM raw.landing {within}"
+    files = {"models/landing.sql": landing.format(more=""), "models/reader.sql": reader}
+    project = write_project(tmp_path / "shop", files)
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.ext AS SELECT (current_date - i::INT)::DATE AS ds, 1 AS n FROM range(0, 10) r(i)")
+    as_of = ("plan", "--auto-apply", "--no-prompts", "--execution-time")
+    sqlmesh(project, *as_of, "1 day ago")
+    query(project, "UPDATE ctl.ext SET n = 2 WHERE ds = current_date - 2")
+    (project / "models/landing.sql").write_text(landing.format(more=", 7 AS more"))
+    sqlmesh(project, *as_of, "2 days ago")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        newer = dagster.launch(assets=["raw/landing"], ops={"sqlmesh_shop": {"start": "1 day ago"}})
+        assert newer.status_of("raw/landing") == "executed"
+        assert dagster.launch(assets=["marts/reader"]).status_of("marts/reader") == "waiting"
+        assert dagster.launch().status_of("marts/reader") == "executed"
+    said = query(project, "SELECT n FROM marts.reader WHERE ds >= current_date - 3 ORDER BY ds")
+    assert said == [(1,), (2,), (1,)]
+
+
+def test_what_is_missing_upstream_is_seen_also_where_only_the_bounds_of_a_run_say_its_start(tmp_path: Path) -> None:
+    """Of models without a `start`, SQLMesh takes that for the start which the end of a run leads to."""
+    config = CONFIG.replace(", start: 6 days ago", "").replace("  start: 6 days ago\n", "")
+    assert "start" not in config
+    project = write_project(tmp_path / "shop", {"models/landing.sql": LANDING, "models/reader.sql": READER}, config)
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        bounds = {"sqlmesh_shop": {"start": "4 days ago", "end": "2 days ago"}}
+        assert dagster.launch(assets=["marts/reader"], ops=bounds).status_of("marts/reader") == "waiting"
+        assert dagster.launch(ops=bounds).status_of("marts/reader") == "executed"
+    assert days(project, "marts.reader") == days(project, "raw.landing")
+    assert len(days(project, "raw.landing")) == 2
+
+
+def test_a_waiting_model_names_what_lacks_its_intervals_and_nothing_that_is_due_beside_them(tmp_path: Path) -> None:
+    kind = "cron '@hourly', kind INCREMENTAL_BY_TIME_RANGE (time_column ts)"
+    hours = "range(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 hour) AS r(ts)"
+    within = "WHERE {ts} BETWEEN @start_dt AND @end_dt"
+    landing = f"MODEL (name raw.landing, {kind}); SELECT ts{{more}} FROM {hours}"
+    files = {
+        "models/landing.sql": landing.format(more=""),
+        "models/other.sql": f"MODEL (name raw.other, {kind}); SELECT ts FROM {hours}",
+        "models/way.sql": f"MODEL (name mid.way, {kind}); SELECT ts FROM raw.landing {within.format(ts='ts')}",
+        "models/reader.sql": "MODEL (name marts.reader, kind INCREMENTAL_BY_TIME_RANGE (time_column ts)); "
+        f"SELECT way.ts FROM mid.way JOIN raw.other ON other.ts = way.ts {within.format(ts='way.ts')}",
+    }
+    project = write_project(tmp_path / "shop", files)
+    plan(project)
+    today = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d} 00:00:00"
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        sources = ["raw/landing", "mid/way", "raw/other"]
+        before = dagster.launch(assets=sources, ops={"sqlmesh_shop": {"end": today}})
+        assert before.status == dg.DagsterRunStatus.SUCCESS, before.failures
+        (project / "models/landing.sql").write_text(landing.format(more=", 7 AS more"))
+        plan(project)
+        dagster.refresh()
+        told = dagster.launch(assets=["marts/reader"])
+        said = told.checks["marts/reader:sqlmesh_execution_status"].description
+        assert said == f"marts.reader is waiting: {WAITS}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlmesh.core.scheduler import interval_diff
 
-from dg_sqlmesh_component.worker.upstream import without
+from dg_sqlmesh_component.worker.upstream import within_lookback, without
 
 DAYS = [(0, 24), (24, 48), (48, 72)]
 
@@ -33,6 +33,28 @@ def test_an_interval_is_left_out_where_a_part_of_it_is_taken(
 def test_what_depends_on_its_own_past_is_left_out_behind_the_first_gap() -> None:
     assert without(DAYS, [(24, 25)], uninterrupted=True) == DAYS[:1]
     assert without(DAYS, [], uninterrupted=True) == DAYS
+
+
+WEEK = [(day, day + 24) for day in range(0, 7 * 24, 24)]
+
+
+@pytest.mark.parametrize(
+    ("again", "denied", "lookback", "expected"),
+    [
+        ([], [4], 2, [4]),
+        ([4, 5], [6], 2, [6]),
+        ([4, 5], [4], 2, [4, 5, 6]),
+        ([4, 5], [5], 1, [5, 6]),
+        ([0, 2], [0], 1, [0, 1]),
+        ([0, 1, 2], [0], 1, [0, 1, 2, 3]),
+        ([5], [2], 4, [2]),
+    ],
+)
+def test_what_is_computed_again_is_not_computed_after_what_it_would_be_computed_with(
+    again: list[int], denied: list[int], lookback: int, expected: list[int]
+) -> None:
+    found = within_lookback(WEEK, {WEEK[day] for day in again}, {WEEK[day] for day in denied}, lookback)
+    assert sorted(found) == [WEEK[day] for day in expected]
 
 
 def test_sqlmesh_itself_errs_where_hours_are_taken_from_days() -> None:
