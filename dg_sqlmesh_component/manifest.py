@@ -35,12 +35,15 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 
+CUT_NOTE = "\n-- cut here: "
+"""How the note begins behind a text that was cut."""
+
 
 def cut(text: str, characters: int) -> str:
     """A text of at most so many characters, with a note where something was cut."""
     if len(text) <= characters:
         return text
-    note = f"\n-- cut here: {len(text)} characters in all"
+    note = f"{CUT_NOTE}{len(text)} characters in all"
     return text[: characters - len(note)] + note
 
 

@@ -13,12 +13,12 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from . import events as e
-from .manifest import Audit, DbtNode, Model, StandaloneAudit
+from .manifest import CUT_NOTE, Audit, DbtNode, Model, StandaloneAudit
 
 HIDDEN = "***"
 
 SECRET_NAME = re.compile(
-    r"passw(or)?d|passphrase|(\b|_)(pass|sas|dsn)\b|_pwd\b|secret|token|credential|keyfile_json|connection_?string"
+    r"passw(or)?d|passphrase|(\b|_)(pass|sas|dsn|pw|pat|salt)\b|_pwd\b|secret|token|credential|keyfile_json|connection_?string"
     r"|(api|private|access|account|storage|shared|signing|encryption|master)_?key",
     re.IGNORECASE,
 )
@@ -50,6 +50,7 @@ def _forms(secret: str) -> Iterator[str]:
     sent = secret.encode("utf-8", "replace").decode()
     for one in (secret, read, sent):
         yield from (one, repr(one)[1:-1], json.dumps(one)[1:-1], quote(one, safe="", errors="surrogateescape"))
+        yield from (one.replace("'", "''"), one.replace("'", r"\'"))  # in a string of SQL
 
 
 def secrets_in(environment: Mapping[str, str]) -> Iterator[str]:
@@ -65,7 +66,7 @@ class Redactor:
         self.add(secrets_in(environment))
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Hide these from now on, also in Python's or JSON's quotes and in a URL, and the lines of a key one by one."""
+        """Hide these from now on, also in quotes of Python, JSON or SQL and in a URL, and a key's lines one by one."""
         for secret in secrets:
             lines = {line.strip() for line in secret.splitlines() if not line.startswith("-----")}
             for one in {secret, secret.strip(), *lines}:
@@ -80,11 +81,27 @@ class Redactor:
 
     def sql(self, query: str | None) -> str | None:
         """What a project says, without values that are known to be secret: a macro or a variable may put them there."""
-        if query is None or not any(secret in query for secret in self._known):
-            return query
-        for secret in sorted(self._known, key=len, reverse=True):
-            if len(secret) >= _MINIMAL_LENGTH_IN_SQL:
+        if query is None:
+            return None
+        query = _URL.sub(rf"\1:{HIDDEN}@", query)
+        if CUT_NOTE in query:
+            query = self._without_half_a_secret(query)
+        if any(secret in query for secret in self._known):
+            for secret in self._known_in_sql():
                 query = query.replace(secret, HIDDEN)
+        return query
+
+    def _known_in_sql(self) -> list[str]:
+        known = (secret for secret in self._known if len(secret) >= _MINIMAL_LENGTH_IN_SQL)
+        return sorted(known, key=len, reverse=True)
+
+    def _without_half_a_secret(self, query: str) -> str:
+        """A text that was cut, without what is left of a secret at its end."""
+        start, note, count = query.rpartition(CUT_NOTE)
+        for secret in self._known_in_sql():
+            for length in range(len(secret) - 1, _MINIMAL_LENGTH - 1, -1):
+                if start.endswith(secret[:length]):
+                    return f"{start[:-length]}{HIDDEN}{note}{count}"
         return query
 
     def _args(self, args: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import pytest
 from unit.scenario import audit, manifest, model
 
 from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.manifest import Column, DbtNode, StandaloneAudit
+from dg_sqlmesh_component.manifest import Column, DbtNode, StandaloneAudit, cut
 from dg_sqlmesh_component.redaction import Redactor
 
 
@@ -121,6 +121,25 @@ def test_every_event_that_carries_words_is_cleaned(event: e.Event) -> None:
     redactor.add(["hunter2!"])
     assert "it is ***" in repr(redactor.event(event))
     assert "hunter2" not in repr(redactor.event(event))
+
+
+@pytest.mark.parametrize("quoted", ["'pa''ss-word'", r"'pa\'ss-word'"])
+def test_a_secret_is_hidden_as_it_stands_in_a_string_of_sql(quoted: str) -> None:
+    redactor = Redactor({"DB_PASS": "pa'ss-word"})
+    assert redactor.sql(f"SELECT {quoted}") == "SELECT '***'"
+
+
+@pytest.mark.parametrize("characters", range(60, 70))
+def test_no_half_of_a_secret_is_left_where_a_query_is_cut(characters: int) -> None:
+    redactor = Redactor({"DB_PASS": "hunter2-correct-horse"})
+    query = f"SELECT '{'x' * 8}hunter2-correct-horse' AS {'y' * 100}"
+    shown = redactor.sql(cut(query, characters))
+    assert shown.startswith(f"SELECT '{'x' * 8}***")
+    assert shown.endswith("-- cut here: 142 characters in all")
+
+
+def test_a_password_in_a_url_is_hidden_whatever_says_it() -> None:
+    assert Redactor({}).sql("SELECT 'https://ada:hunter2@db/x'") == "SELECT 'https://ada:***@db/x'"
 
 
 def test_a_query_is_shown_without_the_values_that_a_variable_put_there() -> None:
