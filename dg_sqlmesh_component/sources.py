@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 from .git import git
@@ -103,9 +104,21 @@ def _text(path: Path) -> str:
 
 
 def _asks_elsewhere(path: Path) -> bool:
-    """Whether a configuration in Python, or code beside it, asks a program or a server what it is."""
-    is_python = any(name.endswith(".py") and os.path.isfile(path / name) for name in CONFIG_FILES)
-    return is_python and any(_ASKS_ELSEWHERE.search(_text(code)) for code in path.glob("*.py"))
+    """Whether a configuration in Python, or code of the project that it imports, asks a program or a server what it is.
+
+    Where that cannot be told, because the code is broken, it may.
+    """
+    for name in CONFIG_FILES:
+        if name.endswith(".py") and os.path.isfile(path / name):
+            finder = ModuleFinder([str(path)])
+            try:
+                finder.run_script(str(path / name))
+            except (SyntaxError, ValueError, OSError):
+                return True
+            files = (getattr(module, "__file__", None) for module in finder.modules.values())
+            if any(_ASKS_ELSEWHERE.search(_text(Path(file))) for file in files if file):
+                return True
+    return False
 
 
 def _files_elsewhere(project: SQLMeshProject, environment: Mapping[str, str]) -> Iterator[Path]:

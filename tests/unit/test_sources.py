@@ -218,11 +218,32 @@ def test_a_configuration_that_asks_a_program_is_made_of_more_than_files(project:
     assert sources_of(project, []) is None
 
 
-def test_a_configuration_whose_helper_asks_a_program_is_made_of_more_than_files(project: SQLMeshProject) -> None:
-    write("helper.py", "import subprocess")(project.paths[0])
-    assert sources_of(project, []) is not None  # no configuration can import it
-    write("config.py", "import helper")(project.paths[0])
+@pytest.mark.parametrize(
+    ("helper", "imported"),
+    [("helper.py", "import helper"), ("settings/base.py", "def f():\n    from settings.base import VARIABLES")],
+)
+def test_a_configuration_whose_helper_asks_a_program_is_made_of_more_than_files(
+    project: SQLMeshProject, helper: str, imported: str
+) -> None:
+    folder = project.paths[0]
+    (folder / "config.yaml").unlink()
+    write("settings/__init__.py", "")(folder)
+    write("config.py", imported)(folder)
+    write(helper, "import os")(folder)
+    assert sources_of(project, []) is not None
+    write(helper, "import subprocess")(folder)
     assert sources_of(project, []) is None
+
+
+def test_of_a_configuration_that_is_broken_nothing_is_said(project: SQLMeshProject) -> None:
+    write("config.py", "import (")(project.paths[0])
+    assert sources_of(project, []) is None
+
+
+def test_code_that_no_configuration_imports_may_ask_a_program(project: SQLMeshProject) -> None:
+    write("deploy.py", "import subprocess")(project.paths[0])
+    write("config.py", "import os")(project.paths[0])
+    assert sources_of(project, []) is not None
 
 
 @pytest.mark.parametrize(
