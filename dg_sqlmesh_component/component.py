@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import dagster as dg
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from dagster.components.component.state_backed_component import StateBackedComponent
 from dagster.components.resolved.core_models import OpSpec
 from dagster.components.resolved.errors import ResolutionException
 from dagster.components.scaffold.scaffold import scaffold_with
 from dagster.components.utils.defs_state import DefsStateConfig
+from dagster.components.utils.project_paths import get_local_state_path
 from dagster.components.utils.translation import TranslationFn
 from dagster_shared.check import CheckError
 from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
@@ -180,6 +182,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         self._root = _ROOT.get()
         self._is_loading = False
         self._unstored: Manifest | None = None
+        self._unreachable: str | None = None
         if self.op and self.op.name is not None:
             refuse_op_name(self.op.name)
         if self.op and self.op.backfill_policy is not None:
@@ -440,13 +443,23 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         return self._describe() if files is None or whole else self._describe(before, files)
 
     async def refresh_state(self, project_root: Path) -> str:
-        """Describe the project and store that; Dagster calls this, and `dg utils refresh-defs-state` does."""
+        """Describe the project and store that; Dagster calls this, and `dg utils refresh-defs-state` does.
+
+        Raises:
+            DeclarationError: The folder of what is stored cannot be written to or searched.
+        """
         self._root = project_root
+        problem = self._why_unreachable(project_root)
+        if problem is not None:
+            raise DeclarationError(problem)
         return await super().refresh_state(project_root)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The project's assets; Dagster calls this."""
         self._root = context.project_root
+        self._unreachable = self._why_unreachable(context.project_root)
+        if self._unreachable is not None:
+            return self.build_defs_from_state(context, None)
         self._is_loading = True  # `dg` says of each of its commands that it is in development, a refresh included
         try:
             return super().build_defs(context)
@@ -505,25 +518,47 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         if self._unstored is not None:
             return self._unstored
         if state_path is None:
-            problem = f"There is no stored description of the SQLMesh project {self.project.name!r}."
+            problem = (
+                self._unreachable or f"There is no stored description of the SQLMesh project {self.project.name!r}."
+            )
         else:
             try:
                 return self._read(state_path).at(self.project.opening.paths)
             except DeclarationError as error:
                 problem = str(error)
+        return self._described(problem)
+
+    def _described(self, problem: str) -> Manifest:
+        """A manifest that is not stored, which this process makes once: Dagster loads definitions several times in it.
+
+        Args:
+            problem: Why, for the log.
+        """
         sources = sources_of(self.project, self._question)
-        source = None if sources is None else repr(sources)
-        if source is None or source not in _DESCRIBED:  # Dagster loads definitions several times in a process
+        made_of = f"{self.defs_state_config.key} {self.project.opening!r}" if sources is None else repr(sources)
+        manifest = _DESCRIBED.get(made_of)
+        if manifest is None or ((sources is None or manifest.reads_state) and not _is_rebuilding()):
             since = time.monotonic()
-            manifest = self._describe()
+            manifest = _DESCRIBED[made_of] = self._describe()
             _LOGGER.warning(
                 f"{problem} SQLMesh loaded the project directly, in {time.monotonic() - since:.1f} seconds, as it "
                 "will in every process. To load it once for all of them: dg utils refresh-defs-state"
             )
-            if source is None or manifest.reads_state:
-                return manifest
-            _DESCRIBED[source] = manifest
-        return _DESCRIBED[source]
+        return manifest
+
+    def _why_unreachable(self, project_root: Path) -> str | None:
+        """Why Dagster's place for the manifest cannot be used, which it makes where it is not; None where it can."""
+        try:
+            os.stat(get_local_state_path(self.defs_state_config.key, project_root))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return (
+                f"The stored description of the SQLMesh project {self.project.name!r} cannot be looked for in "
+                f"{error.filename}: {error.strerror}. Let the user who runs this search that folder, or store the "
+                "description where the image is built."
+            )
+        return None
 
     def _read(self, state_path: Path) -> Manifest:
         manifest, key = read_manifest(state_path), self.defs_state_config.key
@@ -596,6 +631,11 @@ _DESCRIBED: dict[str, Manifest] = {}
 
 _EXPANDED: dict[Any, tuple[str, ...]] = {}
 """Selections that SQLMesh has read in this process, by what was asked of which code."""
+
+
+def _is_rebuilding() -> bool:
+    """Whether Dagster builds what it has built before, as for a run; it is to be the same, whatever has changed."""
+    return DefinitionsLoadContext.get().load_type is DefinitionsLoadType.RECONSTRUCTION
 
 
 def _settings(env: Mapping[str, str]) -> list[str]:

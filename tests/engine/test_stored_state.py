@@ -95,6 +95,56 @@ def test_without_a_stored_description_each_process_loads_the_project_once_and_sa
     assert "To load it once for all of them: dg utils refresh-defs-state" in said[0]
 
 
+@pytest.mark.parametrize("named", ["in the state", "by a program"])
+def test_what_files_do_not_tell_is_described_once_for_all_that_a_process_rebuilds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """Dagster builds definitions six times for a run, the first time to begin with."""
+    monkeypatch.setattr(component, "_DESCRIBED", {})
+    project = write_project(tmp_path / "shop", ONE, CONFIG + ("project: shop\n" if named == "in the state" else ""))
+    if named == "by a program":
+        (project / "config.yaml").unlink()
+        (project / "config.py").write_text(ASKING)
+    with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
+        dagster.declare("shop", {"project": str(project)})
+        for load_type in (DefinitionsLoadType.INITIALIZATION, *(DefinitionsLoadType.RECONSTRUCTION,) * 2):
+            DefinitionsLoadContext.set(DefinitionsLoadContext(load_type))
+            assert assets(load(dagster.root)) == {"t/one"}
+        assert caplog.text.count("There is no stored description") == 1
+        (project / "models" / "two.sql").write_text(TWO)
+        assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
+
+
+ASKING = """
+import subprocess
+from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
+
+gateway = GatewayConfig(connection=DuckDBConnectionConfig(database="warehouse.duckdb"))
+config = Config(gateways={"local": gateway}, model_defaults=ModelDefaultsConfig(dialect="duckdb"))
+"""
+
+
+def test_where_the_state_cannot_be_looked_for_the_project_is_loaded_directly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = write_project(tmp_path / "shop", ONE)
+    with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        place = stored(dagster).parent
+        shutil.rmtree(place)
+        place.write_text("no folder")
+        assert assets(load_in_production(dagster)) == {"t/one"}
+        assert assets(dagster.refresh()) == {"t/one"}
+        done = run(
+            [BIN / "dg", "utils", "refresh-defs-state"], cwd=dagster.root, check=False, PYTHONPATH=str(dagster.root)
+        )
+    said = f"The stored description of the SQLMesh project 'shop' cannot be looked for in {place}: File exists. Let the"
+    assert said in caplog.text
+    assert done.returncode != 0
+    assert "cannot be looked for in" in done.stdout + done.stderr
+
+
 IN_PYTHON = """
 from pathlib import Path
 

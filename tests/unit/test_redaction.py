@@ -66,6 +66,9 @@ def test_values_of_variables_with_a_telling_name_are_hidden_wherever_they_stand(
         "PG_DSN",
         "AZ_CONNECTION_STRING",
         "MYSQL_PWD",
+        "MYSQL_PW",
+        "SNOWFLAKE_PAT",
+        "SALT",
     ],
 )
 def test_a_variable_with_a_telling_name_is_known(name: str) -> None:
