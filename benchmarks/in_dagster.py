@@ -67,6 +67,20 @@ def results(_root: Path, file: str) -> dict[str, Any]:
     return {"results": len(events)}
 
 
+def instants(_root: Path) -> dict[str, Any]:
+    """When the last run was created, began and ended, and its (only) step, in seconds since 1970."""
+    with dg.DagsterInstance.get() as instance:
+        [record] = instance.get_run_records(limit=1)
+        entries = instance.all_logs(record.dagster_run.run_id)
+    times = {entry.dagster_event.event_type: entry.timestamp for entry in entries if entry.dagster_event}
+    return {
+        "created": record.create_timestamp.timestamp(),
+        "begun": times[dg.DagsterEventType.RUN_START],
+        "step_begun": times[dg.DagsterEventType.STEP_START],
+        "step_ended": times[dg.DagsterEventType.STEP_SUCCESS],
+    }
+
+
 if __name__ == "__main__":
-    said = {"load": load, "step": step, "results": results}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
-    print(json.dumps(said))
+    what = {"load": load, "step": step, "results": results, "instants": instants}[sys.argv[1]]
+    print(json.dumps(what(Path(sys.argv[2]), *sys.argv[3:])))

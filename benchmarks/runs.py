@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from lab import HERE, Lab, Measured, forget_runs, heading, in_dagster, measure, 
 
 TYPED, LAUNCH, LAUNCH_BY_HAND = "sqlmesh run", "dg launch", "dg launch, Dagster alone"
 LAUNCH_IN_PROCESS = "dg launch, in-process executor"
+PHASES = ("until the run is created", "its planned events", "until the step begins", "the step", "until the end")
 
 
 def say(measured: dict[str, dict[str, Measured]]) -> None:
@@ -107,10 +110,10 @@ class Runs:
         typed = measure([sys.executable, "-c", sqlmesh, "run"], cwd=self.lab.project)
         self.reset()
         forget_runs(self.hand["due"])
-        launched = {LAUNCH: self.launch(self.ours), LAUNCH_BY_HAND: self.launch(self.hand["due"])}
+        launched = {**self.launch(LAUNCH, self.ours), **self.launch(LAUNCH_BY_HAND, self.hand["due"])}
         self.lab.restore()
         forget_runs(self.in_process)
-        return {TYPED: typed.seconds, **launched, LAUNCH_IN_PROCESS: self.launch(self.in_process)}
+        return {TYPED: typed.seconds, **launched, **self.launch(LAUNCH_IN_PROCESS, self.in_process)}
 
     @cached_property
     def in_process(self) -> Path:
@@ -120,10 +123,13 @@ class Runs:
         (root / root.name / "defs" / "executor.py").write_text(executor)
         return root
 
-    def launch(self, root: Path) -> float:
+    def launch(self, name: str, root: Path) -> dict[str, float]:
+        """Seconds of a whole `dg launch`, and of each of its phases."""
+        since = time.time()
         done = measure(["dg", "launch", "--assets", "*"], cwd=root, DAGSTER_HOME=str(root / "home"))
         assert "RUN_SUCCESS" in done.output, done.output
-        return done.seconds
+        at = [since, *in_dagster("instants", root).said.values(), since + done.seconds]
+        return {name: done.seconds, **{f"{name}: {phase}": b - a for phase, (a, b) in zip(PHASES, pairwise(at))}}
 
 
 def events_per_model(said: dict[str, Any], models: int) -> str:
