@@ -52,12 +52,12 @@ def mind_unselected_upstream(scheduler: Scheduler, holds_back: Callable[[str, Se
     ) -> dict[Snapshot, Any]:
         index_or_all = index or DeployabilityIndex.all_deployable()
         due = {
-            one.name: _beyond(missing[one], computed(one, index_or_all))
+            one.name: found
             for one in missing.keys() - requested.keys()
-            if one.is_model and not one.is_symbolic
+            if one.is_model and not one.is_symbolic and (found := _beyond(missing[one], computed(one, index_or_all)))
         }
-        again = _computed_again(requested, index_or_all)
-        left = {**requested, **_left(requested, {n: f for n, f in due.items() if f}, again, scheduler, holds_back)}
+        again = _computed_again(requested, index_or_all) if due else {}
+        left = {**requested, **_left(requested, due, again, scheduler, holds_back)}
         altered = _altered_since(requested, index_or_all, scheduler.snapshots_by_name)
         batches = batch({**left, **altered}, index, *args, **kwargs)
         return {snapshot: found for snapshot, found in batches.items() if snapshot in requested}
