@@ -183,6 +183,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         self._is_loading = False
         self._unstored: Manifest | None = None
         self._unreachable: str | None = None
+        self._neighbours = Neighbours()
         if self.op and self.op.name is not None:
             refuse_op_name(self.op.name)
         if self.op and self.op.backfill_policy is not None:
@@ -259,6 +260,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             overlap_timeout=self.execution.overlap_timeout,
             environment_timeout=self.execution.environment_timeout,
             record_unchanged=self.execution.record_unchanged,
+            owned=self._neighbours.models,
         )
         yield from execute_step(context, self.project, self._assets, options)
 
@@ -476,7 +478,8 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         Neighbours.of(context).add_stored(place(context), self.defs_state_config.key, self.project.env)
         with collecting_no_garbage():
             asset = self._multi_asset(name, self._stored(state_path))
-            Neighbours.of(context).add(place(context), name, asset.specs)
+            self._neighbours = Neighbours.of(context)
+            self._neighbours.add(place(context), name, self._assets.specs)
             return dg.Definitions(assets=[asset])
 
     def _multi_asset(self, name: str, manifest: Manifest) -> dg.AssetsDefinition:

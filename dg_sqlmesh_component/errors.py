@@ -31,10 +31,6 @@ class EnvironmentNotReadyError(SQLMeshComponentError):
     """Whoever operates SQLMesh must act: run a plan or a migration, or release the database."""
 
 
-class EnvironmentMissingError(EnvironmentNotReadyError):
-    """The environment does not exist: nothing has ever been planned in it."""
-
-
 class DatabaseInUseError(EnvironmentNotReadyError):
     """Another process holds what SQLMesh needs; whoever runs that must act, or time will do."""
 
@@ -61,7 +57,6 @@ ERRORS_BY_NAME: dict[str, type[SQLMeshComponentError]] = {
         DeclarationError,
         ProjectLoadError,
         EnvironmentNotReadyError,
-        EnvironmentMissingError,
         DatabaseInUseError,
         InstallationError,
         EvaluationError,

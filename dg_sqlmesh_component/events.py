@@ -194,8 +194,9 @@ class EnvironmentOpened:
 
     Attributes:
         promoted: Every requested node that the environment has, by fqn.
-        missing: Requested nodes that are not promoted in the environment. Not empty: nothing will run.
+        missing: Requested nodes that are not promoted in the environment; the others run.
         plan_command: The `sqlmesh plan` that promotes them.
+        others: Promoted models, executed by SQLMesh, that are not assets of the component that asks.
     """
 
     environment: str
@@ -203,6 +204,7 @@ class EnvironmentOpened:
     promoted: dict[str, PromotedNode]
     missing: tuple[str, ...]
     plan_command: str
+    others: tuple[str, ...] = ()
     type: Literal["environment_opened"] = "environment_opened"
 
 
@@ -329,6 +331,8 @@ class NodeUpToDate:
         last_interval_end: How far its data reaches; None when nothing was ever computed.
         of: What its audits would look at.
         altered_at: When its data was last altered, for a view or an audit that of what it reads.
+        intervals: All that is computed of it, adjoining intervals merged; empty for an audit.
+        computed_at: When SQLMesh last computed any of it, in whatever process; None when it never did.
     """
 
     fqn: str
@@ -337,6 +341,8 @@ class NodeUpToDate:
     last_interval_end: int | None
     of: Audited | None = None
     altered_at: int | None = None
+    intervals: tuple[Interval, ...] = ()
+    computed_at: int | None = None
     type: Literal["node_up_to_date"] = "node_up_to_date"
 
 

@@ -33,9 +33,10 @@ from .planned import refuse_what_was_not_planned
 from .project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
 from .project_assets import PARTITIONED, ProjectAssets
 from .recording import awaited_outputs, steps_behind, told_checks
-from .reporting import CarriedResult, Reporter, data_in, listed, rows, unapplied_change
+from .reporting import NOT_EVALUATED, CarriedResult, Reporter, data_in, listed, rows, unapplied_change
 from .retries import Retries
 from .run_config import SQLMeshRunConfig, chosen_environment, config_of_run, refuse_what_does_nothing
+from .text import block
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class StepOptions:
         environment_timeout: Seconds to wait for a plan that is updating the environment.
         record_unchanged: Whether each model that had nothing to do is observed; if not, its checks are left out too
             where the run has no other step.
+        owned: The models that are assets of any component of the code location, by fqn.
     """
 
     allowed_environments: tuple[str, ...] = ()
@@ -62,6 +64,7 @@ class StepOptions:
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
     record_unchanged: bool = True
+    owned: Set[str] = frozenset()
 
 
 def execute_step(
@@ -85,7 +88,7 @@ def execute_step(
     tags = run_tags(request)
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
-    step = _Step(context, assets, request, options.retries, options.record_unchanged)
+    step = _Step(context, assets, request, options.retries, options.record_unchanged, options.owned)
     yield from step.interruption.guard(step.run(project))
 
 
@@ -205,19 +208,22 @@ class _Step:
     request: e.EvaluationRequest
     retries: Retries | None
     record_unchanged: bool
+    owned: Set[str]
     outcomes: list[NodeOutcome] = field(default_factory=list)
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     checked: set[dg.AssetCheckKey] = field(default_factory=set)
     unobserved: list[NodeOutcome] = field(default_factory=list)
     released: set[dg.AssetKey] = field(default_factory=set)
+    unseen: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.interruption = Interruption(self._cancel)
         self._worker: Worker | None = None
         self.ledger = Ledger([*self.request.models, *self.request.standalone_audits], self.request.audit_only)
         self.selected_checks = self.context.selected_asset_check_keys
-        self.told_checks = told_checks(self.context)
+        is_declared = self.request.environment == self.assets.manifest.environment
+        self.told_checks = told_checks(self.context) if is_declared else frozenset()
         self.reporter = Reporter(self.assets, self.told_checks, self.request.environment, self.request.execution_time)
 
     def run(self, project: SQLMeshProject) -> Iterator[Any]:
@@ -238,6 +244,7 @@ class _Step:
         # Dagster shows checks without a result as failed in a failed run; in a cancelled one, as skipped.
         if failure is not None and not self.interruption.came:
             yield from self._noted(self._checks_left_out())
+            yield from self._noted(self._checks_not_evaluated())
             failure = self.reporter.failure(self.outcomes, self.audited, self.problems)
         yield from self._release_checks()
         self._log_unrecorded()
@@ -397,9 +404,11 @@ class _Step:
     def _told(self, settled: list[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
         unchanged = [one for one in settled if isinstance(one, NodeOutcome) and self._keeps_results(one)]
         carried = self._last_results(unchanged)
+        self.unseen |= self._computed_outside(settled)
         for one in settled:
             if isinstance(one, AuditOnlyOutcome):
                 self.audited.append(one)
+                self._log_audits(one)
                 yield from self.reporter.audited(one)
             else:
                 self.outcomes.append(one)
@@ -407,26 +416,65 @@ class _Step:
 
     def _results(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
         self._log(outcome)
-        self._log_unselected(outcome)
+        self._log_audits(outcome)
         if outcome.again:
             return  # its output of the first pass stands; a failure of the second is in the Failure
         is_asset = outcome.fqn in self.assets.specs  # else a standalone audit or an external model
-        is_unchanged = outcome.outcome is Outcome.UP_TO_DATE
-        if outcome.outcome is Outcome.EXECUTED and is_asset:
+        if is_asset and not self.reporter.is_declared:
+            yield self.reporter.observation(outcome)
+        elif is_asset and outcome.outcome is Outcome.EXECUTED:
             yield self.reporter.materialization(outcome)
-        elif is_unchanged and not self.record_unchanged:
+            return
+        elif self.reporter.is_declared:
+            yield from self._unexecuted(outcome, carried)
+        if is_asset:
+            yield from self._release_asset(outcome)
+
+    def _unexecuted(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
+        """Of a node of the declared environment that this run did not execute, or that is no asset."""
+        if outcome.fqn in self.unseen:
+            yield self.reporter.computed_outside(outcome)
+        elif outcome.fqn in self.assets.specs and self._is_observed(outcome):
+            yield self.reporter.observation(outcome)
+        if not self._is_observed(outcome):
             self.unobserved.append(outcome)
-            if not self._is_alone:
-                yield from self._check_results(outcome, carried)
-        else:
-            if is_asset:
-                yield self.reporter.observation(outcome)
+        if self._is_observed(outcome) or not self._is_alone:
             yield from self._check_results(outcome, carried)
-        if is_asset and (is_unchanged or outcome.outcome is Outcome.WAITING):
-            output = self.context.assets_def.get_output_name_for_asset_key(self.assets.key(outcome.fqn))
-            if is_unchanged or not self._held_back_by(outcome, output):
-                self.released.add(self.assets.key(outcome.fqn))
-                yield from self._release(output)
+
+    def _is_observed(self, outcome: NodeOutcome) -> bool:
+        return self.record_unchanged or outcome.outcome is not Outcome.UP_TO_DATE
+
+    def _release_asset(self, outcome: NodeOutcome) -> Iterator[Any]:
+        """Let what is downstream run, of a model that is as it should be and was not materialized in this run."""
+        if outcome.outcome not in (Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.WAITING):
+            return
+        key = self.assets.key(outcome.fqn)
+        output = self.context.assets_def.get_output_name_for_asset_key(key)
+        if outcome.outcome is Outcome.WAITING and self._held_back_by(outcome, output):
+            return
+        self.released.add(key)
+        if outcome.fqn not in self.unseen:  # whose materialization is an output
+            yield from self._release(output)
+
+    def _computed_outside(self, settled: list[NodeOutcome | AuditOnlyOutcome]) -> set[str]:
+        """The models that have nothing to do and data that no materialization on record is about."""
+        found = {
+            self.assets.key(one.fqn): one
+            for one in settled
+            if isinstance(one, NodeOutcome)
+            and one.outcome is Outcome.UP_TO_DATE
+            and one.computed
+            and one.computed_at is not None
+            and one.fqn in self.assets.specs
+        }
+        if not found or not self.reporter.is_declared:
+            return set()
+        unseen = {outcome.fqn for outcome in found.values()}
+        for record in self.context.instance.get_asset_records(list(found)):
+            last, outcome = record.asset_entry.last_materialization_record, found[record.asset_entry.asset_key]
+            if last is not None and self.reporter.has_seen(last.asset_materialization, last.timestamp, outcome):
+                unseen.discard(outcome.fqn)
+        return unseen
 
     def _check_results(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
         """Of a node that is not materialized."""
@@ -444,6 +492,11 @@ class _Step:
         step = self.context.op_execution_context.get_step_execution_context()
         return len(step.execution_plan.steps) == 1
 
+    def _checks_not_evaluated(self) -> Iterator[Any]:
+        """A warning for each audit without a result; a run that was refused has none of them."""
+        for outcome in self.outcomes:
+            yield from self.reporter.not_evaluated(outcome, self.checked)
+
     def _checks_left_out(self) -> Iterator[Any]:
         """The checks that `record_unchanged: false` has left out."""
         left_out = self.unobserved if self._is_alone else []
@@ -453,6 +506,8 @@ class _Step:
 
     def _keeps_results(self, outcome: NodeOutcome) -> bool:
         """Whether the data is what it was before the run, so that what audits last said of it is said again."""
+        if not self.reporter.is_declared:
+            return False
         if outcome.outcome is Outcome.UP_TO_DATE:
             return self.record_unchanged or not self._is_alone
         return outcome.outcome is Outcome.WAITING
@@ -465,7 +520,7 @@ class _Step:
         records = self.context.instance.event_log_storage.get_asset_check_summary_records(list(node_by_check))
         found: dict[str, dict[dg.AssetCheckKey, CarriedResult]] = {}
         for check, summary in records.items():
-            last = self._last_here(check, _carried(summary.last_completed_check_execution_record))
+            last = self._last_here(check, summary.last_completed_check_execution_record)
             if last is not None:
                 found.setdefault(node_by_check[check], {})[check] = last
         unknown = [
@@ -483,10 +538,10 @@ class _Step:
             )
         return found
 
-    def _last_here(self, check: dg.AssetCheckKey, last: CarriedResult | None) -> CarriedResult | None:
-        """The last result in the environment that runs; the last of all may be of another one."""
-        here = self.request.environment
-        if last is None or last.of is None or last.of[0] == here:
+    def _last_here(self, check: dg.AssetCheckKey, record: AssetCheckExecutionRecord | None) -> CarriedResult | None:
+        """The last result in the environment that runs; the newest may be of another one, or no evaluation at all."""
+        here, last = self.request.environment, _carried(record)
+        if record is None or (last is not None and (last.of is None or last.of[0] == here)):
             return last
         earlier = map(_carried, islice(self._results_of(check), LOOK_BACK))
         return next((one for one in earlier if one and one.of and one.of[0] == here), last)
@@ -535,10 +590,11 @@ class _Step:
             log.info(f"SQLMesh computes {batches} batches of {len(event.batches)} models and audits.")
         elif isinstance(event, e.EnvironmentOpened):
             self._tell_differences(event)
+            self._tell_unowned(event)
             if event.missing:
                 log.warning(
-                    "Some of what was requested is not promoted. Where `sqlmesh plan` finds nothing to do, the stored "
-                    "description of the project is older than the project: dg utils refresh-defs-state"
+                    "Some of what was requested is not promoted. If `sqlmesh plan` reports no changes, the stored "
+                    f"description is older than the project. To refresh it:{block('dg utils refresh-defs-state')}"
                 )
 
     def _tell_differences(self, event: e.EnvironmentOpened) -> None:
@@ -550,16 +606,36 @@ class _Step:
         if changed:
             self.context.log.warning(
                 f"The local files differ from what environment {event.environment} has promoted, which is what "
-                f"runs: {', '.join(listed(changed))}. To promote the local files: {event.plan_command} Where that "
-                "finds nothing to do, the stored description is older than the project: dg utils refresh-defs-state"
+                f"runs: {', '.join(listed(changed))}. If the plan reports no changes, the stored description is older "
+                "than the project: refresh it with `dg utils refresh-defs-state`. To promote the local files:"
+                f"{block(event.plan_command)}"
+            )
+
+    def _tell_unowned(self, event: e.EnvironmentOpened) -> None:
+        """Once in a run: in the first of the steps that Dagster makes of one op."""
+        op = self.context.op_execution_context
+        unowned = [fqn.replace('"', "") for fqn in event.others if fqn not in self.owned]
+        if unowned and op.op_handle.name == op.op_def.name:
+            self.context.log.warning(
+                f"Environment {event.environment} has promoted models that are not assets of any component in this "
+                f"code location, so no Dagster run executes them: {', '.join(listed(unowned))}. Widen `select` in "
+                "defs.yaml, add a component for their project, or run them with `sqlmesh run`."
             )
 
     def _log(self, outcome: NodeOutcome) -> None:
         """Failures, and what no materialization or observation says: each line is one more event to record."""
         if outcome.outcome.is_failure:
-            self.context.log.error(self._sentence(outcome))
+            self.context.log.error(self.reporter.sentence(outcome))
         elif outcome.outcome is Outcome.WAITING or outcome.fqn not in self.assets.specs:
-            self.context.log.info(self._sentence(outcome))
+            self.context.log.info(self.reporter.sentence(outcome))
+
+    def _log_audits(self, outcome: NodeOutcome | AuditOnlyOutcome) -> None:
+        """Results of audits that no check shows: of another environment, or whose check the run does not have."""
+        if not self.reporter.is_declared:
+            for line, audit in zip(self.reporter.audit_lines(outcome), outcome.audits):
+                self.context.log.log(level="INFO" if audit.passed else "WARNING", msg=line)
+        elif isinstance(outcome, NodeOutcome):
+            self._log_unselected(outcome)
 
     def _log_unselected(self, outcome: NodeOutcome) -> None:
         """Failed audits whose check the run does not have, such as that of a table on another of its readers."""
@@ -571,9 +647,6 @@ class _Step:
                     f"{self.assets.name(outcome.fqn)}: audit {audit.name} failed: {rows(audit.failing_rows)}. Its "
                     f"check {check.asset_key.to_user_string()}:{check.name} is not part of this step."
                 )
-
-    def _sentence(self, outcome: NodeOutcome) -> str:
-        return self.reporter.sentence(outcome)
 
 
 def _assets_of(step: IExecutionStep) -> Iterator[dg.AssetKey]:
@@ -599,7 +672,7 @@ def _message(end: e.RequestFailed | SQLMeshComponentError) -> str:
 def _carried(record: AssetCheckExecutionRecord | None) -> CarriedResult | None:
     """A result that was itself carried over keeps the run in which it was evaluated."""
     evaluation = record.event.asset_check_evaluation if record and record.event else None
-    if record is None or record.event is None or evaluation is None:
+    if record is None or record.event is None or evaluation is None or NOT_EVALUATED in evaluation.metadata:
         return None
     metadata = evaluation.metadata
     if "sqlmesh/carried_over" in metadata:

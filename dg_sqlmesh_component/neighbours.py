@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from weakref import WeakKeyDictionary
 
 import dagster as dg
@@ -27,17 +27,26 @@ class Neighbours:
         self._op_names: dict[str, str] = {}
         self._tables: dict[dg.AssetKey, tuple[str, str]] = {}
         self._stored: dict[str, tuple[str, Mapping[str, str]]] = {}
+        self._models: set[str] = set()
+
+    @property
+    def models(self) -> Set[str]:
+        """The models that are assets of these components, by fqn."""
+        return self._models
 
     @classmethod
     def of(cls, context: dg.ComponentLoadContext) -> Neighbours:
         """Those of the code location that is being loaded; another load of it begins anew."""
         return _NEIGHBOURS.setdefault(context.component_tree.state_tracker, cls())
 
-    def add(self, declared_in: str, op_name: str, specs: Iterable[dg.AssetSpec]) -> None:
+    def add(self, declared_in: str, op_name: str, specs: Mapping[str, dg.AssetSpec]) -> None:
         """Take note of a declaration; warn where it has another table than its neighbour under one asset key.
 
         Dagster refuses that, naming neither, unless an asset has the key or says that it produces one of the tables,
         which is not known before everything is loaded.
+
+        Args:
+            specs: Its assets, by the fqn of their models.
 
         Raises:
             DeclarationError: Another declaration has an op of that name.
@@ -47,7 +56,8 @@ class Neighbours:
             raise DeclarationError(
                 f"{other} and {declared_in} both name their op {op_name!r}. Give one of them another `op.name`."
             )
-        for dep in (dep for spec in specs for dep in spec.deps):
+        self._models |= specs.keys()
+        for dep in (dep for spec in specs.values() for dep in spec.deps):
             table = dep.metadata.get("dagster/table_name") if dep.metadata else None
             if table is not None:
                 self._add_table(declared_in, dep.asset_key, str(table))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from . import events as e
-from .errors import EnvironmentMissingError
+from .text import block
 
 
 class Outcome(str, Enum):
@@ -86,6 +86,7 @@ class NodeOutcome:
         reason, next_due: For `up_to_date`.
         last_interval_end, of, altered_at: For `up_to_date` and `waiting`: how far its data reaches, what its audits
             would look at, and when that was last altered.
+        computed, computed_at: For `up_to_date`: all intervals that it has, and when SQLMesh last computed any of it.
         attempts: How many attempts it took, with retries inside the step.
         again: True when an earlier outcome of this node was already handed out in this run: a plan
             landed, SQLMesh started over and computed it once more.
@@ -113,6 +114,8 @@ class NodeOutcome:
     last_interval_end: int | None = None
     of: e.Audited | None = None
     altered_at: int | None = None
+    computed: tuple[e.Interval, ...] = ()
+    computed_at: int | None = None
     attempts: int = 1
     again: bool = False
 
@@ -213,7 +216,12 @@ class Ledger:
         self._failed_earlier: frozenset[str] = frozenset()
         self._status: str | None = None
         self._closed = False
-        self._is_missing = False
+        self._has_begun = False
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether the run ended before SQLMesh planned, failed or audited anything: no node has an outcome then."""
+        return self._closed and not self._has_begun and self._status is None
 
     @property
     def is_closed(self) -> bool:
@@ -235,6 +243,7 @@ class Ledger:
 
     def feed(self, event: e.Event) -> list[NodeOutcome | AuditOnlyOutcome]:
         """Take one event; return the outcomes that it made certain, parents before children."""
+        self._has_begun = self._has_begun or isinstance(event, _BEGUN)
         match event:
             case e.EnvironmentOpened():
                 return self._open(event)
@@ -275,14 +284,13 @@ class Ledger:
                 self._status = event.status
                 return self.close(None)
             case e.RequestFailed():
-                self._is_missing = event.error == EnvironmentMissingError.__name__
                 return self.close(event.message)
             case e.LogLine() | e.ProjectDescribed() | e.SecretsKnown():
                 pass
         return []
 
     def close(self, interruption: str | None) -> list[NodeOutcome | AuditOnlyOutcome]:
-        """Settle every node that is still open.
+        """Settle every node that is still open; none of a run that was refused, which cut nothing off.
 
         Args:
             interruption: Why no more events will come; None when SQLMesh came to its own end.
@@ -290,6 +298,8 @@ class Ledger:
         if self._closed:
             return []
         self._closed = True
+        if self.was_refused:
+            return []
         unheard = interruption or "SQLMesh ended the run without evaluating them."
         return [
             *(
@@ -377,7 +387,10 @@ class Ledger:
             if not entry.settled and _is_other_code(self._promoted.get(fqn), event.promoted.get(fqn)):
                 entry.forget()  # a plan landed: what was computed of it is in a table that nobody reads any more
         self._promoted |= event.promoted
-        refusal = f"Not promoted in environment {event.environment}. Run: {event.plan_command}"
+        refusal = (
+            f"Not promoted in environment {event.environment}, so not run. To promote the project's files:"
+            f"{block(event.plan_command)}"
+        )
         refused: list[NodeOutcome | AuditOnlyOutcome] = []
         for fqn in event.missing:
             if fqn in self._audit_only:
@@ -442,9 +455,7 @@ class Ledger:
         if entry.planned is None and entry.up_to_date is not None:
             return Outcome.UP_TO_DATE, ()
         if interruption is not None:
-            return Outcome.NOT_IN_ENVIRONMENT if self._is_missing else Outcome.INTERRUPTED, (interruption,)
-        if self._status == "not_run":
-            return Outcome.INTERRUPTED, ("Nothing was run, because the request was refused.",)
+            return Outcome.INTERRUPTED, (interruption,)
         return Outcome.INTERRUPTED, ("SQLMesh ended the run without saying what became of it.",)
 
     def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
@@ -477,9 +488,24 @@ class Ledger:
             last_interval_end=idle.last_interval_end if idle else None,
             of=idle.of if idle else None,
             altered_at=idle.altered_at if idle else None,
+            computed=up_to_date.intervals if up_to_date else (),
+            computed_at=up_to_date.computed_at if up_to_date else None,
             attempts=entry.attempts,
             again=entry.again,
         )
+
+
+_BEGUN = (
+    e.EvaluationPlanned,
+    e.AuditEvaluated,
+    e.BatchFinished,
+    e.NodeFailed,
+    e.NodesBlocked,
+    e.NodeUpToDate,
+    e.NodeWaiting,
+    e.NodeAudited,
+)
+"""Events by which SQLMesh says that it has begun with the requested nodes."""
 
 
 def _is_other_code(before: e.PromotedNode | None, now: e.PromotedNode | None) -> bool:

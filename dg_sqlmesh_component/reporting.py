@@ -12,10 +12,14 @@ import dagster as dg
 from . import events as e
 from .outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 from .project_assets import ProjectAssets
+from .text import block
 from .translator import STATUS_CHECK, sql_metadata
 
 MAX_LISTED = 20
 """How many models a message names before it says how many more there are."""
+
+NOT_EVALUATED = "sqlmesh/not_evaluated"
+"""Metadata of a check's result that says only why there is none."""
 
 
 Data: TypeAlias = tuple[str, e.Audited, int]
@@ -68,6 +72,11 @@ class Reporter:
         self._environment = environment
         self._execution_time = execution_time
 
+    @property
+    def is_declared(self) -> bool:
+        """Whether the declared environment runs. Of another one nothing is materialized, and no check evaluated."""
+        return self._environment == self._assets.manifest.environment
+
     # -- models -----------------------------------------------------------------------------------
 
     def materialization(self, outcome: NodeOutcome) -> dg.MaterializeResult[None]:
@@ -88,8 +97,43 @@ class Reporter:
             ],
         )
 
+    def computed_outside(self, outcome: NodeOutcome) -> dg.MaterializeResult[None]:
+        """The data of an up-to-date model that no recorded run of Dagster has computed, with all of its intervals."""
+        assert outcome.outcome is Outcome.UP_TO_DATE
+        assert outcome.computed_at is not None
+        assert outcome.promoted is not None
+        computed_at = instant(outcome.computed_at)
+        return dg.MaterializeResult(
+            asset_key=self._assets.key(outcome.fqn),
+            metadata={
+                **self._what_ran(outcome),
+                **self._computed(outcome),
+                **_intervals_metadata(outcome.computed),
+                "sqlmesh/origin": f"outside of Dagster, at {computed_at}",
+                "sqlmesh/computed_at": _timestamp(outcome.computed_at),
+            },
+            data_version=dg.DataVersion(f"{outcome.promoted.version}@{computed_at}"),
+            tags={"dagster/code_version": outcome.promoted.data_hash},
+        )
+
+    def has_seen(self, last: dg.AssetMaterialization | None, recorded_at: float, outcome: NodeOutcome) -> bool:
+        """Whether the last materialization on record is of the data that an up-to-date model has now.
+
+        Args:
+            recorded_at: When it was recorded, in epoch seconds.
+        """
+        if last is None or outcome.promoted is None or outcome.computed_at is None:
+            return False
+        is_same = (
+            _plain(last.metadata, "environment") == self._environment
+            and _plain(last.metadata, "snapshot_version") == outcome.promoted.version
+        )
+        known_until = _plain(last.metadata, "computed_at")  # of data that was itself computed elsewhere
+        seconds = recorded_at if known_until is None else float(known_until)
+        return is_same and outcome.computed_at <= round(seconds * 1000)
+
     def observation(self, outcome: NodeOutcome) -> dg.AssetObservation:
-        """A model that was not executed, and why. Never a materialization."""
+        """A model that was not executed, or not in the declared environment, and why. Never a materialization."""
         return dg.AssetObservation(
             asset_key=self._assets.key(outcome.fqn),
             description=self.sentence(outcome),
@@ -117,33 +161,50 @@ class Reporter:
     def sentence(self, outcome: NodeOutcome) -> str:
         """What SQLMesh did with a model, for people."""
         name = self._assets.name(outcome.fqn)
-        errors = " ".join(map(_as_sentence, outcome.errors))
+        errors = "".join(map(block, outcome.errors))
         match outcome.outcome:
             case Outcome.EXECUTED:
                 later = f" More is due, and waits: {self._awaited(outcome)}." if outcome.unselected else ""
-                return f"{name} was executed for {ranges(outcome.intervals)}.{later}"
+                place = "" if self.is_declared else f" in environment {self._environment}"
+                return f"{name} was executed{place} for {ranges(outcome.intervals)}.{later}"
             case Outcome.UP_TO_DATE:
                 due = f" Next due at {instant(outcome.next_due)}." if outcome.next_due else ""
                 return f"{name} had nothing to do: {outcome.reason}.{due}"
             case Outcome.WAITING:
                 return f"{name} is waiting: {self._awaited(outcome)}."
             case Outcome.BLOCKED:
-                culprits = ", ".join(map(self._assets.name, outcome.culprits)) or "a model upstream"
-                return f"{name} was not executed, because of a failure upstream of it: {culprits}."
+                return f"{name} was not executed, because of a failure upstream of it: {self._culprits(outcome)}."
             case Outcome.FAILED:
-                return f"{name} failed: {errors}{self._waits_now(outcome)}"
+                return f"{name} failed.{self._waits_now(outcome)}{errors}"
             case Outcome.AUDIT_FAILED:
-                return f"{name} failed its audit{self._failing_audits(outcome) or f': {errors}'}"
+                return f"{name} failed its audit{self._failing_audits(outcome) or f'.{errors}'}"
             case Outcome.PARTLY_EXECUTED:
                 return (
-                    f"{name} failed after {outcome.finished_batches} of {outcome.planned_batches} batches: {errors} "
-                    f"What is finished stays: {ranges(outcome.intervals)}.{self._waits_now(outcome)}"
+                    f"{name} failed after {outcome.finished_batches} of {outcome.planned_batches} batches. "
+                    f"What is finished stays: {ranges(outcome.intervals)}.{self._waits_now(outcome)}{errors}"
                 )
             case Outcome.INTERRUPTED:
-                done = f" Finished before that: {ranges(outcome.intervals)}." if outcome.intervals else ""
-                return f"{name} was interrupted: {errors}{done}"
+                cause = " ".join(map(_as_sentence, outcome.errors))
+                done = f"Finished before that: {ranges(outcome.intervals)}." if outcome.intervals else ""
+                behind = "\n\n" if "\n" in cause else " "
+                return f"{name} was interrupted: {cause}{behind}{done}".rstrip()
             case Outcome.NOT_IN_ENVIRONMENT:
-                return f"{name}: {' '.join(outcome.errors)}"  # ends in a command, to be copied as it is
+                return f"{name}: {' '.join(outcome.errors)}"
+
+    def _culprits(self, outcome: NodeOutcome) -> str:
+        return ", ".join(map(self._assets.name, outcome.culprits)) or "a model upstream"
+
+    def audit_lines(self, outcome: NodeOutcome | AuditOnlyOutcome) -> list[str]:
+        """The results of a node's audits in a run of another environment, whose checks nobody reports."""
+        start = f"{self._assets.name(outcome.fqn)} in environment {self._environment}: audit"
+        return [
+            f"{start} {audit.name} passed."
+            if audit.passed
+            else f"{start} {audit.name} could not be evaluated.{block(audit.error)}"
+            if audit.error
+            else f"{start} {audit.name} failed: {rows(audit.failing_rows)}."
+            for audit in outcome.audits
+        ]
 
     def _failing_audits(self, outcome: NodeOutcome) -> str:
         failing = [audit for audit in outcome.audits if audit.blocking and not audit.passed]
@@ -280,18 +341,46 @@ class Reporter:
         """Checks of an audited model whose audit the environment does not have: local files are ahead."""
         ran = self._assets.check_of(outcome.fqn, outcome.audits)
         name = self._assets.name(outcome.fqn)
+        reason = (
+            f"Not evaluated: what environment {self._environment} has promoted of {name} does not have this audit. "
+            "Apply a plan to promote the local change."
+        )
         return [
-            dg.AssetCheckResult(
-                asset_key=key.asset_key,
-                check_name=key.name,
-                passed=False,
-                severity=dg.AssetCheckSeverity.WARN,
-                description=f"Not evaluated: what environment {self._environment} has promoted of "
-                f"{name} does not have this audit. Apply a plan to promote the local change.",
-            )
+            _not_evaluated(key, reason)
             for key in self._assets.audit_checks.get(outcome.fqn, ())
             if key in self._selected and key not in ran
         ]
+
+    def not_evaluated(self, outcome: NodeOutcome, reported: Set[dg.AssetCheckKey]) -> list[dg.AssetCheckResult]:
+        """Checks of a node's audits that have no result in a run that fails, where Dagster would show them as failed.
+
+        Args:
+            reported: The checks that have a result.
+        """
+        return [
+            _not_evaluated(key, f"Not evaluated: {self._why_not_evaluated(outcome)}")
+            for key in self._assets.audit_checks.get(outcome.fqn, ())
+            if key in self._selected and key not in reported
+        ]
+
+    def _why_not_evaluated(self, outcome: NodeOutcome) -> str:
+        name = self._assets.name(outcome.fqn)
+        match outcome.outcome:
+            case Outcome.BLOCKED:
+                return f"{name} was not executed, because of a failure upstream of it: {self._culprits(outcome)}."
+            case Outcome.FAILED | Outcome.PARTLY_EXECUTED:
+                return f"{name} failed."
+            case Outcome.AUDIT_FAILED:
+                return f"{name} failed another audit."
+            case Outcome.INTERRUPTED:
+                return f"{name} was interrupted."
+            case Outcome.NOT_IN_ENVIRONMENT:
+                return f"{name} is not promoted in environment {self._environment}."
+            case _:
+                return (
+                    f"{name} was not executed in this run, and no earlier result is about the data that it has now. "
+                    "Execute this check alone to evaluate it."
+                )
 
     # -- metadata ---------------------------------------------------------------------------------
 
@@ -312,9 +401,7 @@ class Reporter:
     def _computed(self, outcome: NodeOutcome) -> dict[str, Any]:
         metadata: dict[str, Any] = {}
         if outcome.intervals:
-            metadata["sqlmesh/intervals"] = ranges(outcome.intervals)
-            metadata["sqlmesh/interval_start"] = _timestamp(outcome.intervals[0][0])
-            metadata["sqlmesh/interval_end"] = _timestamp(outcome.intervals[-1][1])
+            metadata.update(_intervals_metadata(outcome.intervals))
             metadata["sqlmesh/batches"] = outcome.finished_batches
             metadata["sqlmesh/duration_ms"] = outcome.duration_ms
         if outcome.rows is not None:
@@ -351,7 +438,8 @@ class Reporter:
     ) -> dg.Failure | None:
         """The step's one Failure, which names each failed model, its error and what it blocked; None if all is well."""
         lines = [
-            *self._failed_lines(outcomes, problems),
+            *self._failed_lines(outcomes),
+            *self._missing_lines(outcomes),
             *self._interrupted_lines(outcomes, problems),
             *self._audit_lines(audited),
         ]
@@ -360,7 +448,7 @@ class Reporter:
         counts = _counts(outcomes)
         head = [f"SQLMesh in environment {self._environment}: {counts}."] if counts else []
         return dg.Failure(
-            description="\n".join([*head, *problems, *lines]),
+            description=_paragraphs([*head, *problems, *lines]),
             metadata={
                 f"sqlmesh/{outcome.value}": self._names([one.fqn for one in outcomes if one.outcome is outcome])
                 for outcome in Outcome
@@ -368,20 +456,15 @@ class Reporter:
             },
         )
 
-    def _failed_lines(self, outcomes: Sequence[NodeOutcome], problems: Sequence[str]) -> list[str]:
+    def _failed_lines(self, outcomes: Sequence[NodeOutcome]) -> list[str]:
         """What went wrong with each model, up to a bound; beyond it, the models' names."""
-        named = (Outcome.BLOCKED, Outcome.INTERRUPTED)
-        failed = [
-            one
-            for one in outcomes
-            if one.outcome.is_failure and one.outcome not in named and not _is_told(one, problems)
-        ]
+        named = (Outcome.BLOCKED, Outcome.INTERRUPTED, Outcome.NOT_IN_ENVIRONMENT)
+        failed = [one for one in outcomes if one.outcome.is_failure and one.outcome not in named]
         blocked = [one for one in outcomes if one.outcome is Outcome.BLOCKED]
         lines = []
         for outcome in failed[:MAX_LISTED]:
             held_up = [one.fqn for one in blocked if outcome.fqn in one.culprits]
-            by_it = f" Blocked by it: {self._names(held_up)}." if held_up else ""
-            lines.append(f"{self.sentence(outcome)}{by_it}")
+            lines.append(self.sentence(outcome) + (f"\n\nBlocked by it: {self._names(held_up)}." if held_up else ""))
         rest = [one.fqn for one in failed[MAX_LISTED:]]
         return [*lines, f"Failed as well: {self._names(rest)}."] if rest else lines
 
@@ -396,8 +479,15 @@ class Reporter:
         for cause, nodes in by_cause.items():
             reason = "" if cause in problems else f" {_as_sentence(cause)}"
             lines.append(f"Interrupted: {self._names(nodes)}.{reason}")
-        missing = [one.fqn for one in outcomes if one.outcome is Outcome.NOT_IN_ENVIRONMENT and _is_told(one, problems)]
-        return [*lines, f"Not in the environment: {self._names(missing)}."] if missing else lines
+        return lines
+
+    def _missing_lines(self, outcomes: Sequence[NodeOutcome]) -> list[str]:
+        """What is not promoted, with the plan that promotes it, once for all of it."""
+        nodes_by_reason: dict[str, list[str]] = {}
+        for outcome in outcomes:
+            if outcome.outcome is Outcome.NOT_IN_ENVIRONMENT:
+                nodes_by_reason.setdefault(" ".join(outcome.errors), []).append(outcome.fqn)
+        return [f"{self._names(nodes)}: {reason}" for reason, nodes in nodes_by_reason.items()]
 
     def _audit_lines(self, audited: Sequence[AuditOnlyOutcome]) -> list[str]:
         """What is wrong with nodes of which only the audits were asked for."""
@@ -422,11 +512,6 @@ class Reporter:
 
     def _names(self, nodes: Sequence[str]) -> str:
         return ", ".join(map(self._assets.name, nodes))
-
-
-def _is_told(outcome: NodeOutcome, problems: Sequence[str]) -> bool:
-    """Whether a problem of the whole run says all that there is to say of this node."""
-    return outcome.outcome is Outcome.NOT_IN_ENVIRONMENT and set(outcome.errors) <= set(problems)
 
 
 def unapplied_change(assets: ProjectAssets, node: str, promoted: e.PromotedNode) -> str | None:
@@ -461,6 +546,40 @@ def listed(items: Sequence[str]) -> list[str]:
 
 def _short(milliseconds: int) -> str:
     return instant(milliseconds).removesuffix("T00:00:00Z")
+
+
+def _paragraphs(texts: Sequence[str]) -> str:
+    """Texts one below the other, behind one of several lines with a blank line between."""
+    joined = ""
+    for text in texts:
+        joined += f"{text}\n\n" if "\n" in text else f"{text}\n"
+    return joined.rstrip("\n")
+
+
+def _intervals_metadata(intervals: Sequence[e.Interval]) -> dict[str, Any]:
+    shown = [ranges([interval]) for interval in intervals]
+    return {
+        "sqlmesh/intervals": ", ".join(listed(shown)),
+        "sqlmesh/interval_start": _timestamp(intervals[0][0]),
+        "sqlmesh/interval_end": _timestamp(intervals[-1][1]),
+    }
+
+
+def _not_evaluated(check: dg.AssetCheckKey, reason: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=reason,
+        metadata={NOT_EVALUATED: True},
+    )
+
+
+def _plain(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:
+    """A value of our own in metadata on record; None where it is not there."""
+    value = metadata.get(f"sqlmesh/{name}")
+    return None if value is None else value.value
 
 
 def _timestamp(milliseconds: int) -> dg.TimestampMetadataValue:

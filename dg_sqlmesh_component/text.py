@@ -19,6 +19,15 @@ def plain(text: object) -> str:
     return without_colours(str(text)).strip()
 
 
+def block(text: str) -> str:
+    """A command or an error behind a sentence, on lines of its own.
+
+    Markdown shows them as code, with line breaks and signs as they are; in a terminal they can be copied.
+    """
+    lines = text.strip("\n").splitlines()
+    return "\n\n" + "\n".join(f"    {line}".rstrip() for line in lines)
+
+
 def short_hash(parts: Iterable[str]) -> str:
     """Eight characters that tell these texts apart from others."""
     import hashlib

@@ -336,13 +336,23 @@ class Told:
         ]
 
     @cached_property
-    def materializations(self) -> dict[str, dg.AssetMaterialization]:
+    def _all_materializations(self) -> dict[str, dg.AssetMaterialization]:
         found = [
             event.event_specific_data.materialization
             for event in self.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
         ]
         assert len(found) == len({one.asset_key for one in found}), "an asset was materialized twice"
         return {one.asset_key.to_user_string(): one for one in found}
+
+    @cached_property
+    def materializations(self) -> dict[str, dg.AssetMaterialization]:
+        """Of what the run itself has computed."""
+        return {key: one for key, one in self._all_materializations.items() if "sqlmesh/origin" not in one.metadata}
+
+    @cached_property
+    def computed_outside(self) -> dict[str, dg.AssetMaterialization]:
+        """Of what was computed outside of Dagster, and was up to date in this run."""
+        return {key: one for key, one in self._all_materializations.items() if "sqlmesh/origin" in one.metadata}
 
     @cached_property
     def observations(self) -> dict[str, dg.AssetObservation]:
@@ -380,5 +390,5 @@ class Told:
 
     def status_of(self, asset: str) -> str | None:
         """`sqlmesh/status` of what was said of an asset, None if nothing was."""
-        said = self.materializations.get(asset) or self.observations.get(asset)
+        said = self._all_materializations.get(asset) or self.observations.get(asset)
         return str(said.metadata["sqlmesh/status"].value) if said else None

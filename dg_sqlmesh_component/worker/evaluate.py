@@ -19,7 +19,7 @@ from typing import Any
 from sqlglot import exp
 from sqlmesh.core.config.connection import DuckDBConnectionConfig
 from sqlmesh.core.config.run import RunConfig
-from sqlmesh.core.environment import EnvironmentNamingInfo
+from sqlmesh.core.environment import Environment, EnvironmentNamingInfo
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import (
     Snapshot,
@@ -34,13 +34,14 @@ from sqlmesh.utils.errors import SignalEvalError
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.errors import (
     DeclarationError,
-    EnvironmentMissingError,
+    EnvironmentNotReadyError,
     EvaluationError,
     SQLMeshComponentError,
     StatementError,
 )
+from dg_sqlmesh_component.text import block
 
-from .auditing import audit_alone, audited, computed, data_altered_at, deployability, record_audits
+from .auditing import altered_at, audit_alone, audited, computed, data_altered_at, deployability, record_audits
 from .breaker import unless_unchanged
 from .described import refuse_what_nobody_described
 from .opening import (
@@ -137,13 +138,12 @@ def _refuse_other_defaults(request: e.EvaluationRequest, context: SteadyContext)
 
 
 def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker: Tracker) -> e.EvaluationFinished:
+    _refuse_wrong_bounds(request)
     opened = _open_environment(request, context)
+    context.leave_out(opened.missing)
     tracker.pipe.send(opened)
-    if opened.missing:
-        return e.EvaluationFinished("not_run")
     status: e.Status = "not_run"
     failed_behind: Exception | None = None
-    _refuse_wrong_bounds(request)
     tracker.pipe.begin()
     if context.requested:
         try:
@@ -220,16 +220,43 @@ def _refuse_wrong_bounds(request: e.EvaluationRequest) -> None:
         )
 
 
-def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) -> e.EnvironmentOpened:
-    plan = plan_command(request.project, request.environment, context)
+def _stored_environment(request: e.EvaluationRequest, context: _RecordingContext, plan: str) -> Environment:
+    """The environment as the state has it.
+
+    Raises:
+        EnvironmentNotReadyError: It does not exist, has promoted nothing of the project, or is not what the manifest
+            describes.
+    """
     environment = context.state_reader.get_environment(request.environment)
     if environment is None:
-        raise EnvironmentMissingError(
+        raise EnvironmentNotReadyError(
             f"Environment {request.environment!r} does not exist in the state of the SQLMesh project at "
             f"{', '.join(request.project.paths)} (gateway {context.selected_gateway!r}). {_memory_advice(context)}"
-            f"Nothing can run before its first plan is applied: `{plan}`"
+            f"Nothing can run before its first plan is applied:{block(plan)}"
         )
     refuse_what_nobody_described(request, environment, plan)
+    ours = {*_requested(request), *_assets(request)}
+    if not any(snapshot.name in ours for snapshot in environment.snapshots):
+        raise EnvironmentNotReadyError(
+            f"Environment {request.environment!r} has promoted none of the models of the SQLMesh project at "
+            f"{', '.join(request.project.paths)}, so nothing can run. To promote them:{block(plan)}"
+        )
+    return environment
+
+
+def _requested(request: e.EvaluationRequest) -> Iterable[str]:
+    return dict.fromkeys([*request.models, *request.standalone_audits, *request.audit_only])
+
+
+def _assets(request: e.EvaluationRequest) -> frozenset[str]:
+    """The models that are assets of the component that asks."""
+    return request.described_as.assets if request.described_as else frozenset()
+
+
+def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) -> e.EnvironmentOpened:
+    plan = plan_command(request.project, request.environment, context)
+    environment = _stored_environment(request, context, plan)
+    requested, assets = _requested(request), _assets(request)
     # What was promoted as external or embedded is not computed, whatever the local files have made of it since.
     known = {
         snapshot.name: snapshot
@@ -238,7 +265,6 @@ def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) 
     }
     context.naming = environment.naming_info
     context.promoted = {snapshot.name for snapshot in environment.promoted_snapshots}
-    requested = dict.fromkeys([*request.models, *request.standalone_audits, *request.audit_only])
     return e.EnvironmentOpened(
         environment=environment.name,
         plan_id=environment.plan_id,
@@ -254,6 +280,13 @@ def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) 
         },
         missing=tuple(fqn for fqn in requested if fqn not in known),
         plan_command=plan,
+        others=tuple(
+            sorted(
+                snapshot.name
+                for snapshot in environment.snapshots
+                if snapshot.is_model and not snapshot.is_symbolic and snapshot.name not in assets
+            )
+        ),
     )
 
 
@@ -339,7 +372,11 @@ class _RecordingContext(SteadyContext):
         self._tracker.start_over()
         opened = _open_environment(self._request, self)
         self._tracker.pipe.send(opened)
-        self._requested -= {*opened.missing}
+        self.leave_out(opened.missing)
+
+    def leave_out(self, missing: Iterable[str]) -> None:
+        """Run the requested nodes without these, which the environment does not have."""
+        self._requested -= {*missing}
 
     @property
     def requested(self) -> frozenset[str]:
@@ -385,12 +422,15 @@ def _idle_nodes(
             idle = _up_to_date(snapshot, fqn in not_due, bounds, request.execution_time)
         else:
             idle = _waiting(fqn, tracker, snapshots, parents)
-        yield replace(
+        idle = replace(
             idle,
             last_interval_end=intervals[-1][1] if intervals else None,
             of=audited(snapshot, index),
             altered_at=altered[fqn] or None,
         )
+        if isinstance(idle, e.NodeUpToDate) and snapshot.is_model and not snapshot.is_symbolic:
+            idle = replace(idle, intervals=tuple(intervals), computed_at=altered_at(snapshot, index))
+        yield idle
 
 
 def _waiting(

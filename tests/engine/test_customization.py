@@ -276,7 +276,8 @@ def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> N
     told = overridden.launch(assets=assets, ops={"shop": {"ignore_cron": True, "environment": "dev"}})
     assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
     assert {asset: told.status_of(asset) for asset in assets} == dict(zip(assets, ["up_to_date", "executed"]))
-    metadata = told.materializations["shop/rare"].metadata
+    assert not told.materializations
+    metadata = told.observations["shop/rare"].metadata
     assert metadata["sqlmesh/environment"].value == "dev"
     assert metadata["dagster/table_name"].value == "warehouse.shop__dev.rare"
     assert metadata["dagster/row_count"].value == 1

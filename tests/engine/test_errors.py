@@ -162,11 +162,14 @@ def test_an_environment_that_does_not_exist_names_the_plan_to_run(tmp_path: Path
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": {"path": str(project), "environment": "dev_ada"}})
         dagster.refresh()
-        description = failure(dagster)
+        told = dagster.launch()
+    [description] = told.failures
     assert "Environment 'dev_ada' does not exist" in description
     assert f"cd '{project}' && sqlmesh plan dev_ada" in description
-    assert "1 not in environment" in description
     assert description.count("does not exist") == 1
+    assert not told.checks
+    assert not told.observations
+    assert told.log.count("does not exist") == 0
     assert "memory" not in description
 
 
@@ -184,20 +187,37 @@ def test_a_state_in_memory_is_told_apart_from_one_without_the_environment(tmp_pa
     assert "`database: warehouse.duckdb`" in description
 
 
-def test_a_model_that_is_not_promoted_is_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_a_model_that_is_not_promoted_does_not_stop_those_that_are(tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", ONE_MODEL)
     plan(project)
-    (project / "models" / "two.sql").write_text("MODEL (name t.two, kind FULL); SELECT 2 AS id")
+    audited = "MODEL (name t.two, kind FULL, audits (not_null(columns := (id)))); SELECT 2 AS id"
+    (project / "models" / "two.sql").write_text(audited)
+    (project / "models" / "three.sql").write_text("MODEL (name t.three, kind FULL); SELECT id FROM t.two")
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project)})
         dagster.refresh()
         told = dagster.launch("in_process")
+        alone = dagster.launch("in_process", assets=["t/two"])
+        dagster.declare("shop", {"project": str(project), "exclude": "t.one"})
+        dagster.refresh()
+        refused = dagster.launch("in_process")
     assert told.status == dg.DagsterRunStatus.FAILURE
-    assert not told.materializations
-    assert told.status_of("t/two") == "not_in_environment"
-    assert told.status_of("t/one") == "interrupted"
+    assert set(told.materializations) == {"t/one"}
+    assert (told.status_of("t/two"), told.status_of("t/three")) == ("not_in_environment", "not_in_environment")
+    unevaluated = [check for name, check in told.checks.items() if name.startswith("t/two:not_null")]
+    assert [(one.passed, one.severity) for one in unevaluated] == [(False, dg.AssetCheckSeverity.WARN)]
+    assert unevaluated[0].description == "Not evaluated: t.two is not promoted in environment prod."
+    command = f"\n\n    cd {project} && sqlmesh plan"
     [description] = told.failures
-    assert f"t.two: Not promoted in environment prod. Run: cd {project} && sqlmesh plan" in description
+    assert "t.two, t.three: Not promoted in environment prod, so not run." in description
+    assert description.endswith(command)
+    assert str(told.checks["t/two:sqlmesh_execution_status"].description).endswith(command)
+    assert alone.status_of("t/two") == "not_in_environment"
+    assert refused.failures == [
+        "Environment 'prod' has promoted none of the models of the SQLMesh project at "
+        f"{project}, so nothing can run. To promote them:{command}"
+    ]
+    assert not refused.checks
 
 
 def test_a_model_that_is_promoted_as_external_or_embedded_is_not_in_the_environment(tmp_path: Path) -> None:
@@ -222,7 +242,7 @@ def test_a_model_that_is_promoted_as_external_or_embedded_is_not_in_the_environm
         told = dagster.launch()
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert {told.status_of(f"t/{name}") for name in ("landed", "inlined")} == {"not_in_environment"}
-    assert not told.materializations
+    assert set(told.materializations) == {"t/reader"}
 
 
 @pytest.mark.attribute("execution.environment_timeout")

@@ -113,7 +113,9 @@ def test_one_dagster_run_is_one_sqlmesh_run(scene: Scene) -> None:
 
 def test_only_executed_models_are_materialized(scene: Scene) -> None:
     assert set(scene.told.materializations) == {a for a, outcome in EXPECTED.items() if outcome == "executed"}
-    assert set(scene.told.observations) == {a for a, outcome in EXPECTED.items() if outcome != "executed"}
+    idle = {asset for asset, outcome in EXPECTED.items() if outcome == "up_to_date"}
+    assert set(scene.told.computed_outside) == idle, "the plan computed them, which Dagster has not seen"
+    assert set(scene.told.observations) == EXPECTED.keys() - scene.told.materializations.keys() - idle
 
 
 def test_a_materialization_says_what_was_computed(scene: Scene) -> None:
@@ -191,7 +193,7 @@ def test_a_waiting_model_names_the_signal(scene: Scene) -> None:
 
 
 def test_an_up_to_date_model_says_why_and_when_it_is_due(scene: Scene) -> None:
-    yearly, seed = scene.told.observations["t/yearly"], scene.told.observations["t/colours"]
+    yearly, seed = scene.told.computed_outside["t/yearly"], scene.told.computed_outside["t/colours"]
     assert yearly.metadata["sqlmesh/next_due"].value > scene.after["ranges"]['"warehouse"."t"."events"'][-1][1] / 1000
     assert "seed has not changed" in str(seed.metadata["sqlmesh/reason"].value)
 

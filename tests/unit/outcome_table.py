@@ -117,6 +117,9 @@ ONE_BATCH = e.EvaluationPlanned({ORDERS: (D1,)})
 SUCCEEDED = e.EvaluationFinished("success")
 FAILED = e.EvaluationFinished("failure")
 DIVISION = e.NodeFailed(ORDERS, "ConversionException", "ConversionException: cannot cast 'x'", ())
+NOT_PROMOTED = (
+    "Not promoted in environment prod, so not run. To promote the project's files:\n\n    cd /shop && sqlmesh plan"
+)
 AUDITS = e.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 rows", ("not_null",))
 LOST = e.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 UNSELECTED = (
@@ -418,7 +421,7 @@ OUTCOME_TABLE = (
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
         Told(
-            "core.orders failed: ConversionException: cannot cast 'x'.",
+            "core.orders failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
@@ -436,7 +439,7 @@ OUTCOME_TABLE = (
             attempts=2,
         ),
         Told(
-            "core.orders failed: ConversionException: cannot cast 'x'.",
+            "core.orders failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'", "sqlmesh/attempts": 2},
@@ -455,8 +458,8 @@ OUTCOME_TABLE = (
             attempts=2,
         ),
         Told(
-            "core.orders failed: OperationalError: the connection was lost. "
-            f"Another attempt left it out: {UNSELECTED}.",
+            f"core.orders failed. Another attempt left it out: {UNSELECTED}."
+            "\n\n    OperationalError: the connection was lost",
             False,
             ERROR,
             {"sqlmesh/error": "OperationalError: the connection was lost", "sqlmesh/attempts": 2},
@@ -470,7 +473,7 @@ OUTCOME_TABLE = (
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
         Told(
-            "core.orders failed: ConversionException: cannot cast 'x'.",
+            "core.orders failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
@@ -484,7 +487,7 @@ OUTCOME_TABLE = (
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
         Told(
-            "core.orders failed: ConversionException: cannot cast 'x'.",
+            "core.orders failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
@@ -502,7 +505,7 @@ OUTCOME_TABLE = (
             failed_audits=("not_null",),
         ),
         Told(
-            "core.orders failed: ConversionException: cannot cast 'x'. Audit not_null failed: 3 rows.",
+            "core.orders failed.\n\n    ConversionException: cannot cast 'x'\n\n    Audit not_null failed: 3 rows",
             False,
             ERROR,
             {
@@ -555,8 +558,8 @@ OUTCOME_TABLE = (
             errors=("ConversionException: cannot cast 'x'",),
         ),
         Told(
-            "core.orders failed after 1 of 2 batches: ConversionException: cannot cast 'x'. "
-            "What is finished stays: [2026-01-01, 2026-01-02).",
+            "core.orders failed after 1 of 2 batches. What is finished stays: [2026-01-01, 2026-01-02)."
+            "\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {
@@ -589,8 +592,8 @@ OUTCOME_TABLE = (
             failed_audits=("not_null",),
         ),
         Told(
-            "core.orders failed after 1 of 2 batches: Audit not_null failed: 3 rows. "
-            "What is finished stays: [2026-01-01, 2026-01-02).",
+            "core.orders failed after 1 of 2 batches. What is finished stays: [2026-01-01, 2026-01-02)."
+            "\n\n    Audit not_null failed: 3 rows",
             False,
             ERROR,
             {
@@ -637,18 +640,6 @@ OUTCOME_TABLE = (
                 "sqlmesh/bytes": 100,
                 "sqlmesh/error": "SQLMesh's process was killed.",
             },
-        ),
-        death="SQLMesh's process was killed.",
-    ),
-    Row(
-        "interrupted: the worker died before it said anything",
-        (),
-        NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("SQLMesh's process was killed.",)),
-        Told(
-            "core.orders was interrupted: SQLMesh's process was killed.",
-            False,
-            ERROR,
-            {"sqlmesh/error": "SQLMesh's process was killed."},
         ),
         death="SQLMesh's process was killed.",
     ),
@@ -734,35 +725,18 @@ OUTCOME_TABLE = (
         ),
     ),
     Row(
-        "interrupted: the request was refused because of another model",
-        (opened(ORDERS, missing=(STAGING,)), e.EvaluationFinished("not_run")),
-        NodeOutcome(
-            ORDERS,
-            Outcome.INTERRUPTED,
-            PROMOTED,
-            errors=("Nothing was run, because the request was refused.",),
-        ),
-        Told(
-            "core.orders was interrupted: Nothing was run, because the request was refused.",
-            False,
-            ERROR,
-            {"sqlmesh/error": "Nothing was run, because the request was refused."},
-        ),
-        beside=(STAGING,),
-    ),
-    Row(
         "not in environment: in the project, not promoted",
         (opened(missing=(ORDERS,)), e.EvaluationFinished("not_run")),
         NodeOutcome(
             ORDERS,
             Outcome.NOT_IN_ENVIRONMENT,
-            errors=("Not promoted in environment prod. Run: cd /shop && sqlmesh plan",),
+            errors=(NOT_PROMOTED,),
         ),
         Told(
-            "core.orders: Not promoted in environment prod. Run: cd /shop && sqlmesh plan",
+            f"core.orders: {NOT_PROMOTED}",
             False,
             ERROR,
-            {"sqlmesh/error": "Not promoted in environment prod. Run: cd /shop && sqlmesh plan"},
+            {"sqlmesh/error": NOT_PROMOTED},
         ),
     ),
 )

@@ -733,6 +733,8 @@ def test_audits_without_their_model_are_told_in_the_attempt_that_evaluates_them(
 
 
 def test_audits_without_their_model_that_no_attempt_evaluated_say_why() -> None:
-    ledger = Ledger([], [ORDERS])
-    ledger.pause(frozenset())
-    assert ledger.close("killed") == [AuditOnlyOutcome(ORDERS, (), (), "killed")]
+    ledger = Ledger([STAGING], [ORDERS])
+    ledger.feed(OPENED)
+    ledger.feed(planned(STAGING))
+    ledger.pause(frozenset([STAGING]))
+    assert [one for one in ledger.close("killed") if one.fqn == ORDERS] == [AuditOnlyOutcome(ORDERS, (), (), "killed")]

@@ -61,11 +61,11 @@ def test_an_op_that_cannot_be_called_so_is_refused_where_it_is_written(name: str
 
 def test_two_ops_of_one_name_are_refused_with_both_places() -> None:
     neighbours = Neighbours()
-    neighbours.add("defs/shop", "ours", [])
-    neighbours.add("defs/shop", "ours", [])  # Dagster builds some declarations twice
-    neighbours.add("defs/other", "theirs", [])
+    neighbours.add("defs/shop", "ours", {})
+    neighbours.add("defs/shop", "ours", {})  # Dagster builds some declarations twice
+    neighbours.add("defs/other", "theirs", {})
     with pytest.raises(DeclarationError, match="defs/shop and defs/marts both name their op 'ours'"):
-        neighbours.add("defs/marts", "ours", [])
+        neighbours.add("defs/marts", "ours", {})
 
 
 def reader(of: str, table: str | None) -> dg.AssetSpec:
@@ -88,7 +88,7 @@ def test_two_tables_under_one_key_are_told_with_both_places(
 ) -> None:
     neighbours = Neighbours()
     with caplog.at_level(logging.WARNING):
-        neighbours.add("defs/eu", "eu", [reader("raw/orders", "eu.raw.orders")])
-        neighbours.add("defs/us", "us", [spec])
+        neighbours.add("defs/eu", "eu", {"eu": reader("raw/orders", "eu.raw.orders")})
+        neighbours.add("defs/us", "us", {"us": spec})
     assert ("defs/eu and defs/us read two tables, eu.raw.orders and us.raw.orders" in caplog.text) is is_told
     assert ("{us.raw.orders: raw/orders}" in caplog.text) is is_told

@@ -15,6 +15,7 @@ from unit.outcome_table import (
     D3,
     DIVISION,
     FAILED,
+    NOT_PROMOTED,
     ONE_BATCH,
     OPENED,
     ORDERS,
@@ -257,11 +258,15 @@ def test_audits_that_could_not_be_evaluated_say_why() -> None:
         (
             [opened(missing=(ORDERS,)), e.EvaluationFinished("not_run")],
             None,
-            "Not promoted in environment prod. Run: cd /shop && sqlmesh plan",
+            NOT_PROMOTED,
         ),
         ([OPENED, SUCCEEDED], None, "SQLMesh ended the run without evaluating them."),
-        ([OPENED, e.RequestFailed("EvaluationError", "cancelled")], None, "cancelled"),
-        ([OPENED], "killed", "killed"),
+        (
+            [OPENED, e.NodeAudited(STAGING, (), None), e.RequestFailed("EvaluationError", "cancelled")],
+            None,
+            "cancelled",
+        ),
+        ([OPENED, e.NodeAudited(STAGING, (), None)], "killed", "killed"),
     ],
     ids=["not promoted", "not evaluated", "the request failed", "the worker died"],
 )
@@ -269,7 +274,22 @@ def test_a_node_of_which_the_audits_were_not_evaluated_is_not_passed_over_in_sil
     events: list[e.Event], death: str | None, error: str
 ) -> None:
     outcomes = fold(events, requested=[], audit_only=[ORDERS], death=death)
-    assert outcomes == [AuditOnlyOutcome(ORDERS, (), (), error)]
+    assert [one for one in outcomes if one.fqn == ORDERS] == [AuditOnlyOutcome(ORDERS, (), (), error)]
+
+
+@pytest.mark.parametrize(
+    ("events", "death"),
+    [([OPENED, e.RequestFailed("DeclarationError", "a wrong date")], None), ([], "killed"), ([OPENED], "killed")],
+    ids=["refused", "died before it said anything", "died before the plan"],
+)
+def test_a_run_that_ends_before_sqlmesh_has_planned_cuts_nothing_off(events: list[e.Event], death: str | None) -> None:
+    assert fold(events, requested=[ORDERS], audit_only=[STAGING], death=death) == []
+
+
+def test_a_signal_that_fails_before_the_plan_cuts_off_the_other_models() -> None:
+    failed = [OPENED, DIVISION, e.RequestFailed("EvaluationError", "A signal raised an error.")]
+    outcomes = fold(failed, requested=[ORDERS, STAGING])
+    assert sorted(kinds(outcomes)) == sorted([(ORDERS, Outcome.FAILED), (STAGING, Outcome.INTERRUPTED)])
 
 
 def test_audits_evaluated_before_the_worker_died_are_not_lost() -> None:

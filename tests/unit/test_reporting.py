@@ -485,8 +485,8 @@ def test_the_failure_names_each_failed_model_its_error_and_what_it_blocked() -> 
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 audit failed, 3 blocked.\n"
-        "core.a failed: cannot cast 'x'. Blocked by it: core.a_child, core.of_both.\n"
-        "core.b failed its audit: Audit not_null failed: 3 rows. Blocked by it: core.b_child, core.of_both."
+        "core.a failed.\n\n    cannot cast 'x'\n\nBlocked by it: core.a_child, core.of_both.\n\n"
+        "core.b failed its audit.\n\n    Audit not_null failed: 3 rows\n\nBlocked by it: core.b_child, core.of_both."
     )
     assert plain(dict(failure.metadata)) == {
         "sqlmesh/blocked": "core.a_child, core.b_child, core.of_both",
@@ -506,7 +506,7 @@ def test_the_failure_counts_what_went_well() -> None:
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 executed.\n"
-        "staging.orders failed: ConversionException: cannot cast 'x'."
+        "staging.orders failed.\n\n    ConversionException: cannot cast 'x'"
     )
     assert plain(dict(failure.metadata)) == {"sqlmesh/executed": "core.orders", "sqlmesh/failed": "staging.orders"}
 
@@ -545,10 +545,10 @@ def test_the_failure_describes_some_of_many_and_names_every_one() -> None:
     outcomes += [NodeOutcome(fqn(name), Outcome.BLOCKED, culprits=(fqn(failed[0]),)) for name in blocked]
     failure = reporter(assets).failure(outcomes, [], [])
     assert failure is not None
-    head, first, *others, last = (failure.description or "").splitlines()
+    head, *lines, last = (failure.description or "").splitlines()
     assert head == f"SQLMesh in environment prod: {count} failed, {count} blocked."
-    assert first == f"{failed[0]} failed: boom. Blocked by it: {', '.join(blocked)}."
-    assert len(others) == MAX_LISTED - 1
+    assert lines[:5] == [f"{failed[0]} failed.", "", "    boom", "", f"Blocked by it: {', '.join(blocked)}."]
+    assert [line for line in lines if line.endswith("failed.")] == [f"{name} failed." for name in failed[:MAX_LISTED]]
     assert last == f"Failed as well: {', '.join(failed[MAX_LISTED:])}."
     assert plain(dict(failure.metadata)) == {
         "sqlmesh/failed": ", ".join(failed),
@@ -607,18 +607,18 @@ def test_whole_days_are_shown_without_their_time(intervals: tuple[e.Interval, ..
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        ("boom", "core.orders failed: boom."),
-        ("boom.", "core.orders failed: boom."),
-        ("really?", "core.orders failed: really?"),
+        ("boom", "core.orders failed.\n\n    boom"),
+        ("FROM t\n     ^", "core.orders failed.\n\n    FROM t\n         ^"),
     ],
+    ids=["one line", "with a mark below a line"],
 )
-def test_an_error_is_a_sentence_in_a_sentence(error: str, sentence: str) -> None:
+def test_an_error_stands_as_it_is_in_a_block_of_its_own(error: str, sentence: str) -> None:
     assert reporter().sentence(replace(FAILED, errors=(error,))) == sentence
 
 
 def test_an_audit_failure_is_told_in_sqlmeshs_words_when_the_rows_are_not_known() -> None:
     outcome = NodeOutcome(ORDERS, Outcome.AUDIT_FAILED, errors=("Audit not_null failed",), failed_audits=("not_null",))
-    assert reporter().sentence(outcome) == "core.orders failed its audit: Audit not_null failed."
+    assert reporter().sentence(outcome) == "core.orders failed its audit.\n\n    Audit not_null failed"
 
 
 def test_a_blocked_model_without_a_known_culprit_is_blocked_by_a_model_upstream() -> None:
@@ -628,7 +628,7 @@ def test_a_blocked_model_without_a_known_culprit_is_blocked_by_a_model_upstream(
 
 def test_a_node_that_is_no_model_is_called_by_its_name() -> None:
     outcome = NodeOutcome("orders_add_up", Outcome.FAILED, errors=("boom",))
-    assert reporter().sentence(outcome) == "orders_add_up failed: boom."
+    assert reporter().sentence(outcome) == "orders_add_up failed.\n\n    boom"
 
 
 def test_the_same_audit_twice_reports_each_result_on_its_own_check() -> None:

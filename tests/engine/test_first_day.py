@@ -1,0 +1,173 @@
+"""What Dagster shows of data that its own runs have not computed, and of runs in another environment."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import EXECUTORS, RARELY, DagsterProject, Told, dagster_project, plan, query, sqlmesh, write_project
+
+MODELS = {
+    "models/daily.sql": "MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-01-01', "
+    f"cron '{RARELY}', interval_unit day, audits (not_null(columns := (day)))); "
+    "SELECT d::DATE AS day FROM range(DATE '2026-01-01', DATE '2026-12-31', INTERVAL 1 DAY) AS days(d) "
+    "WHERE d BETWEEN @start_date AND @end_date",
+    "models/shown.sql": f"MODEL (name t.shown, kind VIEW, cron '{RARELY}', start '2020-01-01'); "
+    "SELECT day FROM t.daily",
+    "models/full.sql": f"MODEL (name t.full, kind FULL, cron '{RARELY}', start '2020-01-01'); "
+    "SELECT count(*) AS days FROM t.daily",
+    "models/colours.sql": "MODEL (name t.colours, kind SEED (path '../seeds/colours.csv'), start '2026-01-01')",
+    "seeds/colours.csv": "name\nred\n",
+}
+KEYS = {"t/daily", "t/shown", "t/full", "t/colours"}
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
+    folder = tmp_path_factory.mktemp("first_day")
+    project = write_project(folder / "shop", MODELS)
+    plan(project)
+    with dagster_project(folder) as dagster:
+        dagster.declare("shop", {"project": str(project)})
+        dagster.refresh()
+        yield project, dagster
+
+
+def test_data_computed_outside_of_dagster_is_materialized_once_by_the_first_run_that_finds_it(
+    planned: tuple[Path, DagsterProject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, dagster = planned
+    lookups: Counter[str] = Counter()
+    get_asset_records = dg.DagsterInstance.get_asset_records
+
+    def counted(self: dg.DagsterInstance, keys: list[dg.AssetKey] | None = None) -> object:
+        lookups["get_asset_records"] += 1
+        return get_asset_records(self, keys)
+
+    monkeypatch.setattr(dg.DagsterInstance, "get_asset_records", counted)
+    first = dagster.launch()
+    assert first.status == dg.DagsterRunStatus.SUCCESS
+    assert set(first.computed_outside) == KEYS
+    assert not first.materializations
+    assert not first.observations
+    assert {first.status_of(key) for key in KEYS} == {"up_to_date"}
+    daily = first.computed_outside["t/daily"].metadata
+    assert str(daily["sqlmesh/intervals"].value).startswith("[2026-01-01, ")
+    assert str(daily["sqlmesh/origin"].value).startswith("outside of Dagster, at 20")
+    assert lookups["get_asset_records"] <= 2  # one for these models, one for the results of their checks
+
+    assert set(dagster.launch("multiprocess").observations) == KEYS  # seen: nothing is materialized again
+
+    a_past_day = ("--start", "2026-01-02", "--end", "2026-01-02")
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.daily", *a_past_day)
+    restated = dagster.launch()
+    assert set(restated.computed_outside) == {"t/daily", "t/shown", "t/full"}, "and what is downstream of it"
+    assert set(restated.observations) == {"t/colours"}
+    assert not dagster.launch().computed_outside
+
+
+def test_data_of_a_new_version_is_materialized_although_nothing_is_to_be_computed(
+    planned: tuple[Path, DagsterProject],
+) -> None:
+    project, dagster = planned
+    dagster.launch()
+    (project / "seeds" / "colours.csv").write_text("name\nred\nblue\n")
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
+    dagster.refresh()
+    assert set(dagster.launch().computed_outside) == {"t/colours"}
+
+
+DEV = {
+    "models/orders.sql": "MODEL (name t.orders, kind FULL, start '2026-01-01', "
+    "audits (not_null(columns := (id)), small)); SELECT 1 AS id, 1 AS quantity",
+    "models/revenue.sql": "MODEL (name t.revenue, kind FULL, start '2026-01-01', audits (fits)); "
+    "SELECT count(*) AS n, error_if.is_on FROM t.orders CROSS JOIN ctl.error_if GROUP BY ALL",
+    "audits/small.sql": "AUDIT (name small, blocking false); SELECT * FROM @this_model WHERE id = 1",
+    "audits/fits.sql": "AUDIT (name fits); SELECT * FROM @this_model WHERE is_on",
+}
+
+
+@pytest.fixture(scope="module")
+def with_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
+    folder = tmp_path_factory.mktemp("with_dev")
+    project = write_project(folder / "shop", DEV)
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.error_if AS SELECT false AS is_on")
+    plan(project)
+    plan(project, "dev", "--include-unmodified")
+    with dagster_project(folder) as dagster:
+        dagster.declare("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
+        dagster.add_module("report", REPORT)
+        dagster.refresh()
+        yield project, dagster
+
+
+REPORT = """
+import dagster as dg
+
+
+@dg.asset(deps=[dg.AssetKey(["t", "orders"])])
+def report() -> None: ...
+"""
+
+
+def in_dev(dagster: DagsterProject, executor: str = "in_process") -> Told:
+    return dagster.launch(executor, ops={"sqlmesh_shop": {"environment": "dev"}})
+
+
+@pytest.mark.attribute("execution.environments")
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_run_in_another_environment_observes_and_changes_nothing_of_the_declared_one(
+    with_dev: tuple[Path, DagsterProject], executor: str
+) -> None:
+    project, dagster = with_dev
+    query(project, "UPDATE ctl.error_if SET is_on = false")
+    plan(project, "dev", "--include-unmodified", "--restate-model", "t.orders")  # something is to be done in it
+    told = in_dev(dagster, executor)
+    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+    assert set(told.materializations) == {"report"}, "what is downstream of it runs, as it was asked to"
+    assert not told.computed_outside
+    assert not told.checks
+    assert set(told.observations) == {"t/orders", "t/revenue"}
+    assert {one.metadata["sqlmesh/environment"].value for one in told.observations.values()} == {"dev"}
+
+
+def test_a_run_in_another_environment_fails_as_usual_and_logs_what_its_audits_found(
+    with_dev: tuple[Path, DagsterProject],
+) -> None:
+    project, dagster = with_dev
+    (project / "models" / "orders.sql").write_text(DEV["models/orders.sql"].replace("1 AS quantity", "2 AS quantity"))
+    plan(project, "dev", "--skip-backfill")
+    query(project, "UPDATE ctl.error_if SET is_on = true")
+    try:
+        told = in_dev(dagster)
+    finally:
+        query(project, "UPDATE ctl.error_if SET is_on = false")
+        (project / "models" / "orders.sql").write_text(DEV["models/orders.sql"])
+    assert told.status == dg.DagsterRunStatus.FAILURE
+    assert (told.status_of("t/orders"), told.status_of("t/revenue")) == ("executed", "audit_failed")
+    assert "t.orders was executed in environment dev for" in str(told.observations["t/orders"].description)
+    assert "t.orders in environment dev: audit not_null passed." in told.log
+    assert "t.orders in environment dev: audit small failed: 1 row." in told.log
+    assert "t.revenue in environment dev: audit fits failed: 1 row." in told.log
+    assert not told.checks
+    assert not told.materializations
+    [failure] = told.failures
+    assert failure.startswith("SQLMesh in environment dev: 1 audit failed, 1 executed.")
+
+
+def test_promoted_models_that_no_component_owns_are_named_in_the_log(with_dev: tuple[Path, DagsterProject]) -> None:
+    project, dagster = with_dev
+    dagster.declare("shop", {"project": str(project), "select": "t.orders"})
+    dagster.refresh()
+    unowned = "not assets of any component in this code location, so no Dagster run executes them: warehouse.t.revenue."
+    try:
+        assert unowned in dagster.launch().log
+        dagster.declare("rest", {"project": str(project), "exclude": "t.orders"})
+        dagster.refresh()
+        assert "not assets of any component" not in dagster.launch().log
+    finally:
+        dagster.declare("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
