@@ -1,7 +1,7 @@
 """The main job, end to end, on embedded DuckDB: `make demo`.
 
 Works in `.demo/`, with the commands that a user types, and checks itself: each run's outcomes are
-compared with what SQLMesh says is due. Exit status 0 means that everything was as it must be.
+compared with the intervals that SQLMesh's state has. Exit status 0 means that everything was as it must be.
 """
 
 from __future__ import annotations
@@ -37,43 +37,45 @@ WIDTH = 120
 
 def main() -> None:
     started = time.monotonic()
-    title("Set-up: a Dagster project, a SQLMesh project in it, and its first plan, as if applied three days ago.")
+    title("Set-up: a Dagster project, a SQLMesh project in it, and its first plan, which computes nothing.")
     prepare()
     run("dg scaffold defs dg_sqlmesh_component.SQLMeshProjectComponent shop --json-params '{\"init\": true}'", PROJECT)
-    run("sqlmesh plan --auto-apply --no-prompts --execution-time '3 days ago'", SHOP)
-    models = days_are_due()
-    nothing_is_due(models)
+    run("sqlmesh plan --skip-backfill --auto-apply --no-prompts", SHOP)
+    models = everything_is_pending()
+    nothing_is_pending(models)
     an_audit_fails(models)
     title(f"All as it must be, in {time.monotonic() - started:.0f} seconds. Look at it in the browser:")
     print('export DAGSTER_HOME="$PWD/.demo/dagster_home"', f'PATH="$PWD/{os.path.relpath(BIN, ROOT)}:$PATH"')
     print(f"cd {PROJECT.relative_to(ROOT)} && dg dev\n")
     print(f"It is safe to run `sqlmesh` in {SHOP.relative_to(ROOT)} in the meantime: Dagster does not hold the")
-    print("DuckDB file between runs. To mend the third act, type this there and materialize everything again:\n")
+    print("DuckDB file between runs. To fix the third act, type this there and materialize everything again:\n")
     print('sqlmesh fetchdf "CREATE OR REPLACE TABLE raw.orders AS SELECT DISTINCT * FROM raw.orders"')
 
 
 # -- the three acts -------------------------------------------------------------------------------
 
 
-def days_are_due() -> set[str]:
+def everything_is_pending() -> set[str]:
     """Returns every model of the project."""
-    title("1. Three days are due. One Dagster run is one SQLMesh run.")
-    due, complete = intervals()
-    require("core.daily_orders" in due, f"core.daily_orders must be due after three days, but only {due} are.")
+    title("1. The first run computes everything. One Dagster run is one SQLMesh run.")
+    models, complete = intervals()
+    require(bool(models) and not complete, f"The plan must compute nothing, but it computed {complete}.")
     rows, _ = launch(1)
-    require_outcomes(rows, {**dict.fromkeys(complete, "up_to_date"), **dict.fromkeys(due, "executed")})
+    require_outcomes(rows, dict.fromkeys(models, "executed"))
+    empty = [row.model for row in rows if not row.metadata.get("dagster/row_count")]
+    require(not empty, f"Each model must have rows, but these have none, or they were not counted: {empty}")
     warned = {row.model: row.checks["warned"] for row in rows if row.checks["warned"]}
     require(warned == {"core.daily_orders": ["unusually_large_order"]}, f"One audit must warn, but: {warned}")
     print()
     newest = query("SELECT MAX(order_date) FROM core.daily_orders")
     require(newest == today() - timedelta(days=1), f"core.daily_orders must reach yesterday, but ends on {newest}.")
     left, _ = intervals()
-    require(not left, f"After the run nothing must be due, but {left} are.")
-    return due | complete
+    require(not left, f"After the run nothing must be pending, but {left} are.")
+    return models
 
 
-def nothing_is_due(models: set[str]) -> None:
-    title("2. The same again. Nothing is due, so nothing is executed, and each model says why.")
+def nothing_is_pending(models: set[str]) -> None:
+    title("2. The same again. Nothing is pending, so nothing is executed, and each model says why.")
     rows, _ = launch(2)
     require_outcomes(rows, dict.fromkeys(models, "up_to_date"))
     silent = [row.model for row in rows if not row.why]
@@ -87,9 +89,9 @@ def an_audit_fails(models: set[str]) -> None:
     shutil.copytree(HERE / "colleague", SHOP / "models", dirs_exist_ok=True)
     run("sqlmesh plan --auto-apply --no-prompts --execution-time '2 days ago'", SHOP)
     query(f"INSERT INTO raw.orders FROM raw.orders WHERE ordered_at < '{today()}' ORDER BY ordered_at DESC LIMIT 1")
-    due, _ = intervals()
+    pending, _ = intervals()
     bad = {"core.invoices": "audit_failed", "marts.invoiced_by_country": "blocked"}
-    require(due == bad.keys(), f"Only the new models must be due, but {due} are.")
+    require(pending == bad.keys(), f"Only the new models must be pending, but {pending} are.")
     rows, failures = launch(3, must_fail=True)
     require_outcomes(rows, {**dict.fromkeys(models, "up_to_date"), **bad})
     require(len(failures) == 1, f"There must be one Failure, but there are {len(failures)}.")
@@ -97,7 +99,7 @@ def an_audit_fails(models: set[str]) -> None:
     unnamed = [name for name in [*bad, "unique_values"] if name not in failures[0]]
     require(not unnamed, f"The Failure does not name {unnamed}.")
     left, _ = intervals()
-    require(left == due, f"What failed and what was blocked must still be due, but {left} are.")
+    require(left == pending, f"What failed and what was blocked must still be pending, but {left} are.")
 
 
 # -- what Dagster recorded ------------------------------------------------------------------------
@@ -124,7 +126,7 @@ class Row:
             self.model,
             self.outcome,
             self.metadata.get("sqlmesh/intervals", "-"),
-            str(self.metadata.get("sqlmesh/rows", "-")),
+            str(self.metadata.get("dagster/row_count", "-")),
             "-" if milliseconds is None else f"{milliseconds / 1000:.2f}",
             "; ".join(checks) or "-",
         ]
@@ -179,29 +181,30 @@ def print_table(rows: list[Row]) -> None:
             print("-" * WIDTH)
         elif row.why:
             print(textwrap.fill(row.why, WIDTH, initial_indent="    ", subsequent_indent="    "))
-    if not any("sqlmesh/rows" in row.metadata for row in rows):
-        print("\nDuckDB does not count rows.")
 
 
 # -- SQLMesh's own state, and the data ------------------------------------------------------------
 
 
 def intervals() -> tuple[set[str], set[str]]:
-    """What SQLMesh itself says: the models that are due, and the complete ones."""
+    """What SQLMesh itself says: the models with pending intervals, and the complete ones."""
     said = run("sqlmesh check_intervals", SHOP)
     complete, _, missing = said.partition("Missing Intervals")
-    due, done = (set(re.findall(r"^\W+ (\w+\.\w+)(?::|\s*$)", part, re.MULTILINE)) for part in (missing, complete))
-    require(bool(due | done), f"The demo does not understand what SQLMesh says:\n{said}")
-    print(textwrap.fill(f"Due, says SQLMesh: {', '.join(sorted(due)) or 'nothing'}.", WIDTH, initial_indent="  "))
-    return due, done - {"raw.orders"}  # external: SQLMesh reads it and never runs it
+    pending, done = (set(re.findall(r"^\W+ (\w+\.\w+)(?::|\s*$)", part, re.MULTILINE)) for part in (missing, complete))
+    require(bool(pending | done), f"The demo does not understand what SQLMesh says:\n{said}")
+    print(textwrap.fill(f"Pending intervals: {', '.join(sorted(pending)) or 'none'}.", WIDTH, initial_indent="  "))
+    return pending, done - {"raw.orders"}  # external: SQLMesh reads it and never runs it
 
 
 def query(sql: str) -> Any:
-    """Ask or change the warehouse directly; nobody holds the file between runs."""
+    """Read or change the warehouse directly: nobody holds the file between runs. Returns the answer's one value."""
     print(f"duckdb> {sql}")
     with duckdb.connect(str(SHOP / "warehouse.duckdb")) as connection:
-        row = connection.execute(sql).fetchone()
-    return row[0] if row else None
+        answer = connection.execute(sql)
+        [column] = [column for column, *_ in answer.description]
+        [[value]] = answer.fetchall()
+    print(f"{column}: {value}")
+    return value
 
 
 # -- commands and checks --------------------------------------------------------------------------

@@ -57,10 +57,11 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
         here = request.target_path.parent if request.append else request.target_path
         path = Path(os.path.relpath(project, here.resolve())).as_posix()
         options = _options(request.params)
+        metadata = {"include_metadata": ["row_count"]} if request.params.init else {}  # cheap on the starter's tables
         if request.scaffold_format == "python":
-            (here / "component.py").write_text(_python_module(path, options), encoding="utf-8")
+            (here / "component.py").write_text(_python_module(path, options, metadata), encoding="utf-8")
         else:
-            dg.scaffold_component(request, _attributes(path, options))
+            dg.scaffold_component(request, {**_attributes(path, options), **metadata})
         gateway = ["--gateway", options["gateway"]] if "gateway" in options else []
         environment = [options["environment"]] if "environment" in options else []
         plan = shlex.join([sqlmesh_program(), *gateway, "plan", *environment])
@@ -123,8 +124,9 @@ def _attributes(path: str, options: dict[str, str]) -> dict[str, Any]:
     return {"project": {"path": path, **options} if options else path}
 
 
-def _python_module(path: str, options: dict[str, str]) -> str:
+def _python_module(path: str, options: dict[str, str], metadata: dict[str, list[str]]) -> str:
     arguments = "".join(f", {name}={value!r}" for name, value in options.items())
+    more = "".join(f", {name}={value!r}" for name, value in metadata.items())
     return f"""\
 from pathlib import Path
 
@@ -136,7 +138,7 @@ FOLDER = (Path(__file__).parent / {path!r}).resolve()
 
 @dg.component_instance
 def load(context: dg.ComponentLoadContext) -> SQLMeshProjectComponent:
-    return SQLMeshProjectComponent(project=SQLMeshProject((FOLDER,){arguments}))
+    return SQLMeshProjectComponent(project=SQLMeshProject((FOLDER,){arguments}){more})
 """
 
 

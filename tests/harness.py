@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -258,6 +259,16 @@ setup_interrupt_handlers()  # as the process of a run does
 with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
     print(DagsterProject(Path(sys.argv[3]), instance).launch(sys.argv[4]).run_id)
 """
+
+
+def wait_until(is_true: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
+    """Wait for an event, which must come while the processes run. The limit is there for tests that hang."""
+    deadline = time.monotonic() + 300
+    while not is_true():
+        for process in processes:
+            assert process.poll() is None, "a process ended before the event that the test waits for"
+        assert time.monotonic() < deadline, "the event that the test waits for did not come"
+        time.sleep(0.02)
 
 
 @contextmanager

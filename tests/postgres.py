@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -52,14 +53,26 @@ class Server:
         return CONFIG.format(port=self.port, database=database, password=password, start=start)
 
     def query(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        with self._session(database) as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def advisory_lock(self, number: int, database: str) -> Iterator[None]:
+        """Hold an advisory lock: a query with `pg_advisory_xact_lock(number)` ends once this is left."""
+        with self._session(database) as cursor:
+            cursor.execute(f"SELECT pg_advisory_lock({number})")
+            yield
+
+    @contextmanager
+    def _session(self, database: str) -> Iterator[Any]:
         import psycopg2
 
         connection = psycopg2.connect(host="127.0.0.1", port=self.port, user="postgres", dbname=database)
         connection.autocommit = True
         try:
             with connection.cursor() as cursor:
-                cursor.execute(sql)
-                return cursor.fetchall() if cursor.description else []
+                yield cursor
         finally:
             connection.close()
 
@@ -71,41 +84,48 @@ def postgres_server() -> Iterator[Server]:
     if initdb is None or postgres is None:
         pytest.skip("PostgreSQL IS NOT INSTALLED, so nothing was tested on it: `make services` installs it on Debian")
     # The server refuses to run as root, and its user must be able to reach the folder.
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    user = "postgres" if os.geteuid() == 0 else None
+    as_user: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user else {}
     folder = Path(tempfile.mkdtemp(prefix="dg_sqlmesh_postgres_"))
-    if as_user:
-        shutil.chown(folder, "postgres")
+    if user:
+        shutil.chown(folder, user)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     data = folder / "data"
     subprocess.run(
-        [*as_user, initdb, "-D", data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--no-sync"],
+        [initdb, "-D", data, "-U", "postgres", "--auth=trust", "-E", "UTF8", "--no-sync"],
         check=True,
         capture_output=True,
         cwd=folder,
+        **as_user,
     )
     options = ["-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-c", "fsync=off"]
     server = subprocess.Popen(
-        [*as_user, postgres, "-D", data, *options], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [postgres, "-D", data, *options],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **as_user,
     )
     try:
         _await(Server(port), server)
         yield Server(port)
     finally:
-        server.terminate()
-        server.wait(30)
+        server.send_signal(signal.SIGINT)  # sessions that are still open end with it; SIGTERM would wait for them
+        server.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _await(server: Server, process: subprocess.Popen[bytes]) -> None:
     import psycopg2
 
-    for _ in range(150):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
         assert process.poll() is None, "PostgreSQL did not start"
         try:
             server.query("SELECT 1")
             return
         except psycopg2.OperationalError:
             time.sleep(0.2)
-    raise AssertionError("PostgreSQL did not answer within 30 seconds")
+    raise AssertionError("PostgreSQL did not answer within two minutes")

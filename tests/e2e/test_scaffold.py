@@ -59,6 +59,10 @@ def test_init_writes_a_project_that_loads_and_names_it(dagster: DagsterProject) 
     assert f"Created a SQLMesh project at {dagster.root / 'sqlmesh_project'}." in said
     assert "sqlmesh plan" in said
     assert (dagster.root / "sqlmesh_project" / "config.yaml").is_file()
+    assert declaration(dagster, "shop")["attributes"] == {
+        "project": "../../../sqlmesh_project",
+        "include_metadata": ["row_count"],
+    }
     dg(dagster, "check", "defs")
     listed = json_in(dg(dagster, "list", "defs", "--json")[1])
     keys = {asset.get("asset_key") or asset["key"] for asset in listed["assets"]}  # dg before 1.13 says `key`

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import REPOSITORY, DagsterProject, dagster_project, plan, state, write_project
+from harness import REPOSITORY, DagsterProject, dagster_project, plan, state, wait_until, write_project
 
 MORTAL = """
 import typing as t
@@ -38,7 +38,7 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
         elif how == "sleep":
             with open("pid", "w") as file:
                 file.write(str(os.getpid()))
-            time.sleep(120)
+            time.sleep(600)
         else:
             os.kill(os.getpid(), int(how))
     return pd.DataFrame({"id": [1]})
@@ -118,25 +118,16 @@ def test_a_parent_that_is_killed_takes_its_worker_with_it(tmp_path: Path) -> Non
     plan(project)
     (project / "die").write_text("sleep")
     parent = subprocess.Popen([sys.executable, "-c", STEP, str(project), str(int(time.time() * 1000))], cwd=REPOSITORY)
-    worker = int(_wait_for(project / "pid"))
+    written = project / "pid"
+    wait_until(lambda: written.exists() and bool(written.read_text()))
+    worker = int(written.read_text())
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and _is_alive(worker):
-        time.sleep(0.2)
-    alive = _is_alive(worker)
-    if alive:
-        os.kill(worker, signal.SIGKILL)
-    assert not alive
-
-
-def _wait_for(path: Path) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if path.exists() and path.read_text():
-            return path.read_text()
-        time.sleep(0.1)
-    raise AssertionError(f"{path} was not written")
+    try:
+        wait_until(lambda: not _is_alive(worker))
+    finally:
+        if _is_alive(worker):
+            os.kill(worker, signal.SIGKILL)
 
 
 def _is_alive(pid: int) -> bool:

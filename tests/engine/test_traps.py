@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import dagster_project, plan, sqlmesh, state, write_project
+from harness import dagster_project, plan, sqlmesh, state, wait_until, write_project
 from postgres import postgres_server
 
 RAISING = """
@@ -46,9 +46,7 @@ def test_a_signal_that_raises_is_the_failure_of_its_model(tmp_path: Path) -> Non
     assert not told.materializations
 
 
-SLEEPING = (
-    "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query ILIKE '%pg_sleep(15)%' AND pid <> pg_backend_pid()"
-)
+WAITING = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
 SLOW = "MODEL (name t.{name}, kind FULL, start '{start}'); SELECT 1 AS id, {pause} AS paused {source}"
 
 
@@ -58,7 +56,7 @@ def test_a_plan_that_lands_in_the_middle_of_a_run_makes_sqlmesh_start_over_and_n
 ) -> None:
     start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
     today = time.strftime("%Y-%m-%d", time.gmtime())
-    pause = f"CASE WHEN @execution_ds >= '{today}' THEN pg_sleep(15)::text ELSE '' END"
+    pause = f"CASE WHEN @execution_ds >= '{today}' THEN pg_advisory_xact_lock(7)::text ELSE '' END"
     with postgres_server() as server:
         server.query("CREATE DATABASE landing")
         project = write_project(
@@ -75,17 +73,15 @@ def test_a_plan_that_lands_in_the_middle_of_a_run_makes_sqlmesh_start_over_and_n
             dagster.declare("shop", {"project": str(project)})
             dagster.refresh()
             before = state(project)["intervals"]
-            process = dagster.launch_beside()
-            deadline = time.monotonic() + 120
-            while not server.query(SLEEPING):
-                assert time.monotonic() < deadline
-                assert process.poll() is None
-            changed = SLOW.format(name="last", start=start, pause="'changed'", source="FROM t.slow")
-            if is_removed:
-                (project / "models" / "last.sql").unlink()
-            else:
-                (project / "models" / "last.sql").write_text(changed)
-            plan(project)
+            with server.advisory_lock(7, "landing"):  # t.slow ends once the plan has landed
+                process = dagster.launch_beside()
+                wait_until(lambda: bool(server.query(WAITING)), process)
+                changed = SLOW.format(name="last", start=start, pause="'changed'", source="FROM t.slow")
+                if is_removed:
+                    (project / "models" / "last.sql").unlink()
+                else:
+                    (project / "models" / "last.sql").write_text(changed)
+                plan(project)
             run_id = process.communicate(timeout=200)[0].split()[-1]
             stored = state(project)
             after = stored["intervals"]
