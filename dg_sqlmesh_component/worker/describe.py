@@ -1,6 +1,6 @@
 """Project -> manifest: load the project's files, not its state or its warehouse.
 
-One exception is SQLMesh's own: where the configuration names a `project`, it adds the models of other
+One exception is SQLMesh's own: if the configuration names a `project`, it adds the models of other
 projects from the state while it loads.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
 from difflib import get_close_matches
@@ -20,6 +20,7 @@ from sqlmesh.core import constants as c
 from sqlmesh.core.audit import StandaloneAudit as SQLMeshStandaloneAudit
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import EnvironmentNamingInfo
+from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model as SQLMeshModel
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot.definition import QualifiedViewName
@@ -42,6 +43,33 @@ from .additions import SourceUrls, column_lineage
 from .naming import check_names
 from .opening import PipeConsole, SteadyContext, describe_error, environment_name, open_context
 from .pipe import Pipe
+
+
+class _LoadedContext(SteadyContext):
+    """A Context that knows what its loaders have read from the project's files.
+
+    SQLMesh adds models of other projects from the state. `Model.project` does not tell which: SQLMesh's dbt loader
+    leaves it empty, whatever the configuration names.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._loaded_projects: list[LoadedProject] = []
+        for loader in self._loaders:
+            loader.load = self._recorded(loader.load)
+
+    def _recorded(self, load: Callable[..., LoadedProject]) -> Callable[..., LoadedProject]:
+        def recorded(*args: Any, **kwargs: Any) -> LoadedProject:
+            self._loaded_projects.append(load(*args, **kwargs))
+            return self._loaded_projects[-1]
+
+        return recorded
+
+    @property
+    def own(self) -> set[str]:
+        """The models, by fqn, and standalone audits, by name, that the files of this project hold."""
+        assert self._loaded_projects, "SQLMesh has loaded nothing with its loaders"
+        return {name for loaded in self._loaded_projects for name in (*loaded.models, *loaded.standalone_audits)}
 
 
 def describe(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed:
@@ -67,16 +95,16 @@ def _described_part(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed | 
         return None  # a load of the whole project says it in the words that people know
 
 
-def _open(request: DescribeRequest, pipe: Pipe) -> SteadyContext:
+def _open(request: DescribeRequest, pipe: Pipe) -> _LoadedContext:
     return open_context(
-        request.project, PipeConsole(pipe), load=True, context_type=SteadyContext, models=request.models
+        request.project, PipeConsole(pipe), load=True, context_type=_LoadedContext, models=request.models
     )
 
 
-def _described(context: SteadyContext, request: DescribeRequest) -> ProjectDescribed:
+def _described(context: _LoadedContext, request: DescribeRequest) -> ProjectDescribed:
     environment = environment_name(request.project, context)
     describer = _Describer(context, environment, request.include, request.limits)
-    projects = _projects(context)
+    own = context.own
     return ProjectDescribed(
         Manifest(
             version=MANIFEST_VERSION,
@@ -90,14 +118,14 @@ def _described(context: SteadyContext, request: DescribeRequest) -> ProjectDescr
                 for fqn, model in sorted(context.models.items())
                 if not request.models or fqn in request.models
             ),
-            selected=_select(context, request.select, request.exclude),
+            selected=_select(context, request),
             standalone_audits=tuple(
                 describer.standalone_audit(audit)
-                for _, audit in sorted(context.standalone_audits.items())
+                for name, audit in sorted(context.standalone_audits.items())
                 # Switched off, SQLMesh does not evaluate it.
-                if not audit.skip and audit.project in projects
+                if not audit.skip and name in own
             ),
-            reads_state=any(projects),
+            reads_state=any(config.project for config in context.configs.values()),
         ),
         is_whole=not request.models,
     )
@@ -109,22 +137,31 @@ def _are_the_same(context: Context, request: DescribeRequest) -> bool:
     return held <= request.models <= context.models.keys()
 
 
-def _projects(context: Context) -> set[str]:
-    """The projects that were loaded from files; models of others that share the state are somebody else's to run."""
-    return {config.project for config in context.configs.values()}
+def _select(context: _LoadedContext, request: DescribeRequest) -> tuple[str, ...]:
+    own = context.own & context.models.keys()
+    chosen = own & _expand(context, "select", request.select) if request.select else own
+    if request.exclude:
+        chosen = chosen - _expand(context, "exclude", request.exclude)
+    if all(context.models[fqn].kind.is_symbolic for fqn in chosen):
+        _refuse_to_show_nothing(context, request, own)
+    return tuple(sorted(chosen))
 
 
-def _select(context: Context, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...]:
-    projects = _projects(context)
-    own = {fqn for fqn, model in context.models.items() if model.project in projects}
-    chosen = _expand(context, "select", select) & own if select else own
-    chosen -= _expand(context, "exclude", exclude) if exclude else set()
-    if (select or exclude) and all(context.models[fqn].kind.is_symbolic for fqn in chosen):
+def _refuse_to_show_nothing(context: Context, request: DescribeRequest, own: set[str]) -> None:
+    """Refuse a project whose models all vanish. A new project, in whose files there are none yet, may be empty."""
+    if request.select or request.exclude:
         raise DeclarationError(
-            "`select` and `exclude` in defs.yaml leave no model that SQLMesh executes "
+            "`select` and `exclude` in defs.yaml leave no model of this project that SQLMesh executes "
             "(external and embedded models are not executed)."
         )
-    return tuple(sorted(chosen))
+    if own:
+        names = sorted(context.models[fqn].name for fqn in own)
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        raise ProjectLoadError(
+            f"No model of the SQLMesh project at {', '.join(request.project.paths)} becomes an asset. Its models are "
+            f"all external or embedded, which SQLMesh does not execute: {', '.join(names[:10])}{more}. Add a model "
+            "of another kind, or remove the component from defs.yaml."
+        )
 
 
 def _expand(context: Context, attribute: str, selections: tuple[str, ...]) -> set[str]:

@@ -88,9 +88,14 @@ def test_dbt_then_sqlmesh_then_a_plain_asset_in_one_run(beside_dbt: Path, tmp_pa
 
 
 def test_a_dbt_project_runs_in_sqlmesh_and_its_tests_are_checks(beside_dbt: Path, tmp_path: Path) -> None:
-    """With Dagster here and only SQLMesh in that environment, which is the other way to run it."""
+    """With Dagster here and only SQLMesh in that environment, which is the other way to run it.
+
+    SQLMesh gives its models and tests no project, whatever the configuration names.
+    """
     root = copy_example("dbt_flavoured", tmp_path)
     project = root / "library"
+    with (project / "sqlmesh.yaml").open("a") as configuration:
+        configuration.write("\nproject: library\n")
     declaration = root / "dbt_flavoured" / "defs" / "library" / "defs.yaml"
     said = yaml.safe_load(declaration.read_text())
     said["attributes"]["project"] = {"path": said["attributes"]["project"], "python": str(beside_dbt / "python")}

@@ -100,6 +100,19 @@ def test_a_selection_that_matches_nothing_is_quoted(tmp_path: Path) -> None:
     assert "matches no model: 'tag:finanze'" in message
 
 
+def test_a_project_none_of_whose_models_is_executed_is_refused_and_one_without_models_is_empty(tmp_path: Path) -> None:
+    project = SQLMeshProject((write_project(tmp_path, {}),))
+    assert not project.describe().models
+    tables = "- name: raw.orders\n  columns: {id: int}\n"
+    write_project(
+        tmp_path,
+        {"models/some.sql": "MODEL (name t.some, kind EMBEDDED); SELECT 1 AS id", "external_models.yaml": tables},
+    )
+    message = complaint(project, ProjectLoadError)
+    assert f"No model of the SQLMesh project at {tmp_path} becomes an asset." in message
+    assert "external or embedded, which SQLMesh does not execute: raw.orders, t.some. Add a model of another" in message
+
+
 def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path) -> None:
     write_project(tmp_path, ONE_MODEL)
     message = complaint(SQLMeshProject((tmp_path,), python="no-such-python"), InstallationError)

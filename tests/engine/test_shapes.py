@@ -265,7 +265,7 @@ def test_two_instances_with_helpers_macros_and_env_files_of_the_same_names_do_no
 
 
 def test_repositories_that_share_a_state_have_each_a_declaration_of_their_own_models(tmp_path: Path) -> None:
-    """SQLMesh adds to each the models of the other, from the state."""
+    """SQLMesh adds to each the models of the other, from the state. The `project` that a model names does not count."""
     config = CONFIG.replace("warehouse.duckdb", str(tmp_path / "warehouse.duckdb"))
     models = {"core": "SELECT 1 AS id", "shop": "SELECT id FROM t.core"}
     projects = {
@@ -276,6 +276,7 @@ def test_repositories_that_share_a_state_have_each_a_declaration_of_their_own_mo
         )
         for name, query in models.items()
     }
+    (projects["shop"] / "models/nameless.py").write_text(NAMELESS)
     both = [word for project in projects.values() for word in ("-p", str(project))]
     sqlmesh(projects["core"], *both, "plan", "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
     with dagster_project(tmp_path) as dagster:
@@ -284,13 +285,29 @@ def test_repositories_that_share_a_state_have_each_a_declaration_of_their_own_mo
         dagster.refresh()
         told = dagster.launch()
         assert told.step_keys == ["sqlmesh_core", "sqlmesh_shop"]
-        assert set(told.materializations) == {"t/core", "t/shop"}
+        events = told.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
+        assert {(event.asset_key.to_user_string(), event.step_key) for event in events} == {
+            ("t/core", "sqlmesh_core"),
+            ("t/shop", "sqlmesh_shop"),
+            ("t/nameless", "sqlmesh_shop"),
+        }
         # No file of the shop changes when the other team's plan does.
         (projects["core"] / "models/core.sql").write_text("MODEL (name t.core, kind FULL); SELECT 1 AS id, 2 AS more")
         (projects["shop"] / "models/shop.sql").write_text("MODEL (name t.shop, kind FULL); SELECT * FROM t.core")
         assert columns_of(dagster.refresh(), "shop") == ["id"]
         sqlmesh(projects["core"], "plan", "--auto-apply", "--no-prompts")
         assert columns_of(dagster.refresh(), "shop") == ["id", "more"]
+
+
+NAMELESS = """
+import pandas as pd
+from sqlmesh import model
+
+
+@model("t.nameless", kind="FULL", columns={"id": "int"}, project="")  # as in a dbt project, whatever its configuration
+def execute(context, **_):
+    return pd.DataFrame([{"id": 1}])
+"""
 
 
 def columns_of(definitions: dg.Definitions, model: str) -> list[str]:

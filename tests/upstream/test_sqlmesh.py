@@ -523,6 +523,22 @@ def test_a_run_needs_nothing_but_the_configuration_and_the_state(shop: Shop) -> 
     assert console.executed() == {ORDERS, REVENUE, DAYS, TOTALS, STANDALONE_AUDIT}
 
 
+def test_a_context_loads_its_files_by_the_load_method_that_each_of_its_loaders_has(shop: Shop) -> None:
+    """We replace that method to see which models come from files: `describe._LoadedContext`."""
+    context = shop.open()
+    [loader] = context._loaders
+    found, load = [], loader.load
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        found.append(load(*args, **kwargs))
+        return found[-1]
+
+    loader.load = seen
+    context.load()
+    assert found[0].models.keys() == context.models.keys()
+    assert found[0].standalone_audits.keys() == context.standalone_audits.keys() == {STANDALONE_AUDIT}
+
+
 def test_an_environment_that_does_not_exist_is_none_in_state_and_an_error_in_a_run(shop: Shop) -> None:
     """ADR-0008: we look first and refuse with the plan to apply."""
     context = shop.open()
