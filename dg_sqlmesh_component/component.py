@@ -73,7 +73,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     ```bash
     dg scaffold defs dg_sqlmesh_component.SQLMeshProjectComponent shop --project-path path/to/shop
-    dg scaffold defs dg_sqlmesh_component.SQLMeshProjectComponent shop --json-params '{"init": true}'
+    dg scaffold defs dg_sqlmesh_component.SQLMeshProjectComponent shop --init
     ```
 
     ```yaml
