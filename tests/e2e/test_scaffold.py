@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -124,13 +125,25 @@ def test_both_file_names_load(dagster: DagsterProject, file: str) -> None:
     assert [spec.key.to_user_string() for spec in dagster.refresh().resolve_all_asset_specs()] == ["t/one"]
 
 
-def test_an_unknown_attribute_is_refused_with_its_line(dagster: DagsterProject) -> None:
-    project = write_project(dagster.root.parent / "shop", ONE_MODEL)
-    dagster.declare("shop", {"project": str(project), "gatewya": "local"})
+def test_an_unknown_attribute_is_refused_with_its_name_and_line_at_any_depth(dagster: DagsterProject) -> None:
+    write_project(dagster.root / "shop", ONE_MODEL)
+    lines = [
+        f"type: {COMPONENT}",
+        "attributes:",
+        "  project:",
+        "    path: ../../../shop",
+        "    enviroment: dev",
+        "  execution:",
+        "    retries:",
+        "      max_retries: 3",
+        "      backof: linear",
+        "  gatewya: local",
+    ]
+    dagster.declare("shop", {}).write_text("\n".join(lines))
     code, said = dg(dagster, "check", "yaml", check=False)
     assert code != 0
-    assert "gatewya" in said
-    assert "defs.yaml:" in said
+    found = re.findall(r"defs\.yaml:(\d+) - .*\('(\w+)' was unexpected\)", said)
+    assert sorted(found) == [("10", "gatewya"), ("5", "enviroment"), ("9", "backof")]
 
 
 def test_descriptions_and_examples_show_when_the_component_is_inspected(dagster: DagsterProject) -> None:
