@@ -25,7 +25,7 @@ from dagster.components.utils.project_paths import get_local_state_path
 from dagster.components.utils.translation import TranslationFn
 from dagster_shared.check import CheckError
 from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from typing_extensions import Self
 
 from .declaration import (
@@ -38,6 +38,7 @@ from .declaration import (
     refuse_lost,
     resolve_project,
 )
+from .declaration_schema import with_named_errors
 from .declared_values import take_declared_types
 from .errors import DeclarationError
 from .events import Addition
@@ -73,7 +74,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     ```bash
     dg scaffold defs dg_sqlmesh_component.SQLMeshProjectComponent shop --project-path path/to/shop
-    dg scaffold defs dg_sqlmesh_component.SQLMeshProjectComponent shop --json-params '{"init": true}'
+    dg scaffold defs dg_sqlmesh_component.SQLMeshProjectComponent shop --init
     ```
 
     ```yaml
@@ -345,6 +346,11 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         if question not in _EXPANDED:  # Dagster loads definitions several times in a process
             _EXPANDED[question] = self.project.describe(select, exclude).selected
         return _EXPANDED[question]
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        """The model of the attributes in `defs.yaml`; Dagster calls this."""
+        return with_named_errors(cls.model())
 
     @classmethod
     def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> Self:

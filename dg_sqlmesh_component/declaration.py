@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
+from pydantic import BaseModel, StrictInt
 
 from .declared_values import require_at_least, take_declared_types
 from .errors import DeclarationError
@@ -219,6 +220,16 @@ class MetadataLimits(dg.Resolvable):
         return Limits(self.characters, self.columns, self.lineage_pairs)
 
 
+def resolve_retries(context: dg.ResolutionContext, model: Any) -> Any:
+    """The retries of a declaration; a number, or a template that gives one, is `max_retries`."""
+    if isinstance(model, BaseModel):
+        return Retries.resolve_from_model(context, model)
+    value: Any = context.resolve_value(model) if isinstance(model, str) else model
+    if isinstance(value, bool) or not isinstance(value, (int, str)):  # the number of a variable may be text
+        return value
+    return Retries.resolve_from_model(context, Retries.model()(max_retries=value))
+
+
 @dataclass
 class Execution(dg.Resolvable):
     """How SQLMesh runs."""
@@ -266,11 +277,14 @@ class Execution(dg.Resolvable):
     ] = True
     retries: Annotated[
         Retries | None,
-        dg.Resolver.default(
-            description="Further attempts inside the step, after errors that may be gone by then, such as a lost "
-            "connection; they compute only what is missing. Errors in SQL and failing audits are never retried. "
-            "Default: none.",
-            examples=[{"max_retries": 3, "delay": 30, "backoff": "exponential"}],
+        dg.Resolver(
+            resolve_retries,
+            model_field_type=StrictInt | Retries.model() | None,
+            inject_before_resolve=False,
+            description="Retries inside the step, after transient errors such as a lost connection: how many, or a "
+            "mapping that also says when and after which errors. They compute only what is missing. Errors in SQL and "
+            "failing audits are never retried. Default: none.",
+            examples=[3, {"max_retries": 3, "delay": 30, "backoff": "exponential"}],
         ),
     ] = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import IO
 
 from . import events as e
 from . import wire
-from .bootstrap import start_command
+from .bootstrap import sqlmesh_program, start_command
 from .errors import ERRORS_BY_NAME, DeclarationError, InstallationError, WorkerError
 from .manifest import DEFAULT_LIMITS, Limits, Manifest
 from .redaction import Redactor
@@ -51,12 +52,13 @@ def is_project_folder(path: Path) -> bool:
     return any((path / name).is_file() for name in CONFIG_FILES)
 
 
-def what_is_no_project(path: Path) -> str:
-    """What a folder lacks to be a SQLMesh project, and the command that adds it."""
-    lacks = f"{path} is not a SQLMesh project: it has none of {', '.join(CONFIG_FILES)}. "
-    if (path / "dbt_project.yml").is_file():
-        return f"{lacks}It is a dbt project, to which `sqlmesh init -t dbt`, typed there, adds what SQLMesh needs."
-    return f"{lacks}`sqlmesh init`, typed there, creates a project."
+def missing_project(path: Path, remedy: str) -> str:
+    """What a folder lacks to be a SQLMesh project, a remedy, and as the last line the command that creates one."""
+    lacks = f"{path} is not a SQLMesh project: it has none of {', '.join(CONFIG_FILES)}."
+    is_dbt = (path / "dbt_project.yml").is_file()
+    create = "It is a dbt project. To add what SQLMesh needs:" if is_dbt else "To create a project there:"
+    command = shlex.join([sqlmesh_program(), "init", *(["-t", "dbt"] if is_dbt else [])])
+    return f"{lacks} {remedy} {create}\n    cd {shlex.quote(str(path))} && {command}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class SQLMeshProject:
                     "folder, relative to that file."
                 )
             if not is_project_folder(path):
-                raise DeclarationError(f"{what_is_no_project(path)} Or correct `project` in defs.yaml.")
+                raise DeclarationError(missing_project(path, "Correct `project` in defs.yaml."))
         if self.working_directory is not None and not self.working_directory.is_dir():
             raise DeclarationError(
                 f"There is no folder {self.working_directory}. Correct `project.working_directory` in defs.yaml."

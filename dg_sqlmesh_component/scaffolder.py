@@ -10,24 +10,31 @@ from typing import Any
 
 import click
 import dagster as dg
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field
 
 from .bootstrap import sqlmesh_program
-from .errors import DeclarationError
-from .project import is_project_folder, what_is_no_project
+from .project import is_project_folder, missing_project
 
 STARTER_FOLDER = "sqlmesh_project"
 """Where `init` puts the starter project, below the Dagster project's root, unless `project_path` says otherwise."""
 
 
 class SQLMeshScaffoldParams(BaseModel):
-    """Parameters of the scaffolder, as flags or as JSON."""
+    """Parameters of the scaffolder, as flags or as JSON.
+
+    `dg` makes one click option of each property of the JSON schema, `--<property>` with a value, whatever its type.
+    Click itself makes a flag of an option that is written with its opposite, so the property is named that way.
+    """
 
     project_path: str | None = Field(
         default=None,
         description="Folder of the SQLMesh project, relative to where you stand. With `init`: where to create it.",
     )
-    init: bool = Field(default=False, description="Also write a starter SQLMesh project on embedded DuckDB.")
+    init: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("init/--no-init", "init"),
+        description="Also write a starter SQLMesh project on embedded DuckDB. In JSON: `init`.",
+    )
     gateway: str | None = Field(default=None, description="Gateway to use.")
     environment: str | None = Field(default=None, description="Environment whose models are run.")
 
@@ -44,15 +51,16 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
         """Write the files.
 
         Raises:
-            DeclarationError: The path is no SQLMesh project, or something would be overwritten; nothing is written.
+            click.UsageError: The path is not a SQLMesh project, or a file would be overwritten. Nothing is written.
         """
         try:
             project = self._project_folder(request)
-        except DeclarationError:
+            if request.params.init:
+                copy_starter(project)
+        except click.UsageError:
             _remove_if_empty(request.target_path)  # dg created it just before
             raise
         if request.params.init:
-            copy_starter(project)
             click.echo(f"Created a SQLMesh project at {project}.")
         here = request.target_path.parent if request.append else request.target_path
         path = Path(os.path.relpath(project, here.resolve())).as_posix()
@@ -62,30 +70,28 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
             (here / "component.py").write_text(_python_module(path, options, metadata), encoding="utf-8")
         else:
             dg.scaffold_component(request, {**_attributes(path, options), **metadata})
-        gateway = ["--gateway", options["gateway"]] if "gateway" in options else []
-        environment = [options["environment"]] if "environment" in options else []
-        plan = shlex.join([sqlmesh_program(), *gateway, "plan", *environment])
-        click.echo(f"Next: cd {shlex.quote(os.path.relpath(project))} && {plan}")
+        click.echo(_next_steps(project, options, is_new=request.params.init))
 
     def _project_folder(self, request: dg.ScaffoldRequest[SQLMeshScaffoldParams]) -> Path:
         params = request.params
         root = (request.project_root or Path.cwd()).resolve()
         for name in ("defs.yaml", "defs.yml", "component.yaml", "component.py"):
             if not request.append and (request.target_path / name).exists():
-                raise DeclarationError(
+                raise click.UsageError(
                     f"{request.target_path / name} exists already and is not overwritten. Choose another name."
                 )
         if params.init:
             folder = Path(params.project_path).resolve() if params.project_path else root / STARTER_FOLDER
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise DeclarationError(
-                    f"{folder} exists already and is not overwritten. Leave out `init` to use what is there, "
-                    "or choose another `project_path`."
+                raise click.UsageError(
+                    f"{folder} exists already and is not overwritten. To use the project in it, name it with "
+                    "--project-path and leave out --init. To write a starter project elsewhere, name a new folder "
+                    "with --project-path."
                 )
             return folder
         if not params.project_path:
-            raise DeclarationError(
-                "Say which SQLMesh project to use: --project-path <folder>, or --init true for a starter project."
+            raise click.UsageError(
+                "Name the SQLMesh project with --project-path <folder>, or write a starter project with --init."
             )
         # Relative to where the command was typed; Dagster's own scaffolders also accept the project's root.
         found = [base / params.project_path for base in (Path.cwd(), root)]
@@ -93,8 +99,9 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
             if is_project_folder(folder):
                 return folder.resolve()
         folder = found[0].resolve()
-        wrong = what_is_no_project(folder) if folder.is_dir() else f"There is no folder {folder}."
-        raise DeclarationError(f"{wrong} Nothing was written.")
+        if folder.is_dir():
+            raise click.UsageError(missing_project(folder, "Nothing was written. Correct --project-path."))
+        raise click.UsageError(f"There is no folder {folder}. Nothing was written. Correct --project-path.")
 
 
 def starter_folder() -> Path:
@@ -103,15 +110,15 @@ def starter_folder() -> Path:
     for templates in (here / "templates", here.parent / "templates"):
         if (templates / "starter").is_dir():
             return templates / "starter"
-    raise DeclarationError(
+    raise click.UsageError(
         f"This installation of dg_sqlmesh_component lacks its templates (looked in {here / 'templates'}). Reinstall it."
     )
 
 
 def copy_starter(destination: Path) -> None:
     """Copy the starter project; the destination must be empty or absent."""
-    # In a clone, somebody may have run it where it stands.
-    leftovers = shutil.ignore_patterns(".cache", "logs", "*.duckdb*")
+    # In a clone, somebody may have run it in place; installing a wheel compiles its Python models.
+    leftovers = shutil.ignore_patterns(".cache", "logs", "*.duckdb*", "__pycache__", "*.pyc")
     shutil.copytree(starter_folder(), destination, ignore=leftovers, dirs_exist_ok=True)
 
 
@@ -122,6 +129,41 @@ def _options(params: SQLMeshScaffoldParams) -> dict[str, str]:
 
 def _attributes(path: str, options: dict[str, str]) -> dict[str, Any]:
     return {"project": {"path": path, **options} if options else path}
+
+
+def _next_steps(project: Path, options: dict[str, str], *, is_new: bool) -> str:
+    """What to type now, one command a line, and what the user will see.
+
+    Args:
+        is_new: Whether the project was written just now, so that nothing can be in production yet.
+    """
+    here = Path.cwd().resolve()
+    gateway = ["--gateway", options["gateway"]] if "gateway" in options else []
+    environment = [options["environment"]] if "environment" in options else []
+    plan = shlex.join([sqlmesh_program(), *gateway, "plan", *environment, "--skip-backfill"])
+    commands = [plan] if project == here else [_change_folder(project, here), plan, _change_folder(here, project)]
+    promote = "Promote the models with a plan that leaves the computing to Dagster; answer y:"
+    return "\n".join(
+        [
+            "",
+            promote if is_new else f"If nothing was planned yet: {promote[0].lower()}{promote[1:]}",
+            *(f"    {command}" for command in commands),
+            *([] if is_new else ["If the project is in production already, there is nothing to plan."]),
+            "Then open the UI and press Materialize all, or launch the run here:",
+            "    dg dev",
+            "    dg launch --assets '*'",
+            "Every model turns green"
+            + (
+                "."
+                if is_new
+                else ". Models that are computed already get one materialization each, labelled `sqlmesh/origin`."
+            ),
+        ]
+    )
+
+
+def _change_folder(to: Path, start: Path) -> str:
+    return shlex.join(["cd", os.path.relpath(to, start)])
 
 
 def _python_module(path: str, options: dict[str, str], metadata: dict[str, list[str]]) -> str:

@@ -62,7 +62,7 @@ def test_the_reference_names_every_attribute_and_no_other() -> None:
 def test_the_reference_names_in_a_comment_what_stands_deeper() -> None:
     text = REFERENCE.read_text()
     for name, model in DEEPER.items():
-        comment = text[: text.index(f"    {name.split('.')[-1]}: null")].rsplit("\n    # Further", 1)[1]
+        comment = text[: text.index(f"    {name.split('.')[-1]}: null")].rsplit("\n    # Retries", 1)[1]
         assert all(field in comment for field in model.model_fields), name
 
 

@@ -37,7 +37,7 @@ def test_the_wheel_has_what_it_needs_and_nothing_of_the_tests_and_documents(whee
         names = set(archive.namelist())
     for name in ("py.typed", "templates/starter/config.yaml", "templates/starter/.gitignore", "worker/__main__.py"):
         assert f"dg_sqlmesh_component/{name}" in names
-    assert not [name for name in names if name.startswith(("tests", "docs"))]
+    assert not [name for name in names if name.startswith(("tests", "docs")) or "__pycache__" in name]
 
 
 no_wheels = pytest.mark.skipif(sys.version_info >= (3, 13), reason="the lowest duckdb has no wheel for Python 3.13")
@@ -74,7 +74,11 @@ def test_the_wheel_scaffolds_the_starter_and_loads_it_in_a_fresh_environment(
     )
     path = f"{python.parent}:/usr/bin:/bin"
     dg = python.parent / "dg"
-    run([dg, "scaffold", "defs", COMPONENT, "shop", "--json-params", '{"init": true}'], cwd=root, PATH=path)
+    installed = run([python, "-c", "import dg_sqlmesh_component as c; print(c.__path__[0])"], cwd=tmp_path).stdout
+    run([python, "-m", "compileall", "-q", Path(installed.strip())], cwd=tmp_path)  # as pip does when it installs
+    run([dg, "scaffold", "defs", COMPONENT, "shop", "--init"], cwd=root, PATH=path)
+    assert (root / "sqlmesh_project" / "config.yaml").is_file()
+    assert not list((root / "sqlmesh_project").rglob("__pycache__"))
     run([dg, "check", "defs"], cwd=root, PATH=path)
     listed = json_in(run([dg, "list", "defs", "--json"], cwd=root, PATH=path).stdout)
     assert "core/daily_orders" in {asset.get("asset_key") or asset["key"] for asset in listed["assets"]}

@@ -40,17 +40,19 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert "`project` in defs.yaml" in message
 
 
-def test_a_folder_without_a_configuration_is_named_and_what_would_make_it_a_project(tmp_path: Path) -> None:
+def test_a_folder_without_a_configuration_is_named_with_the_command_that_makes_it_a_project(tmp_path: Path) -> None:
     message = complaint(SQLMeshProject((tmp_path,)), DeclarationError)
     assert f"{tmp_path} is not a SQLMesh project" in message
     assert "config.yaml" in message
-    assert "`sqlmesh init`, typed there" in message
+    assert message.endswith(f"To create a project there:\n    cd {tmp_path} && sqlmesh init")
 
 
 def test_of_a_dbt_project_it_is_said_how_it_becomes_one_of_sqlmesh(tmp_path: Path) -> None:
     (tmp_path / "dbt_project.yml").write_text("name: shop\nversion: '1'\nprofile: shop\n")
     message = complaint(SQLMeshProject((tmp_path,)), DeclarationError)
-    assert "It is a dbt project, to which `sqlmesh init -t dbt`" in message
+    assert message.endswith(
+        f"It is a dbt project. To add what SQLMesh needs:\n    cd {tmp_path} && sqlmesh init -t dbt"
+    )
     sqlmesh(tmp_path, "init", "-t", "dbt")
     SQLMeshProject((tmp_path,)).require()
 

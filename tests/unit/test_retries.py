@@ -3,12 +3,15 @@
 from dataclasses import replace
 from typing import Any
 
+import dagster as dg
 import pytest
+from dagster.components.resolved.errors import ResolutionException
 from pydantic import ValidationError
 from unit.outcome_table import AUDITS, DIVISION, LOST, OUTCOME_TABLE
 from unit.scenario import fqn, manifest, model, project_assets, retries
 
 from dg_sqlmesh_component import events as e
+from dg_sqlmesh_component.declaration import Execution
 from dg_sqlmesh_component.errors import ERRORS_BY_NAME, DeclarationError, SQLMeshComponentError
 from dg_sqlmesh_component.execution import _Step
 from dg_sqlmesh_component.interruption import Interruption
@@ -170,6 +173,30 @@ def test_the_delay_does_not_depend_on_how_many_attempts_may_follow(max_retries: 
 
 
 # -- the declaration ------------------------------------------------------------------------------
+
+
+def declared(said: Any) -> Retries | None:
+    """What `execution: {retries: ...}` in defs.yaml gives."""
+    attributes = Execution.model().model_validate({"retries": said})
+    return Execution.resolve_from_model(dg.ResolutionContext.default(), attributes).retries
+
+
+@pytest.mark.attribute("execution.retries.max_retries")
+@pytest.mark.parametrize("said", [3, "3", "{{ 1 + 2 }}", "{{ env.RETRIES }}", {"max_retries": 3}], ids=str)
+def test_a_number_of_retries_is_short_for_max_retries(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRIES", "3")
+    assert declared(said) == Retries(max_retries=3)
+
+
+@pytest.mark.parametrize("said", [None, "{{ none }}"], ids=str)
+def test_no_retries_may_be_declared(said: Any) -> None:
+    assert declared(said) is None
+
+
+@pytest.mark.parametrize("said", [True, 1.5, [3], "many", "{{ true }}", "{{ [3] }}"], ids=str)
+def test_anything_but_a_number_or_a_mapping_is_refused_as_retries(said: Any) -> None:
+    with pytest.raises((ResolutionException, DeclarationError, ValidationError), match="retries"):
+        declared(said)
 
 
 def test_a_declaration_need_say_only_how_many_attempts_may_follow() -> None:

@@ -1,0 +1,95 @@
+"""The JSON schema of `defs.yaml`: what `dg check yaml` reports of a declaration."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from jsonschema import Draft202012Validator
+from unit.test_hostile_yaml import EVERYTHING, PLACES, replaced, values
+
+from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component.declaration_schema import name_errors
+
+DAGSTERS = SQLMeshProjectComponent.model().model_json_schema()
+OURS = SQLMeshProjectComponent.get_model_cls().model_json_schema()
+ENUMERATED = [place for place in PLACES if place[-1] in ("backoff", "jitter")]
+
+
+def errors(attributes: dict[str, Any]) -> list[str]:
+    """What a validator reports, as `dg check yaml` asks it: the place and the message."""
+    found = Draft202012Validator(OURS).iter_errors({"project": "shop", **attributes})
+    return sorted(f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in found)
+
+
+def test_a_schema_of_the_attributes_is_a_valid_schema() -> None:
+    Draft202012Validator.check_schema(OURS)
+    assert not errors(EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        (
+            {"execution": {"retries": {"max_retry": 3}}},
+            [
+                "execution.retries: 'max_retries' is a required property",
+                "execution.retries: Additional properties are not allowed ('max_retry' was unexpected)",
+            ],
+        ),
+        ({"translation": {"grup_name": "x"}}, ["translation: Additional properties are not allowed ('grup_name' was"]),
+        (
+            {"project": {"path": "shop", "enviroment": "dev"}},
+            ["project: Additional properties are not allowed ('enviroment' was unexpected)"],
+        ),
+        ({"op": {"pool": 5}}, ["op.pool: 5 is not of type 'string', 'null'"]),
+        ({"project": {"path": "shop", "env": {"A": 5}}}, ["project.env.A: 5 is not of type 'string'"]),
+        ({"include_metadata": ["sqll"]}, ["include_metadata.0: 'sqll' is not one of ['column_lineage', 'links',"]),
+        (
+            {"execution": {"retries": {"max_retries": 3, "backoff": "fast"}}},
+            ["execution.retries.backoff: 'fast' is not one of ['linear', 'exponential']"],
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_key_or_value_is_reported_with_its_own_name(attributes: dict[str, Any], expected: list[str]) -> None:
+    found = errors(attributes)
+    assert len(found) == len(expected)
+    assert all(error.startswith(start) for error, start in zip(found, expected)), found
+
+
+@pytest.mark.parametrize(
+    "retries",
+    [
+        3,
+        None,
+        "{{ env.RETRIES }}",
+        {"max_retries": "{{ env.RETRIES }}", "backoff": "{{ env.BACKOFF }}", "jitter": None},
+    ],
+    ids=str,
+)
+def test_retries_may_be_a_number_and_everything_may_be_a_template(retries: Any) -> None:
+    assert not errors({"execution": {"retries": retries}})
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_the_schema_accepts_what_dagsters_own_accepts_but_for_wrong_words(place: tuple[Any, ...]) -> None:
+    @settings(max_examples=20, deadline=None)
+    @given(values)
+    def accepts_the_same(value: Any) -> None:
+        attributes = replaced(place, value)
+        before, now = (Draft202012Validator(schema).is_valid(attributes) for schema in (DAGSTERS, OURS))
+        is_wrong_word = place in ENUMERATED and isinstance(value, str)
+        assert now == before or (is_wrong_word and before)
+
+    accepts_the_same()
+
+
+def test_a_union_of_two_mappings_stays_as_it_is() -> None:
+    schema = {
+        "$defs": {"A": {"type": "object"}, "B": {"type": "object"}},
+        "properties": {"it": {"anyOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}, {"type": "string"}]}},
+    }
+    assert name_errors(copy.deepcopy(schema)) == schema
