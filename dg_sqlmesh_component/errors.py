@@ -47,6 +47,10 @@ class StatementError(EvaluationError):
     """A statement behind the models failed, as of `after_all`. What came of the models stands."""
 
 
+class StoppedError(SQLMeshComponentError):
+    """Nobody must act: the worker was told to end, did not within its graces, and was killed for that."""
+
+
 class WorkerError(SQLMeshComponentError):
     """The worker process died or broke the protocol. If nothing killed it, this is our fault."""
 

@@ -278,6 +278,18 @@ class BatchFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchesInFlight:
+    """What is still running when the queries in flight are cancelled. Comes again whenever one of them has ended.
+
+    Attributes:
+        nodes: Each once, in order; empty when the last one has ended.
+    """
+
+    nodes: tuple[str, ...]
+    type: Literal["batches_in_flight"] = "batches_in_flight"
+
+
+@dataclass(frozen=True, slots=True)
 class RowsCounted:
     """The rows of a model's table behind its last batch. Sent before that batch's `BatchFinished`."""
 
@@ -323,7 +335,7 @@ class NodesBlocked:
 
 @dataclass(frozen=True, slots=True)
 class NodeUpToDate:
-    """A requested node that SQLMesh did not plan.
+    """A requested node that SQLMesh did not plan. Sent behind the plan; void when SQLMesh starts over.
 
     Attributes:
         reason: Why there was nothing to do, as a sentence fragment.
@@ -348,7 +360,7 @@ class NodeUpToDate:
 
 @dataclass(frozen=True, slots=True)
 class NodeWaiting:
-    """A planned node without a single ready interval.
+    """A planned node without a single ready interval. Sent behind the plan; void when SQLMesh starts over.
 
     Attributes:
         signals: Its own signals that were not ready.
@@ -434,6 +446,7 @@ Event = (
     | EvaluationPlanned
     | AuditEvaluated
     | BatchFinished
+    | BatchesInFlight
     | RowsCounted
     | NodeFailed
     | NodesBlocked

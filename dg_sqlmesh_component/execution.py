@@ -24,7 +24,7 @@ from dagster._core.storage.asset_check_execution_record import (
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, BACKFILL_ID_TAG
 
 from . import events as e
-from .errors import DeclarationError, SQLMeshComponentError, StatementError
+from .errors import DeclarationError, SQLMeshComponentError, StatementError, StoppedError
 from .interruption import Interruption
 from .manifest import DEFAULT_LIMITS
 from .multi_asset import PROJECT_TAG
@@ -220,6 +220,7 @@ class _Step:
     def __post_init__(self) -> None:
         self.interruption = Interruption(self._cancel)
         self._worker: Worker | None = None
+        self._in_flight: tuple[str, ...] = ()
         self.ledger = Ledger([*self.request.models, *self.request.standalone_audits], self.request.audit_only)
         self.selected_checks = self.context.selected_asset_check_keys
         is_declared = self.request.environment == self.assets.manifest.environment
@@ -329,9 +330,21 @@ class _Step:
         elif isinstance(end, e.RequestFailed):
             self.problems.append(end.message)
             yield from self._report(self.ledger.feed(end))
+        elif isinstance(end, StoppedError):
+            self.problems.append(self._stopped)
+            yield from self._report(self.ledger.close(self._stopped))
         else:
             self.problems.append(str(end))
             yield from self._report(self.ledger.close("SQLMesh's process ended before it was done."))
+
+    @property
+    def _stopped(self) -> str:
+        """What became of a cancelled run that did not end by itself."""
+        running = ", ".join(listed([self.assets.name(node) for node in self._in_flight])) or "it"
+        return (
+            f"The run was cancelled. After {FINISH_GRACE_SECONDS:.0f} seconds the queries in flight were cancelled, "
+            f"after {CUT_OFF_GRACE_SECONDS:.0f} more SQLMesh's process was ended, because {running} was still running."
+        )
 
     # -- results ----------------------------------------------------------------------------------
 
@@ -588,6 +601,8 @@ class _Step:
         elif isinstance(event, e.EvaluationPlanned):
             batches = sum(map(len, event.batches.values()))
             log.info(f"SQLMesh computes {batches} batches of {len(event.batches)} models and audits.")
+        elif isinstance(event, e.BatchesInFlight):
+            self._in_flight = event.nodes
         elif isinstance(event, e.EnvironmentOpened):
             self._tell_differences(event)
             self._tell_unowned(event)

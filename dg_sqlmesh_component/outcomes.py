@@ -2,9 +2,10 @@
 
 The outcome table of the documentation, the rules below and the parametrisation of their tests are
 one table. Only `executed` may become a materialization. Evidence comes in three steps: SQLMesh
-plans batches, batches finish (a failing one says so by having no duration), and at the end SQLMesh
-names what failed and what it left out. `executed` is certain when the last planned batch finished;
-everything else only at the end, because SQLMesh may start over when a plan lands in mid-run.
+plans batches, which leaves out what has nothing to do, batches finish (a failing one says so by having
+no duration), and at the end SQLMesh names what failed and what it left out. `executed` is certain when
+the last planned batch finished; everything else only at the end, or when the process is gone, because
+SQLMesh may start over when a plan lands in mid-run.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ class _Entry:
 
     @property
     def is_explained(self) -> bool:
-        """Whether SQLMesh has said, at the end of its run, why it left the node out."""
+        """Whether SQLMesh has said why it left the node out of what it planned last."""
         return self.up_to_date is not None or self.waiting is not None
 
     def start_over(self) -> None:
@@ -178,6 +179,7 @@ class _Entry:
         self.keep_audits_of_finished_batches()
         self.finished.clear()
         self.planned, self.unselected, self.culprits, self.row_count = None, (), (), None
+        self.up_to_date, self.waiting = None, None
         self.failures.clear()
 
     def forget(self) -> None:
@@ -285,7 +287,7 @@ class Ledger:
                 return self.close(None)
             case e.RequestFailed():
                 return self.close(event.message)
-            case e.LogLine() | e.ProjectDescribed() | e.SecretsKnown():
+            case e.LogLine() | e.ProjectDescribed() | e.SecretsKnown() | e.BatchesInFlight():
                 pass
         return []
 

@@ -23,7 +23,14 @@ from typing import IO
 from . import events as e
 from . import wire
 from .bootstrap import sqlmesh_program, start_command
-from .errors import ERRORS_BY_NAME, DeclarationError, InstallationError, WorkerError
+from .errors import (
+    ERRORS_BY_NAME,
+    DeclarationError,
+    InstallationError,
+    SQLMeshComponentError,
+    StoppedError,
+    WorkerError,
+)
 from .manifest import DEFAULT_LIMITS, Limits, Manifest
 from .redaction import Redactor
 from .text import without_colours
@@ -165,6 +172,7 @@ class SQLMeshProject:
         Raises:
             DeclarationError, InstallationError: The worker cannot be started.
             WorkerError: While iterating: the worker died or broke the protocol.
+            StoppedError: While iterating: it did not end when it was cancelled, and was killed.
         """
         self.require()
         worker = Worker(self._started(), request, Redactor(self._environment))
@@ -234,6 +242,7 @@ class Worker:
         threading.Thread(target=self._await_death, name="dg-sqlmesh-death", daemon=True).start()
         self._ending = threading.Thread(target=self._end, name="dg-sqlmesh-end", daemon=True)
         self._ending_lock = threading.Lock()
+        self._did_not_end = False
         self._tell(wire.encode(wire.REQUEST, request))
 
     def __iter__(self) -> Iterator[e.Event]:
@@ -241,6 +250,7 @@ class Worker:
 
         Raises:
             WorkerError: The worker died or broke the protocol.
+            StoppedError: It did not end when it was cancelled, and was killed.
         """
         ended = False
         while (item := self._queue.get()) is not None:
@@ -289,6 +299,7 @@ class Worker:
             except subprocess.TimeoutExpired:
                 continue
             return
+        self._did_not_end = True
         self._kill_group()
 
     def _tell(self, line: bytes) -> None:
@@ -320,7 +331,9 @@ class Worker:
                 self._last_lines.append(text)
                 self._queue.put(e.LogLine("info", text, "output"))
 
-    def _epitaph(self) -> WorkerError:
+    def _epitaph(self) -> SQLMeshComponentError:
+        if self._did_not_end:
+            return StoppedError("SQLMesh's process did not end when it was asked to, and was killed.")
         try:
             status = self._process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:

@@ -152,14 +152,14 @@ def _evaluate(request: e.EvaluationRequest, context: _RecordingContext, tracker:
             if not tracker.is_through:
                 raise
             failed_behind = error
-    scheduler = context.current_scheduler
-    # A cancelled run whose plan is void, because SQLMesh was about to start over, does not know what was idle.
-    if scheduler is not None and (tracker.planned or not tracker.was_cancelled):
-        for event in _idle_nodes(request, context.requested, scheduler, tracker):
-            tracker.pipe.send(event)
-    if tracker.was_cancelled:
+    if status == "nothing_to_do":  # SQLMesh has planned nothing, and so has announced no plan
+        tracker.tell_idle_nodes()
+    if tracker.was_cancelled:  # what SQLMesh left out is what it was told to leave out
         in_flight = "cut off" if tracker.was_cut_off else "finished"
         raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new one was started.")
+    scheduler = context.current_scheduler
+    if scheduler is not None and (blocked := tracker.blocked_by(_parents(scheduler))):
+        tracker.pipe.send(e.NodesBlocked(blocked))
     if failed_behind is not None:
         # Never transient: an attempt with nothing to do has nothing to run such a statement behind.
         raise StatementError(
@@ -330,7 +330,7 @@ class _RecordingContext(SteadyContext):
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         pipe = self._tracker.pipe
-        pipe.cut_off_queries = partial(cut_off_queries, snapshot_evaluator.adapters.values(), pipe)
+        pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
         record_audits(snapshot_evaluator, pipe.send, self._query_characters)
         if self._count_rows:
             self._tracker.count_rows = partial(self._rows_of, snapshot_evaluator)
@@ -341,6 +341,7 @@ class _RecordingContext(SteadyContext):
             if self.current_scheduler is not None:  # not the first to run: to evaluate audits, one is made too
                 self._start_over()
             self.current_scheduler = scheduler
+            self._tracker.idle_nodes = lambda: _idle_nodes(self._request, self.requested, scheduler, self._tracker)
             # SQLMesh's selection language cannot say what is needed here: it has no quoting for names
             # with spaces or dashes, cannot name standalone audits, ignores what it does not find, and
             # its parser recurses once per name (about a thousand overflow Python's stack).
@@ -355,6 +356,11 @@ class _RecordingContext(SteadyContext):
         scheduler.run = run_requested
         mind_unselected_upstream(scheduler, self._tracker.hold_back)
         return scheduler
+
+    def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
+        """Called from the thread that listens."""
+        self._tracker.tell_in_flight()
+        cut_off_queries(evaluator.adapters.values(), self._tracker.pipe)
 
     def _may_restate(self, scheduler: Scheduler) -> bool:
         snapshots, now = scheduler.snapshots_by_name, self._request.execution_time
@@ -395,15 +401,8 @@ class _RecordingContext(SteadyContext):
 def _idle_nodes(
     request: e.EvaluationRequest, nodes: frozenset[str], scheduler: Scheduler, tracker: Tracker
 ) -> Iterable[e.Event]:
-    """Why nodes did not run: blocked by a failure, waiting for a signal, or nothing to do."""
-    snapshots = scheduler.snapshots_by_name
-
-    def parents(fqn: str) -> list[str]:
-        return [parent.name for parent in snapshots[fqn].parents] if fqn in snapshots else []
-
-    blocked = tracker.blocked_by(parents)
-    if blocked and not tracker.was_cancelled:  # else what SQLMesh left out is what it was told to leave out
-        yield e.NodesBlocked(blocked)
+    """Why nodes are not going to run: waiting for a signal, or nothing to do."""
+    snapshots, parents = scheduler.snapshots_by_name, _parents(scheduler)
     index = deployability(request, snapshots.values())
     overdue = missing_intervals(
         snapshots.values(), execution_time=request.execution_time, ignore_cron=True, deployability_index=index
@@ -431,6 +430,11 @@ def _idle_nodes(
         if isinstance(idle, e.NodeUpToDate) and snapshot.is_model and not snapshot.is_symbolic:
             idle = replace(idle, intervals=tuple(intervals), computed_at=altered_at(snapshot, index))
         yield idle
+
+
+def _parents(scheduler: Scheduler) -> Callable[[str], list[str]]:
+    snapshots = scheduler.snapshots_by_name
+    return lambda fqn: [parent.name for parent in snapshots[fqn].parents] if fqn in snapshots else []
 
 
 def _waiting(

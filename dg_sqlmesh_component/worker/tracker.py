@@ -46,7 +46,10 @@ class Tracker(PipeConsole):
         self.is_through = False
         """Whether SQLMesh has said what came of all that it planned; only `after_all` statements come behind that."""
         self.count_rows: Callable[[Snapshot], int | None] | None = None
+        self.idle_nodes: Callable[[], Iterable[e.Event]] = tuple
+        """Why nodes that are not among the planned have nothing to do."""
         self._open_batches: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
         self._lock = Lock()
 
     @property
@@ -103,6 +106,12 @@ class Tracker(PipeConsole):
             self.pipe.send(e.LogLine("info", text, "sqlmesh"))
         partly = {fqn: tuple(sorted(by)) for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
         self.pipe.send(e.EvaluationPlanned(self.planned, partly))
+        self.tell_idle_nodes()
+
+    def tell_idle_nodes(self) -> None:
+        """As soon as SQLMesh has planned: at the end it would be too late for a process that is killed before."""
+        for event in self.idle_nodes():
+            self.pipe.send(event)
 
     def start_over(self) -> None:
         """A plan landed in mid-run: what SQLMesh meant to do before is void."""
@@ -114,10 +123,18 @@ class Tracker(PipeConsole):
         text = "A plan changed the environment during the run: SQLMesh starts over with what is promoted now."
         self.pipe.send(e.LogLine("warning", text, "sqlmesh"))
 
-    def start_snapshot_evaluation_progress(self, *_: Any, **__: Any) -> None:
+    def start_snapshot_evaluation_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
         if self.pipe.is_cancelled:
             self.was_cancelled = True
             raise Cancelled
+        with self._lock:
+            self._in_flight[snapshot.name] += 1
+
+    def tell_in_flight(self) -> None:
+        """Say what is still running. Safe from any thread."""
+        with self._lock:
+            nodes = tuple(sorted(+self._in_flight))
+        self.pipe.send(e.BatchesInFlight(nodes))
 
     def update_snapshot_evaluation_progress(
         self,
@@ -134,6 +151,10 @@ class Tracker(PipeConsole):
         elif self.pipe.is_cut_off:
             self.was_cancelled = True
             self._cut_off.add(snapshot.name)
+        with self._lock:
+            self._in_flight[snapshot.name] -= 1
+        if self.pipe.is_cut_off:
+            self.tell_in_flight()
         self.pipe.send(
             e.BatchFinished(
                 fqn=snapshot.name,

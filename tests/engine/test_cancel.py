@@ -41,6 +41,7 @@ FILES = {
     "models/pause.py": PAUSE,
     "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.pause",
 }
+IDLE = f"MODEL (name t.idle, kind FULL, cron '{RARELY}', start '2020-01-01'); SELECT 1 AS id"
 LONG = {
     "models/first.sql": FILES["models/first.sql"],
     "models/long.sql": "MODEL (name t.long, kind FULL, start '{start}'); {before}SELECT {long} AS id FROM t.first",
@@ -93,8 +94,7 @@ def workers_below(folder: Path) -> list[int]:
 def test_a_cancelled_run_finishes_what_is_in_flight_and_reports_it(
     tmp_path: Path, executor: str, record_unchanged: bool
 ) -> None:
-    idle = f"MODEL (name t.idle, kind FULL, cron '{RARELY}', start '2020-01-01'); SELECT 1 AS id"
-    project = write_project(tmp_path / "shop", {**FILES, "models/idle.sql": idle})
+    project = write_project(tmp_path / "shop", {**FILES, "models/idle.sql": IDLE})
     plan(project)
     pause = project / "pause"
     pause.touch()
@@ -116,17 +116,28 @@ def test_a_cancelled_run_finishes_what_is_in_flight_and_reports_it(
         assert set(again.materializations) == {"t/last"}
 
 
-def test_a_model_that_does_not_end_is_killed_after_both_graces(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", FILES)
+def test_a_model_that_does_not_end_is_killed_after_both_graces_and_the_run_is_reported_as_cancelled(
+    tmp_path: Path,
+) -> None:
+    project = write_project(tmp_path / "shop", {**FILES, "models/idle.sql": IDLE})
     plan(project)
     (project / "pause").touch()
     with declared(tmp_path, project) as dagster:
         told, seconds = cancelled(dagster, "in_process", (project / "pausing").exists)
-    assert seconds > FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS
+    assert seconds > FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS - 1  # and far less than the model takes
     assert workers_below(project) == []
     assert told.status == dg.DagsterRunStatus.CANCELED
     assert set(told.materializations) == {"t/first"}
     assert {told.status_of("t/pause"), told.status_of("t/last")} == {"interrupted"}
+    assert told.status_of("t/idle") == "up_to_date"
+    [failure] = told.failures
+    assert failure.removeprefix("dagster._core.errors.DagsterExecutionInterruptedError: ").splitlines()[:3] == [
+        "The run was cancelled. SQLMesh in environment prod: 2 interrupted, 1 executed, 1 up to date.",
+        "The run was cancelled. After 10 seconds the queries in flight were cancelled, after 5 more SQLMesh's process "
+        "was ended, because t.pause was still running.",
+        "Interrupted: t.pause, t.last.",
+    ]
+    assert "SIGKILL" not in told.log
 
 
 @pytest.mark.parametrize("engine", ["duckdb", "postgres"])

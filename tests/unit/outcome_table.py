@@ -333,6 +333,24 @@ OUTCOME_TABLE = (
         ),
     ),
     Row(
+        "up to date: not planned, and SQLMesh's process was killed before it was done with the others",
+        (
+            OPENED,
+            e.EvaluationPlanned({STAGING: (D1,)}),
+            e.NodeUpToDate(ORDERS, "its cron '@daily' is not due", None, None),
+            e.BatchesInFlight((STAGING,)),
+        ),
+        NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="its cron '@daily' is not due"),
+        Told(
+            "core.orders had nothing to do: its cron '@daily' is not due.",
+            True,
+            ERROR,
+            {"sqlmesh/reason": "its cron '@daily' is not due"},
+        ),
+        death="The run was cancelled.",
+        beside=(STAGING,),
+    ),
+    Row(
         "up to date: SQLMesh planned nothing at all, and it is never due again",
         (
             OPENED,
@@ -642,6 +660,25 @@ OUTCOME_TABLE = (
             },
         ),
         death="SQLMesh's process was killed.",
+    ),
+    Row(
+        "interrupted: it had nothing to do in the first pass, and the worker died while SQLMesh planned the second",
+        (
+            OPENED,
+            e.EvaluationPlanned({STAGING: (D1,)}),
+            e.NodeUpToDate(ORDERS, "every interval that is over has been computed", None, None),
+            e.EvaluationPlanned({}),
+            OPENED,
+        ),
+        NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, errors=("SQLMesh's process was killed.",)),
+        Told(
+            "core.orders was interrupted: SQLMesh's process was killed.",
+            False,
+            ERROR,
+            {"sqlmesh/error": "SQLMesh's process was killed."},
+        ),
+        death="SQLMesh's process was killed.",
+        beside=(STAGING,),
     ),
     Row(
         "interrupted: the request failed as a whole",

@@ -16,7 +16,7 @@ from unit.outcome_table import OUTCOME_TABLE
 
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component import wire
-from dg_sqlmesh_component.errors import SQLMeshComponentError, WorkerError
+from dg_sqlmesh_component.errors import SQLMeshComponentError, StoppedError, WorkerError
 from dg_sqlmesh_component.outcomes import Ledger
 from dg_sqlmesh_component.project import LONGEST_LINE, SQLMeshProject
 
@@ -91,6 +91,20 @@ def test_an_event_that_this_version_does_not_know_says_that_versions_differ(
 ) -> None:
     with pytest.raises(WorkerError, match="Component and worker must come from one installation"):
         heard(impostor(saying([json.dumps({"type": "model_painted", "colour": "red"}).encode() + b"\n"])))
+
+
+def test_a_worker_that_does_not_end_when_it_is_cancelled_was_ended_by_us_and_not_by_somebody_else(
+    impostor: Callable[[str], SQLMeshProject],
+) -> None:
+    with impostor("time.sleep(60)").request(REQUEST) as worker:
+        worker.cancel()
+        with pytest.raises(StoppedError, match="did not end when it was asked to"):
+            list(worker)
+
+
+def test_a_worker_that_somebody_else_kills_says_so(impostor: Callable[[str], SQLMeshProject]) -> None:
+    with pytest.raises(WorkerError, match=r"was killed by signal 9 \(SIGKILL\) \(out of memory\?\)"):
+        heard(impostor("os.kill(os.getpid(), 9)"))
 
 
 @pytest.mark.parametrize("cut", range(0, len(LAST) - 1, 7))

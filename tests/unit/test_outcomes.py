@@ -319,6 +319,28 @@ def test_work_of_the_first_pass_is_all_there_is_when_the_worker_dies_only_if_sql
     assert kinds(outcomes) == [(ORDERS, outcome)]
 
 
+@pytest.mark.parametrize("again", [ONE_BATCH, e.EvaluationPlanned({ORDERS: ()})], ids=["planned", "nothing is ready"])
+@pytest.mark.parametrize(
+    "idle",
+    [e.NodeUpToDate(ORDERS, "done", None, day(3)), e.NodeWaiting(ORDERS, ("landed",), ())],
+    ids=["up to date", "waiting"],
+)
+def test_what_left_a_model_out_of_the_first_pass_explains_nothing_about_the_second(
+    idle: e.Event, again: e.Event
+) -> None:
+    (outcome,) = fold([OPENED, e.EvaluationPlanned({}), idle, START_OVER, again], death="killed")
+    assert isinstance(outcome, NodeOutcome)
+    assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
+    assert (outcome.reason, outcome.signals, outcome.last_interval_end) == (None, (), None)
+
+
+def test_a_model_that_waited_in_the_first_pass_and_runs_in_the_second_is_executed() -> None:
+    first = [e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, ("landed",), ())]
+    (outcome,) = fold([OPENED, *first, START_OVER, ONE_BATCH, batch(0, D1), SUCCEEDED])
+    assert isinstance(outcome, NodeOutcome)
+    assert (outcome.outcome, outcome.signals) == (Outcome.EXECUTED, ())
+
+
 def test_work_of_both_passes_is_added_up() -> None:
     second = e.EvaluationPlanned({ORDERS: (D2,)})
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, second, batch(0, D2), SUCCEEDED])

@@ -51,6 +51,7 @@ EVENTS: tuple[e.Event, ...] = (
     e.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     e.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
     e.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
+    e.BatchesInFlight(("a", "b")),
     e.RowsCounted("a", 1_234),
     e.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",), is_transient=True),
     e.NodesBlocked({"b": ("a",), "c": ()}),
