@@ -40,7 +40,7 @@ from .declaration import (
 )
 from .declaration_schema import with_named_errors
 from .declared_values import take_declared_types
-from .errors import DeclarationError
+from .errors import DeclarationError, SQLMeshComponentError, WorkerError
 from .events import Addition
 from .execution import StepOptions, execute_step
 from .external_models import ExternalModels
@@ -358,10 +358,12 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         root = _ROOT.set(context.project_root)  # while it is loaded, Dagster asks for the key of its state
         try:
             component = super().load(attributes, context)
+            component._refuse_lost_variables(attributes)
+        except (SQLMeshComponentError, ResolutionException) as error:
+            raise _in_brief(error) from None
         finally:
             _ROOT.reset(root)
         component._remember(context)
-        component._refuse_lost_variables(attributes)
         return component
 
     def _refuse_lost_variables(self, written: Any) -> None:
@@ -466,11 +468,16 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         """The project's assets; Dagster calls this."""
         self._root = context.project_root
         self._unreachable = self._why_unreachable(context.project_root)
-        if self._unreachable is not None:
-            return self.build_defs_from_state(context, None)
-        self._is_loading = True  # `dg` says of each of its commands that it is in development, a refresh included
+        # `dg` says of each of its commands that it is in development, a refresh included.
+        self._is_loading = self._unreachable is None
         try:
+            if self._unreachable is not None:
+                return self.build_defs_from_state(context, None)
             return super().build_defs(context)
+        except WorkerError:
+            raise  # it may be our fault
+        except SQLMeshComponentError as error:
+            raise _in_brief(error) from None
         finally:
             self._is_loading = False
 
@@ -616,6 +623,16 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     def _additions(self) -> list[Addition]:
         """What the manifest has to hold beside the usual."""
         return [addition for addition in get_args(Addition) if addition in self.include_metadata]
+
+
+def _in_brief(error: Exception) -> Exception:
+    """An error without the frames that it came through: `dg check defs` prints all that are not Dagster's.
+
+    An error that is raised while attributes are resolved arrives as one of Dagster's, with a traceback in its message.
+    If it was one of ours, this is the original.
+    """
+    ours = error.__context__ if isinstance(error.__context__, SQLMeshComponentError) else error
+    return ours.with_traceback(None)
 
 
 _REFUSALS = (

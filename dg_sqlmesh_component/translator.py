@@ -334,9 +334,28 @@ def _default_owners(model: Model) -> list[str]:
 
 
 def _ordinary_tags(tags: Iterable[str]) -> dict[str, str]:
-    """Labels without a value. Characters that Dagster has no place for become `_`, so that every project loads."""
-    keys = (re.sub(r"[^A-Za-z0-9_.-]+", "_", tag).strip("_.-")[:63] for tag in tags)
-    return {key: "" for key in keys if key}
+    """`tier=gold` as key and value, everything else as a label: a key without a value.
+
+    Characters that Dagster refuses become `_`, so that every project loads. Where a model has several values for one
+    key, of which Dagster keeps one, each of them stays in a label of its own (`tier_gold`).
+    """
+    read = [(_tag_key(tag), _tag_key(tag.partition("=")[0]), _tag_value(tag.partition("=")[2])) for tag in tags]
+    values: dict[str, set[str]] = {}
+    for _, key, value in read:
+        values.setdefault(key, set()).add(value)
+    found = {}
+    for label, key, value in read:
+        is_pair = key != "" and len(values[key]) == 1
+        found[key if is_pair else label] = value if is_pair else ""
+    return {key: value for key, value in found.items() if key}
+
+
+def _tag_key(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_.-")[:63]
+
+
+def _tag_value(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text.strip())[:63]
 
 
 def _definition_metadata(model: Model) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from harness import BIN, CONFIG, DagsterProject, dagster_project, plan, run, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component.errors import DeclarationError
 from dg_sqlmesh_component.manifest import Manifest
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
@@ -146,6 +148,34 @@ def test_a_variable_that_is_not_set_is_refused_wherever_it_would_change_what_run
     dagster.declare("shop", {"project": "../../../shop", **declared})
     said = dagster.refusal()
     assert "gives nothing" in said or "is not set" in said
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"project": "../../../nowhere"}, "There is no folder "),
+        (
+            {"execution": {"retries": {"max_retries": 1, "transient_errors": ["("]}}},
+            "`execution.retries.transient_errors` in defs.yaml has '(', which is no regular expression",
+        ),
+        ({"external_models": {"keys": {"raw.orders": "a//b"}}}, "`external_models.keys` in defs.yaml, at 'raw.orders'"),
+    ],
+    ids=["while it is built", "while attributes are created", "while attributes are resolved"],
+)
+def test_what_is_wrong_is_printed_without_frames_of_ours_around_it(
+    dagster: DagsterProject, declared: dict[str, Any], message: str
+) -> None:
+    """`dg check defs` prints every frame and every cause of an error that is not Dagster's."""
+    dagster.declare("shop", {"project": "../../../shop", **declared})
+    with pytest.raises(Exception, match="Error while") as caught:
+        dagster.refresh()
+    error = caught.value.__cause__
+    assert type(error) is DeclarationError
+    assert str(error).startswith(message)
+    assert error.__cause__ is None
+    assert error.__suppress_context__
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    assert len(ours) == 1
 
 
 def test_a_declaration_that_asks_for_its_own_assets_is_told_so(dagster: DagsterProject) -> None:

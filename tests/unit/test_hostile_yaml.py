@@ -177,7 +177,7 @@ def test_a_limit_that_cannot_be_meant_is_refused(name: str, value: int, least: i
 
 
 def test_a_project_of_no_folder_is_refused() -> None:
-    with pytest.raises(ResolutionException, match="it needs at least one folder"):
+    with pytest.raises(DeclarationError, match="it needs at least one folder"):
         loaded({**EVERYTHING, "project": {"path": []}})
 
 

@@ -334,6 +334,29 @@ def test_an_ordinary_tag_is_made_to_fit(tag: str, key: str) -> None:
     assert spec(tagged(tag)).tags == {key: "", **KIND_TAGS}
 
 
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (["tier=gold"], {"tier": "gold"}),
+        (["tier = gold plated"], {"tier": "gold_plated"}),
+        (["offset=-1", "a b=1"], {"offset": "-1", "a_b": "1"}),
+        (["tier=a=b"], {"tier": "a_b"}),
+        (["tier="], {"tier": ""}),
+        (["=gold"], {"gold": ""}),
+        (["tier=" + "x" * 100], {"tier": "x" * 63}),
+        (["tier=gold", "tier=gold"], {"tier": "gold"}),
+        (["tier=gold", "tier=silver", "owner=ann"], {"tier_gold": "", "tier_silver": "", "owner": "ann"}),
+        (["tier", "tier=gold"], {"tier": "", "tier_gold": ""}),
+        (["a b=1", "a:b=2"], {"a_b_1": "", "a_b_2": ""}),
+    ],
+    ids=str,
+)
+def test_an_ordinary_tag_with_a_value_keeps_key_and_value_unless_the_key_has_several(
+    tags: list[str], expected: dict[str, str]
+) -> None:
+    assert spec(tagged(*tags)).tags == {**expected, **KIND_TAGS}
+
+
 KIND_TAGS = {"sqlmesh/kind": "full", "dagster/kind/sqlmesh": "", "dagster/kind/duckdb": ""}
 """What every table of DuckDB's has: SQLMesh's kind of model, and Dagster's kinds as Dagster stores them."""
 
@@ -389,6 +412,7 @@ def test_a_tag_adds_a_dagster_tag(value: str, key: str, content: str) -> None:
 
 def test_a_tag_of_the_convention_wins_over_an_ordinary_one() -> None:
     assert spec(tagged("tier", "dagster:tag:tier=1")).tags["tier"] == "1"
+    assert spec(tagged("tier=2", "dagster:tag:tier=1")).tags["tier"] == "1"
 
 
 @pytest.mark.parametrize(("value", "key"), [("shop", ["shop"]), ("shop/eu", ["shop", "eu"]), ("shop:eu", ["shop:eu"])])
