@@ -74,7 +74,10 @@ class Patience:
             raise DatabaseInUseError(said) from error
         if not self._reminded or now - self._reminded >= REMIND_SECONDS:
             self._reminded = now
-            text = f"Waiting, for {self._seconds - waited:.0f} seconds at most. {error}"
+            text = (
+                f"Waiting, for {self._seconds - waited:.0f} seconds at most. {error} "
+                "This run goes on by itself as soon as it can."
+            )
             self._pipe.send(LogLine("info", text, "sqlmesh"))
         time.sleep(min(POLL_SECONDS, max(self._seconds - waited, 0.0)))
 
