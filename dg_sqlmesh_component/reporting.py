@@ -12,6 +12,7 @@ import dagster as dg
 from . import events as e
 from .outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 from .project_assets import ProjectAssets
+from .text import counted
 from .translator import STATUS_CHECK, sql_metadata
 
 MAX_LISTED = 20
@@ -452,11 +453,11 @@ def ranges(intervals: Iterable[e.Interval]) -> str:
     return ", ".join(f"[{_short(start)}, {_short(end)})" for start, end in intervals)
 
 
-def listed(items: Sequence[str]) -> list[str]:
-    """At most `MAX_LISTED` of them, and how many more there are."""
-    if len(items) <= MAX_LISTED:
+def listed(items: Sequence[str], at_most: int = MAX_LISTED) -> list[str]:
+    """At most so many of them, and how many more there are."""
+    if len(items) <= at_most:
         return list(items)
-    return [*items[:MAX_LISTED], f"and {len(items) - MAX_LISTED} more"]
+    return [*items[:at_most], f"and {len(items) - at_most} more"]
 
 
 def _short(milliseconds: int) -> str:
@@ -473,7 +474,7 @@ def _severity(blocking: bool) -> dg.AssetCheckSeverity:
 
 def rows(count: int) -> str:
     """How many rows, for people."""
-    return "1 row" if count == 1 else f"{count} rows"
+    return counted(count, "row")
 
 
 def _as_sentence(text: str) -> str:

@@ -18,6 +18,7 @@ from .errors import ProjectLoadError
 from .external_models import ExternalModels, ExternalTable
 from .manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
 from .tag_convention import TagConvention
+from .text import counted
 
 STATUS_CHECK = "sqlmesh_execution_status"
 """The check that every model has: what SQLMesh did with it in the run."""
@@ -380,7 +381,8 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
         )
     if model.columns_cut:
         metadata["sqlmesh/columns_cut"] = (
-            f"{model.columns_cut} columns are left out; `metadata_limits.columns` in defs.yaml says how many are kept"
+            f"{counted(model.columns_cut, 'column')} left out; "
+            "`metadata_limits.columns` in defs.yaml says how many are kept"
         )
     if model.path:
         metadata["dagster/code_references"] = dg.CodeReferencesMetadataValue(

@@ -697,8 +697,12 @@ def test_the_check_of_an_external_models_audit_says_whose_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("left_out", "note"),
-    [(0, None), (7, "7 columns are left out; `metadata_limits.columns` in defs.yaml says how many are kept")],
-    ids=["whole", "cut"],
+    [
+        (0, None),
+        (1, "1 column left out; `metadata_limits.columns` in defs.yaml says how many are kept"),
+        (7, "7 columns left out; `metadata_limits.columns` in defs.yaml says how many are kept"),
+    ],
+    ids=["whole", "one column cut", "cut"],
 )
 def test_a_schema_that_was_cut_says_so(left_out: int, note: str | None) -> None:
     assert spec(replace(EVERYTHING, columns_cut=left_out)).metadata.get("sqlmesh/columns_cut") == note
