@@ -449,8 +449,8 @@ def instant(milliseconds: int) -> str:
 
 
 def ranges(intervals: Iterable[e.Interval]) -> str:
-    """Intervals for people: `[start, end)` in UTC, whole days without their time."""
-    return ", ".join(f"[{_short(start)}, {_short(end)})" for start, end in intervals)
+    """Intervals for people: `[start, end)` in UTC, those of whole days without a time."""
+    return ", ".join(f"[{', '.join(_alike(interval))})" for interval in intervals)
 
 
 def listed(items: Sequence[str], at_most: int = MAX_LISTED) -> list[str]:
@@ -460,8 +460,11 @@ def listed(items: Sequence[str], at_most: int = MAX_LISTED) -> list[str]:
     return [*items[:at_most], f"and {len(items) - at_most} more"]
 
 
-def _short(milliseconds: int) -> str:
-    return instant(milliseconds).removesuffix("T00:00:00Z")
+def _alike(interval: e.Interval) -> list[str]:
+    """Both ends in one format."""
+    ends = [instant(end) for end in interval]
+    midnight = "T00:00:00Z"
+    return [end.removesuffix(midnight) for end in ends] if all(end.endswith(midnight) for end in ends) else ends
 
 
 def _timestamp(milliseconds: int) -> dg.TimestampMetadataValue:
