@@ -282,15 +282,19 @@ def _quietly(**attributes: Any) -> dg.AssetSpec:
         return dg.AssetSpec(**attributes)
 
 
+_NOBODY = dg.AssetKey("nobody")
+"""The asset on which a property is tried."""
+
+
 @lru_cache(maxsize=4096)
 def dagster_problem(**properties: Any) -> str | None:
     """Dagster's own words against a property of an asset, None when it accepts it."""
     if "tags" in properties:
         properties["tags"] = dict(properties["tags"])
     try:
-        dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **properties)])
+        dg.AssetsDefinition(specs=[dg.AssetSpec(_NOBODY, **properties)])
     except (dg.DagsterInvalidDefinitionError, CheckError) as error:
-        return str(error)
+        return re.sub(rf" for asset '?{re.escape(str(_NOBODY))}'?", "", str(error))  # the caller says of what
     return None
 
 

@@ -460,7 +460,10 @@ REFUSED_TAGS = (
     ("dagster:key_prefix:", "it has no value"),
     ("dagster:group_name:a b", '"a b" is not a valid'),
     ("dagster:group_name:a:b", '"a:b" is not a valid'),
-    ("dagster:owner:data_team", "Owner must be an email address or a team name prefixed with 'team:'"),
+    (
+        "dagster:owner:data_team",
+        "Invalid owner 'data_team'. Owner must be an email address or a team name prefixed with 'team:'.",
+    ),
     ("dagster:owner:bob@localhost", "Owner must be an email address"),
     ("dagster:tag:a b", "Found invalid tag keys: ['a b']"),
     ("dagster:tag:=1", "Found invalid tag keys: ['']"),
@@ -478,6 +481,7 @@ def test_a_refused_tag_names_the_model_its_file_the_tag_and_the_rule(tag: str, r
     said = str(refusal.value)
     assert said.startswith(f"Model core.orders (/shop/models/orders.sql): tag {tag!r} cannot be used: ")
     assert rule in said
+    assert "nobody" not in said, "of what it is, is said already"
 
 
 @pytest.mark.parametrize(
