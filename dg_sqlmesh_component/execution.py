@@ -7,7 +7,7 @@ Results are yielded while SQLMesh is still at work; what SQLMesh did is known fr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Set
+from collections.abc import Collection, Generator, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -36,7 +36,7 @@ from .recording import awaited_outputs, steps_behind, told_checks
 from .reporting import NOT_EVALUATED, CarriedResult, Reporter, data_in, listed, rows, unapplied_change
 from .retries import Retries
 from .run_config import SQLMeshRunConfig, chosen_environment, config_of_run, refuse_what_does_nothing
-from .text import block
+from .text import block, counted
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,8 @@ def _run_started_at(context: dg.AssetExecutionContext) -> int:
 
 LOOK_BACK = 50
 """How many results of a check are looked through for the last one in the environment that runs."""
+NAMED_CHECKS = 3
+"""How many of the checks without a result a line of the log names: after a first plan it is all of them."""
 PAGE = 5
 """How many of them are read at a time: of two environments in turn the second is it; reading 50 takes 5.5 ms more."""
 
@@ -543,11 +545,11 @@ class _Step:
             if not (result := found.get(outcome.fqn, {}).get(check)) or not self.reporter.holds(outcome, result)
         ]
         if unknown:
+            names = [f"{check.asset_key.to_user_string()}:{check.name}" for check in unknown]
             self.context.log.info(
-                f"{len(unknown)} audits of models that did not run have no result to carry over: none is on record, or "
-                "what they look at may be another one since (tables from outside, other models). Execute these checks "
-                "alone to evaluate them: "
-                + ", ".join(listed([f"{check.asset_key.to_user_string()}:{check.name}" for check in unknown]))
+                f"Without a result in this run: {counted(len(unknown), 'audit')} of models that did not run. None is "
+                "on record, or the data may have changed since. To evaluate audits now, execute their checks alone: "
+                f"{', '.join(listed(names, NAMED_CHECKS))}."
             )
         return found
 
@@ -576,7 +578,8 @@ class _Step:
         reasons = Counter(one.reason for one in self.unobserved)
         if reasons:
             said = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
-            self.context.log.info(f"{len(self.unobserved)} models and audits had nothing to do. {said}.")
+            nodes = self._counted([one.fqn for one in self.unobserved])
+            self.context.log.info(f"Nothing to do: {nodes}. {said}.")
 
     def _log_backfill(self) -> None:
         """Dagster's backfills know of materializations only, and there is none of what had nothing to do."""
@@ -600,7 +603,9 @@ class _Step:
             log.log(level=event.level.upper(), msg=f"[{event.source}] {event.text}")
         elif isinstance(event, e.EvaluationPlanned):
             batches = sum(map(len, event.batches.values()))
-            log.info(f"SQLMesh computes {batches} batches of {len(event.batches)} models and audits.")
+            nodes = self._counted([node for node, planned in event.batches.items() if planned])
+            if batches:
+                log.info(f"SQLMesh computes {counted(batches, 'batch', 'batches')} of {nodes}.")
         elif isinstance(event, e.BatchesInFlight):
             self._in_flight = event.nodes
         elif isinstance(event, e.EnvironmentOpened):
@@ -611,6 +616,11 @@ class _Step:
                     "Some of what was requested is not promoted. If `sqlmesh plan` reports no changes, the stored "
                     f"description is older than the project. To refresh it:{block('dg utils refresh-defs-state')}"
                 )
+
+    def _counted(self, nodes: Collection[str]) -> str:
+        audits = sum(node in self.assets.standalone_audits for node in nodes)
+        models = counted(len(nodes) - audits, "model")
+        return f"{models} and {counted(audits, 'standalone audit')}" if audits else models
 
     def _tell_differences(self, event: e.EnvironmentOpened) -> None:
         changed = [

@@ -33,7 +33,7 @@ from .errors import (
 )
 from .manifest import DEFAULT_LIMITS, Limits, Manifest
 from .redaction import Redactor
-from .text import without_colours
+from .text import counted, without_colours
 
 CONFIG_FILES = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
 """What makes a folder a SQLMesh project: SQLMesh reads its configuration from one of these."""
@@ -349,7 +349,7 @@ class Worker:
         """A line without secrets, cut after that: half of one would not be found. Of endless ones the start is read."""
         start = self._redactor.text(text[: 2 * LONGEST_LINE])[:LONGEST_LINE]
         cut = len(text) - LONGEST_LINE
-        return f"{start} [{cut} more characters]" if cut > 0 else start
+        return f"{start} [{counted(cut, 'more character')}]" if cut > 0 else start
 
     def _kill_group(self) -> None:
         try:

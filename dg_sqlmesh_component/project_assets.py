@@ -14,6 +14,7 @@ import dagster as dg
 from .errors import DeclarationError, ProjectLoadError
 from .manifest import Audit, Manifest, Model, StandaloneAudit, pair_uses
 from .outcomes import AuditResult
+from .text import counted
 from .translator import Dependencies, Translator, where
 
 SpecOf = Callable[[Model], dg.AssetSpec]
@@ -403,7 +404,7 @@ class _ColumnLineage:
         }
         if model.column_lineage_cut:
             metadata["sqlmesh/column_lineage_cut"] = (
-                f"{model.column_lineage_cut} pairs of columns are left out; "
+                f"{counted(model.column_lineage_cut, 'pair')} of columns left out; "
                 "`metadata_limits.lineage_pairs` in defs.yaml says how many are kept"
             )
         return metadata

@@ -12,7 +12,7 @@ import dagster as dg
 from . import events as e
 from .outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 from .project_assets import ProjectAssets
-from .text import block
+from .text import block, counted
 from .translator import STATUS_CHECK, sql_metadata
 
 MAX_LISTED = 20
@@ -533,19 +533,22 @@ def instant(milliseconds: int) -> str:
 
 
 def ranges(intervals: Iterable[e.Interval]) -> str:
-    """Intervals for people: `[start, end)` in UTC, whole days without their time."""
-    return ", ".join(f"[{_short(start)}, {_short(end)})" for start, end in intervals)
+    """Intervals for people: `[start, end)` in UTC, those of whole days without a time."""
+    return ", ".join(f"[{', '.join(_alike(interval))})" for interval in intervals)
 
 
-def listed(items: Sequence[str]) -> list[str]:
-    """At most `MAX_LISTED` of them, and how many more there are."""
-    if len(items) <= MAX_LISTED:
+def listed(items: Sequence[str], at_most: int = MAX_LISTED) -> list[str]:
+    """At most so many of them, and how many more there are."""
+    if len(items) <= at_most:
         return list(items)
-    return [*items[:MAX_LISTED], f"and {len(items) - MAX_LISTED} more"]
+    return [*items[:at_most], f"and {len(items) - at_most} more"]
 
 
-def _short(milliseconds: int) -> str:
-    return instant(milliseconds).removesuffix("T00:00:00Z")
+def _alike(interval: e.Interval) -> list[str]:
+    """Both ends in one format."""
+    ends = [instant(end) for end in interval]
+    midnight = "T00:00:00Z"
+    return [end.removesuffix(midnight) for end in ends] if all(end.endswith(midnight) for end in ends) else ends
 
 
 def _paragraphs(texts: Sequence[str]) -> str:
@@ -592,7 +595,7 @@ def _severity(blocking: bool) -> dg.AssetCheckSeverity:
 
 def rows(count: int) -> str:
     """How many rows, for people."""
-    return "1 row" if count == 1 else f"{count} rows"
+    return counted(count, "row")
 
 
 def _as_sentence(text: str) -> str:

@@ -28,6 +28,11 @@ def block(text: str) -> str:
     return "\n\n" + "\n".join(f"    {line}".rstrip() for line in lines)
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """How many of something, for people: `1 row`, `2 rows`. `plural`: where it is not the noun with an s."""
+    return f"1 {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
 def short_hash(parts: Iterable[str]) -> str:
     """Eight characters that tell these texts apart from others."""
     import hashlib

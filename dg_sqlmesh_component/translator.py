@@ -18,6 +18,7 @@ from .errors import ProjectLoadError
 from .external_models import ExternalModels, ExternalTable
 from .manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
 from .tag_convention import TagConvention
+from .text import counted
 
 STATUS_CHECK = "sqlmesh_execution_status"
 """The check that every model has: what SQLMesh did with it in the run."""
@@ -281,15 +282,19 @@ def _quietly(**attributes: Any) -> dg.AssetSpec:
         return dg.AssetSpec(**attributes)
 
 
+_NOBODY = dg.AssetKey("nobody")
+"""The asset on which a property is tried."""
+
+
 @lru_cache(maxsize=4096)
 def dagster_problem(**properties: Any) -> str | None:
     """Dagster's own words against a property of an asset, None when it accepts it."""
     if "tags" in properties:
         properties["tags"] = dict(properties["tags"])
     try:
-        dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **properties)])
+        dg.AssetsDefinition(specs=[dg.AssetSpec(_NOBODY, **properties)])
     except (dg.DagsterInvalidDefinitionError, CheckError) as error:
-        return str(error)
+        return re.sub(rf" for asset '?{re.escape(str(_NOBODY))}'?", "", str(error))  # the caller says of what
     return None
 
 
@@ -399,7 +404,8 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
         )
     if model.columns_cut:
         metadata["sqlmesh/columns_cut"] = (
-            f"{model.columns_cut} columns are left out; `metadata_limits.columns` in defs.yaml says how many are kept"
+            f"{counted(model.columns_cut, 'column')} left out; "
+            "`metadata_limits.columns` in defs.yaml says how many are kept"
         )
     if model.path:
         metadata["dagster/code_references"] = dg.CodeReferencesMetadataValue(

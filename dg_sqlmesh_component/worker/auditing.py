@@ -116,7 +116,7 @@ def _evaluated(
         args=_arguments(result.audit_args or {}, dialect),
         blocking=result.blocking,
         failing_rows=None if result.skipped else result.count or 0,
-        query=cut(result.query.sql(dialect=dialect), characters) if result.query is not None else None,
+        query=cut(result.query.sql(dialect=dialect, pretty=True), characters) if result.query is not None else None,
         interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
         of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
         of=audited(snapshot, index) if is_about_it_alone else None,

@@ -40,6 +40,7 @@ from dg_sqlmesh_component.manifest import (
 )
 
 from .additions import SourceUrls, column_lineage
+from .identifiers import plain_sql
 from .naming import check_names
 from .opening import PipeConsole, SteadyContext, describe_error, environment_name, open_context
 from .pipe import Pipe
@@ -247,7 +248,7 @@ class _Describer:
             end=str(model.end) if model.end is not None else None,
             lookback=model.lookback,
             batch_size=model.batch_size,
-            time_column=time_column.column.sql(dialect=dialect, comments=False) if time_column else None,
+            time_column=plain_sql(time_column.column, dialect) if time_column else None,
             unique_key=_sql(model.unique_key, dialect),
             grains=_sql(model.grains, dialect),
             references=_sql(model.references, dialect),
@@ -367,7 +368,7 @@ def audit_arguments(args: dict[str, exp.Expr], dialect: str | None) -> dict[str,
 
 
 def _sql(expressions: Iterable[Any], dialect: str | None) -> tuple[str, ...]:
-    return tuple(expression.sql(dialect=dialect, comments=False) for expression in expressions)
+    return tuple(plain_sql(expression, dialect) for expression in expressions)
 
 
 def _query(audit: Any) -> str | None:

@@ -44,6 +44,7 @@ from dg_sqlmesh_component.text import block
 from .auditing import altered_at, audit_alone, audited, computed, data_altered_at, deployability, record_audits
 from .breaker import unless_unchanged
 from .described import refuse_what_nobody_described
+from .lock_holder import show_holder
 from .opening import (
     SteadyContext,
     describe_error,
@@ -73,6 +74,7 @@ _STATUS: dict[CompletionStatus, e.Status] = {
 
 def evaluate(request: e.EvaluationRequest, pipe: Pipe) -> None:
     """Run what is requested; every fact goes into the pipe as it becomes known."""
+    show_holder(request.holder)
     tracker = Tracker(pipe)
     patience = Patience(pipe, request.overlap_timeout)
     context = patience.until(partial(_open, request, tracker))

@@ -35,6 +35,7 @@ from dg_sqlmesh_component.redaction import secrets_in
 from dg_sqlmesh_component.text import plain, short_hash
 
 from .causes import is_transient
+from .lock_holder import is_locked, who_holds
 from .pipe import Pipe
 from .secrets import secrets_of
 
@@ -241,11 +242,10 @@ def explain(error: Exception, project: OpenProject, environment: str | None = No
         environment: The one that runs.
     """
     text = plain(error)
-    if "Could not set lock on file" in text:
+    if is_locked(text):
         return DatabaseInUseError(
-            "The DuckDB file is in use by another process, and DuckDB lets only one write at a time. "
-            f"{text.rstrip('.')}. "
-            "Wait for that process or end it, then run again.",
+            "The DuckDB file is in use by another process, and DuckDB lets only one write at a time: "
+            f"{who_holds(text)} End that process, or wait for it.",
             is_transient=True,
         )
     if "Please run a migration" in text:

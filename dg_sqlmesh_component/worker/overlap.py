@@ -20,6 +20,7 @@ from sqlmesh.core.context import Context
 
 from dg_sqlmesh_component.errors import DatabaseInUseError
 from dg_sqlmesh_component.events import EvaluationRequest, LogLine
+from dg_sqlmesh_component.text import counted
 
 from .opening import state_connection
 from .pipe import Pipe
@@ -70,11 +71,15 @@ class Patience:
         self._since = self._since or now
         waited = now - self._since
         if waited >= self._seconds:
-            said = f"{error} This run has waited for {waited:.0f} seconds (`execution.overlap_timeout` in defs.yaml)."
+            seconds = counted(round(waited), "second")
+            said = f"{error} This run has waited for {seconds} (`execution.overlap_timeout` in defs.yaml)."
             raise DatabaseInUseError(said) from error
         if not self._reminded or now - self._reminded >= REMIND_SECONDS:
             self._reminded = now
-            text = f"Waiting, for {self._seconds - waited:.0f} seconds at most. {error}"
+            text = (
+                f"Waiting, for {counted(round(self._seconds - waited), 'second')} at most. {error} "
+                "This run goes on by itself as soon as it can."
+            )
             self._pipe.send(LogLine("info", text, "sqlmesh"))
         time.sleep(min(POLL_SECONDS, max(self._seconds - waited, 0.0)))
 

@@ -379,7 +379,7 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_what_
     assert unchanged.checks["t/one:not_null"].passed, "should `page` fail, Dagster would show it as failed"
     released = [event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)]
     assert sorted(released) == ["result", "t__one", "t__one__not_null"]
-    assert "2 models and audits had nothing to do. 2: every interval that is over has been computed." in unchanged.log
+    assert "Nothing to do: 2 models. 2: every interval that is over has been computed." in unchanged.log
 
     broken = "MODEL (name t.broken, kind FULL, cron '@hourly'); SELECT error('on purpose')::INT AS id"
     write_project(dagster.root / "shop", {"models/broken.sql": broken})
@@ -391,7 +391,7 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_what_
     alone = dagster.launch(assets=["t/one", "t/two"])
     assert alone.status == dg.DagsterRunStatus.SUCCESS
     assert (alone.materializations, alone.observations, alone.checks) == ({}, {}, {})
-    assert "2 models and audits had nothing to do. 2: every interval that is over has been computed." in alone.log
+    assert "Nothing to do: 2 models. 2: every interval that is over has been computed." in alone.log
     failed_alone = dagster.launch(assets=["t/one", "t/two", "t/broken"])
     assert failed_alone.status == dg.DagsterRunStatus.FAILURE
     assert "t/one:not_null" in failed_alone.checks, "Dagster would show it as failed"
@@ -425,9 +425,9 @@ def test_metadata_limits_bound_what_is_kept_of_queries_schemas_and_lineage(dagst
     metadata = definitions.get_asset_spec(key).metadata
     check = definitions.get_spec_for_check_key(dg.AssetCheckKey(key, "long_one"))
     assert [column.name for column in metadata["dagster/column_schema"].columns] == [f"column_{n}" for n in range(3)]
-    assert metadata["sqlmesh/columns_cut"].startswith("17 columns are left out")
+    assert metadata["sqlmesh/columns_cut"].startswith("17 columns left out")
     assert len(metadata["dagster/column_lineage"].deps_by_column) == 5
-    assert metadata["sqlmesh/column_lineage_cut"].startswith("15 pairs of columns are left out")
+    assert metadata["sqlmesh/column_lineage_cut"].startswith("15 pairs of columns left out")
     evaluated = dagster.launch().checks["t/wide:long_one"]
     for query in (metadata["sqlmesh/query"], check.metadata["sqlmesh/query"], evaluated.metadata["sqlmesh/query"]):
         assert "-- cut here" in query.value

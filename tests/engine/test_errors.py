@@ -300,6 +300,9 @@ def test_a_database_that_another_process_holds_names_that_process(planned: tuple
         holder.kill()
         holder.wait()
     assert "The DuckDB file is in use by another process" in description
+    if sys.platform == "linux":
+        assert f"is held by `{Path(sys.executable).name} -c " in description
+        assert f"(PID {holder.pid}, started at " in description
     assert f"PID {holder.pid}" in description
     assert "This run has waited for 2 seconds" in description
 

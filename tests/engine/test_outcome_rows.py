@@ -164,7 +164,8 @@ def test_a_non_blocking_audit_that_fails_is_a_warning_on_an_executed_model(scene
     assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.WARN, False)
     assert check.metadata["sqlmesh/failing_rows"].value == 1
     assert "events_warn" in str(check.metadata["sqlmesh/arguments"].value)
-    assert "SELECT" in str(check.metadata["sqlmesh/query"].value)
+    query = str(check.metadata["sqlmesh/query"].value)
+    assert query.startswith("```sql\nSELECT\n"), "written in lines, as the model's own query is"
 
 
 def test_a_blocking_audit_that_fails_is_an_error_beside_the_true_results_of_the_others(scene: Scene) -> None:

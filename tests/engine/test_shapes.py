@@ -148,9 +148,8 @@ def test_a_model_says_everything_about_itself(zoo: Loaded) -> None:
         "interval_unit": "day",
     }  # fmt: skip
     assert {name: spec.metadata[f"sqlmesh/{name}"] for name in expected} == expected
-    assert "placed_on" in spec.metadata["sqlmesh/partitioned_by"]
-    assert "placed_on" in spec.metadata["sqlmesh/time_column"]
-    assert "/*" not in spec.metadata["sqlmesh/time_column"] + spec.metadata["sqlmesh/partitioned_by"]
+    assert spec.metadata["sqlmesh/partitioned_by"] == "placed_on"
+    assert spec.metadata["sqlmesh/time_column"] == "placed_on"
 
 
 def test_the_code_reference_is_the_models_file(zoo: Loaded) -> None:

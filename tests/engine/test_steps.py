@@ -261,7 +261,7 @@ def test_a_result_is_not_repeated_of_another_version_or_another_environment(tmp_
     for told in (in_dev, changed):
         assert told.status_of("t/one") == "up_to_date"
         assert check not in told.checks, "it is not known"
-    assert "1 audits of models that did not run have no result to carry over" in changed.log
+    assert "Without a result in this run: 1 audit of models that did not run." in changed.log
 
 
 REPORT = """

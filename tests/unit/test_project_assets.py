@@ -421,9 +421,10 @@ def test_a_model_of_which_no_lineage_is_known_has_none(lineage: dict[str, Any] |
     ("left_out", "note"),
     [
         (0, None),
-        (3, "3 pairs of columns are left out; `metadata_limits.lineage_pairs` in defs.yaml says how many are kept"),
+        (1, "1 pair of columns left out; `metadata_limits.lineage_pairs` in defs.yaml says how many are kept"),
+        (3, "3 pairs of columns left out; `metadata_limits.lineage_pairs` in defs.yaml says how many are kept"),
     ],
-    ids=["whole", "cut"],
+    ids=["whole", "one pair cut", "cut"],
 )
 def test_column_lineage_that_was_cut_says_so(left_out: int, note: str | None) -> None:
     revenue = model("marts.revenue", **reading("raw.events:tax"), column_lineage_cut=left_out)

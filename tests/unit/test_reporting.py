@@ -595,12 +595,15 @@ def test_instants_are_in_utc_to_the_second() -> None:
     [
         ((), ""),
         ((D1,), "[2026-01-01, 2026-01-02)"),
-        (((day(1), day(1) + 3_600_000),), "[2026-01-01, 2026-01-01T01:00:00Z)"),
+        (((day(1), day(1) + 3_600_000),), "[2026-01-01T00:00:00Z, 2026-01-01T01:00:00Z)"),
+        (((day(1) - 3_600_000, day(2)),), "[2025-12-31T23:00:00Z, 2026-01-02T00:00:00Z)"),
         ((D1, days(3, 3)), "[2026-01-01, 2026-01-02), [2026-01-03, 2026-01-04)"),
     ],
-    ids=["none", "a day", "an hour", "two"],
+    ids=["none", "a day", "an hour", "a day and an hour", "two"],
 )
-def test_whole_days_are_shown_without_their_time(intervals: tuple[e.Interval, ...], text: str) -> None:
+def test_whole_days_are_shown_without_their_time_and_both_ends_alike(
+    intervals: tuple[e.Interval, ...], text: str
+) -> None:
     assert ranges(intervals) == text
 
 

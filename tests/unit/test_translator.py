@@ -484,7 +484,10 @@ REFUSED_TAGS = (
     ("dagster:key_prefix:", "it has no value"),
     ("dagster:group_name:a b", '"a b" is not a valid'),
     ("dagster:group_name:a:b", '"a:b" is not a valid'),
-    ("dagster:owner:data_team", "Owner must be an email address or a team name prefixed with 'team:'"),
+    (
+        "dagster:owner:data_team",
+        "Invalid owner 'data_team'. Owner must be an email address or a team name prefixed with 'team:'.",
+    ),
     ("dagster:owner:bob@localhost", "Owner must be an email address"),
     ("dagster:tag:a b", "Found invalid tag keys: ['a b']"),
     ("dagster:tag:=1", "Found invalid tag keys: ['']"),
@@ -502,6 +505,7 @@ def test_a_refused_tag_names_the_model_its_file_the_tag_and_the_rule(tag: str, r
     said = str(refusal.value)
     assert said.startswith(f"Model core.orders (/shop/models/orders.sql): tag {tag!r} cannot be used: ")
     assert rule in said
+    assert "nobody" not in said, "of what it is, is said already"
 
 
 @pytest.mark.parametrize(
@@ -721,8 +725,12 @@ def test_the_check_of_an_external_models_audit_says_whose_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("left_out", "note"),
-    [(0, None), (7, "7 columns are left out; `metadata_limits.columns` in defs.yaml says how many are kept")],
-    ids=["whole", "cut"],
+    [
+        (0, None),
+        (1, "1 column left out; `metadata_limits.columns` in defs.yaml says how many are kept"),
+        (7, "7 columns left out; `metadata_limits.columns` in defs.yaml says how many are kept"),
+    ],
+    ids=["whole", "one column cut", "cut"],
 )
 def test_a_schema_that_was_cut_says_so(left_out: int, note: str | None) -> None:
     assert spec(replace(EVERYTHING, columns_cut=left_out)).metadata.get("sqlmesh/columns_cut") == note

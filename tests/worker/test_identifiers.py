@@ -1,0 +1,34 @@
+"""SQL for people: quotes only where they are needed."""
+
+import pytest
+import sqlglot
+
+from dg_sqlmesh_component.worker.identifiers import plain_sql
+
+
+@pytest.mark.parametrize(
+    ("dialect", "sql", "shown"),
+    [
+        ("duckdb", '"event_date"', "event_date"),
+        ("duckdb", '"Event Date"', '"Event Date"'),
+        ("duckdb", '"a.b"', '"a.b"'),
+        ("duckdb", '"order"', '"order"'),
+        ("duckdb", '"date"', "date"),
+        ("duckdb", '"current_date"', '"current_date"'),
+        ("duckdb", '"2nd"', '"2nd"'),
+        ("duckdb", "DATE_TRUNC('MONTH', \"event_date\")", "DATE_TRUNC('MONTH', event_date)"),
+        ("duckdb", '"event_date" /* local time */', "event_date"),
+        ("snowflake", '"EVENT_DATE"', "EVENT_DATE"),
+        ("snowflake", '"event_date"', '"event_date"'),
+        ("bigquery", "`event_date`", "event_date"),
+        ("postgres", '"EventDate"', '"EventDate"'),
+        (None, '"event_date"', "event_date"),
+    ],
+)
+def test_quotes_stay_only_where_the_name_would_be_another_one_without(
+    dialect: str | None, sql: str, shown: str
+) -> None:
+    expression = sqlglot.parse_one(sql, dialect=dialect)
+    before = expression.sql(dialect=dialect)
+    assert plain_sql(expression, dialect) == shown
+    assert expression.sql(dialect=dialect) == before, "SQLMesh goes on with it"
