@@ -223,8 +223,8 @@ def _refuse_wrong_bounds(request: e.EvaluationRequest) -> None:
 
 
 def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) -> e.EnvironmentOpened:
-    plan = plan_command(request.project, request.environment, context)
     environment = context.state_reader.get_environment(request.environment)
+    plan = plan_command(request.project, request.environment, context, is_new=environment is None)
     if environment is None:
         raise EnvironmentMissingError(
             f"Environment {request.environment!r} does not exist in the state of the SQLMesh project at "

@@ -157,14 +157,18 @@ def failure(dagster: DagsterProject, **selection: list[str]) -> str:
     return description
 
 
-def test_an_environment_that_does_not_exist_names_the_plan_to_run(tmp_path: Path) -> None:
+def test_an_environment_that_does_not_exist_names_the_plan_that_creates_it(tmp_path: Path) -> None:
+    """SQLMesh refuses another environment without a change, unless it is told so."""
     project = write_project(tmp_path / "new shop", ONE_MODEL)
+    plan(project)
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": {"path": str(project), "environment": "dev_ada"}})
         dagster.refresh()
         description = failure(dagster)
+        [words] = re.findall(rf"cd '{project}' && sqlmesh (plan [-\w ]+)", description)
+        sqlmesh(project, *words.split(), "--auto-apply", "--no-prompts")
+        assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
     assert "Environment 'dev_ada' does not exist" in description
-    assert f"cd '{project}' && sqlmesh plan dev_ada" in description
     assert "1 not in environment" in description
     assert description.count("does not exist") == 1
     assert "memory" not in description
