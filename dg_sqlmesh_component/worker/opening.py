@@ -105,7 +105,8 @@ def open_context(
         # project's configuration says anything, or is refused.
         load_configs(Config(), Config, list(project.paths), dotenv_path=dotenv)
         console.pipe.send(SecretsKnown(tuple(secrets_in(os.environ))))
-        configs = load_configs(project.config, Config, list(project.paths), dotenv_path=dotenv)
+        with console.pipe.loading():
+            configs = load_configs(project.config, Config, list(project.paths), dotenv_path=dotenv)
         console.pipe.send(SecretsKnown(tuple(secret for config in configs.values() for secret in secrets_of(config))))
         _require_gateway(project, configs)
         _keep_cache_where_it_can_be_written(configs, console.pipe)

@@ -343,7 +343,7 @@ import os
 
 from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
 
-print("using", os.environ["API_TOKEN"])
+print("loading with", os.environ["API_TOKEN"])
 config = Config(
     gateways={"local": GatewayConfig(connection=DuckDBConnectionConfig(database=os.environ["WAREHOUSE"]))},
     model_defaults=ModelDefaultsConfig(dialect="duckdb", start="6 days ago"),
@@ -359,6 +359,7 @@ from sqlmesh import model
 @model("t.one", columns={"id": "int"}, kind="FULL")
 def execute(context, **kwargs):
     if os.path.exists("is_up"):
+        print("using", os.environ["API_TOKEN"])
         raise ValueError(f"no answer to {os.environ['API_TOKEN']}")
     return pd.DataFrame({"id": [1]})
 """
@@ -378,8 +379,12 @@ def test_variables_of_the_projects_own_env_file_are_known_and_its_secrets_hidden
         [failure] = told.failures
         assert "no answer to ***" in failure
         assert "using ***" in told.log
+        assert "loading with" not in told.log, "it is printed in every run"
         assert "correct-horse" not in "".join(map(str, told.entries))
         (project / "config.py").write_text(f"{PRINTS_IT}\nraise ValueError(os.environ['API_TOKEN'])")
         refusal = dagster.refusal()
         assert "Failed to load config file: ***" in refusal
+        assert "What the configuration printed before:\nloading with ***" in refusal
+        failed = dagster.launch()
+        assert "What the configuration printed before:\nloading with ***" in failed.failures[0]
         assert "correct-horse" not in refusal
