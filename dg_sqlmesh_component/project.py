@@ -235,6 +235,8 @@ class Worker:
         self._redactor = redactor
         self._queue: queue.SimpleQueue[bytes | e.LogLine | None] = queue.SimpleQueue()
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._configuration_printed: deque[str] | None = None
+        """While the configuration is loaded: what it has printed."""
         self._events_drain = threading.Thread(target=self._drain_events, name="dg-sqlmesh-events", daemon=True)
         self._output_drain = threading.Thread(target=self._drain_output, name="dg-sqlmesh-output", daemon=True)
         self._output_drain.start()  # first: the other one waits for it, and the worker may be dead by now
@@ -262,6 +264,10 @@ class Worker:
                 event = replace(event, text=self._readable(event.text))
             else:
                 event = self._redactor.event(event)
+            if (
+                isinstance(event, e.RequestFailed) and self._ending.ident is None
+            ):  # else it was cancelled while it loaded
+                event = replace(event, message=f"{event.message}{self._printed_before_it_failed()}")
             ended = isinstance(event, (e.ProjectDescribed, e.EvaluationFinished, e.RequestFailed))
             yield event
             if ended:
@@ -327,9 +333,22 @@ class Worker:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             text = without_colours(line.decode("utf-8", errors="replace")).rstrip()
-            if text:
+            if text == wire.LOADING:
+                self._configuration_printed = deque(maxlen=LAST_LINES)
+            elif text == wire.LOADED:
+                self._configuration_printed = None
+            elif text:
                 self._last_lines.append(text)
-                self._queue.put(e.LogLine("info", text, "output"))
+                if self._configuration_printed is None:
+                    self._queue.put(e.LogLine("info", text, "output"))
+                else:  # the same in every run, so that only a failure shows it
+                    self._configuration_printed.append(text)
+
+    def _printed_before_it_failed(self) -> str:
+        """What a configuration that did not load has printed, to be added to the error; else nothing."""
+        self._output_drain.join(timeout=1.0)  # the worker is about to end, unless a child of it holds on to stderr
+        printed = "\n".join(map(self._readable, self._configuration_printed or ()))
+        return f"\nWhat the configuration printed before:\n{printed}" if printed else ""
 
     def _epitaph(self) -> SQLMeshComponentError:
         if self._did_not_end:

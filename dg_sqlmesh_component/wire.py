@@ -21,6 +21,10 @@ REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminat
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
+LOADING = "\0dg_sqlmesh: loads the configuration"
+LOADED = "\0dg_sqlmesh: has loaded the configuration"
+"""Lines among a worker's output: what stands between them was printed by the project's configuration."""
+
 
 def encode(adapter: TypeAdapter[_T], value: _T) -> bytes:
     """One line, with its line break."""

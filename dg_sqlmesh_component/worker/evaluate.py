@@ -222,14 +222,15 @@ def _refuse_wrong_bounds(request: e.EvaluationRequest) -> None:
         )
 
 
-def _stored_environment(request: e.EvaluationRequest, context: _RecordingContext, plan: str) -> Environment:
-    """The environment as the state has it.
+def _stored_environment(request: e.EvaluationRequest, context: _RecordingContext) -> tuple[Environment, str]:
+    """The environment as the state has it, and the `sqlmesh plan` that updates it.
 
     Raises:
         EnvironmentNotReadyError: It does not exist, has promoted nothing of the project, or is not what the manifest
             describes.
     """
     environment = context.state_reader.get_environment(request.environment)
+    plan = plan_command(request.project, request.environment, context, is_new=environment is None)
     if environment is None:
         raise EnvironmentNotReadyError(
             f"Environment {request.environment!r} does not exist in the state of the SQLMesh project at "
@@ -243,7 +244,7 @@ def _stored_environment(request: e.EvaluationRequest, context: _RecordingContext
             f"Environment {request.environment!r} has promoted none of the models of the SQLMesh project at "
             f"{', '.join(request.project.paths)}, so nothing can run. To promote them:{block(plan)}"
         )
-    return environment
+    return environment, plan
 
 
 def _requested(request: e.EvaluationRequest) -> Iterable[str]:
@@ -256,8 +257,7 @@ def _assets(request: e.EvaluationRequest) -> frozenset[str]:
 
 
 def _open_environment(request: e.EvaluationRequest, context: _RecordingContext) -> e.EnvironmentOpened:
-    plan = plan_command(request.project, request.environment, context)
-    environment = _stored_environment(request, context, plan)
+    environment, plan = _stored_environment(request, context)
     requested, assets = _requested(request), _assets(request)
     # What was promoted as external or embedded is not computed, whatever the local files have made of it since.
     known = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlglot import exp
+from sqlmesh.core import constants as c
 from sqlmesh.core.config import Config
 from sqlmesh.core.config.connection import ConnectionConfig
 from sqlmesh.core.config.loader import load_configs
@@ -104,7 +105,8 @@ def open_context(
         # project's configuration says anything, or is refused.
         load_configs(Config(), Config, list(project.paths), dotenv_path=dotenv)
         console.pipe.send(SecretsKnown(tuple(secrets_in(os.environ))))
-        configs = load_configs(project.config, Config, list(project.paths), dotenv_path=dotenv)
+        with console.pipe.loading():
+            configs = load_configs(project.config, Config, list(project.paths), dotenv_path=dotenv)
         console.pipe.send(SecretsKnown(tuple(secret for config in configs.values() for secret in secrets_of(config))))
         _require_gateway(project, configs)
         _keep_cache_where_it_can_be_written(configs, console.pipe)
@@ -211,10 +213,13 @@ def sqlmesh_command(project: OpenProject, *words: str) -> str:
     return f"cd {shlex.quote(where)} && {shlex.join([sqlmesh_program(), *options, *words])}"
 
 
-def plan_command(project: OpenProject, environment: str, context: Context) -> str:
-    """The plan that creates or updates the environment."""
+def plan_command(project: OpenProject, environment: str, context: Context, *, is_new: bool = False) -> str:
+    """The plan that updates the environment, or creates it."""
     default = Environment.sanitize_name(context.config.default_target_environment)
-    return sqlmesh_command(project, "plan", *([] if environment == default else [environment]))
+    named = [] if environment == default else [environment]
+    # Where the files are those of prod, SQLMesh refuses to create another environment without being told so.
+    options = ["--include-unmodified"] if is_new and environment != c.PROD else []
+    return sqlmesh_command(project, "plan", *named, *options)
 
 
 def describe_error(error: BaseException) -> str:

@@ -13,7 +13,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from dg_sqlmesh_component import wire
@@ -87,6 +88,13 @@ class Pipe:
         except BrokenPipeError:
             self._cancelled.set()
 
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """While the project's configuration is loaded: what it prints is shown if that fails, and else to nobody."""
+        _print_line(wire.LOADING)
+        yield
+        _print_line(wire.LOADED)
+
     def fail(self, error: SQLMeshComponentError) -> None:
         """Send the last event of a request that could not be served."""
         self.send(RequestFailed(type(error).__name__, str(error), error.is_transient))
@@ -122,6 +130,16 @@ class Pipe:
         self._cut_off.set()
         if self.cut_off_queries is not None:
             self.cut_off_queries()
+
+
+def _print_line(text: str) -> None:
+    """On a line of its own, behind what was printed so far. A parent that is gone is not an error here."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    try:
+        os.write(2, f"\n{text}\n".encode())
+    except BrokenPipeError:
+        pass
 
 
 class PipeHandler(logging.Handler):

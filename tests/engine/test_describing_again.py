@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ class Pipe:
 
     def send(self, event: e.Event) -> None:
         pass
+
+    def loading(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @pytest.fixture

@@ -172,15 +172,19 @@ def failure(dagster: DagsterProject, **selection: list[str]) -> str:
     return description
 
 
-def test_an_environment_that_does_not_exist_names_the_plan_to_run(tmp_path: Path) -> None:
+def test_an_environment_that_does_not_exist_names_the_plan_that_creates_it(tmp_path: Path) -> None:
+    """SQLMesh refuses another environment without a change, unless it is told so."""
     project = write_project(tmp_path / "new shop", ONE_MODEL)
+    plan(project)
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": {"path": str(project), "environment": "dev_ada"}})
         dagster.refresh()
         told = dagster.launch()
-    [description] = told.failures
+        [description] = told.failures
+        [words] = re.findall(rf"cd '{project}' && sqlmesh (plan [-\w ]+)", description)
+        sqlmesh(project, *words.split(), "--auto-apply", "--no-prompts")
+        assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
     assert "Environment 'dev_ada' does not exist" in description
-    assert f"cd '{project}' && sqlmesh plan dev_ada" in description
     assert description.count("does not exist") == 1
     assert not told.checks
     assert not told.observations
@@ -374,7 +378,7 @@ import os
 
 from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
 
-print("using", os.environ["API_TOKEN"])
+print("loading with", os.environ["API_TOKEN"])
 config = Config(
     gateways={"local": GatewayConfig(connection=DuckDBConnectionConfig(database=os.environ["WAREHOUSE"]))},
     model_defaults=ModelDefaultsConfig(dialect="duckdb", start="6 days ago"),
@@ -390,6 +394,7 @@ from sqlmesh import model
 @model("t.one", columns={"id": "int"}, kind="FULL")
 def execute(context, **kwargs):
     if os.path.exists("is_up"):
+        print("using", os.environ["API_TOKEN"])
         raise ValueError(f"no answer to {os.environ['API_TOKEN']}")
     return pd.DataFrame({"id": [1]})
 """
@@ -409,8 +414,12 @@ def test_variables_of_the_projects_own_env_file_are_known_and_its_secrets_hidden
         [failure] = told.failures
         assert "no answer to ***" in failure
         assert "using ***" in told.log
+        assert "loading with" not in told.log, "it is printed in every run"
         assert "correct-horse" not in "".join(map(str, told.entries))
         (project / "config.py").write_text(f"{PRINTS_IT}\nraise ValueError(os.environ['API_TOKEN'])")
         refusal = dagster.refusal()
         assert "Failed to load config file: ***" in refusal
+        assert "What the configuration printed before:\nloading with ***" in refusal
+        failed = dagster.launch()
+        assert "What the configuration printed before:\nloading with ***" in failed.failures[0]
         assert "correct-horse" not in refusal

@@ -107,6 +107,46 @@ def test_a_worker_that_somebody_else_kills_says_so(impostor: Callable[[str], SQL
         heard(impostor("os.kill(os.getpid(), 9)"))
 
 
+def printing(*lines: str) -> str:
+    return "".join(f"print({line!r}, file=sys.stderr, flush=True)\n" for line in lines)
+
+
+LOADED = ("model", wire.LOADING, "configuration", "", wire.LOADED, "driver")
+FAILED = wire.encode(wire.EVENT, e.RequestFailed("ProjectLoadError", "No such table."))
+
+
+def test_what_the_configuration_prints_is_in_no_log_and_what_anything_else_prints_is(
+    impostor: Callable[[str], SQLMeshProject],
+) -> None:
+    events = heard(impostor(f"{printing(*LOADED)}\nsys.stderr.close(); os.close(2)\ntime.sleep(0.5)\n{saying([LAST])}"))
+    assert [event.text for event in events if isinstance(event, e.LogLine)] == ["model", "driver"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (LOADED, "No such table."),
+        ((wire.LOADING, "one", "two"), "No such table.\nWhat the configuration printed before:\none\ntwo"),
+        ((*LOADED, wire.LOADING, "again"), "No such table.\nWhat the configuration printed before:\nagain"),
+        ((wire.LOADING,), "No such table."),
+    ],
+    ids=["was loaded", "failed", "failed when it was loaded again", "failed in silence"],
+)
+def test_what_a_configuration_has_printed_is_in_the_error_when_it_does_not_load(
+    impostor: Callable[[str], SQLMeshProject], lines: Sequence[str], message: str
+) -> None:
+    *_, last = heard(impostor(printing(*lines) + saying([FAILED])))
+    assert isinstance(last, e.RequestFailed)
+    assert last.message == message
+
+
+def test_a_worker_that_dies_while_it_loads_the_configuration_is_quoted(
+    impostor: Callable[[str], SQLMeshProject],
+) -> None:
+    with pytest.raises(WorkerError, match=r"Its last lines:\nI am the configuration"):
+        heard(impostor(printing(wire.LOADING, "I am the configuration") + "os._exit(3)"))
+
+
 @pytest.mark.parametrize("cut", range(0, len(LAST) - 1, 7))
 def test_a_last_event_that_is_cut_is_no_last_event(impostor: Callable[[str], SQLMeshProject], cut: int) -> None:
     with pytest.raises(WorkerError):
