@@ -66,9 +66,10 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
         path = Path(os.path.relpath(project, here.resolve())).as_posix()
         options = _options(request.params)
         if request.scaffold_format == "python":
-            (here / "component.py").write_text(_python_module(path, options), encoding="utf-8")
+            module = _python_module(path, options, is_new=request.params.init)
+            (here / "component.py").write_text(module, encoding="utf-8")
         else:
-            dg.scaffold_component(request, _attributes(path, options))
+            dg.scaffold_component(request, _attributes(path, options, is_new=request.params.init))
         click.echo(_next_steps(project, options, is_new=request.params.init))
 
     def _project_folder(self, request: dg.ScaffoldRequest[SQLMeshScaffoldParams]) -> Path:
@@ -126,8 +127,10 @@ def _options(params: SQLMeshScaffoldParams) -> dict[str, str]:
     return {name: value for name, value in options.items() if value}
 
 
-def _attributes(path: str, options: dict[str, str]) -> dict[str, Any]:
-    return {"project": {"path": path, **options} if options else path}
+def _attributes(path: str, options: dict[str, str], *, is_new: bool) -> dict[str, Any]:
+    # Nothing in Dagster produces the table that the starter reads.
+    external = {"external_models": {"assets": True}} if is_new else {}
+    return {"project": {"path": path, **options} if options else path, **external}
 
 
 def _next_steps(project: Path, options: dict[str, str], *, is_new: bool) -> str:
@@ -165,20 +168,22 @@ def _change_folder(to: Path, start: Path) -> str:
     return shlex.join(["cd", os.path.relpath(to, start)])
 
 
-def _python_module(path: str, options: dict[str, str]) -> str:
+def _python_module(path: str, options: dict[str, str], *, is_new: bool) -> str:
     arguments = "".join(f", {name}={value!r}" for name, value in options.items())
+    external = "\nfrom dg_sqlmesh_component.external_models import ExternalModels" if is_new else ""
+    more = ", external_models=ExternalModels(assets=True)" if is_new else ""
     return f"""\
 from pathlib import Path
 
 import dagster as dg
-from dg_sqlmesh_component import SQLMeshProject, SQLMeshProjectComponent
+from dg_sqlmesh_component import SQLMeshProject, SQLMeshProjectComponent{external}
 
 FOLDER = (Path(__file__).parent / {path!r}).resolve()
 
 
 @dg.component_instance
 def load(context: dg.ComponentLoadContext) -> SQLMeshProjectComponent:
-    return SQLMeshProjectComponent(project=SQLMeshProject((FOLDER,){arguments}))
+    return SQLMeshProjectComponent(project=SQLMeshProject((FOLDER,){arguments}){more})
 """
 
 
