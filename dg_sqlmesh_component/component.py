@@ -491,9 +491,15 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         Neighbours.of(context).add_stored(place(context), self.defs_state_config.key, self.project.env)
         with collecting_no_garbage():
             asset = self._multi_asset(name, self._stored(state_path))
-            self._neighbours = Neighbours.of(context)
-            self._neighbours.add(place(context), name, self._assets.specs)
-            return dg.Definitions(assets=[asset])
+            neighbours = self._neighbours = Neighbours.of(context)
+            neighbours.add(place(context), name, self._assets.specs)
+            return dg.Definitions(assets=[asset, *neighbours.external_assets(place(context), self._external_specs)])
+
+    @property
+    def _external_specs(self) -> list[dg.AssetSpec]:
+        if not self.external_models.assets:
+            return []
+        return self._translator.external_specs(self._assets.models[fqn] for fqn in self._assets.specs)
 
     def _multi_asset(self, name: str, manifest: Manifest) -> dg.AssetsDefinition:
         op = self.op or OpSpec()

@@ -102,6 +102,16 @@ class ExternalModels(dg.Resolvable):
             examples=[{"raw.orders": "dlt/shop/orders"}],
         ),
     ] = field(default_factory=dict)
+    assets: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether tables that no asset of the code location produces are assets themselves, with a "
+            "kind, a group (the table's schema), a description and columns; those that `keys` names are not. false: "
+            "Dagster shows them without these, in the group `default`. Default: false, since Dagster refuses a code "
+            "location in which another asset has the key of one of them.",
+            examples=[True],
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         take_declared_types(self, ExternalModels, "external_models")

@@ -26,6 +26,8 @@ class Neighbours:
     def __init__(self) -> None:
         self._op_names: dict[str, str] = {}
         self._tables: dict[dg.AssetKey, tuple[str, str]] = {}
+        self._produced: dict[dg.AssetKey | str, str] = {}
+        self._external: dict[dg.AssetKey | str, str] = {}
         self._stored: dict[str, tuple[str, Mapping[str, str]]] = {}
         self._models: set[str] = set()
 
@@ -49,7 +51,7 @@ class Neighbours:
             specs: Its assets, by the fqn of their models.
 
         Raises:
-            DeclarationError: Another declaration has an op of that name.
+            DeclarationError: Another declaration has an op of that name, or shows one of its tables as external.
         """
         other = self._op_names.setdefault(op_name, declared_in)
         if other != declared_in:
@@ -57,10 +59,24 @@ class Neighbours:
                 f"{other} and {declared_in} both name their op {op_name!r}. Give one of them another `op.name`."
             )
         self._models |= specs.keys()
+        for spec in specs.values():
+            self._add_produced(declared_in, spec)
         for dep in (dep for spec in specs.values() for dep in spec.deps):
             table = dep.metadata.get("dagster/table_name") if dep.metadata else None
             if table is not None:
                 self._add_table(declared_in, dep.asset_key, str(table))
+
+    def external_assets(self, declared_in: str, specs: Iterable[dg.AssetSpec]) -> list[dg.AssetSpec]:
+        """Those of a declaration's external tables that no other declaration produces or shows, so that it may."""
+        free = []
+        for spec in specs:
+            names = _names(spec)
+            if all(self._external.get(name, declared_in) == declared_in for name in names) and not any(
+                name in self._produced for name in names
+            ):
+                self._external.update(dict.fromkeys(names, declared_in))
+                free.append(spec)
+        return free
 
     def add_stored(self, declared_in: str, key: str, env: Mapping[str, str]) -> None:
         """Take note of where a declaration's description is stored.
@@ -82,6 +98,17 @@ class Neighbours:
                 "the gateway or the environment too."
             )
 
+    def _add_produced(self, declared_in: str, spec: dg.AssetSpec) -> None:
+        for name in _names(spec):
+            self._produced[name] = declared_in
+            other = self._external.get(name, declared_in)
+            if other != declared_in:
+                table = spec.metadata.get("dagster/table_name", spec.key.path[-1])
+                raise DeclarationError(
+                    f"`external_models.assets` in {other} makes an asset of the table {table}, which {declared_in} "
+                    f"produces. Add it to `external_models.keys` in {other}:\n    {table}: {spec.key.to_user_string()}"
+                )
+
     def _add_table(self, declared_in: str, key: dg.AssetKey, table: str) -> None:
         other_table, other = self._tables.setdefault(key, (table, declared_in))
         if other_table == table:
@@ -93,6 +120,12 @@ class Neighbours:
             f"{{{other_table}: {name}}} and {{{table}: {name}}}, else another key in one of them. Without it, Dagster "
             "speaks of conflicting metadata on AssetDeps."
         )
+
+
+def _names(spec: dg.AssetSpec) -> list[dg.AssetKey | str]:
+    """What Dagster finds an asset by: its key, and its table's name."""
+    table = spec.metadata.get("dagster/table_name")
+    return [spec.key] if table is None else [spec.key, str(table)]
 
 
 _LOGGER = logging.getLogger(__package__)

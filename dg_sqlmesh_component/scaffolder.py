@@ -65,11 +65,11 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
         here = request.target_path.parent if request.append else request.target_path
         path = Path(os.path.relpath(project, here.resolve())).as_posix()
         options = _options(request.params)
-        metadata = {"include_metadata": ["row_count"]} if request.params.init else {}  # cheap on the starter's tables
         if request.scaffold_format == "python":
-            (here / "component.py").write_text(_python_module(path, options, metadata), encoding="utf-8")
+            module = _python_module(path, options, is_new=request.params.init)
+            (here / "component.py").write_text(module, encoding="utf-8")
         else:
-            dg.scaffold_component(request, {**_attributes(path, options), **metadata})
+            dg.scaffold_component(request, _attributes(path, options, is_new=request.params.init))
         click.echo(_next_steps(project, options, is_new=request.params.init))
 
     def _project_folder(self, request: dg.ScaffoldRequest[SQLMeshScaffoldParams]) -> Path:
@@ -127,8 +127,10 @@ def _options(params: SQLMeshScaffoldParams) -> dict[str, str]:
     return {name: value for name, value in options.items() if value}
 
 
-def _attributes(path: str, options: dict[str, str]) -> dict[str, Any]:
-    return {"project": {"path": path, **options} if options else path}
+def _attributes(path: str, options: dict[str, str], *, is_new: bool) -> dict[str, Any]:
+    # Nothing in Dagster produces the table that the starter reads; to count the rows of its small tables costs nothing.
+    starter = {"external_models": {"assets": True}, "include_metadata": ["row_count"]} if is_new else {}
+    return {"project": {"path": path, **options} if options else path, **starter}
 
 
 def _next_steps(project: Path, options: dict[str, str], *, is_new: bool) -> str:
@@ -166,14 +168,15 @@ def _change_folder(to: Path, start: Path) -> str:
     return shlex.join(["cd", os.path.relpath(to, start)])
 
 
-def _python_module(path: str, options: dict[str, str], metadata: dict[str, list[str]]) -> str:
+def _python_module(path: str, options: dict[str, str], *, is_new: bool) -> str:
     arguments = "".join(f", {name}={value!r}" for name, value in options.items())
-    more = "".join(f", {name}={value!r}" for name, value in metadata.items())
+    external = "\nfrom dg_sqlmesh_component.external_models import ExternalModels" if is_new else ""
+    more = ', external_models=ExternalModels(assets=True), include_metadata=["row_count"]' if is_new else ""
     return f"""\
 from pathlib import Path
 
 import dagster as dg
-from dg_sqlmesh_component import SQLMeshProject, SQLMeshProjectComponent
+from dg_sqlmesh_component import SQLMeshProject, SQLMeshProjectComponent{external}
 
 FOLDER = (Path(__file__).parent / {path!r}).resolve()
 

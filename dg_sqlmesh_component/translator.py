@@ -165,6 +165,19 @@ class Translator:
         is_ambiguous = self._external_names[tuple(parts[-2:])] > 1
         return dg.AssetKey([*prefix, *(parts if is_ambiguous else parts[-2:])])
 
+    def external_specs(self, readers: Iterable[Model]) -> list[dg.AssetSpec]:
+        """The tables from outside that these models read, as assets that nothing here executes.
+
+        Not those that `external_models.keys` names, which are somebody's assets, nor tables that share a key.
+        """
+        found: dict[dg.AssetKey, dict[str, tuple[Model | str, Model]]] = {}
+        for reader in readers:
+            for parent in self.upstream(reader):
+                is_external = not isinstance(parent, Model) or parent.is_external
+                if is_external and _fqn(parent) not in self._mapped:
+                    found.setdefault(self.external_key(parent), {}).setdefault(_fqn(parent), (parent, reader))
+        return [_external_spec(key, *next(iter(tables.values()))) for key, tables in found.items() if len(tables) == 1]
+
     @cached_property
     def _external_tables(self) -> set[str]:
         """The tables from outside that models read, by fqn."""
@@ -314,6 +327,19 @@ class Dependencies(dict[dg.AssetKey, dg.AssetDep]):
         table = self._tables.get(key)
         self[key] = dg.AssetDep(key, metadata={"dagster/table_name": table} if table else None)
         return self[key]
+
+
+def _external_spec(key: dg.AssetKey, table: Model | str, reader: Model) -> dg.AssetSpec:
+    """The asset of a table that somebody else produces; of one that is not declared, the name is all that is known."""
+    names, declared = ExternalTable.of(_fqn(table)), table if isinstance(table, Model) else None
+    return dg.AssetSpec(
+        key,
+        description=(declared and declared.description) or f"The table {names.table_name}, which SQLMesh only reads.",
+        group_name=_identifier(names.schema),
+        kinds={"external", reader.engine},
+        tags={"sqlmesh/kind": "external"},
+        metadata=_definition_metadata(declared) if declared else {"dagster/table_name": names.table_name},
+    )
 
 
 def _fqn(parent: Model | str) -> str:

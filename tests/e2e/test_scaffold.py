@@ -93,7 +93,10 @@ def test_the_commands_that_follow_init_materialize_every_asset_of_the_starter(da
 def test_init_works_as_json_too(dagster: DagsterProject) -> None:
     dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--json-params", '{"init": true, "project_path": "shop"}')
     assert (dagster.root / "shop" / "config.yaml").is_file()
-    assert declaration(dagster, "shop")["attributes"] == {"project": "../../../shop"}
+    assert declaration(dagster, "shop")["attributes"] == {
+        "project": "../../../shop",
+        "external_models": {"assets": True},
+    }
 
 
 @pytest.mark.parametrize(
@@ -118,8 +121,9 @@ def test_what_is_no_project_is_refused_and_nothing_is_written(
 def test_the_python_form_loads_as_well(dagster: DagsterProject) -> None:
     write_project(dagster.root / "shop", ONE_MODEL)
     dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--project-path", "shop", "--format", "python")
-    keys = {spec.key.to_user_string() for spec in dagster.refresh().resolve_all_asset_specs()}
-    assert "t/one" in keys
+    dg(dagster, "scaffold", "defs", COMPONENT, "starter", "--init", "--format", "python")
+    groups = {spec.key.to_user_string(): spec.group_name for spec in dagster.refresh().resolve_all_asset_specs()}
+    assert groups.items() >= {"t/one": "t", "raw/orders": "raw"}.items()
 
 
 @pytest.mark.parametrize("file", ["defs.yaml", "component.yaml"])

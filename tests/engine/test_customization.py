@@ -112,6 +112,24 @@ def test_external_models_get_their_keys_from_a_template_or_one_by_one(declared: 
         upstream(keys={"raw.oders": "dlt/orders"})
 
 
+@pytest.mark.attribute("external_models.assets")
+def test_external_tables_are_assets_with_a_kind_a_group_and_columns_where_so_declared(declared: _Declared) -> None:
+    key = dg.AssetKey(["raw", "orders"])
+    assert declared.specs()[key].group_name == "default", "Dagster's own, for a key that has no definition"
+    spec = declared.specs(external_models={"assets": True})[key]
+    assert (spec.group_name, spec.kinds) == ("raw", {"external", "duckdb"})
+    assert spec.description == "The table warehouse.raw.orders, which SQLMesh only reads."
+    assert spec.metadata["dagster/table_name"] == "warehouse.raw.orders"
+    assert [column.name for column in spec.metadata["dagster/column_schema"].columns] == ["id"]
+    definitions = declared.definitions(external_models={"assets": True, "keys": {"raw.orders": "dlt/orders"}})
+
+    @dg.asset(key=["dlt", "orders"])
+    def orders() -> None: ...
+
+    keys = dg.Definitions.merge(definitions, dg.Definitions([orders])).resolve_asset_graph().get_all_asset_keys()
+    assert keys == {ORDERS, SEEN, orders.key}, "a key that somebody wrote out is that of an asset of theirs"
+
+
 @pytest.mark.attribute("virtual_views")
 @pytest.mark.skipif(not HAS_VIRTUAL_ASSETS, reason="this Dagster has no virtual assets: they came with 1.13")
 def test_views_are_virtual_assets_unless_they_shall_not_be(declared: _Declared) -> None:

@@ -5,7 +5,7 @@ docs/adr/ that stands on it: ADR-0001 (one op with explicit outputs), ADR-0002 (
 point in time), ADR-0003 (checks and carried over results), ADR-0004 (one Failure per step), ADR-0005
 (only what was executed is a materialization), ADR-0006 (what Dagster accepts as a property), ADR-0007
 (code version and data version), ADR-0009 (results are stored when yielded), ADR-0011 and ADR-0014
-(components), ADR-0013 (linking tables by name).
+(components), ADR-0013 (linking tables by name), ADR-0016 (keys without a definition).
 """
 
 from __future__ import annotations
@@ -462,6 +462,36 @@ def test_what_dagster_accepts_of_a_property_is_said_by_a_definition_with_one_spe
     dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **{property_: accepted})])
     with pytest.raises((dg.DagsterInvalidDefinitionError, CheckError)):
         dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **{property_: refused})])
+
+
+def _graph_of(*assets: dg.AssetSpec | dg.AssetsDefinition) -> Any:
+    """The graph of assets of which each stands in definitions of its own, as those of components do."""
+    definitions = dg.Definitions.merge(*(dg.Definitions([one]) for one in assets))
+    dg.Definitions.validate_loadable(definitions)
+    return definitions.resolve_asset_graph()
+
+
+def test_an_external_asset_cannot_be_defined_where_another_asset_may_have_its_key_or_its_table() -> None:
+    """Why `external_models.assets` is off by default (ADR-0016)."""
+    raw, table = dg.AssetKey(["raw", "orders"]), {"dagster/table_name": "db.raw.orders"}
+    reader = dg.AssetSpec("reader", deps=[dg.AssetDep(raw, metadata=table)])
+    landed = dg.AssetSpec(["dlt", "orders"], metadata=table)
+    external = dg.AssetSpec(raw, metadata=table, group_name="raw", kinds={"table"})
+
+    @dg.asset(key=raw)
+    def producer() -> None: ...
+
+    stub = _graph_of(reader).get(raw)
+    assert (stub.group_name, stub.tags, stub.metadata["dagster/table_name"]) == ("default", {}, "db.raw.orders")
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="Conflicting metadata found on AssetDeps"):
+        _graph_of(reader, dg.AssetSpec("other", deps=[dg.AssetDep(raw, metadata={**table, "more": 1})]))
+    for assets in ([reader, external, producer], [producer, external, reader]):
+        with pytest.raises(dg.DagsterInvalidDefinitionError, match="Duplicate asset key"):
+            _graph_of(*assets)
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="conflicting AssetSpecs with the same key"):
+        _graph_of(external, external.replace_attributes(description="Another."))
+    assert _graph_of(reader, landed).get(reader.key).parent_keys == {landed.key}
+    assert _graph_of(reader, landed, external).get(reader.key).parent_keys == {raw}
 
 
 def test_a_dependency_is_linked_to_the_asset_that_says_it_is_that_table() -> None:
