@@ -75,5 +75,5 @@ test-newest: | $(BIN)/uv  ## the suite on the newest of everything
 	$(call test_on,.venv-newest,3.13,highest)
 
 clean:
-	rm -rf $(VENV) .venv-* .demo dist build
+	rm -rf $(VENV) .venv-* .demo .dagster_home dist build
 	git clean -qfdX templates examples

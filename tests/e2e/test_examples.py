@@ -1,4 +1,4 @@
-"""The examples run as their READMEs say: a plan with SQLMesh's own command, then everything in one real run."""
+"""The examples run as their READMEs say: the plan that they give to type, then everything in one real run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import dagster as dg
 import duckdb
 import pytest
-from example_projects import EXAMPLES, copy_example, require_fresh_readme
-from harness import DagsterProject, Told, plan, query, sqlmesh, state
+from example_projects import EXAMPLES, commands, copy_example, require_fresh_readme, type_plan
+from harness import DagsterProject, Told, query, state
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def test_jaffle_shop_lands_computes_and_reports_in_one_run(tmp_path: Path, insta
     root = copy_example("jaffle_shop", tmp_path)
     project = root / "sqlmesh_project"
     sys.path.insert(0, str(root))  # what installing it would do
-    importlib.import_module("jaffle_shop.defs.landing").till_orders()  # the table must be there before the plan
-    plan(project)
+    importlib.import_module("jaffle_shop.defs.landing").till_orders()  # what the README's first line materializes
+    type_plan("jaffle_shop", root)
     before = state(project)
     dagster = DagsterProject(root, instance)
     definitions = dagster.refresh()
@@ -54,6 +54,7 @@ def test_jaffle_shop_lands_computes_and_reports_in_one_run(tmp_path: Path, insta
     assert (order[0], order[-1]) == ("point_of_sale/till_orders", "weekly_report")
     grew = grown(before, state(project)) - {("warehouse", "raw", "orders")}  # external: its audits ran
     assert grew == {
+        ("warehouse", "staging", "menu"),
         ("warehouse", "staging", "orders"),
         ("warehouse", "marts", "daily_sales"),
         ("warehouse", "harbour", "best_sellers"),
@@ -73,8 +74,7 @@ def test_jaffle_shop_lands_computes_and_reports_in_one_run(tmp_path: Path, insta
 def test_multi_repo_runs_models_of_both_repositories(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     root = copy_example("multi_repo", tmp_path)
     folder = root / "repositories"
-    words = ["-p", "core", "-p", "marketing", "plan", "--auto-apply", "--no-prompts"]
-    sqlmesh(folder, *words, "--execution-time", "3 days ago")
+    type_plan("multi_repo", root)
     before = state(folder, path="core")
     dagster = DagsterProject(root, instance)
     definitions = dagster.refresh()
@@ -92,7 +92,7 @@ def test_multi_repo_runs_models_of_both_repositories(tmp_path: Path, instance: d
 def test_multi_gateway_shows_each_model_where_it_is(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     root = copy_example("multi_gateway", tmp_path)
     project = root / "sqlmesh_project"
-    plan(project)
+    type_plan("multi_gateway", root)
     before = state(project)
     dagster = DagsterProject(root, instance)
     definitions = dagster.refresh()
@@ -107,6 +107,14 @@ def test_multi_gateway_shows_each_model_where_it_is(tmp_path: Path, instance: dg
         assert metadata["dagster/storage_kind"] == "duckdb"
         with duckdb.connect(str(project / f"{catalog}.duckdb"), read_only=True) as file:
             assert file.sql(f"SELECT COUNT(*) > 0 FROM {schema}.{table}").fetchall() == [(True,)]
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in EXAMPLES.glob("*/pyproject.toml")))
+def test_each_readme_promotes_with_the_command_that_starts_alongside_dbt_then_runs_and_looks(name: str) -> None:
+    *before, plan, launch, look = commands(name)
+    assert re.fullmatch(r"\(cd \w+ && dg_sqlmesh( -p \w+)* plan --skip-backfill\)", plan)
+    assert (launch, look) == ("dg launch --assets '*'", "dg dev")
+    assert not any("sqlmesh" in line for line in before)
 
 
 def test_the_table_of_the_examples_has_a_row_for_each_and_links_lead_somewhere() -> None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from harness import BIN, COMPONENT, dagster_project, run, sqlmesh, state
 
 
-def test_it_works_from_any_folder_and_leaves_no_stray_database(tmp_path: Path) -> None:
+def test_its_first_run_is_all_green_from_any_folder_and_leaves_no_stray_database(tmp_path: Path) -> None:
     project = tmp_path / "fresh"
     project.mkdir()
     sqlmesh(project, "init", "duckdb")
     config = project / "config.yaml"
     assert "database: db.db" in config.read_text()
     with dagster_project(tmp_path) as dagster:
-        params = json.dumps({"project_path": str(project)})
-        run([BIN / "dg", "scaffold", "defs", COMPONENT, "fresh", "--json-params", params], cwd=dagster.root)
-        sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
-        before = state(project)
+        run([BIN / "dg", "scaffold", "defs", COMPONENT, "fresh", "--project-path", project], cwd=dagster.root)
+        sqlmesh(project, "plan", "--skip-backfill", "--auto-apply", "--no-prompts")  # as the README says
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
         done = run(
@@ -28,9 +25,18 @@ def test_it_works_from_any_folder_and_leaves_no_stray_database(tmp_path: Path) -
             PYTHONPATH=str(dagster.root),  # a project that is installed needs no such thing
         )
         assert "RUN_SUCCESS" in done.stderr + done.stdout
+        [launched] = dagster.instance.get_runs()
+        first = dagster.told(launched.run_id)
+        keys = {f"sqlmesh_example/{name}_model" for name in ("seed", "incremental", "full")}
+        assert set(first.materializations) == keys
+        audit = "sqlmesh_example/full_model:assert_positive_order_ids"
+        assert set(first.checks) == {audit, *(f"{key}:sqlmesh_execution_status" for key in keys)}
+        assert all(check.passed for check in first.checks.values())
+        before = state(project)
         told = dagster.launch()  # `dg launch` has used the other executor
         assert not told.failures
         assert not told.materializations
+        assert set(told.observations) == keys
         assert told.status_of("sqlmesh_example/full_model") == "up_to_date"
         assert state(project) == before
     assert list(tmp_path.rglob("db.db")) == [project / "db.db"]
