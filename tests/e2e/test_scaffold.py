@@ -73,6 +73,7 @@ def test_the_commands_that_follow_init_materialize_every_asset_of_the_starter(da
     assert f"Created a SQLMesh project at {dagster.root / 'sqlmesh_project'}." in said
     assert declaration(dagster, "shop")["attributes"] == {
         "project": "../../../sqlmesh_project",
+        "external_models": {"assets": True},
         "include_metadata": ["row_count"],
     }
     commands = [command for command in commands_in(said) if command != "dg dev"]
@@ -96,6 +97,7 @@ def test_init_works_as_json_too(dagster: DagsterProject) -> None:
     assert declaration(dagster, "shop")["attributes"] == {
         "project": "../../../shop",
         "external_models": {"assets": True},
+        "include_metadata": ["row_count"],
     }
 
 
