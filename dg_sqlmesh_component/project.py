@@ -264,9 +264,7 @@ class Worker:
                 event = replace(event, text=self._readable(event.text))
             else:
                 event = self._redactor.event(event)
-            if (
-                isinstance(event, e.RequestFailed) and self._ending.ident is None
-            ):  # else it was cancelled while it loaded
+            if isinstance(event, e.RequestFailed):
                 event = replace(event, message=f"{event.message}{self._printed_before_it_failed()}")
             ended = isinstance(event, (e.ProjectDescribed, e.EvaluationFinished, e.RequestFailed))
             yield event
@@ -346,6 +344,8 @@ class Worker:
 
     def _printed_before_it_failed(self) -> str:
         """What a configuration that did not load has printed, to be added to the error; else nothing."""
+        if self._ending.ident is not None:
+            return ""  # it was cancelled, perhaps while it loaded
         self._output_drain.join(timeout=1.0)  # the worker is about to end, unless a child of it holds on to stderr
         printed = "\n".join(map(self._readable, self._configuration_printed or ()))
         return f"\nWhat the configuration printed before:\n{printed}" if printed else ""

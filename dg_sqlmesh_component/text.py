@@ -33,6 +33,11 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"1 {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
+def bare(fqn: str) -> str:
+    """A model's name for people: SQLMesh's own has quotes around each part."""
+    return fqn.replace('"', "")
+
+
 def short_hash(parts: Iterable[str]) -> str:
     """Eight characters that tell these texts apart from others."""
     import hashlib

@@ -10,6 +10,7 @@ from sqlmesh.core.environment import Environment
 
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.errors import EnvironmentNotReadyError
+from dg_sqlmesh_component.text import bare
 
 _NAMED = 5
 """How many of them a message names."""
@@ -24,7 +25,7 @@ def refuse_what_nobody_described(request: e.EvaluationRequest, environment: Envi
     unknown = _unknown_reads(request, environment)
     if not unknown:
         return
-    named = [f"{_readable(model)} reads {_readable(read)}" for model, read in unknown[:_NAMED]]
+    named = [f"{bare(model)} reads {bare(read)}" for model, read in unknown[:_NAMED]]
     more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
     raise EnvironmentNotReadyError(
         f"What environment {request.environment} has promoted reads models that the description of the project behind "
@@ -50,7 +51,3 @@ def _unknown_reads(request: e.EvaluationRequest, environment: Environment) -> li
         and parent in by_id
         and not (by_id[parent].is_symbolic or by_id[parent].is_seed)  # nothing of it ever is due
     ]
-
-
-def _readable(fqn: str) -> str:
-    return fqn.replace('"', "")

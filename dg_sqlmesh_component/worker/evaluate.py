@@ -39,7 +39,7 @@ from dg_sqlmesh_component.errors import (
     SQLMeshComponentError,
     StatementError,
 )
-from dg_sqlmesh_component.text import block
+from dg_sqlmesh_component.text import bare, block
 
 from .auditing import altered_at, audit_alone, audited, computed, data_altered_at, deployability, record_audits
 from .breaker import unless_unchanged
@@ -369,8 +369,8 @@ class _RecordingContext(SteadyContext):
         reader = restated_without_its_source(snapshots, self._requested, now)
         if reader is not None:
             text = (
-                f"Automatic restatements that are due are left to a run of all that they reach: {reader} would be "
-                "restated in this run before what it reads."
+                f"Automatic restatements that are due are left to a run of all that they reach: {bare(reader)} would "
+                "be restated in this run before what it reads."
             )
             self._tracker.pipe.send(e.LogLine("info", text, "sqlmesh"))
         return reader is None

@@ -12,7 +12,7 @@ from sqlmesh.utils.errors import NodeAuditsErrors
 
 from dg_sqlmesh_component import events as e
 from dg_sqlmesh_component.errors import EvaluationError, SQLMeshComponentError
-from dg_sqlmesh_component.text import plain
+from dg_sqlmesh_component.text import bare, plain
 
 from .causes import is_transient
 from .opening import PipeConsole, describe_error
@@ -74,7 +74,7 @@ class Tracker(PipeConsole):
         name = self._asked.name
         transient = is_transient(error)
         self.pipe.send(e.NodeFailed(name, type(error).__name__, describe_error(error), (), is_transient=transient))
-        text = f"A signal of {name} raised an error, and SQLMesh ended the run before it computed anything."
+        text = f"A signal of {bare(name)} raised an error, and SQLMesh ended the run before it computed anything."
         return EvaluationError(text, is_transient=transient)
 
     def update_signal_progress(
@@ -100,7 +100,7 @@ class Tracker(PipeConsole):
         }
         self._open_batches = Counter({fqn: len(batches) for fqn, batches in self.planned.items()})
         if unselected := sorted(set().union(*self.held_back_by.values())):
-            named = ", ".join(fqn.replace('"', "") for fqn in unselected[:_NAMED])
+            named = ", ".join(map(bare, unselected[:_NAMED]))
             more = f" and {len(unselected) - _NAMED} more" if len(unselected) > _NAMED else ""
             text = f"Due and not part of this run: {named}{more}. What reads them is computed as far as they are."
             self.pipe.send(e.LogLine("info", text, "sqlmesh"))
@@ -175,7 +175,7 @@ class Tracker(PipeConsole):
         try:
             rows = self.count_rows(snapshot)
         except Exception as error:  # any driver's error: a model that was executed does not fail for a count
-            text = f"The rows of {snapshot.name} could not be counted: {describe_error(error)}"
+            text = f"The rows of {bare(snapshot.name)} could not be counted: {describe_error(error)}"
             self.pipe.send(e.LogLine("warning", text, "sqlmesh"))
         else:
             if rows is not None:
