@@ -63,7 +63,8 @@ def days_are_due() -> set[str]:
     rows, _ = launch(1)
     require_outcomes(rows, {**dict.fromkeys(complete, "up_to_date"), **dict.fromkeys(due, "executed")})
     warned = {row.model: row.checks["warned"] for row in rows if row.checks["warned"]}
-    require(warned == {"core.daily_orders": ["unusually_large_order"]}, f"One audit must warn, but: {warned}")
+    large = "unusually_large_order_threshold_250"
+    require(warned == {"core.daily_orders": [large]}, f"One audit must warn, but: {warned}")
     print()
     newest = query("SELECT MAX(order_date) FROM core.daily_orders")
     require(newest == today() - timedelta(days=1), f"core.daily_orders must reach yesterday, but ends on {newest}.")
