@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-MANIFEST_VERSION = 4
+MANIFEST_VERSION = 5
 """Raised whenever a field changes its meaning; a manifest of another version is not read."""
 
 
@@ -63,7 +63,7 @@ class Audit:
     Attributes:
         name: The audit's name, as SQLMesh has it.
         position: Its place in `model.audits_with_args`, which is how results are matched.
-        check_name: Name of its asset check, unique on its model.
+        check_name: Name of its asset check, made of its name and arguments, unique on its model.
         blocking: Whether a failure stops the model, after any `blocking := false` on the model.
         args: Arguments as SQL text, without `blocking`.
         query: The audit's SQL as written, None where SQLMesh cannot print it.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
-from itertools import chain, count
 from typing import Any
 
 import dagster as dg
@@ -14,7 +13,7 @@ import dagster as dg
 from .errors import DeclarationError, ProjectLoadError
 from .manifest import Audit, Manifest, Model, StandaloneAudit, pair_uses
 from .outcomes import AuditResult
-from .text import counted
+from .text import counted, short_hash
 from .translator import Dependencies, Translator, where
 
 SpecOf = Callable[[Model], dg.AssetSpec]
@@ -279,17 +278,11 @@ class _Checks:
                 "needs a name of its own, which get_asset_check_spec may give."
             )
         if spec.key in self.specs:
-            spec = spec._replace(
-                name=self._free_name(spec, "_standalone" if isinstance(owner, StandaloneAudit) else "")
-            )
+            # Audits of other nodes stand beside the model's own, which keep their names.
+            spec = spec._replace(name=f"{spec.name}_{short_hash([node, audit.check_name])}")
         self.specs[spec.key] = spec
         self.node_by_check[spec.key] = node
         self.check_by_audit[(node, audit.position)] = spec.key
-
-    def _free_name(self, spec: dg.AssetCheckSpec, suffix: str) -> str:
-        """Audits of other nodes stand beside the model's own, which keep their names."""
-        candidates = chain([f"{spec.name}{suffix}"], (f"{spec.name}{suffix}_{number}" for number in count(2)))
-        return next(name for name in candidates if dg.AssetCheckKey(spec.asset_key, name) not in self.specs)
 
 
 def _tables_behind(read: Iterable[str], models: Mapping[str, Model]) -> set[str]:

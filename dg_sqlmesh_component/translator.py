@@ -122,10 +122,12 @@ class Translator:
             metadata["sqlmesh/query"] = sql_metadata(audit.query)
         if audit.path:
             metadata["sqlmesh/path"] = dg.MetadataValue.path(audit.path)
+        # With its schema: a model may read tables of one name in several.
+        table = _identifier("_".join(split_fqn(external.fqn)[-2:])) if external else ""
         arguments = f" ({', '.join(f'{name} := {value}' for name, value in audit.args.items())})" if audit.args else ""
         of_external = f" of the external model {external.name}" if external else ""
         return dg.AssetCheckSpec(
-            f"{_identifier(external.table)}__{audit.check_name}" if external else check_name(audit),
+            f"{table}__{audit.check_name}" if external else check_name(audit),
             asset=key,
             description=audit.description or f"SQLMesh audit {audit.name}{arguments}{of_external}.",
             blocking=audit.blocking,

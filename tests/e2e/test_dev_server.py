@@ -128,9 +128,9 @@ def test_the_page_shows_every_model_and_a_launched_run_tells_the_truth(server: S
     checks = {check["name"]: check["blocking"] for check in daily["assetChecksOrError"]["checks"]}
     assert checks == {
         "sqlmesh_execution_status": False,
-        "not_null": True,
+        "not_null_order_date_product_id_country_code": True,
         "no_negative_revenue": True,
-        "unusually_large_order": False,
+        "unusually_large_order_threshold_250": False,
     }
 
     # Nobody holds the warehouse between runs: the command line and a query work beside the server.

@@ -61,7 +61,7 @@ def test_jaffle_shop_lands_computes_and_reports_in_one_run(tmp_path: Path, insta
         ("warehouse", "station", "best_sellers"),
     }
     assert set(order[1:-1]) == {"/".join(name[1:]) for name in grew}
-    assert "staging/orders:orders__unique_values" in told.checks
+    assert "staging/orders:raw_orders__unique_values_order_id" in told.checks
     assert query(project, "SELECT CAST(MAX(sold_on) AS TEXT) FROM marts.daily_sales") == [
         (told.materializations["weekly_report"].metadata["last_day"].value,)
     ]

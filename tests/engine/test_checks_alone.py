@@ -44,7 +44,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterProject]:
         yield dagster
 
 
-@pytest.mark.parametrize("check", ["soft", "not_null", "sqlmesh_execution_status"])
+@pytest.mark.parametrize("check", ["soft", "not_null_id", "sqlmesh_execution_status"])
 def test_a_check_alone_has_nothing_to_do_with_the_other_audits_of_its_model(shop: DagsterProject, check: str) -> None:
     told = shop.launch(checks=[f"t/model:{check}"])
     assert told.status == dg.DagsterRunStatus.SUCCESS
@@ -53,12 +53,12 @@ def test_a_check_alone_has_nothing_to_do_with_the_other_audits_of_its_model(shop
 
 
 def test_an_audit_that_raises_takes_no_other_result_with_it(shop: DagsterProject) -> None:
-    told = shop.launch(checks=["t/model:soft", "t/model:broken", "t/model:hard", "t/model:not_null"])
+    told = shop.launch(checks=["t/model:soft", "t/model:broken", "t/model:hard", "t/model:not_null_id"])
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert {name: result.passed for name, result in told.checks.items()} == {
         "t/model:soft": True,
         "t/model:hard": False,
-        "t/model:not_null": True,
+        "t/model:not_null_id": True,
     }
     [failure] = told.failures
     assert "t.model: audit broken could not be evaluated" in failure
@@ -79,7 +79,7 @@ def test_a_failed_audit_whose_check_is_not_in_the_run_is_in_its_log(tmp_path: Pa
         dagster.refresh()
         told = dagster.launch(assets=["t/second"])
     assert told.status == dg.DagsterRunStatus.SUCCESS
-    assert "raw.source: audit known failed: 1 row. Its check t/first:source__known is not part of this step" in told.log
+    assert "raw.source: audit known failed: 1 row. Its check t/first:raw_source__known is not part" in told.log
 
 
 def test_a_check_alone_whose_audit_is_not_promoted_says_so(tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ def test_a_check_alone_whose_audit_is_not_promoted_says_so(tmp_path: Path) -> No
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project)})
         dagster.refresh()
-        told = dagster.launch(checks=["t/one:not_null"])
-    result = told.checks["t/one:not_null"]
+        told = dagster.launch(checks=["t/one:not_null_id"])
+    result = told.checks["t/one:not_null_id"]
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert "Apply a plan to promote the local change" in str(result.description)
@@ -112,13 +112,13 @@ def test_a_preview_in_an_environment_for_development_is_known_to_be_computed(tmp
         dagster.refresh()
         assert dagster.launch().status_of("t/days") == "executed"
         again = dagster.launch()
-        alone = dagster.launch(checks=["t/days:not_null", "t/days:sqlmesh_execution_status"])
+        alone = dagster.launch(checks=["t/days:not_null_id", "t/days:sqlmesh_execution_status"])
     assert "every interval that is over has been computed" in str(again.observations["t/days"].description)
-    carried = again.checks["t/days:not_null"]
+    carried = again.checks["t/days:not_null_id"]
     assert carried.metadata["sqlmesh/carried_over"].value is True
     assert not carried.passed
-    assert not alone.checks["t/days:not_null"].passed
-    assert alone.checks["t/days:not_null"].metadata["sqlmesh/failing_rows"].value == 5
+    assert not alone.checks["t/days:not_null_id"].passed
+    assert alone.checks["t/days:not_null_id"].metadata["sqlmesh/failing_rows"].value == 5
     assert "has nothing to do" in str(alone.checks["t/days:sqlmesh_execution_status"].description)
 
 

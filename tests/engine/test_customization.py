@@ -289,7 +289,7 @@ def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> N
     assert on_cron.status == dg.DagsterRunStatus.SUCCESS, on_cron.failures
     assert "ticket T-1" in on_cron.log
     assert {asset: on_cron.status_of(asset) for asset in assets} == dict(zip(assets, ["executed", "up_to_date"]))
-    assert on_cron.checks["shop/orders:our_not_null"].passed
+    assert on_cron.checks["shop/orders:our_not_null_id"].passed
     assert not any("number_of_rows" in check for check in on_cron.checks)
     told = overridden.launch(assets=assets, ops={"shop": {"ignore_cron": True, "environment": "dev"}})
     assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures

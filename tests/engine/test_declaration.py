@@ -371,14 +371,14 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_what_
     dagster.refresh()
     executed = dagster.launch()
     assert set(executed.materializations) == {"t/one", "t/two", "page"}
-    assert list(executed.checks) == ["t/one:not_null"]
+    assert list(executed.checks) == ["t/one:not_null_id"]
 
     unchanged = dagster.launch("multiprocess")
     assert unchanged.status == dg.DagsterRunStatus.SUCCESS
     assert (list(unchanged.materializations), unchanged.observations) == (["page"], {})
-    assert unchanged.checks["t/one:not_null"].passed, "should `page` fail, Dagster would show it as failed"
+    assert unchanged.checks["t/one:not_null_id"].passed, "should `page` fail, Dagster would show it as failed"
     released = [event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)]
-    assert sorted(released) == ["result", "t__one", "t__one__not_null"]
+    assert sorted(released) == ["result", "t__one", "t__one__not_null_id"]
     assert "Nothing to do: 2 models. 2: every interval that is over has been computed." in unchanged.log
 
     broken = "MODEL (name t.broken, kind FULL, cron '@hourly'); SELECT error('on purpose')::INT AS id"
@@ -387,14 +387,14 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_what_
     dagster.refresh()
     failed = dagster.launch()
     assert failed.status == dg.DagsterRunStatus.FAILURE
-    assert "t/one:not_null" in failed.checks, "Dagster would show it as failed"
+    assert "t/one:not_null_id" in failed.checks, "Dagster would show it as failed"
     alone = dagster.launch(assets=["t/one", "t/two"])
     assert alone.status == dg.DagsterRunStatus.SUCCESS
     assert (alone.materializations, alone.observations, alone.checks) == ({}, {}, {})
     assert "Nothing to do: 2 models. 2: every interval that is over has been computed." in alone.log
     failed_alone = dagster.launch(assets=["t/one", "t/two", "t/broken"])
     assert failed_alone.status == dg.DagsterRunStatus.FAILURE
-    assert "t/one:not_null" in failed_alone.checks, "Dagster would show it as failed"
+    assert "t/one:not_null_id" in failed_alone.checks, "Dagster would show it as failed"
 
 
 def test_what_had_nothing_to_do_is_observed_and_its_checks_repeated_by_default(dagster: DagsterProject) -> None:
@@ -405,7 +405,7 @@ def test_what_had_nothing_to_do_is_observed_and_its_checks_repeated_by_default(d
     dagster.launch()
     unchanged = dagster.launch()
     assert list(unchanged.observations) == ["t/one"]
-    assert set(unchanged.checks) == {"t/one:not_null", "t/one:sqlmesh_execution_status"}
+    assert set(unchanged.checks) == {"t/one:not_null_id", "t/one:sqlmesh_execution_status"}
     released = {event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)}
     assert "t__one" not in released, "nothing waits for it, so it is one event less to record"
 

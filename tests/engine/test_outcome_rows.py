@@ -160,7 +160,7 @@ def test_no_check_of_a_blocked_model_is_reported_as_passed(scene: Scene) -> None
 
 
 def test_a_non_blocking_audit_that_fails_is_a_warning_on_an_executed_model(scene: Scene) -> None:
-    check = scene.told.checks["t/events:flag_is_down"]
+    check = scene.told.checks["t/events:flag_is_down_flag_name_events_warn"]
     assert (check.passed, check.severity, check.blocking) == (False, dg.AssetCheckSeverity.WARN, False)
     assert check.metadata["sqlmesh/failing_rows"].value == 1
     assert "events_warn" in str(check.metadata["sqlmesh/arguments"].value)
@@ -169,11 +169,11 @@ def test_a_non_blocking_audit_that_fails_is_a_warning_on_an_executed_model(scene
 
 
 def test_a_blocking_audit_that_fails_is_an_error_beside_the_true_results_of_the_others(scene: Scene) -> None:
-    block = scene.told.checks["t/audited:flag_is_down_audited_block"]
-    warn = scene.told.checks["t/audited:flag_is_down_audited_warn"]
+    block = scene.told.checks["t/audited:flag_is_down_flag_name_audited_block"]
+    warn = scene.told.checks["t/audited:flag_is_down_flag_name_audited_warn"]
     assert (block.passed, block.severity, block.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
     assert (warn.passed, warn.severity, warn.blocking) == (False, dg.AssetCheckSeverity.WARN, False)
-    assert scene.told.checks["t/audited:not_null"].passed
+    assert scene.told.checks["t/audited:not_null_n"].passed
 
 
 def test_the_same_audit_twice_on_one_model_is_two_checks(scene: Scene) -> None:
@@ -251,5 +251,5 @@ def test_a_second_run_takes_up_what_is_left_and_carries_over_what_audits_last_sa
     again = scene.dagster.launch("in_process")
     assert set(again.materializations) == {"plain/below_up_to_date", "plain/below_waiting"}
     assert again.checks["t/events:not_null_id"].metadata["sqlmesh/evaluated_in_run"].value == scene.told.run_id
-    assert "t/events:flag_is_down" not in again.checks, "it looks at a table from outside, too"
+    assert "t/events:flag_is_down_flag_name_events_warn" not in again.checks, "it looks at a table from outside, too"
     assert state(scene.project) == after

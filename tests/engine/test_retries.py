@@ -134,10 +134,10 @@ def test_checks_alone_are_evaluated_also_where_a_statement_behind_the_models_fai
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project), "execution": {"retries": {"max_retries": 1, "delay": 0}}})
         dagster.refresh()
-        told = dagster.launch(assets=["t/fine"], checks=["t/audited:not_null"])
+        told = dagster.launch(assets=["t/fine"], checks=["t/audited:not_null_id"])
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert "too late" in told.failures[0]
-    assert told.checks["t/audited:not_null"].passed
+    assert told.checks["t/audited:not_null_id"].passed
 
 
 def test_without_retries_a_transient_error_is_a_failure_at_once(flaky: tuple[Path, DagsterProject]) -> None:

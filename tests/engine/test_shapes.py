@@ -112,7 +112,7 @@ def test_models_of_every_shape_load_under_schema_and_name(zoo: Loaded) -> None:
 
 def test_a_standalone_audit_that_is_switched_off_has_no_check(zoo: Loaded) -> None:
     checks = {check.name for check in zoo.definitions.resolve_asset_graph().asset_check_keys}
-    assert checks == {"sqlmesh_execution_status", "not_null"}
+    assert checks == {"sqlmesh_execution_status", "not_null_id"}
 
 
 def test_external_models_and_undeclared_tables_are_upstream_and_not_ours(zoo: Loaded) -> None:

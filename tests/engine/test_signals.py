@@ -157,7 +157,7 @@ def test_a_waiting_model_holds_back_what_reads_it_and_nothing_else_of_its_projec
         "raw/plain": "executed",
     }
     assert told.status_of("marts/healthy") == "executed"
-    assert told.checks["marts/healthy:not_null"].passed
+    assert told.checks["marts/healthy:not_null_id"].passed
     assert told.status_of("marts/reader") == "waiting"
     assert "upstream of it, raw.landing waits for a signal" in str(told.observations["marts/reader"].description)
     # What is not SQLMesh's cannot be left out in part: Dagster passes over it, and the green run says so.

@@ -174,7 +174,7 @@ def test_checks_alone_evaluate_audits_and_execute_nothing(ledger: tuple[Path, Da
     told = dagster.launch(
         "in_process",
         checks=[
-            "t/events:flag_is_down",
+            "t/events:flag_is_down_flag_name_events_warn",
             "t/events:not_null_id",
             "t/events:events_are_numbered",
             "t/events:sqlmesh_execution_status",
@@ -184,7 +184,7 @@ def test_checks_alone_evaluate_audits_and_execute_nothing(ledger: tuple[Path, Da
     assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
     assert not told.materializations
     assert {name: check.passed for name, check in told.checks.items()} == {
-        "t/events:flag_is_down": False,
+        "t/events:flag_is_down_flag_name_events_warn": False,
         "t/events:not_null_id": True,
         "t/events:events_are_numbered": False,
         "t/events:sqlmesh_execution_status": False,
@@ -196,7 +196,7 @@ def test_checks_alone_evaluate_audits_and_execute_nothing(ledger: tuple[Path, Da
 def test_a_blocking_audit_that_fails_alone_fails_the_step(ledger: tuple[Path, DagsterProject]) -> None:
     project, dagster = ledger
     raise_flags(project, "audited_block")
-    told = dagster.launch("in_process", checks=["t/audited:flag_is_down_audited_block"])
+    told = dagster.launch("in_process", checks=["t/audited:flag_is_down_flag_name_audited_block"])
     raise_flags(project)
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert told.failures == ["t.audited: audit flag_is_down failed: 1 row."]
@@ -288,7 +288,7 @@ def test_what_failed_alone_keeps_failing_until_the_model_is_computed_or_its_audi
         },
     )
     plan(project)
-    check = "t/audited:not_null"
+    check = "t/audited:not_null_id"
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project)})
         dagster.add_module("report", REPORT)
@@ -311,7 +311,7 @@ def test_what_failed_alone_keeps_failing_until_the_model_is_computed_or_its_audi
         assert told.checks[check].passed is False
         assert told.checks[check].metadata["sqlmesh/carried_over"].value is True
         [failure] = told.failures
-        assert f"the check not_null failed when its audit was last evaluated (run {alone.run_id})" in failure
+        assert f"the check not_null_id failed when its audit was last evaluated (run {alone.run_id})" in failure
         assert "report" not in told.materializations
     assert all("healthy" in behind[number].materializations for number in (1, 3))
     assert (passed.status, healed.status) == (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.SUCCESS)
@@ -326,14 +326,14 @@ def test_a_failure_stays_one_when_checks_of_other_models_are_evaluated_behind_it
     with dagster_project(tmp_path) as dagster:
         dagster.declare("shop", {"project": str(project)})
         dagster.refresh()
-        told = dagster.launch("in_process", assets=["t/days", "t/total"], checks=["t/audited:not_null"])
+        told = dagster.launch("in_process", assets=["t/days", "t/total"], checks=["t/audited:not_null_id"])
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert (told.status_of("t/days"), told.status_of("t/total")) == ("partly_executed", "blocked")
     assert not told.materializations
     [failure] = told.failures
     assert "this day is broken" in failure
     assert "Blocked by it: t.total." in failure
-    assert told.checks["t/audited:not_null"].passed
+    assert told.checks["t/audited:not_null_id"].passed
     assert "starts over" not in told.log
 
 
@@ -384,12 +384,13 @@ def test_an_audit_of_an_external_model_is_a_check_and_stops_what_reads_the_table
         dagster.refresh()
         told = dagster.launch("in_process")
         query(project, "DELETE FROM raw.landed")
-        alone = dagster.launch("in_process", checks=["t/reader:landed__not_null"])
+        alone = dagster.launch("in_process", checks=["t/reader:raw_landed__not_null_id"])
         after = dagster.launch("in_process", assets=["t/reader"])
-    assert (alone.status, alone.checks["t/reader:landed__not_null"].passed) == (dg.DagsterRunStatus.SUCCESS, True)
-    assert after.checks["t/reader:landed__not_null"].passed
+    assert alone.status == dg.DagsterRunStatus.SUCCESS
+    assert alone.checks["t/reader:raw_landed__not_null_id"].passed
+    assert after.checks["t/reader:raw_landed__not_null_id"].passed
     assert set(after.materializations) == {"t/reader"}
-    failed = told.checks["t/reader:landed__not_null"]
+    failed = told.checks["t/reader:raw_landed__not_null_id"]
     assert (failed.passed, failed.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert failed.metadata["sqlmesh/failing_rows"].value == 1
     assert told.status == dg.DagsterRunStatus.FAILURE

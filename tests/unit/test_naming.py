@@ -9,36 +9,50 @@ from dg_sqlmesh_component.worker.naming import MAX_LENGTH, check_names
 Use = tuple[str, dict[str, str]]
 
 NAMES = {
-    "an audit that stands once keeps its name, whatever its arguments": (
-        [("not_null", {"columns": "(a)"}), ("forall", {"criteria": "x > 1"})],
-        ["not_null", "forall"],
+    "an audit without arguments is its name": ([("unique_orders", {})], ["unique_orders"]),
+    "columns are told by their values": (
+        [("not_null", {"columns": "(a)"}), ("not_empty", {"column": "b"}), ("not_null", {"columns": "(b, c)"})],
+        ["not_null_a", "not_empty_b", "not_null_b_c"],
     ),
-    "an audit that stands twice is told apart by its arguments": (
-        [("not_null", {"columns": "(a)"}), ("unique", {}), ("not_null", {"columns": "(b, c)"})],
-        ["not_null_a", "unique", "not_null_b_c"],
+    "other arguments stand behind the columns, with their names": (
+        [("accepted_range", {"min_v": "1", "max_v": "10", "column": "price"})],
+        ["accepted_range_price_max_v_10_min_v_1"],
     ),
-    "all arguments count": (
-        [("accepted", {"column": "a", "n": "1"}), ("accepted", {"column": "a", "n": "2"})],
-        ["accepted_a_1", "accepted_a_2"],
+    "texts of words, numbers and lists of them are told": (
+        [
+            ("accepted_values", {"column": "status", "is_in": "('in transit', 'pre-paid')"}),
+            ("accepted_values", {"column": '"status"', "is_in": "['a', 1]"}),
+            ("not_null_proportion", {"column": "`a`", "threshold": "0.95"}),
+        ],
+        [
+            "accepted_values_status_is_in_in_transit_pre_paid",
+            "accepted_values_status_is_in_a_1",
+            "not_null_proportion_a_threshold_0_95",
+        ],
     ),
-    "uses that do not differ are numbered": (
-        [("not_null", {"columns": "(a)"})] * 3,
-        ["not_null_a", "not_null_a_2", "not_null_a_3"],
+    "arguments that differ in what a name cannot hold are told apart by a hash": (
+        [("forall", {"criteria": "(a > 0)"}), ("forall", {"criteria": "(a < 0)"})],
+        ["forall_criteria_a_0_25fe18f8", "forall_criteria_a_0_fb832a56"],
     ),
-    "uses without arguments are numbered": ([("check", {}), ("check", {})], ["check", "check_2"]),
-    "arguments that differ only in what a name cannot hold are numbered": (
-        [("positive", {"of": "a > b"}), ("positive", {"of": "a < b"})],
-        ["positive_a_b", "positive_a_b_2"],
+    "a sign is nothing that a name can hold": (
+        [("at_least", {"v": "-1"}), ("at_least", {"v": "1"}), ("at_least", {"v": "''"})],
+        ["at_least_v_1_4a0d8f3c", "at_least_v_1", "at_least_v_cdb97ed0"],
     ),
-    "characters that a name cannot hold become an underscore": ([("no-nulls (v2)", {})], ["no_nulls_v2"]),
-    "a name without a character that fits is still a name": ([("注文", {}), ("größe", {})], ["audit", "gr_e"]),
-    "audits whose names become one are told apart": (
-        [("a-b", {"columns": "x"}), ("a b", {"columns": "y"})],
-        ["a_b_x", "a_b_y"],
+    "names of audits that a name cannot hold are told apart by a hash": (
+        [("a-b", {}), ("a b", {}), ("a_b", {}), ("注文", {"columns": "x"})],
+        ["a_b_d44362d6", "a_b_c8687a08", "a_b", "audit_x_97d29fb7"],
     ),
-    "an argument without a character that fits is still told": (
-        [("equals", {"value": "'*'"}), ("equals", {"value": "1"})],
-        ["equals_audit", "equals_1"],
+    "equal uses are numbered": (
+        [("not_null", {"columns": "(a)"})] * 3 + [("check", {}), ("check", {})],
+        ["not_null_a", "not_null_a_2", "not_null_a_3", "check", "check_2"],
+    ),
+    "a number is not one that another audit has": (
+        [("a", {}), ("a", {}), ("a_2", {})],
+        ["a", "a_3", "a_2"],
+    ),
+    "of different uses that have one name the one with the fewest arguments keeps it": (
+        [("not_null", {"columns": "a"}), ("not_null_a", {})],
+        ["not_null_a_f576cea0", "not_null_a"],
     ),
     "a model without audits has none": ([], []),
 }
@@ -49,27 +63,29 @@ def test_check_names(uses: list[Use], names: list[str]) -> None:
     assert check_names(uses) == names
 
 
-def test_reordering_the_audits_of_a_model_renames_no_check() -> None:
-    uses = [("not_null", {"columns": "(a)"}), ("not_null", {"columns": "(b)"}), ("unique", {"columns": "(a)"})]
-    assert check_names(uses[::-1]) == check_names(uses)[::-1]
-
-
-def test_long_arguments_are_cut_and_the_names_still_differ() -> None:
-    same = "x" * (2 * MAX_LENGTH)
-    names = check_names([("forall", {"criteria": f"{same}1"}), ("forall", {"criteria": f"{same}2"})])
-    cut = f"forall_{same}"[:MAX_LENGTH]
-    assert names == [cut, f"{cut}_2"]
+def test_a_long_name_is_cut_and_ends_in_a_hash_of_all_of_it() -> None:
+    same = ", ".join(f"'{letter * 20}'" for letter in "abcdef")
+    names = [check_names([("accepted_values", {"is_in": f"({same}, {last})"})])[0] for last in ("1", "2")]
+    assert len({*names}) == 2
+    assert all(len(name) == MAX_LENGTH for name in names)
+    assert {name[:-9] for name in names} == {
+        f"accepted_values_is_in_{'a' * 20}_{'b' * 20}_{'c' * 20}_{'d' * 20}"[: MAX_LENGTH - 9]
+    }
 
 
 @pytest.mark.parametrize(
-    "uses",
-    [[("a", {}), ("a", {}), ("a_2", {})], [("a", {"x": "b"}), ("a", {"x": "b"}), ("a_b_2", {})]],
-    ids=["without arguments", "with arguments"],
+    "more",
+    [("not_null", {"columns": "(b)"}), ("not_null", {}), ("forall", {"criteria": "(a < 0)"}), ("a-b", {})],
+    ids=["of other columns", "without arguments", "of another condition", "another audit"],
 )
-def test_a_numbered_name_is_not_that_of_another_audit(uses: list[Use]) -> None:
-    names = check_names(uses)
-    assert len({*names}) == len(uses)
-    assert names[-1] == uses[-1][0]
+def test_an_audit_that_is_added_renames_no_check(more: Use) -> None:
+    uses = [("not_null", {"columns": "(a)"}), ("forall", {"criteria": "(a > 0)"}), ("a_b", {})]
+    assert check_names([more, *uses])[1:] == check_names([*uses, more])[:-1] == check_names(uses)
+
+
+def test_the_order_of_arguments_does_not_matter() -> None:
+    one, other = {"column": "a", "n": "-1"}, {"n": "-1", "column": "a"}
+    assert check_names([("check", one)]) == check_names([("check", other)])
 
 
 audit_names = st.sampled_from(["a", "a_b", "a b", "a_2", "a_b_2", "注文"])
@@ -81,4 +97,5 @@ arguments = st.dictionaries(st.sampled_from(["columns", "value"]), st.sampled_fr
 def test_all_names_differ_and_are_names(uses: list[Use]) -> None:
     names = check_names(uses)
     assert len({*names}) == len(uses)
+    assert [*sorted(names)] == sorted(check_names(uses[::-1]))
     assert all(name.isidentifier() and name.isascii() for name in names)

@@ -598,7 +598,7 @@ def test_a_check_that_somebody_gave_a_name_that_is_taken_is_refused(name: str) -
 
 @pytest.mark.parametrize(
     ("renamed", "name"),
-    [("unique", "not_null_2"), ("add_up", "not_null_standalone")],
+    [("unique", "not_null_08be2645"), ("add_up", "not_null_be1ea849")],
     ids=["external", "standalone"],
 )
 def test_a_check_of_another_node_makes_way_for_the_models_own(renamed: str, name: str) -> None:
@@ -635,22 +635,22 @@ def test_audits_of_an_external_model_are_checks_on_the_first_model_that_reads_it
     project = manifest(*readers, audited("raw.events", audit(), audit("forall", position=1, blocking=False)))
     events = fqn("raw.events")
     assert on_readers(project) == {
-        "events__not_null": ("core/orders", events),
-        "events__forall": ("core/orders", events),
+        "raw_events__not_null": ("core/orders", events),
+        "raw_events__forall": ("core/orders", events),
     }
     assets = project_assets(project)
     assert [(check.name, assets.checks[check].blocking) for check in assets.audit_checks[events]] == [
-        ("events__not_null", True),
-        ("events__forall", False),
+        ("raw_events__not_null", True),
+        ("raw_events__forall", False),
     ]
-    assert matched(assets, events, result("forall", 1)) == {"events__forall": result("forall", 1)}
+    assert matched(assets, events, result("forall", 1)) == {"raw_events__forall": result("forall", 1)}
 
 
 @pytest.mark.parametrize(
     ("selected", "readers"),
     [
-        (["marts.revenue"], {"events__not_null": ("marts/revenue", fqn("raw.events"))}),
-        (["core.orders", "marts.revenue"], {"events__not_null": ("core/orders", fqn("raw.events"))}),
+        (["marts.revenue"], {"raw_events__not_null": ("marts/revenue", fqn("raw.events"))}),
+        (["core.orders", "marts.revenue"], {"raw_events__not_null": ("core/orders", fqn("raw.events"))}),
         (["core.other"], {}),
     ],
     ids=["one of two readers", "both readers", "no reader"],
@@ -664,7 +664,7 @@ def test_a_model_that_reads_an_external_model_through_embedded_ones_carries_its_
     outer = model("core.outer", reads=["core.inner"], kind="EMBEDDED")
     inner = model("core.inner", reads=["raw.events"], kind="EMBEDDED")
     project = manifest(model("core.orders", reads=["core.outer"]), outer, inner, audited("raw.events"))
-    assert on_readers(project) == {"events__not_null": ("core/orders", fqn("raw.events"))}
+    assert on_readers(project) == {"raw_events__not_null": ("core/orders", fqn("raw.events"))}
 
 
 def test_external_models_without_audits_or_readers_have_no_checks() -> None:
@@ -675,7 +675,7 @@ def test_external_models_without_audits_or_readers_have_no_checks() -> None:
 
 
 def test_checks_of_other_nodes_stand_beside_the_models_own_which_keep_their_names() -> None:
-    own = (audit("events__not_null"), audit("not_null", position=1))
+    own = (audit("raw_events__not_null"), audit("not_null", position=1))
     project = manifest(
         model("core.orders", reads=["raw.events", "lake.events"], audits=own),
         audited("raw.events"),
@@ -684,16 +684,16 @@ def test_checks_of_other_nodes_stand_beside_the_models_own_which_keep_their_name
     )
     assert names(project_assets(project)) == [
         STATUS_CHECK,
-        "events__not_null",
+        "raw_events__not_null",
         "not_null",
-        "events__not_null_2",
-        "events__not_null_3",
-        "not_null_standalone",
+        "lake_events__not_null",
+        "raw_events__not_null_5eb895c8",
+        "not_null_b64e9560",
     ]
     assert on_readers(project) == {
-        "events__not_null_2": ("core/orders", fqn("lake.events")),
-        "events__not_null_3": ("core/orders", fqn("raw.events")),
-        "not_null_standalone": ("core/orders", "not_null"),
+        "lake_events__not_null": ("core/orders", fqn("lake.events")),
+        "raw_events__not_null_5eb895c8": ("core/orders", fqn("raw.events")),
+        "not_null_b64e9560": ("core/orders", "not_null"),
     }
 
 
@@ -863,7 +863,7 @@ def test_a_standalone_audit_named_like_an_audit_of_its_model_has_a_check_of_its_
     project = manifest(
         model("core.orders", audits=(audit("not_null"),)), standalone_audits=[standalone("not_null", ["core.orders"])]
     )
-    assert nodes(project_assets(project)) == {"not_null": fqn("core.orders"), "not_null_standalone": "not_null"}
+    assert nodes(project_assets(project)) == {"not_null": fqn("core.orders"), "not_null_b64e9560": "not_null"}
 
 
 def test_standalone_audits_with_like_names_have_a_check_each() -> None:
@@ -871,9 +871,9 @@ def test_standalone_audits_with_like_names_have_a_check_each() -> None:
     assets = project_assets(manifest(model("core.orders", audits=(audit("not_null"),)), standalone_audits=alike))
     assert nodes(assets) == {
         "not_null": fqn("core.orders"),
-        "not_null_standalone": "not null",
-        "not_null_standalone_2": "not-null",
-        "not_null_standalone_3": "not_null",
+        "not_null_79511543": "not null",
+        "not_null_2a93d711": "not-null",
+        "not_null_b64e9560": "not_null",
     }
 
 

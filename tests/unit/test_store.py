@@ -139,7 +139,7 @@ def test_a_manifest_of_another_version_is_not_read(version: int, tmp_path: Path)
 
 
 def test_a_manifest_is_of_this_version_unless_it_says_otherwise() -> None:
-    assert SHOP.version == MANIFEST_VERSION == 4
+    assert SHOP.version == MANIFEST_VERSION == 5
 
 
 def test_a_manifest_of_version_1_is_of_another_version_rather_than_damaged(tmp_path: Path) -> None:
@@ -150,4 +150,4 @@ def test_a_manifest_of_version_1_is_of_another_version_rather_than_damaged(tmp_p
         for new in ("query", "column_lineage", "column_lineage_cut", "source_url"):
             del one[new]
     path.write_text(json.dumps(said))
-    assert "has version 1; this dg_sqlmesh_component reads version 4." in refusal(path)
+    assert "has version 1; this dg_sqlmesh_component reads version 5." in refusal(path)

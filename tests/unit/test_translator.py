@@ -710,7 +710,11 @@ def test_an_audits_own_description_is_its_checks() -> None:
 
 @pytest.mark.parametrize(
     ("table", "name"),
-    [("events", "events__not_null"), ("Events of-2026", "Events_of_2026__not_null"), ("注文", "___not_null")],
+    [
+        ("events", "raw_events__not_null"),
+        ("Events of-2026", "raw_Events_of_2026__not_null"),
+        ("注文", "raw____not_null"),
+    ],
 )
 def test_the_check_of_an_external_models_audit_names_the_table(table: str, name: str) -> None:
     assert list(checks_of(model(f"raw.{table}", kind="EXTERNAL", audits=(audit(),)))) == [name]
@@ -718,7 +722,7 @@ def test_the_check_of_an_external_models_audit_names_the_table(table: str, name:
 
 def test_the_check_of_an_external_models_audit_says_whose_it_is() -> None:
     checks = checks_of(model("raw.events", kind="EXTERNAL", audits=(audit(args={"columns": "a", "n": "1"}),)))
-    assert checks["events__not_null"].description == (
+    assert checks["raw_events__not_null"].description == (
         "SQLMesh audit not_null (columns := a, n := 1) of the external model raw.events."
     )
 
