@@ -468,8 +468,7 @@ class _Step:
         if outcome.outcome is Outcome.WAITING and self._held_back_by(outcome, output):
             return
         self.released.add(key)
-        if outcome.fqn not in self.unseen:  # whose materialization is an output
-            yield from self._release(output)
+        yield from self._release(output)
 
     def _computed_outside(self, settled: list[NodeOutcome | AuditOnlyOutcome]) -> set[str]:
         """The models that have nothing to do and data that no materialization on record is about."""

@@ -28,7 +28,9 @@ def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Itera
     _keep_quiet_about_outputs(context)
     recorder = _Recorder(context)
     for result in results:
-        if isinstance(result, dg.MaterializeResult) and result.asset_key and not context.has_partition_key:
+        if isinstance(result, dg.AssetMaterialization):
+            yield from recorder.materialization_without_output(result)
+        elif isinstance(result, dg.MaterializeResult) and result.asset_key and not context.has_partition_key:
             yield from recorder.materialization(result)
         elif isinstance(result, dg.AssetCheckResult):
             yield from recorder.check(result)
@@ -107,6 +109,11 @@ class _Recorder:
         self._materialized[result.asset_key] = None  # to be looked up: Dagster has stored it by now
         for check in result.check_results or ():
             yield from self.check(check)
+
+    def materialization_without_output(self, result: dg.AssetMaterialization) -> Iterator[Any]:
+        """A materialization of what this run has not computed."""
+        yield result
+        self._materialized[result.asset_key] = None  # to be looked up, as above
 
     def check(self, result: dg.AssetCheckResult) -> Iterator[Any]:
         """A check's result; as it is where it is for Dagster to find out which check is meant."""

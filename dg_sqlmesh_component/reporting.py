@@ -97,13 +97,16 @@ class Reporter:
             ],
         )
 
-    def computed_outside(self, outcome: NodeOutcome) -> dg.MaterializeResult[None]:
-        """The data of an up-to-date model that no recorded run of Dagster has computed, with all of its intervals."""
+    def computed_outside(self, outcome: NodeOutcome) -> dg.AssetMaterialization:
+        """The data of an up-to-date model that no recorded run of Dagster has computed, with all of its intervals.
+
+        Not a `MaterializeResult`: Dagster refuses one behind those of assets downstream, which may be executed by then.
+        """
         assert outcome.outcome is Outcome.UP_TO_DATE
         assert outcome.computed_at is not None
         assert outcome.promoted is not None
         computed_at = instant(outcome.computed_at)
-        return dg.MaterializeResult(
+        return dg.AssetMaterialization(
             asset_key=self._assets.key(outcome.fqn),
             metadata={
                 **self._what_ran(outcome),
@@ -112,8 +115,10 @@ class Reporter:
                 "sqlmesh/origin": f"outside of Dagster, at {computed_at}",
                 "sqlmesh/computed_at": _timestamp(outcome.computed_at),
             },
-            data_version=dg.DataVersion(f"{outcome.promoted.version}@{computed_at}"),
-            tags={"dagster/code_version": outcome.promoted.data_hash},
+            tags={
+                "dagster/data_version": f"{outcome.promoted.version}@{computed_at}",
+                "dagster/code_version": outcome.promoted.data_hash,
+            },
         )
 
     def has_seen(self, last: dg.AssetMaterialization | None, recorded_at: float, outcome: NodeOutcome) -> bool:

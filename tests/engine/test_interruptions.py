@@ -79,8 +79,8 @@ def test_a_worker_that_dies_is_an_interrupted_outcome_with_its_cause_and_last_li
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert told.status_of("t/mortal") == "interrupted"
     assert told.status_of("t/last") == "interrupted"
-    # The first of these runs computes it, the later ones die before SQLMesh says that it had nothing to do.
-    assert told.status_of("t/first") in ("executed", "interrupted")
+    # The first of these runs computes it; in the later ones it has nothing to do, which is known before they die.
+    assert told.status_of("t/first") in ("executed", "up_to_date")
     [failure] = told.failures
     assert f"SQLMesh's process {cause}." in failure
     assert "last words" in failure
