@@ -48,7 +48,7 @@ class StatementError(EvaluationError):
 
 
 class StoppedError(SQLMeshComponentError):
-    """Nobody must act: the worker was told to end, did not within its graces, and was killed for that."""
+    """Nobody must act: the run was cancelled, the worker did not end in time, and was killed."""
 
 
 class WorkerError(SQLMeshComponentError):

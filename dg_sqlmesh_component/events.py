@@ -279,7 +279,7 @@ class BatchFinished:
 
 @dataclass(frozen=True, slots=True)
 class BatchesInFlight:
-    """What is still running when the queries in flight are cancelled. Comes again whenever one of them has ended.
+    """The nodes still running when the queries in flight are cancelled. Sent again each time one of them ends.
 
     Attributes:
         nodes: Each once, in order; empty when the last one has ended.
@@ -335,7 +335,7 @@ class NodesBlocked:
 
 @dataclass(frozen=True, slots=True)
 class NodeUpToDate:
-    """A requested node that SQLMesh did not plan. Sent behind the plan; void when SQLMesh starts over.
+    """A requested node that SQLMesh did not plan. Sent after the plan; void if SQLMesh starts over.
 
     Attributes:
         reason: Why there was nothing to do, as a sentence fragment.
@@ -360,7 +360,7 @@ class NodeUpToDate:
 
 @dataclass(frozen=True, slots=True)
 class NodeWaiting:
-    """A planned node without a single ready interval. Sent behind the plan; void when SQLMesh starts over.
+    """A planned node without a single ready interval. Sent after the plan; void if SQLMesh starts over.
 
     Attributes:
         signals: Its own signals that were not ready.
