@@ -45,7 +45,7 @@ from .events import Addition
 from .execution import StepOptions, execute_step
 from .external_models import ExternalModels
 from .garbage import collecting_no_garbage
-from .manifest import DEFAULT_LIMITS, Audit, Manifest, Model, StandaloneAudit, split_fqn
+from .manifest import DEFAULT_LIMITS, AnsweredSelection, Audit, Manifest, Model, StandaloneAudit, split_fqn
 from .multi_asset import build_multi_asset
 from .neighbours import Neighbours, default_op_name, place, refuse_op_name
 from .project import SQLMeshProject
@@ -183,6 +183,9 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         self._root = _ROOT.get()
         self._is_loading = False
         self._unstored: Manifest | None = None
+        self._assets: ProjectAssets | None = None
+        self._stored_in: Path | None = None
+        self._loaded_as: str | None = None
         self._unreachable: str | None = None
         self._neighbours = Neighbours()
         if self.op and self.op.name is not None:
@@ -263,7 +266,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             record_unchanged=self.execution.record_unchanged,
             owned=self._neighbours.models,
         )
-        yield from execute_step(context, self.project, self._assets, options)
+        yield from execute_step(context, self.project, self._built, options)
 
     @property
     def op_config_schema(self) -> type[SQLMeshRunConfig] | None:
@@ -318,8 +321,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     def get_asset_selection(self, select: Selection = None, exclude: Selection = None) -> dg.AssetSelection:
         """Assets of this component, in SQLMesh's own selection language: for jobs, schedules and sensors.
 
-        SQLMesh itself reads the selection, so each process that asks for one starts SQLMesh once for it. Where that is
-        too slow, select by what the assets have from their models: `dg.AssetSelection.groups(...)`, `.tag(...)`.
+        SQLMesh reads a new selection once. The answer is kept in the manifest, and is renewed with it.
 
         Raises:
             DeclarationError: Not a selection, or one that matches no model, or no asset of this component.
@@ -330,7 +332,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
                 _selections(said) and all(isinstance(one, str) and one for one in _selections(said))
             ):
                 raise DeclarationError(f"get_asset_selection was given {name}={said!r}, which selects nothing.")
-        chosen = self._expand(_selections(select), _selections(exclude)) if select or exclude else specs
+        chosen = self._expand(tuple(_selections(select)), tuple(_selections(exclude))) if select or exclude else specs
         found = [specs[fqn].key for fqn in chosen if fqn in specs]
         if not found:
             raise DeclarationError(
@@ -339,13 +341,31 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             )
         return dg.AssetSelection.assets(*found)
 
-    def _expand(self, select: list[str], exclude: list[str]) -> tuple[str, ...]:
+    def _expand(self, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...]:
+        models = self._built.manifest.answer_to(select, exclude)
+        if models is None:
+            models = self.project.describe(select, exclude, asked_by="get_asset_selection").selected
+            self._keep(AnsweredSelection(select, exclude, models))
+        return models
+
+    def _keep(self, answered: AnsweredSelection) -> None:
+        """Keep SQLMesh's answer with the manifest, so that no later load asks for it."""
         manifest = self._built.manifest
-        code = tuple((model.fqn, model.data_hash, model.metadata_hash) for model in manifest.models)
-        question = (manifest.paths, code, tuple(select), tuple(exclude))
-        if question not in _EXPANDED:  # Dagster loads definitions several times in a process
-            _EXPANDED[question] = self.project.describe(select, exclude).selected
-        return _EXPANDED[question]
+        kept = replace(manifest, selections=(*manifest.selections, answered))
+        self._assets = replace(self._built, manifest=kept)
+        if self._loaded_as is not None:
+            _DESCRIBED[self._loaded_as] = kept
+        elif self._stored_in is not None:
+            try:
+                stored = self._read(self._stored_in).at(manifest.paths)
+                if replace(stored, selections=()) == replace(manifest, selections=()):
+                    write_manifest(replace(stored, selections=(*stored.selections, answered)), self._stored_in)
+            except (DeclarationError, OSError) as error:
+                _LOGGER.warning(
+                    f"get_asset_selection(select={answered.select}, exclude={answered.exclude}) started SQLMesh, and "
+                    f"its answer cannot be stored: {error}. Run `dg check defs` after `dg utils refresh-defs-state` "
+                    "where the image is built. Until then every process starts SQLMesh for it."
+                )
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
@@ -379,7 +399,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     @property
     def _built(self) -> ProjectAssets:
         """The assets, also before Dagster has asked for them: a neighbour's YAML may be read first."""
-        if not hasattr(self, "_assets"):
+        if self._assets is None:
             if self._is_loading:
                 raise DeclarationError(
                     f"The declaration of the SQLMesh project {self.project.name!r} asks for its own assets while they "
@@ -389,7 +409,8 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             if hasattr(self, "_load_context"):
                 self._load_context.build_defs(self._load_context.component_path)  # Dagster keeps them
             else:  # made in Python
-                self._translate(self._describe())
+                self._translate(self._described(f"The SQLMesh project {self.project.name!r} is declared in Python."))
+        assert self._assets is not None, "build_defs_from_state makes the assets"
         return self._assets
 
     # -- state ------------------------------------------------------------------------------------
@@ -424,9 +445,9 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             DeclarationError: The file cannot be written, and that was asked for.
         """
         sources = sources_of(self.project, self._question)
-        before = self._stored_before(state_path) if self._is_loading else None
-        if sources is None or before is None or before.sources is None:
-            manifest = self._describe()
+        before = self._stored_before(state_path)
+        if not self._is_loading or sources is None or before is None or before.sources is None:
+            manifest = self._describe(selections=before.selections if before else ())
         elif before.sources == sources:
             return
         else:
@@ -448,9 +469,15 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     def _describe_again(self, before: Manifest, files: frozenset[str] | None) -> Manifest:
         """The manifest of a project in which these files of models have changed; None for anything."""
         whole = (
-            self.select or self.exclude or "links" in self.include_metadata or any(model.dbt for model in before.models)
+            self.select
+            or self.exclude
+            or before.selections
+            or "links" in self.include_metadata
+            or any(model.dbt for model in before.models)
         )
-        return self._describe() if files is None or whole else self._describe(before, files)
+        if files is None or whole:
+            return self._describe(selections=before.selections)
+        return self._describe(before, files)
 
     async def refresh_state(self, project_root: Path) -> str:
         """Describe the project and store that; Dagster calls this, and `dg utils refresh-defs-state` does.
@@ -492,14 +519,14 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         with collecting_no_garbage():
             asset = self._multi_asset(name, self._stored(state_path))
             neighbours = self._neighbours = Neighbours.of(context)
-            neighbours.add(place(context), name, self._assets.specs)
+            neighbours.add(place(context), name, self._built.specs)
             return dg.Definitions(assets=[asset, *neighbours.external_assets(place(context), self._external_specs)])
 
     @property
     def _external_specs(self) -> list[dg.AssetSpec]:
         if not self.external_models.assets:
             return []
-        return self._translator.external_specs(self._assets.models[fqn] for fqn in self._assets.specs)
+        return self._translator.external_specs(self._built.models[fqn] for fqn in self._built.specs)
 
     def _multi_asset(self, name: str, manifest: Manifest) -> dg.AssetsDefinition:
         op = self.op or OpSpec()
@@ -512,7 +539,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             )
         default_pool = f"sqlmesh_{self.project.name}_{manifest.environment}"
         return build_multi_asset(
-            self._assets,
+            self._built,
             self.execute,
             name=name,
             project=f"{self.project.name}_{short_hash(self._what_runs(manifest))}",
@@ -545,9 +572,12 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             )
         else:
             try:
-                return self._read(state_path).at(self.project.opening.paths)
+                manifest = self._read(state_path).at(self.project.opening.paths)
             except DeclarationError as error:
                 problem = str(error)
+            else:
+                self._stored_in = state_path
+                return manifest
         return self._described(problem)
 
     def _described(self, problem: str) -> Manifest:
@@ -561,11 +591,13 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         manifest = _DESCRIBED.get(made_of)
         if manifest is None or ((sources is None or manifest.reads_state) and not _is_rebuilding()):
             since = time.monotonic()
-            manifest = _DESCRIBED[made_of] = self._describe()
+            asked = manifest.selections if manifest else ()
+            manifest = _DESCRIBED[made_of] = self._describe(selections=asked)
             _LOGGER.warning(
                 f"{problem} SQLMesh loaded the project directly, in {time.monotonic() - since:.1f} seconds, as it "
                 "will in every process. To load it once for all of them: dg utils refresh-defs-state"
             )
+        self._loaded_as = made_of
         return manifest
 
     def _why_unreachable(self, project_root: Path) -> str | None:
@@ -614,9 +646,14 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             status_checks=self.execution_status_check,
         )
 
-    def _describe(self, before: Manifest | None = None, files: frozenset[str] = frozenset()) -> Manifest:
-        select, exclude = _selections(self.select), _selections(self.exclude)
-        return self.project.describe(select, exclude, self._additions, self.metadata_limits.limits, before, files)
+    def _describe(
+        self,
+        before: Manifest | None = None,
+        files: frozenset[str] = frozenset(),
+        selections: tuple[AnsweredSelection, ...] = (),
+    ) -> Manifest:
+        select, exclude, limits = _selections(self.select), _selections(self.exclude), self.metadata_limits.limits
+        return self.project.describe(select, exclude, self._additions, limits, before, files, selections)
 
     @property
     def _question(self) -> list[str]:
@@ -660,9 +697,6 @@ _ROOT: ContextVar[Path | None] = ContextVar("_ROOT", default=None)
 
 _DESCRIBED: dict[str, Manifest] = {}
 """Projects that this process has described because nothing was stored, by what they were made of."""
-
-_EXPANDED: dict[Any, tuple[str, ...]] = {}
-"""Selections that SQLMesh has read in this process, by what was asked of which code."""
 
 
 def _is_rebuilding() -> bool:

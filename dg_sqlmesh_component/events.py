@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .manifest import DEFAULT_LIMITS, Limits, Manifest
+from .manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
 
 Interval = tuple[int, int]
 """[start, end) in epoch milliseconds, UTC."""
@@ -53,6 +53,8 @@ class DescribeRequest:
     Attributes:
         files: SQL files that have changed since a description, of which `models` are to be described anew.
         models: The `fqn`s of the models in them and of all that read those; empty for every model.
+        selections: Selections to answer as well; one that SQLMesh refuses or that matches nothing is left out.
+        asked_by: Where `select` and `exclude` are written, for error messages.
     """
 
     project: OpenProject
@@ -62,6 +64,8 @@ class DescribeRequest:
     limits: Limits = DEFAULT_LIMITS
     files: frozenset[str] = frozenset()
     models: frozenset[str] = frozenset()
+    selections: tuple[AnsweredSelection, ...] = ()
+    asked_by: str = "defs.yaml"
     type: Literal["describe"] = "describe"
 
 
@@ -458,3 +462,6 @@ Event = (
     | EvaluationFinished
     | RequestFailed
 )
+
+LAST_EVENTS = (ProjectDescribed, EvaluationFinished, RequestFailed)
+"""One of these ends every request."""

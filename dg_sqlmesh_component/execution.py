@@ -612,8 +612,9 @@ class _Step:
             self._tell_unowned(event)
             if event.missing:
                 log.warning(
-                    "Some of what was requested is not promoted. If `sqlmesh plan` reports no changes, the stored "
-                    f"description is older than the project. To refresh it:{block('dg utils refresh-defs-state')}"
+                    f"Not promoted in the environment: {counted(len(event.missing), 'requested model')}. If "
+                    "`sqlmesh plan` reports no changes, the manifest is stale. Refresh it:"
+                    f"{block('dg utils refresh-defs-state')}"
                 )
 
     def _counted(self, nodes: Collection[str]) -> str:

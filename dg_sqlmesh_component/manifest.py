@@ -223,6 +223,20 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True)
+class AnsweredSelection:
+    """A selection that a job or a schedule has asked for, with SQLMesh's answer.
+
+    Attributes:
+        select, exclude: Selections in SQLMesh's language, as written.
+        models: The `fqn`s that they leave, sorted.
+    """
+
+    select: tuple[str, ...]
+    exclude: tuple[str, ...]
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A whole project, seen through one gateway and one environment.
 
@@ -237,6 +251,7 @@ class Manifest:
         reads_state: Whether SQLMesh added models of other projects, which share the state: they change without a file.
         sources: What it was made of; None where that cannot be told.
         state_key: The key of Dagster's under which it is stored; None before it is.
+        selections: Selections that the code location has asked for, so that no later process starts SQLMesh for them.
     """
 
     version: int
@@ -251,6 +266,14 @@ class Manifest:
     reads_state: bool = False
     sources: Sources | None = None
     state_key: str | None = None
+    selections: tuple[AnsweredSelection, ...] = ()
+
+    def answer_to(self, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The `fqn`s of a selection that was asked for before; None for a new one."""
+        for answered in self.selections:
+            if (answered.select, answered.exclude) == (select, exclude):
+                return answered.models
+        return None
 
     def models_changed_by(self, files: Collection[str]) -> frozenset[str]:
         """The `fqn`s of the models in these files, and of all that read them; empty where a file has none."""

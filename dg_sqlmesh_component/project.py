@@ -31,7 +31,7 @@ from .errors import (
     StoppedError,
     WorkerError,
 )
-from .manifest import DEFAULT_LIMITS, Limits, Manifest
+from .manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
 from .redaction import Redactor
 from .text import counted, without_colours
 
@@ -133,12 +133,16 @@ class SQLMeshProject:
         limits: Limits = DEFAULT_LIMITS,
         before: Manifest | None = None,
         files: frozenset[str] = frozenset(),
+        selections: Sequence[AnsweredSelection] = (),
+        asked_by: str = "defs.yaml",
     ) -> Manifest:
         """Load the project in a worker and return its manifest, with the additions that are asked for, within limits.
 
         Args:
             before: What it was when nothing differed but these files: then SQLMesh loads no more than it must.
             files: SQL files of models.
+            selections: Selections to answer again; one that matches no model any more is left out.
+            asked_by: Where `select` and `exclude` are written, for error messages.
 
         Raises:
             SQLMeshComponentError: Of the class that says who must act.
@@ -152,6 +156,8 @@ class SQLMeshProject:
             limits,
             files if models else frozenset(),
             models,
+            tuple(selections),
+            asked_by,
         )
         with self.request(request) as events:
             for event in events:
@@ -237,6 +243,7 @@ class Worker:
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._configuration_printed: deque[str] | None = None
         """While the configuration is loaded: what it has printed."""
+        self._has_printed_all = threading.Event()
         self._events_drain = threading.Thread(target=self._drain_events, name="dg-sqlmesh-events", daemon=True)
         self._output_drain = threading.Thread(target=self._drain_output, name="dg-sqlmesh-output", daemon=True)
         self._output_drain.start()  # first: the other one waits for it, and the worker may be dead by now
@@ -254,23 +261,32 @@ class Worker:
             WorkerError: The worker died or broke the protocol.
             StoppedError: It did not end when it was cancelled, and was killed.
         """
-        ended = False
         while (item := self._queue.get()) is not None:
             event = item if isinstance(item, e.LogLine) else wire.decode(wire.EVENT, item)
             if isinstance(event, e.SecretsKnown):
                 self._redactor.add(event.values)
                 continue
             if isinstance(event, e.LogLine):
-                event = replace(event, text=self._readable(event.text))
-            else:
-                event = self._redactor.event(event)
+                yield self._readable_line(event)
+                continue
+            event = self._redactor.event(event)
+            if not isinstance(event, e.LAST_EVENTS):
+                yield event
+                continue
+            self._has_printed_all.wait(LAST_EVENTS_SECONDS)
+            yield from self._lines_after_the_last_event()
             if isinstance(event, e.RequestFailed):
                 event = replace(event, message=f"{event.message}{self._printed_before_it_failed()}")
-            ended = isinstance(event, (e.ProjectDescribed, e.EvaluationFinished, e.RequestFailed))
             yield event
-            if ended:
-                return
+            return
         raise self._epitaph()
+
+    def _lines_after_the_last_event(self) -> Iterator[e.LogLine]:
+        """What was printed before it: output has a pipe of its own, which may be slower."""
+        while not self._queue.empty():
+            item = self._queue.get()
+            if isinstance(item, e.LogLine):
+                yield self._readable_line(item)
 
     def cancel(self) -> None:
         """Make it end: ask, then cancel the queries in flight, then kill. Returns at once; safe from any thread."""
@@ -331,7 +347,9 @@ class Worker:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             text = without_colours(line.decode("utf-8", errors="replace")).rstrip()
-            if text == wire.LOADING:
+            if text == wire.PRINTED:
+                self._has_printed_all.set()
+            elif text == wire.LOADING:
                 self._configuration_printed = deque(maxlen=LAST_LINES)
             elif text == wire.LOADED:
                 self._configuration_printed = None
@@ -341,12 +359,12 @@ class Worker:
                     self._queue.put(e.LogLine("info", text, "output"))
                 else:  # the same in every run, so that only a failure shows it
                     self._configuration_printed.append(text)
+        self._has_printed_all.set()
 
     def _printed_before_it_failed(self) -> str:
         """What a configuration that did not load has printed, to be added to the error; else nothing."""
         if self._ending.ident is not None:
             return ""  # it was cancelled, perhaps while it loaded
-        self._output_drain.join(timeout=1.0)  # the worker is about to end, unless a child of it holds on to stderr
         printed = "\n".join(map(self._readable, self._configuration_printed or ()))
         return f"\nWhat the configuration printed before:\n{printed}" if printed else ""
 
@@ -363,6 +381,9 @@ class Worker:
             f"SQLMesh's process {_cause_of_death(status)}.{last_words}",
             is_transient=status in (-signal.SIGKILL, -signal.SIGTERM),  # not a crash of its own
         )
+
+    def _readable_line(self, line: e.LogLine) -> e.LogLine:
+        return replace(line, text=self._readable(line.text))
 
     def _readable(self, text: str) -> str:
         """A line without secrets, cut after that: half of one would not be found. Of endless ones the start is read."""

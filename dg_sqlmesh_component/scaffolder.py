@@ -152,6 +152,7 @@ def _next_steps(project: Path, options: dict[str, str], *, is_new: bool) -> str:
             *(f"    {command}" for command in commands),
             *([] if is_new else ["If the project is in production already, there is nothing to plan."]),
             "Then open the UI and press Materialize all, or launch the run here:",
+            *([] if os.environ.get("DAGSTER_HOME") else _KEEP_RUNS),
             "    dg dev",
             "    dg launch --assets '*'",
             "Every model turns green"
@@ -162,6 +163,12 @@ def _next_steps(project: Path, options: dict[str, str], *, is_new: bool) -> str:
             ),
         ]
     )
+
+
+_KEEP_RUNS = (
+    '    mkdir -p .dagster_home && export DAGSTER_HOME="$PWD/.dagster_home"   # Dagster keeps its runs there',
+)
+"""Without DAGSTER_HOME, Dagster deletes its runs when the command ends."""
 
 
 def _change_folder(to: Path, start: Path) -> str:

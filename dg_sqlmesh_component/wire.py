@@ -25,6 +25,9 @@ LOADING = "\0dg_sqlmesh: loads the configuration"
 LOADED = "\0dg_sqlmesh: has loaded the configuration"
 """Lines among a worker's output: what stands between them was printed by the project's configuration."""
 
+PRINTED = "\0dg_sqlmesh: has printed everything"
+"""The line of a worker's output before its last event: events and output have a pipe each."""
+
 
 def encode(adapter: TypeAdapter[_T], value: _T) -> bytes:
     """One line, with its line break."""

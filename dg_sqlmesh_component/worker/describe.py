@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from difflib import get_close_matches
@@ -29,6 +29,7 @@ from dg_sqlmesh_component.errors import DeclarationError, ProjectLoadError
 from dg_sqlmesh_component.events import Addition, DescribeRequest, ProjectDescribed
 from dg_sqlmesh_component.manifest import (
     MANIFEST_VERSION,
+    AnsweredSelection,
     Audit,
     Column,
     DbtNode,
@@ -119,7 +120,7 @@ def _described(context: _LoadedContext, request: DescribeRequest) -> ProjectDesc
                 for fqn, model in sorted(context.models.items())
                 if not request.models or fqn in request.models
             ),
-            selected=_select(context, request),
+            selected=_select(context, request.select, request.exclude, request.asked_by),
             standalone_audits=tuple(
                 describer.standalone_audit(audit)
                 for name, audit in sorted(context.standalone_audits.items())
@@ -127,6 +128,7 @@ def _described(context: _LoadedContext, request: DescribeRequest) -> ProjectDesc
                 if not audit.skip and name in own
             ),
             reads_state=any(config.project for config in context.configs.values()),
+            selections=tuple(_answered(context, request.selections)),
         ),
         is_whole=not request.models,
     )
@@ -138,34 +140,45 @@ def _are_the_same(context: Context, request: DescribeRequest) -> bool:
     return held <= request.models <= context.models.keys()
 
 
-def _select(context: _LoadedContext, request: DescribeRequest) -> tuple[str, ...]:
+def _answered(context: _LoadedContext, selections: Iterable[AnsweredSelection]) -> Iterator[AnsweredSelection]:
+    for selection in selections:
+        try:
+            models = _select(context, selection.select, selection.exclude, "")
+        except DeclarationError:
+            continue  # whoever asks for it again is told why
+        yield replace(selection, models=models)
+
+
+def _select(
+    context: _LoadedContext, select: tuple[str, ...], exclude: tuple[str, ...], asked_by: str
+) -> tuple[str, ...]:
     own = context.own & context.models.keys()
-    chosen = own & _expand(context, "select", request.select) if request.select else own
-    if request.exclude:
-        chosen = chosen - _expand(context, "exclude", request.exclude)
+    chosen = own & _expand(context, f"`select` in {asked_by}", select) if select else own
+    if exclude:
+        chosen = chosen - _expand(context, f"`exclude` in {asked_by}", exclude)
     if all(context.models[fqn].kind.is_symbolic for fqn in chosen):
-        _refuse_to_show_nothing(context, request, own)
+        if select or exclude:
+            raise DeclarationError(
+                f"`select` and `exclude` in {asked_by} leave no model of this project that SQLMesh executes "
+                "(external and embedded models are not executed)."
+            )
+        _refuse_to_show_nothing(context, own)
     return tuple(sorted(chosen))
 
 
-def _refuse_to_show_nothing(context: Context, request: DescribeRequest, own: set[str]) -> None:
+def _refuse_to_show_nothing(context: Context, own: set[str]) -> None:
     """Refuse a project whose models all vanish. A new project, in whose files there are none yet, may be empty."""
-    if request.select or request.exclude:
-        raise DeclarationError(
-            "`select` and `exclude` in defs.yaml leave no model of this project that SQLMesh executes "
-            "(external and embedded models are not executed)."
-        )
     if own:
         names = sorted(context.models[fqn].name for fqn in own)
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         raise ProjectLoadError(
-            f"No model of the SQLMesh project at {', '.join(request.project.paths)} becomes an asset. Its models are "
-            f"all external or embedded, which SQLMesh does not execute: {', '.join(names[:10])}{more}. Add a model "
-            "of another kind, or remove the component from defs.yaml."
+            f"No model of the SQLMesh project at {', '.join(map(str, context.configs))} becomes an asset. SQLMesh "
+            f"executes none of them (all are external or embedded): {', '.join(names[:10])}{more}. Add a model of "
+            "another kind, or remove the component from defs.yaml."
         )
 
 
-def _expand(context: Context, attribute: str, selections: tuple[str, ...]) -> set[str]:
+def _expand(context: Context, asked: str, selections: tuple[str, ...]) -> set[str]:
     # Not `context._new_selector()`: that opens the state, which a description must not touch.
     selector = NativeSelector(
         None,  # the state is only read for `git:` selections' removed models
@@ -182,7 +195,7 @@ def _expand(context: Context, attribute: str, selections: tuple[str, ...]) -> se
             matched = selector.expand_model_selections([selection])
         except Exception as error:  # the parser's, git's where it is asked, and what SQLMesh stumbles over
             raise DeclarationError(
-                f"`{attribute}` in defs.yaml is not a SQLMesh model selection: {selection!r}. "
+                f"{asked} is not a SQLMesh model selection: {selection!r}. "
                 f"{describe_error(error)} Examples: my_schema.my_model, my_schema.*, tag:finance, +my_schema.my_model."
             ) from error
         if not matched:
@@ -190,7 +203,7 @@ def _expand(context: Context, attribute: str, selections: tuple[str, ...]) -> se
             known |= {f"tag:{tag}" for model in context.models.values() for tag in model.tags}
             close = get_close_matches(selection, sorted(known))
             raise DeclarationError(
-                f"`{attribute}` in defs.yaml matches no model: {selection!r}."
+                f"{asked} matches no model: {selection!r}."
                 + (f" Did you mean {' or '.join(close)}?" if close else f" Models: {', '.join(sorted(known)[:10])} ...")
             )
         chosen |= matched

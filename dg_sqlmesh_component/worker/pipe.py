@@ -14,12 +14,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from dg_sqlmesh_component import wire
 from dg_sqlmesh_component.errors import EvaluationError, SQLMeshComponentError
-from dg_sqlmesh_component.events import Event, Level, LogLine, Request, RequestFailed
+from dg_sqlmesh_component.events import LAST_EVENTS, Event, Level, LogLine, Request, RequestFailed
 
 PARENT_GONE_GRACE_SECONDS = 10.0
 """How long batches in flight may take to finish once nobody is listening any more."""
@@ -81,6 +81,9 @@ class Pipe:
     def send(self, event: Event) -> None:
         """Send one event. A parent that is gone is not an error here: the listener sees to it."""
         line = wire.encode(wire.EVENT, event)
+        if isinstance(event, LAST_EVENTS):
+            with suppress(OSError, ValueError):  # code of the project has closed its output
+                _print_line(wire.PRINTED)
         try:
             with self._lock:
                 self._events.write(line)

@@ -112,7 +112,7 @@ def test_a_project_none_of_whose_models_is_executed_is_refused_and_one_without_m
     )
     message = complaint(project, ProjectLoadError)
     assert f"No model of the SQLMesh project at {tmp_path} becomes an asset." in message
-    assert "external or embedded, which SQLMesh does not execute: raw.orders, t.some. Add a model of another" in message
+    assert "(all are external or embedded): raw.orders, t.some. Add a model of another" in message
 
 
 def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path) -> None:

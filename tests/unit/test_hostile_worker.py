@@ -111,6 +111,16 @@ def printing(*lines: str) -> str:
     return "".join(f"print({line!r}, file=sys.stderr, flush=True)\n" for line in lines)
 
 
+def test_output_that_arrives_after_the_last_event_is_logged_before_it(
+    impostor: Callable[[str], SQLMeshProject],
+) -> None:
+    """Output has a pipe of its own, and a line of some megabytes takes longer than the events after it."""
+    late = f"{saying([LAST])}time.sleep(0.2)\n{printing('late', wire.PRINTED)}"
+    events = heard(impostor(late))
+    assert [type(event) for event in events] == [e.LogLine, e.EvaluationFinished]
+    assert events[0] == e.LogLine("info", "late", "output")
+
+
 LOADED = ("model", wire.LOADING, "configuration", "", wire.LOADED, "driver")
 FAILED = wire.encode(wire.EVENT, e.RequestFailed("ProjectLoadError", "No such table."))
 

@@ -1,0 +1,150 @@
+"""`get_asset_selection`: SQLMesh reads a selection once; its answer is kept in the manifest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from harness import BIN, DagsterProject, dagster_project, load, run, write_project
+
+from dg_sqlmesh_component import component
+
+FILES = {
+    "models/orders.sql": "MODEL (name shop.orders, kind FULL, tags (finance)); SELECT 1 AS id",
+    "models/revenue.sql": "MODEL (name shop.revenue, kind FULL); SELECT id FROM shop.orders",
+    "models/weather.sql": "MODEL (name shop.weather, kind FULL); SELECT 1 AS id",
+}
+JOBS = """
+import dagster as dg
+
+@dg.definitions
+def defs(context: dg.ComponentLoadContext):
+    shop = context.load_component("shop")
+    finance = shop.get_asset_selection("tag:finance+", exclude="shop.weather")
+    everything = shop.get_asset_selection(["shop.orders+", "shop.weather"])
+    return dg.Definitions(jobs=[dg.define_asset_job("finance", finance), dg.define_asset_job("all", everything)])
+"""
+
+
+@dataclass
+class Shop:
+    """A project whose interpreter writes down each of its starts."""
+
+    project: Path
+    dagster: DagsterProject
+    starts_file: Path
+
+    @property
+    def starts(self) -> int:
+        """How often SQLMesh was started since the last look."""
+        count = len(self.starts_file.read_text().splitlines())
+        self.starts_file.write_text("")
+        return count
+
+    @property
+    def state(self) -> Path:
+        [file] = self.dagster.root.rglob("state")
+        return file
+
+    def load_in_production(self) -> dg.Definitions:
+        DefinitionsLoadContext.set(DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION))
+        return load(self.dagster.root)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    monkeypatch.setattr(component, "_DESCRIBED", {})
+    starts = tmp_path / "starts"
+    starts.touch()
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho start >> {shlex.quote(str(starts))}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    project = write_project(tmp_path / "shop", FILES)
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": {"path": str(project), "python": str(python)}})
+        dagster.add_module("jobs", JOBS)
+        yield Shop(project, dagster, starts)
+
+
+def finance(definitions: dg.Definitions) -> set[str]:
+    selected = definitions.resolve_job_def("finance").asset_layer.selected_asset_keys
+    return {key.to_user_string() for key in selected}
+
+
+FINANCE = {"shop/orders", "shop/revenue"}
+
+
+def test_with_stored_answers_definitions_load_without_sqlmesh(shop: Shop) -> None:
+    assert finance(shop.dagster.refresh()) == FINANCE
+    assert shop.starts == 3  # the project, and each of two selections
+    for _ in range(2):
+        assert finance(shop.dagster.refresh()) == FINANCE
+        assert finance(shop.load_in_production()) == FINANCE
+    assert shop.starts == 0
+
+
+def test_answers_are_renewed_with_the_manifest_in_one_start(shop: Shop) -> None:
+    shop.dagster.refresh()
+    (shop.project / "models" / "weather.sql").write_text(
+        FILES["models/weather.sql"].replace("kind", "tags (finance), kind")
+    )
+    (shop.project / "models" / "costs.sql").write_text(
+        "MODEL (name shop.costs, kind FULL, tags (finance)); SELECT 1 AS id"
+    )
+    assert shop.starts == 3
+    assert finance(shop.dagster.refresh()) == {*FINANCE, "shop/costs"}  # `shop.weather` is excluded
+    assert shop.starts == 1
+
+
+def test_a_refresh_renews_the_answers_that_are_stored(shop: Shop) -> None:
+    shop.dagster.refresh()
+    (shop.project / "models" / "costs.sql").write_text(
+        "MODEL (name shop.costs, kind FULL, tags (finance)); SELECT 1 AS id"
+    )
+    assert shop.starts == 3
+    run([BIN / "dg", "utils", "refresh-defs-state"], cwd=shop.dagster.root, PYTHONPATH=str(shop.dagster.root))
+    assert shop.starts == 1
+    assert finance(shop.load_in_production()) == {*FINANCE, "shop/costs"}
+    assert shop.starts == 0
+
+
+def test_a_stored_selection_that_matches_nothing_any_more_is_refused_where_it_is_asked_for(shop: Shop) -> None:
+    shop.dagster.refresh()
+    for name in ("orders", "revenue"):
+        (shop.project / "models" / f"{name}.sql").unlink()
+    message = shop.dagster.refusal()
+    assert "`select` in get_asset_selection matches no model: 'tag:finance+'" in message
+    assert "in defs.yaml" not in message
+    assert [answered["select"] for answered in json.loads(shop.state.read_text())["selections"]] == []
+
+
+def test_without_a_stored_manifest_a_process_asks_once(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        assert finance(shop.load_in_production()) == FINANCE
+    assert shop.starts == 3
+    assert not list(shop.dagster.root.rglob("state"))
+
+
+def test_an_answer_that_cannot_be_stored_is_used_and_the_log_says_what_to_do(
+    shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run([BIN / "dg", "utils", "refresh-defs-state"], cwd=shop.dagster.root, PYTHONPATH=str(shop.dagster.root))
+    assert shop.starts == 1
+
+    def read_only(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(shop.state))  # root, who runs tests, may write anywhere
+
+    monkeypatch.setattr(component, "write_manifest", read_only)
+    with caplog.at_level(logging.WARNING):
+        assert finance(shop.load_in_production()) == FINANCE
+    assert shop.starts == 2
+    assert "get_asset_selection(select=('tag:finance+',), exclude=('shop.weather',)) started SQLMesh" in caplog.text
+    assert "dg check defs" in caplog.text
