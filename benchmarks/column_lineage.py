@@ -11,8 +11,8 @@ from pathlib import Path
 
 import generate
 
-from dg_sqlmesh_component.events import Addition
-from dg_sqlmesh_component.project import SQLMeshProject
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.protocol.messages import Addition
 
 
 def seconds(project: SQLMeshProject, include: Sequence[Addition]) -> tuple[float, int, int]:

@@ -3,8 +3,8 @@
 from dagster_shared.libraries import DagsterLibraryRegistry
 
 from dg_sqlmesh_component.component import SQLMeshProjectComponent as SQLMeshProjectComponent
-from dg_sqlmesh_component.project import SQLMeshProject as SQLMeshProject
-from dg_sqlmesh_component.run_config import SQLMeshRunConfig as SQLMeshRunConfig
+from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
+from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig
 from dg_sqlmesh_component.version import __version__ as __version__
 
 DagsterLibraryRegistry.register("dg-sqlmesh-component", __version__, is_dagster_package=False)

@@ -28,7 +28,7 @@ from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManage
 from pydantic import BaseModel, ValidationError
 from typing_extensions import Self
 
-from .declaration import (
+from dg_sqlmesh_component.config.attributes import (
     TRANSLATION,
     Execution,
     MetadataAddition,
@@ -38,27 +38,35 @@ from .declaration import (
     refuse_lost,
     resolve_project,
 )
-from .declaration_schema import with_named_errors
-from .declared_values import take_declared_types
-from .errors import DeclarationError, SQLMeshComponentError, WorkerError
-from .events import Addition
-from .execution import StepOptions, execute_step
-from .external_models import ExternalModels
-from .garbage import collecting_no_garbage
-from .manifest import DEFAULT_LIMITS, AnsweredSelection, Audit, Manifest, Model, StandaloneAudit, split_fqn
-from .multi_asset import build_multi_asset
-from .neighbours import Neighbours, default_op_name, place, refuse_op_name
-from .project import SQLMeshProject
-from .project_assets import ProjectAssets
-from .redaction import SECRET_NAME
-from .run_config import SQLMeshRunConfig
-from .scaffolder import SQLMeshProjectComponentScaffolder
-from .sources import sources_of
-from .step_process import is_step_of_this_process
-from .store import read_manifest, write_manifest
-from .tag_convention import TagConvention
-from .text import short_hash
-from .translator import Translator, where
+from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
+from dg_sqlmesh_component.config.schema import with_named_errors
+from dg_sqlmesh_component.config.tag_convention import TagConvention
+from dg_sqlmesh_component.config.validation import take_declared_types
+from dg_sqlmesh_component.definitions.conflicts import Neighbours, default_op_name, place, refuse_op_name
+from dg_sqlmesh_component.definitions.garbage_collection import collecting_no_garbage
+from dg_sqlmesh_component.definitions.op import build_multi_asset
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.translator import Translator, where
+from dg_sqlmesh_component.protocol.errors import DeclarationError, SQLMeshComponentError, WorkerError
+from dg_sqlmesh_component.protocol.formatting import short_hash
+from dg_sqlmesh_component.protocol.manifest import (
+    DEFAULT_LIMITS,
+    AnsweredSelection,
+    Audit,
+    Manifest,
+    Model,
+    StandaloneAudit,
+    split_fqn,
+)
+from dg_sqlmesh_component.protocol.messages import Addition
+from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
+from dg_sqlmesh_component.run.step import StepOptions, execute_step
+from dg_sqlmesh_component.run.step_process import is_step_of_this_process
+from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
+from dg_sqlmesh_component.state.fingerprint import sources_of
+from dg_sqlmesh_component.state.manifest_file import read_manifest, write_manifest
 
 
 @scaffold_with(SQLMeshProjectComponentScaffolder)

@@ -12,8 +12,8 @@ import click
 import dagster as dg
 from pydantic import AliasChoices, BaseModel, Field
 
-from .bootstrap import sqlmesh_program
-from .project import is_project_folder, missing_project
+from dg_sqlmesh_component.config.project import is_project_folder, missing_project
+from dg_sqlmesh_component.protocol.bootstrap import sqlmesh_program
 
 STARTER_FOLDER = "sqlmesh_project"
 """Where `init` puts the starter project, below the Dagster project's root, unless `project_path` says otherwise."""
@@ -177,7 +177,7 @@ def _change_folder(to: Path, start: Path) -> str:
 
 def _python_module(path: str, options: dict[str, str], *, is_new: bool) -> str:
     arguments = "".join(f", {name}={value!r}" for name, value in options.items())
-    external = "\nfrom dg_sqlmesh_component.external_models import ExternalModels" if is_new else ""
+    external = "\nfrom dg_sqlmesh_component.config.external_models import ExternalModels" if is_new else ""
     more = ', external_models=ExternalModels(assets=True), include_metadata=["row_count"]' if is_new else ""
     return f"""\
 from pathlib import Path

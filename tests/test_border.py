@@ -48,7 +48,7 @@ def test_loading_definitions_imports_no_sqlmesh(tmp_path: Path) -> None:
     project = write_project(tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     script = (
         "import json, sys, dg_sqlmesh_component\nfrom pathlib import Path\n"
-        "from dg_sqlmesh_component.project import SQLMeshProject\n"
+        "from dg_sqlmesh_component.config.project import SQLMeshProject\n"
         f"models = SQLMeshProject((Path({str(project)!r}),)).describe().models\n"
         "theirs = sorted(name for name in sys.modules if name.split('.')[0] in ('sqlmesh', 'sqlglot'))\n"
         "print(json.dumps([len(models), theirs]))\n"

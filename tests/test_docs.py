@@ -6,7 +6,7 @@ import re
 
 from harness import REPOSITORY
 
-from dg_sqlmesh_component.outcomes import Outcome
+from dg_sqlmesh_component.run.outcomes import Outcome
 from dg_sqlmesh_component.worker.__main__ import SQLMESH_FLOOR
 
 README = (REPOSITORY / "README.md").read_text()

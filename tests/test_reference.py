@@ -18,10 +18,10 @@ from harness import REPOSITORY, dagster_project
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.declaration import Execution, MetadataLimits, SQLMeshProjectArgs
-from dg_sqlmesh_component.external_models import ExternalModels
-from dg_sqlmesh_component.retries import Retries
-from dg_sqlmesh_component.tag_convention import TagConvention
+from dg_sqlmesh_component.config.attributes import Execution, MetadataLimits, SQLMeshProjectArgs
+from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.retries import Retries
+from dg_sqlmesh_component.config.tag_convention import TagConvention
 
 REFERENCE = REPOSITORY / "component.yaml"
 TOP = SQLMeshProjectComponent.get_model_cls()

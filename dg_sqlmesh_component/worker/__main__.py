@@ -16,10 +16,10 @@ from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from dg_sqlmesh_component.errors import EvaluationError, InstallationError, SQLMeshComponentError, WorkerError
+from dg_sqlmesh_component.protocol.errors import EvaluationError, InstallationError, SQLMeshComponentError, WorkerError
 
 if TYPE_CHECKING:
-    from .pipe import Pipe
+    from dg_sqlmesh_component.worker.pipe import Pipe
 
 PYTHON_FLOOR = (3, 10)
 SQLMESH_FLOOR = "0.235.2"
@@ -34,9 +34,9 @@ def main() -> None:
         failed = {"type": "request_failed", "error": InstallationError.__name__, "message": problem}
         print(json.dumps(failed), flush=True)  # noqa: T201  # the pipe's other code may not be importable here
         return
-    from .orphans import end_forks_with_this_process
-    from .pipe import Pipe, PipeHandler
-    from .sqlglot_sources import prefer_sqlglot_sources
+    from dg_sqlmesh_component.worker.forked_processes import end_forks_with_this_process
+    from dg_sqlmesh_component.worker.pipe import Pipe, PipeHandler
+    from dg_sqlmesh_component.worker.sqlglot_sources import prefer_sqlglot_sources
 
     pipe = Pipe()
     pipe.listen()
@@ -63,11 +63,12 @@ def _who_ended_it(exit: SystemExit) -> str:
 
 
 def _serve(pipe: Pipe) -> None:
-    from dg_sqlmesh_component.events import DescribeRequest
-
-    from .describe import describe  # SQLMesh: some seconds, in which the parent may still be preparing its request
-    from .evaluate import evaluate
-    from .opening import as_typed
+    from dg_sqlmesh_component.protocol.messages import DescribeRequest
+    from dg_sqlmesh_component.worker.context import as_typed
+    from dg_sqlmesh_component.worker.describe.project import (
+        describe,  # SQLMesh: some seconds, in which the parent may still be preparing its request
+    )
+    from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
 
     gc.freeze()  # what is imported stays; processes forked from this one share it
     gc.enable()

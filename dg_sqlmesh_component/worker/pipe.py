@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from dg_sqlmesh_component import wire
-from dg_sqlmesh_component.errors import EvaluationError, SQLMeshComponentError
-from dg_sqlmesh_component.events import LAST_EVENTS, Event, Level, LogLine, Request, RequestFailed
+from dg_sqlmesh_component.protocol import wire
+from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.messages import LAST_EVENTS, Event, Level, LogLine, Request, RequestFailed
 
 PARENT_GONE_GRACE_SECONDS = 10.0
 """How long batches in flight may take to finish once nobody is listening any more."""

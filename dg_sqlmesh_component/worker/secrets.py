@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlmesh.core.config import Config
 
-from dg_sqlmesh_component.redaction import SECRET_NAME
+from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 
 
 def secrets_of(config: Config) -> tuple[str, ...]:

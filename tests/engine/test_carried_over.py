@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from harness import CONFIG, RARELY, dagster_project, plan, query, sqlmesh, write_project
 
-from dg_sqlmesh_component import execution
+from dg_sqlmesh_component.run import step as execution
 
 FLAGS = """
 before_all:

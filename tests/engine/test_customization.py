@@ -13,8 +13,8 @@ from dagster.components.testing.test_cases import TestOpCustomization, TestTrans
 from harness import RARELY, DagsterProject, dagster_project, load, plan, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.errors import DeclarationError
-from dg_sqlmesh_component.translator import HAS_VIRTUAL_ASSETS
+from dg_sqlmesh_component.definitions.translator import HAS_VIRTUAL_ASSETS
+from dg_sqlmesh_component.protocol.errors import DeclarationError
 
 FILES = {
     "models/orders.sql": "MODEL (name shop.orders, kind FULL); SELECT id::INT AS id, 2 AS two FROM raw.orders",

@@ -13,8 +13,8 @@ import pytest
 from harness import BIN, CONFIG, DagsterProject, dagster_project, plan, run, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.errors import DeclarationError
-from dg_sqlmesh_component.manifest import Manifest
+from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.manifest import Manifest
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from harness import dagster_project, write_project
 
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.errors import ProjectLoadError
-from dg_sqlmesh_component.project import SQLMeshProject
-from dg_sqlmesh_component.worker.describe import describe
-from dg_sqlmesh_component.worker.opening import HAS_INDEX
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ProjectLoadError
+from dg_sqlmesh_component.worker.context import HAS_INDEX
+from dg_sqlmesh_component.worker.describe.project import describe
 
 FILES = {
     "seeds/rates.csv": "id,rate\n1,2\n",
@@ -44,7 +44,7 @@ FILES = {
 class Pipe:
     """Where the worker's words go; nobody listens."""
 
-    def send(self, event: e.Event) -> None:
+    def send(self, event: msg.Event) -> None:
         pass
 
     def loading(self) -> AbstractContextManager[None]:
@@ -59,8 +59,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_project(tmp_path, FILES)
 
 
-def described(project: Path, **asked: Any) -> e.ProjectDescribed:
-    request = e.DescribeRequest(SQLMeshProject((project,)).opening, (), (), ("sql", "column_lineage"), **asked)
+def described(project: Path, **asked: Any) -> msg.ProjectDescribed:
+    request = msg.DescribeRequest(SQLMeshProject((project,)).opening, (), (), ("sql", "column_lineage"), **asked)
     return describe(request, Pipe())  # type: ignore[arg-type]
 
 

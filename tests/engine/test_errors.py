@@ -14,13 +14,13 @@ import dagster as dg
 import pytest
 from harness import CONFIG, RARELY, DagsterProject, dagster_project, plan, query, run, sqlmesh, write_project
 
-from dg_sqlmesh_component.errors import (
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.protocol.errors import (
     DeclarationError,
     InstallationError,
     ProjectLoadError,
     SQLMeshComponentError,
 )
-from dg_sqlmesh_component.project import SQLMeshProject
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 

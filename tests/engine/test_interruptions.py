@@ -101,12 +101,12 @@ def test_after_an_interruption_the_rest_is_done_once(mortal: tuple[Path, Dagster
 STEP = """
 import sys
 from pathlib import Path
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.project import SQLMeshProject
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.config.project import SQLMeshProject
 
 project = SQLMeshProject((Path(sys.argv[1]),))
 models = ('"warehouse"."t"."first"', '"warehouse"."t"."mortal"')
-request = e.EvaluationRequest(project.opening, "prod", models, (), {}, int(sys.argv[2]))
+request = msg.EvaluationRequest(project.opening, "prod", models, (), {}, int(sys.argv[2]))
 with project.request(request) as events:
     for event in events:
         pass

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from harness import CONFIG, REPOSITORY, dagster_project, plan, query, sqlmesh, write_project
 
-from dg_sqlmesh_component.project import SQLMeshProject
+from dg_sqlmesh_component.config.project import SQLMeshProject
 
 ZOO = {
     "external_models.yaml": """

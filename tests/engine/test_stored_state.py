@@ -16,8 +16,8 @@ from dagster._core.definitions.definitions_load_context import DefinitionsLoadCo
 from harness import BIN, CONFIG, DagsterProject, dagster_project, load, plan, run, write_project
 
 from dg_sqlmesh_component import component
-from dg_sqlmesh_component.errors import DeclarationError
-from dg_sqlmesh_component.project import SQLMeshProject
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.protocol.errors import DeclarationError
 
 ONE = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 AUDITED = "MODEL (name t.one, kind FULL, audits (fine)); SELECT 1 AS id"
@@ -150,7 +150,7 @@ from pathlib import Path
 
 import dagster as dg
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.project import SQLMeshProject
+from dg_sqlmesh_component.config.project import SQLMeshProject
 
 
 @dg.component_instance

@@ -10,12 +10,12 @@ from typing import Any
 import dagster as dg
 from unit.scenario import audit, day, days, fqn, manifest, model
 
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.outcomes import AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.run.outcomes import AuditResult, NodeOutcome, Outcome
 
 STAGING = fqn("staging.orders")
 ORDERS = fqn("core.orders")
-PROMOTED = e.PromotedNode(version="3117", data_hash="1001", metadata_hash="2001")
+PROMOTED = msg.PromotedNode(version="3117", data_hash="1001", metadata_hash="2001")
 
 SHOP = manifest(
     model("staging.orders"),
@@ -61,49 +61,49 @@ class Row:
     """
 
     says: str
-    events: tuple[e.Event, ...]
+    events: tuple[msg.Event, ...]
     outcome: NodeOutcome
     told: Told
     death: str | None = None
     beside: tuple[str, ...] = ()
-    earlier: tuple[e.Event, ...] = ()
+    earlier: tuple[msg.Event, ...] = ()
 
 
-def opened(*requested: str, missing: tuple[str, ...] = ()) -> e.EnvironmentOpened:
+def opened(*requested: str, missing: tuple[str, ...] = ()) -> msg.EnvironmentOpened:
     """The environment has promoted these."""
-    return e.EnvironmentOpened(
+    return msg.EnvironmentOpened(
         "prod", "plan-1", dict.fromkeys(requested, PROMOTED), missing, "cd /shop && sqlmesh plan"
     )
 
 
 def batch(
     index: int,
-    interval: e.Interval,
+    interval: msg.Interval,
     *,
     node: str = ORDERS,
     duration_ms: int | None = 5,
     rows: int | None = 10,
     bytes: int | None = 100,
-) -> e.BatchFinished:
+) -> msg.BatchFinished:
     """A batch that came to its end; badly, when its duration is None."""
-    return e.BatchFinished(node, index, interval, duration_ms, rows, bytes)
+    return msg.BatchFinished(node, index, interval, duration_ms, rows, bytes)
 
 
-def failing_batch(index: int, interval: e.Interval, *, node: str = ORDERS) -> e.BatchFinished:
+def failing_batch(index: int, interval: msg.Interval, *, node: str = ORDERS) -> msg.BatchFinished:
     """How SQLMesh reports a batch that raised."""
     return batch(index, interval, node=node, duration_ms=None, rows=None, bytes=None)
 
 
 def audited(
-    name: str, interval: e.Interval, failing_rows: int | None = 0, *, node: str = ORDERS, query: str = "SELECT 1"
-) -> e.AuditEvaluated:
+    name: str, interval: msg.Interval, failing_rows: int | None = 0, *, node: str = ORDERS, query: str = "SELECT 1"
+) -> msg.AuditEvaluated:
     """One evaluation of one of the two audits of `core.orders`."""
     position, blocking, args = {"not_null": (0, True, {"columns": "(id)"}), "recent": (1, False, {})}[name]
-    return e.AuditEvaluated(node, name, position, args, blocking, failing_rows, query, interval)
+    return msg.AuditEvaluated(node, name, position, args, blocking, failing_rows, query, interval)
 
 
 def audit_result(
-    name: str, *intervals: e.Interval, failing_rows: int = 0, query: str | None = "SELECT 1"
+    name: str, *intervals: msg.Interval, failing_rows: int = 0, query: str | None = "SELECT 1"
 ) -> AuditResult:
     """What the evaluations of `audited` come to."""
     position, blocking, args = {"not_null": (0, True, {"columns": "(id)"}), "recent": (1, False, {})}[name]
@@ -112,16 +112,16 @@ def audit_result(
 
 D1, D2, D3 = days(1, 1), days(2, 2), days(3, 3)
 OPENED = opened(ORDERS)
-TWO_BATCHES = e.EvaluationPlanned({ORDERS: (D1, D2)})
-ONE_BATCH = e.EvaluationPlanned({ORDERS: (D1,)})
-SUCCEEDED = e.EvaluationFinished("success")
-FAILED = e.EvaluationFinished("failure")
-DIVISION = e.NodeFailed(ORDERS, "ConversionException", "ConversionException: cannot cast 'x'", ())
+TWO_BATCHES = msg.EvaluationPlanned({ORDERS: (D1, D2)})
+ONE_BATCH = msg.EvaluationPlanned({ORDERS: (D1,)})
+SUCCEEDED = msg.EvaluationFinished("success")
+FAILED = msg.EvaluationFinished("failure")
+DIVISION = msg.NodeFailed(ORDERS, "ConversionException", "ConversionException: cannot cast 'x'", ())
 NOT_PROMOTED = (
     "Not promoted in environment prod, so not run. To promote the project's files:\n\n    cd /shop && sqlmesh plan"
 )
-AUDITS = e.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 rows", ("not_null",))
-LOST = e.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
+AUDITS = msg.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 rows", ("not_null",))
+LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 UNSELECTED = (
     "upstream of it, models are due that are not selected in this step: staging.orders. "
     "Select them too, with all that is upstream of them"
@@ -144,7 +144,7 @@ OUTCOME_TABLE = (
             batch(0, D1, duration_ms=5, rows=10, bytes=100),
             audited("not_null", D2),
             audited("recent", D2),
-            e.RowsCounted(ORDERS, 1_234),
+            msg.RowsCounted(ORDERS, 1_234),
             batch(1, D2, duration_ms=7, rows=20, bytes=200),
             SUCCEEDED,
         ),
@@ -182,7 +182,7 @@ OUTCOME_TABLE = (
         "executed as far as what it reads: more is due, and a model upstream lacks it that is not selected",
         (
             OPENED,
-            e.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: (STAGING,)}),
+            msg.EvaluationPlanned({ORDERS: (D1,)}, {ORDERS: (STAGING,)}),
             audited("not_null", D1),
             audited("recent", D1),
             batch(0, D1),
@@ -256,10 +256,10 @@ OUTCOME_TABLE = (
         "executed in the second attempt: the first one finished some batches, the second one the others",
         (
             OPENED,
-            e.EvaluationPlanned({ORDERS: (D2,)}),
+            msg.EvaluationPlanned({ORDERS: (D2,)}),
             audited("not_null", D2),
             audited("recent", D2),
-            e.RowsCounted(ORDERS, 30),
+            msg.RowsCounted(ORDERS, 30),
             batch(0, D2, duration_ms=7, rows=20, bytes=200),
             SUCCEEDED,
         ),
@@ -309,9 +309,9 @@ OUTCOME_TABLE = (
         "up to date: not planned, its cron is not due",
         (
             OPENED,
-            e.EvaluationPlanned({}),
-            e.NodeUpToDate(ORDERS, "its cron '@daily' is not due", day(4), day(3)),
-            e.EvaluationFinished("nothing_to_do"),
+            msg.EvaluationPlanned({}),
+            msg.NodeUpToDate(ORDERS, "its cron '@daily' is not due", day(4), day(3)),
+            msg.EvaluationFinished("nothing_to_do"),
         ),
         NodeOutcome(
             ORDERS,
@@ -336,9 +336,9 @@ OUTCOME_TABLE = (
         "up to date: not planned, and SQLMesh's process was killed before it was done with the others",
         (
             OPENED,
-            e.EvaluationPlanned({STAGING: (D1,)}),
-            e.NodeUpToDate(ORDERS, "its cron '@daily' is not due", None, None),
-            e.BatchesInFlight((STAGING,)),
+            msg.EvaluationPlanned({STAGING: (D1,)}),
+            msg.NodeUpToDate(ORDERS, "its cron '@daily' is not due", None, None),
+            msg.BatchesInFlight((STAGING,)),
         ),
         NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="its cron '@daily' is not due"),
         Told(
@@ -354,8 +354,8 @@ OUTCOME_TABLE = (
         "up to date: SQLMesh planned nothing at all, and it is never due again",
         (
             OPENED,
-            e.NodeUpToDate(ORDERS, "the seed has not changed since it was loaded", None, None),
-            e.EvaluationFinished("nothing_to_do"),
+            msg.NodeUpToDate(ORDERS, "the seed has not changed since it was loaded", None, None),
+            msg.EvaluationFinished("nothing_to_do"),
         ),
         NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="the seed has not changed since it was loaded"),
         Told(
@@ -369,8 +369,8 @@ OUTCOME_TABLE = (
         "waiting: planned without a ready interval, its own signals are not ready",
         (
             OPENED,
-            e.EvaluationPlanned({ORDERS: ()}),
-            e.NodeWaiting(ORDERS, ("files_arrived", "bank_holiday"), ()),
+            msg.EvaluationPlanned({ORDERS: ()}),
+            msg.NodeWaiting(ORDERS, ("files_arrived", "bank_holiday"), ()),
             SUCCEEDED,
         ),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, signals=("files_arrived", "bank_holiday")),
@@ -383,7 +383,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "waiting: planned without a ready interval, a signal upstream is not ready",
-        (OPENED, e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, (), (STAGING,)), SUCCEEDED),
+        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), (STAGING,)), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, upstream=(STAGING,)),
         Told(
             "core.orders is waiting: upstream of it, staging.orders waits for a signal.",
@@ -394,13 +394,13 @@ OUTCOME_TABLE = (
     ),
     Row(
         "waiting: planned without a ready interval, a model upstream is due and not selected",
-        (OPENED, e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, (), (), (STAGING,)), SUCCEEDED),
+        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), (), (STAGING,)), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, unselected=(STAGING,)),
         Told(f"core.orders is waiting: {UNSELECTED}.", False, WARN, {"sqlmesh/waiting_for": UNSELECTED}),
     ),
     Row(
         "waiting: planned without a ready interval, and no signal is known to be the reason",
-        (OPENED, e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, (), ()), SUCCEEDED),
+        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), ()), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED),
         Told(
             "core.orders is waiting: none of its missing intervals is ready.",
@@ -411,7 +411,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "blocked: left out because something upstream failed",
-        (OPENED, ONE_BATCH, e.NodesBlocked({ORDERS: (STAGING,)}), FAILED),
+        (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)}), FAILED),
         NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
         Told(
             "core.orders was not executed, because of a failure upstream of it: staging.orders.",
@@ -422,7 +422,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "blocked: the worker died, but not before SQLMesh had said so",
-        (OPENED, ONE_BATCH, e.NodesBlocked({ORDERS: (STAGING,)})),
+        (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
         NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
         Told(
             "core.orders was not executed, because of a failure upstream of it: staging.orders.",
@@ -466,7 +466,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "failed in the first attempt, and left out of the second: a plan has made due what it reads",
-        (OPENED, e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, (), (), (STAGING,)), SUCCEEDED),
+        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), (), (STAGING,)), SUCCEEDED),
         NodeOutcome(
             ORDERS,
             Outcome.FAILED,
@@ -500,7 +500,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "failed: SQLMesh also lists it as left out, but its own failure is the stronger evidence",
-        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, e.NodesBlocked({ORDERS: ()}), FAILED),
+        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, msg.NodesBlocked({ORDERS: ()}), FAILED),
         NodeOutcome(
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
@@ -665,9 +665,9 @@ OUTCOME_TABLE = (
         "interrupted: it had nothing to do in the first pass, and the worker died while SQLMesh planned the second",
         (
             OPENED,
-            e.EvaluationPlanned({STAGING: (D1,)}),
-            e.NodeUpToDate(ORDERS, "every interval that is over has been computed", None, None),
-            e.EvaluationPlanned({}),
+            msg.EvaluationPlanned({STAGING: (D1,)}),
+            msg.NodeUpToDate(ORDERS, "every interval that is over has been computed", None, None),
+            msg.EvaluationPlanned({}),
             OPENED,
         ),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, errors=("SQLMesh's process was killed.",)),
@@ -682,7 +682,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "interrupted: the request failed as a whole",
-        (OPENED, ONE_BATCH, e.RequestFailed("EvaluationError", "The run was cancelled.")),
+        (OPENED, ONE_BATCH, msg.RequestFailed("EvaluationError", "The run was cancelled.")),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
         Told(
             "core.orders was interrupted: The run was cancelled.",
@@ -726,7 +726,12 @@ OUTCOME_TABLE = (
     ),
     Row(
         "interrupted: left out, and no failure upstream can be named",
-        (OPENED, ONE_BATCH, e.NodesBlocked({ORDERS: ()}), e.RequestFailed("EvaluationError", "The run was cancelled.")),
+        (
+            OPENED,
+            ONE_BATCH,
+            msg.NodesBlocked({ORDERS: ()}),
+            msg.RequestFailed("EvaluationError", "The run was cancelled."),
+        ),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
         Told(
             "core.orders was interrupted: The run was cancelled.",
@@ -740,7 +745,7 @@ OUTCOME_TABLE = (
         (
             OPENED,
             ONE_BATCH,
-            e.NodeUpToDate(ORDERS, "every interval that is over has been computed", None, None),
+            msg.NodeUpToDate(ORDERS, "every interval that is over has been computed", None, None),
             FAILED,
         ),
         NodeOutcome(
@@ -763,7 +768,7 @@ OUTCOME_TABLE = (
     ),
     Row(
         "not in environment: in the project, not promoted",
-        (opened(missing=(ORDERS,)), e.EvaluationFinished("not_run")),
+        (opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")),
         NodeOutcome(
             ORDERS,
             Outcome.NOT_IN_ENVIRONMENT,

@@ -5,13 +5,13 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.external_models import ExternalModels
-from dg_sqlmesh_component.manifest import MANIFEST_VERSION, Audit, Column, Manifest, Model, StandaloneAudit
-from dg_sqlmesh_component.project_assets import ProjectAssets
-from dg_sqlmesh_component.retries import Retries
-from dg_sqlmesh_component.tag_convention import TagConvention
-from dg_sqlmesh_component.translator import Translator
+from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.retries import Retries
+from dg_sqlmesh_component.config.tag_convention import TagConvention
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.translator import Translator
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION, Audit, Column, Manifest, Model, StandaloneAudit
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -22,7 +22,7 @@ def day(number: int) -> int:
     return 1_767_225_600_000 + (number - 1) * DAY
 
 
-def days(first: int, last: int) -> e.Interval:
+def days(first: int, last: int) -> msg.Interval:
     """From the first of these days to the end of the last one."""
     return (day(first), day(last + 1))
 

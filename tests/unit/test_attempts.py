@@ -29,43 +29,43 @@ from unit.outcome_table import (
 )
 from unit.scenario import days, fqn
 
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 
 REFUNDS, MART = fqn("staging.refunds"), fqn("marts.revenue")
 PARENTS_FIRST = (STAGING, REFUNDS, ORDERS, MART)
-START_OVER = e.EvaluationPlanned({})
+START_OVER = msg.EvaluationPlanned({})
 
 
-def planned(*nodes: str, interval: e.Interval = D1) -> e.EvaluationPlanned:
+def planned(*nodes: str, interval: msg.Interval = D1) -> msg.EvaluationPlanned:
     """One batch each."""
-    return e.EvaluationPlanned(dict.fromkeys(nodes, (interval,)))
+    return msg.EvaluationPlanned(dict.fromkeys(nodes, (interval,)))
 
 
-def lost(node: str) -> e.NodeFailed:
+def lost(node: str) -> msg.NodeFailed:
     """A transient failure."""
-    return e.NodeFailed(node, "OperationalError", "the connection was lost", (), is_transient=True)
+    return msg.NodeFailed(node, "OperationalError", "the connection was lost", (), is_transient=True)
 
 
-def broken(node: str) -> e.NodeFailed:
+def broken(node: str) -> msg.NodeFailed:
     """A persistent failure."""
-    return e.NodeFailed(node, "BinderException", "there is no such column", ())
+    return msg.NodeFailed(node, "BinderException", "there is no such column", ())
 
 
-def unclean(node: str) -> e.NodeFailed:
+def unclean(node: str) -> msg.NodeFailed:
     """A failing audit."""
-    return e.NodeFailed(node, "NodeAuditsErrors", "Audit not_null failed", ("not_null",))
+    return msg.NodeFailed(node, "NodeAuditsErrors", "Audit not_null failed", ("not_null",))
 
 
-def up_to_date(node: str) -> e.NodeUpToDate:
-    return e.NodeUpToDate(node, "every interval that is over has been computed", None, None)
+def up_to_date(node: str) -> msg.NodeUpToDate:
+    return msg.NodeUpToDate(node, "every interval that is over has been computed", None, None)
 
 
-def waiting(node: str) -> e.NodeWaiting:
-    return e.NodeWaiting(node, ("files_arrived",), ())
+def waiting(node: str) -> msg.NodeWaiting:
+    return msg.NodeWaiting(node, ("files_arrived",), ())
 
 
-def feed(ledger: Ledger, events: Iterable[e.Event]) -> list[NodeOutcome | AuditOnlyOutcome]:
+def feed(ledger: Ledger, events: Iterable[msg.Event]) -> list[NodeOutcome | AuditOnlyOutcome]:
     return [outcome for event in events for outcome in ledger.feed(event)]
 
 
@@ -90,7 +90,7 @@ class Situation:
     """
 
     says: str
-    events: tuple[e.Event, ...]
+    events: tuple[msg.Event, ...]
     kept: frozenset[str] = frozenset()
     settled: Mapping[str, Outcome] = field(default_factory=dict)
     done: frozenset[str] = frozenset()
@@ -153,12 +153,12 @@ SITUATIONS = (
     ),
     Situation(
         "it failed for a transient cause and is listed as left out too",
-        (ONE_BATCH, lost(ORDERS), e.NodesBlocked({ORDERS: ()})),
+        (ONE_BATCH, lost(ORDERS), msg.NodesBlocked({ORDERS: ()})),
         nodes(ORDERS),
     ),
     Situation(
         "it failed for a persistent cause and is listed as blocked by a transient failure",
-        (planned(STAGING, ORDERS), lost(STAGING), broken(ORDERS), e.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), lost(STAGING), broken(ORDERS), msg.NodesBlocked({ORDERS: (STAGING,)})),
         nodes(STAGING),
         {ORDERS: Outcome.FAILED},
     ),
@@ -170,27 +170,32 @@ SITUATIONS = (
     ),
     Situation(
         "a transient failure blocked it",
-        (planned(STAGING, ORDERS), lost(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), lost(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
         nodes(STAGING, ORDERS),
     ),
     Situation(
         "two transient failures blocked it",
-        (planned(STAGING, REFUNDS, ORDERS), lost(STAGING), lost(REFUNDS), e.NodesBlocked({ORDERS: (REFUNDS, STAGING)})),
+        (
+            planned(STAGING, REFUNDS, ORDERS),
+            lost(STAGING),
+            lost(REFUNDS),
+            msg.NodesBlocked({ORDERS: (REFUNDS, STAGING)}),
+        ),
         nodes(STAGING, REFUNDS, ORDERS),
     ),
     Situation(
         "a transient failure blocked a chain",
-        (planned(STAGING, ORDERS, MART), lost(STAGING), e.NodesBlocked({ORDERS: (STAGING,), MART: (STAGING,)})),
+        (planned(STAGING, ORDERS, MART), lost(STAGING), msg.NodesBlocked({ORDERS: (STAGING,), MART: (STAGING,)})),
         nodes(STAGING, ORDERS, MART),
     ),
     Situation(
         "a persistent failure blocked it",
-        (planned(STAGING, ORDERS), broken(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), broken(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
         settled={STAGING: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
     ),
     Situation(
         "a failing audit blocked it",
-        (planned(STAGING, ORDERS), unclean(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), unclean(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
         settled={STAGING: Outcome.AUDIT_FAILED, ORDERS: Outcome.BLOCKED},
     ),
     Situation(
@@ -199,7 +204,7 @@ SITUATIONS = (
             planned(STAGING, REFUNDS, ORDERS),
             lost(STAGING),
             broken(REFUNDS),
-            e.NodesBlocked({ORDERS: (REFUNDS, STAGING)}),
+            msg.NodesBlocked({ORDERS: (REFUNDS, STAGING)}),
         ),
         nodes(STAGING),
         {REFUNDS: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
@@ -210,19 +215,19 @@ SITUATIONS = (
             planned(STAGING, REFUNDS, ORDERS, MART),
             lost(STAGING),
             broken(REFUNDS),
-            e.NodesBlocked({ORDERS: (STAGING,), MART: (REFUNDS, STAGING)}),
+            msg.NodesBlocked({ORDERS: (STAGING,), MART: (REFUNDS, STAGING)}),
         ),
         nodes(STAGING, ORDERS),
         {REFUNDS: Outcome.FAILED, MART: Outcome.BLOCKED},
     ),
     Situation(
         "a failure of both kinds blocked it",
-        (planned(STAGING, ORDERS), lost(STAGING), broken(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), lost(STAGING), broken(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
         settled={STAGING: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
     ),
     Situation(
         "a failure of what this run was not asked for blocked it",
-        (ONE_BATCH, e.NodesBlocked({ORDERS: (STAGING,)})),
+        (ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
         settled={ORDERS: Outcome.BLOCKED},
     ),
     Situation(
@@ -233,7 +238,7 @@ SITUATIONS = (
     ),
     Situation(
         "a transient failure beside models that had nothing to do",
-        (e.EvaluationPlanned({ORDERS: (D1,), REFUNDS: ()}), lost(ORDERS), up_to_date(STAGING), waiting(REFUNDS)),
+        (msg.EvaluationPlanned({ORDERS: (D1,), REFUNDS: ()}), lost(ORDERS), up_to_date(STAGING), waiting(REFUNDS)),
         nodes(ORDERS),
         {STAGING: Outcome.UP_TO_DATE, REFUNDS: Outcome.WAITING},
     ),
@@ -246,7 +251,7 @@ SITUATIONS = (
     ),
     Situation(
         "SQLMesh left it out for no failure that can be named",
-        (ONE_BATCH, e.NodesBlocked({ORDERS: ()})),
+        (ONE_BATCH, msg.NodesBlocked({ORDERS: ()})),
         settled={ORDERS: Outcome.INTERRUPTED},
     ),
     # The same where a transient error ended the whole attempt.
@@ -261,7 +266,7 @@ SITUATIONS = (
     ),
     Situation(
         "interrupted: it was left out, and no failure was named",
-        (ONE_BATCH, e.NodesBlocked({ORDERS: ()})),
+        (ONE_BATCH, msg.NodesBlocked({ORDERS: ()})),
         nodes(ORDERS),
         interrupted=True,
     ),
@@ -274,7 +279,7 @@ SITUATIONS = (
     ),
     Situation(
         "interrupted: others were told to be up to date or waiting",
-        (e.EvaluationPlanned({ORDERS: (D1,), REFUNDS: ()}), up_to_date(STAGING), waiting(REFUNDS)),
+        (msg.EvaluationPlanned({ORDERS: (D1,), REFUNDS: ()}), up_to_date(STAGING), waiting(REFUNDS)),
         nodes(ORDERS),
         {STAGING: Outcome.UP_TO_DATE, REFUNDS: Outcome.WAITING},
         interrupted=True,
@@ -306,13 +311,13 @@ SITUATIONS = (
     ),
     Situation(
         "interrupted: a transient failure had blocked it",
-        (planned(STAGING, ORDERS), lost(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), lost(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
         nodes(STAGING, ORDERS),
         interrupted=True,
     ),
     Situation(
         "interrupted: a persistent failure had blocked it",
-        (planned(STAGING, ORDERS), broken(STAGING), e.NodesBlocked({ORDERS: (STAGING,)})),
+        (planned(STAGING, ORDERS), broken(STAGING), msg.NodesBlocked({ORDERS: (STAGING,)})),
         settled={STAGING: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
         interrupted=True,
     ),
@@ -396,7 +401,7 @@ def test_what_is_worth_another_attempt_is_asked_without_consequence(situation: S
 
 def test_what_is_settled_before_another_attempt_says_what_became_of_it() -> None:
     ledger = Ledger(PARENTS_FIRST)
-    blocked = e.NodesBlocked({MART: (ORDERS, STAGING)})
+    blocked = msg.NodesBlocked({MART: (ORDERS, STAGING)})
     feed(ledger, [planned(*PARENTS_FIRST), lost(STAGING), broken(ORDERS), blocked])
     said = {one.fqn: (one.errors, one.culprits) for one in ledger.pause(nodes(STAGING)) if isinstance(one, NodeOutcome)}
     assert said == {
@@ -414,7 +419,7 @@ def test_there_is_a_situation_for_every_outcome_that_an_attempt_can_settle() -> 
 # -- what comes of it -----------------------------------------------------------------------------
 
 
-def after(*attempts: Iterable[e.Event], requested: Iterable[str] = (ORDERS,)) -> list[NodeOutcome]:
+def after(*attempts: Iterable[msg.Event], requested: Iterable[str] = (ORDERS,)) -> list[NodeOutcome]:
     """What the last of these attempts hands out, each of which but the last left every node open that it could."""
     ledger = Ledger(requested)
     *earlier, last = attempts
@@ -436,7 +441,7 @@ def test_batches_that_finished_in_the_first_attempt_count() -> None:
 
 
 def test_batches_of_every_attempt_count() -> None:
-    plan = e.EvaluationPlanned({ORDERS: (D2, D3)})
+    plan = msg.EvaluationPlanned({ORDERS: (D2, D3)})
     second = [plan, batch(1, D3), failing_batch(0, D2), LOST]
     (outcome,) = after(HALF, second, [planned(ORDERS, interval=D2), batch(0, D2)])
     assert (outcome.outcome, outcome.intervals, outcome.attempts) == (Outcome.EXECUTED, (days(1, 3),), 3)
@@ -447,7 +452,7 @@ def test_a_model_is_executed_when_the_last_batch_of_the_second_attempt_finished_
     ledger = Ledger([ORDERS])
     feed(ledger, HALF)
     ledger.pause(frozenset([ORDERS]))
-    plan = e.EvaluationPlanned({ORDERS: (D2, D3)})
+    plan = msg.EvaluationPlanned({ORDERS: (D2, D3)})
     assert [len(ledger.feed(event)) for event in (plan, batch(1, D3), batch(0, D2), SUCCEEDED)] == [0, 0, 1, 0]
 
 
@@ -460,7 +465,7 @@ def test_what_the_first_attempt_finished_is_named_when_the_second_fails_for_good
 
 
 def test_what_the_first_attempt_finished_is_named_when_the_second_is_interrupted() -> None:
-    (outcome,) = after(HALF, [planned(ORDERS, interval=D2), e.RequestFailed("WorkerError", "killed")])
+    (outcome,) = after(HALF, [planned(ORDERS, interval=D2), msg.RequestFailed("WorkerError", "killed")])
     assert (outcome.outcome, outcome.intervals, outcome.attempts) == (Outcome.INTERRUPTED, (D1,), 2)
     assert outcome.errors == ("killed",)
 
@@ -483,8 +488,8 @@ def test_an_audit_that_failed_in_the_second_attempt_is_its_outcome() -> None:
 def test_the_rows_of_the_table_are_those_counted_in_the_last_attempt(
     counts: tuple[int, ...], row_count: int | None
 ) -> None:
-    first = [TWO_BATCHES, e.RowsCounted(ORDERS, 7), batch(0, D1), LOST]
-    second = [planned(ORDERS, interval=D2), *(e.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D2)]
+    first = [TWO_BATCHES, msg.RowsCounted(ORDERS, 7), batch(0, D1), LOST]
+    second = [planned(ORDERS, interval=D2), *(msg.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D2)]
     (outcome,) = after(first, second)
     assert outcome.row_count == row_count
 
@@ -512,8 +517,8 @@ def test_only_what_stayed_open_took_another_attempt() -> None:
     }
 
 
-@pytest.mark.parametrize("last", [SUCCEEDED, e.EvaluationFinished("nothing_to_do")], ids=lambda one: one.status)
-def test_what_another_process_computed_between_two_attempts_is_up_to_date(last: e.EvaluationFinished) -> None:
+@pytest.mark.parametrize("last", [SUCCEEDED, msg.EvaluationFinished("nothing_to_do")], ids=lambda one: one.status)
+def test_what_another_process_computed_between_two_attempts_is_up_to_date(last: msg.EvaluationFinished) -> None:
     second = [planned(STAGING), batch(0, D1, node=STAGING), up_to_date(ORDERS), last]
     outcomes = after([planned(STAGING, ORDERS), lost(STAGING), lost(ORDERS)], second, requested=[STAGING, ORDERS])
     assert kinds(outcomes) == {STAGING: Outcome.EXECUTED, ORDERS: Outcome.UP_TO_DATE}
@@ -530,7 +535,7 @@ def test_what_the_first_attempt_finished_is_executed_when_the_second_has_nothing
 
 def test_what_failed_and_lacks_a_signal_in_the_second_attempt_has_failed() -> None:
     """It was ready when it failed; a green run in which it waits would have lost its error."""
-    (outcome,) = after([ONE_BATCH, LOST], [e.EvaluationPlanned({ORDERS: ()}), waiting(ORDERS), SUCCEEDED])
+    (outcome,) = after([ONE_BATCH, LOST], [msg.EvaluationPlanned({ORDERS: ()}), waiting(ORDERS), SUCCEEDED])
     assert (outcome.outcome, outcome.errors) == (Outcome.FAILED, (LOST.message,))
 
 
@@ -538,8 +543,8 @@ def test_what_a_failure_of_the_first_attempt_blocked_may_be_blocked_by_another_o
     first = [planned(STAGING, REFUNDS, ORDERS), lost(STAGING), lost(REFUNDS)]
     second = [planned(STAGING, REFUNDS, ORDERS), batch(0, D1, node=STAGING), broken(REFUNDS)]
     outcomes = after(
-        [*first, e.NodesBlocked({ORDERS: (REFUNDS, STAGING)})],
-        [*second, e.NodesBlocked({ORDERS: (REFUNDS,)}), FAILED],
+        [*first, msg.NodesBlocked({ORDERS: (REFUNDS, STAGING)})],
+        [*second, msg.NodesBlocked({ORDERS: (REFUNDS,)}), FAILED],
         requested=[STAGING, REFUNDS, ORDERS],
     )
     assert kinds(outcomes) == {STAGING: Outcome.EXECUTED, REFUNDS: Outcome.FAILED, ORDERS: Outcome.BLOCKED}
@@ -547,14 +552,14 @@ def test_what_a_failure_of_the_first_attempt_blocked_may_be_blocked_by_another_o
 
 
 def test_a_plan_that_lands_in_the_second_attempt_voids_no_batch_of_the_first() -> None:
-    second = [e.EvaluationPlanned({ORDERS: (D2, D3)}), batch(0, D2), START_OVER]
+    second = [msg.EvaluationPlanned({ORDERS: (D2, D3)}), batch(0, D2), START_OVER]
     (outcome,) = after(HALF, [*second, planned(ORDERS, interval=D3), batch(0, D3)])
     assert (outcome.outcome, outcome.intervals, outcome.again) == (Outcome.EXECUTED, (days(1, 3),), False)
 
 
 def test_what_is_promoted_is_what_the_last_attempt_found() -> None:
-    replaced = e.PromotedNode("4711", "9", "9")
-    second = e.EnvironmentOpened("prod", "plan-2", {ORDERS: replaced}, (), "cd /shop && sqlmesh plan")
+    replaced = msg.PromotedNode("4711", "9", "9")
+    second = msg.EnvironmentOpened("prod", "plan-2", {ORDERS: replaced}, (), "cd /shop && sqlmesh plan")
     (outcome,) = after([OPENED, ONE_BATCH, LOST], [second, ONE_BATCH, batch(0, D1)])
     assert outcome.promoted == replaced
 
@@ -565,7 +570,7 @@ def test_what_is_promoted_is_known_from_the_first_attempt_where_the_second_does_
 
 
 def test_what_a_plan_removed_between_two_attempts_is_not_in_the_environment() -> None:
-    outcomes = after([OPENED, ONE_BATCH, LOST], [opened(missing=(ORDERS,)), e.EvaluationFinished("not_run")])
+    outcomes = after([OPENED, ONE_BATCH, LOST], [opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")])
     assert kinds(outcomes) == {ORDERS: Outcome.NOT_IN_ENVIRONMENT}
     assert (outcomes[0].attempts, len(outcomes[0].errors)) == (2, 1)
 
@@ -580,7 +585,7 @@ def test_what_a_plan_removed_between_two_attempts_is_not_in_the_environment() ->
         ([planned(STAGING, ORDERS), failing_batch(0, D1, node=STAGING), broken(STAGING)], Outcome.FAILED),
         ([planned(STAGING, ORDERS), unclean(STAGING)], Outcome.AUDIT_FAILED),
         ([planned(ORDERS), up_to_date(STAGING)], Outcome.UP_TO_DATE),
-        ([e.EvaluationPlanned({ORDERS: (D1,), STAGING: ()}), waiting(STAGING)], Outcome.WAITING),
+        ([msg.EvaluationPlanned({ORDERS: (D1,), STAGING: ()}), waiting(STAGING)], Outcome.WAITING),
         ([opened(ORDERS, missing=(STAGING,))], Outcome.NOT_IN_ENVIRONMENT),
     ],
     ids=lambda one: one.value if isinstance(one, Outcome) else "",
@@ -591,13 +596,13 @@ def test_what_a_plan_removed_between_two_attempts_is_not_in_the_environment() ->
         [planned(ORDERS, interval=D2), batch(0, D2), SUCCEEDED],
         [planned(ORDERS), broken(ORDERS), FAILED],
         [planned(ORDERS), START_OVER, planned(ORDERS), batch(0, D1), SUCCEEDED],
-        [e.RequestFailed("WorkerError", "killed")],
+        [msg.RequestFailed("WorkerError", "killed")],
         [],
     ],
     ids=["went well", "failed", "started over", "was interrupted", "never spoke"],
 )
 def test_what_the_first_attempt_settled_is_handed_out_once_and_stays_as_it_is(
-    first: list[e.Event], outcome: Outcome, second: list[e.Event]
+    first: list[msg.Event], outcome: Outcome, second: list[msg.Event]
 ) -> None:
     ledger = Ledger([STAGING, ORDERS])
     handed_out = feed(ledger, [*first, lost(ORDERS)])
@@ -644,11 +649,13 @@ def test_what_was_executed_and_failed_in_the_first_attempt_is_not_forgotten() ->
     ("first", "told"),
     [
         ([planned(ORDERS), up_to_date(STAGING)], "up to date"),
-        ([e.EvaluationPlanned({ORDERS: (D1,), STAGING: ()}), waiting(STAGING)], "waiting"),
+        ([msg.EvaluationPlanned({ORDERS: (D1,), STAGING: ()}), waiting(STAGING)], "waiting"),
     ],
     ids=["up to date", "waiting"],
 )
-def test_what_had_nothing_to_do_in_the_first_attempt_cannot_fail_in_the_second(first: list[e.Event], told: str) -> None:
+def test_what_had_nothing_to_do_in_the_first_attempt_cannot_fail_in_the_second(
+    first: list[msg.Event], told: str
+) -> None:
     ledger = Ledger([STAGING, ORDERS])
     feed(ledger, [*first, lost(ORDERS)])
     ledger.pause(frozenset([ORDERS]))
@@ -671,7 +678,7 @@ def test_what_an_attempt_kept_open_is_judged_by_the_next_one_alone() -> None:
     ledger = Ledger([ORDERS])
     feed(ledger, [OPENED, ONE_BATCH, failing_batch(0, D1), lost(ORDERS)])
     ledger.pause(frozenset([ORDERS]))
-    (one,) = feed(ledger, [OPENED, up_to_date(ORDERS), e.EvaluationFinished("nothing_to_do")])
+    (one,) = feed(ledger, [OPENED, up_to_date(ORDERS), msg.EvaluationFinished("nothing_to_do")])
     assert isinstance(one, NodeOutcome)
     assert (one.outcome, one.errors) == (Outcome.UP_TO_DATE, ())
 
@@ -680,7 +687,7 @@ def test_audits_without_their_model_are_not_added_up_over_attempts() -> None:
     ledger = Ledger([], [ORDERS])
     feed(ledger, [audited("not_null", D1, 2)])  # the process dies before it tells that it is through
     ledger.pause(frozenset())
-    (one,) = feed(ledger, [audited("not_null", D1, 2), e.NodeAudited(ORDERS, (), None)])
+    (one,) = feed(ledger, [audited("not_null", D1, 2), msg.NodeAudited(ORDERS, (), None)])
     assert one.audits[0].failing_rows == 2
 
 
@@ -709,7 +716,7 @@ def test_audits_without_their_model_stay_open_until_they_are_told() -> None:
     feed(ledger, [opened(ORDERS, STAGING, missing=(REFUNDS,))])
     assert ledger.open_audit_only == (STAGING, ORDERS)
     assert ledger.pause(frozenset()) == []
-    [told] = feed(ledger, [e.NodeAudited(ORDERS, (), None)])
+    [told] = feed(ledger, [msg.NodeAudited(ORDERS, (), None)])
     assert told == AuditOnlyOutcome(ORDERS, (), (), None)
     assert ledger.open_audit_only == (STAGING,)
     assert ledger.feed(SUCCEEDED) == [
@@ -725,9 +732,9 @@ def test_audits_without_their_model_are_no_nodes_that_are_executed() -> None:
 
 def test_audits_without_their_model_are_told_in_the_attempt_that_evaluates_them() -> None:
     ledger = Ledger([], [STAGING, ORDERS])
-    first = feed(ledger, [audited("recent", D1, 1, node=STAGING), e.NodeAudited(STAGING, (D2,), None)])
+    first = feed(ledger, [audited("recent", D1, 1, node=STAGING), msg.NodeAudited(STAGING, (D2,), None)])
     assert ledger.pause(frozenset()) == []
-    second = feed(ledger, [audited("not_null", D1, 2), e.NodeAudited(ORDERS, (), None), SUCCEEDED])
+    second = feed(ledger, [audited("not_null", D1, 2), msg.NodeAudited(ORDERS, (), None), SUCCEEDED])
     assert first == [AuditOnlyOutcome(STAGING, (audit_result("recent", D1, failing_rows=1),), (D2,), None)]
     assert second == [AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1, failing_rows=2),), (), None)]
 

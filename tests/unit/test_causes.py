@@ -12,7 +12,7 @@ import pytest
 import requests
 import urllib3
 
-from dg_sqlmesh_component.worker.causes import is_transient
+from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 
 class DatabaseError(Exception):

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from unit.test_hostile_yaml import EVERYTHING, PLACES, replaced, values
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.declaration_schema import name_errors
+from dg_sqlmesh_component.config.schema import name_errors
 
 DAGSTERS = SQLMeshProjectComponent.model().model_json_schema()
 OURS = SQLMeshProjectComponent.get_model_cls().model_json_schema()

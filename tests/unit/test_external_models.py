@@ -7,8 +7,8 @@ import pytest
 from dagster.components.resolved.errors import ResolutionException
 from unit.scenario import external_models, model, translator
 
-from dg_sqlmesh_component.errors import DeclarationError
-from dg_sqlmesh_component.external_models import ExternalModels, ExternalTable
+from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable
+from dg_sqlmesh_component.protocol.errors import DeclarationError
 
 EVENTS, LAKE_EVENTS, CLICKS, BARE = '"db"."raw"."events"', '"lake"."raw"."events"', '"db"."raw"."Clicks"', '"rates"'
 TABLES = (EVENTS, LAKE_EVENTS, CLICKS, BARE)

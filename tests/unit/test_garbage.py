@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dg_sqlmesh_component.garbage import collecting_no_garbage
+from dg_sqlmesh_component.definitions.garbage_collection import collecting_no_garbage
 
 
 @pytest.fixture(autouse=True)

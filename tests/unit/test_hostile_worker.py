@@ -14,19 +14,19 @@ from pathlib import Path
 import pytest
 from unit.outcome_table import OUTCOME_TABLE
 
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component import wire
-from dg_sqlmesh_component.errors import SQLMeshComponentError, StoppedError, WorkerError
-from dg_sqlmesh_component.outcomes import Ledger
-from dg_sqlmesh_component.project import LONGEST_LINE, SQLMeshProject
+from dg_sqlmesh_component.config.project import LONGEST_LINE, SQLMeshProject
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol import wire
+from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError, StoppedError, WorkerError
+from dg_sqlmesh_component.run.outcomes import Ledger
 
-REQUEST = e.EvaluationRequest(e.OpenProject(("/shop",), None, None, None), "prod", ('"a"',), (), {}, 0)
-LAST = wire.encode(wire.EVENT, e.EvaluationFinished("success"))
+REQUEST = msg.EvaluationRequest(msg.OpenProject(("/shop",), None, None, None), "prod", ('"a"',), (), {}, 0)
+LAST = wire.encode(wire.EVENT, msg.EvaluationFinished("success"))
 EVENTS = [
     wire.encode(wire.EVENT, event)
     for row in OUTCOME_TABLE
     for event in row.events
-    if not isinstance(event, e.EvaluationFinished | e.RequestFailed)
+    if not isinstance(event, msg.EvaluationFinished | msg.RequestFailed)
 ]
 
 
@@ -34,9 +34,9 @@ EVENTS = [
 def impostor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SQLMeshProject]:
     """A project whose interpreter is a program that does what it is told here, whatever it is given."""
     (tmp_path / "config.yaml").write_text("")
-    monkeypatch.setattr("dg_sqlmesh_component.project.FINISH_GRACE_SECONDS", 0.2)
-    monkeypatch.setattr("dg_sqlmesh_component.project.CUT_OFF_GRACE_SECONDS", 0.2)
-    monkeypatch.setattr("dg_sqlmesh_component.project.LAST_EVENTS_SECONDS", 0.5)
+    monkeypatch.setattr("dg_sqlmesh_component.config.project.FINISH_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("dg_sqlmesh_component.config.project.CUT_OFF_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("dg_sqlmesh_component.config.project.LAST_EVENTS_SECONDS", 0.5)
 
     def make(code: str) -> SQLMeshProject:
         program = tmp_path / "python"
@@ -49,7 +49,7 @@ def impostor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     return make
 
 
-def heard(project: SQLMeshProject) -> list[e.Event]:
+def heard(project: SQLMeshProject) -> list[msg.Event]:
     with project.request(REQUEST) as worker:
         return list(worker)
 
@@ -117,19 +117,19 @@ def test_output_that_arrives_after_the_last_event_is_logged_before_it(
     """Output has a pipe of its own, and a line of some megabytes takes longer than the events after it."""
     late = f"{saying([LAST])}time.sleep(0.2)\n{printing('late', wire.PRINTED)}"
     events = heard(impostor(late))
-    assert [type(event) for event in events] == [e.LogLine, e.EvaluationFinished]
-    assert events[0] == e.LogLine("info", "late", "output")
+    assert [type(event) for event in events] == [msg.LogLine, msg.EvaluationFinished]
+    assert events[0] == msg.LogLine("info", "late", "output")
 
 
 LOADED = ("model", wire.LOADING, "configuration", "", wire.LOADED, "driver")
-FAILED = wire.encode(wire.EVENT, e.RequestFailed("ProjectLoadError", "No such table."))
+FAILED = wire.encode(wire.EVENT, msg.RequestFailed("ProjectLoadError", "No such table."))
 
 
 def test_what_the_configuration_prints_is_in_no_log_and_what_anything_else_prints_is(
     impostor: Callable[[str], SQLMeshProject],
 ) -> None:
     events = heard(impostor(f"{printing(*LOADED)}\nsys.stderr.close(); os.close(2)\ntime.sleep(0.5)\n{saying([LAST])}"))
-    assert [event.text for event in events if isinstance(event, e.LogLine)] == ["model", "driver"]
+    assert [event.text for event in events if isinstance(event, msg.LogLine)] == ["model", "driver"]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_what_a_configuration_has_printed_is_in_the_error_when_it_does_not_load(
     impostor: Callable[[str], SQLMeshProject], lines: Sequence[str], message: str
 ) -> None:
     *_, last = heard(impostor(printing(*lines) + saying([FAILED])))
-    assert isinstance(last, e.RequestFailed)
+    assert isinstance(last, msg.RequestFailed)
     assert last.message == message
 
 
@@ -173,8 +173,8 @@ def test_output_between_events_on_the_other_pipe_is_log_lines(impostor: Callable
         out.write({LAST!r})
     """)
     events = heard(impostor(code))
-    assert events[-1] == e.EvaluationFinished("success")
-    told = [event for event in events if not (isinstance(event, e.LogLine) and event.source == "output")]
+    assert events[-1] == msg.EvaluationFinished("success")
+    told = [event for event in events if not (isinstance(event, msg.LogLine) and event.source == "output")]
     assert len(told) == 21
 
 
@@ -198,7 +198,7 @@ def test_a_secret_across_the_end_of_what_is_shown_of_a_line_is_hidden_before_tha
 def test_colours_of_a_terminal_are_no_part_of_a_log_line(impostor: Callable[[str], SQLMeshProject]) -> None:
     said = "\x1b[2K  \x1b[1;31mred\x1b[0m and \x1b[?25lplain\x1b[0m "
     code = saying([]) + f"sys.stderr.write({said!r} + '\\n'); sys.stderr.flush(); time.sleep(0.5); out.write({LAST!r})"
-    assert [event.text for event in heard(impostor(code)) if isinstance(event, e.LogLine)] == ["  red and plain"]
+    assert [event.text for event in heard(impostor(code)) if isinstance(event, msg.LogLine)] == ["  red and plain"]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -224,7 +224,7 @@ def test_a_worker_that_does_not_end_is_killed_with_its_children(
     impostor: Callable[[str], SQLMeshProject], tmp_path: Path
 ) -> None:
     code = saying([LAST]) + "child = os.fork()\nopen('pids', 'a').write(f'{os.getpid()}\\n')\ntime.sleep(600)\n"
-    assert heard(impostor(code))[-1] == e.EvaluationFinished("success")
+    assert heard(impostor(code))[-1] == msg.EvaluationFinished("success")
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
     deadline = time.monotonic() + 5
     while any(map(_is_alive, pids)) and time.monotonic() < deadline:

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from unit.scenario import audit, manifest, model
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.declaration import Execution, MetadataLimits
-from dg_sqlmesh_component.errors import DeclarationError, SQLMeshComponentError
+from dg_sqlmesh_component.config.attributes import Execution, MetadataLimits
+from dg_sqlmesh_component.protocol.errors import DeclarationError, SQLMeshComponentError
 
 REFERENCE = Path(__file__).parents[2] / "component.yaml"
 EVERYTHING: dict[str, Any] = {

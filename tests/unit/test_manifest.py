@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from unit.scenario import audit, fqn, manifest, model, standalone
 
-from dg_sqlmesh_component.manifest import cut, split_fqn
+from dg_sqlmesh_component.protocol.manifest import cut, split_fqn
 
 LIMIT = 200
 

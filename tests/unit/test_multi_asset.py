@@ -7,10 +7,10 @@ import dagster as dg
 import pytest
 from unit.scenario import audit, manifest, model, project_assets, standalone
 
-from dg_sqlmesh_component.manifest import Manifest
-from dg_sqlmesh_component.multi_asset import build_multi_asset
-from dg_sqlmesh_component.run_config import SQLMeshRunConfig, config_of_run
-from dg_sqlmesh_component.translator import STATUS_CHECK
+from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig, config_of_run
+from dg_sqlmesh_component.definitions.op import build_multi_asset
+from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+from dg_sqlmesh_component.protocol.manifest import Manifest
 
 Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 

@@ -8,8 +8,8 @@ import re
 import dagster as dg
 import pytest
 
-from dg_sqlmesh_component.errors import DeclarationError
-from dg_sqlmesh_component.neighbours import NAME_OF_A_PART, Neighbours, default_op_name, refuse_op_name
+from dg_sqlmesh_component.definitions.conflicts import NAME_OF_A_PART, Neighbours, default_op_name, refuse_op_name
+from dg_sqlmesh_component.protocol.errors import DeclarationError
 
 DECLARED = {
     ("shop", None): "sqlmesh_shop",

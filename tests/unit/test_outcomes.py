@@ -33,19 +33,19 @@ from unit.outcome_table import (
 )
 from unit.scenario import DAY, HOUR, day, days, fqn
 
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 
 MART = fqn("marts.revenue")
-START_OVER = e.EvaluationPlanned({})
+START_OVER = msg.EvaluationPlanned({})
 
 
 def fold(
-    events: Iterable[e.Event],
+    events: Iterable[msg.Event],
     requested: Iterable[str] = (ORDERS,),
     audit_only: Iterable[str] = (),
     death: str | None = None,
-    earlier: Iterable[e.Event] = (),
+    earlier: Iterable[msg.Event] = (),
 ) -> list[NodeOutcome | AuditOnlyOutcome]:
     """All outcomes, in the order in which they are handed out.
 
@@ -79,8 +79,8 @@ def test_the_table_has_every_outcome() -> None:
 
 
 def test_the_table_has_every_kind_of_evidence() -> None:
-    about_other_things = {e.ProjectDescribed, e.NodeAudited, e.SecretsKnown, e.LogLine}
-    assert {type(event) for row in OUTCOME_TABLE for event in row.events} == {*get_args(e.Event)} - about_other_things
+    about_other_things = {msg.ProjectDescribed, msg.NodeAudited, msg.SecretsKnown, msg.LogLine}
+    assert {type(event) for row in OUTCOME_TABLE for event in row.events} == {*get_args(msg.Event)} - about_other_things
 
 
 def test_the_step_fails_unless_the_model_was_executed_or_healthily_was_not() -> None:
@@ -99,7 +99,7 @@ def test_only_a_non_blocking_audit_that_failed_is_a_warning() -> None:
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 def test_batches_may_finish_in_any_order(order: tuple[int, ...]) -> None:
     intervals = (D1, D2, D3)
-    events = [OPENED, e.EvaluationPlanned({ORDERS: intervals}), *(batch(n, intervals[n]) for n in order), SUCCEEDED]
+    events = [OPENED, msg.EvaluationPlanned({ORDERS: intervals}), *(batch(n, intervals[n]) for n in order), SUCCEEDED]
     (outcome,) = fold(events)
     assert (outcome.outcome, outcome.intervals, outcome.rows) == (Outcome.EXECUTED, (days(1, 3),), 30)
 
@@ -115,7 +115,7 @@ def test_one_batch_reported_twice_is_one_batch() -> None:
 
 
 def test_parents_are_handed_out_before_children_as_sqlmesh_executes_them() -> None:
-    plan = e.EvaluationPlanned({MART: (D1,), ORDERS: (D1, D2), STAGING: (D1,)})
+    plan = msg.EvaluationPlanned({MART: (D1,), ORDERS: (D1, D2), STAGING: (D1,)})
     batches = [batch(0, D1, node=STAGING), batch(0, D1), batch(1, D2), batch(0, D1, node=MART)]
     outcomes = fold([opened(STAGING, ORDERS, MART), plan, *batches, SUCCEEDED], requested=[MART, ORDERS, STAGING])
     assert [one.fqn for one in outcomes] == [STAGING, ORDERS, MART]
@@ -125,9 +125,13 @@ def test_what_is_settled_at_the_end_comes_in_the_order_requested() -> None:
     assert [one.fqn for one in fold([SUCCEEDED], requested=[STAGING, MART, ORDERS])] == [STAGING, MART, ORDERS]
 
 
-@pytest.mark.parametrize("last", [SUCCEEDED, FAILED, e.EvaluationFinished("nothing_to_do")], ids=lambda one: one.status)
+@pytest.mark.parametrize(
+    "last", [SUCCEEDED, FAILED, msg.EvaluationFinished("nothing_to_do")], ids=lambda one: one.status
+)
 @pytest.mark.parametrize("evidence", [(), (DIVISION,), (AUDITS,)], ids=["nobody named", "error", "audit"])
-def test_a_failing_batch_is_never_a_materialization(last: e.EvaluationFinished, evidence: tuple[e.Event, ...]) -> None:
+def test_a_failing_batch_is_never_a_materialization(
+    last: msg.EvaluationFinished, evidence: tuple[msg.Event, ...]
+) -> None:
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), failing_batch(1, D2), *evidence, last])
     assert outcome.outcome is not Outcome.EXECUTED
     assert outcome.outcome.is_failure
@@ -136,7 +140,7 @@ def test_a_failing_batch_is_never_a_materialization(last: e.EvaluationFinished, 
 def test_adjoining_and_overlapping_intervals_are_merged_and_others_are_not() -> None:
     half_day = (day(2), day(2) + DAY // 2)
     intervals = (days(5, 5), half_day, D1, days(2, 3), (day(9), day(9) + HOUR))
-    plan = e.EvaluationPlanned({ORDERS: intervals})
+    plan = msg.EvaluationPlanned({ORDERS: intervals})
     (outcome,) = fold([plan, *(batch(n, interval) for n, interval in enumerate(intervals))])
     assert outcome.intervals == (days(1, 3), days(5, 5), (day(9), day(9) + HOUR))
 
@@ -158,23 +162,23 @@ def test_rows_and_bytes_are_known_only_when_every_batch_reported_them(
     ("counts", "row_count"), [((), None), ((0,), 0), ((7,), 7), ((7, 9), 9)], ids=["never", "none", "once", "twice"]
 )
 def test_the_rows_of_the_table_are_those_of_the_last_count(counts: tuple[int, ...], row_count: int | None) -> None:
-    (outcome,) = fold([ONE_BATCH, *(e.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D1)])
+    (outcome,) = fold([ONE_BATCH, *(msg.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D1)])
     assert (outcome.outcome, outcome.row_count, outcome.rows) == (Outcome.EXECUTED, row_count, 10)
 
 
 def test_the_rows_of_each_table_are_its_own() -> None:
-    plan = e.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,), MART: (D1,)})
+    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,), MART: (D1,)})
     work = [
         one
         for node, rows in ((STAGING, 1), (ORDERS, 2))
-        for one in (e.RowsCounted(node, rows), batch(0, D1, node=node))
+        for one in (msg.RowsCounted(node, rows), batch(0, D1, node=node))
     ]
     outcomes = fold([plan, *work, batch(0, D1, node=MART), SUCCEEDED], requested=[STAGING, ORDERS, MART])
     assert [one.row_count for one in outcomes if isinstance(one, NodeOutcome)] == [1, 2, None]
 
 
 def test_a_count_is_no_evidence_of_an_execution() -> None:
-    (outcome,) = fold([OPENED, ONE_BATCH, e.RowsCounted(ORDERS, 7), failing_batch(0, D1), DIVISION, FAILED])
+    (outcome,) = fold([OPENED, ONE_BATCH, msg.RowsCounted(ORDERS, 7), failing_batch(0, D1), DIVISION, FAILED])
     assert outcome.outcome is Outcome.FAILED
 
 
@@ -203,7 +207,7 @@ def test_audits_come_in_the_models_order() -> None:
 
 def test_the_same_audit_twice_on_a_model_is_two_audits() -> None:
     evaluations = [
-        e.AuditEvaluated(ORDERS, "not_null", position, {"columns": column}, True, rows, None, D1)
+        msg.AuditEvaluated(ORDERS, "not_null", position, {"columns": column}, True, rows, None, D1)
         for position, (column, rows) in enumerate([("a", 0), ("b", 4)])
     ]
     (outcome,) = fold([ONE_BATCH, *evaluations, batch(0, D1)])
@@ -235,19 +239,19 @@ def test_an_audit_passed_when_no_batch_had_a_failing_row(failing_rows: int, pass
 def test_audits_without_their_model_are_handed_out_as_soon_as_it_is_through() -> None:
     ledger = Ledger([], [ORDERS])
     assert ledger.feed(audited("not_null", days(1, 3), 2)) == []
-    assert ledger.feed(e.NodeAudited(ORDERS, (D3,), None)) == [
+    assert ledger.feed(msg.NodeAudited(ORDERS, (D3,), None)) == [
         AuditOnlyOutcome(ORDERS, (audit_result("not_null", days(1, 3), failing_rows=2),), (D3,), None)
     ]
     assert ledger.contradictions == ()
 
 
 def test_adjoining_intervals_that_are_due_are_merged() -> None:
-    (audited_only,) = fold([e.NodeAudited(ORDERS, (D1, D2, days(4, 4)), None)], requested=[])
+    (audited_only,) = fold([msg.NodeAudited(ORDERS, (D1, D2, days(4, 4)), None)], requested=[])
     assert audited_only == AuditOnlyOutcome(ORDERS, (), (days(1, 2), days(4, 4)), None)
 
 
 def test_audits_that_could_not_be_evaluated_say_why() -> None:
-    assert fold([e.NodeAudited(ORDERS, (), "no such table")], requested=[]) == [
+    assert fold([msg.NodeAudited(ORDERS, (), "no such table")], requested=[]) == [
         AuditOnlyOutcome(ORDERS, (), (), "no such table")
     ]
 
@@ -256,22 +260,22 @@ def test_audits_that_could_not_be_evaluated_say_why() -> None:
     ("events", "death", "error"),
     [
         (
-            [opened(missing=(ORDERS,)), e.EvaluationFinished("not_run")],
+            [opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")],
             None,
             NOT_PROMOTED,
         ),
         ([OPENED, SUCCEEDED], None, "SQLMesh ended the run without evaluating them."),
         (
-            [OPENED, e.NodeAudited(STAGING, (), None), e.RequestFailed("EvaluationError", "cancelled")],
+            [OPENED, msg.NodeAudited(STAGING, (), None), msg.RequestFailed("EvaluationError", "cancelled")],
             None,
             "cancelled",
         ),
-        ([OPENED, e.NodeAudited(STAGING, (), None)], "killed", "killed"),
+        ([OPENED, msg.NodeAudited(STAGING, (), None)], "killed", "killed"),
     ],
     ids=["not promoted", "not evaluated", "the request failed", "the worker died"],
 )
 def test_a_node_of_which_the_audits_were_not_evaluated_is_not_passed_over_in_silence(
-    events: list[e.Event], death: str | None, error: str
+    events: list[msg.Event], death: str | None, error: str
 ) -> None:
     outcomes = fold(events, requested=[], audit_only=[ORDERS], death=death)
     assert [one for one in outcomes if one.fqn == ORDERS] == [AuditOnlyOutcome(ORDERS, (), (), error)]
@@ -279,15 +283,17 @@ def test_a_node_of_which_the_audits_were_not_evaluated_is_not_passed_over_in_sil
 
 @pytest.mark.parametrize(
     ("events", "death"),
-    [([OPENED, e.RequestFailed("DeclarationError", "a wrong date")], None), ([], "killed"), ([OPENED], "killed")],
+    [([OPENED, msg.RequestFailed("DeclarationError", "a wrong date")], None), ([], "killed"), ([OPENED], "killed")],
     ids=["refused", "died before it said anything", "died before the plan"],
 )
-def test_a_run_that_ends_before_sqlmesh_has_planned_cuts_nothing_off(events: list[e.Event], death: str | None) -> None:
+def test_a_run_that_ends_before_sqlmesh_has_planned_cuts_nothing_off(
+    events: list[msg.Event], death: str | None
+) -> None:
     assert fold(events, requested=[ORDERS], audit_only=[STAGING], death=death) == []
 
 
 def test_a_signal_that_fails_before_the_plan_cuts_off_the_other_models() -> None:
-    failed = [OPENED, DIVISION, e.RequestFailed("EvaluationError", "A signal raised an error.")]
+    failed = [OPENED, DIVISION, msg.RequestFailed("EvaluationError", "A signal raised an error.")]
     outcomes = fold(failed, requested=[ORDERS, STAGING])
     assert sorted(kinds(outcomes)) == sorted([(ORDERS, Outcome.FAILED), (STAGING, Outcome.INTERRUPTED)])
 
@@ -301,7 +307,7 @@ def test_audits_evaluated_before_the_worker_died_are_not_lost() -> None:
 
 
 def test_work_of_the_first_pass_counts_when_the_second_has_nothing_left_to_do() -> None:
-    again = e.NodeUpToDate(ORDERS, "every interval that is over has been computed", day(4), day(2))
+    again = msg.NodeUpToDate(ORDERS, "every interval that is over has been computed", day(4), day(2))
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, again, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
     assert (outcome.planned_batches, outcome.finished_batches, outcome.again) == (1, 1, False)
@@ -309,40 +315,40 @@ def test_work_of_the_first_pass_counts_when_the_second_has_nothing_left_to_do() 
 
 @pytest.mark.parametrize(
     ("told", "outcome"),
-    [([e.NodeUpToDate(ORDERS, "done", None, None)], Outcome.EXECUTED), ([], Outcome.INTERRUPTED)],
+    [([msg.NodeUpToDate(ORDERS, "done", None, None)], Outcome.EXECUTED), ([], Outcome.INTERRUPTED)],
     ids=["told that nothing is left to do", "untold"],
 )
 def test_work_of_the_first_pass_is_all_there_is_when_the_worker_dies_only_if_sqlmesh_has_said_so(
-    told: list[e.Event], outcome: Outcome
+    told: list[msg.Event], outcome: Outcome
 ) -> None:
     outcomes = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, *told], death="killed")
     assert kinds(outcomes) == [(ORDERS, outcome)]
 
 
-@pytest.mark.parametrize("again", [ONE_BATCH, e.EvaluationPlanned({ORDERS: ()})], ids=["planned", "nothing is ready"])
+@pytest.mark.parametrize("again", [ONE_BATCH, msg.EvaluationPlanned({ORDERS: ()})], ids=["planned", "nothing is ready"])
 @pytest.mark.parametrize(
     "idle",
-    [e.NodeUpToDate(ORDERS, "done", None, day(3)), e.NodeWaiting(ORDERS, ("landed",), ())],
+    [msg.NodeUpToDate(ORDERS, "done", None, day(3)), msg.NodeWaiting(ORDERS, ("landed",), ())],
     ids=["up to date", "waiting"],
 )
 def test_what_left_a_model_out_of_the_first_pass_explains_nothing_about_the_second(
-    idle: e.Event, again: e.Event
+    idle: msg.Event, again: msg.Event
 ) -> None:
-    (outcome,) = fold([OPENED, e.EvaluationPlanned({}), idle, START_OVER, again], death="killed")
+    (outcome,) = fold([OPENED, msg.EvaluationPlanned({}), idle, START_OVER, again], death="killed")
     assert isinstance(outcome, NodeOutcome)
     assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
     assert (outcome.reason, outcome.signals, outcome.last_interval_end) == (None, (), None)
 
 
 def test_a_model_that_waited_in_the_first_pass_and_runs_in_the_second_is_executed() -> None:
-    first = [e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, ("landed",), ())]
+    first = [msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
     (outcome,) = fold([OPENED, *first, START_OVER, ONE_BATCH, batch(0, D1), SUCCEEDED])
     assert isinstance(outcome, NodeOutcome)
     assert (outcome.outcome, outcome.signals) == (Outcome.EXECUTED, ())
 
 
 def test_work_of_both_passes_is_added_up() -> None:
-    second = e.EvaluationPlanned({ORDERS: (D2,)})
+    second = msg.EvaluationPlanned({ORDERS: (D2,)})
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, second, batch(0, D2), SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (days(1, 2),))
     assert (outcome.planned_batches, outcome.finished_batches) == (2, 2)
@@ -350,15 +356,15 @@ def test_work_of_both_passes_is_added_up() -> None:
 
 
 def test_work_of_the_first_pass_is_named_when_the_second_fails() -> None:
-    second = e.EvaluationPlanned({ORDERS: (D2,)})
+    second = msg.EvaluationPlanned({ORDERS: (D2,)})
     events = [OPENED, TWO_BATCHES, batch(0, D1), START_OVER, second, failing_batch(0, D2), DIVISION, FAILED]
     (outcome,) = fold(events)
     assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
 
 
 def test_failures_of_the_first_pass_are_void() -> None:
-    plan = e.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
-    first = [failing_batch(0, D1), DIVISION, e.NodesBlocked({STAGING: (ORDERS,)})]
+    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
+    first = [failing_batch(0, D1), DIVISION, msg.NodesBlocked({STAGING: (ORDERS,)})]
     second = [batch(0, D1, node=STAGING), batch(0, D1)]
     outcomes = fold([plan, *first, START_OVER, plan, *second, SUCCEEDED], requested=[STAGING, ORDERS])
     assert kinds(outcomes) == [(STAGING, Outcome.EXECUTED), (ORDERS, Outcome.EXECUTED)]
@@ -381,13 +387,13 @@ def test_audits_of_batches_that_failed_in_the_first_pass_are_void() -> None:
 
 def test_audits_of_batches_that_finished_in_the_first_pass_count() -> None:
     first = [audited("recent", D1, 1), batch(0, D1)]
-    second = [e.EvaluationPlanned({ORDERS: (D2,)}), audited("recent", D2, 2), batch(0, D2)]
+    second = [msg.EvaluationPlanned({ORDERS: (D2,)}), audited("recent", D2, 2), batch(0, D2)]
     (outcome,) = fold([OPENED, TWO_BATCHES, *first, START_OVER, *second, SUCCEEDED])
     assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=3),)
 
 
 def test_an_executed_model_that_is_not_planned_again_stays_as_it_was_handed_out() -> None:
-    events = [OPENED, ONE_BATCH, batch(0, D1), START_OVER, e.NodeUpToDate(ORDERS, "done", None, None), SUCCEEDED]
+    events = [OPENED, ONE_BATCH, batch(0, D1), START_OVER, msg.NodeUpToDate(ORDERS, "done", None, None), SUCCEEDED]
     assert kinds(fold(events)) == [(ORDERS, Outcome.EXECUTED)]
 
 
@@ -402,7 +408,7 @@ def test_an_executed_model_that_is_not_planned_again_stays_as_it_was_handed_out(
     ids=["as it was", "another description", "another version", "other code in the same table"],
 )
 def test_batches_of_code_that_is_promoted_no_more_do_not_count_for_what_is(
-    now: e.PromotedNode, outcome: Outcome
+    now: msg.PromotedNode, outcome: Outcome
 ) -> None:
     first = [OPENED, TWO_BATCHES, audited("recent", D1, 1), batch(0, D1)]
     second = [START_OVER, replace(opened(ORDERS), promoted={ORDERS: now}), up_to_date_again(), SUCCEEDED]
@@ -412,14 +418,14 @@ def test_batches_of_code_that_is_promoted_no_more_do_not_count_for_what_is(
     assert bool(told.intervals) == bool(told.audits) == (outcome is Outcome.EXECUTED)
 
 
-def up_to_date_again() -> e.NodeUpToDate:
-    return e.NodeUpToDate(ORDERS, "the plan has computed it", None, None)
+def up_to_date_again() -> msg.NodeUpToDate:
+    return msg.NodeUpToDate(ORDERS, "the plan has computed it", None, None)
 
 
 def test_an_executed_model_that_is_planned_again_is_handed_out_again() -> None:
-    work = [audited("recent", D1), e.RowsCounted(ORDERS, 7), batch(0, D1)]
-    more = [audited("recent", D2), e.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]
-    second = e.EvaluationPlanned({ORDERS: (D2,)})
+    work = [audited("recent", D1), msg.RowsCounted(ORDERS, 7), batch(0, D1)]
+    more = [audited("recent", D2), msg.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]
+    second = msg.EvaluationPlanned({ORDERS: (D2,)})
     first, again = fold([OPENED, ONE_BATCH, *work, START_OVER, second, *more, SUCCEEDED])
     assert (first.again, first.intervals, first.rows, first.row_count) == (False, (D1,), 10, 7)
     assert (again.again, again.intervals, again.rows, again.row_count) == (True, (D2,), 20, 9)
@@ -427,8 +433,8 @@ def test_an_executed_model_that_is_planned_again_is_handed_out_again() -> None:
 
 
 def test_the_rows_counted_in_the_first_pass_are_not_those_of_the_second() -> None:
-    first = [ONE_BATCH, e.RowsCounted(ORDERS, 7), batch(0, D1)]
-    second = [START_OVER, e.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
+    first = [ONE_BATCH, msg.RowsCounted(ORDERS, 7), batch(0, D1)]
+    second = [START_OVER, msg.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
     once, again = fold([OPENED, *first, *second, SUCCEEDED])
     assert isinstance(once, NodeOutcome)
     assert isinstance(again, NodeOutcome)
@@ -452,7 +458,7 @@ def test_a_model_executed_in_the_first_pass_and_failed_in_the_second_without_a_p
 
 def test_a_model_that_was_executed_without_being_requested_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
-    plan = e.EvaluationPlanned({ORDERS: (D1,), MART: (D1,)})
+    plan = msg.EvaluationPlanned({ORDERS: (D1,), MART: (D1,)})
     for event in (opened(ORDERS), plan, batch(0, D1), batch(0, D1, node=MART), SUCCEEDED):
         assert all(outcome.fqn == ORDERS for outcome in ledger.feed(event))
     assert ledger.contradictions == (f"SQLMesh executed {MART}, which was not requested.",)
@@ -460,7 +466,7 @@ def test_a_model_that_was_executed_without_being_requested_is_a_contradiction() 
 
 def test_a_table_that_was_counted_without_being_requested_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
-    assert ledger.feed(e.RowsCounted(MART, 7)) == []
+    assert ledger.feed(msg.RowsCounted(MART, 7)) == []
     assert ledger.contradictions == (f"SQLMesh executed {MART}, which was not requested.",)
 
 
@@ -471,8 +477,8 @@ def test_a_failed_run_in_which_nobody_failed_is_a_contradiction() -> None:
     assert ledger.contradictions == ("SQLMesh reported a failed run but named no model that failed.",)
 
 
-@pytest.mark.parametrize("evidence", [DIVISION, e.NodesBlocked({ORDERS: (STAGING,)})], ids=["failed", "blocked"])
-def test_a_failed_run_in_which_somebody_failed_is_none(evidence: e.Event) -> None:
+@pytest.mark.parametrize("evidence", [DIVISION, msg.NodesBlocked({ORDERS: (STAGING,)})], ids=["failed", "blocked"])
+def test_a_failed_run_in_which_somebody_failed_is_none(evidence: msg.Event) -> None:
     ledger = Ledger([ORDERS])
     for event in (ONE_BATCH, evidence, FAILED):
         ledger.feed(event)
@@ -494,15 +500,15 @@ def test_the_ledger_is_closed_by_the_last_event_and_closing_it_again_adds_nothin
     assert len(ledger.feed(SUCCEEDED)) == 1
     assert ledger.is_closed
     assert ledger.close("the worker died") == []
-    assert ledger.feed(e.RequestFailed("WorkerError", "died")) == []
+    assert ledger.feed(msg.RequestFailed("WorkerError", "died")) == []
 
 
 @pytest.mark.parametrize(
     "event",
-    [e.LogLine("error", "a driver's chatter", "output"), e.SecretsKnown(("hunter2",))],
+    [msg.LogLine("error", "a driver's chatter", "output"), msg.SecretsKnown(("hunter2",))],
     ids=lambda one: one.type,
 )
-def test_what_is_not_about_a_node_changes_nothing(event: e.Event) -> None:
+def test_what_is_not_about_a_node_changes_nothing(event: msg.Event) -> None:
     assert fold([event]) == []
     assert fold([OPENED, ONE_BATCH, event, batch(0, D1), event, SUCCEEDED]) == fold([OPENED, ONE_BATCH, batch(0, D1)])
 
@@ -517,19 +523,21 @@ starts_and_lengths = st.tuples(st.integers(0, 3), st.integers(1, 3))
 intervals = starts_and_lengths.map(lambda pair: (pair[0] * DAY, (pair[0] + pair[1]) * DAY))
 amounts = st.none() | st.integers(0, 9)
 durations = st.sampled_from([1, 2, 3, None])
-plans = st.builds(e.EvaluationPlanned, st.dictionaries(nodes, st.lists(intervals, max_size=2).map(tuple)))
+plans = st.builds(msg.EvaluationPlanned, st.dictionaries(nodes, st.lists(intervals, max_size=2).map(tuple)))
 evidence = st.one_of(
-    st.builds(e.BatchFinished, nodes, st.integers(0, 2), intervals, durations, amounts, amounts),
-    st.builds(e.AuditEvaluated, nodes, texts, st.integers(0, 1), st.just({}), st.booleans(), amounts, texts, intervals),
-    st.builds(e.RowsCounted, nodes, st.integers(0, 9)),
-    st.builds(e.NodeFailed, nodes, texts, texts, names, st.booleans()),
-    st.builds(e.NodesBlocked, st.dictionaries(nodes, st.lists(nodes, max_size=2).map(tuple), max_size=2)),
-    st.builds(e.NodeUpToDate, nodes, texts, amounts, amounts),
-    st.builds(e.NodeWaiting, nodes, names, names, names),
-    st.builds(e.LogLine, st.just("info"), texts, texts),
+    st.builds(msg.BatchFinished, nodes, st.integers(0, 2), intervals, durations, amounts, amounts),
+    st.builds(
+        msg.AuditEvaluated, nodes, texts, st.integers(0, 1), st.just({}), st.booleans(), amounts, texts, intervals
+    ),
+    st.builds(msg.RowsCounted, nodes, st.integers(0, 9)),
+    st.builds(msg.NodeFailed, nodes, texts, texts, names, st.booleans()),
+    st.builds(msg.NodesBlocked, st.dictionaries(nodes, st.lists(nodes, max_size=2).map(tuple), max_size=2)),
+    st.builds(msg.NodeUpToDate, nodes, texts, amounts, amounts),
+    st.builds(msg.NodeWaiting, nodes, names, names, names),
+    st.builds(msg.LogLine, st.just("info"), texts, texts),
 )
-finishes = st.builds(e.EvaluationFinished, st.sampled_from(get_args(e.Status)))
-last_words = st.lists(finishes | finishes | st.builds(e.RequestFailed, texts, texts), max_size=2)
+finishes = st.builds(msg.EvaluationFinished, st.sampled_from(get_args(msg.Status)))
+last_words = st.lists(finishes | finishes | st.builds(msg.RequestFailed, texts, texts), max_size=2)
 
 
 @dataclass(frozen=True)
@@ -540,7 +548,7 @@ class Attempt:
         kept: Which of the open nodes stay open; None for those that are worth it.
     """
 
-    events: tuple[e.Event, ...]
+    events: tuple[msg.Event, ...]
     kept: frozenset[str] | None
     was_interrupted: bool
 
@@ -554,7 +562,7 @@ class Run:
     attempts: tuple[Attempt, ...]
 
     @property
-    def events(self) -> list[e.Event]:
+    def events(self) -> list[msg.Event]:
         return [event for attempt in self.attempts for event in attempt.events]
 
     def up_to_the_end(self, ledger: Ledger) -> list[NodeOutcome | AuditOnlyOutcome]:
@@ -579,8 +587,8 @@ class Run:
         return [one for one in self.handed_out if isinstance(one, NodeOutcome)]
 
 
-def is_last(event: e.Event) -> bool:
-    return isinstance(event, e.EvaluationFinished | e.RequestFailed)
+def is_last(event: msg.Event) -> bool:
+    return isinstance(event, msg.EvaluationFinished | msg.RequestFailed)
 
 
 @st.composite
@@ -593,17 +601,17 @@ def any_runs(draw: st.DrawFn) -> Run:
     for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
         through = [node for node in to_audit if node not in missing and draw(st.booleans())]
         to_audit = [node for node in to_audit if node not in through]
-        attempt = draw(any_attempts(missing, [e.NodeAudited(node, (), None) for node in through]))
+        attempt = draw(any_attempts(missing, [msg.NodeAudited(node, (), None) for node in through]))
         run = replace(run, attempts=(*run.attempts, attempt))
     return run
 
 
 @st.composite
-def any_attempts(draw: st.DrawFn, missing: tuple[str, ...], through: list[e.NodeAudited]) -> Attempt:
-    events: list[e.Event] = [opened(*NODES, missing=missing)]
+def any_attempts(draw: st.DrawFn, missing: tuple[str, ...], through: list[msg.NodeAudited]) -> Attempt:
+    events: list[msg.Event] = [opened(*NODES, missing=missing)]
     for plan in draw(st.lists(plans, min_size=1, max_size=2)):
         batches = [(node, n, one) for node, planned in plan.batches.items() for n, one in enumerate(planned)]
-        work: list[e.Event] = [batch(n, one, node=node, duration_ms=draw(durations)) for node, n, one in batches]
+        work: list[msg.Event] = [batch(n, one, node=node, duration_ms=draw(durations)) for node, n, one in batches]
         noise = draw(st.lists(evidence, max_size=3))
         events += [plan, *draw(st.permutations([*work, *noise]))]
     events += [*draw(st.lists(evidence, max_size=2)), *through, *draw(last_words)]
@@ -627,7 +635,7 @@ def test_the_ledger_balances_whatever_happens(run: Run) -> None:
 @given(any_runs(), nodes)
 def test_a_failure_that_sqlmesh_names_at_the_end_is_never_swallowed(run: Run, node: str) -> None:
     ledger = Ledger(run.requested, run.audit_only)
-    named = e.NodeFailed(node, "Error", "boom", ())
+    named = msg.NodeFailed(node, "Error", "boom", ())
     outcomes = run.up_to_the_end(ledger)
     outcomes += [one for event in (named, FAILED) for one in ledger.feed(event)]
     failed = [fqn for fqn, outcome in kinds(outcomes) if outcome.is_failure]
@@ -639,7 +647,7 @@ def test_a_failure_that_sqlmesh_names_at_the_end_is_never_swallowed(run: Run, no
 def test_a_persistent_failure_of_an_open_node_is_never_worth_another_attempt(run: Run, node: str) -> None:
     ledger = Ledger(run.requested, run.audit_only)
     run.up_to_the_end(ledger)
-    ledger.feed(e.NodeFailed(node, "Error", "boom", ()))
+    ledger.feed(msg.NodeFailed(node, "Error", "boom", ()))
     assert node not in ledger.worth_retrying(True) | ledger.worth_retrying(False)
 
 
@@ -664,7 +672,7 @@ def test_every_attempt_that_a_node_stayed_open_for_is_counted(run: Run) -> None:
 @whatever
 @given(any_runs())
 def test_executed_means_that_batches_finished_with_a_duration(run: Run) -> None:
-    worked = {one.fqn for one in run.events if isinstance(one, e.BatchFinished) and one.duration_ms is not None}
+    worked = {one.fqn for one in run.events if isinstance(one, msg.BatchFinished) and one.duration_ms is not None}
     for outcome in run.outcomes:
         if outcome.outcome is Outcome.EXECUTED:
             assert outcome.fqn in worked
@@ -705,13 +713,13 @@ def test_a_batch_that_was_never_planned_counts_for_nothing_and_is_a_contradictio
 
 
 def test_work_of_the_first_pass_is_not_hidden_by_a_signal_in_the_second() -> None:
-    second = [START_OVER, e.EvaluationPlanned({ORDERS: ()}), e.NodeWaiting(ORDERS, ("landed",), ())]
+    second = [START_OVER, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), *second, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
 
 
 def test_what_is_known_of_a_model_outlives_the_death_of_the_worker() -> None:
     ledger = Ledger([ORDERS])
-    for event in (opened(ORDERS), e.NodeUpToDate(ORDERS, "done", None, None)):
+    for event in (opened(ORDERS), msg.NodeUpToDate(ORDERS, "done", None, None)):
         ledger.feed(event)
     assert [outcome.outcome for outcome in ledger.close("killed while auditing")] == [Outcome.UP_TO_DATE]

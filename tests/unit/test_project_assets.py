@@ -19,11 +19,11 @@ from unit.scenario import (
     stored,
 )
 
-from dg_sqlmesh_component.errors import DeclarationError, ProjectLoadError
-from dg_sqlmesh_component.manifest import Audit, Manifest, Model
-from dg_sqlmesh_component.outcomes import AuditResult
-from dg_sqlmesh_component.project_assets import ProjectAssets
-from dg_sqlmesh_component.translator import STATUS_CHECK
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model
+from dg_sqlmesh_component.run.outcomes import AuditResult
 
 ORDERS_KEY = dg.AssetKey(["core", "orders"])
 D1 = days(1, 1)

@@ -10,7 +10,7 @@ import pytest
 from dagster._core.definitions.asset_checks import asset_check_result
 from dagster._core.execution.context.system import StepExecutionContext
 
-from dg_sqlmesh_component.recording import recorded
+from dg_sqlmesh_component.run.recorder import recorded
 
 Results = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 

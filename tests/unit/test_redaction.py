@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from unit.scenario import audit, manifest, model
 
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.manifest import Column, DbtNode, StandaloneAudit, cut
-from dg_sqlmesh_component.redaction import Redactor
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.manifest import Column, DbtNode, StandaloneAudit, cut
+from dg_sqlmesh_component.protocol.redaction import Redactor
 
 
 @pytest.mark.parametrize(
@@ -111,15 +111,15 @@ def test_a_secret_that_contains_another_is_hidden_as_a_whole() -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        e.LogLine("info", "it is hunter2!", "output"),
-        e.RequestFailed("EvaluationError", "it is hunter2!"),
-        e.NodeFailed('"t"."x"', "OperationalError", "it is hunter2!", ()),
-        e.NodeAudited('"t"."x"', (), "it is hunter2!"),
-        e.AuditEvaluated('"t"."x"', "a", 0, {}, True, None, None, (0, 1), error="it is hunter2!"),
+        msg.LogLine("info", "it is hunter2!", "output"),
+        msg.RequestFailed("EvaluationError", "it is hunter2!"),
+        msg.NodeFailed('"t"."x"', "OperationalError", "it is hunter2!", ()),
+        msg.NodeAudited('"t"."x"', (), "it is hunter2!"),
+        msg.AuditEvaluated('"t"."x"', "a", 0, {}, True, None, None, (0, 1), error="it is hunter2!"),
     ],
     ids=lambda event: type(event).__name__,
 )
-def test_every_event_that_carries_words_is_cleaned(event: e.Event) -> None:
+def test_every_event_that_carries_words_is_cleaned(event: msg.Event) -> None:
     redactor = Redactor({})
     redactor.add(["hunter2!"])
     assert "it is ***" in repr(redactor.event(event))
@@ -149,8 +149,8 @@ def test_a_query_is_shown_without_the_values_that_a_variable_put_there() -> None
     redactor = Redactor({"MODE_TOKEN": "user"})
     redactor.add(["hunter2!"])
     assert redactor.sql("SELECT user FROM t WHERE key = 'hunter2!'") == "SELECT user FROM t WHERE key = '***'"
-    evaluated = e.AuditEvaluated('"t"."x"', "a", 0, {}, True, 1, "SELECT 'hunter2!'", (0, 1))
-    described = e.ProjectDescribed(manifest(model("t.x", query="SELECT 'hunter2!'"), model("t.y")))
+    evaluated = msg.AuditEvaluated('"t"."x"', "a", 0, {}, True, 1, "SELECT 'hunter2!'", (0, 1))
+    described = msg.ProjectDescribed(manifest(model("t.x", query="SELECT 'hunter2!'"), model("t.y")))
     for event in (evaluated, described):
         assert "'***'" in repr(redactor.event(event))
         assert "hunter2" not in repr(redactor.event(event))
@@ -173,14 +173,14 @@ def test_what_a_project_says_of_its_models_is_described_without_secrets() -> Non
     alone = StandaloneAudit(check, (), "@daily", None, dbt)
     redactor = Redactor({})
     redactor.add(["hunter2!"])
-    described = redactor.event(e.ProjectDescribed(manifest(told, standalone_audits=[alone])))
+    described = redactor.event(msg.ProjectDescribed(manifest(told, standalone_audits=[alone])))
     [found] = described.manifest.models
     assert found.columns[1] == Column("n", "INT", None)
     assert (found.owner, found.tags) == (told.owner, told.tags), "of names keys and groups are made"
     assert "hunter2" not in repr(replace(described.manifest, models=(replace(found, owner=None, tags=()),)))
-    evaluated = e.AuditEvaluated('"t"."x"', "known", 0, {"is_in": said}, True, 1, None, (0, 1))
+    evaluated = msg.AuditEvaluated('"t"."x"', "known", 0, {"is_in": said}, True, 1, None, (0, 1))
     assert redactor.event(evaluated).args == {"is_in": "of ***, by Ada"}
 
 
 def test_the_values_themselves_are_not_in_the_events_own_words() -> None:
-    assert "hunter2" not in repr(e.SecretsKnown(("hunter2!",)))
+    assert "hunter2" not in repr(msg.SecretsKnown(("hunter2!",)))

@@ -19,10 +19,11 @@ from unit.outcome_table import (
 )
 from unit.scenario import audit, day, days, fqn, manifest, model, plain, project_assets, standalone, stored
 
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
-from dg_sqlmesh_component.project_assets import ProjectAssets
-from dg_sqlmesh_component.reporting import (
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.run.results import (
     MAX_LISTED,
     CarriedResult,
     Data,
@@ -33,7 +34,6 @@ from dg_sqlmesh_component.reporting import (
     ranges,
     unapplied_change,
 )
-from dg_sqlmesh_component.translator import STATUS_CHECK
 
 ASSETS = project_assets(SHOP)
 KEY = dg.AssetKey(["core", "orders"])
@@ -43,7 +43,7 @@ STARTED_AT = day(3) + 4_567
 
 EXECUTED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED)
 FAILED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.FAILED)
-OF = e.Audited("3117", "4001")
+OF = msg.Audited("3117", "4001")
 IDLE = NodeOutcome(
     ORDERS,
     Outcome.UP_TO_DATE,
@@ -176,7 +176,7 @@ def test_each_execution_is_a_data_version_of_its_own() -> None:
 
 
 def test_the_code_version_recorded_is_that_of_the_promoted_code() -> None:
-    drifted = replace(EXECUTED, promoted=e.PromotedNode("3117", data_hash="9", metadata_hash="2001"))
+    drifted = replace(EXECUTED, promoted=msg.PromotedNode("3117", data_hash="9", metadata_hash="2001"))
     assert reporter().materialization(drifted).tags == {"dagster/code_version": "9"}
 
 
@@ -212,7 +212,7 @@ def test_an_unselected_audit_that_the_environment_does_not_have_is_not_mentioned
     ids=["nothing changed", "the data changed", "the metadata changed", "both changed"],
 )
 def test_a_local_change_that_is_not_promoted_is_said(data_hash: str, metadata_hash: str, change: str | None) -> None:
-    promoted = e.PromotedNode("3117", data_hash, metadata_hash)
+    promoted = msg.PromotedNode("3117", data_hash, metadata_hash)
     assert unapplied_change(ASSETS, ORDERS, promoted) == change
     outcome = replace(EXECUTED, promoted=promoted)
     for metadata in (reporter().materialization(outcome).metadata, reporter().status_check(outcome)[0].metadata):
@@ -603,7 +603,7 @@ def test_instants_are_in_utc_to_the_second() -> None:
     ids=["none", "a day", "an hour", "a day and an hour", "two"],
 )
 def test_whole_days_are_shown_without_their_time_and_both_ends_alike(
-    intervals: tuple[e.Interval, ...], text: str
+    intervals: tuple[msg.Interval, ...], text: str
 ) -> None:
     assert ranges(intervals) == text
 

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 from unit.outcome_table import AUDITS, DIVISION, LOST, OUTCOME_TABLE
 from unit.scenario import fqn, manifest, model, project_assets, retries
 
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.declaration import Execution
-from dg_sqlmesh_component.errors import ERRORS_BY_NAME, DeclarationError, SQLMeshComponentError
-from dg_sqlmesh_component.execution import _Step
-from dg_sqlmesh_component.interruption import Interruption
-from dg_sqlmesh_component.outcomes import Ledger
-from dg_sqlmesh_component.retries import Retries
+from dg_sqlmesh_component.config.attributes import Execution
+from dg_sqlmesh_component.config.retries import Retries
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, DeclarationError, SQLMeshComponentError
+from dg_sqlmesh_component.run.cancellation import Interruption
+from dg_sqlmesh_component.run.outcomes import Ledger
+from dg_sqlmesh_component.run.step import _Step
 
 # -- which ----------------------------------------------------------------------------------------
 
@@ -63,8 +63,8 @@ def test_persistent_errors_decide_then_transient_errors_then_what_is_known(
     ],
 )
 def test_a_pattern_is_looked_for_in_the_class_and_the_message(pattern: str, found: bool) -> None:
-    failed = e.NodeFailed("a", "OperationalError", "the warehouse was suspended", ())
-    refused = e.RequestFailed("OperationalError", "the warehouse was suspended")
+    failed = msg.NodeFailed("a", "OperationalError", "the warehouse was suspended", ())
+    refused = msg.RequestFailed("OperationalError", "the warehouse was suspended")
     for event in (failed, refused):
         assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=found)
         known = replace(event, is_transient=True)
@@ -72,7 +72,7 @@ def test_a_pattern_is_looked_for_in_the_class_and_the_message(pattern: str, foun
 
 
 def test_a_message_that_begins_with_its_class_is_not_given_it_twice() -> None:
-    event = e.NodeFailed("a", "OperationalError", "OperationalError: the warehouse was suspended", ())
+    event = msg.NodeFailed("a", "OperationalError", "OperationalError: the warehouse was suspended", ())
     assert retries(transient_errors=["^OperationalError: the"]).classify(event) == replace(event, is_transient=True)
 
 
@@ -86,15 +86,15 @@ def test_one_pattern_in_place_of_a_list_is_refused(name: str) -> None:
 
 
 def test_a_pattern_is_looked_for_in_every_line() -> None:
-    event = e.RequestFailed("WorkerError", "SQLMesh's process ended.\nIts last lines:\nwarehouse suspended")
+    event = msg.RequestFailed("WorkerError", "SQLMesh's process ended.\nIts last lines:\nwarehouse suspended")
     classified = retries(transient_errors=["warehouse suspended"]).classify(event)
     assert classified == replace(event, is_transient=True)
 
 
 @pytest.mark.parametrize(
-    "event", [LOST, DIVISION, e.RequestFailed("WorkerError", "killed", is_transient=True)], ids=str
+    "event", [LOST, DIVISION, msg.RequestFailed("WorkerError", "killed", is_transient=True)], ids=str
 )
-def test_without_patterns_an_error_stays_what_it_is_known_to_be(event: e.NodeFailed | e.RequestFailed) -> None:
+def test_without_patterns_an_error_stays_what_it_is_known_to_be(event: msg.NodeFailed | msg.RequestFailed) -> None:
     assert retries().classify(event) == event
 
 
@@ -109,12 +109,12 @@ NO_ERRORS = {
     event.type: event
     for row in OUTCOME_TABLE
     for event in row.events
-    if not isinstance(event, e.NodeFailed | e.RequestFailed)
+    if not isinstance(event, msg.NodeFailed | msg.RequestFailed)
 }
 
 
 @pytest.mark.parametrize("event", NO_ERRORS.values(), ids=NO_ERRORS)
-def test_what_is_no_error_stays_as_it_is(event: e.Event) -> None:
+def test_what_is_no_error_stays_as_it_is(event: msg.Event) -> None:
     assert retries(transient_errors=[""]).classify(event) is event
 
 
@@ -256,7 +256,7 @@ def test_a_policy_that_cannot_be_followed_is_refused_at_once(said: dict[str, Any
 READER, AUDITED = "marts.revenue", "core.orders"
 
 
-def worth_another(*events: e.Event, end: e.EvaluationFinished | e.RequestFailed) -> e.EvaluationRequest | None:
+def worth_another(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestFailed) -> msg.EvaluationRequest | None:
     """What a step asks for behind an attempt in which `marts.revenue` read `staging.orders`."""
     project = manifest(model("staging.orders"), model(READER, reads=["staging.orders"]), model(AUDITED))
     step = object.__new__(_Step)
@@ -264,7 +264,9 @@ def worth_another(*events: e.Event, end: e.EvaluationFinished | e.RequestFailed)
     step.interruption = Interruption(lambda: None)
     step.assets = project_assets(project)
     nodes = (fqn("staging.orders"), fqn(READER))
-    step.request = e.EvaluationRequest(e.OpenProject(("/shop",), None, None, None), "prod", nodes, (), {AUDITED: ()}, 0)
+    step.request = msg.EvaluationRequest(
+        msg.OpenProject(("/shop",), None, None, None), "prod", nodes, (), {AUDITED: ()}, 0
+    )
     step.ledger = Ledger(nodes, [AUDITED])
     for event in events:
         step.ledger.feed(event)
@@ -272,12 +274,12 @@ def worth_another(*events: e.Event, end: e.EvaluationFinished | e.RequestFailed)
 
 
 def test_a_request_that_was_refused_is_not_made_again() -> None:
-    assert worth_another(end=e.EvaluationFinished("not_run")) is None
+    assert worth_another(end=msg.EvaluationFinished("not_run")) is None
 
 
 def test_what_reads_a_model_that_failed_for_good_is_not_computed_without_it() -> None:
-    gone = e.RequestFailed("WorkerError", "killed", is_transient=True)
-    failed = e.NodeFailed(fqn("staging.orders"), "BinderException", "no such column", ())
+    gone = msg.RequestFailed("WorkerError", "killed", is_transient=True)
+    failed = msg.NodeFailed(fqn("staging.orders"), "BinderException", "no such column", ())
     both, neither = worth_another(end=gone), worth_another(failed, end=gone)
     assert both is not None
     assert both.models == (fqn("staging.orders"), fqn(READER))

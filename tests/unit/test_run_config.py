@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 from unit.scenario import fqn
 
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component.errors import DeclarationError
-from dg_sqlmesh_component.execution import run_tags
-from dg_sqlmesh_component.run_config import (
+from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
     chosen_environment,
     config_of_run,
     refuse_what_does_nothing,
     sanitized,
 )
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.run.step import run_tags
 
 EVERYTHING: dict[str, Any] = {
     "ignore_cron": True,
@@ -226,6 +226,6 @@ def test_variables_are_looked_up_for_every_part(monkeypatch: pytest.MonkeyPatch)
     ids=["nothing", "ignore_cron", "the rest"],
 )
 def test_what_a_run_was_told_is_on_its_tags(said: dict[str, Any], tags: dict[str, str]) -> None:
-    project = e.OpenProject(("/shop",), None, None, None)
-    request = e.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), {}, execution_time=0, **said)
+    project = msg.OpenProject(("/shop",), None, None, None)
+    request = msg.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), {}, execution_time=0, **said)
     assert run_tags(request) == {"sqlmesh/environment": "dev", **tags}

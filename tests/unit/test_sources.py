@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dg_sqlmesh_component.project import SQLMeshProject
-from dg_sqlmesh_component.sources import sources_of
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.state.fingerprint import sources_of
 
 CONFIG = """
 gateways: {local: {connection: {database: '{{ env_var("WAREHOUSE") }}', password: '{{ env_var("PASSWORD") }}'}}}

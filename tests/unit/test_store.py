@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from unit.scenario import EVERYTHING, manifest, model, standalone
 
-from dg_sqlmesh_component.errors import DeclarationError
-from dg_sqlmesh_component.manifest import MANIFEST_VERSION, Manifest
-from dg_sqlmesh_component.store import read_manifest, write_manifest
+from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION, Manifest
+from dg_sqlmesh_component.state.manifest_file import read_manifest, write_manifest
 
 SHOP = manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
 COMMAND = "dg utils refresh-defs-state"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dg_sqlmesh_component.text import counted
+from dg_sqlmesh_component.protocol.formatting import counted
 
 
 @pytest.mark.parametrize(

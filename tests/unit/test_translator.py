@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.scenario import EVERYTHING, audit, external_models, manifest, model, plain, stored, translator
 
-from dg_sqlmesh_component.errors import DeclarationError, ProjectLoadError
-from dg_sqlmesh_component.external_models import ExternalModels
-from dg_sqlmesh_component.manifest import Model
-from dg_sqlmesh_component.tag_convention import TagConvention
-from dg_sqlmesh_component.translator import STATUS_CHECK, Dependencies, Translator, sql_metadata
+from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.tag_convention import TagConvention
+from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, Dependencies, Translator, sql_metadata
+from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.manifest import Model
 
 ORDERS_KEY = dg.AssetKey(["core", "orders"])
 

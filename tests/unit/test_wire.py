@@ -9,26 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.scenario import EVERYTHING, days, manifest, model, standalone
 
-from dg_sqlmesh_component import events as e
-from dg_sqlmesh_component import wire
-from dg_sqlmesh_component.errors import WorkerError
-from dg_sqlmesh_component.manifest import Limits
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol import wire
+from dg_sqlmesh_component.protocol.errors import WorkerError
+from dg_sqlmesh_component.protocol.manifest import Limits
 
 D1, D2 = days(1, 1), days(2, 2)
-PROJECT = e.OpenProject(paths=("/shop", "/core"), gateway="local", environment=None, config=None)
-PROMOTED = e.PromotedNode(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
+PROJECT = msg.OpenProject(paths=("/shop", "/core"), gateway="local", environment=None, config=None)
+PROMOTED = msg.PromotedNode(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
 ADD_UP = replace(PROMOTED, table_name=None)
 
-REQUESTS: tuple[e.Request, ...] = (
-    e.DescribeRequest(
+REQUESTS: tuple[msg.Request, ...] = (
+    msg.DescribeRequest(
         PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links"), limits=Limits(9, 8, 7)
     ),
-    e.EvaluationRequest(
+    msg.EvaluationRequest(
         PROJECT,
         "prod",
         ('"db"."core"."orders"',),
         ("add_up",),
-        {'"db"."core"."refunds"': (e.AuditUse("not_null", {"columns": "(id)"}, 0, is_requested=True),)},
+        {'"db"."core"."refunds"': (msg.AuditUse("not_null", {"columns": "(id)"}, 0, is_requested=True),)},
         execution_time=1_767_225_600_000,
         start="2026-01-01",
         end="1 day ago",
@@ -40,28 +40,30 @@ REQUESTS: tuple[e.Request, ...] = (
         holder="run c0ffee of job shop",
         overlap_timeout=2.5,
         environment_timeout=60,
-        described_as=e.DescribedAs("local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}),
+        described_as=msg.DescribedAs(
+            "local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}
+        ),
     ),
 )
-EVENTS: tuple[e.Event, ...] = (
-    e.ProjectDescribed(
+EVENTS: tuple[msg.Event, ...] = (
+    msg.ProjectDescribed(
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
-    e.EnvironmentOpened("prod", "plan-1", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
-    e.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
-    e.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
-    e.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
-    e.BatchesInFlight(("a", "b")),
-    e.RowsCounted("a", 1_234),
-    e.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",), is_transient=True),
-    e.NodesBlocked({"b": ("a",), "c": ()}),
-    e.NodeUpToDate("a", "its cron '@daily' is not due", next_due=D2[0], last_interval_end=None),
-    e.NodeWaiting("a", ("files_arrived",), ("b",), ("c",)),
-    e.NodeAudited("a", (D1, D2), None),
-    e.SecretsKnown(("hunter2", "")),
-    e.LogLine("warning", "text", "sqlmesh"),
-    e.EvaluationFinished("nothing_to_do"),
-    e.RequestFailed("EvaluationError", "The connection was lost.", is_transient=True),
+    msg.EnvironmentOpened("prod", "plan-1", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
+    msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
+    msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
+    msg.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
+    msg.BatchesInFlight(("a", "b")),
+    msg.RowsCounted("a", 1_234),
+    msg.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",), is_transient=True),
+    msg.NodesBlocked({"b": ("a",), "c": ()}),
+    msg.NodeUpToDate("a", "its cron '@daily' is not due", next_due=D2[0], last_interval_end=None),
+    msg.NodeWaiting("a", ("files_arrived",), ("b",), ("c",)),
+    msg.NodeAudited("a", (D1, D2), None),
+    msg.SecretsKnown(("hunter2", "")),
+    msg.LogLine("warning", "text", "sqlmesh"),
+    msg.EvaluationFinished("nothing_to_do"),
+    msg.RequestFailed("EvaluationError", "The connection was lost.", is_transient=True),
 )
 """One of each; where a field may be None, it is None in one of them and not in another."""
 
@@ -83,8 +85,8 @@ def refusal(adapter: Any, line: bytes) -> str:
 
 
 def test_the_examples_are_one_of_each_request_and_event() -> None:
-    assert {type(one) for one in REQUESTS} == {*get_args(e.Request)}
-    assert {type(one) for one in EVENTS} == {*get_args(e.Event)}
+    assert {type(one) for one in REQUESTS} == {*get_args(msg.Request)}
+    assert {type(one) for one in EVENTS} == {*get_args(msg.Event)}
 
 
 def test_each_request_and_event_calls_itself_differently() -> None:
@@ -115,23 +117,23 @@ def test_a_value_is_one_line(adapter: Any, value: Any) -> None:
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.text())
 def test_any_text_crosses_the_pipe_on_one_line(text: str) -> None:
-    line = wire.encode(wire.EVENT, e.LogLine("info", text, "output"))
+    line = wire.encode(wire.EVENT, msg.LogLine("info", text, "output"))
     assert line.count(b"\n") == 1
-    assert wire.decode(wire.EVENT, line) == e.LogLine("info", text, "output")
+    assert wire.decode(wire.EVENT, line) == msg.LogLine("info", text, "output")
 
 
 @pytest.mark.parametrize("text", ["a\nb\r\nc", "\u2028\u2029\x85", "\0", '"\\', "é 注文 \U0001f600"], ids=ascii)
 def test_awkward_text_crosses_the_pipe_on_one_line(text: str) -> None:
-    line = wire.encode(wire.EVENT, e.NodeFailed("a", "Error", text, ()))
+    line = wire.encode(wire.EVENT, msg.NodeFailed("a", "Error", text, ()))
     assert line.count(b"\n") == 1
-    assert wire.decode(wire.EVENT, line) == e.NodeFailed("a", "Error", text, ())
+    assert wire.decode(wire.EVENT, line) == msg.NodeFailed("a", "Error", text, ())
 
 
 def test_characters_that_are_not_unicode_become_question_marks() -> None:
     not_unicode = b"caf\xe9".decode("utf-8", "surrogateescape")
-    line = wire.encode(wire.EVENT, e.AuditEvaluated("a", "é", 1, {not_unicode: "b\n"}, True, None, not_unicode, D1))
+    line = wire.encode(wire.EVENT, msg.AuditEvaluated("a", "é", 1, {not_unicode: "b\n"}, True, None, not_unicode, D1))
     assert line.count(b"\n") == 1
-    assert wire.decode(wire.EVENT, line) == e.AuditEvaluated("a", "é", 1, {"caf?": "b\n"}, True, None, "caf?", D1)
+    assert wire.decode(wire.EVENT, line) == msg.AuditEvaluated("a", "é", 1, {"caf?": "b\n"}, True, None, "caf?", D1)
 
 
 @every_line
@@ -193,7 +195,7 @@ def test_a_request_that_says_nothing_about_it_asks_for_nothing_beside_the_usual(
         wire.decode(wire.REQUEST, without(wire.REQUEST, one, *({one.name for one in fields(one)} - required(one))))
         for one in REQUESTS
     )
-    assert describe == e.DescribeRequest(PROJECT, ("tag:finance",), (), include=())
+    assert describe == msg.DescribeRequest(PROJECT, ("tag:finance",), (), include=())
     assert evaluate == replace(
         REQUESTS[1],
         start=None,
@@ -210,12 +212,12 @@ def test_a_request_that_says_nothing_about_it_asks_for_nothing_beside_the_usual(
     )
 
 
-ERRORS = (e.NodeFailed("a", "OperationalError", "lost", ()), e.RequestFailed("EvaluationError", "lost"))
+ERRORS = (msg.NodeFailed("a", "OperationalError", "lost", ()), msg.RequestFailed("EvaluationError", "lost"))
 every_error = pytest.mark.parametrize("error", ERRORS, ids=[type(one).__name__ for one in ERRORS])
 
 
 @every_error
-def test_an_error_of_which_nothing_more_is_said_is_persistent(error: e.NodeFailed | e.RequestFailed) -> None:
+def test_an_error_of_which_nothing_more_is_said_is_persistent(error: msg.NodeFailed | msg.RequestFailed) -> None:
     assert error.is_transient is False
     decoded = wire.decode(wire.EVENT, without(wire.EVENT, error, "is_transient"))
     assert decoded.is_transient is False
@@ -224,7 +226,7 @@ def test_an_error_of_which_nothing_more_is_said_is_persistent(error: e.NodeFaile
 @every_error
 @pytest.mark.parametrize("is_transient", [True, False])
 def test_whether_an_error_is_transient_crosses_the_pipe(
-    error: e.NodeFailed | e.RequestFailed, is_transient: bool
+    error: msg.NodeFailed | msg.RequestFailed, is_transient: bool
 ) -> None:
     said = replace(error, is_transient=is_transient)
     assert json.loads(wire.encode(wire.EVENT, said))["is_transient"] is is_transient
@@ -233,16 +235,16 @@ def test_whether_an_error_is_transient_crosses_the_pipe(
 
 @every_error
 @pytest.mark.parametrize("said", [None, "maybe", 2, []], ids=str)
-def test_whether_an_error_is_transient_is_yes_or_no(error: e.NodeFailed | e.RequestFailed, said: Any) -> None:
+def test_whether_an_error_is_transient_is_yes_or_no(error: msg.NodeFailed | msg.RequestFailed, said: Any) -> None:
     assert f"(at {error.type}.is_transient)" in refusal(wire.EVENT, with_field(wire.EVENT, error, "is_transient", said))
 
 
 @pytest.mark.parametrize("name", ["query", "column_lineage", "column_lineage_cut", "source_url"])
 def test_a_model_of_which_nothing_more_was_asked_for_says_nothing_more(name: str) -> None:
-    described = json.loads(wire.encode(wire.EVENT, e.ProjectDescribed(manifest(EVERYTHING))))
+    described = json.loads(wire.encode(wire.EVENT, msg.ProjectDescribed(manifest(EVERYTHING))))
     del described["manifest"]["models"][0][name]
     silent = replace(EVERYTHING, **{name: getattr(model(), name)})
-    assert wire.decode(wire.EVENT, json.dumps(described).encode()) == e.ProjectDescribed(manifest(silent))
+    assert wire.decode(wire.EVENT, json.dumps(described).encode()) == msg.ProjectDescribed(manifest(silent))
 
 
 @pytest.mark.parametrize(
@@ -251,13 +253,13 @@ def test_a_model_of_which_nothing_more_was_asked_for_says_nothing_more(name: str
     ids=["not asked for", "untraced", "of nothing", "awkward names"],
 )
 def test_column_lineage_crosses_the_pipe_as_it_is(lineage: Any) -> None:
-    described = e.ProjectDescribed(manifest(replace(EVERYTHING, column_lineage=lineage)))
+    described = msg.ProjectDescribed(manifest(replace(EVERYTHING, column_lineage=lineage)))
     assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, described)) == described
 
 
 @pytest.mark.parametrize("lineage", [[], {"id": ["raw"]}, {"id": [["raw", "a", "b"]]}, {"id": "raw"}], ids=str)
 def test_column_lineage_of_another_shape_is_refused_with_its_place(lineage: Any) -> None:
-    described = json.loads(wire.encode(wire.EVENT, e.ProjectDescribed(manifest(EVERYTHING))))
+    described = json.loads(wire.encode(wire.EVENT, msg.ProjectDescribed(manifest(EVERYTHING))))
     described["manifest"]["models"][0]["column_lineage"] = lineage
     assert "models.0.column_lineage" in refusal(wire.EVENT, json.dumps(described).encode())
 
@@ -276,7 +278,7 @@ def test_column_lineage_of_another_shape_is_refused_with_its_place(lineage: Any)
     ],
 )
 def test_a_value_of_a_wrong_type_is_refused_with_its_place(name: str, content: Any) -> None:
-    finished = e.BatchFinished("a", 0, D1, 5, None, None)
+    finished = msg.BatchFinished("a", 0, D1, 5, None, None)
     assert f"(at batch_finished.{name}" in refusal(wire.EVENT, with_field(wire.EVENT, finished, name, content))
 
 
@@ -287,10 +289,10 @@ def test_an_addition_that_there_is_not_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("event", "name"),
-    [(e.LogLine("info", "", ""), "level"), (e.EvaluationFinished("success"), "status")],
+    [(msg.LogLine("info", "", ""), "level"), (msg.EvaluationFinished("success"), "status")],
     ids=["level", "status"],
 )
-def test_a_word_that_is_not_among_those_allowed_is_refused(event: e.Event, name: str) -> None:
+def test_a_word_that_is_not_among_those_allowed_is_refused(event: msg.Event, name: str) -> None:
     assert f"(at {event.type}.{name})" in refusal(wire.EVENT, with_field(wire.EVENT, event, name, "splendid"))
 
 
@@ -332,12 +334,12 @@ def test_only_the_beginning_of_a_long_line_is_quoted() -> None:
 
 
 def test_a_manifest_of_another_shape_is_refused_with_the_place() -> None:
-    described = e.ProjectDescribed(manifest(model()))
+    described = msg.ProjectDescribed(manifest(model()))
     line = wire.encode(wire.EVENT, described).replace(b'"lookback":0', b'"lookback":"some"')
     assert "(at project_described.manifest.models.0.lookback)" in refusal(wire.EVENT, line)
 
 
 def test_a_description_of_a_large_project_is_one_line() -> None:
     models = [replace(EVERYTHING, fqn=f'"db"."core"."m{n}"') for n in range(200)]
-    described = e.ProjectDescribed(manifest(*models))
+    described = msg.ProjectDescribed(manifest(*models))
     assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, described)) == described

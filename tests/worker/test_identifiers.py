@@ -3,7 +3,7 @@
 import pytest
 import sqlglot
 
-from dg_sqlmesh_component.worker.identifiers import plain_sql
+from dg_sqlmesh_component.worker.sql_text import plain_sql
 
 
 @pytest.mark.parametrize(

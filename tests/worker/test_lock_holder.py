@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from dg_sqlmesh_component.worker.lock_holder import COMMAND_CHARACTERS, command_line, is_locked, who_holds
+from dg_sqlmesh_component.worker.duckdb_lock_holder import COMMAND_CHARACTERS, command_line, is_locked, who_holds
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 HOLD = """
@@ -61,7 +61,7 @@ def test_another_command_is_named_with_its_start(tmp_path: Path) -> None:
 def test_a_worker_is_named_by_the_run_that_it_works_for(tmp_path: Path) -> None:
     file = tmp_path / "shop.duckdb"
     run = "Dagster run 7c1e6f5a-0d34-4f7e-9d7a-1a2b3c4d5e6f"
-    show = f"from dg_sqlmesh_component.worker.lock_holder import show_holder; show_holder({run!r})"
+    show = f"from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder; show_holder({run!r})"
     with held(file, before=show) as (holder, error):
         said = who_holds(error)
     assert said.startswith(f"{file} is held by {run} (PID {holder.pid}, started at 20")

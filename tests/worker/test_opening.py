@@ -15,8 +15,8 @@ from harness import plan, write_project
 from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig
 from sqlmesh.core.context import Context
 
-from dg_sqlmesh_component.worker import opening
-from dg_sqlmesh_component.worker.opening import SteadyContext
+from dg_sqlmesh_component.worker import context as opening
+from dg_sqlmesh_component.worker.context import SteadyContext
 
 HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 

@@ -1,0 +1,293 @@
+"""What stands in `defs.yaml`: the types of the component's attributes, and how they are read.
+
+Dagster reads the annotations of the dataclasses as objects, so they must not be postponed.
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import dagster as dg
+from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
+from pydantic import BaseModel, StrictInt
+
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.retries import Retries
+from dg_sqlmesh_component.config.templates import TemplateScope
+from dg_sqlmesh_component.config.validation import require_at_least, take_declared_types
+from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Limits, Model
+
+Selection: TypeAlias = str | list[str] | None
+
+MetadataAddition: TypeAlias = Literal["column_lineage", "links", "row_count", "sql", "storage_kind"]
+
+
+@dataclass
+class SQLMeshProjectArgs(dg.Resolvable):
+    """A SQLMesh project and how to open it; what stands under `project` when it is a mapping."""
+
+    path: Annotated[
+        str | list[str],
+        dg.Resolver.default(
+            description="Folder of the SQLMesh project, relative to this file, or a list of folders for a "
+            "multi-repository project.",
+            examples=["../../../shop", ["../../../core", "../../../marketing"]],
+        ),
+    ]
+    gateway: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Gateway to use, as `sqlmesh --gateway`. Default: SQLMESH_GATEWAY, else the project's own.",
+            examples=["warehouse"],
+        ),
+    ] = None
+    environment: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Environment whose promoted models a run executes. Default: the project's own default "
+            "target environment, which is `prod` unless its configuration says otherwise.",
+            examples=["prod", "{{ env.SQLMESH_ENVIRONMENT }}"],
+        ),
+    ] = None
+    config: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Name of the configuration object in `config.py`, as `sqlmesh --config`.",
+            examples=["local_config"],
+        ),
+    ] = None
+    working_directory: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Folder in which SQLMesh runs, relative to this file; relative paths in its configuration "
+            "start there. Default: the (first) project folder, as if you had typed `sqlmesh` in it.",
+            examples=["../../.."],
+        ),
+    ] = None
+    python: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Python interpreter that has SQLMesh, a command or a path relative to this file. It needs "
+            "nothing of Dagster's. Default: the interpreter that runs Dagster.",
+            examples=["../../../.venv-sqlmesh/bin/python"],
+        ),
+    ] = None
+    env: Annotated[
+        dict[str, str],
+        dg.Resolver.default(
+            description="Environment variables for SQLMesh's process only, beside those of Dagster's own. "
+            "Their values are never stored.",
+            examples=[{"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"}],
+        ),
+    ] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.env.items() if isinstance(self.env, dict) else ():
+            if value is None:
+                raise DeclarationError(gives_nothing(f"project.env.{name}"))
+            if not name or "=" in name:
+                raise DeclarationError(
+                    f"`project.env` in defs.yaml names a variable {name!r}, which no variable can be."
+                )
+        take_declared_types(self, SQLMeshProjectArgs, "project", secret=("env",))
+
+
+def gives_nothing(attribute: str, written: object = None) -> str:
+    """What is wrong with a template that names a variable which is not set."""
+    said = f"is {written!r}, which gives nothing" if written is not None else "gives nothing"
+    return (
+        f"`{attribute}` in defs.yaml {said}. Set the variable that it names or give a default: "
+        "\"{{ env('NAME', 'value') }}\"."
+    )
+
+
+_ONE_VARIABLE = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
+
+
+def verbatim(written: object, resolved: Any) -> Any:
+    """The value of a variable as it is: a template makes a number of digits, and takes quotes for its own."""
+    one = _ONE_VARIABLE.fullmatch(written.strip()) if isinstance(written, str) else None
+    return os.environ.get(one[1], resolved) if one else resolved
+
+
+def refuse_lost(attribute: str, written: object, resolved: object) -> None:
+    """Refuse a template of which nothing is left, or the word None where a variable should stand.
+
+    Raises:
+        DeclarationError: The variable that it names is not set.
+    """
+    lost = isinstance(written, str) and "{{" in written and "None" not in written and "None" in str(resolved)
+    if written and (not resolved or lost):
+        raise DeclarationError(gives_nothing(attribute, written))
+
+
+def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject:
+    """The project of a declaration, whose paths are relative to the file that it stands in."""
+    args = (
+        SQLMeshProjectArgs(path=context.resolve_value(model, as_type=str))
+        if isinstance(model, str)
+        else SQLMeshProjectArgs.resolve_from_model(context, model)
+    )
+    for name in ("gateway", "environment", "config", "working_directory", "python"):
+        written = getattr(model, name, None)
+        if written is not None:
+            setattr(args, name, verbatim(written, getattr(args, name)))
+            refuse_lost(f"project.{name}", written, getattr(args, name))  # else it would be the project's default
+    written_env = getattr(model, "env", None)
+    templates = {}
+    for name, written in written_env.items() if isinstance(written_env, dict) else ():
+        args.env[name] = verbatim(written, args.env[name])
+        if "{{" in str(written):
+            templates[name] = str(written)
+    here = context.resolve_source_relative_path(".")
+
+    def absolute(path: str) -> Path:
+        return Path(os.path.normpath(here / Path(path).expanduser()))
+
+    paths = [args.path] if isinstance(args.path, str) else args.path
+    if not paths:
+        raise DeclarationError("`project.path` in defs.yaml is an empty list: it needs at least one folder.")
+    # Not resolved: the interpreter of a virtual environment is a link, and what it points to is not it.
+    is_path = args.python is not None and Path(args.python).name != args.python
+    return SQLMeshProject(
+        paths=tuple(absolute(path).resolve() for path in paths),
+        gateway=args.gateway,
+        environment=args.environment,
+        config=args.config,
+        working_directory=absolute(args.working_directory) if args.working_directory else None,
+        python=str(absolute(args.python)) if args.python and is_path else args.python,
+        env=args.env,
+        written_env=templates,
+    )
+
+
+_DAGSTERS = TranslationFnResolver[Model](lambda model: {"model": TemplateScope("model", model)})
+
+
+def _resolve_translation(context: dg.ResolutionContext, model: Any) -> TranslationFn[Model] | None:
+    return None if model is None else _DAGSTERS.fn.callable(context, model)
+
+
+TRANSLATION = dg.Resolver(
+    _resolve_translation,
+    model_field_type=_DAGSTERS.model_field_type | None,  # type: ignore[operator]
+    inject_before_resolve=False,
+    description="Attributes of every asset, as templates that know `model` (the SQLMesh model: name, schema, table, "
+    "kind, owner, tags, cron ...) and `spec` (the asset as it would be without this). Behind the tag convention, "
+    "before an overridden `get_asset_spec`.",
+    examples=[{"group_name": "{{ model.schema }}", "key_prefix": "shop", "tags": {"cron": "daily"}}],
+)
+"""Dagster's own resolver, with a description and examples, which it leaves no room for, and with null for nothing."""
+
+
+@dataclass
+class MetadataLimits(dg.Resolvable):
+    """How much is kept of what may be large."""
+
+    characters: Annotated[
+        int,
+        dg.Resolver.default(
+            description="Characters of a query (`sql`, audits) and of dbt's `meta`; more is cut, with a note. "
+            "At least 100. Default: 4000.",
+            examples=[20_000],
+        ),
+    ] = DEFAULT_LIMITS.characters
+    columns: Annotated[
+        int,
+        dg.Resolver.default(
+            description="Columns of a model's schema; more are left out, and counted. Default: 1000.", examples=[100]
+        ),
+    ] = DEFAULT_LIMITS.columns
+    lineage_pairs: Annotated[
+        int,
+        dg.Resolver.default(
+            description="Pairs of columns (one here, one upstream) of a model's column lineage; more are left out, and "
+            "counted. Default: 1000.",
+            examples=[10_000],
+        ),
+    ] = DEFAULT_LIMITS.lineage_pairs
+
+    def __post_init__(self) -> None:
+        take_declared_types(self, MetadataLimits, "metadata_limits")
+        require_at_least("metadata_limits", self, characters=100, columns=0, lineage_pairs=0)
+
+    @property
+    def limits(self) -> Limits:
+        """As the worker knows them."""
+        return Limits(self.characters, self.columns, self.lineage_pairs)
+
+
+def resolve_retries(context: dg.ResolutionContext, model: Any) -> Any:
+    """The retries of a declaration; a number, or a template that gives one, is `max_retries`."""
+    if isinstance(model, BaseModel):
+        return Retries.resolve_from_model(context, model)
+    value: Any = context.resolve_value(model) if isinstance(model, str) else model
+    if isinstance(value, bool) or not isinstance(value, (int, str)):  # the number of a variable may be text
+        return value
+    return Retries.resolve_from_model(context, Retries.model()(max_retries=value))
+
+
+@dataclass
+class Execution(dg.Resolvable):
+    """How SQLMesh runs."""
+
+    concurrent_tasks: Annotated[
+        int | None,
+        dg.Resolver.default(
+            description="How many batches SQLMesh computes at once. Default: what the project's connection says.",
+            examples=[4],
+        ),
+    ] = None
+    environments: Annotated[
+        list[str],
+        dg.Resolver.default(
+            description="Environments that a run may name in its config instead of the declared one; `*` stands for "
+            "any characters. Default: none.",
+            examples=[["dev", "pr_*"]],
+        ),
+    ] = field(default_factory=list)
+    overlap_timeout: Annotated[
+        float,
+        dg.Resolver.default(
+            description="Seconds that a run waits for another run on the same SQLMesh state, or for a DuckDB file that "
+            "another process holds. Default: 3600.",
+            examples=[600],
+        ),
+    ] = 3600.0
+    environment_timeout: Annotated[
+        int,
+        dg.Resolver.default(
+            description="Seconds that a run waits for a plan that is updating its environment; SQLMesh's own default "
+            "is six hours. Default: 300.",
+            examples=[60],
+        ),
+    ] = 300
+    record_unchanged: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether each model that had nothing to do is observed, with the reason, and the last results "
+            "of its audits are repeated. false: the run's log counts them. Where the run has no other step, their "
+            "checks are left out too, which makes large runs with little to do fast; they show as skipped in that run. "
+            "Default: true.",
+            examples=[False],
+        ),
+    ] = True
+    retries: Annotated[
+        Retries | None,
+        dg.Resolver(
+            resolve_retries,
+            model_field_type=StrictInt | Retries.model() | None,
+            inject_before_resolve=False,
+            description="Retries inside the step, after transient errors such as a lost connection: how many, or a "
+            "mapping that also says when and after which errors. They compute only what is missing. Errors in SQL and "
+            "failing audits are never retried. Default: none.",
+            examples=[3, {"max_retries": 3, "delay": 30, "backoff": "exponential"}],
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        take_declared_types(self, Execution, "execution")
+        require_at_least("execution", self, concurrent_tasks=1, overlap_timeout=0, environment_timeout=0)

@@ -1,0 +1,149 @@
+"""Which upstream assets the tables are that SQLMesh reads and somebody else produces.
+
+Dagster reads the annotations of the dataclasses as objects, so they must not be postponed.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Annotated
+
+import dagster as dg
+from dagster.components.resolved.errors import ResolutionException
+
+from dg_sqlmesh_component.config.templates import TemplateScope
+from dg_sqlmesh_component.config.validation import take_declared_types
+from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.manifest import split_fqn
+
+
+@dataclass(frozen=True)
+class ExternalTable:
+    """A table from outside, as a template sees it under the name `external`.
+
+    Attributes:
+        catalog: Empty where the engine has no catalogs.
+        table_name: All parts, unquoted and dotted.
+    """
+
+    catalog: str
+    schema: str
+    name: str
+    table_name: str
+
+    @classmethod
+    def of(cls, fqn: str) -> "ExternalTable":
+        """From SQLMesh's quoted name."""
+        parts = split_fqn(fqn)
+        catalog, schema, name = ("", "", *parts)[-3:]
+        return cls(catalog, schema, name, ".".join(parts))
+
+
+KeyOfTable = Callable[[ExternalTable], dg.AssetKey]
+
+
+def _resolve_key(context: dg.ResolutionContext, template: str | None) -> KeyOfTable | None:
+    if template is None:
+        return None
+
+    def key_of(table: ExternalTable) -> dg.AssetKey:
+        what = f"`external_models.key` in defs.yaml, applied to the table {table.table_name},"
+        try:
+            rendered = context.with_scope(external=TemplateScope("external", table)).resolve_value(template)
+        except ResolutionException as error:
+            raise DeclarationError(f"{what} cannot be rendered: {error}") from error
+        return _as_key(
+            rendered,
+            what,
+            " The template knows external.catalog (empty where the engine has none), external.schema, external.name "
+            "and external.table_name.",
+        )
+
+    return key_of
+
+
+def _resolve_keys(context: dg.ResolutionContext, keys: Mapping[str, str]) -> dict[str, dg.AssetKey]:
+    resolved = {name: context.at_path(name).resolve_value(key) for name, key in keys.items()}
+    return {name: _as_key(key, f"`external_models.keys` in defs.yaml, at {name!r},") for name, key in resolved.items()}
+
+
+def _as_key(said: object, what: str, hint: str = "") -> dg.AssetKey:
+    """A key, which a template such as `{{ context.load_component(...).asset_key_for_model(...) }}` may give as such."""
+    key = said if isinstance(said, dg.AssetKey) else dg.AssetKey.from_user_string(str(said))
+    if not all(key.path):
+        raise DeclarationError(f"{what} gives the asset key {str(said)!r}, which has an empty part.{hint}")
+    if "None" in key.path:
+        raise DeclarationError(f"{what} gives the asset key {str(said)!r}: a variable that it names is not set.{hint}")
+    return key
+
+
+@dataclass(frozen=True)
+class ExternalModels(dg.Resolvable):
+    """How external models, and tables that no model declares, become upstream asset keys."""
+
+    key: Annotated[
+        KeyOfTable | None,
+        dg.Resolver(
+            _resolve_key,
+            model_field_type=str | None,
+            inject_before_resolve=False,
+            description="Template of the asset key; it knows `external.catalog`, `external.schema`, `external.name` "
+            "and `external.table_name`. Default: `schema/name`.",
+            examples=["landing/{{ external.schema }}/{{ external.name }}"],
+        ),
+    ] = None
+    keys: Annotated[
+        Mapping[str, dg.AssetKey],
+        dg.Resolver(
+            _resolve_keys,
+            model_field_type=dict[str, str],
+            description="Asset keys of single tables, by the table's name with or without its catalog. They win "
+            "over `key`, and several tables may belong to one asset.",
+            examples=[{"raw.orders": "dlt/shop/orders"}],
+        ),
+    ] = field(default_factory=dict)
+    assets: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether tables that no asset of the code location produces are assets themselves, with a "
+            "kind, a group (the table's schema), a description and columns; those that `keys` names are not. false: "
+            "Dagster shows them without these, in the group `default`. Default: false, since Dagster refuses a code "
+            "location in which another asset has the key of one of them.",
+            examples=[True],
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        take_declared_types(self, ExternalModels, "external_models")
+
+    def mapped(self, fqns: Iterable[str]) -> dict[str, dg.AssetKey]:
+        """The keys that `keys` gives to these tables, by fqn.
+
+        Raises:
+            DeclarationError: An entry names no table that is read, or more than one.
+        """
+        tables = {fqn: ".".join(split_fqn(fqn)) for fqn in sorted(fqns)}
+        found: dict[str, dg.AssetKey] = {}
+        for name, key in self.keys.items():
+            said = name.replace('"', "").casefold()
+            exact = [fqn for fqn, table in tables.items() if table.casefold() == said]
+            matches = exact or [fqn for fqn, table in tables.items() if table.casefold().endswith(f".{said}")]
+            if len(matches) != 1:
+                raise DeclarationError(_wrong_name(name, [tables[fqn] for fqn in matches], tables))
+            if matches[0] in found:
+                raise DeclarationError(
+                    f"`external_models.keys` in defs.yaml names the table {tables[matches[0]]} twice, once as {name!r}."
+                )
+            found[matches[0]] = key
+        return found
+
+
+def _wrong_name(name: str, matches: list[str], tables: Mapping[str, str]) -> str:
+    start = f"`external_models.keys` in defs.yaml names {name!r}, "
+    if matches:
+        return f"{start}which is more than one table: {', '.join(matches)}. Write out the catalog."
+    known = sorted({".".join(split_fqn(fqn)[-2:]) for fqn in tables} | set(tables.values()))
+    close = get_close_matches(name, known) or known[:10]
+    return f"{start}but no model reads a table of that name from outside. " + (
+        f"Did you mean {' or '.join(close)}?" if close else "The project reads no tables from outside."
+    )

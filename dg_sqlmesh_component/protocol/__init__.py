@@ -1,0 +1,1 @@
+"""What both processes may import: neither Dagster nor SQLMesh."""

@@ -1,0 +1,149 @@
+"""Keeps passwords and tokens out of whatever a person or a database may read.
+
+Every text from SQLMesh's process passes through here: its log, its errors, the last words of one that died.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeVar
+from urllib.parse import quote
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.manifest import CUT_NOTE, Audit, DbtNode, Model, StandaloneAudit
+
+HIDDEN = "***"
+
+SECRET_NAME = re.compile(
+    r"passw(or)?d|passphrase|(\b|_)(pass|sas|dsn|pw|pat|salt)\b|_pwd\b|secret|token|credential|keyfile_json|connection_?string"
+    r"|(api|private|access|account|storage|shared|signing|encryption|master)_?key",
+    re.IGNORECASE,
+)
+"""What a setting or an environment variable is called whose value nobody may read."""
+
+_MINIMAL_LENGTH = 4
+"""Shorter values would be found inside of ordinary words."""
+
+_MINIMAL_LENGTH_IN_SQL = 8
+"""Shorter ones would be found inside of names of columns and tables, which nobody prints by mistake."""
+
+_URL = re.compile(r"""(?<=://)([^\s/:@]*):([^\s/"'<>]+)@""")
+_QUOTED_LINE = re.compile(
+    rf"^(\s*[\w-]*(?:{SECRET_NAME.pattern})\s*:[ \t]*)\S.*(?=\n\s*\^)", re.IGNORECASE | re.MULTILINE
+)
+"""A line of a configuration that a parser shows, with a mark below it."""
+_ASSIGNED = re.compile(
+    r"""(?ix) \b ( [\w-]* (?: passw(?:or)?d | passphrase | _pass | _pwd | secret | token
+        | (?: api | private | access | account | storage | shared ) _?key ) ) \b
+        ( ["']? [ \t]* [=:] [ \t]* ) ( "[^"]*" | '[^']*' | [^\s,;&)}\]]+ )"""
+)
+
+_E = TypeVar("_E", bound=msg.Event)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """How a secret may stand in a text: one that is no Unicode comes out of a pipe with other characters."""
+    read = secret.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    sent = secret.encode("utf-8", "replace").decode()
+    for one in (secret, read, sent):
+        yield from (one, repr(one)[1:-1], json.dumps(one)[1:-1], quote(one, safe="", errors="surrogateescape"))
+        yield from (one.replace("'", "''"), one.replace("'", r"\'"))  # in a string of SQL
+
+
+def secrets_in(environment: Mapping[str, str]) -> Iterator[str]:
+    """The values of environment variables that nobody may read."""
+    return (value for name, value in environment.items() if SECRET_NAME.search(name))
+
+
+class Redactor:
+    """Hides values that are known to be secret, and what looks like one: `://user:password@`, `password=...`."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._known: set[str] = set()
+        self.add(secrets_in(environment))
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Hide these from now on, also in quotes of Python, JSON or SQL and in a URL, and a key's lines one by one."""
+        for secret in secrets:
+            lines = {line.strip() for line in secret.splitlines() if not line.startswith("-----")}
+            for one in {secret, secret.strip(), *lines}:
+                self._known |= {form for form in _forms(one) if len(form) >= _MINIMAL_LENGTH}
+
+    def text(self, text: str) -> str:
+        """The text without secrets."""
+        for secret in sorted(self._known, key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        text = _QUOTED_LINE.sub(rf"\1{HIDDEN}", text)
+        return _ASSIGNED.sub(rf"\1\2{HIDDEN}", _URL.sub(rf"\1:{HIDDEN}@", text))
+
+    def sql(self, query: str | None) -> str | None:
+        """What a project says, without values that are known to be secret: a macro or a variable may put them there."""
+        if query is None:
+            return None
+        query = _URL.sub(rf"\1:{HIDDEN}@", query)
+        if CUT_NOTE in query:
+            query = self._without_half_a_secret(query)
+        if any(secret in query for secret in self._known):
+            for secret in self._known_in_sql():
+                query = query.replace(secret, HIDDEN)
+        return query
+
+    def _known_in_sql(self) -> list[str]:
+        known = (secret for secret in self._known if len(secret) >= _MINIMAL_LENGTH_IN_SQL)
+        return sorted(known, key=len, reverse=True)
+
+    def _without_half_a_secret(self, query: str) -> str:
+        """A text that was cut, without what is left of a secret at its end."""
+        start, note, count = query.rpartition(CUT_NOTE)
+        for secret in self._known_in_sql():
+            for length in range(len(secret) - 1, _MINIMAL_LENGTH - 1, -1):
+                if start.endswith(secret[:length]):
+                    return f"{start[:-length]}{HIDDEN}{note}{count}"
+        return query
+
+    def _args(self, args: Mapping[str, str]) -> dict[str, str]:
+        return {name: self.sql(value) or "" for name, value in args.items()}
+
+    def _audit(self, audit: Audit) -> Audit:
+        query, description = self.sql(audit.query), self.sql(audit.description)
+        return replace(audit, query=query, description=description, args=self._args(audit.args))
+
+    def _dbt(self, node: DbtNode | None) -> DbtNode | None:
+        return node and replace(node, meta=self.sql(node.meta))
+
+    def _model(self, model: Model) -> Model:
+        # Not owner and tags, which are names: keys and groups are made of them, and `postgres` may be a password.
+        return replace(
+            model,
+            query=self.sql(model.query),
+            description=self.sql(model.description),
+            columns=tuple(replace(column, description=self.sql(column.description)) for column in model.columns),
+            audits=tuple(map(self._audit, model.audits)),
+            dbt=self._dbt(model.dbt),
+        )
+
+    def _standalone_audit(self, one: StandaloneAudit) -> StandaloneAudit:
+        return replace(one, audit=self._audit(one.audit), dbt=self._dbt(one.dbt))
+
+    def event(self, event: _E) -> _E:
+        """The event, with its texts for people without secrets."""
+        if isinstance(event, msg.LogLine):
+            return replace(event, text=self.text(event.text))
+        if isinstance(event, (msg.NodeFailed, msg.RequestFailed)):
+            return replace(event, message=self.text(event.message))
+        if isinstance(event, msg.NodeAudited) and event.error is not None:
+            return replace(event, error=self.text(event.error))
+        if isinstance(event, msg.AuditEvaluated):
+            error = None if event.error is None else self.text(event.error)
+            return replace(event, error=error, query=self.sql(event.query), args=self._args(event.args))
+        if isinstance(event, msg.ProjectDescribed):
+            manifest = replace(
+                event.manifest,
+                models=tuple(map(self._model, event.manifest.models)),
+                standalone_audits=tuple(map(self._standalone_audit, event.manifest.standalone_audits)),
+            )
+            return replace(event, manifest=manifest)
+        return event

@@ -1,0 +1,57 @@
+"""The wire form: one JSON object a line, checked on both ends.
+
+pydantic does the work, which Dagster and SQLMesh both bring along (ADR-0012).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from dg_sqlmesh_component.protocol.errors import WorkerError
+from dg_sqlmesh_component.protocol.manifest import Manifest
+from dg_sqlmesh_component.protocol.messages import Event, Request
+
+_T = TypeVar("_T")
+
+REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+
+LOADING = "\0dg_sqlmesh: loads the configuration"
+LOADED = "\0dg_sqlmesh: has loaded the configuration"
+"""Lines among a worker's output: what stands between them was printed by the project's configuration."""
+
+PRINTED = "\0dg_sqlmesh: has printed everything"
+"""The line of a worker's output before its last event: events and output have a pipe each."""
+
+
+def encode(adapter: TypeAdapter[_T], value: _T) -> bytes:
+    """One line, with its line break."""
+    try:
+        return adapter.dump_json(value) + b"\n"
+    except PydanticSerializationError:
+        # Text that is not Unicode, such as a file name of other bytes: those characters become "?".
+        text = json.dumps(adapter.dump_python(value), ensure_ascii=False)
+        return text.encode("utf-8", "replace") + b"\n"
+
+
+def decode(adapter: TypeAdapter[_T], line: bytes) -> _T:
+    """The value that `encode` wrote.
+
+    Raises:
+        WorkerError: The line is not what this version of the package writes.
+    """
+    try:
+        return adapter.validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the line"
+        raise WorkerError(
+            f"A line between Dagster and SQLMesh's process is not what this version of dg_sqlmesh_component writes: "
+            f"{first['msg']} (at {where}). The line begins with {line[:120]!r}. "
+            "Component and worker must come from one installation of the package."
+        ) from error

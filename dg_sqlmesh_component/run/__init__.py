@@ -1,0 +1,1 @@
+"""One Dagster step: what was selected, what SQLMesh did, what Dagster is told."""

@@ -1,0 +1,58 @@
+"""Whether a step is still what its run was planned with.
+
+Each process of Dagster's builds definitions of its own. Where the project was described anew since a run was created (a
+reload in `dg dev`, `dg utils refresh-defs-state`), a step may hold other models than it was planned with: a model that
+has moved to another step, or away, would be neither run nor missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.run.results import listed
+
+
+def refuse_what_was_not_planned(context: dg.AssetExecutionContext) -> None:
+    """Refuse a step that is not what its run, or the run that it repeats from its failure, was planned with.
+
+    Raises:
+        DeclarationError: Names what is missing and what is new.
+    """
+    selected = {*context.selected_asset_keys, *context.selected_asset_check_keys}
+    planned = _planned(context, context.run)
+    if planned is not None and planned != selected:
+        raise DeclarationError(
+            f"The project was described anew since this run was planned.{_named('No longer', planned - selected)}"
+            f"{_named('Now also', selected - planned)} Nothing was run in this step; launch the run anew."
+        )
+    if context.run.parent_run_id is None or context.run.step_keys_to_execute is None:
+        return  # it repeats no steps of another run
+    parent = context.instance.get_run_by_id(context.run.parent_run_id)
+    before = parent and _planned(context, parent)
+    lost = {key for key in before or () if isinstance(key, dg.AssetKey)} - selected
+    if lost:
+        raise DeclarationError(
+            "The project was described anew since the run was planned that this one repeats."
+            f"{_named('No longer', lost)} Nothing was run in this step; launch a run of all that is missing, instead "
+            "of steps of that one."
+        )
+
+
+def _planned(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> set[dg.AssetKey | dg.AssetCheckKey] | None:
+    """The assets and checks of this step in a run's plan; None where the plan, or the step in it, is not on record."""
+    snapshot_id, key = (
+        run.execution_plan_snapshot_id,
+        context.op_execution_context.get_step_execution_context().step.key,
+    )
+    if snapshot_id is None:
+        return None
+    plan = context.instance.get_execution_plan_snapshot(snapshot_id)
+    return next((step.entity_keys for step in plan.steps if step.key == key), None)
+
+
+def _named(what: str, keys: Iterable[dg.AssetKey | dg.AssetCheckKey]) -> str:
+    names = sorted(key.to_user_string() for key in keys)
+    return f" {what} part of this step: {', '.join(listed(names))}." if names else ""

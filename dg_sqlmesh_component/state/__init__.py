@@ -1,0 +1,1 @@
+"""Where the manifest is kept, and whether it still describes the project."""

@@ -1,0 +1,50 @@
+"""The stored manifest: versioned JSON, replaced as a whole."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from dg_sqlmesh_component.protocol import wire
+from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION, Manifest
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write it beside its place and move it there, so that a reader finds the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not with `tempfile`, whose files nobody else may read: an image is built by one user and run by another.
+    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        with beside.open("xb") as file:
+            file.write(wire.MANIFEST.dump_json(manifest))
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read what `write_manifest` wrote.
+
+    Raises:
+        DeclarationError: The file is damaged, of another version of this package, not there or not for this user.
+    """
+    try:
+        manifest = wire.MANIFEST.validate_json(path.read_bytes())
+    except OSError as error:
+        raise DeclarationError(
+            f"The stored description of the SQLMesh project, {path}, cannot be read: {error.strerror}. Let the user "
+            "who runs Dagster read it, or write it anew: dg utils refresh-defs-state"
+        ) from error
+    except ValueError as error:
+        raise DeclarationError(
+            f"The stored description of the SQLMesh project, {path}, cannot be read: it is damaged or was "
+            "written by another version of dg_sqlmesh_component. Write it anew: dg utils refresh-defs-state"
+        ) from error
+    if manifest.version != MANIFEST_VERSION:
+        raise DeclarationError(
+            f"The stored description of the SQLMesh project, {path}, has version {manifest.version}; this "
+            f"dg_sqlmesh_component reads version {MANIFEST_VERSION}. Write it anew: dg utils refresh-defs-state"
+        )
+    return manifest

@@ -1,0 +1,23 @@
+"""SQLMesh's own command line, beside compiled sqlglot."""
+
+from __future__ import annotations
+
+import sys
+
+from dg_sqlmesh_component.worker.__main__ import installation_problem
+from dg_sqlmesh_component.worker.sqlglot_sources import prefer_sqlglot_sources
+
+
+def main() -> None:
+    """Pass the arguments on."""
+    problem = installation_problem()
+    if problem:
+        sys.exit(problem)
+    prefer_sqlglot_sources()
+    from sqlmesh.cli.main import cli
+
+    cli(prog_name="dg_sqlmesh")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""One run at a time on one state, whatever process or host it comes from (ADR-0021).
+
+SQLMesh has no guard of its own: two runs that overlap both compute what is missing. A run waits for the one
+before it, and then finds nothing left of what that one did.
+
+- State in PostgreSQL: a session's advisory lock, which ends with the connection however its owner ends.
+- State in DuckDB: the file is locked by whoever has it open; nothing needs to be added.
+- State elsewhere: not guarded; the run's log says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlmesh.core.context import Context
+
+from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
+from dg_sqlmesh_component.protocol.formatting import counted
+from dg_sqlmesh_component.protocol.messages import EvaluationRequest, LogLine
+from dg_sqlmesh_component.worker.context import state_connection
+from dg_sqlmesh_component.worker.pipe import Pipe
+
+POLL_SECONDS = 1.0
+REMIND_SECONDS = 60.0
+
+_SESSION = {
+    "idle_session_timeout": 0,
+    # PostgreSQL notices within a minute that a holder's host is gone; that its process is gone, at once.
+    "tcp_keepalives_idle": 30,
+    "tcp_keepalives_interval": 10,
+    "tcp_keepalives_count": 3,
+}
+_NAME = "dg_sqlmesh: "
+_HOLDER = """
+SELECT a.application_name, a.backend_start FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+AND ((l.classid::bigint << 32) | l.objid::bigint) = {key}
+"""
+
+_T = TypeVar("_T")
+
+
+class Patience:
+    """How long a run waits for others, and what it says meanwhile."""
+
+    def __init__(self, pipe: Pipe, seconds: float) -> None:
+        self._pipe = pipe
+        self._seconds = seconds
+        self._since: float | None = None
+        self._reminded = 0.0
+
+    def until(self, attempt: Callable[[], _T]) -> _T:
+        """Call `attempt` until it no longer raises `DatabaseInUseError`. A run that is cancelled meanwhile ends.
+
+        Raises:
+            DatabaseInUseError: The last one, when the time is up.
+        """
+        while True:
+            try:
+                return attempt()
+            except DatabaseInUseError as error:
+                self._wait(error)
+
+    def _wait(self, error: DatabaseInUseError) -> None:
+        now = time.monotonic()
+        self._since = self._since or now
+        waited = now - self._since
+        if waited >= self._seconds:
+            seconds = counted(round(waited), "second")
+            said = f"{error} This run has waited for {seconds} (`execution.overlap_timeout` in defs.yaml)."
+            raise DatabaseInUseError(said) from error
+        if not self._reminded or now - self._reminded >= REMIND_SECONDS:
+            self._reminded = now
+            text = (
+                f"Waiting, for {counted(round(self._seconds - waited), 'second')} at most. {error} "
+                "This run goes on by itself as soon as it can."
+            )
+            self._pipe.send(LogLine("info", text, "sqlmesh"))
+        time.sleep(min(POLL_SECONDS, max(self._seconds - waited, 0.0)))
+
+
+@contextmanager
+def alone_on_its_state(context: Context, request: EvaluationRequest, patience: Patience, pipe: Pipe) -> Iterator[None]:
+    """Hold the state for this run."""
+    connection = state_connection(context)
+    if connection.type_ in ("postgres", "gcp_postgres"):
+        schema = context.config.get_state_schema(context.selected_gateway) or "sqlmesh"
+        adapter = connection.create_engine_adapter()
+        try:
+            patience.until(lambda: _lock(adapter, schema, request.holder))
+            yield
+        finally:
+            adapter.close()  # and with its session goes the lock
+    else:
+        if connection.type_ != "duckdb":
+            text = (
+                f"State in {connection.type_} cannot be locked, so nothing keeps another run from computing the same "
+                "intervals at the same time. Give the op's pool a limit of 1 in your deployment."
+            )
+            pipe.send(LogLine("warning", text, "sqlmesh"))
+        yield
+
+
+def _lock(adapter: Any, schema: str, holder: str) -> None:
+    key = int.from_bytes(hashlib.sha256(f"dg_sqlmesh {schema}".encode()).digest()[:8], "big", signed=True)
+    name = f"{_NAME}{holder}"[:63].replace("'", "")
+    settings = "".join(f"SET {setting} = {value}; " for setting, value in _SESSION.items())
+    with adapter.transaction():  # committed at once: an open transaction would keep PostgreSQL from cleaning up
+        adapter.execute(f"{settings}SET application_name = '{name}'")
+        (locked,) = adapter.fetchone(f"SELECT pg_try_advisory_lock({key})")
+        found = None if locked else adapter.fetchone(_HOLDER.format(key=key))
+    if locked:
+        return
+    who = f"{found[0].removeprefix(_NAME)} since {found[1]:%Y-%m-%d %H:%M:%S %Z}" if found else "another run"
+    raise DatabaseInUseError(
+        f"SQLMesh's state in schema {schema!r} is held by {who}; two runs at a time would compute the same intervals."
+    )
