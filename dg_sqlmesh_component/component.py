@@ -62,6 +62,7 @@ from dg_sqlmesh_component.protocol.manifest import (
 )
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
+from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.step import StepOptions, execute_step
 from dg_sqlmesh_component.run.step_process import is_step_of_this_process
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
@@ -548,7 +549,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         default_pool = f"sqlmesh_{self.project.name}_{manifest.environment}"
         return build_multi_asset(
             self._built,
-            self.execute,
+            lambda context: recorded(context, self.execute(context)),
             name=name,
             project=f"{self.project.name}_{short_hash(self._what_runs(manifest))}",
             description=op.description or f"Runs SQLMesh in environment {manifest.environment}.",

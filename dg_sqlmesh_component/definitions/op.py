@@ -14,7 +14,6 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.run.recorder import recorded
 
 PROJECT_TAG = "sqlmesh/project"
 """Tag of an op that tells which SQLMesh project it runs, and how opened: equal in ops that run the same."""
@@ -72,7 +71,7 @@ def build_multi_asset(
 
 def _op_function(compute: Compute) -> Callable[[dg.AssetExecutionContext], Iterator[Any]]:
     def run_sqlmesh(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from recorded(context, compute(context))
+        yield from compute(context)
 
     # Dagster looks at the annotation itself to decide which kind of context to pass.
     run_sqlmesh.__annotations__ = {"context": dg.AssetExecutionContext}

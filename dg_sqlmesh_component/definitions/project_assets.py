@@ -6,15 +6,31 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.translator import Dependencies, Translator, where
 from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted, short_hash
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit, pair_uses
-from dg_sqlmesh_component.run.outcomes import AuditResult
+
+
+class EvaluatedAudit(Protocol):
+    """What a result says of the audit that was evaluated."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def args(self) -> Mapping[str, str]: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def blocking(self) -> bool: ...
+
+
+_Evaluated = TypeVar("_Evaluated", bound=EvaluatedAudit)
 
 SpecOf = Callable[[Model], dg.AssetSpec]
 CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetCheckSpec | None]
@@ -129,15 +145,11 @@ class ProjectAssets:
         return {model: reads for model, reads in beyond.items() if reads}
 
     def _beyond(self, model: str) -> set[str]:
-        found: set[str] = set()
-        to_visit = [model]
-        while to_visit:
-            node = to_visit.pop()
-            reads = self.models[node].depends_on if node in self.models else ()
-            new = [read for read in reads if read not in self.specs and read not in found]
-            found.update(new)
-            to_visit.extend(new)
-        return found
+        def reads(node: str) -> list[str]:
+            parents = self.models[node].depends_on if node in self.models else ()
+            return [parent for parent in parents if parent not in self.specs]
+
+        return reachable(reads(model), reads)
 
     def downstream_of(self, nodes: Collection[str]) -> set[str]:
         """Models and standalone audits that read any of these, through others too."""
@@ -150,13 +162,11 @@ class ProjectAssets:
         ]:
             for parent in reads:
                 readers.setdefault(parent, []).append(reader)
-        found: set[str] = set()
-        to_visit = list(nodes)
-        while to_visit:
-            new = [reader for reader in readers.get(to_visit.pop(), ()) if reader not in found]
-            found.update(new)
-            to_visit.extend(new)
-        return found
+
+        def readers_of(node: str) -> list[str]:
+            return readers.get(node, [])
+
+        return reachable((reader for node in nodes for reader in readers_of(node)), readers_of)
 
     def name(self, node: str) -> str:
         """A node as people call it: the model's name as written, or the standalone audit's."""
@@ -166,7 +176,7 @@ class ProjectAssets:
         """The asset key of a model that is an asset."""
         return self.specs[node].key
 
-    def severity(self, node: str, audit: AuditResult) -> dg.AssetCheckSeverity:
+    def severity(self, node: str, audit: EvaluatedAudit) -> dg.AssetCheckSeverity:
         """How bad it is when an audit fails: an error where it stops the model, or where dbt says that it is one."""
         standalone = self.standalone_audits.get(node)
         is_error = audit.blocking or bool(standalone and standalone.dbt and standalone.dbt.severity == "error")
@@ -180,7 +190,7 @@ class ProjectAssets:
             found.setdefault(node, []).append(check)
         return {node: tuple(checks) for node, checks in found.items()}
 
-    def check_of(self, node: str, audits: Iterable[AuditResult]) -> dict[dg.AssetCheckKey, AuditResult]:
+    def check_of(self, node: str, audits: Iterable[_Evaluated]) -> dict[dg.AssetCheckKey, _Evaluated]:
         """Match results to checks: by the audit's name and arguments, else by the order of its uses."""
         results = sorted(audits, key=lambda one: one.position)
         return {
@@ -287,15 +297,12 @@ class _Checks:
 
 def _tables_behind(read: Iterable[str], models: Mapping[str, Model]) -> set[str]:
     """What is really read: embedded models are no tables, but what they read is."""
-    found: set[str] = set()
-    to_visit = list(read)
-    while to_visit:
-        one = to_visit.pop()
-        if one in models and models[one].is_embedded:
-            to_visit.extend(models[one].depends_on)
-        else:
-            found.add(one)
-    return found
+
+    def is_embedded(fqn: str) -> bool:
+        return fqn in models and models[fqn].is_embedded
+
+    found = reachable(read, lambda fqn: models[fqn].depends_on if is_embedded(fqn) else ())
+    return {fqn for fqn in found if not is_embedded(fqn)}
 
 
 def _audited_externals_of(model: str, models: Mapping[str, Model]) -> set[str]:

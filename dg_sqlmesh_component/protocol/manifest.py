@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from dg_sqlmesh_component.protocol.graph import reachable
+
 MANIFEST_VERSION = 5
 """Raised whenever a field changes its meaning; a manifest of another version is not read."""
 
@@ -285,14 +287,7 @@ class Manifest:
                 readers[fqn].add(model.fqn)
         if not by_path.keys() >= set(files):
             return frozenset()
-        changed: set[str] = set()
-        found = [fqn for file in files for fqn in by_path[file]]
-        while found:
-            fqn = found.pop()
-            if fqn not in changed:
-                changed.add(fqn)
-                found += readers[fqn]
-        return frozenset(changed)
+        return frozenset(reachable((fqn for file in files for fqn in by_path[file]), lambda fqn: readers[fqn]))
 
     def with_models_of(self, part: Manifest) -> Manifest:
         """This manifest, as it is with the models of one that describes only some of them."""

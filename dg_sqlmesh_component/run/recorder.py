@@ -19,6 +19,8 @@ from dagster._core.execution.plan.inputs import StepInput
 from dagster._core.execution.plan.step import IExecutionStep
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG
 
+from dg_sqlmesh_component.protocol.graph import reachable
+
 _Target = AssetCheckEvaluationTargetMaterializationData
 
 
@@ -67,16 +69,17 @@ def awaited_outputs(context: dg.AssetExecutionContext) -> Mapping[str, tuple[IEx
 def steps_behind(context: dg.AssetExecutionContext, steps: Iterable[IExecutionStep]) -> list[IExecutionStep]:
     """These steps of the run and all that wait for any of them, through others too."""
     plan = context.op_execution_context.get_step_execution_context().execution_plan
-    found = {step.key: step for step in steps}
-    to_visit = [*found]
-    while to_visit:
-        key = to_visit.pop()
-        for step in plan.steps:
-            inputs = (one for one in step.step_inputs if isinstance(one, StepInput))
-            if step.key not in found and any(key in one.dependency_keys for one in inputs):
-                found[step.key] = step
-                to_visit.append(step.key)
-    return list(found.values())
+    by_key = {step.key: step for step in plan.steps}
+
+    def awaiting(key: str) -> list[str]:
+        return [
+            step.key
+            for step in plan.steps
+            if any(key in one.dependency_keys for one in step.step_inputs if isinstance(one, StepInput))
+        ]
+
+    found = reachable((step.key for step in steps), awaiting)
+    return [step for key, step in by_key.items() if key in found]
 
 
 def _remember_output_keys(context: dg.AssetExecutionContext) -> None:

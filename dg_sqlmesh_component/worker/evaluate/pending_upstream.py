@@ -12,6 +12,7 @@ from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.evaluate.audits import altered_at, computed
 
 
@@ -193,14 +194,11 @@ def _nearest(
 
 def _upstream(names: Iterable[str], by_name: Mapping[str, Snapshot]) -> dict[str, list[str]]:
     """These models and all that is upstream of them, each with its parents."""
-    graph: dict[str, list[str]] = {}
-    to_visit = list(names)
-    while to_visit:
-        name = to_visit.pop()
-        if name not in graph:
-            graph[name] = [parent.name for parent in by_name[name].parents if parent.name in by_name]
-            to_visit += graph[name]
-    return graph
+
+    def parents(name: str) -> list[str]:
+        return [parent.name for parent in by_name[name].parents if parent.name in by_name]
+
+    return {name: parents(name) for name in reachable(names, parents)}
 
 
 def _altered_since(

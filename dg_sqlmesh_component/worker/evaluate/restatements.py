@@ -7,6 +7,8 @@ from graphlib import TopologicalSorter
 
 from sqlmesh.core.snapshot import Snapshot
 
+from dg_sqlmesh_component.protocol.graph import reachable
+
 
 def restated_without_its_source(snapshots: Mapping[str, Snapshot], requested: Set[str], now: int) -> str | None:
     """A requested model that would be restated now while what it reads, which is restated too, is not requested.
@@ -26,12 +28,13 @@ def restated_without_its_source(snapshots: Mapping[str, Snapshot], requested: Se
             continue
         if snapshot.get_next_auto_restatement_interval(now) or restated & graph[name]:
             restated.add(name)
+
+    def restated_parents_of_embedded(name: str) -> Set[str]:
+        """An embedded model runs within those that read it."""
+        return restated & graph[name] if snapshots[name].is_symbolic else set()
+
     for name in sorted(restated & requested):
-        to_visit = list(restated & graph[name])
-        while to_visit:
-            parent = to_visit.pop()
-            if snapshots[parent].is_symbolic:  # an embedded model, which runs within its readers
-                to_visit += restated & graph[parent]
-            elif parent not in requested:
-                return name
+        read = reachable(restated & graph[name], restated_parents_of_embedded)
+        if any(not snapshots[parent].is_symbolic and parent not in requested for parent in read):
+            return name
     return None

@@ -13,6 +13,7 @@ from sqlmesh.utils.errors import NodeAuditsErrors
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import bare, plain
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.transient_errors import is_transient
@@ -211,11 +212,4 @@ class Tracker(PipeConsole):
 
 def ancestors(fqn: str, parents: Callable[[str], Iterable[str]]) -> set[str]:
     """Everything upstream of a node, itself not included."""
-    found: set[str] = set()
-    to_visit = list(parents(fqn))
-    while to_visit:
-        one = to_visit.pop()
-        if one not in found:
-            found.add(one)
-            to_visit.extend(parents(one))
-    return found
+    return reachable(parents(fqn), parents)

@@ -1,0 +1,117 @@
+"""Which rooms of the package may import which: read from the source of each folder, so new files are covered.
+
+The running processes are checked by `test_the_worker_never_imports_dagster` and `test_two_instances_...` in tests/engine.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import REPOSITORY, write_project
+
+PACKAGE = REPOSITORY / "dg_sqlmesh_component"
+NAME = PACKAGE.name
+SQLMESH = {"sqlmesh", "sqlglot"}
+DOORS = {
+    "protocol": {"protocol"},
+    "config": {"protocol", "config"},
+    "worker": {"protocol", "worker"},
+    "state": {"protocol", "config", "state"},
+    "definitions": {"protocol", "config", "definitions"},
+    "run": {"protocol", "config", "definitions", "run"},
+}
+"""What each folder may import of the package; modules beside the folders may import everything."""
+
+WITHOUT_DAGSTER = ("protocol", "worker", "run/outcomes.py")
+"""Folders and modules that import nothing of Dagster's, directly or through modules of the package."""
+
+
+def modules(place: str) -> list[Path]:
+    path = PACKAGE / place
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names that a module imports, wherever in it; relative ones as absolute ones."""
+    package = [NAME, *path.relative_to(PACKAGE).parent.parts]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (start, node.module) if part)
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def own_modules(names: set[str]) -> set[Path]:
+    """The files of the package among imported names."""
+    found = set()
+    for name in names:
+        if name.startswith(f"{NAME}."):
+            place = PACKAGE.joinpath(*name.split(".")[1:])
+            found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
+    return found
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0]
+
+
+def test_every_folder_has_its_doors() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert folders == set(DOORS)
+
+
+@pytest.mark.parametrize("folder", DOORS)
+def test_a_room_imports_only_the_rooms_that_its_doors_lead_to(folder: str) -> None:
+    for path in modules(folder):
+        reached = {room(found) for found in own_modules(imports(path))}
+        assert reached <= DOORS[folder], path
+
+
+def test_sqlmesh_is_imported_in_the_worker_only() -> None:
+    for path in modules("."):
+        if room(path) != "worker":
+            assert not tops(imports(path)) & SQLMESH, path
+
+
+@pytest.mark.parametrize("place", WITHOUT_DAGSTER)
+def test_what_needs_no_dagster_imports_none_of_it(place: str) -> None:
+    to_visit, seen = modules(place), set()
+    while to_visit:
+        path = to_visit.pop()
+        if path not in seen:
+            seen.add(path)
+            names = imports(path)
+            assert not {top for top in tops(names) if top.startswith("dagster")}, path
+            to_visit += own_modules(names)
+
+
+def test_the_protocol_needs_the_standard_library_and_pydantic_only() -> None:
+    for path in modules("protocol"):
+        third_party = tops(imports(path)) - set(sys.stdlib_module_names) - {NAME, "__future__"}
+        assert third_party <= {"pydantic", "pydantic_core"}, path
+
+
+def test_loading_definitions_imports_no_sqlmesh(tmp_path: Path) -> None:
+    project = write_project(tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
+    script = (
+        "import json, sys, dg_sqlmesh_component\nfrom pathlib import Path\n"
+        "from dg_sqlmesh_component import SQLMeshProject\n"
+        f"models = SQLMeshProject((Path({str(project)!r}),)).describe().models\n"
+        "theirs = sorted(name for name in sys.modules if name.split('.')[0] in ('sqlmesh', 'sqlglot'))\n"
+        "print(json.dumps([len(models), theirs]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [1, []]
