@@ -13,11 +13,12 @@ import generate
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.messages import Addition
+from dg_sqlmesh_component.worker_process.requests import load_manifest
 
 
 def seconds(project: SQLMeshProject, include: Sequence[Addition]) -> tuple[float, int, int]:
     start = time.perf_counter()
-    manifest = project.describe(include=include)
+    manifest = load_manifest(project, include=include)
     took = time.perf_counter() - start
     columns = sum(len(model.columns) for model in manifest.models)
     pairs = sum(len(parents) for model in manifest.models for parents in (model.column_lineage or {}).values())

@@ -68,6 +68,8 @@ from dg_sqlmesh_component.run.step_process import is_step_of_this_process
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.state.fingerprint import sources_of
 from dg_sqlmesh_component.state.manifest_file import read_manifest, write_manifest
+from dg_sqlmesh_component.worker_process.requests import load_manifest
+from dg_sqlmesh_component.worker_process.start import EARLY_WORKERS
 
 
 @scaffold_with(SQLMeshProjectComponentScaffolder)
@@ -353,7 +355,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
     def _expand(self, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...]:
         models = self._built.manifest.answer_to(select, exclude)
         if models is None:
-            models = self.project.describe(select, exclude, asked_by="get_asset_selection").selected
+            models = load_manifest(self.project, select, exclude, asked_by="get_asset_selection").selected
             self._keep(AnsweredSelection(select, exclude, models))
         return models
 
@@ -523,7 +525,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         where_declared = os.path.relpath(declared.file_path, context.defs_module_path)
         name = (self.op or OpSpec()).name or default_op_name(where_declared, declared.instance_key)
         if is_step_of_this_process(name) and state_path is not None:
-            self.project.start_early()
+            EARLY_WORKERS.start(self.project)
         Neighbours.of(context).add_stored(place(context), self.defs_state_config.key, self.project.env)
         with collecting_no_garbage():
             asset = self._multi_asset(name, self._stored(state_path))
@@ -662,7 +664,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         selections: tuple[AnsweredSelection, ...] = (),
     ) -> Manifest:
         select, exclude, limits = _selections(self.select), _selections(self.exclude), self.metadata_limits.limits
-        return self.project.describe(select, exclude, self._additions, limits, before, files, selections)
+        return load_manifest(self.project, select, exclude, self._additions, limits, before, files, selections)
 
     @property
     def _question(self) -> list[str]:

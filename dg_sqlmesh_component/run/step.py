@@ -23,7 +23,7 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, BACKFILL_ID_TAG
 
-from dg_sqlmesh_component.config.project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, SQLMeshProject, Worker
+from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
@@ -50,6 +50,8 @@ from dg_sqlmesh_component.run.results import (
     rows,
     unapplied_change,
 )
+from dg_sqlmesh_component.worker_process.requests import serving
+from dg_sqlmesh_component.worker_process.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,7 @@ class _Step:
     def _attempt(self, project: SQLMeshProject, request: msg.EvaluationRequest) -> Generator[Any, None, _End]:
         """One SQLMesh run; what became certain while it ran is reported."""
         try:
-            with project.request(request) as self._worker:
+            with serving(project, request) as self._worker:
                 if self.interruption.came:
                     self._worker.cancel()
                 for event in self._worker:

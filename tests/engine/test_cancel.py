@@ -16,7 +16,7 @@ import pytest
 from harness import EXECUTORS, RARELY, DagsterProject, Told, dagster_project, plan, state, wait_until, write_project
 from postgres import postgres_server
 
-from dg_sqlmesh_component.config.project import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
+from dg_sqlmesh_component.worker_process.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
 
 ASKED_TO_STOP = "SQLMesh is asked to finish the batches in flight"
 PAUSE = """

@@ -15,13 +15,14 @@ from harness import BIN, CONFIG, DagsterProject, dagster_project, plan, run, wri
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.protocol.errors import DeclarationError
 from dg_sqlmesh_component.protocol.manifest import Manifest
+from dg_sqlmesh_component.worker_process.requests import load_manifest
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 
 
 def describe(dagster: DagsterProject, project: Any, **attributes: Any) -> Manifest:
     """The manifest that the component gets from a declaration, paths resolved as from a real file."""
-    return component(dagster, {"project": project, **attributes}).project.describe()
+    return load_manifest(component(dagster, {"project": project, **attributes}).project)
 
 
 def component(dagster: DagsterProject, attributes: dict[str, Any]) -> SQLMeshProjectComponent:

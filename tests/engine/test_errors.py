@@ -21,13 +21,14 @@ from dg_sqlmesh_component.protocol.errors import (
     ProjectLoadError,
     SQLMeshComponentError,
 )
+from dg_sqlmesh_component.worker_process.requests import load_manifest
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 
 
 def complaint(project: SQLMeshProject, kind: type[SQLMeshComponentError], **selection: list[str]) -> str:
     with pytest.raises(kind) as caught:
-        project.describe(**selection)
+        load_manifest(project, **selection)
     return str(caught.value)
 
 
@@ -104,7 +105,7 @@ def test_a_selection_that_matches_nothing_is_quoted(tmp_path: Path) -> None:
 
 def test_a_project_none_of_whose_models_is_executed_is_refused_and_one_without_models_is_empty(tmp_path: Path) -> None:
     project = SQLMeshProject((write_project(tmp_path, {}),))
-    assert not project.describe().models
+    assert not load_manifest(project).models
     tables = "- name: raw.orders\n  columns: {id: int}\n"
     write_project(
         tmp_path,
@@ -330,7 +331,7 @@ def test_a_state_of_another_sqlmesh_says_what_to_do(
 
 def test_loading_a_project_leaves_its_database_alone(tmp_path: Path) -> None:
     write_project(tmp_path, ONE_MODEL)
-    SQLMeshProject((tmp_path,)).describe(select=["t.*"])
+    load_manifest(SQLMeshProject((tmp_path,)), select=["t.*"])
     assert not (tmp_path / "warehouse.duckdb").exists()
     assert os.listdir(tmp_path)
 

@@ -103,11 +103,12 @@ import sys
 from pathlib import Path
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.worker_process.requests import serving
 
 project = SQLMeshProject((Path(sys.argv[1]),))
 models = ('"warehouse"."t"."first"', '"warehouse"."t"."mortal"')
 request = msg.EvaluationRequest(project.opening, "prod", models, (), {}, int(sys.argv[2]))
-with project.request(request) as events:
+with serving(project, request) as events:
     for event in events:
         pass
 """

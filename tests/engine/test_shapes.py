@@ -16,6 +16,7 @@ import yaml
 from harness import CONFIG, REPOSITORY, dagster_project, plan, query, sqlmesh, write_project
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.worker_process.requests import load_manifest
 
 ZOO = {
     "external_models.yaml": """
@@ -176,7 +177,7 @@ def test_an_owner_whom_the_project_knows_becomes_the_email(tmp_path: Path) -> No
     project = write_project(
         tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL, owner ada); SELECT 1 AS id"}, CONFIG + USERS
     )
-    [model] = SQLMeshProject((project,)).describe().models
+    [model] = load_manifest(SQLMeshProject((project,))).models
     assert model.owner_email == "ada@example.com"
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from unit.outcome_table import OUTCOME_TABLE
 
-from dg_sqlmesh_component.config.project import LONGEST_LINE, SQLMeshProject
+from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError, StoppedError, WorkerError
 from dg_sqlmesh_component.run.outcomes import Ledger
+from dg_sqlmesh_component.worker_process.requests import serving
+from dg_sqlmesh_component.worker_process.worker import LONGEST_LINE
 
 REQUEST = msg.EvaluationRequest(msg.OpenProject(("/shop",), None, None, None), "prod", ('"a"',), (), {}, 0)
 LAST = wire.encode(wire.EVENT, msg.EvaluationFinished("success"))
@@ -34,9 +36,9 @@ EVENTS = [
 def impostor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SQLMeshProject]:
     """A project whose interpreter is a program that does what it is told here, whatever it is given."""
     (tmp_path / "config.yaml").write_text("")
-    monkeypatch.setattr("dg_sqlmesh_component.config.project.FINISH_GRACE_SECONDS", 0.2)
-    monkeypatch.setattr("dg_sqlmesh_component.config.project.CUT_OFF_GRACE_SECONDS", 0.2)
-    monkeypatch.setattr("dg_sqlmesh_component.config.project.LAST_EVENTS_SECONDS", 0.5)
+    monkeypatch.setattr("dg_sqlmesh_component.worker_process.worker.FINISH_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("dg_sqlmesh_component.worker_process.worker.CUT_OFF_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("dg_sqlmesh_component.worker_process.worker.LAST_EVENTS_SECONDS", 0.5)
 
     def make(code: str) -> SQLMeshProject:
         program = tmp_path / "python"
@@ -50,7 +52,7 @@ def impostor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 
 def heard(project: SQLMeshProject) -> list[msg.Event]:
-    with project.request(REQUEST) as worker:
+    with serving(project, REQUEST) as worker:
         return list(worker)
 
 
@@ -96,7 +98,7 @@ def test_an_event_that_this_version_does_not_know_says_that_versions_differ(
 def test_a_worker_that_does_not_end_when_it_is_cancelled_was_ended_by_us_and_not_by_somebody_else(
     impostor: Callable[[str], SQLMeshProject],
 ) -> None:
-    with impostor("time.sleep(60)").request(REQUEST) as worker:
+    with serving(impostor("time.sleep(60)"), REQUEST) as worker:
         worker.cancel()
         with pytest.raises(StoppedError, match="did not end when it was asked to"):
             list(worker)
