@@ -6,8 +6,7 @@ Dagster reads the annotations of the dataclass as objects, so they must not be p
 import logging
 import os
 import re
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -15,13 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import dagster as dg
-from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from dagster.components.component.state_backed_component import StateBackedComponent
 from dagster.components.resolved.core_models import OpSpec
 from dagster.components.resolved.errors import ResolutionException
 from dagster.components.scaffold.scaffold import scaffold_with
 from dagster.components.utils.defs_state import DefsStateConfig
-from dagster.components.utils.project_paths import get_local_state_path
 from dagster.components.utils.translation import TranslationFn
 from dagster_shared.check import CheckError
 from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
@@ -52,7 +49,6 @@ from dg_sqlmesh_component.definitions.translator import Translator, where
 from dg_sqlmesh_component.protocol.errors import DeclarationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.formatting import short_hash
 from dg_sqlmesh_component.protocol.manifest import (
-    DEFAULT_LIMITS,
     AnsweredSelection,
     Audit,
     Manifest,
@@ -61,13 +57,11 @@ from dg_sqlmesh_component.protocol.manifest import (
     split_fqn,
 )
 from dg_sqlmesh_component.protocol.messages import Addition
-from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.step import StepOptions, execute_step
 from dg_sqlmesh_component.run.step_process import is_step_of_this_process
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
-from dg_sqlmesh_component.state.fingerprint import sources_of
-from dg_sqlmesh_component.state.manifest_file import read_manifest, write_manifest
+from dg_sqlmesh_component.state.source import ManifestSource, settings
 from dg_sqlmesh_component.worker_process.requests import load_manifest
 from dg_sqlmesh_component.worker_process.start import EARLY_WORKERS
 
@@ -191,12 +185,16 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     def __post_init__(self) -> None:
         take_declared_types(self, SQLMeshProjectComponent, secret=("project",))  # its `env` may hold passwords
-        self._root = _ROOT.get()
+        self._source = ManifestSource(
+            self.project,
+            tuple(_selections(self.select)),
+            tuple(_selections(self.exclude)),
+            tuple(addition for addition in get_args(Addition) if addition in self.include_metadata),
+            self.metadata_limits.limits,
+            _ROOT.get(),
+        )
         self._is_loading = False
-        self._unstored: Manifest | None = None
         self._assets: ProjectAssets | None = None
-        self._stored_in: Path | None = None
-        self._loaded_as: str | None = None
         self._unreachable: str | None = None
         self._neighbours = Neighbours()
         if self.op and self.op.name is not None:
@@ -356,27 +354,9 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         models = self._built.manifest.answer_to(select, exclude)
         if models is None:
             models = load_manifest(self.project, select, exclude, asked_by="get_asset_selection").selected
-            self._keep(AnsweredSelection(select, exclude, models))
+            manifest = self._source.keep_answer(self._built.manifest, AnsweredSelection(select, exclude, models))
+            self._assets = replace(self._built, manifest=manifest)
         return models
-
-    def _keep(self, answered: AnsweredSelection) -> None:
-        """Keep SQLMesh's answer with the manifest, so that no later load asks for it."""
-        manifest = self._built.manifest
-        kept = replace(manifest, selections=(*manifest.selections, answered))
-        self._assets = replace(self._built, manifest=kept)
-        if self._loaded_as is not None:
-            _DESCRIBED[self._loaded_as] = kept
-        elif self._stored_in is not None:
-            try:
-                stored = self._read(self._stored_in).at(manifest.paths)
-                if replace(stored, selections=()) == replace(manifest, selections=()):
-                    write_manifest(replace(stored, selections=(*stored.selections, answered)), self._stored_in)
-            except (DeclarationError, OSError) as error:
-                _LOGGER.warning(
-                    f"get_asset_selection(select={answered.select}, exclude={answered.exclude}) started SQLMesh, and "
-                    f"its answer cannot be stored: {error}. Run `dg check defs` after `dg utils refresh-defs-state` "
-                    "where the image is built. Until then every process starts SQLMesh for it."
-                )
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
@@ -420,7 +400,8 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             if hasattr(self, "_load_context"):
                 self._load_context.build_defs(self._load_context.component_path)  # Dagster keeps them
             else:  # made in Python
-                self._translate(self._described(f"The SQLMesh project {self.project.name!r} is declared in Python."))
+                problem = f"The SQLMesh project {self.project.name!r} is declared in Python."
+                self._translate(self._source.read_or_load(None, problem))
         assert self._assets is not None, "build_defs_from_state makes the assets"
         return self._assets
 
@@ -428,21 +409,9 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
 
     @property
     def defs_state_config(self) -> DefsStateConfig:
-        """Where Dagster keeps the manifest; the key tells apart what leads to different manifests.
-
-        It is the same wherever the code location lies: state that is stored in one folder is found in another.
-        """
-        project = self.project
-        paths = [os.path.relpath(path, self._root) if self._root else str(path) for path in project.paths]
-        parts = [paths[0], project.gateway, project.environment, project.config]
-        label = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(part for part in parts if part)).strip("_")
-        opened_by = [project.python, project.working_directory]
-        places = [os.path.relpath(one, self._root) if self._root and one else str(one) for one in opened_by if one]
-        distinct = short_hash(
-            [repr(parts), *paths, *places, *self._question, *_settings({**project.env, **project.written_env})]
-        )
+        """Where Dagster keeps the manifest."""
         return DefsStateConfig(
-            key=f"SQLMeshProjectComponent[{label}_{distinct}]",
+            key=self._source.key,
             management_type=DefsStateManagementType.LOCAL_FILESYSTEM,
             refresh_if_dev=True,
         )
@@ -455,40 +424,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         Raises:
             DeclarationError: The file cannot be written, and that was asked for.
         """
-        sources = sources_of(self.project, self._question)
-        before = self._stored_before(state_path)
-        if not self._is_loading or sources is None or before is None or before.sources is None:
-            manifest = self._describe(selections=before.selections if before else ())
-        elif before.sources == sources:
-            return
-        else:
-            manifest = self._describe_again(before, sources.files_changed_since(before.sources))
-        key = self.defs_state_config.key
-        manifest = replace(manifest, sources=None if manifest.reads_state else sources, state_key=key)
-        try:
-            write_manifest(manifest, state_path)
-        except OSError as error:
-            problem = (
-                f"The description of the SQLMesh project {self.project.name!r} cannot be stored in {state_path}: "
-                f"{error.strerror}. Let the user who runs this write to that folder."
-            )
-            if not self._is_loading:
-                raise DeclarationError(problem) from error
-            _LOGGER.warning(f"{problem} Until then each process describes the project again.")
-            self._unstored = manifest
-
-    def _describe_again(self, before: Manifest, files: frozenset[str] | None) -> Manifest:
-        """The manifest of a project in which these files of models have changed; None for anything."""
-        whole = (
-            self.select
-            or self.exclude
-            or before.selections
-            or "links" in self.include_metadata
-            or any(model.dbt for model in before.models)
-        )
-        if files is None or whole:
-            return self._describe(selections=before.selections)
-        return self._describe(before, files)
+        self._source.store(state_path, is_refresh=not self._is_loading)
 
     async def refresh_state(self, project_root: Path) -> str:
         """Describe the project and store that; Dagster calls this, and `dg utils refresh-defs-state` does.
@@ -496,16 +432,16 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         Raises:
             DeclarationError: The folder of what is stored cannot be written to or searched.
         """
-        self._root = project_root
-        problem = self._why_unreachable(project_root)
+        self._source.root = project_root
+        problem = self._source.why_unreachable(project_root)
         if problem is not None:
             raise DeclarationError(problem)
         return await super().refresh_state(project_root)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The project's assets; Dagster calls this."""
-        self._root = context.project_root
-        self._unreachable = self._why_unreachable(context.project_root)
+        self._source.root = context.project_root
+        self._unreachable = self._source.why_unreachable(context.project_root)
         # `dg` says of each of its commands that it is in development, a refresh included.
         self._is_loading = self._unreachable is None
         try:
@@ -528,7 +464,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             EARLY_WORKERS.start(self.project)
         Neighbours.of(context).add_stored(place(context), self.defs_state_config.key, self.project.env)
         with collecting_no_garbage():
-            asset = self._multi_asset(name, self._stored(state_path))
+            asset = self._multi_asset(name, self._source.read_or_load(state_path, self._unreachable))
             neighbours = self._neighbours = Neighbours.of(context)
             neighbours.add(place(context), name, self._built.specs)
             return dg.Definitions(assets=[asset, *neighbours.external_assets(place(context), self._external_specs)])
@@ -570,76 +506,8 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             manifest.gateway,
             manifest.environment,
             project.config or "",
-            *_settings(project.env),
+            *settings(project.env),
         ]
-
-    def _stored(self, state_path: Path | None) -> Manifest:
-        """The stored manifest; where there is none that can be read, a fresh one, and what to do about it."""
-        if self._unstored is not None:
-            return self._unstored
-        if state_path is None:
-            problem = (
-                self._unreachable or f"There is no stored description of the SQLMesh project {self.project.name!r}."
-            )
-        else:
-            try:
-                manifest = self._read(state_path).at(self.project.opening.paths)
-            except DeclarationError as error:
-                problem = str(error)
-            else:
-                self._stored_in = state_path
-                return manifest
-        return self._described(problem)
-
-    def _described(self, problem: str) -> Manifest:
-        """A manifest that is not stored, which this process makes once: Dagster loads definitions several times in it.
-
-        Args:
-            problem: Why, for the log.
-        """
-        sources = sources_of(self.project, self._question)
-        made_of = f"{self.defs_state_config.key} {self.project.opening!r}" if sources is None else repr(sources)
-        manifest = _DESCRIBED.get(made_of)
-        if manifest is None or ((sources is None or manifest.reads_state) and not _is_rebuilding()):
-            since = time.monotonic()
-            asked = manifest.selections if manifest else ()
-            manifest = _DESCRIBED[made_of] = self._describe(selections=asked)
-            _LOGGER.warning(
-                f"{problem} SQLMesh loaded the project directly, in {time.monotonic() - since:.1f} seconds, as it "
-                "will in every process. To load it once for all of them: dg utils refresh-defs-state"
-            )
-        self._loaded_as = made_of
-        return manifest
-
-    def _why_unreachable(self, project_root: Path) -> str | None:
-        """Why Dagster's place for the manifest cannot be used, which it makes where it is not; None where it can."""
-        try:
-            os.stat(get_local_state_path(self.defs_state_config.key, project_root))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            return (
-                f"The stored description of the SQLMesh project {self.project.name!r} cannot be looked for in "
-                f"{error.filename}: {error.strerror}. Let the user who runs this search that folder, or store the "
-                "description where the image is built."
-            )
-        return None
-
-    def _read(self, state_path: Path) -> Manifest:
-        manifest, key = read_manifest(state_path), self.defs_state_config.key
-        if manifest.state_key != key:
-            raise DeclarationError(
-                f"The stored description of the SQLMesh project, {state_path}, is not of this declaration, {key}, but "
-                f"of {manifest.state_key or 'one that it does not name'}. Write it anew: dg utils refresh-defs-state"
-            )
-        return manifest
-
-    def _stored_before(self, state_path: Path) -> Manifest | None:
-        """The stored manifest; None where there is none that can be read."""
-        try:
-            return self._read(state_path)
-        except DeclarationError:
-            return None
 
     def _translate(self, manifest: Manifest) -> None:
         self._translator = Translator(
@@ -656,27 +524,6 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
             self.get_asset_check_spec,
             status_checks=self.execution_status_check,
         )
-
-    def _describe(
-        self,
-        before: Manifest | None = None,
-        files: frozenset[str] = frozenset(),
-        selections: tuple[AnsweredSelection, ...] = (),
-    ) -> Manifest:
-        select, exclude, limits = _selections(self.select), _selections(self.exclude), self.metadata_limits.limits
-        return load_manifest(self.project, select, exclude, self._additions, limits, before, files, selections)
-
-    @property
-    def _question(self) -> list[str]:
-        """What the manifest depends on beside the project."""
-        limits = self.metadata_limits.limits
-        changed = [] if limits == DEFAULT_LIMITS else [str(limits)]
-        return [*_selections(self.select), "-", *_selections(self.exclude), "-", *sorted(self._additions), *changed]
-
-    @property
-    def _additions(self) -> list[Addition]:
-        """What the manifest has to hold beside the usual."""
-        return [addition for addition in get_args(Addition) if addition in self.include_metadata]
 
 
 def _in_brief(error: Exception) -> Exception:
@@ -705,19 +552,6 @@ _LOGGER = logging.getLogger(__package__)
 
 _ROOT: ContextVar[Path | None] = ContextVar("_ROOT", default=None)
 """The root of the Dagster project of the component that is being loaded."""
-
-_DESCRIBED: dict[str, Manifest] = {}
-"""Projects that this process has described because nothing was stored, by what they were made of."""
-
-
-def _is_rebuilding() -> bool:
-    """Whether Dagster builds what it has built before, as for a run; it is to be the same, whatever has changed."""
-    return DefinitionsLoadContext.get().load_type is DefinitionsLoadType.RECONSTRUCTION
-
-
-def _settings(env: Mapping[str, str]) -> list[str]:
-    """Variables with their values, of which none may be a secret."""
-    return [f"{name}={'' if SECRET_NAME.search(name) else value}" for name, value in sorted(env.items())]
 
 
 def _selections(value: Selection) -> list[str]:

@@ -17,14 +17,15 @@ from harness import REPOSITORY, write_project
 PACKAGE = REPOSITORY / "dg_sqlmesh_component"
 NAME = PACKAGE.name
 SQLMESH = {"sqlmesh", "sqlglot"}
+INTERNALS = "dagster_internals.py"
 DOORS = {
     "protocol": {"protocol"},
     "config": {"protocol", "config"},
     "worker": {"protocol", "worker"},
     "worker_process": {"protocol", "config", "worker_process"},
-    "state": {"protocol", "config", "worker_process", "state"},
-    "definitions": {"protocol", "config", "definitions"},
-    "run": {"protocol", "config", "worker_process", "definitions", "run"},
+    "state": {"protocol", "config", "worker_process", "state", INTERNALS},
+    "definitions": {"protocol", "config", "definitions", INTERNALS},
+    "run": {"protocol", "config", "worker_process", "definitions", "run", INTERNALS},
 }
 """What each folder may import of the package; modules beside the folders may import everything."""
 

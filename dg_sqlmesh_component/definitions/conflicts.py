@@ -94,7 +94,7 @@ class Neighbours:
             raise DeclarationError(
                 f"{other} and {declared_in} open one SQLMesh project in the same way but for {', '.join(differing)} in "
                 "`project.env`. Values that look like secrets, or that are written alike as templates, do not tell "
-                "stored descriptions apart: each would show the other's models. Let them differ in another variable, "
+                "stored manifests apart: each would show the other's models. Let them differ in another variable, "
                 "the gateway or the environment too."
             )
 

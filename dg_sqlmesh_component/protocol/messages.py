@@ -87,7 +87,7 @@ class AuditUse:
 
 @dataclass(frozen=True, slots=True)
 class DescribedAs:
-    """What the stored description says of the project: its own defaults, and what its models read.
+    """What the stored manifest says of the project: its own defaults, and what its models read.
 
     Attributes:
         gateway: The gateway that was used.

@@ -646,7 +646,7 @@ class _Step:
         if changed:
             self.context.log.warning(
                 f"The local files differ from what environment {event.environment} has promoted, which is what "
-                f"runs: {', '.join(listed(changed))}. If the plan reports no changes, the stored description is older "
+                f"runs: {', '.join(listed(changed))}. If the plan reports no changes, the stored manifest is older "
                 "than the project: refresh it with `dg utils refresh-defs-state`. To promote the local files:"
                 f"{block(event.plan_command)}"
             )

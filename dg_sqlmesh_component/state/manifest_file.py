@@ -34,17 +34,17 @@ def read_manifest(path: Path) -> Manifest:
         manifest = wire.MANIFEST.validate_json(path.read_bytes())
     except OSError as error:
         raise DeclarationError(
-            f"The stored description of the SQLMesh project, {path}, cannot be read: {error.strerror}. Let the user "
-            "who runs Dagster read it, or write it anew: dg utils refresh-defs-state"
+            f"The stored manifest of the SQLMesh project, {path}, cannot be read: {error.strerror}. Let the user "
+            "who runs Dagster read it, or replace it: dg utils refresh-defs-state"
         ) from error
     except ValueError as error:
         raise DeclarationError(
-            f"The stored description of the SQLMesh project, {path}, cannot be read: it is damaged or was "
-            "written by another version of dg_sqlmesh_component. Write it anew: dg utils refresh-defs-state"
+            f"The stored manifest of the SQLMesh project, {path}, cannot be read: it is damaged or was "
+            "written by another version of dg_sqlmesh_component. Replace it: dg utils refresh-defs-state"
         ) from error
     if manifest.version != MANIFEST_VERSION:
         raise DeclarationError(
-            f"The stored description of the SQLMesh project, {path}, has version {manifest.version}; this "
-            f"dg_sqlmesh_component reads version {MANIFEST_VERSION}. Write it anew: dg utils refresh-defs-state"
+            f"The stored manifest of the SQLMesh project, {path}, has version {manifest.version}; this "
+            f"dg_sqlmesh_component reads version {MANIFEST_VERSION}. Replace it: dg utils refresh-defs-state"
         )
     return manifest

@@ -15,7 +15,7 @@ import pytest
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from harness import BIN, DagsterProject, dagster_project, load, run, write_project
 
-from dg_sqlmesh_component import component
+from dg_sqlmesh_component.state import source
 
 FILES = {
     "models/orders.sql": "MODEL (name shop.orders, kind FULL, tags (finance)); SELECT 1 AS id",
@@ -61,7 +61,7 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    monkeypatch.setattr(component, "_DESCRIBED", {})
+    monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
     starts = tmp_path / "starts"
     starts.touch()
     python = tmp_path / "python"
@@ -142,7 +142,7 @@ def test_an_answer_that_cannot_be_stored_is_used_and_the_log_says_what_to_do(
     def read_only(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(shop.state))  # root, who runs tests, may write anywhere
 
-    monkeypatch.setattr(component, "write_manifest", read_only)
+    monkeypatch.setattr(source, "write_manifest", read_only)
     with caplog.at_level(logging.WARNING):
         assert finance(shop.load_in_production()) == FINANCE
     assert shop.starts == 2

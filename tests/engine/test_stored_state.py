@@ -1,4 +1,4 @@
-"""The stored description of a project: written when it has changed, read by all, replaced when it is bad."""
+"""The stored manifest of a project: written when it has changed, read by all, replaced when it is bad."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from harness import BIN, CONFIG, DagsterProject, dagster_project, load, plan, ru
 from dg_sqlmesh_component import component
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.state import source
 
 ONE = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 AUDITED = "MODEL (name t.one, kind FULL, audits (fine)); SELECT 1 AS id"
@@ -67,7 +68,7 @@ def test_a_stored_description_that_cannot_be_read_is_replaced_by_a_fresh_one(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(component, "_DESCRIBED", {})
+    monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
     project = write_project(tmp_path / "shop", ONE)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
         dagster.declare("shop", {"project": str(project)})
@@ -75,14 +76,14 @@ def test_a_stored_description_that_cannot_be_read_is_replaced_by_a_fresh_one(
         file = stored(dagster)
         file.write_bytes(damage(file.read_bytes()))
         assert assets(load_in_production(dagster)) == {"t/one"}
-    assert f"The stored description of the SQLMesh project, {file}, " in caplog.text
+    assert f"The stored manifest of the SQLMesh project, {file}, " in caplog.text
     assert "dg utils refresh-defs-state" in caplog.text
 
 
 def test_without_a_stored_description_each_process_loads_the_project_once_and_says_how_to_make_it_fast(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(component, "_DESCRIBED", {})
+    monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
     project = write_project(tmp_path / "shop", ONE)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
         dagster.declare("shop", {"project": str(project)})
@@ -90,7 +91,7 @@ def test_without_a_stored_description_each_process_loads_the_project_once_and_sa
             assert assets(load_in_production(dagster)) == {"t/one"}
         (project / "models" / "two.sql").write_text(TWO)
         assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
-    said = [record.message for record in caplog.records if "There is no stored description" in record.message]
+    said = [record.message for record in caplog.records if "There is no stored manifest" in record.message]
     assert len(said) == 2
     assert "To load it once for all of them: dg utils refresh-defs-state" in said[0]
 
@@ -100,7 +101,7 @@ def test_what_files_do_not_tell_is_described_once_for_all_that_a_process_rebuild
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     """Dagster builds definitions six times for a run, the first time to begin with."""
-    monkeypatch.setattr(component, "_DESCRIBED", {})
+    monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
     project = write_project(tmp_path / "shop", ONE, CONFIG + ("project: shop\n" if named == "in the state" else ""))
     if named == "by a program":
         (project / "config.yaml").unlink()
@@ -110,7 +111,7 @@ def test_what_files_do_not_tell_is_described_once_for_all_that_a_process_rebuild
         for load_type in (DefinitionsLoadType.INITIALIZATION, *(DefinitionsLoadType.RECONSTRUCTION,) * 2):
             DefinitionsLoadContext.set(DefinitionsLoadContext(load_type))
             assert assets(load(dagster.root)) == {"t/one"}
-        assert caplog.text.count("There is no stored description") == 1
+        assert caplog.text.count("There is no stored manifest") == 1
         (project / "models" / "two.sql").write_text(TWO)
         assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
 
@@ -139,7 +140,7 @@ def test_where_the_state_cannot_be_looked_for_the_project_is_loaded_directly(
         done = run(
             [BIN / "dg", "utils", "refresh-defs-state"], cwd=dagster.root, check=False, PYTHONPATH=str(dagster.root)
         )
-    said = f"The stored description of the SQLMesh project 'shop' cannot be looked for in {place}: File exists. Let the"
+    said = f"The stored manifest of the SQLMesh project 'shop' cannot be looked for in {place}: File exists. Let the"
     assert said in caplog.text
     assert done.returncode != 0
     assert "cannot be looked for in" in done.stdout + done.stderr
@@ -183,7 +184,7 @@ def test_what_is_stored_in_one_folder_is_found_in_another(
     with caplog.at_level(logging.WARNING):
         graph = load(root).resolve_asset_graph()
     assert name in sys.modules
-    assert "There is no stored description" not in caplog.text
+    assert "There is no stored manifest" not in caplog.text
     references = graph.get(dg.AssetKey(["t", "one"])).metadata["dagster/code_references"]
     assert str(root.parent / "shop" / "models" / "one.sql") in [one.file_path for one in references.code_references]
     [check] = graph.get_check_keys_for_assets({dg.AssetKey(["t", "one"])}) - {
@@ -217,7 +218,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_and_nothing_stale_is_shown(
         def refused(*_: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(component, "write_manifest", refused)  # as root, nothing else is refused
+        monkeypatch.setattr(source, "write_manifest", refused)  # as root, nothing else is refused
         assert assets(dagster.refresh()) == {"t/one", "t/two"}
         with pytest.raises(DeclarationError, match=r"cannot be stored in .*: Permission denied\. Let the user"):
             component.SQLMeshProjectComponent(project=SQLMeshProject((project,))).write_state_to_path(tmp_path / "x")

@@ -140,7 +140,7 @@ def _refuse_other_defaults(request: msg.EvaluationRequest, context: SteadyContex
         stored = getattr(described, name)
         if found != stored:
             raise DeclarationError(
-                f"The stored description of the SQLMesh project is of its {name} {stored!r}, while its configuration "
+                f"The stored manifest of the SQLMesh project is of its {name} {stored!r}, while its configuration "
                 f"now says {found!r}, perhaps for another value of an environment variable. Write `project.{name}` in "
                 "defs.yaml, or describe the project anew where it is what it is here: dg utils refresh-defs-state"
             )

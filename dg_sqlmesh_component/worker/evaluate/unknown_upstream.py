@@ -1,4 +1,4 @@
-"""Whether what is promoted reads only what the stored description knows.
+"""Whether what is promoted reads only what the stored manifest knows.
 
 Steps are cut and put in order by that description. A model that the environment has behind its back is in no step, or
 in a later one: what reads it would be computed first, and its intervals would count as computed for good.
