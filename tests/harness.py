@@ -381,6 +381,14 @@ class Told:
         return dict(zip(names, found))
 
     @property
+    def reasons(self) -> set[str]:
+        """Why checks were not evaluated; each of them is a warning without another result."""
+        results = list(self.checks.values())
+        assert all("sqlmesh/not_evaluated" in one.metadata for one in results), "a check was evaluated"
+        assert {(one.passed, one.severity) for one in results} <= {(False, dg.AssetCheckSeverity.WARN)}
+        return {str(one.description) for one in results}
+
+    @property
     def failures(self) -> list[str]:
         """Descriptions of the steps' Failures."""
         data = [event.event_specific_data for event in self.events(dg.DagsterEventType.STEP_FAILURE)]

@@ -105,7 +105,7 @@ class Translator:
         return dg.AssetCheckSpec(
             STATUS_CHECK,
             asset=key,
-            description="What SQLMesh did with the model in the run: passed when it was executed or had nothing to do.",
+            description="Passes if SQLMesh executed the model or had nothing to do.",
         )
 
     def audit_check_spec(self, node: Model | StandaloneAudit, audit: Audit, key: dg.AssetKey) -> dg.AssetCheckSpec:

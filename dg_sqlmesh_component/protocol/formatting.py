@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 """What a terminal takes for a colour or a move of its cursor."""
@@ -31,6 +32,22 @@ def block(text: str) -> str:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """How many of something, for people: `1 row`, `2 rows`. `plural`: where it is not the noun with an s."""
     return f"1 {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
+MAX_LISTED = 20
+"""How many models a message names before it says how many more there are."""
+
+
+def listed(items: Sequence[str], at_most: int = MAX_LISTED) -> str:
+    """At most so many of them, and how many more there are."""
+    more = [f"and {len(items) - at_most} more"] if len(items) > at_most else []
+    return ", ".join([*items[:at_most], *more])
+
+
+def instant(milliseconds: int) -> str:
+    """An instant in UTC, to the second."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, tz=timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def bare(fqn: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from dg_sqlmesh_component.protocol.errors import DeclarationError
-from dg_sqlmesh_component.run.results import listed
+from dg_sqlmesh_component.protocol.formatting import listed
 
 
 def refuse_what_was_not_planned(context: dg.AssetExecutionContext) -> None:
@@ -55,4 +55,4 @@ def _planned(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> set[dg.As
 
 def _named(what: str, keys: Iterable[dg.AssetKey | dg.AssetCheckKey]) -> str:
     names = sorted(key.to_user_string() for key in keys)
-    return f" {what} part of this step: {', '.join(listed(names))}." if names else ""
+    return f" {what} part of this step: {listed(names)}." if names else ""

@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import Any, TypeAlias
+from typing import Any
 
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, sql_metadata
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import block, counted
+from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, block, counted, instant, listed
+from dg_sqlmesh_component.run.check_history import NOT_EVALUATED, Data, EarlierResult, data_metadata
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
-
-MAX_LISTED = 20
-"""How many models a message names before it says how many more there are."""
-
-NOT_EVALUATED = "sqlmesh/not_evaluated"
-"""Metadata of a check's result that says only why there is none."""
-
-
-Data: TypeAlias = tuple[str, msg.Audited, int]
-"""What a result is about: an environment, a version and its audits, and computed up to when, in epoch milliseconds."""
-
-
-@dataclass(frozen=True)
-class CarriedResult:
-    """The last known result of a check whose model did not run now.
-
-    Attributes:
-        run_id: The run in which the audit was really evaluated.
-        evaluated_at: When that was, in epoch seconds.
-        of: The data that was audited; None when that is not on record.
-        alone: Whether only audits were evaluated, and the model was not run.
-    """
-
-    passed: bool
-    severity: dg.AssetCheckSeverity
-    run_id: str
-    evaluated_at: float
-    of: Data | None = None
-    alone: bool = False
-
-    @property
-    def is_blocking_failure(self) -> bool:
-        """Whether it would have stopped what is downstream."""
-        return not self.passed and self.severity is dg.AssetCheckSeverity.ERROR
 
 
 class Reporter:
@@ -71,6 +37,8 @@ class Reporter:
         self._selected = selected_checks
         self._environment = environment
         self._execution_time = execution_time
+        self.running: Set[str] | None = None
+        """In a cancelled run: the models that were running when it was cancelled."""
 
     @property
     def is_declared(self) -> bool:
@@ -151,27 +119,33 @@ class Reporter:
         if key not in self._selected:
             return []
         fine = outcome.outcome in (Outcome.EXECUTED, Outcome.UP_TO_DATE)
-        waits = outcome.outcome is Outcome.WAITING
+        # What somebody has cancelled has not gone wrong.
+        is_warning = outcome.outcome is Outcome.WAITING or (
+            outcome.outcome is Outcome.INTERRUPTED and self.running is not None
+        )
         return [
             dg.AssetCheckResult(
                 asset_key=key.asset_key,
                 check_name=key.name,
                 passed=fine,
-                severity=dg.AssetCheckSeverity.WARN if waits else dg.AssetCheckSeverity.ERROR,
+                severity=dg.AssetCheckSeverity.WARN if is_warning else dg.AssetCheckSeverity.ERROR,
                 description=self.sentence(outcome),
-                metadata=self._what_ran(outcome),
+                metadata={**self._what_ran(outcome), **self._causes(outcome)},
             )
         ]
 
     def sentence(self, outcome: NodeOutcome) -> str:
-        """What SQLMesh did with a model, for people."""
+        """What SQLMesh did with a model, for people; of another environment than the declared one, with its name."""
+        place = "" if self.is_declared else f"In environment {self._environment}: "
+        return place + self._sentence(outcome)
+
+    def _sentence(self, outcome: NodeOutcome) -> str:
         name = self._assets.name(outcome.fqn)
         errors = "".join(map(block, outcome.errors))
         match outcome.outcome:
             case Outcome.EXECUTED:
                 later = f" More is due, and waits: {self._awaited(outcome)}." if outcome.unselected else ""
-                place = "" if self.is_declared else f" in environment {self._environment}"
-                return f"{name} was executed{place} for {ranges(outcome.intervals)}.{later}"
+                return f"{name} was executed for {ranges(outcome.intervals)}.{later}"
             case Outcome.UP_TO_DATE:
                 due = f" Next due at {instant(outcome.next_due)}." if outcome.next_due else ""
                 return f"{name} had nothing to do: {outcome.reason}.{due}"
@@ -180,14 +154,17 @@ class Reporter:
             case Outcome.BLOCKED:
                 return f"{name} was not executed, because of a failure upstream of it: {self._culprits(outcome)}."
             case Outcome.FAILED:
-                return f"{name} failed.{self._waits_now(outcome)}{errors}"
+                return f"{name}{self._file(outcome)} failed.{self._waits_now(outcome)}{errors}"
             case Outcome.AUDIT_FAILED:
-                return f"{name} failed its audit{self._failing_audits(outcome) or f'.{errors}'}"
+                return f"{name}{self._file(outcome)} failed its audit{self._failing_audits(outcome) or f'.{errors}'}"
             case Outcome.PARTLY_EXECUTED:
                 return (
-                    f"{name} failed after {outcome.finished_batches} of {outcome.planned_batches} batches. "
+                    f"{name}{self._file(outcome)} failed after {outcome.finished_batches} of "
+                    f"{counted(outcome.planned_batches, 'batch', 'batches')}. "
                     f"What is finished stays: {ranges(outcome.intervals)}.{self._waits_now(outcome)}{errors}"
                 )
+            case Outcome.INTERRUPTED if self._was_not_started(outcome):
+                return f"{name} was not started: the run was cancelled. The next run executes it."
             case Outcome.INTERRUPTED:
                 cause = " ".join(map(_as_sentence, outcome.errors))
                 done = f"Finished before that: {ranges(outcome.intervals)}." if outcome.intervals else ""
@@ -195,6 +172,18 @@ class Reporter:
                 return f"{name} was interrupted: {cause}{behind}{done}".rstrip()
             case Outcome.NOT_IN_ENVIRONMENT:
                 return f"{name}: {' '.join(outcome.errors)}"
+
+    def _was_not_started(self, outcome: NodeOutcome) -> bool:
+        return self.running is not None and not outcome.intervals and outcome.fqn not in self.running
+
+    def _file(self, outcome: NodeOutcome) -> str:
+        """Where to look: the model's file, from the project's folder."""
+        model = self._assets.models.get(outcome.fqn)
+        path = model.path if model else None
+        for folder in self._assets.manifest.paths:
+            if path is not None and path.startswith(f"{folder}{os.sep}"):
+                return f" ({os.path.relpath(path, folder)})"
+        return ""
 
     def _culprits(self, outcome: NodeOutcome) -> str:
         return ", ".join(map(self._assets.name, outcome.culprits)) or "a model upstream"
@@ -231,10 +220,13 @@ class Reporter:
             elsewhere = [name for fqn, name in names.items() if fqn not in self._assets.specs]
             advice = "Select them too, with all that is upstream of them"
             if elsewhere:
-                others = ", ".join(listed(elsewhere))
-                advice = f"No assets of this declaration: {others}; run them where they are, or by `sqlmesh run`"
-            due = ", ".join(listed([*names.values()]))
-            return f"upstream of it, models are due that are not selected in this step: {due}. {advice}"
+                others = listed(elsewhere)
+                advice = (
+                    f"Not in this component: {others}. If the file was deleted, promote that with `sqlmesh plan`; else "
+                    "run it with the component of its project, or with `sqlmesh run`"
+                )
+            due = listed([*names.values()])
+            return f"models upstream have pending intervals and are not part of this step: {due}. {advice}"
         return "none of its missing intervals is ready"
 
     # -- checks -----------------------------------------------------------------------------------
@@ -257,7 +249,7 @@ class Reporter:
                 metadata={
                     **_audit_metadata(audit),
                     "sqlmesh/environment": self._environment,
-                    **_data_metadata(self._data_of(audit), alone),
+                    **data_metadata(self._data_of(audit), alone),
                 },
             )
             for key, audit in self._assets.check_of(node, audits).items()
@@ -269,7 +261,7 @@ class Reporter:
             return None
         return (self._environment, audit.of, audit.intervals[-1][1])
 
-    def holds(self, outcome: NodeOutcome, result: CarriedResult) -> bool:
+    def holds(self, outcome: NodeOutcome, result: EarlierResult) -> bool:
         """Whether a result is of the very data that a node has, which was not run.
 
         One of a blocking audit that failed in a run of its model is not: the model would not be without anything to do
@@ -282,7 +274,7 @@ class Reporter:
         return result.of == has and not is_older and (result.alone or not result.is_blocking_failure)
 
     def carried_over(
-        self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, CarriedResult]
+        self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, EarlierResult]
     ) -> list[dg.AssetCheckResult]:
         """Last known results of a node that had nothing to do, labelled as such, as far as they still hold."""
         return [
@@ -291,20 +283,14 @@ class Reporter:
                 check_name=key.name,
                 passed=result.passed,
                 severity=result.severity,
-                description=f"Carried over: {self._assets.name(outcome.fqn)} was not executed in this run, so its "
-                "audits were not evaluated again.",
-                metadata={
-                    **_data_metadata(result.of, result.alone),
-                    "sqlmesh/carried_over": True,
-                    "sqlmesh/evaluated_in_run": result.run_id,
-                    "sqlmesh/evaluated_at": dg.MetadataValue.timestamp(result.evaluated_at),
-                },
+                description=f"{result.sentence}. Repeated, because {self._assets.name(outcome.fqn)} was not executed.",
+                metadata={**data_metadata(result.of, result.alone), **result.label},
             )
             for key, result in results.items()
             if self.holds(outcome, result)
         ]
 
-    def known_failures(self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, CarriedResult]) -> list[str]:
+    def known_failures(self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, EarlierResult]) -> list[str]:
         """Blocking audits of a node that had nothing to do which are known to fail, each in a sentence."""
         return [
             f"{self._assets.name(outcome.fqn)}: the check {key.name} failed when its audit was last evaluated (run "
@@ -351,7 +337,7 @@ class Reporter:
             "Apply a plan to promote the local change."
         )
         return [
-            _not_evaluated(key, reason)
+            not_evaluated(key, reason)
             for key in self._assets.audit_checks.get(outcome.fqn, ())
             if key in self._selected and key not in ran
         ]
@@ -363,7 +349,7 @@ class Reporter:
             reported: The checks that have a result.
         """
         return [
-            _not_evaluated(key, f"Not evaluated: {self._why_not_evaluated(outcome)}")
+            not_evaluated(key, f"Not evaluated: {self._why_not_evaluated(outcome)}")
             for key in self._assets.audit_checks.get(outcome.fqn, ())
             if key in self._selected and key not in reported
         ]
@@ -423,6 +409,11 @@ class Reporter:
             metadata["sqlmesh/next_due"] = _timestamp(outcome.next_due)
         if outcome.last_interval_end:
             metadata["sqlmesh/computed_up_to"] = _timestamp(outcome.last_interval_end)
+        return {**metadata, **self._causes(outcome)}
+
+    def _causes(self, outcome: NodeOutcome) -> dict[str, Any]:
+        """Why a model is not executed; on a run's page Dagster shows metadata, and no descriptions."""
+        metadata: dict[str, Any] = {}
         if outcome.outcome is Outcome.WAITING or (outcome.outcome is Outcome.EXECUTED and outcome.unselected):
             metadata["sqlmesh/waiting_for"] = self._awaited(outcome)
         if outcome.culprits:
@@ -479,8 +470,11 @@ class Reporter:
         lines = [self.sentence(one) for one in interrupted if one.intervals]
         by_cause: dict[str, list[str]] = {}
         for one in interrupted:
-            if not one.intervals:
+            if not one.intervals and not self._was_not_started(one):
                 by_cause.setdefault(" ".join(one.errors), []).append(one.fqn)
+        not_started = [one.fqn for one in interrupted if self._was_not_started(one)]
+        if not_started:
+            lines.append(f"Not started: {self._names(not_started)}. The next run executes them.")
         for cause, nodes in by_cause.items():
             reason = "" if cause in problems else f" {_as_sentence(cause)}"
             lines.append(f"Interrupted: {self._names(nodes)}.{reason}")
@@ -531,22 +525,9 @@ def unapplied_change(assets: ProjectAssets, node: str, promoted: msg.PromotedNod
     return "data"
 
 
-def instant(milliseconds: int) -> str:
-    """An instant in UTC, to the second."""
-    moment = datetime.fromtimestamp(milliseconds / 1000, tz=timezone.utc)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def ranges(intervals: Iterable[msg.Interval]) -> str:
     """Intervals for people: `[start, end)` in UTC, those of whole days without a time."""
     return ", ".join(f"[{', '.join(_alike(interval))})" for interval in intervals)
-
-
-def listed(items: Sequence[str], at_most: int = MAX_LISTED) -> list[str]:
-    """At most so many of them, and how many more there are."""
-    if len(items) <= at_most:
-        return list(items)
-    return [*items[:at_most], f"and {len(items) - at_most} more"]
 
 
 def _alike(interval: msg.Interval) -> list[str]:
@@ -567,13 +548,13 @@ def _paragraphs(texts: Sequence[str]) -> str:
 def _intervals_metadata(intervals: Sequence[msg.Interval]) -> dict[str, Any]:
     shown = [ranges([interval]) for interval in intervals]
     return {
-        "sqlmesh/intervals": ", ".join(listed(shown)),
+        "sqlmesh/intervals": listed(shown),
         "sqlmesh/interval_start": _timestamp(intervals[0][0]),
         "sqlmesh/interval_end": _timestamp(intervals[-1][1]),
     }
 
 
-def _not_evaluated(check: dg.AssetCheckKey, reason: str) -> dg.AssetCheckResult:
+def not_evaluated(check: dg.AssetCheckKey, reason: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=check.asset_key,
         check_name=check.name,
@@ -613,30 +594,6 @@ def _counts(outcomes: Sequence[NodeOutcome]) -> str:
         (sum(one.outcome is outcome for one in outcomes), outcome.value.replace("_", " ")) for outcome in worst_first
     ]
     return ", ".join(f"{count} {word}" for count, word in found if count)
-
-
-def _data_metadata(of: Data | None, alone: bool) -> dict[str, Any]:
-    """What was audited; read again by `data_in`."""
-    if of is None:
-        return {}
-    environment, audited, computed_up_to = of
-    return {
-        "sqlmesh/environment": environment,
-        "sqlmesh/snapshot_version": audited.version,
-        "sqlmesh/audits_version": audited.audits,
-        "sqlmesh/computed_up_to": _timestamp(computed_up_to),
-        **({"sqlmesh/evaluated_alone": True} if alone else {}),
-    }
-
-
-def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
-    """What was audited, as a check's result has it on record."""
-    names = ("environment", "snapshot_version", "audits_version", "computed_up_to")
-    environment, version, audits, computed_up_to = (metadata.get(f"sqlmesh/{name}") for name in names)
-    if environment is None or version is None or audits is None or computed_up_to is None:
-        return None
-    of = msg.Audited(str(version.value), str(audits.value))
-    return str(environment.value), of, round(float(computed_up_to.value) * 1000)  # type: ignore[arg-type]
 
 
 def _audit_metadata(audit: AuditResult) -> dict[str, Any]:

@@ -10,17 +10,12 @@ from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 from typing import Any, TypeAlias
 
 import dagster as dg
 from dagster._core.events import DagsterEvent
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
 from dagster._core.execution.plan.step import IExecutionStep
-from dagster._core.storage.asset_check_execution_record import (
-    AssetCheckExecutionRecord,
-    AssetCheckExecutionRecordStatus,
-)
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, BACKFILL_ID_TAG
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -35,21 +30,14 @@ from dg_sqlmesh_component.definitions.op import PROJECT_TAG
 from dg_sqlmesh_component.definitions.project_assets import PARTITIONED, ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DeclarationError, SQLMeshComponentError, StatementError, StoppedError
-from dg_sqlmesh_component.protocol.formatting import block, counted
+from dg_sqlmesh_component.protocol.formatting import block, counted, listed
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS
 from dg_sqlmesh_component.run.cancellation import Interruption
+from dg_sqlmesh_component.run.check_history import CheckHistory, EarlierResult, last_evaluations
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.planned_step import refuse_what_was_not_planned
 from dg_sqlmesh_component.run.recorder import awaited_outputs, steps_behind, told_checks
-from dg_sqlmesh_component.run.results import (
-    NOT_EVALUATED,
-    CarriedResult,
-    Reporter,
-    data_in,
-    listed,
-    rows,
-    unapplied_change,
-)
+from dg_sqlmesh_component.run.results import Reporter, not_evaluated, rows, unapplied_change
 from dg_sqlmesh_component.worker_process.requests import serving
 from dg_sqlmesh_component.worker_process.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
 
@@ -99,12 +87,30 @@ def execute_step(
         refuse_what_was_not_planned(context)
         request = build_request(context, project, assets, options)
     except DeclarationError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+        yield from repeated_checks(context, "the run was refused", fails=True)
+        raise dg.Failure(description=str(error), allow_retries=False) from None
     tags = run_tags(request)
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
     step = _Step(context, assets, request, options.retries, options.record_unchanged, options.owned)
     yield from step.interruption.guard(step.run(project))
+
+
+def repeated_checks(context: dg.AssetExecutionContext, why: str, *, fails: bool) -> Iterator[Any]:
+    """The last result of each check of a step that evaluates none of them.
+
+    Dagster plans the checks of a run that it launches. Without an evaluation it shows them as skipped or, if the run
+    fails, as failed without a reason.
+
+    Args:
+        why: Why it evaluates none, as a clause behind "because".
+        fails: Whether the run fails, so that a check without an earlier result needs a reason too.
+    """
+    checks = told_checks(context)
+    repeated = last_evaluations(context.instance, checks, why)
+    yield from repeated.values()
+    if fails:
+        yield from (not_evaluated(check, f"Not evaluated: {why}.") for check in sorted(checks - repeated.keys()))
 
 
 def run_tags(request: msg.EvaluationRequest) -> dict[str, str]:
@@ -205,14 +211,10 @@ def _run_started_at(context: dg.AssetExecutionContext) -> int:
     return int(started * 1000)
 
 
-LOOK_BACK = 50
-"""How many results of a check are looked through for the last one in the environment that runs."""
+REFRESH = "dg utils refresh-defs-state"
+
 NAMED_CHECKS = 3
 """How many of the checks without a result a line of the log names: after a first plan it is all of them."""
-PAGE = 5
-"""How many of them are read at a time: of two environments in turn the second is it; reading 50 takes 5.5 ms more."""
-
-_COMPLETED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
 _End: TypeAlias = msg.EvaluationFinished | msg.RequestFailed | SQLMeshComponentError
 """How an attempt ended."""
@@ -238,8 +240,10 @@ class _Step:
         self.interruption = Interruption(self._cancel)
         self._worker: Worker | None = None
         self._in_flight: tuple[str, ...] = ()
+        self._cut_off: set[str] = set()
         self.ledger = Ledger([*self.request.models, *self.request.standalone_audits], self.request.audit_only)
         self.selected_checks = self.context.selected_asset_check_keys
+        self.history = CheckHistory(self.context.instance, self.request.environment)
         is_declared = self.request.environment == self.assets.manifest.environment
         self.told_checks = told_checks(self.context) if is_declared else frozenset()
         self.reporter = Reporter(self.assets, self.told_checks, self.request.environment, self.request.execution_time)
@@ -264,6 +268,11 @@ class _Step:
             yield from self._noted(self._checks_left_out())
             yield from self._noted(self._checks_not_evaluated())
             failure = self.reporter.failure(self.outcomes, self.audited, self.problems)
+        if not self.reporter.is_declared:
+            why = f"this run was in environment {self.request.environment}"
+            yield from repeated_checks(self.context, why, fails=failure is not None)
+        elif self.ledger.was_refused:
+            yield from repeated_checks(self.context, "the run was refused", fails=True)
         yield from self._release_checks()
         self._log_unrecorded()
         self._log_backfill()
@@ -326,7 +335,7 @@ class _Step:
             cause = f"of this: {_message(end)}"
         self.context.log.warning(
             f"Attempt {attempt} of {self.retries.max_retries + 1} follows in {seconds:.1f} seconds, because {cause} It "
-            f"computes what is missing of {', '.join(listed([self.assets.name(node) for node in nodes]))}."
+            f"computes what is missing of {listed([self.assets.name(node) for node in nodes])}."
         )
         self.interruption.wait(seconds)
 
@@ -342,6 +351,8 @@ class _Step:
 
     def _finish(self, end: _End) -> Iterator[Any]:
         """Settle whatever the last attempt left open."""
+        if self.interruption.came:
+            self.reporter.running = self._cut_off
         if isinstance(end, msg.EvaluationFinished):
             yield from self._report(self.ledger.feed(end))
         elif isinstance(end, msg.RequestFailed):
@@ -357,7 +368,7 @@ class _Step:
     @property
     def _stopped(self) -> str:
         """What became of a cancelled run that did not end by itself."""
-        running = ", ".join(listed([self.assets.name(node) for node in self._in_flight])) or "it"
+        running = listed([self.assets.name(node) for node in self._in_flight]) or "it"
         return (
             f"The run was cancelled. After {FINISH_GRACE_SECONDS:.0f} seconds the queries in flight were cancelled, "
             f"after {CUT_OFF_GRACE_SECONDS:.0f} more SQLMesh's process was ended, because {running} was still running."
@@ -421,8 +432,8 @@ class _Step:
         passed_over = sorted({key.to_user_string() for step in behind for key in _assets_of(step)})
         self.context.log.warning(
             f"{self.assets.name(waiting.fqn)} is waiting, so that Dagster passes over the steps that wait for it: "
-            f"{', '.join(listed([step.key for step in behind]))}. Not run because of that: "
-            f"{', '.join(listed(passed_over))}."
+            f"{listed([step.key for step in behind])}. Not run because of that: "
+            f"{listed(passed_over)}."
         )
         return True
 
@@ -444,7 +455,7 @@ class _Step:
                 self.outcomes.append(one)
                 yield from self._results(one, carried.get(one.fqn, {}))
 
-    def _results(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
+    def _results(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, EarlierResult]) -> Iterator[Any]:
         self._log(outcome)
         self._log_audits(outcome)
         if outcome.again:
@@ -460,7 +471,7 @@ class _Step:
         if is_asset:
             yield from self._release_asset(outcome)
 
-    def _unexecuted(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
+    def _unexecuted(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, EarlierResult]) -> Iterator[Any]:
         """Of a node of the declared environment that this run did not execute, or that is no asset."""
         if outcome.fqn in self.unseen:
             yield self.reporter.computed_outside(outcome)
@@ -505,7 +516,7 @@ class _Step:
                 unseen.discard(outcome.fqn)
         return unseen
 
-    def _check_results(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, CarriedResult]) -> Iterator[Any]:
+    def _check_results(self, outcome: NodeOutcome, carried: dict[dg.AssetCheckKey, EarlierResult]) -> Iterator[Any]:
         """Of a node that is not materialized."""
         if outcome.fqn in self.assets.specs:
             yield from self.reporter.status_check(outcome)
@@ -541,17 +552,14 @@ class _Step:
             return self.record_unchanged or not self._is_alone
         return outcome.outcome is Outcome.WAITING
 
-    def _last_results(self, unchanged: list[NodeOutcome]) -> dict[str, dict[dg.AssetCheckKey, CarriedResult]]:
+    def _last_results(self, unchanged: list[NodeOutcome]) -> dict[str, dict[dg.AssetCheckKey, EarlierResult]]:
         """The last known results of the selected audits of nodes that did not run, by node."""
         node_by_check = {check: outcome.fqn for outcome in unchanged for check in self._audit_checks_of(outcome.fqn)}
         if not node_by_check:
             return {}
-        records = self.context.instance.event_log_storage.get_asset_check_summary_records(list(node_by_check))
-        found: dict[str, dict[dg.AssetCheckKey, CarriedResult]] = {}
-        for check, summary in records.items():
-            last = self._last_here(check, summary.last_completed_check_execution_record)
-            if last is not None:
-                found.setdefault(node_by_check[check], {})[check] = last
+        found: dict[str, dict[dg.AssetCheckKey, EarlierResult]] = {}
+        for check, last in self.history.last_results(node_by_check).items():
+            found.setdefault(node_by_check[check], {})[check] = last
         unknown = [
             check
             for outcome in unchanged
@@ -563,24 +571,9 @@ class _Step:
             self.context.log.info(
                 f"Without a result in this run: {counted(len(unknown), 'audit')} of models that did not run. None is "
                 "on record, or the data may have changed since. To evaluate audits now, execute their checks alone: "
-                f"{', '.join(listed(names, NAMED_CHECKS))}."
+                f"{listed(names, NAMED_CHECKS)}."
             )
         return found
-
-    def _last_here(self, check: dg.AssetCheckKey, record: AssetCheckExecutionRecord | None) -> CarriedResult | None:
-        """The last result in the environment that runs; the newest may be of another one, or no evaluation at all."""
-        here, last = self.request.environment, _carried(record)
-        if record is None or (last is not None and (last.of is None or last.of[0] == here)):
-            return last
-        earlier = map(_carried, islice(self._results_of(check), LOOK_BACK))
-        return next((one for one in earlier if one and one.of and one.of[0] == here), last)
-
-    def _results_of(self, check: dg.AssetCheckKey) -> Iterator[AssetCheckExecutionRecord]:
-        """The last first."""
-        storage, cursor = self.context.instance.event_log_storage, None
-        while found := storage.get_asset_check_execution_history(check, limit=PAGE, cursor=cursor, status=_COMPLETED):
-            yield from found
-            cursor = found[-1].id
 
     def _audit_checks_of(self, node: str) -> list[dg.AssetCheckKey]:
         return [check for check in self.assets.audit_checks.get(node, ()) if check in self.selected_checks]
@@ -607,7 +600,7 @@ class _Step:
         if idle:
             self.context.log.warning(
                 "This run belongs to a backfill, which takes what was not materialized for failed, and starts nothing "
-                f"downstream of it in other runs. Not executed here: {', '.join(listed(sorted(idle)))}. Launch what is "
+                f"downstream of it in other runs. Not executed here: {listed(sorted(idle))}. Launch what is "
                 "downstream by itself."
             )
 
@@ -622,14 +615,16 @@ class _Step:
                 log.info(f"SQLMesh computes {counted(batches, 'batch', 'batches')} of {nodes}.")
         elif isinstance(event, msg.BatchesInFlight):
             self._in_flight = event.nodes
+            self._cut_off.update(event.nodes)
         elif isinstance(event, msg.EnvironmentOpened):
             self._tell_differences(event)
             self._tell_unowned(event)
             if event.missing:
                 log.warning(
-                    f"Not promoted in the environment: {counted(len(event.missing), 'requested model')}. If "
-                    "`sqlmesh plan` reports no changes, the manifest is stale. Refresh it:"
-                    f"{block('dg utils refresh-defs-state')}"
+                    f"Not promoted in environment {event.environment}: "
+                    f"{counted(len(event.missing), 'requested model')}. To promote the project's files:"
+                    f"{block(event.plan_command)}\n\n"
+                    f"If the plan reports no changes, the manifest is stale. Refresh it:{block(REFRESH)}"
                 )
 
     def _counted(self, nodes: Collection[str]) -> str:
@@ -639,16 +634,15 @@ class _Step:
 
     def _tell_differences(self, event: msg.EnvironmentOpened) -> None:
         changed = [
-            f"{self.assets.name(node)} ({change})"
+            f"{self.assets.name(node)} ({change} changed)"
             for node, promoted in event.promoted.items()
             if (change := unapplied_change(self.assets, node, promoted))
         ]
         if changed:
             self.context.log.warning(
-                f"The local files differ from what environment {event.environment} has promoted, which is what "
-                f"runs: {', '.join(listed(changed))}. If the plan reports no changes, the stored manifest is older "
-                "than the project: refresh it with `dg utils refresh-defs-state`. To promote the local files:"
-                f"{block(event.plan_command)}"
+                f"Local files differ from environment {event.environment}. This run executes the promoted version of "
+                f"{listed(changed)}. To promote the local files:{block(event.plan_command)}\n\n"
+                f"If the plan reports no changes, the manifest is stale. Refresh it:{block(REFRESH)}"
             )
 
     def _tell_unowned(self, event: msg.EnvironmentOpened) -> None:
@@ -658,8 +652,9 @@ class _Step:
         if unowned and op.op_handle.name == op.op_def.name:
             self.context.log.warning(
                 f"Environment {event.environment} has promoted models that are not assets of any component in this "
-                f"code location, so no Dagster run executes them: {', '.join(listed(unowned))}. Widen `select` in "
-                "defs.yaml, add a component for their project, or run them with `sqlmesh run`."
+                f"code location, so no Dagster run executes them: {listed(unowned)}. If their files were deleted, "
+                f"promote that:{block(event.plan_command)}\n\nIf not, widen `select` in defs.yaml, add a component for "
+                "their project, or run them with `sqlmesh run`."
             )
 
     def _log(self, outcome: NodeOutcome) -> None:
@@ -707,22 +702,6 @@ def _ran_statements(end: _End) -> bool:
 
 def _message(end: msg.RequestFailed | SQLMeshComponentError) -> str:
     return f"{end.error}: {end.message}" if isinstance(end, msg.RequestFailed) else f"{type(end).__name__}: {end}"
-
-
-def _carried(record: AssetCheckExecutionRecord | None) -> CarriedResult | None:
-    """A result that was itself carried over keeps the run in which it was evaluated."""
-    evaluation = record.event.asset_check_evaluation if record and record.event else None
-    if record is None or record.event is None or evaluation is None or NOT_EVALUATED in evaluation.metadata:
-        return None
-    metadata = evaluation.metadata
-    if "sqlmesh/carried_over" in metadata:
-        run_id = str(metadata["sqlmesh/evaluated_in_run"].value)
-        evaluated_at = float(metadata["sqlmesh/evaluated_at"].value)  # type: ignore[arg-type]
-    else:
-        # The record's own time is that of its planning.
-        run_id, evaluated_at = record.run_id, record.event.timestamp
-    alone = "sqlmesh/evaluated_alone" in metadata
-    return CarriedResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), alone)
 
 
 def released_output(context: dg.AssetExecutionContext, output: str) -> DagsterEvent:

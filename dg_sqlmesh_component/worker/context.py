@@ -166,7 +166,7 @@ def _keep_cache_where_it_can_be_written(configs: dict[Path, Config], pipe: Pipe)
             own = f"{path.name}_{short_hash([str(path.resolve())])}"
             config.cache_dir = str(_own_folder(f"dg_sqlmesh_cache_{os.getuid()}") / own)
             text = f"{path} cannot be written to, so SQLMesh's cache is kept in {config.cache_dir}."
-            pipe.send(LogLine("info", text, "sqlmesh"))
+            pipe.send(LogLine("info", text, "dg_sqlmesh"))
 
 
 def _own_folder(name: str) -> Path:

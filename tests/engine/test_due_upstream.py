@@ -23,7 +23,7 @@ BETWEEN = {
     },
 }
 WAITS = (
-    "upstream of it, models are due that are not selected in this step: raw.landing. "
+    "models upstream have pending intervals and are not part of this step: raw.landing. "
     "Select them too, with all that is upstream of them"
 )
 
@@ -76,7 +76,9 @@ def test_a_model_is_computed_as_far_as_what_it_reads_and_the_log_says_so(tmp_pat
         assert status.passed
         assert status.description.endswith(f"More is due, and waits: {WAITS}.")
         assert "More is due" not in first.checks["raw/landing:sqlmesh_execution_status"].description
-        assert "Due and not part of this run: warehouse.raw.landing. What reads them is computed as far" in told.log
+        assert (
+            "Not in this run, with pending intervals: warehouse.raw.landing. Models downstream are computed" in told.log
+        )
         assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
     assert days(project, "marts.reader") == days(project, "raw.landing")
     assert len(days(project, "raw.landing")) == 6
@@ -111,7 +113,7 @@ def test_a_model_that_waits_for_one_which_is_left_out_says_that_it_has_to_run_el
         told = dagster.launch()
         assert told.status_of("marts/reader") == "waiting"
         said = told.checks["marts/reader:sqlmesh_execution_status"].description
-        assert "No assets of this declaration: raw.landing; run them where they are, or by `sqlmesh run`" in said
+        assert "Not in this component: raw.landing. If the file was deleted, promote that with `sqlmesh plan`;" in said
 
 
 MADE = """

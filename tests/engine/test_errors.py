@@ -187,7 +187,7 @@ def test_an_environment_that_does_not_exist_names_the_plan_that_creates_it(tmp_p
         assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
     assert "Environment 'dev_ada' does not exist" in description
     assert description.count("does not exist") == 1
-    assert not told.checks
+    assert told.reasons == {"Not evaluated: the run was refused."}
     assert not told.observations
     assert told.log.count("does not exist") == 0
     assert "memory" not in description
@@ -237,7 +237,8 @@ def test_a_model_that_is_not_promoted_does_not_stop_those_that_are(tmp_path: Pat
         "Environment 'prod' has promoted none of the models of the SQLMesh project at "
         f"{project}, so nothing can run. To promote them:{command}"
     ]
-    assert not refused.checks
+    repeated = [check for check in refused.checks.values() if "sqlmesh/not_evaluated" not in check.metadata]
+    assert all(str(check.description).endswith("Repeated, because the run was refused.") for check in repeated)
 
 
 def test_a_model_that_is_promoted_as_external_or_embedded_is_not_in_the_environment(tmp_path: Path) -> None:

@@ -149,14 +149,44 @@ def test_a_run_in_another_environment_fails_as_usual_and_logs_what_its_audits_fo
         (project / "models" / "orders.sql").write_text(DEV["models/orders.sql"])
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert (told.status_of("t/orders"), told.status_of("t/revenue")) == ("executed", "audit_failed")
-    assert "t.orders was executed in environment dev for" in str(told.observations["t/orders"].description)
+    assert "In environment dev: t.orders was executed for" in str(told.observations["t/orders"].description)
     assert "t.orders in environment dev: audit not_null passed." in told.log
     assert "t.orders in environment dev: audit small failed: 1 row." in told.log
     assert "t.revenue in environment dev: audit fits failed: 1 row." in told.log
-    assert not told.checks
+    assert told.reasons == {"Not evaluated: this run was in environment dev."}
     assert not told.materializations
     [failure] = told.failures
     assert failure.startswith("SQLMesh in environment dev: 1 audit failed, 1 executed.")
+
+
+def test_checks_keep_the_results_of_the_declared_environment_in_runs_that_evaluate_none(tmp_path: Path) -> None:
+    """Dagster has planned them, and would show them as skipped or, if the run fails, as failed without a reason."""
+
+    def results(told: Told) -> dict[str, tuple[bool, dg.AssetCheckSeverity]]:
+        return {name: (check.passed, check.severity) for name, check in told.checks.items()}
+
+    project = write_project(tmp_path / "shop", DEV)
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.error_if AS SELECT true AS is_on")  # a blocking audit fails in prod
+    plan(project, "--skip-backfill")
+    plan(project, "dev", "--include-unmodified", "--skip-backfill")
+    with dagster_project(tmp_path) as dagster:
+        dagster.declare("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
+        dagster.refresh()
+        prod = dagster.launch()
+        query(project, "UPDATE ctl.error_if SET is_on = false")
+        dev = in_dev(dagster)
+        refused = dagster.launch(ops={"sqlmesh_shop": {"environment": "elsewhere"}})
+    assert results(prod)["t/revenue:fits"] == (False, dg.AssetCheckSeverity.ERROR)
+    assert dev.status == dg.DagsterRunStatus.SUCCESS, "a repeated failure of a blocking audit stops nothing"
+    assert refused.status == dg.DagsterRunStatus.FAILURE
+    for told, why in ((dev, "this run was in environment dev"), (refused, "the run was refused")):
+        assert results(told) == results(prod)
+        check = told.checks["t/revenue:fits"]
+        assert check.metadata["sqlmesh/evaluated_in_run"].value == prod.run_id
+        assert check.metadata["sqlmesh/environment"].value == "prod"
+        assert str(check.description).startswith(f"The check failed in run {prod.run_id[:8]} at ")
+        assert str(check.description).endswith(f". Repeated, because {why}.")
 
 
 def test_promoted_models_that_no_component_owns_are_named_in_the_log(with_dev: tuple[Path, DagsterProject]) -> None:

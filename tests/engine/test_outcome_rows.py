@@ -210,12 +210,12 @@ def test_the_step_raises_one_failure_that_names_each_failed_model_its_error_and_
     assert scene.told.status == dg.DagsterRunStatus.FAILURE
     [failure] = scene.told.failures
     for words in (
-        "t.failing failed",
+        "t.failing (models/failing.sql) failed",
         "boom",
         "Blocked by it: t.below_failing",
-        "t.audited failed its audit",
+        "t.audited (models/audited.sql) failed its audit",
         "Blocked by it: t.below_audited",
-        "t.batched failed after 2 of 3 batches",
+        "t.batched (models/batched.sql) failed after 2 of 3 batches",
     ):
         assert words in failure
 

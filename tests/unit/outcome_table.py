@@ -123,7 +123,7 @@ NOT_PROMOTED = (
 AUDITS = msg.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 rows", ("not_null",))
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 UNSELECTED = (
-    "upstream of it, models are due that are not selected in this step: staging.orders. "
+    "models upstream have pending intervals and are not part of this step: staging.orders. "
     "Select them too, with all that is upstream of them"
 )
 
@@ -439,7 +439,7 @@ OUTCOME_TABLE = (
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
         Told(
-            "core.orders failed.\n\n    ConversionException: cannot cast 'x'",
+            "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
@@ -457,7 +457,7 @@ OUTCOME_TABLE = (
             attempts=2,
         ),
         Told(
-            "core.orders failed.\n\n    ConversionException: cannot cast 'x'",
+            "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'", "sqlmesh/attempts": 2},
@@ -476,7 +476,7 @@ OUTCOME_TABLE = (
             attempts=2,
         ),
         Told(
-            f"core.orders failed. Another attempt left it out: {UNSELECTED}."
+            f"core.orders (models/orders.sql) failed. Another attempt left it out: {UNSELECTED}."
             "\n\n    OperationalError: the connection was lost",
             False,
             ERROR,
@@ -491,7 +491,7 @@ OUTCOME_TABLE = (
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
         Told(
-            "core.orders failed.\n\n    ConversionException: cannot cast 'x'",
+            "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
@@ -505,7 +505,7 @@ OUTCOME_TABLE = (
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
         Told(
-            "core.orders failed.\n\n    ConversionException: cannot cast 'x'",
+            "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
@@ -523,7 +523,8 @@ OUTCOME_TABLE = (
             failed_audits=("not_null",),
         ),
         Told(
-            "core.orders failed.\n\n    ConversionException: cannot cast 'x'\n\n    Audit not_null failed: 3 rows",
+            "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'\n\n"
+            "    Audit not_null failed: 3 rows",
             False,
             ERROR,
             {
@@ -553,7 +554,7 @@ OUTCOME_TABLE = (
             failed_audits=("not_null",),
         ),
         Told(
-            "core.orders failed its audit not_null (3 rows).",
+            "core.orders (models/orders.sql) failed its audit not_null (3 rows).",
             False,
             ERROR,
             {"sqlmesh/error": "Audit not_null failed: 3 rows", "sqlmesh/failed_audits": "not_null"},
@@ -576,7 +577,8 @@ OUTCOME_TABLE = (
             errors=("ConversionException: cannot cast 'x'",),
         ),
         Told(
-            "core.orders failed after 1 of 2 batches. What is finished stays: [2026-01-01, 2026-01-02)."
+            "core.orders (models/orders.sql) failed after 1 of 2 batches. "
+            "What is finished stays: [2026-01-01, 2026-01-02)."
             "\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
@@ -610,7 +612,8 @@ OUTCOME_TABLE = (
             failed_audits=("not_null",),
         ),
         Told(
-            "core.orders failed after 1 of 2 batches. What is finished stays: [2026-01-01, 2026-01-02)."
+            "core.orders (models/orders.sql) failed after 1 of 2 batches. "
+            "What is finished stays: [2026-01-01, 2026-01-02)."
             "\n\n    Audit not_null failed: 3 rows",
             False,
             ERROR,

@@ -22,15 +22,11 @@ from unit.scenario import audit, day, days, fqn, manifest, model, plain, project
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, instant, listed
+from dg_sqlmesh_component.run.check_history import Data, EarlierResult, data_in
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.results import (
-    MAX_LISTED,
-    CarriedResult,
-    Data,
     Reporter,
-    data_in,
-    instant,
-    listed,
     ranges,
     unapplied_change,
 )
@@ -107,6 +103,10 @@ rows_executed = pytest.mark.parametrize(
 )
 
 
+CAUSES = {f"sqlmesh/{name}" for name in ("waiting_for", "blocked_by", "failed_audits", "error")}
+"""Metadata that says why a model was not executed."""
+
+
 # -- the table ------------------------------------------------------------------------------------
 
 
@@ -115,7 +115,8 @@ def test_the_status_check_tells_the_outcome_in_a_sentence(row: Row) -> None:
     (result,) = reporter().status_check(row.outcome)
     assert (result.asset_key, result.check_name) == (KEY, STATUS_CHECK)
     assert said(result) == (row.told.passed, row.told.severity, row.told.sentence)
-    assert plain(dict(result.metadata)) == what_ran(row.outcome)
+    causes = {name: value for name, value in row.told.metadata.items() if name in CAUSES}
+    assert plain(dict(result.metadata)) == {**what_ran(row.outcome), **causes}
 
 
 @rows_not_executed
@@ -315,12 +316,12 @@ def test_the_severity_is_that_of_the_result_not_of_the_definition() -> None:
 
 
 def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
-    (result,) = reporter().carried_over(IDLE, {NOT_NULL: CarriedResult(True, ERROR, "run-7", day(1) / 1000, DATA)})
+    (result,) = reporter().carried_over(IDLE, {NOT_NULL: EarlierResult(True, ERROR, "run-7", day(1) / 1000, DATA)})
     assert (result.asset_key, result.check_name) == (KEY, "not_null")
     assert said(result) == (
         True,
         ERROR,
-        "Carried over: core.orders was not executed in this run, so its audits were not evaluated again.",
+        "The check passed in run run-7 at 2026-01-01T00:00:00Z. Repeated, because core.orders was not executed.",
     )
     assert plain(dict(result.metadata)) == {
         "sqlmesh/environment": "prod",
@@ -342,7 +343,7 @@ def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
 def test_a_blocking_audit_that_failed_in_a_run_of_its_model_is_not_carried_over(
     passed: bool, severity: dg.AssetCheckSeverity, is_carried: bool
 ) -> None:
-    earlier = {RECENT: CarriedResult(passed, severity, "run-7", EVALUATED, DATA)}
+    earlier = {RECENT: EarlierResult(passed, severity, "run-7", EVALUATED, DATA)}
     results = reporter().carried_over(IDLE, earlier)
     assert [(one.passed, one.severity) for one in results] == ([(passed, severity)] if is_carried else [])
     assert reporter().known_failures(IDLE, earlier) == []
@@ -362,14 +363,14 @@ OTHER_DATA = {
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("passed", [False, True])
 def test_a_result_is_of_the_data_that_was_audited(now: NodeOutcome, alone: bool, passed: bool) -> None:
-    earlier = {RECENT: CarriedResult(passed, ERROR, "run-7", EVALUATED, DATA, alone)}
+    earlier = {RECENT: EarlierResult(passed, ERROR, "run-7", EVALUATED, DATA, alone)}
     assert reporter().carried_over(now, earlier) == []
     assert reporter().known_failures(now, earlier) == []
 
 
 @pytest.mark.parametrize("of", [None, ("dev", OF, day(2))], ids=["not on record", "another environment"])
 def test_a_result_of_which_it_is_not_known_that_it_is_of_this_data_is_not_carried_over(of: Data | None) -> None:
-    assert reporter().carried_over(IDLE, {RECENT: CarriedResult(True, ERROR, "run-7", EVALUATED, of)}) == []
+    assert reporter().carried_over(IDLE, {RECENT: EarlierResult(True, ERROR, "run-7", EVALUATED, of)}) == []
 
 
 @pytest.mark.parametrize("now", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
@@ -379,7 +380,7 @@ def test_a_blocking_audit_that_failed_alone_fails_for_as_long_as_the_data_is_the
     for _ in range(2):  # what was carried over is carried over in its turn
         metadata = stored(dict(evaluated.metadata))
         assert metadata["sqlmesh/evaluated_alone"].value is True
-        earlier = {RECENT: CarriedResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), alone=True)}
+        earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), alone=True)}
         [evaluated] = reporter().carried_over(now, earlier)
         assert (evaluated.passed, evaluated.severity) == (False, ERROR)
         assert reporter().known_failures(now, earlier) == [
@@ -486,8 +487,9 @@ def test_the_failure_names_each_failed_model_its_error_and_what_it_blocked() -> 
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 audit failed, 3 blocked.\n"
-        "core.a failed.\n\n    cannot cast 'x'\n\nBlocked by it: core.a_child, core.of_both.\n\n"
-        "core.b failed its audit.\n\n    Audit not_null failed: 3 rows\n\nBlocked by it: core.b_child, core.of_both."
+        "core.a (models/a.sql) failed.\n\n    cannot cast 'x'\n\nBlocked by it: core.a_child, core.of_both.\n\n"
+        "core.b (models/b.sql) failed its audit.\n\n    Audit not_null failed: 3 rows\n\n"
+        "Blocked by it: core.b_child, core.of_both."
     )
     assert plain(dict(failure.metadata)) == {
         "sqlmesh/blocked": "core.a_child, core.b_child, core.of_both",
@@ -507,7 +509,7 @@ def test_the_failure_counts_what_went_well() -> None:
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 executed.\n"
-        "staging.orders failed.\n\n    ConversionException: cannot cast 'x'"
+        "staging.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'"
     )
     assert plain(dict(failure.metadata)) == {"sqlmesh/executed": "core.orders", "sqlmesh/failed": "staging.orders"}
 
@@ -548,8 +550,16 @@ def test_the_failure_describes_some_of_many_and_names_every_one() -> None:
     assert failure is not None
     head, *lines, last = (failure.description or "").splitlines()
     assert head == f"SQLMesh in environment prod: {count} failed, {count} blocked."
-    assert lines[:5] == [f"{failed[0]} failed.", "", "    boom", "", f"Blocked by it: {', '.join(blocked)}."]
-    assert [line for line in lines if line.endswith("failed.")] == [f"{name} failed." for name in failed[:MAX_LISTED]]
+    assert lines[:5] == [
+        f"{failed[0]} (models/m000.sql) failed.",
+        "",
+        "    boom",
+        "",
+        f"Blocked by it: {', '.join(blocked)}.",
+    ]
+    assert [line for line in lines if line.endswith("failed.")] == [
+        f"{name} (models/{name.split('.')[1]}.sql) failed." for name in failed[:MAX_LISTED]
+    ]
     assert last == f"Failed as well: {', '.join(failed[MAX_LISTED:])}."
     assert plain(dict(failure.metadata)) == {
         "sqlmesh/failed": ", ".join(failed),
@@ -575,16 +585,54 @@ def test_one_cause_that_interrupts_many_models_is_told_once() -> None:
     ]
 
 
+# -- cancelled runs -------------------------------------------------------------------------------
+
+
+def test_a_model_that_a_cancelled_run_did_not_reach_was_not_started_and_its_check_is_a_warning() -> None:
+    cancelled = reporter()
+    cancelled.running = {STAGING}
+    (check,) = cancelled.status_check(NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("The run was cancelled.",)))
+    sentence = "core.orders was not started: the run was cancelled. The next run executes it."
+    assert said(check) == (False, WARN, sentence)
+
+
+def test_a_model_that_a_cancelled_run_has_cut_off_was_interrupted() -> None:
+    cancelled = reporter()
+    cancelled.running = {ORDERS}
+    outcome = NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("The run was cancelled.",))
+    assert cancelled.sentence(outcome) == "core.orders was interrupted: The run was cancelled."
+
+
+def test_the_failure_of_a_cancelled_run_lists_what_was_not_started_in_one_line() -> None:
+    cancelled = reporter()
+    cancelled.running = {STAGING}
+    outcomes = [NodeOutcome(fqn, Outcome.INTERRUPTED, errors=("The run was cancelled.",)) for fqn in (STAGING, ORDERS)]
+    failure = cancelled.failure(outcomes, [], ["The run was cancelled."])
+    assert failure is not None
+    assert failure.description is not None
+    assert failure.description.splitlines()[1:] == [
+        "The run was cancelled.",
+        "Not started: core.orders. The next run executes them.",
+        "Interrupted: staging.orders.",
+    ]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.FAILED, Outcome.BLOCKED])
+def test_what_happened_in_another_environment_is_told_with_its_name(outcome: Outcome) -> None:
+    elsewhere = Reporter(ASSETS, frozenset(), "dev", STARTED_AT)
+    assert elsewhere.sentence(NodeOutcome(ORDERS, outcome)).startswith("In environment dev: core.orders ")
+
+
 # -- words ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, MAX_LISTED])
 def test_a_short_list_is_shown_whole(count: int) -> None:
-    assert listed(["one"] * count) == ["one"] * count
+    assert listed(["one"] * count) == ", ".join(["one"] * count)
 
 
 def test_a_long_list_says_how_much_more_there_is() -> None:
-    assert listed(["one"] * (MAX_LISTED + 1)) == ["one"] * MAX_LISTED + ["and 1 more"]
+    assert listed(["one"] * (MAX_LISTED + 1)) == ", ".join([*["one"] * MAX_LISTED, "and 1 more"])
 
 
 def test_instants_are_in_utc_to_the_second() -> None:
@@ -611,8 +659,8 @@ def test_whole_days_are_shown_without_their_time_and_both_ends_alike(
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        ("boom", "core.orders failed.\n\n    boom"),
-        ("FROM t\n     ^", "core.orders failed.\n\n    FROM t\n         ^"),
+        ("boom", "core.orders (models/orders.sql) failed.\n\n    boom"),
+        ("FROM t\n     ^", "core.orders (models/orders.sql) failed.\n\n    FROM t\n         ^"),
     ],
     ids=["one line", "with a mark below a line"],
 )
@@ -622,7 +670,9 @@ def test_an_error_stands_as_it_is_in_a_block_of_its_own(error: str, sentence: st
 
 def test_an_audit_failure_is_told_in_sqlmeshs_words_when_the_rows_are_not_known() -> None:
     outcome = NodeOutcome(ORDERS, Outcome.AUDIT_FAILED, errors=("Audit not_null failed",), failed_audits=("not_null",))
-    assert reporter().sentence(outcome) == "core.orders failed its audit.\n\n    Audit not_null failed"
+    assert (
+        reporter().sentence(outcome) == "core.orders (models/orders.sql) failed its audit.\n\n    Audit not_null failed"
+    )
 
 
 def test_a_blocked_model_without_a_known_culprit_is_blocked_by_a_model_upstream() -> None:

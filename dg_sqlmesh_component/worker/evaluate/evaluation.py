@@ -379,7 +379,7 @@ class _RecordingContext(SteadyContext):
                 f"Automatic restatements that are due are left to a run of all that they reach: {bare(reader)} would "
                 "be restated in this run before what it reads."
             )
-            self._tracker.pipe.send(msg.LogLine("info", text, "sqlmesh"))
+            self._tracker.pipe.send(msg.LogLine("info", text, "dg_sqlmesh"))
         return reader is None
 
     def _start_over(self) -> None:

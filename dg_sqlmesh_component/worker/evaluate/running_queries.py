@@ -21,7 +21,7 @@ def cut_off_queries(adapters: Iterable[EngineAdapter], pipe: Pipe) -> None:
         try:
             cancel()
         except Exception as error:  # any driver's: the process is killed soon, whatever they say
-            pipe.send(msg.LogLine("warning", f"A query could not be cancelled: {describe_error(error)}", "sqlmesh"))
+            pipe.send(msg.LogLine("warning", f"A query could not be cancelled: {describe_error(error)}", "dg_sqlmesh"))
 
 
 def _connections(adapters: Iterable[EngineAdapter]) -> list[Any]:

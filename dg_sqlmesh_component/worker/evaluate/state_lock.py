@@ -79,7 +79,7 @@ class Patience:
                 f"Waiting, for {counted(round(self._seconds - waited), 'second')} at most. {error} "
                 "This run goes on by itself as soon as it can."
             )
-            self._pipe.send(LogLine("info", text, "sqlmesh"))
+            self._pipe.send(LogLine("warning", text, "dg_sqlmesh"))
         time.sleep(min(POLL_SECONDS, max(self._seconds - waited, 0.0)))
 
 
@@ -101,7 +101,7 @@ def alone_on_its_state(context: Context, request: EvaluationRequest, patience: P
                 f"State in {connection.type_} cannot be locked, so nothing keeps another run from computing the same "
                 "intervals at the same time. Give the op's pool a limit of 1 in your deployment."
             )
-            pipe.send(LogLine("warning", text, "sqlmesh"))
+            pipe.send(LogLine("warning", text, "dg_sqlmesh"))
         yield
 
 

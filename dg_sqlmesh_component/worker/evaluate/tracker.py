@@ -102,8 +102,8 @@ class Tracker(PipeConsole):
         if unselected := sorted(set().union(*self.held_back_by.values())):
             named = ", ".join(map(bare, unselected[:_NAMED]))
             more = f" and {len(unselected) - _NAMED} more" if len(unselected) > _NAMED else ""
-            text = f"Due and not part of this run: {named}{more}. What reads them is computed as far as they are."
-            self.pipe.send(msg.LogLine("info", text, "sqlmesh"))
+            text = f"Not in this run, with pending intervals: {named}{more}. Models downstream are computed up to them."
+            self.pipe.send(msg.LogLine("info", text, "dg_sqlmesh"))
         partly = {fqn: tuple(sorted(by)) for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
         self.pipe.send(msg.EvaluationPlanned(self.planned, partly))
         self.tell_idle_nodes()
@@ -121,7 +121,7 @@ class Tracker(PipeConsole):
             evidence.clear()
         self.pipe.send(msg.EvaluationPlanned({}))
         text = "A plan changed the environment during the run: SQLMesh starts over with what is promoted now."
-        self.pipe.send(msg.LogLine("warning", text, "sqlmesh"))
+        self.pipe.send(msg.LogLine("warning", text, "dg_sqlmesh"))
 
     def start_snapshot_evaluation_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
         if self.pipe.is_cancelled:
@@ -176,7 +176,7 @@ class Tracker(PipeConsole):
             rows = self.count_rows(snapshot)
         except Exception as error:  # any driver's error: a model that was executed does not fail for a count
             text = f"The rows of {bare(snapshot.name)} could not be counted: {describe_error(error)}"
-            self.pipe.send(msg.LogLine("warning", text, "sqlmesh"))
+            self.pipe.send(msg.LogLine("warning", text, "dg_sqlmesh"))
         else:
             if rows is not None:
                 self.pipe.send(msg.RowsCounted(snapshot.name, rows))
