@@ -13,7 +13,7 @@ README = (REPOSITORY / "README.md").read_text()
 
 
 def test_the_outcome_table_in_the_readme_has_a_row_for_each_outcome_and_no_other() -> None:
-    table = README.split("## What Dagster is told")[1].split("\n## ")[0]
+    table = README.split("## Outcomes of a run")[1].split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [outcome.value for outcome in Outcome]
 
 
