@@ -13,7 +13,7 @@ from dg_sqlmesh_component.protocol.bootstrap import start_command
 
 def main() -> NoReturn:
     """Become SQLMesh's command, with the arguments of this one."""
-    os.execv(sys.executable, start_command(sys.executable, "worker.command", *sys.argv[1:]))
+    os.execv(sys.executable, start_command(sys.executable, "worker.command_line", *sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.config.validation import take_declared_types
+from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.conflicts import Neighbours, default_op_name, place, refuse_op_name
 from dg_sqlmesh_component.definitions.garbage_collection import collecting_no_garbage
 from dg_sqlmesh_component.definitions.op import build_multi_asset
@@ -59,7 +60,6 @@ from dg_sqlmesh_component.protocol.manifest import (
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.step import StepOptions, execute_step
-from dg_sqlmesh_component.run.step_process import is_step_of_this_process
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.state.source import ManifestSource, settings
 from dg_sqlmesh_component.worker_process.requests import load_manifest
@@ -369,12 +369,12 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         root = _ROOT.set(context.project_root)  # while it is loaded, Dagster asks for the key of its state
         try:
             component = super().load(attributes, context)
-            component._refuse_lost_variables(attributes)
+            component._refuse_lost_variables(attributes)  # noqa: SLF001  # of this very class
         except (SQLMeshComponentError, ResolutionException) as error:
             raise _in_brief(error) from None
         finally:
             _ROOT.reset(root)
-        component._remember(context)
+        component._remember(context)  # noqa: SLF001
         return component
 
     def _refuse_lost_variables(self, written: Any) -> None:
@@ -460,7 +460,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         declared = context.component_path
         where_declared = os.path.relpath(declared.file_path, context.defs_module_path)
         name = (self.op or OpSpec()).name or default_op_name(where_declared, declared.instance_key)
-        if is_step_of_this_process(name) and state_path is not None:
+        if was_started_for_a_step_of(name) and state_path is not None:
             EARLY_WORKERS.start(self.project)
         Neighbours.of(context).add_stored(place(context), self.defs_state_config.key, self.project.env)
         with collecting_no_garbage():

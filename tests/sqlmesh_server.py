@@ -40,7 +40,7 @@ def main() -> None:
                 serve_in_fork(json.loads(line))
             except SystemExit as ended:
                 status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-            except BaseException:
+            except BaseException:  # noqa: BLE001  # its process ends with it
                 sys.excepthook(*sys.exc_info())
                 status = 1
             finally:

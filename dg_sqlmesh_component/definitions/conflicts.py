@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import dagster as dg
 
+from dg_sqlmesh_component.dagster_internals import code_location_of
 from dg_sqlmesh_component.protocol.errors import DeclarationError
 from dg_sqlmesh_component.protocol.formatting import short_hash
 
@@ -39,7 +40,7 @@ class Neighbours:
     @classmethod
     def of(cls, context: dg.ComponentLoadContext) -> Neighbours:
         """Those of the code location that is being loaded; another load of it begins anew."""
-        return _NEIGHBOURS.setdefault(context.component_tree.state_tracker, cls())
+        return _NEIGHBOURS.setdefault(code_location_of(context), cls())
 
     def add(self, declared_in: str, op_name: str, specs: Mapping[str, dg.AssetSpec]) -> None:
         """Take note of a declaration; warn where it has another table than its neighbour under one asset key.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from dagster._utils import interrupts
+from dg_sqlmesh_component.dagster_internals import replace_signal_installer, signal_installer
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -28,19 +28,19 @@ class _TakenOver:
 
     def __init__(self, ours: Callable[[int, FrameType | None], None]) -> None:
         self._ours = ours
-        self._install = interrupts._replace_interrupt_signal
+        self._install = signal_installer()
         self._outside: Any = None
         self._wanted = signal.getsignal(signal.SIGINT)
         for number in _NUMBERS:
             signal.signal(number, ours)
         # Last, since until here Dagster's handler may raise.
-        interrupts._replace_interrupt_signal = self._take_note  # type: ignore[assignment]
+        replace_signal_installer(self._take_note)
 
     def hand_back(self) -> None:
         """Install what Dagster believes to be installed."""
-        interrupts._replace_interrupt_signal = self._install
+        replace_signal_installer(self._install)
         if self._outside is not None and self._wanted is not self._outside:
-            interrupts._replace_interrupt_signal = self._install_once  # type: ignore[assignment]
+            replace_signal_installer(self._install_once)
         self._install(self._wanted)
 
     def _take_note(self, handler: Any) -> None:
@@ -51,7 +51,7 @@ class _TakenOver:
     def _install_once(self, handler: Any) -> None:
         """When the op ends, Dagster puts back what it found when the op went on last: ours."""
         if handler == self._ours:
-            interrupts._replace_interrupt_signal = self._install
+            replace_signal_installer(self._install)
             handler = self._outside
         self._install(handler)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from dg_sqlmesh_component.dagster_internals import planned_selection
 from dg_sqlmesh_component.protocol.errors import DeclarationError
 from dg_sqlmesh_component.protocol.formatting import listed
 
@@ -22,7 +23,7 @@ def refuse_what_was_not_planned(context: dg.AssetExecutionContext) -> None:
         DeclarationError: Names what is missing and what is new.
     """
     selected = {*context.selected_asset_keys, *context.selected_asset_check_keys}
-    planned = _planned(context, context.run)
+    planned = planned_selection(context, context.run)
     if planned is not None and planned != selected:
         raise DeclarationError(
             f"The project was described anew since this run was planned.{_named('No longer', planned - selected)}"
@@ -31,7 +32,7 @@ def refuse_what_was_not_planned(context: dg.AssetExecutionContext) -> None:
     if context.run.parent_run_id is None or context.run.step_keys_to_execute is None:
         return  # it repeats no steps of another run
     parent = context.instance.get_run_by_id(context.run.parent_run_id)
-    before = parent and _planned(context, parent)
+    before = parent and planned_selection(context, parent)
     lost = {key for key in before or () if isinstance(key, dg.AssetKey)} - selected
     if lost:
         raise DeclarationError(
@@ -39,18 +40,6 @@ def refuse_what_was_not_planned(context: dg.AssetExecutionContext) -> None:
             f"{_named('No longer', lost)} Nothing was run in this step; launch a run of all that is missing, instead "
             "of steps of that one."
         )
-
-
-def _planned(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> set[dg.AssetKey | dg.AssetCheckKey] | None:
-    """The assets and checks of this step in a run's plan; None where the plan, or the step in it, is not on record."""
-    snapshot_id, key = (
-        run.execution_plan_snapshot_id,
-        context.op_execution_context.get_step_execution_context().step.key,
-    )
-    if snapshot_id is None:
-        return None
-    plan = context.instance.get_execution_plan_snapshot(snapshot_id)
-    return next((step.entity_keys for step in plan.steps if step.key == key), None)
 
 
 def _named(what: str, keys: Iterable[dg.AssetKey | dg.AssetCheckKey]) -> str:

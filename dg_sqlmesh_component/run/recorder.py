@@ -9,25 +9,25 @@ is an event beside its result, which says nothing but that steps behind it may r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Set
 from functools import cached_property
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
-from dagster._core.execution.plan.inputs import StepInput
-from dagster._core.execution.plan.step import IExecutionStep
-from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG
 
-from dg_sqlmesh_component.protocol.graph import reachable
-
-_Target = AssetCheckEvaluationTargetMaterializationData
+from dg_sqlmesh_component.dagster_internals import (
+    TargetMaterialization,
+    awaited_outputs,
+    keep_quiet_about_outputs,
+    remember_output_keys,
+    repeats_failed_assets,
+)
 
 
 def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Iterator[Any]:
     """The same results; those of checks as the evaluation that Dagster would make of them, and an awaited output."""
-    _remember_output_keys(context)
-    _keep_quiet_about_outputs(context)
+    remember_output_keys(context)
+    keep_quiet_about_outputs(context)
     recorder = _Recorder(context)
     for result in results:
         if isinstance(result, dg.AssetMaterialization):
@@ -47,52 +47,10 @@ def told_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:
     run, passed or not, unless it blocks: it would go on saying what it said of the data before.
     """
     selected: Set[dg.AssetCheckKey] = context.selected_asset_check_keys
-    if ASSET_RESUME_RETRY_TAG not in context.run.tags:
+    if not repeats_failed_assets(context.run):
         return selected
     specs = context.assets_def.node_check_specs_by_output_name.values()
     return selected | {spec.key for spec in specs if spec.asset_key in context.selected_asset_keys}
-
-
-def awaited_outputs(context: dg.AssetExecutionContext) -> Mapping[str, tuple[IExecutionStep, ...]]:
-    """The outputs of this step that other steps of the run wait for, and which steps these are."""
-    step = context.op_execution_context.get_step_execution_context()
-    awaited: dict[str, dict[str, IExecutionStep]] = {}
-    for other in step.execution_plan.steps:
-        for step_input in other.step_inputs:
-            if isinstance(step_input, StepInput):  # else it waits for a dynamic output, which ours are not
-                for handle in step_input.get_step_output_handle_dependencies():
-                    if handle.step_key == step.step.key:
-                        awaited.setdefault(handle.output_name, {})[other.key] = other
-    return {output: tuple(steps.values()) for output, steps in awaited.items()}
-
-
-def steps_behind(context: dg.AssetExecutionContext, steps: Iterable[IExecutionStep]) -> list[IExecutionStep]:
-    """These steps of the run and all that wait for any of them, through others too."""
-    plan = context.op_execution_context.get_step_execution_context().execution_plan
-    by_key = {step.key: step for step in plan.steps}
-
-    def awaiting(key: str) -> list[str]:
-        return [
-            step.key
-            for step in plan.steps
-            if any(key in one.dependency_keys for one in step.step_inputs if isinstance(one, StepInput))
-        ]
-
-    found = reachable((step.key for step in steps), awaiting)
-    return [step for key, step in by_key.items() if key in found]
-
-
-def _remember_output_keys(context: dg.AssetExecutionContext) -> None:
-    """Dagster makes the set of the step's asset keys anew, from all of its outputs, for each output of an asset."""
-    step = context.op_execution_context.get_step_execution_context()
-    keys = step.get_output_asset_keys()
-    step.get_output_asset_keys = lambda: keys  # type: ignore[method-assign]
-
-
-def _keep_quiet_about_outputs(context: dg.AssetExecutionContext) -> None:
-    """At the end Dagster would log the names of all outputs of checks that it has not seen: 82 kB for 1,000 models."""
-    step = context.op_execution_context.get_step_execution_context()
-    step.log.addFilter(lambda record: "did not yield or return expected outputs" not in str(record.msg))
 
 
 class _Recorder:
@@ -103,7 +61,7 @@ class _Recorder:
         self._specs = {spec.key: spec for spec in specs.values()}
         self._output_by_check = {spec.key: output for output, spec in specs.items()}
         self._awaited = awaited_outputs(context)
-        self._materialized: dict[dg.AssetKey, _Target | None] = {}
+        self._materialized: dict[dg.AssetKey, TargetMaterialization | None] = {}
 
     def materialization(self, result: dg.MaterializeResult[Any]) -> Iterator[Any]:
         """A materialization, and behind it its checks."""
@@ -142,26 +100,26 @@ class _Recorder:
             blocking=blocking,
         )
 
-    def _target(self, asset: dg.AssetKey) -> _Target | None:
+    def _target(self, asset: dg.AssetKey) -> TargetMaterialization | None:
         """The materialization that a check's result is about."""
         if asset not in self._materialized:
             return self._before.get(asset)
         if self._materialized[asset] is None:
             for record in self._context.instance.fetch_materializations(asset, limit=1).records:
-                self._materialized[asset] = _Target(
+                self._materialized[asset] = TargetMaterialization(
                     storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
                 )
         return self._materialized[asset]
 
     @cached_property
-    def _before(self) -> dict[dg.AssetKey, _Target]:
+    def _before(self) -> dict[dg.AssetKey, TargetMaterialization]:
         """The last materializations of the assets that were not materialized in this step, all in one query."""
         assets = list({key.asset_key for key in self._checks})
         found = {}
         for record in self._context.instance.get_asset_records(assets):
             last = record.asset_entry.last_materialization_record
             if last is not None:
-                found[record.asset_entry.asset_key] = _Target(
+                found[record.asset_entry.asset_key] = TargetMaterialization(
                     storage_id=last.storage_id, run_id=last.run_id, timestamp=last.timestamp
                 )
         return found

@@ -13,10 +13,6 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import dagster as dg
-from dagster._core.events import DagsterEvent
-from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
-from dagster._core.execution.plan.step import IExecutionStep
-from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, BACKFILL_ID_TAG
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
@@ -25,6 +21,16 @@ from dg_sqlmesh_component.config.run_config import (
     chosen_environment,
     config_of_run,
     refuse_what_does_nothing,
+)
+from dg_sqlmesh_component.dagster_internals import (
+    PlannedStep,
+    assets_of_run,
+    awaited_outputs,
+    is_only_step,
+    is_part_of_backfill,
+    released_output,
+    repeats_failed_assets,
+    with_steps_downstream,
 )
 from dg_sqlmesh_component.definitions.op import PROJECT_TAG
 from dg_sqlmesh_component.definitions.project_assets import PARTITIONED, ProjectAssets
@@ -36,7 +42,7 @@ from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.check_history import CheckHistory, EarlierResult, last_evaluations
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.planned_step import refuse_what_was_not_planned
-from dg_sqlmesh_component.run.recorder import awaited_outputs, steps_behind, told_checks
+from dg_sqlmesh_component.run.recorder import told_checks
 from dg_sqlmesh_component.run.results import Reporter, not_evaluated, rows, unapplied_change
 from dg_sqlmesh_component.worker_process.requests import serving
 from dg_sqlmesh_component.worker_process.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
@@ -153,9 +159,9 @@ def build_request(
     config = _run_config(context)
     environment = chosen_environment(config, assets.manifest.environment, options.allowed_environments)
     # Of the whole run: a step of it that has only checks is given the config of the others.
-    runs_models = not assets.fqn_by_key.keys().isdisjoint(context.job_def.asset_layer.selected_asset_keys)
+    runs_models = not assets.fqn_by_key.keys().isdisjoint(assets_of_run(context))
     # What is repeated Dagster has chosen, and it gives that the config of the failed run.
-    is_repeated = ASSET_RESUME_RETRY_TAG in context.run.tags
+    is_repeated = repeats_failed_assets(context.run)
     refuse_what_does_nothing(config, environment, runs_models=runs_models or is_repeated)
     return msg.EvaluationRequest(
         project=project.opening,
@@ -414,7 +420,7 @@ class _Step:
     def _output_by_check(self) -> dict[dg.AssetCheckKey, str]:
         return {spec.key: output for output, spec in self.context.assets_def.check_specs_by_output_name.items()}
 
-    def _release(self, output: str) -> Iterator[DagsterEvent]:
+    def _release(self, output: str) -> Iterator[dg.DagsterEvent]:
         if output in self._awaited:
             yield released_output(self.context, output)
 
@@ -426,19 +432,18 @@ class _Step:
         """
         own = self.context.op_execution_context.op_def.tags[PROJECT_TAG]
         awaiting = self._awaited.get(output, ())
-        if all((step.tags or {}).get(PROJECT_TAG) == own for step in awaiting):
+        if all(step.tags.get(PROJECT_TAG) == own for step in awaiting):
             return False
-        behind = steps_behind(self.context, awaiting)
-        passed_over = sorted({key.to_user_string() for step in behind for key in _assets_of(step)})
+        skipped = with_steps_downstream(self.context, [step.key for step in awaiting])
+        assets = sorted({key.to_user_string() for step in skipped for key in step.assets})
         self.context.log.warning(
-            f"{self.assets.name(waiting.fqn)} is waiting, so that Dagster passes over the steps that wait for it: "
-            f"{listed([step.key for step in behind])}. Not run because of that: "
-            f"{listed(passed_over)}."
+            f"{self.assets.name(waiting.fqn)} is waiting, so Dagster skips the steps that wait for it: "
+            f"{listed([step.key for step in skipped])}. Not run because of that: {listed(assets)}."
         )
         return True
 
     @cached_property
-    def _awaited(self) -> Mapping[str, tuple[IExecutionStep, ...]]:
+    def _awaited(self) -> Mapping[str, tuple[PlannedStep, ...]]:
         """The outputs of this step that other steps of the run wait for, and which steps these are."""
         return awaited_outputs(self.context)
 
@@ -529,8 +534,7 @@ class _Step:
     @cached_property
     def _is_alone(self) -> bool:
         """Whether the run ends as this step does. A failure elsewhere makes checks without a result look failed."""
-        step = self.context.op_execution_context.get_step_execution_context()
-        return len(step.execution_plan.steps) == 1
+        return is_only_step(self.context)
 
     def _checks_not_evaluated(self) -> Iterator[Any]:
         """A warning for each audit without a result; a run that was refused has none of them."""
@@ -590,7 +594,7 @@ class _Step:
 
     def _log_backfill(self) -> None:
         """Dagster's backfills know of materializations only, and there is none of what had nothing to do."""
-        if BACKFILL_ID_TAG not in self.context.run.tags:
+        if not is_part_of_backfill(self.context.run):
             return
         idle = {
             self.assets.name(one.fqn)
@@ -684,10 +688,6 @@ class _Step:
                 )
 
 
-def _assets_of(step: IExecutionStep) -> Iterator[dg.AssetKey]:
-    return (output.properties.asset_key for output in step.step_outputs if output.properties.asset_key)
-
-
 def _failed_statement(end: _End) -> str | None:
     """What is said of a statement that failed behind the models."""
     return end.message if isinstance(end, msg.RequestFailed) and end.error == StatementError.__name__ else None
@@ -702,19 +702,3 @@ def _ran_statements(end: _End) -> bool:
 
 def _message(end: msg.RequestFailed | SQLMeshComponentError) -> str:
     return f"{end.error}: {end.message}" if isinstance(end, msg.RequestFailed) else f"{type(end).__name__}: {end}"
-
-
-def released_output(context: dg.AssetExecutionContext, output: str) -> DagsterEvent:
-    """A step output without a materialization or a check's result: what is downstream of it may run.
-
-    Dagster has no public way to say so. Without it, healthy assets downstream of a model that had
-    nothing to do would be passed over, and a retried run would end green without ever refreshing them.
-    Held in place by tests/upstream.
-    """
-    step_context = context.op_execution_context.get_step_execution_context()
-    return DagsterEvent.step_output_event(
-        step_context=step_context,
-        step_output_data=StepOutputData(
-            step_output_handle=StepOutputHandle(step_key=step_context.step.key, output_name=output)
-        ),
-    )

@@ -49,7 +49,7 @@ def main() -> None:
         pipe.fail(error)
     except SystemExit as exit:
         pipe.fail(EvaluationError(_who_ended_it(exit)))
-    except Exception:  # the last line of defence: the facts travel to the parent, which raises them
+    except Exception:  # noqa: BLE001  # the last line of defence: the facts travel to the parent, which raises them
         pipe.fail(WorkerError(f"The worker raised an error that it does not know:\n{traceback.format_exc()}"))
 
 

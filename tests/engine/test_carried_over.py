@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from harness import CONFIG, RARELY, dagster_project, plan, query, sqlmesh, write_project
 
-from dg_sqlmesh_component.run import check_history
+from dg_sqlmesh_component import dagster_internals
 
 FLAGS = """
 before_all:
@@ -76,7 +76,7 @@ def test_a_result_holds_until_the_data_or_the_audit_is_another_one(
 def test_what_an_audit_said_in_another_environment_does_not_hide_what_it_said_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_history, "_PAGE", 1)
+    monkeypatch.setattr(dagster_internals, "_PAGE", 1)
     kept = f"MODEL (name t.kept, kind FULL, {RARELY_DUE}, audits (soft, hard)); SELECT {{}} AS id"
     audits = {name: FILES[name] for name in ("audits/soft.sql", "audits/hard.sql")}
     project = write_project(tmp_path / "shop", {"models/kept.sql": kept.format(1), **audits}, WITH_FLAGS)

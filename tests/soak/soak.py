@@ -167,7 +167,7 @@ def launch_forked(dagster: DagsterProject, executor: str, log: Path) -> int:
             os.dup2(said.fileno(), 2)
         with dg.DagsterInstance.from_config(dagster.instance.root_directory) as instance:
             DagsterProject(dagster.root, instance).launch(executor)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # its process ends with it
         traceback.print_exc()
         os._exit(1)
     os._exit(0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from difflib import get_close_matches
@@ -22,7 +22,6 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model as SQLMeshModel
-from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot.definition import QualifiedViewName
 
 from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
@@ -50,6 +49,7 @@ from dg_sqlmesh_component.worker.describe.check_names import check_names
 from dg_sqlmesh_component.worker.describe.lineage_and_links import SourceUrls, column_lineage
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import plain_sql
+from dg_sqlmesh_component.worker.sqlmesh_internals import file_of, selector_of, watch_loaders
 
 
 class _LoadedContext(SteadyContext):
@@ -62,15 +62,7 @@ class _LoadedContext(SteadyContext):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._loaded_projects: list[LoadedProject] = []
-        for loader in self._loaders:
-            loader.load = self._recorded(loader.load)
-
-    def _recorded(self, load: Callable[..., LoadedProject]) -> Callable[..., LoadedProject]:
-        def recorded(*args: Any, **kwargs: Any) -> LoadedProject:
-            self._loaded_projects.append(load(*args, **kwargs))
-            return self._loaded_projects[-1]
-
-        return recorded
+        watch_loaders(self, self._loaded_projects.append)
 
     @property
     def own(self) -> set[str]:
@@ -141,8 +133,13 @@ def _described(context: _LoadedContext, request: DescribeRequest) -> ProjectDesc
 
 def _are_the_same(context: Context, request: DescribeRequest) -> bool:
     """Whether the files that have changed hold the models that they held: others may read, or be, another one now."""
-    held = {fqn for fqn, model in context.models.items() if str(model._path) in request.files}
+    held = {fqn for fqn, model in context.models.items() if str(file_of(model)) in request.files}
     return held <= request.models <= context.models.keys()
+
+
+def _path_of(definition: Any) -> str | None:
+    path = file_of(definition)
+    return str(path) if path else None
 
 
 def _answered(context: _LoadedContext, selections: Iterable[AnsweredSelection]) -> Iterator[AnsweredSelection]:
@@ -184,16 +181,7 @@ def _refuse_to_show_nothing(context: Context, own: set[str]) -> None:
 
 
 def _expand(context: Context, asked: str, selections: tuple[str, ...]) -> set[str]:
-    # Not `context._new_selector()`: that opens the state, which a description must not touch.
-    selector = NativeSelector(
-        None,  # the state is only read for `git:` selections' removed models
-        models=context._models,
-        context_path=context.path,
-        dag=context.dag,
-        default_catalog=context.default_catalog,
-        dialect=context.default_dialect,
-        cache_dir=context.cache_dir,
-    )
+    selector = selector_of(context)
     chosen: set[str] = set()
     for selection in selections:
         try:
@@ -284,12 +272,12 @@ class _Describer:
             project=model.project,
             data_hash=model.data_hash,
             metadata_hash=model.metadata_hash,
-            path=str(model._path) if model._path else None,
+            path=_path_of(model),
             query=self._query(model) if "sql" in self._include else None,
             column_lineage=lineage,
             column_lineage_cut=cut_off,
             dbt=self._dbt(model),
-            source_url=self._source_urls.of(model._path) if "links" in self._include and model._path else None,
+            source_url=self._source_urls.of(path) if "links" in self._include and (path := file_of(model)) else None,
         )
 
     def _query(self, model: SQLMeshModel) -> str | None:
@@ -310,7 +298,7 @@ class _Describer:
                 blocking=False,
                 args={},
                 query=self._cut(_query(audit)),
-                path=str(audit._path) if audit._path else None,
+                path=_path_of(audit),
                 description=audit.description,
             ),
             depends_on=tuple(sorted(audit.depends_on)),
@@ -373,7 +361,7 @@ class _Describer:
                 blocking=audit.blocking if override is None else override == exp.true(),
                 args=args,
                 query=self._cut(_query(audit)),
-                path=str(audit._path) if audit._path else None,
+                path=_path_of(audit),
                 description=None,
             )
             for (position, audit, _), override, args, name in zip(uses, blocking, texts, names, strict=True)

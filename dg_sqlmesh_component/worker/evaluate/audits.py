@@ -19,6 +19,7 @@ from dg_sqlmesh_component.protocol.manifest import cut, pair_uses
 from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.describe.project import audit_arguments
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.sqlmesh_internals import replace_audits
 
 
 def deployability(request: msg.EvaluationRequest, snapshots: Iterable[Snapshot]) -> DeployabilityIndex:
@@ -73,31 +74,30 @@ def audited(snapshot: Snapshot, index: DeployabilityIndex) -> msg.Audited:
 
 
 def record_audits(evaluator: SnapshotEvaluator, send: Callable[[msg.Event], None], characters: int) -> None:
-    """Send every audit's result as it is there: one that raises does not take those before it along.
-
-    A restarted run brings the same evaluator again: it is wrapped once.
-    """
-    if getattr(evaluator, "_dg_sqlmesh_recorded", False):
-        return
-    evaluator._dg_sqlmesh_recorded = True
-    audit, audit_one = evaluator.audit, evaluator._audit
+    """Send every audit's result when it is there: one that raises does not take those before it along."""
     running = threading.local()
 
-    def audit_in_order(snapshot: Snapshot, **kwargs: Any) -> list[Any]:
-        running.positions = count()
-        try:
-            return audit(snapshot, **kwargs)
-        finally:
-            running.positions = None
+    def in_order(audit: Callable[..., Any]) -> Callable[..., Any]:
+        def audit_in_order(snapshot: Snapshot, **kwargs: Any) -> list[Any]:
+            running.positions = count()
+            try:
+                return audit(snapshot, **kwargs)
+            finally:
+                running.positions = None
 
-    def audit_and_send(**kwargs: Any) -> Any:
-        result = audit_one(**kwargs)
-        positions = getattr(running, "positions", None)
-        if positions is not None:  # else it is evaluated alone
-            send(_evaluated(evaluator, kwargs, next(positions), result, characters))
-        return result
+        return audit_in_order
 
-    evaluator.audit, evaluator._audit = audit_in_order, audit_and_send
+    def sent(audit: Callable[..., Any]) -> Callable[..., Any]:
+        def audit_and_send(**kwargs: Any) -> Any:
+            result = audit(**kwargs)
+            positions = getattr(running, "positions", None)
+            if positions is not None:  # else it is evaluated alone
+                send(_evaluated(evaluator, kwargs, next(positions), result, characters))
+            return result
+
+        return audit_and_send
+
+    replace_audits(evaluator, in_order, sent)
 
 
 def _evaluated(
@@ -185,7 +185,7 @@ def _one_alone(
     try:
         # Not through the instance, where `record_audits` would take it for the first of its model.
         (result,) = SnapshotEvaluator.audit(evaluator, _with_one_audit(snapshot, position), **given)
-    except Exception as cause:  # any driver's error
+    except Exception as cause:  # noqa: BLE001  # any driver's error
         return msg.AuditEvaluated(
             fqn=snapshot.name,
             name=audit.name,

@@ -68,6 +68,7 @@ from dg_sqlmesh_component.worker.evaluate.state_lock import Patience, alone_on_i
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker, ancestors
 from dg_sqlmesh_component.worker.evaluate.unknown_upstream import refuse_what_nobody_described
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
 
 ENVIRONMENT_CHECK_SECONDS = 5
 """How often a run looks whether the plan that is updating its environment has finished."""
@@ -362,7 +363,7 @@ class _RecordingContext(SteadyContext):
             }
             return run(*args, **asked)
 
-        scheduler.run = run_requested
+        replace_run(scheduler, run_requested)
         mind_unselected_upstream(scheduler, self._tracker.hold_back)
         return scheduler
 

@@ -14,6 +14,7 @@ from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_inter
 
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.evaluate.audits import altered_at, computed
+from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
 
 def mind_unselected_upstream(scheduler: Scheduler, holds_back: Callable[[str, Set[str]], None]) -> None:
@@ -63,8 +64,7 @@ def mind_unselected_upstream(scheduler: Scheduler, holds_back: Callable[[str, Se
         batches = batch({**left, **altered}, index, *args, **kwargs)
         return {snapshot: found for snapshot, found in batches.items() if snapshot in requested}
 
-    scheduler.merged_missing_intervals = merged_missing_intervals
-    scheduler.batch_intervals = batch_intervals
+    replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
 
 
 def _has_signals(snapshot: Snapshot) -> bool:

@@ -174,7 +174,7 @@ class Tracker(PipeConsole):
             return
         try:
             rows = self.count_rows(snapshot)
-        except Exception as error:  # any driver's error: a model that was executed does not fail for a count
+        except Exception as error:  # noqa: BLE001  # any driver's error: a model that was executed does not fail for a count
             text = f"The rows of {bare(snapshot.name)} could not be counted: {describe_error(error)}"
             self.pipe.send(msg.LogLine("warning", text, "dg_sqlmesh"))
         else:

@@ -1,0 +1,234 @@
+"""What `dagster_internals.py` depends on: a test for each function, red when Dagster changes it.
+
+Most hooks are asked inside a step of a real run: a multi-asset with a check, an asset between two parts of it, and one
+downstream, so that Dagster splits the op.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from harness import dagster_project, load
+
+from dg_sqlmesh_component import dagster_internals as internals
+
+A, B, MIDDLE, LAST = (dg.AssetKey(name) for name in ("a", "b", "middle", "last"))
+FINE = dg.AssetCheckKey(A, "fine")
+
+Ask = Callable[[dg.AssetExecutionContext], Any]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+def job(ask: Ask, found: dict[str, Any], selection: dg.AssetSelection | None = None) -> dg.JobDefinition:
+    """`a` (with a check), `middle`, which reads it, `b`, which reads that and is of the same op, and `last`."""
+
+    @dg.multi_asset(
+        specs=[dg.AssetSpec("a", skippable=True), dg.AssetSpec("b", deps=["middle"], skippable=True)],
+        check_specs=[dg.AssetCheckSpec("fine", asset="a")],
+        can_subset=True,
+        op_tags={"mine": "yes"},
+        name="models",
+    )
+    def models(context):
+        found[internals.step_key(context)] = ask(context)
+        for key in context.selected_asset_keys:
+            yield dg.MaterializeResult(asset_key=key)
+        for check in context.selected_asset_check_keys:
+            yield dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=True)
+
+    models_op = models
+
+    @dg.asset(deps=["a"])
+    def middle() -> None: ...
+
+    @dg.asset(deps=["b"])
+    def last() -> None: ...
+
+    everything = dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks()
+    defined = dg.define_asset_job("all_of_it", selection=selection or everything)
+    return dg.Definitions(assets=[models_op, middle, last], jobs=[defined]).resolve_job_def("all_of_it")
+
+
+def answers(ask: Ask, instance: dg.DagsterInstance, **options: Any) -> dict[str, Any]:
+    """What a hook returns in each part of the op, by step."""
+    found: dict[str, Any] = {}
+    assert job(ask, found, **options).execute_in_process(instance=instance).success
+    return found
+
+
+def test_the_parts_of_a_split_op_are_steps_named_after_it_with_a_number(instance: dg.DagsterInstance) -> None:
+    assert answers(lambda _: None, instance).keys() == {"models", "models_2"}
+
+
+def test_a_step_knows_whether_it_is_the_only_one(instance: dg.DagsterInstance) -> None:
+    assert answers(internals.is_only_step, instance) == {"models": False, "models_2": False}
+    alone = answers(internals.is_only_step, instance, selection=dg.AssetSelection.assets("a"))
+    assert list(alone.values()) == [True]
+
+
+def test_the_plan_tells_which_steps_wait_for_an_output(instance: dg.DagsterInstance) -> None:
+    found = answers(internals.awaited_outputs, instance)
+    [[step]] = found["models"].values()
+    assert (step.key, step.assets) == ("middle", {MIDDLE})
+    [[step]] = found["models_2"].values()
+    assert (step.key, step.assets) == ("last", {LAST})
+
+
+def test_the_plan_tells_the_steps_downstream_with_their_tags_and_assets(instance: dg.DagsterInstance) -> None:
+    found = answers(lambda context: internals.with_steps_downstream(context, ["middle"]), instance)
+    assert [(step.key, step.assets) for step in found["models"]] == [
+        ("middle", {MIDDLE}),
+        ("models_2", {B}),
+        ("last", {LAST}),
+    ]
+    assert [step.tags.get("mine") for step in found["models"]] == [None, "yes", None]
+
+
+def test_a_run_keeps_which_assets_and_checks_each_step_was_planned_with(instance: dg.DagsterInstance) -> None:
+    found = answers(lambda context: internals.planned_selection(context, context.run), instance)
+    assert found == {"models": {A, FINE}, "models_2": {B}}
+
+
+def test_a_step_can_see_the_assets_of_the_whole_run(instance: dg.DagsterInstance) -> None:
+    assert answers(internals.assets_of_run, instance)["models_2"] == {A, B, MIDDLE, LAST}
+
+
+def test_an_output_alone_is_an_event_without_a_materialization(instance: dg.DagsterInstance) -> None:
+    def ask(context: dg.AssetExecutionContext) -> tuple[dg.DagsterEventType, Any]:
+        event = internals.released_output(context, "a")
+        return event.event_type, event.step_output_data.step_output_handle.output_name
+
+    assert answers(ask, instance)["models"] == (dg.DagsterEventType.STEP_OUTPUT, "a")
+
+
+def test_the_asset_keys_of_outputs_are_asked_of_the_step_and_can_be_remembered(instance: dg.DagsterInstance) -> None:
+    def ask(context: dg.AssetExecutionContext) -> tuple[Any, bool]:
+        internals.remember_output_keys(context)
+        step_context = context.op_execution_context.get_step_execution_context()
+        return (
+            step_context.get_output_asset_keys(),
+            step_context.get_output_asset_keys() is step_context.get_output_asset_keys(),
+        )
+
+    assert answers(ask, instance)["models"] == ({A}, True)
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_dagsters_line_about_outputs_that_it_has_not_seen_can_be_dropped(
+    instance: dg.DagsterInstance, is_quiet: bool
+) -> None:
+    @dg.multi_asset(
+        specs=[dg.AssetSpec("x", skippable=True)], check_specs=[dg.AssetCheckSpec("unseen", asset="x")], can_subset=True
+    )
+    def silent(context):
+        if is_quiet:
+            internals.keep_quiet_about_outputs(context)
+        yield from ()
+
+    result = dg.materialize([silent], instance=instance, raise_on_error=False)
+    messages = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert any("did not yield or return expected outputs" in message for message in messages) is not is_quiet
+
+
+def test_dagster_tags_runs_of_backfills_and_retries_of_assets() -> None:
+    run = dg.DagsterRun("job", run_id="1" * 36, tags={"dagster/backfill": "b"})
+    assert internals.is_part_of_backfill(run)
+    assert not internals.repeats_failed_assets(run)
+    assert internals.repeats_failed_assets(
+        dg.DagsterRun("job", run_id="1" * 36, tags={"dagster/asset_resume_retry": "true"})
+    )
+
+
+def test_the_last_evaluations_of_checks_are_found_in_one_query_and_the_earlier_ones_page_by_page(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "_PAGE", 1)
+    for _ in range(3):
+        answers(lambda _: None, instance)
+    last = internals.last_check_records(instance, [FINE, dg.AssetCheckKey(A, "never")])
+    assert last.keys() == {FINE}
+    records = list(internals.check_records(instance, FINE))
+    assert [record.run_id for record in records] == [run.run_id for run in instance.get_runs()]
+    assert records[0].run_id == last[FINE].run_id
+    evaluation = last[FINE].event.asset_check_evaluation  # type: ignore[union-attr]
+    assert evaluation is not None
+    assert isinstance(evaluation.target_materialization_data, internals.TargetMaterialization)
+
+
+def test_dagster_installs_its_signal_handlers_by_a_function_that_can_be_replaced() -> None:
+    from dagster._utils.interrupts import capture_interrupts
+
+    original, wanted = internals.signal_installer(), []
+    before = signal.getsignal(signal.SIGINT)
+    internals.replace_signal_installer(wanted.append)
+    try:
+        with capture_interrupts():
+            assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        internals.replace_signal_installer(original)
+    assert len(wanted) == 2  # its own, and the one from before
+
+
+STEP_PROCESS = """
+import dagster as dg
+from pathlib import Path
+from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
+
+told = Path({told!r})
+
+@dg.asset
+def models():
+    with told.open("a") as file:
+        file.write(f"{{was_started_for_a_step_of('models')}} {{was_started_for_a_step_of('model')}}\\n")
+"""
+
+
+@pytest.mark.parametrize(("executor", "expected"), [("in_process", "False False"), ("multiprocess", "True False")])
+def test_the_process_of_a_step_knows_its_step(tmp_path: Path, executor: str, expected: str) -> None:
+    with dagster_project(tmp_path) as dagster:
+        dagster.add_module("models", STEP_PROCESS.format(told=str(tmp_path / "told")))
+        assert dagster.launch(executor, assets=["models"]).status == dg.DagsterRunStatus.SUCCESS
+    assert (tmp_path / "told").read_text().splitlines() == [expected]
+
+
+SHARED = """
+import dagster as dg
+from dg_sqlmesh_component.dagster_internals import code_location_of
+
+@dg.definitions
+def defs(context: dg.ComponentLoadContext):
+    return dg.Definitions(assets=[dg.AssetSpec("{name}", metadata={{"location": id(code_location_of(context))}})])
+"""
+
+
+def test_components_of_one_load_share_a_code_location_and_those_of_another_do_not(tmp_path: Path) -> None:
+    with dagster_project(tmp_path) as dagster:
+        for name in ("one", "two"):
+            dagster.add_module(name, SHARED.format(name=name))
+        kept, found = [], []
+        for _ in range(2):
+            definitions = load(dagster.root)
+            kept.append(definitions)
+            found.append({spec.metadata["location"] for spec in definitions.resolve_all_asset_specs()})
+    assert [len(locations) for locations in found] == [1, 1]
+
+
+@pytest.mark.parametrize("load_type", DefinitionsLoadType)
+def test_dagster_tells_a_rebuild_of_definitions_from_a_load(load_type: DefinitionsLoadType) -> None:
+    before = DefinitionsLoadContext.get()
+    DefinitionsLoadContext.set(DefinitionsLoadContext(load_type))
+    try:
+        assert internals.is_rebuilding_definitions() is (load_type is DefinitionsLoadType.RECONSTRUCTION)
+    finally:
+        DefinitionsLoadContext.set(before)
