@@ -14,7 +14,7 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, Any, Non
     """Say which library, in which version, no longer does what, and which decision stands on it."""
     report = (yield).get_result()
     if report.when == "call" and report.failed:
-        library = item.path.stem.removeprefix("test_")
+        library = item.path.stem.removeprefix("test_").removesuffix("_internals")
         fact = item.name.removeprefix("test_").replace("_", " ")
         supports = (item.function.__doc__ or "").strip()
         report.sections.append(

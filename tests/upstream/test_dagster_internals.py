@@ -146,7 +146,7 @@ def test_dagster_tags_runs_of_backfills_and_retries_of_assets() -> None:
     assert internals.is_part_of_backfill(run)
     assert not internals.repeats_failed_assets(run)
     assert internals.repeats_failed_assets(
-        dg.DagsterRun("job", run_id="1" * 36, tags={"dagster/asset_resume_retry": "true"})
+        dg.DagsterRun("job", run_id="1" * 36, tags={"dagster/is_asset_resume_retry": "true"})
     )
 
 

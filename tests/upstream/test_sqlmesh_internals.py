@@ -1,0 +1,202 @@
+"""What `worker/sqlmesh_internals.py` depends on: a test for each function, red when SQLMesh changes it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlmesh.core import constants
+from sqlmesh.core.config import Config
+from sqlmesh.core.config.loader import load_configs
+from sqlmesh.core.console import NoopConsole
+from sqlmesh.core.context import Context
+from sqlmesh.core.loader import LoadedProject
+from sqlmesh.utils import CompletionStatus
+
+from dg_sqlmesh_component.worker import sqlmesh_internals as internals
+
+CONFIG = """
+gateways:
+  local:
+    connection: {{type: duckdb, database: {database}}}
+default_gateway: local
+model_defaults: {{dialect: duckdb, start: '2026-01-01'}}
+disable_anonymized_analytics: true
+"""
+FILES = {
+    "models/orders.sql": "MODEL (name shop.orders, kind INCREMENTAL_BY_TIME_RANGE (time_column day), cron '@daily', "
+    "tags (finance), audits (not_null(columns := (id)), positive)); "
+    "SELECT 1 AS id, @start_ds::DATE AS day",
+    "models/revenue.sql": "MODEL (name shop.revenue, kind FULL); SELECT count(*) AS n FROM shop.orders",
+    "audits/positive.sql": "AUDIT (name positive); SELECT * FROM @this_model WHERE id < 0",
+    "audits/alone.sql": "AUDIT (name alone, standalone true); SELECT * FROM shop.orders WHERE id < 0",
+}
+NOW = "2026-01-05 00:00:00"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A planned project. SQLMesh must not fork in a process that has threads."""
+    monkeypatch.setattr(constants, "MAX_FORK_WORKERS", 1)
+    for name, text in {"config.yaml": CONFIG.format(database=tmp_path / "db.db"), **FILES}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+Open = Callable[..., Context]
+
+
+@pytest.fixture
+def opened(folder: Path) -> Iterator[Open]:
+    contexts: list[Context] = []
+
+    def open_(type_: type[Context] = Context, *, load: bool = True) -> Context:
+        context = type_(paths=[str(folder)], config=load_configs(None, Config, [str(folder)]), load=load)
+        context.console = NoopConsole()
+        contexts.append(context)
+        return context
+
+    yield open_
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def planned(opened: Open) -> Open:
+    context = opened()
+    context.plan(auto_apply=True, no_prompts=True, skip_tests=True, skip_backfill=True)
+    context.close()
+    return opened
+
+
+def test_a_model_and_an_audit_have_the_file_that_defines_them(opened: Open, folder: Path) -> None:
+    context = opened()
+    files = {model.name: internals.file_of(model) for model in context.models.values()}
+    assert files == {f"shop.{name}": folder / "models" / f"{name}.sql" for name in ("orders", "revenue")}
+    assert internals.file_of(context.standalone_audits["alone"]) == folder / "audits" / "alone.sql"
+
+
+def test_each_loader_of_a_context_loads_by_its_load_method_and_can_be_watched(opened: Open) -> None:
+    loaded: list[LoadedProject] = []
+    context = opened(load=False)
+    internals.watch_loaders(context, loaded.append)
+    context.load()
+    assert [set(project.models) for project in loaded] == [set(context.models)]
+    assert set(loaded[0].standalone_audits) == {"alone"}
+
+
+def test_a_selector_answers_from_a_loaded_project_without_its_state(opened: Open, folder: Path) -> None:
+    context = opened()
+    chosen = internals.selector_of(context).expand_model_selections(["tag:finance+"])
+    assert {context.models[fqn].name for fqn in chosen} == {"shop.orders", "shop.revenue"}
+    assert not (folder / "db.db").exists()
+
+
+class Watched(Context):
+    """A context whose scheduler and evaluator are watched as the worker's are."""
+
+    watch: Callable[[Any, Any], None]
+
+    def create_scheduler(self, snapshots: Any, snapshot_evaluator: Any) -> Any:
+        scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+        self.watch(scheduler, snapshot_evaluator)
+        return scheduler
+
+
+def run(open_: Open, watch: Callable[[Any, Any], None]) -> CompletionStatus:
+    context = open_(Watched, load=False)
+    assert isinstance(context, Watched)
+    context.watch = watch
+    return context.run("prod", execution_time=NOW, skip_janitor=True)
+
+
+def test_a_run_calls_the_run_method_of_the_scheduler_that_the_context_has_created(planned: Open) -> None:
+    selected: list[Any] = []
+
+    def watch(scheduler: Any, _: Any) -> None:
+        original = scheduler.run
+
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            selected.append(kwargs["selected_snapshots"])
+            return original(*args, **kwargs)
+
+        internals.replace_run(scheduler, replacement)
+
+    assert run(planned, watch).is_success
+    assert selected == [None]
+
+
+def test_a_run_asks_for_missing_intervals_then_for_batches_and_computes_what_is_left(planned: Open) -> None:
+    asked: list[str] = []
+    finished: list[str] = []
+
+    def watch(scheduler: Any, _: Any) -> None:
+        find, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
+
+        def missing(*args: Any, **kwargs: Any) -> Any:
+            asked.append("missing")
+            return find(*args, **kwargs)
+
+        def batches(intervals: Any, *args: Any, **kwargs: Any) -> Any:
+            asked.append("batches")
+            left = {snapshot: found for snapshot, found in intervals.items() if "orders" in snapshot.name}
+            finished.extend(snapshot.name for snapshot in left)
+            return batch(left, *args, **kwargs)
+
+        internals.replace_intervals(scheduler, missing, batches)
+
+    assert run(planned, watch).is_success
+    assert asked == ["missing", "batches"]
+    context = planned(load=False)
+    environment = context.state_reader.get_environment("prod")
+    assert environment is not None
+    snapshots = context.state_reader.get_snapshots(environment.snapshots).values()
+    computed = {snapshot.name for snapshot in snapshots if snapshot.is_model and snapshot.intervals}
+    assert computed == set(finished), "what was taken out between the two is not computed"
+
+
+def test_a_run_evaluates_each_audit_of_a_model_by_the_two_methods_that_can_be_wrapped_once(planned: Open) -> None:
+    calls: list[tuple[str, str]] = []
+
+    def wrapped(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                result = method(*args, **kwargs)
+                calls.append((name, result.audit.name if name == "one" else ""))
+                if name == "one":
+                    assert {"snapshot", "start", "end", "deployability_index"} <= kwargs.keys()
+                return result
+
+            return call
+
+        return wrap
+
+    def watch(_: Any, evaluator: Any) -> None:
+        for _ in range(2):  # the second time changes nothing
+            internals.replace_audits(evaluator, wrapped("all"), wrapped("one"))
+
+    assert run(planned, watch).is_success
+    of_orders = [("one", "not_null"), ("one", "positive"), ("all", "")]
+    assert [call for call in calls if call != ("one", "alone")][:3] == of_orders
+
+
+def test_the_connections_of_all_threads_are_found_in_an_adapters_pool(planned: Open) -> None:
+    context = planned(load=False)
+    adapter = context.engine_adapter
+    adapter.fetchone("SELECT 1")
+    here = internals.open_connections([adapter])
+    assert any(hasattr(handle, "interrupt") for handle in here), "DuckDB's connections can be interrupted"
+    found: list[list[Any]] = []
+
+    def in_thread() -> None:
+        adapter.fetchone("SELECT 1")
+        found.append(internals.open_connections([adapter]))
+
+    thread = threading.Thread(target=in_thread)
+    thread.start()
+    thread.join()
+    assert {id(handle) for handle in here} <= {id(handle) for handle in found[0]}
