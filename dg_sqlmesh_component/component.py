@@ -59,7 +59,7 @@ from dg_sqlmesh_component.protocol.manifest import (
 )
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.run.recorder import recorded
-from dg_sqlmesh_component.run.step import StepOptions, execute_step
+from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.state.source import ManifestSource, settings
 from dg_sqlmesh_component.worker_process.requests import load_manifest
@@ -264,18 +264,15 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         Raises:
             dagster.Failure: At the end, when anything selected did not come out right.
         """
-        options = StepOptions(
-            allowed_environments=tuple(self.execution.environments),
-            concurrent_tasks=self.execution.concurrent_tasks,
+        yield from execute_step(
+            context,
+            self.project,
+            self._built,
+            self.execution,
             count_rows="row_count" in self.include_metadata,
             query_characters=self.metadata_limits.characters,
-            retries=self.execution.retries,
-            overlap_timeout=self.execution.overlap_timeout,
-            environment_timeout=self.execution.environment_timeout,
-            record_unchanged=self.execution.record_unchanged,
             owned=self._neighbours.models,
         )
-        yield from execute_step(context, self.project, self._built, options)
 
     @property
     def op_config_schema(self) -> type[SQLMeshRunConfig] | None:

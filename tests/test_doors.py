@@ -29,7 +29,7 @@ DOORS = {
 }
 """What each folder may import of the package; modules beside the folders may import everything."""
 
-WITHOUT_DAGSTER = ("protocol", "worker", "run/outcomes.py")
+WITHOUT_DAGSTER = ("protocol", "worker", "run/outcomes.py", "run/retry_decision.py")
 """Folders and modules that import nothing of Dagster's, directly or through modules of the package."""
 
 

@@ -14,9 +14,8 @@ from dg_sqlmesh_component.config.attributes import Execution
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, DeclarationError, SQLMeshComponentError
-from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.outcomes import Ledger
-from dg_sqlmesh_component.run.step import _Step
+from dg_sqlmesh_component.run.retry_decision import next_attempt
 
 # -- which ----------------------------------------------------------------------------------------
 
@@ -257,20 +256,14 @@ READER, AUDITED = "marts.revenue", "core.orders"
 
 
 def worth_another(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestFailed) -> msg.EvaluationRequest | None:
-    """What a step asks for behind an attempt in which `marts.revenue` read `staging.orders`."""
+    """What is tried again after an attempt in which `marts.revenue` read `staging.orders`."""
     project = manifest(model("staging.orders"), model(READER, reads=["staging.orders"]), model(AUDITED))
-    step = object.__new__(_Step)
-    step.retries = retries(max_retries=1)
-    step.interruption = Interruption(lambda: None)
-    step.assets = project_assets(project)
     nodes = (fqn("staging.orders"), fqn(READER))
-    step.request = msg.EvaluationRequest(
-        msg.OpenProject(("/shop",), None, None, None), "prod", nodes, (), {AUDITED: ()}, 0
-    )
-    step.ledger = Ledger(nodes, [AUDITED])
+    request = msg.EvaluationRequest(msg.OpenProject(("/shop",), None, None, None), "prod", nodes, (), {AUDITED: ()}, 0)
+    ledger = Ledger(nodes, [AUDITED])
     for event in events:
-        step.ledger.feed(event)
-    return step._worth_another(1, end)
+        ledger.feed(event)
+    return next_attempt(request, ledger, end, retries().is_transient, project_assets(project).downstream_of)
 
 
 def test_a_request_that_was_refused_is_not_made_again() -> None:
