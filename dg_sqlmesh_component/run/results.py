@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import dagster as dg
@@ -11,9 +10,10 @@ import dagster as dg
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, sql_metadata
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, block, counted, instant, listed
+from dg_sqlmesh_component.protocol.formatting import instant, listed
 from dg_sqlmesh_component.run.check_history import NOT_EVALUATED, Data, EarlierResult, data_metadata
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.run.wording import Wording, ranges, rows
 
 
 class Reporter:
@@ -37,13 +37,12 @@ class Reporter:
         self._selected = selected_checks
         self._environment = environment
         self._execution_time = execution_time
-        self.running: Set[str] | None = None
-        """In a cancelled run: the models that were running when it was cancelled."""
+        self.wording = Wording(assets, environment)
 
     @property
     def is_declared(self) -> bool:
         """Whether the declared environment runs. Of another one nothing is materialized, and no check evaluated."""
-        return self._environment == self._assets.manifest.environment
+        return self.wording.is_declared
 
     # -- models -----------------------------------------------------------------------------------
 
@@ -109,7 +108,7 @@ class Reporter:
         """A model that was not executed, or not in the declared environment, and why. Never a materialization."""
         return dg.AssetObservation(
             asset_key=self._assets.key(outcome.fqn),
-            description=self.sentence(outcome),
+            description=self.wording.sentence(outcome),
             metadata={**self._what_ran(outcome), **self._computed(outcome)},
         )
 
@@ -121,7 +120,7 @@ class Reporter:
         fine = outcome.outcome in (Outcome.EXECUTED, Outcome.UP_TO_DATE)
         # What somebody has cancelled has not gone wrong.
         is_warning = outcome.outcome is Outcome.WAITING or (
-            outcome.outcome is Outcome.INTERRUPTED and self.running is not None
+            outcome.outcome is Outcome.INTERRUPTED and self.wording.running is not None
         )
         return [
             dg.AssetCheckResult(
@@ -129,105 +128,10 @@ class Reporter:
                 check_name=key.name,
                 passed=fine,
                 severity=dg.AssetCheckSeverity.WARN if is_warning else dg.AssetCheckSeverity.ERROR,
-                description=self.sentence(outcome),
+                description=self.wording.sentence(outcome),
                 metadata={**self._what_ran(outcome), **self._causes(outcome)},
             )
         ]
-
-    def sentence(self, outcome: NodeOutcome) -> str:
-        """What SQLMesh did with a model, for people; of another environment than the declared one, with its name."""
-        place = "" if self.is_declared else f"In environment {self._environment}: "
-        return place + self._sentence(outcome)
-
-    def _sentence(self, outcome: NodeOutcome) -> str:
-        name = self._assets.name(outcome.fqn)
-        errors = "".join(map(block, outcome.errors))
-        match outcome.outcome:
-            case Outcome.EXECUTED:
-                later = f" More is due, and waits: {self._awaited(outcome)}." if outcome.unselected else ""
-                return f"{name} was executed for {ranges(outcome.intervals)}.{later}"
-            case Outcome.UP_TO_DATE:
-                due = f" Next due at {instant(outcome.next_due)}." if outcome.next_due else ""
-                return f"{name} had nothing to do: {outcome.reason}.{due}"
-            case Outcome.WAITING:
-                return f"{name} is waiting: {self._awaited(outcome)}."
-            case Outcome.BLOCKED:
-                return f"{name} was not executed, because of a failure upstream of it: {self._culprits(outcome)}."
-            case Outcome.FAILED:
-                return f"{name}{self._file(outcome)} failed.{self._waits_now(outcome)}{errors}"
-            case Outcome.AUDIT_FAILED:
-                return f"{name}{self._file(outcome)} failed its audit{self._failing_audits(outcome) or f'.{errors}'}"
-            case Outcome.PARTLY_EXECUTED:
-                return (
-                    f"{name}{self._file(outcome)} failed after {outcome.finished_batches} of "
-                    f"{counted(outcome.planned_batches, 'batch', 'batches')}. "
-                    f"What is finished stays: {ranges(outcome.intervals)}.{self._waits_now(outcome)}{errors}"
-                )
-            case Outcome.INTERRUPTED if self._was_not_started(outcome):
-                return f"{name} was not started: the run was cancelled. The next run executes it."
-            case Outcome.INTERRUPTED:
-                cause = " ".join(map(_as_sentence, outcome.errors))
-                done = f"Finished before that: {ranges(outcome.intervals)}." if outcome.intervals else ""
-                behind = "\n\n" if "\n" in cause else " "
-                return f"{name} was interrupted: {cause}{behind}{done}".rstrip()
-            case Outcome.NOT_IN_ENVIRONMENT:
-                return f"{name}: {' '.join(outcome.errors)}"
-
-    def _was_not_started(self, outcome: NodeOutcome) -> bool:
-        return self.running is not None and not outcome.intervals and outcome.fqn not in self.running
-
-    def _file(self, outcome: NodeOutcome) -> str:
-        """Where to look: the model's file, from the project's folder."""
-        model = self._assets.models.get(outcome.fqn)
-        path = model.path if model else None
-        for folder in self._assets.manifest.paths:
-            if path is not None and path.startswith(f"{folder}{os.sep}"):
-                return f" ({os.path.relpath(path, folder)})"
-        return ""
-
-    def _culprits(self, outcome: NodeOutcome) -> str:
-        return ", ".join(map(self._assets.name, outcome.culprits)) or "a model upstream"
-
-    def audit_lines(self, outcome: NodeOutcome | AuditOnlyOutcome) -> list[str]:
-        """The results of a node's audits in a run of another environment, whose checks nobody reports."""
-        start = f"{self._assets.name(outcome.fqn)} in environment {self._environment}: audit"
-        return [
-            f"{start} {audit.name} passed."
-            if audit.passed
-            else f"{start} {audit.name} could not be evaluated.{block(audit.error)}"
-            if audit.error
-            else f"{start} {audit.name} failed: {rows(audit.failing_rows)}."
-            for audit in outcome.audits
-        ]
-
-    def _failing_audits(self, outcome: NodeOutcome) -> str:
-        failing = [audit for audit in outcome.audits if audit.blocking and not audit.passed]
-        said = ", ".join(f"{audit.name} ({rows(audit.failing_rows)})" for audit in failing)
-        return f" {said}." if said else ""
-
-    def _waits_now(self, outcome: NodeOutcome) -> str:
-        """Why another attempt left out what failed in an earlier one."""
-        is_waiting = outcome.signals or outcome.upstream or outcome.unselected
-        return f" Another attempt left it out: {self._awaited(outcome)}." if is_waiting else ""
-
-    def _awaited(self, outcome: NodeOutcome) -> str:
-        if outcome.signals:
-            return f"its signal {', '.join(outcome.signals)} has no interval ready"
-        if outcome.upstream:
-            return f"upstream of it, {', '.join(map(self._assets.name, outcome.upstream))} waits for a signal"
-        if outcome.unselected:
-            names = {fqn: self._assets.name(fqn) for fqn in outcome.unselected}
-            elsewhere = [name for fqn, name in names.items() if fqn not in self._assets.specs]
-            advice = "Select them too, with all that is upstream of them"
-            if elsewhere:
-                others = listed(elsewhere)
-                advice = (
-                    f"Not in this component: {others}. If the file was deleted, promote that with `sqlmesh plan`; else "
-                    "run it with the component of its project, or with `sqlmesh run`"
-                )
-            due = listed([*names.values()])
-            return f"models upstream have pending intervals and are not part of this step: {due}. {advice}"
-        return "none of its missing intervals is ready"
 
     # -- checks -----------------------------------------------------------------------------------
 
@@ -349,29 +253,10 @@ class Reporter:
             reported: The checks that have a result.
         """
         return [
-            not_evaluated(key, f"Not evaluated: {self._why_not_evaluated(outcome)}")
+            not_evaluated(key, f"Not evaluated: {self.wording.why_not_evaluated(outcome)}")
             for key in self._assets.audit_checks.get(outcome.fqn, ())
             if key in self._selected and key not in reported
         ]
-
-    def _why_not_evaluated(self, outcome: NodeOutcome) -> str:
-        name = self._assets.name(outcome.fqn)
-        match outcome.outcome:
-            case Outcome.BLOCKED:
-                return f"{name} was not executed, because of a failure upstream of it: {self._culprits(outcome)}."
-            case Outcome.FAILED | Outcome.PARTLY_EXECUTED:
-                return f"{name} failed."
-            case Outcome.AUDIT_FAILED:
-                return f"{name} failed another audit."
-            case Outcome.INTERRUPTED:
-                return f"{name} was interrupted."
-            case Outcome.NOT_IN_ENVIRONMENT:
-                return f"{name} is not promoted in environment {self._environment}."
-            case _:
-                return (
-                    f"{name} was not executed in this run, and no earlier result is about the data that it has now. "
-                    "Execute this check alone to evaluate it."
-                )
 
     # -- metadata ---------------------------------------------------------------------------------
 
@@ -415,7 +300,7 @@ class Reporter:
         """Why a model is not executed; on a run's page Dagster shows metadata, and no descriptions."""
         metadata: dict[str, Any] = {}
         if outcome.outcome is Outcome.WAITING or (outcome.outcome is Outcome.EXECUTED and outcome.unselected):
-            metadata["sqlmesh/waiting_for"] = self._awaited(outcome)
+            metadata["sqlmesh/waiting_for"] = self.wording.awaited(outcome)
         if outcome.culprits:
             metadata["sqlmesh/blocked_by"] = ", ".join(map(self._assets.name, outcome.culprits))
         if outcome.failed_audits:
@@ -423,94 +308,6 @@ class Reporter:
         if outcome.errors:
             metadata["sqlmesh/error"] = "\n".join(outcome.errors)
         return metadata
-
-    # -- the one failure --------------------------------------------------------------------------
-
-    def failure(
-        self,
-        outcomes: Sequence[NodeOutcome],
-        audited: Sequence[AuditOnlyOutcome],
-        problems: Sequence[str],
-    ) -> dg.Failure | None:
-        """The step's one Failure, which names each failed model, its error and what it blocked; None if all is well."""
-        lines = [
-            *self._failed_lines(outcomes),
-            *self._missing_lines(outcomes),
-            *self._interrupted_lines(outcomes, problems),
-            *self._audit_lines(audited),
-        ]
-        if not lines and not problems and not any(one.outcome.is_failure for one in outcomes):
-            return None
-        counts = _counts(outcomes)
-        head = [f"SQLMesh in environment {self._environment}: {counts}."] if counts else []
-        return dg.Failure(
-            description=_paragraphs([*head, *problems, *lines]),
-            metadata={
-                f"sqlmesh/{outcome.value}": self._names([one.fqn for one in outcomes if one.outcome is outcome])
-                for outcome in Outcome
-                if any(one.outcome is outcome for one in outcomes)
-            },
-        )
-
-    def _failed_lines(self, outcomes: Sequence[NodeOutcome]) -> list[str]:
-        """What went wrong with each model, up to a bound; beyond it, the models' names."""
-        named = (Outcome.BLOCKED, Outcome.INTERRUPTED, Outcome.NOT_IN_ENVIRONMENT)
-        failed = [one for one in outcomes if one.outcome.is_failure and one.outcome not in named]
-        blocked = [one for one in outcomes if one.outcome is Outcome.BLOCKED]
-        lines = []
-        for outcome in failed[:MAX_LISTED]:
-            held_up = [one.fqn for one in blocked if outcome.fqn in one.culprits]
-            lines.append(self.sentence(outcome) + (f"\n\nBlocked by it: {self._names(held_up)}." if held_up else ""))
-        rest = [one.fqn for one in failed[MAX_LISTED:]]
-        return [*lines, f"Failed as well: {self._names(rest)}."] if rest else lines
-
-    def _interrupted_lines(self, outcomes: Sequence[NodeOutcome], problems: Sequence[str]) -> list[str]:
-        """What was interrupted: one line a cause, since one interrupts many, and one for each that got somewhere."""
-        interrupted = [one for one in outcomes if one.outcome is Outcome.INTERRUPTED]
-        lines = [self.sentence(one) for one in interrupted if one.intervals]
-        by_cause: dict[str, list[str]] = {}
-        for one in interrupted:
-            if not one.intervals and not self._was_not_started(one):
-                by_cause.setdefault(" ".join(one.errors), []).append(one.fqn)
-        not_started = [one.fqn for one in interrupted if self._was_not_started(one)]
-        if not_started:
-            lines.append(f"Not started: {self._names(not_started)}. The next run executes them.")
-        for cause, nodes in by_cause.items():
-            reason = "" if cause in problems else f" {_as_sentence(cause)}"
-            lines.append(f"Interrupted: {self._names(nodes)}.{reason}")
-        return lines
-
-    def _missing_lines(self, outcomes: Sequence[NodeOutcome]) -> list[str]:
-        """What is not promoted, with the plan that promotes it, once for all of it."""
-        nodes_by_reason: dict[str, list[str]] = {}
-        for outcome in outcomes:
-            if outcome.outcome is Outcome.NOT_IN_ENVIRONMENT:
-                nodes_by_reason.setdefault(" ".join(outcome.errors), []).append(outcome.fqn)
-        return [f"{self._names(nodes)}: {reason}" for reason, nodes in nodes_by_reason.items()]
-
-    def _audit_lines(self, audited: Sequence[AuditOnlyOutcome]) -> list[str]:
-        """What is wrong with nodes of which only the audits were asked for."""
-        errors = [
-            f"{self._assets.name(one.fqn)}: its audits could not be evaluated: {one.error}"
-            for one in audited
-            if one.error
-        ]
-        failing = [
-            f"{self._assets.name(one.fqn)}: audit {audit.name} failed: {rows(audit.failing_rows)}."
-            for one in audited
-            for audit in one.audits
-            if audit.blocking and audit.failing_rows
-        ]
-        broken = [
-            f"{self._assets.name(one.fqn)}: audit {audit.name} could not be evaluated: {audit.error}"
-            for one in audited
-            for audit in one.audits
-            if audit.error
-        ]
-        return [*errors, *broken, *failing]
-
-    def _names(self, nodes: Sequence[str]) -> str:
-        return ", ".join(map(self._assets.name, nodes))
 
 
 def unapplied_change(assets: ProjectAssets, node: str, promoted: msg.PromotedNode) -> str | None:
@@ -523,26 +320,6 @@ def unapplied_change(assets: ProjectAssets, node: str, promoted: msg.PromotedNod
         same = model is None or model.metadata_hash == promoted.metadata_hash
         return None if same else "metadata"
     return "data"
-
-
-def ranges(intervals: Iterable[msg.Interval]) -> str:
-    """Intervals for people: `[start, end)` in UTC, those of whole days without a time."""
-    return ", ".join(f"[{', '.join(_alike(interval))})" for interval in intervals)
-
-
-def _alike(interval: msg.Interval) -> list[str]:
-    """Both ends in one format."""
-    ends = [instant(end) for end in interval]
-    midnight = "T00:00:00Z"
-    return [end.removesuffix(midnight) for end in ends] if all(end.endswith(midnight) for end in ends) else ends
-
-
-def _paragraphs(texts: Sequence[str]) -> str:
-    """Texts one below the other, behind one of several lines with a blank line between."""
-    joined = ""
-    for text in texts:
-        joined += f"{text}\n\n" if "\n" in text else f"{text}\n"
-    return joined.rstrip("\n")
 
 
 def _intervals_metadata(intervals: Sequence[msg.Interval]) -> dict[str, Any]:
@@ -577,23 +354,6 @@ def _timestamp(milliseconds: int) -> dg.TimestampMetadataValue:
 
 def _severity(blocking: bool) -> dg.AssetCheckSeverity:
     return dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
-
-
-def rows(count: int) -> str:
-    """How many rows, for people."""
-    return counted(count, "row")
-
-
-def _as_sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def _counts(outcomes: Sequence[NodeOutcome]) -> str:
-    worst_first = sorted(Outcome, key=lambda outcome: (not outcome.is_failure, outcome is Outcome.BLOCKED))
-    found = [
-        (sum(one.outcome is outcome for one in outcomes), outcome.value.replace("_", " ")) for outcome in worst_first
-    ]
-    return ", ".join(f"{count} {word}" for count, word in found if count)
 
 
 def _audit_metadata(audit: AuditResult) -> dict[str, Any]:

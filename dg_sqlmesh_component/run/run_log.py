@@ -12,7 +12,8 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
-from dg_sqlmesh_component.run.results import Reporter, rows, unapplied_change
+from dg_sqlmesh_component.run.results import unapplied_change
+from dg_sqlmesh_component.run.wording import Wording, rows
 
 REFRESH = "dg utils refresh-defs-state"
 
@@ -29,13 +30,13 @@ class RunLog:
         self,
         context: dg.AssetExecutionContext,
         assets: ProjectAssets,
-        reporter: Reporter,
+        wording: Wording,
         told_checks: Set[dg.AssetCheckKey],
         owned: Set[str],
     ) -> None:
         self._context = context
         self._assets = assets
-        self._reporter = reporter
+        self._wording = wording
         self._told_checks = told_checks
         self._owned = owned
 
@@ -116,14 +117,14 @@ class RunLog:
     def outcome(self, outcome: NodeOutcome) -> None:
         """Failures, and what no materialization or observation says: each line is one more event to record."""
         if outcome.outcome.is_failure:
-            self._context.log.error(self._reporter.sentence(outcome))
+            self._context.log.error(self._wording.sentence(outcome))
         elif outcome.outcome is Outcome.WAITING or outcome.fqn not in self._assets.specs:
-            self._context.log.info(self._reporter.sentence(outcome))
+            self._context.log.info(self._wording.sentence(outcome))
 
     def audits(self, outcome: NodeOutcome | AuditOnlyOutcome) -> None:
         """Results of audits that no check shows: of another environment, or whose check the run does not have."""
-        if not self._reporter.is_declared:
-            for line, audit in zip(self._reporter.audit_lines(outcome), outcome.audits):
+        if not self._wording.is_declared:
+            for line, audit in zip(self._wording.audit_lines(outcome), outcome.audits):
                 self._context.log.log(level="INFO" if audit.passed else "WARNING", msg=line)
         elif isinstance(outcome, NodeOutcome):
             self._unselected(outcome)

@@ -20,6 +20,7 @@ from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.check_history import CheckHistory, last_evaluations
+from dg_sqlmesh_component.run.failure import failure_of
 from dg_sqlmesh_component.run.outcomes import Ledger
 from dg_sqlmesh_component.run.planned_step import refuse_what_was_not_planned
 from dg_sqlmesh_component.run.recorder import told_checks
@@ -112,7 +113,7 @@ class _Step:
         is_declared = request.environment == assets.manifest.environment
         checks = told_checks(context) if is_declared else frozenset()
         self._reporter = Reporter(assets, checks, request.environment, request.execution_time)
-        self._log = RunLog(context, assets, self._reporter, checks, owned)
+        self._log = RunLog(context, assets, self._reporter.wording, checks, owned)
         self._results = StepResults(
             context,
             assets,
@@ -147,7 +148,8 @@ class _Step:
 
     def _failure(self) -> dg.Failure | None:
         problems = [*self._problems, *self._results.known_failures]
-        return self._reporter.failure(self._results.outcomes, self._results.audited, problems)
+        outcomes, audited = self._results.outcomes, self._results.audited
+        return failure_of(self._reporter.wording, outcomes, audited, problems)
 
     # -- attempts ---------------------------------------------------------------------------------
 
@@ -219,7 +221,7 @@ class _Step:
     def _settle(self, end: retry_decision.End) -> Iterator[Any]:
         """Settle whatever the last attempt left open."""
         if self.interruption.came:
-            self._reporter.running = self._cut_off
+            self._reporter.wording.running = self._cut_off
         if isinstance(end, msg.EvaluationFinished):
             yield from self._results.report(self._ledger.feed(end))
         elif isinstance(end, msg.RequestFailed):

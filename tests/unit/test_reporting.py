@@ -24,12 +24,10 @@ from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, instant, listed
 from dg_sqlmesh_component.run.check_history import Data, EarlierResult, data_in
+from dg_sqlmesh_component.run.failure import failure_of
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
-from dg_sqlmesh_component.run.results import (
-    Reporter,
-    ranges,
-    unapplied_change,
-)
+from dg_sqlmesh_component.run.results import Reporter, unapplied_change
+from dg_sqlmesh_component.run.wording import ranges
 
 ASSETS = project_assets(SHOP)
 KEY = dg.AssetKey(["core", "orders"])
@@ -164,7 +162,7 @@ def test_the_table_leaves_every_key_of_the_metadata_somewhere() -> None:
 
 @every_row
 def test_the_step_fails_exactly_when_the_table_says_so(row: Row) -> None:
-    failure = reporter().failure([row.outcome], [], [])
+    failure = failure_of(reporter().wording, [row.outcome], [], [])
     assert (failure is not None) == row.outcome.outcome.is_failure
 
 
@@ -266,7 +264,7 @@ def test_a_node_that_has_no_table_in_another_environment_names_none() -> None:
 
 
 def test_the_failure_names_the_environment_that_ran() -> None:
-    failure = reporter(environment="dev").failure([BLOCKED], [], [])
+    failure = failure_of(reporter(environment="dev").wording, [BLOCKED], [], [])
     assert failure is not None
     assert failure.description == "SQLMesh in environment dev: 1 blocked."
 
@@ -469,7 +467,7 @@ def test_an_audit_without_a_check_has_no_result() -> None:
 
 def test_a_step_in_which_all_is_well_has_no_failure() -> None:
     passed = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (D2,), None)
-    assert reporter().failure([EXECUTED], [passed], []) is None
+    assert failure_of(reporter().wording, [EXECUTED], [passed], []) is None
 
 
 def test_the_failure_names_each_failed_model_its_error_and_what_it_blocked() -> None:
@@ -483,7 +481,7 @@ def test_the_failure_names_each_failed_model_its_error_and_what_it_blocked() -> 
         NodeOutcome(b_child, Outcome.BLOCKED, culprits=(b,)),
         NodeOutcome(of_both, Outcome.BLOCKED, culprits=(a, b)),
     ]
-    failure = reporter(assets).failure(outcomes, [], [])
+    failure = failure_of(reporter(assets).wording, outcomes, [], [])
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 audit failed, 3 blocked.\n"
@@ -499,13 +497,13 @@ def test_the_failure_names_each_failed_model_its_error_and_what_it_blocked() -> 
 
 
 def test_a_model_blocked_by_one_that_this_step_did_not_run_fails_the_step_too() -> None:
-    failure = reporter().failure([BLOCKED], [], [])
+    failure = failure_of(reporter().wording, [BLOCKED], [], [])
     assert failure is not None
     assert failure.description == "SQLMesh in environment prod: 1 blocked."
 
 
 def test_the_failure_counts_what_went_well() -> None:
-    failure = reporter().failure([EXECUTED, replace(FAILED, fqn=STAGING)], [], [])
+    failure = failure_of(reporter().wording, [EXECUTED, replace(FAILED, fqn=STAGING)], [], [])
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 executed.\n"
@@ -515,27 +513,27 @@ def test_the_failure_counts_what_went_well() -> None:
 
 
 def test_a_problem_of_the_whole_run_fails_the_step_although_every_model_was_executed() -> None:
-    failure = reporter().failure([EXECUTED], [], ["SQLMesh's process was killed."])
+    failure = failure_of(reporter().wording, [EXECUTED], [], ["SQLMesh's process was killed."])
     assert failure is not None
     assert failure.description == "SQLMesh in environment prod: 1 executed.\nSQLMesh's process was killed."
 
 
 def test_a_problem_without_any_outcome_is_the_whole_failure() -> None:
-    failure = reporter().failure([], [], ["There is no folder /shop."])
+    failure = failure_of(reporter().wording, [], [], ["There is no folder /shop."])
     assert failure is not None
     assert (failure.description, dict(failure.metadata)) == ("There is no folder /shop.", {})
 
 
 def test_only_a_blocking_audit_without_its_model_fails_the_step() -> None:
     failed = [audit_result("not_null", D1, failing_rows=3), audit_result("recent", D1, failing_rows=9)]
-    failure = reporter().failure([], [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
+    failure = failure_of(reporter().wording, [], [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
     assert failure is not None
     assert failure.description == "core.orders: audit not_null failed: 3 rows."
-    assert reporter().failure([], [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
+    assert failure_of(reporter().wording, [], [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
 
 
 def test_audits_that_could_not_be_evaluated_fail_the_step() -> None:
-    failure = reporter().failure([], [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
+    failure = failure_of(reporter().wording, [], [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
     assert failure is not None
     assert failure.description == "core.orders: its audits could not be evaluated: no such table"
 
@@ -546,7 +544,7 @@ def test_the_failure_describes_some_of_many_and_names_every_one() -> None:
     assets = project_assets(manifest(*map(model, [*failed, *blocked])))
     outcomes = [NodeOutcome(fqn(name), Outcome.FAILED, errors=("boom",)) for name in failed]
     outcomes += [NodeOutcome(fqn(name), Outcome.BLOCKED, culprits=(fqn(failed[0]),)) for name in blocked]
-    failure = reporter(assets).failure(outcomes, [], [])
+    failure = failure_of(reporter(assets).wording, outcomes, [], [])
     assert failure is not None
     head, *lines, last = (failure.description or "").splitlines()
     assert head == f"SQLMesh in environment prod: {count} failed, {count} blocked."
@@ -575,7 +573,9 @@ def test_one_cause_that_interrupts_many_models_is_told_once() -> None:
         NodeOutcome(b, Outcome.INTERRUPTED, errors=("The database is locked.",)),
         NodeOutcome(c, Outcome.INTERRUPTED, errors=("The database is locked.",), intervals=(D1,)),
     ]
-    failure = reporter(project_assets(manifest(*map(model, names)))).failure(outcomes, [], ["The database is locked."])
+    failure = failure_of(
+        reporter(project_assets(manifest(*map(model, names)))).wording, outcomes, [], ["The database is locked."]
+    )
     assert failure is not None
     assert (failure.description or "").splitlines() == [
         "SQLMesh in environment prod: 3 interrupted.",
@@ -590,7 +590,7 @@ def test_one_cause_that_interrupts_many_models_is_told_once() -> None:
 
 def test_a_model_that_a_cancelled_run_did_not_reach_was_not_started_and_its_check_is_a_warning() -> None:
     cancelled = reporter()
-    cancelled.running = {STAGING}
+    cancelled.wording.running = {STAGING}
     (check,) = cancelled.status_check(NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("The run was cancelled.",)))
     sentence = "core.orders was not started: the run was cancelled. The next run executes it."
     assert said(check) == (False, WARN, sentence)
@@ -598,16 +598,16 @@ def test_a_model_that_a_cancelled_run_did_not_reach_was_not_started_and_its_chec
 
 def test_a_model_that_a_cancelled_run_has_cut_off_was_interrupted() -> None:
     cancelled = reporter()
-    cancelled.running = {ORDERS}
+    cancelled.wording.running = {ORDERS}
     outcome = NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("The run was cancelled.",))
-    assert cancelled.sentence(outcome) == "core.orders was interrupted: The run was cancelled."
+    assert cancelled.wording.sentence(outcome) == "core.orders was interrupted: The run was cancelled."
 
 
 def test_the_failure_of_a_cancelled_run_lists_what_was_not_started_in_one_line() -> None:
     cancelled = reporter()
-    cancelled.running = {STAGING}
+    cancelled.wording.running = {STAGING}
     outcomes = [NodeOutcome(fqn, Outcome.INTERRUPTED, errors=("The run was cancelled.",)) for fqn in (STAGING, ORDERS)]
-    failure = cancelled.failure(outcomes, [], ["The run was cancelled."])
+    failure = failure_of(cancelled.wording, outcomes, [], ["The run was cancelled."])
     assert failure is not None
     assert failure.description is not None
     assert failure.description.splitlines()[1:] == [
@@ -620,7 +620,7 @@ def test_the_failure_of_a_cancelled_run_lists_what_was_not_started_in_one_line()
 @pytest.mark.parametrize("outcome", [Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.FAILED, Outcome.BLOCKED])
 def test_what_happened_in_another_environment_is_told_with_its_name(outcome: Outcome) -> None:
     elsewhere = Reporter(ASSETS, frozenset(), "dev", STARTED_AT)
-    assert elsewhere.sentence(NodeOutcome(ORDERS, outcome)).startswith("In environment dev: core.orders ")
+    assert elsewhere.wording.sentence(NodeOutcome(ORDERS, outcome)).startswith("In environment dev: core.orders ")
 
 
 # -- words ----------------------------------------------------------------------------------------
@@ -665,24 +665,25 @@ def test_whole_days_are_shown_without_their_time_and_both_ends_alike(
     ids=["one line", "with a mark below a line"],
 )
 def test_an_error_stands_as_it_is_in_a_block_of_its_own(error: str, sentence: str) -> None:
-    assert reporter().sentence(replace(FAILED, errors=(error,))) == sentence
+    assert reporter().wording.sentence(replace(FAILED, errors=(error,))) == sentence
 
 
 def test_an_audit_failure_is_told_in_sqlmeshs_words_when_the_rows_are_not_known() -> None:
     outcome = NodeOutcome(ORDERS, Outcome.AUDIT_FAILED, errors=("Audit not_null failed",), failed_audits=("not_null",))
     assert (
-        reporter().sentence(outcome) == "core.orders (models/orders.sql) failed its audit.\n\n    Audit not_null failed"
+        reporter().wording.sentence(outcome)
+        == "core.orders (models/orders.sql) failed its audit.\n\n    Audit not_null failed"
     )
 
 
 def test_a_blocked_model_without_a_known_culprit_is_blocked_by_a_model_upstream() -> None:
-    sentence = reporter().sentence(replace(BLOCKED, culprits=()))
+    sentence = reporter().wording.sentence(replace(BLOCKED, culprits=()))
     assert sentence == "core.orders was not executed, because of a failure upstream of it: a model upstream."
 
 
 def test_a_node_that_is_no_model_is_called_by_its_name() -> None:
     outcome = NodeOutcome("orders_add_up", Outcome.FAILED, errors=("boom",))
-    assert reporter().sentence(outcome) == "orders_add_up failed.\n\n    boom"
+    assert reporter().wording.sentence(outcome) == "orders_add_up failed.\n\n    boom"
 
 
 def test_the_same_audit_twice_reports_each_result_on_its_own_check() -> None:
