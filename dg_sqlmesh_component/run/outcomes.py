@@ -1,11 +1,29 @@
 """The fold: events in, one outcome per requested node out, as soon as it is certain. Pure.
 
-The outcome table of the documentation, the rules below and the parametrisation of their tests are
-one table. Only `executed` may become a materialization. Evidence comes in three steps: SQLMesh
-plans batches, which leaves out what has nothing to do, batches finish (a failing one says so by having
-no duration), and at the end SQLMesh names what failed and what it left out. `executed` is certain when
-the last planned batch finished; everything else only at the end, or when the process is gone, because
-SQLMesh may start over when a plan lands in mid-run.
+Theory of operation. The ledger has one entry for each requested node. Each event of the worker adds evidence to
+entries; an entry is *open* until it is *settled* with one `Outcome`, which is handed out once.
+
+Evidence, in the order in which SQLMesh gives it:
+
+1. `EnvironmentOpened`: what is promoted. Requested nodes that are not are settled: `not_in_environment`.
+2. `EvaluationPlanned`: the batches of each node that has something to do. `NodeUpToDate` and `NodeWaiting` follow for
+   those that are left out.
+3. `AuditEvaluated`, `BatchFinished`: a batch without a duration has failed. When the last planned batch of a node has
+   finished, the node is settled: `executed`. This is the only outcome that is certain before the end.
+4. `NodeFailed`, `NodesBlocked`: what failed, and what was left out because of it, once SQLMesh is through.
+5. `EvaluationFinished`, `RequestFailed`, or the end of the process (`close`): every open entry is judged by the
+   strongest evidence there is (`_Entry.judge`): failures, culprits, finished batches, waiting, up to date, interrupted.
+
+Two things start over. A second `EvaluationPlanned` means that a plan has landed and SQLMesh runs again: what finished
+stays done, the rest of the evidence is void, and a node that was settled may be computed `again`. `pause` ends an
+attempt that another one follows: some entries stay open, with their finished batches.
+
+Invariants: each requested node gets exactly one outcome (two if SQLMesh computes it again after a plan has landed,
+the second marked `again`); `executed` never rests on a callback alone, but on every planned batch; what SQLMesh
+reports and cannot be true of the request is a contradiction, which fails the step. A run that ends before SQLMesh has
+planned anything was refused: no node has an outcome.
+
+The outcome table of the documentation, these rules and the parametrisation of their tests are one table.
 """
 
 from __future__ import annotations
@@ -198,6 +216,66 @@ class _Entry:
     def is_complete(self) -> bool:
         return bool(self.planned) and len(self.finished) == len(self.planned or ())
 
+    def judge(self, interruption: str | None) -> tuple[Outcome, tuple[str, ...]]:
+        """The outcome of a node whose last planned batch never finished, from the strongest evidence down."""
+        if self.failures:
+            errors = _messages(self.failures)
+            if self.done:
+                return Outcome.PARTLY_EXECUTED, errors
+            if all(failure.failed_audits for failure in self.failures):
+                return Outcome.AUDIT_FAILED, errors
+            return Outcome.FAILED, errors
+        if self.culprits:
+            return Outcome.BLOCKED, ()
+        if self.done and not self.planned and (interruption is None or self.is_explained):
+            return Outcome.EXECUTED, ()  # in an earlier pass; the last one had nothing to add
+        if self.waiting is not None:
+            if self.earlier_errors:  # it was ready when it failed: what keeps it from running now is no excuse
+                return Outcome.PARTLY_EXECUTED if self.done else Outcome.FAILED, self.earlier_errors
+            return Outcome.WAITING, ()
+        if self.planned is None and self.up_to_date is not None:
+            return Outcome.UP_TO_DATE, ()
+        if interruption is not None:
+            return Outcome.INTERRUPTED, (interruption,)
+        return Outcome.INTERRUPTED, ("SQLMesh ended the run without saying what became of it.",)
+
+    def outcome(
+        self, fqn: str, outcome: Outcome, errors: tuple[str, ...], promoted: msg.PromotedNode | None
+    ) -> NodeOutcome:
+        """The line of the ledger that this evidence makes of a verdict."""
+        done = self.done
+        up_to_date, waiting = self.up_to_date, self.waiting
+        idle = up_to_date or waiting
+        denied = self.unselected if outcome is Outcome.EXECUTED else ()
+        return NodeOutcome(
+            fqn=fqn,
+            outcome=outcome,
+            promoted=promoted,
+            intervals=_merge(batch.interval for batch in done),
+            planned_batches=len(self.planned or ()) + len(self.earlier),
+            finished_batches=len(done),
+            duration_ms=sum(batch.duration_ms or 0 for batch in done),
+            rows=_total([batch.rows for batch in done]),
+            bytes=_total([batch.bytes for batch in done]),
+            row_count=self.row_count,
+            audits=_audit_results(self.audits),
+            errors=errors,
+            failed_audits=tuple(dict.fromkeys(name for failure in self.failures for name in failure.failed_audits)),
+            culprits=self.culprits,
+            signals=waiting.signals if waiting else (),
+            upstream=waiting.upstream if waiting else (),
+            unselected=waiting.unselected if waiting else denied,
+            reason=up_to_date.reason if up_to_date else None,
+            next_due=up_to_date.next_due if up_to_date else None,
+            last_interval_end=idle.last_interval_end if idle else None,
+            of=idle.of if idle else None,
+            altered_at=idle.altered_at if idle else None,
+            computed=up_to_date.intervals if up_to_date else (),
+            computed_at=up_to_date.computed_at if up_to_date else None,
+            attempts=self.attempts,
+            again=self.again,
+        )
+
 
 class Ledger:
     """Balances a run: every requested node ends in exactly one outcome, whatever happens.
@@ -224,11 +302,6 @@ class Ledger:
     def was_refused(self) -> bool:
         """Whether the run ended before SQLMesh planned, failed or audited anything: no node has an outcome then."""
         return self._closed and not self._has_begun and self._status is None
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the last event was seen or `close` was called."""
-        return self._closed
 
     @property
     def contradictions(self) -> tuple[str, ...]:
@@ -305,7 +378,7 @@ class Ledger:
         unheard = interruption or "SQLMesh ended the run without evaluating them."
         return [
             *(
-                self._settle(fqn, *self._judge(entry, interruption))
+                self._settle(fqn, *entry.judge(interruption))
                 for fqn, entry in self._entries.items()
                 if not entry.settled
             ),
@@ -364,7 +437,7 @@ class Ledger:
         """End an attempt that another one follows: `kept` stay open, the other open nodes are settled."""
         self._failed_earlier = self.failed_for_good
         settled: list[NodeOutcome | AuditOnlyOutcome] = [
-            self._settle(fqn, *self._judge(entry, None))
+            self._settle(fqn, *entry.judge(None))
             for fqn, entry in self._entries.items()
             if not entry.settled and fqn not in kept
         ]
@@ -435,66 +508,10 @@ class Ledger:
                 event.fqn, f"SQLMesh said that {event.fqn} was {told}, and then that it failed: {event.message}"
             )
 
-    # -- verdicts ---------------------------------------------------------------------------------
-
-    def _judge(self, entry: _Entry, interruption: str | None) -> tuple[Outcome, tuple[str, ...]]:
-        """The outcome of a node whose last planned batch never finished, from the strongest evidence down."""
-        if entry.failures:
-            errors = _messages(entry.failures)
-            if entry.done:
-                return Outcome.PARTLY_EXECUTED, errors
-            if all(failure.failed_audits for failure in entry.failures):
-                return Outcome.AUDIT_FAILED, errors
-            return Outcome.FAILED, errors
-        if entry.culprits:
-            return Outcome.BLOCKED, ()
-        if entry.done and not entry.planned and (interruption is None or entry.is_explained):
-            return Outcome.EXECUTED, ()  # in an earlier pass; the last one had nothing to add
-        if entry.waiting is not None:
-            if entry.earlier_errors:  # it was ready when it failed: what keeps it from running now is no excuse
-                return Outcome.PARTLY_EXECUTED if entry.done else Outcome.FAILED, entry.earlier_errors
-            return Outcome.WAITING, ()
-        if entry.planned is None and entry.up_to_date is not None:
-            return Outcome.UP_TO_DATE, ()
-        if interruption is not None:
-            return Outcome.INTERRUPTED, (interruption,)
-        return Outcome.INTERRUPTED, ("SQLMesh ended the run without saying what became of it.",)
-
     def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
         entry = self._entries[fqn]
         entry.verdict = outcome
-        done = entry.done
-        up_to_date, waiting = entry.up_to_date, entry.waiting
-        idle = up_to_date or waiting
-        denied = entry.unselected if outcome is Outcome.EXECUTED else ()
-        return NodeOutcome(
-            fqn=fqn,
-            outcome=outcome,
-            promoted=self._promoted.get(fqn),
-            intervals=_merge(batch.interval for batch in done),
-            planned_batches=len(entry.planned or ()) + len(entry.earlier),
-            finished_batches=len(done),
-            duration_ms=sum(batch.duration_ms or 0 for batch in done),
-            rows=_total([batch.rows for batch in done]),
-            bytes=_total([batch.bytes for batch in done]),
-            row_count=entry.row_count,
-            audits=_audit_results(entry.audits),
-            errors=errors,
-            failed_audits=tuple(dict.fromkeys(name for failure in entry.failures for name in failure.failed_audits)),
-            culprits=entry.culprits,
-            signals=waiting.signals if waiting else (),
-            upstream=waiting.upstream if waiting else (),
-            unselected=waiting.unselected if waiting else denied,
-            reason=up_to_date.reason if up_to_date else None,
-            next_due=up_to_date.next_due if up_to_date else None,
-            last_interval_end=idle.last_interval_end if idle else None,
-            of=idle.of if idle else None,
-            altered_at=idle.altered_at if idle else None,
-            computed=up_to_date.intervals if up_to_date else (),
-            computed_at=up_to_date.computed_at if up_to_date else None,
-            attempts=entry.attempts,
-            again=entry.again,
-        )
+        return entry.outcome(fqn, outcome, errors, self._promoted.get(fqn))
 
 
 _BEGUN = (

@@ -341,7 +341,6 @@ def test_what_another_attempt_cannot_bring_through_is_settled_before_it_in_the_o
     assert [one.fqn for one in outcomes] == [node for node in PARENTS_FIRST if node in situation.settled]
     assert {one.attempts for one in outcomes if isinstance(one, NodeOutcome)} <= {1}
     assert ledger.open_nodes == situation.kept
-    assert not ledger.is_closed
 
 
 @every_situation
@@ -618,7 +617,6 @@ def test_an_attempt_for_which_nothing_stays_open_leaves_nothing_to_close() -> No
     feed(ledger, [ONE_BATCH, broken(ORDERS)])
     assert len(ledger.pause(frozenset())) == 1
     assert ledger.feed(FAILED) == []
-    assert ledger.is_closed
 
 
 # -- contradictions -------------------------------------------------------------------------------

