@@ -8,10 +8,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import dagster as dg
 from dagster.components.component.state_backed_component import StateBackedComponent
@@ -19,27 +18,18 @@ from dagster.components.resolved.core_models import OpSpec
 from dagster.components.resolved.errors import ResolutionException
 from dagster.components.scaffold.scaffold import scaffold_with
 from dagster.components.utils.defs_state import DefsStateConfig
-from dagster.components.utils.translation import TranslationFn
 from dagster_shared.check import CheckError
 from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
 from pydantic import BaseModel, ValidationError
 from typing_extensions import Self
 
 from dg_sqlmesh_component.config.attributes import (
-    TRANSLATION,
-    Execution,
-    MetadataAddition,
-    MetadataLimits,
     Selection,
-    SQLMeshProjectArgs,
     refuse_lost,
-    resolve_project,
 )
-from dg_sqlmesh_component.config.external_models import ExternalModels
-from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
-from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.config.validation import take_declared_types
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.conflicts import Neighbours, default_op_name, place, refuse_op_name
@@ -55,7 +45,6 @@ from dg_sqlmesh_component.protocol.manifest import (
     Manifest,
     Model,
     StandaloneAudit,
-    split_fqn,
 )
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.run.recorder import recorded
@@ -68,7 +57,7 @@ from dg_sqlmesh_component.worker_process.start import EARLY_WORKERS
 
 @scaffold_with(SQLMeshProjectComponentScaffolder)
 @dataclass
-class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
+class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     """Expose a SQLMesh project to Dagster: every model an asset, every audit an asset check.
 
     One Dagster run drives one SQLMesh run. What SQLMesh did with each model (executed, nothing to
@@ -89,99 +78,6 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
       project: ../../../shop
     ```
     """
-
-    project: Annotated[
-        SQLMeshProject,
-        dg.Resolver(
-            resolve_project,
-            model_field_type=str | SQLMeshProjectArgs.model(),
-            description="Folder of the SQLMesh project, relative to this file, or a mapping that also says how "
-            "to open it.",
-            examples=[
-                "../../../shop",
-                {"path": "../../../shop", "gateway": "warehouse", "environment": "prod"},
-            ],
-        ),
-    ]
-    select: Annotated[
-        Selection,
-        dg.Resolver.default(
-            description="Models to expose, in SQLMesh's model selection language; a list is a union. Default: all.",
-            examples=["tag:finance", ["marts.*", "+staging.orders"]],
-        ),
-    ] = None
-    exclude: Annotated[
-        Selection,
-        dg.Resolver.default(
-            description="Models to leave out of `select`, in the same language.",
-            examples=["tag:experimental", ["scratch.*"]],
-        ),
-    ] = None
-    tag_convention: Annotated[
-        TagConvention,
-        dg.Resolver.default(
-            description="How tags of a SQLMesh model set properties of its asset: "
-            "`<prefix><separator><property><separator><value>`. Properties: group_name, owner, kind, tag, key_prefix.",
-            examples=[{"prefix": "dagster", "separator": ":"}],
-        ),
-    ] = field(default_factory=TagConvention)
-    translation: Annotated[TranslationFn[Model] | None, TRANSLATION] = None
-    external_models: Annotated[
-        ExternalModels,
-        dg.Resolver.default(
-            description="How tables that SQLMesh reads and somebody else produces become upstream assets. Where "
-            "nothing is said, Dagster itself links a dependency to the asset that says it has produced that table.",
-            examples=[{"key": "landing/{{ external.name }}", "keys": {"raw.orders": "dlt/shop/orders"}}],
-        ),
-    ] = field(default_factory=ExternalModels)
-    include_metadata: Annotated[
-        list[MetadataAddition],
-        dg.Resolver.default(
-            description="Metadata that costs something, so it is left out unless asked for. column_lineage: traced "
-            "through the SQL while the project is loaded; sql: the rendered query; links: the model's file on the web "
-            "page of its git repository; storage_kind: the engine that holds the table; row_count: counts the rows "
-            "of each executed model, one query a model, where the engine has not said.",
-            examples=[["column_lineage", "sql"]],
-        ),
-    ] = field(default_factory=list)
-    metadata_limits: Annotated[
-        MetadataLimits,
-        dg.Resolver.default(
-            description="How much is kept of metadata that may be large.",
-            examples=[{"characters": 20_000, "lineage_pairs": 10_000}],
-        ),
-    ] = field(default_factory=MetadataLimits)
-    virtual_views: Annotated[
-        bool,
-        dg.Resolver.default(
-            description="Whether views are virtual assets, where this Dagster has them (1.13 and later): never stale "
-            "by themselves, staleness and automation look through them. Default: true.",
-            examples=[False],
-        ),
-    ] = True
-    execution_status_check: Annotated[
-        bool,
-        dg.Resolver.default(
-            description="Whether every model has the check `sqlmesh_execution_status`, which says what SQLMesh did "
-            "with it. false: only audits are checks, which saves an event for each model in every run. "
-            "Default: true.",
-            examples=[False],
-        ),
-    ] = True
-    op: Annotated[
-        OpSpec | None,
-        dg.Resolver.default(
-            description="The op that runs SQLMesh: name, tags, description and pool. "
-            "Default pool: `sqlmesh_<project folder>_<environment>`.",
-            examples=[{"name": "shop", "pool": "warehouse", "tags": {"team": "data"}}],
-        ),
-    ] = None
-    execution: Annotated[
-        Execution,
-        dg.Resolver.default(
-            description="How SQLMesh runs.", examples=[{"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}]
-        ),
-    ] = field(default_factory=Execution)
 
     def __post_init__(self) -> None:
         take_declared_types(self, SQLMeshProjectComponent, secret=("project",))  # its `env` may hold passwords
@@ -304,25 +200,7 @@ class SQLMeshProjectComponent(StateBackedComponent, dg.Resolvable):
         """
         if not isinstance(name, str):
             raise DeclarationError(f"asset_key_for_model was given {name!r}; it takes the name of a model.")
-        specs, models = self._built.specs, self._built.models
-        said = [part.strip('"').casefold() for part in name.split(".")]
-        found = [
-            fqn
-            for fqn in specs
-            if name in (models[fqn].name, fqn) or [part.casefold() for part in split_fqn(fqn)[-len(said) :]] == said
-        ]
-        if len(found) == 1:
-            return specs[found[0]].key
-        if found:
-            raise DeclarationError(
-                f"{name!r} is more than one model: {', '.join(sorted(found))}. Write out the catalog."
-            )
-        known = [models[fqn].name for fqn in specs]
-        close = get_close_matches(name, known) or sorted(known)[:10]
-        raise DeclarationError(
-            f"No asset of the SQLMesh project {self.project.name!r} is a model named {name!r}."
-            + (f" Did you mean {' or '.join(close)}?" if close else " It has no assets at all.")
-        )
+        return self._built.key_of_name(name, self.project.name)
 
     def get_asset_selection(self, select: Selection = None, exclude: Selection = None) -> dg.AssetSelection:
         """Assets of this component, in SQLMesh's own selection language: for jobs, schedules and sensors.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from graphlib import TopologicalSorter
 from typing import Any, Protocol, TypeVar
@@ -14,7 +15,7 @@ from dg_sqlmesh_component.definitions.translator import Dependencies, Translator
 from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted, short_hash
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit, pair_uses
+from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit, pair_uses, split_fqn
 
 
 class EvaluatedAudit(Protocol):
@@ -175,6 +176,35 @@ class ProjectAssets:
     def key(self, node: str) -> dg.AssetKey:
         """The asset key of a model that is an asset."""
         return self.specs[node].key
+
+    def key_of_name(self, name: str, project: str) -> dg.AssetKey:
+        """The asset key of a model, by its name as written in SQLMesh, with or without its catalog.
+
+        Args:
+            project: The project's name, for the error.
+
+        Raises:
+            DeclarationError: No asset is a model of that name, or more than one is.
+        """
+        parts = [part.strip('"').casefold() for part in name.split(".")]
+        found = [
+            fqn
+            for fqn in self.specs
+            if name in (self.models[fqn].name, fqn)
+            or [part.casefold() for part in split_fqn(fqn)[-len(parts) :]] == parts
+        ]
+        if len(found) == 1:
+            return self.specs[found[0]].key
+        if found:
+            raise DeclarationError(
+                f"{name!r} is more than one model: {', '.join(sorted(found))}. Write out the catalog."
+            )
+        known = [self.models[fqn].name for fqn in self.specs]
+        close = get_close_matches(name, known) or sorted(known)[:10]
+        raise DeclarationError(
+            f"No asset of the SQLMesh project {project!r} is a model named {name!r}."
+            + (f" Did you mean {' or '.join(close)}?" if close else " It has no assets at all.")
+        )
 
     def severity(self, node: str, audit: EvaluatedAudit) -> dg.AssetCheckSeverity:
         """How bad it is when an audit fails: an error where it stops the model, or where dbt says that it is one."""

@@ -258,10 +258,10 @@ def test_a_result_is_not_repeated_of_another_version_or_another_environment(tmp_
     assert executed.checks[check].passed
     assert same.checks[check].passed
     assert same.checks[check].metadata["sqlmesh/carried_over"].value is True
-    for told in (in_dev, changed):
-        assert told.status_of("t/one") == "up_to_date"
-        assert check not in told.checks, "it is not known"
-    assert "Without a result in this run: 1 audit of models that did not run." in changed.log
+    assert in_dev.status_of("t/one") == changed.status_of("t/one") == "up_to_date"
+    assert in_dev.checks[check].metadata["sqlmesh/evaluated_in_run"].value == executed.run_id, "prod's, not dev's"
+    assert check not in changed.checks, "it is not known"
+    assert "Without a result in this run: 1 audit of models that were not executed." in changed.log
 
 
 REPORT = """
@@ -350,7 +350,7 @@ def test_a_change_that_no_plan_has_applied_is_named_and_what_is_promoted_runs(
         told = dagster.launch("in_process", assets=["t/events", "t/through_embedded"])
     finally:
         model.write_text(original)
-    assert "t.through_embedded (data)" in told.log
+    assert "t.through_embedded (data changed)" in told.log
     assert "sqlmesh plan" in told.log
     materialization = told.materializations["t/through_embedded"]
     assert materialization.metadata["sqlmesh/unapplied_change"].value == "data"
@@ -397,4 +397,4 @@ def test_an_audit_of_an_external_model_is_a_check_and_stops_what_reads_the_table
     assert set(told.materializations) == {"t/other"}
     assert told.status_of("t/reader") == "blocked"
     [failure] = told.failures
-    assert "raw.landed failed its audit not_null (1 row).\n\nBlocked by it: t.reader." in failure
+    assert "raw.landed (external_models.yaml) failed its audit not_null (1 row).\n\nBlocked by it: t.reader." in failure

@@ -1,0 +1,123 @@
+"""What stands under `attributes` in `defs.yaml`: every attribute, its type, default and description.
+
+Dagster reads the annotations of the dataclass as objects, so they must not be postponed.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import dagster as dg
+from dagster.components.resolved.core_models import OpSpec
+from dagster.components.utils.translation import TranslationFn
+
+from dg_sqlmesh_component.config.attributes import (
+    TRANSLATION,
+    Execution,
+    MetadataAddition,
+    MetadataLimits,
+    Selection,
+    SQLMeshProjectArgs,
+    resolve_project,
+)
+from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.tag_convention import TagConvention
+from dg_sqlmesh_component.protocol.manifest import Model
+
+
+@dataclass
+class ComponentAttributes(dg.Resolvable):
+    """The attributes of a `SQLMeshProjectComponent`."""
+
+    project: Annotated[
+        SQLMeshProject,
+        dg.Resolver(
+            resolve_project,
+            model_field_type=str | SQLMeshProjectArgs.model(),
+            description="Folder of the SQLMesh project, relative to this file, or a mapping that also says how "
+            "to open it.",
+            examples=[
+                "../../../shop",
+                {"path": "../../../shop", "gateway": "warehouse", "environment": "prod"},
+            ],
+        ),
+    ]
+    select: Annotated[
+        Selection,
+        dg.Resolver.default(
+            description="Models to expose, in SQLMesh's model selection language; a list is a union. Default: all.",
+            examples=["tag:finance", ["marts.*", "+staging.orders"]],
+        ),
+    ] = None
+    exclude: Annotated[
+        Selection,
+        dg.Resolver.default(
+            description="Models to leave out of `select`, in the same language.",
+            examples=["tag:experimental", ["scratch.*"]],
+        ),
+    ] = None
+    tag_convention: Annotated[
+        TagConvention,
+        dg.Resolver.default(
+            description="How tags of a SQLMesh model set properties of its asset: "
+            "`<prefix><separator><property><separator><value>`. Properties: group_name, owner, kind, tag, key_prefix.",
+            examples=[{"prefix": "dagster", "separator": ":"}],
+        ),
+    ] = field(default_factory=TagConvention)
+    translation: Annotated[TranslationFn[Model] | None, TRANSLATION] = None
+    external_models: Annotated[
+        ExternalModels,
+        dg.Resolver.default(
+            description="How tables that SQLMesh reads and somebody else produces become upstream assets. Where "
+            "nothing is said, Dagster itself links a dependency to the asset that says it has produced that table.",
+            examples=[{"key": "landing/{{ external.name }}", "keys": {"raw.orders": "dlt/shop/orders"}}],
+        ),
+    ] = field(default_factory=ExternalModels)
+    include_metadata: Annotated[
+        list[MetadataAddition],
+        dg.Resolver.default(
+            description="Metadata that costs something, so it is left out unless asked for. column_lineage: traced "
+            "through the SQL while the project is loaded; sql: the rendered query; links: the model's file on the web "
+            "page of its git repository; storage_kind: the engine that holds the table; row_count: counts the rows "
+            "of each executed model, one query a model, where the engine has not said.",
+            examples=[["column_lineage", "sql"]],
+        ),
+    ] = field(default_factory=list)
+    metadata_limits: Annotated[
+        MetadataLimits,
+        dg.Resolver.default(
+            description="How much is kept of metadata that may be large.",
+            examples=[{"characters": 20_000, "lineage_pairs": 10_000}],
+        ),
+    ] = field(default_factory=MetadataLimits)
+    virtual_views: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether views are virtual assets, where this Dagster has them (1.13 and later): never stale "
+            "by themselves, staleness and automation look through them. Default: true.",
+            examples=[False],
+        ),
+    ] = True
+    execution_status_check: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether every model has the check `sqlmesh_execution_status`, which says what SQLMesh did "
+            "with it. false: only audits are checks, which saves an event for each model in every run. "
+            "Default: true.",
+            examples=[False],
+        ),
+    ] = True
+    op: Annotated[
+        OpSpec | None,
+        dg.Resolver.default(
+            description="The op that runs SQLMesh: name, tags, description and pool. "
+            "Default pool: `sqlmesh_<project folder>_<environment>`.",
+            examples=[{"name": "shop", "pool": "warehouse", "tags": {"team": "data"}}],
+        ),
+    ] = None
+    execution: Annotated[
+        Execution,
+        dg.Resolver.default(
+            description="How SQLMesh runs.", examples=[{"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}]
+        ),
+    ] = field(default_factory=Execution)
