@@ -6,16 +6,31 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
+# Three workers on two cores: much of a test's time is waiting for processes to start and to end.
+PYTEST := -m pytest -n 3 --dist worksteal
+# What a contributor runs before each commit: the pure parts, what we need from upstream, YAML, the scaffolder, and every
+# row of the outcome table in runs through the real worker.
+FAST_TESTS := tests/unit tests/worker tests/upstream $(wildcard tests/test_*.py) \
+	tests/engine/test_outcome_rows.py tests/e2e/test_scaffold.py
 # Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test bench services soak fuzz test-floors test-newest lint format clean
+.PHONY: help demo test test-rest test-all bench services soak fuzz test-floors test-newest lint format clean
 
-test: $(VENV)/.test  ## every test, on the newest versions that the floors allow
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.test  ## the tests to run before each commit: at most four minutes
+	$(BIN)/python $(PYTEST) $(FAST_TESTS) $(PYTEST_ARGS)
+
+test-rest: $(VENV)/.test  ## what `make test` leaves out
+	$(BIN)/python $(PYTEST) $(addprefix --ignore=,$(FAST_TESTS)) $(PYTEST_ARGS)
+
+test-all: $(VENV)/.test  ## every test, on the newest versions within the declared limits
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 fuzz: $(VENV)/.test  ## the unit tests once more, on random input that no run before has drawn
-	$(BIN)/python -m pytest --hypothesis-profile=fuzz tests/unit $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) --hypothesis-profile=fuzz tests/unit $(PYTEST_ARGS)
 
 soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects; about an hour and a half
 	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)
@@ -29,7 +44,7 @@ bench: $(VENV)/.test  ## every table of docs/performance.md; hours, on a machine
 	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/column_lineage.py
 
-services:  ## PostgreSQL, from Debian's packages, for the tests that start a server of their own; without it they are skipped
+services:  ## PostgreSQL, from Debian's packages; without it the tests that start a server are skipped
 	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; }
 
@@ -65,7 +80,7 @@ define test_on
 	VIRTUAL_ENV=$(abspath $(1)) $(BIN)/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --resolution $(3) --upgrade -e . --group test
 	@$(1)/bin/python -c 'import sys; from importlib.metadata import version as v; \
 		print("Python", sys.version.split()[0], *(f"{n} {v(n)}" for n in ("dagster", "sqlmesh", "duckdb", "pydantic")), sep=" | ")'
-	$(1)/bin/python -m pytest $(PYTEST_ARGS)
+	$(1)/bin/python $(PYTEST) $(PYTEST_ARGS)
 endef
 
 test-floors: | $(BIN)/uv  ## the suite on the lowest versions that pyproject.toml declares

@@ -177,13 +177,13 @@ def _change_folder(to: Path, start: Path) -> str:
 
 def _python_module(path: str, options: dict[str, str], *, is_new: bool) -> str:
     arguments = "".join(f", {name}={value!r}" for name, value in options.items())
-    external = "\nfrom dg_sqlmesh_component.config.external_models import ExternalModels" if is_new else ""
+    external = "ExternalModels, " if is_new else ""
     more = ', external_models=ExternalModels(assets=True), include_metadata=["row_count"]' if is_new else ""
     return f"""\
 from pathlib import Path
 
 import dagster as dg
-from dg_sqlmesh_component import SQLMeshProject, SQLMeshProjectComponent{external}
+from dg_sqlmesh_component import {external}SQLMeshProject, SQLMeshProjectComponent
 
 FOLDER = (Path(__file__).parent / {path!r}).resolve()
 

@@ -25,6 +25,11 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster.components.core import snapshot
+
+# Each load of definitions describes every component that is installed, for `dg`'s lists: most of the load's time, and
+# the same each time.
+snapshot.get_package_entry_snap = cache(snapshot.get_package_entry_snap)
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent

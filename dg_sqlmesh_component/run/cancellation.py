@@ -1,8 +1,21 @@
-"""What happens when a step is told to end: it says what is finished, and then it ends.
+"""A step that is told to end: it reports what is finished, and then it ends by itself.
 
-Dagster raises an interruption wherever its process happens to be, and closes the op's generator when that is
-outside of it: what SQLMesh had finished by then would never be recorded. So for as long as the op runs, signals are
-taken over: they ask the worker to stop, and the op ends by itself, with `DagsterExecutionInterruptedError`.
+Theory of operation. Dagster's handler of SIGINT and SIGTERM raises wherever the process happens to be, and Dagster
+closes the op's generator if that is outside of it: what SQLMesh has finished by then would never be recorded. So while
+the op's results are made and recorded, the signals are ours.
+
+States: *running*; *told to end* (`came` is true), after the first signal; *over*, when the generator has ended.
+
+- A signal sets `came` and wakes a thread, which calls `on_interruption` once: the worker is asked to stop. The handler
+  itself does nothing else, since it may run while this very thread holds a lock.
+- The op goes on yielding until the worker has ended, and raises `DagsterExecutionInterruptedError` itself.
+- Dagster installs and removes its handlers around every result. `_TakenOver` stands in for the function that does so:
+  it remembers what Dagster wants and installs nothing. To put ours back after Dagster's would leave a moment in which
+  Dagster's handler raises.
+
+Invariants: while the op runs, no handler of Dagster's is installed; afterwards exactly the one is that Dagster
+believes to be; `on_interruption` is called at most once. Outside of the main thread nobody can install handlers, and
+only the watching thread remains.
 """
 
 from __future__ import annotations

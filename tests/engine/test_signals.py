@@ -160,9 +160,9 @@ def test_a_waiting_model_holds_back_what_reads_it_and_nothing_else_of_its_projec
     assert told.checks["marts/healthy:not_null_id"].passed
     assert told.status_of("marts/reader") == "waiting"
     assert "upstream of it, raw.landing waits for a signal" in str(told.observations["marts/reader"].description)
-    # What is not SQLMesh's cannot be left out in part: Dagster passes over it, and the green run says so.
+    # What is not SQLMesh's cannot be left out in part: Dagster skips it, and the log of the green run says so.
     assert "report_of_what_is_late" not in told.materializations
-    assert "raw.late is waiting, so that Dagster passes over" in told.log
+    assert "raw.late is waiting, so Dagster skips the steps that wait for it" in told.log
     assert "Not run because of that: report_of_what_is_late." in told.log
 
 

@@ -1,4 +1,29 @@
-"""Models upstream that a run leaves out: what it runs waits for them, and others may be what a signal looks at."""
+"""Pending intervals of models upstream that a run leaves out: what the run computes waits for them.
+
+Theory of operation. A step runs exactly the models that it was asked for; SQLMesh alone would add everything upstream
+of them. If a model upstream has pending intervals and is not in the run, its downstream models would be computed for
+these intervals without their source, and never again, because SQLMesh then counts them as done.
+
+Between finding what is missing and batching it, the scheduler asks two methods that this module replaces:
+
+1. `merged_missing_intervals`, without the selection: what is missing of all promoted models. Only what was selected is
+   returned; the rest is remembered.
+2. `batch_intervals`: for each requested model, in the order of the graph, its intervals are held back that overlap
+   with what is missing upstream (`_left`). What a model is denied, its own downstream models are denied too.
+
+What counts as missing upstream: what is missing beyond what is computed (`_beyond`). What is only computed again,
+because of a `lookback` or of an interval that is not over, holds nothing back.
+
+What is held back of a model: the overlapping intervals; with `depends_on_past`, also everything after the first of
+them (`without`); with a `lookback`, also newer intervals for which a denied one would be computed again
+(`within_lookback`): once they were computed, SQLMesh would never ask for the older one.
+
+Invariants: no interval is computed whose source is missing anywhere upstream; what nothing upstream concerns is
+computed as SQLMesh would; whatever is held back is reported (`holds_back`) with the nearest models that lack it, so
+that the outcome is `waiting`, or `executed` with the rest named. tests/soak/random_subsets.py counts rows.
+
+Models that do not run may also be what a signal looks at: `_altered_since`.
+"""
 
 from __future__ import annotations
 

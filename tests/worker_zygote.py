@@ -1,0 +1,158 @@
+"""Starts workers as forks of a process that has imported SQLMesh once.
+
+Importing SQLMesh takes most of the time of a test that starts a worker. Everything else is as in a worker that is
+started for real: a process and a session of its own, its own pipes, folder and environment, the same code. Workers of
+other processes (the multiprocess executor, `dg`, `dagster`) and of other interpreters are started for real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import types
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+PACKAGE = Path(__file__).resolve().parent.parent / "dg_sqlmesh_component"
+READ_WHEN_IMPORTED = ("HOME", "PYTHON", "SQLMESH", "MAX_FORK_WORKERS")
+"""Beginnings of variables that SQLMesh or Python read before they can be set in a fork."""
+
+
+class ForkedWorker:
+    """What `subprocess.Popen` offers of a worker, as far as it is used."""
+
+    def __init__(self, pid: int, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], status: IO[bytes]) -> None:
+        self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, stderr
+        self.returncode: int | None = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._await_end, args=(status,), daemon=True).start()
+
+    def _await_end(self, status: IO[bytes]) -> None:
+        line = status.readline()
+        status.close()
+        self.returncode = int(line) if line else -signal.SIGKILL
+        self._ended.set()
+
+    def poll(self) -> int | None:
+        return self.returncode if self._ended.is_set() else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self._ended.wait(timeout):
+            raise subprocess.TimeoutExpired("worker", timeout or 0.0)
+        assert self.returncode is not None
+        return self.returncode
+
+
+def can_fork(environment: dict[str, str]) -> bool:
+    """Whether nothing is in a worker's environment that had to be there before SQLMesh was imported."""
+    names = {name for name in {*environment, *os.environ} if name.startswith(READ_WHEN_IMPORTED)}
+    return all(environment.get(name) == _environment().get(name) for name in names)
+
+
+def start(folder: Path, environment: dict[str, str]) -> ForkedWorker:
+    """Start a worker, which waits for its request."""
+    ends = [os.pipe() for _ in range(4)]
+    (stdin_read, stdin), (stdout, stdout_write), (stderr, stderr_write), (status, status_write) = ends
+    given = [stdin_read, stdout_write, stderr_write, status_write]
+    asked = json.dumps({"folder": str(folder), "environment": environment}).encode()
+    connection = _zygote()
+    socket.send_fds(connection, [len(asked).to_bytes(8, "big")], given)
+    connection.sendall(asked)
+    for descriptor in given:
+        os.close(descriptor)
+    reader = os.fdopen(status, "rb")
+    pid = int(reader.readline())
+    return ForkedWorker(pid, os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), os.fdopen(stderr, "rb"), reader)
+
+
+@cache
+def _environment() -> dict[str, str]:
+    """The environment of the zygote."""
+    return dict(os.environ)
+
+
+@cache
+def _zygote() -> socket.socket:
+    """The connection to a process that forks; it ends with this one."""
+    ours, its = socket.socketpair()
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(its.fileno())], pass_fds=[its.fileno()], env=_environment(), cwd=PACKAGE.parent
+    )
+    its.close()
+    assert ours.recv(5) == b"ready", process
+    return ours
+
+
+def _serve(connection: socket.socket) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors are reaped by themselves
+    connection.sendall(b"ready")
+    while True:
+        header, descriptors, *_ = socket.recv_fds(connection, 8, 4)
+        if not header:
+            return
+        asked = b""
+        while len(asked) < int.from_bytes(header, "big"):
+            asked += connection.recv(1 << 16)
+        if os.fork() == 0:
+            connection.close()
+            _monitor(json.loads(asked), descriptors)
+            return  # in the worker only, which ends as any process does
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _monitor(asked: dict, descriptors: list[int]) -> None:
+    """Fork the worker, and tell its pid and how it ends."""
+    *_, status = descriptors
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid = os.fork()
+    if pid == 0:
+        _work(asked, descriptors)
+        return
+    for descriptor in descriptors[:3]:
+        os.close(descriptor)
+    os.write(status, f"{pid}\n".encode())
+    _, ended = os.waitpid(pid, 0)
+    try:
+        os.write(status, f"{os.waitstatus_to_exitcode(ended)}\n".encode())
+    finally:
+        os._exit(0)
+
+
+def _work(asked: dict, descriptors: list[int]) -> None:
+    os.setsid()
+    for descriptor, target in zip(descriptors, (0, 1, 2)):
+        os.dup2(descriptor, target)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    os.chdir(asked["folder"])
+    sys.argv = ["worker"]
+    from dg_sqlmesh_component.worker.__main__ import main
+
+    main()
+
+
+def _import_what_a_worker_imports() -> None:
+    """As the worker's bootstrap does: this package by its path, nothing of the working directory."""
+    sys.path[:] = [entry for entry in sys.path if entry and Path(entry) != Path(__file__).parent]
+    package = types.ModuleType("dg_sqlmesh_component")
+    package.__path__ = [str(PACKAGE)]
+    sys.modules["dg_sqlmesh_component"] = package
+    from dg_sqlmesh_component.worker.sqlglot_sources import prefer_sqlglot_sources
+
+    prefer_sqlglot_sources()
+    import dg_sqlmesh_component.worker.describe.project
+    import dg_sqlmesh_component.worker.evaluate.evaluation  # noqa: F401
+
+
+if __name__ == "__main__":
+    _import_what_a_worker_imports()
+    _serve(socket.socket(fileno=int(sys.argv[1])))
