@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
 # Three workers on two cores: much of a test's time is waiting for processes to start and to end.
-PYTEST := -m pytest -n 3 --dist worksteal
+PYTEST := -m pytest -n 3
+# Tests of one file share planned projects, and some build on what the tests before them did.
+BY_FILE := --dist loadfile
 # What a contributor runs before each commit: the pure parts, what we need from upstream, YAML, the scaffolder, and every
 # row of the outcome table in runs through the real worker.
 FAST_TESTS := tests/unit tests/worker tests/upstream $(wildcard tests/test_*.py) \
@@ -18,13 +20,13 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help demo test test-rest test-all bench services soak fuzz test-floors test-newest lint format clean
 
 test: $(VENV)/.test  ## the tests to run before each commit: at most four minutes
-	$(BIN)/python $(PYTEST) $(FAST_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
 
 test-rest: $(VENV)/.test  ## what `make test` leaves out
-	$(BIN)/python $(PYTEST) $(addprefix --ignore=,$(FAST_TESTS)) $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) $(BY_FILE) $(addprefix --ignore=,$(FAST_TESTS)) $(PYTEST_ARGS)
 
 test-all: $(VENV)/.test  ## every test, on the newest versions within the declared limits
-	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) $(BY_FILE) $(PYTEST_ARGS)
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -80,7 +82,7 @@ define test_on
 	VIRTUAL_ENV=$(abspath $(1)) $(BIN)/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --resolution $(3) --upgrade -e . --group test
 	@$(1)/bin/python -c 'import sys; from importlib.metadata import version as v; \
 		print("Python", sys.version.split()[0], *(f"{n} {v(n)}" for n in ("dagster", "sqlmesh", "duckdb", "pydantic")), sep=" | ")'
-	$(1)/bin/python $(PYTEST) $(PYTEST_ARGS)
+	$(1)/bin/python $(PYTEST) $(BY_FILE) $(PYTEST_ARGS)
 endef
 
 test-floors: | $(BIN)/uv  ## the suite on the lowest versions that pyproject.toml declares
