@@ -62,23 +62,23 @@ class SQLMeshProjectArgs(dg.Resolvable):
     working_directory: Annotated[
         str | None,
         dg.Resolver.default(
-            description="Folder in which SQLMesh runs, relative to this file; relative paths in its configuration "
-            "start there. Default: the (first) project folder, as if you had typed `sqlmesh` in it.",
+            description="Folder in which SQLMesh runs, relative to this file. Relative paths in SQLMesh's "
+            "configuration start there. Default: the (first) project folder, as for the `sqlmesh` command in it.",
             examples=["../../.."],
         ),
     ] = None
     python: Annotated[
         str | None,
         dg.Resolver.default(
-            description="Python interpreter that has SQLMesh, a command or a path relative to this file. It needs "
-            "nothing of Dagster's. Default: the interpreter that runs Dagster.",
+            description="Python interpreter with SQLMesh: a command, or a path relative to this file. It needs no "
+            "Dagster. Default: the interpreter that runs Dagster.",
             examples=["../../../.venv-sqlmesh/bin/python"],
         ),
     ] = None
     env: Annotated[
         dict[str, str],
         dg.Resolver.default(
-            description="Environment variables for SQLMesh's process only, beside those of Dagster's own. "
+            description="Environment variables for SQLMesh's process only, in addition to those of Dagster's process. "
             "Their values are never stored.",
             examples=[{"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"}],
         ),
@@ -175,9 +175,9 @@ TRANSLATION = dg.Resolver(
     _resolve_translation,
     model_field_type=_DAGSTERS.model_field_type | None,  # type: ignore[operator]
     inject_before_resolve=False,
-    description="Attributes of every asset, as templates that know `model` (the SQLMesh model: name, schema, table, "
-    "kind, owner, tags, cron ...) and `spec` (the asset as it would be without this). Behind the tag convention, "
-    "before an overridden `get_asset_spec`.",
+    description="Attributes of all assets, as templates. `model` is the SQLMesh model (name, schema, table, kind, "
+    "owner, tags, cron ...), `spec` the default asset spec. Applied after the tag convention and before an overridden "
+    "`get_asset_spec`.",
     examples=[{"group_name": "{{ model.schema }}", "key_prefix": "shop", "tags": {"cron": "daily"}}],
 )
 """Dagster's own resolver, with a description and examples, which it leaves no room for, and with null for nothing."""
@@ -190,7 +190,7 @@ class MetadataLimits(dg.Resolvable):
     characters: Annotated[
         int,
         dg.Resolver.default(
-            description="Characters of a query (`sql`, audits) and of dbt's `meta`; more is cut, with a note. "
+            description="Characters of a query (`sql`, audits) and of dbt's `meta`. Longer text is cut, with a note. "
             "At least 100. Default: 4000.",
             examples=[20_000],
         ),
@@ -237,15 +237,15 @@ class Execution(dg.Resolvable):
     concurrent_tasks: Annotated[
         int | None,
         dg.Resolver.default(
-            description="How many batches SQLMesh computes at once. Default: what the project's connection says.",
+            description="Batches that SQLMesh computes at once. Default: the setting of the project's connection.",
             examples=[4],
         ),
     ] = None
     environments: Annotated[
         list[str],
         dg.Resolver.default(
-            description="Environments that a run may name in its config instead of the declared one; `*` stands for "
-            "any characters. Default: none.",
+            description="Environments that a run may name in its config instead of the one of this component. `*` "
+            "matches any characters. Default: none.",
             examples=[["dev", "pr_*"]],
         ),
     ] = field(default_factory=list)
@@ -268,9 +268,9 @@ class Execution(dg.Resolvable):
     record_unchanged: Annotated[
         bool,
         dg.Resolver.default(
-            description="Whether each model that had nothing to do is observed, with the reason, and the last results "
-            "of its audits are repeated. false: the run's log counts them. Where the run has no other step, their "
-            "checks are left out too, which makes large runs with little to do fast; they show as skipped in that run. "
+            description="Whether to record an observation, with the reason, and the earlier audit results for models "
+            "without pending intervals. false: only the run's log counts them. If the run has no other step, their "
+            "checks are left out too and show as skipped, which makes large runs with little to do fast. "
             "Default: true.",
             examples=[False],
         ),
@@ -281,9 +281,9 @@ class Execution(dg.Resolvable):
             resolve_retries,
             model_field_type=StrictInt | Retries.model() | None,
             inject_before_resolve=False,
-            description="Retries inside the step, after transient errors such as a lost connection: how many, or a "
-            "mapping that also says when and after which errors. They compute only what is missing. Errors in SQL and "
-            "failing audits are never retried. Default: none.",
+            description="Retries inside the step for transient errors, such as a lost connection: a number, or a "
+            "mapping with delays and error patterns. Only missing intervals are recomputed. Errors in SQL and failing "
+            "audits are never retried. Default: none.",
             examples=[3, {"max_retries": 3, "delay": 30, "backoff": "exponential"}],
         ),
     ] = None

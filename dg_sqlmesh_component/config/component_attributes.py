@@ -34,8 +34,8 @@ class ComponentAttributes(dg.Resolvable):
         dg.Resolver(
             resolve_project,
             model_field_type=str | SQLMeshProjectArgs.model(),
-            description="Folder of the SQLMesh project, relative to this file, or a mapping that also says how "
-            "to open it.",
+            description="Folder of the SQLMesh project, relative to this file, or a mapping with options for "
+            "opening it.",
             examples=[
                 "../../../shop",
                 {"path": "../../../shop", "gateway": "warehouse", "environment": "prod"},
@@ -68,42 +68,41 @@ class ComponentAttributes(dg.Resolvable):
     external_models: Annotated[
         ExternalModels,
         dg.Resolver.default(
-            description="How tables that SQLMesh reads and somebody else produces become upstream assets. Where "
-            "nothing is said, Dagster itself links a dependency to the asset that says it has produced that table.",
+            description="How tables that SQLMesh reads, but does not produce, become upstream assets. By default "
+            "Dagster links a dependency to the asset with that `dagster/table_name`.",
             examples=[{"key": "landing/{{ external.name }}", "keys": {"raw.orders": "dlt/shop/orders"}}],
         ),
     ] = field(default_factory=ExternalModels)
     include_metadata: Annotated[
         list[MetadataAddition],
         dg.Resolver.default(
-            description="Metadata that costs something, so it is left out unless asked for. column_lineage: traced "
-            "through the SQL while the project is loaded; sql: the rendered query; links: the model's file on the web "
-            "page of its git repository; storage_kind: the engine that holds the table; row_count: counts the rows "
-            "of each executed model, one query a model, where the engine has not said.",
+            description="Optional metadata, which costs time or space. column_lineage: the columns that each column is "
+            "made of, computed when the project is loaded; sql: the rendered query; links: the model's file on the web "
+            "page of its git repository; storage_kind: the engine that holds the table; row_count: the rows of each "
+            "executed model, by one query per model if the engine does not report them.",
             examples=[["column_lineage", "sql"]],
         ),
     ] = field(default_factory=list)
     metadata_limits: Annotated[
         MetadataLimits,
         dg.Resolver.default(
-            description="How much is kept of metadata that may be large.",
+            description="Limits for large metadata.",
             examples=[{"characters": 20_000, "lineage_pairs": 10_000}],
         ),
     ] = field(default_factory=MetadataLimits)
     virtual_views: Annotated[
         bool,
         dg.Resolver.default(
-            description="Whether views are virtual assets, where this Dagster has them (1.13 and later): never stale "
-            "by themselves, staleness and automation look through them. Default: true.",
+            description="Whether views are virtual assets (Dagster 1.13 and later). A virtual asset is never stale by "
+            "itself; staleness and automation look through it. Default: true.",
             examples=[False],
         ),
     ] = True
     execution_status_check: Annotated[
         bool,
         dg.Resolver.default(
-            description="Whether every model has the check `sqlmesh_execution_status`, which says what SQLMesh did "
-            "with it. false: only audits are checks, which saves an event for each model in every run. "
-            "Default: true.",
+            description="Whether every model has the check `sqlmesh_execution_status`, which shows its outcome. false: "
+            "only audits are checks, which saves one event per model in every run. Default: true.",
             examples=[False],
         ),
     ] = True

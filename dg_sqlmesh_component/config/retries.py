@@ -19,7 +19,7 @@ _JITTERS = {"full": dg.Jitter.FULL, "plus_minus": dg.Jitter.PLUS_MINUS}
 
 @dataclass
 class Retries(dg.Resolvable):
-    """Further attempts inside the step, after errors that may be gone by then; they compute only what is missing."""
+    """Retries inside the step for transient errors. Only missing intervals are recomputed."""
 
     max_retries: Annotated[
         int, dg.Resolver.default(description="How many attempts may follow the first one.", examples=[3])
@@ -30,7 +30,7 @@ class Retries(dg.Resolvable):
     backoff: Annotated[
         Literal["linear", "exponential"] | None,
         dg.Resolver.default(
-            description="How the delay grows from attempt to attempt. Default: it stays the same.",
+            description="How the delay grows with each attempt. Default: it stays the same.",
             examples=["exponential"],
         ),
     ] = None
@@ -41,15 +41,15 @@ class Retries(dg.Resolvable):
     transient_errors: Annotated[
         list[str],
         dg.Resolver.default(
-            description="Regular expressions, looked for in `<error class>: <message>`: errors to retry beside those "
-            "that are known to be transient.",
+            description="Regular expressions, matched against `<error class>: <message>`: errors to retry in addition "
+            "to the known transient ones.",
             examples=[["WarehouseSuspended"]],
         ),
     ] = field(default_factory=list)
     persistent_errors: Annotated[
         list[str],
         dg.Resolver.default(
-            description="Regular expressions of errors not to retry, whatever else is said of them.",
+            description="Regular expressions of errors not to retry. They win over `transient_errors`.",
             examples=[["OutOfMemory"]],
         ),
     ] = field(default_factory=list)

@@ -21,7 +21,7 @@ class SQLMeshRunConfig(dg.Config):
     """
 
     ignore_cron: bool = Field(
-        default=False, description="Compute every interval that is over, also where the model's cron is not due."
+        default=False, description="Compute all complete intervals, even if the cron of a model is not due."
     )
     start: str | None = Field(
         default=None,
@@ -31,13 +31,12 @@ class SQLMeshRunConfig(dg.Config):
     end: str | None = Field(default=None, description="Compute nothing after this, as `sqlmesh run --end`.")
     environment: str | None = Field(
         default=None,
-        description="Run this environment instead of the declared one. Only those that `execution.environments` in "
-        "defs.yaml allows.",
+        description="Run this environment instead of the one in defs.yaml. It must be listed under "
+        "`execution.environments`.",
     )
     skip_janitor: bool = Field(
         default=True,
-        description="Whether to leave out SQLMesh's janitor, which otherwise deletes expired tables before a run "
-        "of prod.",
+        description="Whether to skip SQLMesh's janitor, which deletes expired tables before a run of prod.",
     )
 
 

@@ -51,7 +51,7 @@ class DescribeRequest:
     """Load the project and answer with one `ProjectDescribed`.
 
     Attributes:
-        files: SQL files that have changed since a description, of which `models` are to be described anew.
+        files: SQL files that have changed since a description, of which `models` are to be loaded again.
         models: The `fqn`s of the models in them and of all that read those; empty for every model.
         selections: Selections to answer as well; one that SQLMesh refuses or that matches nothing is left out.
         asked_by: Where `select` and `exclude` are written, for error messages.

@@ -1,6 +1,6 @@
 """Whether a step is still what its run was planned with.
 
-Each process of Dagster's builds definitions of its own. Where the project was described anew since a run was created (a
+Each process of Dagster's builds definitions of its own. If the project was reloaded after a run was created (a
 reload in `dg dev`, `dg utils refresh-defs-state`), a step may hold other models than it was planned with: a model that
 has moved to another step, or away, would be neither run nor missed.
 """
@@ -26,8 +26,8 @@ def refuse_what_was_not_planned(context: dg.AssetExecutionContext) -> None:
     planned = planned_selection(context, context.run)
     if planned is not None and planned != selected:
         raise DeclarationError(
-            f"The project was described anew since this run was planned.{_named('No longer', planned - selected)}"
-            f"{_named('Now also', selected - planned)} Nothing was run in this step; launch the run anew."
+            f"The project was reloaded after this run was created.{_named('No longer', planned - selected)}"
+            f"{_named('Now also', selected - planned)} Nothing was run in this step. Launch a new run."
         )
     if context.run.parent_run_id is None or context.run.step_keys_to_execute is None:
         return  # it repeats no steps of another run
@@ -36,9 +36,9 @@ def refuse_what_was_not_planned(context: dg.AssetExecutionContext) -> None:
     lost = {key for key in before or () if isinstance(key, dg.AssetKey)} - selected
     if lost:
         raise DeclarationError(
-            "The project was described anew since the run was planned that this one repeats."
-            f"{_named('No longer', lost)} Nothing was run in this step; launch a run of all that is missing, instead "
-            "of steps of that one."
+            "The project was reloaded after the run that this one repeats was created."
+            f"{_named('No longer', lost)} Nothing was run in this step. Launch a new run of everything that is "
+            "missing, instead of steps of that one."
         )
 
 

@@ -2,7 +2,7 @@
 
 What the description was made of, as far as it can be seen from outside: files by their size and time, the
 environment variables that they name, the interpreter's packages, this package. Where that is not enough, nothing is
-said, and the project is described anew.
+said, and the project is loaded again.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def test_a_preview_in_an_environment_for_development_is_known_to_be_computed(tmp
         assert dagster.launch().status_of("t/days") == "executed"
         again = dagster.launch()
         alone = dagster.launch(checks=["t/days:not_null_id", "t/days:sqlmesh_execution_status"])
-    assert "every interval that is over has been computed" in str(again.observations["t/days"].description)
+    assert "all complete intervals are computed" in str(again.observations["t/days"].description)
     carried = again.checks["t/days:not_null_id"]
     assert carried.metadata["sqlmesh/carried_over"].value is True
     assert not carried.passed

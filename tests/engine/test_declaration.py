@@ -380,7 +380,7 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_what_
     assert unchanged.checks["t/one:not_null_id"].passed, "should `page` fail, Dagster would show it as failed"
     released = [event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)]
     assert sorted(released) == ["result", "t__one", "t__one__not_null_id"]
-    assert "Nothing to do: 2 models. 2: every interval that is over has been computed." in unchanged.log
+    assert "Nothing to do: 2 models. 2: all complete intervals are computed." in unchanged.log
 
     broken = "MODEL (name t.broken, kind FULL, cron '@hourly'); SELECT error('on purpose')::INT AS id"
     write_project(dagster.root / "shop", {"models/broken.sql": broken})
@@ -392,7 +392,7 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_what_
     alone = dagster.launch(assets=["t/one", "t/two"])
     assert alone.status == dg.DagsterRunStatus.SUCCESS
     assert (alone.materializations, alone.observations, alone.checks) == ({}, {}, {})
-    assert "Nothing to do: 2 models. 2: every interval that is over has been computed." in alone.log
+    assert "Nothing to do: 2 models. 2: all complete intervals are computed." in alone.log
     failed_alone = dagster.launch(assets=["t/one", "t/two", "t/broken"])
     assert failed_alone.status == dg.DagsterRunStatus.FAILURE
     assert "t/one:not_null_id" in failed_alone.checks, "Dagster would show it as failed"

@@ -1,4 +1,4 @@
-"""A run whose project is described anew before its steps, or too late: all is run, or the step says what is missing."""
+"""A run whose project is reloaded before its steps, or too late: all is run, or the step says what is missing."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_a_model_that_was_planned_and_is_no_longer_in_its_step_fails_the_step(tm
         told = dagster.told(run.run_id)
     assert told.status == dg.DagsterRunStatus.FAILURE
     assert told.failures == [
-        "The project was described anew since this run was planned. No longer part of this step: t/third, "
-        "t/third:sqlmesh_execution_status. Nothing was run in this step; launch the run anew."
+        "The project was reloaded after this run was created. No longer part of this step: t/third, "
+        "t/third:sqlmesh_execution_status. Nothing was run in this step. Launch a new run."
     ]
     assert not told.materializations
 
@@ -69,7 +69,7 @@ def test_a_failed_model_that_has_moved_to_a_step_which_is_not_repeated_fails_the
         again = dagster.launch(retry_of=failed.run_id)
         anew = dagster.launch()
     assert again.status == dg.DagsterRunStatus.FAILURE
-    assert "since the run was planned that this one repeats. No longer part of this step: t/third." in again.failures[0]
+    assert "after the run that this one repeats was created. No longer part of this step: t/third." in again.failures[0]
     assert anew.status == dg.DagsterRunStatus.SUCCESS
     assert anew.status_of("t/third") is not None
 

@@ -669,7 +669,7 @@ OUTCOME_TABLE = (
         (
             OPENED,
             msg.EvaluationPlanned({STAGING: (D1,)}),
-            msg.NodeUpToDate(ORDERS, "every interval that is over has been computed", None, None),
+            msg.NodeUpToDate(ORDERS, "all complete intervals are computed", None, None),
             msg.EvaluationPlanned({}),
             OPENED,
         ),
@@ -748,7 +748,7 @@ OUTCOME_TABLE = (
         (
             OPENED,
             ONE_BATCH,
-            msg.NodeUpToDate(ORDERS, "every interval that is over has been computed", None, None),
+            msg.NodeUpToDate(ORDERS, "all complete intervals are computed", None, None),
             FAILED,
         ),
         NodeOutcome(
@@ -757,14 +757,14 @@ OUTCOME_TABLE = (
             PROMOTED,
             planned_batches=1,
             errors=("SQLMesh ended the run without saying what became of it.",),
-            reason="every interval that is over has been computed",
+            reason="all complete intervals are computed",
         ),
         Told(
             "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
             False,
             ERROR,
             {
-                "sqlmesh/reason": "every interval that is over has been computed",
+                "sqlmesh/reason": "all complete intervals are computed",
                 "sqlmesh/error": "SQLMesh ended the run without saying what became of it.",
             },
         ),

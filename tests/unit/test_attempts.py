@@ -58,7 +58,7 @@ def unclean(node: str) -> msg.NodeFailed:
 
 
 def up_to_date(node: str) -> msg.NodeUpToDate:
-    return msg.NodeUpToDate(node, "every interval that is over has been computed", None, None)
+    return msg.NodeUpToDate(node, "all complete intervals are computed", None, None)
 
 
 def waiting(node: str) -> msg.NodeWaiting:

@@ -307,7 +307,7 @@ def test_audits_evaluated_before_the_worker_died_are_not_lost() -> None:
 
 
 def test_work_of_the_first_pass_counts_when_the_second_has_nothing_left_to_do() -> None:
-    again = msg.NodeUpToDate(ORDERS, "every interval that is over has been computed", day(4), day(2))
+    again = msg.NodeUpToDate(ORDERS, "all complete intervals are computed", day(4), day(2))
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, again, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
     assert (outcome.planned_batches, outcome.finished_batches, outcome.again) == (1, 1, False)

@@ -142,8 +142,8 @@ def _refuse_other_defaults(request: msg.EvaluationRequest, context: SteadyContex
         if found != stored:
             raise DeclarationError(
                 f"The stored manifest of the SQLMesh project is of its {name} {stored!r}, while its configuration "
-                f"now says {found!r}, perhaps for another value of an environment variable. Write `project.{name}` in "
-                "defs.yaml, or describe the project anew where it is what it is here: dg utils refresh-defs-state"
+                f"now says {found!r}, perhaps because of an environment variable. Set `project.{name}` in "
+                "defs.yaml, or refresh the manifest with the variables of this deployment: dg utils refresh-defs-state"
             )
 
 
@@ -465,7 +465,7 @@ def _up_to_date(snapshot: Snapshot, is_overdue: bool, bounds: str, execution_tim
     if snapshot.is_seed:
         return msg.NodeUpToDate(snapshot.name, "the seed has not changed since it was loaded", None, None)
     if not is_overdue:
-        reason = "every interval that is over has been computed"
+        reason = "all complete intervals are computed"
     elif bounds:
         reason = f"nothing is due within the {bounds} that the run was given"
     else:
