@@ -1,4 +1,4 @@
-"""Every private interface of Dagster that this package uses, named after what it is for.
+"""Every private interface of Dagster that this package uses. Each function is named after its purpose.
 
 Each has its reason here, and a test in tests/upstream/test_dagster_internals.py that fails when Dagster changes what
 we depend on. No other module imports `dagster._*` (ruff refuses it).
@@ -49,7 +49,8 @@ def is_rebuilding_definitions() -> bool:
 def code_location_of(context: dg.ComponentLoadContext) -> object:
     """What all components of one load of a code location share, and no other load does.
 
-    Components are loaded one by one; Dagster has no public place for what they must not both declare.
+    Components are loaded one by one. To find conflicts between two of them, something must hold what each has declared;
+    Dagster has no public place for it.
     """
     return context.component_tree.state_tracker
 
@@ -165,7 +166,7 @@ def is_part_of_backfill(run: dg.DagsterRun) -> bool:
 
 
 def released_output(context: dg.AssetExecutionContext, output: str) -> dg.DagsterEvent:
-    """A step output without a materialization or a check's result: what is downstream of it may run.
+    """A step output without a materialization or a check's result. It lets the steps downstream run.
 
     Dagster has no public way to release it. Without it, healthy assets downstream of a model that had nothing to do
     would be skipped, and a retried run would end green without ever refreshing them.
