@@ -5,7 +5,6 @@ Dagster reads the annotations of the dataclasses as objects, so they must not be
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Annotated
 
 import dagster as dg
@@ -14,6 +13,7 @@ from dagster.components.resolved.errors import ResolutionException
 from dg_sqlmesh_component.config.templates import TemplateScope
 from dg_sqlmesh_component.config.validation import take_declared_types
 from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import split_fqn
 
 
@@ -142,8 +142,5 @@ def _wrong_name(name: str, matches: list[str], tables: Mapping[str, str]) -> str
     start = f"`external_models.keys` in defs.yaml names {name!r}, "
     if matches:
         return f"{start}which is more than one table: {', '.join(matches)}. Write out the catalog."
-    known = sorted({".".join(split_fqn(fqn)[-2:]) for fqn in tables} | set(tables.values()))
-    close = get_close_matches(name, known) or known[:10]
-    return f"{start}but no model reads a table of that name from outside. " + (
-        f"Did you mean {' or '.join(close)}?" if close else "The project reads no tables from outside."
-    )
+    known = did_you_mean(name, {".".join(split_fqn(fqn)[-2:]) for fqn in tables} | set(tables.values()))
+    return f"{start}but no model reads an external table of that name." + (known or " The project has none.")

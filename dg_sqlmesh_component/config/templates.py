@@ -1,10 +1,11 @@
 """What templates in `defs.yaml` see of our values."""
 
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any
 
 from dagster.components.resolved.errors import ResolutionException
+
+from dg_sqlmesh_component.protocol.formatting import did_you_mean
 
 
 class TemplateScope:
@@ -17,11 +18,8 @@ class TemplateScope:
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("_") or hasattr(self._value, attribute):
             return getattr(self._value, attribute)
-        known = [one.name for one in fields(self._value)]
-        close = get_close_matches(attribute, known) or known
-        raise ResolutionException(
-            f"`{self._name}` has no attribute {attribute!r} in a template. Did you mean {' or '.join(close)}?"
-        )
+        known = did_you_mean(attribute, [field.name for field in fields(self._value)])
+        raise ResolutionException(f"`{self._name}` has no attribute {attribute!r} in a template.{known}")
 
     def __str__(self) -> str:
         return str(self._value)

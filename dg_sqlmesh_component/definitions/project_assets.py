@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from graphlib import TopologicalSorter
 from typing import Any, Protocol, TypeVar
@@ -13,7 +12,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.translator import Dependencies, Translator, where
 from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
-from dg_sqlmesh_component.protocol.formatting import counted, short_hash
+from dg_sqlmesh_component.protocol.formatting import counted, did_you_mean, short_hash
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit, pair_uses, split_fqn
 
@@ -199,11 +198,10 @@ class ProjectAssets:
             raise DeclarationError(
                 f"{name!r} is more than one model: {', '.join(sorted(found))}. Write out the catalog."
             )
-        known = [self.models[fqn].name for fqn in self.specs]
-        close = get_close_matches(name, known) or sorted(known)[:10]
+        known = did_you_mean(name, (self.models[fqn].name for fqn in self.specs))
         raise DeclarationError(
             f"No asset of the SQLMesh project {project!r} is a model named {name!r}."
-            + (f" Did you mean {' or '.join(close)}?" if close else " It has no assets at all.")
+            + (known or " The project has no assets.")
         )
 
     def severity(self, node: str, audit: EvaluatedAudit) -> dg.AssetCheckSeverity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
+from difflib import get_close_matches
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 """What a terminal takes for a colour or a move of its cursor."""
@@ -42,6 +43,15 @@ def listed(items: Sequence[str], at_most: int = MAX_LISTED) -> str:
     """At most so many of them, and how many more there are."""
     more = [f"and {len(items) - at_most} more"] if len(items) > at_most else []
     return ", ".join([*items[:at_most], *more])
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the names closest to a wrong one, else with the first ten there are; empty if there are none."""
+    names = sorted(set(known))
+    close = get_close_matches(name, names)
+    if close:
+        return f" Did you mean {' or '.join(close)}?"
+    return f" Known: {listed(names, 10)}." if names else ""
 
 
 def instant(milliseconds: int) -> str:

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from sqlglot import exp
@@ -25,6 +24,7 @@ from sqlmesh.core.model import Model as SQLMeshModel
 from sqlmesh.core.snapshot.definition import QualifiedViewName
 
 from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.formatting import did_you_mean, listed
 from dg_sqlmesh_component.protocol.manifest import (
     MANIFEST_VERSION,
     AnsweredSelection,
@@ -171,11 +171,10 @@ def _select(
 def _refuse_to_show_nothing(context: Context, own: set[str]) -> None:
     """Refuse a project whose models all vanish. A new project, in whose files there are none yet, may be empty."""
     if own:
-        names = sorted(context.models[fqn].name for fqn in own)
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        names = listed(sorted(context.models[fqn].name for fqn in own), 10)
         raise ProjectLoadError(
             f"No model of the SQLMesh project at {', '.join(map(str, context.configs))} becomes an asset. SQLMesh "
-            f"executes none of them (all are external or embedded): {', '.join(names[:10])}{more}. Add a model of "
+            f"executes none of them (all are external or embedded): {names}. Add a model of "
             "another kind, or remove the component from defs.yaml."
         )
 
@@ -194,11 +193,7 @@ def _expand(context: Context, asked: str, selections: tuple[str, ...]) -> set[st
         if not matched:
             known = {model.name for model in context.models.values()}
             known |= {f"tag:{tag}" for model in context.models.values() for tag in model.tags}
-            close = get_close_matches(selection, sorted(known))
-            raise DeclarationError(
-                f"{asked} matches no model: {selection!r}."
-                + (f" Did you mean {' or '.join(close)}?" if close else f" Models: {', '.join(sorted(known)[:10])} ...")
-            )
+            raise DeclarationError(f"{asked} matches no model: {selection!r}.{did_you_mean(selection, known)}")
         chosen |= matched
     return chosen
 

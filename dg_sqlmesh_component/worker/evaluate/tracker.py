@@ -12,7 +12,7 @@ from sqlmesh.utils.errors import NodeAuditsErrors
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
-from dg_sqlmesh_component.protocol.formatting import bare, plain
+from dg_sqlmesh_component.protocol.formatting import bare, listed, plain
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -100,9 +100,8 @@ class Tracker(PipeConsole):
         }
         self._open_batches = Counter({fqn: len(batches) for fqn, batches in self.planned.items()})
         if unselected := sorted(set().union(*self.held_back_by.values())):
-            named = ", ".join(map(bare, unselected[:_NAMED]))
-            more = f" and {len(unselected) - _NAMED} more" if len(unselected) > _NAMED else ""
-            text = f"Not in this run, with pending intervals: {named}{more}. Models downstream are computed up to them."
+            named = listed(list(map(bare, unselected)), _NAMED)
+            text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
             self.pipe.send(msg.LogLine("info", text, "dg_sqlmesh"))
         partly = {fqn: tuple(sorted(by)) for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
         self.pipe.send(msg.EvaluationPlanned(self.planned, partly))

@@ -10,7 +10,7 @@ from sqlmesh.core.environment import Environment
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
-from dg_sqlmesh_component.protocol.formatting import bare
+from dg_sqlmesh_component.protocol.formatting import bare, listed
 
 _NAMED = 5
 """How many of them a message names."""
@@ -25,11 +25,10 @@ def refuse_what_nobody_described(request: msg.EvaluationRequest, environment: En
     unknown = _unknown_reads(request, environment)
     if not unknown:
         return
-    named = [f"{bare(model)} reads {bare(read)}" for model, read in unknown[:_NAMED]]
-    more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+    named = listed([f"{bare(model)} reads {bare(read)}" for model, read in unknown], _NAMED)
     raise EnvironmentNotReadyError(
         f"What environment {request.environment} has promoted reads models that the description of the project behind "
-        f"these assets does not know of: {', '.join(named)}{more}. In this run they would be computed without them, "
+        f"these assets does not know of: {named}. In this run they would be computed without them, "
         "and not again. Where the local files are what is promoted, that description is older: dg utils "
         f"refresh-defs-state. Where they are newer, promote them: {plan}"
     )
