@@ -9,7 +9,7 @@ SOAK_ARGS ?=
 # Three workers on two cores: much of a test's time is waiting for processes to start and to end.
 PYTEST := -m pytest -n 3
 # Tests of one file share planned projects, and some build on what the tests before them did.
-BY_FILE := --dist loadfile
+BY_FILE := --dist loadfile --no-loadscope-reorder
 # What a contributor runs before each commit: the pure parts, what we need from upstream, YAML, the scaffolder, and every
 # row of the outcome table in runs through the real worker.
 FAST_TESTS := tests/unit tests/worker tests/upstream $(wildcard tests/test_*.py) \
@@ -22,11 +22,11 @@ export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.test  ## the tests to run before each commit: at most four minutes
 	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
 
-test-rest: $(VENV)/.test  ## what `make test` leaves out
+test-rest: $(VENV)/.test  ## the tests that `make test` leaves out, except the slow ones
 	$(BIN)/python $(PYTEST) $(BY_FILE) $(addprefix --ignore=,$(FAST_TESTS)) $(PYTEST_ARGS)
 
-test-all: $(VENV)/.test  ## every test, on the newest versions within the declared limits
-	$(BIN)/python $(PYTEST) $(BY_FILE) $(PYTEST_ARGS)
+test-all: $(VENV)/.test  ## every test, also the slow ones, on the newest versions within the declared limits
+	$(BIN)/python $(PYTEST) $(BY_FILE) -m "slow or not slow" $(PYTEST_ARGS)
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

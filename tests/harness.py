@@ -5,6 +5,7 @@ Nothing here imports sqlmesh: the process that runs the tests is a process of Da
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import json
 import os
@@ -25,11 +26,15 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
-from dagster.components.core import snapshot
+from dagster.components.core import load_defs
 
 # Each load of definitions describes every component that is installed, for `dg`'s lists: most of the load's time, and
-# the same each time.
-snapshot.get_package_entry_snap = cache(snapshot.get_package_entry_snap)
+# the same each time, since nothing in the descriptions depends on the project that is loaded.
+_describe_installed_components = load_defs.get_library_json_enriched_defs
+_installed_components = cache(lambda: _describe_installed_components(None).metadata)
+load_defs.get_library_json_enriched_defs = lambda tree: dg.Definitions(
+    metadata=_installed_components(), component_tree=tree
+)
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
@@ -292,9 +297,18 @@ def dagster_project(folder: Path) -> Iterator[DagsterProject]:
         "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
     )
     sys.path.insert(0, str(root))  # what installing it would do
-    (folder / "dagster_home").mkdir()
+    shutil.copytree(_empty_dagster_home(), folder / "dagster_home")
     with dg.instance_for_test(temp_dir=str(folder / "dagster_home")) as instance:
         yield DagsterProject(root, instance)
+
+
+@cache
+def _empty_dagster_home() -> str:
+    """A Dagster home with databases that hold nothing: creating their tables takes longer than copying the files."""
+    home = tempfile.mkdtemp()
+    with dg.instance_for_test(temp_dir=home):
+        atexit.register(shutil.rmtree, home)
+    return home
 
 
 def copy_project(name: str, folder: Path) -> Path:

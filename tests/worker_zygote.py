@@ -149,6 +149,9 @@ def _import_what_a_worker_imports() -> None:
     from dg_sqlmesh_component.worker.sqlglot_sources import prefer_sqlglot_sources
 
     prefer_sqlglot_sources()
+    import duckdb  # noqa: F401  # SQLMesh imports these two when it opens a project
+    import pandas  # noqa: F401
+
     import dg_sqlmesh_component.worker.describe.project
     import dg_sqlmesh_component.worker.evaluate.evaluation  # noqa: F401
 

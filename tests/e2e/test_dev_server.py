@@ -100,7 +100,7 @@ class serve:  # reads as a verb
         raise AssertionError(f"dg dev does not answer:\n{Path(self.log.name).read_text()}")
 
     def __exit__(self, *_: object) -> None:
-        self.process.send_signal(signal.SIGINT)
+        os.killpg(self.process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
         try:
             self.process.wait(60)
         except subprocess.TimeoutExpired:

@@ -43,7 +43,10 @@ def test_the_wheel_has_what_it_needs_and_nothing_of_the_tests_and_documents(whee
 no_wheels = pytest.mark.skipif(sys.version_info >= (3, 13), reason="the lowest duckdb has no wheel for Python 3.13")
 
 
-@pytest.mark.parametrize("resolution", ["highest", pytest.param("lowest-direct", marks=no_wheels)])
+@pytest.mark.parametrize(
+    "resolution",
+    [pytest.param("highest", marks=pytest.mark.slow), pytest.param("lowest-direct", marks=no_wheels)],
+)
 def test_the_wheel_scaffolds_the_starter_and_loads_it_in_a_fresh_environment(
     wheel: Path, resolution: str, tmp_path: Path
 ) -> None:
