@@ -36,6 +36,9 @@ def import_what_commands_import() -> None:
     import pandas  # noqa: F401
     import sqlmesh.cli.main
     import sqlmesh.magics  # noqa: F401
+    from sqlmesh.utils.date import to_datetime
+
+    to_datetime("6 days ago")  # compiles dateparser's expressions
 
     # Each plan asks which packages are installed, which takes a third of a small plan.
     importlib_metadata.packages_distributions = cache(importlib_metadata.packages_distributions)

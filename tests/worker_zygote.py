@@ -7,6 +7,7 @@ other processes (the multiprocess executor, `dg`, `dagster`) and of other interp
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -149,8 +150,14 @@ def _import_what_a_worker_imports() -> None:
     from dg_sqlmesh_component.worker.sqlglot_sources import prefer_sqlglot_sources
 
     prefer_sqlglot_sources()
-    import duckdb  # noqa: F401  # SQLMesh imports these two when it opens a project
+    import duckdb  # noqa: F401  # SQLMesh imports these while it opens and runs a project
     import pandas  # noqa: F401
+    import sqlmesh.magics  # noqa: F401
+    from sqlmesh.utils.date import to_datetime
+
+    # SQLMesh looks at the stack in each run, and dateparser compiles its expressions: both keep what they find.
+    inspect.stack()
+    to_datetime("6 days ago")
 
     import dg_sqlmesh_component.worker.describe.project
     import dg_sqlmesh_component.worker.evaluate.evaluation  # noqa: F401
