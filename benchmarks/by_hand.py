@@ -1,4 +1,4 @@
-"""The same assets and checks as Python that a person would write, without SQLMesh: the least that Dagster costs."""
+"""The same assets and checks as handwritten Python without SQLMesh: the least that Dagster costs."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ RESULTS = {results!r}
     can_subset=True,
 )
 def project(context):
-    said = deserialize_value(Path(RESULTS).read_text(), list)
+    events = deserialize_value(Path(RESULTS).read_text(), list)
     checks = defaultdict(list)
-    for one in said:
-        if isinstance(one, AssetCheckEvaluation):
-            checks[one.asset_key].append(
+    for event in events:
+        if isinstance(event, AssetCheckEvaluation):
+            checks[event.asset_key].append(
                 dg.AssetCheckResult(
-                    passed=one.passed, asset_key=one.asset_key, check_name=one.check_name, metadata=one.metadata,
-                    severity=one.severity, description=one.description,
+                    passed=event.passed, asset_key=event.asset_key, check_name=event.check_name,
+                    metadata=event.metadata, severity=event.severity, description=event.description,
                 )
             )
-    for one in said:
-        if isinstance(one, StepMaterializationData):
-            asset = one.materialization
+    for event in events:
+        if isinstance(event, StepMaterializationData):
+            asset = event.materialization
             version = asset.tags["dagster/data_version"]
             tags = {{"dagster/code_version": asset.tags["dagster/code_version"]}}
             yield dg.MaterializeResult(
                 asset_key=asset.asset_key, metadata=asset.metadata, tags=tags, data_version=dg.DataVersion(version),
                 check_results=checks[asset.asset_key],
             )
-        elif isinstance(one, AssetObservationData):
-            yield one.asset_observation
-            yield from checks[one.asset_observation.asset_key]
+        elif isinstance(event, AssetObservationData):
+            yield event.asset_observation
+            yield from checks[event.asset_observation.asset_key]
 """
 
 
 def module(root: Path, results: Path | str = "") -> str:
-    """A module with the assets of the Dagster project `root`, whose op records again what stands in `results`."""
+    """A module with the assets of the Dagster project `root`. Its op records the events in `results` again."""
     for name in [name for name in sys.modules if name.partition(".")[0] == root.name]:
-        del sys.modules[name]  # of the project of another size
+        del sys.modules[name]  # it belongs to the project of another size
     sys.path.insert(0, str(root))
     try:
         definitions = importlib.import_module(f"{root.name}.definitions").defs()
@@ -75,7 +75,7 @@ def module(root: Path, results: Path | str = "") -> str:
 
 
 def code(value: Any) -> str:
-    """Python that makes this value."""
+    """The Python expression of a value."""
     match value:
         case dg.AssetKey():
             return f"dg.AssetKey({list(value.path)!r})"
@@ -92,14 +92,14 @@ def code(value: Any) -> str:
             return code(value.schema)
         case dg.CodeReferencesMetadataValue():
             files = (
-                f"dg.LocalFileCodeReference(file_path={one.file_path!r}, line_number={one.line_number!r})"
-                for one in value.code_references
+                f"dg.LocalFileCodeReference(file_path={file.file_path!r}, line_number={file.line_number!r})"
+                for file in value.code_references
             )
             return f"dg.CodeReferencesMetadataValue(code_references=[{', '.join(files)}])"
         case dg.MetadataValue():
             return repr(value.value)
         case dict():
-            return "{" + ", ".join(f"{key!r}: {code(one)}" for key, one in value.items()) + "}"
+            return "{" + ", ".join(f"{key!r}: {code(item)}" for key, item in value.items()) + "}"
         case list() | tuple():
             return "[" + ", ".join(map(code, value)) + "]"
         case _:
@@ -108,17 +108,17 @@ def code(value: Any) -> str:
 
 
 def spec_code(spec: dg.AssetSpec) -> str:
-    said = {
+    arguments = {
         "deps": list(spec.deps),
         "description": spec.description,
-        "metadata": {key: one for key, one in spec.metadata.items() if key != "dagster/component_origin"},
+        "metadata": {key: value for key, value in spec.metadata.items() if key != "dagster/component_origin"},
         "group_name": spec.group_name,
         "code_version": spec.code_version,
         "owners": list(spec.owners),
         "tags": dict(spec.tags),
     }
-    arguments = ", ".join(f"{name}={code(one)}" for name, one in said.items())
-    return f"dg.AssetSpec({code(spec.key)}, {arguments})"
+    written = ", ".join(f"{name}={code(value)}" for name, value in arguments.items())
+    return f"dg.AssetSpec({code(spec.key)}, {written})"
 
 
 def check_code(check: dg.AssetCheckSpec) -> str:

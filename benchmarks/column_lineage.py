@@ -1,4 +1,4 @@
-"""What column lineage costs while a project is described: paired runs with and without it, as a ratio."""
+"""The cost of column lineage while a project is loaded: paired loads with and without it, as a ratio."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def main() -> None:
     extra = [with_it[0] - without[0] for without, with_it in rounds]
     _, columns, pairs = rounds[0][1]
     print(f"{arguments.models} models, {columns} columns, {pairs} pairs of columns, {arguments.rounds} rounds")
-    print(f"describe without: median {statistics.median(without[0] for without, _ in rounds):.2f} s")
+    print(f"load without:     median {statistics.median(without[0] for without, _ in rounds):.2f} s")
     print(f"with / without:   median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     print(f"cost per column:  median {statistics.median(extra) / columns * 1000:.2f} ms")
 

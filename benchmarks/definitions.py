@@ -1,9 +1,9 @@
-"""What it costs a process to have the definitions: ours from stored state, against the same assets written by hand.
+"""The cost of loading definitions: our component with a stored manifest, and the same assets written by hand.
 
-Each measurement is a process of its own, from its start to the built repository, imports included. The assets written
-by hand are a Python module with the same `AssetSpec`s and `AssetCheckSpec`s, in a Dagster project of the same layout.
-A bare `Context` is a script that loads the project with SQLMesh and does nothing else; its caches in the project's
-folder are warm, as after any `sqlmesh` command there, or cold, as in a fresh clone.
+Each measurement is a process, from its start to the built repository, imports included. The assets written by hand are
+a Python module with the same `AssetSpec`s and `AssetCheckSpec`s, in a Dagster project of the same layout. A bare
+`Context` is a script that only loads the project with SQLMesh. SQLMesh's caches in the project's folder are warm, as
+after any `sqlmesh` command, or cold, as in a fresh clone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import by_hand
 from lab import HERE, Lab, heading, in_dagster, measure, progress, ratio_row, row
 
-STORED, HAND, BARE = "ours, from stored state", "the same by hand", "a bare `Context`, caches warm"
+STORED, HAND, BARE = "ours, with a manifest", "the same by hand", "a bare `Context`, caches warm"
 
 
 def main() -> None:
@@ -26,34 +26,34 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[1_000, 3_000])
     parser.add_argument("--audits", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    said = parser.parse_args()
-    for models in said.models:
+    options = parser.parse_args()
+    for models in options.models:
         with tempfile.TemporaryDirectory() as temporary:
-            lab = Lab(Path(temporary).resolve(), models, planned=False, audits=said.audits)
-            print(heading(f"{models} models, definitions, {said.rounds} rounds"))
-            table(lab, said.rounds)
+            lab = Lab(Path(temporary).resolve(), models, planned=False, audits=options.audits)
+            print(heading(f"{models} models, definitions, {options.rounds} rounds"))
+            table(lab, options.rounds)
             sys.stdout.flush()
 
 
 def table(lab: Lab, rounds: int) -> None:
     ours = lab.ours()
     hand = lab.dagster_project("hand", {"project.py": by_hand.module(ours)})
-    direct = lab.dagster_project("direct", lab.declaration())
+    direct = lab.dagster_project("direct", lab.component_file())
 
     def repository(root: Path) -> float:
         measured = in_dagster("load", root)
-        assert measured.said == {"assets": lab.models, "sqlmesh": False}, measured.output
+        assert measured.printed == {"assets": lab.models, "sqlmesh": False}, measured.output
         return measured.seconds
 
     def bare() -> float:
         return measure([sys.executable, HERE / "sqlmesh_alone.py", "load", lab.project], cwd=lab.project).seconds
 
-    def cold(one: Callable[[], float]) -> float:
+    def cold(measure_once: Callable[[], float]) -> float:
         shutil.rmtree(lab.project / ".cache")
-        return one()
+        return measure_once()
 
     def development(changed: Path | None = None) -> float:
-        """As `dg dev` loads, behind a change of one model's file."""
+        """A load of `dg dev`, after a change of one model's file."""
         if changed:
             changed.write_text(f"{changed.read_text()}-- Changed.\n")
         command = [sys.executable, HERE / "in_dagster.py", "load", ours]
@@ -61,35 +61,35 @@ def table(lab: Lab, rounds: int) -> None:
 
     last, middle = (lab.project / "models" / f"model_{number:04d}.sql" for number in (lab.models - 1, lab.models // 2))
 
-    for warm in (lambda: repository(ours), lambda: repository(hand), bare):
-        warm()  # compiles what Python compiles once, fills SQLMesh's cache
+    for warm_up in (lambda: repository(ours), lambda: repository(hand), bare):
+        warm_up()  # Python compiles the modules, SQLMesh fills its cache
     measured = []
     for _ in range(rounds):
         # The cold ones first, so that they leave the caches warm.
         cold_ones = {
             "a bare `Context`, caches cold": cold(bare),
-            "ours, nothing stored, caches cold": cold(lambda: repository(direct)),
+            "ours, without a manifest, caches cold": cold(lambda: repository(direct)),
         }
         measured.append(
             {
                 STORED: repository(ours),
                 HAND: repository(hand),
                 BARE: bare(),
-                "ours, nothing stored, caches warm": repository(direct),
+                "ours, without a manifest, caches warm": repository(direct),
                 **cold_ones,
-                "development, nothing changed": development(),
-                "development, a model that nobody reads changed": development(last),
-                "development, a model of the middle layer changed": development(middle),
+                "ours in development, nothing changed": development(),
+                "ours in development, a model without downstream models changed": development(last),
+                "ours in development, a model of the middle layer changed": development(middle),
             }
         )
         progress(measured[-1])
-    by_name = {what: [one[what] for one in measured] for what in measured[0]}
-    for what, seconds in by_name.items():
-        print(row(what, seconds, " s"))
+    by_name = {name: [values[name] for values in measured] for name in measured[0]}
+    for name, seconds in by_name.items():
+        print(row(name, seconds, " s"))
     print(ratio_row(f"**{STORED} / {HAND}**", by_name[STORED], by_name[HAND]))
-    for what, seconds in by_name.items():
-        if what not in (HAND, BARE):
-            print(ratio_row(f"{what} / {BARE}", seconds, by_name[BARE]))
+    for name, seconds in by_name.items():
+        if name not in (HAND, BARE):
+            print(ratio_row(f"{name} / {BARE}", seconds, by_name[BARE]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes a SQLMesh project of any size on embedded DuckDB; the same arguments always write the same project."""
+"""Write a SQLMesh project of any size on embedded DuckDB. The same arguments always write the same project."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write(
     """A project of `models` models in `depth` layers, each reading one to three of the layer below.
 
     Args:
-        columns: Columns of each model, beside `ds` and `id`.
+        columns: Columns of each model, in addition to `ds` and `id`.
         audits: Audits of each model.
         mixed: Whether kinds and crons differ from model to model; else all are FULL and daily.
     """
@@ -62,8 +62,8 @@ def write(
 
 
 def _header(name: str, kind: str, cron: str, audits: int) -> str:
-    said = f", audits ({', '.join(AUDITS[:audits])})" if audits else ""
-    return f"MODEL (name {name}, kind {kind}, cron '{cron}', description 'Generated.'{said});\n"
+    clause = f", audits ({', '.join(AUDITS[:audits])})" if audits else ""
+    return f"MODEL (name {name}, kind {kind}, cron '{cron}', description 'Generated.'{clause});\n"
 
 
 def _query(parents: list[str], columns: int) -> str:

@@ -1,6 +1,6 @@
-"""What a model costs as projects grow: seconds of our step per model, beside a script of SQLMesh alone.
+"""The cost of one model in projects of different sizes: seconds of our step per model, and of SQLMesh alone.
 
-A round measures each size once, one after the other: whatever slows the machine for an hour slows all sizes.
+A round measures each size once, one after the other, so that a slow hour of the machine slows all sizes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 
 from lab import forget_runs, heading, in_dagster, ratio_row, row
-from runs import Runs, say
+from runs import Runs, print_round
 
 UNRECORDED = "  execution: {record_unchanged: false}\n"
-DUE, IDLE, IDLE_UNRECORDED = "everything due", "nothing due", "nothing due, `record_unchanged: false`"
+PENDING, IDLE, IDLE_UNRECORDED = "all pending", "nothing pending", "nothing pending, `record_unchanged: false`"
 Seconds = dict[str, list[float]]
 
 
@@ -22,32 +22,32 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[100, 1_000, 3_000])
     parser.add_argument("--audits", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    said = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        sizes = [Growing(Path(folder).resolve() / str(models), models, said.audits) for models in said.models]
-        for _ in range(said.rounds):
+        sizes = [Growing(Path(folder).resolve() / str(models), models, options.audits) for models in options.models]
+        for _ in range(options.rounds):
             for size in sizes:
                 size.round()
     for size in sizes:
-        print(heading(f"{size.models} models, {said.rounds} rounds"))
-        for what, ours in size.ours.items():
-            print(row(f"our step, {what}", ours, " s"))
-            print(row(f"our step, {what}, each model", size.each(what), " ms"))
-            print(row(f"SQLMesh alone, {what}", size.alone[what], " s"))
-            print(ratio_row(f"our step / SQLMesh alone, {what}", ours, size.alone[what]))
+        print(heading(f"{size.models} models, {options.rounds} rounds"))
+        for case, ours in size.ours.items():
+            print(row(f"our step, {case}", ours, " s"))
+            print(row(f"our step, {case}, each model", size.each(case), " ms"))
+            print(row(f"SQLMesh alone, {case}", size.alone[case], " s"))
+            print(ratio_row(f"our step / SQLMesh alone, {case}", ours, size.alone[case]))
     smallest, *larger = sizes
     for size in larger:
-        print(heading(f"What a model costs: {size.models} / {smallest.models} models, {said.rounds} rounds"))
-        for what in size.ours:
-            print(ratio_row(what, size.each(what), smallest.each(what)))
+        print(heading(f"Cost of one model: {size.models} / {smallest.models} models, {options.rounds} rounds"))
+        for case in size.ours:
+            print(ratio_row(case, size.each(case), smallest.each(case)))
 
 
 class Growing:
-    """A project of one size, and the seconds that its rounds have measured, by what is due.
+    """A project of one size, with the seconds of all rounds by case.
 
     Attributes:
-        ours: Of our step.
-        alone: Of a script of SQLMesh alone.
+        ours: Seconds of our step.
+        alone: Seconds of a script of SQLMesh alone.
     """
 
     def __init__(self, folder: Path, models: int, audits: int) -> None:
@@ -55,24 +55,24 @@ class Growing:
         self.models = models
         self.runs = Runs(folder, models, audits)
         self.unrecorded = self.runs.lab.ours("unrecorded", attributes=UNRECORDED)
-        self.ours: Seconds = {DUE: [], IDLE: [], IDLE_UNRECORDED: []}
-        self.alone: Seconds = {DUE: [], IDLE: [], IDLE_UNRECORDED: []}
+        self.ours: Seconds = {PENDING: [], IDLE: [], IDLE_UNRECORDED: []}
+        self.alone: Seconds = {PENDING: [], IDLE: [], IDLE_UNRECORDED: []}
 
     def round(self) -> None:
-        """Everything once; nothing is due for `record_unchanged: false` after SQLMesh alone has had nothing to do."""
+        """Measure each case once. `record_unchanged: false` runs last, after all pending intervals are computed."""
         measured = self.runs.round_without_hand()
         forget_runs(self.unrecorded)
         unrecorded = in_dagster("step", self.unrecorded)
-        assert unrecorded.said["ok"], unrecorded.output
+        assert unrecorded.printed["ok"], unrecorded.output
         measured["unrecorded"] = {"ours": unrecorded, "alone": measured["idle"]["alone"]}
-        say(measured)
-        for what, one in zip(self.ours, measured.values()):
-            self.ours[what].append(one["ours"].said["seconds"])
-            self.alone[what].append(one["alone"].seconds)
+        print_round(measured)
+        for case, by_who in zip(self.ours, measured.values()):
+            self.ours[case].append(by_who["ours"].printed["seconds"])
+            self.alone[case].append(by_who["alone"].seconds)
 
-    def each(self, what: str) -> list[float]:
-        """Milliseconds of our step for each model."""
-        return [1_000 * seconds / self.models for seconds in self.ours[what]]
+    def each(self, case: str) -> list[float]:
+        """Milliseconds of our step per model, one number a round."""
+        return [1_000 * seconds / self.models for seconds in self.ours[case]]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks do in a process of Dagster's: `in_dagster.py <what> <Dagster project> ...`; prints JSON."""
+"""The part of the benchmarks that runs in Dagster's process: `in_dagster.py <task> <Dagster project>`. Prints JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def definitions(root: Path) -> dg.Definitions:
 
 
 def load(root: Path) -> dict[str, Any]:
-    """Build the repository, as every process of Dagster's does."""
+    """Build the repository, as every process of Dagster does."""
     repository = definitions(root).get_repository_def()
     keys = repository.asset_graph.materializable_asset_keys
     return {"assets": len(keys), "sqlmesh": "sqlmesh" in sys.modules}
@@ -55,7 +55,7 @@ def step(root: Path) -> dict[str, Any]:
 
 
 def results(_root: Path, file: str) -> dict[str, Any]:
-    """Write down what the last run recorded, for `by_hand.py` to record it again."""
+    """Write the events of the last run to a file, so that `by_hand.py` can record them again."""
     with dg.DagsterInstance.get() as instance:
         [run] = instance.get_runs(limit=1)
         events = [

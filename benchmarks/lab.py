@@ -1,7 +1,7 @@
-"""What the benchmarks share: a generated SQLMesh project, Dagster projects over it, and processes that are timed.
+"""Shared by all benchmarks: a generated SQLMesh project, Dagster projects that use it, and timed processes.
 
-Whatever is compared is measured in the same round, one after the other, each in a process of its own. A round gives a
-ratio; several rounds give its median and range.
+A round measures all candidates one after the other, each in a process of its own. Each round gives a ratio. The tables
+show the median and the range of all rounds.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Measured:
 
     Attributes:
         seconds: From its start to its end.
-        said: The JSON object in the last line of its output; empty when it printed none.
+        printed: The JSON object in the last line of its output; empty if there is none.
         status: Its exit status.
     """
 
     seconds: float
-    said: dict[str, Any]
+    printed: dict[str, Any]
     status: int
     output: str
 
@@ -70,7 +70,7 @@ def measure(command: Sequence[str | Path], *, cwd: Path, check: bool = True, **e
 
 
 def peak_megabytes(command: Sequence[str | Path], *, cwd: Path, **env: str) -> float:
-    """The most memory that a command and its children had at once: proportional set size, looked at 20 times a second.
+    """The largest memory of a command and its children together: proportional set size, measured 20 times a second.
 
     Raises:
         RuntimeError: The command failed.
@@ -93,24 +93,24 @@ def peak_megabytes(command: Sequence[str | Path], *, cwd: Path, **env: str) -> f
 
 
 def _environment() -> dict[str, str]:
-    """The environment of what is measured: this Python's commands first, and bytecode kept, as users have it.
+    """Environment variables of the measured processes: this Python's commands come first, and bytecode is kept.
 
-    Where Python may not write bytecode (many containers say so), each process compiles whatever it imports, which
-    took longer than most of what is measured here.
+    Many containers set `PYTHONDONTWRITEBYTECODE`. Each process then compiles all that it imports, which takes longer
+    than most of the measured work.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**environment, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"}
 
 
 def _tree(pid: int) -> list[int]:
-    found = [pid]
-    for one in found:
+    pids = [pid]
+    for parent in pids:
         try:
-            for task in Path(f"/proc/{one}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                pids += map(int, (task / "children").read_text().split())
         except (FileNotFoundError, ProcessLookupError):
             pass  # it has ended
-    return found
+    return pids
 
 
 def _megabytes(pid: int) -> float:
@@ -122,10 +122,10 @@ def _megabytes(pid: int) -> float:
 
 
 class Lab:
-    """A SQLMesh project of some size, planned three days ago, and copies of it that a run may use up.
+    """A generated SQLMesh project, planned as of three days ago.
 
     Attributes:
-        project: The SQLMesh project; `restore` brings it back to how it was planned.
+        project: The SQLMesh project. `restore` undoes the runs since the plan.
     """
 
     def __init__(self, folder: Path, models: int, *, planned: bool = True, **shape: Any) -> None:
@@ -145,12 +145,12 @@ class Lab:
         return self.folder / "planned"
 
     def restore(self) -> None:
-        """Bring the project back to how it was planned, so that everything is due."""
+        """Undo all runs since the plan, so that all models have pending intervals."""
         shutil.rmtree(self.project)
         shutil.copytree(self._planned, self.project)
 
     def dagster_project(self, name: str, files: Mapping[str, str]) -> Path:
-        """A Dagster project with these files in its defs folder, and a Dagster home of its own beside it."""
+        """A Dagster project with these files in its defs folder, and a Dagster home of its own."""
         root = self.folder / name
         for path, text in {
             "pyproject.toml": f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{name}"\n',
@@ -163,13 +163,13 @@ class Lab:
             (root / path).write_text(text)
         return root
 
-    def declaration(self, attributes: str = "") -> dict[str, str]:
-        """Our component's file, by path."""
+    def component_file(self, attributes: str = "") -> dict[str, str]:
+        """The `defs.yaml` of our component, by path."""
         return {"shop/defs.yaml": YAML.format(project=self.project, more=attributes)}
 
     def ours(self, name: str = "ours", attributes: str = "") -> Path:
-        """A Dagster project with our component, its state stored."""
-        root = self.dagster_project(name, self.declaration(attributes))
+        """A Dagster project with our component and a stored manifest."""
+        root = self.dagster_project(name, self.component_file(attributes))
         measure(
             [sys.executable, HERE / "in_dagster.py", "load", root],
             cwd=root,
@@ -186,15 +186,15 @@ def in_dagster(what: str, root: Path, *words: str | Path, check: bool = True) ->
 
 
 def forget_runs(root: Path) -> None:
-    """Empty a Dagster home: what a step costs must not depend on the round."""
+    """Empty a Dagster home, so that a round does not depend on the rounds before it."""
     shutil.rmtree(root / "home")
     (root / "home").mkdir()
     (root / "home" / "dagster.yaml").write_text(INSTANCE)
 
 
 def progress(measured: Mapping[str, float]) -> None:
-    """Say what a round has measured, beside the tables: they come at the end, hours later."""
-    print("; ".join(f"{what} {value:.1f}" for what, value in measured.items()), file=sys.stderr, flush=True)
+    """Print the numbers of a round at once. The tables come at the end, hours later."""
+    print("; ".join(f"{name} {value:.1f}" for name, value in measured.items()), file=sys.stderr, flush=True)
 
 
 def heading(title: str) -> str:
@@ -208,6 +208,6 @@ def row(what: str, values: Sequence[float], unit: str = "") -> str:
     return f"| {what} | {statistics.median(values):.2f}{unit} | {low:.2f} to {high:.2f} |"
 
 
-def ratio_row(what: str, ours: Sequence[float], theirs: Sequence[float]) -> str:
+def ratio_row(what: str, ours: Sequence[float], others: Sequence[float]) -> str:
     """A line of a table: the median and range of the rounds' ratios."""
-    return row(what, [one / other for one, other in zip(ours, theirs)])
+    return row(what, [our / other for our, other in zip(ours, others)])

@@ -1,7 +1,7 @@
-"""The two other packages that run SQLMesh under Dagster, each in an environment of its own, beside ours.
+"""Our component and the two other packages that run SQLMesh under Dagster, each in an environment of its own.
 
-Definitions: a process from its start to the built repository. Runs: everything due, in-process executor, from the
-run's start to its end; and what the tables say afterwards: how many models were really computed.
+Definitions: a process from its start to the built repository. Runs: all models pending, in-process executor, from the
+run's start to its end. The tables in the warehouse then show how many models were computed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ print(json.dumps({"computed": computed}))
 
 @dataclass
 class Contender:
-    """Who is measured: a Python environment, a Dagster project, and the folder in which all of it runs."""
+    """A package to measure: its Python environment, its Dagster project, and the working directory."""
 
     name: str
     python: Path
@@ -65,7 +65,7 @@ class Contender:
 
 
 def environment(folder: Path, package: str) -> Path:
-    """An environment with one of the packages, made if it is not there; its interpreter."""
+    """The interpreter of an environment with this package. The environment is created if it is missing."""
     python = folder / package / "bin" / "python"
     if not python.exists():
         uv = [sys.executable, "-m", "uv"]
@@ -88,13 +88,13 @@ def contenders(lab: Lab, environments: Path) -> list[Contender]:
 def loads_table(lab: Lab, everybody: list[Contender], rounds: int) -> None:
     """Definitions: seconds of a whole process."""
     print(heading(f"{lab.models} models, {rounds} rounds: definitions"))
-    loads: dict[str, list[float]] = {one.name: [] for one in everybody}
+    loads: dict[str, list[float]] = {contender.name: [] for contender in everybody}
     for number in range(rounds + 1):
-        for one in everybody:
-            measured = one.measure("load")
+        for contender in everybody:
+            measured = contender.measure("load")
             assert not measured.status, measured.output
-            if number:  # the first compiles what Python compiles once
-                loads[one.name].append(measured.seconds)
+            if number:  # in the first round, Python compiles the modules
+                loads[contender.name].append(measured.seconds)
         progress({name: seconds[-1] for name, seconds in loads.items() if seconds})
     for name, seconds in loads.items():
         print(row(name, seconds, " s"))
@@ -104,19 +104,19 @@ def loads_table(lab: Lab, everybody: list[Contender], rounds: int) -> None:
 
 
 def runs_table(lab: Lab, everybody: list[Contender]) -> None:
-    """Everything due, once: seconds of the run, and what came of it."""
-    print(f"\n### {lab.models} models, everything due, in-process executor\n")
-    print("| who | seconds of the run | Dagster says | materialized | really computed |\n|---|---|---|---|---|")
-    for one in everybody:
+    """One run with all models pending: its seconds, and its result."""
+    print(f"\n### {lab.models} models, all pending, in-process executor\n")
+    print("| package | seconds of the run | status in Dagster | materialized | computed |\n|---|---|---|---|---|")
+    for contender in everybody:
         lab.restore()
-        said = one.measure("step")
+        run = contender.measure("step")
         computed = measure([sys.executable, "-c", COMPUTED], cwd=lab.project).said["computed"]
-        if said.said:
-            green = "success" if said.said["ok"] else "failure"
-            materialized = said.said["events"].get("ASSET_MATERIALIZATION", 0)
-            print(f"| {one.name} | {said.said['run_seconds']:.1f} | {green} | {materialized} | {computed} |")
+        if run.printed:
+            green = "success" if run.printed["ok"] else "failure"
+            materialized = run.printed["events"].get("ASSET_MATERIALIZATION", 0)
+            print(f"| {contender.name} | {run.printed['run_seconds']:.1f} | {green} | {materialized} | {computed} |")
         else:
-            print(f"| {one.name} | | {said.output.strip().splitlines()[-1]} | 0 | {computed} |")
+            print(f"| {contender.name} | | {run.output.strip().splitlines()[-1]} | 0 | {computed} |")
         sys.stdout.flush()
 
 
@@ -127,14 +127,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loads-only", action="store_true", help="no runs: at 1,000 models they take long")
     parser.add_argument("--environments", type=Path, help="folder in which their environments are kept")
-    said = parser.parse_args()
-    for models in said.models:
+    options = parser.parse_args()
+    for models in options.models:
         with tempfile.TemporaryDirectory() as folder:
-            lab = Lab(Path(folder).resolve() / "lab", models, audits=said.audits)
-            environments = said.environments or Path(folder) / "environments"
+            lab = Lab(Path(folder).resolve() / "lab", models, audits=options.audits)
+            environments = options.environments or Path(folder) / "environments"
             everybody = contenders(lab, environments.resolve())
-            loads_table(lab, everybody, said.rounds)
-            if not said.loads_only:
+            loads_table(lab, everybody, options.rounds)
+            if not options.loads_only:
                 runs_table(lab, everybody)
 
 

@@ -1,4 +1,4 @@
-"""What a person would write to run or load a project without Dagster: `python sqlmesh_alone.py run|load <project>`."""
+"""A script that runs or loads a project without Dagster: `python sqlmesh_alone.py run|load <project>`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks run from end to end, on projects so small that their numbers say nothing."""
+"""The benchmarks run from end to end. The projects are so small that the numbers mean nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness import REPOSITORY
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "headings"),
     [
         (
             ["definitions.py", "--models", "3"],
@@ -18,17 +18,17 @@ from harness import REPOSITORY
         ),
         pytest.param(
             ["runs.py", "--models", "3", "--measure", "steps", "memory", "launches"],
-            ["### 3 models, everything due", "### 3 models, peak memory", "**dg launch / sqlmesh run**"],
+            ["### 3 models, all pending", "### 3 models, peak memory", "**dg launch / sqlmesh run**"],
             marks=pytest.mark.slow,
         ),
         pytest.param(
             ["growth.py", "--models", "3", "4"],
-            ["### 4 models, 1 rounds", "### What a model costs: 4 / 3 models", "`record_unchanged: false`"],
+            ["### 4 models, 1 rounds", "### Cost of one model: 4 / 3 models", "`record_unchanged: false`"],
             marks=pytest.mark.slow,
         ),
     ],
 )
-def test_a_benchmark_prints_its_tables(command: list[str], said: list[str]) -> None:
+def test_a_benchmark_prints_its_tables(command: list[str], headings: list[str]) -> None:
     script, *options = command
     done = subprocess.run(
         [sys.executable, REPOSITORY / "benchmarks" / script, *options, "--rounds", "1"],
@@ -37,5 +37,5 @@ def test_a_benchmark_prints_its_tables(command: list[str], said: list[str]) -> N
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stderr
-    for line in said:
-        assert line in done.stdout
+    for heading in headings:
+        assert heading in done.stdout
