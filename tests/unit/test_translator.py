@@ -731,8 +731,8 @@ def test_the_check_of_an_external_models_audit_says_whose_it_is() -> None:
     ("left_out", "note"),
     [
         (0, None),
-        (1, "1 column left out; `metadata_limits.columns` in defs.yaml says how many are kept"),
-        (7, "7 columns left out; `metadata_limits.columns` in defs.yaml says how many are kept"),
+        (1, "1 column left out; `metadata_limits.columns` in defs.yaml sets the limit"),
+        (7, "7 columns left out; `metadata_limits.columns` in defs.yaml sets the limit"),
     ],
     ids=["whole", "one column cut", "cut"],
 )
