@@ -10,7 +10,6 @@ from typing import Any, get_args
 
 import dagster as dg
 from dagster.components.component.state_backed_component import StateBackedComponent
-from dagster.components.core.context import RESOLUTION_CONTEXT_STASH_KEY
 from dagster.components.resolved.core_models import OpSpec
 from dagster.components.resolved.errors import ResolutionException
 from dagster.components.scaffold.scaffold import scaffold_with
@@ -176,17 +175,15 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def get_asset_selection(self, select: Selection = None, exclude: Selection = None) -> dg.AssetSelection:
         """Assets of this component for jobs, schedules and sensors, in SQLMesh's model selection language.
 
-        SQLMesh evaluates a new selection once. The manifest keeps the result until it is refreshed.
+        SQLMesh evaluates a new selection once. The manifest stores the result, and each refresh evaluates it again.
 
         Raises:
             DeclarationError: The selection is invalid, or matches no asset of this component.
         """
         selectors = _checked_selectors("select", select), _checked_selectors("exclude", exclude)
-        assets = self._project_assets
         if any(selectors):
-            manifest = _with_answer(assets.manifest, self._source, *selectors)
-            assets = self._assets = replace(assets, manifest=manifest)
-        return assets.selection(*selectors)
+            self._assets = _with_answer(self._project_assets, self._source, *selectors)
+        return self._project_assets.selection(*selectors)
 
     # -- loading; Dagster calls these -----------------------------------------------------------------
 
@@ -210,9 +207,9 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
         """Create the component from the attributes in `defs.yaml`."""
         component: Self = super().resolve_from_model(context, model)
-        load_context = context.stash.get(RESOLUTION_CONTEXT_STASH_KEY)
-        if load_context is not None:  # the root is part of the state key, which Dagster reads next
-            component._source.root = load_context.project_root
+        if context.stash:  # empty in `resolve_from_yaml`
+            # Dagster reads the state key, which depends on the root, before it passes the root to any other method.
+            component._source.root = dg.ComponentLoadContext.from_resolution_context(context).project_root
         return component
 
     @property
@@ -248,7 +245,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         """The project's assets, from the stored manifest or, if there is none, from the project itself."""
         self._source.root = context.project_root
         self._storage_problem = self._source.why_unreachable(context.project_root)
-        # Not Dagster's own test for development: for `dg` every command is that, also one that refreshes the manifest.
+        # Distinguishes a load from a refresh: Dagster treats each `dg` command, a refresh too, as development.
         self._is_loading = self._storage_problem is None
         try:
             return super().build_defs(context) if self._is_loading else self.build_defs_from_state(context, None)
@@ -290,29 +287,27 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def _project_assets(self) -> ProjectAssets:
         """The assets. Another component's YAML may ask for them before Dagster has built this component."""
         if self._assets is None:
-            name = self.project.name
+            component = f"The component of the SQLMesh project {self.project.name!r}"
             if self._is_loading:
                 raise DeclarationError(
-                    f"The component of the SQLMesh project {name!r} asks for its own assets while they are being "
-                    "built, directly or through another component. In a template of `translation`, use `model` and "
-                    "`spec`."
+                    f"{component} asks for its own assets while they are being built, directly or through another "
+                    "component. In a template of `translation`, use `model` and `spec`."
                 )
             if self._load_context is None:
-                problem = f"The component of the SQLMesh project {name!r} is created in Python."
-                return self._translate(self._source.read_or_load(None, problem))
+                return self._translate(self._source.read_or_load(None, f"{component} is created in Python."))
             self._load_context.build_defs(self._load_context.component_path)  # Dagster keeps the result
         assert self._assets is not None, "build_defs_from_state builds the assets"
         return self._assets
 
 
 def _with_answer(
-    manifest: Manifest, source: ManifestSource, select: tuple[str, ...], exclude: tuple[str, ...]
-) -> Manifest:
-    """The manifest with the models of a selection. SQLMesh evaluates the selection if it is new."""
-    if manifest.answer_to(select, exclude) is not None:
-        return manifest
+    assets: ProjectAssets, source: ManifestSource, select: tuple[str, ...], exclude: tuple[str, ...]
+) -> ProjectAssets:
+    """The assets with the models of a selection in their manifest. SQLMesh evaluates the selection if it is new."""
+    if assets.manifest.answer_to(select, exclude) is not None:
+        return assets
     models = load_manifest(source.project, select, exclude, asked_by="get_asset_selection").selected
-    return source.keep_answer(manifest, AnsweredSelection(select, exclude, models))
+    return replace(assets, manifest=source.keep_answer(assets.manifest, AnsweredSelection(select, exclude, models)))
 
 
 def _refuse_lost_variables(component: SQLMeshProjectComponent, attributes: BaseModel) -> None:

@@ -24,7 +24,7 @@ class CodeLocation:
     def __init__(self) -> None:
         self._component_by_op: dict[str, str] = {}
         self._table_by_key: dict[dg.AssetKey, tuple[str, str]] = {}
-        self._producers: dict[dg.AssetKey | str, str] = {}
+        self._produced: set[dg.AssetKey | str] = set()
         self._external_owners: dict[dg.AssetKey | str, str] = {}
         self._manifests: dict[str, tuple[str, Mapping[str, str]]] = {}
         self._models: set[str] = set()
@@ -70,7 +70,7 @@ class CodeLocation:
         for spec in specs:
             identities = _identities(spec)
             is_shown = any(self._external_owners.get(identity, component) != component for identity in identities)
-            if not is_shown and self._producers.keys().isdisjoint(identities):
+            if not is_shown and self._produced.isdisjoint(identities):
                 self._external_owners.update(dict.fromkeys(identities, component))
                 unclaimed.append(spec)
         return unclaimed
@@ -96,8 +96,9 @@ class CodeLocation:
             )
 
     def _add_produced(self, component: str, spec: dg.AssetSpec) -> None:
-        for identity in _identities(spec):
-            self._producers[identity] = component
+        identities = _identities(spec)
+        self._produced.update(identities)
+        for identity in identities:
             other = self._external_owners.get(identity, component)
             if other != component:
                 table = spec.metadata.get("dagster/table_name", spec.key.path[-1])

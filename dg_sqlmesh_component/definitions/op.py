@@ -21,6 +21,7 @@ from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import DeclarationError
 from dg_sqlmesh_component.protocol.formatting import short_hash
+from dg_sqlmesh_component.protocol.manifest import Manifest
 
 PROJECT_TAG = "sqlmesh/project"
 """Tag of an op that identifies its SQLMesh project and how it is opened. Ops with equal tags run the same models."""
@@ -66,36 +67,68 @@ class ComponentOp:
         return self.configured.name or default_op_name(component, path.instance_key)
 
     def build(self, name: str, assets: ProjectAssets, compute: Compute, config_schema: object) -> dg.AssetsDefinition:
-        """The op with all assets and checks.
+        """The op, which yields every asset and check of the project, or a subset of them.
 
         Raises:
             DeclarationError: The config schema is not a `SQLMeshRunConfig`.
         """
-        if config_schema is not None and not (
-            isinstance(config_schema, type) and issubclass(config_schema, SQLMeshRunConfig)
-        ):
-            raise DeclarationError(
-                f"op_config_schema returned {config_schema!r}. It must be a property that returns a subclass of "
-                "SQLMeshRunConfig, or None."
-            )
+        namer = _Namer()
+        key_by_output = {namer.name("__".join(spec.key.path)): spec.key for spec in assets.specs.values()}
+        output_by_key = {key: output for output, key in key_by_output.items()}
+        check_by_output = {
+            namer.name(f"{output_by_key[check.asset_key]}__{check.name}"): check for check in assets.checks.values()
+        }
+        # External tables, and our own assets: they become inputs when Dagster splits the op, because another asset
+        # stands between two models.
+        upstream = dict.fromkeys(dep.asset_key for spec in assets.specs.values() for dep in spec.deps)
+        key_by_input = {namer.name("__".join(key.path)): key for key in upstream}
+
+        def run_sqlmesh(context: dg.AssetExecutionContext) -> Iterator[Any]:
+            yield from compute(context)
+
+        # Dagster looks at the annotation itself to decide which kind of context to pass.
+        run_sqlmesh.__annotations__ = {"context": dg.AssetExecutionContext}
         environment = assets.manifest.environment
         default_pool = re.sub(r"[^A-Za-z0-9_]", "_", f"sqlmesh_{self.project.name}_{environment}")
-        return build_multi_asset(
-            assets,
-            compute,
+        op = dg.op(
             name=name,
-            project=f"{self.project.name}_{short_hash(self._identity(assets.manifest.gateway, environment))}",
             description=self.configured.description or f"Runs SQLMesh in environment {environment}.",
-            tags=self.configured.tags,
+            tags={**(self.configured.tags or {}), PROJECT_TAG: self._project_tag(assets.manifest)},
             pool=self.configured.pool or default_pool,
-            config_schema=config_schema,
+            config_schema=_config_fields(config_schema),
+            ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
+            out={
+                **{output: dg.Out(dg.Nothing, is_required=False) for output in key_by_output},
+                **{output: dg.Out(is_required=False) for output in check_by_output},
+            },
+        )(run_sqlmesh)
+        return dg.AssetsDefinition(
+            node_def=op,
+            keys_by_input_name=key_by_input,
+            keys_by_output_name=key_by_output,
+            check_specs_by_output_name=check_by_output,
+            specs=list(assets.specs.values()),
+            can_subset=True,
         )
 
-    def _identity(self, gateway: str, environment: str) -> list[str]:
-        """Values that are equal in two components that run the same models, however their YAML is written."""
+    def _project_tag(self, manifest: Manifest) -> str:
+        """Equal for two components that run the same models, however their YAML is written."""
         project = self.project
-        folder = project.working_directory or project.paths[0]
-        return [*map(str, [*project.paths, folder]), gateway, environment, project.config or "", *self.variables]
+        folders = map(str, [*project.paths, project.working_directory or project.paths[0]])
+        config = project.config or ""
+        opened_with = [*folders, manifest.gateway, manifest.environment, config, *self.variables]
+        return f"{project.name}_{short_hash(opened_with)}"
+
+
+def _config_fields(config_schema: object) -> dict[str, Any]:
+    if config_schema is None:
+        return {}
+    if isinstance(config_schema, type) and issubclass(config_schema, SQLMeshRunConfig):
+        return config_schema.to_fields_dict()
+    raise DeclarationError(
+        f"op_config_schema returned {config_schema!r}. It must be a property that returns a subclass of "
+        "SQLMeshRunConfig, or None."
+    )
 
 
 def default_op_name(component: str, instance: int | str | None) -> str:
@@ -132,60 +165,6 @@ def refuse_op_name(name: str) -> None:
         dg.op(name=name)(lambda: None)
     except dg.DagsterInvalidDefinitionError as error:
         raise DeclarationError(f"{attribute}, which Dagster refuses: {error}") from error
-
-
-def build_multi_asset(
-    assets: ProjectAssets,
-    compute: Compute,
-    *,
-    name: str,
-    project: str,
-    description: str | None,
-    tags: dict[str, Any] | None,
-    pool: str | None,
-    config_schema: type[dg.Config] | None = None,
-) -> dg.AssetsDefinition:
-    """One op that yields every asset and check of the project, or a subset of them.
-
-    Args:
-        project: The value of the op's `PROJECT_TAG`.
-    """
-    namer = _Namer()
-    key_by_output = {namer.name("__".join(spec.key.path)): spec.key for spec in assets.specs.values()}
-    output_by_key = {key: output for output, key in key_by_output.items()}
-    check_by_output = {
-        namer.name(f"{output_by_key[check.asset_key]}__{check.name}"): check for check in assets.checks.values()
-    }
-    # External tables, and our own assets: they become inputs when Dagster splits the op, because another asset stands
-    # between two models.
-    upstream = dict.fromkeys(dep.asset_key for spec in assets.specs.values() for dep in spec.deps)
-    key_by_input = {namer.name("__".join(key.path)): key for key in upstream}
-
-    def run_sqlmesh(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from compute(context)
-
-    # Dagster looks at the annotation itself to decide which kind of context to pass.
-    run_sqlmesh.__annotations__ = {"context": dg.AssetExecutionContext}
-    op = dg.op(
-        name=name,
-        description=description,
-        tags={**(tags or {}), PROJECT_TAG: project},
-        pool=pool,
-        config_schema=config_schema.to_fields_dict() if config_schema else {},
-        ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
-        out={
-            **{output: dg.Out(dg.Nothing, is_required=False) for output in key_by_output},
-            **{output: dg.Out(is_required=False) for output in check_by_output},
-        },
-    )(run_sqlmesh)
-    return dg.AssetsDefinition(
-        node_def=op,
-        keys_by_input_name=key_by_input,
-        keys_by_output_name=key_by_output,
-        check_specs_by_output_name=check_by_output,
-        specs=list(assets.specs.values()),
-        can_subset=True,
-    )
 
 
 class _Namer:

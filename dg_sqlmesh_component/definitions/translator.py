@@ -126,7 +126,12 @@ class Translator:
         self._virtual_views = virtual_views and HAS_VIRTUAL_ASSETS
         self._storage_kind = storage_kind
         self._mapped = external_models.mapped(fqn for fqn, node in self._upstream_nodes.items() if _is_external(node))
-        self._keys: dict[str, dg.AssetKey] = {}
+        # `schema/name`, after the prefix that a tag may set. The catalog is left out (ADR-0013).
+        self._keys = {
+            model.fqn: dg.AssetKey([*self._properties[model.fqn].key_prefix, model.schema, model.table])
+            for model in manifest.models
+            if model.is_executable
+        }
 
     @classmethod
     def configured(cls, manifest: Manifest, attributes: ComponentAttributes) -> Translator:
@@ -139,13 +144,6 @@ class Translator:
             virtual_views=attributes.virtual_views,
             storage_kind="storage_kind" in attributes.include_metadata,
         )
-
-    def asset_key(self, model: Model) -> dg.AssetKey:
-        """`schema/name`, after the prefix that a tag may set. The catalog is left out (ADR-0013)."""
-        if model.fqn not in self._keys:  # each downstream model asks for it
-            prefix = self._properties[model.fqn].key_prefix
-            self._keys[model.fqn] = dg.AssetKey([*prefix, model.schema, model.table])
-        return self._keys[model.fqn]
 
     def asset_spec(self, model: Model) -> dg.AssetSpec:
         """The asset of one model: the defaults, its tags, then `translation`.
@@ -174,7 +172,7 @@ class Translator:
         python = ["python"] if model.source_type == "python" else []
         try:
             return _spec_without_preview_warning(
-                key=self.asset_key(model),
+                key=self._keys[model.fqn],
                 deps=self._deps(model),
                 # Never empty: Dagster would show the op's description, which is the same for every model.
                 description=model.description or f"SQLMesh model {model.name} ({model.kind}).",
@@ -295,7 +293,7 @@ class Translator:
     def default_key(self, parent: Model | str) -> dg.AssetKey:
         """The key of an upstream model or table, before `translation` or an override changes it."""
         if isinstance(parent, Model) and parent.is_executable:
-            return self.asset_key(parent)
+            return self._keys[parent.fqn]
         return self.external_key(parent)
 
     def tables(self, key_of: Callable[[Model | str], dg.AssetKey]) -> dict[dg.AssetKey, str | None]:
@@ -444,7 +442,7 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
         "interval_unit": model.interval_unit,
         "start": model.start,
         "end": model.end,
-        "lookback": model.lookback or None,
+        "lookback": model.lookback,
         "batch_size": model.batch_size,
         "time_column": model.time_column,
         "unique_key": ", ".join(model.unique_key),
