@@ -273,7 +273,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             return dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
-        self._translator = Translator.configured(manifest, self)
+        self._translator = Translator(manifest, self)
         self._assets = ProjectAssets.build(
             manifest,
             self._translator,

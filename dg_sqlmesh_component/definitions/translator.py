@@ -13,12 +13,11 @@ from typing import Any
 
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
-from dagster.components.utils.translation import TranslationFn
 from dagster_shared.check import CheckError
 from pydantic import ValidationError
 
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
-from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable
+from dg_sqlmesh_component.config.external_models import ExternalTable
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted
@@ -102,48 +101,22 @@ class _TagProperties:
 
 
 class Translator:
-    """Translates the models of a manifest into Dagster's specs, without side effects.
+    """Translates the models of a manifest into Dagster's specs, as the attributes of a component configure."""
 
-    Args:
-        translation: The `translation` of `defs.yaml`, applied to the default spec of each model.
-    """
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        convention: TagConvention,
-        external_models: ExternalModels,
-        translation: TranslationFn[Model] | None = None,
-        *,
-        virtual_views: bool = True,
-        storage_kind: bool = False,
-    ) -> None:
+    def __init__(self, manifest: Manifest, attributes: ComponentAttributes) -> None:
+        self._attributes = attributes
         self._models = {model.fqn: model for model in manifest.models}
         self._selected = set(manifest.selected)
-        self._properties = {model.fqn: _TagProperties.of(model, convention) for model in manifest.models}
-        self._external_models = external_models
-        self._translation = translation
-        self._virtual_views = virtual_views and HAS_VIRTUAL_ASSETS
-        self._storage_kind = storage_kind
-        self._mapped = external_models.mapped(fqn for fqn, node in self._upstream_nodes.items() if _is_external(node))
+        self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
+        self._configured_keys = attributes.external_models.mapped(
+            fqn for fqn, node in self._upstream_nodes.items() if _is_external(node)
+        )
         # `schema/name`, after the prefix that a tag may set. The catalog is left out (ADR-0013).
         self._keys = {
             model.fqn: dg.AssetKey([*self._properties[model.fqn].key_prefix, model.schema, model.table])
             for model in manifest.models
             if model.is_executable
         }
-
-    @classmethod
-    def configured(cls, manifest: Manifest, attributes: ComponentAttributes) -> Translator:
-        """The translator that the attributes of a component configure."""
-        return cls(
-            manifest,
-            attributes.tag_convention,
-            attributes.external_models,
-            attributes.translation,
-            virtual_views=attributes.virtual_views,
-            storage_kind="storage_kind" in attributes.include_metadata,
-        )
 
     def asset_spec(self, model: Model) -> dg.AssetSpec:
         """The asset of one model: the defaults, its tags, then `translation`.
@@ -153,10 +126,10 @@ class Translator:
             DeclarationError: `translation` cannot be applied, or Dagster refuses its result.
         """
         spec = self._default_spec(model)
-        if self._translation is None:
+        if self._attributes.translation is None:
             return spec
         try:
-            return self._translation(spec, model)
+            return self._attributes.translation(spec, model)
         except _TRANSLATION_ERRORS as error:
             raise DeclarationError(
                 f"`translation` in defs.yaml cannot be applied to {model_label(model)}: {error}"
@@ -165,9 +138,10 @@ class Translator:
     def _default_spec(self, model: Model) -> dg.AssetSpec:
         properties = self._properties[model.fqn]
         dbt = model.dbt or DbtNode("")
-        virtual: dict[str, Any] = {"is_virtual": True} if self._virtual_views and model.kind == "VIEW" else {}
+        is_virtual = self._attributes.virtual_views and HAS_VIRTUAL_ASSETS and model.kind == "VIEW"
+        virtual: dict[str, Any] = {"is_virtual": True} if is_virtual else {}
         metadata = _definition_metadata(model)
-        if self._storage_kind:
+        if "storage_kind" in self._attributes.include_metadata:
             metadata["dagster/storage_kind"] = model.engine
         python = ["python"] if model.source_type == "python" else []
         try:
@@ -255,10 +229,10 @@ class Translator:
         catalog if two external tables share schema and name.
         """
         fqn = fqn_of(parent)
-        if fqn in self._mapped:
-            return self._mapped[fqn]
-        if self._external_models.key is not None:
-            return self._external_models.key(ExternalTable.of(fqn))
+        if fqn in self._configured_keys:
+            return self._configured_keys[fqn]
+        if self._attributes.external_models.key is not None:
+            return self._attributes.external_models.key(ExternalTable.of(fqn))
         parts = list(split_fqn(fqn))
         prefix = self._properties[fqn].key_prefix if fqn in self._properties else ()
         is_ambiguous = self._external_names[tuple(parts[-2:])] > 1
@@ -270,13 +244,13 @@ class Translator:
         Without `external_models.assets` there are none. Tables in `external_models.keys` are left out, because they
         belong to other assets, and so are tables that share a key.
         """
-        if not self._external_models.assets:
+        if not self._attributes.external_models.assets:
             return []
         tables: dict[dg.AssetKey, dict[str, tuple[Model | str, Model]]] = {}
         for model in models:
             for parent in self.upstream(model):
                 fqn = fqn_of(parent)
-                if _is_external(parent) and fqn not in self._mapped:
+                if _is_external(parent) and fqn not in self._configured_keys:
                     tables.setdefault(self.external_key(parent), {}).setdefault(fqn, (parent, model))
         return [_external_spec(key, *next(iter(same.values()))) for key, same in tables.items() if len(same) == 1]
 
@@ -311,7 +285,7 @@ class Translator:
 
     def _table_name(self, parent: Model | str) -> str | None:
         is_ours = isinstance(parent, Model) and parent.is_executable and parent.fqn in self._selected
-        if is_ours or fqn_of(parent) in self._mapped:
+        if is_ours or fqn_of(parent) in self._configured_keys:
             return None
         return parent.table_name if isinstance(parent, Model) else ".".join(split_fqn(parent))
 

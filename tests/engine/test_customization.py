@@ -66,7 +66,7 @@ class TestTheOp(TestOpCustomization):
     @pytest.mark.attribute("op.name", "op.tags", "op.backfill_policy")
     def test_dagsters_op_suite_passes(self, declared: _Declared, attributes: Any, assertion: Any) -> None:
         if "backfill_policy" in attributes:  # of partitions, which no model's asset has
-            with pytest.raises(DeclarationError, match="SQLMesh models have none"):
+            with pytest.raises(DeclarationError, match="SQLMesh models have no partitions"):
                 declared.component(op=attributes)
             return
         assert assertion(declared.definitions(op=attributes).resolve_assets_def(ORDERS).op)
