@@ -45,8 +45,8 @@ from dg_sqlmesh_component.worker_process.start import EARLY_WORKERS
 class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     """Expose a SQLMesh project to Dagster: each model is an asset, each audit an asset check.
 
-    One Dagster run drives one SQLMesh run. What SQLMesh did with each model (executed, nothing to do, waiting, blocked,
-    failed, audit failed) becomes materializations, checks and one clear failure. A run executes the promoted models of
+    One Dagster run drives one SQLMesh run. The outcomes of the models (executed, nothing to do, waiting, blocked,
+    failed, audit failed) become materializations, checks and one clear failure. A run executes the promoted models of
     the environment. It never applies a plan.
 
     Scaffold it for an existing project, or with a new one on embedded DuckDB:
@@ -311,7 +311,7 @@ def _with_answer(
 
 
 def _refuse_lost_variables(component: SQLMeshProjectComponent, attributes: BaseModel) -> None:
-    """Refuse templates whose variable is not set. No selection is the whole project, and no pool the default."""
+    """Refuse templates whose variable is not set. Else all models would be selected, or the default pool be used."""
     for name in ("select", "exclude"):
         refuse_lost(name, getattr(attributes, name, None), getattr(component, name))
     op = getattr(attributes, "op", None)

@@ -1,7 +1,7 @@
-"""The one op that executes all assets of a component: its configuration, and its definition.
+"""The op that executes all assets of a component: its configuration and its definition.
 
-The definition is what `@dg.multi_asset(specs=..., check_specs=..., can_subset=True)` builds, with output names of our
-own. The decorator derives them from asset keys and check names: it refuses names with spaces, and `orders` +
+`@dg.multi_asset(specs=..., check_specs=..., can_subset=True)` would build the same definition, except for the names of
+the outputs. The decorator derives them from asset keys and check names. So it refuses names with spaces, and `orders` +
 `items_not_null` collides with `orders_items` + `not_null` (ADR-0001).
 """
 
@@ -37,7 +37,7 @@ Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 
 @dataclass(frozen=True)
 class ComponentOp:
-    """The op of a component: what `op` in `defs.yaml` configures, with a default for the rest.
+    """The op of a component: `op` in `defs.yaml`, with defaults for the rest.
 
     Attributes:
         variables: The project's environment variables with their values, without secrets.

@@ -223,7 +223,7 @@ class ProjectAssets:
             return self.key(matches[0])
         if matches:
             raise DeclarationError(
-                f"{name!r} is more than one model: {', '.join(sorted(matches))}. Write out the catalog."
+                f"{name!r} is the name of several models: {', '.join(sorted(matches))}. Write it with its catalog."
             )
         known = did_you_mean(name, (self.models[fqn].name for fqn in self.specs))
         raise DeclarationError(
