@@ -145,7 +145,7 @@ def _next_steps(project: Path, options: dict[str, str], *, is_new: bool) -> str:
     environment = [options["environment"]] if "environment" in options else []
     plan = shlex.join([sqlmesh_program(), *gateway, "plan", *environment, "--skip-backfill"])
     commands = [plan] if project == here else [_change_folder(project, here), plan, _change_folder(here, project)]
-    plan_first = "Promote the models with a plan. It computes nothing, because Dagster will. Answer y:"
+    plan_first = "Promote the models with a plan. It computes nothing; Dagster computes the models. Answer y:"
     after, result = [], "Every model turns green."
     if not is_new:
         plan_first = f"If no plan was applied yet: {plan_first}"
