@@ -276,9 +276,9 @@ class _Carriers:
     def of(self, standalone: StandaloneAudit) -> str | None:
         """The model that a dbt test belongs to, else the most downstream model that the audit reads.
 
-        The audit runs with that model. If Dagster splits the op, that is in the last of the parts that the audit reads.
-        If the audit reads only external tables, the first model that reads one of them carries the check, as it does
-        for their own audits.
+        The audit runs with that model. If Dagster splits the op, it runs in the last of the parts that it reads. If it
+        reads only external tables, the first model that reads one of them carries it, as it carries their own audits.
+        None if no asset of ours is such a model.
         """
         if standalone.dbt and standalone.dbt.tests in self._chosen:
             return standalone.dbt.tests
