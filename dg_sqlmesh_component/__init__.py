@@ -1,4 +1,4 @@
-"""A Dagster component for SQLMesh projects. The public names, and nothing else."""
+"""A Dagster component for SQLMesh projects. This module has only the public names."""
 
 from dagster_shared.libraries import DagsterLibraryRegistry
 

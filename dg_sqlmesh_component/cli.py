@@ -1,7 +1,7 @@
-"""SQLMesh's own command where `sqlglotc` keeps it from starting: `dg_sqlmesh plan` is `sqlmesh plan`.
+"""`dg_sqlmesh`: SQLMesh's command line for environments in which `sqlmesh` itself does not start.
 
-`dagster-dbt` brings `sqlglotc` along, beside which `import sqlmesh` fails; this goes in through the
-door that the worker uses.
+`import sqlmesh` fails if `sqlglotc` is installed, which `dagster-dbt` requires. `dg_sqlmesh plan` runs `sqlmesh plan`
+through the worker's imports, which work in that case too.
 """
 
 import os
@@ -12,7 +12,7 @@ from dg_sqlmesh_component.protocol.bootstrap import start_command
 
 
 def main() -> NoReturn:
-    """Become SQLMesh's command, with the arguments of this one."""
+    """Replace this process by SQLMesh's command, with the same arguments."""
     os.execv(sys.executable, start_command(sys.executable, "worker.command_line", *sys.argv[1:]))
 
 

@@ -3,11 +3,7 @@
 Dagster reads the annotations of the dataclass as objects, so they must not be postponed.
 """
 
-import logging
-import os
-import re
 from collections.abc import Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -18,34 +14,23 @@ from dagster.components.resolved.core_models import OpSpec
 from dagster.components.resolved.errors import ResolutionException
 from dagster.components.scaffold.scaffold import scaffold_with
 from dagster.components.utils.defs_state import DefsStateConfig
-from dagster_shared.check import CheckError
 from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from typing_extensions import Self
 
-from dg_sqlmesh_component.config.attributes import (
-    Selection,
-    refuse_lost,
-)
+from dg_sqlmesh_component.config.attributes import Selection, refuse_lost
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.config.validation import take_declared_types
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
-from dg_sqlmesh_component.definitions.conflicts import Neighbours, default_op_name, place, refuse_op_name
+from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
 from dg_sqlmesh_component.definitions.garbage_collection import collecting_no_garbage
-from dg_sqlmesh_component.definitions.op import build_multi_asset
+from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.definitions.translator import Translator, where
+from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.protocol.errors import DeclarationError, SQLMeshComponentError, WorkerError
-from dg_sqlmesh_component.protocol.formatting import short_hash
-from dg_sqlmesh_component.protocol.manifest import (
-    AnsweredSelection,
-    Audit,
-    Manifest,
-    Model,
-    StandaloneAudit,
-)
+from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.step import execute_step
@@ -58,11 +43,11 @@ from dg_sqlmesh_component.worker_process.start import EARLY_WORKERS
 @scaffold_with(SQLMeshProjectComponentScaffolder)
 @dataclass
 class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
-    """Expose a SQLMesh project to Dagster: every model an asset, every audit an asset check.
+    """Expose a SQLMesh project to Dagster: each model is an asset, each audit an asset check.
 
-    One Dagster run drives one SQLMesh run. What SQLMesh did with each model (executed, nothing to
-    do, waiting, blocked, failed, audit failed) becomes materializations, checks and one clear failure.
-    A run executes what is promoted in the environment; it never applies a plan.
+    One Dagster run drives one SQLMesh run. The outcomes of the models (executed, nothing to do, waiting, blocked,
+    failed, audit failed) become materializations, checks and one clear failure. A run executes the promoted models of
+    the environment. It never applies a plan.
 
     Scaffold it for an existing project, or with a new one on embedded DuckDB:
 
@@ -83,25 +68,20 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         take_declared_types(self, SQLMeshProjectComponent, secret=("project",))  # its `env` may hold passwords
         self._source = ManifestSource(
             self.project,
-            tuple(_selections(self.select)),
-            tuple(_selections(self.exclude)),
+            _selectors(self.select),
+            _selectors(self.exclude),
             tuple(addition for addition in get_args(Addition) if addition in self.include_metadata),
             self.metadata_limits.limits,
-            _ROOT.get(),
+            root=None,
         )
-        self._is_loading = False
+        self._op = ComponentOp(self.op or OpSpec(), self.project, settings(self.project.env))
+        self._code_location = CodeLocation()
+        self._load_context: dg.ComponentLoadContext | None = None
         self._assets: ProjectAssets | None = None
-        self._unreachable: str | None = None
-        self._neighbours = Neighbours()
-        if self.op and self.op.name is not None:
-            refuse_op_name(self.op.name)
-        if self.op and self.op.backfill_policy is not None:
-            raise DeclarationError(
-                "`op.backfill_policy` in defs.yaml says how partitions are backfilled, and SQLMesh models have "
-                "none in Dagster. Leave it out; `start` and `end` in the run config say what a run may compute."
-            )
+        self._is_loading = False
+        self._storage_problem: str | None = None
 
-    # -- overriding ------------------------------------------------------------------------------
+    # -- overrides ------------------------------------------------------------------------------------
 
     def get_asset_spec(self, model: Model) -> dg.AssetSpec:
         """The asset of one model: the defaults, the tag convention, then `translation`. Override it to change more.
@@ -114,25 +94,17 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         ```
 
         Raises:
-            ProjectLoadError: The model says something that Dagster refuses.
-            DeclarationError: `translation` makes something of it that Dagster refuses.
+            ProjectLoadError: Dagster refuses a property of the model.
+            DeclarationError: `translation` cannot be applied, or Dagster refuses its result.
         """
-        spec = self._translator.asset_spec(model)
-        if self.translation is None:
-            return spec
-        try:
-            return self.translation(spec, model)
-        except _REFUSALS as error:
-            raise DeclarationError(
-                f"`translation` in defs.yaml cannot be applied to {where(model)}: {error}"
-            ) from error
+        return self._translator.asset_spec(model)
 
     def get_asset_check_spec(
         self, asset_spec: dg.AssetSpec, node: Model | StandaloneAudit, audit: Audit
     ) -> dg.AssetCheckSpec | None:
         """The check of one audit on an asset, or None for no check. Override it to change how audits look in Dagster.
 
-        SQLMesh runs the audit all the same: without a check, a failure shows in the step's failure only.
+        SQLMesh runs the audit in any case. Without a check, a failure shows only in the step's failure.
 
         ```python
         class Ours(SQLMeshProjectComponent):
@@ -142,13 +114,13 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         ```
 
         Args:
-            asset_spec: The asset that the check stands on.
-            node: Whose audit it is: the asset's own model, an external model that it reads, or a standalone audit.
+            asset_spec: The asset of the check.
+            node: The owner of the audit: the asset's model, an external model that it reads, or a standalone audit.
         """
         return self._translator.audit_check_spec(node, audit, asset_spec.key)
 
     def execute(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
-        """Run SQLMesh for what the step selected and yield what came of it. Override it to do more around it.
+        """Run SQLMesh for the selected assets and checks, and yield the results. Override it to do more around it.
 
         ```python
         class Ours(SQLMeshProjectComponent):
@@ -158,21 +130,21 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         ```
 
         Raises:
-            dagster.Failure: At the end, when anything selected did not come out right.
+            dagster.Failure: At the end, if a selected asset or check failed or could not be computed.
         """
         yield from execute_step(
             context,
             self.project,
-            self._built,
+            self._project_assets,
             self.execution,
             count_rows="row_count" in self.include_metadata,
             query_characters=self.metadata_limits.characters,
-            owned=self._neighbours.models,
+            owned=self._code_location.models,
         )
 
     @property
     def op_config_schema(self) -> type[SQLMeshRunConfig] | None:
-        """What a run may be told in the launchpad. Override it with a subclass to add to it, or with None for nothing.
+        """The run config, as the launchpad shows it. Override it with a subclass to add fields, or with None for none.
 
         ```python
         class OurConfig(SQLMeshRunConfig):
@@ -186,7 +158,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         """
         return SQLMeshRunConfig
 
-    # -- for neighbours -----------------------------------------------------------------------------
+    # -- for other components, jobs and schedules -----------------------------------------------------
 
     def asset_key_for_model(self, name: str) -> dg.AssetKey:
         """The asset key of a model, by its name as written in SQLMesh, with or without its catalog.
@@ -198,89 +170,47 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         Raises:
             DeclarationError: No asset of this component is a model of that name.
         """
-        if not isinstance(name, str):
-            raise DeclarationError(f"asset_key_for_model was given {name!r}; it takes the name of a model.")
-        return self._built.key_of_name(name, self.project.name)
+        return self._project_assets.key_of_name(name)
 
     def get_asset_selection(self, select: Selection = None, exclude: Selection = None) -> dg.AssetSelection:
-        """Assets of this component, in SQLMesh's own selection language: for jobs, schedules and sensors.
+        """Assets of this component for jobs, schedules and sensors, in SQLMesh's model selection language.
 
-        SQLMesh reads a new selection once. The answer is kept in the manifest, and is renewed with it.
+        SQLMesh evaluates a new selection once. The manifest stores the result, and each refresh evaluates it again.
 
         Raises:
-            DeclarationError: Not a selection, or one that matches no model, or no asset of this component.
+            DeclarationError: The selection is invalid, or matches no asset of this component.
         """
-        specs = self._built.specs
-        for name, said in (("select", select), ("exclude", exclude)):
-            if said is not None and not (
-                _selections(said) and all(isinstance(one, str) and one for one in _selections(said))
-            ):
-                raise DeclarationError(f"get_asset_selection was given {name}={said!r}, which selects nothing.")
-        chosen = self._expand(tuple(_selections(select)), tuple(_selections(exclude))) if select or exclude else specs
-        found = [specs[fqn].key for fqn in chosen if fqn in specs]
-        if not found:
-            raise DeclarationError(
-                f"get_asset_selection(select={select!r}, exclude={exclude!r}) leaves none of the assets of the SQLMesh "
-                f"project {self.project.name!r}: its models are not executed, or not selected in its declaration."
-            )
-        return dg.AssetSelection.assets(*found)
+        selectors = _checked_selectors("select", select), _checked_selectors("exclude", exclude)
+        if any(selectors):
+            self._assets = _with_answer(self._project_assets, self._source, *selectors)
+        return self._project_assets.selection(*selectors)
 
-    def _expand(self, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...]:
-        models = self._built.manifest.answer_to(select, exclude)
-        if models is None:
-            models = load_manifest(self.project, select, exclude, asked_by="get_asset_selection").selected
-            manifest = self._source.keep_answer(self._built.manifest, AnsweredSelection(select, exclude, models))
-            self._assets = replace(self._built, manifest=manifest)
-        return models
+    # -- loading; Dagster calls these -----------------------------------------------------------------
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
-        """The model of the attributes in `defs.yaml`; Dagster calls this."""
+        """The pydantic model of the attributes in `defs.yaml`."""
         return with_named_errors(cls.model())
 
     @classmethod
     def load(cls, attributes: Any, context: dg.ComponentLoadContext) -> Self:
-        """Load it from YAML; Dagster calls this."""
-        root = _ROOT.set(context.project_root)  # while it is loaded, Dagster asks for the key of its state
+        """Create the component from its `defs.yaml`."""
         try:
-            component = super().load(attributes, context)
-            component._refuse_lost_variables(attributes)  # noqa: SLF001  # of this very class
+            component: Self = super().load(attributes, context)
+            _refuse_lost_variables(component, attributes)
         except (SQLMeshComponentError, ResolutionException) as error:
-            raise _in_brief(error) from None
-        finally:
-            _ROOT.reset(root)
-        component._remember(context)  # noqa: SLF001
+            raise _without_traceback(error) from None
+        component._load_context = context
         return component
 
-    def _refuse_lost_variables(self, written: Any) -> None:
-        """A selection that is not there would be the whole project, a pool that is not there the default."""
-        for name in ("select", "exclude"):
-            refuse_lost(name, getattr(written, name, None), getattr(self, name))
-        for name in ("name", "pool", "description"):
-            refuse_lost(f"op.{name}", getattr(getattr(written, "op", None), name, None), getattr(self.op, name, None))
-
-    def _remember(self, context: dg.ComponentLoadContext) -> None:
-        self._load_context = context
-
-    @property
-    def _built(self) -> ProjectAssets:
-        """The assets, also before Dagster has asked for them: a neighbour's YAML may be read first."""
-        if self._assets is None:
-            if self._is_loading:
-                raise DeclarationError(
-                    f"The declaration of the SQLMesh project {self.project.name!r} asks for its own assets while they "
-                    "are being made, itself or by way of another declaration. A template of `translation` has `model` "
-                    "and `spec`."
-                )
-            if hasattr(self, "_load_context"):
-                self._load_context.build_defs(self._load_context.component_path)  # Dagster keeps them
-            else:  # made in Python
-                problem = f"The SQLMesh project {self.project.name!r} is declared in Python."
-                self._translate(self._source.read_or_load(None, problem))
-        assert self._assets is not None, "build_defs_from_state makes the assets"
-        return self._assets
-
-    # -- state ------------------------------------------------------------------------------------
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
+        """Create the component from the attributes in `defs.yaml`."""
+        component: Self = super().resolve_from_model(context, model)
+        if context.stash:  # empty in `resolve_from_yaml`
+            # Dagster reads the state key, which depends on the root, before it passes the root to any other method.
+            component._source.root = dg.ComponentLoadContext.from_resolution_context(context).project_root
+        return component
 
     @property
     def defs_state_config(self) -> DefsStateConfig:
@@ -292,20 +222,18 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         )
 
     def write_state_to_path(self, state_path: Path) -> None:
-        """Describe the project and store its manifest; Dagster calls this.
-
-        In development Dagster does so whenever it loads: what is stored stays when the project has not changed.
+        """Load the project and store its manifest. In development, Dagster calls this whenever it loads definitions.
 
         Raises:
-            DeclarationError: The file cannot be written, and that was asked for.
+            DeclarationError: The file cannot be written, and a user asked for it.
         """
         self._source.store(state_path, is_refresh=not self._is_loading)
 
     async def refresh_state(self, project_root: Path) -> str:
-        """Describe the project and store that; Dagster calls this, and `dg utils refresh-defs-state` does.
+        """Load the project and store its manifest, for example for `dg utils refresh-defs-state`.
 
         Raises:
-            DeclarationError: The folder of what is stored cannot be written to or searched.
+            DeclarationError: The folder of the manifest cannot be written to or searched.
         """
         self._source.root = project_root
         problem = self._source.why_unreachable(project_root)
@@ -314,84 +242,38 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         return await super().refresh_state(project_root)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The project's assets; Dagster calls this."""
+        """The project's assets, from the stored manifest or, if there is none, from the project itself."""
         self._source.root = context.project_root
-        self._unreachable = self._source.why_unreachable(context.project_root)
-        # `dg` says of each of its commands that it is in development, a refresh included.
-        self._is_loading = self._unreachable is None
+        self._storage_problem = self._source.why_unreachable(context.project_root)
+        # Distinguishes a load from a refresh: Dagster treats each `dg` command, a refresh too, as development.
+        self._is_loading = self._storage_problem is None
         try:
-            if self._unreachable is not None:
-                return self.build_defs_from_state(context, None)
-            return super().build_defs(context)
+            return super().build_defs(context) if self._is_loading else self.build_defs_from_state(context, None)
         except WorkerError:
-            raise  # it may be our fault
+            raise  # with its traceback, because it may be a bug of this package
         except SQLMeshComponentError as error:
-            raise _in_brief(error) from None
+            raise _without_traceback(error) from None
         finally:
             self._is_loading = False
 
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
-        """The project's assets, from the stored manifest or, without one, from the project itself."""
-        declared = context.component_path
-        where_declared = os.path.relpath(declared.file_path, context.defs_module_path)
-        name = (self.op or OpSpec()).name or default_op_name(where_declared, declared.instance_key)
-        if was_started_for_a_step_of(name) and state_path is not None:
+        """The project's assets, from the manifest in this file or, without a file, from the project itself."""
+        op_name, label = self._op.name(context), component_label(context)
+        if was_started_for_a_step_of(op_name) and state_path is not None:
             EARLY_WORKERS.start(self.project)
-        Neighbours.of(context).add_stored(place(context), self.defs_state_config.key, self.project.env)
+        code_location = CodeLocation.of(context)
+        code_location.add_manifest(label, self.defs_state_config.key, self.project.env)
         with collecting_no_garbage():
-            asset = self._multi_asset(name, self._source.read_or_load(state_path, self._unreachable))
-            neighbours = self._neighbours = Neighbours.of(context)
-            neighbours.add(place(context), name, self._built.specs)
-            return dg.Definitions(assets=[asset, *neighbours.external_assets(place(context), self._external_specs)])
-
-    @property
-    def _external_specs(self) -> list[dg.AssetSpec]:
-        if not self.external_models.assets:
-            return []
-        return self._translator.external_specs(self._built.models[fqn] for fqn in self._built.specs)
-
-    def _multi_asset(self, name: str, manifest: Manifest) -> dg.AssetsDefinition:
-        op = self.op or OpSpec()
-        self._translate(manifest)
-        schema = self.op_config_schema
-        if schema is not None and not (isinstance(schema, type) and issubclass(schema, SQLMeshRunConfig)):
-            raise DeclarationError(
-                f"op_config_schema gave {schema!r}; it must be a property that gives a subclass of SQLMeshRunConfig, "
-                "or None."
+            assets = self._translate(self._source.read_or_load(state_path, self._storage_problem))
+            op = self._op.build(
+                op_name, assets, lambda context: recorded(context, self.execute(context)), self.op_config_schema
             )
-        default_pool = f"sqlmesh_{self.project.name}_{manifest.environment}"
-        return build_multi_asset(
-            self._built,
-            lambda context: recorded(context, self.execute(context)),
-            name=name,
-            project=f"{self.project.name}_{short_hash(self._what_runs(manifest))}",
-            description=op.description or f"Runs SQLMesh in environment {manifest.environment}.",
-            tags=op.tags,
-            pool=op.pool or re.sub(r"[^A-Za-z0-9_]", "_", default_pool),
-            config_schema=schema,
-        )
+            self._code_location = code_location
+            code_location.add(label, op_name, assets.specs)
+            return dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
 
-    def _what_runs(self, manifest: Manifest) -> list[str]:
-        """What two declarations have in common that run the same, however each is written."""
-        project = self.project
-        place = project.working_directory or project.paths[0]
-        return [
-            *map(str, project.paths),
-            str(place),
-            manifest.gateway,
-            manifest.environment,
-            project.config or "",
-            *settings(project.env),
-        ]
-
-    def _translate(self, manifest: Manifest) -> None:
-        self._translator = Translator(
-            manifest,
-            self.tag_convention,
-            self.external_models,
-            virtual_views=self.virtual_views,
-            storage_kind="storage_kind" in self.include_metadata,
-        )
+    def _translate(self, manifest: Manifest) -> ProjectAssets:
+        self._translator = Translator(manifest, self)
         self._assets = ProjectAssets.build(
             manifest,
             self._translator,
@@ -399,35 +281,64 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self.get_asset_check_spec,
             status_checks=self.execution_status_check,
         )
+        return self._assets
+
+    @property
+    def _project_assets(self) -> ProjectAssets:
+        """The assets. Another component's YAML may ask for them before Dagster has built this component."""
+        if self._assets is None:
+            component = f"The component of the SQLMesh project {self.project.name!r}"
+            if self._is_loading:
+                raise DeclarationError(
+                    f"{component} asks for its own assets while they are being built, directly or through another "
+                    "component. In a template of `translation`, use `model` and `spec`."
+                )
+            if self._load_context is None:
+                return self._translate(self._source.read_or_load(None, f"{component} is created in Python."))
+            self._load_context.build_defs(self._load_context.component_path)  # Dagster keeps the result
+        assert self._assets is not None, "build_defs_from_state builds the assets"
+        return self._assets
 
 
-def _in_brief(error: Exception) -> Exception:
-    """An error without the frames that it came through: `dg check defs` prints all that are not Dagster's.
+def _with_answer(
+    assets: ProjectAssets, source: ManifestSource, select: tuple[str, ...], exclude: tuple[str, ...]
+) -> ProjectAssets:
+    """The assets with the models of a selection in their manifest. SQLMesh evaluates the selection if it is new."""
+    if assets.manifest.answer_to(select, exclude) is not None:
+        return assets
+    models = load_manifest(source.project, select, exclude, asked_by="get_asset_selection").selected
+    return replace(assets, manifest=source.keep_answer(assets.manifest, AnsweredSelection(select, exclude, models)))
 
-    An error that is raised while attributes are resolved arrives as one of Dagster's, with a traceback in its message.
-    If it was one of ours, this is the original.
+
+def _refuse_lost_variables(component: SQLMeshProjectComponent, attributes: BaseModel) -> None:
+    """Refuse templates whose variable is not set. Else all models would be selected, or the default pool be used."""
+    for name in ("select", "exclude"):
+        refuse_lost(name, getattr(attributes, name, None), getattr(component, name))
+    op = getattr(attributes, "op", None)
+    for name in ("name", "pool", "description"):
+        refuse_lost(f"op.{name}", getattr(op, name, None), getattr(component.op, name, None))
+
+
+def _without_traceback(error: Exception) -> Exception:
+    """The error without its frames, because `dg check defs` prints all frames that are not Dagster's.
+
+    Dagster wraps an error from resolving attributes in one of its own, with a traceback in the message. If the error
+    was one of ours, this is the original.
     """
-    ours = error.__context__ if isinstance(error.__context__, SQLMeshComponentError) else error
-    return ours.with_traceback(None)
+    original = error.__context__ if isinstance(error.__context__, SQLMeshComponentError) else error
+    return original.with_traceback(None)
 
 
-_REFUSALS = (
-    dg.DagsterInvalidDefinitionError,
-    CheckError,
-    ResolutionException,
-    ValidationError,
-    # What Dagster stumbles over where a template gives a value of another type.
-    TypeError,
-    ValueError,
-    AttributeError,
-)
-"""What applying a translation raises."""
-
-_LOGGER = logging.getLogger(__package__)
-
-_ROOT: ContextVar[Path | None] = ContextVar("_ROOT", default=None)
-"""The root of the Dagster project of the component that is being loaded."""
+def _selectors(selection: Selection) -> tuple[str, ...]:
+    return (selection,) if isinstance(selection, str) else tuple(selection or ())
 
 
-def _selections(value: Selection) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or [])
+def _checked_selectors(argument: str, selection: Selection) -> tuple[str, ...]:
+    selectors = _selectors(selection)
+    is_valid = selectors and all(isinstance(selector, str) and selector for selector in selectors)
+    if selection is not None and not is_valid:
+        raise DeclarationError(
+            f"get_asset_selection was given {argument}={selection!r}. Pass a selection such as 'tag:finance', a list "
+            "of selections, or None."
+        )
+    return selectors

@@ -1,7 +1,7 @@
 """Every private interface of Dagster that this package uses. Each function is named after its purpose.
 
-Each has its reason here, and a test in tests/upstream/test_dagster_internals.py that fails when Dagster changes what
-we depend on. No other module imports `dagster._*` (ruff refuses it).
+Each docstring gives the reason. Each has a test in tests/upstream/test_dagster_internals.py, which fails if Dagster
+changes it. No other module imports `dagster._*` (ruff refuses it).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import multiprocessing
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
@@ -29,40 +29,44 @@ from dagster._utils import interrupts
 
 from dg_sqlmesh_component.protocol.graph import reachable
 
+_Shared = TypeVar("_Shared")
+
 CheckRecord = AssetCheckExecutionRecord
 """One evaluation of a check as Dagster stores it."""
 
 TargetMaterialization = AssetCheckEvaluationTargetMaterializationData
-"""Which materialization an evaluation is about; `AssetCheckEvaluation` takes it, and has no public name for it."""
+"""The materialization that a check evaluated: an argument of `AssetCheckEvaluation` without a public name."""
 
 # -- loading definitions --------------------------------------------------------------------------
 
 
 def is_rebuilding_definitions() -> bool:
-    """Whether Dagster builds definitions that it has built before, as for a run: they are to be the same.
+    """Whether Dagster builds definitions again that it has built before, for example for a run. They must be equal.
 
-    Dagster has no public way to tell a rebuild from a load.
+    Dagster has no public way to distinguish a rebuild from a load.
     """
     return DefinitionsLoadContext.get().load_type is DefinitionsLoadType.RECONSTRUCTION
 
 
-def code_location_of(context: dg.ComponentLoadContext) -> object:
-    """What all components of one load of a code location share, and no other load does.
+def shared_in_code_location(context: dg.ComponentLoadContext, create: Callable[[], _Shared]) -> _Shared:
+    """An object that all components of one load of a code location share, created for the first of them.
 
-    Components are loaded one by one. To find conflicts between two of them, something must hold what each has declared;
-    Dagster has no public place for it.
+    Dagster loads components one by one and has no public place for what they share. Its `state_tracker` exists once
+    per load, so the object is kept on it and ends with it.
     """
-    return context.component_tree.state_tracker
+    attributes = vars(context.component_tree.state_tracker)
+    shared: _Shared = attributes.setdefault("dg_sqlmesh_component", create())
+    return shared
 
 
 # -- the process of a step ------------------------------------------------------------------------
 
 
 def was_started_for_a_step_of(op: str) -> bool:
-    """Whether the multiprocess executor has started this process to run the op, or a part of it when it is split.
+    """Whether the multiprocess executor has started this process to run the op, or one part of a split op.
 
-    The step needs SQLMesh's process, which imports SQLMesh for seconds; Dagster can prepare the step meanwhile. It
-    does not tell publicly what a process was started for. If this answers no, nothing but those seconds is lost.
+    If so, the worker can start while Dagster prepares the step: importing SQLMesh takes seconds. Dagster has no public
+    way to find out why a process was started. A wrong False costs only those seconds.
     """
     arguments = getattr(multiprocessing.current_process(), "_args", ())
     commands = [argument for argument in arguments if isinstance(argument, MultiprocessExecutorChildProcessCommand)]
@@ -73,15 +77,15 @@ SignalInstaller = Callable[[Any], None]
 
 
 def signal_installer() -> SignalInstaller:
-    """The function by which Dagster installs its handler of SIGINT and SIGTERM, at each result of an op twice."""
+    """The function with which Dagster installs its handler of SIGINT and SIGTERM, twice for each result of an op."""
     return interrupts._replace_interrupt_signal
 
 
 def replace_signal_installer(installer: SignalInstaller) -> None:
-    """Put another function in its place.
+    """Replace that function.
 
-    Dagster's handler raises wherever the process happens to be, and what SQLMesh has finished by then would never be
-    recorded. It offers no public way to keep it from doing so.
+    Dagster's handler raises an exception at any point of the process, so finished work of SQLMesh would not be
+    recorded. Dagster has no public way to prevent this.
     """
     interrupts._replace_interrupt_signal = installer  # type: ignore[assignment]
 
@@ -94,7 +98,7 @@ class PlannedStep:
     """Another step of the run.
 
     Attributes:
-        assets: The assets that it materializes.
+        assets: The assets that the step materializes.
     """
 
     key: str
@@ -108,12 +112,12 @@ def step_key(context: dg.AssetExecutionContext) -> str:
 
 
 def is_only_step(context: dg.AssetExecutionContext) -> bool:
-    """Whether the run ends as this step does."""
+    """Whether the run has no other step, so that it ends as this step does."""
     return len(_steps(context)) == 1
 
 
 def awaited_outputs(context: dg.AssetExecutionContext) -> dict[str, tuple[PlannedStep, ...]]:
-    """The outputs of this step that other steps of the run wait for, and which steps these are."""
+    """The outputs of this step for which other steps of the run wait, with those steps."""
     key = step_key(context)
     awaited: dict[str, dict[str, IExecutionStep]] = {}
     for step in _steps(context):
@@ -125,20 +129,20 @@ def awaited_outputs(context: dg.AssetExecutionContext) -> dict[str, tuple[Planne
 
 
 def with_steps_downstream(context: dg.AssetExecutionContext, keys: Iterable[str]) -> list[PlannedStep]:
-    """These steps of the run and all that wait for any of them, in the order of the plan."""
+    """These steps of the run and all steps downstream of them, in the order of the plan."""
     steps = _steps(context)
 
     def awaiting(key: str) -> list[str]:
-        return [step.key for step in steps if any(key in given.dependency_keys for given in _inputs(step))]
+        return [step.key for step in steps if any(key in step_input.dependency_keys for step_input in _inputs(step))]
 
-    found = reachable(keys, awaiting)
-    return [_planned_step(step) for step in steps if step.key in found]
+    selected = reachable(keys, awaiting)
+    return [_planned_step(step) for step in steps if step.key in selected]
 
 
 def planned_selection(
     context: dg.AssetExecutionContext, run: dg.DagsterRun
 ) -> Set[dg.AssetKey | dg.AssetCheckKey] | None:
-    """The assets and checks of this step in a run's plan; None where the plan, or the step in it, is not on record."""
+    """The assets and checks of this step in a run's plan; None if the plan is not stored or lacks the step."""
     snapshot_id = run.execution_plan_snapshot_id
     if snapshot_id is None:
         return None
@@ -148,12 +152,12 @@ def planned_selection(
 
 
 def assets_of_run(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:
-    """The assets that all steps of the run materialize; publicly, a step knows its own only."""
+    """The assets that all steps of the run materialize. The public API has only those of the step itself."""
     return context.job_def.asset_layer.selected_asset_keys
 
 
 def repeats_failed_assets(run: dg.DagsterRun) -> bool:
-    """Whether Dagster has chosen the run's assets by what failed in another run (`FROM_ASSET_FAILURE`)."""
+    """Whether the run retries the failed assets of another run (`FROM_ASSET_FAILURE`)."""
     return ASSET_RESUME_RETRY_TAG in run.tags
 
 
@@ -166,10 +170,10 @@ def is_part_of_backfill(run: dg.DagsterRun) -> bool:
 
 
 def released_output(context: dg.AssetExecutionContext, output: str) -> dg.DagsterEvent:
-    """A step output without a materialization or a check's result. It lets the steps downstream run.
+    """A step output without a materialization or check result. It lets the steps downstream run.
 
-    Dagster has no public way to release it. Without it, healthy assets downstream of a model that had nothing to do
-    would be skipped, and a retried run would end green without ever refreshing them.
+    Dagster has no public way to create it. Without it, Dagster would skip healthy assets downstream of a model that had
+    nothing to do, and a retried run would succeed without ever refreshing them.
     """
     step_context = _step_context(context)
     handle = StepOutputHandle(step_key=step_context.step.key, output_name=output)
@@ -179,14 +183,14 @@ def released_output(context: dg.AssetExecutionContext, output: str) -> dg.Dagste
 
 
 def remember_output_keys(context: dg.AssetExecutionContext) -> None:
-    """Compute the set of the step's asset keys once. Dagster does so for each output, from all outputs."""
+    """Compute the step's asset keys once. Dagster computes them from all outputs again for each output."""
     step_context = _step_context(context)
     keys = step_context.get_output_asset_keys()
     step_context.get_output_asset_keys = lambda: keys  # type: ignore[method-assign]
 
 
 def keep_quiet_about_outputs(context: dg.AssetExecutionContext) -> None:
-    """Drop the line in which Dagster lists the outputs of checks that it has not seen: 82 kB for 1,000 models."""
+    """Drop the log line in which Dagster lists the missing outputs of checks: 82 kB for 1,000 models."""
     _step_context(context).log.addFilter(
         lambda record: "did not yield or return expected outputs" not in str(record.msg)
     )
@@ -197,14 +201,16 @@ def keep_quiet_about_outputs(context: dg.AssetExecutionContext) -> None:
 _COMPLETED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
 _PAGE = 5
-"""Evaluations of a check that are read at a time: of two environments in turn the second is it; reading 50 takes 5.5 ms
-more."""
+"""Evaluations of a check that one query reads.
+
+If runs alternate between two environments, the second evaluation is the wanted one. Reading 50 takes 5.5 ms longer.
+"""
 
 
 def last_check_records(
     instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey]
 ) -> dict[dg.AssetCheckKey, CheckRecord]:
-    """The last completed evaluation of each check, all in one query; the public API has one check a call."""
+    """The last completed evaluation of each check, all in one query. The public API reads one check per call."""
     summaries = instance.event_log_storage.get_asset_check_summary_records(list(checks)) if checks else {}
     return {
         check: summary.last_completed_check_execution_record
@@ -232,7 +238,7 @@ def _steps(context: dg.AssetExecutionContext) -> list[IExecutionStep]:
 
 
 def _inputs(step: IExecutionStep) -> list[StepInput]:
-    """Inputs that wait for whole steps; others wait for dynamic outputs, which ours are not."""
+    """Inputs that wait for whole steps. Others wait for dynamic outputs, which our op does not have."""
     return [step_input for step_input in step.step_inputs if isinstance(step_input, StepInput)]
 
 

@@ -16,35 +16,35 @@ from dg_sqlmesh_component.config.project import is_project_folder, missing_proje
 from dg_sqlmesh_component.protocol.bootstrap import sqlmesh_program
 
 STARTER_FOLDER = "sqlmesh_project"
-"""Where `init` puts the starter project, below the Dagster project's root, unless `project_path` says otherwise."""
+"""The folder of the starter project in the Dagster project, if `init` has no `project_path`."""
 
 
 class SQLMeshScaffoldParams(BaseModel):
     """Parameters of the scaffolder, as flags or as JSON.
 
-    `dg` makes one click option of each property of the JSON schema, `--<property>` with a value, whatever its type.
-    Click itself makes a flag of an option that is written with its opposite, so the property is named that way.
+    `dg` turns each property of the JSON schema into a click option with a value, `--<property>`, whatever its type.
+    Click makes a flag of an option whose name includes its opposite. So the property `init` is named that way.
     """
 
     project_path: str | None = Field(
         default=None,
-        description="Folder of the SQLMesh project, relative to where you stand. With `init`: where to create it.",
+        description="Folder of the SQLMesh project, relative to the current folder. With `init`: where to create it.",
     )
     init: bool = Field(
         default=False,
         validation_alias=AliasChoices("init/--no-init", "init"),
-        description="Also write a starter SQLMesh project on embedded DuckDB. In JSON: `init`.",
+        description="Create a starter SQLMesh project on embedded DuckDB too. In JSON: `init`.",
     )
     gateway: str | None = Field(default=None, description="Gateway to use.")
-    environment: str | None = Field(default=None, description="Environment whose models are run.")
+    environment: str | None = Field(default=None, description="Environment whose promoted models a run executes.")
 
 
 class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
-    """Writes a `defs.yaml` that loads at once, and on request a starter SQLMesh project."""
+    """Writes a `defs.yaml` that loads without changes and, with `init`, a starter SQLMesh project."""
 
     @classmethod
     def get_scaffold_params(cls) -> type[SQLMeshScaffoldParams]:
-        """The parameters that `dg` offers."""
+        """The parameters of the `dg` command."""
         return SQLMeshScaffoldParams
 
     def scaffold(self, request: dg.ScaffoldRequest[SQLMeshScaffoldParams]) -> None:
@@ -58,16 +58,17 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
             if request.params.init:
                 copy_starter(project)
         except click.UsageError:
-            _remove_if_empty(request.target_path)  # dg created it just before
+            if request.target_path.is_dir() and not any(request.target_path.iterdir()):
+                request.target_path.rmdir()  # dg created it just before
             raise
         if request.params.init:
             click.echo(f"Created a SQLMesh project at {project}.")
-        here = request.target_path.parent if request.append else request.target_path
-        path = Path(os.path.relpath(project, here.resolve())).as_posix()
+        folder = request.target_path.parent if request.append else request.target_path
+        path = Path(os.path.relpath(project, folder.resolve())).as_posix()
         options = _options(request.params)
         if request.scaffold_format == "python":
             module = _python_module(path, options, is_new=request.params.init)
-            (here / "component.py").write_text(module, encoding="utf-8")
+            (folder / "component.py").write_text(module, encoding="utf-8")
         else:
             dg.scaffold_component(request, _attributes(path, options, is_new=request.params.init))
         click.echo(_next_steps(project, options, is_new=request.params.init))
@@ -78,46 +79,46 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
         for name in ("defs.yaml", "defs.yml", "component.yaml", "component.py"):
             if not request.append and (request.target_path / name).exists():
                 raise click.UsageError(
-                    f"{request.target_path / name} exists already and is not overwritten. Choose another name."
+                    f"{request.target_path / name} exists already and is not overwritten. Choose another name for the "
+                    "component."
                 )
         if params.init:
             folder = Path(params.project_path).resolve() if params.project_path else root / STARTER_FOLDER
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise click.UsageError(
-                    f"{folder} exists already and is not overwritten. To use the project in it, name it with "
-                    "--project-path and leave out --init. To write a starter project elsewhere, name a new folder "
-                    "with --project-path."
+                    f"{folder} exists already and is not overwritten. To use the project in it, pass it as "
+                    "--project-path and leave out --init. To create a starter project elsewhere, pass a new folder as "
+                    "--project-path."
                 )
             return folder
         if not params.project_path:
             raise click.UsageError(
-                "Name the SQLMesh project with --project-path <folder>, or write a starter project with --init."
+                "Name the SQLMesh project with --project-path <folder>, or create a starter project with --init."
             )
-        # Relative to where the command was typed; Dagster's own scaffolders also accept the project's root.
-        found = [base / params.project_path for base in (Path.cwd(), root)]
-        for folder in found:
-            if is_project_folder(folder):
-                return folder.resolve()
-        folder = found[0].resolve()
+        # Relative to the current folder or, as in Dagster's own scaffolders, to the root of the Dagster project.
+        for base in (Path.cwd(), root):
+            if is_project_folder(base / params.project_path):
+                return (base / params.project_path).resolve()
+        folder = Path(params.project_path).resolve()
         if folder.is_dir():
             raise click.UsageError(missing_project(folder, "Nothing was written. Correct --project-path."))
         raise click.UsageError(f"There is no folder {folder}. Nothing was written. Correct --project-path.")
 
 
 def starter_folder() -> Path:
-    """The starter project in this installation: inside the wheel's package, or beside it in a checkout."""
-    here = Path(__file__).resolve().parent
-    for templates in (here / "templates", here.parent / "templates"):
+    """The starter project of this installation: inside the package of a wheel, or next to it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for templates in (package / "templates", package.parent / "templates"):
         if (templates / "starter").is_dir():
             return templates / "starter"
     raise click.UsageError(
-        f"This installation of dg_sqlmesh_component lacks its templates (looked in {here / 'templates'}). Reinstall it."
+        f"This installation of dg_sqlmesh_component has no templates in {package / 'templates'}. Reinstall it."
     )
 
 
 def copy_starter(destination: Path) -> None:
     """Copy the starter project; the destination must be empty or absent."""
-    # In a clone, somebody may have run it in place; installing a wheel compiles its Python models.
+    # Left by a run of the starter in a checkout, or by an installation of the wheel, which compiles Python models.
     leftovers = shutil.ignore_patterns(".cache", "logs", "*.duckdb*", "__pycache__", "*.pyc")
     shutil.copytree(starter_folder(), destination, ignore=leftovers, dirs_exist_ok=True)
 
@@ -128,45 +129,45 @@ def _options(params: SQLMeshScaffoldParams) -> dict[str, str]:
 
 
 def _attributes(path: str, options: dict[str, str], *, is_new: bool) -> dict[str, Any]:
-    # Nothing in Dagster produces the table that the starter reads; to count the rows of its small tables costs nothing.
+    # No other asset produces the starter's external table, and its tables are small enough to count their rows.
     starter = {"external_models": {"assets": True}, "include_metadata": ["row_count"]} if is_new else {}
     return {"project": {"path": path, **options} if options else path, **starter}
 
 
 def _next_steps(project: Path, options: dict[str, str], *, is_new: bool) -> str:
-    """What to type now, one command a line, and what the user will see.
+    """The commands to run next, each on its own line, and their result.
 
     Args:
-        is_new: Whether the project was written just now, so that nothing can be in production yet.
+        is_new: Whether the project was created just now, so it cannot be in production yet.
     """
     here = Path.cwd().resolve()
     gateway = ["--gateway", options["gateway"]] if "gateway" in options else []
     environment = [options["environment"]] if "environment" in options else []
     plan = shlex.join([sqlmesh_program(), *gateway, "plan", *environment, "--skip-backfill"])
     commands = [plan] if project == here else [_change_folder(project, here), plan, _change_folder(here, project)]
-    promote = "Promote the models with a plan that leaves the computing to Dagster; answer y:"
+    plan_first = "Promote the models with a plan. It computes nothing; Dagster computes the models. Answer y:"
+    after, result = [], "Every model turns green."
+    if not is_new:
+        plan_first = f"If no plan was applied yet: {plan_first}"
+        after = ["If the project is in production already, there is nothing to plan."]
+        result += " Models that are already computed get one materialization each, labelled `sqlmesh/origin`."
     return "\n".join(
         [
             "",
-            promote if is_new else f"If nothing was planned yet: {promote[0].lower()}{promote[1:]}",
+            plan_first,
             *(f"    {command}" for command in commands),
-            *([] if is_new else ["If the project is in production already, there is nothing to plan."]),
+            *after,
             "Then open the UI and press Materialize all, or launch the run here:",
-            *([] if os.environ.get("DAGSTER_HOME") else _KEEP_RUNS),
+            *([] if os.environ.get("DAGSTER_HOME") else [_CREATE_DAGSTER_HOME]),
             "    dg dev",
             "    dg launch --assets '*'",
-            "Every model turns green"
-            + (
-                "."
-                if is_new
-                else ". Models that are computed already get one materialization each, labelled `sqlmesh/origin`."
-            ),
+            result,
         ]
     )
 
 
-_KEEP_RUNS = (
-    '    mkdir -p .dagster_home && export DAGSTER_HOME="$PWD/.dagster_home"   # Dagster keeps its runs there',
+_CREATE_DAGSTER_HOME = (
+    '    mkdir -p .dagster_home && export DAGSTER_HOME="$PWD/.dagster_home"   # Dagster keeps its runs there'
 )
 """Without DAGSTER_HOME, Dagster deletes its runs when the command ends."""
 
@@ -192,8 +193,3 @@ FOLDER = (Path(__file__).parent / {path!r}).resolve()
 def load(context: dg.ComponentLoadContext) -> SQLMeshProjectComponent:
     return SQLMeshProjectComponent(project=SQLMeshProject((FOLDER,){arguments}){more})
 """
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()

@@ -1,1 +1,1 @@
-"""Manifest -> Dagster definitions."""
+"""Builds Dagster definitions from the manifest."""

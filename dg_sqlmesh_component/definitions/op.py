@@ -1,85 +1,174 @@
-"""The one op behind all of a project's assets.
+"""The op that executes all assets of a component: its configuration and its definition.
 
-What `@dg.multi_asset(specs=..., check_specs=..., can_subset=True)` builds, with output names of our
-own: the decorator derives them from asset keys and check names, which refuses names with spaces and
-lets `orders` + `items_not_null` collide with `orders_items` + `not_null` (ADR-0001).
+`@dg.multi_asset(specs=..., check_specs=..., can_subset=True)` would build the same definition, except for the names of
+the outputs. The decorator derives them from asset keys and check names. So it refuses names with spaces, and `orders` +
+`items_not_null` collides with `orders_items` + `not_null` (ADR-0001).
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster.components.resolved.core_models import OpSpec
 
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.formatting import short_hash
+from dg_sqlmesh_component.protocol.manifest import Manifest
 
 PROJECT_TAG = "sqlmesh/project"
-"""Tag of an op that tells which SQLMesh project it runs, and how opened: equal in ops that run the same."""
+"""Tag of an op that identifies its SQLMesh project and how it is opened. Ops with equal tags run the same models."""
+
+NAME_OF_A_PART = re.compile(r"_[0-9]+$")
+"""The ending that Dagster gives to the second and later parts of an op that it splits: `<op>_2`."""
+
+_UNCHANGED_NAME = re.compile(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*")
+"""A folder name that can be part of an op's name as it is, between two `__`."""
 
 Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 
 
-def build_multi_asset(
-    assets: ProjectAssets,
-    compute: Compute,
-    *,
-    name: str,
-    project: str,
-    description: str | None,
-    tags: dict[str, Any] | None,
-    pool: str | None,
-    config_schema: type[dg.Config] | None = None,
-) -> dg.AssetsDefinition:
-    """One subsettable op that yields every asset and check of the project.
+@dataclass(frozen=True)
+class ComponentOp:
+    """The op of a component: `op` in `defs.yaml`, with defaults for the rest.
 
-    Args:
-        project: The value of the op's `PROJECT_TAG`.
+    Attributes:
+        variables: The project's environment variables with their values, without secrets.
+
+    Raises:
+        DeclarationError: `op` has a name or a backfill policy that cannot be used.
     """
-    namer = _Namer()
-    key_by_output = {namer.name("__".join(spec.key.path)): spec.key for spec in assets.specs.values()}
-    output_by_key = {key: output for output, key in key_by_output.items()}
-    check_by_output = {
-        namer.name(f"{output_by_key[check.asset_key]}__{check.name}"): check for check in assets.checks.values()
-    }
-    # Everything that is read: tables from outside, and our own assets, which become inputs when Dagster
-    # splits the op because another asset stands between two models.
-    read = dict.fromkeys(dep.asset_key for spec in assets.specs.values() for dep in spec.deps)
-    key_by_input = {namer.name("__".join(key.path)): key for key in read}
-    op = dg.op(
-        name=name,
-        description=description,
-        tags={**(tags or {}), PROJECT_TAG: project},
-        pool=pool,
-        config_schema=config_schema.to_fields_dict() if config_schema else {},
-        ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
-        out={
-            **{output: dg.Out(dg.Nothing, is_required=False) for output in key_by_output},
-            **{output: dg.Out(is_required=False) for output in check_by_output},
-        },
-    )(_op_function(compute))
-    return dg.AssetsDefinition(
-        node_def=op,
-        keys_by_input_name=key_by_input,
-        keys_by_output_name=key_by_output,
-        check_specs_by_output_name=check_by_output,
-        specs=list(assets.specs.values()),
-        can_subset=True,
+
+    configured: OpSpec
+    project: SQLMeshProject
+    variables: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if self.configured.name is not None:
+            refuse_op_name(self.configured.name)
+        if self.configured.backfill_policy is not None:
+            raise DeclarationError(
+                "`op.backfill_policy` in defs.yaml configures backfills of partitions, and SQLMesh models have no "
+                "partitions in Dagster. Remove it. To limit what a run computes, use `start` and `end` in the run "
+                "config."
+            )
+
+    def name(self, context: dg.ComponentLoadContext) -> str:
+        """The name of the op, which is the key of its run config."""
+        path = context.component_path
+        component = os.path.relpath(path.file_path, context.defs_module_path)
+        return self.configured.name or default_op_name(component, path.instance_key)
+
+    def build(self, name: str, assets: ProjectAssets, compute: Compute, config_schema: object) -> dg.AssetsDefinition:
+        """The op, which yields every asset and check of the project, or a subset of them.
+
+        Raises:
+            DeclarationError: The config schema is not a `SQLMeshRunConfig`.
+        """
+        namer = _Namer()
+        key_by_output = {namer.name("__".join(spec.key.path)): spec.key for spec in assets.specs.values()}
+        output_by_key = {key: output for output, key in key_by_output.items()}
+        check_by_output = {
+            namer.name(f"{output_by_key[check.asset_key]}__{check.name}"): check for check in assets.checks.values()
+        }
+        # External tables, and our own assets: they become inputs when Dagster splits the op, because another asset
+        # stands between two models.
+        upstream = dict.fromkeys(dep.asset_key for spec in assets.specs.values() for dep in spec.deps)
+        key_by_input = {namer.name("__".join(key.path)): key for key in upstream}
+
+        def run_sqlmesh(context: dg.AssetExecutionContext) -> Iterator[Any]:
+            yield from compute(context)
+
+        # Dagster looks at the annotation itself to decide which kind of context to pass.
+        run_sqlmesh.__annotations__ = {"context": dg.AssetExecutionContext}
+        environment = assets.manifest.environment
+        default_pool = re.sub(r"[^A-Za-z0-9_]", "_", f"sqlmesh_{self.project.name}_{environment}")
+        op = dg.op(
+            name=name,
+            description=self.configured.description or f"Runs SQLMesh in environment {environment}.",
+            tags={**(self.configured.tags or {}), PROJECT_TAG: self._project_tag(assets.manifest)},
+            pool=self.configured.pool or default_pool,
+            config_schema=_config_fields(config_schema),
+            ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
+            out={
+                **{output: dg.Out(dg.Nothing, is_required=False) for output in key_by_output},
+                **{output: dg.Out(is_required=False) for output in check_by_output},
+            },
+        )(run_sqlmesh)
+        return dg.AssetsDefinition(
+            node_def=op,
+            keys_by_input_name=key_by_input,
+            keys_by_output_name=key_by_output,
+            check_specs_by_output_name=check_by_output,
+            specs=list(assets.specs.values()),
+            can_subset=True,
+        )
+
+    def _project_tag(self, manifest: Manifest) -> str:
+        """Equal for two components that run the same models, however their YAML is written."""
+        project = self.project
+        folders = map(str, [*project.paths, project.working_directory or project.paths[0]])
+        config = project.config or ""
+        opened_with = [*folders, manifest.gateway, manifest.environment, config, *self.variables]
+        return f"{project.name}_{short_hash(opened_with)}"
+
+
+def _config_fields(config_schema: object) -> dict[str, Any]:
+    if config_schema is None:
+        return {}
+    if isinstance(config_schema, type) and issubclass(config_schema, SQLMeshRunConfig):
+        return config_schema.to_fields_dict()
+    raise DeclarationError(
+        f"op_config_schema returned {config_schema!r}. It must be a property that returns a subclass of "
+        "SQLMeshRunConfig, or None."
     )
 
 
-def _op_function(compute: Compute) -> Callable[[dg.AssetExecutionContext], Iterator[Any]]:
-    def run_sqlmesh(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from compute(context)
+def default_op_name(component: str, instance: int | str | None) -> str:
+    """A name that differs between any two components of one code location.
 
-    # Dagster looks at the annotation itself to decide which kind of context to pass.
-    run_sqlmesh.__annotations__ = {"context": dg.AssetExecutionContext}
-    return run_sqlmesh
+    Folders are joined by `__`. A short hash distinguishes names that an op cannot have: `shop-eu` and `shop_eu`.
+
+    Args:
+        component: The component's folder or Python file, relative to the folder of all definitions.
+        instance: The component's name or index in that file; 0 and None are the first.
+    """
+    parts = [part for part in component.removesuffix(".py").split(os.sep) if part != os.curdir]
+    if instance:
+        parts.append(str(instance))
+    name = "sqlmesh_" + "__".join(re.sub(r"[^A-Za-z0-9]+", "_", part).strip("_") for part in parts)
+    if not all(map(_UNCHANGED_NAME.fullmatch, parts)):
+        name = f"{name.rstrip('_')}_{short_hash(parts)}"
+    return f"{name}_" if NAME_OF_A_PART.search(name) else name
+
+
+def refuse_op_name(name: str) -> None:
+    """Refuse a name that no op can have.
+
+    Raises:
+        DeclarationError: Dagster refuses the name, or gives such names to parts of an op.
+    """
+    attribute = f"`op.name` in defs.yaml is {name!r}"
+    if NAME_OF_A_PART.search(name):
+        raise DeclarationError(
+            f"{attribute}. It must not end in an underscore and a number: Dagster gives such names to the parts of an "
+            "op that it splits, and runs only one of two ops with the same name."
+        )
+    try:
+        dg.op(name=name)(lambda: None)
+    except dg.DagsterInvalidDefinitionError as error:
+        raise DeclarationError(f"{attribute}, which Dagster refuses: {error}") from error
 
 
 class _Namer:
-    """Valid, distinct names for inputs and outputs; they appear in logs only."""
+    """Valid, distinct names for inputs and outputs, which appear only in logs."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
@@ -87,7 +176,7 @@ class _Namer:
     def name(self, text: str) -> str:
         base = re.sub(r"[^A-Za-z0-9_]", "_", text)
         if "__" not in base:
-            base = f"asset__{base}"  # a single word may be one that Dagster keeps for itself
+            base = f"asset__{base}"  # Dagster reserves some single words
         name, number = base, 1
         while name.lower() in self._taken:
             number += 1

@@ -1,4 +1,4 @@
-"""A SQLMesh model as Dagster sees it: keys, asset specs, check specs, and the way back from them."""
+"""A SQLMesh model as Dagster shows it: asset keys, asset specs and check specs."""
 
 from __future__ import annotations
 
@@ -12,96 +12,162 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import dagster as dg
+from dagster.components.resolved.errors import ResolutionException
 from dagster_shared.check import CheckError
+from pydantic import ValidationError
 
-from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable
+from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
+from dg_sqlmesh_component.config.external_models import ExternalTable
 from dg_sqlmesh_component.config.tag_convention import TagConvention
-from dg_sqlmesh_component.protocol.errors import ProjectLoadError
+from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
 
 STATUS_CHECK = "sqlmesh_execution_status"
-"""The check that every model has: what SQLMesh did with it in the run."""
+"""The check of every model that shows its outcome in the run."""
 
 HAS_VIRTUAL_ASSETS = "is_virtual" in inspect.signature(dg.AssetSpec.__new__).parameters
-"""Whether this Dagster knows assets that are never stale by themselves; 1.13 and later do."""
+"""Whether this Dagster has virtual assets, which are never stale by themselves; 1.13 and later do."""
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
+_TRANSLATION_ERRORS = (
+    dg.DagsterInvalidDefinitionError,
+    CheckError,
+    ResolutionException,
+    ValidationError,
+    # Dagster raises these if a template returns a value of another type.
+    TypeError,
+    ValueError,
+    AttributeError,
+)
+
 
 @dataclass
-class _Properties:
-    """What a model's `dagster:` tags say about its asset."""
+class _TagProperties:
+    """The properties of an asset that the tags of its model set, and the tags that set none."""
 
     group_name: str | None = None
     key_prefix: tuple[str, ...] = ()
     owners: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    ordinary_tags: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: Model, convention: TagConvention) -> _TagProperties:
+        """Read the tags of a model.
+
+        Raises:
+            ProjectLoadError: A tag sets a property that does not exist, or to a value that cannot be used.
+        """
+        properties = cls()
+        for tag in model.tags:
+            split = convention.split(tag)
+            if split is None:
+                properties.ordinary_tags.append(tag)
+            elif problem := properties._set(*split, convention):
+                raise ProjectLoadError(f"{model_label(model)}: tag {tag!r} cannot be used: {problem}")
+        return properties
+
+    def _set(self, name: str, value: str, convention: TagConvention) -> str | None:
+        """Set a property to a value; the problem if that is impossible."""
+        if name not in ("group_name", "owner", "kind", "tag", "key_prefix"):
+            return f"there is no property {name!r}; the properties are group_name, owner, kind, tag and key_prefix."
+        if not value:
+            separator = convention.separator
+            return f"it has no value; write it as {convention.prefix}{separator}{name}{separator}<value>."
+        if name == "group_name":
+            if self.group_name not in (None, value):
+                return f"another tag has set the group to {self.group_name!r} already."
+            self.group_name = value
+            return _dagster_problem(group_name=value)
+        if name == "owner":
+            self.owners.append(value)
+            return _dagster_problem(owners=(value,))
+        if name == "kind":
+            self.kinds.append(value)
+            return _dagster_problem(kinds=frozenset([value]))
+        if name == "tag":
+            key, _, content = value.partition("=")
+            if self.tags.setdefault(key, content) != content:
+                return f"another tag has set {key!r} to {self.tags[key]!r} already."
+            return _dagster_problem(tags=((key, content),))
+        prefix = tuple(value.split("/"))
+        if self.key_prefix not in ((), prefix):
+            return f"another tag has set the prefix to {'/'.join(self.key_prefix)!r} already."
+        self.key_prefix = prefix
+        return "a prefix is names joined by '/', none of them empty." if "" in prefix else None
 
 
 class Translator:
-    """Default translation of a project's models. Pure: the manifest in, Dagster's specs out."""
+    """Translates the models of a manifest into Dagster's specs, as the attributes of a component configure."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        convention: TagConvention,
-        external_models: ExternalModels,
-        *,
-        virtual_views: bool = True,
-        storage_kind: bool = False,
-    ) -> None:
-        self._manifest = manifest
-        self._convention = convention
+    def __init__(self, manifest: Manifest, attributes: ComponentAttributes) -> None:
+        self._attributes = attributes
         self._models = {model.fqn: model for model in manifest.models}
         self._selected = set(manifest.selected)
-        self._properties = {model.fqn: self._read_tags(model) for model in manifest.models}
-        self._external_models = external_models
-        self._virtual_views = virtual_views and HAS_VIRTUAL_ASSETS
-        self._storage_kind = storage_kind
-        self._mapped = external_models.mapped(self._external_tables)
-        self._keys: dict[str, dg.AssetKey] = {}
-
-    def asset_key(self, model: Model) -> dg.AssetKey:
-        """`schema/name`, behind the prefix that a tag may set. The catalog is left out (ADR-0013)."""
-        if model.fqn not in self._keys:  # a model is asked for by each of its readers
-            prefix = self._properties[model.fqn].key_prefix
-            self._keys[model.fqn] = dg.AssetKey([*prefix, model.schema, model.table])
-        return self._keys[model.fqn]
+        self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
+        self._configured_keys = attributes.external_models.mapped(
+            fqn for fqn, node in self._upstream_nodes.items() if _is_external(node)
+        )
+        # `schema/name`, after the prefix that a tag may set. The catalog is left out (ADR-0013).
+        self._keys = {
+            model.fqn: dg.AssetKey([*self._properties[model.fqn].key_prefix, model.schema, model.table])
+            for model in manifest.models
+            if model.is_executable
+        }
 
     def asset_spec(self, model: Model) -> dg.AssetSpec:
-        """The asset of one model.
+        """The asset of one model: the defaults, its tags, then `translation`.
 
         Raises:
-            ProjectLoadError: The model says something that Dagster refuses.
+            ProjectLoadError: Dagster refuses a property of the model.
+            DeclarationError: `translation` cannot be applied, or Dagster refuses its result.
         """
-        said = self._properties[model.fqn]
-        dbt = model.dbt or DbtNode("")
-        virtual: dict[str, Any] = {"is_virtual": True} if self._virtual_views and model.kind == "VIEW" else {}
-        metadata = _definition_metadata(model)
-        if self._storage_kind:
-            metadata["dagster/storage_kind"] = model.engine
+        spec = self._default_spec(model)
+        if self._attributes.translation is None:
+            return spec
         try:
-            return _quietly(
-                key=self.asset_key(model),
+            return self._attributes.translation(spec, model)
+        except _TRANSLATION_ERRORS as error:
+            raise DeclarationError(
+                f"`translation` in defs.yaml cannot be applied to {model_label(model)}: {error}"
+            ) from error
+
+    def _default_spec(self, model: Model) -> dg.AssetSpec:
+        properties = self._properties[model.fqn]
+        dbt = model.dbt or DbtNode("")
+        is_virtual = self._attributes.virtual_views and HAS_VIRTUAL_ASSETS and model.kind == "VIEW"
+        virtual: dict[str, Any] = {"is_virtual": True} if is_virtual else {}
+        metadata = _definition_metadata(model)
+        if "storage_kind" in self._attributes.include_metadata:
+            metadata["dagster/storage_kind"] = model.engine
+        python = ["python"] if model.source_type == "python" else []
+        try:
+            return _spec_without_preview_warning(
+                key=self._keys[model.fqn],
                 deps=self._deps(model),
                 # Never empty: Dagster would show the op's description, which is the same for every model.
                 description=model.description or f"SQLMesh model {model.name} ({model.kind}).",
-                group_name=said.group_name or _identifier(dbt.group or model.schema),
-                owners=said.owners or _default_owners(model),
-                tags={"sqlmesh/kind": model.kind.lower(), **_ordinary_tags(self._ordinary(model)), **said.tags},
-                kinds={"sqlmesh", model.engine, *(["python"] if model.source_type == "python" else []), *said.kinds},
+                group_name=properties.group_name or _identifier(dbt.group or model.schema),
+                owners=properties.owners or _default_owners(model),
+                tags={
+                    "sqlmesh/kind": model.kind.lower(),
+                    **_ordinary_tags(properties.ordinary_tags),
+                    **properties.tags,
+                },
+                kinds={"sqlmesh", model.engine, *python, *properties.kinds},
                 code_version=model.data_hash,
                 metadata=metadata,
                 **virtual,
             )
         except (dg.DagsterInvalidDefinitionError, CheckError) as error:
-            raise ProjectLoadError(f"{where(model)}: Dagster refuses its asset: {error}") from error
+            raise ProjectLoadError(f"{model_label(model)}: Dagster refuses its asset: {error}") from error
 
     @staticmethod
     def status_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
-        """The check that every model has."""
+        """The check that shows the outcome of a model."""
         return dg.AssetCheckSpec(
             STATUS_CHECK,
             asset=key,
@@ -109,12 +175,12 @@ class Translator:
         )
 
     def audit_check_spec(self, node: Model | StandaloneAudit, audit: Audit, key: dg.AssetKey) -> dg.AssetCheckSpec:
-        """The check of one audit. Blocking where a failure stops the model and what is downstream of it.
+        """The check of one audit. It blocks if a failed audit stops the model and its downstream models.
 
-        An external model is no asset of ours, so the check of its audit stands on a model that reads it, which is
-        `key`; the same holds for a standalone audit.
+        Args:
+            key: The asset of the check. For an external model or a standalone audit, neither of which is an asset of
+                ours, it is the asset of a model that reads it.
         """
-        external = node if isinstance(node, Model) and node.is_external else None
         metadata: dict[str, Any] = {"sqlmesh/audit": audit.name, "sqlmesh/blocking": audit.blocking}
         if audit.args:
             metadata["sqlmesh/arguments"] = dg.MetadataValue.json(audit.args)
@@ -122,14 +188,19 @@ class Translator:
             metadata["sqlmesh/query"] = sql_metadata(audit.query)
         if audit.path:
             metadata["sqlmesh/path"] = dg.MetadataValue.path(audit.path)
-        # With its schema: a model may read tables of one name in several.
-        table = _identifier("_".join(split_fqn(external.fqn)[-2:])) if external else ""
         arguments = f" ({', '.join(f'{name} := {value}' for name, value in audit.args.items())})" if audit.args else ""
-        of_external = f" of the external model {external.name}" if external else ""
+        description = f"SQLMesh audit {audit.name}{arguments}"
+        check_name = audit.check_name
+        if isinstance(node, Model) and node.is_external:
+            # With its schema: a model may read tables of the same name in several schemas.
+            check_name = f"{_identifier('_'.join(split_fqn(node.fqn)[-2:]))}__{check_name}"
+            description += f" of the external model {node.name}"
+        elif check_name == STATUS_CHECK:
+            check_name = f"{check_name}_audit"
         return dg.AssetCheckSpec(
-            f"{table}__{audit.check_name}" if external else check_name(audit),
+            check_name,
             asset=key,
-            description=audit.description or f"SQLMesh audit {audit.name}{arguments}{of_external}.",
+            description=audit.description or f"{description}.",
             blocking=audit.blocking,
             metadata=metadata,
         )
@@ -137,11 +208,11 @@ class Translator:
     # -- lineage ----------------------------------------------------------------------------------
 
     def model(self, fqn: str) -> Model | None:
-        """A model of the project; None for a table that no model declares."""
+        """The model of a table; None if the project has none."""
         return self._models.get(fqn)
 
     def upstream(self, model: Model) -> Iterable[Model | str]:
-        """What a model reads: models, through embedded ones, and the fqn of tables that no model declares."""
+        """The models that a model reads, through embedded models, and the fqn of each table without a model."""
         for fqn in model.depends_on:
             parent = self._models.get(fqn)
             if parent is None:
@@ -152,175 +223,113 @@ class Translator:
                 yield parent
 
     def external_key(self, parent: Model | str) -> dg.AssetKey:
-        """The key of a table that somebody else produces.
+        """The key of an external table.
 
-        As `external_models` says; else `schema/name`, behind the prefix that a tag may set, and with the catalog
-        where two tables share schema and name.
+        `external_models` may set it. Otherwise it is `schema/name`, after the prefix that a tag may set, and with the
+        catalog if two external tables share schema and name.
         """
-        fqn = _fqn(parent)
-        if fqn in self._mapped:
-            return self._mapped[fqn]
-        if self._external_models.key is not None:
-            return self._external_models.key(ExternalTable.of(fqn))
+        fqn = fqn_of(parent)
+        if fqn in self._configured_keys:
+            return self._configured_keys[fqn]
+        if self._attributes.external_models.key is not None:
+            return self._attributes.external_models.key(ExternalTable.of(fqn))
         parts = list(split_fqn(fqn))
         prefix = self._properties[fqn].key_prefix if fqn in self._properties else ()
         is_ambiguous = self._external_names[tuple(parts[-2:])] > 1
         return dg.AssetKey([*prefix, *(parts if is_ambiguous else parts[-2:])])
 
-    def external_specs(self, readers: Iterable[Model]) -> list[dg.AssetSpec]:
-        """The tables from outside that these models read, as assets that nothing here executes.
+    def external_specs(self, models: Iterable[Model]) -> list[dg.AssetSpec]:
+        """The external tables that these models read, as assets that nothing here executes.
 
-        Not those that `external_models.keys` names, which are somebody's assets, nor tables that share a key.
+        Without `external_models.assets` there are none. Tables in `external_models.keys` are left out, because they
+        belong to other assets, and so are tables that share a key.
         """
-        found: dict[dg.AssetKey, dict[str, tuple[Model | str, Model]]] = {}
-        for reader in readers:
-            for parent in self.upstream(reader):
-                is_external = not isinstance(parent, Model) or parent.is_external
-                if is_external and _fqn(parent) not in self._mapped:
-                    found.setdefault(self.external_key(parent), {}).setdefault(_fqn(parent), (parent, reader))
-        return [_external_spec(key, *next(iter(tables.values()))) for key, tables in found.items() if len(tables) == 1]
+        if not self._attributes.external_models.assets:
+            return []
+        tables: dict[dg.AssetKey, dict[str, tuple[Model | str, Model]]] = {}
+        for model in models:
+            for parent in self.upstream(model):
+                fqn = fqn_of(parent)
+                if _is_external(parent) and fqn not in self._configured_keys:
+                    tables.setdefault(self.external_key(parent), {}).setdefault(fqn, (parent, model))
+        return [_external_spec(key, *next(iter(same.values()))) for key, same in tables.items() if len(same) == 1]
 
     @cached_property
-    def _external_tables(self) -> set[str]:
-        """The tables from outside that models read, by fqn."""
-        return {
-            _fqn(parent)
-            for model in self._models.values()
-            for parent in self.upstream(model)
-            if not isinstance(parent, Model) or parent.is_external
-        }
+    def _upstream_nodes(self) -> dict[str, Model | str]:
+        """All that models read, by fqn."""
+        return {fqn_of(parent): parent for model in self._models.values() for parent in self.upstream(model)}
 
     @cached_property
     def _external_names(self) -> Counter[tuple[str, ...]]:
-        return Counter(split_fqn(fqn)[-2:] for fqn in self._external_tables)
+        """The number of external tables with the same schema and name."""
+        return Counter(split_fqn(fqn)[-2:] for fqn, node in self._upstream_nodes.items() if _is_external(node))
 
     def default_key(self, parent: Model | str) -> dg.AssetKey:
-        """The key of what a model reads, as long as nobody has changed it."""
+        """The key of an upstream model or table, before `translation` or an override changes it."""
         if isinstance(parent, Model) and parent.is_executable:
-            return self.asset_key(parent)
+            return self._keys[parent.fqn]
         return self.external_key(parent)
 
     def tables(self, key_of: Callable[[Model | str], dg.AssetKey]) -> dict[dg.AssetKey, str | None]:
-        """The table behind each dependency that is not one of our assets.
+        """The table name of each dependency that is not an asset of ours.
 
-        Its name lets Dagster link the dependency to whichever asset produced that table. None where several tables
-        share a key, since Dagster refuses differing metadata, and for a key that `external_models.keys` gives, which
-        stays what it is.
+        By the name, Dagster links the dependency to the asset that produces the table. The name is None in two cases.
+        Several tables share a key: Dagster refuses metadata that differs. Or `external_models.keys` sets the key,
+        which must stay as it is.
         """
-        found: dict[dg.AssetKey, str | None] = {}
-        for parent in self._parents:
-            key, table = key_of(parent), self._table_of(parent)
-            found[key] = table if found.get(key, table) == table else None
-        return found
+        tables: dict[dg.AssetKey, str | None] = {}
+        for parent in self._upstream_nodes.values():
+            key, table = key_of(parent), self._table_name(parent)
+            tables[key] = table if tables.get(key, table) == table else None
+        return tables
 
-    @cached_property
-    def _parents(self) -> list[Model | str]:
-        """Everything that is read, each once."""
-        found = {_fqn(parent): parent for model in self._models.values() for parent in self.upstream(model)}
-        return list(found.values())
-
-    def _table_of(self, parent: Model | str) -> str | None:
+    def _table_name(self, parent: Model | str) -> str | None:
         is_ours = isinstance(parent, Model) and parent.is_executable and parent.fqn in self._selected
-        if is_ours or _fqn(parent) in self._mapped:
+        if is_ours or fqn_of(parent) in self._configured_keys:
             return None
         return parent.table_name if isinstance(parent, Model) else ".".join(split_fqn(parent))
 
     @cached_property
     def default_dependencies(self) -> Dependencies:
-        """The dependencies on default keys, as long as nobody has changed them."""
+        """The dependencies on default keys."""
         return Dependencies(self.tables(self.default_key))
 
     def _deps(self, model: Model) -> list[dg.AssetDep]:
         keys = dict.fromkeys(self.default_key(parent) for parent in self.upstream(model))
         return [self.default_dependencies[key] for key in keys]
 
-    # -- tags -------------------------------------------------------------------------------------
 
-    def _ordinary(self, model: Model) -> list[str]:
-        return [tag for tag in model.tags if self._convention.split(tag) is None]
-
-    def _read_tags(self, model: Model) -> _Properties:
-        said = _Properties()
-        for tag in model.tags:
-            split = self._convention.split(tag)
-            if split is not None:
-                self._read_property(model, tag, *split, said)
-        return said
-
-    def _read_property(self, model: Model, tag: str, property_: str, value: str, said: _Properties) -> None:
-        def refuse(rule: object) -> ProjectLoadError:
-            return ProjectLoadError(f"{where(model)}: tag {tag!r} cannot be used: {rule}")
-
-        if property_ not in ("group_name", "owner", "kind", "tag", "key_prefix"):
-            raise refuse(
-                f"there is no property {property_!r}; the properties are group_name, owner, kind, tag and key_prefix."
-            )
-        if not value:
-            raise refuse(
-                f"it has no value; write it as {self._convention.prefix}{self._convention.separator}"
-                f"{property_}{self._convention.separator}<value>."
-            )
-        if property_ == "group_name":
-            if said.group_name not in (None, value):
-                raise refuse(f"another tag has set the group to {said.group_name!r} already.")
-            said.group_name = value
-            problem = dagster_problem(group_name=value)
-        elif property_ == "owner":
-            said.owners.append(value)
-            problem = dagster_problem(owners=(value,))
-        elif property_ == "kind":
-            said.kinds.append(value)
-            problem = dagster_problem(kinds=frozenset([value]))
-        elif property_ == "tag":
-            key, _, content = value.partition("=")
-            if said.tags.setdefault(key, content) != content:
-                raise refuse(f"another tag has set {key!r} to {said.tags[key]!r} already.")
-            problem = dagster_problem(tags=((key, content),))
-        else:
-            if said.key_prefix and said.key_prefix != tuple(value.split("/")):
-                raise refuse(f"another tag has set the prefix to {'/'.join(said.key_prefix)!r} already.")
-            said.key_prefix = tuple(value.split("/"))
-            problem = "a prefix is names joined by '/', none of them empty." if "" in said.key_prefix else None
-        if problem:
-            raise refuse(problem)
-
-
-def check_name(audit: Audit) -> str:
-    """The name of an audit's check, which must not be that of the status check."""
-    return audit.check_name if audit.check_name != STATUS_CHECK else f"{STATUS_CHECK}_audit"
-
-
-def _quietly(**attributes: Any) -> dg.AssetSpec:
-    """An asset without Dagster's warning that virtual assets are a preview: `virtual_views` is how to do without."""
+def _spec_without_preview_warning(**attributes: Any) -> dg.AssetSpec:
+    """An asset, without Dagster's warning that virtual assets are a preview. `virtual_views` can turn them off."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)
         return dg.AssetSpec(**attributes)
 
 
-_NOBODY = dg.AssetKey("nobody")
-"""The asset on which a property is tried."""
+_TRIAL_KEY = dg.AssetKey("nobody")
+"""The key of the asset with which a property is tried."""
 
 
 @lru_cache(maxsize=4096)
-def dagster_problem(**properties: Any) -> str | None:
-    """Dagster's own words against a property of an asset, None when it accepts it."""
+def _dagster_problem(**properties: Any) -> str | None:
+    """The error with which Dagster refuses these properties of an asset; None if it accepts them."""
     if "tags" in properties:
         properties["tags"] = dict(properties["tags"])
     try:
-        dg.AssetsDefinition(specs=[dg.AssetSpec(_NOBODY, **properties)])
+        dg.AssetsDefinition(specs=[dg.AssetSpec(_TRIAL_KEY, **properties)])
     except (dg.DagsterInvalidDefinitionError, CheckError) as error:
-        return re.sub(rf" for asset '?{re.escape(str(_NOBODY))}'?", "", str(error))  # the caller says of what
+        return re.sub(rf" for asset '?{re.escape(str(_TRIAL_KEY))}'?", "", str(error))  # the caller names it
     return None
 
 
 def sql_metadata(query: str) -> dg.MarkdownMetadataValue:
-    """SQL as the UI shows it best."""
+    """SQL as a block of code in the UI."""
     fence = "````" if "```" in query else "```"
     return dg.MetadataValue.md(f"{fence}sql\n{query}\n{fence}")
 
 
 class Dependencies(dict[dg.AssetKey, dg.AssetDep]):
-    """Dependencies, each made once, that say which table they are, where that is known."""
+    """Dependencies by asset key, each created once, with the name of its table if it is known."""
 
     def __init__(self, tables: Mapping[dg.AssetKey, str | None]) -> None:
         self._tables = tables
@@ -331,24 +340,30 @@ class Dependencies(dict[dg.AssetKey, dg.AssetDep]):
         return self[key]
 
 
-def _external_spec(key: dg.AssetKey, table: Model | str, reader: Model) -> dg.AssetSpec:
-    """The asset of a table that somebody else produces; of one that is not declared, the name is all that is known."""
-    names, declared = ExternalTable.of(_fqn(table)), table if isinstance(table, Model) else None
+def _external_spec(key: dg.AssetKey, table: Model | str, downstream: Model) -> dg.AssetSpec:
+    """The asset of an external table. If no external model declares it, only its name is known."""
+    names, declared = ExternalTable.of(fqn_of(table)), table if isinstance(table, Model) else None
     return dg.AssetSpec(
         key,
         description=(declared and declared.description) or f"The table {names.table_name}, which SQLMesh only reads.",
         group_name=_identifier(names.schema),
-        kinds={"external", reader.engine},
+        kinds={"external", downstream.engine},
         tags={"sqlmesh/kind": "external"},
         metadata=_definition_metadata(declared) if declared else {"dagster/table_name": names.table_name},
     )
 
 
-def _fqn(parent: Model | str) -> str:
-    return parent.fqn if isinstance(parent, Model) else parent
+def fqn_of(node: Model | str) -> str:
+    """The fqn of a model, or of a table without a model, which is that fqn itself."""
+    return node.fqn if isinstance(node, Model) else node
 
 
-def where(model: Model) -> str:
+def _is_external(node: Model | str) -> bool:
+    return not isinstance(node, Model) or node.is_external
+
+
+def model_label(model: Model) -> str:
+    """A model's name and file, for messages."""
     return f"Model {model.name} ({model.path or 'not from a file'})"
 
 
@@ -357,30 +372,30 @@ def _identifier(text: str) -> str:
 
 
 def _default_owners(model: Model) -> list[str]:
-    """Dagster knows people by email and everybody else as a team."""
+    """The owner as Dagster accepts it: an email address, or else a team."""
     if not model.owner:
         return []
-    known = model.owner_email or model.owner
-    owner = known if _EMAIL.fullmatch(known) or known.startswith("team:") else f"team:{known}"
-    # One that Dagster has no place for stays in the metadata; it must not keep the project from loading.
-    return [] if dagster_problem(owners=(owner,)) else [owner]
+    name = model.owner_email or model.owner
+    owner = name if _EMAIL.fullmatch(name) or name.startswith("team:") else f"team:{name}"
+    # An owner that Dagster refuses must not prevent loading the project. It still appears in the metadata.
+    return [] if _dagster_problem(owners=(owner,)) else [owner]
 
 
 def _ordinary_tags(tags: Iterable[str]) -> dict[str, str]:
-    """`tier=gold` as key and value, everything else as a label: a key without a value.
+    """`tier=gold` as key and value, every other tag as a label: a key without a value.
 
-    Characters that Dagster refuses become `_`, so that every project loads. Where a model has several values for one
-    key, of which Dagster keeps one, each of them stays in a label of its own (`tier_gold`).
+    Characters that Dagster refuses become `_`, so that every project loads. Dagster keeps one value for a key. If a
+    model has several values for a key, each of them becomes a label (`tier_gold`).
     """
-    read = [(_tag_key(tag), _tag_key(tag.partition("=")[0]), _tag_value(tag.partition("=")[2])) for tag in tags]
+    parts = [(_tag_key(tag), _tag_key(tag.partition("=")[0]), _tag_value(tag.partition("=")[2])) for tag in tags]
     values: dict[str, set[str]] = {}
-    for _, key, value in read:
+    for _, key, value in parts:
         values.setdefault(key, set()).add(value)
-    found = {}
-    for label, key, value in read:
+    dagster_tags = {}
+    for label, key, value in parts:
         is_pair = key != "" and len(values[key]) == 1
-        found[key if is_pair else label] = value if is_pair else ""
-    return {key: value for key, value in found.items() if key}
+        dagster_tags[key if is_pair else label] = value if is_pair else ""
+    return {key: value for key, value in dagster_tags.items() if key}
 
 
 def _tag_key(text: str) -> str:
@@ -392,7 +407,7 @@ def _tag_value(text: str) -> str:
 
 
 def _definition_metadata(model: Model) -> dict[str, Any]:
-    said = {
+    properties = {
         "model": model.name,
         "kind": model.kind,
         "source_type": model.source_type,
@@ -401,7 +416,7 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
         "interval_unit": model.interval_unit,
         "start": model.start,
         "end": model.end,
-        "lookback": model.lookback or None,
+        "lookback": model.lookback,
         "batch_size": model.batch_size,
         "time_column": model.time_column,
         "unique_key": ", ".join(model.unique_key),
@@ -418,7 +433,7 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
         "signals": ", ".join(model.signals),
         "dbt_unique_id": model.dbt.unique_id if model.dbt else None,
     }
-    metadata: dict[str, Any] = {f"sqlmesh/{name}": value for name, value in said.items() if value}
+    metadata: dict[str, Any] = {f"sqlmesh/{name}": value for name, value in properties.items() if value}
     metadata["dagster/table_name"] = model.table_name
     if model.dbt and model.dbt.meta:
         metadata["sqlmesh/dbt_meta"] = dg.MetadataValue.text(model.dbt.meta)
@@ -432,8 +447,7 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
         )
     if model.columns_cut:
         metadata["sqlmesh/columns_cut"] = (
-            f"{counted(model.columns_cut, 'column')} left out; "
-            "`metadata_limits.columns` in defs.yaml says how many are kept"
+            f"{counted(model.columns_cut, 'column')} left out; `metadata_limits.columns` in defs.yaml sets the limit"
         )
     if model.path:
         metadata["dagster/code_references"] = dg.CodeReferencesMetadataValue(

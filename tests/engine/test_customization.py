@@ -66,7 +66,7 @@ class TestTheOp(TestOpCustomization):
     @pytest.mark.attribute("op.name", "op.tags", "op.backfill_policy")
     def test_dagsters_op_suite_passes(self, declared: _Declared, attributes: Any, assertion: Any) -> None:
         if "backfill_policy" in attributes:  # of partitions, which no model's asset has
-            with pytest.raises(DeclarationError, match="SQLMesh models have none"):
+            with pytest.raises(DeclarationError, match="SQLMesh models have no partitions"):
                 declared.component(op=attributes)
             return
         assert assertion(declared.definitions(op=attributes).resolve_assets_def(ORDERS).op)
@@ -386,7 +386,7 @@ def test_a_selection_for_a_job_that_leaves_nothing_is_refused(declared: _Declare
     for selection in ("", [], [None], ["shop.orders", ""]):
         with pytest.raises(DeclarationError, match="get_asset_selection was given select="):
             component.get_asset_selection(selection)  # type: ignore[arg-type]
-    with pytest.raises(DeclarationError, match="leaves none of the assets of the SQLMesh project 'shop'"):
+    with pytest.raises(DeclarationError, match="matches no asset of the SQLMesh project 'shop'"):
         component.get_asset_selection("shop.seen")
 
 
@@ -397,8 +397,8 @@ class _Wrong(SQLMeshProjectComponent):
 @pytest.mark.parametrize(
     ("method", "said"),
     [
-        ("get_asset_spec", "get_asset_spec gave None; it must give a dagster.AssetSpec"),
-        ("op_config_schema", "op_config_schema gave <.*it must be a property"),
+        ("get_asset_spec", "get_asset_spec returned None. It must return a dagster.AssetSpec"),
+        ("op_config_schema", "op_config_schema returned <.*It must be a property"),
     ],
 )
 def test_an_overridden_method_that_gives_something_else_is_named(

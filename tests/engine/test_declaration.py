@@ -184,7 +184,7 @@ def test_a_declaration_that_asks_for_its_own_assets_is_told_so(dagster: DagsterP
     write_project(dagster.root / "shop", ONE_MODEL)
     deps = "{{ [context.load_component('shop').asset_key_for_model('t.one')] }}"
     dagster.declare("shop", {"project": "../../../shop", "translation": {"deps": deps}})
-    assert "asks for its own assets while they are being made" in dagster.refusal()
+    assert "asks for its own assets while they are being built" in dagster.refusal()
 
 
 BY_VARIABLE = CONFIG + "default_target_environment: {{ env_var('TARGET', 'prod') }}\n"

@@ -1,13 +1,15 @@
 """Builders of the plain data that the unit tests speak of: models, audits, manifests, instants."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
-from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.protocol import messages as msg
@@ -132,11 +134,14 @@ def retries(**said: Any) -> Retries:
     return Retries.resolve_from_model(dg.ResolutionContext.default(), Retries.model()(**{"max_retries": 3, **said}))
 
 
-def translator(*models: Model, convention: TagConvention | None = None, **options: Any) -> Translator:
-    """The default translation of these models; `options` as `Translator` has them."""
-    return Translator(
-        manifest(*models), convention or TagConvention(), **{"external_models": ExternalModels(), **options}
-    )
+def attributes(**options: Any) -> ComponentAttributes:
+    """The attributes of a component, with defaults for those that `options` leaves out."""
+    return ComponentAttributes(project=SQLMeshProject((Path("/shop"),)), **options)
+
+
+def translator(*models: Model, **options: Any) -> Translator:
+    """The default translation of these models; `options` are attributes of the component."""
+    return Translator(manifest(*models), attributes(**options))
 
 
 def project_assets(
@@ -153,7 +158,7 @@ def project_assets(
         asset: What an overridden `get_asset_spec` makes of the default asset.
         check: What an overridden `get_asset_check_spec` makes of the default check.
     """
-    translates = Translator(of, TagConvention(), outside or ExternalModels())
+    translates = Translator(of, attributes(external_models=outside or ExternalModels()))
     return ProjectAssets.build(
         of,
         translates,

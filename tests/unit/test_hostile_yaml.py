@@ -182,6 +182,6 @@ def test_a_project_of_no_folder_is_refused() -> None:
 
 
 def test_a_name_that_dagster_gives_to_parts_of_an_op_is_refused() -> None:
-    with pytest.raises(DeclarationError, match=r"`op\.name` in defs\.yaml is 'load_2', and must not end in"):
+    with pytest.raises(DeclarationError, match=r"`op\.name` in defs\.yaml is 'load_2'\. It must not end in"):
         loaded({**EVERYTHING, "op": {"name": "load_2"}})
     assert loaded({**EVERYTHING, "op": {"name": "load2"}})

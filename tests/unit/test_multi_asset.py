@@ -1,14 +1,18 @@
 """The one op behind all assets."""
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster.components.resolved.core_models import OpSpec
 from unit.scenario import audit, manifest, model, project_assets, standalone
 
+from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig, config_of_run
-from dg_sqlmesh_component.definitions.op import build_multi_asset
+from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.protocol.manifest import Manifest
 
@@ -24,15 +28,11 @@ def materialize_what_is_selected(context: dg.AssetExecutionContext) -> Iterator[
         yield dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=True)
 
 
-def built(of: Manifest, compute: Compute = materialize_what_is_selected, **op: Any) -> dg.AssetsDefinition:
-    said: dict[str, Any] = {
-        "name": "shop",
-        "project": "shop",
-        "description": None,
-        "tags": None,
-        "pool": None,
-    }
-    return build_multi_asset(project_assets(of), compute, **{**said, **op})
+def built(
+    of: Manifest, compute: Compute = materialize_what_is_selected, config_schema: object = None, **configured: Any
+) -> dg.AssetsDefinition:
+    op = ComponentOp(OpSpec(**configured), SQLMeshProject((Path("/shop"),)), ())
+    return op.build(configured.get("name", "shop"), project_assets(of), compute, config_schema)
 
 
 def paths(keys: Any) -> set[tuple[str, ...]]:
@@ -141,14 +141,18 @@ def test_every_argument_of_the_op_is_on_the_op() -> None:
     assert isinstance(definition.op, dg.OpDefinition)
     assert definition.op.name == "my_op"
     assert definition.op.description == "Runs it."
-    assert definition.op.tags == {"team": "data", "sqlmesh/project": "shop"}
+    assert definition.op.tags.keys() == {"team", "sqlmesh/project"}
+    assert definition.op.tags["team"] == "data"
     assert definition.op.pool == "warehouse"
 
 
-def test_an_op_of_which_nothing_is_said_has_nothing_but_its_project() -> None:
+def test_an_op_without_configuration_has_defaults_from_its_project_and_environment() -> None:
     definition = built(SHOP)
-    assert definition.op.pool is None
-    assert definition.op.tags == {"sqlmesh/project": "shop"}
+    assert definition.op.description == "Runs SQLMesh in environment prod."
+    assert definition.op.pool == "sqlmesh_shop_prod"
+    [(tag, project)] = definition.op.tags.items()
+    assert tag == "sqlmesh/project"
+    assert re.fullmatch("shop_[0-9a-f]{8}", project)
 
 
 class OurConfig(SQLMeshRunConfig):

@@ -8,7 +8,8 @@ import re
 import dagster as dg
 import pytest
 
-from dg_sqlmesh_component.definitions.conflicts import NAME_OF_A_PART, Neighbours, default_op_name, refuse_op_name
+from dg_sqlmesh_component.definitions.code_location import CodeLocation
+from dg_sqlmesh_component.definitions.op import NAME_OF_A_PART, default_op_name, refuse_op_name
 from dg_sqlmesh_component.protocol.errors import DeclarationError
 
 DECLARED = {
@@ -60,12 +61,12 @@ def test_an_op_that_cannot_be_called_so_is_refused_where_it_is_written(name: str
 
 
 def test_two_ops_of_one_name_are_refused_with_both_places() -> None:
-    neighbours = Neighbours()
-    neighbours.add("defs/shop", "ours", {})
-    neighbours.add("defs/shop", "ours", {})  # Dagster builds some declarations twice
-    neighbours.add("defs/other", "theirs", {})
+    location = CodeLocation()
+    location.add("defs/shop", "ours", {})
+    location.add("defs/shop", "ours", {})  # Dagster builds some declarations twice
+    location.add("defs/other", "theirs", {})
     with pytest.raises(DeclarationError, match="defs/shop and defs/marts both name their op 'ours'"):
-        neighbours.add("defs/marts", "ours", {})
+        location.add("defs/marts", "ours", {})
 
 
 def reader(of: str, table: str | None) -> dg.AssetSpec:
@@ -86,9 +87,9 @@ def reader(of: str, table: str | None) -> dg.AssetSpec:
 def test_two_tables_under_one_key_are_told_with_both_places(
     spec: dg.AssetSpec, is_told: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    neighbours = Neighbours()
+    location = CodeLocation()
     with caplog.at_level(logging.WARNING):
-        neighbours.add("defs/eu", "eu", {"eu": reader("raw/orders", "eu.raw.orders")})
-        neighbours.add("defs/us", "us", {"us": spec})
+        location.add("defs/eu", "eu", {"eu": reader("raw/orders", "eu.raw.orders")})
+        location.add("defs/us", "us", {"us": spec})
     assert ("defs/eu and defs/us read two tables, eu.raw.orders and us.raw.orders" in caplog.text) is is_told
     assert ("{us.raw.orders: raw/orders}" in caplog.text) is is_told

@@ -421,8 +421,8 @@ def test_a_model_of_which_no_lineage_is_known_has_none(lineage: dict[str, Any] |
     ("left_out", "note"),
     [
         (0, None),
-        (1, "1 pair of columns left out; `metadata_limits.lineage_pairs` in defs.yaml says how many are kept"),
-        (3, "3 pairs of columns left out; `metadata_limits.lineage_pairs` in defs.yaml says how many are kept"),
+        (1, "1 pair of columns left out; `metadata_limits.lineage_pairs` in defs.yaml sets the limit"),
+        (3, "3 pairs of columns left out; `metadata_limits.lineage_pairs` in defs.yaml sets the limit"),
     ],
     ids=["whole", "one pair cut", "cut"],
 )
@@ -591,8 +591,8 @@ def test_a_check_that_somebody_gave_a_name_that_is_taken_is_refused(name: str) -
     with pytest.raises(DeclarationError) as refusal:
         project_assets(PROJECT, check=ours)
     assert str(refusal.value) == (
-        f"Two audits of core/orders become the check {name!r}. Each check of an asset needs a name of its own, which "
-        "get_asset_check_spec may give."
+        f"Two audits of core/orders have the check name {name!r}. Each check of an asset needs its own name. Return "
+        "another name from get_asset_check_spec."
     )
 
 

@@ -8,9 +8,8 @@ import dagster as dg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.scenario import EVERYTHING, audit, external_models, manifest, model, plain, stored, translator
+from unit.scenario import EVERYTHING, attributes, audit, external_models, manifest, model, plain, stored, translator
 
-from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, Dependencies, Translator, sql_metadata
 from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
@@ -103,11 +102,7 @@ def test_a_table_that_no_model_declares_is_a_dependency_that_names_its_table(tab
 
 def unselected(*models: Model, **options: Any) -> dict[str, dict[str, Any]]:
     """What the first model depends on when it alone is selected."""
-    translates = Translator(
-        manifest(*models, selected=[models[0].name]),
-        TagConvention(),
-        **{"external_models": ExternalModels(), **options},
-    )
+    translates = Translator(manifest(*models, selected=[models[0].name]), attributes(**options))
     return told(translates.asset_spec(models[0]))
 
 
@@ -204,7 +199,7 @@ INNER = model("core.inner", reads=["staging.orders"], kind="EMBEDDED")
 def of_parents() -> Translator:
     selected = ["core.orders", "core.unread", "marts.revenue"]
     outside = external_models(keys={"raw.mapped": "dlt/mapped"})
-    return Translator(manifest(*PARENTS, READER, INNER, selected=selected), TagConvention(), outside)
+    return Translator(manifest(*PARENTS, READER, INNER, selected=selected), attributes(external_models=outside))
 
 
 @pytest.mark.parametrize(
@@ -458,7 +453,7 @@ def test_tags_of_the_convention_do_not_become_dagster_tags_too() -> None:
     ],
 )
 def test_prefix_and_separator_may_be_others(convention: TagConvention, tags: tuple[str, ...]) -> None:
-    asset = spec(tagged(*tags, "dagster:group_name:not-read"), convention=convention)
+    asset = spec(tagged(*tags, "dagster:group_name:not-read"), tag_convention=convention)
     assert asset.group_name == "finance"
     assert asset.key == dg.AssetKey(["shop", "eu", "core", "orders"])
     assert list(asset.owners) == ["team:a/b"]
@@ -575,10 +570,10 @@ def test_views_are_virtual_assets_unless_something_else_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "storage_kind"), [({"storage_kind": True}, "snowflake"), ({"storage_kind": False}, None), ({}, None)]
+    ("options", "storage_kind"), [({"include_metadata": ["storage_kind"]}, "snowflake"), ({}, None)]
 )
 def test_the_engine_is_the_storage_kind_when_that_is_asked_for(
-    options: dict[str, bool], storage_kind: str | None
+    options: dict[str, list[str]], storage_kind: str | None
 ) -> None:
     assert spec(model(engine="snowflake"), **options).metadata.get("dagster/storage_kind") == storage_kind
 
@@ -731,8 +726,8 @@ def test_the_check_of_an_external_models_audit_says_whose_it_is() -> None:
     ("left_out", "note"),
     [
         (0, None),
-        (1, "1 column left out; `metadata_limits.columns` in defs.yaml says how many are kept"),
-        (7, "7 columns left out; `metadata_limits.columns` in defs.yaml says how many are kept"),
+        (1, "1 column left out; `metadata_limits.columns` in defs.yaml sets the limit"),
+        (7, "7 columns left out; `metadata_limits.columns` in defs.yaml sets the limit"),
     ],
     ids=["whole", "one column cut", "cut"],
 )

@@ -204,11 +204,12 @@ def test_the_process_of_a_step_knows_its_step(tmp_path: Path, executor: str, exp
 
 SHARED = """
 import dagster as dg
-from dg_sqlmesh_component.dagster_internals import code_location_of
+from dg_sqlmesh_component.dagster_internals import shared_in_code_location
 
 @dg.definitions
 def defs(context: dg.ComponentLoadContext):
-    return dg.Definitions(assets=[dg.AssetSpec("{name}", metadata={{"location": id(code_location_of(context))}})])
+    shared = shared_in_code_location(context, object)
+    return dg.Definitions(assets=[dg.AssetSpec("{name}", metadata={{"location": id(shared)}})])
 """
 
 

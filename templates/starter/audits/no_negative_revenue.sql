@@ -1,4 +1,4 @@
--- An audit is a query for bad rows: it passes when it finds none.
+-- An audit is a query that finds bad rows. It passes if it finds none.
 AUDIT (
   name no_negative_revenue
 );

@@ -1,5 +1,5 @@
--- Worth a look, but no reason to hold back the day: it warns and lets the run go on.
--- The sample data contain one such order a day.
+-- Such an order should be looked at, but must not stop the run, so this audit only warns.
+-- The sample data contains one such order a day.
 AUDIT (
   name unusually_large_order,
   blocking false,

@@ -1,14 +1,14 @@
 MODEL (
   name core.daily_orders,
   kind INCREMENTAL_BY_TIME_RANGE (
-    time_column order_date -- Each run computes only the days which are not there yet.
+    time_column order_date -- Each run computes only the days that are missing.
   ),
   description 'Orders per day, product and country.',
   owner 'analytics@example.com',
   tags ['core', 'dagster:group_name:sales', 'dagster:kind:table'],
   grain (order_date, product_id, country_code),
   audits (
-    -- A failing audit stops the models downstream, unless it is declared with `blocking false`.
+    -- A failed audit stops the downstream models, unless it is declared with `blocking false`.
     not_null(columns := (order_date, product_id, country_code)),
     no_negative_revenue,
     unusually_large_order(threshold := 250)
@@ -25,7 +25,7 @@ SELECT
   CAST(MAX(amount) AS DECIMAL(18, 2)) AS largest_order -- Largest single order, in euros.
 FROM staging.orders
 WHERE
-  -- SQLMesh fills in the days it wants to compute.
+  -- SQLMesh replaces these by the days that it computes.
   order_date BETWEEN @start_date AND @end_date
 GROUP BY
   order_date,

@@ -1,4 +1,4 @@
-"""A Python model: for whatever is easier to say in pandas than in SQL."""
+"""A Python model, for logic that is easier to write in pandas than in SQL."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def execute(
     execution_time: datetime,
     **kwargs: t.Any,
 ) -> pd.DataFrame:
-    # resolve_table gives the right physical table in every environment, and tells SQLMesh
-    # that this model depends on core.daily_orders.
+    # resolve_table returns the physical table of the current environment. From this call, SQLMesh
+    # also knows that this model depends on core.daily_orders.
     daily_orders = context.resolve_table("core.daily_orders")
     revenue = context.fetchdf(
         f"SELECT country_code, CAST(SUM(revenue) AS DOUBLE) AS revenue FROM {daily_orders} GROUP BY country_code"

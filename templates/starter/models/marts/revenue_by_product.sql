@@ -4,7 +4,7 @@ MODEL (
   description 'Revenue of each product since the first order.',
   owner 'finance',
   tags [
-    -- Ordinary tags stay tags. Those of the form dagster:<property>:<value> shape the asset.
+    -- Tags of the form dagster:<property>:<value> set properties of the asset. Others stay tags.
     'finance',
     'dagster:group_name:finance',
     'dagster:owner:team:analytics',

@@ -21,7 +21,7 @@ SELECT
   CAST(SUM(revenue) AS DECIMAL(18, 2)) AS revenue -- Sum of the orders, in euros.
 FROM weeks
 WHERE
-  -- Leaves out the week which has only begun.
+  -- Leaves out the week that is not complete.
   week_start + INTERVAL '7' DAY <= @execution_date
 GROUP BY
   week_start

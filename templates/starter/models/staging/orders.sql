@@ -1,7 +1,7 @@
 MODEL (
   name staging.orders,
   kind VIEW,
-  description 'Raw orders with tidy names and types: the only model which reads the raw table.',
+  description 'Raw orders with tidy names and types: the only model that reads the raw table.',
   owner 'analytics@example.com',
   tags ['staging'],
   grain order_id

@@ -1,0 +1,136 @@
+"""The components of one code location, and the conflicts between two of them.
+
+Dagster would report these conflicts late, and without the names of the components.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Set
+
+import dagster as dg
+
+from dg_sqlmesh_component.dagster_internals import shared_in_code_location
+from dg_sqlmesh_component.protocol.errors import DeclarationError
+
+
+class CodeLocation:
+    """The components of one code location that are built so far: their ops, assets, tables and manifests.
+
+    Each component is named by its label (`component_label`).
+    """
+
+    def __init__(self) -> None:
+        self._component_by_op: dict[str, str] = {}
+        self._table_by_key: dict[dg.AssetKey, tuple[str, str]] = {}
+        self._produced: set[dg.AssetKey | str] = set()
+        self._external_owners: dict[dg.AssetKey | str, str] = {}
+        self._manifests: dict[str, tuple[str, Mapping[str, str]]] = {}
+        self._models: set[str] = set()
+
+    @property
+    def models(self) -> Set[str]:
+        """The models that are assets of these components, by fqn."""
+        return self._models
+
+    @classmethod
+    def of(cls, context: dg.ComponentLoadContext) -> CodeLocation:
+        """The code location that is being loaded. Each load of it starts with an empty one."""
+        return shared_in_code_location(context, cls)
+
+    def add(self, component: str, op_name: str, specs: Mapping[str, dg.AssetSpec]) -> None:
+        """Register a component's op and assets. Warn if another component has another table under one asset key.
+
+        Dagster refuses two such tables without naming them, unless an asset has that key or declares one of the
+        tables as its own. That is only known when everything is loaded, so this is a warning.
+
+        Args:
+            specs: The component's assets, by the fqn of their models.
+
+        Raises:
+            DeclarationError: Another component has an op of that name, or shows one of these tables as external.
+        """
+        other = self._component_by_op.setdefault(op_name, component)
+        if other != component:
+            raise DeclarationError(
+                f"{other} and {component} both name their op {op_name!r}. Give one of them another `op.name`."
+            )
+        self._models |= specs.keys()
+        for spec in specs.values():
+            self._add_produced(component, spec)
+        for dep in (dep for spec in specs.values() for dep in spec.deps):
+            table = dep.metadata.get("dagster/table_name") if dep.metadata else None
+            if table is not None:
+                self._add_upstream_table(component, dep.asset_key, str(table))
+
+    def external_assets(self, component: str, specs: Iterable[dg.AssetSpec]) -> list[dg.AssetSpec]:
+        """The external tables of a component that no other component produces or shows."""
+        unclaimed = []
+        for spec in specs:
+            identities = _identities(spec)
+            is_shown = any(self._external_owners.get(identity, component) != component for identity in identities)
+            if not is_shown and self._produced.isdisjoint(identities):
+                self._external_owners.update(dict.fromkeys(identities, component))
+                unclaimed.append(spec)
+        return unclaimed
+
+    def add_manifest(self, component: str, key: str, env: Mapping[str, str]) -> None:
+        """Register the key under which a component's manifest is stored.
+
+        Args:
+            key: It does not depend on values of variables that may be secrets.
+            env: The variables that the component sets.
+
+        Raises:
+            DeclarationError: Another component stores its manifest there, and the value of such a variable differs.
+        """
+        other, other_env = self._manifests.setdefault(key, (component, env))
+        differing = sorted(name for name in env.keys() | other_env.keys() if env.get(name) != other_env.get(name))
+        if differing:
+            raise DeclarationError(
+                f"{other} and {component} would share one stored manifest, so each would show the other's models. "
+                f"They open one SQLMesh project and differ only in {', '.join(differing)} of `project.env`. Values "
+                "that look like secrets, and values from the same template, do not distinguish manifests. Set another "
+                "variable, the gateway or the environment differently too."
+            )
+
+    def _add_produced(self, component: str, spec: dg.AssetSpec) -> None:
+        identities = _identities(spec)
+        self._produced.update(identities)
+        for identity in identities:
+            other = self._external_owners.get(identity, component)
+            if other != component:
+                table = spec.metadata.get("dagster/table_name", spec.key.path[-1])
+                raise DeclarationError(
+                    f"`external_models.assets` in {other} makes an asset of the table {table}, which {component} "
+                    f"produces. Add it to `external_models.keys` in {other}:\n    {table}: {spec.key.to_user_string()}"
+                )
+
+    def _add_upstream_table(self, component: str, key: dg.AssetKey, table: str) -> None:
+        other_table, other = self._table_by_key.setdefault(key, (table, component))
+        if other_table == table:
+            return
+        name = key.to_user_string()
+        _LOGGER.warning(
+            f"The models of {other} and {component} read two tables, {other_table} and {table}, which have the same "
+            f"asset key {name}. Set their asset keys in `external_models.keys`. If both tables belong to one asset, "
+            f"add {{{other_table}: {name}}} and {{{table}: {name}}}. Otherwise, give one of them another key. Until "
+            "then, Dagster may report conflicting metadata on AssetDeps."
+        )
+
+
+def component_label(context: dg.ComponentLoadContext) -> str:
+    """The file or folder of a component, and its name if the file has several, for messages."""
+    path = os.path.relpath(context.component_path.file_path, context.project_root)
+    instance = context.component_path.instance_key
+    return f"{path} ({instance})" if instance else path
+
+
+def _identities(spec: dg.AssetSpec) -> list[dg.AssetKey | str]:
+    """The key and the table name of an asset: Dagster finds it by either."""
+    table = spec.metadata.get("dagster/table_name")
+    return [spec.key] if table is None else [spec.key, str(table)]
+
+
+_LOGGER = logging.getLogger(__package__)
