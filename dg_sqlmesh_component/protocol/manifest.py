@@ -257,11 +257,9 @@ class Manifest:
     """
 
     version: int
-    sqlmesh_version: str
     paths: tuple[str, ...]
     gateway: str
     environment: str
-    default_catalog: str | None
     models: tuple[Model, ...]
     selected: tuple[str, ...]
     standalone_audits: tuple[StandaloneAudit, ...]

@@ -204,7 +204,6 @@ class EnvironmentOpened:
     """
 
     environment: str
-    plan_id: str
     promoted: dict[str, PromotedNode]
     missing: tuple[str, ...]
     plan_command: str

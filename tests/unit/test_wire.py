@@ -49,7 +49,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.ProjectDescribed(
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
-    msg.EnvironmentOpened("prod", "plan-1", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
+    msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
     msg.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
