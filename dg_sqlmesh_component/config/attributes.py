@@ -48,7 +48,7 @@ class SQLMeshProjectArgs(dg.Resolvable):
         str | None,
         dg.Resolver.default(
             description="Environment whose promoted models a run executes. Default: the project's own default "
-            "target environment, which is `prod` unless its configuration says otherwise.",
+            "target environment, which is `prod` unless its configuration sets another.",
             examples=["prod", "{{ env.SQLMESH_ENVIRONMENT }}"],
         ),
     ] = None
@@ -218,7 +218,7 @@ def resolve_retries(context: dg.ResolutionContext, model: Any) -> Any:
     value: Any = context.resolve_value(model) if isinstance(model, str) else model
     if isinstance(value, bool) or not isinstance(value, (int, str)):  # a variable's number may be text
         return value
-    return Retries.resolve_from_model(context, Retries.model()(max_retries=value))
+    return Retries(max_retries=value)  # type: ignore[arg-type]  # text becomes a number there
 
 
 @dataclass

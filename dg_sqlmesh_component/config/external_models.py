@@ -55,7 +55,7 @@ def _resolve_key(context: dg.ResolutionContext, template: str | None) -> KeyOfTa
         return _as_key(
             rendered,
             where,
-            " The template knows external.catalog (empty where the engine has none), external.schema, external.name "
+            " The template knows external.catalog (empty if the engine has none), external.schema, external.name "
             "and external.table_name.",
         )
 

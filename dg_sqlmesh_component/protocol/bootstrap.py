@@ -20,7 +20,7 @@ runpy.run_module("dg_sqlmesh_component." + sys.argv.pop(1), run_name="__main__",
 
 
 def sqlmesh_program() -> str:
-    """The name of SQLMesh's command in this environment. If `sqlglotc` is installed, `sqlmesh` itself does not start."""
+    """The name of SQLMesh's command in this environment. `sqlmesh` does not start if `sqlglotc` is installed."""
     return "dg_sqlmesh" if _is_installed("sqlglotc") and _is_installed("dg-sqlmesh-component") else "sqlmesh"
 
 

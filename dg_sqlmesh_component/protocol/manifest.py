@@ -243,7 +243,7 @@ _HasPath = TypeVar("_HasPath", Model, Audit)
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A whole project, seen through one gateway and one environment.
+    """A whole project, for one gateway and one environment.
 
     Attributes:
         version: `MANIFEST_VERSION` of the writer.

@@ -51,7 +51,7 @@ def decode(adapter: TypeAdapter[_T], line: bytes) -> _T:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the line"
         raise WorkerError(
-            f"A line between Dagster and SQLMesh's process is not what this version of dg_sqlmesh_component writes: "
+            "This version of dg_sqlmesh_component cannot read a line between Dagster and SQLMesh's process: "
             f"{first['msg']} (at {where}). The line begins with {line[:120]!r}. "
             "Component and worker must come from one installation of the package."
         ) from error

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -132,13 +133,13 @@ def _names_in(configuration: str, files: Sequence[Path]) -> set[str]:
     may the files of a dbt project. Models of dbt are code; SQL models of SQLMesh cannot read variables.
     """
     is_dbt = any(path.name == "dbt_project.yml" for path in files)
-    python: list[str] = []
-    others: list[str] = []
+    texts: dict[object, list[str]] = defaultdict(list)
     for path in files:
-        if path.suffix in _CODE_SUFFIXES | ({".sql"} if is_dbt else set()):
-            (python if path.suffix == ".py" else others).append(_text(path))
+        if path.suffix in _CODE_SUFFIXES or (is_dbt and path.suffix == ".sql"):
+            group = "Python" if path.suffix == ".py" else "dbt" if is_dbt else path
+            texts[group].append(_text(path))
     names = set(re.findall(r"\w+", configuration))
-    for text in ("\n".join(python), *(["\n".join(others)] if is_dbt else others)):
+    for text in map("\n".join, texts.values()):
         if _READS_VARIABLES.search(text):
             names.update(*_QUOTED_NAME.findall(text))
     return names - {"_"}  # which a shell sets to the last command
@@ -210,7 +211,7 @@ def _files_below(
 def _stamp(path: Path) -> str:
     """A file's or folder's size and time of change."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         return str(error.strerror)
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"

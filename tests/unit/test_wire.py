@@ -70,7 +70,7 @@ EVENTS: tuple[msg.Event, ...] = (
 LINES = [(wire.REQUEST, one) for one in REQUESTS] + [(wire.EVENT, one) for one in EVENTS]
 every_line = pytest.mark.parametrize(("adapter", "value"), LINES, ids=[type(value).__name__ for _, value in LINES])
 
-SENTENCE = "A line between Dagster and SQLMesh's process is not what this version of dg_sqlmesh_component writes: "
+SENTENCE = "This version of dg_sqlmesh_component cannot read a line between Dagster and SQLMesh's process: "
 ADVICE = "Component and worker must come from one installation of the package."
 
 
