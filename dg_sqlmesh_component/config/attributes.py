@@ -141,15 +141,17 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
     paths = [args.path] if isinstance(args.path, str) else args.path
     if not paths:
         raise DeclarationError("`project.path` in defs.yaml is an empty list: it needs at least one folder.")
-    # Links are not resolved: the interpreter of a virtual environment is a link to one without its packages.
-    is_path = args.python is not None and Path(args.python).name != args.python
+    python = args.python
+    if python and Path(python).name != python:  # a path, and no command that is looked up in PATH
+        # Links are not resolved: the interpreter of a virtual environment is a link to one without its packages.
+        python = str(absolute(python))
     return SQLMeshProject(
         paths=tuple(absolute(path).resolve() for path in paths),
         gateway=args.gateway,
         environment=args.environment,
         config=args.config,
         working_directory=absolute(args.working_directory) if args.working_directory else None,
-        python=str(absolute(args.python)) if args.python and is_path else args.python,
+        python=python,
         env=args.env,
         written_env={name: str(written) for name, written in written_env.items() if "{{" in str(written)},
     )

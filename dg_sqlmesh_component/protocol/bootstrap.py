@@ -21,15 +21,12 @@ runpy.run_module("dg_sqlmesh_component." + sys.argv.pop(1), run_name="__main__",
 
 def sqlmesh_program() -> str:
     """The name of SQLMesh's command in this environment. `sqlmesh` does not start if `sqlglotc` is installed."""
-    return "dg_sqlmesh" if _is_installed("sqlglotc") and _is_installed("dg-sqlmesh-component") else "sqlmesh"
-
-
-def _is_installed(distribution: str) -> bool:
     try:
-        metadata.version(distribution)
+        for distribution in ("sqlglotc", "dg-sqlmesh-component"):
+            metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return "sqlmesh"
+    return "dg_sqlmesh"
 
 
 def start_command(python: str, module: str, *arguments: str) -> list[str]:

@@ -101,7 +101,7 @@ def _may_ask_elsewhere(project_folder: Path) -> bool:
     def named_modules(module: Path) -> Iterator[Path]:
         for word in set(re.findall(r"\w+", _python_code(module))):
             for path in (project_folder / word, project_folder / f"{word}.py"):
-                if os.path.exists(path) and not os.path.exists(path / "pyvenv.cfg"):
+                if os.path.exists(path) and not os.path.exists(path / "pyvenv.cfg"):  # a virtual environment
                     yield path
 
     modules = reachable([project_folder / "config.py"], named_modules)
