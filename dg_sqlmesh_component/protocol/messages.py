@@ -93,7 +93,7 @@ class DescribedAs:
         gateway: The gateway that was used.
         environment: The project's default target environment; None if `defs.yaml` names an environment.
         assets: The `fqn`s of the models that are assets.
-        read_beyond: The `fqn`s that an asset reads and that are not assets, by the asset's fqn.
+        read_beyond: The `fqn`s that a node reads and that are not assets, by the node's fqn.
     """
 
     gateway: str
