@@ -159,6 +159,6 @@ def test_an_unknown_attribute_is_refused_with_its_name_and_line_at_any_depth(dag
 def test_descriptions_and_examples_show_when_the_component_is_inspected(dagster: DagsterProject) -> None:
     _, said = dg(dagster, "utils", "inspect-component", COMPONENT, "--defs-yaml-json-schema")
     text = json.dumps(json_in(said))
-    for words in ("Gateway to use", "tag:finance", "WAREHOUSE_PASSWORD", "What such a tag begins with"):
+    for words in ("Gateway to use", "tag:finance", "WAREHOUSE_PASSWORD", "The beginning of such a tag"):
         assert words in text
     assert COMPONENT in dg(dagster, "list", "components")[1]

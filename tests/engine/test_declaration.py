@@ -103,7 +103,8 @@ def test_a_variable_that_gives_nothing_does_not_stand_for_the_default(
     project = {"path": "../../../shop", attribute: "{{ env.OF_THE_TEST }}"}
     dagster.declare("shop", {"project": project})
     assert (
-        f"`project.{attribute}` in defs.yaml is '{{{{ env.OF_THE_TEST }}}}', which gives nothing." in dagster.refusal()
+        f"`project.{attribute}` in defs.yaml is '{{{{ env.OF_THE_TEST }}}}', which resolves to nothing."
+        in dagster.refusal()
     )
     project[attribute] = "{{ env('OF_THE_TEST_2', 'given') }}"
     assert component(dagster, {"project": project})
@@ -113,7 +114,7 @@ def test_a_variable_for_sqlmesh_that_gives_nothing_is_named(dagster: DagsterProj
     """One that is empty on purpose is what it is."""
     project = {"path": "../../../shop", "env": {"EMPTY": "", "WAREHOUSE": "{{ env.OF_THE_TEST }}"}}
     dagster.declare("shop", {"project": project})
-    assert "`project.env.WAREHOUSE` in defs.yaml gives nothing. Set the variable" in dagster.refusal()
+    assert "`project.env.WAREHOUSE` in defs.yaml resolves to nothing. Set the variable" in dagster.refusal()
 
 
 @pytest.mark.parametrize("value", ["1234", "0123", "1e5", "'quoted'", "true"])
@@ -148,7 +149,7 @@ def test_a_variable_that_is_not_set_is_refused_wherever_it_would_change_what_run
     write_project(dagster.root / "shop", files)
     dagster.declare("shop", {"project": "../../../shop", **declared})
     said = dagster.refusal()
-    assert "gives nothing" in said or "is not set" in said
+    assert "resolves to nothing" in said or "is not set" in said
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_variable_that_is_not_set_is_refused_wherever_it_would_change_what_run
         ({"project": "../../../nowhere"}, "There is no folder "),
         (
             {"execution": {"retries": {"max_retries": 1, "transient_errors": ["("]}}},
-            "`execution.retries.transient_errors` in defs.yaml has '(', which is no regular expression",
+            "`execution.retries.transient_errors` in defs.yaml has '(', which is not a regular expression",
         ),
         ({"external_models": {"keys": {"raw.orders": "a//b"}}}, "`external_models.keys` in defs.yaml, at 'raw.orders'"),
     ],

@@ -71,9 +71,7 @@ class Row:
 
 def opened(*requested: str, missing: tuple[str, ...] = ()) -> msg.EnvironmentOpened:
     """The environment has promoted these."""
-    return msg.EnvironmentOpened(
-        "prod", "plan-1", dict.fromkeys(requested, PROMOTED), missing, "cd /shop && sqlmesh plan"
-    )
+    return msg.EnvironmentOpened("prod", dict.fromkeys(requested, PROMOTED), missing, "cd /shop && sqlmesh plan")
 
 
 def batch(

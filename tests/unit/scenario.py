@@ -113,11 +113,9 @@ def manifest(
     """A project of these models, all of them selected unless `selected` names some."""
     return Manifest(
         version=MANIFEST_VERSION,
-        sqlmesh_version="0.236.4",
         paths=("/shop",),
         gateway="local",
         environment="prod",
-        default_catalog="db",
         models=tuple(sorted(models, key=lambda one: one.fqn)),
         selected=tuple(sorted([one.fqn for one in models] if selected is None else map(fqn, selected))),
         standalone_audits=tuple(standalone_audits),

@@ -558,7 +558,7 @@ def test_a_plan_that_lands_in_the_second_attempt_voids_no_batch_of_the_first() -
 
 def test_what_is_promoted_is_what_the_last_attempt_found() -> None:
     replaced = msg.PromotedNode("4711", "9", "9")
-    second = msg.EnvironmentOpened("prod", "plan-2", {ORDERS: replaced}, (), "cd /shop && sqlmesh plan")
+    second = msg.EnvironmentOpened("prod", {ORDERS: replaced}, (), "cd /shop && sqlmesh plan")
     (outcome,) = after([OPENED, ONE_BATCH, LOST], [second, ONE_BATCH, batch(0, D1)])
     assert outcome.promoted == replaced
 

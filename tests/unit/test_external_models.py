@@ -88,7 +88,7 @@ def test_a_key_with_an_empty_part_is_refused(template: str, fqn: str, text: str,
         rendered(template, fqn)
     assert str(refusal.value) == (
         f"`external_models.key` in defs.yaml, applied to the table {table}, gives the asset key {text}, which has an "
-        "empty part. The template knows external.catalog (empty where the engine has none), external.schema, "
+        "empty part. The template knows external.catalog (empty if the engine has none), external.schema, "
         "external.name and external.table_name."
     )
 

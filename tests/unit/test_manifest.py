@@ -68,11 +68,11 @@ def test_a_changed_file_changes_its_models_and_all_that_read_them(files: list[st
 
 def test_models_that_were_described_again_take_their_old_places() -> None:
     changed = [replace(SHOP.models[at], description="new") for at in (3, 1)]
-    described = replace(manifest(*changed), default_catalog="other")
+    described = replace(manifest(*changed), gateway="other")
     merged = SHOP.with_models_of(described)
     assert [one.fqn for one in merged.models] == [one.fqn for one in SHOP.models]
     assert [one.description == "new" for one in merged.models] == [at in (1, 3) for at in range(7)]
-    assert (merged.selected, merged.default_catalog) == (SHOP.selected, "other")
+    assert (merged.selected, merged.gateway) == (SHOP.selected, "other")
 
 
 def test_a_project_in_other_folders_has_its_files_there_and_is_otherwise_the_same() -> None:

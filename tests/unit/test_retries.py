@@ -238,7 +238,7 @@ def test_what_is_no_regular_expression_is_refused_with_the_name_of_its_attribute
     with pytest.raises(DeclarationError) as refusal:
         retries(**{attribute: ["suspended", pattern]})
     assert str(refusal.value) == (
-        f"`execution.retries.{attribute}` in defs.yaml has {pattern!r}, which is no regular expression: {rule}."
+        f"`execution.retries.{attribute}` in defs.yaml has {pattern!r}, which is not a regular expression: {rule}."
     )
 
 

@@ -220,7 +220,13 @@ def test_a_configuration_that_asks_a_program_is_made_of_more_than_files(project:
 
 @pytest.mark.parametrize(
     ("helper", "imported"),
-    [("helper.py", "import helper"), ("settings/base.py", "def f():\n    from settings.base import VARIABLES")],
+    [
+        ("helper.py", "import helper"),
+        ("settings/base.py", "def f():\n    from settings.base import VARIABLES"),
+        ("settings/deep/base.py", "from settings import *"),
+        ("lib/helper.py", "import sys\nsys.path.append('lib')\nimport helper"),
+        ("plugins.py", "import importlib\nimportlib.import_module('plugins')"),
+    ],
 )
 def test_a_configuration_whose_helper_asks_a_program_is_made_of_more_than_files(
     project: SQLMeshProject, helper: str, imported: str
@@ -235,8 +241,28 @@ def test_a_configuration_whose_helper_asks_a_program_is_made_of_more_than_files(
     assert sources_of(project, []) is None
 
 
-def test_of_a_configuration_that_is_broken_nothing_is_said(project: SQLMeshProject) -> None:
-    write("config.py", "import (")(project.paths[0])
+def test_a_configuration_that_dagsters_python_cannot_parse_is_another_project_and_is_searched_too(
+    project: SQLMeshProject,
+) -> None:
+    """SQLMesh may run in a newer Python. Where it cannot parse the file either, there is no manifest to be stored."""
+    [folder] = project.paths
+    before = sources_of(project, [])
+    write("config.py", "import (")(folder)
+    assert sources_of(project, []) not in (before, None)
+    write("config.py", "import (\nimport subprocess")(folder)
+    assert sources_of(project, []) is None
+
+
+def test_helpers_of_helpers_and_linked_packages_are_searched(
+    project: SQLMeshProject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    [folder] = project.paths
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (folder / "shared").symlink_to(elsewhere)
+    write("config.py", "import helper")(folder)
+    write("helper.py", "from shared.deep.base import VARIABLES")(folder)
+    assert sources_of(project, []) is not None
+    write("deep/base.py", "import requests")(elsewhere)
     assert sources_of(project, []) is None
 
 

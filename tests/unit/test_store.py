@@ -151,3 +151,11 @@ def test_a_manifest_of_version_1_is_of_another_version_rather_than_damaged(tmp_p
             del one[new]
     path.write_text(json.dumps(said))
     assert "has version 1; this dg_sqlmesh_component reads version 5." in refusal(path)
+
+
+def test_fields_that_an_earlier_release_stored_are_ignored(tmp_path: Path) -> None:
+    path = stored(SHOP, tmp_path)
+    path.write_text(
+        json.dumps({**json.loads(path.read_bytes()), "sqlmesh_version": "0.236.4", "default_catalog": "db"})
+    )
+    assert read_manifest(path) == SHOP

@@ -49,7 +49,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.ProjectDescribed(
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
-    msg.EnvironmentOpened("prod", "plan-1", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
+    msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
     msg.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
@@ -70,7 +70,7 @@ EVENTS: tuple[msg.Event, ...] = (
 LINES = [(wire.REQUEST, one) for one in REQUESTS] + [(wire.EVENT, one) for one in EVENTS]
 every_line = pytest.mark.parametrize(("adapter", "value"), LINES, ids=[type(value).__name__ for _, value in LINES])
 
-SENTENCE = "A line between Dagster and SQLMesh's process is not what this version of dg_sqlmesh_component writes: "
+SENTENCE = "This version of dg_sqlmesh_component cannot read a line between Dagster and SQLMesh's process: "
 ADVICE = "Component and worker must come from one installation of the package."
 
 

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 from sqlglot import exp
-from sqlmesh import __version__ as sqlmesh_version
 from sqlmesh.core import constants as c
 from sqlmesh.core.audit import StandaloneAudit as SQLMeshStandaloneAudit
 from sqlmesh.core.context import Context
@@ -107,11 +106,9 @@ def _described(context: _LoadedContext, request: DescribeRequest) -> ProjectDesc
     return ProjectDescribed(
         Manifest(
             version=MANIFEST_VERSION,
-            sqlmesh_version=sqlmesh_version,
             paths=request.project.paths,
             gateway=context.selected_gateway,
             environment=environment,
-            default_catalog=context.default_catalog,
             models=tuple(
                 describer.model(model)
                 for fqn, model in sorted(context.models.items())

@@ -277,7 +277,6 @@ def _open_environment(request: msg.EvaluationRequest, context: _RecordingContext
     context.promoted = {snapshot.name for snapshot in environment.promoted_snapshots}
     return msg.EnvironmentOpened(
         environment=environment.name,
-        plan_id=environment.plan_id,
         promoted={
             fqn: msg.PromotedNode(
                 version=known[fqn].version,
