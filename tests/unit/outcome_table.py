@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import dagster as dg
 from unit.scenario import audit, day, days, fqn, manifest, model
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.run.outcomes import AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.run.outcomes import AuditResult, Ledger, NodeOutcome, Outcome
 
 STAGING = fqn("staging.orders")
 ORDERS = fqn("core.orders")
@@ -67,6 +68,11 @@ class Row:
     death: str | None = None
     beside: tuple[str, ...] = ()
     earlier: tuple[msg.Event, ...] = ()
+
+
+def open_nodes(ledger: Ledger) -> frozenset[str]:
+    """Requested nodes without an outcome: those that a pause settles if it keeps none."""
+    return frozenset(outcome.fqn for outcome in deepcopy(ledger).pause(frozenset()))
 
 
 def opened(*requested: str, missing: tuple[str, ...] = ()) -> msg.EnvironmentOpened:
@@ -701,13 +707,13 @@ OUTCOME_TABLE = (
             ORDERS,
             Outcome.INTERRUPTED,
             PROMOTED,
-            errors=("SQLMesh ended the run without saying what became of it.",),
+            errors=("SQLMesh ended the run without reporting an outcome for it.",),
         ),
         Told(
-            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
-            {"sqlmesh/error": "SQLMesh ended the run without saying what became of it."},
+            {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
         ),
     ),
     Row(
@@ -718,13 +724,13 @@ OUTCOME_TABLE = (
             Outcome.INTERRUPTED,
             PROMOTED,
             planned_batches=1,
-            errors=("SQLMesh ended the run without saying what became of it.",),
+            errors=("SQLMesh ended the run without reporting an outcome for it.",),
         ),
         Told(
-            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
-            {"sqlmesh/error": "SQLMesh ended the run without saying what became of it."},
+            {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
         ),
     ),
     Row(
@@ -756,16 +762,16 @@ OUTCOME_TABLE = (
             Outcome.INTERRUPTED,
             PROMOTED,
             planned_batches=1,
-            errors=("SQLMesh ended the run without saying what became of it.",),
+            errors=("SQLMesh ended the run without reporting an outcome for it.",),
             reason="all complete intervals are computed",
         ),
         Told(
-            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
             {
                 "sqlmesh/reason": "all complete intervals are computed",
-                "sqlmesh/error": "SQLMesh ended the run without saying what became of it.",
+                "sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it.",
             },
         ),
     ),
