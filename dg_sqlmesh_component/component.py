@@ -48,6 +48,7 @@ from dg_sqlmesh_component.protocol.manifest import (
 )
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.run.recorder import recorded
+from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.state.source import ManifestSource, settings
@@ -160,8 +161,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         Raises:
             dagster.Failure: At the end, when anything selected did not come out right.
         """
-        yield from execute_step(
-            context,
+        settings = StepSettings(
             self.project,
             self._built,
             self.execution,
@@ -169,6 +169,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             query_characters=self.metadata_limits.characters,
             owned=self._neighbours.models,
         )
+        yield from execute_step(context, settings)
 
     @property
     def op_config_schema(self) -> type[SQLMeshRunConfig] | None:

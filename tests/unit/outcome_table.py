@@ -130,7 +130,7 @@ AUDITS = msg.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 ro
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 UNSELECTED = (
     "models upstream have pending intervals and are not part of this step: staging.orders. "
-    "Select them too, with all that is upstream of them"
+    "Select them too, with all models upstream of them"
 )
 
 
@@ -208,7 +208,7 @@ OUTCOME_TABLE = (
             unselected=(STAGING,),
         ),
         Told(
-            f"core.orders was executed for [2026-01-01, 2026-01-02). More is due, and waits: {UNSELECTED}.",
+            f"core.orders was executed for [2026-01-01, 2026-01-02). Its other intervals are waiting: {UNSELECTED}.",
             True,
             ERROR,
             {
@@ -409,10 +409,10 @@ OUTCOME_TABLE = (
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), ()), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED),
         Told(
-            "core.orders is waiting: none of its missing intervals is ready.",
+            "core.orders is waiting: none of its pending intervals is ready.",
             False,
             WARN,
-            {"sqlmesh/waiting_for": "none of its missing intervals is ready"},
+            {"sqlmesh/waiting_for": "none of its pending intervals is ready"},
         ),
     ),
     Row(
@@ -420,7 +420,7 @@ OUTCOME_TABLE = (
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)}), FAILED),
         NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
         Told(
-            "core.orders was not executed, because of a failure upstream of it: staging.orders.",
+            "core.orders was not executed, because a model upstream of it failed: staging.orders.",
             False,
             ERROR,
             {"sqlmesh/blocked_by": "staging.orders"},
@@ -431,7 +431,7 @@ OUTCOME_TABLE = (
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
         NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
         Told(
-            "core.orders was not executed, because of a failure upstream of it: staging.orders.",
+            "core.orders was not executed, because a model upstream of it failed: staging.orders.",
             False,
             ERROR,
             {"sqlmesh/blocked_by": "staging.orders"},
@@ -584,7 +584,7 @@ OUTCOME_TABLE = (
         ),
         Told(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
-            "What is finished stays: [2026-01-01, 2026-01-02)."
+            "The computed intervals are kept: [2026-01-01, 2026-01-02)."
             "\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
@@ -619,7 +619,7 @@ OUTCOME_TABLE = (
         ),
         Told(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
-            "What is finished stays: [2026-01-01, 2026-01-02)."
+            "The computed intervals are kept: [2026-01-01, 2026-01-02)."
             "\n\n    Audit not_null failed: 3 rows",
             False,
             ERROR,
