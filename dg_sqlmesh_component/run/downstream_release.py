@@ -21,15 +21,15 @@ from dg_sqlmesh_component.run.outcomes import NodeOutcome, Outcome
 
 @dataclass
 class DownstreamRelease:
-    """Releases the outputs of one step for which there is no result."""
+    """Releases the outputs of one step for which there is no result.
+
+    Attributes:
+        healthy: The assets that were materialized or whose output was released.
+    """
 
     context: dg.AssetExecutionContext
     assets: ProjectAssets
-    _healthy: set[dg.AssetKey] = field(default_factory=set)
-
-    def materialized(self, key: dg.AssetKey) -> None:
-        """Note an asset whose output its materialization releases."""
-        self._healthy.add(key)
+    healthy: set[dg.AssetKey] = field(default_factory=set)
 
     def asset(self, outcome: NodeOutcome) -> Iterator[dg.DagsterEvent]:
         """Release the output of a model that has not failed and was not materialized in this run."""
@@ -39,7 +39,7 @@ class DownstreamRelease:
         output = self.context.assets_def.get_output_name_for_asset_key(key)
         if outcome.outcome is Outcome.WAITING and self._holds_back(outcome, output):
             return
-        self._healthy.add(key)
+        self.healthy.add(key)
         yield from self._release(output)
 
     def checks_without_a_result(self, reported: Set[dg.AssetCheckKey]) -> Iterator[dg.DagsterEvent]:
@@ -55,7 +55,7 @@ class DownstreamRelease:
         if not self._awaited:
             return
         for check in self.context.selected_asset_check_keys - reported:
-            if check.asset_key in self._healthy and self.assets.checks[check].blocking:
+            if check.asset_key in self.healthy and self.assets.checks[check].blocking:
                 yield from self._release(self._output_by_check[check])
 
     def _holds_back(self, waiting: NodeOutcome, output: str) -> bool:

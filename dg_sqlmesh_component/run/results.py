@@ -11,7 +11,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
-from dg_sqlmesh_component.protocol.formatting import instant
+from dg_sqlmesh_component.protocol.formatting import counted, instant
 from dg_sqlmesh_component.run.check_history import NOT_EVALUATED, Data, EarlierResult, data_metadata, stored_value
 from dg_sqlmesh_component.run.metadata import (
     audit_metadata,
@@ -21,7 +21,7 @@ from dg_sqlmesh_component.run.metadata import (
     timestamp,
 )
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
-from dg_sqlmesh_component.run.wording import Wording, rows
+from dg_sqlmesh_component.run.wording import Wording
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Reporter:
                 check_name=key.name,
                 passed=audit.passed,
                 severity=self.assets.severity(node, audit),
-                description=None if audit.passed else f"{rows(audit.failing_rows)} failed.",
+                description=None if audit.passed else f"{counted(audit.failing_rows, 'row')} failed.",
                 metadata={
                     **audit_metadata(audit),
                     "sqlmesh/environment": self.environment,

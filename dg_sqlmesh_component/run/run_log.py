@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import is_part_of_backfill
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import bare, block, counted, listed
 from dg_sqlmesh_component.run.metadata import unapplied_change
@@ -31,7 +30,6 @@ class RunLog:
     """
 
     context: dg.AssetExecutionContext
-    assets: ProjectAssets
     wording: Wording
     reported_checks: Set[dg.AssetCheckKey]
     owned: Set[str]
@@ -57,9 +55,9 @@ class RunLog:
 
     def _warn_of_differences(self, event: msg.EnvironmentOpened) -> None:
         changed = [
-            f"{self.assets.name(node)} ({change} changed)"
+            f"{self.wording.assets.name(node)} ({change} changed)"
             for node, promoted in event.promoted.items()
-            if (change := unapplied_change(self.assets, node, promoted))
+            if (change := unapplied_change(self.wording.assets, node, promoted))
         ]
         if changed:
             self.context.log.warning(
@@ -83,7 +81,7 @@ class RunLog:
         """Log failures, and outcomes that no materialization or observation shows. Each line is one more event."""
         if outcome.outcome.is_failure:
             self.context.log.error(self.wording.sentence(outcome))
-        elif outcome.outcome is Outcome.WAITING or outcome.fqn not in self.assets.specs:
+        elif outcome.outcome is Outcome.WAITING or outcome.fqn not in self.wording.assets.specs:
             self.context.log.info(self.wording.sentence(outcome))
 
     def audits(self, outcome: NodeOutcome | AuditOnlyOutcome) -> None:
@@ -94,7 +92,7 @@ class RunLog:
                 self.context.log.log(level=level, msg=self.wording.audit_sentence(outcome.fqn, audit))
         elif isinstance(outcome, NodeOutcome) and not all(audit.passed for audit in outcome.audits):
             # The check of an external table's audit, for example, may belong to another of its downstream models.
-            for check, audit in self.assets.check_of(outcome.fqn, outcome.audits).items():
+            for check, audit in self.wording.assets.check_of(outcome.fqn, outcome.audits).items():
                 if not audit.passed and check not in self.reported_checks:
                     self.context.log.warning(
                         f"{self.wording.audit_sentence(outcome.fqn, audit)} Its check "
@@ -114,9 +112,9 @@ class RunLog:
         if not is_part_of_backfill(self.context.run):
             return
         idle = {
-            self.assets.name(outcome.fqn)
+            self.wording.assets.name(outcome.fqn)
             for outcome in outcomes
-            if outcome.outcome in (Outcome.UP_TO_DATE, Outcome.WAITING) and outcome.fqn in self.assets.specs
+            if outcome.outcome in (Outcome.UP_TO_DATE, Outcome.WAITING) and outcome.fqn in self.wording.assets.specs
         }
         if idle:
             self.context.log.warning(
@@ -126,6 +124,6 @@ class RunLog:
             )
 
     def _counted(self, nodes: Collection[str]) -> str:
-        audits = sum(node in self.assets.standalone_audits for node in nodes)
+        audits = sum(node in self.wording.assets.standalone_audits for node in nodes)
         models = counted(len(nodes) - audits, "model")
         return f"{models} and {counted(audits, 'standalone audit')}" if audits else models

@@ -93,7 +93,7 @@ class _Step:
         checks = reported_checks(context) if is_declared else frozenset()
         reporter = Reporter(assets, checks, request.environment, request.execution_time)
         self._wording = reporter.wording
-        self._log = RunLog(context, assets, self._wording, checks, settings.owned)
+        self._log = RunLog(context, self._wording, checks, settings.owned)
         self._results = StepResults(context, reporter, self._log, execution.record_unchanged)
 
     def run(self) -> Iterator[Any]:

@@ -66,7 +66,7 @@ class StepResults:
             checks = [result] if isinstance(result, dg.AssetCheckResult) else []
             if isinstance(result, dg.MaterializeResult):
                 assert result.asset_key is not None, "ours always have one"
-                self._release.materialized(result.asset_key)
+                self._release.healthy.add(result.asset_key)
                 checks = list(result.check_results or ())
             for check in checks:
                 assert check.asset_key is not None, "ours always have one"

@@ -88,7 +88,7 @@ class Wording:
         name = f"{self.assets.name(fqn)}{place}: audit {audit.name}"
         if audit.error:
             return f"{name} could not be evaluated.{block(audit.error)}"
-        return f"{name} passed." if audit.passed else f"{name} failed: {rows(audit.failing_rows)}."
+        return f"{name} passed." if audit.passed else f"{name} failed: {counted(audit.failing_rows, 'row')}."
 
     def why_not_evaluated(self, outcome: NodeOutcome) -> str:
         """Why a node's audits have no result."""
@@ -151,7 +151,7 @@ class Wording:
 
     def _failing_audits(self, outcome: NodeOutcome) -> str:
         failing = [audit for audit in outcome.audits if audit.blocking and not audit.passed]
-        names = ", ".join(f"{audit.name} ({rows(audit.failing_rows)})" for audit in failing)
+        names = ", ".join(f"{audit.name} ({counted(audit.failing_rows, 'row')})" for audit in failing)
         return f" {names}." if names else ""
 
     def _why_not_retried(self, outcome: NodeOutcome) -> str:
@@ -170,10 +170,6 @@ def _ends(interval: msg.Interval) -> list[str]:
     ends = [instant(end) for end in interval]
     midnight = "T00:00:00Z"
     return [end.removesuffix(midnight) for end in ends] if all(end.endswith(midnight) for end in ends) else ends
-
-
-def rows(count: int) -> str:
-    return counted(count, "row")
 
 
 def as_sentence(text: str) -> str:
