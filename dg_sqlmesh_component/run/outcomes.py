@@ -25,7 +25,7 @@ Invariants:
 
 - Each requested node gets exactly one outcome. If SQLMesh computes it again after a plan has landed, it gets a second
   one, marked `again`.
-- `executed` requires that every planned batch has finished, never only that SQLMesh calls the run a success.
+- `executed` requires that every planned batch has finished. One event of SQLMesh is never enough.
 - If SQLMesh reports something that the request rules out, that is a contradiction, and the step fails.
 - If the run ends before SQLMesh has planned anything, it was refused, and no node has an outcome.
 
@@ -417,7 +417,7 @@ class Ledger:
         return self._failed_earlier | failed_now
 
     def pause(self, kept: frozenset[str]) -> list[NodeOutcome | AuditOnlyOutcome]:
-        """End an attempt that another one follows: settle all open nodes but `kept`."""
+        """End an attempt before another attempt starts. The nodes in `kept` stay open, all others are settled."""
         self._failed_earlier = self.failed_for_good
         settled: list[NodeOutcome | AuditOnlyOutcome] = [
             self._settle(fqn, *entry.judge(None)) for fqn, entry in self._open_entries.items() if fqn not in kept
@@ -433,7 +433,7 @@ class Ledger:
     # -- evidence ---------------------------------------------------------------------------------
 
     def _entry(self, fqn: str) -> _Entry:
-        """The node's entry. For a node that was not requested: one that nobody keeps, and a contradiction."""
+        """The node's entry. A node that was not requested is a contradiction, and its entry is discarded."""
         if fqn not in self._entries:
             self._unrequested.add(fqn)
             return _Entry()
@@ -458,7 +458,7 @@ class Ledger:
         return settled
 
     def _plan(self, event: msg.EvaluationPlanned) -> None:
-        """Start over, also if this is the first plan: an entry without evidence does not change."""
+        """Start over and note the batches. The first plan also starts over, which changes no entry without evidence."""
         for entry in self._entries.values():
             entry.start_over()
         for fqn, batches in event.batches.items():

@@ -1,4 +1,4 @@
-"""Makes the op's results cheaper for Dagster to record. The stored events say the same.
+"""Makes the op's results cheaper for Dagster to record. The recorded facts stay the same.
 
 For each `AssetCheckResult`, Dagster searches all checks of the op, and queries which materialization the result is
 about (twice inside a `MaterializeResult`). For 500 models with two checks each, this was more than a quarter of the

@@ -65,12 +65,12 @@ class StepResults:
         for result in results:
             checks = [result] if isinstance(result, dg.AssetCheckResult) else []
             if isinstance(result, dg.MaterializeResult):
-                assert result.asset_key is not None, "ours always have one"
+                assert result.asset_key is not None, "our results always have a key"
                 self._release.healthy.add(result.asset_key)
                 checks = list(result.check_results or ())
             for check in checks:
-                assert check.asset_key is not None, "ours always have one"
-                assert check.check_name is not None, "ours always have one"
+                assert check.asset_key is not None, "our results always have a key"
+                assert check.check_name is not None, "our results always have a key"
                 self._reported.add(dg.AssetCheckKey(check.asset_key, check.check_name))
             yield result
 
