@@ -24,7 +24,7 @@ BETWEEN = {
 }
 WAITS = (
     "models upstream have pending intervals and are not part of this step: raw.landing. "
-    "Select them too, with all that is upstream of them"
+    "Select them too, with all models upstream of them"
 )
 
 
@@ -74,8 +74,8 @@ def test_a_model_is_computed_as_far_as_what_it_reads_and_the_log_says_so(tmp_pat
         assert end_of(told, "marts/reader") == end_of(first, "raw/landing")
         status = told.checks["marts/reader:sqlmesh_execution_status"]
         assert status.passed
-        assert status.description.endswith(f"More is due, and waits: {WAITS}.")
-        assert "More is due" not in first.checks["raw/landing:sqlmesh_execution_status"].description
+        assert status.description.endswith(f"Its other intervals are waiting: {WAITS}.")
+        assert "Its other intervals are waiting" not in first.checks["raw/landing:sqlmesh_execution_status"].description
         assert (
             "Not in this run, with pending intervals: warehouse.raw.landing. Models downstream are computed" in told.log
         )
@@ -113,7 +113,10 @@ def test_a_model_that_waits_for_one_which_is_left_out_says_that_it_has_to_run_el
         told = dagster.launch()
         assert told.status_of("marts/reader") == "waiting"
         said = told.checks["marts/reader:sqlmesh_execution_status"].description
-        assert "Not in this component: raw.landing. If the file was deleted, promote that with `sqlmesh plan`;" in said
+        assert (
+            "Not in this component: raw.landing. If the file was deleted, promote the deletion with `sqlmesh plan`."
+            in said
+        )
 
 
 MADE = """

@@ -421,7 +421,7 @@ def test_variables_of_the_projects_own_env_file_are_known_and_its_secrets_hidden
         (project / "config.py").write_text(f"{PRINTS_IT}\nraise ValueError(os.environ['API_TOKEN'])")
         refusal = dagster.refusal()
         assert "Failed to load config file: ***" in refusal
-        assert "What the configuration printed before:\nloading with ***" in refusal
+        assert "The configuration printed before the error:\nloading with ***" in refusal
         failed = dagster.launch()
-        assert "What the configuration printed before:\nloading with ***" in failed.failures[0]
+        assert "The configuration printed before the error:\nloading with ***" in failed.failures[0]
         assert "correct-horse" not in refusal

@@ -151,7 +151,7 @@ def test_every_model_has_a_status_check_that_tells_its_outcome(scene: Scene) -> 
 
 def test_a_blocked_model_names_the_culprit(scene: Scene) -> None:
     description = scene.told.checks["t/below_failing:sqlmesh_execution_status"].description
-    assert description == "t.below_failing was not executed, because of a failure upstream of it: t.failing."
+    assert description == "t.below_failing was not executed, because a model upstream of it failed: t.failing."
 
 
 def test_no_check_of_a_blocked_model_is_reported_as_passed(scene: Scene) -> None:

@@ -80,7 +80,7 @@ def test_only_what_a_transient_error_left_open_is_tried_again(flaky: tuple[Path,
         "t/below_flaky": 2,
     }
     assert (project / "attempts").read_text() == ".."
-    assert "Attempt 2 of 3 follows in 0.1 seconds" in told.log
+    assert "Attempt 2 of 3 starts in 0.1 seconds" in told.log
     assert "Attempt 3" not in told.log  # nothing transient is left, and the persistent error is not tried again
     [failure] = told.failures
     assert "1 failed, 1 blocked, 3 executed" in failure
@@ -116,7 +116,9 @@ def test_a_statement_that_fails_behind_a_transient_error_is_repeated_behind_the_
         told = dagster.launch()
     assert (told.status == dg.DagsterRunStatus.SUCCESS) is is_fine, told.failures
     assert set(told.materializations) == {"t/fine", "t/flaky"}
-    assert "follows in 0.0 seconds, because of transient errors. It computes what is missing of t.flaky." in told.log
+    assert (
+        "starts in 0.0 seconds, because of transient errors. It computes the pending intervals of t.flaky." in told.log
+    )
     assert is_fine or "too early" in told.failures[0]
 
 

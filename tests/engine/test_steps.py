@@ -189,7 +189,7 @@ def test_checks_alone_evaluate_audits_and_execute_nothing(ledger: tuple[Path, Da
         "t/events:events_are_numbered": False,
         "t/events:sqlmesh_execution_status": False,
     }
-    assert "due and not computed" in told.checks["t/events:sqlmesh_execution_status"].description
+    assert "has pending intervals" in told.checks["t/events:sqlmesh_execution_status"].description
     assert state(project) == before
 
 

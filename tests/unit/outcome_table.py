@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import dagster as dg
 from unit.scenario import audit, day, days, fqn, manifest, model
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.run.outcomes import AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.run.outcomes import AuditResult, Ledger, NodeOutcome, Outcome
 
 STAGING = fqn("staging.orders")
 ORDERS = fqn("core.orders")
@@ -69,6 +70,11 @@ class Row:
     earlier: tuple[msg.Event, ...] = ()
 
 
+def open_nodes(ledger: Ledger) -> frozenset[str]:
+    """Requested nodes without an outcome: those that a pause settles if it keeps none."""
+    return frozenset(outcome.fqn for outcome in deepcopy(ledger).pause(frozenset()))
+
+
 def opened(*requested: str, missing: tuple[str, ...] = ()) -> msg.EnvironmentOpened:
     """The environment has promoted these."""
     return msg.EnvironmentOpened("prod", dict.fromkeys(requested, PROMOTED), missing, "cd /shop && sqlmesh plan")
@@ -122,7 +128,7 @@ AUDITS = msg.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 ro
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 UNSELECTED = (
     "models upstream have pending intervals and are not part of this step: staging.orders. "
-    "Select them too, with all that is upstream of them"
+    "Select them too, with all models upstream of them"
 )
 
 
@@ -200,7 +206,7 @@ OUTCOME_TABLE = (
             unselected=(STAGING,),
         ),
         Told(
-            f"core.orders was executed for [2026-01-01, 2026-01-02). More is due, and waits: {UNSELECTED}.",
+            f"core.orders was executed for [2026-01-01, 2026-01-02). Its other intervals are waiting: {UNSELECTED}.",
             True,
             ERROR,
             {
@@ -401,10 +407,10 @@ OUTCOME_TABLE = (
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), ()), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED),
         Told(
-            "core.orders is waiting: none of its missing intervals is ready.",
+            "core.orders is waiting: none of its pending intervals is ready.",
             False,
             WARN,
-            {"sqlmesh/waiting_for": "none of its missing intervals is ready"},
+            {"sqlmesh/waiting_for": "none of its pending intervals is ready"},
         ),
     ),
     Row(
@@ -412,7 +418,7 @@ OUTCOME_TABLE = (
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)}), FAILED),
         NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
         Told(
-            "core.orders was not executed, because of a failure upstream of it: staging.orders.",
+            "core.orders was not executed, because a model upstream of it failed: staging.orders.",
             False,
             ERROR,
             {"sqlmesh/blocked_by": "staging.orders"},
@@ -423,7 +429,7 @@ OUTCOME_TABLE = (
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
         NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
         Told(
-            "core.orders was not executed, because of a failure upstream of it: staging.orders.",
+            "core.orders was not executed, because a model upstream of it failed: staging.orders.",
             False,
             ERROR,
             {"sqlmesh/blocked_by": "staging.orders"},
@@ -576,7 +582,7 @@ OUTCOME_TABLE = (
         ),
         Told(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
-            "What is finished stays: [2026-01-01, 2026-01-02)."
+            "The computed intervals are kept: [2026-01-01, 2026-01-02)."
             "\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
@@ -611,7 +617,7 @@ OUTCOME_TABLE = (
         ),
         Told(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
-            "What is finished stays: [2026-01-01, 2026-01-02)."
+            "The computed intervals are kept: [2026-01-01, 2026-01-02)."
             "\n\n    Audit not_null failed: 3 rows",
             False,
             ERROR,
@@ -699,13 +705,13 @@ OUTCOME_TABLE = (
             ORDERS,
             Outcome.INTERRUPTED,
             PROMOTED,
-            errors=("SQLMesh ended the run without saying what became of it.",),
+            errors=("SQLMesh ended the run without reporting an outcome for it.",),
         ),
         Told(
-            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
-            {"sqlmesh/error": "SQLMesh ended the run without saying what became of it."},
+            {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
         ),
     ),
     Row(
@@ -716,13 +722,13 @@ OUTCOME_TABLE = (
             Outcome.INTERRUPTED,
             PROMOTED,
             planned_batches=1,
-            errors=("SQLMesh ended the run without saying what became of it.",),
+            errors=("SQLMesh ended the run without reporting an outcome for it.",),
         ),
         Told(
-            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
-            {"sqlmesh/error": "SQLMesh ended the run without saying what became of it."},
+            {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
         ),
     ),
     Row(
@@ -754,16 +760,16 @@ OUTCOME_TABLE = (
             Outcome.INTERRUPTED,
             PROMOTED,
             planned_batches=1,
-            errors=("SQLMesh ended the run without saying what became of it.",),
+            errors=("SQLMesh ended the run without reporting an outcome for it.",),
             reason="all complete intervals are computed",
         ),
         Told(
-            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
             {
                 "sqlmesh/reason": "all complete intervals are computed",
-                "sqlmesh/error": "SQLMesh ended the run without saying what became of it.",
+                "sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it.",
             },
         ),
     ),

@@ -25,6 +25,7 @@ from unit.outcome_table import (
     audited,
     batch,
     failing_batch,
+    open_nodes,
     opened,
 )
 from unit.scenario import days, fqn
@@ -335,12 +336,12 @@ def test_what_another_attempt_cannot_bring_through_is_settled_before_it_in_the_o
     situation: Situation,
 ) -> None:
     ledger = situation.ledger()
-    assert ledger.open_nodes == {*situation.kept, *situation.settled}
+    assert open_nodes(ledger) == {*situation.kept, *situation.settled}
     outcomes = ledger.pause(situation.kept)
     assert kinds(outcomes) == situation.settled
     assert [one.fqn for one in outcomes] == [node for node in PARENTS_FIRST if node in situation.settled]
     assert {one.attempts for one in outcomes if isinstance(one, NodeOutcome)} <= {1}
-    assert ledger.open_nodes == situation.kept
+    assert open_nodes(ledger) == situation.kept
 
 
 @every_situation
@@ -357,7 +358,7 @@ def test_another_attempt_that_goes_well_executes_what_stayed_open_and_nothing_el
         assert (one.errors, one.failed_audits, one.culprits) == ((), (), ())
         assert one.intervals[-1][1] == D3[1]
     assert ledger.contradictions == ()
-    assert ledger.open_nodes == frozenset()
+    assert open_nodes(ledger) == frozenset()
 
 
 @every_situation
@@ -388,7 +389,7 @@ def test_what_fails_for_a_transient_cause_again_stays_open_again(situation: Situ
 @every_situation
 def test_an_interruption_leaves_at_least_as_much_to_another_attempt_as_an_end(situation: Situation) -> None:
     ledger = situation.ledger()
-    assert ledger.worth_retrying(False) <= ledger.worth_retrying(True) <= ledger.open_nodes
+    assert ledger.worth_retrying(False) <= ledger.worth_retrying(True) <= open_nodes(ledger)
 
 
 @every_situation
@@ -404,7 +405,7 @@ def test_what_is_settled_before_another_attempt_says_what_became_of_it() -> None
     feed(ledger, [planned(*PARENTS_FIRST), lost(STAGING), broken(ORDERS), blocked])
     said = {one.fqn: (one.errors, one.culprits) for one in ledger.pause(nodes(STAGING)) if isinstance(one, NodeOutcome)}
     assert said == {
-        REFUNDS: (("SQLMesh ended the run without saying what became of it.",), ()),
+        REFUNDS: (("SQLMesh ended the run without reporting an outcome for it.",), ()),
         ORDERS: (("there is no such column",), ()),
         MART: ((), (ORDERS, STAGING)),
     }
@@ -424,7 +425,7 @@ def after(*attempts: Iterable[msg.Event], requested: Iterable[str] = (ORDERS,)) 
     *earlier, last = attempts
     for events in earlier:
         feed(ledger, events)
-        ledger.pause(ledger.open_nodes)
+        ledger.pause(open_nodes(ledger))
     return [one for one in feed(ledger, last) if isinstance(one, NodeOutcome)]
 
 
@@ -639,7 +640,7 @@ def test_what_was_executed_and_failed_in_the_first_attempt_is_not_forgotten() ->
     ledger.pause(frozenset([ORDERS]))
     feed(ledger, [ONE_BATCH, batch(0, D1), SUCCEEDED])
     assert ledger.contradictions == (
-        f"SQLMesh said that {STAGING} was executed, and then that it failed: there is no such column",
+        f"SQLMesh reported that {STAGING} was executed, and then that it failed: there is no such column",
     )
 
 
@@ -659,7 +660,7 @@ def test_what_had_nothing_to_do_in_the_first_attempt_cannot_fail_in_the_second(
     ledger.pause(frozenset([ORDERS]))
     feed(ledger, [ONE_BATCH, batch(0, D1), broken(STAGING), FAILED])
     assert ledger.contradictions == (
-        f"SQLMesh said that {STAGING} was {told}, and then that it failed: there is no such column",
+        f"SQLMesh reported that {STAGING} was {told}, and then that it failed: there is no such column",
     )
 
 
@@ -724,7 +725,7 @@ def test_audits_without_their_model_stay_open_until_they_are_told() -> None:
 
 def test_audits_without_their_model_are_no_nodes_that_are_executed() -> None:
     ledger = Ledger([STAGING], [ORDERS])
-    assert ledger.open_nodes == frozenset([STAGING])
+    assert open_nodes(ledger) == frozenset([STAGING])
     assert ledger.worth_retrying(interruption_is_transient=True) == frozenset([STAGING])
 
 

@@ -138,8 +138,8 @@ def test_what_the_configuration_prints_is_in_no_log_and_what_anything_else_print
     ("lines", "message"),
     [
         (LOADED, "No such table."),
-        ((wire.LOADING, "one", "two"), "No such table.\nWhat the configuration printed before:\none\ntwo"),
-        ((*LOADED, wire.LOADING, "again"), "No such table.\nWhat the configuration printed before:\nagain"),
+        ((wire.LOADING, "one", "two"), "No such table.\nThe configuration printed before the error:\none\ntwo"),
+        ((*LOADED, wire.LOADING, "again"), "No such table.\nThe configuration printed before the error:\nagain"),
         ((wire.LOADING,), "No such table."),
     ],
     ids=["was loaded", "failed", "failed when it was loaded again", "failed in silence"],

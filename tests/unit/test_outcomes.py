@@ -29,6 +29,7 @@ from unit.outcome_table import (
     audited,
     batch,
     failing_batch,
+    open_nodes,
     opened,
 )
 from unit.scenario import DAY, HOUR, day, days, fqn
@@ -55,7 +56,7 @@ def fold(
     """
     ledger = Ledger(requested, audit_only)
     outcomes = [outcome for event in earlier for outcome in ledger.feed(event)]
-    outcomes += ledger.pause(ledger.open_nodes) if earlier else []
+    outcomes += ledger.pause(open_nodes(ledger)) if earlier else []
     outcomes += [outcome for event in events for outcome in ledger.feed(event)]
     return outcomes + (ledger.close(death) if death else [])
 
@@ -89,8 +90,14 @@ def test_the_step_fails_unless_the_model_was_executed_or_healthily_was_not() -> 
 
 
 def test_only_a_non_blocking_audit_that_failed_is_a_warning() -> None:
-    warned = {row.says: [audit.name for audit in row.outcome.warnings] for row in OUTCOME_TABLE if row.outcome.warnings}
-    assert warned == {"executed with a warning: the same, and a non-blocking audit failed": ["recent"]}
+    failed = {
+        row.says: [(audit.name, audit.blocking) for audit in row.outcome.audits if not audit.passed]
+        for row in OUTCOME_TABLE
+        if row.outcome.outcome is Outcome.EXECUTED
+    }
+    assert {says: audits for says, audits in failed.items() if audits} == {
+        "executed with a warning: the same, and a non-blocking audit failed": [("recent", False)]
+    }
 
 
 # -- batches --------------------------------------------------------------------------------------
@@ -490,7 +497,7 @@ def test_a_model_that_is_executed_and_failed_is_a_contradiction() -> None:
     for event in (ONE_BATCH, batch(0, D1), DIVISION, FAILED):
         ledger.feed(event)
     assert ledger.contradictions == (
-        f"SQLMesh said that {ORDERS} was executed, and then that it failed: {DIVISION.message}",
+        f"SQLMesh reported that {ORDERS} was executed, and then that it failed: {DIVISION.message}",
     )
 
 
@@ -570,7 +577,7 @@ class Run:
             handed_out += [one for event in attempt.events if not is_last(event) for one in ledger.feed(event)]
             if number < len(self.attempts):
                 worth_it = ledger.worth_retrying(attempt.was_interrupted)
-                handed_out += ledger.pause(worth_it if attempt.kept is None else attempt.kept & ledger.open_nodes)
+                handed_out += ledger.pause(worth_it if attempt.kept is None else attempt.kept & open_nodes(ledger))
         return handed_out
 
     @property
@@ -654,11 +661,11 @@ def test_a_persistent_failure_of_an_open_node_is_never_worth_another_attempt(run
 def test_what_is_worth_another_attempt_is_open_and_pausing_settles_the_rest(run: Run) -> None:
     ledger = Ledger(run.requested, run.audit_only)
     run.up_to_the_end(ledger)
-    before = ledger.open_nodes
+    before = open_nodes(ledger)
     kept = ledger.worth_retrying(False)
     assert kept <= ledger.worth_retrying(True) <= before <= {*run.requested}
     assert {fqn for fqn, _ in kinds(ledger.pause(kept))} == before - kept
-    assert ledger.open_nodes == kept
+    assert open_nodes(ledger) == kept
 
 
 @whatever

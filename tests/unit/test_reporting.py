@@ -25,8 +25,9 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, instant, listed
 from dg_sqlmesh_component.run.check_history import Data, EarlierResult, data_in
 from dg_sqlmesh_component.run.failure import failure_of
+from dg_sqlmesh_component.run.metadata import unapplied_change
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
-from dg_sqlmesh_component.run.results import Reporter, unapplied_change
+from dg_sqlmesh_component.run.results import Reporter
 from dg_sqlmesh_component.run.wording import ranges
 
 ASSETS = project_assets(SHOP)
@@ -195,7 +196,7 @@ def test_a_selected_audit_that_the_environment_does_not_have_is_not_passed() -> 
     assert {one.check_name: said(one) for one in result.check_results or ()}["recent"] == (
         False,
         WARN,
-        "Not evaluated: what environment prod has promoted of core.orders does not have this audit. "
+        "Not evaluated: the version of core.orders that environment prod has promoted does not have this audit. "
         "Apply a plan to promote the local change.",
     )
 
@@ -272,7 +273,7 @@ def test_the_failure_names_the_environment_that_ran() -> None:
 def test_an_audit_that_another_environment_does_not_have_names_that_environment() -> None:
     result = reporter(selected={RECENT}, environment="dev").materialization(replace(EXECUTED, audits=()))
     assert [one.description for one in result.check_results or ()] == [
-        "Not evaluated: what environment dev has promoted of core.orders does not have this audit. "
+        "Not evaluated: the version of core.orders that environment dev has promoted does not have this audit. "
         "Apply a plan to promote the local change."
     ]
 
@@ -412,7 +413,7 @@ def test_audits_without_their_model_say_which_intervals_are_due() -> None:
         (
             False,
             WARN,
-            "core.orders has intervals that are due and not computed: [2026-01-03, 2026-01-05). "
+            "core.orders has pending intervals: [2026-01-03, 2026-01-05). "
             "Only checks were selected, so it was not executed.",
         )
     ]
@@ -676,9 +677,9 @@ def test_an_audit_failure_is_told_in_sqlmeshs_words_when_the_rows_are_not_known(
     )
 
 
-def test_a_blocked_model_without_a_known_culprit_is_blocked_by_a_model_upstream() -> None:
+def test_a_blocked_model_without_a_known_culprit_names_none() -> None:
     sentence = reporter().wording.sentence(replace(BLOCKED, culprits=()))
-    assert sentence == "core.orders was not executed, because of a failure upstream of it: a model upstream."
+    assert sentence == "core.orders was not executed, because a model upstream of it failed."
 
 
 def test_a_node_that_is_no_model_is_called_by_its_name() -> None:
