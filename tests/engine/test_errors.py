@@ -314,7 +314,7 @@ def test_a_database_that_another_process_holds_names_that_process(planned: tuple
 
 
 @pytest.mark.parametrize(
-    ("recorded", "advice"), [("0.1.0", "sqlmesh migrate"), ("9.9.9", "Upgrade it in the interpreter")]
+    ("recorded", "advice"), [("0.1.0", "sqlmesh migrate"), ("9.9.9", "Upgrade SQLMesh in the interpreter")]
 )
 def test_a_state_of_another_sqlmesh_says_what_to_do(
     planned: tuple[Path, DagsterProject], recorded: str, advice: str
