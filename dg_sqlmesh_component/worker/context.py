@@ -32,7 +32,7 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
 )
 from dg_sqlmesh_component.protocol.formatting import block, plain, short_hash
-from dg_sqlmesh_component.protocol.messages import LogLine, OpenProject, SecretsKnown
+from dg_sqlmesh_component.protocol.messages import OpenProject, SecretsKnown
 from dg_sqlmesh_component.protocol.redaction import secrets_in
 from dg_sqlmesh_component.worker.duckdb_lock_holder import is_locked, who_holds
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -70,13 +70,13 @@ class PipeConsole(NoopConsole):
 
     def log_warning(self, short_message: str, *_: Any, **__: Any) -> None:
         # The long message adds an audit's query, which its asset check shows.
-        self.pipe.send(LogLine("warning", plain(short_message), "sqlmesh"))
+        self.pipe.log("warning", plain(short_message), "sqlmesh")
 
     def log_error(self, message: str, *_: Any, **__: Any) -> None:
-        self.pipe.send(LogLine("error", plain(message), "sqlmesh"))
+        self.pipe.log("error", plain(message), "sqlmesh")
 
     def log_status_update(self, message: str) -> None:
-        self.pipe.send(LogLine("info", plain(message), "sqlmesh"))
+        self.pipe.log("info", plain(message), "sqlmesh")
 
 
 def open_context(
@@ -168,8 +168,7 @@ def _keep_cache_where_it_can_be_written(configs: dict[Path, Config], pipe: Pipe)
             # which images often make equal.
             name = f"{path.name}_{short_hash([str(path.resolve())])}"
             config.cache_dir = str(_own_folder(f"dg_sqlmesh_cache_{os.getuid()}") / name)
-            text = f"{path} cannot be written to, so SQLMesh's cache is kept in {config.cache_dir}."
-            pipe.send(LogLine("info", text, "dg_sqlmesh"))
+            pipe.log("info", f"{path} cannot be written to, so SQLMesh's cache is kept in {config.cache_dir}.")
 
 
 def _own_folder(name: str) -> Path:

@@ -100,6 +100,10 @@ class Pipe:
         yield
         _print_line(wire.LOADED)
 
+    def log(self, level: Level, text: str, logger: str = "dg_sqlmesh") -> None:
+        """Send one line for the run's log."""
+        self.send(LogLine(level, text, logger))
+
     def fail(self, error: SQLMeshComponentError) -> None:
         """Send the last event of a failed request."""
         self.send(RequestFailed(type(error).__name__, str(error), error.is_transient))
@@ -155,4 +159,4 @@ class PipeHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Called by `logging`, from any thread."""
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
-        self._pipe.send(LogLine(level, self.format(record), record.name))
+        self._pipe.log(level, self.format(record), record.name)

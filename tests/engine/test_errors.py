@@ -203,7 +203,7 @@ def test_a_state_in_memory_is_told_apart_from_one_without_the_environment(tmp_pa
         dagster.refresh()
         description = failure(dagster)
     assert "Environment 'prod' does not exist" in description
-    assert "what a plan has applied is gone when it ends" in description
+    assert "a plan's result is lost when the process that applied it ends" in description
     assert "`database: warehouse.duckdb`" in description
 
 

@@ -378,7 +378,7 @@ class _RecordingContext(SteadyContext):
                 f"This run does no automatic restatements: it would restate {bare(model)} before models upstream of it "
                 "that are not in this run. A run of all of them restates them."
             )
-            self._tracker.pipe.send(msg.LogLine("info", text, "dg_sqlmesh"))
+            self._tracker.pipe.log("info", text)
         return model is None
 
     def _rows_of(self, evaluator: SnapshotEvaluator, snapshot: Snapshot) -> int | None:

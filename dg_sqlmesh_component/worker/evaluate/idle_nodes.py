@@ -38,17 +38,16 @@ def idle_nodes(
         idle: msg.NodeUpToDate | msg.NodeWaiting
         if batches is None:
             idle = _up_to_date(snapshot, fqn in pending_names, request)
+            if snapshot.is_model and not snapshot.is_symbolic:
+                idle = replace(idle, intervals=tuple(intervals), computed_at=altered_at(snapshot, index))
         else:
             idle = _waiting(fqn, tracker, snapshots)
-        idle = replace(
+        yield replace(
             idle,
             last_interval_end=intervals[-1][1] if intervals else None,
             of=audited(snapshot, index),
             altered_at=altered[fqn] or None,
         )
-        if isinstance(idle, msg.NodeUpToDate) and snapshot.is_model and not snapshot.is_symbolic:
-            idle = replace(idle, intervals=tuple(intervals), computed_at=altered_at(snapshot, index))
-        yield idle
 
 
 def _waiting(fqn: str, tracker: Tracker, snapshots: Mapping[str, Snapshot]) -> msg.NodeWaiting:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from sqlmesh.core.engine_adapter import EngineAdapter
 
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import open_connections
@@ -21,4 +20,4 @@ def cut_off_queries(adapters: Iterable[EngineAdapter], pipe: Pipe) -> None:
         try:
             cancel()
         except Exception as error:  # noqa: BLE001  # any driver's: the process is killed soon, whatever it raises
-            pipe.send(msg.LogLine("warning", f"A query could not be cancelled: {describe_error(error)}", "dg_sqlmesh"))
+            pipe.log("warning", f"A query could not be cancelled: {describe_error(error)}")

@@ -20,7 +20,7 @@ from sqlmesh.core.context import Context
 
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted
-from dg_sqlmesh_component.protocol.messages import EvaluationRequest, LogLine
+from dg_sqlmesh_component.protocol.messages import EvaluationRequest
 from dg_sqlmesh_component.worker.context import state_connection
 from dg_sqlmesh_component.worker.pipe import Pipe
 
@@ -79,7 +79,7 @@ class Patience:
                 f"Waiting, for {counted(round(self._seconds - waited), 'second')} at most. {error} "
                 "This run continues by itself as soon as it can."
             )
-            self._pipe.send(LogLine("warning", text, "dg_sqlmesh"))
+            self._pipe.log("warning", text)
         time.sleep(min(POLL_SECONDS, max(self._seconds - waited, 0.0)))
 
 
@@ -101,7 +101,7 @@ def alone_on_its_state(context: Context, request: EvaluationRequest, patience: P
             f"SQLMesh's state in {connection.type_} cannot be locked, so a second run at the same time would compute "
             "the same intervals. Give the op's pool a limit of 1 in your deployment."
         )
-        pipe.send(LogLine("warning", text, "dg_sqlmesh"))
+        pipe.log("warning", text)
     yield
 
 

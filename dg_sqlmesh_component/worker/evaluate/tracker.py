@@ -111,7 +111,7 @@ class Tracker(PipeConsole):
         if unselected := sorted(set().union(*self.held_back_by.values())):
             named = listed(list(map(bare, unselected)), _MAX_NAMED)
             text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
-            self._log("info", text)
+            self.pipe.log("info", text)
         partly = {fqn: tuple(sorted(by)) for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
         self.pipe.send(msg.EvaluationPlanned(self.planned, partly))
         self.report_idle_nodes()
@@ -129,7 +129,7 @@ class Tracker(PipeConsole):
             record.clear()
         self.pipe.send(msg.EvaluationPlanned({}))
         text = "A plan changed the environment during the run: SQLMesh starts over with the models promoted now."
-        self._log("warning", text)
+        self.pipe.log("warning", text)
 
     # -- batches: called from pool threads ----------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Tracker(PipeConsole):
         try:
             rows = self.count_rows(snapshot)
         except Exception as error:  # noqa: BLE001  # any driver's error: a model that was executed does not fail for a count
-            self._log("warning", f"The rows of {bare(snapshot.name)} could not be counted: {describe_error(error)}")
+            self.pipe.log("warning", f"The rows of {bare(snapshot.name)} could not be counted: {describe_error(error)}")
         else:
             if rows is not None:
                 self.pipe.send(msg.RowsCounted(snapshot.name, rows))
@@ -219,9 +219,6 @@ class Tracker(PipeConsole):
     def blocked_by(self, snapshots: Mapping[str, Snapshot]) -> dict[str, tuple[str, ...]]:
         """The failed nodes upstream of each node that SQLMesh left out."""
         return {fqn: tuple(sorted(ancestors(fqn, snapshots) & self._failed)) for fqn in sorted(self._blocked)}
-
-    def _log(self, level: msg.Level, text: str) -> None:
-        self.pipe.send(msg.LogLine(level, text, "dg_sqlmesh"))
 
 
 def ancestors(fqn: str, snapshots: Mapping[str, Snapshot]) -> set[str]:
