@@ -31,6 +31,8 @@ class Pipe:
     """Receives the request and sends events. Knows whether the run was cancelled. Safe to use from any thread.
 
     Attributes:
+        is_cancelled: Whether no further work should start.
+        is_cut_off: Whether the queries in flight were cancelled.
         cut_off_queries: Cancels the queries in flight. None before a run.
     """
 
@@ -44,21 +46,11 @@ class Pipe:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         self._lock = threading.Lock()
         self._request: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._cancelled = threading.Event()
-        self._cut_off = threading.Event()
         self._beginning = threading.Lock()
         self._has_begun = False
+        self.is_cancelled = False
+        self.is_cut_off = False
         self.cut_off_queries: Callable[[], None] | None = None
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether no further work should be started."""
-        return self._cancelled.is_set()
-
-    @property
-    def is_cut_off(self) -> bool:
-        """Whether the queries in flight were cancelled."""
-        return self._cut_off.is_set()
 
     def listen(self) -> None:
         """Start to read stdin in a thread. If stdin ends without a request, this process ends."""
@@ -91,7 +83,7 @@ class Pipe:
                 self._events.write(line)
                 self._events.flush()
         except BrokenPipeError:
-            self._cancelled.set()
+            self.is_cancelled = True
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -109,7 +101,7 @@ class Pipe:
         self.send(RequestFailed(type(error).__name__, str(error), error.is_transient))
 
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
-        self._cancelled.set()
+        self.is_cancelled = True
 
     def _listen(self) -> None:
         request = self._requests.readline()
@@ -129,14 +121,14 @@ class Pipe:
 
     def _cancel(self) -> None:
         with self._beginning:
-            self._cancelled.set()
+            self.is_cancelled = True
             if not self._has_begun:  # SQLMesh is being imported, or the project opened: no work is lost
                 self.fail(EvaluationError(CANCELLED_BEFORE))
                 os._exit(0)
 
     def _cut_off_now(self) -> None:
-        self._cancelled.set()
-        self._cut_off.set()
+        self.is_cancelled = True
+        self.is_cut_off = True
         if self.cut_off_queries is not None:
             self.cut_off_queries()
 

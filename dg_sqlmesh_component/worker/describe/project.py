@@ -157,9 +157,7 @@ class _ManifestNodes:
 
     def model(self, model: SQLMeshModel) -> Model:
         table = model.fully_qualified_table
-        kind = model.kind
         dialect = model.dialect or None
-        time_column = getattr(kind, "time_column", None)
         columns = self._columns(model, dialect)
         lineage, lineage_cut = (
             column_lineage(self._context, model, self._limits.lineage_pairs)
@@ -172,7 +170,7 @@ class _ManifestNodes:
             catalog=table.catalog or None,
             schema=table.db or c.DEFAULT_SCHEMA,
             table=table.name,
-            kind=kind.name.value,
+            kind=model.kind.name.value,
             source_type=model.source_type,
             dialect=model.dialect,
             description=model.description,
@@ -186,7 +184,7 @@ class _ManifestNodes:
             end=str(model.end) if model.end is not None else None,
             lookback=model.lookback,
             batch_size=model.batch_size,
-            time_column=plain_sql(time_column.column, dialect) if time_column else None,
+            time_column=plain_sql(model.time_column.column, dialect) if model.time_column else None,
             unique_key=_sql(model.unique_key, dialect),
             grains=_sql(model.grains, dialect),
             references=_sql(model.references, dialect),

@@ -158,7 +158,7 @@ def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracke
     if status == "nothing_to_do":  # SQLMesh has planned nothing, so it has called no method of the console
         tracker.report_idle_nodes()
     if tracker.was_cancelled:  # before blocked nodes: SQLMesh left them out because the worker stopped the run
-        in_flight = "cut off" if tracker.was_cut_off else "finished"
+        in_flight = "cut off" if tracker.cut_off else "finished"
         raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new batch was started.")
     scheduler = context.current_scheduler
     if scheduler is not None and (blocked := tracker.blocked_by(scheduler.snapshots_by_name)):
@@ -353,13 +353,12 @@ class _RecordingContext(SteadyContext):
             # SQLMesh's selection language cannot select these nodes: it has no quoting for names
             # with spaces or dashes, cannot name standalone audits, ignores what it does not find, and
             # its parser recurses once per name (about a thousand overflow Python's stack).
-            asked = {
-                **kwargs,
-                "selected_snapshots": set(self.requested),
-                "circuit_breaker": unless_unchanged(kwargs["circuit_breaker"], self.state_reader, self.naming.name),
-                "auto_restatement_enabled": kwargs["auto_restatement_enabled"] and self._may_restate(scheduler),
-            }
-            return run(*args, **asked)
+            kwargs.update(
+                selected_snapshots=set(self.requested),
+                circuit_breaker=unless_unchanged(kwargs["circuit_breaker"], self.state_reader, self.naming.name),
+                auto_restatement_enabled=kwargs["auto_restatement_enabled"] and self._may_restate(scheduler),
+            )
+            return run(*args, **kwargs)
 
         replace_run(scheduler, run_requested)
         hold_back_pending_upstream(scheduler, self._tracker.hold_back)

@@ -38,6 +38,7 @@ class Tracker(PipeConsole):
         unready_signals: By node, its signals that held back an interval.
         held_back_by: By model with held-back intervals, the nearest upstream models that lack them and do not run.
         was_cancelled: Whether a batch was not started, or was cancelled, because Dagster cancelled the run.
+        cut_off: Nodes with a batch in flight that was cancelled.
         is_through: Whether SQLMesh has reported the result of everything planned. Only `after_all` statements follow.
         count_rows: Counts the rows of a model's table after its last batch.
         idle_nodes: Events that explain why nodes without planned batches have nothing to do.
@@ -49,21 +50,16 @@ class Tracker(PipeConsole):
         self.unready_signals: dict[str, list[str]] = {}
         self.held_back_by: dict[str, Set[str]] = {}
         self.was_cancelled = False
+        self.cut_off: set[str] = set()
         self.is_through = False
         self.count_rows: Callable[[Snapshot], int | None] | None = None
         self.idle_nodes: Callable[[], Iterable[msg.Event]] = tuple
         self._signal_owner: Snapshot | None = None
         self._failed: set[str] = set()
-        self._cut_off: set[str] = set()
         self._blocked: set[str] = set()
         self._open_batches: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
         self._lock = Lock()
-
-    @property
-    def was_cut_off(self) -> bool:
-        """Whether a batch in flight was cancelled."""
-        return bool(self._cut_off)
 
     # -- before the first batch ---------------------------------------------------------------------
 
@@ -160,7 +156,7 @@ class Tracker(PipeConsole):
             self._count_after_last_batch(snapshot)
         elif self.pipe.is_cut_off:
             self.was_cancelled = True
-            self._cut_off.add(snapshot.name)
+            self.cut_off.add(snapshot.name)
         with self._lock:
             self._in_flight[snapshot.name] -= 1
         if self.pipe.is_cut_off:
@@ -200,7 +196,7 @@ class Tracker(PipeConsole):
         for error in errors:
             fqn = getattr(error.node, "snapshot_name", None) or error.node.name
             # A node of this run did not fail if it was not started, or if the worker cancelled its query.
-            if not isinstance(error.__cause__, Cancelled) and fqn not in self._cut_off:
+            if not isinstance(error.__cause__, Cancelled) and fqn not in self.cut_off:
                 self._failed.add(fqn)
                 self._fail(fqn, error.__cause__ or error)
 
