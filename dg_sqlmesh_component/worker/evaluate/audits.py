@@ -31,7 +31,7 @@ def deployability(request: msg.EvaluationRequest, snapshots: Iterable[Snapshot])
     return DeployabilityIndex.create(snapshots, start=request.start)
 
 
-def computed(snapshot: Snapshot, index: DeployabilityIndex) -> list[msg.Interval]:
+def computed_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> list[msg.Interval]:
     """The computed intervals of the table that the environment shows for a model."""
     return snapshot.intervals if index.is_representative(snapshot) else snapshot.dev_intervals
 
@@ -160,7 +160,7 @@ def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, pipe: Pipe
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened
         snapshot, error = snapshots[fqn], None
-        if not computed(snapshot, index):
+        if not computed_intervals(snapshot, index):
             error = "Nothing has been computed yet, so there is nothing to audit."
         else:
             for position in _positions(snapshot, uses, scheduler.snapshot_evaluator):
@@ -185,7 +185,7 @@ def _evaluate_alone(
 ) -> msg.AuditEvaluated:
     """One audit's result. An error is part of the result, so that the other audits are still evaluated."""
     evaluator = scheduler.snapshot_evaluator
-    intervals = computed(snapshot, index)
+    intervals = computed_intervals(snapshot, index)
     interval = (intervals[0][0], intervals[-1][1])
     audit, args = snapshot.node.audits_with_args[position]
     given = {

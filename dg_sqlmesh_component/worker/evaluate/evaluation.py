@@ -3,7 +3,7 @@
 `evaluate` is the entry. It does this, in order:
 
 1. `_open`: open the project and its state. If another process holds the DuckDB file, wait and try again.
-2. `state_lock.alone_on_its_state`: wait until no other run uses the state.
+2. `state_lock.hold_state_lock`: wait until no other run uses the state.
 3. `_evaluate`: read the environment, run its requested nodes, then evaluate audits of nodes that do not run.
 
 Everything comes from SQLMesh's state. The project's models are not parsed (`load=False`), because a run executes
@@ -55,9 +55,9 @@ from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, record_audi
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import unless_unchanged
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.evaluate.pending_upstream import hold_back_pending_upstream
-from dg_sqlmesh_component.worker.evaluate.restatements import restated_without_its_source
+from dg_sqlmesh_component.worker.evaluate.restatements import restated_before_its_source
 from dg_sqlmesh_component.worker.evaluate.running_queries import cut_off_queries
-from dg_sqlmesh_component.worker.evaluate.state_lock import Patience, alone_on_its_state
+from dg_sqlmesh_component.worker.evaluate.state_lock import LockWait, hold_state_lock
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.evaluate.unknown_upstream import refuse_unknown_upstream
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -77,10 +77,10 @@ def evaluate(request: msg.EvaluationRequest, pipe: Pipe) -> None:
     """Run the requested nodes. Every fact goes into the pipe as soon as it is known."""
     show_holder(request.holder)
     tracker = Tracker(pipe)
-    patience = Patience(pipe, request.overlap_timeout)
-    context = patience.until(partial(_open, request, tracker))
+    lock_wait = LockWait(pipe, request.overlap_timeout)
+    context = lock_wait.until(partial(_open, request, tracker))
     try:
-        with alone_on_its_state(context, request, patience, pipe):
+        with hold_state_lock(context, request, lock_wait, pipe):
             pipe.send(_evaluate(request, context, tracker))
     except SQLMeshComponentError:
         raise
@@ -371,7 +371,7 @@ class _RecordingContext(SteadyContext):
 
     def _may_restate(self, scheduler: Scheduler) -> bool:
         snapshots, now = scheduler.snapshots_by_name, self._request.execution_time
-        model = restated_without_its_source(snapshots, self.requested, now)
+        model = restated_before_its_source(snapshots, self.requested, now)
         if model is not None:
             text = (
                 f"This run does no automatic restatements: it would restate {bare(model)} before models upstream of it "

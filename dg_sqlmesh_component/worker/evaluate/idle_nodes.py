@@ -9,7 +9,13 @@ from sqlmesh.core.snapshot import Snapshot, missing_intervals
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.evaluate.audits import altered_at, audited, computed, data_altered_at, deployability
+from dg_sqlmesh_component.worker.evaluate.audits import (
+    altered_at,
+    audited,
+    computed_intervals,
+    data_altered_at,
+    deployability,
+)
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker, ancestors
 
 
@@ -34,7 +40,7 @@ def idle_nodes(
         if batches:
             continue
         snapshot = snapshots[fqn]
-        intervals = computed(snapshot, index)
+        intervals = computed_intervals(snapshot, index)
         idle: msg.NodeUpToDate | msg.NodeWaiting
         if batches is None:
             idle = _up_to_date(snapshot, fqn in pending_names, request)

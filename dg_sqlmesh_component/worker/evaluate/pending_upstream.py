@@ -40,7 +40,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.worker.evaluate.audits import altered_at, computed
+from dg_sqlmesh_component.worker.evaluate.audits import altered_at, computed_intervals
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
 
@@ -87,7 +87,7 @@ def hold_back_pending_upstream(scheduler: Scheduler, report: Callable[[str, Set[
             for snapshot in missing.keys() - requested.keys()
             if snapshot.is_model
             and not snapshot.is_symbolic
-            and (intervals := _beyond(missing[snapshot], computed(snapshot, index_or_all)))
+            and (intervals := _beyond(missing[snapshot], computed_intervals(snapshot, index_or_all)))
         }
         again = _computed_again(requested, index_or_all) if pending else {}
         remaining = {**requested, **_remaining(requested, pending, again, scheduler, report)}
@@ -125,7 +125,7 @@ def _computed_again(requested: SnapshotToIntervals, index: DeployabilityIndex) -
     again = {}
     for snapshot, intervals in requested.items():
         if snapshot.is_model and snapshot.model.lookback:
-            done = computed(snapshot, index)
+            done = computed_intervals(snapshot, index)
             again[snapshot.name] = {
                 interval for interval in _single(intervals, snapshot) if not _beyond([interval], done)
             }
@@ -257,7 +257,7 @@ def _altered_since(
         for parent in (by_name.get(parent.name) for parent in snapshot.parents if parent.name not in running):
             if parent is None or parent.is_symbolic or _has_signals(parent):
                 continue
-            intervals = computed(parent, index)
+            intervals = computed_intervals(parent, index)
             if intervals and (altered_at(parent, index) or 0) > (altered_at(snapshot, index) or 0):
                 end = intervals[-1][1]
                 last_intervals[parent] = [(end - parent.node.interval_unit.milliseconds, end)]

@@ -10,7 +10,7 @@ from sqlmesh.core.snapshot import Snapshot
 from dg_sqlmesh_component.protocol.graph import reachable
 
 
-def restated_without_its_source(snapshots: Mapping[str, Snapshot], requested: Set[str], now: int) -> str | None:
+def restated_before_its_source(snapshots: Mapping[str, Snapshot], requested: Set[str], now: int) -> str | None:
     """A requested model that would be restated now, although a restated model that it reads is not requested.
 
     If an `auto_restatement_cron` is due, SQLMesh removes the intervals of that model and of all its downstream models,

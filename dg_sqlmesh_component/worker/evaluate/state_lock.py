@@ -44,7 +44,7 @@ AND ((l.classid::bigint << 32) | l.objid::bigint) = {key}
 _T = TypeVar("_T")
 
 
-class Patience:
+class LockWait:
     """Waits for locks that other processes hold. All waits of a run share one limit of seconds."""
 
     def __init__(self, pipe: Pipe, seconds: float) -> None:
@@ -84,14 +84,14 @@ class Patience:
 
 
 @contextmanager
-def alone_on_its_state(context: Context, request: EvaluationRequest, patience: Patience, pipe: Pipe) -> Iterator[None]:
+def hold_state_lock(context: Context, request: EvaluationRequest, lock_wait: LockWait, pipe: Pipe) -> Iterator[None]:
     """Wait for the lock on the SQLMesh state and hold it."""
     connection = state_connection(context)
     if connection.type_ in ("postgres", "gcp_postgres"):
         schema = context.config.get_state_schema(context.selected_gateway) or "sqlmesh"
         adapter = connection.create_engine_adapter()
         try:
-            patience.until(lambda: _lock(adapter, schema, request.holder))
+            lock_wait.until(lambda: _lock(adapter, schema, request.holder))
             yield
         finally:
             adapter.close()  # this ends the session, and the session's lock with it
