@@ -153,9 +153,7 @@ def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, pipe: Pipe
     snapshots = scheduler.snapshots_by_name
     index = deployability(request, snapshots.values())
     pending = missing_intervals(snapshots.values(), execution_time=request.execution_time, deployability_index=index)
-    missing = {
-        snapshot.name: tuple((start, end) for start, end in intervals) for snapshot, intervals in pending.items()
-    }
+    missing = {snapshot.name: tuple(intervals) for snapshot, intervals in pending.items()}
     for fqn, uses in request.audit_only.items():
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened

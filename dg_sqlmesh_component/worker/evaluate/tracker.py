@@ -99,10 +99,7 @@ class Tracker(PipeConsole):
     def start_evaluation_progress(
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *_: Any, **__: Any
     ) -> None:
-        self.planned = {
-            snapshot.name: tuple((start, end) for start, end in batches)
-            for snapshot, batches in batched_intervals.items()
-        }
+        self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self._open_batches = Counter({fqn: len(batches) for fqn, batches in self.planned.items()})
         if unselected := sorted(set().union(*self.held_back_by.values())):
             named = listed(list(map(bare, unselected)), _MAX_NAMED)
@@ -165,7 +162,7 @@ class Tracker(PipeConsole):
             msg.BatchFinished(
                 fqn=snapshot.name,
                 batch_index=batch_idx,
-                interval=(interval[0], interval[1]),
+                interval=interval,
                 duration_ms=duration_ms,
                 rows=getattr(execution_stats, "total_rows_processed", None),
                 bytes=getattr(execution_stats, "total_bytes_processed", None),
