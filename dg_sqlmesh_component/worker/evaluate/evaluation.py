@@ -168,8 +168,8 @@ def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracke
         raise StatementError(
             "SQLMesh had finished the models and then ended with an error, as it does if an `after_all` statement "
             f"fails: {describe_error(late_error).rstrip('.')}. SQLMesh executes the statement again after the next "
-            "models that it computes. Until then, a run without pending intervals, such as a retry of this run, is "
-            "green without the statement."
+            "models that it computes. Until then, a run without pending intervals, such as a retry of this run, "
+            "succeeds without executing it."
         ) from late_error
     if request.audit_only:
         _block_until_finalized(request, context, tracker.pipe)
