@@ -208,7 +208,8 @@ def test_what_is_described_for_another_environment_does_not_run_in_this_one(
     for path, stored in state.items():
         path.write_bytes(stored)
     [failure] = dagster.launch().failures
-    assert "is of its environment 'staging', while its configuration now says 'prod'" in failure
+    assert "was created for environment 'staging', but the project's configuration now has" in failure
+    assert "now has environment 'prod'" in failure
     assert "dg utils refresh-defs-state" in failure
 
 

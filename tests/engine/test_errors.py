@@ -203,7 +203,7 @@ def test_a_state_in_memory_is_told_apart_from_one_without_the_environment(tmp_pa
         dagster.refresh()
         description = failure(dagster)
     assert "Environment 'prod' does not exist" in description
-    assert "what a plan has applied is gone when it ends" in description
+    assert "a plan's result is lost when the process that applied it ends" in description
     assert "`database: warehouse.duckdb`" in description
 
 
@@ -314,7 +314,7 @@ def test_a_database_that_another_process_holds_names_that_process(planned: tuple
 
 
 @pytest.mark.parametrize(
-    ("recorded", "advice"), [("0.1.0", "sqlmesh migrate"), ("9.9.9", "Upgrade it in the interpreter")]
+    ("recorded", "advice"), [("0.1.0", "sqlmesh migrate"), ("9.9.9", "Upgrade SQLMesh in the interpreter")]
 )
 def test_a_state_of_another_sqlmesh_says_what_to_do(
     planned: tuple[Path, DagsterProject], recorded: str, advice: str
@@ -367,7 +367,7 @@ def test_an_after_all_statement_that_fails_fails_the_run_and_changes_nothing_abo
         assert told.status == dg.DagsterRunStatus.FAILURE
         assert "an `after_all` statement fails: " in told.failures[0]
         assert "Connection reset by peer" in told.failures[0]
-        assert "a retry of this one, is green without it" in told.failures[0]
+        assert "a retry of this run, succeeds without executing it" in told.failures[0]
         assert told.status_of("t/idle") == "up_to_date"
     assert set(both.materializations) == {"t/fine"}
     assert (both.status_of("t/broken"), both.status_of("t/below")) == ("failed", "blocked")

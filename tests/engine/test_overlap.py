@@ -176,4 +176,4 @@ def test_runs_that_overlap_on_duckdb_wait_for_the_file(tmp_path: Path) -> None:
     waiter, other = sorted(both, key=lambda told: len(told.materializations))
     assert "Waiting, for 3600 seconds at most. The DuckDB file is in use by another process" in waiter.log
     assert sys.platform != "linux" or f"warehouse.duckdb is held by Dagster run {other.run_id} (PID " in waiter.log
-    assert "This run goes on by itself as soon as it can." in waiter.log
+    assert "This run continues by itself as soon as it can." in waiter.log

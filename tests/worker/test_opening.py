@@ -68,11 +68,10 @@ def test_two_projects_of_one_name_in_read_only_folders_do_not_share_what_sqlmesh
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda *_: False)
     gateway = GatewayConfig(connection=DuckDBConnectionConfig())
-    said: list[object] = []
     found = {}
     for project in projects:
         config = Config(model_defaults={"dialect": "duckdb"}, gateways={"here": gateway})
-        opening._keep_cache_where_it_can_be_written({project: config}, SimpleNamespace(send=said.append))
+        opening._keep_cache_where_it_can_be_written({project: config}, SimpleNamespace(log=lambda *_: None))
         context = SteadyContext(paths=str(project), config=config, load=True)
         found[project.parent.name] = list(context.get_model("t.one", raise_if_missing=True).columns_to_types)
         context.close()
