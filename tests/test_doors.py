@@ -70,26 +70,26 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0]
 
 
-def test_every_folder_has_its_doors() -> None:
+def test_every_folder_has_an_import_rule() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     assert folders == set(DOORS)
 
 
 @pytest.mark.parametrize("folder", DOORS)
-def test_a_room_imports_only_the_rooms_that_its_doors_lead_to(folder: str) -> None:
+def test_folder_imports_only_allowed_folders(folder: str) -> None:
     for path in modules(folder):
         reached = {room(found) for found in own_modules(imports(path))}
         assert reached <= DOORS[folder], path
 
 
-def test_sqlmesh_is_imported_in_the_worker_only() -> None:
+def test_only_the_worker_imports_sqlmesh() -> None:
     for path in modules("."):
         if room(path) != "worker":
             assert not tops(imports(path)) & SQLMESH, path
 
 
 @pytest.mark.parametrize("place", WITHOUT_DAGSTER)
-def test_what_needs_no_dagster_imports_none_of_it(place: str) -> None:
+def test_modules_without_dagster_never_import_it_indirectly(place: str) -> None:
     to_visit, seen = modules(place), set()
     while to_visit:
         path = to_visit.pop()
@@ -100,13 +100,13 @@ def test_what_needs_no_dagster_imports_none_of_it(place: str) -> None:
             to_visit += own_modules(names)
 
 
-def test_the_protocol_needs_the_standard_library_and_pydantic_only() -> None:
+def test_protocol_imports_only_standard_library_and_pydantic() -> None:
     for path in modules("protocol"):
         third_party = tops(imports(path)) - set(sys.stdlib_module_names) - {NAME, "__future__"}
         assert third_party <= {"pydantic", "pydantic_core"}, path
 
 
-def test_loading_definitions_imports_no_sqlmesh(tmp_path: Path) -> None:
+def test_loading_definitions_does_not_import_sqlmesh(tmp_path: Path) -> None:
     project = write_project(tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     script = (
         "import json, sys, dg_sqlmesh_component\nfrom pathlib import Path\n"

@@ -52,21 +52,21 @@ def reference() -> dict[str, Any]:
     return yaml.safe_load(REFERENCE.read_text())["attributes"]
 
 
-def test_the_reference_names_every_attribute_and_no_other() -> None:
+def test_reference_lists_every_attribute() -> None:
     attributes = reference()
     assert set(attributes) == set(TOP.model_fields)
     for name, model in NESTED.items():
         assert set(attributes[name]) == set(model.model_fields) - REFUSED.get(name, set()), name
 
 
-def test_the_reference_names_in_a_comment_what_stands_deeper() -> None:
+def test_reference_lists_nested_attributes_in_comments() -> None:
     text = REFERENCE.read_text()
     for name, model in DEEPER.items():
         comment = text[: text.index(f"    {name.split('.')[-1]}: null")].rsplit("\n    # Retries", 1)[1]
         assert all(field in comment for field in model.model_fields), name
 
 
-def test_the_reference_shows_the_true_defaults() -> None:
+def test_reference_shows_the_real_defaults() -> None:
     attributes = reference()
     for name, defaults in DEFAULTS.items():
         shown = {key: value for key, value in attributes[name].items() if key not in WITHOUT_DEFAULT}
@@ -83,7 +83,7 @@ def test_every_attribute_of_the_reference_has_a_comment() -> None:
             assert lines[number - 1].lstrip().startswith("#"), line
 
 
-def test_the_reference_loads(tmp_path: Path) -> None:
+def test_reference_loads(tmp_path: Path) -> None:
     starter = shutil.copytree(REPOSITORY / "templates" / "starter", tmp_path / "starter")
     text = REFERENCE.read_text().replace("templates/starter", str(starter))
     with dagster_project(tmp_path) as dagster:
@@ -93,7 +93,7 @@ def test_the_reference_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", OURS)
-def test_every_field_has_a_description_and_an_example(model: type[BaseModel]) -> None:
+def test_every_attribute_has_a_description_and_an_example(model: type[BaseModel]) -> None:
     for name, field in described(model.model_json_schema(), model).items():
         assert field.get("description"), name
         assert field.get("examples"), name

@@ -326,12 +326,12 @@ every_situation = pytest.mark.parametrize("situation", SITUATIONS, ids=lambda on
 
 
 @every_situation
-def test_another_attempt_is_worth_it_for_what_it_may_bring_through(situation: Situation) -> None:
+def test_nodes_worth_retrying_are_those_that_a_retry_can_complete(situation: Situation) -> None:
     assert situation.ledger().worth_retrying(situation.interrupted) == situation.kept
 
 
 @every_situation
-def test_what_another_attempt_cannot_bring_through_is_settled_before_it_in_the_order_requested(
+def test_other_nodes_are_settled_before_the_retry_in_requested_order(
     situation: Situation,
 ) -> None:
     ledger = situation.ledger()
@@ -344,7 +344,7 @@ def test_what_another_attempt_cannot_bring_through_is_settled_before_it_in_the_o
 
 
 @every_situation
-def test_another_attempt_that_goes_well_executes_what_stayed_open_and_nothing_else(situation: Situation) -> None:
+def test_successful_retry_executes_only_the_open_nodes(situation: Situation) -> None:
     ledger, kept = situation.paused(), [node for node in PARENTS_FIRST if node in situation.kept]
     second = [batch(0, D3, node=node) for node in kept]
     outcomes = feed(ledger, [opened(*kept), planned(*kept, interval=D3), *second, SUCCEEDED])
@@ -361,7 +361,7 @@ def test_another_attempt_that_goes_well_executes_what_stayed_open_and_nothing_el
 
 
 @every_situation
-def test_another_attempt_that_fails_for_good_says_only_what_failed_in_it(situation: Situation) -> None:
+def test_retry_with_persistent_failures_reports_only_its_own_errors(situation: Situation) -> None:
     ledger, kept = situation.paused(), sorted(situation.kept)
     events = [planned(*kept), *(failing_batch(0, D1, node=node) for node in kept), *map(broken, kept)]
     feed(ledger, events)
@@ -376,7 +376,7 @@ def test_another_attempt_that_fails_for_good_says_only_what_failed_in_it(situati
 
 
 @every_situation
-def test_what_fails_for_a_transient_cause_again_stays_open_again(situation: Situation) -> None:
+def test_node_that_fails_transiently_twice_stays_open_for_a_third_attempt(situation: Situation) -> None:
     ledger, kept = situation.paused(), sorted(situation.kept)
     feed(ledger, [planned(*kept), *map(lost, kept)])
     assert ledger.worth_retrying(interruption_is_transient=False) == situation.kept
@@ -386,19 +386,19 @@ def test_what_fails_for_a_transient_cause_again_stays_open_again(situation: Situ
 
 
 @every_situation
-def test_an_interruption_leaves_at_least_as_much_to_another_attempt_as_an_end(situation: Situation) -> None:
+def test_interrupted_attempt_leaves_no_fewer_nodes_to_retry_than_a_finished_one(situation: Situation) -> None:
     ledger = situation.ledger()
     assert ledger.worth_retrying(False) <= ledger.worth_retrying(True) <= ledger.open_nodes
 
 
 @every_situation
-def test_what_is_worth_another_attempt_is_asked_without_consequence(situation: Situation) -> None:
+def test_worth_retrying_does_not_change_the_ledger(situation: Situation) -> None:
     asked, never_asked = situation.ledger(), situation.ledger()
     asked.worth_retrying(True), asked.worth_retrying(False)
     assert asked.close("killed") == never_asked.close("killed")
 
 
-def test_what_is_settled_before_another_attempt_says_what_became_of_it() -> None:
+def test_nodes_settled_before_a_retry_have_their_errors_and_culprits() -> None:
     ledger = Ledger(PARENTS_FIRST)
     blocked = msg.NodesBlocked({MART: (ORDERS, STAGING)})
     feed(ledger, [planned(*PARENTS_FIRST), lost(STAGING), broken(ORDERS), blocked])
@@ -410,7 +410,7 @@ def test_what_is_settled_before_another_attempt_says_what_became_of_it() -> None
     }
 
 
-def test_there_is_a_situation_for_every_outcome_that_an_attempt_can_settle() -> None:
+def test_the_cases_cover_every_outcome_that_an_attempt_can_settle() -> None:
     settled = {outcome for situation in SITUATIONS for outcome in situation.settled.values()}
     assert settled == set(Outcome) - {Outcome.NOT_IN_ENVIRONMENT}  # which is settled by the first event
 
@@ -431,7 +431,7 @@ def after(*attempts: Iterable[msg.Event], requested: Iterable[str] = (ORDERS,)) 
 HALF = (TWO_BATCHES, batch(0, D1, duration_ms=5, rows=10, bytes=100), failing_batch(1, D2), LOST)
 
 
-def test_batches_that_finished_in_the_first_attempt_count() -> None:
+def test_batches_finished_in_the_first_attempt_count() -> None:
     second = [planned(ORDERS, interval=D2), batch(0, D2, duration_ms=7, rows=20, bytes=200)]
     (outcome,) = after(HALF, second)
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (days(1, 2),))
@@ -439,7 +439,7 @@ def test_batches_that_finished_in_the_first_attempt_count() -> None:
     assert (outcome.duration_ms, outcome.rows, outcome.bytes) == (12, 30, 300)
 
 
-def test_batches_of_every_attempt_count() -> None:
+def test_batches_of_all_attempts_are_added_up() -> None:
     plan = msg.EvaluationPlanned({ORDERS: (D2, D3)})
     second = [plan, batch(1, D3), failing_batch(0, D2), LOST]
     (outcome,) = after(HALF, second, [planned(ORDERS, interval=D2), batch(0, D2)])
@@ -447,7 +447,7 @@ def test_batches_of_every_attempt_count() -> None:
     assert (outcome.planned_batches, outcome.finished_batches) == (3, 3)
 
 
-def test_a_model_is_executed_when_the_last_batch_of_the_second_attempt_finished_and_not_before() -> None:
+def test_model_is_executed_only_after_the_last_batch_of_the_second_attempt() -> None:
     ledger = Ledger([ORDERS])
     feed(ledger, HALF)
     ledger.pause(frozenset([ORDERS]))
@@ -455,7 +455,7 @@ def test_a_model_is_executed_when_the_last_batch_of_the_second_attempt_finished_
     assert [len(ledger.feed(event)) for event in (plan, batch(1, D3), batch(0, D2), SUCCEEDED)] == [0, 0, 1, 0]
 
 
-def test_what_the_first_attempt_finished_is_named_when_the_second_fails_for_good() -> None:
+def test_intervals_of_the_first_attempt_are_reported_if_the_second_fails_persistently() -> None:
     second = [planned(ORDERS, interval=D2), failing_batch(0, D2), DIVISION, FAILED]
     (outcome,) = after(HALF, second)
     assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
@@ -463,20 +463,20 @@ def test_what_the_first_attempt_finished_is_named_when_the_second_fails_for_good
     assert outcome.errors == (DIVISION.message,)
 
 
-def test_what_the_first_attempt_finished_is_named_when_the_second_is_interrupted() -> None:
+def test_intervals_of_the_first_attempt_are_reported_if_the_second_is_interrupted() -> None:
     (outcome,) = after(HALF, [planned(ORDERS, interval=D2), msg.RequestFailed("WorkerError", "killed")])
     assert (outcome.outcome, outcome.intervals, outcome.attempts) == (Outcome.INTERRUPTED, (D1,), 2)
     assert outcome.errors == ("killed",)
 
 
-def test_audits_of_batches_that_failed_in_the_first_attempt_are_void() -> None:
+def test_audits_of_batches_that_failed_in_the_first_attempt_are_dropped() -> None:
     first = [TWO_BATCHES, audited("not_null", D1, 1), batch(0, D1), audited("not_null", D2, 3), failing_batch(1, D2)]
     second = [planned(ORDERS, interval=D2), audited("not_null", D2, 0, query="again"), batch(0, D2)]
     (outcome,) = after([*first, LOST], second)
     assert outcome.audits == (audit_result("not_null", days(1, 2), failing_rows=1),)
 
 
-def test_an_audit_that_failed_in_the_second_attempt_is_its_outcome() -> None:
+def test_audit_failure_in_the_second_attempt_is_the_outcome() -> None:
     second = [ONE_BATCH, audited("not_null", D1, 3), failing_batch(0, D1), unclean(ORDERS), FAILED]
     (outcome,) = after([ONE_BATCH, audited("not_null", D1), failing_batch(0, D1), LOST], second)
     assert (outcome.outcome, outcome.attempts, outcome.failed_audits) == (Outcome.AUDIT_FAILED, 2, ("not_null",))
@@ -484,9 +484,7 @@ def test_an_audit_that_failed_in_the_second_attempt_is_its_outcome() -> None:
 
 
 @pytest.mark.parametrize(("counts", "row_count"), [((), None), ((9,), 9)], ids=["not counted again", "counted again"])
-def test_the_rows_of_the_table_are_those_counted_in_the_last_attempt(
-    counts: tuple[int, ...], row_count: int | None
-) -> None:
+def test_row_count_is_that_of_the_last_attempt(counts: tuple[int, ...], row_count: int | None) -> None:
     first = [TWO_BATCHES, msg.RowsCounted(ORDERS, 7), batch(0, D1), LOST]
     second = [planned(ORDERS, interval=D2), *(msg.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D2)]
     (outcome,) = after(first, second)
@@ -494,13 +492,13 @@ def test_the_rows_of_the_table_are_those_counted_in_the_last_attempt(
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3, 4])
-def test_an_outcome_says_how_many_attempts_it_took(attempts: int) -> None:
+def test_outcome_has_the_number_of_attempts(attempts: int) -> None:
     earlier = [[ONE_BATCH, LOST]] * (attempts - 1)
     (outcome,) = after(*earlier, [ONE_BATCH, batch(0, D1)])
     assert outcome.attempts == attempts
 
 
-def test_only_what_stayed_open_took_another_attempt() -> None:
+def test_only_open_nodes_count_another_attempt() -> None:
     ledger = Ledger(PARENTS_FIRST)
     first = [planned(*PARENTS_FIRST), batch(0, D1, node=STAGING), lost(REFUNDS), broken(ORDERS), lost(MART)]
     handed_out = feed(ledger, first)
@@ -517,14 +515,14 @@ def test_only_what_stayed_open_took_another_attempt() -> None:
 
 
 @pytest.mark.parametrize("last", [SUCCEEDED, msg.EvaluationFinished("nothing_to_do")], ids=lambda one: one.status)
-def test_what_another_process_computed_between_two_attempts_is_up_to_date(last: msg.EvaluationFinished) -> None:
+def test_model_computed_by_another_process_between_attempts_is_up_to_date(last: msg.EvaluationFinished) -> None:
     second = [planned(STAGING), batch(0, D1, node=STAGING), up_to_date(ORDERS), last]
     outcomes = after([planned(STAGING, ORDERS), lost(STAGING), lost(ORDERS)], second, requested=[STAGING, ORDERS])
     assert kinds(outcomes) == {STAGING: Outcome.EXECUTED, ORDERS: Outcome.UP_TO_DATE}
     assert outcomes[1].errors == ()
 
 
-def test_what_the_first_attempt_finished_is_executed_when_the_second_has_nothing_to_add() -> None:
+def test_model_partly_computed_in_the_first_attempt_is_executed_if_the_second_finds_it_up_to_date() -> None:
     second = [planned(STAGING), batch(0, D1, node=STAGING), up_to_date(ORDERS), SUCCEEDED]
     outcomes = after([*HALF, lost(STAGING)], second, requested=[STAGING, ORDERS])
     assert kinds(outcomes)[ORDERS] is Outcome.EXECUTED
@@ -532,13 +530,13 @@ def test_what_the_first_attempt_finished_is_executed_when_the_second_has_nothing
     assert (outcome.intervals, outcome.planned_batches, outcome.finished_batches) == ((D1,), 1, 1)
 
 
-def test_what_failed_and_lacks_a_signal_in_the_second_attempt_has_failed() -> None:
+def test_model_that_failed_and_then_waits_for_a_signal_is_failed() -> None:
     """It was ready when it failed; a green run in which it waits would have lost its error."""
     (outcome,) = after([ONE_BATCH, LOST], [msg.EvaluationPlanned({ORDERS: ()}), waiting(ORDERS), SUCCEEDED])
     assert (outcome.outcome, outcome.errors) == (Outcome.FAILED, (LOST.message,))
 
 
-def test_what_a_failure_of_the_first_attempt_blocked_may_be_blocked_by_another_one_in_the_second() -> None:
+def test_model_blocked_in_both_attempts_names_the_culprit_of_the_second() -> None:
     first = [planned(STAGING, REFUNDS, ORDERS), lost(STAGING), lost(REFUNDS)]
     second = [planned(STAGING, REFUNDS, ORDERS), batch(0, D1, node=STAGING), broken(REFUNDS)]
     outcomes = after(
@@ -550,25 +548,25 @@ def test_what_a_failure_of_the_first_attempt_blocked_may_be_blocked_by_another_o
     assert next(one for one in outcomes if one.fqn == ORDERS).culprits == (REFUNDS,)
 
 
-def test_a_plan_that_lands_in_the_second_attempt_voids_no_batch_of_the_first() -> None:
+def test_plan_during_the_second_attempt_keeps_batches_of_the_first() -> None:
     second = [msg.EvaluationPlanned({ORDERS: (D2, D3)}), batch(0, D2), START_OVER]
     (outcome,) = after(HALF, [*second, planned(ORDERS, interval=D3), batch(0, D3)])
     assert (outcome.outcome, outcome.intervals, outcome.again) == (Outcome.EXECUTED, (days(1, 3),), False)
 
 
-def test_what_is_promoted_is_what_the_last_attempt_found() -> None:
+def test_promoted_version_is_that_of_the_last_attempt() -> None:
     replaced = msg.PromotedNode("4711", "9", "9")
     second = msg.EnvironmentOpened("prod", "plan-2", {ORDERS: replaced}, (), "cd /shop && sqlmesh plan")
     (outcome,) = after([OPENED, ONE_BATCH, LOST], [second, ONE_BATCH, batch(0, D1)])
     assert outcome.promoted == replaced
 
 
-def test_what_is_promoted_is_known_from_the_first_attempt_where_the_second_does_not_say() -> None:
+def test_promoted_version_of_the_first_attempt_is_kept_if_the_second_reports_none() -> None:
     (outcome,) = after([OPENED, ONE_BATCH, LOST], [opened(STAGING), ONE_BATCH, batch(0, D1)])
     assert outcome.promoted == PROMOTED
 
 
-def test_what_a_plan_removed_between_two_attempts_is_not_in_the_environment() -> None:
+def test_model_removed_by_a_plan_between_attempts_is_not_in_environment() -> None:
     outcomes = after([OPENED, ONE_BATCH, LOST], [opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")])
     assert kinds(outcomes) == {ORDERS: Outcome.NOT_IN_ENVIRONMENT}
     assert (outcomes[0].attempts, len(outcomes[0].errors)) == (2, 1)
@@ -600,7 +598,7 @@ def test_what_a_plan_removed_between_two_attempts_is_not_in_the_environment() ->
     ],
     ids=["went well", "failed", "started over", "was interrupted", "never spoke"],
 )
-def test_what_the_first_attempt_settled_is_handed_out_once_and_stays_as_it_is(
+def test_outcome_settled_in_the_first_attempt_is_returned_once_and_never_changes(
     first: list[msg.Event], outcome: Outcome, second: list[msg.Event]
 ) -> None:
     ledger = Ledger([STAGING, ORDERS])
@@ -612,7 +610,7 @@ def test_what_the_first_attempt_settled_is_handed_out_once_and_stays_as_it_is(
     assert ledger.contradictions == ()
 
 
-def test_an_attempt_for_which_nothing_stays_open_leaves_nothing_to_close() -> None:
+def test_nothing_is_left_to_settle_if_no_node_stays_open() -> None:
     ledger = Ledger([ORDERS])
     feed(ledger, [ONE_BATCH, broken(ORDERS)])
     assert len(ledger.pause(frozenset())) == 1
@@ -622,7 +620,7 @@ def test_an_attempt_for_which_nothing_stays_open_leaves_nothing_to_close() -> No
 # -- contradictions -------------------------------------------------------------------------------
 
 
-def test_what_contradicted_the_request_in_the_first_attempt_is_not_forgotten() -> None:
+def test_contradictions_of_the_first_attempt_are_kept() -> None:
     ledger = Ledger([ORDERS])
     feed(ledger, [planned(ORDERS, MART), batch(0, D1, node=MART), batch(7, D1), LOST])
     ledger.pause(frozenset([ORDERS]))
@@ -633,7 +631,7 @@ def test_what_contradicted_the_request_in_the_first_attempt_is_not_forgotten() -
     )
 
 
-def test_what_was_executed_and_failed_in_the_first_attempt_is_not_forgotten() -> None:
+def test_node_executed_and_failed_in_the_first_attempt_stays_a_contradiction() -> None:
     ledger = Ledger([STAGING, ORDERS])
     feed(ledger, [planned(STAGING, ORDERS), batch(0, D1, node=STAGING), broken(STAGING), lost(ORDERS)])
     ledger.pause(frozenset([ORDERS]))
@@ -651,7 +649,7 @@ def test_what_was_executed_and_failed_in_the_first_attempt_is_not_forgotten() ->
     ],
     ids=["up to date", "waiting"],
 )
-def test_what_had_nothing_to_do_in_the_first_attempt_cannot_fail_in_the_second(
+def test_idle_node_of_the_first_attempt_that_fails_in_the_second_is_a_contradiction(
     first: list[msg.Event], told: str
 ) -> None:
     ledger = Ledger([STAGING, ORDERS])
@@ -663,7 +661,7 @@ def test_what_had_nothing_to_do_in_the_first_attempt_cannot_fail_in_the_second(
     )
 
 
-def test_what_failed_for_good_is_remembered_over_attempts() -> None:
+def test_persistent_failures_are_remembered_across_attempts() -> None:
     ledger = Ledger([STAGING, REFUNDS, ORDERS])
     feed(ledger, [planned(STAGING, REFUNDS, ORDERS), broken(STAGING), lost(REFUNDS), lost(ORDERS), broken(ORDERS)])
     assert ledger.failed_for_good == {STAGING, ORDERS}
@@ -672,7 +670,7 @@ def test_what_failed_for_good_is_remembered_over_attempts() -> None:
     assert ledger.failed_for_good == {STAGING, ORDERS}
 
 
-def test_what_an_attempt_kept_open_is_judged_by_the_next_one_alone() -> None:
+def test_open_node_takes_its_outcome_from_the_next_attempt_alone() -> None:
     ledger = Ledger([ORDERS])
     feed(ledger, [OPENED, ONE_BATCH, failing_batch(0, D1), lost(ORDERS)])
     ledger.pause(frozenset([ORDERS]))
@@ -681,7 +679,7 @@ def test_what_an_attempt_kept_open_is_judged_by_the_next_one_alone() -> None:
     assert (one.outcome, one.errors) == (Outcome.UP_TO_DATE, ())
 
 
-def test_audits_without_their_model_are_not_added_up_over_attempts() -> None:
+def test_audits_selected_alone_are_not_added_up_across_attempts() -> None:
     ledger = Ledger([], [ORDERS])
     feed(ledger, [audited("not_null", D1, 2)])  # the process dies before it tells that it is through
     ledger.pause(frozenset())
@@ -689,7 +687,7 @@ def test_audits_without_their_model_are_not_added_up_over_attempts() -> None:
     assert one.audits[0].failing_rows == 2
 
 
-def test_a_failed_run_in_which_nobody_failed_is_a_contradiction_in_the_second_attempt_too() -> None:
+def test_failed_run_without_a_failed_node_is_a_contradiction_in_the_second_attempt() -> None:
     ledger = Ledger([ORDERS])
     feed(ledger, [ONE_BATCH, LOST])
     ledger.pause(frozenset([ORDERS]))
@@ -697,7 +695,7 @@ def test_a_failed_run_in_which_nobody_failed_is_a_contradiction_in_the_second_at
     assert ledger.contradictions == ("SQLMesh reported a failed run but named no model that failed.",)
 
 
-def test_a_batch_of_the_first_plan_is_none_of_the_second() -> None:
+def test_batch_planned_only_in_the_first_attempt_is_a_contradiction_in_the_second() -> None:
     ledger = Ledger([ORDERS])
     feed(ledger, [TWO_BATCHES, LOST])
     ledger.pause(frozenset([ORDERS]))
@@ -708,7 +706,7 @@ def test_a_batch_of_the_first_plan_is_none_of_the_second() -> None:
 # -- checks without their models ------------------------------------------------------------------
 
 
-def test_audits_without_their_model_stay_open_until_they_are_told() -> None:
+def test_audits_selected_alone_stay_open_until_they_are_reported() -> None:
     ledger = Ledger([], [STAGING, REFUNDS, ORDERS])
     assert ledger.open_audit_only == (STAGING, REFUNDS, ORDERS)
     feed(ledger, [opened(ORDERS, STAGING, missing=(REFUNDS,))])
@@ -722,13 +720,13 @@ def test_audits_without_their_model_stay_open_until_they_are_told() -> None:
     ]
 
 
-def test_audits_without_their_model_are_no_nodes_that_are_executed() -> None:
+def test_audits_selected_alone_are_not_open_nodes() -> None:
     ledger = Ledger([STAGING], [ORDERS])
     assert ledger.open_nodes == frozenset([STAGING])
     assert ledger.worth_retrying(interruption_is_transient=True) == frozenset([STAGING])
 
 
-def test_audits_without_their_model_are_told_in_the_attempt_that_evaluates_them() -> None:
+def test_audits_selected_alone_are_reported_by_the_attempt_that_evaluates_them() -> None:
     ledger = Ledger([], [STAGING, ORDERS])
     first = feed(ledger, [audited("recent", D1, 1, node=STAGING), msg.NodeAudited(STAGING, (D2,), None)])
     assert ledger.pause(frozenset()) == []
@@ -737,7 +735,7 @@ def test_audits_without_their_model_are_told_in_the_attempt_that_evaluates_them(
     assert second == [AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1, failing_rows=2),), (), None)]
 
 
-def test_audits_without_their_model_that_no_attempt_evaluated_say_why() -> None:
+def test_audits_selected_alone_and_never_evaluated_report_the_reason() -> None:
     ledger = Ledger([STAGING], [ORDERS])
     ledger.feed(OPENED)
     ledger.feed(planned(STAGING))

@@ -117,7 +117,7 @@ def psycopg2(state: str, base: type[Exception]) -> Exception:
     [*((state, True) for state in TRANSIENT_STATES), *((state, False) for state in PERSISTENT_STATES)],
     ids=[f"{state} {says}" for state, says in (TRANSIENT_STATES | PERSISTENT_STATES).items()],
 )
-def test_the_servers_state_decides_whatever_the_class(
+def test_sqlstate_decides_whatever_the_error_class(
     state: str, expected: bool, driver: Callable[[str, type[Exception]], Exception], base: type[Exception]
 ) -> None:
     assert is_transient(driver(state, base)) is expected
@@ -126,7 +126,7 @@ def test_the_servers_state_decides_whatever_the_class(
 @pytest.mark.parametrize("state", [None, "n/a", "", "140001", "400010", "0800", 40001])
 @pytest.mark.parametrize("name", ["sqlstate", "pgcode"])
 @pytest.mark.parametrize(("base", "expected"), [(OperationalError, True), (ProgrammingError, False)])
-def test_an_error_without_a_state_is_judged_by_its_class(
+def test_error_without_valid_sqlstate_is_classified_by_its_class(
     name: str, base: type[Exception], expected: bool, state: object
 ) -> None:
     assert is_transient(type("SomeState", (base,), {name: state})("whatever the driver said")) is expected
@@ -276,12 +276,12 @@ PERSISTENT: dict[str, BaseException] = {
 
 
 @pytest.mark.parametrize("error", TRANSIENT.values(), ids=TRANSIENT)
-def test_what_may_be_gone_is_transient(error: Exception) -> None:
+def test_known_transient_errors_are_transient(error: Exception) -> None:
     assert is_transient(error)
 
 
 @pytest.mark.parametrize("error", PERSISTENT.values(), ids=PERSISTENT)
-def test_what_is_not_known_to_be_transient_is_persistent(error: BaseException) -> None:
+def test_all_other_errors_are_persistent(error: BaseException) -> None:
     assert not is_transient(error)
 
 
@@ -296,7 +296,7 @@ def test_what_is_not_known_to_be_transient_is_persistent(error: BaseException) -
         "OutOfMemoryException",
     ],
 )
-def test_a_class_is_known_by_the_name_of_any_of_its_ancestors(name: str) -> None:
+def test_error_class_matches_by_the_name_of_any_ancestor(name: str) -> None:
     ours = type("Ours", (type(name, (Exception,), {}),), {})
     assert is_transient(type("OursToo", (ours,), {})())
     assert not is_transient(named(f"Not{name}", ""))
@@ -371,7 +371,7 @@ def of(query: str) -> Callable[[], Exception]:
         "no database",
     ],
 )
-def test_what_duckdb_itself_raises_is_told_apart(
+def test_real_duckdb_errors_are_classified(
     provoked: Callable[[], Exception], kind: type[Exception], expected: bool
 ) -> None:
     error = provoked()
@@ -392,14 +392,14 @@ def chain(*errors: BaseException, link: str = "__cause__") -> BaseException:
 @pytest.mark.parametrize("link", ["__cause__", "__context__"])
 @pytest.mark.parametrize("depth", [1, 2, 10])
 @pytest.mark.parametrize(("cause", "expected"), [(ConnectionResetError, True), (ZeroDivisionError, False)])
-def test_an_error_that_says_nothing_is_what_caused_it(
+def test_unclassified_error_is_classified_by_its_cause(
     cause: type[Exception], expected: bool, depth: int, link: str
 ) -> None:
     wrapped = chain(*(named("SQLMeshError", f"step {n} failed") for n in range(depth)), cause("boom"), link=link)
     assert is_transient(wrapped) is expected
 
 
-def test_what_is_raised_while_an_error_is_handled_has_it_as_its_context() -> None:
+def test_implicit_context_of_an_error_is_considered() -> None:
     def lose() -> None:
         try:
             raise ConnectionResetError(104, "Connection reset by peer")
@@ -409,7 +409,7 @@ def test_what_is_raised_while_an_error_is_handled_has_it_as_its_context() -> Non
     assert is_transient(raised(lose))
 
 
-def test_a_cause_stands_in_place_of_the_context() -> None:
+def test_explicit_cause_wins_over_context() -> None:
     error = RuntimeError("the batch failed")
     error.__context__ = ConnectionResetError(104, "Connection reset by peer")
     assert is_transient(error)
@@ -419,14 +419,14 @@ def test_a_cause_stands_in_place_of_the_context() -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 @pytest.mark.parametrize("link", ["__cause__", "__context__"])
-def test_a_chain_that_ends_nowhere_is_looked_at_once(link: str, length: int) -> None:
+def test_cyclic_error_chain_is_walked_once(link: str, length: int) -> None:
     errors = [RuntimeError(f"error {n}") for n in range(length)]
     assert not is_transient(chain(*errors, errors[0], link=link))
     assert is_transient(chain(TimeoutError(), *errors, link=link))
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_transient_link_of_a_chain_that_says_nothing_else_is_enough(place: int) -> None:
+def test_one_transient_link_makes_an_unclassified_chain_transient(place: int) -> None:
     errors: list[BaseException] = [RuntimeError("outer"), RuntimeError("middle"), RuntimeError("inner")]
     errors[place] = ConnectionResetError(104, "Connection reset by peer")
     assert is_transient(chain(*errors))
@@ -442,11 +442,11 @@ def test_one_transient_link_of_a_chain_that_says_nothing_else_is_enough(place: i
     ids=["SQL while a lost connection is handled", "a wrapper that says nothing", "what follows from an SQL error"],
 )
 @pytest.mark.parametrize("link", ["__cause__", "__context__"])
-def test_the_first_link_that_says_no_decides(head: Exception, cause: Exception, link: str) -> None:
+def test_first_persistent_link_makes_the_chain_persistent(head: Exception, cause: Exception, link: str) -> None:
     assert not is_transient(chain(head, cause, link=link))
 
 
-def test_what_was_handled_and_hidden_says_nothing() -> None:
+def test_suppressed_context_is_ignored() -> None:
     def hide() -> None:
         try:
             raise ConnectionResetError

@@ -24,7 +24,7 @@ def errors(attributes: dict[str, Any]) -> list[str]:
     return sorted(f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in found)
 
 
-def test_a_schema_of_the_attributes_is_a_valid_schema() -> None:
+def test_json_schema_of_the_attributes_is_valid() -> None:
     Draft202012Validator.check_schema(OURS)
     assert not errors(EVERYTHING)
 
@@ -54,7 +54,7 @@ def test_a_schema_of_the_attributes_is_a_valid_schema() -> None:
     ],
     ids=str,
 )
-def test_a_wrong_key_or_value_is_reported_with_its_own_name(attributes: dict[str, Any], expected: list[str]) -> None:
+def test_wrong_key_or_value_is_reported_by_name(attributes: dict[str, Any], expected: list[str]) -> None:
     found = errors(attributes)
     assert len(found) == len(expected)
     assert all(error.startswith(start) for error, start in zip(found, expected)), found
@@ -70,12 +70,12 @@ def test_a_wrong_key_or_value_is_reported_with_its_own_name(attributes: dict[str
     ],
     ids=str,
 )
-def test_retries_may_be_a_number_and_everything_may_be_a_template(retries: Any) -> None:
+def test_retries_accept_a_number_a_mapping_and_templates(retries: Any) -> None:
     assert not errors({"execution": {"retries": retries}})
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
-def test_the_schema_accepts_what_dagsters_own_accepts_but_for_wrong_words(place: tuple[Any, ...]) -> None:
+def test_schema_accepts_the_same_as_dagsters_schema_except_unknown_enum_words(place: tuple[Any, ...]) -> None:
     @settings(max_examples=20, deadline=None)
     @given(values)
     def accepts_the_same(value: Any) -> None:
@@ -87,7 +87,7 @@ def test_the_schema_accepts_what_dagsters_own_accepts_but_for_wrong_words(place:
     accepts_the_same()
 
 
-def test_a_union_of_two_mappings_stays_as_it_is() -> None:
+def test_union_of_two_mappings_is_unchanged() -> None:
     schema = {
         "$defs": {"A": {"type": "object"}, "B": {"type": "object"}},
         "properties": {"it": {"anyOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}, {"type": "string"}]}},

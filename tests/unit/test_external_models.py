@@ -31,7 +31,7 @@ def path(key: dg.AssetKey) -> str:
         ('"db"."x y"."a.b"', ExternalTable("db", "x y", "a.b", "db.x y.a.b")),
     ],
 )
-def test_a_table_has_up_to_three_parts_and_its_whole_name(fqn: str, table: ExternalTable) -> None:
+def test_external_table_has_up_to_three_parts_and_a_full_name(fqn: str, table: ExternalTable) -> None:
     assert ExternalTable.of(fqn) == table
 
 
@@ -54,11 +54,11 @@ def rendered(template: str, fqn: str, **scope: Any) -> dg.AssetKey:
         ("all", ["all"]),
     ],
 )
-def test_a_template_makes_the_key_of_a_table(template: str, key: list[str]) -> None:
+def test_key_template_renders_the_asset_key(template: str, key: list[str]) -> None:
     assert rendered(template, LAKE_EVENTS) == dg.AssetKey(key)
 
 
-def test_a_template_is_rendered_for_each_table() -> None:
+def test_key_template_is_rendered_for_each_table() -> None:
     key = external_models(key="landing/{{ external.name }}").key
     assert key is not None
     assert [path(key(ExternalTable.of(fqn))) for fqn in TABLES] == [
@@ -69,7 +69,7 @@ def test_a_template_is_rendered_for_each_table() -> None:
     ]
 
 
-def test_a_template_may_call_a_function_that_gives_a_key() -> None:
+def test_key_template_may_call_a_function_that_returns_a_key() -> None:
     key = rendered("{{ landed(external) }}", EVENTS, landed=lambda table: dg.AssetKey([table.schema, "a/b"]))
     assert key == dg.AssetKey(["raw", "a/b"])
 
@@ -83,7 +83,7 @@ def test_a_template_may_call_a_function_that_gives_a_key() -> None:
     ],
     ids=["no catalog", "no schema", "nothing"],
 )
-def test_a_key_with_an_empty_part_is_refused(template: str, fqn: str, text: str, table: str) -> None:
+def test_template_key_with_an_empty_part_is_refused(template: str, fqn: str, text: str, table: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         rendered(template, fqn)
     assert str(refusal.value) == (
@@ -93,7 +93,7 @@ def test_a_key_with_an_empty_part_is_refused(template: str, fqn: str, text: str,
     )
 
 
-def test_a_function_that_gives_a_key_with_an_empty_part_is_refused_too() -> None:
+def test_key_with_an_empty_part_returned_by_a_function_is_refused() -> None:
     with pytest.raises(DeclarationError, match="which has an empty part"):
         rendered("{{ landed() }}", EVENTS, landed=lambda: dg.AssetKey(["raw", ""]))
 
@@ -108,7 +108,7 @@ def test_a_function_that_gives_a_key_with_an_empty_part_is_refused_too() -> None
     ],
     ids=["no such name", "no template", "no such filter", "no such attribute"],
 )
-def test_a_template_that_cannot_be_rendered_is_refused_with_the_table_and_the_cause(template: str, cause: str) -> None:
+def test_template_error_names_the_table_and_the_cause(template: str, cause: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         rendered(template, EVENTS)
     start = "`external_models.key` in defs.yaml, applied to the table db.raw.events, cannot be rendered: "
@@ -116,7 +116,7 @@ def test_a_template_that_cannot_be_rendered_is_refused_with_the_table_and_the_ca
     assert cause in str(refusal.value)
 
 
-def test_without_a_word_there_is_neither_template_nor_map() -> None:
+def test_default_has_neither_key_template_nor_keys() -> None:
     assert external_models() == ExternalModels() == ExternalModels(key=None, keys={})
 
 
@@ -142,7 +142,7 @@ def mapped(*names: str, tables: tuple[str, ...] = TABLES) -> dict[str, str]:
         ("rates", BARE),
     ],
 )
-def test_a_table_is_named_with_or_without_its_catalog_in_any_case(name: str, fqn: str) -> None:
+def test_keys_name_a_table_with_or_without_catalog_in_any_case(name: str, fqn: str) -> None:
     assert mapped(name) == {fqn: f"ours/{name}"}
 
 
@@ -150,7 +150,7 @@ DOTTED, BARE_EVENTS = '"db"."x y"."a.b"', '"raw"."events"'
 
 
 @pytest.mark.parametrize("name", ["x y.a.b", "db.x y.a.b", '"x y"."a.b"', "a.b", "A.B"])
-def test_a_table_whose_name_has_a_dot_is_named_as_it_is_written(name: str) -> None:
+def test_keys_name_a_table_whose_name_contains_a_dot(name: str) -> None:
     assert mapped(name, tables=(*TABLES, DOTTED)) == {DOTTED: f"ours/{name}"}
 
 
@@ -163,21 +163,21 @@ def test_a_table_whose_name_has_a_dot_is_named_as_it_is_written(name: str) -> No
     ],
     ids=["its whole name", "the other one", "each of them"],
 )
-def test_the_whole_name_of_one_table_is_not_the_end_of_anothers(names: tuple[str, ...], fqns: set[str]) -> None:
+def test_full_name_of_a_table_wins_over_the_suffix_of_another(names: tuple[str, ...], fqns: set[str]) -> None:
     assert {*mapped(*names, tables=(BARE_EVENTS, LAKE_EVENTS, EVENTS))} == fqns
 
 
-def test_the_end_of_a_name_begins_at_one_of_its_parts() -> None:
+def test_keys_match_whole_name_parts_only() -> None:
     with pytest.raises(DeclarationError, match=r"names 'vents', but no model reads an external table of that name"):
         mapped("vents")
 
 
-def test_tables_that_the_map_does_not_name_are_left_out() -> None:
+def test_tables_not_named_in_keys_are_left_out() -> None:
     assert mapped() == {}
     assert {*mapped("db.raw.events", "rates")} == {EVENTS, BARE}
 
 
-def test_several_tables_may_belong_to_one_asset() -> None:
+def test_several_tables_may_have_one_asset_key() -> None:
     both = external_models(keys={"db.raw.events": "dlt/all", "lake.raw.events": "dlt/all"}).mapped(TABLES)
     assert {fqn: path(key) for fqn, key in both.items()} == {EVENTS: "dlt/all", LAKE_EVENTS: "dlt/all"}
 
@@ -187,14 +187,14 @@ def test_several_tables_may_belong_to_one_asset() -> None:
     [("dlt/events", ["dlt", "events"]), ("{{ lake }}/events", ["lake", "events"]), ("{{ landed() }}", ["raw", "a/b"])],
     ids=["text", "a template that gives text", "a template that gives a key"],
 )
-def test_a_key_of_the_map_may_be_a_template(said: str, key: list[str]) -> None:
+def test_value_in_keys_may_be_a_template(said: str, key: list[str]) -> None:
     context = dg.ResolutionContext.default().with_scope(lake="lake", landed=lambda: dg.AssetKey(["raw", "a/b"]))
     outside = ExternalModels.resolve_from_model(context, ExternalModels.model()(keys={"rates": said}))
     assert outside.mapped(TABLES) == {BARE: dg.AssetKey(key)}
 
 
 @pytest.mark.parametrize("key", ["dlt//events", "/events", "dlt/", ""])
-def test_a_key_of_the_map_with_an_empty_part_is_refused_while_it_is_read(key: str) -> None:
+def test_value_in_keys_with_an_empty_part_is_refused_at_load(key: str) -> None:
     with pytest.raises(ResolutionException) as refusal:
         external_models(keys={"raw.events": key})
     assert (
@@ -215,19 +215,19 @@ START = "`external_models.keys` in defs.yaml names "
     ],
     ids=["like one of them", "in another catalog", "like none of them"],
 )
-def test_a_name_of_no_table_is_refused_with_those_it_may_mean(name: str, advice: str) -> None:
+def test_unknown_table_in_keys_is_refused_with_suggestions(name: str, advice: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         mapped(name)
     assert str(refusal.value) == (f"{START}{name!r}, but no model reads an external table of that name. {advice}")
 
 
-def test_only_some_of_many_tables_are_suggested() -> None:
+def test_suggestions_for_an_unknown_table_are_limited() -> None:
     with pytest.raises(DeclarationError) as refusal:
         mapped("zzz", tables=tuple(f'"raw"."t{n:03}"' for n in range(100)))
     assert str(refusal.value).endswith(", ".join(f"raw.t{n:03}" for n in range(10)) + ", and 90 more.")
 
 
-def test_a_name_is_refused_where_nothing_is_read_from_outside() -> None:
+def test_keys_are_refused_if_the_project_reads_no_external_table() -> None:
     with pytest.raises(DeclarationError) as refusal:
         mapped("raw.events", tables=())
     assert str(refusal.value) == (
@@ -236,7 +236,7 @@ def test_a_name_is_refused_where_nothing_is_read_from_outside() -> None:
 
 
 @pytest.mark.parametrize("name", ["raw.events", "events", "RAW.Events"])
-def test_a_name_of_several_tables_is_refused_with_all_of_them(name: str) -> None:
+def test_ambiguous_name_in_keys_is_refused_with_all_matches(name: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         mapped(name)
     assert str(refusal.value) == (
@@ -249,14 +249,14 @@ def test_a_name_of_several_tables_is_refused_with_all_of_them(name: str) -> None
     [("raw.clicks", "db.raw.clicks"), ("db.raw.clicks", "CLICKS")],
     ids=["short, then whole", "whole, then short"],
 )
-def test_a_table_that_is_named_twice_is_refused_even_with_one_key(first: str, second: str) -> None:
+def test_table_named_twice_in_keys_is_refused(first: str, second: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         external_models(keys={first: "dlt/clicks", second: "dlt/clicks"}).mapped(TABLES)
     assert str(refusal.value) == f"{START}the table db.raw.Clicks twice, once as {second!r}."
 
 
 @pytest.mark.parametrize("kind", ["FULL", "EMBEDDED"])
-def test_a_model_of_sqlmeshs_is_no_table_from_outside(kind: str) -> None:
+def test_keys_refuse_models_that_sqlmesh_computes(kind: str) -> None:
     models = [model("core.orders", reads=["staging.orders"]), model("staging.orders", kind=kind)]
     with pytest.raises(
         DeclarationError, match=r"names 'staging\.orders', but no model reads an external table of that name"
@@ -264,7 +264,7 @@ def test_a_model_of_sqlmeshs_is_no_table_from_outside(kind: str) -> None:
         translator(*models, external_models=external_models(keys={"staging.orders": "dlt/orders"}))
 
 
-def test_an_external_model_that_nothing_reads_is_no_table_of_the_map() -> None:
+def test_keys_refuse_an_external_model_that_no_model_reads() -> None:
     unread = model("raw.events", kind="EXTERNAL")
     with pytest.raises(DeclarationError, match="The project has none"):
         translator(unread, external_models=external_models(keys={"raw.events": "dlt/events"}))

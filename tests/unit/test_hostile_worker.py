@@ -80,7 +80,7 @@ def saying(lines: Sequence[bytes]) -> str:
     ids=["nothing", "exit", "kill", "closes its pipes", "noise", "one endless line", "blank lines", "a list",
          "half an event", "an event of another version", "deaf", "forks", "leaves a child behind"],
 )  # fmt: skip
-def test_a_worker_that_breaks_the_protocol_is_an_error_of_ours(
+def test_worker_that_breaks_the_protocol_raises_worker_error(
     impostor: Callable[[str], SQLMeshProject], code: str
 ) -> None:
     with pytest.raises(WorkerError) as refused:
@@ -88,14 +88,14 @@ def test_a_worker_that_breaks_the_protocol_is_an_error_of_ours(
     assert len(str(refused.value)) < 5_000
 
 
-def test_an_event_that_this_version_does_not_know_says_that_versions_differ(
+def test_unknown_event_error_reports_different_versions(
     impostor: Callable[[str], SQLMeshProject],
 ) -> None:
     with pytest.raises(WorkerError, match="Component and worker must come from one installation"):
         heard(impostor(saying([json.dumps({"type": "model_painted", "colour": "red"}).encode() + b"\n"])))
 
 
-def test_a_worker_that_does_not_end_when_it_is_cancelled_was_ended_by_us_and_not_by_somebody_else(
+def test_cancelled_worker_that_does_not_end_raises_stopped_error(
     impostor: Callable[[str], SQLMeshProject],
 ) -> None:
     with serving(impostor("time.sleep(60)"), REQUEST) as worker:
@@ -104,7 +104,7 @@ def test_a_worker_that_does_not_end_when_it_is_cancelled_was_ended_by_us_and_not
             list(worker)
 
 
-def test_a_worker_that_somebody_else_kills_says_so(impostor: Callable[[str], SQLMeshProject]) -> None:
+def test_error_for_a_killed_worker_names_the_signal(impostor: Callable[[str], SQLMeshProject]) -> None:
     with pytest.raises(WorkerError, match=r"was killed by signal 9 \(SIGKILL\) \(out of memory\?\)"):
         heard(impostor("os.kill(os.getpid(), 9)"))
 
@@ -113,7 +113,7 @@ def printing(*lines: str) -> str:
     return "".join(f"print({line!r}, file=sys.stderr, flush=True)\n" for line in lines)
 
 
-def test_output_that_arrives_after_the_last_event_is_logged_before_it(
+def test_late_output_is_logged_before_the_last_event(
     impostor: Callable[[str], SQLMeshProject],
 ) -> None:
     """Output has a pipe of its own, and a line of some megabytes takes longer than the events after it."""
@@ -127,7 +127,7 @@ LOADED = ("model", wire.LOADING, "configuration", "", wire.LOADED, "driver")
 FAILED = wire.encode(wire.EVENT, msg.RequestFailed("ProjectLoadError", "No such table."))
 
 
-def test_what_the_configuration_prints_is_in_no_log_and_what_anything_else_prints_is(
+def test_output_of_the_configuration_is_not_logged_but_all_other_output_is(
     impostor: Callable[[str], SQLMeshProject],
 ) -> None:
     events = heard(impostor(f"{printing(*LOADED)}\nsys.stderr.close(); os.close(2)\ntime.sleep(0.5)\n{saying([LAST])}"))
@@ -144,7 +144,7 @@ def test_what_the_configuration_prints_is_in_no_log_and_what_anything_else_print
     ],
     ids=["was loaded", "failed", "failed when it was loaded again", "failed in silence"],
 )
-def test_what_a_configuration_has_printed_is_in_the_error_when_it_does_not_load(
+def test_output_of_a_configuration_that_fails_to_load_is_in_the_error(
     impostor: Callable[[str], SQLMeshProject], lines: Sequence[str], message: str
 ) -> None:
     *_, last = heard(impostor(printing(*lines) + saying([FAILED])))
@@ -152,7 +152,7 @@ def test_what_a_configuration_has_printed_is_in_the_error_when_it_does_not_load(
     assert last.message == message
 
 
-def test_a_worker_that_dies_while_it_loads_the_configuration_is_quoted(
+def test_error_quotes_output_of_a_worker_that_dies_while_loading_the_configuration(
     impostor: Callable[[str], SQLMeshProject],
 ) -> None:
     with pytest.raises(WorkerError, match=r"Its last lines:\nI am the configuration"):
@@ -160,12 +160,12 @@ def test_a_worker_that_dies_while_it_loads_the_configuration_is_quoted(
 
 
 @pytest.mark.parametrize("cut", range(0, len(LAST) - 1, 7))
-def test_a_last_event_that_is_cut_is_no_last_event(impostor: Callable[[str], SQLMeshProject], cut: int) -> None:
+def test_truncated_last_event_raises_worker_error(impostor: Callable[[str], SQLMeshProject], cut: int) -> None:
     with pytest.raises(WorkerError):
         heard(impostor(saying([LAST[:cut]])))
 
 
-def test_output_between_events_on_the_other_pipe_is_log_lines(impostor: Callable[[str], SQLMeshProject]) -> None:
+def test_output_on_stderr_between_events_becomes_log_lines(impostor: Callable[[str], SQLMeshProject]) -> None:
     code = saying([]) + textwrap.dedent(f"""
         for line in {EVENTS[:20]!r}:
             sys.stderr.write("noise " * 50); sys.stderr.flush()
@@ -181,9 +181,7 @@ def test_output_between_events_on_the_other_pipe_is_log_lines(impostor: Callable
 
 
 @pytest.mark.parametrize("behind", [10, 30])
-def test_a_secret_across_the_end_of_what_is_shown_of_a_line_is_hidden_before_that_is_cut(
-    impostor: Callable[[str], SQLMeshProject], behind: int
-) -> None:
+def test_secret_is_redacted_before_a_long_line_is_cut(impostor: Callable[[str], SQLMeshProject], behind: int) -> None:
     project = replace(impostor(""), env={"API_TOKEN": "correct-horse-battery"})
     line = "x" * (LONGEST_LINE - behind) + " correct-horse-battery " + "x" * LONGEST_LINE
     program = f"sys.stdin.readline()\nprint({line!r}, file=sys.stderr)\n"
@@ -197,16 +195,14 @@ def test_a_secret_across_the_end_of_what_is_shown_of_a_line_is_hidden_before_tha
         assert "correct" not in said
 
 
-def test_colours_of_a_terminal_are_no_part_of_a_log_line(impostor: Callable[[str], SQLMeshProject]) -> None:
+def test_terminal_colours_are_removed_from_log_lines(impostor: Callable[[str], SQLMeshProject]) -> None:
     said = "\x1b[2K  \x1b[1;31mred\x1b[0m and \x1b[?25lplain\x1b[0m "
     code = saying([]) + f"sys.stderr.write({said!r} + '\\n'); sys.stderr.flush(); time.sleep(0.5); out.write({LAST!r})"
     assert [event.text for event in heard(impostor(code)) if isinstance(event, msg.LogLine)] == ["  red and plain"]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_events_in_any_order_and_number_balance_or_are_refused(
-    impostor: Callable[[str], SQLMeshProject], seed: int
-) -> None:
+def test_random_events_settle_every_node_or_are_refused(impostor: Callable[[str], SQLMeshProject], seed: int) -> None:
     import random
 
     chance = random.Random(seed)
@@ -222,7 +218,7 @@ def test_events_in_any_order_and_number_balance_or_are_refused(
     assert {'"db"."core"."orders"', '"db"."staging"."orders"'} <= set(fqns)
 
 
-def test_a_worker_that_does_not_end_is_killed_with_its_children(
+def test_worker_that_does_not_end_is_killed_with_its_children(
     impostor: Callable[[str], SQLMeshProject], tmp_path: Path
 ) -> None:
     code = saying([LAST]) + "child = os.fork()\nopen('pids', 'a').write(f'{os.getpid()}\\n')\ntime.sleep(600)\n"
@@ -234,7 +230,7 @@ def test_a_worker_that_does_not_end_is_killed_with_its_children(
     assert [pid for pid in pids if _is_alive(pid)] == []
 
 
-def test_a_worker_that_dies_at_once_never_keeps_anybody_waiting(impostor: Callable[[str], SQLMeshProject]) -> None:
+def test_worker_that_dies_at_once_does_not_hang_the_step(impostor: Callable[[str], SQLMeshProject]) -> None:
     """Its pipes may be closed before anybody reads them."""
     for _ in range(50):
         with pytest.raises(WorkerError):

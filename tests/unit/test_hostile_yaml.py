@@ -88,7 +88,7 @@ def loaded(attributes: dict[str, Any]) -> SQLMeshProjectComponent:
     return component
 
 
-def test_the_declaration_in_which_it_is_replaced_loads() -> None:
+def test_base_attributes_load() -> None:
     assert loaded(EVERYTHING).asset_key_for_model("marts.revenue")
 
 
@@ -109,12 +109,12 @@ def loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(PLACES), values)
-def test_whatever_stands_in_a_declaration_it_loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
+def test_random_value_of_an_attribute_loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
     loads_or_is_refused(path, value)
 
 
 @pytest.mark.parametrize("value", AWKWARD, ids=repr)
-def test_whatever_a_template_makes_of_a_value_it_loads_or_is_refused(value: Any) -> None:
+def test_awkward_value_of_an_attribute_loads_or_is_refused(value: Any) -> None:
     for path in PLACES:
         loads_or_is_refused(path, value)
 
@@ -130,13 +130,13 @@ def test_whatever_a_template_makes_of_a_value_it_loads_or_is_refused(value: Any)
     ],
     ids=str,
 )
-def test_a_template_that_gives_something_else_is_refused_with_its_place(path: tuple[str, ...], refusal: str) -> None:
+def test_template_that_renders_a_wrong_type_is_refused_with_its_attribute(path: tuple[str, ...], refusal: str) -> None:
     with pytest.raises((SQLMeshComponentError, ResolutionException)) as told:
         loaded(replaced(path, "{{ [1] }}"))
     assert refusal in str(told.value)
 
 
-def test_text_of_an_environment_variable_is_the_number_or_the_truth_that_it_says(
+def test_text_of_an_environment_variable_becomes_number_or_boolean(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TASKS", "7")
@@ -161,7 +161,7 @@ def _context() -> dg.ComponentLoadContext:
         ("environment_timeout", -1, 0),
     ],
 )
-def test_a_number_that_cannot_be_meant_is_refused(name: str, value: float, least: int) -> None:
+def test_execution_number_below_its_minimum_is_refused(name: str, value: float, least: int) -> None:
     with pytest.raises(DeclarationError) as refusal:
         Execution(**{name: value})  # type: ignore[arg-type]
     assert str(refusal.value) == f"`execution.{name}` in defs.yaml is {value}; it must be at least {least}."
@@ -170,18 +170,18 @@ def test_a_number_that_cannot_be_meant_is_refused(name: str, value: float, least
 @pytest.mark.parametrize(
     ("name", "value", "least"), [("characters", 99, 100), ("columns", -1, 0), ("lineage_pairs", -1, 0)]
 )
-def test_a_limit_that_cannot_be_meant_is_refused(name: str, value: int, least: int) -> None:
+def test_metadata_limit_below_its_minimum_is_refused(name: str, value: int, least: int) -> None:
     with pytest.raises(DeclarationError) as refusal:
         MetadataLimits(**{name: value})
     assert str(refusal.value) == f"`metadata_limits.{name}` in defs.yaml is {value}; it must be at least {least}."
 
 
-def test_a_project_of_no_folder_is_refused() -> None:
+def test_project_without_folder_is_refused() -> None:
     with pytest.raises(DeclarationError, match="it needs at least one folder"):
         loaded({**EVERYTHING, "project": {"path": []}})
 
 
-def test_a_name_that_dagster_gives_to_parts_of_an_op_is_refused() -> None:
+def test_op_name_that_dagster_uses_for_parts_of_an_op_is_refused() -> None:
     with pytest.raises(DeclarationError, match=r"`op\.name` in defs\.yaml is 'load_2', and must not end in"):
         loaded({**EVERYTHING, "op": {"name": "load_2"}})
     assert loaded({**EVERYTHING, "op": {"name": "load2"}})

@@ -104,7 +104,7 @@ PLACES = ("in the op", "while Dagster records", "between two results of one", "a
 
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_said_is_recorded_wherever_dagster_is_when_a_signal_comes(
+def test_all_results_are_recorded_wherever_dagster_is_when_a_signal_comes(
     place: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = [signal.getsignal(number) for number in NUMBERS]
@@ -119,7 +119,7 @@ def test_what_is_said_is_recorded_wherever_dagster_is_when_a_signal_comes(
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_dagster_has_its_handlers_back_when_the_op_has_ended(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_handlers_of_dagster_are_restored_after_the_op(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     installing = interrupts._replace_interrupt_signal
     before = [signal.getsignal(number) for number in NUMBERS]
     result = Run("nowhere", signal.SIGTERM, monkeypatch).execute(fails=fails)
@@ -128,7 +128,7 @@ def test_dagster_has_its_handlers_back_when_the_op_has_ended(fails: bool, monkey
     assert [signal.getsignal(number) for number in NUMBERS] == before
 
 
-def test_between_our_op_and_the_next_a_signal_is_handled_as_between_any_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_handlers_between_our_op_and_the_next_are_dagsters(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, other = (Run("nowhere", signal.SIGTERM, monkeypatch) for _ in range(2))
     assert ours.execute().success
     assert other.execute(guard=False).success

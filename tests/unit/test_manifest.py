@@ -21,17 +21,17 @@ LIMIT = 200
         ("orders_add_up", ()),
     ],
 )
-def test_a_quoted_name_is_taken_apart_at_its_quotes(quoted: str, parts: tuple[str, ...]) -> None:
+def test_split_fqn_splits_a_quoted_name(quoted: str, parts: tuple[str, ...]) -> None:
     assert split_fqn(quoted) == parts
 
 
 @pytest.mark.parametrize("characters", [0, 1, LIMIT - 1, LIMIT])
-def test_a_query_within_the_bound_is_kept_whole(characters: int) -> None:
+def test_query_within_the_limit_is_not_cut(characters: int) -> None:
     assert cut("x" * characters, LIMIT) == "x" * characters
 
 
 @pytest.mark.parametrize("characters", [LIMIT + 1, 10 * LIMIT])
-def test_a_longer_query_is_cut_and_says_how_long_it_was(characters: int) -> None:
+def test_longer_query_is_cut_with_a_note_of_its_length(characters: int) -> None:
     note = f"\n-- cut here: {characters} characters in all"
     kept = cut("SELECT " + "x" * (characters - len("SELECT ")), LIMIT)
     assert len(kept) == LIMIT
@@ -62,11 +62,11 @@ SHOP = manifest(
     ],
     ids=str,
 )
-def test_a_changed_file_changes_its_models_and_all_that_read_them(files: list[str], changed: list[str]) -> None:
+def test_changed_file_affects_its_models_and_their_downstream_models(files: list[str], changed: list[str]) -> None:
     assert SHOP.models_changed_by({f"/shop/models/{file}.sql" for file in files}) == set(map(fqn, changed))
 
 
-def test_models_that_were_described_again_take_their_old_places() -> None:
+def test_reloaded_models_keep_their_positions() -> None:
     changed = [replace(SHOP.models[at], description="new") for at in (3, 1)]
     described = replace(manifest(*changed), default_catalog="other")
     merged = SHOP.with_models_of(described)
@@ -75,7 +75,7 @@ def test_models_that_were_described_again_take_their_old_places() -> None:
     assert (merged.selected, merged.default_catalog) == (SHOP.selected, "other")
 
 
-def test_a_project_in_other_folders_has_its_files_there_and_is_otherwise_the_same() -> None:
+def test_manifest_moved_to_other_folders_changes_only_file_paths() -> None:
     before = replace(
         manifest(
             model("core.orders", path="/shop/models/orders.sql", audits=(audit(path="/shop/audits/a.sql"),)),

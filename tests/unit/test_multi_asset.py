@@ -55,7 +55,7 @@ AWKWARD_NAMES = {
 
 
 @pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
-def test_every_name_that_sqlmesh_takes_can_be_built_and_keeps_its_key(names: list[str]) -> None:
+def test_awkward_model_names_keep_their_asset_keys(names: list[str]) -> None:
     models = [model(name, audits=(audit("not_null"),)) for name in names]
     definition = built(manifest(*models))
     expected = {tuple(name.split(".")) for name in names}
@@ -67,14 +67,14 @@ def test_every_name_that_sqlmesh_takes_can_be_built_and_keeps_its_key(names: lis
 
 
 @pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
-def test_output_names_differ_even_where_case_does_not_count(names: list[str]) -> None:
+def test_output_names_are_unique_ignoring_case(names: list[str]) -> None:
     definition = built(manifest(*(model(name, audits=(audit("not_null"),)) for name in names)))
     outputs = [*definition.keys_by_output_name, *definition.check_specs_by_output_name]
     assert len({name.lower() for name in outputs}) == len(outputs) == 3 * len(names)
 
 
 @pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
-def test_every_name_that_sqlmesh_takes_can_be_materialized(names: list[str]) -> None:
+def test_awkward_model_names_can_be_materialized(names: list[str]) -> None:
     definition = built(manifest(*(model(name, audits=(audit("not_null"),)) for name in names)))
     result = dg.materialize([definition])
     assert {tuple(event.asset_key.path) for event in result.get_asset_materialization_events()} == {
@@ -83,7 +83,7 @@ def test_every_name_that_sqlmesh_takes_can_be_materialized(names: list[str]) -> 
     assert len(result.get_asset_check_evaluations()) == 2 * len(names)
 
 
-def test_checks_whose_identifiers_collide_across_assets_are_told_apart() -> None:
+def test_checks_with_colliding_identifiers_have_different_outputs() -> None:
     orders = model("core.orders", audits=(audit("items_not_null"),))
     items = model("core.orders_items", audits=(audit("not_null"),))
     more = model("core.orders__items", audits=(audit("not_null"), audit("_not_null", position=1)))
@@ -100,7 +100,7 @@ def test_checks_whose_identifiers_collide_across_assets_are_told_apart() -> None
     assert len({*definition.check_specs_by_output_name}) == 7
 
 
-def test_a_check_whose_identifier_is_that_of_an_asset_is_told_apart() -> None:
+def test_check_and_asset_with_one_identifier_have_different_outputs() -> None:
     definition = built(manifest(model("a.b", audits=(audit("c"),)), model("a.b__c")))
     outputs = [*definition.keys_by_output_name, *definition.check_specs_by_output_name]
     assert len(outputs) == len({*outputs}) == 5
@@ -109,7 +109,7 @@ def test_a_check_whose_identifier_is_that_of_an_asset_is_told_apart() -> None:
 EXTERNAL_NAMES = ['"db"."raw"."a-b"', '"db"."raw"."a_b"', '"db"."raw"."注 文"', '"db"."core"."orders_2"', '"events"']
 
 
-def test_tables_from_outside_are_inputs_under_names_of_their_own() -> None:
+def test_external_tables_are_inputs_with_unique_names() -> None:
     orders = model("core.orders", depends_on=tuple(EXTERNAL_NAMES))
     definition = built(manifest(orders, model("core.orders-2")))
     assert paths(definition.keys_by_input_name.values()) == {
@@ -123,7 +123,7 @@ def test_tables_from_outside_are_inputs_under_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("table", ["input", "output", "class", "type", "from"])
-def test_a_table_from_outside_may_be_called_as_it_likes(table: str) -> None:
+def test_external_table_may_have_a_reserved_name(table: str) -> None:
     built(manifest(model("core.orders", depends_on=(f'"{table}"',))))
 
 
@@ -136,7 +136,7 @@ SHOP = manifest(
 )
 
 
-def test_every_argument_of_the_op_is_on_the_op() -> None:
+def test_op_has_the_given_name_description_tags_and_pool() -> None:
     definition = built(SHOP, name="my_op", description="Runs it.", tags={"team": "data"}, pool="warehouse")
     assert isinstance(definition.op, dg.OpDefinition)
     assert definition.op.name == "my_op"
@@ -145,7 +145,7 @@ def test_every_argument_of_the_op_is_on_the_op() -> None:
     assert definition.op.pool == "warehouse"
 
 
-def test_an_op_of_which_nothing_is_said_has_nothing_but_its_project() -> None:
+def test_op_without_options_has_only_the_project_tag() -> None:
     definition = built(SHOP)
     assert definition.op.pool is None
     assert definition.op.tags == {"sqlmesh/project": "shop"}
@@ -162,12 +162,12 @@ class OurConfig(SQLMeshRunConfig):
     [(SQLMeshRunConfig, {*SQLMeshRunConfig.model_fields}), (OurConfig, {*SQLMeshRunConfig.model_fields, "ticket"})],
     ids=["ours", "somebody's own"],
 )
-def test_what_a_run_may_be_told_is_the_config_of_the_op(schema: type[dg.Config], names: set[str]) -> None:
+def test_config_schema_of_the_op_is_the_run_config_class(schema: type[dg.Config], names: set[str]) -> None:
     definition = built(SHOP, config_schema=schema)
     assert {*definition.op.config_schema.config_type.fields} == names
 
 
-def test_what_a_run_says_reaches_the_op_and_what_the_schema_does_not_know_is_refused() -> None:
+def test_run_config_reaches_the_op_and_unknown_fields_are_refused() -> None:
     reached: list[dict[str, Any]] = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -181,7 +181,7 @@ def test_what_a_run_says_reaches_the_op_and_what_the_schema_does_not_know_is_ref
         dg.materialize([definition], run_config={"ops": {"shop": {"config": {"startt": "yesterday"}}}})
 
 
-def test_an_op_that_may_be_told_nothing_refuses_to_be_told_anything() -> None:
+def test_op_without_config_schema_refuses_run_config() -> None:
     definition = built(manifest(model("core.orders")), config_schema=None)
     assert {*definition.op.config_schema.config_type.fields} == set()
     assert dg.materialize([definition], run_config={}).success
@@ -190,7 +190,7 @@ def test_an_op_that_may_be_told_nothing_refuses_to_be_told_anything() -> None:
             dg.materialize([definition], run_config={"ops": {"shop": {"config": said}}})
 
 
-def test_specs_and_checks_are_those_of_the_project() -> None:
+def test_definition_has_the_specs_and_checks_of_the_project() -> None:
     assets, definition = project_assets(SHOP), built(SHOP)
     as_they_were = {spec.key: spec.replace_attributes(skippable=False) for spec in definition.specs}
     assert as_they_were == {spec.key: spec for spec in assets.specs.values()}
@@ -198,25 +198,25 @@ def test_specs_and_checks_are_those_of_the_project() -> None:
     assert definition.can_subset
 
 
-def test_no_output_is_required_since_only_executed_models_have_one() -> None:
+def test_outputs_are_optional_because_only_executed_models_have_one() -> None:
     definition = built(SHOP)
     assert not any(output.is_required for output in definition.op.output_dict.values())
     assert all(spec.skippable for spec in definition.specs)
 
 
-def test_dependencies_are_those_of_the_models() -> None:
+def test_asset_dependencies_are_those_of_the_models() -> None:
     dependencies = {key.to_user_string(): paths(parents) for key, parents in built(SHOP).asset_deps.items()}
     assert dependencies == {"staging/orders": set(), "core/orders": {("staging", "orders"), ("raw", "events")}}
 
 
-def test_a_project_without_models_can_be_built() -> None:
+def test_project_without_models_can_be_built() -> None:
     assert not built(manifest()).keys
 
 
 # -- what the op does -----------------------------------------------------------------------------
 
 
-def test_the_op_hands_its_context_over_and_yields_what_comes_back() -> None:
+def test_op_passes_its_context_to_compute_and_yields_its_results() -> None:
     contexts: list[type] = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -229,14 +229,14 @@ def test_the_op_hands_its_context_over_and_yields_what_comes_back() -> None:
     assert {one.check_name for one in result.get_asset_check_evaluations()} == {STATUS_CHECK, "not_null", "add_up"}
 
 
-def test_a_check_may_be_selected_without_its_asset() -> None:
+def test_check_can_be_selected_without_its_asset() -> None:
     not_null = dg.AssetCheckKey(dg.AssetKey(["core", "orders"]), "not_null")
     result = dg.materialize([built(SHOP)], selection=dg.AssetSelection.checks(not_null))
     assert [one.asset_check_key for one in result.get_asset_check_evaluations()] == [not_null]
     assert not result.get_asset_materialization_events()
 
 
-def test_an_asset_of_somebody_else_may_stand_between_two_models() -> None:
+def test_asset_between_two_models_splits_the_op() -> None:
     selections: list[set[tuple[str, ...]]] = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -269,7 +269,7 @@ USUAL = SQLMeshRunConfig().model_dump()
     ],
     ids=["nothing", "to the first part", "to the second", "to both", "to the second that nothing is meant for it"],
 )
-def test_what_a_run_says_to_the_first_part_of_a_split_op_reaches_the_second(
+def test_run_config_of_the_first_part_of_a_split_op_reaches_the_second(
     said: dict[str, dict[str, Any]], first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     reached: dict[str, Any] = {}
@@ -290,7 +290,7 @@ def test_what_a_run_says_to_the_first_part_of_a_split_op_reaches_the_second(
     assert reached == {"shop": first, "shop_2": second}
 
 
-def test_a_model_in_a_second_step_needs_the_outputs_of_its_parents_in_the_first() -> None:
+def test_model_in_a_second_step_needs_the_outputs_of_its_parents_in_the_first() -> None:
     without_output = dg.AssetKey(["core", "a-b"])
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:

@@ -63,7 +63,7 @@ def test_check_names(uses: list[Use], names: list[str]) -> None:
     assert check_names(uses) == names
 
 
-def test_a_long_name_is_cut_and_ends_in_a_hash_of_all_of_it() -> None:
+def test_long_check_name_is_cut_and_ends_in_a_hash() -> None:
     same = ", ".join(f"'{letter * 20}'" for letter in "abcdef")
     names = [check_names([("accepted_values", {"is_in": f"({same}, {last})"})])[0] for last in ("1", "2")]
     assert len({*names}) == 2
@@ -78,12 +78,12 @@ def test_a_long_name_is_cut_and_ends_in_a_hash_of_all_of_it() -> None:
     [("not_null", {"columns": "(b)"}), ("not_null", {}), ("forall", {"criteria": "(a < 0)"}), ("a-b", {})],
     ids=["of other columns", "without arguments", "of another condition", "another audit"],
 )
-def test_an_audit_that_is_added_renames_no_check(more: Use) -> None:
+def test_added_audit_does_not_rename_other_checks(more: Use) -> None:
     uses = [("not_null", {"columns": "(a)"}), ("forall", {"criteria": "(a > 0)"}), ("a_b", {})]
     assert check_names([more, *uses])[1:] == check_names([*uses, more])[:-1] == check_names(uses)
 
 
-def test_the_order_of_arguments_does_not_matter() -> None:
+def test_check_name_ignores_the_order_of_arguments() -> None:
     one, other = {"column": "a", "n": "-1"}, {"n": "-1", "column": "a"}
     assert check_names([("check", one)]) == check_names([("check", other)])
 
@@ -94,7 +94,7 @@ arguments = st.dictionaries(st.sampled_from(["columns", "value"]), st.sampled_fr
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.tuples(audit_names, arguments), max_size=6))
-def test_all_names_differ_and_are_names(uses: list[Use]) -> None:
+def test_check_names_are_unique_ascii_identifiers(uses: list[Use]) -> None:
     names = check_names(uses)
     assert len({*names}) == len(uses)
     assert [*sorted(names)] == sorted(check_names(uses[::-1]))

@@ -34,19 +34,19 @@ DECLARED = {
 
 
 @pytest.mark.parametrize(("where", "instance"), DECLARED)
-def test_an_op_is_named_for_where_it_is_declared(where: str, instance: int | str | None) -> None:
+def test_default_op_name_comes_from_the_folder_of_the_component(where: str, instance: int | str | None) -> None:
     name = default_op_name(where, instance)
     assert re.fullmatch(DECLARED[where, instance], name)
     assert not NAME_OF_A_PART.search(name)
     assert dg.op(name=name)(lambda: None).name == name
 
 
-def test_no_two_declarations_have_an_op_of_one_name() -> None:
+def test_default_op_names_are_unique() -> None:
     names = [default_op_name(where, instance) for where, instance in DECLARED]
     assert len({*names}) == len(names)
 
 
-def test_the_first_of_several_declarations_in_a_file_is_named_as_if_it_were_alone() -> None:
+def test_first_component_in_a_file_is_named_like_a_single_one() -> None:
     assert default_op_name("shop", 0) == default_op_name("shop", None)
 
 
@@ -54,12 +54,12 @@ def test_the_first_of_several_declarations_in_a_file_is_named_as_if_it_were_alon
     ("name", "why"),
     [("my op", "A-Za-z0-9_"), ("context", "reserved"), ("shop_2", "parts of an op that it splits")],
 )
-def test_an_op_that_cannot_be_called_so_is_refused_where_it_is_written(name: str, why: str) -> None:
+def test_invalid_op_name_is_refused(name: str, why: str) -> None:
     with pytest.raises(DeclarationError, match=f"`op.name` in defs.yaml is '{name}'.*{why}"):
         refuse_op_name(name)
 
 
-def test_two_ops_of_one_name_are_refused_with_both_places() -> None:
+def test_two_components_with_one_op_name_are_refused() -> None:
     neighbours = Neighbours()
     neighbours.add("defs/shop", "ours", {})
     neighbours.add("defs/shop", "ours", {})  # Dagster builds some declarations twice
@@ -83,7 +83,7 @@ def reader(of: str, table: str | None) -> dg.AssetSpec:
     ],
     ids=["another table", "the same table", "a table of no name", "another key"],
 )
-def test_two_tables_under_one_key_are_told_with_both_places(
+def test_two_tables_with_one_asset_key_are_logged_as_warning(
     spec: dg.AssetSpec, is_told: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     neighbours = Neighbours()

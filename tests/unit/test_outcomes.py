@@ -68,27 +68,27 @@ def kinds(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> list[tuple[str,
 
 
 @pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.says)
-def test_evidence_makes_the_outcome(row: Row) -> None:
+def test_events_give_the_outcome_of_the_table(row: Row) -> None:
     outcomes = fold(row.events, requested=(ORDERS, *row.beside), death=row.death, earlier=row.earlier)
     assert [one for one in outcomes if one.fqn == ORDERS] == [row.outcome]
     assert {one.fqn for one in outcomes} == {ORDERS, *row.beside}
 
 
-def test_the_table_has_every_outcome() -> None:
+def test_outcome_table_covers_every_outcome() -> None:
     assert {row.outcome.outcome for row in OUTCOME_TABLE} == set(Outcome)
 
 
-def test_the_table_has_every_kind_of_evidence() -> None:
+def test_outcome_table_covers_every_event_about_a_node() -> None:
     about_other_things = {msg.ProjectDescribed, msg.NodeAudited, msg.SecretsKnown, msg.LogLine}
     assert {type(event) for row in OUTCOME_TABLE for event in row.events} == {*get_args(msg.Event)} - about_other_things
 
 
-def test_the_step_fails_unless_the_model_was_executed_or_healthily_was_not() -> None:
+def test_only_executed_up_to_date_and_waiting_are_healthy() -> None:
     healthy = {outcome for outcome in Outcome if not outcome.is_failure}
     assert healthy == {Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.WAITING}
 
 
-def test_only_a_non_blocking_audit_that_failed_is_a_warning() -> None:
+def test_only_failed_non_blocking_audits_are_warnings() -> None:
     warned = {row.says: [audit.name for audit in row.outcome.warnings] for row in OUTCOME_TABLE if row.outcome.warnings}
     assert warned == {"executed with a warning: the same, and a non-blocking audit failed": ["recent"]}
 
@@ -104,24 +104,24 @@ def test_batches_may_finish_in_any_order(order: tuple[int, ...]) -> None:
     assert (outcome.outcome, outcome.intervals, outcome.rows) == (Outcome.EXECUTED, (days(1, 3),), 30)
 
 
-def test_executed_is_handed_out_with_the_last_batch_and_not_again_at_the_end() -> None:
+def test_executed_is_returned_once_with_the_last_batch() -> None:
     ledger = Ledger([ORDERS])
     handed_out = [len(ledger.feed(event)) for event in (OPENED, TWO_BATCHES, batch(1, D2), batch(0, D1), SUCCEEDED)]
     assert handed_out == [0, 0, 0, 1, 0]
 
 
-def test_one_batch_reported_twice_is_one_batch() -> None:
+def test_batch_reported_twice_counts_once() -> None:
     assert fold([OPENED, TWO_BATCHES, batch(0, D1), batch(0, D1)]) == []
 
 
-def test_parents_are_handed_out_before_children_as_sqlmesh_executes_them() -> None:
+def test_outcomes_come_in_the_order_of_execution() -> None:
     plan = msg.EvaluationPlanned({MART: (D1,), ORDERS: (D1, D2), STAGING: (D1,)})
     batches = [batch(0, D1, node=STAGING), batch(0, D1), batch(1, D2), batch(0, D1, node=MART)]
     outcomes = fold([opened(STAGING, ORDERS, MART), plan, *batches, SUCCEEDED], requested=[MART, ORDERS, STAGING])
     assert [one.fqn for one in outcomes] == [STAGING, ORDERS, MART]
 
 
-def test_what_is_settled_at_the_end_comes_in_the_order_requested() -> None:
+def test_outcomes_settled_at_the_end_come_in_requested_order() -> None:
     assert [one.fqn for one in fold([SUCCEEDED], requested=[STAGING, MART, ORDERS])] == [STAGING, MART, ORDERS]
 
 
@@ -129,7 +129,7 @@ def test_what_is_settled_at_the_end_comes_in_the_order_requested() -> None:
     "last", [SUCCEEDED, FAILED, msg.EvaluationFinished("nothing_to_do")], ids=lambda one: one.status
 )
 @pytest.mark.parametrize("evidence", [(), (DIVISION,), (AUDITS,)], ids=["nobody named", "error", "audit"])
-def test_a_failing_batch_is_never_a_materialization(
+def test_failed_batch_never_gives_an_executed_outcome(
     last: msg.EvaluationFinished, evidence: tuple[msg.Event, ...]
 ) -> None:
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), failing_batch(1, D2), *evidence, last])
@@ -137,7 +137,7 @@ def test_a_failing_batch_is_never_a_materialization(
     assert outcome.outcome.is_failure
 
 
-def test_adjoining_and_overlapping_intervals_are_merged_and_others_are_not() -> None:
+def test_adjacent_and_overlapping_intervals_are_merged() -> None:
     half_day = (day(2), day(2) + DAY // 2)
     intervals = (days(5, 5), half_day, D1, days(2, 3), (day(9), day(9) + HOUR))
     plan = msg.EvaluationPlanned({ORDERS: intervals})
@@ -150,7 +150,7 @@ def test_adjoining_and_overlapping_intervals_are_merged_and_others_are_not() -> 
     [((10, 20), 30), ((0, 0), 0), ((None, 20), None), ((None, None), None)],
     ids=["reported by every batch", "zero is a number", "one batch did not report", "never reported"],
 )
-def test_rows_and_bytes_are_known_only_when_every_batch_reported_them(
+def test_rows_and_bytes_are_known_only_if_every_batch_reports_them(
     rows: tuple[int | None, ...], total: int | None
 ) -> None:
     batches = [batch(n, interval, rows=rows[n], bytes=rows[n]) for n, interval in enumerate((D1, D2))]
@@ -161,12 +161,12 @@ def test_rows_and_bytes_are_known_only_when_every_batch_reported_them(
 @pytest.mark.parametrize(
     ("counts", "row_count"), [((), None), ((0,), 0), ((7,), 7), ((7, 9), 9)], ids=["never", "none", "once", "twice"]
 )
-def test_the_rows_of_the_table_are_those_of_the_last_count(counts: tuple[int, ...], row_count: int | None) -> None:
+def test_row_count_is_the_last_count(counts: tuple[int, ...], row_count: int | None) -> None:
     (outcome,) = fold([ONE_BATCH, *(msg.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D1)])
     assert (outcome.outcome, outcome.row_count, outcome.rows) == (Outcome.EXECUTED, row_count, 10)
 
 
-def test_the_rows_of_each_table_are_its_own() -> None:
+def test_row_counts_belong_to_their_own_model() -> None:
     plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,), MART: (D1,)})
     work = [
         one
@@ -177,7 +177,7 @@ def test_the_rows_of_each_table_are_its_own() -> None:
     assert [one.row_count for one in outcomes if isinstance(one, NodeOutcome)] == [1, 2, None]
 
 
-def test_a_count_is_no_evidence_of_an_execution() -> None:
+def test_row_count_alone_does_not_mean_executed() -> None:
     (outcome,) = fold([OPENED, ONE_BATCH, msg.RowsCounted(ORDERS, 7), failing_batch(0, D1), DIVISION, FAILED])
     assert outcome.outcome is Outcome.FAILED
 
@@ -185,7 +185,7 @@ def test_a_count_is_no_evidence_of_an_execution() -> None:
 # -- audits ---------------------------------------------------------------------------------------
 
 
-def test_an_audit_is_summed_over_the_batches_and_shows_the_query_of_a_failing_one() -> None:
+def test_audit_sums_failing_rows_and_has_the_query_of_a_failed_batch() -> None:
     audits = [
         audited("recent", D1, 0, query="first"),
         audited("recent", D2, 2, query="second"),
@@ -195,17 +195,17 @@ def test_an_audit_is_summed_over_the_batches_and_shows_the_query_of_a_failing_on
     assert outcome.audits == (audit_result("recent", days(1, 3), failing_rows=5, query="second"),)
 
 
-def test_an_audit_that_passed_shows_the_query_of_the_last_batch() -> None:
+def test_passed_audit_has_the_query_of_the_last_batch() -> None:
     (outcome,) = fold([ONE_BATCH, audited("recent", D1, query="a"), audited("recent", D2, query="b"), batch(0, D1)])
     assert outcome.audits == (audit_result("recent", days(1, 2), query="b"),)
 
 
-def test_audits_come_in_the_models_order() -> None:
+def test_audits_come_in_the_order_of_the_model() -> None:
     (outcome,) = fold([ONE_BATCH, audited("recent", D1), audited("not_null", D1), batch(0, D1)])
     assert [audit.name for audit in outcome.audits] == ["not_null", "recent"]
 
 
-def test_the_same_audit_twice_on_a_model_is_two_audits() -> None:
+def test_audit_used_twice_on_a_model_gives_two_results() -> None:
     evaluations = [
         msg.AuditEvaluated(ORDERS, "not_null", position, {"columns": column}, True, rows, None, D1)
         for position, (column, rows) in enumerate([("a", 0), ("b", 4)])
@@ -217,13 +217,13 @@ def test_the_same_audit_twice_on_a_model_is_two_audits() -> None:
     ]
 
 
-def test_an_audit_that_its_author_switched_off_leaves_nothing() -> None:
+def test_skipped_audit_has_no_result() -> None:
     (outcome,) = fold([ONE_BATCH, audited("not_null", D1, None), audited("recent", D1), batch(0, D1)])
     assert [audit.name for audit in outcome.audits] == ["recent"]
 
 
 @pytest.mark.parametrize(("last", "rows"), [(0, 0), (2, 2)])
-def test_of_audits_of_a_whole_table_the_last_batch_counts(last: int, rows: int) -> None:
+def test_audit_of_the_whole_table_keeps_only_the_last_batch(last: int, rows: int) -> None:
     """Every batch of a model without a time column has its audits look at all of the table."""
     whole = [replace(audited("recent", day, found), of_whole_table=True) for day, found in ((D1, 3), (D2, last))]
     (outcome,) = fold([OPENED, TWO_BATCHES, whole[0], batch(0, D1), whole[1], batch(1, D2), SUCCEEDED])
@@ -232,11 +232,11 @@ def test_of_audits_of_a_whole_table_the_last_batch_counts(last: int, rows: int) 
 
 
 @pytest.mark.parametrize(("failing_rows", "passed"), [(0, True), (1, False)])
-def test_an_audit_passed_when_no_batch_had_a_failing_row(failing_rows: int, passed: bool) -> None:
+def test_audit_passes_if_no_row_failed(failing_rows: int, passed: bool) -> None:
     assert audit_result("recent", D1, failing_rows=failing_rows).passed is passed
 
 
-def test_audits_without_their_model_are_handed_out_as_soon_as_it_is_through() -> None:
+def test_audits_selected_alone_are_returned_when_their_node_is_audited() -> None:
     ledger = Ledger([], [ORDERS])
     assert ledger.feed(audited("not_null", days(1, 3), 2)) == []
     assert ledger.feed(msg.NodeAudited(ORDERS, (D3,), None)) == [
@@ -245,12 +245,12 @@ def test_audits_without_their_model_are_handed_out_as_soon_as_it_is_through() ->
     assert ledger.contradictions == ()
 
 
-def test_adjoining_intervals_that_are_due_are_merged() -> None:
+def test_adjacent_pending_intervals_are_merged() -> None:
     (audited_only,) = fold([msg.NodeAudited(ORDERS, (D1, D2, days(4, 4)), None)], requested=[])
     assert audited_only == AuditOnlyOutcome(ORDERS, (), (days(1, 2), days(4, 4)), None)
 
 
-def test_audits_that_could_not_be_evaluated_say_why() -> None:
+def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
     assert fold([msg.NodeAudited(ORDERS, (), "no such table")], requested=[]) == [
         AuditOnlyOutcome(ORDERS, (), (), "no such table")
     ]
@@ -274,7 +274,7 @@ def test_audits_that_could_not_be_evaluated_say_why() -> None:
     ],
     ids=["not promoted", "not evaluated", "the request failed", "the worker died"],
 )
-def test_a_node_of_which_the_audits_were_not_evaluated_is_not_passed_over_in_silence(
+def test_unevaluated_audits_are_reported_with_the_reason(
     events: list[msg.Event], death: str | None, error: str
 ) -> None:
     outcomes = fold(events, requested=[], audit_only=[ORDERS], death=death)
@@ -286,19 +286,17 @@ def test_a_node_of_which_the_audits_were_not_evaluated_is_not_passed_over_in_sil
     [([OPENED, msg.RequestFailed("DeclarationError", "a wrong date")], None), ([], "killed"), ([OPENED], "killed")],
     ids=["refused", "died before it said anything", "died before the plan"],
 )
-def test_a_run_that_ends_before_sqlmesh_has_planned_cuts_nothing_off(
-    events: list[msg.Event], death: str | None
-) -> None:
+def test_run_that_ends_before_planning_interrupts_nothing(events: list[msg.Event], death: str | None) -> None:
     assert fold(events, requested=[ORDERS], audit_only=[STAGING], death=death) == []
 
 
-def test_a_signal_that_fails_before_the_plan_cuts_off_the_other_models() -> None:
+def test_failing_signal_interrupts_the_other_models() -> None:
     failed = [OPENED, DIVISION, msg.RequestFailed("EvaluationError", "A signal raised an error.")]
     outcomes = fold(failed, requested=[ORDERS, STAGING])
     assert sorted(kinds(outcomes)) == sorted([(ORDERS, Outcome.FAILED), (STAGING, Outcome.INTERRUPTED)])
 
 
-def test_audits_evaluated_before_the_worker_died_are_not_lost() -> None:
+def test_audits_evaluated_before_the_worker_died_are_kept() -> None:
     (outcome,) = fold([audited("not_null", D1, 2)], requested=[], audit_only=[ORDERS], death="killed")
     assert outcome == AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1, failing_rows=2),), (), "killed")
 
@@ -306,7 +304,7 @@ def test_audits_evaluated_before_the_worker_died_are_not_lost() -> None:
 # -- a plan lands in mid-run, and SQLMesh starts over ---------------------------------------------
 
 
-def test_work_of_the_first_pass_counts_when_the_second_has_nothing_left_to_do() -> None:
+def test_batches_of_the_first_pass_count_if_the_second_has_nothing_to_do() -> None:
     again = msg.NodeUpToDate(ORDERS, "all complete intervals are computed", day(4), day(2))
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, again, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
@@ -318,7 +316,7 @@ def test_work_of_the_first_pass_counts_when_the_second_has_nothing_left_to_do() 
     [([msg.NodeUpToDate(ORDERS, "done", None, None)], Outcome.EXECUTED), ([], Outcome.INTERRUPTED)],
     ids=["told that nothing is left to do", "untold"],
 )
-def test_work_of_the_first_pass_is_all_there_is_when_the_worker_dies_only_if_sqlmesh_has_said_so(
+def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_reported_up_to_date(
     told: list[msg.Event], outcome: Outcome
 ) -> None:
     outcomes = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, *told], death="killed")
@@ -331,23 +329,21 @@ def test_work_of_the_first_pass_is_all_there_is_when_the_worker_dies_only_if_sql
     [msg.NodeUpToDate(ORDERS, "done", None, day(3)), msg.NodeWaiting(ORDERS, ("landed",), ())],
     ids=["up to date", "waiting"],
 )
-def test_what_left_a_model_out_of_the_first_pass_explains_nothing_about_the_second(
-    idle: msg.Event, again: msg.Event
-) -> None:
+def test_reason_of_the_first_pass_is_dropped_in_the_second(idle: msg.Event, again: msg.Event) -> None:
     (outcome,) = fold([OPENED, msg.EvaluationPlanned({}), idle, START_OVER, again], death="killed")
     assert isinstance(outcome, NodeOutcome)
     assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
     assert (outcome.reason, outcome.signals, outcome.last_interval_end) == (None, (), None)
 
 
-def test_a_model_that_waited_in_the_first_pass_and_runs_in_the_second_is_executed() -> None:
+def test_model_that_waited_in_the_first_pass_and_ran_in_the_second_is_executed() -> None:
     first = [msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
     (outcome,) = fold([OPENED, *first, START_OVER, ONE_BATCH, batch(0, D1), SUCCEEDED])
     assert isinstance(outcome, NodeOutcome)
     assert (outcome.outcome, outcome.signals) == (Outcome.EXECUTED, ())
 
 
-def test_work_of_both_passes_is_added_up() -> None:
+def test_batches_of_both_passes_are_added_up() -> None:
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, second, batch(0, D2), SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (days(1, 2),))
@@ -355,14 +351,14 @@ def test_work_of_both_passes_is_added_up() -> None:
     assert (outcome.rows, outcome.duration_ms) == (20, 10)
 
 
-def test_work_of_the_first_pass_is_named_when_the_second_fails() -> None:
+def test_intervals_of_the_first_pass_are_reported_if_the_second_fails() -> None:
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
     events = [OPENED, TWO_BATCHES, batch(0, D1), START_OVER, second, failing_batch(0, D2), DIVISION, FAILED]
     (outcome,) = fold(events)
     assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
 
 
-def test_failures_of_the_first_pass_are_void() -> None:
+def test_failures_of_the_first_pass_are_dropped() -> None:
     plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
     first = [failing_batch(0, D1), DIVISION, msg.NodesBlocked({STAGING: (ORDERS,)})]
     second = [batch(0, D1, node=STAGING), batch(0, D1)]
@@ -371,13 +367,13 @@ def test_failures_of_the_first_pass_are_void() -> None:
     assert all(outcome.errors == outcome.failed_audits == outcome.culprits == () for outcome in outcomes)
 
 
-def test_failures_of_the_first_pass_explain_nothing_about_a_second_that_was_interrupted() -> None:
+def test_errors_of_the_first_pass_are_dropped_if_the_second_is_interrupted() -> None:
     events = [ONE_BATCH, failing_batch(0, D1), DIVISION, START_OVER, ONE_BATCH]
     (outcome,) = fold(events, death="killed")
     assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
 
 
-def test_audits_of_batches_that_failed_in_the_first_pass_are_void() -> None:
+def test_audits_of_batches_that_failed_in_the_first_pass_are_dropped() -> None:
     first = [audited("not_null", D1, 3), failing_batch(0, D1), AUDITS]
     second = [audited("not_null", D1, 0), batch(0, D1)]
     (outcome,) = fold([OPENED, ONE_BATCH, *first, START_OVER, ONE_BATCH, *second, SUCCEEDED])
@@ -392,7 +388,7 @@ def test_audits_of_batches_that_finished_in_the_first_pass_count() -> None:
     assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=3),)
 
 
-def test_an_executed_model_that_is_not_planned_again_stays_as_it_was_handed_out() -> None:
+def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
     events = [OPENED, ONE_BATCH, batch(0, D1), START_OVER, msg.NodeUpToDate(ORDERS, "done", None, None), SUCCEEDED]
     assert kinds(fold(events)) == [(ORDERS, Outcome.EXECUTED)]
 
@@ -407,9 +403,7 @@ def test_an_executed_model_that_is_not_planned_again_stays_as_it_was_handed_out(
     ],
     ids=["as it was", "another description", "another version", "other code in the same table"],
 )
-def test_batches_of_code_that_is_promoted_no_more_do_not_count_for_what_is(
-    now: msg.PromotedNode, outcome: Outcome
-) -> None:
+def test_batches_of_a_replaced_version_do_not_count(now: msg.PromotedNode, outcome: Outcome) -> None:
     first = [OPENED, TWO_BATCHES, audited("recent", D1, 1), batch(0, D1)]
     second = [START_OVER, replace(opened(ORDERS), promoted={ORDERS: now}), up_to_date_again(), SUCCEEDED]
     (told,) = fold([*first, *second])
@@ -422,7 +416,7 @@ def up_to_date_again() -> msg.NodeUpToDate:
     return msg.NodeUpToDate(ORDERS, "the plan has computed it", None, None)
 
 
-def test_an_executed_model_that_is_planned_again_is_handed_out_again() -> None:
+def test_executed_model_that_is_planned_again_is_returned_again() -> None:
     work = [audited("recent", D1), msg.RowsCounted(ORDERS, 7), batch(0, D1)]
     more = [audited("recent", D2), msg.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
@@ -432,7 +426,7 @@ def test_an_executed_model_that_is_planned_again_is_handed_out_again() -> None:
     assert again.audits == (audit_result("recent", D2),)
 
 
-def test_the_rows_counted_in_the_first_pass_are_not_those_of_the_second() -> None:
+def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
     first = [ONE_BATCH, msg.RowsCounted(ORDERS, 7), batch(0, D1)]
     second = [START_OVER, msg.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
     once, again = fold([OPENED, *first, *second, SUCCEEDED])
@@ -441,12 +435,12 @@ def test_the_rows_counted_in_the_first_pass_are_not_those_of_the_second() -> Non
     assert (once.row_count, again.again, again.row_count) == (7, True, None)
 
 
-def test_an_executed_model_that_fails_in_the_second_pass_is_handed_out_as_failed() -> None:
+def test_executed_model_that_fails_in_the_second_pass_is_returned_as_failed() -> None:
     events = [ONE_BATCH, batch(0, D1), START_OVER, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED]
     assert [(one.outcome, one.again) for one in fold(events)] == [(Outcome.EXECUTED, False), (Outcome.FAILED, True)]
 
 
-def test_a_model_executed_in_the_first_pass_and_failed_in_the_second_without_a_plan_is_a_contradiction() -> None:
+def test_model_executed_in_the_first_pass_and_failed_unplanned_in_the_second_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
     for event in (ONE_BATCH, batch(0, D1), START_OVER, DIVISION, FAILED):
         ledger.feed(event)
@@ -456,7 +450,7 @@ def test_a_model_executed_in_the_first_pass_and_failed_in_the_second_without_a_p
 # -- contradictions and the end -------------------------------------------------------------------
 
 
-def test_a_model_that_was_executed_without_being_requested_is_a_contradiction() -> None:
+def test_execution_of_an_unrequested_model_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
     plan = msg.EvaluationPlanned({ORDERS: (D1,), MART: (D1,)})
     for event in (opened(ORDERS), plan, batch(0, D1), batch(0, D1, node=MART), SUCCEEDED):
@@ -464,13 +458,13 @@ def test_a_model_that_was_executed_without_being_requested_is_a_contradiction() 
     assert ledger.contradictions == (f"SQLMesh executed {MART}, which was not requested.",)
 
 
-def test_a_table_that_was_counted_without_being_requested_is_a_contradiction() -> None:
+def test_row_count_of_an_unrequested_model_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
     assert ledger.feed(msg.RowsCounted(MART, 7)) == []
     assert ledger.contradictions == (f"SQLMesh executed {MART}, which was not requested.",)
 
 
-def test_a_failed_run_in_which_nobody_failed_is_a_contradiction() -> None:
+def test_failed_run_without_a_failed_node_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
     for event in (ONE_BATCH, batch(0, D1), FAILED):
         ledger.feed(event)
@@ -478,14 +472,14 @@ def test_a_failed_run_in_which_nobody_failed_is_a_contradiction() -> None:
 
 
 @pytest.mark.parametrize("evidence", [DIVISION, msg.NodesBlocked({ORDERS: (STAGING,)})], ids=["failed", "blocked"])
-def test_a_failed_run_in_which_somebody_failed_is_none(evidence: msg.Event) -> None:
+def test_failed_run_with_a_failed_or_blocked_node_is_no_contradiction(evidence: msg.Event) -> None:
     ledger = Ledger([ORDERS])
     for event in (ONE_BATCH, evidence, FAILED):
         ledger.feed(event)
     assert ledger.contradictions == ()
 
 
-def test_a_model_that_is_executed_and_failed_is_a_contradiction() -> None:
+def test_model_executed_and_failed_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
     for event in (ONE_BATCH, batch(0, D1), DIVISION, FAILED):
         ledger.feed(event)
@@ -494,7 +488,7 @@ def test_a_model_that_is_executed_and_failed_is_a_contradiction() -> None:
     )
 
 
-def test_the_ledger_is_closed_by_the_last_event_and_closing_it_again_adds_nothing() -> None:
+def test_ledger_returns_nothing_after_the_last_event() -> None:
     ledger = Ledger([ORDERS])
     assert len(ledger.feed(SUCCEEDED)) == 1
     assert ledger.close("the worker died") == []
@@ -506,7 +500,7 @@ def test_the_ledger_is_closed_by_the_last_event_and_closing_it_again_adds_nothin
     [msg.LogLine("error", "a driver's chatter", "output"), msg.SecretsKnown(("hunter2",))],
     ids=lambda one: one.type,
 )
-def test_what_is_not_about_a_node_changes_nothing(event: msg.Event) -> None:
+def test_events_about_no_node_change_nothing(event: msg.Event) -> None:
     assert fold([event]) == []
     assert fold([OPENED, ONE_BATCH, event, batch(0, D1), event, SUCCEEDED]) == fold([OPENED, ONE_BATCH, batch(0, D1)])
 
@@ -621,7 +615,7 @@ whatever = settings(max_examples=100, deadline=None, derandomize=True, database=
 
 @whatever
 @given(any_runs())
-def test_the_ledger_balances_whatever_happens(run: Run) -> None:
+def test_every_requested_node_gets_exactly_one_outcome(run: Run) -> None:
     outcomes = run.outcomes
     assert sorted(outcome.fqn for outcome in outcomes if not outcome.again) == sorted(run.requested)
     assert {outcome.fqn for outcome in outcomes} == {*run.requested}
@@ -631,7 +625,7 @@ def test_the_ledger_balances_whatever_happens(run: Run) -> None:
 
 @whatever
 @given(any_runs(), nodes)
-def test_a_failure_that_sqlmesh_names_at_the_end_is_never_swallowed(run: Run, node: str) -> None:
+def test_failure_named_at_the_end_is_never_lost(run: Run, node: str) -> None:
     ledger = Ledger(run.requested, run.audit_only)
     named = msg.NodeFailed(node, "Error", "boom", ())
     outcomes = run.up_to_the_end(ledger)
@@ -642,7 +636,7 @@ def test_a_failure_that_sqlmesh_names_at_the_end_is_never_swallowed(run: Run, no
 
 @whatever
 @given(any_runs(), nodes)
-def test_a_persistent_failure_of_an_open_node_is_never_worth_another_attempt(run: Run, node: str) -> None:
+def test_persistent_failure_of_an_open_node_is_never_retried(run: Run, node: str) -> None:
     ledger = Ledger(run.requested, run.audit_only)
     run.up_to_the_end(ledger)
     ledger.feed(msg.NodeFailed(node, "Error", "boom", ()))
@@ -651,7 +645,7 @@ def test_a_persistent_failure_of_an_open_node_is_never_worth_another_attempt(run
 
 @whatever
 @given(any_runs())
-def test_what_is_worth_another_attempt_is_open_and_pausing_settles_the_rest(run: Run) -> None:
+def test_nodes_worth_retrying_are_open_and_pause_settles_all_others(run: Run) -> None:
     ledger = Ledger(run.requested, run.audit_only)
     run.up_to_the_end(ledger)
     before = ledger.open_nodes
@@ -663,13 +657,13 @@ def test_what_is_worth_another_attempt_is_open_and_pausing_settles_the_rest(run:
 
 @whatever
 @given(any_runs())
-def test_every_attempt_that_a_node_stayed_open_for_is_counted(run: Run) -> None:
+def test_attempts_of_an_outcome_are_between_one_and_all(run: Run) -> None:
     assert all(1 <= outcome.attempts <= len(run.attempts) for outcome in run.outcomes)
 
 
 @whatever
 @given(any_runs())
-def test_executed_means_that_batches_finished_with_a_duration(run: Run) -> None:
+def test_executed_model_has_batches_with_a_duration(run: Run) -> None:
     worked = {one.fqn for one in run.events if isinstance(one, msg.BatchFinished) and one.duration_ms is not None}
     for outcome in run.outcomes:
         if outcome.outcome is Outcome.EXECUTED:
@@ -681,21 +675,21 @@ def test_executed_means_that_batches_finished_with_a_duration(run: Run) -> None:
 
 @whatever
 @given(any_runs())
-def test_every_failure_says_what_went_wrong(run: Run) -> None:
+def test_every_failure_except_blocked_has_errors(run: Run) -> None:
     for outcome in run.outcomes:
         assert bool(outcome.errors) == (outcome.outcome.is_failure and outcome.outcome is not Outcome.BLOCKED)
 
 
 @whatever
 @given(any_runs())
-def test_intervals_come_in_order_with_gaps_between_them(run: Run) -> None:
+def test_intervals_are_sorted_and_disjoint(run: Run) -> None:
     for outcome in run.outcomes:
         assert all(start < end for start, end in outcome.intervals)
         assert all(one[1] < other[0] for one, other in zip(outcome.intervals, outcome.intervals[1:]))
 
 
 @pytest.mark.parametrize("asked", ["requested", "audit_only"])
-def test_a_repeated_first_event_changes_nothing(asked: str) -> None:
+def test_repeated_first_event_changes_nothing(asked: str) -> None:
     first = opened(missing=(ORDERS,))
     assert len(fold([first, first, SUCCEEDED], **{"requested": (), asked: (ORDERS,)})) == 1
 
@@ -703,20 +697,20 @@ def test_a_repeated_first_event_changes_nothing(asked: str) -> None:
 # -- evidence that SQLMesh should never give, and evidence that arrives before an end -------------
 
 
-def test_a_batch_that_was_never_planned_counts_for_nothing_and_is_a_contradiction() -> None:
+def test_unplanned_batch_is_ignored_and_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
     for event in (opened(ORDERS), TWO_BATCHES, batch(7, D1), batch(9, D2)):
         assert not ledger.feed(event)
     assert ledger.contradictions == (f"SQLMesh finished a batch of {ORDERS} that it had not planned.",)
 
 
-def test_work_of_the_first_pass_is_not_hidden_by_a_signal_in_the_second() -> None:
+def test_batches_of_the_first_pass_count_if_the_second_waits_for_a_signal() -> None:
     second = [START_OVER, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), *second, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
 
 
-def test_what_is_known_of_a_model_outlives_the_death_of_the_worker() -> None:
+def test_up_to_date_model_stays_up_to_date_if_the_worker_dies() -> None:
     ledger = Ledger([ORDERS])
     for event in (opened(ORDERS), msg.NodeUpToDate(ORDERS, "done", None, None)):
         ledger.feed(event)

@@ -117,7 +117,7 @@ def said_by(data: Any, materializations: dict[Any, Any]) -> Any:
 @pytest.mark.parametrize(
     "selection", [EVERYTHING, A_AND_C, WITHOUT_CHECKS], ids=["everything", "a subset", "without checks"]
 )
-def test_the_events_are_those_that_dagster_makes_of_the_results_less_the_outputs_of_checks(
+def test_recorded_events_equal_dagsters_own_without_outputs_of_checks(
     selection: dg.AssetSelection,
 ) -> None:
     cheaper = told(lambda context: recorded(context, results(context)), selection)
@@ -126,7 +126,7 @@ def test_the_events_are_those_that_dagster_makes_of_the_results_less_the_outputs
     assert len({kind for kind, _, _ in cheaper}) >= 5
 
 
-def test_the_output_of_a_blocking_check_that_another_step_waits_for_is_recorded() -> None:
+def test_output_of_a_blocking_check_with_a_downstream_step_is_recorded() -> None:
     @dg.asset(deps=["a"])
     def page(): ...
 
@@ -135,7 +135,7 @@ def test_the_output_of_a_blocking_check_that_another_step_waits_for_is_recorded(
     assert outputs == ["a", "a_fine", "b", "d_never"]
 
 
-def test_no_line_of_the_log_names_the_outputs_that_were_left_out() -> None:
+def test_log_does_not_mention_the_omitted_outputs() -> None:
     def greeting(results: Results) -> Results:
         def greet(context: dg.AssetExecutionContext) -> Iterator[Any]:
             context.log.info("Good morning.")
@@ -150,7 +150,7 @@ def test_no_line_of_the_log_names_the_outputs_that_were_left_out() -> None:
     assert "did not yield or return expected outputs {'c_warns'}" in lines["one is missing"][1]
 
 
-def test_dagster_makes_the_set_of_all_outputs_once_and_not_for_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_asset_keys_are_computed_once_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     get_output_asset_keys = StepExecutionContext.get_output_asset_keys
 
@@ -166,7 +166,7 @@ def test_dagster_makes_the_set_of_all_outputs_once_and_not_for_each_of_them(monk
     assert made == ["project"]
 
 
-def test_the_storage_is_asked_once_for_what_was_not_materialized_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_materializations_are_fetched_in_one_query(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     get_asset_records = dg.DagsterInstance.get_asset_records
 

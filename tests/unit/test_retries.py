@@ -41,7 +41,7 @@ SAID = "OperationalError: the warehouse was suspended"
         ({"transient_errors": ["suspended"], "persistent_errors": ["other"]}, False, True),
     ],
 )
-def test_persistent_errors_decide_then_transient_errors_then_what_is_known(
+def test_persistent_errors_win_over_transient_errors_and_both_over_the_default(
     declared: dict[str, list[str]], known: bool, expected: bool
 ) -> None:
     assert retries(**declared).is_transient(SAID, known) is expected
@@ -61,7 +61,7 @@ def test_persistent_errors_decide_then_transient_errors_then_what_is_known(
         ("", True),
     ],
 )
-def test_a_pattern_is_looked_for_in_the_class_and_the_message(pattern: str, found: bool) -> None:
+def test_pattern_is_searched_in_error_class_and_message(pattern: str, found: bool) -> None:
     failed = msg.NodeFailed("a", "OperationalError", "the warehouse was suspended", ())
     refused = msg.RequestFailed("OperationalError", "the warehouse was suspended")
     for event in (failed, refused):
@@ -70,13 +70,13 @@ def test_a_pattern_is_looked_for_in_the_class_and_the_message(pattern: str, foun
         assert retries(persistent_errors=[pattern]).classify(known) == replace(event, is_transient=not found)
 
 
-def test_a_message_that_begins_with_its_class_is_not_given_it_twice() -> None:
+def test_error_class_is_not_prepended_twice() -> None:
     event = msg.NodeFailed("a", "OperationalError", "OperationalError: the warehouse was suspended", ())
     assert retries(transient_errors=["^OperationalError: the"]).classify(event) == replace(event, is_transient=True)
 
 
 @pytest.mark.parametrize("name", ["transient_errors", "persistent_errors"])
-def test_one_pattern_in_place_of_a_list_is_refused(name: str) -> None:
+def test_pattern_without_a_list_is_refused(name: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         Retries(max_retries=1, **{name: "suspended"})  # type: ignore[arg-type]
     assert (
@@ -84,7 +84,7 @@ def test_one_pattern_in_place_of_a_list_is_refused(name: str) -> None:
     )
 
 
-def test_a_pattern_is_looked_for_in_every_line() -> None:
+def test_pattern_is_searched_in_every_line() -> None:
     event = msg.RequestFailed("WorkerError", "SQLMesh's process ended.\nIts last lines:\nwarehouse suspended")
     classified = retries(transient_errors=["warehouse suspended"]).classify(event)
     assert classified == replace(event, is_transient=True)
@@ -93,13 +93,13 @@ def test_a_pattern_is_looked_for_in_every_line() -> None:
 @pytest.mark.parametrize(
     "event", [LOST, DIVISION, msg.RequestFailed("WorkerError", "killed", is_transient=True)], ids=str
 )
-def test_without_patterns_an_error_stays_what_it_is_known_to_be(event: msg.NodeFailed | msg.RequestFailed) -> None:
+def test_classification_is_unchanged_without_patterns(event: msg.NodeFailed | msg.RequestFailed) -> None:
     assert retries().classify(event) == event
 
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("declared", ["transient_errors", "persistent_errors"])
-def test_what_a_declaration_says_is_never_said_of_audits(declared: str, known: bool) -> None:
+def test_patterns_never_apply_to_failed_audits(declared: str, known: bool) -> None:
     event = replace(AUDITS, is_transient=known)
     assert retries(**{declared: [""]}).classify(event) is event
 
@@ -113,12 +113,12 @@ NO_ERRORS = {
 
 
 @pytest.mark.parametrize("event", NO_ERRORS.values(), ids=NO_ERRORS)
-def test_what_is_no_error_stays_as_it_is(event: msg.Event) -> None:
+def test_events_that_are_no_errors_are_unchanged(event: msg.Event) -> None:
     assert retries(transient_errors=[""]).classify(event) is event
 
 
 @pytest.mark.parametrize("error", ERRORS_BY_NAME.values(), ids=ERRORS_BY_NAME)
-def test_an_error_of_ours_is_persistent_unless_it_says_otherwise(error: type[SQLMeshComponentError]) -> None:
+def test_errors_of_this_package_are_persistent_by_default(error: type[SQLMeshComponentError]) -> None:
     assert (str(error("boom")), error("boom").is_transient) == ("boom", False)
     assert (str(error("boom", is_transient=True)), error("boom", is_transient=True).is_transient) == ("boom", True)
 
@@ -139,7 +139,7 @@ def test_an_error_of_ours_is_persistent_unless_it_says_otherwise(error: type[SQL
     ],
     ids=lambda one: " ".join(map(str, one.values())) or "nothing said" if isinstance(one, dict) else "",
 )
-def test_the_delay_grows_from_attempt_to_attempt_as_it_was_said(declared: dict[str, Any], delays: list[float]) -> None:
+def test_delay_grows_by_the_configured_backoff(declared: dict[str, Any], delays: list[float]) -> None:
     assert [retries(**declared).delay_before(attempt) for attempt in (2, 3, 4, 5)] == delays
 
 
@@ -167,7 +167,7 @@ def test_jitter_varies_the_delay_within_bounds(
 
 
 @pytest.mark.parametrize("max_retries", [0, 1, 100])
-def test_the_delay_does_not_depend_on_how_many_attempts_may_follow(max_retries: int) -> None:
+def test_delay_does_not_depend_on_max_retries(max_retries: int) -> None:
     assert retries(max_retries=max_retries, delay=1, backoff="linear").delay_before(8) == 7
 
 
@@ -182,23 +182,23 @@ def declared(said: Any) -> Retries | None:
 
 @pytest.mark.attribute("execution.retries.max_retries")
 @pytest.mark.parametrize("said", [3, "3", "{{ 1 + 2 }}", "{{ env.RETRIES }}", {"max_retries": 3}], ids=str)
-def test_a_number_of_retries_is_short_for_max_retries(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_is_short_for_max_retries(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRIES", "3")
     assert declared(said) == Retries(max_retries=3)
 
 
 @pytest.mark.parametrize("said", [None, "{{ none }}"], ids=str)
-def test_no_retries_may_be_declared(said: Any) -> None:
+def test_retries_may_be_none(said: Any) -> None:
     assert declared(said) is None
 
 
 @pytest.mark.parametrize("said", [True, 1.5, [3], "many", "{{ true }}", "{{ [3] }}"], ids=str)
-def test_anything_but_a_number_or_a_mapping_is_refused_as_retries(said: Any) -> None:
+def test_retries_refuse_other_types_than_number_and_mapping(said: Any) -> None:
     with pytest.raises((ResolutionException, DeclarationError, ValidationError), match="retries"):
         declared(said)
 
 
-def test_a_declaration_need_say_only_how_many_attempts_may_follow() -> None:
+def test_only_max_retries_is_required() -> None:
     assert retries(max_retries=2) == Retries(
         max_retries=2, delay=10.0, backoff=None, jitter=None, transient_errors=[], persistent_errors=[]
     )
@@ -218,7 +218,7 @@ def test_a_declaration_need_say_only_how_many_attempts_may_follow() -> None:
     ],
     ids=str,
 )
-def test_a_declaration_that_says_something_else_is_refused_by_name(said: dict[str, Any]) -> None:
+def test_wrong_retry_attribute_is_refused_by_name(said: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(said))):
         retries(**said)
 
@@ -232,9 +232,7 @@ def test_a_declaration_that_says_something_else_is_refused_by_name(said: dict[st
         ("*suspended", "nothing to repeat at position 0"),
     ],
 )
-def test_what_is_no_regular_expression_is_refused_with_the_name_of_its_attribute(
-    attribute: str, pattern: str, rule: str
-) -> None:
+def test_invalid_regular_expression_is_refused_with_its_attribute(attribute: str, pattern: str, rule: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         retries(**{attribute: ["suspended", pattern]})
     assert str(refusal.value) == (
@@ -245,7 +243,7 @@ def test_what_is_no_regular_expression_is_refused_with_the_name_of_its_attribute
 @pytest.mark.parametrize(
     "said", [{"max_retries": -1}, {"max_retries": 1, "delay": -1}, {"max_retries": 1, "backoff": "quadratic"}]
 )
-def test_a_policy_that_cannot_be_followed_is_refused_at_once(said: dict[str, Any]) -> None:
+def test_invalid_retry_policy_is_refused_at_load(said: dict[str, Any]) -> None:
     with pytest.raises(DeclarationError, match=r"execution\.retries"):
         Retries(**said)
 
@@ -266,11 +264,11 @@ def worth_another(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestF
     return next_attempt(request, ledger, end, retries().is_transient, project_assets(project).downstream_of)
 
 
-def test_a_request_that_was_refused_is_not_made_again() -> None:
+def test_refused_request_is_not_retried() -> None:
     assert worth_another(end=msg.EvaluationFinished("not_run")) is None
 
 
-def test_what_reads_a_model_that_failed_for_good_is_not_computed_without_it() -> None:
+def test_downstream_model_of_a_persistent_failure_is_not_retried() -> None:
     gone = msg.RequestFailed("WorkerError", "killed", is_transient=True)
     failed = msg.NodeFailed(fqn("staging.orders"), "BinderException", "no such column", ())
     both, neither = worth_another(end=gone), worth_another(failed, end=gone)

@@ -26,7 +26,7 @@ EVERYTHING: dict[str, Any] = {
 """All of it, and none of it as it is by default."""
 
 
-def test_a_run_that_is_told_nothing_is_an_ordinary_run() -> None:
+def test_default_run_config() -> None:
     assert SQLMeshRunConfig().model_dump() == {
         "ignore_cron": False,
         "start": None,
@@ -56,7 +56,7 @@ def test_a_run_that_is_told_nothing_is_an_ordinary_run() -> None:
         ("Dev Ann", ["Dev *"], "dev_ann"),
     ],
 )
-def test_a_run_is_of_the_declared_environment_or_of_one_that_is_allowed(
+def test_environment_is_the_declared_or_an_allowed_one(
     asked_for: str | None, allowed: list[str], environment: str
 ) -> None:
     assert chosen_environment(SQLMeshRunConfig(environment=asked_for), "prod", allowed) == environment
@@ -85,7 +85,7 @@ def test_a_run_is_of_the_declared_environment_or_of_one_that_is_allowed(
         "no name",
     ],
 )
-def test_an_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: list[str], names: str) -> None:
+def test_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: list[str], names: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         chosen_environment(SQLMeshRunConfig(environment=asked_for), "prod", allowed)
     assert str(refusal.value) == (
@@ -107,7 +107,7 @@ def test_an_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: 
         ("", ""),
     ],
 )
-def test_an_environment_is_called_as_sqlmesh_stores_it(name: str, stored: str) -> None:
+def test_environment_name_is_sanitized_like_sqlmesh(name: str, stored: str) -> None:
     assert sanitized(name) == stored == sanitized(stored)
 
 
@@ -115,7 +115,7 @@ def test_an_environment_is_called_as_sqlmesh_stores_it(name: str, stored: str) -
 
 
 @pytest.mark.parametrize("runs_models", [True, False])
-def test_the_janitor_is_refused_where_it_would_not_run(runs_models: bool) -> None:
+def test_skip_janitor_false_is_refused_outside_of_prod(runs_models: bool) -> None:
     with pytest.raises(DeclarationError) as refusal:
         refuse_what_does_nothing(SQLMeshRunConfig(skip_janitor=False), "dev", runs_models=runs_models)
     assert str(refusal.value) == (
@@ -135,7 +135,7 @@ def test_the_janitor_is_refused_where_it_would_not_run(runs_models: bool) -> Non
     ],
     ids=["ignore_cron", "start", "end", "skip_janitor", "everything"],
 )
-def test_what_concerns_models_only_is_refused_where_only_checks_are_selected(said: dict[str, Any], names: str) -> None:
+def test_options_for_models_are_refused_if_only_checks_are_selected(said: dict[str, Any], names: str) -> None:
     config = SQLMeshRunConfig(**said)
     with pytest.raises(DeclarationError) as refusal:
         refuse_what_does_nothing(config, "prod", runs_models=False)
@@ -148,7 +148,7 @@ def test_what_concerns_models_only_is_refused_where_only_checks_are_selected(sai
 
 @pytest.mark.parametrize("said", [{}, {"environment": "dev"}], ids=["nothing", "an environment"])
 @pytest.mark.parametrize("environment", ["prod", "dev"])
-def test_what_concerns_checks_too_is_not_refused(said: dict[str, Any], environment: str) -> None:
+def test_environment_is_accepted_if_only_checks_are_selected(said: dict[str, Any], environment: str) -> None:
     refuse_what_does_nothing(SQLMeshRunConfig(**said), environment, runs_models=False)
 
 
@@ -192,7 +192,7 @@ def said_to(**parts: dict[str, Any]) -> dict[str, Any]:
         "nothing",
     ],
 )
-def test_what_was_said_to_the_first_part_holds_for_those_that_were_told_nothing(
+def test_config_of_the_first_part_applies_to_parts_without_config(
     run_config: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     assert config_of_run(run_config, "shop", "shop", RESOLVED) == first
@@ -200,11 +200,11 @@ def test_what_was_said_to_the_first_part_holds_for_those_that_were_told_nothing(
 
 
 @pytest.mark.parametrize("run_config", [{}, said_to(shop_2={})], ids=["nothing", "nothing to this part"])
-def test_an_op_without_config_has_an_empty_one(run_config: dict[str, Any]) -> None:
+def test_op_without_config_has_an_empty_config(run_config: dict[str, Any]) -> None:
     assert config_of_run(run_config, "shop_2", "shop", None) == {}
 
 
-def test_variables_are_looked_up_for_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_resolved_for_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("START", "2026-01-01")
     run_config = said_to(shop={"start": {"env": "START"}, "end": "yesterday"})
     assert config_of_run(run_config, "shop_2", "shop", {}) == {"start": "2026-01-01", "end": "yesterday"}
@@ -225,7 +225,7 @@ def test_variables_are_looked_up_for_every_part(monkeypatch: pytest.MonkeyPatch)
     ],
     ids=["nothing", "ignore_cron", "the rest"],
 )
-def test_what_a_run_was_told_is_on_its_tags(said: dict[str, Any], tags: dict[str, str]) -> None:
+def test_run_config_is_written_to_run_tags(said: dict[str, Any], tags: dict[str, str]) -> None:
     project = msg.OpenProject(("/shop",), None, None, None)
     request = msg.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), {}, execution_time=0, **said)
     assert run_tags(request) == {"sqlmesh/environment": "dev", **tags}

@@ -79,14 +79,14 @@ def touch(name: str) -> Callable[[Path], None]:
          "named like logs", "named like output", "below another folder", "hidden", "seed like a log",
          "not a folder of SQLMesh's"],
 )  # fmt: skip
-def test_a_changed_file_makes_another_project(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
+def test_changed_file_changes_the_fingerprint(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
     before = sources_of(project, [])
     change(project.paths[0])
     assert before != sources_of(project, [])
 
 
 @pytest.mark.parametrize("linked", ["models", "macros", "seeds", "signals"])
-def test_what_is_in_a_folder_elsewhere_that_is_linked_to_counts(
+def test_file_in_a_linked_folder_changes_the_fingerprint(
     project: SQLMeshProject, linked: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     [folder] = project.paths
@@ -101,7 +101,7 @@ def test_what_is_in_a_folder_elsewhere_that_is_linked_to_counts(
 
 
 @pytest.mark.parametrize("link", ["models/shared", "seeds/shared"])
-def test_what_is_in_a_linked_folder_below_counts_and_a_link_to_a_folder_above_does_no_harm(
+def test_nested_and_circular_links_are_followed_safely(
     project: SQLMeshProject, link: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     [folder] = project.paths
@@ -119,7 +119,7 @@ def test_what_is_in_a_linked_folder_below_counts_and_a_link_to_a_folder_above_do
     [".cache/y", "logs/sqlmesh.log", "models/__pycache__/x.pyc", "warehouse.duckdb", "warehouse.duckdb.wal", "state.db",
      ".git/HEAD", ".venv/lib/x.py", "environment/lib/x.py", "target/manifest.json", "x.log"],
 )  # fmt: skip
-def test_what_a_run_writes_does_not_make_another_project(project: SQLMeshProject, name: str) -> None:
+def test_files_that_a_run_writes_do_not_change_the_fingerprint(project: SQLMeshProject, name: str) -> None:
     before = sources_of(project, [])
     write(name)(project.paths[0])
     assert sources_of(project, []) == before is not None
@@ -139,11 +139,11 @@ def test_what_a_run_writes_does_not_make_another_project(project: SQLMeshProject
     ],
     ids=str,
 )
-def test_another_way_to_open_it_makes_another_project(project: SQLMeshProject, change: dict[str, object]) -> None:
+def test_project_options_change_the_fingerprint(project: SQLMeshProject, change: dict[str, object]) -> None:
     assert sources_of(project, []) != sources_of(replace(project, **change), [])  # type: ignore[arg-type]
 
 
-def test_a_variable_that_the_configuration_does_not_name_makes_no_difference(project: SQLMeshProject) -> None:
+def test_variable_that_the_configuration_does_not_name_is_ignored(project: SQLMeshProject) -> None:
     assert sources_of(project, []) == sources_of(replace(project, env={"ELSEWHERE": "b"}), [])
 
 
@@ -161,7 +161,7 @@ def test_a_variable_that_the_configuration_does_not_name_makes_no_difference(pro
         ("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'", False),
     ],
 )
-def test_a_variable_that_code_asks_for_makes_another_project(
+def test_variable_read_by_code_changes_the_fingerprint(
     project: SQLMeshProject, file: str, text: str, counts: bool
 ) -> None:
     write(file, text)(project.paths[0])
@@ -170,7 +170,7 @@ def test_a_variable_that_code_asks_for_makes_another_project(
 
 
 @pytest.mark.parametrize(("file", "counts"), [("macros/m.py", True), ("external_models.yaml", False)])
-def test_a_variable_that_one_file_asks_for_and_another_names_makes_another_project(
+def test_variable_named_in_one_file_and_read_in_another_changes_the_fingerprint(
     project: SQLMeshProject, file: str, counts: bool
 ) -> None:
     write("macros/settings.py", "import os\n\n\ndef setting(name):\n    return os.environ[name]\n")(project.paths[0])
@@ -179,7 +179,7 @@ def test_a_variable_that_one_file_asks_for_and_another_names_makes_another_proje
     assert (sources_of(one, []) != sources_of(other, [])) is counts
 
 
-def test_in_a_dbt_project_a_macro_asks_for_what_a_model_names(project: SQLMeshProject) -> None:
+def test_variable_named_in_a_dbt_model_and_read_by_a_macro_changes_the_fingerprint(project: SQLMeshProject) -> None:
     write("dbt_project.yml")(project.paths[0])
     write("macros/setting.sql", "{% macro setting(name) %}{{ env_var(name) }}{% endmacro %}")(project.paths[0])
     write("models/m.sql", "SELECT '{{ setting(\"EXTRA\") }}'")(project.paths[0])
@@ -187,7 +187,7 @@ def test_in_a_dbt_project_a_macro_asks_for_what_a_model_names(project: SQLMeshPr
     assert sources_of(one, []) != sources_of(other, [])
 
 
-def test_the_last_command_of_a_shell_makes_no_difference(project: SQLMeshProject) -> None:
+def test_shell_variable_underscore_is_ignored(project: SQLMeshProject) -> None:
     write("config.yaml", CONFIG + "# _\n")(project.paths[0])
     one, other = (replace(project, env={"_": value}) for value in "ab")
     assert sources_of(one, []) == sources_of(other, [])
@@ -195,7 +195,7 @@ def test_the_last_command_of_a_shell_makes_no_difference(project: SQLMeshProject
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that not even the superuser can read")
 @pytest.mark.parametrize("name", ["config.yaml", "elsewhere/notes.yml", "macros/m.py"])
-def test_a_file_that_must_not_be_read_is_left_to_sqlmesh_to_complain_of(project: SQLMeshProject, name: str) -> None:
+def test_unreadable_file_does_not_raise(project: SQLMeshProject, name: str) -> None:
     file = project.paths[0] / name
     write(name)(project.paths[0])
     file.unlink()
@@ -212,7 +212,7 @@ def test_a_file_that_must_not_be_read_is_left_to_sqlmesh_to_complain_of(project:
         "from os import environ, system\nsystem('hostname')",
     ],
 )
-def test_a_configuration_that_asks_a_program_is_made_of_more_than_files(project: SQLMeshProject, text: str) -> None:
+def test_configuration_that_starts_programs_has_no_fingerprint(project: SQLMeshProject, text: str) -> None:
     assert sources_of(project, []) is not None
     write("config.py", text)(project.paths[0])
     assert sources_of(project, []) is None
@@ -222,7 +222,7 @@ def test_a_configuration_that_asks_a_program_is_made_of_more_than_files(project:
     ("helper", "imported"),
     [("helper.py", "import helper"), ("settings/base.py", "def f():\n    from settings.base import VARIABLES")],
 )
-def test_a_configuration_whose_helper_asks_a_program_is_made_of_more_than_files(
+def test_configuration_whose_helper_starts_programs_has_no_fingerprint(
     project: SQLMeshProject, helper: str, imported: str
 ) -> None:
     folder = project.paths[0]
@@ -235,12 +235,12 @@ def test_a_configuration_whose_helper_asks_a_program_is_made_of_more_than_files(
     assert sources_of(project, []) is None
 
 
-def test_of_a_configuration_that_is_broken_nothing_is_said(project: SQLMeshProject) -> None:
+def test_broken_configuration_has_no_fingerprint(project: SQLMeshProject) -> None:
     write("config.py", "import (")(project.paths[0])
     assert sources_of(project, []) is None
 
 
-def test_code_that_no_configuration_imports_may_ask_a_program(project: SQLMeshProject) -> None:
+def test_code_that_the_configuration_does_not_import_may_start_programs(project: SQLMeshProject) -> None:
     write("deploy.py", "import subprocess")(project.paths[0])
     write("config.py", "import os")(project.paths[0])
     assert sources_of(project, []) is not None
@@ -257,7 +257,7 @@ def test_code_that_no_configuration_imports_may_ask_a_program(project: SQLMeshPr
         ("SQLMESH_DOTENV_PATH", "production.env"),
     ],
 )
-def test_a_changed_file_where_a_variable_points_to_makes_another_project(
+def test_changed_file_in_a_folder_named_by_a_variable_changes_the_fingerprint(
     project: SQLMeshProject, tmp_path_factory: pytest.TempPathFactory, variable: str, file: str
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -268,21 +268,21 @@ def test_a_changed_file_where_a_variable_points_to_makes_another_project(
     assert rest(moved) != before
 
 
-def test_in_a_dbt_project_models_ask_for_variables_too(project: SQLMeshProject) -> None:
+def test_variable_read_by_a_dbt_model_changes_the_fingerprint(project: SQLMeshProject) -> None:
     write("dbt_project.yml")(project.paths[0])
     write("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'")(project.paths[0])
     one, other, dbt = (replace(project, env={name: "x"}) for name in ("EXTRA", "ELSEWHERE", "DBT_PROFILES_DIR"))
     assert len({rest(one), rest(other), rest(dbt)}) == 3
 
 
-def test_a_variable_that_the_env_file_names_makes_another_project(project: SQLMeshProject) -> None:
+def test_variable_named_in_the_env_file_changes_the_fingerprint(project: SQLMeshProject) -> None:
     write(".env", "WAREHOUSE=${ELSEWHERE}/shop")(project.paths[0])
     one, other = (replace(project, env={"ELSEWHERE": value}) for value in "ab")
     assert sources_of(one, []) != sources_of(other, [])
 
 
 @pytest.mark.parametrize(("text", "counts"), [("default_target_environment: dev_{{ user() }}", True), ("", False)])
-def test_whoever_describes_it_makes_another_project_where_the_configuration_asks(
+def test_user_name_counts_only_if_the_configuration_reads_it(
     project: SQLMeshProject, monkeypatch: pytest.MonkeyPatch, text: str, counts: bool
 ) -> None:
     write("config.yaml", text)(project.paths[0])
@@ -293,16 +293,16 @@ def test_whoever_describes_it_makes_another_project_where_the_configuration_asks
     assert (said[0] != said[1]) is counts
 
 
-def test_the_value_of_a_secret_is_not_looked_at(project: SQLMeshProject) -> None:
+def test_value_of_a_secret_variable_is_ignored(project: SQLMeshProject) -> None:
     one, other = (replace(project, env={"PASSWORD": value}) for value in "ab")
     assert sources_of(one, []) == sources_of(other, [])
 
 
-def test_another_question_has_another_answer(project: SQLMeshProject) -> None:
+def test_fingerprint_depends_on_the_requested_content(project: SQLMeshProject) -> None:
     assert len({rest(project, question) for question in ([], ["a"], ["a", "b"], ["ab"], ["", "ab"])}) == 5
 
 
-def test_links_to_files_are_made_of_the_commit_that_is_checked_out(project: SQLMeshProject) -> None:
+def test_commit_counts_only_if_links_are_requested(project: SQLMeshProject) -> None:
     def commit(message: str) -> None:
         who = ("-c", "user.name=ada", "-c", "user.email=ada@example.com")
         subprocess.run(["git", *who, "commit", "--allow-empty", "-qm", message], cwd=project.paths[0], check=True)
@@ -315,12 +315,12 @@ def test_links_to_files_are_made_of_the_commit_that_is_checked_out(project: SQLM
     assert sources_of(project, []) == without
 
 
-def test_a_selection_that_asks_git_is_made_of_more_than_files(project: SQLMeshProject) -> None:
+def test_selection_that_uses_git_has_no_fingerprint(project: SQLMeshProject) -> None:
     assert sources_of(project, ["+git:main"]) is None
 
 
 @pytest.mark.parametrize("changed", [[], ["models/orders.sql"], ["models/deep/er.sql", "models/orders.sql"]])
-def test_changed_sql_files_of_models_are_told_apart_from_all_else(project: SQLMeshProject, changed: list[str]) -> None:
+def test_changed_sql_files_of_models_are_listed(project: SQLMeshProject, changed: list[str]) -> None:
     [folder] = project.paths
     write("models/deep/er.sql", "SELECT 2")(folder)
     before = sources_of(project, [])
@@ -348,9 +348,7 @@ def test_changed_sql_files_of_models_are_told_apart_from_all_else(project: SQLMe
     ],
     ids=["new", "gone", "Python", "YAML", "like models", "audit", "models elsewhere", "config", "seed"],
 )
-def test_a_change_of_anything_else_is_a_change_of_everything(
-    project: SQLMeshProject, change: Callable[[Path], None]
-) -> None:
+def test_any_other_change_requires_a_full_reload(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
     before = sources_of(project, [])
     change(project.paths[0])
     now = sources_of(project, [])
@@ -359,7 +357,7 @@ def test_a_change_of_anything_else_is_a_change_of_everything(
     assert now.files_changed_since(before) is None
 
 
-def test_a_file_whose_name_is_no_unicode_counts_as_anything_else(project: SQLMeshProject) -> None:
+def test_model_file_with_an_invalid_unicode_name_requires_a_full_reload(project: SQLMeshProject) -> None:
     [folder] = project.paths
     before = rest(project)
     (folder / "models" / os.fsdecode(b"\xff.sql")).write_text("SELECT 1")

@@ -37,18 +37,18 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("said", [SHOP, manifest()], ids=["a project", "an empty project"])
-def test_what_is_written_is_read(said: Manifest, tmp_path: Path) -> None:
+def test_written_manifest_is_read_unchanged(said: Manifest, tmp_path: Path) -> None:
     assert read_manifest(stored(said, tmp_path)) == said
 
 
-def test_the_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_file_is_replaced_and_no_temporary_file_is_left(tmp_path: Path) -> None:
     stored(SHOP, tmp_path)
     path = stored(manifest(), tmp_path)
     assert read_manifest(path) == manifest()
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_the_file_may_be_read_by_whoever_the_writers_umask_lets(tmp_path: Path) -> None:
+def test_file_permissions_follow_the_umask(tmp_path: Path) -> None:
     """An image is built by one user and run by another."""
     before = os.umask(0o027)
     try:
@@ -58,14 +58,14 @@ def test_the_file_may_be_read_by_whoever_the_writers_umask_lets(tmp_path: Path) 
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_nothing_is_left_of_a_file_that_cannot_take_its_place(tmp_path: Path) -> None:
+def test_no_temporary_file_is_left_if_writing_fails(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     with pytest.raises(IsADirectoryError):
         stored(SHOP, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
-def test_a_file_that_is_not_to_be_opened_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_file_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a folder").mkdir()
     assert "cannot be read: Is a directory. Let the user who runs Dagster read it" in refusal(tmp_path / "a folder")
     assert "cannot be read: No such file or directory." in refusal(tmp_path / "nowhere")
@@ -77,7 +77,7 @@ def write_often(path: Path, models: int) -> None:
         write_manifest(said, path)
 
 
-def test_a_reader_finds_the_description_of_one_of_several_writers_and_never_a_mixture(tmp_path: Path) -> None:
+def test_reading_during_concurrent_writes_gives_one_complete_manifest(tmp_path: Path) -> None:
     path = stored(SHOP, tmp_path)
     found = set()
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
@@ -90,17 +90,17 @@ def test_a_reader_finds_the_description_of_one_of_several_writers_and_never_a_mi
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_the_folder_is_made_when_it_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder_is_created(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "state"
     write_manifest(SHOP, path)
     assert read_manifest(path) == SHOP
 
 
-def test_the_same_project_is_stored_in_the_same_bytes(tmp_path: Path) -> None:
+def test_same_manifest_is_stored_as_the_same_bytes(tmp_path: Path) -> None:
     assert stored(SHOP, tmp_path / "a").read_bytes() == stored(SHOP, tmp_path / "b").read_bytes()
 
 
-def test_a_file_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
+def test_file_truncated_anywhere_is_refused(tmp_path: Path) -> None:
     path = stored(SHOP, tmp_path)
     whole = path.read_bytes()
     for length in range(len(whole)):
@@ -113,7 +113,7 @@ def test_a_file_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
     [lambda _: b"\xff", lambda _: b"\0", lambda byte: byte + b"\n\0"],
     ids=["not unicode", "a zero byte", "a byte too many"],
 )
-def test_a_file_that_is_damaged_anywhere_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+def test_file_damaged_anywhere_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = stored(SHOP, tmp_path)
     whole = path.read_bytes()
     for place in range(len(whole)):
@@ -126,23 +126,23 @@ def test_a_file_that_is_damaged_anywhere_is_refused(damage: Callable[[bytes], by
     [b"", b"{}", b"null", b"[]", b"version: 1", b'{"version": 1}', b'{"version": 1, "models": 7}'],
     ids=ascii,
 )
-def test_a_file_that_holds_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_file_with_other_content_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.write_bytes(content)
     assert "it is damaged or was written by another version" in refusal(path)
 
 
 @pytest.mark.parametrize("version", [MANIFEST_VERSION - 1, MANIFEST_VERSION + 1], ids=["older", "newer"])
-def test_a_manifest_of_another_version_is_not_read(version: int, tmp_path: Path) -> None:
+def test_manifest_of_another_version_is_refused(version: int, tmp_path: Path) -> None:
     said = refusal(stored(replace(SHOP, version=version), tmp_path))
     assert f"has version {version}; this dg_sqlmesh_component reads version {MANIFEST_VERSION}." in said
 
 
-def test_a_manifest_is_of_this_version_unless_it_says_otherwise() -> None:
+def test_manifest_version_is_5() -> None:
     assert SHOP.version == MANIFEST_VERSION == 5
 
 
-def test_a_manifest_of_version_1_is_of_another_version_rather_than_damaged(tmp_path: Path) -> None:
+def test_manifest_of_version_1_is_reported_as_another_version(tmp_path: Path) -> None:
     path = stored(replace(SHOP, version=1), tmp_path)
     said = {**json.loads(path.read_bytes()), "source": "a digest"}
     del said["sources"]

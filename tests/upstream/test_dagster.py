@@ -109,7 +109,7 @@ def released_output(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Dags
     return DagsterEvent.step_output_event(step_context, StepOutputData(step_output_handle=handle))
 
 
-def test_a_bare_step_output_lets_downstream_run_without_a_materialization(instance: dg.DagsterInstance) -> None:
+def test_output_event_alone_lets_downstream_steps_run_without_a_materialization(instance: dg.DagsterInstance) -> None:
     """ADR-0005: how a model that had nothing to do releases what is downstream of it."""
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -123,7 +123,7 @@ def test_a_bare_step_output_lets_downstream_run_without_a_materialization(instan
     assert instance.get_latest_materialization_event(A) is None
 
 
-def test_without_any_output_downstream_is_skipped(instance: dg.DagsterInstance) -> None:
+def test_downstream_steps_are_skipped_without_an_output(instance: dg.DagsterInstance) -> None:
     """ADR-0005: what a waiting or blocked model does, and what the bare output is needed for."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -135,7 +135,7 @@ def test_without_any_output_downstream_is_skipped(instance: dg.DagsterInstance) 
     assert [event.step_key for event in events(result, EventType.STEP_SKIPPED)] == ["downstream"]
 
 
-def test_a_yielded_observation_is_stored_and_neither_materializes_nor_releases(instance: dg.DagsterInstance) -> None:
+def test_observation_neither_materializes_nor_releases_downstream_steps(instance: dg.DagsterInstance) -> None:
     """ADR-0005: what is told of a model that was not executed."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -150,7 +150,7 @@ def test_a_yielded_observation_is_stored_and_neither_materializes_nor_releases(i
     assert record.asset_observation.metadata["sqlmesh/status"].value == "up_to_date"
 
 
-def test_an_observe_result_materializes(instance: dg.DagsterInstance) -> None:
+def test_observe_result_creates_an_output(instance: dg.DagsterInstance) -> None:
     """ADR-0005: why it is never used for a model that was not executed."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -160,7 +160,7 @@ def test_an_observe_result_materializes(instance: dg.DagsterInstance) -> None:
     assert materialized(result) == [A]
 
 
-def test_a_result_is_stored_when_it_is_yielded_and_outlives_a_later_failure(instance: dg.DagsterInstance) -> None:
+def test_yielded_result_is_stored_despite_a_later_failure(instance: dg.DagsterInstance) -> None:
     """ADR-0001, ADR-0009: a model reported before the failure stays materialized."""
     stored_while_running = []
 
@@ -175,7 +175,7 @@ def test_a_result_is_stored_when_it_is_yielded_and_outlives_a_later_failure(inst
     assert instance.get_latest_materialization_event(A) is not None
 
 
-def test_a_child_yielded_before_its_parent_is_refused(instance: dg.DagsterInstance) -> None:
+def test_result_of_a_downstream_asset_before_its_upstream_is_refused(instance: dg.DagsterInstance) -> None:
     """ADR-0001, ADR-0005: results come parents first, also those that are known late."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -186,7 +186,7 @@ def test_a_child_yielded_before_its_parent_is_refused(instance: dg.DagsterInstan
     assert "was yielded before its dependency" in failure(result)
 
 
-def test_the_same_output_twice_is_refused(instance: dg.DagsterInstance) -> None:
+def test_yielding_an_output_twice_is_refused(instance: dg.DagsterInstance) -> None:
     """ADR-0009: an outcome cannot be taken back; a second pass of SQLMesh reports nothing new."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -207,7 +207,7 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
 # -- checks ---------------------------------------------------------------------------------------------
 
 
-def test_beside_a_failed_blocking_check_the_error_of_the_step_is_the_failure_that_was_raised(
+def test_raised_failure_is_the_step_error_despite_a_failed_blocking_check(
     instance: dg.DagsterInstance,
 ) -> None:
     """ADR-0003, ADR-0004: `audit_failed` is a check that failed with ERROR, no materialization, and one Failure."""
@@ -223,7 +223,7 @@ def test_beside_a_failed_blocking_check_the_error_of_the_step_is_the_failure_tha
     assert materialized(result) == []
 
 
-def test_without_a_failure_of_ours_a_failed_blocking_check_fails_the_step_in_dagsters_words(
+def test_failed_blocking_check_alone_fails_the_step_with_dagsters_message(
     instance: dg.DagsterInstance,
 ) -> None:
     """ADR-0004: why we raise our own: Dagster names the check and not the reason."""
@@ -235,7 +235,7 @@ def test_without_a_failure_of_ours_a_failed_blocking_check_fails_the_step_in_dag
     assert "1 blocking asset check failed with ERROR severity" in failure(result)
 
 
-def test_a_check_that_failed_with_warn_leaves_the_run_green(instance: dg.DagsterInstance) -> None:
+def test_check_failed_with_warn_does_not_fail_the_run(instance: dg.DagsterInstance) -> None:
     """ADR-0003: a non-blocking audit that failed."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -249,7 +249,7 @@ def test_a_check_that_failed_with_warn_leaves_the_run_green(instance: dg.Dagster
     assert materialized(result) == [A, dg.AssetKey("downstream")]
 
 
-def test_a_check_can_be_selected_without_its_asset(instance: dg.DagsterInstance) -> None:
+def test_check_can_be_selected_without_its_asset(instance: dg.DagsterInstance) -> None:
     """ADR-0003: that is a request to evaluate an audit and to run no model."""
     selected = []
 
@@ -264,7 +264,7 @@ def test_a_check_can_be_selected_without_its_asset(instance: dg.DagsterInstance)
     assert materialized(result) == []
 
 
-def test_the_last_completed_result_of_a_check_is_found_although_the_current_run_has_planned_it(
+def test_last_completed_check_result_is_found_while_the_current_run_plans_the_check(
     instance: dg.DagsterInstance,
 ) -> None:
     """ADR-0003: where results to carry over come from."""
@@ -288,7 +288,7 @@ def test_the_last_completed_result_of_a_check_is_found_although_the_current_run_
         assert completed.event.asset_check_evaluation.metadata["sqlmesh/failing_rows"].value == 0
 
 
-def test_the_record_of_a_check_is_as_old_as_its_planning_and_its_event_as_its_evaluation(
+def test_check_record_has_the_time_of_planning_and_its_event_the_time_of_evaluation(
     instance: dg.DagsterInstance,
 ) -> None:
     """ADR-0003: a result that is carried over says when it was evaluated."""
@@ -319,7 +319,7 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("keys", AWKWARD.values(), ids=AWKWARD)
-def test_with_outputs_of_its_own_an_op_can_have_assets_of_any_name(
+def test_op_with_own_output_names_can_have_assets_with_any_name(
     instance: dg.DagsterInstance, keys: list[dg.AssetKey]
 ) -> None:
     """ADR-0001: every name that SQLMesh accepts can be loaded."""
@@ -335,7 +335,7 @@ def test_with_outputs_of_its_own_an_op_can_have_assets_of_any_name(
 
 
 @pytest.mark.parametrize("keys", AWKWARD.values(), ids=AWKWARD)
-def test_the_decorator_refuses_such_names(keys: list[dg.AssetKey]) -> None:
+def test_multi_asset_decorator_refuses_such_names(keys: list[dg.AssetKey]) -> None:
     """ADR-0001: why it is not used. If this fails, the op of our own may no longer be needed."""
     with pytest.raises((dg.DagsterInvalidDefinitionError, KeyError)):
 
@@ -349,7 +349,7 @@ CLASHING = [
 ]
 
 
-def test_with_outputs_of_its_own_an_op_can_have_checks_whose_joined_names_are_equal(
+def test_op_with_own_output_names_can_have_checks_with_equal_joined_names(
     instance: dg.DagsterInstance,
 ) -> None:
     """ADR-0001, ADR-0003: checks are named after audits, and nobody chose those with Dagster in mind."""
@@ -370,7 +370,7 @@ def test_with_outputs_of_its_own_an_op_can_have_checks_whose_joined_names_are_eq
         def _assets() -> None: ...
 
 
-def test_a_subset_reaches_the_op_as_selected_keys(instance: dg.DagsterInstance) -> None:
+def test_subset_is_passed_to_the_op_as_selected_keys(instance: dg.DagsterInstance) -> None:
     """ADR-0002: where the step's selection is known as a whole."""
     selected = []
 
@@ -384,7 +384,7 @@ def test_a_subset_reaches_the_op_as_selected_keys(instance: dg.DagsterInstance) 
     assert selected == [{A, C}]
 
 
-def test_the_prefix_of_inputs_that_make_an_op_splittable() -> None:
+def test_input_name_prefix_makes_an_op_splittable() -> None:
     """ADR-0002: Dagster recognises by it the inputs that are assets of the same op."""
     assert ASSET_SUBSET_INPUT_PREFIX == "__subset_input__"
 
@@ -404,7 +404,7 @@ def sandwich() -> dg.JobDefinition:
     return dg.Definitions(assets, jobs=[dg.define_asset_job("sandwich")]).resolve_job_def("sandwich")
 
 
-def test_a_plain_asset_between_two_assets_splits_the_op_into_steps_that_share_the_runs_start() -> None:
+def test_asset_between_two_assets_of_an_op_splits_it_into_steps_with_one_run_start() -> None:
     """ADR-0002: one Dagster run is one point in time, in all of its steps and processes."""
     with dg.DagsterInstance.local_temp() as instance:
         result = dg.execute_job(
@@ -428,7 +428,7 @@ def test_a_plain_asset_between_two_assets_splits_the_op_into_steps_that_share_th
 # -- versions and properties ----------------------------------------------------------------------------
 
 
-def test_a_code_version_in_the_tags_of_a_result_wins_over_the_one_of_the_spec(instance: dg.DagsterInstance) -> None:
+def test_code_version_in_result_tags_wins_over_the_spec(instance: dg.DagsterInstance) -> None:
     """ADR-0007: what is recorded is the version that ran, not that of the file."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -455,9 +455,7 @@ def test_a_code_version_in_the_tags_of_a_result_wins_over_the_one_of_the_spec(in
         ("group_name", "finance", "finance-eu"),
     ],
 )
-def test_what_dagster_accepts_of_a_property_is_said_by_a_definition_with_one_spec(
-    property_: str, accepted: Any, refused: Any
-) -> None:
+def test_definition_with_one_spec_validates_its_properties(property_: str, accepted: Any, refused: Any) -> None:
     """ADR-0006: tags of the convention are checked with it, in Dagster's own words."""
     dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **{property_: accepted})])
     with pytest.raises((dg.DagsterInvalidDefinitionError, CheckError)):
@@ -471,7 +469,7 @@ def _graph_of(*assets: dg.AssetSpec | dg.AssetsDefinition) -> Any:
     return definitions.resolve_asset_graph()
 
 
-def test_an_external_asset_cannot_be_defined_where_another_asset_may_have_its_key_or_its_table() -> None:
+def test_external_asset_conflicts_with_another_asset_of_its_key_or_table() -> None:
     """Why `external_models.assets` is off by default (ADR-0016)."""
     raw, table = dg.AssetKey(["raw", "orders"]), {"dagster/table_name": "db.raw.orders"}
     reader = dg.AssetSpec("reader", deps=[dg.AssetDep(raw, metadata=table)])
@@ -494,7 +492,7 @@ def test_an_external_asset_cannot_be_defined_where_another_asset_may_have_its_ke
     assert _graph_of(reader, landed, external).get(reader.key).parent_keys == {raw}
 
 
-def test_a_dependency_is_linked_to_the_asset_that_says_it_is_that_table() -> None:
+def test_dependency_is_linked_to_the_asset_with_its_table_name() -> None:
     """ADR-0013: a table that somebody else produces, under whichever key."""
     producer = dg.AssetSpec(["ingest", "orders"], metadata={"dagster/table_name": "db.raw.orders"})
     dep = dg.AssetDep(["raw", "orders"], metadata={"dagster/table_name": "db.raw.orders"})
@@ -565,7 +563,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
 
 
 @pytest.mark.parametrize("file", ["defs.yaml", "component.yaml"])
-def test_a_declaration_loads_under_each_of_its_names(folder: Folder, file: str) -> None:
+def test_component_loads_from_defs_yaml_and_component_yaml(folder: Folder, file: str) -> None:
     """ADR-0011: a component.yaml alone still loads."""
     folder.declare(file, asset="declared")
     assert folder.assets() == ["declared"]
@@ -587,13 +585,13 @@ def test_postponed_annotations_of_a_resolvable_dataclass_cannot_be_resolved(fold
         folder.assets()
 
 
-def test_a_state_backed_component_without_stored_state_is_given_none(folder: Folder) -> None:
+def test_state_backed_component_without_stored_state_gets_none(folder: Folder) -> None:
     """ADR-0014: our component then loads the project, directly."""
     folder.declare("defs.yaml", "Stateful")
     assert folder.assets() == ["without_state"]
 
 
-def test_a_state_backed_component_writes_its_state_in_development_and_is_given_it(
+def test_state_backed_component_writes_and_reads_its_state_in_development(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ADR-0014: the cost of loading a project is paid once."""
@@ -602,6 +600,6 @@ def test_a_state_backed_component_writes_its_state_in_development_and_is_given_i
     assert folder.assets() == ["from_state"]
 
 
-def test_components_are_registered_by_this_group_of_entry_points() -> None:
+def test_components_are_registered_by_the_entry_point_group() -> None:
     """ADR-0011: the one in our pyproject.toml."""
     assert DG_PLUGIN_ENTRY_POINT_GROUP == "dagster_dg_cli.registry_modules"

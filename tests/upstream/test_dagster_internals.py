@@ -67,17 +67,17 @@ def answers(ask: Ask, instance: dg.DagsterInstance, **options: Any) -> dict[str,
     return found
 
 
-def test_the_parts_of_a_split_op_are_steps_named_after_it_with_a_number(instance: dg.DagsterInstance) -> None:
+def test_parts_of_a_split_op_are_steps_with_its_name_and_a_number(instance: dg.DagsterInstance) -> None:
     assert answers(lambda _: None, instance).keys() == {"models", "models_2"}
 
 
-def test_a_step_knows_whether_it_is_the_only_one(instance: dg.DagsterInstance) -> None:
+def test_step_knows_whether_it_is_the_only_one(instance: dg.DagsterInstance) -> None:
     assert answers(internals.is_only_step, instance) == {"models": False, "models_2": False}
     alone = answers(internals.is_only_step, instance, selection=dg.AssetSelection.assets("a"))
     assert list(alone.values()) == [True]
 
 
-def test_the_plan_tells_which_steps_wait_for_an_output(instance: dg.DagsterInstance) -> None:
+def test_execution_plan_has_the_steps_that_wait_for_an_output(instance: dg.DagsterInstance) -> None:
     found = answers(internals.awaited_outputs, instance)
     [[step]] = found["models"].values()
     assert (step.key, step.assets) == ("middle", {MIDDLE})
@@ -85,7 +85,7 @@ def test_the_plan_tells_which_steps_wait_for_an_output(instance: dg.DagsterInsta
     assert (step.key, step.assets) == ("last", {LAST})
 
 
-def test_the_plan_tells_the_steps_downstream_with_their_tags_and_assets(instance: dg.DagsterInstance) -> None:
+def test_execution_plan_has_downstream_steps_with_tags_and_assets(instance: dg.DagsterInstance) -> None:
     found = answers(lambda context: internals.with_steps_downstream(context, ["middle"]), instance)
     assert [(step.key, step.assets) for step in found["models"]] == [
         ("middle", {MIDDLE}),
@@ -95,16 +95,16 @@ def test_the_plan_tells_the_steps_downstream_with_their_tags_and_assets(instance
     assert [step.tags.get("mine") for step in found["models"]] == [None, "yes", None]
 
 
-def test_a_run_keeps_which_assets_and_checks_each_step_was_planned_with(instance: dg.DagsterInstance) -> None:
+def test_run_stores_the_planned_assets_and_checks_of_each_step(instance: dg.DagsterInstance) -> None:
     found = answers(lambda context: internals.planned_selection(context, context.run), instance)
     assert found == {"models": {A, FINE}, "models_2": {B}}
 
 
-def test_a_step_can_see_the_assets_of_the_whole_run(instance: dg.DagsterInstance) -> None:
+def test_step_sees_the_assets_of_the_whole_run(instance: dg.DagsterInstance) -> None:
     assert answers(internals.assets_of_run, instance)["models_2"] == {A, B, MIDDLE, LAST}
 
 
-def test_an_output_alone_is_an_event_without_a_materialization(instance: dg.DagsterInstance) -> None:
+def test_output_event_alone_has_no_materialization(instance: dg.DagsterInstance) -> None:
     def ask(context: dg.AssetExecutionContext) -> tuple[dg.DagsterEventType, Any]:
         event = internals.released_output(context, "a")
         return event.event_type, event.step_output_data.step_output_handle.output_name
@@ -112,7 +112,7 @@ def test_an_output_alone_is_an_event_without_a_materialization(instance: dg.Dags
     assert answers(ask, instance)["models"] == (dg.DagsterEventType.STEP_OUTPUT, "a")
 
 
-def test_the_asset_keys_of_outputs_are_asked_of_the_step_and_can_be_remembered(instance: dg.DagsterInstance) -> None:
+def test_output_asset_keys_of_the_step_can_be_cached(instance: dg.DagsterInstance) -> None:
     def ask(context: dg.AssetExecutionContext) -> tuple[Any, bool]:
         internals.remember_output_keys(context)
         step_context = context.op_execution_context.get_step_execution_context()
@@ -125,9 +125,7 @@ def test_the_asset_keys_of_outputs_are_asked_of_the_step_and_can_be_remembered(i
 
 
 @pytest.mark.parametrize("is_quiet", [False, True])
-def test_dagsters_line_about_outputs_that_it_has_not_seen_can_be_dropped(
-    instance: dg.DagsterInstance, is_quiet: bool
-) -> None:
+def test_log_line_about_missing_outputs_can_be_suppressed(instance: dg.DagsterInstance, is_quiet: bool) -> None:
     @dg.multi_asset(
         specs=[dg.AssetSpec("x", skippable=True)], check_specs=[dg.AssetCheckSpec("unseen", asset="x")], can_subset=True
     )
@@ -141,7 +139,7 @@ def test_dagsters_line_about_outputs_that_it_has_not_seen_can_be_dropped(
     assert any("did not yield or return expected outputs" in message for message in messages) is not is_quiet
 
 
-def test_dagster_tags_runs_of_backfills_and_retries_of_assets() -> None:
+def test_dagster_tags_runs_of_backfills_and_asset_retries() -> None:
     run = dg.DagsterRun("job", run_id="1" * 36, tags={"dagster/backfill": "b"})
     assert internals.is_part_of_backfill(run)
     assert not internals.repeats_failed_assets(run)
@@ -150,7 +148,7 @@ def test_dagster_tags_runs_of_backfills_and_retries_of_assets() -> None:
     )
 
 
-def test_the_last_evaluations_of_checks_are_found_in_one_query_and_the_earlier_ones_page_by_page(
+def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(internals, "_PAGE", 1)
@@ -166,7 +164,7 @@ def test_the_last_evaluations_of_checks_are_found_in_one_query_and_the_earlier_o
     assert isinstance(evaluation.target_materialization_data, internals.TargetMaterialization)
 
 
-def test_dagster_installs_its_signal_handlers_by_a_function_that_can_be_replaced() -> None:
+def test_function_that_installs_signal_handlers_can_be_replaced() -> None:
     from dagster._utils.interrupts import capture_interrupts
 
     original, wanted = internals.signal_installer(), []
@@ -195,7 +193,7 @@ def models():
 
 
 @pytest.mark.parametrize(("executor", "expected"), [("in_process", "False False"), ("multiprocess", "True False")])
-def test_the_process_of_a_step_knows_its_step(tmp_path: Path, executor: str, expected: str) -> None:
+def test_process_of_a_step_knows_its_step(tmp_path: Path, executor: str, expected: str) -> None:
     with dagster_project(tmp_path) as dagster:
         dagster.add_module("models", STEP_PROCESS.format(told=str(tmp_path / "told")))
         assert dagster.launch(executor, assets=["models"]).status == dg.DagsterRunStatus.SUCCESS
@@ -212,7 +210,7 @@ def defs(context: dg.ComponentLoadContext):
 """
 
 
-def test_components_of_one_load_share_a_code_location_and_those_of_another_do_not(tmp_path: Path) -> None:
+def test_components_share_a_code_location_only_within_one_load(tmp_path: Path) -> None:
     with dagster_project(tmp_path) as dagster:
         for name in ("one", "two"):
             dagster.add_module(name, SHARED.format(name=name))
@@ -225,7 +223,7 @@ def test_components_of_one_load_share_a_code_location_and_those_of_another_do_no
 
 
 @pytest.mark.parametrize("load_type", DefinitionsLoadType)
-def test_dagster_tells_a_rebuild_of_definitions_from_a_load(load_type: DefinitionsLoadType) -> None:
+def test_dagster_distinguishes_rebuild_from_load_of_definitions(load_type: DefinitionsLoadType) -> None:
     before = DefinitionsLoadContext.get()
     DefinitionsLoadContext.set(DefinitionsLoadContext(load_type))
     try:

@@ -73,14 +73,14 @@ def planned(opened: Open) -> Open:
     return opened
 
 
-def test_a_model_and_an_audit_have_the_file_that_defines_them(opened: Open, folder: Path) -> None:
+def test_model_and_audit_have_their_file_path(opened: Open, folder: Path) -> None:
     context = opened()
     files = {model.name: internals.file_of(model) for model in context.models.values()}
     assert files == {f"shop.{name}": folder / "models" / f"{name}.sql" for name in ("orders", "revenue")}
     assert internals.file_of(context.standalone_audits["alone"]) == folder / "audits" / "alone.sql"
 
 
-def test_each_loader_of_a_context_loads_by_its_load_method_and_can_be_watched(opened: Open) -> None:
+def test_load_method_of_each_loader_can_be_wrapped(opened: Open) -> None:
     loaded: list[LoadedProject] = []
     context = opened(load=False)
     internals.watch_loaders(context, loaded.append)
@@ -89,7 +89,7 @@ def test_each_loader_of_a_context_loads_by_its_load_method_and_can_be_watched(op
     assert set(loaded[0].standalone_audits) == {"alone"}
 
 
-def test_a_selector_answers_from_a_loaded_project_without_its_state(opened: Open, folder: Path) -> None:
+def test_selector_works_on_a_loaded_project_without_state(opened: Open, folder: Path) -> None:
     context = opened()
     chosen = internals.selector_of(context).expand_model_selections(["tag:finance+"])
     assert {context.models[fqn].name for fqn in chosen} == {"shop.orders", "shop.revenue"}
@@ -114,7 +114,7 @@ def run(open_: Open, watch: Callable[[Any, Any], None]) -> CompletionStatus:
     return context.run("prod", execution_time=NOW, skip_janitor=True)
 
 
-def test_a_run_calls_the_run_method_of_the_scheduler_that_the_context_has_created(planned: Open) -> None:
+def test_run_calls_the_run_method_of_the_created_scheduler(planned: Open) -> None:
     selected: list[Any] = []
 
     def watch(scheduler: Any, _: Any) -> None:
@@ -130,7 +130,7 @@ def test_a_run_calls_the_run_method_of_the_scheduler_that_the_context_has_create
     assert selected == [None]
 
 
-def test_a_run_asks_for_missing_intervals_then_for_batches_and_computes_what_is_left(planned: Open) -> None:
+def test_run_requests_missing_intervals_then_batches_and_computes_them(planned: Open) -> None:
     asked: list[str] = []
     finished: list[str] = []
 
@@ -159,7 +159,7 @@ def test_a_run_asks_for_missing_intervals_then_for_batches_and_computes_what_is_
     assert computed == set(finished), "what was taken out between the two is not computed"
 
 
-def test_a_run_evaluates_each_audit_of_a_model_by_the_two_methods_that_can_be_wrapped_once(planned: Open) -> None:
+def test_run_evaluates_audits_with_two_methods_that_can_be_wrapped(planned: Open) -> None:
     calls: list[tuple[str, str]] = []
 
     def wrapped(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -184,7 +184,7 @@ def test_a_run_evaluates_each_audit_of_a_model_by_the_two_methods_that_can_be_wr
     assert [call for call in calls if call != ("one", "alone")][:3] == of_orders
 
 
-def test_the_connections_of_all_threads_are_found_in_an_adapters_pool(planned: Open) -> None:
+def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> None:
     context = planned(load=False)
     adapter = context.engine_adapter
     adapter.fetchone("SELECT 1")

@@ -51,13 +51,13 @@ def change(asked: Asked, statement: str) -> None:
     asked.context.state_sync.state_sync.engine_adapter.execute(statement)  # type: ignore[attr-defined]
 
 
-def test_sqlmesh_is_asked_once_as_long_as_nothing_changes(has_changed: Asked) -> None:
+def test_sqlmesh_is_asked_once_while_nothing_changes(has_changed: Asked) -> None:
     breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
     assert [breaker() for _ in range(5)] == [False] * 5
     assert has_changed.times == 1
 
 
-def test_a_plan_for_another_environment_changes_nothing(has_changed: Asked) -> None:
+def test_plan_for_another_environment_is_no_change(has_changed: Asked) -> None:
     breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
     assert not breaker()
     change(has_changed, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'dev'")
@@ -75,7 +75,7 @@ def test_a_plan_for_another_environment_changes_nothing(has_changed: Asked) -> N
     ids=["another plan was applied", "a plan is being applied", "the environment is gone"],
 )
 @pytest.mark.parametrize("asked_before", [0, 1, 2])
-def test_what_sqlmesh_takes_for_a_change_is_one(has_changed: Asked, statement: str, asked_before: int) -> None:
+def test_changes_that_sqlmesh_recognizes_are_recognized(has_changed: Asked, statement: str, asked_before: int) -> None:
     breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
     for _ in range(asked_before):
         assert not breaker()
@@ -84,7 +84,7 @@ def test_what_sqlmesh_takes_for_a_change_is_one(has_changed: Asked, statement: s
     assert breaker()
 
 
-def test_a_plan_that_lands_between_the_two_looks_is_noticed(has_changed: Asked) -> None:
+def test_plan_applied_between_the_two_queries_is_noticed(has_changed: Asked) -> None:
     def answered_too_early() -> bool:
         answer = has_changed()
         change(has_changed, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'prod'")
@@ -95,7 +95,7 @@ def test_a_plan_that_lands_between_the_two_looks_is_noticed(has_changed: Asked) 
     assert breaker()
 
 
-def test_a_change_that_sqlmesh_does_not_take_for_one_is_asked_about_once(has_changed: Asked) -> None:
+def test_sqlmesh_is_asked_once_about_an_irrelevant_change(has_changed: Asked) -> None:
     breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
     assert not breaker()
     change(has_changed, "UPDATE sqlmesh._environments SET expiration_ts = 1 WHERE name = 'prod'")

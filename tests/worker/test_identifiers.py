@@ -25,9 +25,7 @@ from dg_sqlmesh_component.worker.sql_text import plain_sql
         (None, '"event_date"', "event_date"),
     ],
 )
-def test_quotes_stay_only_where_the_name_would_be_another_one_without(
-    dialect: str | None, sql: str, shown: str
-) -> None:
+def test_only_necessary_quotes_are_kept(dialect: str | None, sql: str, shown: str) -> None:
     expression = sqlglot.parse_one(sql, dialect=dialect)
     before = expression.sql(dialect=dialect)
     assert plain_sql(expression, dialect) == shown

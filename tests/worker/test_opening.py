@@ -22,9 +22,7 @@ HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', fl
 
 
 @pytest.mark.parametrize(("context_type", "is_mistaken"), [(Context, True), (SteadyContext, False)])
-def test_a_locked_state_is_not_taken_for_one_that_has_to_be_set_up(
-    tmp_path: Path, context_type: type[Context], is_mistaken: bool
-) -> None:
+def test_locked_state_is_not_initialized_again(tmp_path: Path, context_type: type[Context], is_mistaken: bool) -> None:
     project = write_project(tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     plan(project)
     database = project / "warehouse.duckdb"
@@ -55,7 +53,7 @@ def test_a_locked_state_is_not_taken_for_one_that_has_to_be_set_up(
         holder.communicate()
 
 
-def test_two_projects_of_one_name_in_read_only_folders_do_not_share_what_sqlmesh_caches_of_their_models(
+def test_read_only_projects_with_one_name_do_not_share_a_model_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one project SQLMesh would find the other's models: same paths within it, same times, same configuration."""
