@@ -1,6 +1,6 @@
 """The outcome table, as data: what SQLMesh's evidence makes of a model, and what Dagster is told of it.
 
-`test_outcomes` goes from the first column to the second, `test_reporting` from the second to the third.
+`test_outcomes` goes from the first column to the second, `test_results` from the second to the third.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
-from unit.scenario import audit, day, days, fqn, manifest, model
+from unit.builders import audit, day, days, fqn, manifest, model
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.run.outcomes import AuditResult, NodeOutcome, Outcome

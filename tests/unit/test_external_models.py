@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster.components.resolved.errors import ResolutionException
-from unit.scenario import external_models, model, translator
+from unit.builders import external_models, model, translator
 
 from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable
 from dg_sqlmesh_component.protocol.errors import DeclarationError

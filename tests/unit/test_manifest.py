@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from unit.scenario import audit, fqn, manifest, model, standalone
+from unit.builders import audit, fqn, manifest, model, standalone
 
 from dg_sqlmesh_component.protocol.manifest import cut, split_fqn
 

@@ -31,7 +31,7 @@ from unit.outcome_table import (
     failing_batch,
     opened,
 )
-from unit.scenario import DAY, HOUR, day, days, fqn
+from unit.builders import DAY, HOUR, day, days, fqn
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome

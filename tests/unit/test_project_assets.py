@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from unit.scenario import (
+from unit.builders import (
     EVERYTHING,
     audit,
     behind,

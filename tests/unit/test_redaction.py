@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from unit.scenario import audit, manifest, model
+from unit.builders import audit, manifest, model
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import Column, DbtNode, StandaloneAudit, cut

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from unit.scenario import fqn
+from unit.builders import fqn
 
 from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.scenario import EVERYTHING, audit, external_models, manifest, model, plain, stored, translator
+from unit.builders import EVERYTHING, audit, external_models, manifest, model, plain, stored, translator
 
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.tag_convention import TagConvention

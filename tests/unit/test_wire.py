@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.scenario import EVERYTHING, days, manifest, model, standalone
+from unit.builders import EVERYTHING, days, manifest, model, standalone
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol import wire

@@ -14,7 +14,7 @@ from dagster.components.resolved.errors import ResolutionException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from unit.scenario import audit, manifest, model
+from unit.builders import audit, manifest, model
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Execution, MetadataLimits

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.scenario import EVERYTHING, manifest, model, standalone
+from unit.builders import EVERYTHING, manifest, model, standalone
 
 from dg_sqlmesh_component.protocol.errors import DeclarationError
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION, Manifest

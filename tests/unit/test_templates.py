@@ -3,7 +3,7 @@
 import pytest
 from dagster.components.resolved.context import ResolutionContext
 from dagster.components.resolved.errors import ResolutionException
-from unit.scenario import model
+from unit.builders import model
 
 from dg_sqlmesh_component.config.templates import TemplateScope
 

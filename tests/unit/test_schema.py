@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
-from unit.test_hostile_yaml import EVERYTHING, PLACES, replaced, values
+from unit.test_component_attributes import EVERYTHING, PLACES, replaced, values
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.schema import name_errors

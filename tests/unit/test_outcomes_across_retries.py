@@ -27,7 +27,7 @@ from unit.outcome_table import (
     failing_batch,
     opened,
 )
-from unit.scenario import days, fqn
+from unit.builders import days, fqn
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from unit.scenario import audit, manifest, model, project_assets, standalone
+from unit.builders import audit, manifest, model, project_assets, standalone
 
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig, config_of_run
 from dg_sqlmesh_component.definitions.op import build_multi_asset

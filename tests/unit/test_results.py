@@ -17,7 +17,7 @@ from unit.outcome_table import (
     Row,
     audit_result,
 )
-from unit.scenario import audit, day, days, fqn, manifest, model, plain, project_assets, standalone, stored
+from unit.builders import audit, day, days, fqn, manifest, model, plain, project_assets, standalone, stored
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
