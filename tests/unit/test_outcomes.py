@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unit.builders import DAY, HOUR, day, days, fqn
 from unit.outcome_table import (
     AUDITS,
     D1,
@@ -31,7 +32,6 @@ from unit.outcome_table import (
     failing_batch,
     opened,
 )
-from unit.builders import DAY, HOUR, day, days, fqn
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome

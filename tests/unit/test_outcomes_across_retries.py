@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
+from unit.builders import days, fqn
 from unit.outcome_table import (
     D1,
     D2,
@@ -27,7 +28,6 @@ from unit.outcome_table import (
     failing_batch,
     opened,
 )
-from unit.builders import days, fqn
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome

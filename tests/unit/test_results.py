@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import dagster as dg
 import pytest
+from unit.builders import audit, day, days, fqn, manifest, model, plain, project_assets, standalone, stored
 from unit.outcome_table import (
     D1,
     D2,
@@ -17,7 +18,6 @@ from unit.outcome_table import (
     Row,
     audit_result,
 )
-from unit.builders import audit, day, days, fqn, manifest, model, plain, project_assets, standalone, stored
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK

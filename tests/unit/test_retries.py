@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 from dagster.components.resolved.errors import ResolutionException
 from pydantic import ValidationError
-from unit.outcome_table import AUDITS, DIVISION, LOST, OUTCOME_TABLE
 from unit.builders import fqn, manifest, model, project_assets, retries
+from unit.outcome_table import AUDITS, DIVISION, LOST, OUTCOME_TABLE
 
 from dg_sqlmesh_component.config.attributes import Execution
 from dg_sqlmesh_component.config.retries import Retries
