@@ -18,7 +18,7 @@ PACKAGE = REPOSITORY / "dg_sqlmesh_component"
 NAME = PACKAGE.name
 SQLMESH = {"sqlmesh", "sqlglot"}
 INTERNALS = "dagster_internals.py"
-DOORS = {
+ALLOWED_IMPORTS = {
     "protocol": {"protocol"},
     "config": {"protocol", "config"},
     "worker": {"protocol", "worker"},
@@ -52,40 +52,40 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def tops(names: set[str]) -> set[str]:
+def top_level(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
 def own_modules(names: set[str]) -> set[Path]:
     """The files of the package among imported names."""
-    found = set()
+    files = set()
     for name in names:
         if name.startswith(f"{NAME}."):
             place = PACKAGE.joinpath(*name.split(".")[1:])
-            found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
-    return found
+            files |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
+    return files
 
 
-def room(path: Path) -> str:
+def folder_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0]
 
 
 def test_every_folder_has_an_import_rule() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
-    assert folders == set(DOORS)
+    assert folders == set(ALLOWED_IMPORTS)
 
 
-@pytest.mark.parametrize("folder", DOORS)
+@pytest.mark.parametrize("folder", ALLOWED_IMPORTS)
 def test_folder_imports_only_allowed_folders(folder: str) -> None:
     for path in modules(folder):
-        reached = {room(found) for found in own_modules(imports(path))}
-        assert reached <= DOORS[folder], path
+        imported_folders = {folder_of(file) for file in own_modules(imports(path))}
+        assert imported_folders <= ALLOWED_IMPORTS[folder], path
 
 
 def test_only_the_worker_imports_sqlmesh() -> None:
     for path in modules("."):
-        if room(path) != "worker":
-            assert not tops(imports(path)) & SQLMESH, path
+        if folder_of(path) != "worker":
+            assert not top_level(imports(path)) & SQLMESH, path
 
 
 @pytest.mark.parametrize("place", WITHOUT_DAGSTER)
@@ -96,13 +96,13 @@ def test_modules_without_dagster_never_import_it_indirectly(place: str) -> None:
         if path not in seen:
             seen.add(path)
             names = imports(path)
-            assert not {top for top in tops(names) if top.startswith("dagster")}, path
+            assert not {top for top in top_level(names) if top.startswith("dagster")}, path
             to_visit += own_modules(names)
 
 
 def test_protocol_imports_only_standard_library_and_pydantic() -> None:
     for path in modules("protocol"):
-        third_party = tops(imports(path)) - set(sys.stdlib_module_names) - {NAME, "__future__"}
+        third_party = top_level(imports(path)) - set(sys.stdlib_module_names) - {NAME, "__future__"}
         assert third_party <= {"pydantic", "pydantic_core"}, path
 
 

@@ -33,18 +33,18 @@ DEFAULTS = {
     "op": OpSpec(),
     "execution": Execution(),
 }
-DEEPER = {"execution.retries": Retries.model()}
+NESTED_DEEPER = {"execution.retries": Retries.model()}
 NESTED = {name: type(value).model() for name, value in DEFAULTS.items()}
-OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *DEEPER.values()]
+OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *NESTED_DEEPER.values()]
 ATTRIBUTES = {
-    *(f"{name}.{field}" for name, model in (NESTED | DEEPER).items() for field in model.model_fields),
+    *(f"{name}.{field}" for name, model in (NESTED | NESTED_DEEPER).items() for field in model.model_fields),
     *(name for name in TOP.model_fields if name not in NESTED),
 }
 WITHOUT_DEFAULT = ("path",)
 REFUSED = {"op": {"backfill_policy"}}
 
 
-def described(schema: dict[str, Any], model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+def properties_of(schema: dict[str, Any], model: type[BaseModel]) -> dict[str, dict[str, Any]]:
     return {name: schema["properties"][name] for name in model.model_fields}
 
 
@@ -61,7 +61,7 @@ def test_reference_lists_every_attribute() -> None:
 
 def test_reference_lists_nested_attributes_in_comments() -> None:
     text = REFERENCE.read_text()
-    for name, model in DEEPER.items():
+    for name, model in NESTED_DEEPER.items():
         comment = text[: text.index(f"    {name.split('.')[-1]}: null")].rsplit("\n    # Retries", 1)[1]
         assert all(field in comment for field in model.model_fields), name
 
@@ -94,7 +94,7 @@ def test_reference_loads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", OURS)
 def test_every_attribute_has_a_description_and_an_example(model: type[BaseModel]) -> None:
-    for name, field in described(model.model_json_schema(), model).items():
+    for name, field in properties_of(model.model_json_schema(), model).items():
         assert field.get("description"), name
         assert field.get("examples"), name
 
@@ -106,14 +106,14 @@ def test_unknown_attributes_are_refused() -> None:
 
 def attributes_with_a_test() -> dict[str, list[str]]:
     """The names in `@pytest.mark.attribute(...)`, with the tests that carry them."""
-    found: dict[str, list[str]] = {}
+    tests_by_attribute: dict[str, list[str]] = {}
     for path in (REPOSITORY / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             for mark in getattr(node, "decorator_list", []):
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.attribute":
                     for name in mark.args:
-                        found.setdefault(ast.literal_eval(name), []).append(f"{path.name}::{node.name}")
-    return found
+                        tests_by_attribute.setdefault(ast.literal_eval(name), []).append(f"{path.name}::{node.name}")
+    return tests_by_attribute
 
 
 def test_every_attribute_has_a_test_of_its_effect() -> None:

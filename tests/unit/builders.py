@@ -37,7 +37,7 @@ def fqn(name: str) -> str:
 
 def audit(name: str = "not_null", **overrides: Any) -> Audit:
     """One use of a blocking audit."""
-    said: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "name": name,
         "position": 0,
         "check_name": name,
@@ -47,13 +47,13 @@ def audit(name: str = "not_null", **overrides: Any) -> Audit:
         "path": f"/shop/audits/{name}.sql",
         "description": None,
     }
-    return Audit(**{**said, **overrides})
+    return Audit(**{**defaults, **overrides})
 
 
 def model(name: str = "core.orders", reads: Iterable[str] = (), **overrides: Any) -> Model:
     """A SQL model that says little about itself. `name` and `reads` are dotted names, `db` their catalog."""
     *catalog, schema, table = fqn(name)[1:-1].split('"."')
-    said: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "fqn": fqn(name),
         "name": name,
         "catalog": catalog[0] if catalog else None,
@@ -92,7 +92,7 @@ def model(name: str = "core.orders", reads: Iterable[str] = (), **overrides: Any
         "metadata_hash": "2001",
         "path": f"/shop/models/{table}.sql",
     }
-    return Model(**{**said, **overrides})
+    return Model(**{**defaults, **overrides})
 
 
 def standalone(name: str, reads: Iterable[str], check_name: str | None = None) -> StandaloneAudit:
@@ -116,20 +116,22 @@ def manifest(
         gateway="local",
         environment="prod",
         default_catalog="db",
-        models=tuple(sorted(models, key=lambda one: one.fqn)),
-        selected=tuple(sorted([one.fqn for one in models] if selected is None else map(fqn, selected))),
+        models=tuple(sorted(models, key=lambda model: model.fqn)),
+        selected=tuple(sorted([model.fqn for model in models] if selected is None else map(fqn, selected))),
         standalone_audits=tuple(standalone_audits),
     )
 
 
-def external_models(**said: Any) -> ExternalModels:
+def external_models(**attributes: Any) -> ExternalModels:
     """What stands under `external_models` in defs.yaml."""
-    return ExternalModels.resolve_from_model(dg.ResolutionContext.default(), ExternalModels.model()(**said))
+    return ExternalModels.resolve_from_model(dg.ResolutionContext.default(), ExternalModels.model()(**attributes))
 
 
-def retries(**said: Any) -> Retries:
+def retries(**attributes: Any) -> Retries:
     """What stands under `execution.retries` in defs.yaml."""
-    return Retries.resolve_from_model(dg.ResolutionContext.default(), Retries.model()(**{"max_retries": 3, **said}))
+    return Retries.resolve_from_model(
+        dg.ResolutionContext.default(), Retries.model()(**{"max_retries": 3, **attributes})
+    )
 
 
 def translator(*models: Model, convention: TagConvention | None = None, **options: Any) -> Translator:
@@ -140,7 +142,7 @@ def translator(*models: Model, convention: TagConvention | None = None, **option
 
 
 def project_assets(
-    of: Manifest,
+    project: Manifest,
     *,
     outside: ExternalModels | None = None,
     asset: Callable[[dg.AssetSpec, Model], dg.AssetSpec] = lambda spec, _: spec,
@@ -153,12 +155,12 @@ def project_assets(
         asset: What an overridden `get_asset_spec` makes of the default asset.
         check: What an overridden `get_asset_check_spec` makes of the default check.
     """
-    translates = Translator(of, TagConvention(), outside or ExternalModels())
+    default_translator = Translator(project, TagConvention(), outside or ExternalModels())
     return ProjectAssets.build(
-        of,
-        translates,
-        lambda model: asset(translates.asset_spec(model), model),
-        lambda spec, node, audit: check(translates.audit_check_spec(node, audit, spec.key), audit),
+        project,
+        default_translator,
+        lambda model: asset(default_translator.asset_spec(model), model),
+        lambda spec, node, audit: check(default_translator.audit_check_spec(node, audit, spec.key), audit),
     )
 
 

@@ -31,7 +31,7 @@ ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 
 @dataclass(frozen=True)
-class Told:
+class Reported:
     """What Dagster hears.
 
     Attributes:
@@ -53,20 +53,20 @@ class Row:
     """One row of the table.
 
     Attributes:
-        says: The row as a sentence; the id of its tests.
+        title: The row as a sentence; the id of its tests.
         events: SQLMesh's evidence, to the last event, unless the worker died.
-        death: Why no more events came; None when there is a last one.
-        beside: Other models of the same request.
-        earlier: SQLMesh's evidence in a first attempt that left the model open, without its last event.
+        worker_death: Why no more events came; None when there is a last one.
+        other_models: Other models of the same request.
+        earlier_events: SQLMesh's evidence in a first attempt that left the model open, without its last event.
     """
 
-    says: str
+    title: str
     events: tuple[msg.Event, ...]
     outcome: NodeOutcome
-    told: Told
-    death: str | None = None
-    beside: tuple[str, ...] = ()
-    earlier: tuple[msg.Event, ...] = ()
+    reported: Reported
+    worker_death: str | None = None
+    other_models: tuple[str, ...] = ()
+    earlier_events: tuple[msg.Event, ...] = ()
 
 
 def opened(*requested: str, missing: tuple[str, ...] = ()) -> msg.EnvironmentOpened:
@@ -161,7 +161,7 @@ OUTCOME_TABLE = (
             row_count=1_234,
             audits=(audit_result("not_null", days(1, 2)), audit_result("recent", days(1, 2))),
         ),
-        Told(
+        Reported(
             "core.orders was executed for [2026-01-01, 2026-01-03).",
             True,
             ERROR,
@@ -201,7 +201,7 @@ OUTCOME_TABLE = (
             audits=(audit_result("not_null", D1), audit_result("recent", D1)),
             unselected=(STAGING,),
         ),
-        Told(
+        Reported(
             f"core.orders was executed for [2026-01-01, 2026-01-02). More is due, and waits: {UNSELECTED}.",
             True,
             ERROR,
@@ -238,7 +238,7 @@ OUTCOME_TABLE = (
             duration_ms=5,
             audits=(audit_result("not_null", D1), audit_result("recent", D1, failing_rows=1, query="SELECT 2")),
         ),
-        Told(
+        Reported(
             "core.orders was executed for [2026-01-01, 2026-01-02).",
             True,
             ERROR,
@@ -277,7 +277,7 @@ OUTCOME_TABLE = (
             audits=(audit_result("not_null", days(1, 2)), audit_result("recent", days(1, 2))),
             attempts=2,
         ),
-        Told(
+        Reported(
             "core.orders was executed for [2026-01-01, 2026-01-03).",
             True,
             ERROR,
@@ -294,7 +294,7 @@ OUTCOME_TABLE = (
             },
             {"not_null": (True, ERROR, None), "recent": (True, WARN, None)},
         ),
-        earlier=(
+        earlier_events=(
             OPENED,
             TWO_BATCHES,
             audited("not_null", D1),
@@ -321,7 +321,7 @@ OUTCOME_TABLE = (
             next_due=day(4),
             last_interval_end=day(3),
         ),
-        Told(
+        Reported(
             "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z.",
             True,
             ERROR,
@@ -341,14 +341,14 @@ OUTCOME_TABLE = (
             msg.BatchesInFlight((STAGING,)),
         ),
         NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="its cron '@daily' is not due"),
-        Told(
+        Reported(
             "core.orders had nothing to do: its cron '@daily' is not due.",
             True,
             ERROR,
             {"sqlmesh/reason": "its cron '@daily' is not due"},
         ),
-        death="The run was cancelled.",
-        beside=(STAGING,),
+        worker_death="The run was cancelled.",
+        other_models=(STAGING,),
     ),
     Row(
         "up to date: SQLMesh planned nothing at all, and it is never due again",
@@ -358,7 +358,7 @@ OUTCOME_TABLE = (
             msg.EvaluationFinished("nothing_to_do"),
         ),
         NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="the seed has not changed since it was loaded"),
-        Told(
+        Reported(
             "core.orders had nothing to do: the seed has not changed since it was loaded.",
             True,
             ERROR,
@@ -374,7 +374,7 @@ OUTCOME_TABLE = (
             SUCCEEDED,
         ),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, signals=("files_arrived", "bank_holiday")),
-        Told(
+        Reported(
             "core.orders is waiting: its signal files_arrived, bank_holiday has no interval ready.",
             False,
             WARN,
@@ -385,7 +385,7 @@ OUTCOME_TABLE = (
         "waiting: planned without a ready interval, a signal upstream is not ready",
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), (STAGING,)), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, upstream=(STAGING,)),
-        Told(
+        Reported(
             "core.orders is waiting: upstream of it, staging.orders waits for a signal.",
             False,
             WARN,
@@ -396,13 +396,13 @@ OUTCOME_TABLE = (
         "waiting: planned without a ready interval, a model upstream is due and not selected",
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), (), (STAGING,)), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, unselected=(STAGING,)),
-        Told(f"core.orders is waiting: {UNSELECTED}.", False, WARN, {"sqlmesh/waiting_for": UNSELECTED}),
+        Reported(f"core.orders is waiting: {UNSELECTED}.", False, WARN, {"sqlmesh/waiting_for": UNSELECTED}),
     ),
     Row(
         "waiting: planned without a ready interval, and no signal is known to be the reason",
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), ()), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED),
-        Told(
+        Reported(
             "core.orders is waiting: none of its missing intervals is ready.",
             False,
             WARN,
@@ -413,7 +413,7 @@ OUTCOME_TABLE = (
         "blocked: left out because something upstream failed",
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)}), FAILED),
         NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
-        Told(
+        Reported(
             "core.orders was not executed, because of a failure upstream of it: staging.orders.",
             False,
             ERROR,
@@ -424,13 +424,13 @@ OUTCOME_TABLE = (
         "blocked: the worker died, but not before SQLMesh had said so",
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
         NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
-        Told(
+        Reported(
             "core.orders was not executed, because of a failure upstream of it: staging.orders.",
             False,
             ERROR,
             {"sqlmesh/blocked_by": "staging.orders"},
         ),
-        death="SQLMesh's process was killed.",
+        worker_death="SQLMesh's process was killed.",
     ),
     Row(
         "failed: its batch ended without a duration and the failure list names it",
@@ -438,7 +438,7 @@ OUTCOME_TABLE = (
         NodeOutcome(
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
@@ -456,13 +456,13 @@ OUTCOME_TABLE = (
             errors=("ConversionException: cannot cast 'x'",),
             attempts=2,
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'", "sqlmesh/attempts": 2},
         ),
-        earlier=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
+        earlier_events=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
     ),
     Row(
         "failed in the first attempt, and left out of the second: a plan has made due what it reads",
@@ -475,14 +475,14 @@ OUTCOME_TABLE = (
             unselected=(STAGING,),
             attempts=2,
         ),
-        Told(
+        Reported(
             f"core.orders (models/orders.sql) failed. Another attempt left it out: {UNSELECTED}."
             "\n\n    OperationalError: the connection was lost",
             False,
             ERROR,
             {"sqlmesh/error": "OperationalError: the connection was lost", "sqlmesh/attempts": 2},
         ),
-        earlier=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
+        earlier_events=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
     ),
     Row(
         "failed: the worker died, but not before SQLMesh had named it",
@@ -490,13 +490,13 @@ OUTCOME_TABLE = (
         NodeOutcome(
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
         ),
-        death="SQLMesh's process was killed.",
+        worker_death="SQLMesh's process was killed.",
     ),
     Row(
         "failed: SQLMesh also lists it as left out, but its own failure is the stronger evidence",
@@ -504,7 +504,7 @@ OUTCOME_TABLE = (
         NodeOutcome(
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
@@ -522,7 +522,7 @@ OUTCOME_TABLE = (
             errors=("ConversionException: cannot cast 'x'", "Audit not_null failed: 3 rows"),
             failed_audits=("not_null",),
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'\n\n"
             "    Audit not_null failed: 3 rows",
             False,
@@ -553,7 +553,7 @@ OUTCOME_TABLE = (
             errors=("Audit not_null failed: 3 rows",),
             failed_audits=("not_null",),
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed its audit not_null (3 rows).",
             False,
             ERROR,
@@ -576,7 +576,7 @@ OUTCOME_TABLE = (
             bytes=100,
             errors=("ConversionException: cannot cast 'x'",),
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
             "What is finished stays: [2026-01-01, 2026-01-02)."
             "\n\n    ConversionException: cannot cast 'x'",
@@ -611,7 +611,7 @@ OUTCOME_TABLE = (
             errors=("Audit not_null failed: 3 rows",),
             failed_audits=("not_null",),
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
             "What is finished stays: [2026-01-01, 2026-01-02)."
             "\n\n    Audit not_null failed: 3 rows",
@@ -646,7 +646,7 @@ OUTCOME_TABLE = (
             bytes=100,
             errors=("SQLMesh's process was killed.",),
         ),
-        Told(
+        Reported(
             "core.orders was interrupted: SQLMesh's process was killed. "
             "Finished before that: [2026-01-01, 2026-01-02).",
             False,
@@ -662,7 +662,7 @@ OUTCOME_TABLE = (
                 "sqlmesh/error": "SQLMesh's process was killed.",
             },
         ),
-        death="SQLMesh's process was killed.",
+        worker_death="SQLMesh's process was killed.",
     ),
     Row(
         "interrupted: it had nothing to do in the first pass, and the worker died while SQLMesh planned the second",
@@ -674,20 +674,20 @@ OUTCOME_TABLE = (
             OPENED,
         ),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, errors=("SQLMesh's process was killed.",)),
-        Told(
+        Reported(
             "core.orders was interrupted: SQLMesh's process was killed.",
             False,
             ERROR,
             {"sqlmesh/error": "SQLMesh's process was killed."},
         ),
-        death="SQLMesh's process was killed.",
-        beside=(STAGING,),
+        worker_death="SQLMesh's process was killed.",
+        other_models=(STAGING,),
     ),
     Row(
         "interrupted: the request failed as a whole",
         (OPENED, ONE_BATCH, msg.RequestFailed("EvaluationError", "The run was cancelled.")),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
-        Told(
+        Reported(
             "core.orders was interrupted: The run was cancelled.",
             False,
             ERROR,
@@ -703,7 +703,7 @@ OUTCOME_TABLE = (
             PROMOTED,
             errors=("SQLMesh ended the run without saying what became of it.",),
         ),
-        Told(
+        Reported(
             "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
             False,
             ERROR,
@@ -720,7 +720,7 @@ OUTCOME_TABLE = (
             planned_batches=1,
             errors=("SQLMesh ended the run without saying what became of it.",),
         ),
-        Told(
+        Reported(
             "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
             False,
             ERROR,
@@ -736,7 +736,7 @@ OUTCOME_TABLE = (
             msg.RequestFailed("EvaluationError", "The run was cancelled."),
         ),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
-        Told(
+        Reported(
             "core.orders was interrupted: The run was cancelled.",
             False,
             ERROR,
@@ -759,7 +759,7 @@ OUTCOME_TABLE = (
             errors=("SQLMesh ended the run without saying what became of it.",),
             reason="all complete intervals are computed",
         ),
-        Told(
+        Reported(
             "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
             False,
             ERROR,
@@ -777,7 +777,7 @@ OUTCOME_TABLE = (
             Outcome.NOT_IN_ENVIRONMENT,
             errors=(NOT_PROMOTED,),
         ),
-        Told(
+        Reported(
             f"core.orders: {NOT_PROMOTED}",
             False,
             ERROR,

@@ -16,7 +16,7 @@ from dg_sqlmesh_component.run.cancellation import Interruption
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Noted(dict[str, bool]):
+class ReceivedInterrupt(dict[str, bool]):
     """Where Dagster looks for a signal that came before, right behind installing the handler that raises."""
 
     def __init__(self, when_looked_at: Callable[[], None]) -> None:
@@ -46,7 +46,9 @@ class Run:
             os.kill(os.getpid(), self._number)
 
     def execute(self, fails: bool = False, guard: bool = True) -> dg.ExecuteInProcessResult:
-        self._monkeypatch.setattr(interrupts, "_received_interrupt", Noted(lambda: self.reach("as Dagster goes on")))
+        self._monkeypatch.setattr(
+            interrupts, "_received_interrupt", ReceivedInterrupt(lambda: self.reach("as Dagster goes on"))
+        )
         store = dg.DagsterInstance.handle_new_event
         instance = dg.DagsterInstance.ephemeral()
 
@@ -112,8 +114,10 @@ def test_all_results_are_recorded_wherever_dagster_is_when_a_signal_comes(
     result = run.execute()
     assert run.told_at == [place]
     assert run.interruption.came
-    said = [event.asset_key.path[0] for event in result.all_events if event.is_step_materialization and event.asset_key]
-    assert said == [f"{kind}_{number}" for number in range(3) for kind in ("asset", "check")]
+    recorded = [
+        event.asset_key.path[0] for event in result.all_events if event.is_step_materialization and event.asset_key
+    ]
+    assert recorded == [f"{kind}_{number}" for number in range(3) for kind in ("asset", "check")]
     assert result.success
     assert [signal.getsignal(number) for number in NUMBERS] == before
 

@@ -84,8 +84,8 @@ def test_added_audit_does_not_rename_other_checks(more: Use) -> None:
 
 
 def test_check_name_ignores_the_order_of_arguments() -> None:
-    one, other = {"column": "a", "n": "-1"}, {"n": "-1", "column": "a"}
-    assert check_names([("check", one)]) == check_names([("check", other)])
+    arguments, reordered = {"column": "a", "n": "-1"}, {"n": "-1", "column": "a"}
+    assert check_names([("check", arguments)]) == check_names([("check", reordered)])
 
 
 audit_names = st.sampled_from(["a", "a_b", "a b", "a_2", "a_b_2", "注文"])

@@ -59,31 +59,31 @@ values = st.recursive(
 )
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def attribute_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place in a declaration."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, one in inner:
+    for key, child in inner:
         yield (*path, key)
-        yield from places(one, (*path, key))
+        yield from attribute_paths(child, (*path, key))
 
 
 def replaced(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
     attributes = copy.deepcopy(EVERYTHING)
-    place: Any = attributes
+    parent: Any = attributes
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
+        parent = parent[key]
+    parent[path[-1]] = value
     return attributes
 
 
-PLACES = sorted(places(EVERYTHING), key=str)
+ATTRIBUTE_PATHS = sorted(attribute_paths(EVERYTHING), key=str)
 
 
 def loaded(attributes: dict[str, Any]) -> SQLMeshProjectComponent:
-    said = yaml.safe_load(yaml.safe_dump(attributes, allow_unicode=True))
+    parsed = yaml.safe_load(yaml.safe_dump(attributes, allow_unicode=True))
     model_type = SQLMeshProjectComponent.get_model_cls()
     assert model_type is not None
-    component = SQLMeshProjectComponent.load(model_type.model_validate(said), _context())
+    component = SQLMeshProjectComponent.load(model_type.model_validate(parsed), _context())
     component._translate(PROJECT)
     return component
 
@@ -108,14 +108,14 @@ def loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(PLACES), values)
+@given(st.sampled_from(ATTRIBUTE_PATHS), values)
 def test_random_value_of_an_attribute_loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
     loads_or_is_refused(path, value)
 
 
 @pytest.mark.parametrize("value", AWKWARD, ids=repr)
 def test_awkward_value_of_an_attribute_loads_or_is_refused(value: Any) -> None:
-    for path in PLACES:
+    for path in ATTRIBUTE_PATHS:
         loads_or_is_refused(path, value)
 
 
@@ -131,9 +131,9 @@ def test_awkward_value_of_an_attribute_loads_or_is_refused(value: Any) -> None:
     ids=str,
 )
 def test_template_that_renders_a_wrong_type_is_refused_with_its_attribute(path: tuple[str, ...], refusal: str) -> None:
-    with pytest.raises((SQLMeshComponentError, ResolutionException)) as told:
+    with pytest.raises((SQLMeshComponentError, ResolutionException)) as raised:
         loaded(replaced(path, "{{ [1] }}"))
-    assert refusal in str(told.value)
+    assert refusal in str(raised.value)
 
 
 def test_text_of_an_environment_variable_becomes_number_or_boolean(

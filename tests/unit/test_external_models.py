@@ -183,13 +183,13 @@ def test_several_tables_may_have_one_asset_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "key"),
+    ("value", "key"),
     [("dlt/events", ["dlt", "events"]), ("{{ lake }}/events", ["lake", "events"]), ("{{ landed() }}", ["raw", "a/b"])],
     ids=["text", "a template that gives text", "a template that gives a key"],
 )
-def test_value_in_keys_may_be_a_template(said: str, key: list[str]) -> None:
+def test_value_in_keys_may_be_a_template(value: str, key: list[str]) -> None:
     context = dg.ResolutionContext.default().with_scope(lake="lake", landed=lambda: dg.AssetKey(["raw", "a/b"]))
-    outside = ExternalModels.resolve_from_model(context, ExternalModels.model()(keys={"rates": said}))
+    outside = ExternalModels.resolve_from_model(context, ExternalModels.model()(keys={"rates": value}))
     assert outside.mapped(TABLES) == {BARE: dg.AssetKey(key)}
 
 

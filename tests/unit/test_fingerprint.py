@@ -44,8 +44,8 @@ def write(name: str, text: str = "changed") -> Callable[[Path], None]:
     return change
 
 
-def rest(project: SQLMeshProject, question: Sequence[str] = ()) -> str:
-    sources = sources_of(project, question)
+def fingerprint_without_models(project: SQLMeshProject, requested: Sequence[str] = ()) -> str:
+    sources = sources_of(project, requested)
     assert sources
     return sources.rest
 
@@ -165,8 +165,8 @@ def test_variable_read_by_code_changes_the_fingerprint(
     project: SQLMeshProject, file: str, text: str, counts: bool
 ) -> None:
     write(file, text)(project.paths[0])
-    one, other = (replace(project, env={"EXTRA": value}) for value in "ab")
-    assert (sources_of(one, []) != sources_of(other, [])) is counts
+    with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert (sources_of(with_a, []) != sources_of(with_b, [])) is counts
 
 
 @pytest.mark.parametrize(("file", "counts"), [("macros/m.py", True), ("external_models.yaml", False)])
@@ -175,22 +175,22 @@ def test_variable_named_in_one_file_and_read_in_another_changes_the_fingerprint(
 ) -> None:
     write("macros/settings.py", "import os\n\n\ndef setting(name):\n    return os.environ[name]\n")(project.paths[0])
     write(file, "- 'EXTRA'")(project.paths[0])
-    one, other = (replace(project, env={"EXTRA": value}) for value in "ab")
-    assert (sources_of(one, []) != sources_of(other, [])) is counts
+    with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert (sources_of(with_a, []) != sources_of(with_b, [])) is counts
 
 
 def test_variable_named_in_a_dbt_model_and_read_by_a_macro_changes_the_fingerprint(project: SQLMeshProject) -> None:
     write("dbt_project.yml")(project.paths[0])
     write("macros/setting.sql", "{% macro setting(name) %}{{ env_var(name) }}{% endmacro %}")(project.paths[0])
     write("models/m.sql", "SELECT '{{ setting(\"EXTRA\") }}'")(project.paths[0])
-    one, other = (replace(project, env={"EXTRA": value}) for value in "ab")
-    assert sources_of(one, []) != sources_of(other, [])
+    with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert sources_of(with_a, []) != sources_of(with_b, [])
 
 
 def test_shell_variable_underscore_is_ignored(project: SQLMeshProject) -> None:
     write("config.yaml", CONFIG + "# _\n")(project.paths[0])
-    one, other = (replace(project, env={"_": value}) for value in "ab")
-    assert sources_of(one, []) == sources_of(other, [])
+    with_a, with_b = (replace(project, env={"_": value}) for value in "ab")
+    assert sources_of(with_a, []) == sources_of(with_b, [])
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that not even the superuser can read")
@@ -263,22 +263,33 @@ def test_changed_file_in_a_folder_named_by_a_variable_changes_the_fingerprint(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     points_to = elsewhere / file if variable == "SQLMESH_DOTENV_PATH" else elsewhere
     moved = replace(project, env={variable: str(points_to)})
-    before = rest(moved)
+    before = fingerprint_without_models(moved)
     write(file)(elsewhere)
-    assert rest(moved) != before
+    assert fingerprint_without_models(moved) != before
 
 
 def test_variable_read_by_a_dbt_model_changes_the_fingerprint(project: SQLMeshProject) -> None:
     write("dbt_project.yml")(project.paths[0])
     write("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'")(project.paths[0])
-    one, other, dbt = (replace(project, env={name: "x"}) for name in ("EXTRA", "ELSEWHERE", "DBT_PROFILES_DIR"))
-    assert len({rest(one), rest(other), rest(dbt)}) == 3
+    with_extra, with_unrelated, with_dbt_variable = (
+        replace(project, env={name: "x"}) for name in ("EXTRA", "ELSEWHERE", "DBT_PROFILES_DIR")
+    )
+    assert (
+        len(
+            {
+                fingerprint_without_models(with_extra),
+                fingerprint_without_models(with_unrelated),
+                fingerprint_without_models(with_dbt_variable),
+            }
+        )
+        == 3
+    )
 
 
 def test_variable_named_in_the_env_file_changes_the_fingerprint(project: SQLMeshProject) -> None:
     write(".env", "WAREHOUSE=${ELSEWHERE}/shop")(project.paths[0])
-    one, other = (replace(project, env={"ELSEWHERE": value}) for value in "ab")
-    assert sources_of(one, []) != sources_of(other, [])
+    with_a, with_b = (replace(project, env={"ELSEWHERE": value}) for value in "ab")
+    assert sources_of(with_a, []) != sources_of(with_b, [])
 
 
 @pytest.mark.parametrize(("text", "counts"), [("default_target_environment: dev_{{ user() }}", True), ("", False)])
@@ -286,20 +297,28 @@ def test_user_name_counts_only_if_the_configuration_reads_it(
     project: SQLMeshProject, monkeypatch: pytest.MonkeyPatch, text: str, counts: bool
 ) -> None:
     write("config.yaml", text)(project.paths[0])
-    said = []
+    fingerprints = []
     for name in ("ada", "grace"):
         monkeypatch.setenv("LOGNAME", name)
-        said.append(sources_of(project, []))
-    assert (said[0] != said[1]) is counts
+        fingerprints.append(sources_of(project, []))
+    assert (fingerprints[0] != fingerprints[1]) is counts
 
 
 def test_value_of_a_secret_variable_is_ignored(project: SQLMeshProject) -> None:
-    one, other = (replace(project, env={"PASSWORD": value}) for value in "ab")
-    assert sources_of(one, []) == sources_of(other, [])
+    with_a, with_b = (replace(project, env={"PASSWORD": value}) for value in "ab")
+    assert sources_of(with_a, []) == sources_of(with_b, [])
 
 
 def test_fingerprint_depends_on_the_requested_content(project: SQLMeshProject) -> None:
-    assert len({rest(project, question) for question in ([], ["a"], ["a", "b"], ["ab"], ["", "ab"])}) == 5
+    assert (
+        len(
+            {
+                fingerprint_without_models(project, requested)
+                for requested in ([], ["a"], ["a", "b"], ["ab"], ["", "ab"])
+            }
+        )
+        == 5
+    )
 
 
 def test_commit_counts_only_if_links_are_requested(project: SQLMeshProject) -> None:
@@ -359,6 +378,6 @@ def test_any_other_change_requires_a_full_reload(project: SQLMeshProject, change
 
 def test_model_file_with_an_invalid_unicode_name_requires_a_full_reload(project: SQLMeshProject) -> None:
     [folder] = project.paths
-    before = rest(project)
+    before = fingerprint_without_models(project)
     (folder / "models" / os.fsdecode(b"\xff.sql")).write_text("SELECT 1")
-    assert rest(project) != before
+    assert fingerprint_without_models(project) != before

@@ -33,9 +33,9 @@ def test_query_within_the_limit_is_not_cut(characters: int) -> None:
 @pytest.mark.parametrize("characters", [LIMIT + 1, 10 * LIMIT])
 def test_longer_query_is_cut_with_a_note_of_its_length(characters: int) -> None:
     note = f"\n-- cut here: {characters} characters in all"
-    kept = cut("SELECT " + "x" * (characters - len("SELECT ")), LIMIT)
-    assert len(kept) == LIMIT
-    assert kept == "SELECT " + "x" * (LIMIT - len("SELECT ") - len(note)) + note
+    shortened = cut("SELECT " + "x" * (characters - len("SELECT ")), LIMIT)
+    assert len(shortened) == LIMIT
+    assert shortened == "SELECT " + "x" * (LIMIT - len("SELECT ") - len(note)) + note
 
 
 SHOP = manifest(
@@ -67,16 +67,16 @@ def test_changed_file_affects_its_models_and_their_downstream_models(files: list
 
 
 def test_reloaded_models_keep_their_positions() -> None:
-    changed = [replace(SHOP.models[at], description="new") for at in (3, 1)]
-    described = replace(manifest(*changed), default_catalog="other")
-    merged = SHOP.with_models_of(described)
-    assert [one.fqn for one in merged.models] == [one.fqn for one in SHOP.models]
-    assert [one.description == "new" for one in merged.models] == [at in (1, 3) for at in range(7)]
+    changed = [replace(SHOP.models[index], description="new") for index in (3, 1)]
+    reloaded = replace(manifest(*changed), default_catalog="other")
+    merged = SHOP.with_models_of(reloaded)
+    assert [model.fqn for model in merged.models] == [model.fqn for model in SHOP.models]
+    assert [model.description == "new" for model in merged.models] == [index in (1, 3) for index in range(7)]
     assert (merged.selected, merged.default_catalog) == (SHOP.selected, "other")
 
 
 def test_manifest_moved_to_other_folders_changes_only_file_paths() -> None:
-    before = replace(
+    original = replace(
         manifest(
             model("core.orders", path="/shop/models/orders.sql", audits=(audit(path="/shop/audits/a.sql"),)),
             model("core.lines", path="/more/models/lines.sql"),
@@ -86,16 +86,20 @@ def test_manifest_moved_to_other_folders_changes_only_file_paths() -> None:
         ),
         paths=("/shop", "/more"),
     )
-    now = before.at(("/there", "/shop"))
-    assert now.paths == ("/there", "/shop")
-    assert {one.name: one.path for one in now.models} == {
+    moved = original.at(("/there", "/shop"))
+    assert moved.paths == ("/there", "/shop")
+    assert {one.name: one.path for one in moved.models} == {
         "core.orders": "/there/models/orders.sql",
         "core.lines": "/shop/models/lines.sql",
         "core.shopping": "/shopping/models/shopping.sql",
         "core.elsewhere": None,
     }
-    assert [one.path for model in now.models for one in model.audits] == ["/there/audits/a.sql"]
-    [there], [here] = (one.standalone_audits for one in (now, before))
-    assert (there.audit.path or "").replace("/there/", "/shop/") == here.audit.path != there.audit.path
-    assert now.at(before.paths) == before
-    assert before.at(before.paths) is before
+    assert [one.path for model in moved.models for one in model.audits] == ["/there/audits/a.sql"]
+    [moved_audit], [original_audit] = (one.standalone_audits for one in (moved, original))
+    assert (
+        (moved_audit.audit.path or "").replace("/there/", "/shop/")
+        == original_audit.audit.path
+        != moved_audit.audit.path
+    )
+    assert moved.at(original.paths) == original
+    assert original.at(original.paths) is original

@@ -20,9 +20,9 @@ SHOP = manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalo
 COMMAND = "dg utils refresh-defs-state"
 
 
-def stored(said: Manifest, folder: Path) -> Path:
+def stored(project: Manifest, folder: Path) -> Path:
     path = folder / "state"
-    write_manifest(said, path)
+    write_manifest(project, path)
     return path
 
 
@@ -30,15 +30,15 @@ def refusal(path: Path) -> str:
     """What is said of a file that cannot be read."""
     with pytest.raises(DeclarationError) as refused:
         read_manifest(path)
-    said = str(refused.value)
-    assert str(path) in said
-    assert said.endswith(COMMAND)
-    return said
+    message = str(refused.value)
+    assert str(path) in message
+    assert message.endswith(COMMAND)
+    return message
 
 
-@pytest.mark.parametrize("said", [SHOP, manifest()], ids=["a project", "an empty project"])
-def test_written_manifest_is_read_unchanged(said: Manifest, tmp_path: Path) -> None:
-    assert read_manifest(stored(said, tmp_path)) == said
+@pytest.mark.parametrize("project", [SHOP, manifest()], ids=["a project", "an empty project"])
+def test_written_manifest_is_read_unchanged(project: Manifest, tmp_path: Path) -> None:
+    assert read_manifest(stored(project, tmp_path)) == project
 
 
 def test_file_is_replaced_and_no_temporary_file_is_left(tmp_path: Path) -> None:
@@ -72,21 +72,21 @@ def test_file_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path) -
 
 
 def write_often(path: Path, models: int) -> None:
-    said = manifest(*(model(f"core.m{number}") for number in range(models)))
+    project = manifest(*(model(f"core.m{number}") for number in range(models)))
     for _ in range(30):
-        write_manifest(said, path)
+        write_manifest(project, path)
 
 
 def test_reading_during_concurrent_writes_gives_one_complete_manifest(tmp_path: Path) -> None:
     path = stored(SHOP, tmp_path)
-    found = set()
+    model_counts = set()
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
         writers = [pool.submit(write_often, path, models) for models in (50, 200)]
-        while not all(one.done() for one in writers):
-            found.add(len(read_manifest(path).models))
-    assert [one.result() for one in writers] == [None, None]
-    assert found <= {len(SHOP.models), 50, 200}
-    assert len(found) > 1, "nothing was written while it was read"
+        while not all(writer.done() for writer in writers):
+            model_counts.add(len(read_manifest(path).models))
+    assert [writer.result() for writer in writers] == [None, None]
+    assert model_counts <= {len(SHOP.models), 50, 200}
+    assert len(model_counts) > 1, "nothing was written while it was read"
     assert [*tmp_path.iterdir()] == [path]
 
 
@@ -134,8 +134,8 @@ def test_file_with_other_content_is_refused(content: bytes, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("version", [MANIFEST_VERSION - 1, MANIFEST_VERSION + 1], ids=["older", "newer"])
 def test_manifest_of_another_version_is_refused(version: int, tmp_path: Path) -> None:
-    said = refusal(stored(replace(SHOP, version=version), tmp_path))
-    assert f"has version {version}; this dg_sqlmesh_component reads version {MANIFEST_VERSION}." in said
+    message = refusal(stored(replace(SHOP, version=version), tmp_path))
+    assert f"has version {version}; this dg_sqlmesh_component reads version {MANIFEST_VERSION}." in message
 
 
 def test_manifest_version_is_5() -> None:
@@ -144,10 +144,10 @@ def test_manifest_version_is_5() -> None:
 
 def test_manifest_of_version_1_is_reported_as_another_version(tmp_path: Path) -> None:
     path = stored(replace(SHOP, version=1), tmp_path)
-    said = {**json.loads(path.read_bytes()), "source": "a digest"}
-    del said["sources"]
-    for one in said["models"]:
-        for new in ("query", "column_lineage", "column_lineage_cut", "source_url"):
-            del one[new]
-    path.write_text(json.dumps(said))
+    content = {**json.loads(path.read_bytes()), "source": "a digest"}
+    del content["sources"]
+    for stored_model in content["models"]:
+        for field_name in ("query", "column_lineage", "column_lineage_cut", "source_url"):
+            del stored_model[field_name]
+    path.write_text(json.dumps(content))
     assert "has version 1; this dg_sqlmesh_component reads version 5." in refusal(path)

@@ -24,15 +24,15 @@ def materialize_what_is_selected(context: dg.AssetExecutionContext) -> Iterator[
         yield dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=True)
 
 
-def built(of: Manifest, compute: Compute = materialize_what_is_selected, **op: Any) -> dg.AssetsDefinition:
-    said: dict[str, Any] = {
+def built(project: Manifest, compute: Compute = materialize_what_is_selected, **op: Any) -> dg.AssetsDefinition:
+    defaults: dict[str, Any] = {
         "name": "shop",
         "project": "shop",
         "description": None,
         "tags": None,
         "pool": None,
     }
-    return build_multi_asset(project_assets(of), compute, **{**said, **op})
+    return build_multi_asset(project_assets(project), compute, **{**defaults, **op})
 
 
 def paths(keys: Any) -> set[tuple[str, ...]]:
@@ -168,15 +168,15 @@ def test_config_schema_of_the_op_is_the_run_config_class(schema: type[dg.Config]
 
 
 def test_run_config_reaches_the_op_and_unknown_fields_are_refused() -> None:
-    reached: list[dict[str, Any]] = []
+    received_configs: list[dict[str, Any]] = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        reached.append({**context.op_execution_context.op_config})
+        received_configs.append({**context.op_execution_context.op_config})
         yield from ()
 
     definition = built(SHOP, compute, config_schema=OurConfig)
     dg.materialize([definition], run_config={"ops": {"shop": {"config": {"start": "yesterday", "ticket": "T-1"}}}})
-    assert reached == [{**SQLMeshRunConfig(start="yesterday").model_dump(), "ticket": "T-1"}]
+    assert received_configs == [{**SQLMeshRunConfig(start="yesterday").model_dump(), "ticket": "T-1"}]
     with pytest.raises(dg.DagsterInvalidConfigError):
         dg.materialize([definition], run_config={"ops": {"shop": {"config": {"startt": "yesterday"}}}})
 
@@ -185,9 +185,9 @@ def test_op_without_config_schema_refuses_run_config() -> None:
     definition = built(manifest(model("core.orders")), config_schema=None)
     assert {*definition.op.config_schema.config_type.fields} == set()
     assert dg.materialize([definition], run_config={}).success
-    for said in ({"ignore_cron": True}, {"startt": "yesterday"}):
+    for config in ({"ignore_cron": True}, {"startt": "yesterday"}):
         with pytest.raises(dg.DagsterInvalidConfigError):
-            dg.materialize([definition], run_config={"ops": {"shop": {"config": said}}})
+            dg.materialize([definition], run_config={"ops": {"shop": {"config": config}}})
 
 
 def test_definition_has_the_specs_and_checks_of_the_project() -> None:
@@ -226,13 +226,17 @@ def test_op_passes_its_context_to_compute_and_yields_its_results() -> None:
     result = dg.materialize([built(SHOP, compute)], selection=dg.AssetSelection.assets("core/orders"))
     assert contexts == [dg.AssetExecutionContext]
     assert [event.asset_key for event in result.get_asset_materialization_events()] == [dg.AssetKey(["core", "orders"])]
-    assert {one.check_name for one in result.get_asset_check_evaluations()} == {STATUS_CHECK, "not_null", "add_up"}
+    assert {evaluation.check_name for evaluation in result.get_asset_check_evaluations()} == {
+        STATUS_CHECK,
+        "not_null",
+        "add_up",
+    }
 
 
 def test_check_can_be_selected_without_its_asset() -> None:
     not_null = dg.AssetCheckKey(dg.AssetKey(["core", "orders"]), "not_null")
     result = dg.materialize([built(SHOP)], selection=dg.AssetSelection.checks(not_null))
-    assert [one.asset_check_key for one in result.get_asset_check_evaluations()] == [not_null]
+    assert [evaluation.asset_check_key for evaluation in result.get_asset_check_evaluations()] == [not_null]
     assert not result.get_asset_materialization_events()
 
 
@@ -255,7 +259,7 @@ USUAL = SQLMeshRunConfig().model_dump()
 
 
 @pytest.mark.parametrize(
-    ("said", "first", "second"),
+    ("configs", "first", "second"),
     [
         ({}, USUAL, USUAL),
         ({"shop": {"start": "a"}}, {**USUAL, "start": "a"}, {"start": "a"}),
@@ -270,14 +274,14 @@ USUAL = SQLMeshRunConfig().model_dump()
     ids=["nothing", "to the first part", "to the second", "to both", "to the second that nothing is meant for it"],
 )
 def test_run_config_of_the_first_part_of_a_split_op_reaches_the_second(
-    said: dict[str, dict[str, Any]], first: dict[str, Any], second: dict[str, Any]
+    configs: dict[str, dict[str, Any]], first: dict[str, Any], second: dict[str, Any]
 ) -> None:
-    reached: dict[str, Any] = {}
+    received_configs: dict[str, Any] = {}
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         op = context.op_execution_context
         step = op.op_handle.name
-        reached[step] = config_of_run(context.run.run_config, step, op.op_def.name, op.op_config)
+        received_configs[step] = config_of_run(context.run.run_config, step, op.op_def.name, op.op_config)
         yield from materialize_what_is_selected(context)
 
     @dg.asset(key=["raw", "scored"], deps=[dg.AssetKey(["core", "a"])])
@@ -285,9 +289,9 @@ def test_run_config_of_the_first_part_of_a_split_op_reaches_the_second(
 
     models = [model("core.a"), model("marts.revenue", reads=["raw.scored", "core.a"])]
     definition = built(manifest(*models), compute, config_schema=SQLMeshRunConfig)
-    run_config = {"ops": {part: {"config": config} for part, config in said.items()}}
+    run_config = {"ops": {part: {"config": config} for part, config in configs.items()}}
     assert dg.materialize([scored, definition], run_config=run_config).success
-    assert reached == {"shop": first, "shop_2": second}
+    assert received_configs == {"shop": first, "shop_2": second}
 
 
 def test_model_in_a_second_step_needs_the_outputs_of_its_parents_in_the_first() -> None:

@@ -36,42 +36,44 @@ from unit.outcome_table import (
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, Ledger, NodeOutcome, Outcome
 
-MART = fqn("marts.revenue")
-START_OVER = msg.EvaluationPlanned({})
+REVENUE = fqn("marts.revenue")
+EMPTY_PLAN = msg.EvaluationPlanned({})
 
 
 def fold(
     events: Iterable[msg.Event],
     requested: Iterable[str] = (ORDERS,),
     audit_only: Iterable[str] = (),
-    death: str | None = None,
+    worker_death: str | None = None,
     earlier: Iterable[msg.Event] = (),
 ) -> list[NodeOutcome | AuditOnlyOutcome]:
     """All outcomes, in the order in which they are handed out.
 
     Args:
-        death: Why no last event came.
+        worker_death: Why no last event came.
         earlier: What came in a first attempt, which left every node open that it did not settle.
     """
     ledger = Ledger(requested, audit_only)
     outcomes = [outcome for event in earlier for outcome in ledger.feed(event)]
     outcomes += ledger.pause(ledger.open_nodes) if earlier else []
     outcomes += [outcome for event in events for outcome in ledger.feed(event)]
-    return outcomes + (ledger.close(death) if death else [])
+    return outcomes + (ledger.close(worker_death) if worker_death else [])
 
 
-def kinds(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> list[tuple[str, Outcome]]:
-    return [(one.fqn, one.outcome) for one in outcomes if isinstance(one, NodeOutcome)]
+def node_outcomes(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> list[tuple[str, Outcome]]:
+    return [(outcome.fqn, outcome.outcome) for outcome in outcomes if isinstance(outcome, NodeOutcome)]
 
 
 # -- the table ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.says)
+@pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
 def test_events_give_the_outcome_of_the_table(row: Row) -> None:
-    outcomes = fold(row.events, requested=(ORDERS, *row.beside), death=row.death, earlier=row.earlier)
-    assert [one for one in outcomes if one.fqn == ORDERS] == [row.outcome]
-    assert {one.fqn for one in outcomes} == {ORDERS, *row.beside}
+    outcomes = fold(
+        row.events, requested=(ORDERS, *row.other_models), worker_death=row.worker_death, earlier=row.earlier_events
+    )
+    assert [outcome for outcome in outcomes if outcome.fqn == ORDERS] == [row.outcome]
+    assert {outcome.fqn for outcome in outcomes} == {ORDERS, *row.other_models}
 
 
 def test_outcome_table_covers_every_outcome() -> None:
@@ -89,7 +91,9 @@ def test_only_executed_up_to_date_and_waiting_are_healthy() -> None:
 
 
 def test_only_failed_non_blocking_audits_are_warnings() -> None:
-    warned = {row.says: [audit.name for audit in row.outcome.warnings] for row in OUTCOME_TABLE if row.outcome.warnings}
+    warned = {
+        row.title: [audit.name for audit in row.outcome.warnings] for row in OUTCOME_TABLE if row.outcome.warnings
+    }
     assert warned == {"executed with a warning: the same, and a non-blocking audit failed": ["recent"]}
 
 
@@ -115,18 +119,22 @@ def test_batch_reported_twice_counts_once() -> None:
 
 
 def test_outcomes_come_in_the_order_of_execution() -> None:
-    plan = msg.EvaluationPlanned({MART: (D1,), ORDERS: (D1, D2), STAGING: (D1,)})
-    batches = [batch(0, D1, node=STAGING), batch(0, D1), batch(1, D2), batch(0, D1, node=MART)]
-    outcomes = fold([opened(STAGING, ORDERS, MART), plan, *batches, SUCCEEDED], requested=[MART, ORDERS, STAGING])
-    assert [one.fqn for one in outcomes] == [STAGING, ORDERS, MART]
+    plan = msg.EvaluationPlanned({REVENUE: (D1,), ORDERS: (D1, D2), STAGING: (D1,)})
+    batches = [batch(0, D1, node=STAGING), batch(0, D1), batch(1, D2), batch(0, D1, node=REVENUE)]
+    outcomes = fold([opened(STAGING, ORDERS, REVENUE), plan, *batches, SUCCEEDED], requested=[REVENUE, ORDERS, STAGING])
+    assert [outcome.fqn for outcome in outcomes] == [STAGING, ORDERS, REVENUE]
 
 
 def test_outcomes_settled_at_the_end_come_in_requested_order() -> None:
-    assert [one.fqn for one in fold([SUCCEEDED], requested=[STAGING, MART, ORDERS])] == [STAGING, MART, ORDERS]
+    assert [outcome.fqn for outcome in fold([SUCCEEDED], requested=[STAGING, REVENUE, ORDERS])] == [
+        STAGING,
+        REVENUE,
+        ORDERS,
+    ]
 
 
 @pytest.mark.parametrize(
-    "last", [SUCCEEDED, FAILED, msg.EvaluationFinished("nothing_to_do")], ids=lambda one: one.status
+    "last", [SUCCEEDED, FAILED, msg.EvaluationFinished("nothing_to_do")], ids=lambda event: event.status
 )
 @pytest.mark.parametrize("evidence", [(), (DIVISION,), (AUDITS,)], ids=["nobody named", "error", "audit"])
 def test_failed_batch_never_gives_an_executed_outcome(
@@ -167,14 +175,14 @@ def test_row_count_is_the_last_count(counts: tuple[int, ...], row_count: int | N
 
 
 def test_row_counts_belong_to_their_own_model() -> None:
-    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,), MART: (D1,)})
+    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,), REVENUE: (D1,)})
     work = [
-        one
+        event
         for node, rows in ((STAGING, 1), (ORDERS, 2))
-        for one in (msg.RowsCounted(node, rows), batch(0, D1, node=node))
+        for event in (msg.RowsCounted(node, rows), batch(0, D1, node=node))
     ]
-    outcomes = fold([plan, *work, batch(0, D1, node=MART), SUCCEEDED], requested=[STAGING, ORDERS, MART])
-    assert [one.row_count for one in outcomes if isinstance(one, NodeOutcome)] == [1, 2, None]
+    outcomes = fold([plan, *work, batch(0, D1, node=REVENUE), SUCCEEDED], requested=[STAGING, ORDERS, REVENUE])
+    assert [event.row_count for event in outcomes if isinstance(event, NodeOutcome)] == [1, 2, None]
 
 
 def test_row_count_alone_does_not_mean_executed() -> None:
@@ -225,7 +233,10 @@ def test_skipped_audit_has_no_result() -> None:
 @pytest.mark.parametrize(("last", "rows"), [(0, 0), (2, 2)])
 def test_audit_of_the_whole_table_keeps_only_the_last_batch(last: int, rows: int) -> None:
     """Every batch of a model without a time column has its audits look at all of the table."""
-    whole = [replace(audited("recent", day, found), of_whole_table=True) for day, found in ((D1, 3), (D2, last))]
+    whole = [
+        replace(audited("recent", day, failing_rows), of_whole_table=True)
+        for day, failing_rows in ((D1, 3), (D2, last))
+    ]
     (outcome,) = fold([OPENED, TWO_BATCHES, whole[0], batch(0, D1), whole[1], batch(1, D2), SUCCEEDED])
     assert isinstance(outcome, NodeOutcome)
     assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=rows),)
@@ -257,7 +268,7 @@ def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "death", "error"),
+    ("events", "worker_death", "error"),
     [
         (
             [opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")],
@@ -275,29 +286,29 @@ def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
     ids=["not promoted", "not evaluated", "the request failed", "the worker died"],
 )
 def test_unevaluated_audits_are_reported_with_the_reason(
-    events: list[msg.Event], death: str | None, error: str
+    events: list[msg.Event], worker_death: str | None, error: str
 ) -> None:
-    outcomes = fold(events, requested=[], audit_only=[ORDERS], death=death)
-    assert [one for one in outcomes if one.fqn == ORDERS] == [AuditOnlyOutcome(ORDERS, (), (), error)]
+    outcomes = fold(events, requested=[], audit_only=[ORDERS], worker_death=worker_death)
+    assert [outcome for outcome in outcomes if outcome.fqn == ORDERS] == [AuditOnlyOutcome(ORDERS, (), (), error)]
 
 
 @pytest.mark.parametrize(
-    ("events", "death"),
+    ("events", "worker_death"),
     [([OPENED, msg.RequestFailed("DeclarationError", "a wrong date")], None), ([], "killed"), ([OPENED], "killed")],
     ids=["refused", "died before it said anything", "died before the plan"],
 )
-def test_run_that_ends_before_planning_interrupts_nothing(events: list[msg.Event], death: str | None) -> None:
-    assert fold(events, requested=[ORDERS], audit_only=[STAGING], death=death) == []
+def test_run_that_ends_before_planning_interrupts_nothing(events: list[msg.Event], worker_death: str | None) -> None:
+    assert fold(events, requested=[ORDERS], audit_only=[STAGING], worker_death=worker_death) == []
 
 
 def test_failing_signal_interrupts_the_other_models() -> None:
     failed = [OPENED, DIVISION, msg.RequestFailed("EvaluationError", "A signal raised an error.")]
     outcomes = fold(failed, requested=[ORDERS, STAGING])
-    assert sorted(kinds(outcomes)) == sorted([(ORDERS, Outcome.FAILED), (STAGING, Outcome.INTERRUPTED)])
+    assert sorted(node_outcomes(outcomes)) == sorted([(ORDERS, Outcome.FAILED), (STAGING, Outcome.INTERRUPTED)])
 
 
 def test_audits_evaluated_before_the_worker_died_are_kept() -> None:
-    (outcome,) = fold([audited("not_null", D1, 2)], requested=[], audit_only=[ORDERS], death="killed")
+    (outcome,) = fold([audited("not_null", D1, 2)], requested=[], audit_only=[ORDERS], worker_death="killed")
     assert outcome == AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1, failing_rows=2),), (), "killed")
 
 
@@ -306,21 +317,21 @@ def test_audits_evaluated_before_the_worker_died_are_kept() -> None:
 
 def test_batches_of_the_first_pass_count_if_the_second_has_nothing_to_do() -> None:
     again = msg.NodeUpToDate(ORDERS, "all complete intervals are computed", day(4), day(2))
-    (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, again, SUCCEEDED])
+    (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, again, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
     assert (outcome.planned_batches, outcome.finished_batches, outcome.again) == (1, 1, False)
 
 
 @pytest.mark.parametrize(
-    ("told", "outcome"),
+    ("second_pass", "outcome"),
     [([msg.NodeUpToDate(ORDERS, "done", None, None)], Outcome.EXECUTED), ([], Outcome.INTERRUPTED)],
     ids=["told that nothing is left to do", "untold"],
 )
 def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_reported_up_to_date(
-    told: list[msg.Event], outcome: Outcome
+    second_pass: list[msg.Event], outcome: Outcome
 ) -> None:
-    outcomes = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, *told], death="killed")
-    assert kinds(outcomes) == [(ORDERS, outcome)]
+    outcomes = fold([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, *second_pass], worker_death="killed")
+    assert node_outcomes(outcomes) == [(ORDERS, outcome)]
 
 
 @pytest.mark.parametrize("again", [ONE_BATCH, msg.EvaluationPlanned({ORDERS: ()})], ids=["planned", "nothing is ready"])
@@ -330,7 +341,7 @@ def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_re
     ids=["up to date", "waiting"],
 )
 def test_reason_of_the_first_pass_is_dropped_in_the_second(idle: msg.Event, again: msg.Event) -> None:
-    (outcome,) = fold([OPENED, msg.EvaluationPlanned({}), idle, START_OVER, again], death="killed")
+    (outcome,) = fold([OPENED, msg.EvaluationPlanned({}), idle, EMPTY_PLAN, again], worker_death="killed")
     assert isinstance(outcome, NodeOutcome)
     assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
     assert (outcome.reason, outcome.signals, outcome.last_interval_end) == (None, (), None)
@@ -338,14 +349,14 @@ def test_reason_of_the_first_pass_is_dropped_in_the_second(idle: msg.Event, agai
 
 def test_model_that_waited_in_the_first_pass_and_ran_in_the_second_is_executed() -> None:
     first = [msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
-    (outcome,) = fold([OPENED, *first, START_OVER, ONE_BATCH, batch(0, D1), SUCCEEDED])
+    (outcome,) = fold([OPENED, *first, EMPTY_PLAN, ONE_BATCH, batch(0, D1), SUCCEEDED])
     assert isinstance(outcome, NodeOutcome)
     assert (outcome.outcome, outcome.signals) == (Outcome.EXECUTED, ())
 
 
 def test_batches_of_both_passes_are_added_up() -> None:
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
-    (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), START_OVER, second, batch(0, D2), SUCCEEDED])
+    (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, batch(0, D2), SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (days(1, 2),))
     assert (outcome.planned_batches, outcome.finished_batches) == (2, 2)
     assert (outcome.rows, outcome.duration_ms) == (20, 10)
@@ -353,7 +364,7 @@ def test_batches_of_both_passes_are_added_up() -> None:
 
 def test_intervals_of_the_first_pass_are_reported_if_the_second_fails() -> None:
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
-    events = [OPENED, TWO_BATCHES, batch(0, D1), START_OVER, second, failing_batch(0, D2), DIVISION, FAILED]
+    events = [OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, failing_batch(0, D2), DIVISION, FAILED]
     (outcome,) = fold(events)
     assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
 
@@ -362,21 +373,21 @@ def test_failures_of_the_first_pass_are_dropped() -> None:
     plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
     first = [failing_batch(0, D1), DIVISION, msg.NodesBlocked({STAGING: (ORDERS,)})]
     second = [batch(0, D1, node=STAGING), batch(0, D1)]
-    outcomes = fold([plan, *first, START_OVER, plan, *second, SUCCEEDED], requested=[STAGING, ORDERS])
-    assert kinds(outcomes) == [(STAGING, Outcome.EXECUTED), (ORDERS, Outcome.EXECUTED)]
+    outcomes = fold([plan, *first, EMPTY_PLAN, plan, *second, SUCCEEDED], requested=[STAGING, ORDERS])
+    assert node_outcomes(outcomes) == [(STAGING, Outcome.EXECUTED), (ORDERS, Outcome.EXECUTED)]
     assert all(outcome.errors == outcome.failed_audits == outcome.culprits == () for outcome in outcomes)
 
 
 def test_errors_of_the_first_pass_are_dropped_if_the_second_is_interrupted() -> None:
-    events = [ONE_BATCH, failing_batch(0, D1), DIVISION, START_OVER, ONE_BATCH]
-    (outcome,) = fold(events, death="killed")
+    events = [ONE_BATCH, failing_batch(0, D1), DIVISION, EMPTY_PLAN, ONE_BATCH]
+    (outcome,) = fold(events, worker_death="killed")
     assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
 
 
 def test_audits_of_batches_that_failed_in_the_first_pass_are_dropped() -> None:
     first = [audited("not_null", D1, 3), failing_batch(0, D1), AUDITS]
     second = [audited("not_null", D1, 0), batch(0, D1)]
-    (outcome,) = fold([OPENED, ONE_BATCH, *first, START_OVER, ONE_BATCH, *second, SUCCEEDED])
+    (outcome,) = fold([OPENED, ONE_BATCH, *first, EMPTY_PLAN, ONE_BATCH, *second, SUCCEEDED])
     assert outcome.outcome is Outcome.EXECUTED
     assert outcome.audits == (audit_result("not_null", D1),)
 
@@ -384,17 +395,17 @@ def test_audits_of_batches_that_failed_in_the_first_pass_are_dropped() -> None:
 def test_audits_of_batches_that_finished_in_the_first_pass_count() -> None:
     first = [audited("recent", D1, 1), batch(0, D1)]
     second = [msg.EvaluationPlanned({ORDERS: (D2,)}), audited("recent", D2, 2), batch(0, D2)]
-    (outcome,) = fold([OPENED, TWO_BATCHES, *first, START_OVER, *second, SUCCEEDED])
+    (outcome,) = fold([OPENED, TWO_BATCHES, *first, EMPTY_PLAN, *second, SUCCEEDED])
     assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=3),)
 
 
 def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
-    events = [OPENED, ONE_BATCH, batch(0, D1), START_OVER, msg.NodeUpToDate(ORDERS, "done", None, None), SUCCEEDED]
-    assert kinds(fold(events)) == [(ORDERS, Outcome.EXECUTED)]
+    events = [OPENED, ONE_BATCH, batch(0, D1), EMPTY_PLAN, msg.NodeUpToDate(ORDERS, "done", None, None), SUCCEEDED]
+    assert node_outcomes(fold(events)) == [(ORDERS, Outcome.EXECUTED)]
 
 
 @pytest.mark.parametrize(
-    ("now", "outcome"),
+    ("promoted_now", "outcome"),
     [
         (PROMOTED, Outcome.EXECUTED),
         (replace(PROMOTED, metadata_hash="another"), Outcome.EXECUTED),
@@ -403,13 +414,13 @@ def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
     ],
     ids=["as it was", "another description", "another version", "other code in the same table"],
 )
-def test_batches_of_a_replaced_version_do_not_count(now: msg.PromotedNode, outcome: Outcome) -> None:
+def test_batches_of_a_replaced_version_do_not_count(promoted_now: msg.PromotedNode, outcome: Outcome) -> None:
     first = [OPENED, TWO_BATCHES, audited("recent", D1, 1), batch(0, D1)]
-    second = [START_OVER, replace(opened(ORDERS), promoted={ORDERS: now}), up_to_date_again(), SUCCEEDED]
-    (told,) = fold([*first, *second])
-    assert isinstance(told, NodeOutcome)
-    assert (told.outcome, told.promoted) == (outcome, now)
-    assert bool(told.intervals) == bool(told.audits) == (outcome is Outcome.EXECUTED)
+    second = [EMPTY_PLAN, replace(opened(ORDERS), promoted={ORDERS: promoted_now}), up_to_date_again(), SUCCEEDED]
+    (node_outcome,) = fold([*first, *second])
+    assert isinstance(node_outcome, NodeOutcome)
+    assert (node_outcome.outcome, node_outcome.promoted) == (outcome, promoted_now)
+    assert bool(node_outcome.intervals) == bool(node_outcome.audits) == (outcome is Outcome.EXECUTED)
 
 
 def up_to_date_again() -> msg.NodeUpToDate:
@@ -420,7 +431,7 @@ def test_executed_model_that_is_planned_again_is_returned_again() -> None:
     work = [audited("recent", D1), msg.RowsCounted(ORDERS, 7), batch(0, D1)]
     more = [audited("recent", D2), msg.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
-    first, again = fold([OPENED, ONE_BATCH, *work, START_OVER, second, *more, SUCCEEDED])
+    first, again = fold([OPENED, ONE_BATCH, *work, EMPTY_PLAN, second, *more, SUCCEEDED])
     assert (first.again, first.intervals, first.rows, first.row_count) == (False, (D1,), 10, 7)
     assert (again.again, again.intervals, again.rows, again.row_count) == (True, (D2,), 20, 9)
     assert again.audits == (audit_result("recent", D2),)
@@ -428,7 +439,7 @@ def test_executed_model_that_is_planned_again_is_returned_again() -> None:
 
 def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
     first = [ONE_BATCH, msg.RowsCounted(ORDERS, 7), batch(0, D1)]
-    second = [START_OVER, msg.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
+    second = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
     once, again = fold([OPENED, *first, *second, SUCCEEDED])
     assert isinstance(once, NodeOutcome)
     assert isinstance(again, NodeOutcome)
@@ -436,13 +447,16 @@ def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
 
 
 def test_executed_model_that_fails_in_the_second_pass_is_returned_as_failed() -> None:
-    events = [ONE_BATCH, batch(0, D1), START_OVER, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED]
-    assert [(one.outcome, one.again) for one in fold(events)] == [(Outcome.EXECUTED, False), (Outcome.FAILED, True)]
+    events = [ONE_BATCH, batch(0, D1), EMPTY_PLAN, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED]
+    assert [(outcome.outcome, outcome.again) for outcome in fold(events)] == [
+        (Outcome.EXECUTED, False),
+        (Outcome.FAILED, True),
+    ]
 
 
 def test_model_executed_in_the_first_pass_and_failed_unplanned_in_the_second_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
-    for event in (ONE_BATCH, batch(0, D1), START_OVER, DIVISION, FAILED):
+    for event in (ONE_BATCH, batch(0, D1), EMPTY_PLAN, DIVISION, FAILED):
         ledger.feed(event)
     assert ledger.contradictions
 
@@ -452,16 +466,16 @@ def test_model_executed_in_the_first_pass_and_failed_unplanned_in_the_second_is_
 
 def test_execution_of_an_unrequested_model_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
-    plan = msg.EvaluationPlanned({ORDERS: (D1,), MART: (D1,)})
-    for event in (opened(ORDERS), plan, batch(0, D1), batch(0, D1, node=MART), SUCCEEDED):
+    plan = msg.EvaluationPlanned({ORDERS: (D1,), REVENUE: (D1,)})
+    for event in (opened(ORDERS), plan, batch(0, D1), batch(0, D1, node=REVENUE), SUCCEEDED):
         assert all(outcome.fqn == ORDERS for outcome in ledger.feed(event))
-    assert ledger.contradictions == (f"SQLMesh executed {MART}, which was not requested.",)
+    assert ledger.contradictions == (f"SQLMesh executed {REVENUE}, which was not requested.",)
 
 
 def test_row_count_of_an_unrequested_model_is_a_contradiction() -> None:
     ledger = Ledger([ORDERS])
-    assert ledger.feed(msg.RowsCounted(MART, 7)) == []
-    assert ledger.contradictions == (f"SQLMesh executed {MART}, which was not requested.",)
+    assert ledger.feed(msg.RowsCounted(REVENUE, 7)) == []
+    assert ledger.contradictions == (f"SQLMesh executed {REVENUE}, which was not requested.",)
 
 
 def test_failed_run_without_a_failed_node_is_a_contradiction() -> None:
@@ -498,7 +512,7 @@ def test_ledger_returns_nothing_after_the_last_event() -> None:
 @pytest.mark.parametrize(
     "event",
     [msg.LogLine("error", "a driver's chatter", "output"), msg.SecretsKnown(("hunter2",))],
-    ids=lambda one: one.type,
+    ids=lambda event: event.type,
 )
 def test_events_about_no_node_change_nothing(event: msg.Event) -> None:
     assert fold([event]) == []
@@ -541,7 +555,7 @@ class Attempt:
     """
 
     events: tuple[msg.Event, ...]
-    kept: frozenset[str] | None
+    kept_open: frozenset[str] | None
     was_interrupted: bool
 
 
@@ -561,7 +575,7 @@ class Run:
         """What is handed out without the last words of the last attempt."""
         handed_out: list[NodeOutcome | AuditOnlyOutcome] = []
         for number, attempt in enumerate(self.attempts, start=1):
-            handed_out += [one for event in attempt.events if not is_last(event) for one in ledger.feed(event)]
+            handed_out += [outcome for event in attempt.events if not is_last(event) for outcome in ledger.feed(event)]
             if number < len(self.attempts):
                 worth_it = ledger.worth_retrying(attempt.was_interrupted)
                 handed_out += ledger.pause(worth_it if attempt.kept is None else attempt.kept & ledger.open_nodes)
@@ -571,12 +585,14 @@ class Run:
     def handed_out(self) -> list[NodeOutcome | AuditOnlyOutcome]:
         ledger = Ledger(self.requested, self.audit_only)
         handed_out = self.up_to_the_end(ledger)
-        handed_out += [one for event in self.attempts[-1].events if is_last(event) for one in ledger.feed(event)]
+        handed_out += [
+            outcome for event in self.attempts[-1].events if is_last(event) for outcome in ledger.feed(event)
+        ]
         return handed_out + ledger.close("the worker died")
 
     @property
     def outcomes(self) -> list[NodeOutcome]:
-        return [one for one in self.handed_out if isinstance(one, NodeOutcome)]
+        return [outcome for outcome in self.handed_out if isinstance(outcome, NodeOutcome)]
 
 
 def is_last(event: msg.Event) -> bool:
@@ -591,50 +607,52 @@ def any_runs(draw: st.DrawFn) -> Run:
     to_audit = [node for node in NODES if node not in requested]
     run = Run(requested, tuple(to_audit), ())
     for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
-        through = [node for node in to_audit if node not in missing and draw(st.booleans())]
-        to_audit = [node for node in to_audit if node not in through]
-        attempt = draw(any_attempts(missing, [msg.NodeAudited(node, (), None) for node in through]))
+        audited_nodes = [node for node in to_audit if node not in missing and draw(st.booleans())]
+        to_audit = [node for node in to_audit if node not in audited_nodes]
+        attempt = draw(any_attempts(missing, [msg.NodeAudited(node, (), None) for node in audited_nodes]))
         run = replace(run, attempts=(*run.attempts, attempt))
     return run
 
 
 @st.composite
-def any_attempts(draw: st.DrawFn, missing: tuple[str, ...], through: list[msg.NodeAudited]) -> Attempt:
+def any_attempts(draw: st.DrawFn, missing: tuple[str, ...], audited_nodes: list[msg.NodeAudited]) -> Attempt:
     events: list[msg.Event] = [opened(*NODES, missing=missing)]
     for plan in draw(st.lists(plans, min_size=1, max_size=2)):
-        batches = [(node, n, one) for node, planned in plan.batches.items() for n, one in enumerate(planned)]
-        work: list[msg.Event] = [batch(n, one, node=node, duration_ms=draw(durations)) for node, n, one in batches]
+        batches = [(node, n, interval) for node, planned in plan.batches.items() for n, interval in enumerate(planned)]
+        work: list[msg.Event] = [
+            batch(n, interval, node=node, duration_ms=draw(durations)) for node, n, interval in batches
+        ]
         noise = draw(st.lists(evidence, max_size=3))
         events += [plan, *draw(st.permutations([*work, *noise]))]
-    events += [*draw(st.lists(evidence, max_size=2)), *through, *draw(last_words)]
+    events += [*draw(st.lists(evidence, max_size=2)), *audited_nodes, *draw(last_words)]
     return Attempt(tuple(events), draw(st.none() | st.frozensets(nodes)), draw(st.booleans()))
 
 
-whatever = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+deterministic = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 
-@whatever
+@deterministic
 @given(any_runs())
 def test_every_requested_node_gets_exactly_one_outcome(run: Run) -> None:
     outcomes = run.outcomes
     assert sorted(outcome.fqn for outcome in outcomes if not outcome.again) == sorted(run.requested)
     assert {outcome.fqn for outcome in outcomes} == {*run.requested}
-    audited_only = [one.fqn for one in run.handed_out if isinstance(one, AuditOnlyOutcome)]
+    audited_only = [outcome.fqn for outcome in run.handed_out if isinstance(outcome, AuditOnlyOutcome)]
     assert sorted(audited_only) == sorted(run.audit_only)
 
 
-@whatever
+@deterministic
 @given(any_runs(), nodes)
 def test_failure_named_at_the_end_is_never_lost(run: Run, node: str) -> None:
     ledger = Ledger(run.requested, run.audit_only)
-    named = msg.NodeFailed(node, "Error", "boom", ())
+    failure = msg.NodeFailed(node, "Error", "boom", ())
     outcomes = run.up_to_the_end(ledger)
-    outcomes += [one for event in (named, FAILED) for one in ledger.feed(event)]
-    failed = [fqn for fqn, outcome in kinds(outcomes) if outcome.is_failure]
+    outcomes += [outcome for event in (failure, FAILED) for outcome in ledger.feed(event)]
+    failed = [fqn for fqn, outcome in node_outcomes(outcomes) if outcome.is_failure]
     assert node in failed or ledger.contradictions
 
 
-@whatever
+@deterministic
 @given(any_runs(), nodes)
 def test_persistent_failure_of_an_open_node_is_never_retried(run: Run, node: str) -> None:
     ledger = Ledger(run.requested, run.audit_only)
@@ -643,55 +661,57 @@ def test_persistent_failure_of_an_open_node_is_never_retried(run: Run, node: str
     assert node not in ledger.worth_retrying(True) | ledger.worth_retrying(False)
 
 
-@whatever
+@deterministic
 @given(any_runs())
 def test_nodes_worth_retrying_are_open_and_pause_settles_all_others(run: Run) -> None:
     ledger = Ledger(run.requested, run.audit_only)
     run.up_to_the_end(ledger)
-    before = ledger.open_nodes
-    kept = ledger.worth_retrying(False)
-    assert kept <= ledger.worth_retrying(True) <= before <= {*run.requested}
-    assert {fqn for fqn, _ in kinds(ledger.pause(kept))} == before - kept
-    assert ledger.open_nodes == kept
+    open_before = ledger.open_nodes
+    retried = ledger.worth_retrying(False)
+    assert retried <= ledger.worth_retrying(True) <= open_before <= {*run.requested}
+    assert {fqn for fqn, _ in node_outcomes(ledger.pause(retried))} == open_before - retried
+    assert ledger.open_nodes == retried
 
 
-@whatever
+@deterministic
 @given(any_runs())
 def test_attempts_of_an_outcome_are_between_one_and_all(run: Run) -> None:
     assert all(1 <= outcome.attempts <= len(run.attempts) for outcome in run.outcomes)
 
 
-@whatever
+@deterministic
 @given(any_runs())
 def test_executed_model_has_batches_with_a_duration(run: Run) -> None:
-    worked = {one.fqn for one in run.events if isinstance(one, msg.BatchFinished) and one.duration_ms is not None}
+    nodes_with_finished_batches = {
+        event.fqn for event in run.events if isinstance(event, msg.BatchFinished) and event.duration_ms is not None
+    }
     for outcome in run.outcomes:
         if outcome.outcome is Outcome.EXECUTED:
-            assert outcome.fqn in worked
+            assert outcome.fqn in nodes_with_finished_batches
             assert outcome.finished_batches >= outcome.planned_batches
             assert outcome.intervals
             assert not outcome.errors
 
 
-@whatever
+@deterministic
 @given(any_runs())
 def test_every_failure_except_blocked_has_errors(run: Run) -> None:
     for outcome in run.outcomes:
         assert bool(outcome.errors) == (outcome.outcome.is_failure and outcome.outcome is not Outcome.BLOCKED)
 
 
-@whatever
+@deterministic
 @given(any_runs())
 def test_intervals_are_sorted_and_disjoint(run: Run) -> None:
     for outcome in run.outcomes:
         assert all(start < end for start, end in outcome.intervals)
-        assert all(one[1] < other[0] for one, other in zip(outcome.intervals, outcome.intervals[1:]))
+        assert all(earlier[1] < later[0] for earlier, later in zip(outcome.intervals, outcome.intervals[1:]))
 
 
-@pytest.mark.parametrize("asked", ["requested", "audit_only"])
-def test_repeated_first_event_changes_nothing(asked: str) -> None:
+@pytest.mark.parametrize("parameter", ["requested", "audit_only"])
+def test_repeated_first_event_changes_nothing(parameter: str) -> None:
     first = opened(missing=(ORDERS,))
-    assert len(fold([first, first, SUCCEEDED], **{"requested": (), asked: (ORDERS,)})) == 1
+    assert len(fold([first, first, SUCCEEDED], **{"requested": (), parameter: (ORDERS,)})) == 1
 
 
 # -- evidence that SQLMesh should never give, and evidence that arrives before an end -------------
@@ -705,7 +725,7 @@ def test_unplanned_batch_is_ignored_and_is_a_contradiction() -> None:
 
 
 def test_batches_of_the_first_pass_count_if_the_second_waits_for_a_signal() -> None:
-    second = [START_OVER, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
+    second = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
     (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), *second, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
 

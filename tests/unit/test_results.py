@@ -92,12 +92,12 @@ def what_ran(outcome: NodeOutcome) -> dict[str, str]:
     return {"sqlmesh/status": outcome.outcome.value, "sqlmesh/environment": "prod", **promoted}
 
 
-every_row = pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.says)
+every_row = pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
 rows_not_executed = pytest.mark.parametrize(
-    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is not Outcome.EXECUTED], ids=lambda row: row.says
+    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is not Outcome.EXECUTED], ids=lambda row: row.title
 )
 rows_executed = pytest.mark.parametrize(
-    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED], ids=lambda row: row.says
+    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED], ids=lambda row: row.title
 )
 
 
@@ -112,8 +112,8 @@ CAUSES = {f"sqlmesh/{name}" for name in ("waiting_for", "blocked_by", "failed_au
 def test_status_check_has_the_outcome_as_a_sentence(row: Row) -> None:
     (result,) = reporter().status_check(row.outcome)
     assert (result.asset_key, result.check_name) == (KEY, STATUS_CHECK)
-    assert said(result) == (row.told.passed, row.told.severity, row.told.sentence)
-    causes = {name: value for name, value in row.told.metadata.items() if name in CAUSES}
+    assert said(result) == (row.reported.passed, row.reported.severity, row.reported.sentence)
+    causes = {name: value for name, value in row.reported.metadata.items() if name in CAUSES}
     assert plain(dict(result.metadata)) == {**what_ran(row.outcome), **causes}
 
 
@@ -121,8 +121,8 @@ def test_status_check_has_the_outcome_as_a_sentence(row: Row) -> None:
 def test_model_that_was_not_executed_gets_an_observation_with_the_reason(row: Row) -> None:
     observation = reporter().observation(row.outcome)
     assert isinstance(observation, dg.AssetObservation)
-    assert (observation.asset_key, observation.description) == (KEY, row.told.sentence)
-    assert plain(dict(observation.metadata)) == {**what_ran(row.outcome), **row.told.metadata}
+    assert (observation.asset_key, observation.description) == (KEY, row.reported.sentence)
+    assert plain(dict(observation.metadata)) == {**what_ran(row.outcome), **row.reported.metadata}
 
 
 @rows_not_executed
@@ -135,15 +135,15 @@ def test_model_that_was_not_executed_is_never_materialized(row: Row) -> None:
 def test_executed_model_gets_a_materialization_with_a_result_for_each_check(row: Row) -> None:
     result = reporter().materialization(row.outcome)
     assert result.asset_key == KEY
-    assert plain(dict(result.metadata or {})) == {**what_ran(row.outcome), **row.told.metadata}
+    assert plain(dict(result.metadata or {})) == {**what_ran(row.outcome), **row.reported.metadata}
     checks = {one.check_name: said(one) for one in result.check_results or ()}
-    assert checks == {STATUS_CHECK: (True, ERROR, row.told.sentence), **row.told.audits}
+    assert checks == {STATUS_CHECK: (True, ERROR, row.reported.sentence), **row.reported.audits}
 
 
 @every_row
 def test_evaluated_audits_are_reported_for_every_outcome(row: Row) -> None:
     results = reporter().audit_checks(ORDERS, row.outcome.audits)
-    assert {one.check_name: said(one) for one in results} == row.told.audits
+    assert {one.check_name: said(one) for one in results} == row.reported.audits
 
 
 @every_row
@@ -156,7 +156,7 @@ def test_metadata_values_have_the_expected_types(row: Row) -> None:
 
 
 def test_outcome_table_covers_every_metadata_key() -> None:
-    seen = {key for row in OUTCOME_TABLE for key in {**what_ran(row.outcome), **row.told.metadata}}
+    seen = {key for row in OUTCOME_TABLE for key in {**what_ran(row.outcome), **row.reported.metadata}}
     assert seen == {*METADATA_TYPES}
 
 
