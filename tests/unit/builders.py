@@ -1,4 +1,4 @@
-"""Builders of the plain data that the unit tests speak of: models, audits, manifests, instants."""
+"""Build the plain data of unit tests: models, audits, manifests, times."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,17 +18,17 @@ DAY = 24 * HOUR
 
 
 def day(number: int) -> int:
-    """Midnight of the n-th of January 2026, UTC, in epoch milliseconds."""
+    """Return midnight of the n-th of January 2026 in UTC, in epoch milliseconds."""
     return 1_767_225_600_000 + (number - 1) * DAY
 
 
 def days(first: int, last: int) -> msg.Interval:
-    """From the first of these days to the end of the last one."""
+    """Return the interval from the start of the first day to the end of the last day."""
     return (day(first), day(last + 1))
 
 
 def fqn(name: str) -> str:
-    """SQLMesh's quoted name: `core.orders` in the catalog `db`, or all parts as given."""
+    """Return SQLMesh's quoted name. A name of two parts gets the catalog `db`."""
     parts = name.split(".")
     if len(parts) == 2:
         parts = ["db", *parts]
@@ -36,7 +36,7 @@ def fqn(name: str) -> str:
 
 
 def audit(name: str = "not_null", **overrides: Any) -> Audit:
-    """One use of a blocking audit."""
+    """Return a blocking audit as a model uses it."""
     defaults: dict[str, Any] = {
         "name": name,
         "position": 0,
@@ -51,7 +51,7 @@ def audit(name: str = "not_null", **overrides: Any) -> Audit:
 
 
 def model(name: str = "core.orders", reads: Iterable[str] = (), **overrides: Any) -> Model:
-    """A SQL model that says little about itself. `name` and `reads` are dotted names, `db` their catalog."""
+    """Return a SQL model with few properties. `name` and `reads` are dotted names in the catalog `db`."""
     *catalog, schema, table = fqn(name)[1:-1].split('"."')
     defaults: dict[str, Any] = {
         "fqn": fqn(name),
@@ -96,7 +96,7 @@ def model(name: str = "core.orders", reads: Iterable[str] = (), **overrides: Any
 
 
 def standalone(name: str, reads: Iterable[str], check_name: str | None = None) -> StandaloneAudit:
-    """A standalone audit of some models."""
+    """Return a standalone audit that reads these models."""
     return StandaloneAudit(
         audit=audit(name, check_name=check_name or name, blocking=False),
         depends_on=tuple(sorted(fqn(parent) for parent in reads)),
@@ -108,7 +108,7 @@ def standalone(name: str, reads: Iterable[str], check_name: str | None = None) -
 def manifest(
     *models: Model, selected: Iterable[str] | None = None, standalone_audits: Iterable[StandaloneAudit] = ()
 ) -> Manifest:
-    """A project of these models, all of them selected unless `selected` names some."""
+    """Return a project of these models. All of them are selected unless `selected` is given."""
     return Manifest(
         version=MANIFEST_VERSION,
         sqlmesh_version="0.236.4",
@@ -123,19 +123,19 @@ def manifest(
 
 
 def external_models(**attributes: Any) -> ExternalModels:
-    """What stands under `external_models` in defs.yaml."""
+    """Resolve these attributes of `external_models` in defs.yaml."""
     return ExternalModels.resolve_from_model(dg.ResolutionContext.default(), ExternalModels.model()(**attributes))
 
 
 def retries(**attributes: Any) -> Retries:
-    """What stands under `execution.retries` in defs.yaml."""
+    """Resolve these attributes of `execution.retries` in defs.yaml."""
     return Retries.resolve_from_model(
         dg.ResolutionContext.default(), Retries.model()(**{"max_retries": 3, **attributes})
     )
 
 
 def translator(*models: Model, convention: TagConvention | None = None, **options: Any) -> Translator:
-    """The default translation of these models; `options` as `Translator` has them."""
+    """Return the default translator of these models. `options` are arguments of `Translator`."""
     return Translator(
         manifest(*models), convention or TagConvention(), **{"external_models": ExternalModels(), **options}
     )
@@ -148,12 +148,12 @@ def project_assets(
     asset: Callable[[dg.AssetSpec, Model], dg.AssetSpec] = lambda spec, _: spec,
     check: Callable[[dg.AssetCheckSpec, Audit], dg.AssetCheckSpec | None] = lambda spec, _: spec,
 ) -> ProjectAssets:
-    """The assets and checks of a project as the component builds them.
+    """Return the assets and checks of a project as the component builds them.
 
     Args:
-        outside: What becomes of tables from outside.
-        asset: What an overridden `get_asset_spec` makes of the default asset.
-        check: What an overridden `get_asset_check_spec` makes of the default check.
+        outside: The asset keys of external tables.
+        asset: An overridden `get_asset_spec`; it gets the default spec.
+        check: An overridden `get_asset_check_spec`; it gets the default spec.
     """
     default_translator = Translator(project, TagConvention(), outside or ExternalModels())
     return ProjectAssets.build(
@@ -164,22 +164,22 @@ def project_assets(
     )
 
 
-def behind(prefix: str) -> Callable[[dg.AssetSpec, Model], dg.AssetSpec]:
-    """An overridden `get_asset_spec` that puts a prefix in front of every key."""
+def with_key_prefix(prefix: str) -> Callable[[dg.AssetSpec, Model], dg.AssetSpec]:
+    """Return an overridden `get_asset_spec` that adds a prefix to every key."""
     return lambda spec, _: spec.replace_attributes(key=spec.key.with_prefix(prefix))
 
 
 def plain(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The values of metadata, as Dagster stores them."""
+    """Return the plain values of metadata as Dagster stores them."""
     return {key: value.value for key, value in stored(metadata).items()}
 
 
 def stored(metadata: dict[str, Any]) -> dict[str, dg.MetadataValue]:
-    """Metadata as Dagster stores it."""
+    """Return metadata as Dagster stores it."""
     return dict(dg.AssetMaterialization("any", metadata=metadata).metadata)
 
 
-# One model that says everything about itself, for the tests of whole documents.
+# A model with every property set, for tests of whole documents.
 EVERYTHING = model(
     "core.orders",
     reads=["staging.orders", "raw.events"],

@@ -1,6 +1,6 @@
-"""The outcome table, as data: what SQLMesh's evidence makes of a model, and what Dagster is told of it.
+"""The outcome table as data: SQLMesh's events, the outcome of the model, and the results that Dagster gets.
 
-`test_outcomes` goes from the first column to the second, `test_results` from the second to the third.
+`test_outcomes` checks that the events give the outcome. `test_results` checks that the outcome gives the results.
 """
 
 from collections.abc import Mapping
@@ -25,20 +25,20 @@ SHOP = manifest(
         audits=(audit("not_null", args={"columns": "(id)"}), audit("recent", position=1, blocking=False)),
     ),
 )
-"""Where the table's model, `core.orders`, lives: it reads `staging.orders`, and has one audit of either kind."""
+"""The project of the table. `core.orders` reads `staging.orders` and has a blocking and a non-blocking audit."""
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 
 @dataclass(frozen=True)
 class Reported:
-    """What Dagster hears.
+    """What Dagster gets for an outcome.
 
     Attributes:
-        sentence: Of the log, the status check and the observation.
-        passed, severity: Of the status check.
-        metadata: Beside `sqlmesh/status`, `sqlmesh/environment` and `sqlmesh/snapshot_version`.
-        audits: Of each audit's check: whether it passed, its severity, its description.
+        sentence: Text of the log line, the status check and the observation.
+        passed, severity: Result of the status check.
+        metadata: In addition to `sqlmesh/status`, `sqlmesh/environment` and `sqlmesh/snapshot_version`.
+        audits: Passed, severity and description of each audit's check, by the check's name.
     """
 
     sentence: str
@@ -50,14 +50,14 @@ class Reported:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table.
+    """A row of the table.
 
     Attributes:
-        title: The row as a sentence; the id of its tests.
-        events: SQLMesh's evidence, to the last event, unless the worker died.
-        worker_death: Why no more events came; None when there is a last one.
+        title: The row as a sentence. It is the id of its tests.
+        events: SQLMesh's events. The last event is missing if the worker died.
+        worker_death: Why the events end without a last event. None if there is a last event.
         other_models: Other models of the same request.
-        earlier_events: SQLMesh's evidence in a first attempt that left the model open, without its last event.
+        earlier_events: Events of a first attempt that left the model open, without its last event.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Row:
 
 
 def opened(*requested: str, missing: tuple[str, ...] = ()) -> msg.EnvironmentOpened:
-    """The environment has promoted these."""
+    """Return the event of an environment that has promoted these models."""
     return msg.EnvironmentOpened(
         "prod", "plan-1", dict.fromkeys(requested, PROMOTED), missing, "cd /shop && sqlmesh plan"
     )
@@ -85,19 +85,19 @@ def batch(
     rows: int | None = 10,
     bytes: int | None = 100,
 ) -> msg.BatchFinished:
-    """A batch that came to its end; badly, when its duration is None."""
+    """Return the end of a batch. The batch failed if its duration is None."""
     return msg.BatchFinished(node, index, interval, duration_ms, rows, bytes)
 
 
 def failing_batch(index: int, interval: msg.Interval, *, node: str = ORDERS) -> msg.BatchFinished:
-    """How SQLMesh reports a batch that raised."""
+    """Return the event with which SQLMesh reports a batch that raised."""
     return batch(index, interval, node=node, duration_ms=None, rows=None, bytes=None)
 
 
 def audited(
     name: str, interval: msg.Interval, failing_rows: int | None = 0, *, node: str = ORDERS, query: str = "SELECT 1"
 ) -> msg.AuditEvaluated:
-    """One evaluation of one of the two audits of `core.orders`."""
+    """Return one evaluation of an audit of `core.orders`."""
     position, blocking, args = {"not_null": (0, True, {"columns": "(id)"}), "recent": (1, False, {})}[name]
     return msg.AuditEvaluated(node, name, position, args, blocking, failing_rows, query, interval)
 
@@ -105,7 +105,7 @@ def audited(
 def audit_result(
     name: str, *intervals: msg.Interval, failing_rows: int = 0, query: str | None = "SELECT 1"
 ) -> AuditResult:
-    """What the evaluations of `audited` come to."""
+    """Return the combined result of evaluations that `audited` returns."""
     position, blocking, args = {"not_null": (0, True, {"columns": "(id)"}), "recent": (1, False, {})}[name]
     return AuditResult(name, position, args, blocking, failing_rows, query, intervals)
 
@@ -129,7 +129,7 @@ UNSELECTED = (
 
 
 def at(milliseconds: int) -> float:
-    """An instant as Dagster's metadata has it."""
+    """Return epoch seconds, as in Dagster's metadata."""
     return milliseconds / 1000
 
 

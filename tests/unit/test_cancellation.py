@@ -1,4 +1,4 @@
-"""A signal interrupts nothing that a step says, wherever Dagster is; then Dagster has its handlers back."""
+"""A signal does not interrupt the results of a step. After the op, Dagster has its own signal handlers again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ReceivedInterrupt(dict[str, bool]):
-    """Where Dagster looks for a signal that came before, right behind installing the handler that raises."""
+    """Replaces the flag that Dagster reads right after it installs the raising signal handler."""
 
     def __init__(self, when_looked_at: Callable[[], None]) -> None:
         super().__init__(received=False)
@@ -29,7 +29,7 @@ class ReceivedInterrupt(dict[str, bool]):
 
 
 class Run:
-    """A run of one op that says three things, each made of two results, as of a materialization and its check."""
+    """A run of an op that yields three pairs of results, like materializations with their checks."""
 
     def __init__(self, tell_at: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self._tell_at, self._number = tell_at, number
@@ -37,7 +37,7 @@ class Run:
         self._is_guarded = False
         self.told_at: list[str] = []
         self.in_between: list[str] = []
-        """What would handle a signal, at each event from the op's end to the start of the next."""
+        """The signal handlers at each event between the end of the op and the start of the next."""
         self.interruption = Interruption(lambda: None)
 
     def reach(self, place: str) -> None:
@@ -93,7 +93,7 @@ class Run:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """As in Dagster's processes, where both signals have one handler."""
+    """Install one handler for both signals, as Dagster's processes do."""
     before = [signal.getsignal(number) for number in NUMBERS]
     interrupts.setup_interrupt_handlers()
     yield

@@ -1,4 +1,4 @@
-"""Declarations in which anything may stand anywhere: they load, or somebody is told what is wrong in a sentence."""
+"""Attributes of the component: any value in any place either loads or is refused with a readable error."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ values = st.recursive(
 
 
 def attribute_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a declaration."""
+    """Yield the path of every attribute and list item."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in inner:
         yield (*path, key)
@@ -92,7 +92,7 @@ def test_base_attributes_load() -> None:
     assert loaded(EVERYTHING).asset_key_for_model("marts.revenue")
 
 
-# What a template makes of them is not known when Dagster checks the types of a declaration.
+# Dagster checks types before it renders templates, so a template may give any of these values.
 AWKWARD: list[Any] = [
     *["", " ", "\x00", "a\nb", "2024-01-01", "{{ none }}", "{{ [1] }}", "{{ {} }}", "{{ {1: 2} }}", "{{ 1 / 3 }}"],
     *["{{ dg.AutomationCondition }}", "{{ dg.AutomationCondition.eager }}", "{{ model.tags }}", "{{ spec }}"],
@@ -104,7 +104,7 @@ def loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
     try:
         loaded(replaced(path, value))
     except (ValidationError, ResolutionException, SQLMeshComponentError) as refusal:
-        assert str(refusal)  # noqa: PT017  # which of them is raised is not the point
+        assert str(refusal)  # noqa: PT017  # the type of the error does not matter here
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -122,7 +122,7 @@ def test_awkward_value_of_an_attribute_loads_or_is_refused(value: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "refusal"),
     [
-        (("project",), "`project` in defs.yaml is of type list. "),  # it may be a mapping with `env`
+        (("project",), "`project` in defs.yaml is of type list. "),  # a mapping with `env` is allowed
         (("project", "gateway"), "`project.gateway` in defs.yaml is [1]. Input should be a valid string."),
         (("project", "env"), "`project.env` in defs.yaml is of type list. Input should be a valid dictionary."),
         (("execution", "retries", "delay"), "`execution.retries.delay` in defs.yaml is [1]. Input should be a valid"),

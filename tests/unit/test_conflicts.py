@@ -1,4 +1,4 @@
-"""What declarations of one code location are called, and what two of them may not both say."""
+"""Conflicts between components of one code location: op names and tables with one asset key."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_invalid_op_name_is_refused(name: str, why: str) -> None:
 def test_two_components_with_one_op_name_are_refused() -> None:
     neighbours = Neighbours()
     neighbours.add("defs/shop", "ours", {})
-    neighbours.add("defs/shop", "ours", {})  # Dagster builds some declarations twice
+    neighbours.add("defs/shop", "ours", {})  # Dagster builds some components twice
     neighbours.add("defs/other", "theirs", {})
     with pytest.raises(DeclarationError, match="defs/shop and defs/marts both name their op 'ours'"):
         neighbours.add("defs/marts", "ours", {})
@@ -81,7 +81,7 @@ def reader(of: str, table: str | None) -> dg.AssetSpec:
         (reader("raw/orders", None), False),
         (reader("raw/refunds", "us.raw.orders"), False),
     ],
-    ids=["another table", "the same table", "a table of no name", "another key"],
+    ids=["another table", "the same table", "an unnamed table", "another key"],
 )
 def test_two_tables_with_one_asset_key_are_logged_as_warning(
     spec: dg.AssetSpec, is_told: bool, caplog: pytest.LogCaptureFixture

@@ -1,4 +1,4 @@
-"""Which upstream assets the tables from outside are."""
+"""The asset keys of external tables."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def test_external_table_has_up_to_three_parts_and_a_full_name(fqn: str, table: E
     assert ExternalTable.of(fqn) == table
 
 
-# -- the template ---------------------------------------------------------------------------------
+# -- the key template -----------------------------------------------------------------------------
 
 
 def rendered(template: str, fqn: str, **scope: Any) -> dg.AssetKey:
@@ -120,11 +120,11 @@ def test_default_has_neither_key_template_nor_keys() -> None:
     assert external_models() == ExternalModels() == ExternalModels(key=None, keys={})
 
 
-# -- the map --------------------------------------------------------------------------------------
+# -- keys by table --------------------------------------------------------------------------------
 
 
 def mapped(*names: str, tables: tuple[str, ...] = TABLES) -> dict[str, str]:
-    """The keys of tables when each of these names is given one that is called like it."""
+    """Return the key of each table if `keys` maps each of these names to `ours/<name>`."""
     keys = external_models(keys={name: f"ours/{name}" for name in names}).mapped(tables)
     return {fqn: path(key) for fqn, key in keys.items()}
 
@@ -161,7 +161,7 @@ def test_keys_name_a_table_whose_name_contains_a_dot(name: str) -> None:
         (("lake.raw.events",), {LAKE_EVENTS}),
         (("RAW.Events", "lake.raw.events"), {BARE_EVENTS, LAKE_EVENTS}),
     ],
-    ids=["its whole name", "the other one", "each of them"],
+    ids=["full name without catalog", "full name with catalog", "both"],
 )
 def test_full_name_of_a_table_wins_over_the_suffix_of_another(names: tuple[str, ...], fqns: set[str]) -> None:
     assert {*mapped(*names, tables=(BARE_EVENTS, LAKE_EVENTS, EVENTS))} == fqns
@@ -213,7 +213,7 @@ START = "`external_models.keys` in defs.yaml names "
         ("lake.raw.clicks", "Did you mean raw.Clicks or db.raw.Clicks or lake.raw.events?"),
         ("zzz", "Known: db.raw.Clicks, db.raw.events, lake.raw.events, rates, raw.Clicks, raw.events."),
     ],
-    ids=["like one of them", "in another catalog", "like none of them"],
+    ids=["similar to a table", "in another catalog", "similar to none"],
 )
 def test_unknown_table_in_keys_is_refused_with_suggestions(name: str, advice: str) -> None:
     with pytest.raises(DeclarationError) as refusal:

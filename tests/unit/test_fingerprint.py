@@ -1,4 +1,4 @@
-"""What makes a project another one than was described, and what does not."""
+"""The fingerprint of a project: which changes make the manifest stale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building definitions keeps Python's collector of garbage out of the way, and leaves it as it was."""
+"""Building definitions pauses Python's garbage collection and restores its earlier state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A SQLMesh project as plain data."""
+"""The manifest: names, cut queries, changed models, moved projects."""
 
 from dataclasses import replace
 

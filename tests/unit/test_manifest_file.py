@@ -1,4 +1,4 @@
-"""The stored manifest."""
+"""The manifest file: writing, reading, and refusing damaged files."""
 
 import json
 import multiprocessing
@@ -27,7 +27,7 @@ def stored(project: Manifest, folder: Path) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """What is said of a file that cannot be read."""
+    """Return the error for a file that cannot be read."""
     with pytest.raises(DeclarationError) as refused:
         read_manifest(path)
     message = str(refused.value)
@@ -49,7 +49,7 @@ def test_file_is_replaced_and_no_temporary_file_is_left(tmp_path: Path) -> None:
 
 
 def test_file_permissions_follow_the_umask(tmp_path: Path) -> None:
-    """An image is built by one user and run by another."""
+    """A container image may be built by one user and run by another."""
     before = os.umask(0o027)
     try:
         path = stored(SHOP, tmp_path)

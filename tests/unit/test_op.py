@@ -1,4 +1,4 @@
-"""The one op behind all assets."""
+"""The op that executes all assets of a project."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +16,7 @@ Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 
 
 def materialize_what_is_selected(context: dg.AssetExecutionContext) -> Iterator[Any]:
-    """What a step does in which every model is executed and every audit passes."""
+    """Yield the results of a step in which every model is executed and every audit passes."""
     for key in context.assets_def.keys_by_output_name.values():
         if key in context.selected_asset_keys:
             yield dg.MaterializeResult(asset_key=key)
@@ -43,14 +43,14 @@ def paths(keys: Any) -> set[tuple[str, ...]]:
 
 AWKWARD_NAMES = {
     "spaces": ["core.orders of 2026", "core.orders"],
-    "dashes beside underscores": ["core.a-b", "core.a_b", "core.a b"],
+    "dashes and underscores": ["core.a-b", "core.a_b", "core.a b"],
     "underscores at the border of schema and name": ["a.b__c", "a__b.c"],
     "other scripts": ["größe.注文", "größe.顧客"],
     "upper and lower case": ["core.Orders", "core.oRders", "core.orders"],
     "punctuation": ['core.a"b', "core.a/b", "core.a'b", "core.a[0]", "core.*", "core.$x"],
     "digits first": ["2026.01_orders"],
-    "what a second name of its kind would be called": ["core.a-b", "core.a_b", "core.a_b_2"],
-    "words of Python's and Dagster's": ["core.class", "config.context"],
+    "a name like the numbered form of another": ["core.a-b", "core.a_b", "core.a_b_2"],
+    "reserved words of Python and Dagster": ["core.class", "config.context"],
 }
 
 
@@ -127,7 +127,7 @@ def test_external_table_may_have_a_reserved_name(table: str) -> None:
     built(manifest(model("core.orders", depends_on=(f'"{table}"',))))
 
 
-# -- what is on the definition --------------------------------------------------------------------
+# -- the definition -------------------------------------------------------------------------------
 
 SHOP = manifest(
     model("staging.orders"),
@@ -152,7 +152,7 @@ def test_op_without_options_has_only_the_project_tag() -> None:
 
 
 class OurConfig(SQLMeshRunConfig):
-    """What somebody's own runs may be told."""
+    """A run config class with an additional field."""
 
     ticket: str | None = None
 
@@ -160,7 +160,7 @@ class OurConfig(SQLMeshRunConfig):
 @pytest.mark.parametrize(
     ("schema", "names"),
     [(SQLMeshRunConfig, {*SQLMeshRunConfig.model_fields}), (OurConfig, {*SQLMeshRunConfig.model_fields, "ticket"})],
-    ids=["ours", "somebody's own"],
+    ids=["the default", "a subclass"],
 )
 def test_config_schema_of_the_op_is_the_run_config_class(schema: type[dg.Config], names: set[str]) -> None:
     definition = built(SHOP, config_schema=schema)
@@ -213,7 +213,7 @@ def test_project_without_models_can_be_built() -> None:
     assert not built(manifest()).keys
 
 
-# -- what the op does -----------------------------------------------------------------------------
+# -- execution ------------------------------------------------------------------------------------
 
 
 def test_op_passes_its_context_to_compute_and_yields_its_results() -> None:
@@ -271,7 +271,7 @@ USUAL = SQLMeshRunConfig().model_dump()
         ),
         ({"shop": {"start": "a"}, "shop_2": {}}, {**USUAL, "start": "a"}, USUAL),
     ],
-    ids=["nothing", "to the first part", "to the second", "to both", "to the second that nothing is meant for it"],
+    ids=["none", "first part", "second part", "both parts", "first part, second part empty"],
 )
 def test_run_config_of_the_first_part_of_a_split_op_reaches_the_second(
     configs: dict[str, dict[str, Any]], first: dict[str, Any], second: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The fold: events in, one outcome per requested node out."""
+"""The ledger: it takes events and returns one outcome for each requested node."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -47,11 +47,11 @@ def fold(
     worker_death: str | None = None,
     earlier: Iterable[msg.Event] = (),
 ) -> list[NodeOutcome | AuditOnlyOutcome]:
-    """All outcomes, in the order in which they are handed out.
+    """Return all outcomes in the order in which the ledger returns them.
 
     Args:
-        worker_death: Why no last event came.
-        earlier: What came in a first attempt, which left every node open that it did not settle.
+        worker_death: Why there is no last event.
+        earlier: Events of a first attempt. It leaves every unsettled node open.
     """
     ledger = Ledger(requested, audit_only)
     outcomes = [outcome for event in earlier for outcome in ledger.feed(event)]
@@ -81,8 +81,8 @@ def test_outcome_table_covers_every_outcome() -> None:
 
 
 def test_outcome_table_covers_every_event_about_a_node() -> None:
-    about_other_things = {msg.ProjectDescribed, msg.NodeAudited, msg.SecretsKnown, msg.LogLine}
-    assert {type(event) for row in OUTCOME_TABLE for event in row.events} == {*get_args(msg.Event)} - about_other_things
+    not_about_nodes = {msg.ProjectDescribed, msg.NodeAudited, msg.SecretsKnown, msg.LogLine}
+    assert {type(event) for row in OUTCOME_TABLE for event in row.events} == {*get_args(msg.Event)} - not_about_nodes
 
 
 def test_only_executed_up_to_date_and_waiting_are_healthy() -> None:
@@ -232,7 +232,7 @@ def test_skipped_audit_has_no_result() -> None:
 
 @pytest.mark.parametrize(("last", "rows"), [(0, 0), (2, 2)])
 def test_audit_of_the_whole_table_keeps_only_the_last_batch(last: int, rows: int) -> None:
-    """Every batch of a model without a time column has its audits look at all of the table."""
+    """If a model has no time column, the audits of each batch read the whole table."""
     whole = [
         replace(audited("recent", day, failing_rows), of_whole_table=True)
         for day, failing_rows in ((D1, 3), (D2, last))
@@ -312,7 +312,7 @@ def test_audits_evaluated_before_the_worker_died_are_kept() -> None:
     assert outcome == AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1, failing_rows=2),), (), "killed")
 
 
-# -- a plan lands in mid-run, and SQLMesh starts over ---------------------------------------------
+# -- a plan is applied during the run, and SQLMesh starts over ------------------------------------
 
 
 def test_batches_of_the_first_pass_count_if_the_second_has_nothing_to_do() -> None:
@@ -325,7 +325,7 @@ def test_batches_of_the_first_pass_count_if_the_second_has_nothing_to_do() -> No
 @pytest.mark.parametrize(
     ("second_pass", "outcome"),
     [([msg.NodeUpToDate(ORDERS, "done", None, None)], Outcome.EXECUTED), ([], Outcome.INTERRUPTED)],
-    ids=["told that nothing is left to do", "untold"],
+    ids=["reported up to date", "not reported"],
 )
 def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_reported_up_to_date(
     second_pass: list[msg.Event], outcome: Outcome
@@ -519,7 +519,7 @@ def test_events_about_no_node_change_nothing(event: msg.Event) -> None:
     assert fold([OPENED, ONE_BATCH, event, batch(0, D1), event, SUCCEEDED]) == fold([OPENED, ONE_BATCH, batch(0, D1)])
 
 
-# -- whatever happens -----------------------------------------------------------------------------
+# -- random events --------------------------------------------------------------------------------
 
 NODES = ("a", "b", "c")
 nodes = st.sampled_from(NODES)
@@ -548,10 +548,10 @@ last_words = st.lists(finishes | finishes | st.builds(msg.RequestFailed, texts, 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What happened until the worker died or had said its last word, and what then stays open for another attempt.
+    """The events of one attempt, and the nodes that stay open for the next attempt.
 
     Attributes:
-        kept: Which of the open nodes stay open; None for those that are worth it.
+        kept_open: The nodes that stay open. None stands for those that are worth retrying.
     """
 
     events: tuple[msg.Event, ...]
@@ -561,7 +561,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Run:
-    """What was asked for, and the attempts at it."""
+    """The requested nodes and the attempts."""
 
     requested: tuple[str, ...]
     audit_only: tuple[str, ...]
@@ -572,7 +572,7 @@ class Run:
         return [event for attempt in self.attempts for event in attempt.events]
 
     def up_to_the_end(self, ledger: Ledger) -> list[NodeOutcome | AuditOnlyOutcome]:
-        """What is handed out without the last words of the last attempt."""
+        """Return the outcomes before the last events of the last attempt."""
         handed_out: list[NodeOutcome | AuditOnlyOutcome] = []
         for number, attempt in enumerate(self.attempts, start=1):
             handed_out += [outcome for event in attempt.events if not is_last(event) for outcome in ledger.feed(event)]
@@ -601,7 +601,7 @@ def is_last(event: msg.Event) -> bool:
 
 @st.composite
 def any_runs(draw: st.DrawFn) -> Run:
-    """Batches of up to two plans an attempt in any order, most of them finished, among evidence of any kind."""
+    """Draw attempts of up to two plans each: batches in any order, mostly finished, mixed with other events."""
     requested = draw(st.lists(nodes, unique=True).map(tuple))
     missing = draw(st.sampled_from([(), (), (), ("a",)]))
     to_audit = [node for node in NODES if node not in requested]
@@ -714,7 +714,7 @@ def test_repeated_first_event_changes_nothing(parameter: str) -> None:
     assert len(fold([first, first, SUCCEEDED], **{"requested": (), parameter: (ORDERS,)})) == 1
 
 
-# -- evidence that SQLMesh should never give, and evidence that arrives before an end -------------
+# -- events that SQLMesh should never send, and events before an early end ------------------------
 
 
 def test_unplanned_batch_is_ignored_and_is_a_contradiction() -> None:

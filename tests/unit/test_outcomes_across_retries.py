@@ -1,4 +1,4 @@
-"""Several attempts in one ledger: what stays open for the next one, and what comes of it then.
+"""The ledger across retries: which nodes stay open for the next attempt, and their final outcomes.
 
 `core.orders` reads `staging.orders` and `staging.refunds`; `marts.revenue` reads `core.orders`.
 """
@@ -38,22 +38,22 @@ EMPTY_PLAN = msg.EvaluationPlanned({})
 
 
 def planned(*nodes: str, interval: msg.Interval = D1) -> msg.EvaluationPlanned:
-    """One batch each."""
+    """Return a plan with one batch for each node."""
     return msg.EvaluationPlanned(dict.fromkeys(nodes, (interval,)))
 
 
 def transient_failure(node: str) -> msg.NodeFailed:
-    """A transient failure."""
+    """Return a transient failure."""
     return msg.NodeFailed(node, "OperationalError", "the connection was lost", (), is_transient=True)
 
 
 def persistent_failure(node: str) -> msg.NodeFailed:
-    """A persistent failure."""
+    """Return a persistent failure."""
     return msg.NodeFailed(node, "BinderException", "there is no such column", ())
 
 
 def audit_failure(node: str) -> msg.NodeFailed:
-    """A failing audit."""
+    """Return the failure of a blocking audit."""
     return msg.NodeFailed(node, "NodeAuditsErrors", "Audit not_null failed", ("not_null",))
 
 
@@ -73,7 +73,7 @@ def node_outcomes(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> dict[st
     return {outcome.fqn: outcome.outcome for outcome in outcomes if isinstance(outcome, NodeOutcome)}
 
 
-# -- what stays open ------------------------------------------------------------------------------
+# -- open nodes after an attempt ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ class EndedAttempt:
     """How an attempt ended.
 
     Attributes:
-        title: The ended_attempt as a sentence; the id of its tests.
-        events: SQLMesh's evidence, without its last event.
-        open_after: The nodes that another attempt may bring through.
-        settled: The outcomes of those that it may not.
-        executed_before: Nodes that were handed out before the end.
-        interrupted: Whether a transient error ended the whole attempt, before SQLMesh came to its own end.
+        title: The end of the attempt as a sentence. It is the id of its tests.
+        events: SQLMesh's events, without the last one.
+        open_after: The nodes that a retry may complete.
+        settled: The outcomes of the nodes that no retry can complete.
+        executed_before: The nodes whose outcomes were returned before the end.
+        interrupted: True if a transient error ended the whole attempt before SQLMesh finished.
     """
 
     title: str
@@ -101,13 +101,13 @@ class EndedAttempt:
         return [node for node in PARENTS_FIRST if node in {*self.open_after, *self.settled, *self.executed_before}]
 
     def ledger(self) -> Ledger:
-        """At the end of that attempt."""
+        """Return the ledger at the end of the attempt."""
         ledger = Ledger(self.requested)
         assert {outcome.fqn for outcome in feed(ledger, self.events)} == self.executed_before
         return ledger
 
     def paused(self) -> Ledger:
-        """Before the next one."""
+        """Return the ledger before the next attempt."""
         ledger = self.ledger()
         ledger.pause(self.open_after)
         return ledger
@@ -154,7 +154,7 @@ ENDED_ATTEMPTS = (
         settled={ORDERS: Outcome.PARTLY_EXECUTED},
     ),
     EndedAttempt(
-        "it failed for a transient cause and is listed as left out too",
+        "it failed for a transient cause and is listed as blocked too",
         (ONE_BATCH, transient_failure(ORDERS), msg.NodesBlocked({ORDERS: ()})),
         nodes(ORDERS),
     ),
@@ -242,18 +242,18 @@ ENDED_ATTEMPTS = (
         settled={STAGING: Outcome.FAILED, ORDERS: Outcome.BLOCKED},
     ),
     EndedAttempt(
-        "a failure of what this run was not asked for blocked it",
+        "a failure of an unrequested model blocked it",
         (ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
         settled={ORDERS: Outcome.BLOCKED},
     ),
     EndedAttempt(
-        "a transient failure beside an executed model",
+        "a transient failure and an executed model",
         (planned(STAGING, ORDERS), batch(0, D1, node=STAGING), transient_failure(ORDERS)),
         nodes(ORDERS),
         executed_before=nodes(STAGING),
     ),
     EndedAttempt(
-        "a transient failure beside models that had nothing to do",
+        "a transient failure and models that had nothing to do",
         (
             msg.EvaluationPlanned({ORDERS: (D1,), REFUNDS: ()}),
             transient_failure(ORDERS),
@@ -263,50 +263,50 @@ ENDED_ATTEMPTS = (
         nodes(ORDERS),
         {STAGING: Outcome.UP_TO_DATE, REFUNDS: Outcome.WAITING},
     ),
-    EndedAttempt("all went well", (ONE_BATCH, batch(0, D1)), executed_before=nodes(ORDERS)),
-    EndedAttempt("SQLMesh left it untold", (ONE_BATCH,), settled={ORDERS: Outcome.INTERRUPTED}),
+    EndedAttempt("every batch finished", (ONE_BATCH, batch(0, D1)), executed_before=nodes(ORDERS)),
+    EndedAttempt("SQLMesh reported nothing about it", (ONE_BATCH,), settled={ORDERS: Outcome.INTERRUPTED}),
     EndedAttempt(
-        "SQLMesh left its failing batch unnamed",
+        "SQLMesh did not name its failed batch",
         (ONE_BATCH, failing_batch(0, D1)),
         settled={ORDERS: Outcome.INTERRUPTED},
     ),
     EndedAttempt(
-        "SQLMesh left it out for no failure that can be named",
+        "SQLMesh blocked it without naming a failure",
         (ONE_BATCH, msg.NodesBlocked({ORDERS: ()})),
         settled={ORDERS: Outcome.INTERRUPTED},
     ),
-    # The same where a transient error ended the whole attempt.
-    EndedAttempt("interrupted: before anything was said", (), nodes(STAGING, ORDERS), interrupted=True),
+    # A transient error ended the whole attempt.
+    EndedAttempt("interrupted: before any event", (), nodes(STAGING, ORDERS), interrupted=True),
     EndedAttempt("interrupted: it was planned", (OPENED, ONE_BATCH), nodes(ORDERS), interrupted=True),
     EndedAttempt("interrupted: between two batches", (TWO_BATCHES, batch(1, D2)), nodes(ORDERS), interrupted=True),
     EndedAttempt(
-        "interrupted: a batch had failed, and was not yet named",
+        "interrupted: a batch had failed and SQLMesh had not named it",
         (ONE_BATCH, failing_batch(0, D1)),
         nodes(ORDERS),
         interrupted=True,
     ),
     EndedAttempt(
-        "interrupted: it was left out, and no failure was named",
+        "interrupted: it was blocked and SQLMesh had not named a failure",
         (ONE_BATCH, msg.NodesBlocked({ORDERS: ()})),
         nodes(ORDERS),
         interrupted=True,
     ),
     EndedAttempt(
-        "interrupted: another one was executed",
+        "interrupted: another model was executed",
         (planned(STAGING, ORDERS), batch(0, D1, node=STAGING)),
         nodes(ORDERS),
         executed_before=nodes(STAGING),
         interrupted=True,
     ),
     EndedAttempt(
-        "interrupted: others were told to be up to date or waiting",
+        "interrupted: other models were reported up to date or waiting",
         (msg.EvaluationPlanned({ORDERS: (D1,), REFUNDS: ()}), up_to_date(STAGING), waiting(REFUNDS)),
         nodes(ORDERS),
         {STAGING: Outcome.UP_TO_DATE, REFUNDS: Outcome.WAITING},
         interrupted=True,
     ),
     EndedAttempt(
-        "interrupted: what an earlier pass did was told to be all there is to do",
+        "interrupted: it was reported up to date after batches of an earlier pass",
         (TWO_BATCHES, batch(0, D1), EMPTY_PLAN, up_to_date(ORDERS)),
         settled={ORDERS: Outcome.EXECUTED},
         interrupted=True,
@@ -443,14 +443,14 @@ def test_nodes_settled_before_a_retry_have_their_errors_and_culprits() -> None:
 
 def test_the_cases_cover_every_outcome_that_an_attempt_can_settle() -> None:
     settled = {outcome for ended_attempt in ENDED_ATTEMPTS for outcome in ended_attempt.settled.values()}
-    assert settled == set(Outcome) - {Outcome.NOT_IN_ENVIRONMENT}  # which is settled by the first event
+    assert settled == set(Outcome) - {Outcome.NOT_IN_ENVIRONMENT}  # the first event settles it
 
 
-# -- what comes of it -----------------------------------------------------------------------------
+# -- final outcomes -------------------------------------------------------------------------------
 
 
 def outcomes_of_last(*attempts: Iterable[msg.Event], requested: Iterable[str] = (ORDERS,)) -> list[NodeOutcome]:
-    """What the last of these attempts hands out, each of which but the last left every node open that it could."""
+    """Return the outcomes of the last attempt. All earlier attempts leave their open nodes open."""
     ledger = Ledger(requested)
     *earlier, last = attempts
     for events in earlier:
@@ -574,7 +574,7 @@ def test_model_partly_computed_in_the_first_attempt_is_executed_if_the_second_fi
 
 
 def test_model_that_failed_and_then_waits_for_a_signal_is_failed() -> None:
-    """It was ready when it failed; a green run in which it waits would have lost its error."""
+    """The model was ready when it failed. A successful run in which it waits would hide its error."""
     (outcome,) = outcomes_of_last([ONE_BATCH, LOST], [msg.EvaluationPlanned({ORDERS: ()}), waiting(ORDERS), SUCCEEDED])
     assert (outcome.outcome, outcome.errors) == (Outcome.FAILED, (LOST.message,))
 
@@ -617,7 +617,7 @@ def test_model_removed_by_a_plan_between_attempts_is_not_in_environment() -> Non
     assert (outcomes[0].attempts, len(outcomes[0].errors)) == (2, 1)
 
 
-# -- what the first attempt settled ---------------------------------------------------------------
+# -- outcomes of the first attempt ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -641,7 +641,7 @@ def test_model_removed_by_a_plan_between_attempts_is_not_in_environment() -> Non
         [msg.RequestFailed("WorkerError", "killed")],
         [],
     ],
-    ids=["went well", "failed", "started over", "was interrupted", "never spoke"],
+    ids=["succeeded", "failed", "started over", "was interrupted", "sent no event"],
 )
 def test_outcome_settled_in_the_first_attempt_is_returned_once_and_never_changes(
     first: list[msg.Event], outcome: Outcome, second: list[msg.Event]
@@ -738,7 +738,7 @@ def test_open_node_takes_its_outcome_from_the_next_attempt_alone() -> None:
 
 def test_audits_selected_alone_are_not_added_up_across_attempts() -> None:
     ledger = Ledger([], [ORDERS])
-    feed(ledger, [audited("not_null", D1, 2)])  # the process dies before it tells that it is through
+    feed(ledger, [audited("not_null", D1, 2)])  # the process dies before it reports the end of the audits
     ledger.pause(frozenset())
     (outcome,) = feed(ledger, [audited("not_null", D1, 2), msg.NodeAudited(ORDERS, (), None)])
     assert outcome.audits[0].failing_rows == 2
@@ -760,7 +760,7 @@ def test_batch_planned_only_in_the_first_attempt_is_a_contradiction_in_the_secon
     assert ledger.contradictions == (f"SQLMesh finished a batch of {ORDERS} that it had not planned.",)
 
 
-# -- checks without their models ------------------------------------------------------------------
+# -- checks selected alone ------------------------------------------------------------------------
 
 
 def test_audits_selected_alone_stay_open_until_they_are_reported() -> None:

@@ -1,4 +1,4 @@
-"""A project as Dagster sees it: the manifest in, assets and checks out, and the way back."""
+"""The assets and checks of a project, and the way back to models and audits."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ import pytest
 from unit.builders import (
     EVERYTHING,
     audit,
-    behind,
     days,
     external_models,
     fqn,
@@ -17,6 +16,7 @@ from unit.builders import (
     project_assets,
     standalone,
     stored,
+    with_key_prefix,
 )
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
@@ -30,7 +30,7 @@ D1 = days(1, 1)
 
 
 def deps(assets: ProjectAssets, name: str) -> set[str]:
-    """Keys that a model's asset depends on."""
+    """Return the keys that a model's asset depends on."""
     return {dep.asset_key.to_user_string() for dep in assets.specs[fqn(name)].deps}
 
 
@@ -52,23 +52,23 @@ def test_external_and_embedded_models_are_not_assets() -> None:
 
 
 def test_overridden_spec_decides_the_key_of_asset_and_checks() -> None:
-    assets = project_assets(manifest(model("core.orders", audits=(audit(),))), asset=behind("ours"))
+    assets = project_assets(manifest(model("core.orders", audits=(audit(),))), asset=with_key_prefix("ours"))
     key = dg.AssetKey(["ours", "core", "orders"])
     assert assets.fqn_by_key == {key: fqn("core.orders")}
     assert {check.asset_key for check in assets.checks} == {key}
-    assert matched(assets, fqn("core.orders"), result("not_null")) == {"not_null": result("not_null")}
+    assert results_by_check_name(assets, fqn("core.orders"), result("not_null")) == {"not_null": result("not_null")}
 
 
 @pytest.mark.parametrize("kind", ["FULL", "VIEW", "SEED"])
 def test_overridden_spec_is_kept_unchanged(kind: str) -> None:
-    said = model("core.orders", kind=kind, tags=("pii",), owner="bob", columns=EVERYTHING.columns)
-    made: list[dg.AssetSpec] = []
+    orders = model("core.orders", kind=kind, tags=("pii",), owner="bob", columns=EVERYTHING.columns)
+    overridden: list[dg.AssetSpec] = []
 
-    def ours(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
-        made.append(spec.replace_attributes(automation_condition=dg.AutomationCondition.eager(), skippable=True))
-        return made[-1]
+    def override(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
+        overridden.append(spec.replace_attributes(automation_condition=dg.AutomationCondition.eager(), skippable=True))
+        return overridden[-1]
 
-    assert [*project_assets(manifest(said), asset=ours).specs.values()] == made
+    assert [*project_assets(manifest(orders), asset=override).specs.values()] == overridden
 
 
 # -- dependencies follow keys ---------------------------------------------------------------------
@@ -82,13 +82,16 @@ def test_dependencies_follow_an_overridden_key(selected: list[str], through_embe
     reader = model("marts.revenue", reads=["core.inner" if through_embedded else "core.orders", "raw.events"])
     inner = model("core.inner", reads=["core.orders"], kind="EMBEDDED")
     project = manifest(model("core.orders"), reader, inner, selected=selected)
-    assert deps(project_assets(project, asset=behind("ours")), "marts.revenue") == {"ours/core/orders", "raw/events"}
+    assert deps(project_assets(project, asset=with_key_prefix("ours")), "marts.revenue") == {
+        "ours/core/orders",
+        "raw/events",
+    }
 
 
 def test_two_components_of_one_project_share_keys() -> None:
     models = [model("core.orders"), model("marts.revenue", reads=["core.orders"])]
     upstream, downstream = (
-        project_assets(manifest(*models, selected=[name]), asset=behind("ours"))
+        project_assets(manifest(*models, selected=[name]), asset=with_key_prefix("ours"))
         for name in ("core.orders", "marts.revenue")
     )
     assert deps(downstream, "marts.revenue") == {key.to_user_string() for key in upstream.fqn_by_key}
@@ -97,32 +100,34 @@ def test_two_components_of_one_project_share_keys() -> None:
 def test_models_may_swap_their_keys() -> None:
     swapped = {"core.orders": "core/refunds", "core.refunds": "core/orders"}
 
-    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
-        return spec.replace_attributes(key=swapped.get(of.name, spec.key.to_user_string()).split("/"))
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        return spec.replace_attributes(key=swapped.get(model_.name, spec.key.to_user_string()).split("/"))
 
     reader = model("marts.revenue", reads=["core.orders"])
-    assets = project_assets(manifest(model("core.orders"), model("core.refunds"), reader), asset=ours)
+    assets = project_assets(manifest(model("core.orders"), model("core.refunds"), reader), asset=override)
     assert deps(assets, "marts.revenue") == {"core/refunds"}
 
 
 @pytest.mark.parametrize(
-    "said",
+    "properties",
     [
         {"partition_mapping": dg.LastPartitionMapping(), "metadata": {"why": "late rows"}},
         {"partition_mapping": dg.TimeWindowPartitionMapping(start_offset=-1)},
         {"metadata": {"why": "late rows"}},
         {"metadata": {"dagster/table_name": "db.core.orders", "why": "late rows"}},
     ],
-    ids=lambda said: " and ".join(said),
+    ids=lambda properties: " and ".join(properties),
 )
-def test_dependency_keeps_its_metadata_and_partition_mapping_when_its_key_changes(said: dict[str, Any]) -> None:
-    of_orders = dg.AssetDep(ORDERS_KEY, **said)
+def test_dependency_keeps_its_metadata_and_partition_mapping_when_its_key_changes(properties: dict[str, Any]) -> None:
+    of_orders = dg.AssetDep(ORDERS_KEY, **properties)
 
-    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
-        spec = behind("ours")(spec, of)
+    def override(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+        spec = with_key_prefix("ours")(spec, of)
         return spec.replace_attributes(deps=[of_orders, dg.AssetDep("other")]) if of.name == "marts.revenue" else spec
 
-    assets = project_assets(manifest(model("core.orders"), model("marts.revenue", reads=["core.orders"])), asset=ours)
+    assets = project_assets(
+        manifest(model("core.orders"), model("marts.revenue", reads=["core.orders"])), asset=override
+    )
     assert list(assets.specs[fqn("marts.revenue")].deps) == [
         of_orders._replace(asset_key=ORDERS_KEY.with_prefix("ours")),
         dg.AssetDep("other"),
@@ -131,18 +136,22 @@ def test_dependency_keeps_its_metadata_and_partition_mapping_when_its_key_change
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
 @pytest.mark.parametrize(
-    ("said", "key"),
+    ("attributes", "key"),
     [
         ({}, "raw/events"),
         ({"key": "lake/{{ external.name }}"}, "lake/events"),
         ({"keys": {"events": "dlt/e"}}, "dlt/e"),
     ],
-    ids=["the default", "the template", "the map"],
+    ids=["default", "key template", "keys"],
 )
-def test_overridden_model_keys_do_not_apply_to_external_tables(said: dict[str, Any], key: str, declared: bool) -> None:
+def test_overridden_model_keys_do_not_apply_to_external_tables(
+    attributes: dict[str, Any], key: str, declared: bool
+) -> None:
     tables = [model("raw.events", kind="EXTERNAL")] if declared else []
     project = manifest(model("core.orders", reads=["raw.events"]), *tables)
-    assert deps(project_assets(project, outside=external_models(**said), asset=behind("ours")), "core.orders") == {key}
+    assert deps(
+        project_assets(project, outside=external_models(**attributes), asset=with_key_prefix("ours")), "core.orders"
+    ) == {key}
 
 
 def by_catalog(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
@@ -166,7 +175,7 @@ CATALOGS = [model("a.core.orders"), model("b.core.orders"), model("core.orders")
         (["b.core.orders"], {"b/core/orders"}),
         (["core.orders", "lake.core.orders"], {"db/core/orders", "core/orders"}),
     ],
-    ids=["two models", "three models", "one of them", "a model and a table from outside"],
+    ids=["two models", "three models", "one model", "a model and an external table"],
 )
 @pytest.mark.parametrize("selected", [True, False], ids=["selected", "not selected"])
 def test_shared_default_key_is_replaced_by_the_key_of_each_parent(
@@ -178,12 +187,12 @@ def test_shared_default_key_is_replaced_by_the_key_of_each_parent(
 
 
 def test_dependency_metadata_applies_to_each_parent_with_its_default_key() -> None:
-    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
-        said = [dep._replace(metadata={"why": "late rows"}) for dep in spec.deps]
-        return by_catalog(spec.replace_attributes(deps=said), of)
+    def override(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+        deps_with_metadata = [dep._replace(metadata={"why": "late rows"}) for dep in spec.deps]
+        return by_catalog(spec.replace_attributes(deps=deps_with_metadata), of)
 
     project = manifest(*CATALOGS, model("marts.revenue", reads=["a.core.orders", "b.core.orders"]))
-    assert dependencies(project_assets(project, asset=ours), "marts.revenue") == {
+    assert dependencies(project_assets(project, asset=override), "marts.revenue") == {
         "a/core/orders": {"why": "late rows"},
         "b/core/orders": {"why": "late rows"},
     }
@@ -206,11 +215,11 @@ def test_unselected_model_with_the_key_of_an_asset_is_refused(selected: str) -> 
 
 
 def test_overridden_table_name_of_a_dependency_is_kept() -> None:
-    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
-        said = [dep._replace(metadata={"dagster/table_name": "ours"}) for dep in spec.deps]
-        return spec.replace_attributes(deps=said)
+    def override(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+        renamed_deps = [dep._replace(metadata={"dagster/table_name": "ours"}) for dep in spec.deps]
+        return spec.replace_attributes(deps=renamed_deps)
 
-    assets = project_assets(manifest(model("marts.revenue", reads=["raw.events"])), asset=ours)
+    assets = project_assets(manifest(model("marts.revenue", reads=["raw.events"])), asset=override)
     assert dependencies(assets, "marts.revenue") == {"raw/events": {"dagster/table_name": "ours"}}
 
 
@@ -251,20 +260,20 @@ def test_parents_with_one_key_are_one_dependency() -> None:
 
 
 def test_removed_dependency_stays_removed() -> None:
-    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+    def override(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
         return by_catalog(spec.replace_attributes(deps=spec.deps[:1]), of)
 
     project = manifest(
         *CATALOGS, model("staging.orders"), model("marts.revenue", reads=["core.orders", "staging.orders"])
     )
-    assert deps(project_assets(project, asset=ours), "marts.revenue") == {"db/core/orders"}
+    assert deps(project_assets(project, asset=override), "marts.revenue") == {"db/core/orders"}
 
 
-# -- the table behind a dependency ----------------------------------------------------------------
+# -- the table name of a dependency ---------------------------------------------------------------
 
 
 def dependencies(assets: ProjectAssets, name: str) -> dict[str, dict[str, Any]]:
-    """What is said of each key that a model's asset depends on."""
+    """Return the metadata of each dependency of a model's asset, by key."""
     return {dep.asset_key.to_user_string(): plain(dict(dep.metadata or {})) for dep in assets.specs[fqn(name)].deps}
 
 
@@ -272,7 +281,7 @@ def test_dependency_on_another_component_names_its_table_under_the_overridden_ke
     project = manifest(
         model("core.orders"), model("marts.revenue", reads=["core.orders", "raw.events"]), selected=["marts.revenue"]
     )
-    assert dependencies(project_assets(project, asset=behind("ours")), "marts.revenue") == {
+    assert dependencies(project_assets(project, asset=with_key_prefix("ours")), "marts.revenue") == {
         "ours/core/orders": {"dagster/table_name": "db.core.orders"},
         "raw/events": {"dagster/table_name": "db.raw.events"},
     }
@@ -296,7 +305,12 @@ def test_tables_with_one_final_key_are_not_named(name: str) -> None:
         model("marts.one", reads=["core.orders"]),
         model("marts.other", reads=["staging.orders"]),
     ]
-    project = manifest(model("core.orders"), model("staging.orders"), *readers, selected=[one.name for one in readers])
+    project = manifest(
+        model("core.orders"),
+        model("staging.orders"),
+        *readers,
+        selected=[downstream_model.name for downstream_model in readers],
+    )
     assert dependencies(project_assets(project, asset=by_table), name) == {"orders": {}}
 
 
@@ -336,19 +350,19 @@ def test_mapped_key_names_no_table() -> None:
 
 
 def column_lineage(assets: ProjectAssets, name: str) -> dict[str, list[str]] | None:
-    """The columns that each column is made of, as `key:column`; None where nothing is known."""
+    """Return the upstream columns of each column as `key:column`. None if there is no lineage."""
     metadata = stored(dict(assets.specs[fqn(name)].metadata))
     if "dagster/column_lineage" not in metadata:
         return None
     lineage = metadata["dagster/column_lineage"].value.deps_by_column
     return {
-        column: [f"{one.asset_key.to_user_string()}:{one.column_name}" for one in made_of]
-        for column, made_of in lineage.items()
+        column: [f"{column_dep.asset_key.to_user_string()}:{column_dep.column_name}" for column_dep in column_deps]
+        for column, column_deps in lineage.items()
     }
 
 
 def reading(*pairs: str, **more: tuple[str, ...]) -> dict[str, Any]:
-    """Column lineage of a model: pairs `schema.table:column` for the column `total`, and for others by name."""
+    """Return column lineage as pairs `schema.table:column`: for the column `total`, and by name for others."""
     return {
         "column_lineage": {
             column: tuple((fqn(pair.split(":")[0]), pair.split(":")[1]) for pair in made_of)
@@ -385,7 +399,7 @@ def test_column_lineage_passes_through_embedded_models() -> None:
 def test_column_lineage_uses_overridden_keys(selected: list[str]) -> None:
     outside = external_models(key="lake/{{ external.name }}", keys={"raw.rates": "dlt/rates"})
     project = manifest(model("core.orders"), REVENUE, INNER, DEEPEST, selected=selected)
-    assert column_lineage(project_assets(project, outside=outside, asset=behind("ours")), "marts.revenue") == {
+    assert column_lineage(project_assets(project, outside=outside, asset=with_key_prefix("ours")), "marts.revenue") == {
         "total": ["dlt/rates:rate", "lake/events:tax", "ours/core/orders:amount", "ours/core/orders:currency"],
         "day": ["ours/core/orders:day"],
     }
@@ -476,16 +490,16 @@ def test_external_table_with_the_key_of_a_model_is_refused(declared: bool, throu
 
 
 @pytest.mark.parametrize(
-    "said",
+    "attributes",
     [{"key": "core/{{ external.name }}"}, {"keys": {"raw.orders": "core/orders"}}],
     ids=["by the template", "by the map"],
 )
-def test_external_table_configured_with_the_key_of_a_model_is_refused(said: dict[str, Any]) -> None:
+def test_external_table_configured_with_the_key_of_a_model_is_refused(attributes: dict[str, Any]) -> None:
     project = manifest(model("core.orders"), model("marts.revenue", reads=["raw.orders"]))
     with pytest.raises(
         ProjectLoadError, match=r"^Model marts\.revenue .* whose asset key core/orders is that of Model co"
     ):
-        project_assets(project, outside=external_models(**said))
+        project_assets(project, outside=external_models(**attributes))
 
 
 def test_external_table_with_the_key_of_a_model_loads_if_given_another_key() -> None:
@@ -499,19 +513,19 @@ def test_overridden_key_of_a_model_is_checked_for_collisions() -> None:
     outside = external_models(key="{{ external.catalog }}/{{ external.schema }}/{{ external.name }}")
     assert deps(project_assets(project, outside=outside), "marts.revenue") == {"ours/core/orders"}
     with pytest.raises(ProjectLoadError, match=r"whose asset key ours/core/orders is that of Model core\.orders"):
-        project_assets(project, outside=outside, asset=behind("ours"))
+        project_assets(project, outside=outside, asset=with_key_prefix("ours"))
 
 
 # -- checks ---------------------------------------------------------------------------------------
 
 
 def names(assets: ProjectAssets, name: str = "core.orders") -> list[str]:
-    """The names of the checks on a model's asset, in their order."""
+    """Return the names of the checks on a model's asset, in order."""
     return [check.name for check in assets.checks if check.asset_key == assets.key(fqn(name))]
 
 
 def nodes(assets: ProjectAssets) -> dict[str, str]:
-    """The node of each audit's check, by the check's name."""
+    """Return the node of each audit's check, by the check's name."""
     return {check.name: node for check, node in assets.node_by_check.items() if check.name != STATUS_CHECK}
 
 
@@ -534,28 +548,28 @@ def test_checks_map_back_to_their_audits() -> None:
 def test_audit_named_like_the_status_check_has_its_own_check() -> None:
     assets = project_assets(manifest(model("core.orders", audits=(audit(STATUS_CHECK),))))
     assert names(assets) == [STATUS_CHECK, f"{STATUS_CHECK}_audit"]
-    assert list(matched(assets, fqn("core.orders"), result(STATUS_CHECK))) == [f"{STATUS_CHECK}_audit"]
+    assert list(results_by_check_name(assets, fqn("core.orders"), result(STATUS_CHECK))) == [f"{STATUS_CHECK}_audit"]
 
 
-# -- checks that somebody changed -----------------------------------------------------------------
+# -- overridden checks ----------------------------------------------------------------------------
 
 
 def test_renamed_check_still_belongs_to_its_audit() -> None:
     assets = project_assets(manifest(EVERYTHING), check=lambda spec, of: spec._replace(name=f"ours_{of.name}"))
     assert names(assets) == [STATUS_CHECK, "ours_not_null", "ours_forall"]
     assert nodes(assets) == {"ours_not_null": EVERYTHING.fqn, "ours_forall": EVERYTHING.fqn}
-    assert matched(assets, EVERYTHING.fqn, result("forall", 1)) == {"ours_forall": result("forall", 1)}
+    assert results_by_check_name(assets, EVERYTHING.fqn, result("forall", 1)) == {"ours_forall": result("forall", 1)}
 
 
 def test_audit_without_check_has_no_check_anywhere() -> None:
-    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec | None:
+    def override(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec | None:
         return None if of.name == "not_null" else spec
 
-    assets = project_assets(manifest(EVERYTHING), check=ours)
+    assets = project_assets(manifest(EVERYTHING), check=override)
     assert names(assets) == [STATUS_CHECK, "forall"]
     assert [check.name for check in assets.audit_checks[EVERYTHING.fqn]] == ["forall"]
     both = [result("not_null", 0, columns="(order_id)"), result("forall", 1)]
-    assert matched(assets, EVERYTHING.fqn, *both) == {"forall": both[1]}
+    assert results_by_check_name(assets, EVERYTHING.fqn, *both) == {"forall": both[1]}
 
 
 PROJECT = manifest(
@@ -563,16 +577,16 @@ PROJECT = manifest(
     model("raw.events", kind="EXTERNAL", audits=(audit("unique"),)),
     standalone_audits=[standalone("add_up", ["core.orders"])],
 )
-"""A model's own audits, those of an external model and a standalone audit, all of them on `core.orders`."""
+"""`core.orders` has checks for its own audits, those of an external model, and a standalone audit."""
 
 
 @pytest.mark.parametrize("misplaced", ["not_null", "unique", "add_up"], ids=["own", "external", "standalone"])
 def test_check_moved_to_another_asset_is_refused(misplaced: str) -> None:
-    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
+    def override(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
         return spec._replace(name="moved", asset_key=dg.AssetKey("theirs")) if of.name == misplaced else spec
 
     with pytest.raises(DeclarationError) as refusal:
-        project_assets(PROJECT, check=ours)
+        project_assets(PROJECT, check=override)
     assert str(refusal.value) == (
         f"get_asset_check_spec puts the check 'moved' of the audit {misplaced} on the asset theirs; "
         "it belongs to core/orders."
@@ -581,11 +595,11 @@ def test_check_moved_to_another_asset_is_refused(misplaced: str) -> None:
 
 @pytest.mark.parametrize("name", ["not_null", STATUS_CHECK], ids=["that of another audit", "that of the status check"])
 def test_check_renamed_to_a_taken_name_is_refused(name: str) -> None:
-    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
+    def override(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
         return spec._replace(name=name) if of.name == "forall" else spec
 
     with pytest.raises(DeclarationError) as refusal:
-        project_assets(PROJECT, check=ours)
+        project_assets(PROJECT, check=override)
     assert str(refusal.value) == (
         f"Two audits of core/orders become the check {name!r}. Each check of an asset needs a name of its own, which "
         "get_asset_check_spec may give."
@@ -598,26 +612,26 @@ def test_check_renamed_to_a_taken_name_is_refused(name: str) -> None:
     ids=["external", "standalone"],
 )
 def test_check_of_another_node_is_renamed_if_the_model_uses_its_name(renamed: str, name: str) -> None:
-    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
+    def override(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
         return spec._replace(name="not_null") if of.name == renamed else spec
 
-    assets = project_assets(PROJECT, check=ours)
+    assets = project_assets(PROJECT, check=override)
     node = {"unique": fqn("raw.events"), "add_up": "add_up"}[renamed]
-    assert {check: one for check, one in nodes(assets).items() if one == node} == {name: node}
+    assert {check: check_node for check, check_node in nodes(assets).items() if check_node == node} == {name: node}
     assert nodes(assets)["not_null"] == fqn("core.orders")
-    assert list(matched(assets, node, result(renamed))) == [name]
+    assert list(results_by_check_name(assets, node, result(renamed))) == [name]
 
 
 # -- audits of external models --------------------------------------------------------------------
 
 
 def audited(name: str, *audits: Audit) -> Model:
-    """An external model with audits."""
+    """Return an external model with audits."""
     return model(name, kind="EXTERNAL", audits=audits or (audit(),))
 
 
-def on_readers(of: Manifest) -> dict[str, tuple[str, str]]:
-    """The asset and the node of each check of a node that is no asset, by the check's name."""
+def checks_of_other_nodes(of: Manifest) -> dict[str, tuple[str, str]]:
+    """Return asset and node of each check whose node is not an asset, by the check's name."""
     assets = project_assets(of)
     return {
         check.name: (check.asset_key.to_user_string(), node)
@@ -630,7 +644,7 @@ def test_audits_of_an_external_model_are_checks_on_its_first_downstream_model() 
     readers = [model(name, reads=["raw.events"]) for name in ("marts.revenue", "core.orders", "staging.orders")]
     project = manifest(*readers, audited("raw.events", audit(), audit("forall", position=1, blocking=False)))
     events = fqn("raw.events")
-    assert on_readers(project) == {
+    assert checks_of_other_nodes(project) == {
         "raw_events__not_null": ("core/orders", events),
         "raw_events__forall": ("core/orders", events),
     }
@@ -639,7 +653,7 @@ def test_audits_of_an_external_model_are_checks_on_its_first_downstream_model() 
         ("raw_events__not_null", True),
         ("raw_events__forall", False),
     ]
-    assert matched(assets, events, result("forall", 1)) == {"raw_events__forall": result("forall", 1)}
+    assert results_by_check_name(assets, events, result("forall", 1)) == {"raw_events__forall": result("forall", 1)}
 
 
 @pytest.mark.parametrize(
@@ -655,21 +669,24 @@ def test_checks_of_an_external_model_are_on_a_selected_model(
     selected: list[str], readers: dict[str, tuple[str, str]]
 ) -> None:
     models = [model(name, reads=["raw.events"]) for name in ("core.orders", "marts.revenue")]
-    assert on_readers(manifest(*models, model("core.other"), audited("raw.events"), selected=selected)) == readers
+    assert (
+        checks_of_other_nodes(manifest(*models, model("core.other"), audited("raw.events"), selected=selected))
+        == readers
+    )
 
 
 def test_checks_of_an_external_model_pass_through_embedded_models() -> None:
     outer = model("core.outer", reads=["core.inner"], kind="EMBEDDED")
     inner = model("core.inner", reads=["raw.events"], kind="EMBEDDED")
     project = manifest(model("core.orders", reads=["core.outer"]), outer, inner, audited("raw.events"))
-    assert on_readers(project) == {"raw_events__not_null": ("core/orders", fqn("raw.events"))}
+    assert checks_of_other_nodes(project) == {"raw_events__not_null": ("core/orders", fqn("raw.events"))}
 
 
 def test_external_models_without_audits_or_downstream_models_have_no_checks() -> None:
     project = manifest(
         model("core.orders", reads=["raw.events"]), model("raw.events", kind="EXTERNAL"), audited("raw.unread")
     )
-    assert on_readers(project) == {}
+    assert checks_of_other_nodes(project) == {}
 
 
 def test_checks_of_other_nodes_do_not_rename_checks_of_the_model() -> None:
@@ -688,7 +705,7 @@ def test_checks_of_other_nodes_do_not_rename_checks_of_the_model() -> None:
         "raw_events__not_null_5eb895c8",
         "not_null_b64e9560",
     ]
-    assert on_readers(project) == {
+    assert checks_of_other_nodes(project) == {
         "lake_events__not_null": ("core/orders", fqn("lake.events")),
         "raw_events__not_null_5eb895c8": ("core/orders", fqn("raw.events")),
         "not_null_b64e9560": ("core/orders", "not_null"),
@@ -720,8 +737,8 @@ def result(name: str, position: int = 0, **args: str) -> AuditResult:
     return AuditResult(name, position, args, True, 0, None, (D1,))
 
 
-def matched(assets: ProjectAssets, node: str, *results: AuditResult) -> dict[str, AuditResult]:
-    return {key.name: one for key, one in assets.check_of(node, results).items()}
+def results_by_check_name(assets: ProjectAssets, node: str, *results: AuditResult) -> dict[str, AuditResult]:
+    return {key.name: audit_result for key, audit_result in assets.check_of(node, results).items()}
 
 
 TWICE = (
@@ -734,32 +751,37 @@ TWICE = (
 def test_results_match_the_checks_of_their_audits() -> None:
     assets = project_assets(manifest(EVERYTHING))
     not_null, forall = result("not_null", 0), result("forall", 1)
-    assert matched(assets, EVERYTHING.fqn, forall, not_null) == {"not_null": not_null, "forall": forall}
+    assert results_by_check_name(assets, EVERYTHING.fqn, forall, not_null) == {"not_null": not_null, "forall": forall}
 
 
 def test_results_of_an_audit_used_twice_are_matched_by_arguments() -> None:
     a, b = result("not_null", 0, columns="a"), result("not_null", 2, columns="b")
     assets = project_assets(manifest(model(audits=TWICE)))
-    assert matched(assets, fqn("core.orders"), b, a) == {"not_null_a": a, "not_null_b": b}
+    assert results_by_check_name(assets, fqn("core.orders"), b, a) == {"not_null_a": a, "not_null_b": b}
 
 
 def test_results_match_if_the_promoted_model_has_another_audit_order() -> None:
     a, b = result("not_null", 5, columns="a"), result("not_null", 7, columns="b")
     assets = project_assets(manifest(model(audits=TWICE)))
-    assert matched(assets, fqn("core.orders"), a, b) == {"not_null_a": a, "not_null_b": b}
+    assert results_by_check_name(assets, fqn("core.orders"), a, b) == {"not_null_a": a, "not_null_b": b}
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["in their order", "the other way round"])
 def test_audits_with_changed_arguments_are_matched_by_order(order: int) -> None:
     first, second = result("not_null", 5, columns="x"), result("not_null", 7, columns="y")
-    found = matched(project_assets(manifest(model(audits=TWICE))), fqn("core.orders"), *[first, second][::order])
-    assert found == {"not_null_a": first, "not_null_b": second}
+    results_by_check = results_by_check_name(
+        project_assets(manifest(model(audits=TWICE))), fqn("core.orders"), *[first, second][::order]
+    )
+    assert results_by_check == {"not_null_a": first, "not_null_b": second}
 
 
 def test_audit_of_the_promoted_model_only_has_no_check() -> None:
     a, b, third = (result("not_null", n, columns=column) for n, column in enumerate("abc"))
     assets = project_assets(manifest(model(audits=TWICE)))
-    assert matched(assets, fqn("core.orders"), a, b, third, result("removed")) == {"not_null_a": a, "not_null_b": b}
+    assert results_by_check_name(assets, fqn("core.orders"), a, b, third, result("removed")) == {
+        "not_null_a": a,
+        "not_null_b": b,
+    }
 
 
 @pytest.mark.parametrize(
@@ -770,8 +792,8 @@ def test_audit_of_the_promoted_model_only_has_no_check() -> None:
 def test_result_matches_the_check_with_its_arguments(promoted: str, checks: dict[str, str]) -> None:
     assets = project_assets(manifest(model(audits=TWICE)))
     results = [result("not_null", n, columns=column) for n, column in enumerate(promoted)]
-    found = matched(assets, fqn("core.orders"), *results)
-    assert {name: one.args["columns"] for name, one in found.items()} == checks
+    results_by_check = results_by_check_name(assets, fqn("core.orders"), *results)
+    assert {name: audit_result.args["columns"] for name, audit_result in results_by_check.items()} == checks
 
 
 # -- standalone audits ----------------------------------------------------------------------------
@@ -828,7 +850,7 @@ READ_IN_MANY_WAYS = (
 
 
 @pytest.mark.parametrize(
-    ("read", "carrier"),
+    ("upstream_names", "carrier"),
     [
         (["core.orders"], "core.orders"),
         (["marts.revenue", "core.orders"], "marts.revenue"),
@@ -841,17 +863,19 @@ READ_IN_MANY_WAYS = (
     ],
 )
 def test_standalone_audit_is_on_the_last_model_it_reads_or_the_first_downstream_model(
-    read: list[str], carrier: str | None
+    upstream_names: list[str], carrier: str | None
 ) -> None:
-    project = manifest(*READ_IN_MANY_WAYS, standalone_audits=[standalone("add_up", read)])
+    project = manifest(*READ_IN_MANY_WAYS, standalone_audits=[standalone("add_up", upstream_names)])
     on = [check.asset_key.path for check, node in project_assets(project).node_by_check.items() if node == "add_up"]
     assert on == ([carrier.split(".")] if carrier else [])
 
 
 def test_standalone_audit_of_models_of_another_component_has_no_check() -> None:
-    """Also where it reads a table from outside that one of ours reads."""
-    for read in (["core.all"], ["core.all", "raw.orders"]):
-        project = manifest(*READ_IN_MANY_WAYS, selected=["core.orders"], standalone_audits=[standalone("theirs", read)])
+    """This also holds if it reads an external table that one of our models reads."""
+    for upstream_names in (["core.all"], ["core.all", "raw.orders"]):
+        project = manifest(
+            *READ_IN_MANY_WAYS, selected=["core.orders"], standalone_audits=[standalone("theirs", upstream_names)]
+        )
         assert (project_assets(project).standalone_audits, len(project_assets(project).checks)) == ({}, 1)
 
 
@@ -873,7 +897,7 @@ def test_standalone_audits_with_similar_names_have_one_check_each() -> None:
     }
 
 
-# -- the way back ---------------------------------------------------------------------------------
+# -- from keys to models --------------------------------------------------------------------------
 
 
 def test_asset_keys_map_back_to_model_names() -> None:
@@ -893,7 +917,7 @@ def test_assets_are_in_topological_order() -> None:
 
 
 def test_asset_with_partitions_is_refused() -> None:
-    """Dagster would show the partition of a run as materialized, whatever SQLMesh has computed."""
+    """Dagster would show the partition of a run as materialized, regardless of what SQLMesh computed."""
 
     def partitioned(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
         return spec.replace_attributes(partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))

@@ -1,4 +1,4 @@
-"""What nobody may read stays out of every text; what is no secret stays as it is."""
+"""Secrets are redacted in all text, and other text is unchanged."""
 
 import json
 from dataclasses import replace
@@ -96,7 +96,7 @@ def test_quoted_and_url_encoded_forms_of_a_secret_are_redacted() -> None:
         ("-----BEGIN KEY-----\nMIIE\n  QhJ7a8\n-----END KEY-----\n", "QhJ7a8 -----END KEY-", "*** -----END KEY-"),
         ("p\udce4ss99", "it is p\ufffdss99, p?ss99 or p\udce4ss99", "it is ***, *** or ***"),
     ],
-    ids=["a line break behind it", "a key", "no Unicode"],
+    ids=["trailing line break", "key of several lines", "invalid Unicode"],
 )  # fmt: skip
 def test_stripped_partial_and_decoded_forms_of_a_secret_are_redacted(secret: str, text: str, shown: str) -> None:
     assert Redactor({"DB_PASS": secret}).text(text) == shown
@@ -157,28 +157,30 @@ def test_query_is_redacted_only_for_known_secrets() -> None:
 
 
 def test_manifest_is_redacted_except_names_used_for_keys_and_groups() -> None:
-    """A variable may stand in a model's properties, and what is described is stored and shown."""
-    said = "of hunter2!, by Ada"
-    check = audit("known", args={"is_in": f"('{said}')"}, query=said, description=said)
-    dbt = DbtNode("model.shop.x", None, meta=said, severity=None, tests=None)
-    told = model(
+    """A variable may be part of a model's properties, and the manifest is stored and shown."""
+    secret_text = "of hunter2!, by Ada"
+    check = audit("known", args={"is_in": f"('{secret_text}')"}, query=secret_text, description=secret_text)
+    dbt = DbtNode("model.shop.x", None, meta=secret_text, severity=None, tests=None)
+    model_with_secrets = model(
         "t.x",
-        description=said,
+        description=secret_text,
         owner="hunter2!",
         tags=("dagster:key_prefix:hunter2!",),
-        columns=(Column("id", "INT", said), Column("n", "INT", None)),
+        columns=(Column("id", "INT", secret_text), Column("n", "INT", None)),
         audits=(check,),
         dbt=dbt,
     )
-    alone = StandaloneAudit(check, (), "@daily", None, dbt)
+    standalone_audit = StandaloneAudit(check, (), "@daily", None, dbt)
     redactor = Redactor({})
     redactor.add(["hunter2!"])
-    described = redactor.event(msg.ProjectDescribed(manifest(told, standalone_audits=[alone])))
-    [found] = described.manifest.models
-    assert found.columns[1] == Column("n", "INT", None)
-    assert (found.owner, found.tags) == (told.owner, told.tags), "of names keys and groups are made"
-    assert "hunter2" not in repr(replace(described.manifest, models=(replace(found, owner=None, tags=()),)))
-    evaluated = msg.AuditEvaluated('"t"."x"', "known", 0, {"is_in": said}, True, 1, None, (0, 1))
+    redacted = redactor.event(msg.ProjectDescribed(manifest(model_with_secrets, standalone_audits=[standalone_audit])))
+    [redacted_model] = redacted.manifest.models
+    assert redacted_model.columns[1] == Column("n", "INT", None)
+    assert (redacted_model.owner, redacted_model.tags) == (model_with_secrets.owner, model_with_secrets.tags), (
+        "of names keys and groups are made"
+    )
+    assert "hunter2" not in repr(replace(redacted.manifest, models=(replace(redacted_model, owner=None, tags=()),)))
+    evaluated = msg.AuditEvaluated('"t"."x"', "known", 0, {"is_in": secret_text}, True, 1, None, (0, 1))
     assert redactor.event(evaluated).args == {"is_in": "of ***, by Ada"}
 
 

@@ -1,4 +1,4 @@
-"""What Dagster is told: outcomes in, results out."""
+"""Outcomes become Dagster results and one Failure."""
 
 from dataclasses import replace
 
@@ -72,22 +72,22 @@ METADATA_TYPES = {
     "sqlmesh/failed_audits": dg.TextMetadataValue,
     "sqlmesh/error": dg.TextMetadataValue,
 }
-"""Every key that an outcome may leave on an asset."""
+"""Every metadata key that an outcome may have, with its type."""
 
 
 def reporter(
     assets: ProjectAssets = ASSETS, selected: set[dg.AssetCheckKey] | None = None, environment: str = "prod"
 ) -> Reporter:
-    """Of a step with all checks, unless some are named."""
+    """Return the reporter of a step. All checks are selected unless `selected` is given."""
     return Reporter(assets, {*assets.checks} if selected is None else selected, environment, STARTED_AT)
 
 
-def said(result: dg.AssetCheckResult) -> tuple[bool, dg.AssetCheckSeverity, str | None]:
+def check_summary(result: dg.AssetCheckResult) -> tuple[bool, dg.AssetCheckSeverity, str | None]:
     return (result.passed, result.severity, result.description)
 
 
-def what_ran(outcome: NodeOutcome) -> dict[str, str]:
-    """The metadata that every result carries."""
+def common_metadata(outcome: NodeOutcome) -> dict[str, str]:
+    """Return the metadata that every result has."""
     promoted = {"sqlmesh/snapshot_version": outcome.promoted.version} if outcome.promoted else {}
     return {"sqlmesh/status": outcome.outcome.value, "sqlmesh/environment": "prod", **promoted}
 
@@ -102,7 +102,7 @@ rows_executed = pytest.mark.parametrize(
 
 
 CAUSES = {f"sqlmesh/{name}" for name in ("waiting_for", "blocked_by", "failed_audits", "error")}
-"""Metadata that says why a model was not executed."""
+"""Metadata keys that explain why a model was not executed."""
 
 
 # -- the table ------------------------------------------------------------------------------------
@@ -112,9 +112,9 @@ CAUSES = {f"sqlmesh/{name}" for name in ("waiting_for", "blocked_by", "failed_au
 def test_status_check_has_the_outcome_as_a_sentence(row: Row) -> None:
     (result,) = reporter().status_check(row.outcome)
     assert (result.asset_key, result.check_name) == (KEY, STATUS_CHECK)
-    assert said(result) == (row.reported.passed, row.reported.severity, row.reported.sentence)
+    assert check_summary(result) == (row.reported.passed, row.reported.severity, row.reported.sentence)
     causes = {name: value for name, value in row.reported.metadata.items() if name in CAUSES}
-    assert plain(dict(result.metadata)) == {**what_ran(row.outcome), **causes}
+    assert plain(dict(result.metadata)) == {**common_metadata(row.outcome), **causes}
 
 
 @rows_not_executed
@@ -122,7 +122,7 @@ def test_model_that_was_not_executed_gets_an_observation_with_the_reason(row: Ro
     observation = reporter().observation(row.outcome)
     assert isinstance(observation, dg.AssetObservation)
     assert (observation.asset_key, observation.description) == (KEY, row.reported.sentence)
-    assert plain(dict(observation.metadata)) == {**what_ran(row.outcome), **row.reported.metadata}
+    assert plain(dict(observation.metadata)) == {**common_metadata(row.outcome), **row.reported.metadata}
 
 
 @rows_not_executed
@@ -135,28 +135,28 @@ def test_model_that_was_not_executed_is_never_materialized(row: Row) -> None:
 def test_executed_model_gets_a_materialization_with_a_result_for_each_check(row: Row) -> None:
     result = reporter().materialization(row.outcome)
     assert result.asset_key == KEY
-    assert plain(dict(result.metadata or {})) == {**what_ran(row.outcome), **row.reported.metadata}
-    checks = {one.check_name: said(one) for one in result.check_results or ()}
+    assert plain(dict(result.metadata or {})) == {**common_metadata(row.outcome), **row.reported.metadata}
+    checks = {check.check_name: check_summary(check) for check in result.check_results or ()}
     assert checks == {STATUS_CHECK: (True, ERROR, row.reported.sentence), **row.reported.audits}
 
 
 @every_row
 def test_evaluated_audits_are_reported_for_every_outcome(row: Row) -> None:
     results = reporter().audit_checks(ORDERS, row.outcome.audits)
-    assert {one.check_name: said(one) for one in results} == row.reported.audits
+    assert {check.check_name: check_summary(check) for check in results} == row.reported.audits
 
 
 @every_row
 def test_metadata_values_have_the_expected_types(row: Row) -> None:
-    told = reporter()
+    default_reporter = reporter()
     executed = row.outcome.outcome is Outcome.EXECUTED
-    result = told.materialization(row.outcome) if executed else told.observation(row.outcome)
+    result = default_reporter.materialization(row.outcome) if executed else default_reporter.observation(row.outcome)
     types = {key: type(value) for key, value in stored(dict(result.metadata or {})).items()}
     assert types == {key: METADATA_TYPES[key] for key in types}
 
 
 def test_outcome_table_covers_every_metadata_key() -> None:
-    seen = {key for row in OUTCOME_TABLE for key in {**what_ran(row.outcome), **row.reported.metadata}}
+    seen = {key for row in OUTCOME_TABLE for key in {**common_metadata(row.outcome), **row.reported.metadata}}
     assert seen == {*METADATA_TYPES}
 
 
@@ -186,13 +186,13 @@ def test_executed_model_without_promoted_version_has_no_code_version() -> None:
 
 def test_only_selected_checks_are_reported() -> None:
     only_recent = reporter(selected={RECENT}).materialization(EXECUTED)
-    assert [one.check_name for one in only_recent.check_results or ()] == ["recent"]
+    assert [check.check_name for check in only_recent.check_results or ()] == ["recent"]
     assert not reporter(selected=set()).materialization(EXECUTED).check_results
 
 
 def test_selected_audit_missing_from_the_environment_does_not_pass() -> None:
     result = reporter().materialization(replace(EXECUTED, audits=(audit_result("not_null", D1),)))
-    assert {one.check_name: said(one) for one in result.check_results or ()}["recent"] == (
+    assert {check.check_name: check_summary(check) for check in result.check_results or ()}["recent"] == (
         False,
         WARN,
         "Not evaluated: what environment prod has promoted of core.orders does not have this audit. "
@@ -202,7 +202,7 @@ def test_selected_audit_missing_from_the_environment_does_not_pass() -> None:
 
 def test_unselected_audit_missing_from_the_environment_has_no_result() -> None:
     result = reporter(selected={STATUS, NOT_NULL}).materialization(replace(EXECUTED, audits=()))
-    assert [one.check_name for one in result.check_results or ()] == [STATUS_CHECK, "not_null"]
+    assert [check.check_name for check in result.check_results or ()] == [STATUS_CHECK, "not_null"]
 
 
 @pytest.mark.parametrize(
@@ -231,27 +231,27 @@ def test_empty_table_has_row_count_zero() -> None:
 
 
 def in_dev(row: Row) -> NodeOutcome:
-    """The outcome of a row where the environment `dev` has promoted the model."""
+    """Return the outcome of a row if the environment `dev` has promoted the model."""
     promoted = replace(PROMOTED, table_name="db.core__dev.orders") if row.outcome.promoted else None
     return replace(row.outcome, promoted=promoted)
 
 
-def said_of_dev(outcome: NodeOutcome) -> dict[str, str]:
-    """The metadata that every result of a run in `dev` carries."""
+def common_metadata_of_dev(outcome: NodeOutcome) -> dict[str, str]:
+    """Return the metadata that every result of a run in `dev` has."""
     table = {"dagster/table_name": "db.core__dev.orders"} if outcome.promoted else {}
-    return {**what_ran(outcome), "sqlmesh/environment": "dev", **table}
+    return {**common_metadata(outcome), "sqlmesh/environment": "dev", **table}
 
 
 @every_row
 def test_results_name_the_environment_and_its_table(row: Row) -> None:
-    told, outcome = reporter(environment="dev"), in_dev(row)
+    dev_reporter, outcome = reporter(environment="dev"), in_dev(row)
     executed = outcome.outcome is Outcome.EXECUTED
     for result in (
-        told.materialization(outcome) if executed else told.observation(outcome),
-        *told.status_check(outcome),
+        dev_reporter.materialization(outcome) if executed else dev_reporter.observation(outcome),
+        *dev_reporter.status_check(outcome),
     ):
         metadata = plain(dict(result.metadata or {}))
-        assert {key: metadata.get(key) for key in said_of_dev(outcome)} == said_of_dev(outcome)
+        assert {key: metadata.get(key) for key in common_metadata_of_dev(outcome)} == common_metadata_of_dev(outcome)
 
 
 @rows_executed
@@ -271,7 +271,7 @@ def test_failure_names_the_environment() -> None:
 
 def test_audit_missing_from_another_environment_names_that_environment() -> None:
     result = reporter(selected={RECENT}, environment="dev").materialization(replace(EXECUTED, audits=()))
-    assert [one.description for one in result.check_results or ()] == [
+    assert [check.description for check in result.check_results or ()] == [
         "Not evaluated: what environment dev has promoted of core.orders does not have this audit. "
         "Apply a plan to promote the local change."
     ]
@@ -283,7 +283,7 @@ def test_audit_missing_from_another_environment_names_that_environment() -> None
 def test_failed_audit_reports_rows_intervals_and_query() -> None:
     failed = AuditResult("not_null", 0, {"columns": "(id)"}, True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2))
     (result,) = reporter().audit_checks(ORDERS, [failed])
-    assert said(result) == (False, ERROR, "3 rows failed.")
+    assert check_summary(result) == (False, ERROR, "3 rows failed.")
     assert plain(dict(result.metadata)) == {
         "sqlmesh/audit": "not_null",
         "sqlmesh/failing_rows": 3,
@@ -307,7 +307,7 @@ def test_audit_without_arguments_or_query_omits_their_metadata() -> None:
 def test_severity_comes_from_the_result_not_from_the_definition() -> None:
     softened = replace(audit_result("not_null", D1, failing_rows=1), blocking=False)
     (result,) = reporter().audit_checks(ORDERS, [softened])
-    assert said(result) == (False, WARN, "1 row failed.")
+    assert check_summary(result) == (False, WARN, "1 row failed.")
 
 
 # -- carried over ---------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def test_severity_comes_from_the_result_not_from_the_definition() -> None:
 def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
     (result,) = reporter().carried_over(IDLE, {NOT_NULL: EarlierResult(True, ERROR, "run-7", day(1) / 1000, DATA)})
     assert (result.asset_key, result.check_name) == (KEY, "not_null")
-    assert said(result) == (
+    assert check_summary(result) == (
         True,
         ERROR,
         "The check passed in run run-7 at 2026-01-01T00:00:00Z. Repeated, because core.orders was not executed.",
@@ -343,7 +343,7 @@ def test_failed_blocking_audit_of_a_run_of_its_model_is_not_carried_over(
 ) -> None:
     earlier = {RECENT: EarlierResult(passed, severity, "run-7", EVALUATED, DATA)}
     results = reporter().carried_over(IDLE, earlier)
-    assert [(one.passed, one.severity) for one in results] == ([(passed, severity)] if is_carried else [])
+    assert [(check.passed, check.severity) for check in results] == ([(passed, severity)] if is_carried else [])
     assert reporter().known_failures(IDLE, earlier) == []
 
 
@@ -377,7 +377,7 @@ def test_blocking_audit_that_failed_alone_is_carried_over_as_failed_while_the_da
 ) -> None:
     alone = AuditOnlyOutcome(ORDERS, (replace(audit_result("recent", D1, failing_rows=1), of=OF),), (), None)
     evaluated = next(result for result in reporter().audited(alone) if result.check_name == "recent")
-    for _ in range(2):  # what was carried over is carried over in its turn
+    for _ in range(2):  # a result that was carried over is carried over again
         metadata = stored(dict(evaluated.metadata))
         assert metadata["sqlmesh/evaluated_alone"].value is True
         earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), alone=True)}
@@ -395,14 +395,14 @@ def test_audit_result_records_the_audited_data() -> None:
     assert "sqlmesh/evaluated_alone" not in result.metadata
 
 
-# -- checks without their model -------------------------------------------------------------------
+# -- checks selected alone ------------------------------------------------------------------------
 
 
 def test_audits_selected_alone_pass_the_status_check_if_nothing_is_pending() -> None:
     results = reporter(selected={NOT_NULL, STATUS}).audited(
         AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (), None)
     )
-    assert {one.check_name: said(one) for one in results} == {
+    assert {check.check_name: check_summary(check) for check in results} == {
         "not_null": (True, ERROR, None),
         STATUS_CHECK: (True, WARN, "core.orders has nothing to do. Only checks were selected."),
     }
@@ -410,7 +410,7 @@ def test_audits_selected_alone_pass_the_status_check_if_nothing_is_pending() -> 
 
 def test_audits_selected_alone_report_pending_intervals() -> None:
     results = reporter(selected={STATUS}).audited(AuditOnlyOutcome(ORDERS, (), (days(3, 4),), None))
-    assert [said(one) for one in results] == [
+    assert [check_summary(check) for check in results] == [
         (
             False,
             WARN,
@@ -422,12 +422,12 @@ def test_audits_selected_alone_report_pending_intervals() -> None:
 
 def test_audits_selected_alone_do_not_report_an_unselected_status_check() -> None:
     audited = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1), audit_result("recent", D1)), (D2,), None)
-    assert [one.check_name for one in reporter(selected={NOT_NULL}).audited(audited)] == ["not_null"]
+    assert [check.check_name for check in reporter(selected={NOT_NULL}).audited(audited)] == ["not_null"]
 
 
 def test_status_check_fails_if_audits_could_not_be_evaluated() -> None:
-    (told,) = reporter().audited(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet."))
-    assert said(told) == (
+    (check,) = reporter().audited(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet."))
+    assert check_summary(check) == (
         False,
         ERROR,
         "core.orders: its audits could not be evaluated: Nothing has been computed yet.",
@@ -438,33 +438,39 @@ def test_standalone_audit_has_a_check_and_no_status_check() -> None:
     orders = model("core.orders")
     assets = project_assets(manifest(orders, standalone_audits=[standalone("orders_add_up", ["core.orders"])]))
     result = AuditResult("orders_add_up", 0, {}, False, 2, None, (D1,))
-    (told,) = reporter(assets).audited(AuditOnlyOutcome("orders_add_up", (result,), (), None))
-    assert (told.asset_key, told.check_name, *said(told)) == (KEY, "orders_add_up", False, WARN, "2 rows failed.")
+    (check,) = reporter(assets).audited(AuditOnlyOutcome("orders_add_up", (result,), (), None))
+    assert (check.asset_key, check.check_name, *check_summary(check)) == (
+        KEY,
+        "orders_add_up",
+        False,
+        WARN,
+        "2 rows failed.",
+    )
 
 
 def test_audit_of_an_external_model_is_a_check_on_its_downstream_model() -> None:
     events = model("raw.events", kind="EXTERNAL", audits=(audit("not_null"),))
     assets = project_assets(manifest(model("core.orders", reads=["raw.events"]), events))
     result = AuditResult("not_null", 0, {}, True, 2, None, (D1,))
-    (told,) = reporter(assets).audited(AuditOnlyOutcome(events.fqn, (result,), (D2,), None))
-    assert (told.asset_key, told.check_name) == (KEY, "raw_events__not_null")
-    assert said(told) == (False, ERROR, "2 rows failed.")
+    (check,) = reporter(assets).audited(AuditOnlyOutcome(events.fqn, (result,), (D2,), None))
+    assert (check.asset_key, check.check_name) == (KEY, "raw_events__not_null")
+    assert check_summary(check) == (False, ERROR, "2 rows failed.")
 
 
 def test_renamed_check_has_the_result_of_its_audit() -> None:
-    assets = project_assets(SHOP, check=lambda spec, of: spec._replace(name=f"ours_{of.name}"))
+    assets = project_assets(SHOP, check=lambda spec, audit_: spec._replace(name=f"ours_{audit_.name}"))
     result = reporter(assets).materialization(EXECUTED)
-    assert [one.check_name for one in result.check_results or ()] == [STATUS_CHECK, "ours_not_null", "ours_recent"]
+    assert [check.check_name for check in result.check_results or ()] == [STATUS_CHECK, "ours_not_null", "ours_recent"]
 
 
 def test_audit_without_a_check_has_no_result() -> None:
     assets = project_assets(SHOP, check=lambda spec, of: spec if of.name == "recent" else None)
     for outcome in (EXECUTED, replace(EXECUTED, audits=())):
         result = reporter(assets).materialization(outcome)
-        assert [one.check_name for one in result.check_results or ()] == [STATUS_CHECK, "recent"]
+        assert [check.check_name for check in result.check_results or ()] == [STATUS_CHECK, "recent"]
 
 
-# -- the one failure ------------------------------------------------------------------------------
+# -- the failure ----------------------------------------------------------------------------------
 
 
 def test_healthy_step_has_no_failure() -> None:
@@ -595,7 +601,7 @@ def test_model_not_started_by_a_cancelled_run_gets_a_warning() -> None:
     cancelled.wording.running = {STAGING}
     (check,) = cancelled.status_check(NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("The run was cancelled.",)))
     sentence = "core.orders was not started: the run was cancelled. The next run executes it."
-    assert said(check) == (False, WARN, sentence)
+    assert check_summary(check) == (False, WARN, sentence)
 
 
 def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
@@ -625,7 +631,7 @@ def test_sentences_about_another_environment_name_it(outcome: Outcome) -> None:
     assert elsewhere.wording.sentence(NodeOutcome(ORDERS, outcome)).startswith("In environment dev: core.orders ")
 
 
-# -- words ----------------------------------------------------------------------------------------
+# -- text -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, MAX_LISTED])
@@ -693,5 +699,5 @@ def test_audit_used_twice_reports_each_result_on_its_own_check() -> None:
     )
     assets = project_assets(manifest(model("core.orders", audits=uses)))
     results = [AuditResult("not_null", n, {"columns": column}, True, n, None, (D1,)) for n, column in enumerate("ab")]
-    told = reporter(assets).audit_checks(ORDERS, results)
-    assert {one.check_name: one.passed for one in told} == {"not_null_a": True, "not_null_b": False}
+    checks = reporter(assets).audit_checks(ORDERS, results)
+    assert {check.check_name: check.passed for check in checks} == {"not_null_a": True, "not_null_b": False}

@@ -1,4 +1,4 @@
-"""Which errors are worth another attempt, and when it is made."""
+"""Retries inside the step: which errors are transient, the delays, and what is retried."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,13 +17,13 @@ from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, DeclarationErro
 from dg_sqlmesh_component.run.outcomes import Ledger
 from dg_sqlmesh_component.run.retry_decision import next_attempt
 
-# -- which ----------------------------------------------------------------------------------------
+# -- transient and persistent errors --------------------------------------------------------------
 
-SAID = "OperationalError: the warehouse was suspended"
+ERROR_TEXT = "OperationalError: the warehouse was suspended"
 
 
 @pytest.mark.parametrize(
-    ("declared", "known", "expected"),
+    ("attributes", "is_known_transient", "expected"),
     [
         ({}, False, False),
         ({}, True, True),
@@ -42,13 +42,13 @@ SAID = "OperationalError: the warehouse was suspended"
     ],
 )
 def test_persistent_errors_win_over_transient_errors_and_both_over_the_default(
-    declared: dict[str, list[str]], known: bool, expected: bool
+    attributes: dict[str, list[str]], is_known_transient: bool, expected: bool
 ) -> None:
-    assert retries(**declared).is_transient(SAID, known) is expected
+    assert retries(**attributes).is_transient(ERROR_TEXT, is_known_transient) is expected
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"),
+    ("pattern", "is_match"),
     [
         ("OperationalError", True),
         ("^OperationalError: the", True),
@@ -61,13 +61,13 @@ def test_persistent_errors_win_over_transient_errors_and_both_over_the_default(
         ("", True),
     ],
 )
-def test_pattern_is_searched_in_error_class_and_message(pattern: str, found: bool) -> None:
+def test_pattern_is_searched_in_error_class_and_message(pattern: str, is_match: bool) -> None:
     failed = msg.NodeFailed("a", "OperationalError", "the warehouse was suspended", ())
     refused = msg.RequestFailed("OperationalError", "the warehouse was suspended")
     for event in (failed, refused):
-        assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=found)
+        assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=is_match)
         known = replace(event, is_transient=True)
-        assert retries(persistent_errors=[pattern]).classify(known) == replace(event, is_transient=not found)
+        assert retries(persistent_errors=[pattern]).classify(known) == replace(event, is_transient=not is_match)
 
 
 def test_error_class_is_not_prepended_twice() -> None:
@@ -98,10 +98,10 @@ def test_classification_is_unchanged_without_patterns(event: msg.NodeFailed | ms
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("declared", ["transient_errors", "persistent_errors"])
-def test_patterns_never_apply_to_failed_audits(declared: str, known: bool) -> None:
+@pytest.mark.parametrize("attribute", ["transient_errors", "persistent_errors"])
+def test_patterns_never_apply_to_failed_audits(attribute: str, known: bool) -> None:
     event = replace(AUDITS, is_transient=known)
-    assert retries(**{declared: [""]}).classify(event) is event
+    assert retries(**{attribute: [""]}).classify(event) is event
 
 
 NO_ERRORS = {
@@ -123,11 +123,11 @@ def test_errors_of_this_package_are_persistent_by_default(error: type[SQLMeshCom
     assert (str(error("boom", is_transient=True)), error("boom", is_transient=True).is_transient) == ("boom", True)
 
 
-# -- when -----------------------------------------------------------------------------------------
+# -- delays ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("declared", "delays"),
+    ("attributes", "delays"),
     [
         ({}, [10, 10, 10, 10]),
         ({"delay": 2.5}, [2.5, 2.5, 2.5, 2.5]),
@@ -137,14 +137,14 @@ def test_errors_of_this_package_are_persistent_by_default(error: type[SQLMeshCom
         ({"backoff": "exponential"}, [10, 30, 70, 150]),
         ({"delay": 0, "backoff": "exponential", "jitter": "full"}, [0, 0, 0, 0]),
     ],
-    ids=lambda one: " ".join(map(str, one.values())) or "nothing said" if isinstance(one, dict) else "",
+    ids=lambda parameter: " ".join(map(str, parameter.values())) or "defaults" if isinstance(parameter, dict) else "",
 )
-def test_delay_grows_by_the_configured_backoff(declared: dict[str, Any], delays: list[float]) -> None:
-    assert [retries(**declared).delay_before(attempt) for attempt in (2, 3, 4, 5)] == delays
+def test_delay_grows_by_the_configured_backoff(attributes: dict[str, Any], delays: list[float]) -> None:
+    assert [retries(**attributes).delay_before(attempt) for attempt in (2, 3, 4, 5)] == delays
 
 
 @pytest.mark.parametrize(
-    ("declared", "attempt", "shortest", "longest"),
+    ("attributes", "attempt", "shortest", "longest"),
     [
         ({"jitter": "full"}, 2, 0, 8),
         ({"jitter": "full"}, 5, 0, 8),
@@ -154,13 +154,13 @@ def test_delay_grows_by_the_configured_backoff(declared: dict[str, Any], delays:
         ({"jitter": "plus_minus", "backoff": "linear"}, 4, 16, 32),
         ({"jitter": "plus_minus", "backoff": "exponential"}, 4, 48, 64),
     ],
-    ids=lambda one: " ".join(one.values()) if isinstance(one, dict) else str(one),
+    ids=lambda parameter: " ".join(parameter.values()) if isinstance(parameter, dict) else str(parameter),
 )
 def test_jitter_varies_the_delay_within_bounds(
-    declared: dict[str, Any], attempt: int, shortest: float, longest: float
+    attributes: dict[str, Any], attempt: int, shortest: float, longest: float
 ) -> None:
-    declaration = retries(delay=8, **declared)
-    delays = [declaration.delay_before(attempt) for _ in range(500)]
+    policy = retries(delay=8, **attributes)
+    delays = [policy.delay_before(attempt) for _ in range(500)]
     assert all(shortest <= delay <= longest for delay in delays)
     middle, margin = (shortest + longest) / 2, (longest - shortest) / 4
     assert min(delays) < middle - margin < middle + margin < max(delays)
@@ -171,31 +171,31 @@ def test_delay_does_not_depend_on_max_retries(max_retries: int) -> None:
     assert retries(max_retries=max_retries, delay=1, backoff="linear").delay_before(8) == 7
 
 
-# -- the declaration ------------------------------------------------------------------------------
+# -- the attributes in defs.yaml ------------------------------------------------------------------
 
 
-def declared(said: Any) -> Retries | None:
-    """What `execution: {retries: ...}` in defs.yaml gives."""
-    attributes = Execution.model().model_validate({"retries": said})
+def retries_from(value: Any) -> Retries | None:
+    """Resolve `execution: {retries: ...}` in defs.yaml."""
+    attributes = Execution.model().model_validate({"retries": value})
     return Execution.resolve_from_model(dg.ResolutionContext.default(), attributes).retries
 
 
 @pytest.mark.attribute("execution.retries.max_retries")
-@pytest.mark.parametrize("said", [3, "3", "{{ 1 + 2 }}", "{{ env.RETRIES }}", {"max_retries": 3}], ids=str)
-def test_number_is_short_for_max_retries(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("value", [3, "3", "{{ 1 + 2 }}", "{{ env.RETRIES }}", {"max_retries": 3}], ids=str)
+def test_number_is_short_for_max_retries(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRIES", "3")
-    assert declared(said) == Retries(max_retries=3)
+    assert retries_from(value) == Retries(max_retries=3)
 
 
-@pytest.mark.parametrize("said", [None, "{{ none }}"], ids=str)
-def test_retries_may_be_none(said: Any) -> None:
-    assert declared(said) is None
+@pytest.mark.parametrize("value", [None, "{{ none }}"], ids=str)
+def test_retries_may_be_none(value: Any) -> None:
+    assert retries_from(value) is None
 
 
-@pytest.mark.parametrize("said", [True, 1.5, [3], "many", "{{ true }}", "{{ [3] }}"], ids=str)
-def test_retries_refuse_other_types_than_number_and_mapping(said: Any) -> None:
+@pytest.mark.parametrize("value", [True, 1.5, [3], "many", "{{ true }}", "{{ [3] }}"], ids=str)
+def test_retries_refuse_other_types_than_number_and_mapping(value: Any) -> None:
     with pytest.raises((ResolutionException, DeclarationError, ValidationError), match="retries"):
-        declared(said)
+        retries_from(value)
 
 
 def test_only_max_retries_is_required() -> None:
@@ -205,7 +205,7 @@ def test_only_max_retries_is_required() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "attributes",
     [
         {"max_retries": 1.5},
         {"max_retries": None},
@@ -218,9 +218,9 @@ def test_only_max_retries_is_required() -> None:
     ],
     ids=str,
 )
-def test_wrong_retry_attribute_is_refused_by_name(said: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(said))):
-        retries(**said)
+def test_wrong_retry_attribute_is_refused_by_name(attributes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(attributes))):
+        retries(**attributes)
 
 
 @pytest.mark.parametrize("attribute", ["transient_errors", "persistent_errors"])
@@ -241,22 +241,22 @@ def test_invalid_regular_expression_is_refused_with_its_attribute(attribute: str
 
 
 @pytest.mark.parametrize(
-    "said", [{"max_retries": -1}, {"max_retries": 1, "delay": -1}, {"max_retries": 1, "backoff": "quadratic"}]
+    "attributes", [{"max_retries": -1}, {"max_retries": 1, "delay": -1}, {"max_retries": 1, "backoff": "quadratic"}]
 )
-def test_invalid_retry_policy_is_refused_at_load(said: dict[str, Any]) -> None:
+def test_invalid_retry_policy_is_refused_at_load(attributes: dict[str, Any]) -> None:
     with pytest.raises(DeclarationError, match=r"execution\.retries"):
-        Retries(**said)
+        Retries(**attributes)
 
 
-# -- of a step ------------------------------------------------------------------------------------
+# -- the next attempt of a step -------------------------------------------------------------------
 
-READER, AUDITED = "marts.revenue", "core.orders"
+DOWNSTREAM, AUDITED = "marts.revenue", "core.orders"
 
 
-def worth_another(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestFailed) -> msg.EvaluationRequest | None:
-    """What is tried again after an attempt in which `marts.revenue` read `staging.orders`."""
-    project = manifest(model("staging.orders"), model(READER, reads=["staging.orders"]), model(AUDITED))
-    nodes = (fqn("staging.orders"), fqn(READER))
+def next_request(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestFailed) -> msg.EvaluationRequest | None:
+    """Return the request of the next attempt in a project in which `marts.revenue` reads `staging.orders`."""
+    project = manifest(model("staging.orders"), model(DOWNSTREAM, reads=["staging.orders"]), model(AUDITED))
+    nodes = (fqn("staging.orders"), fqn(DOWNSTREAM))
     request = msg.EvaluationRequest(msg.OpenProject(("/shop",), None, None, None), "prod", nodes, (), {AUDITED: ()}, 0)
     ledger = Ledger(nodes, [AUDITED])
     for event in events:
@@ -265,14 +265,17 @@ def worth_another(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestF
 
 
 def test_refused_request_is_not_retried() -> None:
-    assert worth_another(end=msg.EvaluationFinished("not_run")) is None
+    assert next_request(end=msg.EvaluationFinished("not_run")) is None
 
 
 def test_downstream_model_of_a_persistent_failure_is_not_retried() -> None:
-    gone = msg.RequestFailed("WorkerError", "killed", is_transient=True)
+    worker_death = msg.RequestFailed("WorkerError", "killed", is_transient=True)
     failed = msg.NodeFailed(fqn("staging.orders"), "BinderException", "no such column", ())
-    both, neither = worth_another(end=gone), worth_another(failed, end=gone)
-    assert both is not None
-    assert both.models == (fqn("staging.orders"), fqn(READER))
-    assert neither is not None
-    assert (neither.models, neither.audit_only) == ((), {AUDITED: ()})
+    retry_after_death, retry_after_persistent_failure = (
+        next_request(end=worker_death),
+        next_request(failed, end=worker_death),
+    )
+    assert retry_after_death is not None
+    assert retry_after_death.models == (fqn("staging.orders"), fqn(DOWNSTREAM))
+    assert retry_after_persistent_failure is not None
+    assert (retry_after_persistent_failure.models, retry_after_persistent_failure.audit_only) == ((), {AUDITED: ()})

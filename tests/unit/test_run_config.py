@@ -1,4 +1,4 @@
-"""What a run may be told."""
+"""The run config: environments, refused options, split ops and run tags."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ EVERYTHING: dict[str, Any] = {
     "environment": "dev",
     "skip_janitor": False,
 }
-"""All of it, and none of it as it is by default."""
+"""Every option, none with its default."""
 
 
 def test_default_run_config() -> None:
@@ -76,13 +76,13 @@ def test_environment_is_the_declared_or_an_allowed_one(
     ],
     ids=[
         "none is allowed",
-        "others are",
-        "behind one",
-        "in front of one",
+        "only others are allowed",
+        "ends like an allowed one",
+        "starts like an allowed one",
         "in another case",
         "in other characters",
         "almost the declared one",
-        "no name",
+        "empty name",
     ],
 )
 def test_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: list[str], names: str) -> None:
@@ -111,7 +111,7 @@ def test_environment_name_is_sanitized_like_sqlmesh(name: str, stored: str) -> N
     assert sanitized(name) == stored == sanitized(stored)
 
 
-# -- what would do nothing ------------------------------------------------------------------------
+# -- options without effect -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("runs_models", [True, False])
@@ -125,7 +125,7 @@ def test_skip_janitor_false_is_refused_outside_of_prod(runs_models: bool) -> Non
 
 
 @pytest.mark.parametrize(
-    ("said", "names"),
+    ("options", "names"),
     [
         ({"ignore_cron": True}, "ignore_cron"),
         ({"start": "2026-01-01"}, "start"),
@@ -135,8 +135,8 @@ def test_skip_janitor_false_is_refused_outside_of_prod(runs_models: bool) -> Non
     ],
     ids=["ignore_cron", "start", "end", "skip_janitor", "everything"],
 )
-def test_options_for_models_are_refused_if_only_checks_are_selected(said: dict[str, Any], names: str) -> None:
-    config = SQLMeshRunConfig(**said)
+def test_options_for_models_are_refused_if_only_checks_are_selected(options: dict[str, Any], names: str) -> None:
+    config = SQLMeshRunConfig(**options)
     with pytest.raises(DeclarationError) as refusal:
         refuse_what_does_nothing(config, "prod", runs_models=False)
     assert str(refusal.value) == (
@@ -146,34 +146,34 @@ def test_options_for_models_are_refused_if_only_checks_are_selected(said: dict[s
     refuse_what_does_nothing(config, "prod", runs_models=True)
 
 
-@pytest.mark.parametrize("said", [{}, {"environment": "dev"}], ids=["nothing", "an environment"])
+@pytest.mark.parametrize("options", [{}, {"environment": "dev"}], ids=["nothing", "an environment"])
 @pytest.mark.parametrize("environment", ["prod", "dev"])
-def test_environment_is_accepted_if_only_checks_are_selected(said: dict[str, Any], environment: str) -> None:
-    refuse_what_does_nothing(SQLMeshRunConfig(**said), environment, runs_models=False)
+def test_environment_is_accepted_if_only_checks_are_selected(options: dict[str, Any], environment: str) -> None:
+    refuse_what_does_nothing(SQLMeshRunConfig(**options), environment, runs_models=False)
 
 
 # -- a run of several steps -----------------------------------------------------------------------
 
 RESOLVED = {**SQLMeshRunConfig().model_dump(), "start": "resolved"}
-"""What Dagster makes of a part of the op: with defaults, and with variables looked up."""
+"""The config that Dagster gives to a part of the op: with defaults and with variables resolved."""
 
 
-def said_to(**parts: dict[str, Any]) -> dict[str, Any]:
-    """The run config that says these things to parts of the op `shop`."""
+def run_config_for(**parts: dict[str, Any]) -> dict[str, Any]:
+    """Return run config for parts of the op `shop`."""
     return {"ops": {part: {"config": config} for part, config in parts.items()}}
 
 
 @pytest.mark.parametrize(
     ("run_config", "first", "second"),
     [
-        (said_to(shop={"start": "a"}), RESOLVED, {"start": "a"}),
-        (said_to(shop_2={"start": "b"}), RESOLVED, RESOLVED),
-        (said_to(shop={"start": "a"}, shop_2={"start": "b"}), RESOLVED, RESOLVED),
-        (said_to(shop={"start": "a"}, shop_2={}), RESOLVED, RESOLVED),
-        (said_to(shop={}), RESOLVED, {}),
+        (run_config_for(shop={"start": "a"}), RESOLVED, {"start": "a"}),
+        (run_config_for(shop_2={"start": "b"}), RESOLVED, RESOLVED),
+        (run_config_for(shop={"start": "a"}, shop_2={"start": "b"}), RESOLVED, RESOLVED),
+        (run_config_for(shop={"start": "a"}, shop_2={}), RESOLVED, RESOLVED),
+        (run_config_for(shop={}), RESOLVED, {}),
         ({"ops": {"shop": {}}}, RESOLVED, {}),
-        (said_to(shop={"start": "a"}, shop_3={"start": "c"}), RESOLVED, {"start": "a"}),
-        (said_to(theirs={"start": "a"}), RESOLVED, RESOLVED),
+        (run_config_for(shop={"start": "a"}, shop_3={"start": "c"}), RESOLVED, {"start": "a"}),
+        (run_config_for(theirs={"start": "a"}), RESOLVED, RESOLVED),
         ({"ops": {}}, RESOLVED, RESOLVED),
         ({"execution": {}}, RESOLVED, RESOLVED),
         ({}, RESOLVED, RESOLVED),
@@ -182,11 +182,11 @@ def said_to(**parts: dict[str, Any]) -> dict[str, Any]:
         "to the first part",
         "to this part",
         "to each",
-        "to the first part, and to this one that nothing is meant for it",
-        "to the first part, that nothing is meant for it",
-        "an op of which nothing is said",
+        "to the first part, and an empty one to this part",
+        "an empty one to the first part",
+        "an op without config",
         "to the first part and to a third",
-        "to somebody else",
+        "to another op",
         "no op",
         "something else",
         "nothing",
@@ -199,14 +199,14 @@ def test_config_of_the_first_part_applies_to_parts_without_config(
     assert config_of_run(run_config, "shop_2", "shop", RESOLVED) == second
 
 
-@pytest.mark.parametrize("run_config", [{}, said_to(shop_2={})], ids=["nothing", "nothing to this part"])
+@pytest.mark.parametrize("run_config", [{}, run_config_for(shop_2={})], ids=["nothing", "nothing to this part"])
 def test_op_without_config_has_an_empty_config(run_config: dict[str, Any]) -> None:
     assert config_of_run(run_config, "shop_2", "shop", None) == {}
 
 
 def test_environment_variables_are_resolved_for_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("START", "2026-01-01")
-    run_config = said_to(shop={"start": {"env": "START"}, "end": "yesterday"})
+    run_config = run_config_for(shop={"start": {"env": "START"}, "end": "yesterday"})
     assert config_of_run(run_config, "shop_2", "shop", {}) == {"start": "2026-01-01", "end": "yesterday"}
 
 
@@ -214,7 +214,7 @@ def test_environment_variables_are_resolved_for_every_part(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("said", "tags"),
+    ("options", "tags"),
     [
         ({}, {}),
         ({"ignore_cron": True}, {"sqlmesh/ignore_cron": "true"}),
@@ -225,7 +225,7 @@ def test_environment_variables_are_resolved_for_every_part(monkeypatch: pytest.M
     ],
     ids=["nothing", "ignore_cron", "the rest"],
 )
-def test_run_config_is_written_to_run_tags(said: dict[str, Any], tags: dict[str, str]) -> None:
+def test_run_config_is_written_to_run_tags(options: dict[str, Any], tags: dict[str, str]) -> None:
     project = msg.OpenProject(("/shop",), None, None, None)
-    request = msg.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), {}, execution_time=0, **said)
+    request = msg.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), {}, execution_time=0, **options)
     assert run_tags(request) == {"sqlmesh/environment": "dev", **tags}

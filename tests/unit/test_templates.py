@@ -1,4 +1,4 @@
-"""What templates see of our values: what is there, and an error for what is not."""
+"""Templates in defs.yaml: they read attributes of models, and a misspelt attribute is an error."""
 
 import pytest
 from dagster.components.resolved.context import ResolutionContext

@@ -1,4 +1,4 @@
-"""A SQLMesh model as Dagster sees it: models in, specs out."""
+"""The translator turns SQLMesh models and audits into asset specs and check specs."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ ORDERS_KEY = dg.AssetKey(["core", "orders"])
 
 
 def spec(of: Model, *others: Model, **options: Any) -> dg.AssetSpec:
-    """The asset of a model in a project of these models; `options` as `translator` has them."""
+    """Return the asset spec of a model in a project of these models. `options` are those of `translator`."""
     return translator(of, *others, **options).asset_spec(of)
 
 
@@ -28,12 +28,12 @@ def tagged(*tags: str, **overrides: Any) -> Model:
     return model("core.orders", tags=tags, **overrides)
 
 
-def deps(of: Model, *others: Model, **options: Any) -> dict[str, dict[str, Any]]:
-    """Keys that a model's asset depends on, with the metadata of each dependency."""
-    return told(spec(of, *others, **options))
+def deps(model_: Model, *others: Model, **options: Any) -> dict[str, dict[str, Any]]:
+    """Return the metadata of each dependency of a model's asset, by key."""
+    return metadata_by_key(spec(model_, *others, **options))
 
 
-def told(asset: dg.AssetSpec) -> dict[str, dict[str, Any]]:
+def metadata_by_key(asset: dg.AssetSpec) -> dict[str, dict[str, Any]]:
     return {dep.asset_key.to_user_string(): plain(dict(dep.metadata or {})) for dep in asset.deps}
 
 
@@ -101,19 +101,19 @@ def test_undeclared_external_table_is_a_dependency_with_its_table_name(table: st
     assert deps(orders) == {key: {"dagster/table_name": table}}
 
 
-def unselected(*models: Model, **options: Any) -> dict[str, dict[str, Any]]:
-    """What the first model depends on when it alone is selected."""
-    translates = Translator(
+def deps_if_selected_alone(*models: Model, **options: Any) -> dict[str, dict[str, Any]]:
+    """Return the dependencies of the first model if only this model is selected."""
+    default_translator = Translator(
         manifest(*models, selected=[models[0].name]),
         TagConvention(),
         **{"external_models": ExternalModels(), **options},
     )
-    return told(translates.asset_spec(models[0]))
+    return metadata_by_key(default_translator.asset_spec(models[0]))
 
 
 def test_unselected_model_is_a_dependency_with_its_table_name() -> None:
     staging = model("staging.orders", table_name="db.staging__dev.orders")
-    assert unselected(model("core.orders", reads=["staging.orders"]), staging) == {
+    assert deps_if_selected_alone(model("core.orders", reads=["staging.orders"]), staging) == {
         "staging/orders": {"dagster/table_name": "db.staging__dev.orders"}
     }
 
@@ -121,14 +121,14 @@ def test_unselected_model_is_a_dependency_with_its_table_name() -> None:
 def test_key_shared_by_two_tables_has_no_table_name() -> None:
     both = [model(f"{catalog}.staging.orders", table_name=f"{catalog}.staging.orders") for catalog in ("a", "b")]
     orders = model("core.orders", reads=["a.staging.orders", "b.staging.orders"])
-    assert unselected(orders, *both) == {"staging/orders": {}}
+    assert deps_if_selected_alone(orders, *both) == {"staging/orders": {}}
 
 
 LANDED = ["raw.events", "raw.clicks", "raw.views"]
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("attributes", "expected"),
     [
         ({}, {f"raw/{name}": {"dagster/table_name": f"db.raw.{name}"} for name in ("events", "clicks", "views")}),
         (
@@ -145,35 +145,41 @@ LANDED = ["raw.events", "raw.clicks", "raw.views"]
             {"lake/views": {}, "lake/clicks": {"dagster/table_name": "db.raw.clicks"}},
         ),
     ],
-    ids=["the default", "a template", "a template that makes them one", "two in the map", "one mapped onto another"],
+    ids=[
+        "default",
+        "key template",
+        "key template with one key for two tables",
+        "two tables mapped to one key",
+        "mapped key equals a template key",
+    ],
 )
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
 def test_external_tables_have_the_configured_key_and_a_table_name_unless_mapped(
-    said: dict[str, Any], expected: dict[str, dict[str, str]], declared: bool
+    attributes: dict[str, Any], expected: dict[str, dict[str, str]], declared: bool
 ) -> None:
     tables = [model(name, kind="EXTERNAL") for name in LANDED] if declared else []
-    assert deps(model("core.orders", reads=LANDED), *tables, external_models=external_models(**said)) == expected
+    assert deps(model("core.orders", reads=LANDED), *tables, external_models=external_models(**attributes)) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "key"),
+    ("attributes", "key"),
     [
         ({}, "lake/raw/events"),
         ({"key": "template/{{ external.name }}"}, "template/events"),
         ({"key": "template/{{ external.name }}", "keys": {"raw.events": "map/events"}}, "map/events"),
     ],
-    ids=["neither", "the template", "both"],
+    ids=["neither", "key template", "key template and keys"],
 )
-def test_keys_win_over_the_key_template_and_both_over_tags(said: dict[str, Any], key: str) -> None:
+def test_keys_win_over_the_key_template_and_both_over_tags(attributes: dict[str, Any], key: str) -> None:
     events = model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))
     orders = model("core.orders", reads=["raw.events"])
-    assert list(deps(orders, events, external_models=external_models(**said))) == [key]
+    assert list(deps(orders, events, external_models=external_models(**attributes))) == [key]
 
 
 def test_key_template_for_external_tables_does_not_apply_to_models() -> None:
     orders = model("core.orders", reads=["staging.orders", "raw.events"])
     outside = external_models(key="lake/{{ external.catalog }}/{{ external.name }}")
-    assert unselected(orders, model("staging.orders"), external_models=outside) == {
+    assert deps_if_selected_alone(orders, model("staging.orders"), external_models=outside) == {
         "staging/orders": {"dagster/table_name": "db.staging.orders"},
         "lake/db/events": {"dagster/table_name": "db.raw.events"},
     }
@@ -182,10 +188,13 @@ def test_key_template_for_external_tables_does_not_apply_to_models() -> None:
 @pytest.mark.parametrize("through", ["an embedded model", "a model that is not selected"])
 def test_table_read_only_by_unselected_models_may_be_mapped(through: str) -> None:
     kind = "EMBEDDED" if through == "an embedded model" else "FULL"
-    other = model("core.other", reads=["raw.events"], kind=kind)
+    upstream_model = model("core.other", reads=["raw.events"], kind=kind)
     outside = external_models(keys={"raw.events": "dlt/events"})
     expected = {"dlt/events": {}} if kind == "EMBEDDED" else {"core/other": {"dagster/table_name": "db.core.other"}}
-    assert unselected(model("core.orders", reads=["core.other"]), other, external_models=outside) == expected
+    assert (
+        deps_if_selected_alone(model("core.orders", reads=["core.other"]), upstream_model, external_models=outside)
+        == expected
+    )
 
 
 PARENTS = (
@@ -195,16 +204,16 @@ PARENTS = (
     model("raw.mapped", kind="EXTERNAL"),
     model("core.unread"),
 )
-"""A model of ours, one that is not selected, two external models, and a model of ours that nothing reads."""
+"""A selected model, an unselected one, two external models, and a selected model without downstream models."""
 
-READER = model("marts.revenue", reads=["core.orders", "core.inner", "raw.events", "raw.mapped", "raw.undeclared"])
+DOWNSTREAM = model("marts.revenue", reads=["core.orders", "core.inner", "raw.events", "raw.mapped", "raw.undeclared"])
 INNER = model("core.inner", reads=["staging.orders"], kind="EMBEDDED")
 
 
-def of_parents() -> Translator:
+def translator_of_parents() -> Translator:
     selected = ["core.orders", "core.unread", "marts.revenue"]
     outside = external_models(keys={"raw.mapped": "dlt/mapped"})
-    return Translator(manifest(*PARENTS, READER, INNER, selected=selected), TagConvention(), outside)
+    return Translator(manifest(*PARENTS, DOWNSTREAM, INNER, selected=selected), TagConvention(), outside)
 
 
 @pytest.mark.parametrize(
@@ -219,14 +228,14 @@ def of_parents() -> Translator:
     ids=["ours", "not selected", "declared", "mapped", "undeclared"],
 )
 def test_every_parent_has_a_default_key(parent: Model | str, key: str) -> None:
-    assert of_parents().default_key(parent).to_user_string() == key
+    assert translator_of_parents().default_key(parent).to_user_string() == key
 
 
 @pytest.mark.parametrize(
     ("key_of", "tables"),
     [
         (
-            of_parents().default_key,
+            translator_of_parents().default_key,
             {
                 "shop/core/orders": None,
                 "staging/orders": "db.staging__dev.orders",
@@ -245,23 +254,30 @@ def test_every_parent_has_a_default_key(parent: Model | str, key: str) -> None:
         ),
         (lambda _: dg.AssetKey("all"), {"all": None}),
     ],
-    ids=["the default keys", "ours beside an unselected one", "a mapped one beside another", "all on one key"],
+    ids=[
+        "default keys",
+        "selected and unselected model on one key",
+        "mapped table and another on one key",
+        "all on one key",
+    ],
 )
 def test_key_names_its_table_unless_selected_mapped_or_shared(
     key_of: Callable[[Model | str], dg.AssetKey], tables: dict[str, str | None]
 ) -> None:
-    assert {key.to_user_string(): table for key, table in of_parents().tables(key_of).items()} == tables
+    assert {key.to_user_string(): table for key, table in translator_of_parents().tables(key_of).items()} == tables
 
 
 def test_table_read_by_several_models_is_named() -> None:
     readers = [model(f"marts.m{n}", reads=["raw.events"]) for n in range(3)]
-    translates = translator(*readers)
-    assert translates.tables(translates.default_key) == {dg.AssetKey(["raw", "events"]): "db.raw.events"}
+    project_translator = translator(*readers)
+    assert project_translator.tables(project_translator.default_key) == {
+        dg.AssetKey(["raw", "events"]): "db.raw.events"
+    }
 
 
 def test_key_shared_by_three_tables_has_no_table_name() -> None:
-    translates = translator(model("core.orders", reads=["raw.a", "raw.b", "raw.c"]))
-    assert translates.tables(lambda _: dg.AssetKey("raw")) == {dg.AssetKey("raw"): None}
+    project_translator = translator(model("core.orders", reads=["raw.a", "raw.b", "raw.c"]))
+    assert project_translator.tables(lambda _: dg.AssetKey("raw")) == {dg.AssetKey("raw"): None}
 
 
 @pytest.mark.parametrize(
@@ -358,7 +374,7 @@ def test_ordinary_tag_with_a_value_is_split_unless_its_key_has_several_values(
 
 
 KIND_TAGS = {"sqlmesh/kind": "full", "dagster/kind/sqlmesh": "", "dagster/kind/duckdb": ""}
-"""What every table of DuckDB's has: SQLMesh's kind of model, and Dagster's kinds as Dagster stores them."""
+"""The tags of every DuckDB table: SQLMesh's model kind, and Dagster's kinds as Dagster stores them."""
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -421,8 +437,10 @@ def test_key_prefix_tag_adds_parts_to_the_key(value: str, key: list[str]) -> Non
 
 
 def test_convention_tags_are_not_dagster_tags() -> None:
-    said = tagged("dagster:group_name:finance", "dagster:owner:team:a", "dagster:key_prefix:shop", "dagster:kind:table")
-    assert spec(said).tags == {**KIND_TAGS, "dagster/kind/table": ""}
+    orders = tagged(
+        "dagster:group_name:finance", "dagster:owner:team:a", "dagster:key_prefix:shop", "dagster:kind:table"
+    )
+    assert spec(orders).tags == {**KIND_TAGS, "dagster/kind/table": ""}
 
 
 @pytest.mark.parametrize(
@@ -502,10 +520,10 @@ REFUSED_TAGS = (
 def test_invalid_tag_error_names_model_file_tag_and_rule(tag: str, rule: str) -> None:
     with pytest.raises(ProjectLoadError) as refusal:
         translator(tagged("dagster:kind:table", tag, path="/shop/models/orders.sql"))
-    said = str(refusal.value)
-    assert said.startswith(f"Model core.orders (/shop/models/orders.sql): tag {tag!r} cannot be used: ")
-    assert rule in said
-    assert "nobody" not in said, "of what it is, is said already"
+    message = str(refusal.value)
+    assert message.startswith(f"Model core.orders (/shop/models/orders.sql): tag {tag!r} cannot be used: ")
+    assert rule in message
+    assert "nobody" not in message, "of what it is, is said already"
 
 
 @pytest.mark.parametrize(
@@ -600,7 +618,9 @@ def test_columns_become_the_column_schema() -> None:
 
 def test_file_of_the_model_is_its_code_reference() -> None:
     references = spec(model(path="/shop/models/orders.sql")).metadata["dagster/code_references"]
-    assert [(one.file_path, one.line_number) for one in references.code_references] == [("/shop/models/orders.sql", 1)]
+    assert [(reference.file_path, reference.line_number) for reference in references.code_references] == [
+        ("/shop/models/orders.sql", 1)
+    ]
 
 
 def test_every_model_property_is_in_the_asset_metadata() -> None:
@@ -660,9 +680,9 @@ def test_table_name_is_the_table_that_consumers_read() -> None:
 
 
 def checks_of(of: Model) -> dict[str, dg.AssetCheckSpec]:
-    """The checks of a model's audits on an asset, by name."""
-    translates = translator(of)
-    checks = [translates.audit_check_spec(of, one, ORDERS_KEY) for one in of.audits]
+    """Return the checks of a model's audits, by name."""
+    default_translator = translator(of)
+    checks = [default_translator.audit_check_spec(of, audit_, ORDERS_KEY) for audit_ in of.audits]
     return {check.name: check for check in checks}
 
 

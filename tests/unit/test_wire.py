@@ -1,4 +1,4 @@
-"""The wire form: one JSON object a line."""
+"""The wire format between Dagster and the worker: one JSON object a line."""
 
 import json
 from dataclasses import MISSING, fields, replace
@@ -65,9 +65,9 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.EvaluationFinished("nothing_to_do"),
     msg.RequestFailed("EvaluationError", "The connection was lost.", is_transient=True),
 )
-"""One of each; where a field may be None, it is None in one of them and not in another."""
+"""One example of each event. An optional field is None in one example and set in another."""
 
-LINES = [(wire.REQUEST, one) for one in REQUESTS] + [(wire.EVENT, one) for one in EVENTS]
+LINES = [(wire.REQUEST, message) for message in REQUESTS] + [(wire.EVENT, message) for message in EVENTS]
 every_line = pytest.mark.parametrize(("adapter", "value"), LINES, ids=[type(value).__name__ for _, value in LINES])
 
 SENTENCE = "A line between Dagster and SQLMesh's process is not what this version of dg_sqlmesh_component writes: "
@@ -75,23 +75,23 @@ ADVICE = "Component and worker must come from one installation of the package."
 
 
 def refusal(adapter: Any, line: bytes) -> str:
-    """What is said of a line that cannot be read."""
+    """Return the error for a line that cannot be decoded."""
     with pytest.raises(WorkerError) as refused:
         wire.decode(adapter, line)
-    said = str(refused.value)
-    assert said.startswith(SENTENCE)
-    assert said.endswith(ADVICE)
-    return said
+    message = str(refused.value)
+    assert message.startswith(SENTENCE)
+    assert message.endswith(ADVICE)
+    return message
 
 
 def test_examples_cover_every_request_and_event() -> None:
-    assert {type(one) for one in REQUESTS} == {*get_args(msg.Request)}
-    assert {type(one) for one in EVENTS} == {*get_args(msg.Event)}
+    assert {type(message) for message in REQUESTS} == {*get_args(msg.Request)}
+    assert {type(message) for message in EVENTS} == {*get_args(msg.Event)}
 
 
 def test_message_types_are_unique() -> None:
     for examples in (REQUESTS, EVENTS):
-        assert len({one.type for one in examples}) == len(examples)
+        assert len({message.type for message in examples}) == len(examples)
 
 
 @every_line
@@ -102,8 +102,8 @@ def test_decoded_message_equals_the_encoded_one(adapter: Any, value: Any) -> Non
 @every_line
 def test_decoded_fields_have_the_original_types(adapter: Any, value: Any) -> None:
     decoded = wire.decode(adapter, wire.encode(adapter, value))
-    assert [type(getattr(decoded, one.name)) for one in fields(value)] == [
-        type(getattr(value, one.name)) for one in fields(value)
+    assert [type(getattr(decoded, field.name)) for field in fields(value)] == [
+        type(getattr(value, field.name)) for field in fields(value)
     ]
 
 
@@ -148,52 +148,59 @@ def test_line_without_line_break_is_accepted(adapter: Any, value: Any) -> None:
     assert wire.decode(adapter, wire.encode(adapter, value)[:-1]) == value
 
 
-def without(adapter: Any, value: Any, *names: str) -> bytes:
-    """The line of a value without some of its fields."""
-    said = json.loads(wire.encode(adapter, value))
-    return json.dumps({name: content for name, content in said.items() if name not in names}).encode()
+def line_without(adapter: Any, value: Any, *names: str) -> bytes:
+    """Return the line of a message without some of its fields."""
+    content_by_name = json.loads(wire.encode(adapter, value))
+    return json.dumps({name: content for name, content in content_by_name.items() if name not in names}).encode()
 
 
-def required(value: Any) -> set[str]:
-    """The fields that a line must have: those without a default, and the one that says what it is."""
+def required_fields(value: Any) -> set[str]:
+    """Return the fields that a line must have: those without a default, and `type`."""
     return {
-        one.name
-        for one in fields(value)
-        if (one.default is MISSING and one.default_factory is MISSING) or one.name == "type"
+        field.name
+        for field in fields(value)
+        if (field.default is MISSING and field.default_factory is MISSING) or field.name == "type"
     }
 
 
-def with_field(adapter: Any, value: Any, name: str, content: Any) -> bytes:
-    """The line of a value with one field replaced."""
+def line_with(adapter: Any, value: Any, name: str, content: Any) -> bytes:
+    """Return the line of a message with one field replaced."""
     return json.dumps({**json.loads(wire.encode(adapter, value)), name: content}).encode()
 
 
 @every_line
 def test_field_of_a_wrong_type_is_refused_by_name(adapter: Any, value: Any) -> None:
-    for one in fields(value):
-        said = refusal(adapter, with_field(adapter, value, one.name, [[]]))
-        assert one.name in said.split("The line begins with")[0]
+    for field in fields(value):
+        message = refusal(adapter, line_with(adapter, value, field.name, [[]]))
+        assert field.name in message.split("The line begins with")[0]
 
 
 @every_line
 def test_missing_field_is_refused_by_name(adapter: Any, value: Any) -> None:
-    for name in required(value):
-        where = refusal(adapter, without(adapter, value, name)).split("The line begins with")[0]
+    for name in required_fields(value):
+        where = refusal(adapter, line_without(adapter, value, name)).split("The line begins with")[0]
         assert name in where
 
 
 @every_line
 def test_field_with_a_default_may_be_missing(adapter: Any, value: Any) -> None:
-    for one in fields(value):
-        if one.name not in required(value):
-            default = one.default if one.default_factory is MISSING else one.default_factory()
-            assert wire.decode(adapter, without(adapter, value, one.name)) == replace(value, **{one.name: default})
+    for field in fields(value):
+        if field.name not in required_fields(value):
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            assert wire.decode(adapter, line_without(adapter, value, field.name)) == replace(
+                value, **{field.name: default}
+            )
 
 
 def test_defaults_of_optional_request_fields() -> None:
     describe, evaluate = (
-        wire.decode(wire.REQUEST, without(wire.REQUEST, one, *({one.name for one in fields(one)} - required(one))))
-        for one in REQUESTS
+        wire.decode(
+            wire.REQUEST,
+            line_without(
+                wire.REQUEST, request, *({field.name for field in fields(request)} - required_fields(request))
+            ),
+        )
+        for request in REQUESTS
     )
     assert describe == msg.DescribeRequest(PROJECT, ("tag:finance",), (), include=())
     assert evaluate == replace(
@@ -213,36 +220,36 @@ def test_defaults_of_optional_request_fields() -> None:
 
 
 ERRORS = (msg.NodeFailed("a", "OperationalError", "lost", ()), msg.RequestFailed("EvaluationError", "lost"))
-every_error = pytest.mark.parametrize("error", ERRORS, ids=[type(one).__name__ for one in ERRORS])
+every_error = pytest.mark.parametrize("error", ERRORS, ids=[type(error).__name__ for error in ERRORS])
 
 
 @every_error
 def test_error_is_persistent_by_default(error: msg.NodeFailed | msg.RequestFailed) -> None:
     assert error.is_transient is False
-    decoded = wire.decode(wire.EVENT, without(wire.EVENT, error, "is_transient"))
+    decoded = wire.decode(wire.EVENT, line_without(wire.EVENT, error, "is_transient"))
     assert decoded.is_transient is False
 
 
 @every_error
 @pytest.mark.parametrize("is_transient", [True, False])
 def test_is_transient_is_encoded_and_decoded(error: msg.NodeFailed | msg.RequestFailed, is_transient: bool) -> None:
-    said = replace(error, is_transient=is_transient)
-    assert json.loads(wire.encode(wire.EVENT, said))["is_transient"] is is_transient
-    assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, said)) == said
+    event = replace(error, is_transient=is_transient)
+    assert json.loads(wire.encode(wire.EVENT, event))["is_transient"] is is_transient
+    assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, event)) == event
 
 
 @every_error
-@pytest.mark.parametrize("said", [None, "maybe", 2, []], ids=str)
-def test_is_transient_must_be_a_boolean(error: msg.NodeFailed | msg.RequestFailed, said: Any) -> None:
-    assert f"(at {error.type}.is_transient)" in refusal(wire.EVENT, with_field(wire.EVENT, error, "is_transient", said))
+@pytest.mark.parametrize("value", [None, "maybe", 2, []], ids=str)
+def test_is_transient_must_be_a_boolean(error: msg.NodeFailed | msg.RequestFailed, value: Any) -> None:
+    assert f"(at {error.type}.is_transient)" in refusal(wire.EVENT, line_with(wire.EVENT, error, "is_transient", value))
 
 
 @pytest.mark.parametrize("name", ["query", "column_lineage", "column_lineage_cut", "source_url"])
 def test_optional_model_fields_have_defaults(name: str) -> None:
     described = json.loads(wire.encode(wire.EVENT, msg.ProjectDescribed(manifest(EVERYTHING))))
     del described["manifest"]["models"][0][name]
-    silent = replace(EVERYTHING, **{name: getattr(model(), name)})
-    assert wire.decode(wire.EVENT, json.dumps(described).encode()) == msg.ProjectDescribed(manifest(silent))
+    with_default = replace(EVERYTHING, **{name: getattr(model(), name)})
+    assert wire.decode(wire.EVENT, json.dumps(described).encode()) == msg.ProjectDescribed(manifest(with_default))
 
 
 @pytest.mark.parametrize(
@@ -277,11 +284,11 @@ def test_malformed_column_lineage_is_refused_with_its_path(lineage: Any) -> None
 )
 def test_value_of_a_wrong_type_is_refused_with_its_path(name: str, content: Any) -> None:
     finished = msg.BatchFinished("a", 0, D1, 5, None, None)
-    assert f"(at batch_finished.{name}" in refusal(wire.EVENT, with_field(wire.EVENT, finished, name, content))
+    assert f"(at batch_finished.{name}" in refusal(wire.EVENT, line_with(wire.EVENT, finished, name, content))
 
 
 def test_unknown_include_is_refused() -> None:
-    line = with_field(wire.REQUEST, REQUESTS[0], "include", ["sql", "splendid"])
+    line = line_with(wire.REQUEST, REQUESTS[0], "include", ["sql", "splendid"])
     assert "(at describe.include.1)" in refusal(wire.REQUEST, line)
 
 
@@ -291,7 +298,7 @@ def test_unknown_include_is_refused() -> None:
     ids=["level", "status"],
 )
 def test_unknown_literal_is_refused(event: msg.Event, name: str) -> None:
-    assert f"(at {event.type}.{name})" in refusal(wire.EVENT, with_field(wire.EVENT, event, name, "splendid"))
+    assert f"(at {event.type}.{name})" in refusal(wire.EVENT, line_with(wire.EVENT, event, name, "splendid"))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ A, B, C, D = (dg.AssetKey(["shop", name]) for name in "abcd")
 Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 
 
-def one_op(
+def op_with_own_outputs(
     compute: Compute, specs: Sequence[dg.AssetSpec], checks: Sequence[dg.AssetCheckSpec] = ()
 ) -> dg.AssetsDefinition:
     """One subsettable op with output names of our own, as this project builds it."""
@@ -117,7 +117,7 @@ def test_output_event_alone_lets_downstream_steps_run_without_a_materialization(
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True)
         yield released_output(context, A)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
     assert result.success
     assert materialized(result) == [dg.AssetKey("downstream")]
     assert instance.get_latest_materialization_event(A) is None
@@ -129,7 +129,7 @@ def test_downstream_steps_are_skipped_without_an_output(instance: dg.DagsterInst
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield from ()
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
     assert result.success
     assert materialized(result) == []
     assert [event.step_key for event in events(result, EventType.STEP_SKIPPED)] == ["downstream"]
@@ -141,7 +141,7 @@ def test_observation_neither_materializes_nor_releases_downstream_steps(instance
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.AssetObservation(A, description="not executed", metadata={"sqlmesh/status": "up_to_date"})
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
     assert result.success
     assert materialized(result) == []
     assert events(result, EventType.STEP_SKIPPED)
@@ -156,7 +156,7 @@ def test_observe_result_creates_an_output(instance: dg.DagsterInstance) -> None:
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.ObserveResult(asset_key=A)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), instance=instance)
     assert materialized(result) == [A]
 
 
@@ -169,7 +169,7 @@ def test_yielded_result_is_stored_despite_a_later_failure(instance: dg.DagsterIn
         stored_while_running.append(context.instance.get_latest_materialization_event(A) is not None)
         raise dg.Failure("b failed")
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A), dg.AssetSpec(B)]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A), dg.AssetSpec(B)]), instance=instance)
     assert not result.success
     assert stored_while_running == [True]
     assert instance.get_latest_materialization_event(A) is not None
@@ -182,7 +182,7 @@ def test_result_of_a_downstream_asset_before_its_upstream_is_refused(instance: d
         yield dg.MaterializeResult(asset_key=B)
         yield dg.MaterializeResult(asset_key=A)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A])]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A])]), instance=instance)
     assert "was yielded before its dependency" in failure(result)
 
 
@@ -193,7 +193,7 @@ def test_yielding_an_output_twice_is_refused(instance: dg.DagsterInstance) -> No
         yield dg.MaterializeResult(asset_key=A)
         yield dg.MaterializeResult(asset_key=A)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), instance=instance)
     assert "multiple times" in failure(result)
 
 
@@ -216,7 +216,7 @@ def test_raised_failure_is_the_step_error_despite_a_failed_blocking_check(
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.ERROR)
         raise dg.Failure("a failed its audit", metadata={"sqlmesh/audit_failed": "a"})
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
     assert failure(result) == "a failed its audit"
     (evaluation,) = result.get_asset_check_evaluations()
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
@@ -231,7 +231,7 @@ def test_failed_blocking_check_alone_fails_the_step_with_dagsters_message(
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.ERROR)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), instance=instance)
     assert "1 blocking asset check failed with ERROR severity" in failure(result)
 
 
@@ -244,7 +244,7 @@ def test_check_failed_with_warn_does_not_fail_the_run(instance: dg.DagsterInstan
         )
         yield dg.MaterializeResult(asset_key=A, check_results=[warning])
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
     assert result.success
     assert materialized(result) == [A, dg.AssetKey("downstream")]
 
@@ -257,7 +257,7 @@ def test_check_can_be_selected_without_its_asset(instance: dg.DagsterInstance) -
         selected.append((set(context.selected_asset_keys), set(context.selected_asset_check_keys)))
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True)
 
-    assets = one_op(compute, [dg.AssetSpec(A), dg.AssetSpec(B)], [BLOCKING])
+    assets = op_with_own_outputs(compute, [dg.AssetSpec(A), dg.AssetSpec(B)], [BLOCKING])
     result = materialize(assets, instance=instance, selection=dg.AssetSelection.checks(BLOCKING.key))
     assert result.success
     assert selected == [(set(), {BLOCKING.key})]
@@ -268,21 +268,21 @@ def test_last_completed_check_result_is_found_while_the_current_run_plans_the_ch
     instance: dg.DagsterInstance,
 ) -> None:
     """ADR-0003: where results to carry over come from."""
-    found = []
+    records = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         summary = summary_of_check(context.instance)
-        found.append((summary.last_check_execution_record, summary.last_completed_check_execution_record))
-        if len(found) == 1:
+        records.append((summary.last_check_execution_record, summary.last_completed_check_execution_record))
+        if len(records) == 1:
             metadata = {"sqlmesh/failing_rows": 0}
             yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True, metadata=metadata)
 
-    assets = one_op(compute, [dg.AssetSpec(A)], [BLOCKING])
+    assets = op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING])
     first = materialize(assets, instance=instance)
     second = materialize(assets, instance=instance)
     third = materialize(assets, instance=instance)
     assert all(run.success for run in (first, second, third))
-    for run, (latest, completed) in zip((second, third), found[1:]):
+    for run, (latest, completed) in zip((second, third), records[1:]):
         assert (latest.run_id, latest.status) == (run.run_id, AssetCheckExecutionRecordStatus.PLANNED)
         assert (completed.run_id, completed.status) == (first.run_id, AssetCheckExecutionRecordStatus.SUCCEEDED)
         assert completed.event.asset_check_evaluation.metadata["sqlmesh/failing_rows"].value == 0
@@ -299,7 +299,7 @@ def test_check_record_has_the_time_of_planning_and_its_event_the_time_of_evaluat
         evaluated_after.append(time.time())
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True)
 
-    assert materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), instance=instance).success
+    assert materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), instance=instance).success
     record = summary_of_check(instance).last_completed_check_execution_record
     assert record.create_timestamp < evaluated_after[0] <= record.event.timestamp
 
@@ -329,7 +329,7 @@ def test_op_with_own_output_names_can_have_assets_with_any_name(
         for key in keys:
             yield dg.MaterializeResult(asset_key=key)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(key) for key in keys]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(key) for key in keys]), instance=instance)
     assert result.success
     assert materialized(result) == keys
 
@@ -360,7 +360,7 @@ def test_op_with_own_output_names_can_have_checks_with_equal_joined_names(
             yield dg.MaterializeResult(asset_key=spec.asset_key, check_results=[check])
 
     specs = [dg.AssetSpec(spec.asset_key) for spec in CLASHING]
-    result = materialize(one_op(compute, specs, CLASHING), instance=instance)
+    result = materialize(op_with_own_outputs(compute, specs, CLASHING), instance=instance)
     assert [evaluation.asset_check_key for evaluation in result.get_asset_check_evaluations()] == [
         spec.key for spec in CLASHING
     ]
@@ -380,7 +380,7 @@ def test_subset_is_passed_to_the_op_as_selected_keys(instance: dg.DagsterInstanc
         yield dg.MaterializeResult(asset_key=C)
 
     specs = [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A]), dg.AssetSpec(C, deps=[B])]
-    assert materialize(one_op(compute, specs), instance=instance, selection=[A, C]).success
+    assert materialize(op_with_own_outputs(compute, specs), instance=instance, selection=[A, C]).success
     assert selected == [{A, C}]
 
 
@@ -400,7 +400,7 @@ def sandwich() -> dg.JobDefinition:
                 yield dg.MaterializeResult(asset_key=key, metadata=facts)
 
     specs = [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A]), dg.AssetSpec(C, deps=[A, "plain"]), dg.AssetSpec(D, deps=[C])]
-    assets = [one_op(compute, specs), plain_asset(dg.AssetKey("plain"), A)]
+    assets = [op_with_own_outputs(compute, specs), plain_asset(dg.AssetKey("plain"), A)]
     return dg.Definitions(assets, jobs=[dg.define_asset_job("sandwich")]).resolve_job_def("sandwich")
 
 
@@ -438,7 +438,7 @@ def test_code_version_in_result_tags_wins_over_the_spec(instance: dg.DagsterInst
         yield dg.MaterializeResult(asset_key=B)
 
     specs = [dg.AssetSpec(A, code_version="local"), dg.AssetSpec(B, code_version="local")]
-    assert materialize(one_op(compute, specs), instance=instance).success
+    assert materialize(op_with_own_outputs(compute, specs), instance=instance).success
     tags = {key: instance.get_latest_materialization_event(key).asset_materialization.tags for key in (A, B)}
     assert tags[A]["dagster/code_version"] == "promoted"
     assert tags[A]["dagster/data_version"] == "data 1"
@@ -464,7 +464,7 @@ def test_definition_with_one_spec_validates_its_properties(property_: str, accep
 
 def _graph_of(*assets: dg.AssetSpec | dg.AssetsDefinition) -> Any:
     """The graph of assets of which each stands in definitions of its own, as those of components do."""
-    definitions = dg.Definitions.merge(*(dg.Definitions([one]) for one in assets))
+    definitions = dg.Definitions.merge(*(dg.Definitions([asset]) for asset in assets))
     dg.Definitions.validate_loadable(definitions)
     return definitions.resolve_asset_graph()
 

@@ -21,7 +21,7 @@ from dg_sqlmesh_component import dagster_internals as internals
 A, B, MIDDLE, LAST = (dg.AssetKey(name) for name in ("a", "b", "middle", "last"))
 FINE = dg.AssetCheckKey(A, "fine")
 
-Ask = Callable[[dg.AssetExecutionContext], Any]
+Hook = Callable[[dg.AssetExecutionContext], Any]
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def job(ask: Ask, found: dict[str, Any], selection: dg.AssetSelection | None = None) -> dg.JobDefinition:
+def job(hook: Hook, results_by_step: dict[str, Any], selection: dg.AssetSelection | None = None) -> dg.JobDefinition:
     """`a` (with a check), `middle`, which reads it, `b`, which reads that and is of the same op, and `last`."""
 
     @dg.multi_asset(
@@ -41,7 +41,7 @@ def job(ask: Ask, found: dict[str, Any], selection: dg.AssetSelection | None = N
         name="models",
     )
     def models(context):
-        found[internals.step_key(context)] = ask(context)
+        results_by_step[internals.step_key(context)] = hook(context)
         for key in context.selected_asset_keys:
             yield dg.MaterializeResult(asset_key=key)
         for check in context.selected_asset_check_keys:
@@ -60,60 +60,60 @@ def job(ask: Ask, found: dict[str, Any], selection: dg.AssetSelection | None = N
     return dg.Definitions(assets=[models_op, middle, last], jobs=[defined]).resolve_job_def("all_of_it")
 
 
-def answers(ask: Ask, instance: dg.DagsterInstance, **options: Any) -> dict[str, Any]:
+def hook_results(hook: Hook, instance: dg.DagsterInstance, **options: Any) -> dict[str, Any]:
     """What a hook returns in each part of the op, by step."""
-    found: dict[str, Any] = {}
-    assert job(ask, found, **options).execute_in_process(instance=instance).success
-    return found
+    results_by_step: dict[str, Any] = {}
+    assert job(hook, results_by_step, **options).execute_in_process(instance=instance).success
+    return results_by_step
 
 
 def test_parts_of_a_split_op_are_steps_with_its_name_and_a_number(instance: dg.DagsterInstance) -> None:
-    assert answers(lambda _: None, instance).keys() == {"models", "models_2"}
+    assert hook_results(lambda _: None, instance).keys() == {"models", "models_2"}
 
 
 def test_step_knows_whether_it_is_the_only_one(instance: dg.DagsterInstance) -> None:
-    assert answers(internals.is_only_step, instance) == {"models": False, "models_2": False}
-    alone = answers(internals.is_only_step, instance, selection=dg.AssetSelection.assets("a"))
+    assert hook_results(internals.is_only_step, instance) == {"models": False, "models_2": False}
+    alone = hook_results(internals.is_only_step, instance, selection=dg.AssetSelection.assets("a"))
     assert list(alone.values()) == [True]
 
 
 def test_execution_plan_has_the_steps_that_wait_for_an_output(instance: dg.DagsterInstance) -> None:
-    found = answers(internals.awaited_outputs, instance)
-    [[step]] = found["models"].values()
+    outputs_by_step = hook_results(internals.awaited_outputs, instance)
+    [[step]] = outputs_by_step["models"].values()
     assert (step.key, step.assets) == ("middle", {MIDDLE})
-    [[step]] = found["models_2"].values()
+    [[step]] = outputs_by_step["models_2"].values()
     assert (step.key, step.assets) == ("last", {LAST})
 
 
 def test_execution_plan_has_downstream_steps_with_tags_and_assets(instance: dg.DagsterInstance) -> None:
-    found = answers(lambda context: internals.with_steps_downstream(context, ["middle"]), instance)
-    assert [(step.key, step.assets) for step in found["models"]] == [
+    steps_by_step = hook_results(lambda context: internals.with_steps_downstream(context, ["middle"]), instance)
+    assert [(step.key, step.assets) for step in steps_by_step["models"]] == [
         ("middle", {MIDDLE}),
         ("models_2", {B}),
         ("last", {LAST}),
     ]
-    assert [step.tags.get("mine") for step in found["models"]] == [None, "yes", None]
+    assert [step.tags.get("mine") for step in steps_by_step["models"]] == [None, "yes", None]
 
 
 def test_run_stores_the_planned_assets_and_checks_of_each_step(instance: dg.DagsterInstance) -> None:
-    found = answers(lambda context: internals.planned_selection(context, context.run), instance)
-    assert found == {"models": {A, FINE}, "models_2": {B}}
+    selection_by_step = hook_results(lambda context: internals.planned_selection(context, context.run), instance)
+    assert selection_by_step == {"models": {A, FINE}, "models_2": {B}}
 
 
 def test_step_sees_the_assets_of_the_whole_run(instance: dg.DagsterInstance) -> None:
-    assert answers(internals.assets_of_run, instance)["models_2"] == {A, B, MIDDLE, LAST}
+    assert hook_results(internals.assets_of_run, instance)["models_2"] == {A, B, MIDDLE, LAST}
 
 
 def test_output_event_alone_has_no_materialization(instance: dg.DagsterInstance) -> None:
-    def ask(context: dg.AssetExecutionContext) -> tuple[dg.DagsterEventType, Any]:
+    def hook(context: dg.AssetExecutionContext) -> tuple[dg.DagsterEventType, Any]:
         event = internals.released_output(context, "a")
         return event.event_type, event.step_output_data.step_output_handle.output_name
 
-    assert answers(ask, instance)["models"] == (dg.DagsterEventType.STEP_OUTPUT, "a")
+    assert hook_results(hook, instance)["models"] == (dg.DagsterEventType.STEP_OUTPUT, "a")
 
 
 def test_output_asset_keys_of_the_step_can_be_cached(instance: dg.DagsterInstance) -> None:
-    def ask(context: dg.AssetExecutionContext) -> tuple[Any, bool]:
+    def hook(context: dg.AssetExecutionContext) -> tuple[Any, bool]:
         internals.remember_output_keys(context)
         step_context = context.op_execution_context.get_step_execution_context()
         return (
@@ -121,7 +121,7 @@ def test_output_asset_keys_of_the_step_can_be_cached(instance: dg.DagsterInstanc
             step_context.get_output_asset_keys() is step_context.get_output_asset_keys(),
         )
 
-    assert answers(ask, instance)["models"] == ({A}, True)
+    assert hook_results(hook, instance)["models"] == ({A}, True)
 
 
 @pytest.mark.parametrize("is_quiet", [False, True])
@@ -153,7 +153,7 @@ def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
 ) -> None:
     monkeypatch.setattr(internals, "_PAGE", 1)
     for _ in range(3):
-        answers(lambda _: None, instance)
+        hook_results(lambda _: None, instance)
     last = internals.last_check_records(instance, [FINE, dg.AssetCheckKey(A, "never")])
     assert last.keys() == {FINE}
     records = list(internals.check_records(instance, FINE))
@@ -214,12 +214,12 @@ def test_components_share_a_code_location_only_within_one_load(tmp_path: Path) -
     with dagster_project(tmp_path) as dagster:
         for name in ("one", "two"):
             dagster.add_module(name, SHARED.format(name=name))
-        kept, found = [], []
+        loads, locations_by_load = [], []
         for _ in range(2):
             definitions = load(dagster.root)
-            kept.append(definitions)
-            found.append({spec.metadata["location"] for spec in definitions.resolve_all_asset_specs()})
-    assert [len(locations) for locations in found] == [1, 1]
+            loads.append(definitions)
+            locations_by_load.append({spec.metadata["location"] for spec in definitions.resolve_all_asset_specs()})
+    assert [len(locations) for locations in locations_by_load] == [1, 1]
 
 
 @pytest.mark.parametrize("load_type", DefinitionsLoadType)

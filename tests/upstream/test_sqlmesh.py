@@ -217,9 +217,9 @@ def missing(shop: Shop) -> dict[str, list[tuple[int, int]]]:
     """What state says is still to be computed, read anew."""
     shop.close()
     context = shop.open()
-    found = missing_intervals(promoted(context).values(), execution_time=NOW)
+    intervals_by_snapshot = missing_intervals(promoted(context).values(), execution_time=NOW)
     shop.close()
-    return {snapshot.name: intervals for snapshot, intervals in found.items()}
+    return {snapshot.name: intervals for snapshot, intervals in intervals_by_snapshot.items()}
 
 
 # -- a console that remembers ---------------------------------------------------------------------------
@@ -248,10 +248,10 @@ class Recorder(NoopConsole):
 
     def batches(self) -> dict[str, list[Call]]:
         """Ends of batches by model, in the order in which they came."""
-        found: dict[str, list[Call]] = {}
+        batches_by_model: dict[str, list[Call]] = {}
         for call in self.of("update_snapshot_evaluation_progress"):
-            found.setdefault(call.snapshot, []).append(call)
-        return found
+            batches_by_model.setdefault(call.snapshot, []).append(call)
+        return batches_by_model
 
     def executed(self) -> set[str]:
         """Models of which every planned batch has finished with a duration."""
@@ -475,7 +475,7 @@ def test_plan_applied_during_a_run_restarts_the_run_with_the_same_evaluator(shop
 
 def test_sqlmesh_reads_the_environment_before_each_node_to_detect_a_plan(shop: Shop) -> None:
     """ADR-0027: the question comes as a keyword, and a summary has the two fields that answer it."""
-    asked: list[bool] = []
+    breaker_results: list[bool] = []
 
     class Counting(Context):
         def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
@@ -484,8 +484,8 @@ def test_sqlmesh_reads_the_environment_before_each_node_to_detect_a_plan(shop: S
 
             def run_counted(*args: Any, circuit_breaker: Any, **options: Any) -> CompletionStatus:
                 def counted() -> bool:
-                    asked.append(circuit_breaker())
-                    return asked[-1]
+                    breaker_results.append(circuit_breaker())
+                    return breaker_results[-1]
 
                 return run_all(*args, circuit_breaker=counted, **options)
 
@@ -493,18 +493,18 @@ def test_sqlmesh_reads_the_environment_before_each_node_to_detect_a_plan(shop: S
             return scheduler
 
     context = shop.open(type_=Counting)
-    read: list[str] = []
+    read_environments: list[str] = []
     get_environment = context.state_sync.state_sync.environment_state.get_environment
 
     def watched(environment: str, *args: Any, **options: Any) -> Any:
-        read.append(environment)
+        read_environments.append(environment)
         return get_environment(environment, *args, **options)
 
     context.state_sync.state_sync.environment_state.get_environment = watched
     assert run(context, select_models=["shop.orders", "shop.revenue"]) is CompletionStatus.SUCCESS
-    assert len(asked) >= 2
-    assert not any(asked)
-    assert len(read) > len(asked)  # each time, and to open the run
+    assert len(breaker_results) >= 2
+    assert not any(breaker_results)
+    assert len(read_environments) > len(breaker_results)  # each time, and to open the run
     [summary] = context.state_sync.get_environments_summary()
     stored = context.state_sync.get_environment("prod")
     assert (summary.name, summary.plan_id, summary.finalized_ts) == ("prod", stored.plan_id, stored.finalized_ts)
@@ -527,16 +527,16 @@ def test_context_loads_files_with_the_load_method_of_its_loaders(shop: Shop) -> 
     """We replace that method to see which models come from files: `describe._LoadedContext`."""
     context = shop.open()
     [loader] = context._loaders
-    found, load = [], loader.load
+    loaded_projects, load = [], loader.load
 
     def seen(*args: Any, **kwargs: Any) -> Any:
-        found.append(load(*args, **kwargs))
-        return found[-1]
+        loaded_projects.append(load(*args, **kwargs))
+        return loaded_projects[-1]
 
     loader.load = seen
     context.load()
-    assert found[0].models.keys() == context.models.keys()
-    assert found[0].standalone_audits.keys() == context.standalone_audits.keys() == {STANDALONE_AUDIT}
+    assert loaded_projects[0].models.keys() == context.models.keys()
+    assert loaded_projects[0].standalone_audits.keys() == context.standalone_audits.keys() == {STANDALONE_AUDIT}
 
 
 def test_missing_environment_is_none_in_state_and_an_error_in_a_run(shop: Shop) -> None:
@@ -914,10 +914,10 @@ def test_models_are_selected_from_a_loaded_project_without_state(
 # -- names and lineage --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("said", ["prod", "Dev_Ada", "PR-17", "a b.c", "größe"])
-def test_environment_name_is_stored_in_lower_case_with_underscores(said: str) -> None:
+@pytest.mark.parametrize("name", ["prod", "Dev_Ada", "PR-17", "a b.c", "größe"])
+def test_environment_name_is_stored_in_lower_case_with_underscores(name: str) -> None:
     """ADR-0017: the environment of a run config is named as SQLMesh names it."""
-    assert EnvironmentNamingInfo.sanitize_name(said) == re.sub(r"\W", "_", said).lower()
+    assert EnvironmentNamingInfo.sanitize_name(name) == re.sub(r"\W", "_", name).lower()
 
 
 def test_column_lineage_names_columns_of_direct_parents_by_full_name(loaded: Context) -> None:

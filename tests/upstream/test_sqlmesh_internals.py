@@ -131,26 +131,30 @@ def test_run_calls_the_run_method_of_the_created_scheduler(planned: Open) -> Non
 
 
 def test_run_requests_missing_intervals_then_batches_and_computes_them(planned: Open) -> None:
-    asked: list[str] = []
+    requests: list[str] = []
     finished: list[str] = []
 
     def watch(scheduler: Any, _: Any) -> None:
         find, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
 
         def missing(*args: Any, **kwargs: Any) -> Any:
-            asked.append("missing")
+            requests.append("missing")
             return find(*args, **kwargs)
 
         def batches(intervals: Any, *args: Any, **kwargs: Any) -> Any:
-            asked.append("batches")
-            left = {snapshot: found for snapshot, found in intervals.items() if "orders" in snapshot.name}
-            finished.extend(snapshot.name for snapshot in left)
-            return batch(left, *args, **kwargs)
+            requests.append("batches")
+            intervals_of_orders = {
+                snapshot: missing_intervals
+                for snapshot, missing_intervals in intervals.items()
+                if "orders" in snapshot.name
+            }
+            finished.extend(snapshot.name for snapshot in intervals_of_orders)
+            return batch(intervals_of_orders, *args, **kwargs)
 
         internals.replace_intervals(scheduler, missing, batches)
 
     assert run(planned, watch).is_success
-    assert asked == ["missing", "batches"]
+    assert requests == ["missing", "batches"]
     context = planned(load=False)
     environment = context.state_reader.get_environment("prod")
     assert environment is not None
@@ -188,15 +192,19 @@ def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> No
     context = planned(load=False)
     adapter = context.engine_adapter
     adapter.fetchone("SELECT 1")
-    here = internals.open_connections([adapter])
-    assert any(hasattr(handle, "interrupt") for handle in here), "DuckDB's connections can be interrupted"
-    found: list[list[Any]] = []
+    connections_of_this_thread = internals.open_connections([adapter])
+    assert any(hasattr(handle, "interrupt") for handle in connections_of_this_thread), (
+        "DuckDB's connections can be interrupted"
+    )
+    connections_of_other_thread: list[list[Any]] = []
 
     def in_thread() -> None:
         adapter.fetchone("SELECT 1")
-        found.append(internals.open_connections([adapter]))
+        connections_of_other_thread.append(internals.open_connections([adapter]))
 
     thread = threading.Thread(target=in_thread)
     thread.start()
     thread.join()
-    assert {id(handle) for handle in here} <= {id(handle) for handle in found[0]}
+    assert {id(handle) for handle in connections_of_this_thread} <= {
+        id(handle) for handle in connections_of_other_thread[0]
+    }

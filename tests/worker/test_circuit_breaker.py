@@ -13,7 +13,7 @@ from sqlmesh.core.context import Context
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import unless_unchanged
 
 
-class Asked:
+class CountedEnvironmentCheck:
     """What `Context.run` asks before each node, in SQLMesh's own words, and how often it was."""
 
     def __init__(self, context: Context) -> None:
@@ -37,27 +37,27 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def has_changed(planned: Path, tmp_path: Path) -> Iterator[Asked]:
+def has_changed(planned: Path, tmp_path: Path) -> Iterator[CountedEnvironmentCheck]:
     project = tmp_path / "project"
     shutil.copytree(planned, project)
     config = (project / "config.yaml").read_text().replace("warehouse.duckdb", str(project / "warehouse.duckdb"))
     (project / "config.yaml").write_text(config)
     context = Context(paths=str(project), load=False)
-    yield Asked(context)
+    yield CountedEnvironmentCheck(context)
     context.close()
 
 
-def change(asked: Asked, statement: str) -> None:
-    asked.context.state_sync.state_sync.engine_adapter.execute(statement)  # type: ignore[attr-defined]
+def change(environment_check: CountedEnvironmentCheck, statement: str) -> None:
+    environment_check.context.state_sync.state_sync.engine_adapter.execute(statement)  # type: ignore[attr-defined]
 
 
-def test_sqlmesh_is_asked_once_while_nothing_changes(has_changed: Asked) -> None:
+def test_sqlmesh_is_asked_once_while_nothing_changes(has_changed: CountedEnvironmentCheck) -> None:
     breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
     assert [breaker() for _ in range(5)] == [False] * 5
     assert has_changed.times == 1
 
 
-def test_plan_for_another_environment_is_no_change(has_changed: Asked) -> None:
+def test_plan_for_another_environment_is_no_change(has_changed: CountedEnvironmentCheck) -> None:
     breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
     assert not breaker()
     change(has_changed, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'dev'")
@@ -75,7 +75,9 @@ def test_plan_for_another_environment_is_no_change(has_changed: Asked) -> None:
     ids=["another plan was applied", "a plan is being applied", "the environment is gone"],
 )
 @pytest.mark.parametrize("asked_before", [0, 1, 2])
-def test_changes_that_sqlmesh_recognizes_are_recognized(has_changed: Asked, statement: str, asked_before: int) -> None:
+def test_changes_that_sqlmesh_recognizes_are_recognized(
+    has_changed: CountedEnvironmentCheck, statement: str, asked_before: int
+) -> None:
     breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
     for _ in range(asked_before):
         assert not breaker()
@@ -84,7 +86,7 @@ def test_changes_that_sqlmesh_recognizes_are_recognized(has_changed: Asked, stat
     assert breaker()
 
 
-def test_plan_applied_between_the_two_queries_is_noticed(has_changed: Asked) -> None:
+def test_plan_applied_between_the_two_queries_is_noticed(has_changed: CountedEnvironmentCheck) -> None:
     def answered_too_early() -> bool:
         answer = has_changed()
         change(has_changed, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'prod'")
@@ -95,7 +97,7 @@ def test_plan_applied_between_the_two_queries_is_noticed(has_changed: Asked) -> 
     assert breaker()
 
 
-def test_sqlmesh_is_asked_once_about_an_irrelevant_change(has_changed: Asked) -> None:
+def test_sqlmesh_is_asked_once_about_an_irrelevant_change(has_changed: CountedEnvironmentCheck) -> None:
     breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
     assert not breaker()
     change(has_changed, "UPDATE sqlmesh._environments SET expiration_ts = 1 WHERE name = 'prod'")

@@ -35,19 +35,19 @@ def test_locked_state_is_not_initialized_again(tmp_path: Path, context_type: typ
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         context = context_type(paths=str(project), load=False)
-        asked: list[bool] = []
+        migrations: list[bool] = []
         new_state_sync = context._new_state_sync
 
         def watched() -> object:
             state_sync = new_state_sync()
-            state_sync.migrate = lambda *_, **__: asked.append(True)  # type: ignore[method-assign]
+            state_sync.migrate = lambda *_, **__: migrations.append(True)  # type: ignore[method-assign]
             return state_sync
 
         context._new_state_sync = watched  # type: ignore[method-assign, assignment]
         with pytest.raises(Exception) as refused:
             _ = context.state_sync
         # Plain SQLMesh is about to set up a state that exists; if this ever changes, ours is no longer needed.
-        assert bool(asked) is is_mistaken
+        assert bool(migrations) is is_mistaken
         assert is_mistaken or isinstance(refused.value, duckdb.IOException)
     finally:
         holder.communicate()
@@ -66,12 +66,12 @@ def test_read_only_projects_with_one_name_do_not_share_a_model_cache(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda *_: False)
     gateway = GatewayConfig(connection=DuckDBConnectionConfig())
-    said: list[object] = []
-    found = {}
+    events: list[object] = []
+    columns_by_team = {}
     for project in projects:
         config = Config(model_defaults={"dialect": "duckdb"}, gateways={"here": gateway})
-        opening._keep_cache_where_it_can_be_written({project: config}, SimpleNamespace(send=said.append))
+        opening._keep_cache_where_it_can_be_written({project: config}, SimpleNamespace(send=events.append))
         context = SteadyContext(paths=str(project), config=config, load=True)
-        found[project.parent.name] = list(context.get_model("t.one", raise_if_missing=True).columns_to_types)
+        columns_by_team[project.parent.name] = list(context.get_model("t.one", raise_if_missing=True).columns_to_types)
         context.close()
-    assert found == {"east": ["east"], "west": ["west"]}
+    assert columns_by_team == {"east": ["east"], "west": ["west"]}

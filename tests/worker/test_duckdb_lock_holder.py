@@ -48,11 +48,11 @@ def test_holder_is_named_by_its_command_and_start(tmp_path: Path) -> None:
     file = tmp_path / "shop.duckdb"
     with held(file, "--fast") as (holder, error):
         now = datetime.now(timezone.utc)
-        said = who_holds(error)
+        message = who_holds(error)
     program = Path(sys.executable).name
     command = f"`{program} {tmp_path / 'hold.py'} {file} --fast`"
-    before, started = said.split(", started at ")
-    assert before == f"{file} is held by {command} (PID {holder.pid}"
+    holder_text, started = message.split(", started at ")
+    assert holder_text == f"{file} is held by {command} (PID {holder.pid}"
     began = datetime.strptime(started, "%Y-%m-%d %H:%M:%S UTC).").replace(tzinfo=timezone.utc)
     assert abs((now - began).total_seconds()) < 60
 
@@ -61,10 +61,10 @@ def test_holder_is_named_by_its_command_and_start(tmp_path: Path) -> None:
 def test_holding_worker_is_named_by_its_run(tmp_path: Path) -> None:
     file = tmp_path / "shop.duckdb"
     run = "Dagster run 7c1e6f5a-0d34-4f7e-9d7a-1a2b3c4d5e6f"
-    show = f"from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder; show_holder({run!r})"
-    with held(file, before=show) as (holder, error):
-        said = who_holds(error)
-    assert said.startswith(f"{file} is held by {run} (PID {holder.pid}, started at 20")
+    show_run = f"from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder; show_holder({run!r})"
+    with held(file, before=show_run) as (holder, error):
+        message = who_holds(error)
+    assert message.startswith(f"{file} is held by {run} (PID {holder.pid}, started at 20")
 
 
 def test_ended_holder_is_named_by_its_process_id(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ DAYS = [(0, 24), (24, 48), (48, 72)]
 
 
 @pytest.mark.parametrize(
-    ("intervals", "taken", "left"),
+    ("intervals", "blocked", "expected"),
     [
         (DAYS, [], DAYS),
         (DAYS, [(24, 48)], [(0, 24), (48, 72)]),
@@ -25,9 +25,9 @@ DAYS = [(0, 24), (24, 48), (48, 72)]
     ],
 )
 def test_interval_is_removed_if_any_part_of_it_is_blocked(
-    intervals: list[tuple[int, int]], taken: list[tuple[int, int]], left: list[tuple[int, int]]
+    intervals: list[tuple[int, int]], blocked: list[tuple[int, int]], expected: list[tuple[int, int]]
 ) -> None:
-    assert without(intervals, taken, uninterrupted=False) == left
+    assert without(intervals, blocked, uninterrupted=False) == expected
 
 
 def test_model_that_depends_on_past_keeps_only_intervals_before_the_first_gap() -> None:
@@ -39,7 +39,7 @@ WEEK = [(day, day + 24) for day in range(0, 7 * 24, 24)]
 
 
 @pytest.mark.parametrize(
-    ("again", "denied", "lookback", "expected"),
+    ("recomputed", "blocked", "lookback", "expected"),
     [
         ([], [4], 2, [4]),
         ([4, 5], [6], 2, [6]),
@@ -51,10 +51,10 @@ WEEK = [(day, day + 24) for day in range(0, 7 * 24, 24)]
     ],
 )
 def test_newer_intervals_inside_a_blocked_lookback_window_are_held_back(
-    again: list[int], denied: list[int], lookback: int, expected: list[int]
+    recomputed: list[int], blocked: list[int], lookback: int, expected: list[int]
 ) -> None:
-    found = within_lookback(WEEK, {WEEK[day] for day in again}, {WEEK[day] for day in denied}, lookback)
-    assert sorted(found) == [WEEK[day] for day in expected]
+    held_back = within_lookback(WEEK, {WEEK[day] for day in recomputed}, {WEEK[day] for day in blocked}, lookback)
+    assert sorted(held_back) == [WEEK[day] for day in expected]
 
 
 def test_sqlmesh_interval_diff_is_wrong_for_hours_within_days() -> None:
