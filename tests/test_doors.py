@@ -1,6 +1,6 @@
-"""Which rooms of the package may import which: read from the source of each folder, so new files are covered.
+"""Which folders of the package may import which. The test reads the source, so it covers new files.
 
-The running processes are checked in tests/engine: `test_the_worker_never_imports_dagster`, `test_two_instances_...`.
+tests/engine checks the running processes: `test_the_worker_never_imports_dagster`, `test_two_instances_...`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ ALLOWED_IMPORTS = {
     "definitions": {"protocol", "config", "definitions", INTERNALS},
     "run": {"protocol", "config", "worker_process", "definitions", "run", INTERNALS},
 }
-"""What each folder may import of the package; modules beside the folders may import everything."""
+"""The folders and modules that each folder may import. Modules at the top of the package may import everything."""
 
 WITHOUT_DAGSTER = ("protocol", "worker", "run/outcomes.py", "run/retry_decision.py")
-"""Folders and modules that import nothing of Dagster's, directly or through modules of the package."""
+"""Folders and modules that never import Dagster, neither directly nor through modules of the package."""
 
 
 def modules(place: str) -> list[Path]:
@@ -39,7 +39,7 @@ def modules(place: str) -> list[Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """The dotted names that a module imports, wherever in it; relative ones as absolute ones."""
+    """Return the absolute dotted names that a module imports, at its top or inside functions."""
     package = [NAME, *path.relative_to(PACKAGE).parent.parts]
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -57,7 +57,7 @@ def top_level(names: set[str]) -> set[str]:
 
 
 def own_modules(names: set[str]) -> set[Path]:
-    """The files of the package among imported names."""
+    """Return the files of the package among imported names."""
     files = set()
     for name in names:
         if name.startswith(f"{NAME}."):

@@ -1,6 +1,6 @@
-"""The root component.yaml is the reference: it names every attribute with its true default, and it loads.
+"""component.yaml at the root is the reference: it lists every attribute with its real default, and it loads.
 
-Every attribute has a test of its effect: one that says so with `@pytest.mark.attribute(...)`.
+Every attribute has a test of its effect, marked with `@pytest.mark.attribute(...)`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def test_unknown_attributes_are_refused() -> None:
 
 
 def attributes_with_a_test() -> dict[str, list[str]]:
-    """The names in `@pytest.mark.attribute(...)`, with the tests that carry them."""
+    """Return the names in `@pytest.mark.attribute(...)` with the tests that have the mark."""
     tests_by_attribute: dict[str, list[str]] = {}
     for path in (REPOSITORY / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -119,4 +119,4 @@ def attributes_with_a_test() -> dict[str, list[str]]:
 def test_every_attribute_has_a_test_of_its_effect() -> None:
     tested = attributes_with_a_test()
     assert ATTRIBUTES - set(tested) == set()
-    assert set(tested) - ATTRIBUTES - {"post_processing"} == set(), "of attributes that do not exist"
+    assert set(tested) - ATTRIBUTES - {"post_processing"} == set(), "tests of attributes that do not exist"

@@ -578,7 +578,9 @@ class Run:
             handed_out += [outcome for event in attempt.events if not is_last(event) for outcome in ledger.feed(event)]
             if number < len(self.attempts):
                 worth_it = ledger.worth_retrying(attempt.was_interrupted)
-                handed_out += ledger.pause(worth_it if attempt.kept is None else attempt.kept & ledger.open_nodes)
+                handed_out += ledger.pause(
+                    worth_it if attempt.kept_open is None else attempt.kept_open & ledger.open_nodes
+                )
         return handed_out
 
     @property

@@ -1,4 +1,4 @@
-"""Makes a failure in this folder read as what it is: an upstream library changed."""
+"""Reports a failure in this folder as a change of an upstream library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, Any, None]:
-    """Say which library, in which version, no longer does what, and which decision stands on it."""
+    """Report the library, its version, the fact that is no longer true, and the decision that needs it."""
     report = (yield).get_result()
     if report.when == "call" and report.failed:
         library = item.path.stem.removeprefix("test_").removesuffix("_internals")

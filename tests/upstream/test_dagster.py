@@ -1,7 +1,7 @@
-"""What this project leans on in Dagster. These tests do not test this project: if one fails, Dagster changed.
+"""Facts about Dagster that this project needs. If a test fails, Dagster changed, not this project.
 
-Real Dagster runs on real instances. Each test names a fact, and its docstring the decision record in
-docs/adr/ that stands on it: ADR-0001 (one op with explicit outputs), ADR-0002 (split steps share one
+Real Dagster runs on real instances. The name of each test is a fact. Its docstring names the decision record in
+docs/adr/ that needs the fact: ADR-0001 (one op with explicit outputs), ADR-0002 (split steps share one
 point in time), ADR-0003 (checks and carried over results), ADR-0004 (one Failure per step), ADR-0005
 (only what was executed is a materialization), ADR-0006 (what Dagster accepts as a property), ADR-0007
 (code version and data version), ADR-0009 (results are stored when yielded), ADR-0011 and ADR-0014
@@ -38,7 +38,7 @@ Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 def op_with_own_outputs(
     compute: Compute, specs: Sequence[dg.AssetSpec], checks: Sequence[dg.AssetCheckSpec] = ()
 ) -> dg.AssetsDefinition:
-    """One subsettable op with output names of our own, as this project builds it."""
+    """Return a subsettable op with our own output names, as this project builds it."""
     output_by_key = {spec.key: f"out_{number}" for number, spec in enumerate(specs)}
     deps = dict.fromkeys(dep.asset_key for spec in specs for dep in spec.deps)
     key_by_input = {
@@ -110,7 +110,7 @@ def released_output(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Dags
 
 
 def test_output_event_alone_lets_downstream_steps_run_without_a_materialization(instance: dg.DagsterInstance) -> None:
-    """ADR-0005: how a model that had nothing to do releases what is downstream of it."""
+    """ADR-0005: a model that had nothing to do releases its downstream steps in this way."""
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.AssetObservation(A)
@@ -124,7 +124,7 @@ def test_output_event_alone_lets_downstream_steps_run_without_a_materialization(
 
 
 def test_downstream_steps_are_skipped_without_an_output(instance: dg.DagsterInstance) -> None:
-    """ADR-0005: what a waiting or blocked model does, and what the bare output is needed for."""
+    """ADR-0005: waiting and blocked models yield no output. All others need the output event."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield from ()
@@ -136,7 +136,7 @@ def test_downstream_steps_are_skipped_without_an_output(instance: dg.DagsterInst
 
 
 def test_observation_neither_materializes_nor_releases_downstream_steps(instance: dg.DagsterInstance) -> None:
-    """ADR-0005: what is told of a model that was not executed."""
+    """ADR-0005: a model that was not executed gets an observation."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.AssetObservation(A, description="not executed", metadata={"sqlmesh/status": "up_to_date"})
@@ -151,7 +151,7 @@ def test_observation_neither_materializes_nor_releases_downstream_steps(instance
 
 
 def test_observe_result_creates_an_output(instance: dg.DagsterInstance) -> None:
-    """ADR-0005: why it is never used for a model that was not executed."""
+    """ADR-0005: so we never use it for a model that was not executed."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.ObserveResult(asset_key=A)
@@ -176,7 +176,7 @@ def test_yielded_result_is_stored_despite_a_later_failure(instance: dg.DagsterIn
 
 
 def test_result_of_a_downstream_asset_before_its_upstream_is_refused(instance: dg.DagsterInstance) -> None:
-    """ADR-0001, ADR-0005: results come parents first, also those that are known late."""
+    """ADR-0001, ADR-0005: so we yield results of upstream models first, even if they are known late."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.MaterializeResult(asset_key=B)
@@ -198,7 +198,7 @@ def test_yielding_an_output_twice_is_refused(instance: dg.DagsterInstance) -> No
 
 
 def failure(result: dg.ExecuteInProcessResult) -> str:
-    """What Dagster shows as the step's error."""
+    """Return the error of the step as Dagster shows it."""
     (event,) = events(result, EventType.STEP_FAILURE)
     data = event.step_failure_data
     return data.user_failure_data.description if data.user_failure_data else data.error.to_string()
@@ -226,7 +226,7 @@ def test_raised_failure_is_the_step_error_despite_a_failed_blocking_check(
 def test_failed_blocking_check_alone_fails_the_step_with_dagsters_message(
     instance: dg.DagsterInstance,
 ) -> None:
-    """ADR-0004: why we raise our own: Dagster names the check and not the reason."""
+    """ADR-0004: so we raise our own Failure. Dagster names the check but not the reason."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.ERROR)
@@ -250,7 +250,7 @@ def test_check_failed_with_warn_does_not_fail_the_run(instance: dg.DagsterInstan
 
 
 def test_check_can_be_selected_without_its_asset(instance: dg.DagsterInstance) -> None:
-    """ADR-0003: that is a request to evaluate an audit and to run no model."""
+    """ADR-0003: such a selection evaluates an audit and runs no model."""
     selected = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -267,7 +267,7 @@ def test_check_can_be_selected_without_its_asset(instance: dg.DagsterInstance) -
 def test_last_completed_check_result_is_found_while_the_current_run_plans_the_check(
     instance: dg.DagsterInstance,
 ) -> None:
-    """ADR-0003: where results to carry over come from."""
+    """ADR-0003: results that are carried over come from here."""
     records = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -291,11 +291,11 @@ def test_last_completed_check_result_is_found_while_the_current_run_plans_the_ch
 def test_check_record_has_the_time_of_planning_and_its_event_the_time_of_evaluation(
     instance: dg.DagsterInstance,
 ) -> None:
-    """ADR-0003: a result that is carried over says when it was evaluated."""
+    """ADR-0003: a carried over result contains the time of its evaluation."""
     evaluated_after = []
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        time.sleep(1.1)  # SQLite counts in seconds
+        time.sleep(1.1)  # SQLite stores times in seconds
         evaluated_after.append(time.time())
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True)
 
@@ -336,7 +336,7 @@ def test_op_with_own_output_names_can_have_assets_with_any_name(
 
 @pytest.mark.parametrize("keys", AWKWARD.values(), ids=AWKWARD)
 def test_multi_asset_decorator_refuses_such_names(keys: list[dg.AssetKey]) -> None:
-    """ADR-0001: why it is not used. If this fails, the op of our own may no longer be needed."""
+    """ADR-0001: so we do not use it. If this test fails, our own op may no longer be needed."""
     with pytest.raises((dg.DagsterInvalidDefinitionError, KeyError)):
 
         @dg.multi_asset(specs=[dg.AssetSpec(key) for key in keys], can_subset=True)
@@ -352,7 +352,7 @@ CLASHING = [
 def test_op_with_own_output_names_can_have_checks_with_equal_joined_names(
     instance: dg.DagsterInstance,
 ) -> None:
-    """ADR-0001, ADR-0003: checks are named after audits, and nobody chose those with Dagster in mind."""
+    """ADR-0001, ADR-0003: checks have the names of audits, which follow no rule of Dagster."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         for spec in CLASHING:
@@ -371,7 +371,7 @@ def test_op_with_own_output_names_can_have_checks_with_equal_joined_names(
 
 
 def test_subset_is_passed_to_the_op_as_selected_keys(instance: dg.DagsterInstance) -> None:
-    """ADR-0002: where the step's selection is known as a whole."""
+    """ADR-0002: the op gets the whole selection of the step here."""
     selected = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -385,12 +385,12 @@ def test_subset_is_passed_to_the_op_as_selected_keys(instance: dg.DagsterInstanc
 
 
 def test_input_name_prefix_makes_an_op_splittable() -> None:
-    """ADR-0002: Dagster recognises by it the inputs that are assets of the same op."""
+    """ADR-0002: by this prefix Dagster recognizes inputs that are assets of the same op."""
     assert ASSET_SUBSET_INPUT_PREFIX == "__subset_input__"
 
 
 def sandwich() -> dg.JobDefinition:
-    """a -> a plain asset -> c: the plain one stands between two assets of one op."""
+    """Return a job in which a plain asset is between the assets a and c of one op."""
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         record = context.instance.get_run_record_by_id(context.run.run_id)
@@ -429,7 +429,7 @@ def test_asset_between_two_assets_of_an_op_splits_it_into_steps_with_one_run_sta
 
 
 def test_code_version_in_result_tags_wins_over_the_spec(instance: dg.DagsterInstance) -> None:
-    """ADR-0007: what is recorded is the version that ran, not that of the file."""
+    """ADR-0007: we record the version that ran, not that of the file."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.MaterializeResult(
@@ -456,14 +456,14 @@ def test_code_version_in_result_tags_wins_over_the_spec(instance: dg.DagsterInst
     ],
 )
 def test_definition_with_one_spec_validates_its_properties(property_: str, accepted: Any, refused: Any) -> None:
-    """ADR-0006: tags of the convention are checked with it, in Dagster's own words."""
+    """ADR-0006: we validate tags of the convention with it, so the errors are Dagster's."""
     dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **{property_: accepted})])
     with pytest.raises((dg.DagsterInvalidDefinitionError, CheckError)):
         dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **{property_: refused})])
 
 
 def _graph_of(*assets: dg.AssetSpec | dg.AssetsDefinition) -> Any:
-    """The graph of assets of which each stands in definitions of its own, as those of components do."""
+    """Return the asset graph. Each asset is in its own definitions, like the assets of components."""
     definitions = dg.Definitions.merge(*(dg.Definitions([asset]) for asset in assets))
     dg.Definitions.validate_loadable(definitions)
     return definitions.resolve_asset_graph()
@@ -493,7 +493,7 @@ def test_external_asset_conflicts_with_another_asset_of_its_key_or_table() -> No
 
 
 def test_dependency_is_linked_to_the_asset_with_its_table_name() -> None:
-    """ADR-0013: a table that somebody else produces, under whichever key."""
+    """ADR-0013: another component may produce the table under any key."""
     producer = dg.AssetSpec(["ingest", "orders"], metadata={"dagster/table_name": "db.raw.orders"})
     dep = dg.AssetDep(["raw", "orders"], metadata={"dagster/table_name": "db.raw.orders"})
     graph = dg.Definitions([producer, dg.AssetSpec(A, deps=[dep])]).resolve_asset_graph()
@@ -538,7 +538,7 @@ class Stateful(StateBackedComponent, dg.Resolvable):
 
 @dataclass
 class Folder:
-    """A folder of definitions, beside a module with two component types."""
+    """A folder of definitions next to a module with two component types."""
 
     sandbox: DefsFolderSandbox
 
@@ -556,7 +556,7 @@ class Folder:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
-    monkeypatch.setattr(DefinitionsLoadContext, "_instance", None)  # as in a process that has loaded nothing yet
+    monkeypatch.setattr(DefinitionsLoadContext, "_instance", None)  # as in a process that has loaded no definitions
     with create_defs_folder_sandbox() as sandbox:
         (sandbox.defs_folder_path.parent / "library.py").write_text(LIBRARY)
         yield Folder(sandbox)
@@ -570,14 +570,14 @@ def test_component_loads_from_defs_yaml_and_component_yaml(folder: Folder, file:
 
 
 def test_defs_yaml_wins_over_component_yaml(folder: Folder) -> None:
-    """ADR-0011: of two, only defs.yaml is read, and nobody says so."""
+    """ADR-0011: if both exist, Dagster reads only defs.yaml, without a warning."""
     folder.declare("component.yaml", asset="from_component_yaml")
     folder.declare("defs.yaml", asset="from_defs_yaml")
     assert folder.assets() == ["from_defs_yaml"]
 
 
 def test_postponed_annotations_of_a_resolvable_dataclass_cannot_be_resolved(folder: Folder) -> None:
-    """ADR-0011: why our component.py does not postpone them."""
+    """ADR-0011: so our component.py does not postpone them."""
     library = folder.sandbox.defs_folder_path.parent / "library.py"
     library.write_text(f"from __future__ import annotations\n{LIBRARY}")
     folder.declare("defs.yaml", asset="declared")
@@ -586,7 +586,7 @@ def test_postponed_annotations_of_a_resolvable_dataclass_cannot_be_resolved(fold
 
 
 def test_state_backed_component_without_stored_state_gets_none(folder: Folder) -> None:
-    """ADR-0014: our component then loads the project, directly."""
+    """ADR-0014: our component then loads the project directly."""
     folder.declare("defs.yaml", "Stateful")
     assert folder.assets() == ["without_state"]
 
@@ -601,5 +601,5 @@ def test_state_backed_component_writes_and_reads_its_state_in_development(
 
 
 def test_components_are_registered_by_the_entry_point_group() -> None:
-    """ADR-0011: the one in our pyproject.toml."""
+    """ADR-0011: our pyproject.toml uses this group."""
     assert DG_PLUGIN_ENTRY_POINT_GROUP == "dagster_dg_cli.registry_modules"

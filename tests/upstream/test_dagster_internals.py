@@ -1,7 +1,7 @@
-"""What `dagster_internals.py` depends on: a test for each function, red when Dagster changes it.
+"""The internals of Dagster that `dagster_internals.py` uses: one test for each function.
 
-Most hooks are asked inside a step of a real run: a multi-asset with a check, an asset between two parts of it, and one
-downstream, so that Dagster splits the op.
+Most functions are called inside a step of a real run: a multi-asset with a check, an asset between two parts of it,
+and a downstream asset. So Dagster splits the op.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def job(hook: Hook, results_by_step: dict[str, Any], selection: dg.AssetSelection | None = None) -> dg.JobDefinition:
-    """`a` (with a check), `middle`, which reads it, `b`, which reads that and is of the same op, and `last`."""
+    """Return a job with `a` (with a check), `middle`, `b` and `last`. Each depends on the one before.
+
+    `a` and `b` are assets of one op.
+    """
 
     @dg.multi_asset(
         specs=[dg.AssetSpec("a", skippable=True), dg.AssetSpec("b", deps=["middle"], skippable=True)],
@@ -61,7 +64,7 @@ def job(hook: Hook, results_by_step: dict[str, Any], selection: dg.AssetSelectio
 
 
 def hook_results(hook: Hook, instance: dg.DagsterInstance, **options: Any) -> dict[str, Any]:
-    """What a hook returns in each part of the op, by step."""
+    """Return the result of a hook in each part of the op, by step."""
     results_by_step: dict[str, Any] = {}
     assert job(hook, results_by_step, **options).execute_in_process(instance=instance).success
     return results_by_step
@@ -86,13 +89,13 @@ def test_execution_plan_has_the_steps_that_wait_for_an_output(instance: dg.Dagst
 
 
 def test_execution_plan_has_downstream_steps_with_tags_and_assets(instance: dg.DagsterInstance) -> None:
-    steps_by_step = hook_results(lambda context: internals.with_steps_downstream(context, ["middle"]), instance)
-    assert [(step.key, step.assets) for step in steps_by_step["models"]] == [
+    downstream_steps = hook_results(lambda context: internals.with_steps_downstream(context, ["middle"]), instance)
+    assert [(step.key, step.assets) for step in downstream_steps["models"]] == [
         ("middle", {MIDDLE}),
         ("models_2", {B}),
         ("last", {LAST}),
     ]
-    assert [step.tags.get("mine") for step in steps_by_step["models"]] == [None, "yes", None]
+    assert [step.tags.get("mine") for step in downstream_steps["models"]] == [None, "yes", None]
 
 
 def test_run_stores_the_planned_assets_and_checks_of_each_step(instance: dg.DagsterInstance) -> None:
@@ -175,7 +178,7 @@ def test_function_that_installs_signal_handlers_can_be_replaced() -> None:
             assert signal.getsignal(signal.SIGINT) is before
     finally:
         internals.replace_signal_installer(original)
-    assert len(wanted) == 2  # its own, and the one from before
+    assert len(wanted) == 2  # Dagster's own handler, and then the earlier handler
 
 
 STEP_PROCESS = """
@@ -183,11 +186,11 @@ import dagster as dg
 from pathlib import Path
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 
-told = Path({told!r})
+results = Path({results!r})
 
 @dg.asset
 def models():
-    with told.open("a") as file:
+    with results.open("a") as file:
         file.write(f"{{was_started_for_a_step_of('models')}} {{was_started_for_a_step_of('model')}}\\n")
 """
 
@@ -195,9 +198,9 @@ def models():
 @pytest.mark.parametrize(("executor", "expected"), [("in_process", "False False"), ("multiprocess", "True False")])
 def test_process_of_a_step_knows_its_step(tmp_path: Path, executor: str, expected: str) -> None:
     with dagster_project(tmp_path) as dagster:
-        dagster.add_module("models", STEP_PROCESS.format(told=str(tmp_path / "told")))
+        dagster.add_module("models", STEP_PROCESS.format(results=str(tmp_path / "results")))
         assert dagster.launch(executor, assets=["models"]).status == dg.DagsterRunStatus.SUCCESS
-    assert (tmp_path / "told").read_text().splitlines() == [expected]
+    assert (tmp_path / "results").read_text().splitlines() == [expected]
 
 
 SHARED = """

@@ -1,7 +1,7 @@
-"""What this project leans on in SQLMesh. These tests do not test this project: if one fails, SQLMesh changed.
+"""Facts about SQLMesh that this project needs. If a test fails, SQLMesh changed, not this project.
 
-Real SQLMesh, in this process, on real DuckDB files. Each test names a fact, and its docstring the
-decision record in docs/adr/ that stands on it: ADR-0002 (one run of exactly a subset), ADR-0003
+Real SQLMesh runs in this process on real DuckDB files. The name of each test is a fact. Its docstring names the
+decision record in docs/adr/ that needs the fact: ADR-0002 (one run of exactly a subset), ADR-0003
 (evidence for each audit), ADR-0004 (errors in SQLMesh's words), ADR-0005 (the console as evidence),
 ADR-0007 and ADR-0008 (what is promoted against what is in the files), ADR-0010 (a process in the
 project's folder), ADR-0014 (definitions without a database), ADR-0015 (the janitor).
@@ -57,7 +57,7 @@ AFTER_GATED = '"db"."shop"."after_gated"'
 STANDALONE_AUDIT = "revenue_is_known"
 
 FLAGS = ("orders break", "orders fail to be audited", "orders look odd", "2025-01-04 breaks", "signal breaks")
-"""Rows of the table `control.flags`, all of them off: what a test turns on to make something go wrong."""
+"""Rows of the table `control.flags`, all off. A test turns one on to cause an error."""
 
 FILES = {
     "config.yaml": """
@@ -153,7 +153,7 @@ class Shop:
         (self.folder / "config.yaml").write_text(text)
 
     def open(self, console: NoopConsole | None = None, *, load: bool = False, type_: type[Context] = Context) -> Any:
-        """Open the project the way our worker does."""
+        """Open the project as our worker does."""
         configs = load_configs(None, Config, [str(self.folder)])
         context = type_(paths=[str(self.folder)], config=configs, gateway=None, load=load)
         context.console = console or NoopConsole()
@@ -214,7 +214,7 @@ def promoted(context: Context) -> dict[str, Snapshot]:
 
 
 def missing(shop: Shop) -> dict[str, list[tuple[int, int]]]:
-    """What state says is still to be computed, read anew."""
+    """Return the missing intervals of each model, from a fresh read of the state."""
     shop.close()
     context = shop.open()
     intervals_by_snapshot = missing_intervals(promoted(context).values(), execution_time=NOW)
@@ -222,7 +222,7 @@ def missing(shop: Shop) -> dict[str, list[tuple[int, int]]]:
     return {snapshot.name: intervals for snapshot, intervals in intervals_by_snapshot.items()}
 
 
-# -- a console that remembers ---------------------------------------------------------------------------
+# -- a console that records calls ------------------------------------------------------------------------
 
 
 @dataclass
@@ -237,7 +237,7 @@ class Call:
 
 
 class Recorder(NoopConsole):
-    """Remembers calls of the methods that our console overrides, arguments by name."""
+    """Records calls of the methods that our console overrides, with arguments by name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,14 +247,14 @@ class Recorder(NoopConsole):
         return [call for call in self.calls if call.method == method]
 
     def batches(self) -> dict[str, list[Call]]:
-        """Ends of batches by model, in the order in which they came."""
+        """Return the ends of batches by model, in order of arrival."""
         batches_by_model: dict[str, list[Call]] = {}
         for call in self.of("update_snapshot_evaluation_progress"):
             batches_by_model.setdefault(call.snapshot, []).append(call)
         return batches_by_model
 
     def executed(self) -> set[str]:
-        """Models of which every planned batch has finished with a duration."""
+        """Return the models whose planned batches all finished with a duration."""
         calls = self.of("update_snapshot_evaluation_progress")
         finished = [call.snapshot for call in calls if call.arguments["duration_ms"] is not None]
         return {name for name, batches in self.planned().items() if batches and finished.count(name) == len(batches)}
@@ -282,7 +282,7 @@ CONSOLE_METHODS = {
     "log_error": ["message"],
     "log_status_update": ["message"],
 }
-"""Methods that our console overrides, and the parameters that it takes, in order."""
+"""The methods that our console overrides, and their parameters in order."""
 
 
 def _recording(method: str) -> Any:
@@ -313,7 +313,7 @@ def test_noop_console_implements_every_method() -> None:
 
 
 def test_finished_batch_has_its_statistics_as_a_keyword(shop: Shop) -> None:
-    """ADR-0005: rows and bytes of an execution, where the engine reports them."""
+    """ADR-0005: rows and bytes of an execution, if the engine reports them."""
     console = Recorder()
     run(shop.open(console))
     (call,) = console.batches()[ORDERS]
@@ -321,7 +321,7 @@ def test_finished_batch_has_its_statistics_as_a_keyword(shop: Shop) -> None:
     assert (stats.total_rows_processed, stats.total_bytes_processed) == (None, None)  # DuckDB reports neither
 
 
-# -- what a run tells its console -----------------------------------------------------------------------
+# -- calls of the console during a run ------------------------------------------------------------------
 
 
 def test_every_batch_is_planned_and_then_finishes_with_a_duration(shop: Shop) -> None:
@@ -397,7 +397,7 @@ def test_run_with_nothing_to_do_reports_it_and_plans_nothing(shop: Shop) -> None
 
 
 def test_model_waiting_for_a_signal_is_planned_without_batches_and_the_run_succeeds(shop: Shop) -> None:
-    """ADR-0005: that is `waiting`, for the model and for what is downstream of it; SUCCESS proves nothing."""
+    """ADR-0005: the model and its downstream models are `waiting`. SUCCESS alone proves nothing."""
     console = Recorder()
     status = run(shop.open(console), select_models=["shop.gated", "shop.after_gated"])
     assert status is CompletionStatus.SUCCESS
@@ -410,7 +410,7 @@ def test_model_waiting_for_a_signal_is_planned_without_batches_and_the_run_succe
 
 
 def test_model_run_without_its_upstream_model_ignores_the_upstream_signal(shop: Shop) -> None:
-    """ADR-0028: so `worker/signals.py` leaves out what such a model upstream has not computed."""
+    """ADR-0028: so the worker leaves out intervals that such an upstream model has not computed."""
     console = Recorder()
     run(shop.open(console), select_models=["shop.after_gated"], no_auto_upstream=True)
     assert console.planned() == {AFTER_GATED: [(to_timestamp("2025-01-01"), NOW)]}
@@ -448,7 +448,7 @@ def test_exception_before_a_batch_fails_it_without_executing_it(shop: Shop, conc
 
 
 def test_plan_applied_during_a_run_restarts_the_run_with_the_same_evaluator(shop: Shop) -> None:
-    """ADR-0003, ADR-0005: evaluators are wrapped once, what finished stays done, the rest is judged anew."""
+    """ADR-0003, ADR-0005: evaluators are wrapped once. Finished batches stay done, the rest is planned again."""
     evaluators: list[SnapshotEvaluator] = []
 
     class Watching(Context):
@@ -474,7 +474,7 @@ def test_plan_applied_during_a_run_restarts_the_run_with_the_same_evaluator(shop
 
 
 def test_sqlmesh_reads_the_environment_before_each_node_to_detect_a_plan(shop: Shop) -> None:
-    """ADR-0027: the question comes as a keyword, and a summary has the two fields that answer it."""
+    """ADR-0027: the circuit breaker is a keyword, and the environment summary has the two fields that it needs."""
     breaker_results: list[bool] = []
 
     class Counting(Context):
@@ -504,17 +504,17 @@ def test_sqlmesh_reads_the_environment_before_each_node_to_detect_a_plan(shop: S
     assert run(context, select_models=["shop.orders", "shop.revenue"]) is CompletionStatus.SUCCESS
     assert len(breaker_results) >= 2
     assert not any(breaker_results)
-    assert len(read_environments) > len(breaker_results)  # each time, and to open the run
+    assert len(read_environments) > len(breaker_results)  # once for each call, and once to open the run
     [summary] = context.state_sync.get_environments_summary()
     stored = context.state_sync.get_environment("prod")
     assert (summary.name, summary.plan_id, summary.finalized_ts) == ("prod", stored.plan_id, stored.finalized_ts)
 
 
-# -- what a run is made of ------------------------------------------------------------------------------
+# -- requirements of a run ------------------------------------------------------------------------------
 
 
 def test_run_needs_only_the_configuration_and_the_state(shop: Shop) -> None:
-    """ADR-0008, ADR-0014: what runs is what is promoted; a step never parses a model."""
+    """ADR-0008, ADR-0014: a run executes promoted versions. A step never parses a model."""
     for path in shop.folder.iterdir():
         if path.name not in ("config.yaml", "db.db"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -540,7 +540,7 @@ def test_context_loads_files_with_the_load_method_of_its_loaders(shop: Shop) -> 
 
 
 def test_missing_environment_is_none_in_state_and_an_error_in_a_run(shop: Shop) -> None:
-    """ADR-0008: we look first and refuse with the plan to apply."""
+    """ADR-0008: we check first and refuse with the command of the plan."""
     context = shop.open()
     assert context.state_reader.get_environment("dev") is None
     with pytest.raises(SQLMeshError, match="Environment 'dev' was not found"):
@@ -570,7 +570,7 @@ def test_run_deletes_expired_environments_unless_the_janitor_is_skipped(shop: Sh
 
 
 class Watched(Context):
-    """What our worker does where a run gets its scheduler: watch its audits, and replace its selection."""
+    """A context that records audits and replaces the selection when it creates the scheduler, like our worker."""
 
     def watch(self, requested: set[str] | None = None) -> Watched:
         self.requested = requested
@@ -623,7 +623,7 @@ def test_scheduler_runs_exactly_the_given_full_names(shop: Shop, requested: set[
 
 @pytest.mark.parametrize("name", ["shop.daily totals", 'shop."daily totals"', TOTALS])
 def test_selection_language_cannot_express_a_name_with_a_space(shop: Shop, name: str) -> None:
-    """ADR-0002: why the selection is a set of names and not an expression."""
+    """ADR-0002: so the selection is a set of names and not an expression."""
     with pytest.raises(ParseError):
         run(shop.open(), select_models=[name], no_auto_upstream=True)
 
@@ -673,7 +673,7 @@ def test_evaluator_returns_every_audit_in_the_order_of_the_model(shop: Shop) -> 
     ] == [
         ("not_null", {"columns": "(id)"}, 0, True, False),
         ("flag_is_off", {"flag": "'orders fail to be audited'"}, 0, True, False),
-        ("flag_is_off", {"flag": "'orders look odd'"}, 0, False, False),  # said to be non-blocking by the model
+        ("flag_is_off", {"flag": "'orders look odd'"}, 0, False, False),  # the model declares it as non-blocking
         ("switched_off", {}, None, True, True),
     ]
     assert "'orders look odd'" in results[2].query.sql(dialect="duckdb")
@@ -682,7 +682,7 @@ def test_evaluator_returns_every_audit_in_the_order_of_the_model(shop: Shop) -> 
 
 
 def test_audits_get_the_interval_of_their_batch(shop: Shop) -> None:
-    """ADR-0003: a result says which interval it was seen on."""
+    """ADR-0003: a result names the interval that was audited."""
     context = shop.open(type_=Watched).watch({ORDERS})
     run(context)
     assert tuple(to_timestamp(end) for end in context.audited_interval) == SINCE_THE_PLAN
@@ -699,7 +699,7 @@ def test_failed_blocking_audit_does_not_record_the_interval(shop: Shop) -> None:
     assert isinstance(error.__cause__, NodeAuditsErrors)
     assert [audit.audit_name for audit in error.__cause__.errors] == ["flag_is_off"]
     assert REVENUE in console.of("log_skipped_models")[0].arguments["snapshot_names"]
-    # The non-blocking failure beside it is told by the results alone.
+    # Only the audit results report the non-blocking failure.
     assert [result.count for result in context.audits[ORDERS]] == [0, 1, 1, None]
     assert not console.of("log_warning")
     assert missing(shop)[ORDERS] == [(PLANNED_AT, PLANNED_AT + DAY), (PLANNED_AT + DAY, NOW)]
@@ -764,14 +764,14 @@ def version(library: Any, *, minor: int) -> str:
     ids=["older sqlmesh", "newer sqlmesh", "older sqlglot", "newer sqlglot"],
 )
 def test_state_of_another_minor_version_is_refused(shop: Shop, library: Any, minor: int, text: str) -> None:
-    """ADR-0004: these words are how our worker tells who must act."""
+    """ADR-0004: by this text our worker decides who must act."""
     shop.sql(f"UPDATE sqlmesh._versions SET {library.__name__}_version = '{version(library, minor=minor)}'")
     with pytest.raises(SQLMeshError, match=text):
         shop.open().state_reader.get_environment("prod")
 
 
 def test_promoted_snapshots_have_the_hashes_of_the_local_models(shop: Shop) -> None:
-    """ADR-0007, ADR-0008: what differs was edited and not planned."""
+    """ADR-0007, ADR-0008: a difference means that a file was edited and not planned."""
     context = shop.open(load=True)
     environment = context.state_reader.get_environment("prod")
     local = {**context.models, **context.standalone_audits}
@@ -801,7 +801,7 @@ def test_edited_query_changes_both_hashes_and_edited_owner_only_the_metadata_has
 
 
 def test_snapshot_has_parent_names_and_next_due_time(shop: Shop) -> None:
-    """ADR-0005: who blocked whom, and the reason of an `up_to_date` model."""
+    """ADR-0005: we need the culprits of blocked models and the reason of `up_to_date`."""
     snapshots = promoted(shop.open())
     assert {parent.name for parent in snapshots[REVENUE].parents} == {ORDERS}
     assert snapshots[ORDERS].intervals == [(to_timestamp("2025-01-01"), PLANNED_AT)]
@@ -814,7 +814,7 @@ def test_snapshot_has_parent_names_and_next_due_time(shop: Shop) -> None:
 
 @contextmanager
 def held_by_another_process(database: Path) -> Iterator[int]:
-    """A process that has the file open until the end of the block; its id."""
+    """Start a process that holds the file until the end of the block. Yield its id."""
     code = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(database)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -824,7 +824,7 @@ def held_by_another_process(database: Path) -> Iterator[int]:
 
 
 def test_locked_duckdb_file_is_refused_with_the_holding_process(shop: Shop) -> None:
-    """ADR-0004: these words are how our worker recognises the lock."""
+    """ADR-0004: by this text our worker recognizes the lock."""
     with held_by_another_process(shop.database) as holder, pytest.raises(duckdb.IOException) as error:
         shop.open().state_reader.get_environment("prod")
     assert "Could not set lock on file" in str(error.value)
@@ -842,7 +842,7 @@ def test_closed_context_releases_the_duckdb_file(shop: Shop) -> None:
 def test_relative_duckdb_path_is_relative_to_the_working_directory(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ADR-0010: why our worker runs in the project's folder."""
+    """ADR-0010: so our worker runs in the project's folder."""
     shop.write_config(database="db.db")
     monkeypatch.chdir(shop.folder)
     assert run(shop.open()) is CompletionStatus.SUCCESS
@@ -879,7 +879,7 @@ def test_loading_a_project_does_not_open_its_database(shop: Shop) -> None:
 
 @pytest.fixture(scope="module")
 def loaded(planned: Path) -> Context:
-    """The planned project, loaded; its state stays closed."""
+    """The planned project, loaded without opening its state."""
     return Shop(planned).open(load=True)
 
 
@@ -921,5 +921,5 @@ def test_environment_name_is_stored_in_lower_case_with_underscores(name: str) ->
 
 
 def test_column_lineage_names_columns_of_direct_parents_by_full_name(loaded: Context) -> None:
-    """What `include_metadata: [column_lineage]` stands on."""
+    """`include_metadata: [column_lineage]` needs this."""
     assert column_dependencies(loaded, REVENUE, "id") == {ORDERS: {"id"}}

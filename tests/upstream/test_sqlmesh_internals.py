@@ -1,4 +1,4 @@
-"""What `worker/sqlmesh_internals.py` depends on: a test for each function, red when SQLMesh changes it."""
+"""The internals of SQLMesh that `worker/sqlmesh_internals.py` uses: one test for each function."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_selector_works_on_a_loaded_project_without_state(opened: Open, folder: 
 
 
 class Watched(Context):
-    """A context whose scheduler and evaluator are watched as the worker's are."""
+    """A context that passes its scheduler and evaluator to `watch`, like the worker's context."""
 
     watch: Callable[[Any, Any], None]
 
@@ -160,7 +160,7 @@ def test_run_requests_missing_intervals_then_batches_and_computes_them(planned: 
     assert environment is not None
     snapshots = context.state_reader.get_snapshots(environment.snapshots).values()
     computed = {snapshot.name for snapshot in snapshots if snapshot.is_model and snapshot.intervals}
-    assert computed == set(finished), "what was taken out between the two is not computed"
+    assert computed == set(finished), "intervals removed before batching are not computed"
 
 
 def test_run_evaluates_audits_with_two_methods_that_can_be_wrapped(planned: Open) -> None:
@@ -170,8 +170,8 @@ def test_run_evaluates_audits_with_two_methods_that_can_be_wrapped(planned: Open
         def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
                 result = method(*args, **kwargs)
-                calls.append((name, result.audit.name if name == "one" else ""))
-                if name == "one":
+                calls.append((name, result.audit.name if name == "single audit" else ""))
+                if name == "single audit":
                     assert {"snapshot", "start", "end", "deployability_index"} <= kwargs.keys()
                 return result
 
@@ -180,12 +180,12 @@ def test_run_evaluates_audits_with_two_methods_that_can_be_wrapped(planned: Open
         return wrap
 
     def watch(_: Any, evaluator: Any) -> None:
-        for _ in range(2):  # the second time changes nothing
-            internals.replace_audits(evaluator, wrapped("all"), wrapped("one"))
+        for _ in range(2):  # the second call changes nothing
+            internals.replace_audits(evaluator, wrapped("all audits"), wrapped("single audit"))
 
     assert run(planned, watch).is_success
-    of_orders = [("one", "not_null"), ("one", "positive"), ("all", "")]
-    assert [call for call in calls if call != ("one", "alone")][:3] == of_orders
+    of_orders = [("single audit", "not_null"), ("single audit", "positive"), ("all audits", "")]
+    assert [call for call in calls if call != ("single audit", "alone")][:3] == of_orders
 
 
 def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> None:

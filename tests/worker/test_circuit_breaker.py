@@ -1,4 +1,4 @@
-"""Whether a plan has changed the environment in mid-run: the answer of SQLMesh, without parsing it each time."""
+"""The circuit breaker notices a plan that changes the environment during a run, without parsing it each time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dg_sqlmesh_component.worker.evaluate.circuit_breaker import unless_unchange
 
 
 class CountedEnvironmentCheck:
-    """What `Context.run` asks before each node, in SQLMesh's own words, and how often it was."""
+    """The check that `Context.run` makes before each node, copied from SQLMesh, with a count of its calls."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.times = 0
+        self.calls = 0
         self.plan_id = context.state_sync.get_environment("prod").plan_id
 
     def __call__(self) -> bool:
-        self.times += 1
+        self.calls += 1
         environment = self.context.state_sync.get_environment("prod")
         return not environment or environment.plan_id != self.plan_id or not environment.finalized_ts
 
@@ -54,7 +54,7 @@ def change(environment_check: CountedEnvironmentCheck, statement: str) -> None:
 def test_sqlmesh_is_asked_once_while_nothing_changes(has_changed: CountedEnvironmentCheck) -> None:
     breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
     assert [breaker() for _ in range(5)] == [False] * 5
-    assert has_changed.times == 1
+    assert has_changed.calls == 1
 
 
 def test_plan_for_another_environment_is_no_change(has_changed: CountedEnvironmentCheck) -> None:
@@ -62,7 +62,7 @@ def test_plan_for_another_environment_is_no_change(has_changed: CountedEnvironme
     assert not breaker()
     change(has_changed, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'dev'")
     assert not breaker()
-    assert has_changed.times == 1
+    assert has_changed.calls == 1
 
 
 @pytest.mark.parametrize(
@@ -102,4 +102,4 @@ def test_sqlmesh_is_asked_once_about_an_irrelevant_change(has_changed: CountedEn
     assert not breaker()
     change(has_changed, "UPDATE sqlmesh._environments SET expiration_ts = 1 WHERE name = 'prod'")
     assert [breaker() for _ in range(3)] == [False] * 3
-    assert has_changed.times == 2
+    assert has_changed.calls == 2

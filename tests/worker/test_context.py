@@ -1,4 +1,4 @@
-"""Opening a project whose state is there but cannot be reached at that moment."""
+"""Opening a project while its state is locked, and the model cache of read-only projects."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from dg_sqlmesh_component.worker.context import SteadyContext
 HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 
 
-@pytest.mark.parametrize(("context_type", "is_mistaken"), [(Context, True), (SteadyContext, False)])
-def test_locked_state_is_not_initialized_again(tmp_path: Path, context_type: type[Context], is_mistaken: bool) -> None:
+@pytest.mark.parametrize(("context_type", "creates_state"), [(Context, True), (SteadyContext, False)])
+def test_locked_state_is_not_initialized_again(
+    tmp_path: Path, context_type: type[Context], creates_state: bool
+) -> None:
     project = write_project(tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     plan(project)
     database = project / "warehouse.duckdb"
@@ -46,9 +48,9 @@ def test_locked_state_is_not_initialized_again(tmp_path: Path, context_type: typ
         context._new_state_sync = watched  # type: ignore[method-assign, assignment]
         with pytest.raises(Exception) as refused:
             _ = context.state_sync
-        # Plain SQLMesh is about to set up a state that exists; if this ever changes, ours is no longer needed.
-        assert bool(migrations) is is_mistaken
-        assert is_mistaken or isinstance(refused.value, duckdb.IOException)
+        # Plain SQLMesh starts to create a state that exists. If this changes, our context is no longer needed.
+        assert bool(migrations) is creates_state
+        assert creates_state or isinstance(refused.value, duckdb.IOException)
     finally:
         holder.communicate()
 
@@ -56,7 +58,7 @@ def test_locked_state_is_not_initialized_again(tmp_path: Path, context_type: typ
 def test_read_only_projects_with_one_name_do_not_share_a_model_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one project SQLMesh would find the other's models: same paths within it, same times, same configuration."""
+    """SQLMesh would read the other project's models: paths, times and configuration are the same."""
     projects = [tmp_path / team / "shop" for team in ("east", "west")]
     for project in projects:
         team = project.parent.name

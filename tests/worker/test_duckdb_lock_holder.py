@@ -1,4 +1,4 @@
-"""Who holds a DuckDB file: the command, when it started and the Dagster run, as far as /proc knows."""
+"""Which process holds a DuckDB file: its command, start time and Dagster run, read from /proc."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ sys.stdin.read()
 
 @contextmanager
 def held(file: Path, *arguments: str, before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process that holds the file, and what DuckDB says of it to another one."""
+    """Start a process that holds the file. Yield it with the error that DuckDB raises for another process."""
     script = file.with_name("hold.py")
     script.write_text(HOLD.format(before=before))
     holder = subprocess.Popen(

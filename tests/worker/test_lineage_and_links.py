@@ -1,4 +1,4 @@
-"""What a manifest holds only on request: links to the files of models, on the web page of their repository."""
+"""Links from models to their files on the web page of their repository."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dg_sqlmesh_component.worker.describe.lineage_and_links import SourceUrls
 
 
 def repository(folder: Path, remote: str | None) -> tuple[Path, str]:
-    """A repository with one committed model; the model's file and the commit."""
+    """Create a repository with one committed model. Return the model's file and the commit."""
     model = folder / "models" / "one.sql"
     model.parent.mkdir(parents=True)
     model.write_text("MODEL (name t.one); SELECT 1 AS id")

@@ -1,4 +1,4 @@
-"""What is left of a model's intervals where others are not there yet."""
+"""The intervals that a model can compute while upstream intervals are pending."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ def test_newer_intervals_inside_a_blocked_lookback_window_are_held_back(
 
 
 def test_sqlmesh_interval_diff_is_wrong_for_hours_within_days() -> None:
-    """Red here: `without` may go, and SQLMesh's own be used."""
+    """If this test fails, SQLMesh's `interval_diff` can replace `without`."""
     assert interval_diff(DAYS, [(23, 24)]) != DAYS[1:]
     assert interval_diff(DAYS, [(5, 6), (50, 51)]) != [(24, 48)]

@@ -1,4 +1,4 @@
-"""Which values of a project's configuration are secret."""
+"""Which values of a project's configuration are secrets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_connection_passwords_and_variables_with_secret_names_are_secrets() -> N
 
 
 def test_only_secret_named_fields_of_duckdb_secrets_are_secrets() -> None:
-    """A region that counted as one would be hidden wherever it stands, and the word `postgres` with it."""
+    """If a region counted as a secret, its text would be redacted everywhere."""
     s3 = {"type": "s3", "region": "eu-central-1", "key_id": "AKIA", "secret": "of the bucket"}
     gateway = GatewayConfig(connection=DuckDBConnectionConfig(secrets={"our_secret": s3}))
     assert secrets_of(Config(gateways={"main": gateway})) == ("of the bucket",)

@@ -1,4 +1,4 @@
-"""SQL for people: quotes only where they are needed."""
+"""Readable SQL: only necessary quotes."""
 
 import pytest
 import sqlglot
@@ -29,4 +29,4 @@ def test_only_necessary_quotes_are_kept(dialect: str | None, sql: str, shown: st
     expression = sqlglot.parse_one(sql, dialect=dialect)
     before = expression.sql(dialect=dialect)
     assert plain_sql(expression, dialect) == shown
-    assert expression.sql(dialect=dialect) == before, "SQLMesh goes on with it"
+    assert expression.sql(dialect=dialect) == before, "SQLMesh still uses the expression, so it must not change"
