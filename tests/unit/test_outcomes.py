@@ -136,7 +136,7 @@ def test_outcomes_settled_at_the_end_come_in_requested_order() -> None:
 @pytest.mark.parametrize(
     "last", [SUCCEEDED, FAILED, msg.EvaluationFinished("nothing_to_do")], ids=lambda event: event.status
 )
-@pytest.mark.parametrize("evidence", [(), (DIVISION,), (AUDITS,)], ids=["nobody named", "error", "audit"])
+@pytest.mark.parametrize("evidence", [(), (DIVISION,), (AUDITS,)], ids=["no failure named", "error", "audit"])
 def test_failed_batch_never_gives_an_executed_outcome(
     last: msg.EvaluationFinished, evidence: tuple[msg.Event, ...]
 ) -> None:
@@ -295,7 +295,7 @@ def test_unevaluated_audits_are_reported_with_the_reason(
 @pytest.mark.parametrize(
     ("events", "worker_death"),
     [([OPENED, msg.RequestFailed("DeclarationError", "a wrong date")], None), ([], "killed"), ([OPENED], "killed")],
-    ids=["refused", "died before it said anything", "died before the plan"],
+    ids=["refused", "died before any event", "died before the plan"],
 )
 def test_run_that_ends_before_planning_interrupts_nothing(events: list[msg.Event], worker_death: str | None) -> None:
     assert fold(events, requested=[ORDERS], audit_only=[STAGING], worker_death=worker_death) == []

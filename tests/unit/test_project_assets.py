@@ -413,7 +413,7 @@ def test_column_lineage_leads_to_the_key_of_an_external_model() -> None:
     }
 
 
-@pytest.mark.parametrize("inner", [None, {}, {"other": ()}], ids=["not asked for", "untraced", "of other columns"])
+@pytest.mark.parametrize("inner", [None, {}, {"other": ()}], ids=["not requested", "untraced", "of other columns"])
 def test_column_untraced_in_an_embedded_model_has_no_lineage(inner: dict[str, Any] | None) -> None:
     embedded = model("core.inner", kind="EMBEDDED", column_lineage=inner)
     revenue = model("marts.revenue", reads=["core.inner"], **reading("core.inner:rate", day=("raw.events:day",)))
@@ -421,7 +421,7 @@ def test_column_untraced_in_an_embedded_model_has_no_lineage(inner: dict[str, An
     assert lineage == {"day": ["raw/events:day"]}
 
 
-@pytest.mark.parametrize("lineage", [None, {}], ids=["not asked for", "untraced"])
+@pytest.mark.parametrize("lineage", [None, {}], ids=["not requested", "untraced"])
 def test_model_without_lineage_has_no_lineage_metadata(lineage: dict[str, Any] | None) -> None:
     revenue = model("marts.revenue", column_lineage=lineage)
     assert column_lineage(project_assets(manifest(revenue)), "marts.revenue") is None
@@ -663,7 +663,7 @@ def test_audits_of_an_external_model_are_checks_on_its_first_downstream_model() 
         (["core.orders", "marts.revenue"], {"raw_events__not_null": ("core/orders", fqn("raw.events"))}),
         (["core.other"], {}),
     ],
-    ids=["one of two readers", "both readers", "no reader"],
+    ids=["one of two downstream models", "both downstream models", "no downstream model"],
 )
 def test_checks_of_an_external_model_are_on_a_selected_model(
     selected: list[str], readers: dict[str, tuple[str, str]]

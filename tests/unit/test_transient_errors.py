@@ -196,28 +196,36 @@ TRANSIENT: dict[str, Exception] = {
     "DuckDB is out of memory": duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block"),
     "DuckDB's transactions conflict": duckdb.TransactionException("TransactionContext Error: Conflict on update!"),
     # Other drivers, recognized by the message
-    "somebody's transactions conflict": error_of_class("SomeError", "Transaction conflict: try again"),
-    "somebody has too many connections": error_of_class("SomeError", "FATAL: sorry, TOO MANY CONNECTIONS already"),
-    "somebody appends concurrently": error_of_class("SomeError", "ConcurrentModification: concurrent append"),
-    "somebody deletes concurrently": error_of_class("SomeError", "there was a concurrent delete"),
-    "somebody is temporarily unavailable": error_of_class("SomeError", "the warehouse is temporarily unavailable"),
-    "somebody's service is unavailable": error_of_class("SomeError", "HTTP 503 Service Unavailable"),
-    "somebody is out of memory": error_of_class("SomeError", "Query ran out of memory"),
-    "somebody's connection timed out": error_of_class("SomeError", "the connection timed out"),
-    "somebody's connection was lost": error_of_class("SomeError", "the connection was lost"),
-    "somebody's connection was closed": error_of_class("SomeError", "Connection closed by the remote host"),
-    "somebody's connection was reset": error_of_class(
+    "unknown driver: transactions conflict": error_of_class("SomeError", "Transaction conflict: try again"),
+    "unknown driver has too many connections": error_of_class(
+        "SomeError", "FATAL: sorry, TOO MANY CONNECTIONS already"
+    ),
+    "unknown driver appends concurrently": error_of_class("SomeError", "ConcurrentModification: concurrent append"),
+    "unknown driver deletes concurrently": error_of_class("SomeError", "there was a concurrent delete"),
+    "unknown driver is temporarily unavailable": error_of_class(
+        "SomeError", "the warehouse is temporarily unavailable"
+    ),
+    "unknown driver: service is unavailable": error_of_class("SomeError", "HTTP 503 Service Unavailable"),
+    "unknown driver is out of memory": error_of_class("SomeError", "Query ran out of memory"),
+    "unknown driver: connection timed out": error_of_class("SomeError", "the connection timed out"),
+    "unknown driver: connection was lost": error_of_class("SomeError", "the connection was lost"),
+    "unknown driver: connection was closed": error_of_class("SomeError", "Connection closed by the remote host"),
+    "unknown driver: connection was reset": error_of_class(
         "SomeError", "('Connection aborted.', 'Connection reset by peer')"
     ),
-    "somebody's connection was refused": error_of_class("SomeError", "[Errno 111] Connection refused"),
-    "somebody's connection is already closed": error_of_class("SomeError", "connection already closed"),
-    "somebody's server closed the connection": error_of_class("SomeError", "server closed the connection unexpectedly"),
-    "somebody's file is in use": error_of_class("SomeError", 'IO Error: Could not set lock on file "/shop/db.duckdb"'),
-    "somebody had too many requests": error_of_class("SomeError", "429 Client Error: Too Many Requests for url"),
-    "somebody's address is not known now": socket.gaierror(-3, "Temporary failure in name resolution"),
-    "somebody's network is gone": OSError(113, "No route to host"),
-    "somebody's sqlite file is in use": OperationalError("database is locked"),
-    "somebody's HTTP server fails": error_of_class(
+    "unknown driver: connection was refused": error_of_class("SomeError", "[Errno 111] Connection refused"),
+    "unknown driver: connection is already closed": error_of_class("SomeError", "connection already closed"),
+    "unknown driver: server closed the connection": error_of_class(
+        "SomeError", "server closed the connection unexpectedly"
+    ),
+    "unknown driver: file is in use": error_of_class(
+        "SomeError", 'IO Error: Could not set lock on file "/shop/db.duckdb"'
+    ),
+    "unknown driver had too many requests": error_of_class("SomeError", "429 Client Error: Too Many Requests for url"),
+    "unknown driver: address is not known now": socket.gaierror(-3, "Temporary failure in name resolution"),
+    "unknown driver: network is gone": OSError(113, "No route to host"),
+    "unknown driver: sqlite file is in use": OperationalError("database is locked"),
+    "unknown driver: HTTP server fails": error_of_class(
         "ProtocolError", "('Connection aborted.', RemoteDisconnected('...'))"
     ),
     "Trino is overloaded": error_of_class("Http503Error", "error 503: b'overloaded'"),
@@ -230,7 +238,7 @@ TRANSIENT: dict[str, Exception] = {
     "ODBC lost the link": OperationalError("08S01", "[08S01] [Microsoft] Communication link failure (0)"),
     "ODBC was a deadlock's victim": ProgrammingError("40001", "[40001] [Microsoft] Transaction was chosen as victim"),
     "DuckDB's object store fails": duckdb.HTTPException("HTTP Error: HTTP GET error on 'https://x/y' (HTTP 503)"),
-    "somebody's pipe is broken": error_of_class("SomeError", "[Errno 32] Broken pipe"),
+    "unknown driver: pipe is broken": error_of_class("SomeError", "[Errno 32] Broken pipe"),
 }
 
 PERSISTENT: dict[str, BaseException] = {
@@ -245,7 +253,7 @@ PERSISTENT: dict[str, BaseException] = {
     "a file that may not be read": PermissionError(13, "Permission denied", "/shop/db.duckdb"),
     "a file that is not there": FileNotFoundError(2, "No such file or directory", "/shop/db.duckdb"),
     "a folder": IsADirectoryError(21, "Is a directory"),
-    "somebody pressed Ctrl-C": KeyboardInterrupt(),
+    "Ctrl-C": KeyboardInterrupt(),
     # requests
     "requests found nothing": requests.HTTPError("404 Client Error: Not Found for url"),
     "requests does not know where": requests.exceptions.MissingSchema("Invalid URL 'x': No scheme supplied."),

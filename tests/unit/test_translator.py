@@ -225,7 +225,7 @@ def translator_of_parents() -> Translator:
         (PARENTS[3], "dlt/mapped"),
         ('"db"."raw"."undeclared"', "raw/undeclared"),
     ],
-    ids=["ours", "not selected", "declared", "mapped", "undeclared"],
+    ids=["selected", "not selected", "declared", "mapped", "undeclared"],
 )
 def test_every_parent_has_a_default_key(parent: Model | str, key: str) -> None:
     assert translator_of_parents().default_key(parent).to_user_string() == key
@@ -310,7 +310,7 @@ def test_dependency_has_its_table_name_if_known(
         ("bob@example.com", None, ["bob@example.com"]),
         ("bob", "bob@example.com", ["bob@example.com"]),
     ],
-    ids=["nobody", "empty", "a name", "a name with a space", "a team", "an email", "a user whom SQLMesh knows"],
+    ids=["none", "empty", "a name", "a name with a space", "a team", "an email", "a user whom SQLMesh knows"],
 )
 def test_owner_of_the_model_owns_the_asset(owner: str | None, email: str | None, owners: list[str]) -> None:
     assert list(spec(model(owner=owner, owner_email=email)).owners) == owners

@@ -255,7 +255,7 @@ def test_optional_model_fields_have_defaults(name: str) -> None:
 @pytest.mark.parametrize(
     "lineage",
     [None, {}, {"id": ()}, {"é 注文": (('"db"."ra""w"."t"', "a b"), ("t", "*"))}],
-    ids=["not asked for", "untraced", "of nothing", "awkward names"],
+    ids=["not requested", "untraced", "no upstream columns", "awkward names"],
 )
 def test_column_lineage_is_encoded_and_decoded(lineage: Any) -> None:
     described = msg.ProjectDescribed(manifest(replace(EVERYTHING, column_lineage=lineage)))

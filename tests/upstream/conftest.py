@@ -18,5 +18,5 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, Any, Non
         fact = item.name.removeprefix("test_").replace("_", " ")
         supports = (item.function.__doc__ or "").strip()
         report.sections.append(
-            (f"{library} {metadata.version(library)} changed", f"No longer true: {fact}\nWhat stands on it: {supports}")
+            (f"{library} {metadata.version(library)} changed", f"No longer true: {fact}\nNeeded for: {supports}")
         )
