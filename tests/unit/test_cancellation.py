@@ -31,18 +31,18 @@ class ReceivedInterrupt(dict[str, bool]):
 class Run:
     """A run of an op that yields three pairs of results, like materializations with their checks."""
 
-    def __init__(self, tell_at: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._tell_at, self._number = tell_at, number
+    def __init__(self, signal_at: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._signal_at, self._number = signal_at, number
         self._monkeypatch = monkeypatch
         self._is_guarded = False
-        self.told_at: list[str] = []
-        self.in_between: list[str] = []
+        self.signalled_at: list[str] = []
+        self.handlers_between_ops: list[str] = []
         """The signal handlers at each event between the end of the op and the start of the next."""
         self.interruption = Interruption(lambda: None)
 
     def reach(self, place: str) -> None:
-        if self._is_guarded and place == self._tell_at and not self.told_at:
-            self.told_at.append(place)
+        if self._is_guarded and place == self._signal_at and not self.signalled_at:
+            self.signalled_at.append(place)
             os.kill(os.getpid(), self._number)
 
     def execute(self, fails: bool = False, guard: bool = True) -> dg.ExecuteInProcessResult:
@@ -59,7 +59,7 @@ class Run:
                 "STEP_SUCCESS",
                 "STEP_START",
             ):
-                self.in_between.append(signal.getsignal(signal.SIGINT).__qualname__)  # type: ignore[union-attr]
+                self.handlers_between_ops.append(signal.getsignal(signal.SIGINT).__qualname__)  # type: ignore[union-attr]
             store(instance, event, **options)
 
         self._monkeypatch.setattr(instance, "handle_new_event", handle_new_event)
@@ -73,7 +73,7 @@ class Run:
                 raise dg.Failure("something failed")
 
         @dg.op(out=dg.Out(dg.Nothing))
-        def says() -> Any:
+        def yields_results() -> Any:
             for number in self.interruption.guard(finished()) if guard else finished():
                 yield dg.AssetMaterialization(f"asset_{number}")
                 self.reach("between two results of one")
@@ -86,7 +86,7 @@ class Run:
 
         @dg.job
         def job() -> None:
-            comes_next(says())
+            comes_next(yields_results())
 
         return job.execute_in_process(instance=instance, raise_on_error=False)
 
@@ -112,7 +112,7 @@ def test_all_results_are_recorded_wherever_dagster_is_when_a_signal_comes(
     before = [signal.getsignal(number) for number in NUMBERS]
     run = Run(place, number, monkeypatch)
     result = run.execute()
-    assert run.told_at == [place]
+    assert run.signalled_at == [place]
     assert run.interruption.came
     recorded = [
         event.asset_key.path[0] for event in result.all_events if event.is_step_materialization and event.asset_key
@@ -136,5 +136,5 @@ def test_signal_handlers_between_our_op_and_the_next_are_dagsters(monkeypatch: p
     ours, other = (Run("nowhere", signal.SIGTERM, monkeypatch) for _ in range(2))
     assert ours.execute().success
     assert other.execute(guard=False).success
-    assert len(other.in_between) == 4  # both ops start and succeed
-    assert ours.in_between == other.in_between
+    assert len(other.handlers_between_ops) == 4  # both ops start and succeed
+    assert ours.handlers_between_ops == other.handlers_between_ops

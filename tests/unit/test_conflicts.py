@@ -11,7 +11,7 @@ import pytest
 from dg_sqlmesh_component.definitions.conflicts import NAME_OF_A_PART, Neighbours, default_op_name, refuse_op_name
 from dg_sqlmesh_component.protocol.errors import DeclarationError
 
-DECLARED = {
+OP_NAMES = {
     ("shop", None): "sqlmesh_shop",
     ("shop", 1): "sqlmesh_shop__1_",
     ("shop", 2): "sqlmesh_shop__2_",
@@ -33,16 +33,16 @@ DECLARED = {
 }
 
 
-@pytest.mark.parametrize(("where", "instance"), DECLARED)
-def test_default_op_name_comes_from_the_folder_of_the_component(where: str, instance: int | str | None) -> None:
-    name = default_op_name(where, instance)
-    assert re.fullmatch(DECLARED[where, instance], name)
+@pytest.mark.parametrize(("folder", "instance"), OP_NAMES)
+def test_default_op_name_comes_from_the_folder_of_the_component(folder: str, instance: int | str | None) -> None:
+    name = default_op_name(folder, instance)
+    assert re.fullmatch(OP_NAMES[folder, instance], name)
     assert not NAME_OF_A_PART.search(name)
     assert dg.op(name=name)(lambda: None).name == name
 
 
 def test_default_op_names_are_unique() -> None:
-    names = [default_op_name(where, instance) for where, instance in DECLARED]
+    names = [default_op_name(folder, instance) for folder, instance in OP_NAMES]
     assert len({*names}) == len(names)
 
 
@@ -51,11 +51,11 @@ def test_first_component_in_a_file_is_named_like_a_single_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
+    ("name", "rule"),
     [("my op", "A-Za-z0-9_"), ("context", "reserved"), ("shop_2", "parts of an op that it splits")],
 )
-def test_invalid_op_name_is_refused(name: str, why: str) -> None:
-    with pytest.raises(DeclarationError, match=f"`op.name` in defs.yaml is '{name}'.*{why}"):
+def test_invalid_op_name_is_refused(name: str, rule: str) -> None:
+    with pytest.raises(DeclarationError, match=f"`op.name` in defs.yaml is '{name}'.*{rule}"):
         refuse_op_name(name)
 
 
@@ -68,27 +68,27 @@ def test_two_components_with_one_op_name_are_refused() -> None:
         neighbours.add("defs/marts", "ours", {})
 
 
-def reader(of: str, table: str | None) -> dg.AssetSpec:
+def downstream_spec(upstream_key: str, table: str | None) -> dg.AssetSpec:
     metadata = {"dagster/table_name": table} if table else None
-    return dg.AssetSpec("reader", deps=[dg.AssetDep(dg.AssetKey(of.split("/")), metadata=metadata)])
+    return dg.AssetSpec("reader", deps=[dg.AssetDep(dg.AssetKey(upstream_key.split("/")), metadata=metadata)])
 
 
 @pytest.mark.parametrize(
-    ("spec", "is_told"),
+    ("spec", "is_logged"),
     [
-        (reader("raw/orders", "us.raw.orders"), True),
-        (reader("raw/orders", "eu.raw.orders"), False),
-        (reader("raw/orders", None), False),
-        (reader("raw/refunds", "us.raw.orders"), False),
+        (downstream_spec("raw/orders", "us.raw.orders"), True),
+        (downstream_spec("raw/orders", "eu.raw.orders"), False),
+        (downstream_spec("raw/orders", None), False),
+        (downstream_spec("raw/refunds", "us.raw.orders"), False),
     ],
     ids=["another table", "the same table", "an unnamed table", "another key"],
 )
 def test_two_tables_with_one_asset_key_are_logged_as_warning(
-    spec: dg.AssetSpec, is_told: bool, caplog: pytest.LogCaptureFixture
+    spec: dg.AssetSpec, is_logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     neighbours = Neighbours()
     with caplog.at_level(logging.WARNING):
-        neighbours.add("defs/eu", "eu", {"eu": reader("raw/orders", "eu.raw.orders")})
+        neighbours.add("defs/eu", "eu", {"eu": downstream_spec("raw/orders", "eu.raw.orders")})
         neighbours.add("defs/us", "us", {"us": spec})
-    assert ("defs/eu and defs/us read two tables, eu.raw.orders and us.raw.orders" in caplog.text) is is_told
-    assert ("{us.raw.orders: raw/orders}" in caplog.text) is is_told
+    assert ("defs/eu and defs/us read two tables, eu.raw.orders and us.raw.orders" in caplog.text) is is_logged
+    assert ("{us.raw.orders: raw/orders}" in caplog.text) is is_logged

@@ -121,9 +121,11 @@ def test_models_may_swap_their_keys() -> None:
 def test_dependency_keeps_its_metadata_and_partition_mapping_when_its_key_changes(properties: dict[str, Any]) -> None:
     of_orders = dg.AssetDep(ORDERS_KEY, **properties)
 
-    def override(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
-        spec = with_key_prefix("ours")(spec, of)
-        return spec.replace_attributes(deps=[of_orders, dg.AssetDep("other")]) if of.name == "marts.revenue" else spec
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        spec = with_key_prefix("ours")(spec, model_)
+        return (
+            spec.replace_attributes(deps=[of_orders, dg.AssetDep("other")]) if model_.name == "marts.revenue" else spec
+        )
 
     assets = project_assets(
         manifest(model("core.orders"), model("marts.revenue", reads=["core.orders"])), asset=override
@@ -154,14 +156,14 @@ def test_overridden_model_keys_do_not_apply_to_external_tables(
     ) == {key}
 
 
-def by_catalog(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+def by_catalog(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
     """An overridden `get_asset_spec` that gives every asset its catalog."""
-    return spec.replace_attributes(key=[of.catalog or "none", of.schema, of.table])
+    return spec.replace_attributes(key=[model_.catalog or "none", model_.schema, model_.table])
 
 
-def by_table(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+def by_table(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
     """An overridden `get_asset_spec` that leaves the schema out."""
-    return spec.replace_attributes(key=[of.table])
+    return spec.replace_attributes(key=[model_.table])
 
 
 CATALOGS = [model("a.core.orders"), model("b.core.orders"), model("core.orders")]
@@ -187,9 +189,9 @@ def test_shared_default_key_is_replaced_by_the_key_of_each_parent(
 
 
 def test_dependency_metadata_applies_to_each_parent_with_its_default_key() -> None:
-    def override(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
         deps_with_metadata = [dep._replace(metadata={"why": "late rows"}) for dep in spec.deps]
-        return by_catalog(spec.replace_attributes(deps=deps_with_metadata), of)
+        return by_catalog(spec.replace_attributes(deps=deps_with_metadata), model_)
 
     project = manifest(*CATALOGS, model("marts.revenue", reads=["a.core.orders", "b.core.orders"]))
     assert dependencies(project_assets(project, asset=override), "marts.revenue") == {
@@ -215,7 +217,7 @@ def test_unselected_model_with_the_key_of_an_asset_is_refused(selected: str) -> 
 
 
 def test_overridden_table_name_of_a_dependency_is_kept() -> None:
-    def override(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
         renamed_deps = [dep._replace(metadata={"dagster/table_name": "ours"}) for dep in spec.deps]
         return spec.replace_attributes(deps=renamed_deps)
 
@@ -260,8 +262,8 @@ def test_parents_with_one_key_are_one_dependency() -> None:
 
 
 def test_removed_dependency_stays_removed() -> None:
-    def override(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
-        return by_catalog(spec.replace_attributes(deps=spec.deps[:1]), of)
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        return by_catalog(spec.replace_attributes(deps=spec.deps[:1]), model_)
 
     project = manifest(
         *CATALOGS, model("staging.orders"), model("marts.revenue", reads=["core.orders", "staging.orders"])
@@ -562,8 +564,8 @@ def test_renamed_check_still_belongs_to_its_audit() -> None:
 
 
 def test_audit_without_check_has_no_check_anywhere() -> None:
-    def override(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec | None:
-        return None if of.name == "not_null" else spec
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec | None:
+        return None if audit_.name == "not_null" else spec
 
     assets = project_assets(manifest(EVERYTHING), check=override)
     assert names(assets) == [STATUS_CHECK, "forall"]
@@ -582,8 +584,8 @@ PROJECT = manifest(
 
 @pytest.mark.parametrize("misplaced", ["not_null", "unique", "add_up"], ids=["own", "external", "standalone"])
 def test_check_moved_to_another_asset_is_refused(misplaced: str) -> None:
-    def override(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name="moved", asset_key=dg.AssetKey("theirs")) if of.name == misplaced else spec
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name="moved", asset_key=dg.AssetKey("theirs")) if audit_.name == misplaced else spec
 
     with pytest.raises(DeclarationError) as refusal:
         project_assets(PROJECT, check=override)
@@ -595,8 +597,8 @@ def test_check_moved_to_another_asset_is_refused(misplaced: str) -> None:
 
 @pytest.mark.parametrize("name", ["not_null", STATUS_CHECK], ids=["that of another audit", "that of the status check"])
 def test_check_renamed_to_a_taken_name_is_refused(name: str) -> None:
-    def override(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name=name) if of.name == "forall" else spec
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name=name) if audit_.name == "forall" else spec
 
     with pytest.raises(DeclarationError) as refusal:
         project_assets(PROJECT, check=override)
@@ -612,8 +614,8 @@ def test_check_renamed_to_a_taken_name_is_refused(name: str) -> None:
     ids=["external", "standalone"],
 )
 def test_check_of_another_node_is_renamed_if_the_model_uses_its_name(renamed: str, name: str) -> None:
-    def override(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name="not_null") if of.name == renamed else spec
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name="not_null") if audit_.name == renamed else spec
 
     assets = project_assets(PROJECT, check=override)
     node = {"unique": fqn("raw.events"), "add_up": "add_up"}[renamed]
@@ -630,9 +632,9 @@ def audited(name: str, *audits: Audit) -> Model:
     return model(name, kind="EXTERNAL", audits=audits or (audit(),))
 
 
-def checks_of_other_nodes(of: Manifest) -> dict[str, tuple[str, str]]:
+def checks_of_other_nodes(project: Manifest) -> dict[str, tuple[str, str]]:
     """Return asset and node of each check whose node is not an asset, by the check's name."""
-    assets = project_assets(of)
+    assets = project_assets(project)
     return {
         check.name: (check.asset_key.to_user_string(), node)
         for check, node in assets.node_by_check.items()

@@ -71,7 +71,7 @@ def without_outputs_of_checks(events: list[Any]) -> list[Any]:
 def events_of(
     results: Results,
     selection: dg.AssetSelection,
-    readers: Sequence[dg.AssetsDefinition] = (),
+    downstream_assets: Sequence[dg.AssetsDefinition] = (),
     lines: list[str] | None = None,
 ) -> list[Any]:
     """Return type, message and content of every event of a step, without times and run ids.
@@ -87,7 +87,7 @@ def events_of(
         else:
             yield from results(context)
 
-    definitions = dg.Definitions([project, *readers], jobs=[dg.define_asset_job("chosen", selection)])
+    definitions = dg.Definitions([project, *downstream_assets], jobs=[dg.define_asset_job("chosen", selection)])
     with dg.DagsterInstance.ephemeral() as instance:
         everything = definitions.resolve_implicit_global_asset_job_def()
         first = everything.execute_in_process(

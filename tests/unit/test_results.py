@@ -37,17 +37,17 @@ STARTED_AT = day(3) + 4_567
 
 EXECUTED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED)
 FAILED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.FAILED)
-OF = msg.Audited("3117", "4001")
+AUDITED = msg.Audited("3117", "4001")
 IDLE = NodeOutcome(
     ORDERS,
     Outcome.UP_TO_DATE,
     PROMOTED,
     reason="its cron is not due",
     last_interval_end=day(2),
-    of=OF,
+    of=AUDITED,
     altered_at=day(1),
 )
-DATA = ("prod", OF, day(2))
+DATA = ("prod", AUDITED, day(2))
 EVALUATED = day(1) / 1000
 BLOCKED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.BLOCKED)
 
@@ -323,8 +323,8 @@ def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
     )
     assert plain(dict(result.metadata)) == {
         "sqlmesh/environment": "prod",
-        "sqlmesh/snapshot_version": OF.version,
-        "sqlmesh/audits_version": OF.audits,
+        "sqlmesh/snapshot_version": AUDITED.version,
+        "sqlmesh/audits_version": AUDITED.audits,
         "sqlmesh/computed_up_to": day(2) / 1000,
         "sqlmesh/carried_over": True,
         "sqlmesh/evaluated_in_run": "run-7",
@@ -350,47 +350,47 @@ def test_failed_blocking_audit_of_a_run_of_its_model_is_not_carried_over(
 OTHER_DATA = {
     "more is computed": replace(IDLE, last_interval_end=day(3)),
     "nothing is computed": replace(IDLE, last_interval_end=None),
-    "another version": replace(IDLE, of=replace(OF, version="another")),
-    "another audit": replace(IDLE, of=replace(OF, audits="another")),
+    "another version": replace(IDLE, of=replace(AUDITED, version="another")),
+    "another audit": replace(IDLE, of=replace(AUDITED, audits="another")),
     "restated since": replace(IDLE, altered_at=day(1) + 1),
     "unknown": replace(IDLE, of=None),
 }
 
 
-@pytest.mark.parametrize("now", OTHER_DATA.values(), ids=OTHER_DATA.keys())
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("node_outcome", OTHER_DATA.values(), ids=OTHER_DATA.keys())
+@pytest.mark.parametrize("was_alone", [False, True])
 @pytest.mark.parametrize("passed", [False, True])
-def test_result_of_other_data_is_not_carried_over(now: NodeOutcome, alone: bool, passed: bool) -> None:
-    earlier = {RECENT: EarlierResult(passed, ERROR, "run-7", EVALUATED, DATA, alone)}
-    assert reporter().carried_over(now, earlier) == []
-    assert reporter().known_failures(now, earlier) == []
+def test_result_of_other_data_is_not_carried_over(node_outcome: NodeOutcome, was_alone: bool, passed: bool) -> None:
+    earlier = {RECENT: EarlierResult(passed, ERROR, "run-7", EVALUATED, DATA, was_alone)}
+    assert reporter().carried_over(node_outcome, earlier) == []
+    assert reporter().known_failures(node_outcome, earlier) == []
 
 
-@pytest.mark.parametrize("of", [None, ("dev", OF, day(2))], ids=["not on record", "another environment"])
+@pytest.mark.parametrize("of", [None, ("dev", AUDITED, day(2))], ids=["not on record", "another environment"])
 def test_result_of_unknown_data_is_not_carried_over(of: Data | None) -> None:
     assert reporter().carried_over(IDLE, {RECENT: EarlierResult(True, ERROR, "run-7", EVALUATED, of)}) == []
 
 
-@pytest.mark.parametrize("now", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
+@pytest.mark.parametrize("node_outcome", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
 def test_blocking_audit_that_failed_alone_is_carried_over_as_failed_while_the_data_is_the_same(
-    now: NodeOutcome,
+    node_outcome: NodeOutcome,
 ) -> None:
-    alone = AuditOnlyOutcome(ORDERS, (replace(audit_result("recent", D1, failing_rows=1), of=OF),), (), None)
+    alone = AuditOnlyOutcome(ORDERS, (replace(audit_result("recent", D1, failing_rows=1), of=AUDITED),), (), None)
     evaluated = next(result for result in reporter().audited(alone) if result.check_name == "recent")
     for _ in range(2):  # a result that was carried over is carried over again
         metadata = stored(dict(evaluated.metadata))
         assert metadata["sqlmesh/evaluated_alone"].value is True
         earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), alone=True)}
-        [evaluated] = reporter().carried_over(now, earlier)
+        [evaluated] = reporter().carried_over(node_outcome, earlier)
         assert (evaluated.passed, evaluated.severity) == (False, ERROR)
-        assert reporter().known_failures(now, earlier) == [
+        assert reporter().known_failures(node_outcome, earlier) == [
             "core.orders: the check recent failed when its audit was last evaluated (run run-7), and nothing has been "
             "computed since. Execute the check alone to evaluate it again."
         ]
 
 
 def test_audit_result_records_the_audited_data() -> None:
-    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), of=OF)])
+    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), of=AUDITED)])
     assert data_in(stored(dict(result.metadata))) == DATA
     assert "sqlmesh/evaluated_alone" not in result.metadata
 
