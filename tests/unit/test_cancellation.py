@@ -133,8 +133,8 @@ def test_signal_handlers_of_dagster_are_restored_after_the_op(fails: bool, monke
 
 
 def test_signal_handlers_between_our_op_and_the_next_are_dagsters(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, other = (Run("nowhere", signal.SIGTERM, monkeypatch) for _ in range(2))
-    assert ours.execute().success
-    assert other.execute(guard=False).success
-    assert len(other.handlers_between_ops) == 4  # both ops start and succeed
-    assert ours.handlers_between_ops == other.handlers_between_ops
+    guarded, unguarded = (Run("nowhere", signal.SIGTERM, monkeypatch) for _ in range(2))
+    assert guarded.execute().success
+    assert unguarded.execute(guard=False).success
+    assert len(unguarded.handlers_between_ops) == 4  # both ops start and succeed
+    assert guarded.handlers_between_ops == unguarded.handlers_between_ops

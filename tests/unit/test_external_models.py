@@ -14,7 +14,7 @@ EVENTS, LAKE_EVENTS, CLICKS, BARE = '"db"."raw"."events"', '"lake"."raw"."events
 TABLES = (EVENTS, LAKE_EVENTS, CLICKS, BARE)
 
 
-def path(key: dg.AssetKey) -> str:
+def as_text(key: dg.AssetKey) -> str:
     return key.to_user_string()
 
 
@@ -38,7 +38,7 @@ def test_external_table_has_up_to_three_parts_and_a_full_name(fqn: str, table: E
 # -- the key template -----------------------------------------------------------------------------
 
 
-def rendered(template: str, fqn: str, **scope: Any) -> dg.AssetKey:
+def rendered_key(template: str, fqn: str, **scope: Any) -> dg.AssetKey:
     context = dg.ResolutionContext.default().with_scope(**scope)
     key = ExternalModels.resolve_from_model(context, ExternalModels.model()(key=template)).key
     assert key is not None
@@ -55,13 +55,13 @@ def rendered(template: str, fqn: str, **scope: Any) -> dg.AssetKey:
     ],
 )
 def test_key_template_renders_the_asset_key(template: str, key: list[str]) -> None:
-    assert rendered(template, LAKE_EVENTS) == dg.AssetKey(key)
+    assert rendered_key(template, LAKE_EVENTS) == dg.AssetKey(key)
 
 
 def test_key_template_is_rendered_for_each_table() -> None:
     key = external_models(key="landing/{{ external.name }}").key
     assert key is not None
-    assert [path(key(ExternalTable.of(fqn))) for fqn in TABLES] == [
+    assert [as_text(key(ExternalTable.of(fqn))) for fqn in TABLES] == [
         "landing/events",
         "landing/events",
         "landing/Clicks",
@@ -70,7 +70,7 @@ def test_key_template_is_rendered_for_each_table() -> None:
 
 
 def test_key_template_may_call_a_function_that_returns_a_key() -> None:
-    key = rendered("{{ landed(external) }}", EVENTS, landed=lambda table: dg.AssetKey([table.schema, "a/b"]))
+    key = rendered_key("{{ landed(external) }}", EVENTS, landed=lambda table: dg.AssetKey([table.schema, "a/b"]))
     assert key == dg.AssetKey(["raw", "a/b"])
 
 
@@ -85,7 +85,7 @@ def test_key_template_may_call_a_function_that_returns_a_key() -> None:
 )
 def test_template_key_with_an_empty_part_is_refused(template: str, fqn: str, text: str, table: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
-        rendered(template, fqn)
+        rendered_key(template, fqn)
     assert str(refusal.value) == (
         f"`external_models.key` in defs.yaml, applied to the table {table}, gives the asset key {text}, which has an "
         "empty part. The template knows external.catalog (empty where the engine has none), external.schema, "
@@ -95,7 +95,7 @@ def test_template_key_with_an_empty_part_is_refused(template: str, fqn: str, tex
 
 def test_key_with_an_empty_part_returned_by_a_function_is_refused() -> None:
     with pytest.raises(DeclarationError, match="which has an empty part"):
-        rendered("{{ landed() }}", EVENTS, landed=lambda: dg.AssetKey(["raw", ""]))
+        rendered_key("{{ landed() }}", EVENTS, landed=lambda: dg.AssetKey(["raw", ""]))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_key_with_an_empty_part_returned_by_a_function_is_refused() -> None:
 )
 def test_template_error_names_the_table_and_the_cause(template: str, cause: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
-        rendered(template, EVENTS)
+        rendered_key(template, EVENTS)
     start = "`external_models.key` in defs.yaml, applied to the table db.raw.events, cannot be rendered: "
     assert str(refusal.value).startswith(start)
     assert cause in str(refusal.value)
@@ -123,10 +123,10 @@ def test_default_has_neither_key_template_nor_keys() -> None:
 # -- keys by table --------------------------------------------------------------------------------
 
 
-def mapped(*names: str, tables: tuple[str, ...] = TABLES) -> dict[str, str]:
+def keys_by_table(*names: str, tables: tuple[str, ...] = TABLES) -> dict[str, str]:
     """Return the key of each table if `keys` maps each of these names to `ours/<name>`."""
     keys = external_models(keys={name: f"ours/{name}" for name in names}).mapped(tables)
-    return {fqn: path(key) for fqn, key in keys.items()}
+    return {fqn: as_text(key) for fqn, key in keys.items()}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def mapped(*names: str, tables: tuple[str, ...] = TABLES) -> dict[str, str]:
     ],
 )
 def test_keys_name_a_table_with_or_without_catalog_in_any_case(name: str, fqn: str) -> None:
-    assert mapped(name) == {fqn: f"ours/{name}"}
+    assert keys_by_table(name) == {fqn: f"ours/{name}"}
 
 
 DOTTED, BARE_EVENTS = '"db"."x y"."a.b"', '"raw"."events"'
@@ -151,7 +151,7 @@ DOTTED, BARE_EVENTS = '"db"."x y"."a.b"', '"raw"."events"'
 
 @pytest.mark.parametrize("name", ["x y.a.b", "db.x y.a.b", '"x y"."a.b"', "a.b", "A.B"])
 def test_keys_name_a_table_whose_name_contains_a_dot(name: str) -> None:
-    assert mapped(name, tables=(*TABLES, DOTTED)) == {DOTTED: f"ours/{name}"}
+    assert keys_by_table(name, tables=(*TABLES, DOTTED)) == {DOTTED: f"ours/{name}"}
 
 
 @pytest.mark.parametrize(
@@ -164,22 +164,22 @@ def test_keys_name_a_table_whose_name_contains_a_dot(name: str) -> None:
     ids=["full name without catalog", "full name with catalog", "both"],
 )
 def test_full_name_of_a_table_wins_over_the_suffix_of_another(names: tuple[str, ...], fqns: set[str]) -> None:
-    assert {*mapped(*names, tables=(BARE_EVENTS, LAKE_EVENTS, EVENTS))} == fqns
+    assert {*keys_by_table(*names, tables=(BARE_EVENTS, LAKE_EVENTS, EVENTS))} == fqns
 
 
 def test_keys_match_whole_name_parts_only() -> None:
     with pytest.raises(DeclarationError, match=r"names 'vents', but no model reads an external table of that name"):
-        mapped("vents")
+        keys_by_table("vents")
 
 
 def test_tables_not_named_in_keys_are_left_out() -> None:
-    assert mapped() == {}
-    assert {*mapped("db.raw.events", "rates")} == {EVENTS, BARE}
+    assert keys_by_table() == {}
+    assert {*keys_by_table("db.raw.events", "rates")} == {EVENTS, BARE}
 
 
 def test_several_tables_may_have_one_asset_key() -> None:
     both = external_models(keys={"db.raw.events": "dlt/all", "lake.raw.events": "dlt/all"}).mapped(TABLES)
-    assert {fqn: path(key) for fqn, key in both.items()} == {EVENTS: "dlt/all", LAKE_EVENTS: "dlt/all"}
+    assert {fqn: as_text(key) for fqn, key in both.items()} == {EVENTS: "dlt/all", LAKE_EVENTS: "dlt/all"}
 
 
 @pytest.mark.parametrize(
@@ -217,19 +217,19 @@ START = "`external_models.keys` in defs.yaml names "
 )
 def test_unknown_table_in_keys_is_refused_with_suggestions(name: str, advice: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
-        mapped(name)
+        keys_by_table(name)
     assert str(refusal.value) == (f"{START}{name!r}, but no model reads an external table of that name. {advice}")
 
 
 def test_suggestions_for_an_unknown_table_are_limited() -> None:
     with pytest.raises(DeclarationError) as refusal:
-        mapped("zzz", tables=tuple(f'"raw"."t{n:03}"' for n in range(100)))
+        keys_by_table("zzz", tables=tuple(f'"raw"."t{n:03}"' for n in range(100)))
     assert str(refusal.value).endswith(", ".join(f"raw.t{n:03}" for n in range(10)) + ", and 90 more.")
 
 
 def test_keys_are_refused_if_the_project_reads_no_external_table() -> None:
     with pytest.raises(DeclarationError) as refusal:
-        mapped("raw.events", tables=())
+        keys_by_table("raw.events", tables=())
     assert str(refusal.value) == (
         f"{START}'raw.events', but no model reads an external table of that name. The project has none."
     )
@@ -238,7 +238,7 @@ def test_keys_are_refused_if_the_project_reads_no_external_table() -> None:
 @pytest.mark.parametrize("name", ["raw.events", "events", "RAW.Events"])
 def test_ambiguous_name_in_keys_is_refused_with_all_matches(name: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
-        mapped(name)
+        keys_by_table(name)
     assert str(refusal.value) == (
         f"{START}{name!r}, which is more than one table: db.raw.events, lake.raw.events. Write out the catalog."
     )

@@ -36,7 +36,7 @@ def project(tmp_path: Path) -> SQLMeshProject:
     return SQLMeshProject((tmp_path,))
 
 
-def write(name: str, text: str = "changed") -> Callable[[Path], None]:
+def writing(name: str, text: str = "changed") -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -50,30 +50,30 @@ def fingerprint_without_models(project: SQLMeshProject, requested: Sequence[str]
     return sources.rest
 
 
-def touch(name: str) -> Callable[[Path], None]:
+def touching(name: str) -> Callable[[Path], None]:
     return lambda folder: os.utime(folder / name, ns=(1, 1))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        write("models/orders.sql"),
-        touch("models/orders.sql"),
-        write("models/new.sql"),
+        writing("models/orders.sql"),
+        touching("models/orders.sql"),
+        writing("models/new.sql"),
         lambda folder: (folder / "models/orders.sql").unlink(),
         lambda folder: (folder / "models/orders.sql").rename(folder / "models/others.sql"),
-        write("seeds/rates.csv"),
-        write("macros/deep/er.py"),
-        write("config.yaml", CONFIG + "\n"),
-        write(".env"),
-        write("external_models.yaml"),
-        write("läden.sql"),
-        write("models/logs/x.sql"),
-        write("models/target/x.sql"),
-        write("transform/logs/x.sql"),
-        write("seeds/.hidden/x.csv"),
-        write("seeds/x.log"),
-        write("elsewhere/models/x.sql"),
+        writing("seeds/rates.csv"),
+        writing("macros/deep/er.py"),
+        writing("config.yaml", CONFIG + "\n"),
+        writing(".env"),
+        writing("external_models.yaml"),
+        writing("läden.sql"),
+        writing("models/logs/x.sql"),
+        writing("models/target/x.sql"),
+        writing("transform/logs/x.sql"),
+        writing("seeds/.hidden/x.csv"),
+        writing("seeds/x.log"),
+        writing("elsewhere/models/x.sql"),
     ],
     ids=["written", "touched", "new", "gone", "renamed", "seed", "macro", "config", ".env", "external", "letters",
          "named like logs", "named like output", "below another folder", "hidden", "seed like a log",
@@ -91,12 +91,12 @@ def test_file_in_a_linked_folder_changes_the_fingerprint(
 ) -> None:
     [folder] = project.paths
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    write("x.sql")(elsewhere)
+    writing("x.sql")(elsewhere)
     if (folder / linked).exists():
         shutil.rmtree(folder / linked)
     (folder / linked).symlink_to(elsewhere)
     before = sources_of(project, [])
-    touch("x.sql")(elsewhere)
+    touching("x.sql")(elsewhere)
     assert before != sources_of(project, [])
 
 
@@ -106,11 +106,11 @@ def test_nested_and_circular_links_are_followed_safely(
 ) -> None:
     [folder] = project.paths
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    write("x.sql")(elsewhere)
+    writing("x.sql")(elsewhere)
     (elsewhere / "above").symlink_to(folder)
     (folder / link).symlink_to(elsewhere)
     before = sources_of(project, [])
-    touch("x.sql")(elsewhere)
+    touching("x.sql")(elsewhere)
     assert before != sources_of(project, [])
 
 
@@ -121,7 +121,7 @@ def test_nested_and_circular_links_are_followed_safely(
 )  # fmt: skip
 def test_files_that_a_run_writes_do_not_change_the_fingerprint(project: SQLMeshProject, name: str) -> None:
     before = sources_of(project, [])
-    write(name)(project.paths[0])
+    writing(name)(project.paths[0])
     assert sources_of(project, []) == before is not None
 
 
@@ -164,7 +164,7 @@ def test_variable_that_the_configuration_does_not_name_is_ignored(project: SQLMe
 def test_variable_read_by_code_changes_the_fingerprint(
     project: SQLMeshProject, file: str, text: str, counts: bool
 ) -> None:
-    write(file, text)(project.paths[0])
+    writing(file, text)(project.paths[0])
     with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
     assert (sources_of(with_a, []) != sources_of(with_b, [])) is counts
 
@@ -173,22 +173,22 @@ def test_variable_read_by_code_changes_the_fingerprint(
 def test_variable_named_in_one_file_and_read_in_another_changes_the_fingerprint(
     project: SQLMeshProject, file: str, counts: bool
 ) -> None:
-    write("macros/settings.py", "import os\n\n\ndef setting(name):\n    return os.environ[name]\n")(project.paths[0])
-    write(file, "- 'EXTRA'")(project.paths[0])
+    writing("macros/settings.py", "import os\n\n\ndef setting(name):\n    return os.environ[name]\n")(project.paths[0])
+    writing(file, "- 'EXTRA'")(project.paths[0])
     with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
     assert (sources_of(with_a, []) != sources_of(with_b, [])) is counts
 
 
 def test_variable_named_in_a_dbt_model_and_read_by_a_macro_changes_the_fingerprint(project: SQLMeshProject) -> None:
-    write("dbt_project.yml")(project.paths[0])
-    write("macros/setting.sql", "{% macro setting(name) %}{{ env_var(name) }}{% endmacro %}")(project.paths[0])
-    write("models/m.sql", "SELECT '{{ setting(\"EXTRA\") }}'")(project.paths[0])
+    writing("dbt_project.yml")(project.paths[0])
+    writing("macros/setting.sql", "{% macro setting(name) %}{{ env_var(name) }}{% endmacro %}")(project.paths[0])
+    writing("models/m.sql", "SELECT '{{ setting(\"EXTRA\") }}'")(project.paths[0])
     with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
     assert sources_of(with_a, []) != sources_of(with_b, [])
 
 
 def test_shell_variable_underscore_is_ignored(project: SQLMeshProject) -> None:
-    write("config.yaml", CONFIG + "# _\n")(project.paths[0])
+    writing("config.yaml", CONFIG + "# _\n")(project.paths[0])
     with_a, with_b = (replace(project, env={"_": value}) for value in "ab")
     assert sources_of(with_a, []) == sources_of(with_b, [])
 
@@ -197,7 +197,7 @@ def test_shell_variable_underscore_is_ignored(project: SQLMeshProject) -> None:
 @pytest.mark.parametrize("name", ["config.yaml", "elsewhere/notes.yml", "macros/m.py"])
 def test_unreadable_file_does_not_raise(project: SQLMeshProject, name: str) -> None:
     file = project.paths[0] / name
-    write(name)(project.paths[0])
+    writing(name)(project.paths[0])
     file.unlink()
     file.symlink_to("/proc/self/mem")
     assert sources_of(project, []) is not None
@@ -214,7 +214,7 @@ def test_unreadable_file_does_not_raise(project: SQLMeshProject, name: str) -> N
 )
 def test_configuration_that_starts_programs_has_no_fingerprint(project: SQLMeshProject, text: str) -> None:
     assert sources_of(project, []) is not None
-    write("config.py", text)(project.paths[0])
+    writing("config.py", text)(project.paths[0])
     assert sources_of(project, []) is None
 
 
@@ -227,22 +227,22 @@ def test_configuration_whose_helper_starts_programs_has_no_fingerprint(
 ) -> None:
     folder = project.paths[0]
     (folder / "config.yaml").unlink()
-    write("settings/__init__.py", "")(folder)
-    write("config.py", imported)(folder)
-    write(helper, "import os")(folder)
+    writing("settings/__init__.py", "")(folder)
+    writing("config.py", imported)(folder)
+    writing(helper, "import os")(folder)
     assert sources_of(project, []) is not None
-    write(helper, "import subprocess")(folder)
+    writing(helper, "import subprocess")(folder)
     assert sources_of(project, []) is None
 
 
 def test_broken_configuration_has_no_fingerprint(project: SQLMeshProject) -> None:
-    write("config.py", "import (")(project.paths[0])
+    writing("config.py", "import (")(project.paths[0])
     assert sources_of(project, []) is None
 
 
 def test_code_that_the_configuration_does_not_import_may_start_programs(project: SQLMeshProject) -> None:
-    write("deploy.py", "import subprocess")(project.paths[0])
-    write("config.py", "import os")(project.paths[0])
+    writing("deploy.py", "import subprocess")(project.paths[0])
+    writing("config.py", "import os")(project.paths[0])
     assert sources_of(project, []) is not None
 
 
@@ -264,13 +264,13 @@ def test_changed_file_in_a_folder_named_by_a_variable_changes_the_fingerprint(
     points_to = elsewhere / file if variable == "SQLMESH_DOTENV_PATH" else elsewhere
     moved = replace(project, env={variable: str(points_to)})
     before = fingerprint_without_models(moved)
-    write(file)(elsewhere)
+    writing(file)(elsewhere)
     assert fingerprint_without_models(moved) != before
 
 
 def test_variable_read_by_a_dbt_model_changes_the_fingerprint(project: SQLMeshProject) -> None:
-    write("dbt_project.yml")(project.paths[0])
-    write("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'")(project.paths[0])
+    writing("dbt_project.yml")(project.paths[0])
+    writing("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'")(project.paths[0])
     with_extra, with_unrelated, with_dbt_variable = (
         replace(project, env={name: "x"}) for name in ("EXTRA", "ELSEWHERE", "DBT_PROFILES_DIR")
     )
@@ -287,7 +287,7 @@ def test_variable_read_by_a_dbt_model_changes_the_fingerprint(project: SQLMeshPr
 
 
 def test_variable_named_in_the_env_file_changes_the_fingerprint(project: SQLMeshProject) -> None:
-    write(".env", "WAREHOUSE=${ELSEWHERE}/shop")(project.paths[0])
+    writing(".env", "WAREHOUSE=${ELSEWHERE}/shop")(project.paths[0])
     with_a, with_b = (replace(project, env={"ELSEWHERE": value}) for value in "ab")
     assert sources_of(with_a, []) != sources_of(with_b, [])
 
@@ -296,7 +296,7 @@ def test_variable_named_in_the_env_file_changes_the_fingerprint(project: SQLMesh
 def test_user_name_counts_only_if_the_configuration_reads_it(
     project: SQLMeshProject, monkeypatch: pytest.MonkeyPatch, text: str, counts: bool
 ) -> None:
-    write("config.yaml", text)(project.paths[0])
+    writing("config.yaml", text)(project.paths[0])
     fingerprints = []
     for name in ("ada", "grace"):
         monkeypatch.setenv("LOGNAME", name)
@@ -341,10 +341,10 @@ def test_selection_that_uses_git_has_no_fingerprint(project: SQLMeshProject) -> 
 @pytest.mark.parametrize("changed", [[], ["models/orders.sql"], ["models/deep/er.sql", "models/orders.sql"]])
 def test_changed_sql_files_of_models_are_listed(project: SQLMeshProject, changed: list[str]) -> None:
     [folder] = project.paths
-    write("models/deep/er.sql", "SELECT 2")(folder)
+    writing("models/deep/er.sql", "SELECT 2")(folder)
     before = sources_of(project, [])
     for name in changed:
-        write(name)(folder)
+        writing(name)(folder)
     now = sources_of(project, [])
     assert before
     assert now
@@ -355,15 +355,15 @@ def test_changed_sql_files_of_models_are_listed(project: SQLMeshProject, changed
 @pytest.mark.parametrize(
     "change",
     [
-        write("models/new.sql"),
+        writing("models/new.sql"),
         lambda folder: (folder / "models/orders.sql").unlink(),
-        write("models/orders.py"),
-        write("models/schema.yaml"),
-        write("models_of_another_kind/orders.sql"),
-        write("audits/orders.sql"),
-        write("macros/models/orders.sql"),
-        write("config.yaml", CONFIG + "\n"),
-        write("seeds/rates.csv"),
+        writing("models/orders.py"),
+        writing("models/schema.yaml"),
+        writing("models_of_another_kind/orders.sql"),
+        writing("audits/orders.sql"),
+        writing("macros/models/orders.sql"),
+        writing("config.yaml", CONFIG + "\n"),
+        writing("seeds/rates.csv"),
     ],
     ids=["new", "gone", "Python", "YAML", "like models", "audit", "models elsewhere", "config", "seed"],
 )

@@ -88,14 +88,14 @@ def test_manifest_moved_to_other_folders_changes_only_file_paths() -> None:
     )
     moved = original.at(("/there", "/shop"))
     assert moved.paths == ("/there", "/shop")
-    assert {one.name: one.path for one in moved.models} == {
+    assert {model.name: model.path for model in moved.models} == {
         "core.orders": "/there/models/orders.sql",
         "core.lines": "/shop/models/lines.sql",
         "core.shopping": "/shopping/models/shopping.sql",
         "core.elsewhere": None,
     }
-    assert [one.path for model in moved.models for one in model.audits] == ["/there/audits/a.sql"]
-    [moved_audit], [original_audit] = (one.standalone_audits for one in (moved, original))
+    assert [audit.path for model in moved.models for audit in model.audits] == ["/there/audits/a.sql"]
+    [moved_audit], [original_audit] = (project.standalone_audits for project in (moved, original))
     assert (
         (moved_audit.audit.path or "").replace("/there/", "/shop/")
         == original_audit.audit.path

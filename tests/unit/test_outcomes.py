@@ -40,7 +40,7 @@ REVENUE = fqn("marts.revenue")
 EMPTY_PLAN = msg.EvaluationPlanned({})
 
 
-def fold(
+def outcomes_of(
     events: Iterable[msg.Event],
     requested: Iterable[str] = (ORDERS,),
     audit_only: Iterable[str] = (),
@@ -69,7 +69,7 @@ def node_outcomes(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> list[tu
 
 @pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
 def test_events_give_the_outcome_of_the_table(row: Row) -> None:
-    outcomes = fold(
+    outcomes = outcomes_of(
         row.events, requested=(ORDERS, *row.other_models), worker_death=row.worker_death, earlier=row.earlier_events
     )
     assert [outcome for outcome in outcomes if outcome.fqn == ORDERS] == [row.outcome]
@@ -104,7 +104,7 @@ def test_only_failed_non_blocking_audits_are_warnings() -> None:
 def test_batches_may_finish_in_any_order(order: tuple[int, ...]) -> None:
     intervals = (D1, D2, D3)
     events = [OPENED, msg.EvaluationPlanned({ORDERS: intervals}), *(batch(n, intervals[n]) for n in order), SUCCEEDED]
-    (outcome,) = fold(events)
+    (outcome,) = outcomes_of(events)
     assert (outcome.outcome, outcome.intervals, outcome.rows) == (Outcome.EXECUTED, (days(1, 3),), 30)
 
 
@@ -115,18 +115,20 @@ def test_executed_is_returned_once_with_the_last_batch() -> None:
 
 
 def test_batch_reported_twice_counts_once() -> None:
-    assert fold([OPENED, TWO_BATCHES, batch(0, D1), batch(0, D1)]) == []
+    assert outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), batch(0, D1)]) == []
 
 
 def test_outcomes_come_in_the_order_of_execution() -> None:
     plan = msg.EvaluationPlanned({REVENUE: (D1,), ORDERS: (D1, D2), STAGING: (D1,)})
     batches = [batch(0, D1, node=STAGING), batch(0, D1), batch(1, D2), batch(0, D1, node=REVENUE)]
-    outcomes = fold([opened(STAGING, ORDERS, REVENUE), plan, *batches, SUCCEEDED], requested=[REVENUE, ORDERS, STAGING])
+    outcomes = outcomes_of(
+        [opened(STAGING, ORDERS, REVENUE), plan, *batches, SUCCEEDED], requested=[REVENUE, ORDERS, STAGING]
+    )
     assert [outcome.fqn for outcome in outcomes] == [STAGING, ORDERS, REVENUE]
 
 
 def test_outcomes_settled_at_the_end_come_in_requested_order() -> None:
-    assert [outcome.fqn for outcome in fold([SUCCEEDED], requested=[STAGING, REVENUE, ORDERS])] == [
+    assert [outcome.fqn for outcome in outcomes_of([SUCCEEDED], requested=[STAGING, REVENUE, ORDERS])] == [
         STAGING,
         REVENUE,
         ORDERS,
@@ -140,7 +142,7 @@ def test_outcomes_settled_at_the_end_come_in_requested_order() -> None:
 def test_failed_batch_never_gives_an_executed_outcome(
     last: msg.EvaluationFinished, evidence: tuple[msg.Event, ...]
 ) -> None:
-    (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), failing_batch(1, D2), *evidence, last])
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), failing_batch(1, D2), *evidence, last])
     assert outcome.outcome is not Outcome.EXECUTED
     assert outcome.outcome.is_failure
 
@@ -149,7 +151,7 @@ def test_adjacent_and_overlapping_intervals_are_merged() -> None:
     half_day = (day(2), day(2) + DAY // 2)
     intervals = (days(5, 5), half_day, D1, days(2, 3), (day(9), day(9) + HOUR))
     plan = msg.EvaluationPlanned({ORDERS: intervals})
-    (outcome,) = fold([plan, *(batch(n, interval) for n, interval in enumerate(intervals))])
+    (outcome,) = outcomes_of([plan, *(batch(n, interval) for n, interval in enumerate(intervals))])
     assert outcome.intervals == (days(1, 3), days(5, 5), (day(9), day(9) + HOUR))
 
 
@@ -162,7 +164,7 @@ def test_rows_and_bytes_are_known_only_if_every_batch_reports_them(
     rows: tuple[int | None, ...], total: int | None
 ) -> None:
     batches = [batch(n, interval, rows=rows[n], bytes=rows[n]) for n, interval in enumerate((D1, D2))]
-    (outcome,) = fold([TWO_BATCHES, *batches])
+    (outcome,) = outcomes_of([TWO_BATCHES, *batches])
     assert (outcome.rows, outcome.bytes) == (total, total)
 
 
@@ -170,7 +172,7 @@ def test_rows_and_bytes_are_known_only_if_every_batch_reports_them(
     ("counts", "row_count"), [((), None), ((0,), 0), ((7,), 7), ((7, 9), 9)], ids=["never", "none", "once", "twice"]
 )
 def test_row_count_is_the_last_count(counts: tuple[int, ...], row_count: int | None) -> None:
-    (outcome,) = fold([ONE_BATCH, *(msg.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D1)])
+    (outcome,) = outcomes_of([ONE_BATCH, *(msg.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D1)])
     assert (outcome.outcome, outcome.row_count, outcome.rows) == (Outcome.EXECUTED, row_count, 10)
 
 
@@ -181,12 +183,12 @@ def test_row_counts_belong_to_their_own_model() -> None:
         for node, rows in ((STAGING, 1), (ORDERS, 2))
         for event in (msg.RowsCounted(node, rows), batch(0, D1, node=node))
     ]
-    outcomes = fold([plan, *work, batch(0, D1, node=REVENUE), SUCCEEDED], requested=[STAGING, ORDERS, REVENUE])
+    outcomes = outcomes_of([plan, *work, batch(0, D1, node=REVENUE), SUCCEEDED], requested=[STAGING, ORDERS, REVENUE])
     assert [event.row_count for event in outcomes if isinstance(event, NodeOutcome)] == [1, 2, None]
 
 
 def test_row_count_alone_does_not_mean_executed() -> None:
-    (outcome,) = fold([OPENED, ONE_BATCH, msg.RowsCounted(ORDERS, 7), failing_batch(0, D1), DIVISION, FAILED])
+    (outcome,) = outcomes_of([OPENED, ONE_BATCH, msg.RowsCounted(ORDERS, 7), failing_batch(0, D1), DIVISION, FAILED])
     assert outcome.outcome is Outcome.FAILED
 
 
@@ -199,17 +201,19 @@ def test_audit_sums_failing_rows_and_has_the_query_of_a_failed_batch() -> None:
         audited("recent", D2, 2, query="second"),
         audited("recent", D3, 3, query="third"),
     ]
-    (outcome,) = fold([ONE_BATCH, *audits, batch(0, D1)])
+    (outcome,) = outcomes_of([ONE_BATCH, *audits, batch(0, D1)])
     assert outcome.audits == (audit_result("recent", days(1, 3), failing_rows=5, query="second"),)
 
 
 def test_passed_audit_has_the_query_of_the_last_batch() -> None:
-    (outcome,) = fold([ONE_BATCH, audited("recent", D1, query="a"), audited("recent", D2, query="b"), batch(0, D1)])
+    (outcome,) = outcomes_of(
+        [ONE_BATCH, audited("recent", D1, query="a"), audited("recent", D2, query="b"), batch(0, D1)]
+    )
     assert outcome.audits == (audit_result("recent", days(1, 2), query="b"),)
 
 
 def test_audits_come_in_the_order_of_the_model() -> None:
-    (outcome,) = fold([ONE_BATCH, audited("recent", D1), audited("not_null", D1), batch(0, D1)])
+    (outcome,) = outcomes_of([ONE_BATCH, audited("recent", D1), audited("not_null", D1), batch(0, D1)])
     assert [audit.name for audit in outcome.audits] == ["not_null", "recent"]
 
 
@@ -218,7 +222,7 @@ def test_audit_used_twice_on_a_model_gives_two_results() -> None:
         msg.AuditEvaluated(ORDERS, "not_null", position, {"columns": column}, True, rows, None, D1)
         for position, (column, rows) in enumerate([("a", 0), ("b", 4)])
     ]
-    (outcome,) = fold([ONE_BATCH, *evaluations, batch(0, D1)])
+    (outcome,) = outcomes_of([ONE_BATCH, *evaluations, batch(0, D1)])
     assert [(audit.args, audit.failing_rows) for audit in outcome.audits] == [
         ({"columns": "a"}, 0),
         ({"columns": "b"}, 4),
@@ -226,7 +230,7 @@ def test_audit_used_twice_on_a_model_gives_two_results() -> None:
 
 
 def test_skipped_audit_has_no_result() -> None:
-    (outcome,) = fold([ONE_BATCH, audited("not_null", D1, None), audited("recent", D1), batch(0, D1)])
+    (outcome,) = outcomes_of([ONE_BATCH, audited("not_null", D1, None), audited("recent", D1), batch(0, D1)])
     assert [audit.name for audit in outcome.audits] == ["recent"]
 
 
@@ -237,7 +241,7 @@ def test_audit_of_the_whole_table_keeps_only_the_last_batch(last: int, rows: int
         replace(audited("recent", day, failing_rows), of_whole_table=True)
         for day, failing_rows in ((D1, 3), (D2, last))
     ]
-    (outcome,) = fold([OPENED, TWO_BATCHES, whole[0], batch(0, D1), whole[1], batch(1, D2), SUCCEEDED])
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, whole[0], batch(0, D1), whole[1], batch(1, D2), SUCCEEDED])
     assert isinstance(outcome, NodeOutcome)
     assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=rows),)
 
@@ -257,12 +261,12 @@ def test_audits_selected_alone_are_returned_when_their_node_is_audited() -> None
 
 
 def test_adjacent_pending_intervals_are_merged() -> None:
-    (audited_only,) = fold([msg.NodeAudited(ORDERS, (D1, D2, days(4, 4)), None)], requested=[])
+    (audited_only,) = outcomes_of([msg.NodeAudited(ORDERS, (D1, D2, days(4, 4)), None)], requested=[])
     assert audited_only == AuditOnlyOutcome(ORDERS, (), (days(1, 2), days(4, 4)), None)
 
 
 def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
-    assert fold([msg.NodeAudited(ORDERS, (), "no such table")], requested=[]) == [
+    assert outcomes_of([msg.NodeAudited(ORDERS, (), "no such table")], requested=[]) == [
         AuditOnlyOutcome(ORDERS, (), (), "no such table")
     ]
 
@@ -288,7 +292,7 @@ def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
 def test_unevaluated_audits_are_reported_with_the_reason(
     events: list[msg.Event], worker_death: str | None, error: str
 ) -> None:
-    outcomes = fold(events, requested=[], audit_only=[ORDERS], worker_death=worker_death)
+    outcomes = outcomes_of(events, requested=[], audit_only=[ORDERS], worker_death=worker_death)
     assert [outcome for outcome in outcomes if outcome.fqn == ORDERS] == [AuditOnlyOutcome(ORDERS, (), (), error)]
 
 
@@ -298,17 +302,17 @@ def test_unevaluated_audits_are_reported_with_the_reason(
     ids=["refused", "died before any event", "died before the plan"],
 )
 def test_run_that_ends_before_planning_interrupts_nothing(events: list[msg.Event], worker_death: str | None) -> None:
-    assert fold(events, requested=[ORDERS], audit_only=[STAGING], worker_death=worker_death) == []
+    assert outcomes_of(events, requested=[ORDERS], audit_only=[STAGING], worker_death=worker_death) == []
 
 
 def test_failing_signal_interrupts_the_other_models() -> None:
     failed = [OPENED, DIVISION, msg.RequestFailed("EvaluationError", "A signal raised an error.")]
-    outcomes = fold(failed, requested=[ORDERS, STAGING])
+    outcomes = outcomes_of(failed, requested=[ORDERS, STAGING])
     assert sorted(node_outcomes(outcomes)) == sorted([(ORDERS, Outcome.FAILED), (STAGING, Outcome.INTERRUPTED)])
 
 
 def test_audits_evaluated_before_the_worker_died_are_kept() -> None:
-    (outcome,) = fold([audited("not_null", D1, 2)], requested=[], audit_only=[ORDERS], worker_death="killed")
+    (outcome,) = outcomes_of([audited("not_null", D1, 2)], requested=[], audit_only=[ORDERS], worker_death="killed")
     assert outcome == AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1, failing_rows=2),), (), "killed")
 
 
@@ -317,7 +321,7 @@ def test_audits_evaluated_before_the_worker_died_are_kept() -> None:
 
 def test_batches_of_the_first_pass_count_if_the_second_has_nothing_to_do() -> None:
     again = msg.NodeUpToDate(ORDERS, "all complete intervals are computed", day(4), day(2))
-    (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, again, SUCCEEDED])
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, again, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
     assert (outcome.planned_batches, outcome.finished_batches, outcome.again) == (1, 1, False)
 
@@ -330,7 +334,7 @@ def test_batches_of_the_first_pass_count_if_the_second_has_nothing_to_do() -> No
 def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_reported_up_to_date(
     second_pass: list[msg.Event], outcome: Outcome
 ) -> None:
-    outcomes = fold([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, *second_pass], worker_death="killed")
+    outcomes = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, *second_pass], worker_death="killed")
     assert node_outcomes(outcomes) == [(ORDERS, outcome)]
 
 
@@ -341,7 +345,7 @@ def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_re
     ids=["up to date", "waiting"],
 )
 def test_reason_of_the_first_pass_is_dropped_in_the_second(idle: msg.Event, again: msg.Event) -> None:
-    (outcome,) = fold([OPENED, msg.EvaluationPlanned({}), idle, EMPTY_PLAN, again], worker_death="killed")
+    (outcome,) = outcomes_of([OPENED, msg.EvaluationPlanned({}), idle, EMPTY_PLAN, again], worker_death="killed")
     assert isinstance(outcome, NodeOutcome)
     assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
     assert (outcome.reason, outcome.signals, outcome.last_interval_end) == (None, (), None)
@@ -349,14 +353,14 @@ def test_reason_of_the_first_pass_is_dropped_in_the_second(idle: msg.Event, agai
 
 def test_model_that_waited_in_the_first_pass_and_ran_in_the_second_is_executed() -> None:
     first = [msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
-    (outcome,) = fold([OPENED, *first, EMPTY_PLAN, ONE_BATCH, batch(0, D1), SUCCEEDED])
+    (outcome,) = outcomes_of([OPENED, *first, EMPTY_PLAN, ONE_BATCH, batch(0, D1), SUCCEEDED])
     assert isinstance(outcome, NodeOutcome)
     assert (outcome.outcome, outcome.signals) == (Outcome.EXECUTED, ())
 
 
 def test_batches_of_both_passes_are_added_up() -> None:
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
-    (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, batch(0, D2), SUCCEEDED])
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, batch(0, D2), SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (days(1, 2),))
     assert (outcome.planned_batches, outcome.finished_batches) == (2, 2)
     assert (outcome.rows, outcome.duration_ms) == (20, 10)
@@ -365,7 +369,7 @@ def test_batches_of_both_passes_are_added_up() -> None:
 def test_intervals_of_the_first_pass_are_reported_if_the_second_fails() -> None:
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
     events = [OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, failing_batch(0, D2), DIVISION, FAILED]
-    (outcome,) = fold(events)
+    (outcome,) = outcomes_of(events)
     assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
 
 
@@ -373,21 +377,21 @@ def test_failures_of_the_first_pass_are_dropped() -> None:
     plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
     first = [failing_batch(0, D1), DIVISION, msg.NodesBlocked({STAGING: (ORDERS,)})]
     second = [batch(0, D1, node=STAGING), batch(0, D1)]
-    outcomes = fold([plan, *first, EMPTY_PLAN, plan, *second, SUCCEEDED], requested=[STAGING, ORDERS])
+    outcomes = outcomes_of([plan, *first, EMPTY_PLAN, plan, *second, SUCCEEDED], requested=[STAGING, ORDERS])
     assert node_outcomes(outcomes) == [(STAGING, Outcome.EXECUTED), (ORDERS, Outcome.EXECUTED)]
     assert all(outcome.errors == outcome.failed_audits == outcome.culprits == () for outcome in outcomes)
 
 
 def test_errors_of_the_first_pass_are_dropped_if_the_second_is_interrupted() -> None:
     events = [ONE_BATCH, failing_batch(0, D1), DIVISION, EMPTY_PLAN, ONE_BATCH]
-    (outcome,) = fold(events, worker_death="killed")
+    (outcome,) = outcomes_of(events, worker_death="killed")
     assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
 
 
 def test_audits_of_batches_that_failed_in_the_first_pass_are_dropped() -> None:
     first = [audited("not_null", D1, 3), failing_batch(0, D1), AUDITS]
     second = [audited("not_null", D1, 0), batch(0, D1)]
-    (outcome,) = fold([OPENED, ONE_BATCH, *first, EMPTY_PLAN, ONE_BATCH, *second, SUCCEEDED])
+    (outcome,) = outcomes_of([OPENED, ONE_BATCH, *first, EMPTY_PLAN, ONE_BATCH, *second, SUCCEEDED])
     assert outcome.outcome is Outcome.EXECUTED
     assert outcome.audits == (audit_result("not_null", D1),)
 
@@ -395,13 +399,13 @@ def test_audits_of_batches_that_failed_in_the_first_pass_are_dropped() -> None:
 def test_audits_of_batches_that_finished_in_the_first_pass_count() -> None:
     first = [audited("recent", D1, 1), batch(0, D1)]
     second = [msg.EvaluationPlanned({ORDERS: (D2,)}), audited("recent", D2, 2), batch(0, D2)]
-    (outcome,) = fold([OPENED, TWO_BATCHES, *first, EMPTY_PLAN, *second, SUCCEEDED])
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, *first, EMPTY_PLAN, *second, SUCCEEDED])
     assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=3),)
 
 
 def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
     events = [OPENED, ONE_BATCH, batch(0, D1), EMPTY_PLAN, msg.NodeUpToDate(ORDERS, "done", None, None), SUCCEEDED]
-    assert node_outcomes(fold(events)) == [(ORDERS, Outcome.EXECUTED)]
+    assert node_outcomes(outcomes_of(events)) == [(ORDERS, Outcome.EXECUTED)]
 
 
 @pytest.mark.parametrize(
@@ -417,7 +421,7 @@ def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
 def test_batches_of_a_replaced_version_do_not_count(promoted_now: msg.PromotedNode, outcome: Outcome) -> None:
     first = [OPENED, TWO_BATCHES, audited("recent", D1, 1), batch(0, D1)]
     second = [EMPTY_PLAN, replace(opened(ORDERS), promoted={ORDERS: promoted_now}), up_to_date_again(), SUCCEEDED]
-    (node_outcome,) = fold([*first, *second])
+    (node_outcome,) = outcomes_of([*first, *second])
     assert isinstance(node_outcome, NodeOutcome)
     assert (node_outcome.outcome, node_outcome.promoted) == (outcome, promoted_now)
     assert bool(node_outcome.intervals) == bool(node_outcome.audits) == (outcome is Outcome.EXECUTED)
@@ -431,7 +435,7 @@ def test_executed_model_that_is_planned_again_is_returned_again() -> None:
     work = [audited("recent", D1), msg.RowsCounted(ORDERS, 7), batch(0, D1)]
     more = [audited("recent", D2), msg.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
-    first, again = fold([OPENED, ONE_BATCH, *work, EMPTY_PLAN, second, *more, SUCCEEDED])
+    first, again = outcomes_of([OPENED, ONE_BATCH, *work, EMPTY_PLAN, second, *more, SUCCEEDED])
     assert (first.again, first.intervals, first.rows, first.row_count) == (False, (D1,), 10, 7)
     assert (again.again, again.intervals, again.rows, again.row_count) == (True, (D2,), 20, 9)
     assert again.audits == (audit_result("recent", D2),)
@@ -440,7 +444,7 @@ def test_executed_model_that_is_planned_again_is_returned_again() -> None:
 def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
     first = [ONE_BATCH, msg.RowsCounted(ORDERS, 7), batch(0, D1)]
     second = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
-    once, again = fold([OPENED, *first, *second, SUCCEEDED])
+    once, again = outcomes_of([OPENED, *first, *second, SUCCEEDED])
     assert isinstance(once, NodeOutcome)
     assert isinstance(again, NodeOutcome)
     assert (once.row_count, again.again, again.row_count) == (7, True, None)
@@ -448,7 +452,7 @@ def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
 
 def test_executed_model_that_fails_in_the_second_pass_is_returned_as_failed() -> None:
     events = [ONE_BATCH, batch(0, D1), EMPTY_PLAN, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED]
-    assert [(outcome.outcome, outcome.again) for outcome in fold(events)] == [
+    assert [(outcome.outcome, outcome.again) for outcome in outcomes_of(events)] == [
         (Outcome.EXECUTED, False),
         (Outcome.FAILED, True),
     ]
@@ -515,8 +519,10 @@ def test_ledger_returns_nothing_after_the_last_event() -> None:
     ids=lambda event: event.type,
 )
 def test_events_about_no_node_change_nothing(event: msg.Event) -> None:
-    assert fold([event]) == []
-    assert fold([OPENED, ONE_BATCH, event, batch(0, D1), event, SUCCEEDED]) == fold([OPENED, ONE_BATCH, batch(0, D1)])
+    assert outcomes_of([event]) == []
+    assert outcomes_of([OPENED, ONE_BATCH, event, batch(0, D1), event, SUCCEEDED]) == outcomes_of(
+        [OPENED, ONE_BATCH, batch(0, D1)]
+    )
 
 
 # -- random events --------------------------------------------------------------------------------
@@ -713,7 +719,7 @@ def test_intervals_are_sorted_and_disjoint(run: Run) -> None:
 @pytest.mark.parametrize("parameter", ["requested", "audit_only"])
 def test_repeated_first_event_changes_nothing(parameter: str) -> None:
     first = opened(missing=(ORDERS,))
-    assert len(fold([first, first, SUCCEEDED], **{"requested": (), parameter: (ORDERS,)})) == 1
+    assert len(outcomes_of([first, first, SUCCEEDED], **{"requested": (), parameter: (ORDERS,)})) == 1
 
 
 # -- events that SQLMesh should never send, and events before an early end ------------------------
@@ -728,7 +734,7 @@ def test_unplanned_batch_is_ignored_and_is_a_contradiction() -> None:
 
 def test_batches_of_the_first_pass_count_if_the_second_waits_for_a_signal() -> None:
     second = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
-    (outcome,) = fold([OPENED, TWO_BATCHES, batch(0, D1), *second, SUCCEEDED])
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), *second, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
 
 

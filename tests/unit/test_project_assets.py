@@ -445,9 +445,10 @@ def test_cut_column_lineage_has_a_note(left_out: int, note: str | None) -> None:
 
 
 def test_overridden_column_lineage_is_kept() -> None:
-    ours = dg.TableColumnLineage({"total": [dg.TableColumnDep(asset_key=["ours"], column_name="x")]})
+    written_lineage = dg.TableColumnLineage({"total": [dg.TableColumnDep(asset_key=["ours"], column_name="x")]})
     assets = project_assets(
-        manifest(REVENUE), asset=lambda spec, _: spec.merge_attributes(metadata={"dagster/column_lineage": ours})
+        manifest(REVENUE),
+        asset=lambda spec, _: spec.merge_attributes(metadata={"dagster/column_lineage": written_lineage}),
     )
     assert column_lineage(assets, "marts.revenue") == {"total": ["ours:x"]}
 

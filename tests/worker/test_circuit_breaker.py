@@ -37,7 +37,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def has_changed(planned: Path, tmp_path: Path) -> Iterator[CountedEnvironmentCheck]:
+def environment_check(planned: Path, tmp_path: Path) -> Iterator[CountedEnvironmentCheck]:
     project = tmp_path / "project"
     shutil.copytree(planned, project)
     config = (project / "config.yaml").read_text().replace("warehouse.duckdb", str(project / "warehouse.duckdb"))
@@ -47,22 +47,22 @@ def has_changed(planned: Path, tmp_path: Path) -> Iterator[CountedEnvironmentChe
     context.close()
 
 
-def change(environment_check: CountedEnvironmentCheck, statement: str) -> None:
+def change_state(environment_check: CountedEnvironmentCheck, statement: str) -> None:
     environment_check.context.state_sync.state_sync.engine_adapter.execute(statement)  # type: ignore[attr-defined]
 
 
-def test_sqlmesh_is_asked_once_while_nothing_changes(has_changed: CountedEnvironmentCheck) -> None:
-    breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
+def test_sqlmesh_is_asked_once_while_nothing_changes(environment_check: CountedEnvironmentCheck) -> None:
+    breaker = unless_unchanged(environment_check, environment_check.context.state_sync, "prod")
     assert [breaker() for _ in range(5)] == [False] * 5
-    assert has_changed.calls == 1
+    assert environment_check.calls == 1
 
 
-def test_plan_for_another_environment_is_no_change(has_changed: CountedEnvironmentCheck) -> None:
-    breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
+def test_plan_for_another_environment_is_no_change(environment_check: CountedEnvironmentCheck) -> None:
+    breaker = unless_unchanged(environment_check, environment_check.context.state_sync, "prod")
     assert not breaker()
-    change(has_changed, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'dev'")
+    change_state(environment_check, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'dev'")
     assert not breaker()
-    assert has_changed.calls == 1
+    assert environment_check.calls == 1
 
 
 @pytest.mark.parametrize(
@@ -76,30 +76,30 @@ def test_plan_for_another_environment_is_no_change(has_changed: CountedEnvironme
 )
 @pytest.mark.parametrize("asked_before", [0, 1, 2])
 def test_changes_that_sqlmesh_recognizes_are_recognized(
-    has_changed: CountedEnvironmentCheck, statement: str, asked_before: int
+    environment_check: CountedEnvironmentCheck, statement: str, asked_before: int
 ) -> None:
-    breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
+    breaker = unless_unchanged(environment_check, environment_check.context.state_sync, "prod")
     for _ in range(asked_before):
         assert not breaker()
-    change(has_changed, statement)
+    change_state(environment_check, statement)
     assert breaker()
     assert breaker()
 
 
-def test_plan_applied_between_the_two_queries_is_noticed(has_changed: CountedEnvironmentCheck) -> None:
+def test_plan_applied_between_the_two_queries_is_noticed(environment_check: CountedEnvironmentCheck) -> None:
     def answered_too_early() -> bool:
-        answer = has_changed()
-        change(has_changed, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'prod'")
+        answer = environment_check()
+        change_state(environment_check, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'prod'")
         return answer
 
-    breaker = unless_unchanged(answered_too_early, has_changed.context.state_sync, "prod")
+    breaker = unless_unchanged(answered_too_early, environment_check.context.state_sync, "prod")
     assert not breaker()
     assert breaker()
 
 
-def test_sqlmesh_is_asked_once_about_an_irrelevant_change(has_changed: CountedEnvironmentCheck) -> None:
-    breaker = unless_unchanged(has_changed, has_changed.context.state_sync, "prod")
+def test_sqlmesh_is_asked_once_about_an_irrelevant_change(environment_check: CountedEnvironmentCheck) -> None:
+    breaker = unless_unchanged(environment_check, environment_check.context.state_sync, "prod")
     assert not breaker()
-    change(has_changed, "UPDATE sqlmesh._environments SET expiration_ts = 1 WHERE name = 'prod'")
+    change_state(environment_check, "UPDATE sqlmesh._environments SET expiration_ts = 1 WHERE name = 'prod'")
     assert [breaker() for _ in range(3)] == [False] * 3
-    assert has_changed.calls == 2
+    assert environment_check.calls == 2

@@ -26,7 +26,7 @@ sys.stdin.read()
 
 
 @contextmanager
-def held(file: Path, *arguments: str, before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
+def file_held_by_process(file: Path, *arguments: str, before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start a process that holds the file. Yield it with the error that DuckDB raises for another process."""
     script = file.with_name("hold.py")
     script.write_text(HOLD.format(before=before))
@@ -46,7 +46,7 @@ def held(file: Path, *arguments: str, before: str = "") -> Iterator[tuple[subpro
 @linux
 def test_holder_is_named_by_its_command_and_start(tmp_path: Path) -> None:
     file = tmp_path / "shop.duckdb"
-    with held(file, "--fast") as (holder, error):
+    with file_held_by_process(file, "--fast") as (holder, error):
         now = datetime.now(timezone.utc)
         message = who_holds(error)
     program = Path(sys.executable).name
@@ -62,13 +62,13 @@ def test_holding_worker_is_named_by_its_run(tmp_path: Path) -> None:
     file = tmp_path / "shop.duckdb"
     run = "Dagster run 7c1e6f5a-0d34-4f7e-9d7a-1a2b3c4d5e6f"
     show_run = f"from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder; show_holder({run!r})"
-    with held(file, before=show_run) as (holder, error):
+    with file_held_by_process(file, before=show_run) as (holder, error):
         message = who_holds(error)
     assert message.startswith(f"{file} is held by {run} (PID {holder.pid}, started at 20")
 
 
 def test_ended_holder_is_named_by_its_process_id(tmp_path: Path) -> None:
-    with held(tmp_path / "shop.duckdb") as (holder, error):
+    with file_held_by_process(tmp_path / "shop.duckdb") as (holder, error):
         pass
     assert who_holds(error) == f"{tmp_path / 'shop.duckdb'} is held by the process with PID {holder.pid}."
 
