@@ -1,4 +1,4 @@
-"""What makes a project another one than was described, and what does not."""
+"""The fingerprint of a project: which changes make the manifest stale."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def project(tmp_path: Path) -> SQLMeshProject:
     return SQLMeshProject((tmp_path,))
 
 
-def write(name: str, text: str = "changed") -> Callable[[Path], None]:
+def writing(name: str, text: str = "changed") -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -44,73 +44,73 @@ def write(name: str, text: str = "changed") -> Callable[[Path], None]:
     return change
 
 
-def rest(project: SQLMeshProject, question: Sequence[str] = ()) -> str:
-    sources = sources_of(project, question)
+def fingerprint_without_models(project: SQLMeshProject, requested: Sequence[str] = ()) -> str:
+    sources = sources_of(project, requested)
     assert sources
     return sources.rest
 
 
-def touch(name: str) -> Callable[[Path], None]:
+def touching(name: str) -> Callable[[Path], None]:
     return lambda folder: os.utime(folder / name, ns=(1, 1))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        write("models/orders.sql"),
-        touch("models/orders.sql"),
-        write("models/new.sql"),
+        writing("models/orders.sql"),
+        touching("models/orders.sql"),
+        writing("models/new.sql"),
         lambda folder: (folder / "models/orders.sql").unlink(),
         lambda folder: (folder / "models/orders.sql").rename(folder / "models/others.sql"),
-        write("seeds/rates.csv"),
-        write("macros/deep/er.py"),
-        write("config.yaml", CONFIG + "\n"),
-        write(".env"),
-        write("external_models.yaml"),
-        write("läden.sql"),
-        write("models/logs/x.sql"),
-        write("models/target/x.sql"),
-        write("transform/logs/x.sql"),
-        write("seeds/.hidden/x.csv"),
-        write("seeds/x.log"),
-        write("elsewhere/models/x.sql"),
+        writing("seeds/rates.csv"),
+        writing("macros/deep/er.py"),
+        writing("config.yaml", CONFIG + "\n"),
+        writing(".env"),
+        writing("external_models.yaml"),
+        writing("läden.sql"),
+        writing("models/logs/x.sql"),
+        writing("models/target/x.sql"),
+        writing("transform/logs/x.sql"),
+        writing("seeds/.hidden/x.csv"),
+        writing("seeds/x.log"),
+        writing("elsewhere/models/x.sql"),
     ],
     ids=["written", "touched", "new", "gone", "renamed", "seed", "macro", "config", ".env", "external", "letters",
          "named like logs", "named like output", "below another folder", "hidden", "seed like a log",
          "not a folder of SQLMesh's"],
 )  # fmt: skip
-def test_a_changed_file_makes_another_project(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
+def test_changed_file_changes_the_fingerprint(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
     before = sources_of(project, [])
     change(project.paths[0])
     assert before != sources_of(project, [])
 
 
 @pytest.mark.parametrize("linked", ["models", "macros", "seeds", "signals"])
-def test_what_is_in_a_folder_elsewhere_that_is_linked_to_counts(
+def test_file_in_a_linked_folder_changes_the_fingerprint(
     project: SQLMeshProject, linked: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     [folder] = project.paths
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    write("x.sql")(elsewhere)
+    writing("x.sql")(elsewhere)
     if (folder / linked).exists():
         shutil.rmtree(folder / linked)
     (folder / linked).symlink_to(elsewhere)
     before = sources_of(project, [])
-    touch("x.sql")(elsewhere)
+    touching("x.sql")(elsewhere)
     assert before != sources_of(project, [])
 
 
 @pytest.mark.parametrize("link", ["models/shared", "seeds/shared"])
-def test_what_is_in_a_linked_folder_below_counts_and_a_link_to_a_folder_above_does_no_harm(
+def test_nested_and_circular_links_are_followed_safely(
     project: SQLMeshProject, link: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     [folder] = project.paths
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    write("x.sql")(elsewhere)
+    writing("x.sql")(elsewhere)
     (elsewhere / "above").symlink_to(folder)
     (folder / link).symlink_to(elsewhere)
     before = sources_of(project, [])
-    touch("x.sql")(elsewhere)
+    touching("x.sql")(elsewhere)
     assert before != sources_of(project, [])
 
 
@@ -119,9 +119,9 @@ def test_what_is_in_a_linked_folder_below_counts_and_a_link_to_a_folder_above_do
     [".cache/y", "logs/sqlmesh.log", "models/__pycache__/x.pyc", "warehouse.duckdb", "warehouse.duckdb.wal", "state.db",
      ".git/HEAD", ".venv/lib/x.py", "environment/lib/x.py", "target/manifest.json", "x.log"],
 )  # fmt: skip
-def test_what_a_run_writes_does_not_make_another_project(project: SQLMeshProject, name: str) -> None:
+def test_files_that_a_run_writes_do_not_change_the_fingerprint(project: SQLMeshProject, name: str) -> None:
     before = sources_of(project, [])
-    write(name)(project.paths[0])
+    writing(name)(project.paths[0])
     assert sources_of(project, []) == before is not None
 
 
@@ -139,11 +139,11 @@ def test_what_a_run_writes_does_not_make_another_project(project: SQLMeshProject
     ],
     ids=str,
 )
-def test_another_way_to_open_it_makes_another_project(project: SQLMeshProject, change: dict[str, object]) -> None:
+def test_project_options_change_the_fingerprint(project: SQLMeshProject, change: dict[str, object]) -> None:
     assert sources_of(project, []) != sources_of(replace(project, **change), [])  # type: ignore[arg-type]
 
 
-def test_a_variable_that_the_configuration_does_not_name_makes_no_difference(project: SQLMeshProject) -> None:
+def test_variable_that_the_configuration_does_not_name_is_ignored(project: SQLMeshProject) -> None:
     assert sources_of(project, []) == sources_of(replace(project, env={"ELSEWHERE": "b"}), [])
 
 
@@ -161,43 +161,43 @@ def test_a_variable_that_the_configuration_does_not_name_makes_no_difference(pro
         ("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'", False),
     ],
 )
-def test_a_variable_that_code_asks_for_makes_another_project(
+def test_variable_read_by_code_changes_the_fingerprint(
     project: SQLMeshProject, file: str, text: str, counts: bool
 ) -> None:
-    write(file, text)(project.paths[0])
-    one, other = (replace(project, env={"EXTRA": value}) for value in "ab")
-    assert (sources_of(one, []) != sources_of(other, [])) is counts
+    writing(file, text)(project.paths[0])
+    with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert (sources_of(with_a, []) != sources_of(with_b, [])) is counts
 
 
 @pytest.mark.parametrize(("file", "counts"), [("macros/m.py", True), ("external_models.yaml", False)])
-def test_a_variable_that_one_file_asks_for_and_another_names_makes_another_project(
+def test_variable_named_in_one_file_and_read_in_another_changes_the_fingerprint(
     project: SQLMeshProject, file: str, counts: bool
 ) -> None:
-    write("macros/settings.py", "import os\n\n\ndef setting(name):\n    return os.environ[name]\n")(project.paths[0])
-    write(file, "- 'EXTRA'")(project.paths[0])
-    one, other = (replace(project, env={"EXTRA": value}) for value in "ab")
-    assert (sources_of(one, []) != sources_of(other, [])) is counts
+    writing("macros/settings.py", "import os\n\n\ndef setting(name):\n    return os.environ[name]\n")(project.paths[0])
+    writing(file, "- 'EXTRA'")(project.paths[0])
+    with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert (sources_of(with_a, []) != sources_of(with_b, [])) is counts
 
 
-def test_in_a_dbt_project_a_macro_asks_for_what_a_model_names(project: SQLMeshProject) -> None:
-    write("dbt_project.yml")(project.paths[0])
-    write("macros/setting.sql", "{% macro setting(name) %}{{ env_var(name) }}{% endmacro %}")(project.paths[0])
-    write("models/m.sql", "SELECT '{{ setting(\"EXTRA\") }}'")(project.paths[0])
-    one, other = (replace(project, env={"EXTRA": value}) for value in "ab")
-    assert sources_of(one, []) != sources_of(other, [])
+def test_variable_named_in_a_dbt_model_and_read_by_a_macro_changes_the_fingerprint(project: SQLMeshProject) -> None:
+    writing("dbt_project.yml")(project.paths[0])
+    writing("macros/setting.sql", "{% macro setting(name) %}{{ env_var(name) }}{% endmacro %}")(project.paths[0])
+    writing("models/m.sql", "SELECT '{{ setting(\"EXTRA\") }}'")(project.paths[0])
+    with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert sources_of(with_a, []) != sources_of(with_b, [])
 
 
-def test_the_last_command_of_a_shell_makes_no_difference(project: SQLMeshProject) -> None:
-    write("config.yaml", CONFIG + "# _\n")(project.paths[0])
-    one, other = (replace(project, env={"_": value}) for value in "ab")
-    assert sources_of(one, []) == sources_of(other, [])
+def test_shell_variable_underscore_is_ignored(project: SQLMeshProject) -> None:
+    writing("config.yaml", CONFIG + "# _\n")(project.paths[0])
+    with_a, with_b = (replace(project, env={"_": value}) for value in "ab")
+    assert sources_of(with_a, []) == sources_of(with_b, [])
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that not even the superuser can read")
 @pytest.mark.parametrize("name", ["config.yaml", "elsewhere/notes.yml", "macros/m.py"])
-def test_a_file_that_must_not_be_read_is_left_to_sqlmesh_to_complain_of(project: SQLMeshProject, name: str) -> None:
+def test_unreadable_file_does_not_raise(project: SQLMeshProject, name: str) -> None:
     file = project.paths[0] / name
-    write(name)(project.paths[0])
+    writing(name)(project.paths[0])
     file.unlink()
     file.symlink_to("/proc/self/mem")
     assert sources_of(project, []) is not None
@@ -212,9 +212,9 @@ def test_a_file_that_must_not_be_read_is_left_to_sqlmesh_to_complain_of(project:
         "from os import environ, system\nsystem('hostname')",
     ],
 )
-def test_a_configuration_that_asks_a_program_is_made_of_more_than_files(project: SQLMeshProject, text: str) -> None:
+def test_configuration_that_starts_programs_has_no_fingerprint(project: SQLMeshProject, text: str) -> None:
     assert sources_of(project, []) is not None
-    write("config.py", text)(project.paths[0])
+    writing("config.py", text)(project.paths[0])
     assert sources_of(project, []) is None
 
 
@@ -228,47 +228,45 @@ def test_a_configuration_that_asks_a_program_is_made_of_more_than_files(project:
         ("plugins.py", "import importlib\nimportlib.import_module('plugins')"),
     ],
 )
-def test_a_configuration_whose_helper_asks_a_program_is_made_of_more_than_files(
+def test_configuration_whose_helper_starts_programs_has_no_fingerprint(
     project: SQLMeshProject, helper: str, imported: str
 ) -> None:
     folder = project.paths[0]
     (folder / "config.yaml").unlink()
-    write("settings/__init__.py", "")(folder)
-    write("config.py", imported)(folder)
-    write(helper, "import os")(folder)
+    writing("settings/__init__.py", "")(folder)
+    writing("config.py", imported)(folder)
+    writing(helper, "import os")(folder)
     assert sources_of(project, []) is not None
-    write(helper, "import subprocess")(folder)
+    writing(helper, "import subprocess")(folder)
     assert sources_of(project, []) is None
 
 
-def test_a_configuration_that_dagsters_python_cannot_parse_is_another_project_and_is_searched_too(
-    project: SQLMeshProject,
-) -> None:
-    """SQLMesh may run in a newer Python. Where it cannot parse the file either, there is no manifest to be stored."""
+def test_configuration_that_cannot_be_parsed_counts_as_changed_and_is_searched(project: SQLMeshProject) -> None:
+    """SQLMesh may run in a newer Python. If it cannot parse the file either, no manifest is stored."""
     [folder] = project.paths
     before = sources_of(project, [])
-    write("config.py", "import (")(folder)
+    writing("config.py", "import (")(folder)
     assert sources_of(project, []) not in (before, None)
-    write("config.py", "import (\nimport subprocess")(folder)
+    writing("config.py", "import (\nimport subprocess")(folder)
     assert sources_of(project, []) is None
 
 
-def test_helpers_of_helpers_and_linked_packages_are_searched(
+def test_modules_that_helpers_import_and_linked_packages_are_searched(
     project: SQLMeshProject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     [folder] = project.paths
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (folder / "shared").symlink_to(elsewhere)
-    write("config.py", "import helper")(folder)
-    write("helper.py", "from shared.deep.base import VARIABLES")(folder)
+    writing("config.py", "import helper")(folder)
+    writing("helper.py", "from shared.deep.base import VARIABLES")(folder)
     assert sources_of(project, []) is not None
-    write("deep/base.py", "import requests")(elsewhere)
+    writing("deep/base.py", "import requests")(elsewhere)
     assert sources_of(project, []) is None
 
 
-def test_code_that_no_configuration_imports_may_ask_a_program(project: SQLMeshProject) -> None:
-    write("deploy.py", "import subprocess")(project.paths[0])
-    write("config.py", "import os")(project.paths[0])
+def test_code_that_the_configuration_does_not_import_may_start_programs(project: SQLMeshProject) -> None:
+    writing("deploy.py", "import subprocess")(project.paths[0])
+    writing("config.py", "import os")(project.paths[0])
     assert sources_of(project, []) is not None
 
 
@@ -283,52 +281,71 @@ def test_code_that_no_configuration_imports_may_ask_a_program(project: SQLMeshPr
         ("SQLMESH_DOTENV_PATH", "production.env"),
     ],
 )
-def test_a_changed_file_where_a_variable_points_to_makes_another_project(
+def test_changed_file_in_a_folder_named_by_a_variable_changes_the_fingerprint(
     project: SQLMeshProject, tmp_path_factory: pytest.TempPathFactory, variable: str, file: str
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     points_to = elsewhere / file if variable == "SQLMESH_DOTENV_PATH" else elsewhere
     moved = replace(project, env={variable: str(points_to)})
-    before = rest(moved)
-    write(file)(elsewhere)
-    assert rest(moved) != before
+    before = fingerprint_without_models(moved)
+    writing(file)(elsewhere)
+    assert fingerprint_without_models(moved) != before
 
 
-def test_in_a_dbt_project_models_ask_for_variables_too(project: SQLMeshProject) -> None:
-    write("dbt_project.yml")(project.paths[0])
-    write("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'")(project.paths[0])
-    one, other, dbt = (replace(project, env={name: "x"}) for name in ("EXTRA", "ELSEWHERE", "DBT_PROFILES_DIR"))
-    assert len({rest(one), rest(other), rest(dbt)}) == 3
+def test_variable_read_by_a_dbt_model_changes_the_fingerprint(project: SQLMeshProject) -> None:
+    writing("dbt_project.yml")(project.paths[0])
+    writing("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'")(project.paths[0])
+    with_extra, with_unrelated, with_dbt_variable = (
+        replace(project, env={name: "x"}) for name in ("EXTRA", "ELSEWHERE", "DBT_PROFILES_DIR")
+    )
+    assert (
+        len(
+            {
+                fingerprint_without_models(with_extra),
+                fingerprint_without_models(with_unrelated),
+                fingerprint_without_models(with_dbt_variable),
+            }
+        )
+        == 3
+    )
 
 
-def test_a_variable_that_the_env_file_names_makes_another_project(project: SQLMeshProject) -> None:
-    write(".env", "WAREHOUSE=${ELSEWHERE}/shop")(project.paths[0])
-    one, other = (replace(project, env={"ELSEWHERE": value}) for value in "ab")
-    assert sources_of(one, []) != sources_of(other, [])
+def test_variable_named_in_the_env_file_changes_the_fingerprint(project: SQLMeshProject) -> None:
+    writing(".env", "WAREHOUSE=${ELSEWHERE}/shop")(project.paths[0])
+    with_a, with_b = (replace(project, env={"ELSEWHERE": value}) for value in "ab")
+    assert sources_of(with_a, []) != sources_of(with_b, [])
 
 
 @pytest.mark.parametrize(("text", "counts"), [("default_target_environment: dev_{{ user() }}", True), ("", False)])
-def test_whoever_describes_it_makes_another_project_where_the_configuration_asks(
+def test_user_name_counts_only_if_the_configuration_reads_it(
     project: SQLMeshProject, monkeypatch: pytest.MonkeyPatch, text: str, counts: bool
 ) -> None:
-    write("config.yaml", text)(project.paths[0])
-    said = []
+    writing("config.yaml", text)(project.paths[0])
+    fingerprints = []
     for name in ("ada", "grace"):
         monkeypatch.setenv("LOGNAME", name)
-        said.append(sources_of(project, []))
-    assert (said[0] != said[1]) is counts
+        fingerprints.append(sources_of(project, []))
+    assert (fingerprints[0] != fingerprints[1]) is counts
 
 
-def test_the_value_of_a_secret_is_not_looked_at(project: SQLMeshProject) -> None:
-    one, other = (replace(project, env={"PASSWORD": value}) for value in "ab")
-    assert sources_of(one, []) == sources_of(other, [])
+def test_value_of_a_secret_variable_is_ignored(project: SQLMeshProject) -> None:
+    with_a, with_b = (replace(project, env={"PASSWORD": value}) for value in "ab")
+    assert sources_of(with_a, []) == sources_of(with_b, [])
 
 
-def test_another_question_has_another_answer(project: SQLMeshProject) -> None:
-    assert len({rest(project, question) for question in ([], ["a"], ["a", "b"], ["ab"], ["", "ab"])}) == 5
+def test_fingerprint_depends_on_the_requested_content(project: SQLMeshProject) -> None:
+    assert (
+        len(
+            {
+                fingerprint_without_models(project, requested)
+                for requested in ([], ["a"], ["a", "b"], ["ab"], ["", "ab"])
+            }
+        )
+        == 5
+    )
 
 
-def test_links_to_files_are_made_of_the_commit_that_is_checked_out(project: SQLMeshProject) -> None:
+def test_commit_counts_only_if_links_are_requested(project: SQLMeshProject) -> None:
     def commit(message: str) -> None:
         who = ("-c", "user.name=ada", "-c", "user.email=ada@example.com")
         subprocess.run(["git", *who, "commit", "--allow-empty", "-qm", message], cwd=project.paths[0], check=True)
@@ -341,17 +358,17 @@ def test_links_to_files_are_made_of_the_commit_that_is_checked_out(project: SQLM
     assert sources_of(project, []) == without
 
 
-def test_a_selection_that_asks_git_is_made_of_more_than_files(project: SQLMeshProject) -> None:
+def test_selection_that_uses_git_has_no_fingerprint(project: SQLMeshProject) -> None:
     assert sources_of(project, ["+git:main"]) is None
 
 
 @pytest.mark.parametrize("changed", [[], ["models/orders.sql"], ["models/deep/er.sql", "models/orders.sql"]])
-def test_changed_sql_files_of_models_are_told_apart_from_all_else(project: SQLMeshProject, changed: list[str]) -> None:
+def test_changed_sql_files_of_models_are_listed(project: SQLMeshProject, changed: list[str]) -> None:
     [folder] = project.paths
-    write("models/deep/er.sql", "SELECT 2")(folder)
+    writing("models/deep/er.sql", "SELECT 2")(folder)
     before = sources_of(project, [])
     for name in changed:
-        write(name)(folder)
+        writing(name)(folder)
     now = sources_of(project, [])
     assert before
     assert now
@@ -362,21 +379,19 @@ def test_changed_sql_files_of_models_are_told_apart_from_all_else(project: SQLMe
 @pytest.mark.parametrize(
     "change",
     [
-        write("models/new.sql"),
+        writing("models/new.sql"),
         lambda folder: (folder / "models/orders.sql").unlink(),
-        write("models/orders.py"),
-        write("models/schema.yaml"),
-        write("models_of_another_kind/orders.sql"),
-        write("audits/orders.sql"),
-        write("macros/models/orders.sql"),
-        write("config.yaml", CONFIG + "\n"),
-        write("seeds/rates.csv"),
+        writing("models/orders.py"),
+        writing("models/schema.yaml"),
+        writing("models_of_another_kind/orders.sql"),
+        writing("audits/orders.sql"),
+        writing("macros/models/orders.sql"),
+        writing("config.yaml", CONFIG + "\n"),
+        writing("seeds/rates.csv"),
     ],
     ids=["new", "gone", "Python", "YAML", "like models", "audit", "models elsewhere", "config", "seed"],
 )
-def test_a_change_of_anything_else_is_a_change_of_everything(
-    project: SQLMeshProject, change: Callable[[Path], None]
-) -> None:
+def test_any_other_change_requires_a_full_reload(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
     before = sources_of(project, [])
     change(project.paths[0])
     now = sources_of(project, [])
@@ -385,8 +400,8 @@ def test_a_change_of_anything_else_is_a_change_of_everything(
     assert now.files_changed_since(before) is None
 
 
-def test_a_file_whose_name_is_no_unicode_counts_as_anything_else(project: SQLMeshProject) -> None:
+def test_model_file_with_an_invalid_unicode_name_requires_a_full_reload(project: SQLMeshProject) -> None:
     [folder] = project.paths
-    before = rest(project)
+    before = fingerprint_without_models(project)
     (folder / "models" / os.fsdecode(b"\xff.sql")).write_text("SELECT 1")
-    assert rest(project) != before
+    assert fingerprint_without_models(project) != before
