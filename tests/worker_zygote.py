@@ -159,9 +159,6 @@ def _import_what_a_worker_imports() -> None:
     inspect.stack()
     to_datetime("6 days ago")
 
-    import dg_sqlmesh_component.worker.describe.project
-    import dg_sqlmesh_component.worker.evaluate.evaluation  # noqa: F401
-
 
 if __name__ == "__main__":
     _import_what_a_worker_imports()

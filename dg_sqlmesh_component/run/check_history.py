@@ -11,12 +11,12 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import CheckRecord, check_records, last_check_records
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import instant
+from dg_sqlmesh_component.protocol.formatting import utc_text
 
 NOT_EVALUATED = "sqlmesh/not_evaluated"
 """Metadata of a check result that only says why the audit was not evaluated."""
 
-Data: TypeAlias = tuple[str, msg.Audited, int]
+Data: TypeAlias = tuple[str, msg.AuditedData, int]
 """The data that a result describes: environment, version of data and audits, end of the last computed interval (ms)."""
 
 _MAX_RECORDS = 50
@@ -59,7 +59,7 @@ class EarlierResult:
     def sentence(self) -> str:
         """The result, its run and its time, without a full stop."""
         verdict = "passed" if self.passed else "failed"
-        return f"The check {verdict} in run {self.run_id[:8]} at {instant(round(self.evaluated_at * 1000))}"
+        return f"The check {verdict} in run {self.run_id[:8]} at {utc_text(round(self.evaluated_at * 1000))}"
 
 
 def last_results(
@@ -153,7 +153,7 @@ def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
     if None in values:
         return None
     environment, version, audits, computed_up_to = values
-    return str(environment), msg.Audited(str(version), str(audits)), round(float(computed_up_to) * 1000)
+    return str(environment), msg.AuditedData(str(version), str(audits)), round(float(computed_up_to) * 1000)
 
 
 def stored_value(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:

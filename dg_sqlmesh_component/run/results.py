@@ -11,7 +11,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
-from dg_sqlmesh_component.protocol.formatting import counted, instant
+from dg_sqlmesh_component.protocol.formatting import counted, utc_text
 from dg_sqlmesh_component.run.check_history import NOT_EVALUATED, Data, EarlierResult, data_metadata, stored_value
 from dg_sqlmesh_component.run.metadata import (
     audit_metadata,
@@ -52,7 +52,7 @@ class Reporter:
         return dg.MaterializeResult(
             asset_key=self.assets.key(outcome.fqn),
             metadata=outcome_metadata(self.wording, outcome),
-            data_version=dg.DataVersion(f"{version}@{instant(self.execution_time)}"),
+            data_version=dg.DataVersion(f"{version}@{utc_text(self.execution_time)}"),
             # Dagster would record the local file's version, but the promoted version was executed.
             tags={"dagster/code_version": outcome.promoted.data_hash} if outcome.promoted else None,
             check_results=[
@@ -71,7 +71,7 @@ class Reporter:
         assert outcome.outcome is Outcome.UP_TO_DATE
         assert outcome.computed_at is not None
         assert outcome.promoted is not None
-        computed_at = instant(outcome.computed_at)
+        computed_at = utc_text(outcome.computed_at)
         return dg.AssetMaterialization(
             asset_key=self.assets.key(outcome.fqn),
             metadata={
@@ -164,7 +164,7 @@ class Reporter:
                     **data_metadata(self._data_of(audit), alone),
                 },
             )
-            for key, audit in self.assets.check_of(node, audits).items()
+            for key, audit in self.assets.checks_of_results(node, audits).items()
             if key in self.selected_checks and audit.error is None
         ]
 
@@ -192,7 +192,7 @@ class Reporter:
             f"the version of {self.assets.name(outcome.fqn)} that environment {self.environment} has promoted does not "
             "have this audit. Apply a plan to promote the local change."
         )
-        return self._not_evaluated(outcome.fqn, reason, self.assets.check_of(outcome.fqn, outcome.audits))
+        return self._not_evaluated(outcome.fqn, reason, self.assets.checks_of_results(outcome.fqn, outcome.audits))
 
     def not_evaluated(self, outcome: NodeOutcome, reported: Set[dg.AssetCheckKey]) -> list[dg.AssetCheckResult]:
         """Audit checks of a node that have no result. If a run fails, Dagster shows such checks as failed.

@@ -14,7 +14,7 @@ from harness import RARELY, DagsterProject, dagster_project, load, plan, write_p
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.definitions.translator import HAS_VIRTUAL_ASSETS
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 FILES = {
     "models/orders.sql": "MODEL (name shop.orders, kind FULL); SELECT id::INT AS id, 2 AS two FROM raw.orders",
@@ -54,7 +54,7 @@ class TestTranslationOfModels(TestTranslation):
         self, declared: _Declared, attributes: Any, assertion: Any, key_modifier: Any
     ) -> None:
         if "partitions_def" in attributes:  # the one attribute that cannot be true of a model
-            with pytest.raises(DeclarationError, match="SQLMesh itself decides which intervals it computes"):
+            with pytest.raises(ConfigurationError, match="SQLMesh itself decides which intervals it computes"):
                 declared.specs(translation=attributes)
             return
         specs = declared.specs(translation=attributes)
@@ -66,7 +66,7 @@ class TestTheOp(TestOpCustomization):
     @pytest.mark.attribute("op.name", "op.tags", "op.backfill_policy")
     def test_dagsters_op_suite_passes(self, declared: _Declared, attributes: Any, assertion: Any) -> None:
         if "backfill_policy" in attributes:  # of partitions, which no model's asset has
-            with pytest.raises(DeclarationError, match="SQLMesh models have no partitions"):
+            with pytest.raises(ConfigurationError, match="SQLMesh models have no partitions"):
                 declared.component(op=attributes)
             return
         assert assertion(declared.definitions(op=attributes).resolve_assets_def(ORDERS).op)
@@ -384,9 +384,9 @@ def test_a_selection_for_a_job_that_leaves_nothing_is_refused(declared: _Declare
     component.write_state_to_path(tmp_path / "state")
     component.build_defs_from_state(dg.ComponentTree.for_test().load_context, tmp_path / "state")
     for selection in ("", [], [None], ["shop.orders", ""]):
-        with pytest.raises(DeclarationError, match="get_asset_selection was given select="):
+        with pytest.raises(ConfigurationError, match="get_asset_selection was given select="):
             component.get_asset_selection(selection)  # type: ignore[arg-type]
-    with pytest.raises(DeclarationError, match="matches no asset of the SQLMesh project 'shop'"):
+    with pytest.raises(ConfigurationError, match="matches no asset of the SQLMesh project 'shop'"):
         component.get_asset_selection("shop.seen")
 
 
@@ -406,5 +406,5 @@ def test_an_overridden_method_that_gives_something_else_is_named(
 ) -> None:
     monkeypatch.setattr(_Wrong, method, lambda *_: None)
     component = _Wrong.from_attributes_dict(attributes={"project": str(declared.project)})
-    with pytest.raises(DeclarationError, match=said):
+    with pytest.raises(ConfigurationError, match=said):
         component.build_defs_from_state(dg.ComponentTree.for_test().load_context, declared.state)

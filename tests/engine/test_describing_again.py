@@ -16,7 +16,7 @@ from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ProjectLoadError
 from dg_sqlmesh_component.worker.context import HAS_INDEX
-from dg_sqlmesh_component.worker.describe.project import describe
+from dg_sqlmesh_component.worker.load.project import load_project
 
 FILES = {
     "seeds/rates.csv": "id,rate\n1,2\n",
@@ -59,9 +59,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_project(tmp_path, FILES)
 
 
-def described(project: Path, **asked: Any) -> msg.ProjectDescribed:
-    request = msg.DescribeRequest(SQLMeshProject((project,)).opening, (), (), ("sql", "column_lineage"), **asked)
-    return describe(request, Pipe())  # type: ignore[arg-type]
+def described(project: Path, **asked: Any) -> msg.ProjectLoaded:
+    request = msg.LoadRequest(SQLMeshProject((project,)).open_request, (), (), ("sql", "column_lineage"), **asked)
+    return load_project(request, Pipe())  # type: ignore[arg-type]
 
 
 def change(project: Path, name: str, old: str, new: str) -> frozenset[str]:

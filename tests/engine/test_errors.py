@@ -16,7 +16,7 @@ from harness import CONFIG, RARELY, DagsterProject, dagster_project, plan, query
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import (
-    DeclarationError,
+    ConfigurationError,
     InstallationError,
     ProjectLoadError,
     SQLMeshComponentError,
@@ -36,13 +36,13 @@ def complaint(project: SQLMeshProject, kind: type[SQLMeshComponentError], **sele
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    message = complaint(SQLMeshProject((tmp_path / "nowhere",)), DeclarationError)
+    message = complaint(SQLMeshProject((tmp_path / "nowhere",)), ConfigurationError)
     assert f"There is no folder {tmp_path / 'nowhere'}" in message
     assert "`project` in defs.yaml" in message
 
 
 def test_a_folder_without_a_configuration_is_named_with_the_command_that_makes_it_a_project(tmp_path: Path) -> None:
-    message = complaint(SQLMeshProject((tmp_path,)), DeclarationError)
+    message = complaint(SQLMeshProject((tmp_path,)), ConfigurationError)
     assert f"{tmp_path} is not a SQLMesh project" in message
     assert "config.yaml" in message
     assert message.endswith(f"To create a project there:\n    cd {tmp_path} && sqlmesh init")
@@ -50,12 +50,12 @@ def test_a_folder_without_a_configuration_is_named_with_the_command_that_makes_i
 
 def test_of_a_dbt_project_it_is_said_how_it_becomes_one_of_sqlmesh(tmp_path: Path) -> None:
     (tmp_path / "dbt_project.yml").write_text("name: shop\nversion: '1'\nprofile: shop\n")
-    message = complaint(SQLMeshProject((tmp_path,)), DeclarationError)
+    message = complaint(SQLMeshProject((tmp_path,)), ConfigurationError)
     assert message.endswith(
         f"It is a dbt project. To add what SQLMesh needs:\n    cd {tmp_path} && sqlmesh init -t dbt"
     )
     sqlmesh(tmp_path, "init", "-t", "dbt")
-    SQLMeshProject((tmp_path,)).require()
+    SQLMeshProject((tmp_path,)).check_folders()
 
 
 def test_a_model_that_cannot_be_parsed_is_named_by_file_and_line(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_an_unknown_gateway_lists_those_that_exist(tmp_path: Path) -> None:
     write_project(
         tmp_path, ONE_MODEL, CONFIG.replace("gateways:", "gateways:\n  other:\n    connection:\n      type: duckdb")
     )
-    message = complaint(SQLMeshProject((tmp_path,), gateway="warehouse"), DeclarationError)
+    message = complaint(SQLMeshProject((tmp_path,), gateway="warehouse"), ConfigurationError)
     assert "Gateway 'warehouse' does not exist" in message
     assert "Its gateways: local, other." in message
 
@@ -92,14 +92,14 @@ def test_an_unknown_configuration_object_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("attribute", ["select", "exclude"])
 def test_a_selection_that_is_none_is_quoted(tmp_path: Path, attribute: str) -> None:
     write_project(tmp_path, ONE_MODEL)
-    message = complaint(SQLMeshProject((tmp_path,)), DeclarationError, **{attribute: ["t.one &"]})
+    message = complaint(SQLMeshProject((tmp_path,)), ConfigurationError, **{attribute: ["t.one &"]})
     assert f"`{attribute}` in defs.yaml is not a SQLMesh model selection: 't.one &'" in message
     assert "tag:finance" in message
 
 
 def test_a_selection_that_matches_nothing_is_quoted(tmp_path: Path) -> None:
     write_project(tmp_path, ONE_MODEL)
-    message = complaint(SQLMeshProject((tmp_path,)), DeclarationError, select=["tag:finanze"])
+    message = complaint(SQLMeshProject((tmp_path,)), ConfigurationError, select=["tag:finanze"])
     assert "matches no model: 'tag:finanze'" in message
 
 

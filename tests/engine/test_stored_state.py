@@ -17,7 +17,7 @@ from harness import BIN, CONFIG, DagsterProject, dagster_project, load, plan, ru
 
 from dg_sqlmesh_component import component
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.state import source
 
 ONE = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
@@ -68,7 +68,7 @@ def test_a_stored_description_that_cannot_be_read_is_replaced_by_a_fresh_one(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
+    monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
     project = write_project(tmp_path / "shop", ONE)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
         dagster.declare("shop", {"project": str(project)})
@@ -83,7 +83,7 @@ def test_a_stored_description_that_cannot_be_read_is_replaced_by_a_fresh_one(
 def test_without_a_stored_description_each_process_loads_the_project_once_and_says_how_to_make_it_fast(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
+    monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
     project = write_project(tmp_path / "shop", ONE)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
         dagster.declare("shop", {"project": str(project)})
@@ -101,7 +101,7 @@ def test_what_files_do_not_tell_is_described_once_for_all_that_a_process_rebuild
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     """Dagster builds definitions six times for a run, the first time to begin with."""
-    monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
+    monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
     project = write_project(tmp_path / "shop", ONE, CONFIG + ("project: shop\n" if named == "in the state" else ""))
     if named == "by a program":
         (project / "config.yaml").unlink()
@@ -220,7 +220,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_and_nothing_stale_is_shown(
 
         monkeypatch.setattr(source, "write_manifest", refused)  # as root, nothing else is refused
         assert assets(dagster.refresh()) == {"t/one", "t/two"}
-        with pytest.raises(DeclarationError, match=r"cannot be stored in .*: Permission denied\. Let the user"):
+        with pytest.raises(ConfigurationError, match=r"cannot be stored in .*: Permission denied\. Let the user"):
             component.SQLMeshProjectComponent(project=SQLMeshProject((project,))).write_state_to_path(tmp_path / "x")
     assert "Permission denied. Let the user who runs this write to that folder. Until then each" in caplog.text
 
