@@ -245,7 +245,7 @@ class AuditEvaluated:
         query: The rendered SQL that selects the failing rows.
         interval: The batch on which it was evaluated.
         of_whole_table: True if it looked at the whole table, as for a model without a time column; else at the batch.
-        of: The table version and audit definitions that it is about.
+        audited_data: The table version and audit definitions that it is about.
         error: Why an audit of an `audit_only` node could not be evaluated. In a run, that fails the node instead.
 
     Source: the results of `SnapshotEvaluator.audit`.
@@ -260,7 +260,7 @@ class AuditEvaluated:
     query: str | None
     interval: Interval
     of_whole_table: bool = False
-    of: AuditedData | None = None
+    audited_data: AuditedData | None = None
     error: str | None = None
     type: Literal["audit_evaluated"] = "audit_evaluated"
 
@@ -352,7 +352,7 @@ class NodeUpToDate:
         reason: Why there was nothing to do, as a sentence fragment.
         next_due: When its cron ticks next; None if it has nothing further to compute.
         last_interval_end: The end of its last computed interval; None if nothing was ever computed.
-        of: The table version and definitions that its audits would be about.
+        audited_data: The table version and definitions that its audits would be about.
         altered_at: When its data was last altered; for a view or an audit, when the data that it reads was.
         intervals: Its computed intervals, adjoining intervals merged; empty for an audit.
         computed_at: When SQLMesh last computed any interval, in any process; None if it never did.
@@ -362,7 +362,7 @@ class NodeUpToDate:
     reason: str
     next_due: int | None
     last_interval_end: int | None
-    of: AuditedData | None = None
+    audited_data: AuditedData | None = None
     altered_at: int | None = None
     intervals: tuple[Interval, ...] = ()
     computed_at: int | None = None
@@ -385,7 +385,7 @@ class NodeWaiting:
     upstream: tuple[str, ...]
     unselected: tuple[str, ...] = ()
     last_interval_end: int | None = None
-    of: AuditedData | None = None
+    audited_data: AuditedData | None = None
     altered_at: int | None = None
     type: Literal["node_waiting"] = "node_waiting"
 

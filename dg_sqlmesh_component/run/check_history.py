@@ -30,16 +30,16 @@ class EarlierResult:
     Attributes:
         run_id: The run in which the audit was evaluated.
         evaluated_at: When it was evaluated, in epoch seconds.
-        of: The data that was audited; None if it is not stored.
-        alone: Whether the audit was evaluated without running its model.
+        audited_data: The data that was audited; None if it is not stored.
+        is_audit_only: Whether the audit was evaluated without running its model.
     """
 
     passed: bool
     severity: dg.AssetCheckSeverity
     run_id: str
     evaluated_at: float
-    of: Data | None = None
-    alone: bool = False
+    audited_data: Data | None = None
+    is_audit_only: bool = False
 
     @property
     def is_blocking_failure(self) -> bool:
@@ -78,10 +78,12 @@ def _last_in(
 ) -> EarlierResult | None:
     """The last result in this environment. The newest record may be of another one, or of no evaluation."""
     last = _earlier_result(record)
-    if last is not None and (last.of is None or last.of[0] == environment):
+    if last is not None and (last.audited_data is None or last.audited_data[0] == environment):
         return last
     results = map(_earlier_result, islice(check_records(instance, check), _MAX_RECORDS))
-    return next((result for result in results if result and result.of and result.of[0] == environment), last)
+    return next(
+        (result for result in results if result and result.audited_data and result.audited_data[0] == environment), last
+    )
 
 
 def last_evaluations(
@@ -128,21 +130,21 @@ def _earlier_result(record: CheckRecord) -> EarlierResult | None:
     else:
         # The record's own time is when Dagster planned the check.
         run_id, evaluated_at = record.run_id, record.event.timestamp
-    alone = "sqlmesh/evaluated_alone" in metadata
-    return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), alone)
+    is_audit_only = "sqlmesh/evaluated_alone" in metadata
+    return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), is_audit_only)
 
 
-def data_metadata(of: Data | None, alone: bool) -> dict[str, Any]:
+def data_metadata(data: Data | None, is_audit_only: bool) -> dict[str, Any]:
     """The audited data as metadata; `data_in` reads it."""
-    if of is None:
+    if data is None:
         return {}
-    environment, audited, computed_up_to = of
+    environment, audited, computed_up_to = data
     return {
         "sqlmesh/environment": environment,
         "sqlmesh/snapshot_version": audited.version,
         "sqlmesh/audits_version": audited.audits,
         "sqlmesh/computed_up_to": dg.MetadataValue.timestamp(computed_up_to / 1000),
-        **({"sqlmesh/evaluated_alone": True} if alone else {}),
+        **({"sqlmesh/evaluated_alone": True} if is_audit_only else {}),
     }
 
 

@@ -69,7 +69,7 @@ class AuditResult:
         failing_rows: The sum over all batches; 0 if the audit passed.
         query: The rendered SQL of a failing batch if there is one, else of the last batch.
         intervals: The intervals on which it was evaluated; adjoining ones are merged.
-        of: The version of the data and of the audits.
+        audited_data: The version of the data and of the audits.
         error: Why it could not be evaluated; None if it was evaluated.
     """
 
@@ -80,7 +80,7 @@ class AuditResult:
     failing_rows: int
     query: str | None
     intervals: tuple[msg.Interval, ...]
-    of: msg.AuditedData | None = None
+    audited_data: msg.AuditedData | None = None
     error: str | None = None
 
     @property
@@ -110,7 +110,7 @@ class NodeOutcome:
             for `executed` if some intervals had to wait for these models.
         reason, next_due: For `up_to_date`: why there was nothing to do, and when the cron ticks next.
         last_interval_end: For `up_to_date` and `waiting`: the end of the last computed interval.
-        of: For `up_to_date` and `waiting`: the current version of the data and of the audits.
+        audited_data: For `up_to_date` and `waiting`: the current version of the data and of the audits.
         altered_at: For `up_to_date` and `waiting`: when the data was last altered.
         computed: For `up_to_date`: all computed intervals.
         computed_at: For `up_to_date`: when SQLMesh last computed one of them.
@@ -139,7 +139,7 @@ class NodeOutcome:
     reason: str | None = None
     next_due: int | None = None
     last_interval_end: int | None = None
-    of: msg.AuditedData | None = None
+    audited_data: msg.AuditedData | None = None
     altered_at: int | None = None
     computed: tuple[msg.Interval, ...] = ()
     computed_at: int | None = None
@@ -272,7 +272,7 @@ class _Entry:
             reason=up_to_date.reason if up_to_date else None,
             next_due=up_to_date.next_due if up_to_date else None,
             last_interval_end=idle.last_interval_end if idle else None,
-            of=idle.of if idle else None,
+            audited_data=idle.audited_data if idle else None,
             altered_at=idle.altered_at if idle else None,
             computed=up_to_date.intervals if up_to_date else (),
             computed_at=up_to_date.computed_at if up_to_date else None,
@@ -555,7 +555,7 @@ def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditRe
                 failing_rows=sum(evaluation.failing_rows or 0 for evaluation in evaluated),
                 query=shown.query,
                 intervals=intervals,
-                of=evaluated[-1].of,
+                audited_data=evaluated[-1].audited_data,
                 error=next((evaluation.error for evaluation in evaluated if evaluation.error), None),
             )
         )

@@ -144,12 +144,12 @@ class Reporter:
     # -- audits -----------------------------------------------------------------------------------
 
     def audit_checks(
-        self, node: str, audits: Sequence[AuditResult], *, alone: bool = False
+        self, node: str, audits: Sequence[AuditResult], *, is_audit_only: bool = False
     ) -> list[dg.AssetCheckResult]:
         """The selected checks of audits that SQLMesh evaluated in this run.
 
         Args:
-            alone: Whether the audits were evaluated without running the model.
+            is_audit_only: Whether the audits were evaluated without running the model.
         """
         return [
             dg.AssetCheckResult(
@@ -161,7 +161,7 @@ class Reporter:
                 metadata={
                     **audit_metadata(audit),
                     "sqlmesh/environment": self.environment,
-                    **data_metadata(self._data_of(audit), alone),
+                    **data_metadata(self._data_of(audit), is_audit_only),
                 },
             )
             for key, audit in self.assets.checks_of_results(node, audits).items()
@@ -169,14 +169,14 @@ class Reporter:
         ]
 
     def _data_of(self, audit: AuditResult) -> Data | None:
-        if audit.of is None or not audit.intervals:
+        if audit.audited_data is None or not audit.intervals:
             return None
-        return (self.environment, audit.of, audit.intervals[-1][1])
+        return (self.environment, audit.audited_data, audit.intervals[-1][1])
 
     def audited(self, outcome: AuditOnlyOutcome) -> list[dg.AssetCheckResult]:
         """The checks of a node whose audits were evaluated without running it."""
         return [
-            *self.audit_checks(outcome.fqn, outcome.audits, alone=True),
+            *self.audit_checks(outcome.fqn, outcome.audits, is_audit_only=True),
             *(self.audits_not_promoted(outcome) if outcome.error is None else ()),
             *self._status_check(
                 outcome.fqn,
@@ -219,12 +219,12 @@ class Reporter:
         The failure of a blocking audit in a run of its model never does. If the model has nothing to do now, SQLMesh
         has computed it since then, so the audit has passed outside of Dagster.
         """
-        if outcome.of is None or outcome.last_interval_end is None:
+        if outcome.audited_data is None or outcome.last_interval_end is None:
             return False
-        data = (self.environment, outcome.of, outcome.last_interval_end)
+        data = (self.environment, outcome.audited_data, outcome.last_interval_end)
         # A restatement alters the data; for a view, so does a new computation of its upstream models.
         is_older = result.evaluated_at * 1000 < (outcome.altered_at or 0)
-        return result.of == data and not is_older and (result.alone or not result.is_blocking_failure)
+        return result.audited_data == data and not is_older and (result.is_audit_only or not result.is_blocking_failure)
 
     def carried_over(
         self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, EarlierResult]
@@ -237,7 +237,7 @@ class Reporter:
                 passed=result.passed,
                 severity=result.severity,
                 description=f"{result.sentence}. Repeated, because {self.assets.name(outcome.fqn)} was not executed.",
-                metadata={**data_metadata(result.of, result.alone), **result.label},
+                metadata={**data_metadata(result.audited_data, result.is_audit_only), **result.label},
             )
             for key, result in results.items()
             if self.still_applies(outcome, result)

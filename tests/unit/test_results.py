@@ -45,7 +45,7 @@ IDLE = NodeOutcome(
     PROMOTED,
     reason="its cron is not due",
     last_interval_end=day(2),
-    of=AUDITED,
+    audited_data=AUDITED,
     altered_at=day(1),
 )
 DATA = ("prod", AUDITED, day(2))
@@ -351,10 +351,10 @@ def test_failed_blocking_audit_of_a_run_of_its_model_is_not_carried_over(
 OTHER_DATA = {
     "more is computed": replace(IDLE, last_interval_end=day(3)),
     "nothing is computed": replace(IDLE, last_interval_end=None),
-    "another version": replace(IDLE, of=replace(AUDITED, version="another")),
-    "another audit": replace(IDLE, of=replace(AUDITED, audits="another")),
+    "another version": replace(IDLE, audited_data=replace(AUDITED, version="another")),
+    "another audit": replace(IDLE, audited_data=replace(AUDITED, audits="another")),
     "restated since": replace(IDLE, altered_at=day(1) + 1),
-    "unknown": replace(IDLE, of=None),
+    "unknown": replace(IDLE, audited_data=None),
 }
 
 
@@ -376,12 +376,14 @@ def test_result_of_unknown_data_is_not_carried_over(of: Data | None) -> None:
 def test_blocking_audit_that_failed_alone_is_carried_over_as_failed_while_the_data_is_the_same(
     node_outcome: NodeOutcome,
 ) -> None:
-    alone = AuditOnlyOutcome(ORDERS, (replace(audit_result("recent", D1, failing_rows=1), of=AUDITED),), (), None)
+    alone = AuditOnlyOutcome(
+        ORDERS, (replace(audit_result("recent", D1, failing_rows=1), audited_data=AUDITED),), (), None
+    )
     evaluated = next(result for result in reporter().audited(alone) if result.check_name == "recent")
     for _ in range(2):  # a result that was carried over is carried over again
         metadata = stored(dict(evaluated.metadata))
         assert metadata["sqlmesh/evaluated_alone"].value is True
-        earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), alone=True)}
+        earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), is_audit_only=True)}
         [evaluated] = reporter().carried_over(node_outcome, earlier)
         assert (evaluated.passed, evaluated.severity) == (False, ERROR)
         assert reporter().known_failures(node_outcome, earlier) == [
@@ -391,7 +393,7 @@ def test_blocking_audit_that_failed_alone_is_carried_over_as_failed_while_the_da
 
 
 def test_audit_result_records_the_audited_data() -> None:
-    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), of=AUDITED)])
+    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), audited_data=AUDITED)])
     assert data_in(stored(dict(result.metadata))) == DATA
     assert "sqlmesh/evaluated_alone" not in result.metadata
 

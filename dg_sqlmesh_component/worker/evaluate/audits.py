@@ -131,7 +131,7 @@ def _evaluated(
         query=cut(result.query.sql(dialect=dialect, pretty=True), characters) if result.query is not None else None,
         interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
         of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
-        of=audited(snapshot, index) if is_only_about_node else None,
+        audited_data=audited(snapshot, index) if is_only_about_node else None,
     )
 
 
