@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 
-def try_many(description: str, try_one: Callable[[random.Random, Path], str]) -> None:
+def try_many(description: str, trial: Callable[[random.Random, Path], str]) -> None:
     """Run a trial on as many random projects as the command line says, each in its own folder, and print the results.
 
     Raises:
@@ -32,8 +32,8 @@ def try_many(description: str, try_one: Callable[[random.Random, Path], str]) ->
         database=None,
     )
     @given(st.randoms(use_true_random=False))
-    def run_trial(chance: random.Random) -> None:
+    def run_trial(rng: random.Random) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            print(try_one(chance, Path(folder).resolve()), flush=True)
+            print(trial(rng, Path(folder).resolve()), flush=True)
 
     run_trial()

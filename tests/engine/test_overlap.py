@@ -126,7 +126,7 @@ FORKING_MODEL = SLOW.replace(
 )
 
 
-@pytest.mark.parametrize("victims", ["the run", "the run and SQLMesh"])
+@pytest.mark.parametrize("victims", ["run process", "run and SQLMesh processes"])
 def test_lock_of_killed_run_is_released(server: Server, tmp_path: Path, victims: str) -> None:
     database = f"killed_{len(victims)}"
     server.query(f"CREATE DATABASE {database}")
@@ -141,7 +141,7 @@ def test_lock_of_killed_run_is_released(server: Server, tmp_path: Path, victims:
         wait_until((project / "forked").exists, first)
         assert server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", database)
         first.kill()
-        if victims != "the run":
+        if victims != "run process":
             for pid in _leaders_in(project):
                 os.kill(pid, signal.SIGKILL)
         first.wait()

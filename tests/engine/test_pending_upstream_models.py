@@ -1,4 +1,4 @@
-"""Upstream models with pending intervals outside of the run: downstream models are computed as far as they are."""
+"""A model is not computed for intervals that are pending in upstream models outside of the run."""
 
 from __future__ import annotations
 
@@ -57,9 +57,8 @@ def test_model_run_alone_waits_for_pending_upstream_intervals(tmp_path: Path, be
         assert whole_run.status_of("marts/reader") == "executed"
         assert dagster.launch(assets=["marts/reader"]).status_of("marts/reader") == "up_to_date"
     assert len(stored_days(project, "raw.landing")) == 6
-    if (
-        between != "a model whose cron is not due"
-    ):  # SQLMesh itself computes downstream models without the data that such a model lacks
+    # If a cron is not due, SQLMesh itself computes downstream models without the missing data.
+    if between != "a model whose cron is not due":
         assert stored_days(project, "marts.reader") == stored_days(project, "raw.landing")
 
 

@@ -112,14 +112,14 @@ def test_forward_only_preview_in_dev_counts_as_computed(tmp_path: Path) -> None:
         dagster.refresh()
         assert dagster.launch().status_of("t/days") == "executed"
         second_run = dagster.launch()
-        alone = dagster.launch(checks=["t/days:not_null_id", "t/days:sqlmesh_execution_status"])
+        checks_only = dagster.launch(checks=["t/days:not_null_id", "t/days:sqlmesh_execution_status"])
     assert "all complete intervals are computed" in str(second_run.observations["t/days"].description)
     carried = second_run.checks["t/days:not_null_id"]
     assert carried.metadata["sqlmesh/carried_over"].value is True
     assert not carried.passed
-    assert not alone.checks["t/days:not_null_id"].passed
-    assert alone.checks["t/days:not_null_id"].metadata["sqlmesh/failing_rows"].value == 5
-    assert "has nothing to do" in str(alone.checks["t/days:sqlmesh_execution_status"].description)
+    assert not checks_only.checks["t/days:not_null_id"].passed
+    assert checks_only.checks["t/days:not_null_id"].metadata["sqlmesh/failing_rows"].value == 5
+    assert "has nothing to do" in str(checks_only.checks["t/days:sqlmesh_execution_status"].description)
 
 
 def test_run_of_checks_in_dev_audits_the_table_that_dev_shows(tmp_path: Path) -> None:
@@ -139,14 +139,13 @@ def test_run_of_checks_in_dev_audits_the_table_that_dev_shows(tmp_path: Path) ->
         development = {"path": str(project), "environment": "dev"}
         dagster.add_component("shop", {"project": development, "include_metadata": ["row_count"]})
         dagster.refresh()
-        alone = dagster.launch(checks=["t/reader:soft"])
+        checks_only = dagster.launch(checks=["t/reader:soft"])
         record = dagster.launch()
-    assert alone.status == dg.DagsterRunStatus.SUCCESS
-    assert "sqlmesh/computed_up_to" in alone.checks["t/reader:soft"].metadata
+    assert checks_only.status == dg.DagsterRunStatus.SUCCESS
+    assert "sqlmesh/computed_up_to" in checks_only.checks["t/reader:soft"].metadata
     assert record.status_of("t/reader") == "executed"
-    assert (
-        "sqlmesh/computed_up_to" not in record.checks["t/reader:soft"].metadata
-    )  # so this result is never carried over
+    # Without this metadata, the result is never carried over.
+    assert "sqlmesh/computed_up_to" not in record.checks["t/reader:soft"].metadata
     # The plan has not changed t.apart, so dev has no view of it.
     counted = {key for key, event in record.materializations.items() if "dagster/row_count" in event.metadata}
     assert counted == {"t/source", "t/reader"}

@@ -68,7 +68,7 @@ before_all:
 """
 
 
-def days(project: Path, table: str) -> list[str]:
+def stored_days(project: Path, table: str) -> list[str]:
     return [str(day) for (day,) in query(project, f"SELECT ds FROM {table} ORDER BY ds")]
 
 
@@ -112,8 +112,8 @@ def test_model_waits_for_signal_of_upstream_model_outside_the_run(tmp_path: Path
         assert interval_end(second, "marts/reader") == interval_end(first, "raw/landing")
         (project / "yesterday has not landed").unlink(missing_ok=True)
         assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
-    assert days(project, "marts.reader") == days(project, "raw.landing")
-    assert len(days(project, "raw.landing")) == 6
+    assert stored_days(project, "marts.reader") == stored_days(project, "raw.landing")
+    assert len(stored_days(project, "raw.landing")) == 6
 
 
 LATE = "MODEL (name raw.late, kind FULL, signals (landed())); SELECT 1 AS id"

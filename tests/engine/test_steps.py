@@ -232,9 +232,9 @@ def test_audit_of_whole_table_has_same_result_in_a_run_and_alone(tmp_path: Path)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        record, alone = dagster.launch(), dagster.launch(checks=checks)
+        record, checks_only = dagster.launch(), dagster.launch(checks=checks)
     assert record.materializations["t/upserted"].metadata["sqlmesh/batches"].value > 1
-    for run in (record, alone):
+    for run in (record, checks_only):
         assert [run.checks[check].passed for check in checks] == [False, True]
         assert run.checks[checks[0]].metadata["sqlmesh/failing_rows"].value == 1
 
@@ -299,25 +299,25 @@ def test_failed_blocking_check_fails_later_runs_until_its_audit_passes(tmp_path:
         [(table,)] = query(project, "SELECT table_schema || '.' || table_name FROM information_schema.tables "
                            "WHERE table_name LIKE 't__audited__%' AND table_name NOT LIKE '%dev'")  # fmt: skip
         query(project, f"UPDATE sqlmesh__t.{table.split('.')[1]} SET id = NULL")
-        alone = dagster.launch(checks=[check])
+        checks_only = dagster.launch(checks=[check])
         later_runs = [dagster.launch(), dagster.launch(executor_config=CONTINUE_AFTER_FAILURE)]
         dagster.add_component("shop", {"project": str(project), "execution": {"record_unchanged": False}})
         dagster.refresh()
         later_runs += [dagster.launch(), dagster.launch(executor_config=CONTINUE_AFTER_FAILURE)]
         query(project, f"UPDATE sqlmesh__t.{table.split('.')[1]} SET id = 1")
         passed = dagster.launch(checks=[check])
-        healed = dagster.launch()
-    assert (alone.status, alone.checks[check].passed) == (dg.DagsterRunStatus.FAILURE, False)
+        fixed = dagster.launch()
+    assert (checks_only.status, checks_only.checks[check].passed) == (dg.DagsterRunStatus.FAILURE, False)
     for record in later_runs:
         assert record.status == dg.DagsterRunStatus.FAILURE
         assert record.checks[check].passed is False
         assert record.checks[check].metadata["sqlmesh/carried_over"].value is True
         [failure] = record.failures
-        assert f"the check not_null_id failed when its audit was last evaluated (run {alone.run_id})" in failure
+        assert f"the check not_null_id failed when its audit was last evaluated (run {checks_only.run_id})" in failure
         assert "report" not in record.materializations
     assert all("healthy" in later_runs[number].materializations for number in (1, 3))
-    assert (passed.status, healed.status) == (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.SUCCESS)
-    assert {"report", "healthy"} <= set(healed.materializations)
+    assert (passed.status, fixed.status) == (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.SUCCESS)
+    assert {"report", "healthy"} <= set(fixed.materializations)
 
 
 def test_failure_remains_if_checks_of_other_models_are_evaluated_after_it(tmp_path: Path) -> None:
@@ -386,10 +386,10 @@ def test_audit_of_an_external_model_is_a_check_and_blocks_downstream_models(tmp_
         dagster.refresh()
         record = dagster.launch("in_process")
         query(project, "DELETE FROM raw.landed")
-        alone = dagster.launch("in_process", checks=["t/reader:raw_landed__not_null_id"])
+        checks_only = dagster.launch("in_process", checks=["t/reader:raw_landed__not_null_id"])
         after = dagster.launch("in_process", assets=["t/reader"])
-    assert alone.status == dg.DagsterRunStatus.SUCCESS
-    assert alone.checks["t/reader:raw_landed__not_null_id"].passed
+    assert checks_only.status == dg.DagsterRunStatus.SUCCESS
+    assert checks_only.checks["t/reader:raw_landed__not_null_id"].passed
     assert after.checks["t/reader:raw_landed__not_null_id"].passed
     assert set(after.materializations) == {"t/reader"}
     failed = record.checks["t/reader:raw_landed__not_null_id"]
