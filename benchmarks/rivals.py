@@ -110,7 +110,7 @@ def runs_table(lab: Lab, everybody: list[Contender]) -> None:
     for contender in everybody:
         lab.restore()
         run = contender.measure("step")
-        computed = measure([sys.executable, "-c", COMPUTED], cwd=lab.project).said["computed"]
+        computed = measure([sys.executable, "-c", COMPUTED], cwd=lab.project).printed["computed"]
         if run.printed:
             green = "success" if run.printed["ok"] else "failure"
             materialized = run.printed["events"].get("ASSET_MATERIALIZATION", 0)

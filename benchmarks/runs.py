@@ -133,7 +133,7 @@ class Runs:
         since = time.time()
         done = measure(["dg", "launch", "--assets", "*"], cwd=root, DAGSTER_HOME=str(root / "home"))
         assert "RUN_SUCCESS" in done.output, done.output
-        at = [since, *in_dagster("instants", root).said.values(), since + done.seconds]
+        at = [since, *in_dagster("instants", root).printed.values(), since + done.seconds]
         return {name: done.seconds, **{f"{name}: {phase}": b - a for phase, (a, b) in zip(PHASES, pairwise(at))}}
 
 

@@ -33,6 +33,7 @@ from dg_sqlmesh_component.protocol.errors import DeclarationError, SQLMeshCompon
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.run.recorder import recorded
+from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.state.source import ManifestSource, settings
@@ -132,8 +133,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         Raises:
             dagster.Failure: At the end, if a selected asset or check failed or could not be computed.
         """
-        yield from execute_step(
-            context,
+        settings = StepSettings(
             self.project,
             self._project_assets,
             self.execution,
@@ -141,6 +141,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             query_characters=self.metadata_limits.characters,
             owned=self._code_location.models,
         )
+        yield from execute_step(context, settings)
 
     @property
     def op_config_schema(self) -> type[SQLMeshRunConfig] | None:

@@ -1,6 +1,6 @@
-"""Which rooms of the package may import which: read from the source of each folder, so new files are covered.
+"""Which folders of the package may import which. The test reads the source, so it covers new files.
 
-The running processes are checked in tests/engine: `test_the_worker_never_imports_dagster`, `test_two_instances_...`.
+tests/engine checks the running processes: `test_the_worker_never_imports_dagster`, `test_two_instances_...`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PACKAGE = REPOSITORY / "dg_sqlmesh_component"
 NAME = PACKAGE.name
 SQLMESH = {"sqlmesh", "sqlglot"}
 INTERNALS = "dagster_internals.py"
-DOORS = {
+ALLOWED_IMPORTS = {
     "protocol": {"protocol"},
     "config": {"protocol", "config"},
     "worker": {"protocol", "worker"},
@@ -27,10 +27,10 @@ DOORS = {
     "definitions": {"protocol", "config", "definitions", INTERNALS},
     "run": {"protocol", "config", "worker_process", "definitions", "run", INTERNALS},
 }
-"""What each folder may import of the package; modules beside the folders may import everything."""
+"""The folders and modules that each folder may import. Modules at the top of the package may import everything."""
 
 WITHOUT_DAGSTER = ("protocol", "worker", "run/outcomes.py", "run/retry_decision.py")
-"""Folders and modules that import nothing of Dagster's, directly or through modules of the package."""
+"""Folders and modules that never import Dagster, neither directly nor through modules of the package."""
 
 
 def modules(place: str) -> list[Path]:
@@ -39,7 +39,7 @@ def modules(place: str) -> list[Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """The dotted names that a module imports, wherever in it; relative ones as absolute ones."""
+    """Return the absolute dotted names that a module imports, at its top or inside functions."""
     package = [NAME, *path.relative_to(PACKAGE).parent.parts]
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -52,61 +52,61 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def tops(names: set[str]) -> set[str]:
+def top_level(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
 def own_modules(names: set[str]) -> set[Path]:
-    """The files of the package among imported names."""
-    found = set()
+    """Return the files of the package among imported names."""
+    files = set()
     for name in names:
         if name.startswith(f"{NAME}."):
             place = PACKAGE.joinpath(*name.split(".")[1:])
-            found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
-    return found
+            files |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
+    return files
 
 
-def room(path: Path) -> str:
+def folder_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0]
 
 
-def test_every_folder_has_its_doors() -> None:
+def test_every_folder_has_an_import_rule() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
-    assert folders == set(DOORS)
+    assert folders == set(ALLOWED_IMPORTS)
 
 
-@pytest.mark.parametrize("folder", DOORS)
-def test_a_room_imports_only_the_rooms_that_its_doors_lead_to(folder: str) -> None:
+@pytest.mark.parametrize("folder", ALLOWED_IMPORTS)
+def test_folder_imports_only_allowed_folders(folder: str) -> None:
     for path in modules(folder):
-        reached = {room(found) for found in own_modules(imports(path))}
-        assert reached <= DOORS[folder], path
+        imported_folders = {folder_of(file) for file in own_modules(imports(path))}
+        assert imported_folders <= ALLOWED_IMPORTS[folder], path
 
 
-def test_sqlmesh_is_imported_in_the_worker_only() -> None:
+def test_only_the_worker_imports_sqlmesh() -> None:
     for path in modules("."):
-        if room(path) != "worker":
-            assert not tops(imports(path)) & SQLMESH, path
+        if folder_of(path) != "worker":
+            assert not top_level(imports(path)) & SQLMESH, path
 
 
 @pytest.mark.parametrize("place", WITHOUT_DAGSTER)
-def test_what_needs_no_dagster_imports_none_of_it(place: str) -> None:
+def test_modules_without_dagster_never_import_it_indirectly(place: str) -> None:
     to_visit, seen = modules(place), set()
     while to_visit:
         path = to_visit.pop()
         if path not in seen:
             seen.add(path)
             names = imports(path)
-            assert not {top for top in tops(names) if top.startswith("dagster")}, path
+            assert not {top for top in top_level(names) if top.startswith("dagster")}, path
             to_visit += own_modules(names)
 
 
-def test_the_protocol_needs_the_standard_library_and_pydantic_only() -> None:
+def test_protocol_imports_only_standard_library_and_pydantic() -> None:
     for path in modules("protocol"):
-        third_party = tops(imports(path)) - set(sys.stdlib_module_names) - {NAME, "__future__"}
+        third_party = top_level(imports(path)) - set(sys.stdlib_module_names) - {NAME, "__future__"}
         assert third_party <= {"pydantic", "pydantic_core"}, path
 
 
-def test_loading_definitions_imports_no_sqlmesh(tmp_path: Path) -> None:
+def test_loading_definitions_does_not_import_sqlmesh(tmp_path: Path) -> None:
     project = write_project(tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     script = (
         "import json, sys, dg_sqlmesh_component\nfrom pathlib import Path\n"

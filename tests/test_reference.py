@@ -1,6 +1,6 @@
-"""The root component.yaml is the reference: it names every attribute with its true default, and it loads.
+"""component.yaml at the root is the reference: it lists every attribute with its real default, and it loads.
 
-Every attribute has a test of its effect: one that says so with `@pytest.mark.attribute(...)`.
+Every attribute has a test of its effect, marked with `@pytest.mark.attribute(...)`.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ DEFAULTS = {
     "op": OpSpec(),
     "execution": Execution(),
 }
-DEEPER = {"execution.retries": Retries.model()}
+NESTED_DEEPER = {"execution.retries": Retries.model()}
 NESTED = {name: type(value).model() for name, value in DEFAULTS.items()}
-OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *DEEPER.values()]
+OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *NESTED_DEEPER.values()]
 ATTRIBUTES = {
-    *(f"{name}.{field}" for name, model in (NESTED | DEEPER).items() for field in model.model_fields),
+    *(f"{name}.{field}" for name, model in (NESTED | NESTED_DEEPER).items() for field in model.model_fields),
     *(name for name in TOP.model_fields if name not in NESTED),
 }
 WITHOUT_DEFAULT = ("path",)
 REFUSED = {"op": {"backfill_policy"}}
 
 
-def described(schema: dict[str, Any], model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+def properties_of(schema: dict[str, Any], model: type[BaseModel]) -> dict[str, dict[str, Any]]:
     return {name: schema["properties"][name] for name in model.model_fields}
 
 
@@ -52,21 +52,21 @@ def reference() -> dict[str, Any]:
     return yaml.safe_load(REFERENCE.read_text())["attributes"]
 
 
-def test_the_reference_names_every_attribute_and_no_other() -> None:
+def test_reference_lists_every_attribute() -> None:
     attributes = reference()
     assert set(attributes) == set(TOP.model_fields)
     for name, model in NESTED.items():
         assert set(attributes[name]) == set(model.model_fields) - REFUSED.get(name, set()), name
 
 
-def test_the_reference_names_in_a_comment_what_stands_deeper() -> None:
+def test_reference_lists_nested_attributes_in_comments() -> None:
     text = REFERENCE.read_text()
-    for name, model in DEEPER.items():
+    for name, model in NESTED_DEEPER.items():
         comment = text[: text.index(f"    {name.split('.')[-1]}: null")].rsplit("\n    # Retries", 1)[1]
         assert all(field in comment for field in model.model_fields), name
 
 
-def test_the_reference_shows_the_true_defaults() -> None:
+def test_reference_shows_the_real_defaults() -> None:
     attributes = reference()
     for name, defaults in DEFAULTS.items():
         shown = {key: value for key, value in attributes[name].items() if key not in WITHOUT_DEFAULT}
@@ -83,7 +83,7 @@ def test_every_attribute_of_the_reference_has_a_comment() -> None:
             assert lines[number - 1].lstrip().startswith("#"), line
 
 
-def test_the_reference_loads(tmp_path: Path) -> None:
+def test_reference_loads(tmp_path: Path) -> None:
     starter = shutil.copytree(REPOSITORY / "templates" / "starter", tmp_path / "starter")
     text = REFERENCE.read_text().replace("templates/starter", str(starter))
     with dagster_project(tmp_path) as dagster:
@@ -93,8 +93,8 @@ def test_the_reference_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", OURS)
-def test_every_field_has_a_description_and_an_example(model: type[BaseModel]) -> None:
-    for name, field in described(model.model_json_schema(), model).items():
+def test_every_attribute_has_a_description_and_an_example(model: type[BaseModel]) -> None:
+    for name, field in properties_of(model.model_json_schema(), model).items():
         assert field.get("description"), name
         assert field.get("examples"), name
 
@@ -105,18 +105,18 @@ def test_unknown_attributes_are_refused() -> None:
 
 
 def attributes_with_a_test() -> dict[str, list[str]]:
-    """The names in `@pytest.mark.attribute(...)`, with the tests that carry them."""
-    found: dict[str, list[str]] = {}
+    """Return the names in `@pytest.mark.attribute(...)` with the tests that have the mark."""
+    tests_by_attribute: dict[str, list[str]] = {}
     for path in (REPOSITORY / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             for mark in getattr(node, "decorator_list", []):
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.attribute":
                     for name in mark.args:
-                        found.setdefault(ast.literal_eval(name), []).append(f"{path.name}::{node.name}")
-    return found
+                        tests_by_attribute.setdefault(ast.literal_eval(name), []).append(f"{path.name}::{node.name}")
+    return tests_by_attribute
 
 
 def test_every_attribute_has_a_test_of_its_effect() -> None:
     tested = attributes_with_a_test()
     assert ATTRIBUTES - set(tested) == set()
-    assert set(tested) - ATTRIBUTES - {"post_processing"} == set(), "of attributes that do not exist"
+    assert set(tested) - ATTRIBUTES - {"post_processing"} == set(), "tests of attributes that do not exist"

@@ -1,1 +1,1 @@
-"""What a user may write: attributes of `defs.yaml`, and the run config."""
+"""Everything that users configure: the attributes of `defs.yaml`, and the run config."""

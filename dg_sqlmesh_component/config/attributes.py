@@ -1,6 +1,6 @@
-"""What stands in `defs.yaml`: the types of the component's attributes, and how they are read.
+"""Types of the attributes in `defs.yaml`, and the functions that resolve them.
 
-Dagster reads the annotations of the dataclasses as objects, so they must not be postponed.
+No `from __future__ import annotations`: Dagster reads the annotations of the dataclasses as objects.
 """
 
 import os
@@ -27,7 +27,7 @@ MetadataAddition: TypeAlias = Literal["column_lineage", "links", "row_count", "s
 
 @dataclass
 class SQLMeshProjectArgs(dg.Resolvable):
-    """A SQLMesh project and how to open it; what stands under `project` when it is a mapping."""
+    """A SQLMesh project and how to open it: `project` in `defs.yaml`, if it is a mapping."""
 
     path: Annotated[
         str | list[str],
@@ -48,7 +48,7 @@ class SQLMeshProjectArgs(dg.Resolvable):
         str | None,
         dg.Resolver.default(
             description="Environment whose promoted models a run executes. Default: the project's own default "
-            "target environment, which is `prod` unless its configuration says otherwise.",
+            "target environment, which is `prod` unless its configuration sets another.",
             examples=["prod", "{{ env.SQLMESH_ENVIRONMENT }}"],
         ),
     ] = None
@@ -87,45 +87,39 @@ class SQLMeshProjectArgs(dg.Resolvable):
     def __post_init__(self) -> None:
         for name, value in self.env.items() if isinstance(self.env, dict) else ():
             if value is None:
-                raise DeclarationError(gives_nothing(f"project.env.{name}"))
+                raise DeclarationError(f"`project.env.{name}` in defs.yaml resolves to nothing. {_SET_VARIABLE}")
             if not name or "=" in name:
                 raise DeclarationError(
-                    f"`project.env` in defs.yaml names a variable {name!r}, which no variable can be."
+                    f"`project.env` in defs.yaml contains the name {name!r}. The name of an environment variable must "
+                    "not be empty or contain `=`."
                 )
         take_declared_types(self, SQLMeshProjectArgs, "project", secret=("env",))
 
 
-def gives_nothing(attribute: str, written: object = None) -> str:
-    """What is wrong with a template that names a variable which is not set."""
-    said = f"is {written!r}, which gives nothing" if written is not None else "gives nothing"
-    return (
-        f"`{attribute}` in defs.yaml {said}. Set the variable that it names or give a default: "
-        "\"{{ env('NAME', 'value') }}\"."
-    )
+_SET_VARIABLE = "Set the variable that it names or give a default: \"{{ env('NAME', 'value') }}\"."
+
+_SINGLE_VARIABLE = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
 
 
-_ONE_VARIABLE = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
-
-
-def verbatim(written: object, resolved: Any) -> Any:
-    """The value of a variable as it is: a template makes a number of digits, and takes quotes for its own."""
-    one = _ONE_VARIABLE.fullmatch(written.strip()) if isinstance(written, str) else None
-    return os.environ.get(one[1], resolved) if one else resolved
+def _verbatim(written: object, resolved: Any) -> Any:
+    """The unchanged value of a variable: a template turns digits into a number and removes quotes."""
+    match = _SINGLE_VARIABLE.fullmatch(written.strip()) if isinstance(written, str) else None
+    return os.environ.get(match[1], resolved) if match else resolved
 
 
 def refuse_lost(attribute: str, written: object, resolved: object) -> None:
-    """Refuse a template of which nothing is left, or the word None where a variable should stand.
+    """Refuse a template that resolves to nothing, or that contains the word None instead of a variable's value.
 
     Raises:
         DeclarationError: The variable that it names is not set.
     """
-    lost = isinstance(written, str) and "{{" in written and "None" not in written and "None" in str(resolved)
-    if written and (not resolved or lost):
-        raise DeclarationError(gives_nothing(attribute, written))
+    has_none = isinstance(written, str) and "{{" in written and "None" not in written and "None" in str(resolved)
+    if written and (not resolved or has_none):
+        raise DeclarationError(f"`{attribute}` in defs.yaml is {written!r}, which resolves to nothing. {_SET_VARIABLE}")
 
 
 def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject:
-    """The project of a declaration, whose paths are relative to the file that it stands in."""
+    """Resolve `project`. Its paths are relative to its `defs.yaml`."""
     args = (
         SQLMeshProjectArgs(path=context.resolve_value(model, as_type=str))
         if isinstance(model, str)
@@ -134,14 +128,11 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
     for name in ("gateway", "environment", "config", "working_directory", "python"):
         written = getattr(model, name, None)
         if written is not None:
-            setattr(args, name, verbatim(written, getattr(args, name)))
-            refuse_lost(f"project.{name}", written, getattr(args, name))  # else it would be the project's default
+            setattr(args, name, _verbatim(written, getattr(args, name)))
+            refuse_lost(f"project.{name}", written, getattr(args, name))  # nothing would mean the project's default
     written_env = getattr(model, "env", None)
-    templates = {}
-    for name, written in written_env.items() if isinstance(written_env, dict) else ():
-        args.env[name] = verbatim(written, args.env[name])
-        if "{{" in str(written):
-            templates[name] = str(written)
+    written_env = written_env if isinstance(written_env, dict) else {}
+    args.env.update({name: _verbatim(written, args.env[name]) for name, written in written_env.items()})
     here = context.resolve_source_relative_path(".")
 
     def absolute(path: str) -> Path:
@@ -150,42 +141,44 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
     paths = [args.path] if isinstance(args.path, str) else args.path
     if not paths:
         raise DeclarationError("`project.path` in defs.yaml is an empty list: it needs at least one folder.")
-    # Not resolved: the interpreter of a virtual environment is a link, and what it points to is not it.
-    is_path = args.python is not None and Path(args.python).name != args.python
+    python = args.python
+    if python and Path(python).name != python:  # a path, and no command that is looked up in PATH
+        # Links are not resolved: the interpreter of a virtual environment is a link to one without its packages.
+        python = str(absolute(python))
     return SQLMeshProject(
         paths=tuple(absolute(path).resolve() for path in paths),
         gateway=args.gateway,
         environment=args.environment,
         config=args.config,
         working_directory=absolute(args.working_directory) if args.working_directory else None,
-        python=str(absolute(args.python)) if args.python and is_path else args.python,
+        python=python,
         env=args.env,
-        written_env=templates,
+        written_env={name: str(written) for name, written in written_env.items() if "{{" in str(written)},
     )
 
 
-_DAGSTERS = TranslationFnResolver[Model](lambda model: {"model": TemplateScope("model", model)})
+_DAGSTER_RESOLVER = TranslationFnResolver[Model](lambda model: {"model": TemplateScope("model", model)})
 
 
 def _resolve_translation(context: dg.ResolutionContext, model: Any) -> TranslationFn[Model] | None:
-    return None if model is None else _DAGSTERS.fn.callable(context, model)
+    return None if model is None else _DAGSTER_RESOLVER.fn.callable(context, model)
 
 
 TRANSLATION = dg.Resolver(
     _resolve_translation,
-    model_field_type=_DAGSTERS.model_field_type | None,  # type: ignore[operator]
+    model_field_type=_DAGSTER_RESOLVER.model_field_type | None,  # type: ignore[operator]
     inject_before_resolve=False,
     description="Attributes of all assets, as templates. `model` is the SQLMesh model (name, schema, table, kind, "
     "owner, tags, cron ...), `spec` the default asset spec. Applied after the tag convention and before an overridden "
     "`get_asset_spec`.",
     examples=[{"group_name": "{{ model.schema }}", "key_prefix": "shop", "tags": {"cron": "daily"}}],
 )
-"""Dagster's own resolver, with a description and examples, which it leaves no room for, and with null for nothing."""
+"""Dagster's resolver, which accepts no description and no examples. Here null means no translation."""
 
 
 @dataclass
 class MetadataLimits(dg.Resolvable):
-    """How much is kept of what may be large."""
+    """Limits for large metadata."""
 
     characters: Annotated[
         int,
@@ -216,18 +209,18 @@ class MetadataLimits(dg.Resolvable):
 
     @property
     def limits(self) -> Limits:
-        """As the worker knows them."""
+        """The limits as the worker needs them."""
         return Limits(self.characters, self.columns, self.lineage_pairs)
 
 
 def resolve_retries(context: dg.ResolutionContext, model: Any) -> Any:
-    """The retries of a declaration; a number, or a template that gives one, is `max_retries`."""
+    """Resolve `retries`. A number, or a template of one, is `max_retries`."""
     if isinstance(model, BaseModel):
         return Retries.resolve_from_model(context, model)
     value: Any = context.resolve_value(model) if isinstance(model, str) else model
-    if isinstance(value, bool) or not isinstance(value, (int, str)):  # the number of a variable may be text
+    if isinstance(value, bool) or not isinstance(value, (int, str)):  # a variable's number may be text
         return value
-    return Retries.resolve_from_model(context, Retries.model()(max_retries=value))
+    return Retries(max_retries=value)  # type: ignore[arg-type]  # text becomes a number there
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""What stands under `attributes` in `defs.yaml`: every attribute, its type, default and description.
+"""Everything under `attributes` in `defs.yaml`: each attribute with its type, default and description.
 
-Dagster reads the annotations of the dataclass as objects, so they must not be postponed.
+No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
 """
 
 from dataclasses import dataclass, field

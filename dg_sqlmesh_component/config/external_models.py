@@ -1,6 +1,6 @@
-"""Which upstream assets the tables are that SQLMesh reads and somebody else produces.
+"""Asset keys of the tables that SQLMesh reads and does not compute.
 
-Dagster reads the annotations of the dataclasses as objects, so they must not be postponed.
+No `from __future__ import annotations`: Dagster reads the annotations of the dataclasses as objects.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,10 +19,10 @@ from dg_sqlmesh_component.protocol.manifest import split_fqn
 
 @dataclass(frozen=True)
 class ExternalTable:
-    """A table from outside, as a template sees it under the name `external`.
+    """A table that SQLMesh does not compute: `external` in a template.
 
     Attributes:
-        catalog: Empty where the engine has no catalogs.
+        catalog: Empty if the engine has no catalogs.
         table_name: All parts, unquoted and dotted.
     """
 
@@ -33,7 +33,7 @@ class ExternalTable:
 
     @classmethod
     def of(cls, fqn: str) -> "ExternalTable":
-        """From SQLMesh's quoted name."""
+        """Create it from SQLMesh's quoted name."""
         parts = split_fqn(fqn)
         catalog, schema, name = ("", "", *parts)[-3:]
         return cls(catalog, schema, name, ".".join(parts))
@@ -47,15 +47,15 @@ def _resolve_key(context: dg.ResolutionContext, template: str | None) -> KeyOfTa
         return None
 
     def key_of(table: ExternalTable) -> dg.AssetKey:
-        what = f"`external_models.key` in defs.yaml, applied to the table {table.table_name},"
+        where = f"`external_models.key` in defs.yaml, applied to the table {table.table_name},"
         try:
             rendered = context.with_scope(external=TemplateScope("external", table)).resolve_value(template)
         except ResolutionException as error:
-            raise DeclarationError(f"{what} cannot be rendered: {error}") from error
+            raise DeclarationError(f"{where} cannot be rendered: {error}") from error
         return _as_key(
             rendered,
-            what,
-            " The template knows external.catalog (empty where the engine has none), external.schema, external.name "
+            where,
+            " The template knows external.catalog (empty if the engine has none), external.schema, external.name "
             "and external.table_name.",
         )
 
@@ -63,23 +63,31 @@ def _resolve_key(context: dg.ResolutionContext, template: str | None) -> KeyOfTa
 
 
 def _resolve_keys(context: dg.ResolutionContext, keys: Mapping[str, str]) -> dict[str, dg.AssetKey]:
-    resolved = {name: context.at_path(name).resolve_value(key) for name, key in keys.items()}
-    return {name: _as_key(key, f"`external_models.keys` in defs.yaml, at {name!r},") for name, key in resolved.items()}
+    return {
+        name: _as_key(
+            context.at_path(name).resolve_value(template), f"`external_models.keys` in defs.yaml, at {name!r},"
+        )
+        for name, template in keys.items()
+    }
 
 
-def _as_key(said: object, what: str, hint: str = "") -> dg.AssetKey:
-    """A key, which a template such as `{{ context.load_component(...).asset_key_for_model(...) }}` may give as such."""
-    key = said if isinstance(said, dg.AssetKey) else dg.AssetKey.from_user_string(str(said))
+def _as_key(rendered: object, where: str, hint: str = "") -> dg.AssetKey:
+    """The asset key of a rendered template.
+
+    It may be one already: `{{ context.load_component(...).asset_key_for_model(...) }}` renders to an asset key.
+    """
+    key = rendered if isinstance(rendered, dg.AssetKey) else dg.AssetKey.from_user_string(str(rendered))
+    problem = f"{where} gives the asset key {str(rendered)!r}"
     if not all(key.path):
-        raise DeclarationError(f"{what} gives the asset key {str(said)!r}, which has an empty part.{hint}")
+        raise DeclarationError(f"{problem}, which has an empty part.{hint}")
     if "None" in key.path:
-        raise DeclarationError(f"{what} gives the asset key {str(said)!r}: a variable that it names is not set.{hint}")
+        raise DeclarationError(f"{problem}: a variable that it names is not set.{hint}")
     return key
 
 
 @dataclass(frozen=True)
 class ExternalModels(dg.Resolvable):
-    """How external models, and tables that no model declares, become upstream asset keys."""
+    """Upstream asset keys of external models, and of tables that no model declares."""
 
     key: Annotated[
         KeyOfTable | None,
@@ -117,30 +125,30 @@ class ExternalModels(dg.Resolvable):
         take_declared_types(self, ExternalModels, "external_models")
 
     def mapped(self, fqns: Iterable[str]) -> dict[str, dg.AssetKey]:
-        """The keys that `keys` gives to these tables, by fqn.
+        """The keys that the attribute `keys` gives to these tables, by fqn.
 
         Raises:
-            DeclarationError: An entry names no table that is read, or more than one.
+            DeclarationError: An entry names no table that a model reads, or more than one.
         """
         tables = {fqn: ".".join(split_fqn(fqn)) for fqn in sorted(fqns)}
-        found: dict[str, dg.AssetKey] = {}
+        mapped: dict[str, dg.AssetKey] = {}
         for name, key in self.keys.items():
-            said = name.replace('"', "").casefold()
-            exact = [fqn for fqn, table in tables.items() if table.casefold() == said]
-            matches = exact or [fqn for fqn, table in tables.items() if table.casefold().endswith(f".{said}")]
+            unquoted = name.replace('"', "").casefold()
+            exact = [fqn for fqn, table in tables.items() if table.casefold() == unquoted]
+            matches = exact or [fqn for fqn, table in tables.items() if table.casefold().endswith(f".{unquoted}")]
             if len(matches) != 1:
                 raise DeclarationError(_wrong_name(name, [tables[fqn] for fqn in matches], tables))
-            if matches[0] in found:
+            if matches[0] in mapped:
                 raise DeclarationError(
                     f"`external_models.keys` in defs.yaml names the table {tables[matches[0]]} twice, once as {name!r}."
                 )
-            found[matches[0]] = key
-        return found
+            mapped[matches[0]] = key
+        return mapped
 
 
 def _wrong_name(name: str, matches: list[str], tables: Mapping[str, str]) -> str:
-    start = f"`external_models.keys` in defs.yaml names {name!r}, "
+    problem = f"`external_models.keys` in defs.yaml names {name!r}, "
     if matches:
-        return f"{start}which is more than one table: {', '.join(matches)}. Write out the catalog."
+        return f"{problem}which is more than one table: {', '.join(matches)}. Write out the catalog."
     known = did_you_mean(name, {".".join(split_fqn(fqn)[-2:]) for fqn in tables} | set(tables.values()))
-    return f"{start}but no model reads an external table of that name." + (known or " The project has none.")
+    return f"{problem}but no model reads an external table of that name." + (known or " The project has none.")

@@ -1,4 +1,4 @@
-"""Where a SQLMesh project lives, and how to open it."""
+"""The folders of a SQLMesh project, and how to open it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from dg_sqlmesh_component.protocol.bootstrap import sqlmesh_program
 from dg_sqlmesh_component.protocol.errors import DeclarationError
 
 CONFIG_FILES = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
-"""What makes a folder a SQLMesh project: SQLMesh reads its configuration from one of these."""
+"""SQLMesh reads a project's configuration from one of these. A folder without any is not a SQLMesh project."""
 
 
 def is_project_folder(path: Path) -> bool:
-    """Whether SQLMesh would find a configuration in this folder."""
+    """True if SQLMesh finds a configuration in this folder."""
     return any((path / name).is_file() for name in CONFIG_FILES)
 
 
 def missing_project(path: Path, remedy: str) -> str:
-    """What a folder lacks to be a SQLMesh project, a remedy, and as the last line the command that creates one."""
-    lacks = f"{path} is not a SQLMesh project: it has none of {', '.join(CONFIG_FILES)}."
+    """The error for a folder that is not a SQLMesh project. Its last line is the command that creates one there."""
+    problem = f"{path} is not a SQLMesh project: it has none of {', '.join(CONFIG_FILES)}."
     is_dbt = (path / "dbt_project.yml").is_file()
     create = "It is a dbt project. To add what SQLMesh needs:" if is_dbt else "To create a project there:"
     command = shlex.join([sqlmesh_program(), "init", *(["-t", "dbt"] if is_dbt else [])])
-    return f"{lacks} {remedy} {create}\n    cd {shlex.quote(str(path))} && {command}"
+    return f"{problem} {remedy} {create}\n    cd {shlex.quote(str(path))} && {command}"
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class SQLMeshProject:
     Attributes:
         paths: Absolute folders; more than one for a multi-repository project.
         gateway, environment, config: As on SQLMesh's command line; None for the project's own defaults.
-        working_directory: Where SQLMesh runs; None: the first folder, as if you had typed `sqlmesh` there.
+        working_directory: Where SQLMesh runs; None: the first folder, as for a `sqlmesh` command in it.
         python: Interpreter that has SQLMesh; None: the one that runs Dagster.
         env: Environment variables for SQLMesh's process only.
-        written_env: How these stand in YAML, where that is not their value: the same wherever it is deployed.
+        written_env: The templates in `env` as written: unlike values, they are the same in every deployment.
     """
 
     paths: tuple[Path, ...]
@@ -54,12 +54,12 @@ class SQLMeshProject:
 
     @property
     def name(self) -> str:
-        """The first folder's name: what people call the project."""
+        """The first folder's name, which people use for the project."""
         return self.paths[0].name
 
     @property
     def opening(self) -> msg.OpenProject:
-        """How the worker shall open it."""
+        """The instructions for the worker."""
         return msg.OpenProject(
             paths=tuple(str(path) for path in self.paths),
             gateway=self.gateway,
@@ -69,16 +69,16 @@ class SQLMeshProject:
         )
 
     def require(self) -> None:
-        """Check what can be checked without SQLMesh.
+        """Check the folders, as far as possible without SQLMesh.
 
         Raises:
-            DeclarationError: A folder is not there, or is no SQLMesh project.
+            DeclarationError: A folder is missing, or is not a SQLMesh project.
         """
         for path in self.paths:
             if not path.is_dir():
                 raise DeclarationError(
-                    f"There is no folder {path}. `project` in defs.yaml names the SQLMesh project's "
-                    "folder, relative to that file."
+                    f"There is no folder {path}. `project` in defs.yaml must be the folder of the SQLMesh project, "
+                    "relative to that file."
                 )
             if not is_project_folder(path):
                 raise DeclarationError(missing_project(path, "Correct `project` in defs.yaml."))

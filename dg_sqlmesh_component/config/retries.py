@@ -1,6 +1,6 @@
-"""Which errors are worth another attempt, and when it is made.
+"""Retries inside the step: which errors are retried, and after which delay.
 
-Dagster reads the annotations of the class as objects, so they must not be postponed.
+No `from __future__ import annotations`: Dagster reads the annotations of the class as objects.
 """
 
 import re
@@ -12,9 +12,6 @@ import dagster as dg
 from dg_sqlmesh_component.config.validation import require_at_least, take_declared_types
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DeclarationError
-
-_BACKOFFS = {"linear": dg.Backoff.LINEAR, "exponential": dg.Backoff.EXPONENTIAL}
-_JITTERS = {"full": dg.Jitter.FULL, "plus_minus": dg.Jitter.PLUS_MINUS}
 
 
 @dataclass
@@ -63,36 +60,37 @@ class Retries(dg.Resolvable):
                     re.compile(pattern)
                 except re.error as error:
                     raise DeclarationError(
-                        f"`execution.retries.{name}` in defs.yaml has {pattern!r}, which is no regular expression: "
+                        f"`execution.retries.{name}` in defs.yaml has {pattern!r}, which is not a regular expression: "
                         f"{error}."
                     ) from error
 
     def delay_before(self, attempt: int) -> float:
-        """Seconds before an attempt; the first retry is attempt 2."""
+        """Seconds to wait before an attempt; the first retry is attempt 2."""
         policy = dg.RetryPolicy(
             max_retries=self.max_retries,
             delay=self.delay,
-            backoff=_BACKOFFS[self.backoff] if self.backoff else None,
-            jitter=_JITTERS[self.jitter] if self.jitter else None,
+            backoff=dg.Backoff[self.backoff.upper()] if self.backoff else None,
+            jitter=dg.Jitter[self.jitter.upper()] if self.jitter else None,
         )
         return policy.calculate_delay(attempt - 1)
 
     def classify(self, event: msg.Event) -> msg.Event:
-        """The event, as this declaration sees its error."""
-        if isinstance(event, msg.NodeFailed) and not event.failed_audits:
-            said = _with_class(event.error_type, event.message)
-            return replace(event, is_transient=self.is_transient(said, event.is_transient))
-        if isinstance(event, msg.RequestFailed):
-            said = _with_class(event.error, event.message)
-            return replace(event, is_transient=self.is_transient(said, event.is_transient))
+        """The event; if it contains an error, `is_transient` is what these patterns make of it."""
+        match event:
+            case msg.NodeFailed(failed_audits=(), error_type=error_class) | msg.RequestFailed(error=error_class):
+                error_text = event.message
+                if not error_text.startswith(f"{error_class}:"):
+                    error_text = f"{error_class}: {error_text}"
+                return replace(event, is_transient=self.is_transient(error_text, event.is_transient))
         return event
 
-    def is_transient(self, said: str, known: bool) -> bool:
-        """Whether an error is transient: `persistent_errors` first, then `transient_errors`, then what is known."""
-        if any(re.search(pattern, said) for pattern in self.persistent_errors):
+    def is_transient(self, error_text: str, known: bool) -> bool:
+        """True if an error is transient. `persistent_errors` win over `transient_errors`.
+
+        Args:
+            error_text: `<error class>: <message>`.
+            known: Whether the worker considers it transient.
+        """
+        if any(re.search(pattern, error_text) for pattern in self.persistent_errors):
             return False
-        return known or any(re.search(pattern, said) for pattern in self.transient_errors)
-
-
-def _with_class(error: str, message: str) -> str:
-    return message if message.startswith(f"{error}:") else f"{error}: {message}"
+        return known or any(re.search(pattern, error_text) for pattern in self.transient_errors)

@@ -1,6 +1,6 @@
-"""What a run may be told in the launchpad.
+"""The run config of the SQLMesh op.
 
-Dagster reads the annotations of the class as objects, so they must not be postponed.
+No `from __future__ import annotations`: Dagster reads the annotations of the class as objects.
 """
 
 import re
@@ -15,9 +15,9 @@ from dg_sqlmesh_component.protocol.errors import DeclarationError
 
 
 class SQLMeshRunConfig(dg.Config):
-    """What a run may be told in the launchpad, or in the run config of a job or schedule.
+    """Options of one run, from the launchpad or the run config of a job or schedule.
 
-    A run computes what is missing; none of these makes SQLMesh compute an interval again.
+    A run computes pending intervals. No option makes SQLMesh compute an interval again.
     """
 
     ignore_cron: bool = Field(
@@ -41,25 +41,29 @@ class SQLMeshRunConfig(dg.Config):
 
 
 def chosen_environment(config: SQLMeshRunConfig, declared: str, allowed: Sequence[str]) -> str:
-    """The environment to run: the declared one, or one that is allowed.
+    """The environment to run: the declared environment, or the one of the run config if it is allowed.
+
+    Args:
+        declared: The environment of the manifest.
+        allowed: Names and patterns of `execution.environments`.
 
     Raises:
-        DeclarationError: The run names one that is not allowed.
+        DeclarationError: The run config names an environment that is not allowed.
     """
-    asked_for = config.environment
-    if asked_for is None or sanitized(asked_for) == declared:
+    environment = config.environment
+    if environment is None or sanitized(environment) == declared:
         return declared
-    if not any(fnmatchcase(asked_for, pattern) for pattern in allowed):
+    if not any(fnmatchcase(environment, pattern) for pattern in allowed):
         names = ", ".join([declared, *allowed])
         raise DeclarationError(
-            f"The run config asks for environment {asked_for!r}; allowed are: {names}. "
+            f"The run config asks for environment {environment!r}; allowed are: {names}. "
             "To allow more, list them under `execution.environments` in defs.yaml."
         )
-    return sanitized(asked_for)
+    return sanitized(environment)
 
 
 def sanitized(environment: str) -> str:
-    """An environment's name as SQLMesh stores it. Held in place by tests/upstream."""
+    """An environment's name as SQLMesh stores it. A test in tests/upstream compares it with SQLMesh."""
     return re.sub(r"\W", "_", environment).lower()
 
 
@@ -67,18 +71,18 @@ def refuse_what_does_nothing(config: SQLMeshRunConfig, environment: str, *, runs
     """Refuse run config that SQLMesh would ignore.
 
     Raises:
-        DeclarationError: Saying which value, and why it would do nothing.
+        DeclarationError: An option has no effect in this run.
     """
     if not config.skip_janitor and environment != "prod":
         raise DeclarationError(
             "The run config sets skip_janitor to false, but SQLMesh runs its janitor only before a run of environment "
             f"prod, and this run is of {environment!r}. Leave skip_janitor out."
         )
-    given = [name for name in ("ignore_cron", "start", "end") if getattr(config, name)]
-    given += [] if config.skip_janitor else ["skip_janitor"]
-    if given and not runs_models:
+    options = [name for name in ("ignore_cron", "start", "end") if getattr(config, name)]
+    options += [] if config.skip_janitor else ["skip_janitor"]
+    if options and not runs_models:
         raise DeclarationError(
-            f"The run config sets {' and '.join(given)}, but only checks are selected, so no model is executed. "
+            f"The run config sets {' and '.join(options)}, but only checks are selected, so no model is executed. "
             "Select the assets too, or leave it out."
         )
 
@@ -88,20 +92,20 @@ def config_of_run(
 ) -> Mapping[str, Any]:
     """The config of the run's SQLMesh op.
 
-    Dagster splits the op into `<op>`, `<op>_2` ... where another asset stands between two models, and fills in the
-    defaults of each. One run is one SQLMesh run, so what was said to the first of them holds for the others.
+    If another asset stands between two models, Dagster splits the op into `<op>`, `<op>_2` ... and gives each the
+    defaults. One run is one SQLMesh run, so the config of the first part holds for the others too.
 
     Args:
-        step: Name of this step's own part.
-        resolved: What Dagster has resolved for this part: with defaults, and with variables looked up.
+        step: Name of this step's part of the op.
+        resolved: The config that Dagster has resolved for this part: with defaults and values of variables.
     """
-    said = run_config.get("ops", {})
-    if step in said or op not in said:
+    configured = run_config.get("ops", {})
+    if step in configured or op not in configured:
         return resolved or {}
-    return {name: _looked_up(value) for name, value in (said[op].get("config") or {}).items()}
+    return {name: _resolved(value) for name, value in (configured[op].get("config") or {}).items()}
 
 
-def _looked_up(value: Any) -> Any:
-    """What Dagster has done only for the part that the config was given to."""
+def _resolved(value: Any) -> Any:
+    """The value of a variable. Dagster resolves variables only for the part that the config names."""
     is_variable = isinstance(value, Mapping) and set(value) == {"env"}
     return dg.EnvVar(value["env"]).get_value() if is_variable else value

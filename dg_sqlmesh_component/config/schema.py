@@ -1,4 +1,4 @@
-"""The JSON schema of `defs.yaml`, shaped so that `dg check yaml` names the key that is wrong."""
+"""A JSON schema of `defs.yaml` with which `dg check yaml` names the wrong key."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pydantic import BaseModel
 Schema = dict[str, Any]
 
 _TEMPLATE = r"\{[{%]"
-"""What makes a text a template; its value is not known yet."""
+"""A text with this is a template, whose value is not known yet."""
 
 
 @cache
 def with_named_errors(model: type[BaseModel]) -> type[BaseModel]:
-    """The model of a component's attributes, with a JSON schema that is shaped by `name_errors`."""
+    """A subclass of the attributes' model, whose JSON schema went through `name_errors`."""
 
     def model_json_schema(_: type[BaseModel], *args: Any, **options: Any) -> Schema:
         return name_errors(model.model_json_schema(*args, **options))
 
-    changed = {"__module__": model.__module__, "model_json_schema": classmethod(model_json_schema)}
-    return type(model.__name__, (model,), changed)
+    members = {"__module__": model.__module__, "model_json_schema": classmethod(model_json_schema)}
+    return type(model.__name__, (model,), members)
 
 
 def name_errors(schema: Schema) -> Schema:
-    """A schema whose errors name the wrong key. It accepts the same values, except wrong words for an enumeration.
+    """A schema whose errors name the wrong key. It accepts the same values, except wrong words of an enumeration.
 
-    Dagster allows a template in the place of every value, so that each is a union (`anyOf`). A validator reports of a
-    union only that nothing in it fits. Here each member is required of the values of its type (`if`, `then`). The
-    unions stay, for they are what `dg utils inspect-component` and Dagster's UI show, but let these values pass.
+    Dagster accepts a template for every value, so every value is a union (`anyOf`). If no member of a union fits, a
+    validator does not report why. Here a value must fit the member of its own type (`if`, `then`). The unions stay,
+    because `dg utils inspect-component` and Dagster's UI show them, but they accept every value of such a type.
     """
     definitions = schema.get("$defs", {})
     return {key: _shaped(value, definitions) for key, value in schema.items()}

@@ -1,6 +1,6 @@
-"""How tags of a SQLMesh model set properties of its asset (ADR-0006).
+"""Tags of a SQLMesh model that set properties of its asset (ADR-0006).
 
-Dagster reads these annotations as objects, so they must not be postponed.
+No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from dg_sqlmesh_component.protocol.errors import DeclarationError
 
 @dataclass(frozen=True)
 class TagConvention(dg.Resolvable):
-    """How a model's tags set Dagster properties: `<prefix><separator><property><separator><value>`."""
+    """The form of tags that set Dagster properties: `<prefix><separator><property><separator><value>`."""
 
     prefix: Annotated[
         str,
-        dg.Resolver.default(description="What such a tag begins with.", examples=["dagster", "dg"]),
+        dg.Resolver.default(description="The beginning of such a tag.", examples=["dagster", "dg"]),
     ] = "dagster"
     separator: Annotated[
         str,
         dg.Resolver.default(
-            description="What stands between its parts; the value may contain it.", examples=[":", "/"]
+            description="The text between the parts of such a tag; the value may contain it.", examples=[":", "/"]
         ),
     ] = ":"
 
@@ -33,7 +33,7 @@ class TagConvention(dg.Resolvable):
             raise DeclarationError("`tag_convention` in defs.yaml needs a prefix and a separator that are not empty.")
 
     def split(self, tag: str) -> tuple[str, str] | None:
-        """The property and its value, which may hold the separator; None for an ordinary tag."""
+        """The property and its value, which may contain the separator; None for an ordinary tag."""
         start = f"{self.prefix}{self.separator}"
         if not tag.startswith(start):
             return None

@@ -1,6 +1,7 @@
-"""What a declared value must be, also where a template, or Python, has made it.
+"""Types and bounds of attributes after templates are rendered.
 
-Dagster checks the types of a declaration as it is written; a template is a string there, whatever comes of it.
+Dagster checks `defs.yaml` as it is written, where each template is a string, and does not check components made in
+Python.
 """
 
 from __future__ import annotations
@@ -19,56 +20,53 @@ _LONGEST_VALUE = 60
 
 
 def take_declared_types(declared: Any, declaring: type, attribute: str = "", *, secret: Collection[str] = ()) -> None:
-    """Make the fields what they are declared as: `"4"`, of an environment variable, is a number where one belongs.
+    """Convert the fields of a dataclass to their declared types.
 
-    And 4, which a template makes of it, is text where that belongs.
+    The text `"4"`, from an environment variable, becomes a number where a number is declared. The number 4, which a
+    template makes of that text, becomes text where text is declared.
 
     Args:
         declared: The instance; its fields are replaced in place.
-        declaring: The dataclass that declares the fields; those that a subclass adds are its own affair.
-        attribute: Where the fields stand in `defs.yaml`; empty at its top.
+        declaring: The dataclass that declares the fields. Fields that a subclass adds are not converted.
+        attribute: The attribute of `defs.yaml` that contains the fields; empty at the top.
         secret: Fields whose values are not shown.
 
     Raises:
-        DeclarationError: A value cannot be made what it must be.
+        DeclarationError: A value cannot be converted.
     """
     for name, adapter in _adapters(declaring).items():
         value = getattr(declared, name)
         try:
-            taken = adapter.validate_python(value)
+            converted = adapter.validate_python(value)
         except ValidationError as error:
             shown = f"of type {type(value).__name__}" if name in secret else _shortened(value)
-            reasons = "; ".join(dict.fromkeys(one["msg"] for one in error.errors(include_url=False)))
-            place = f"{attribute}.{name}" if attribute else name
-            raise DeclarationError(f"`{place}` in defs.yaml is {shown}. {reasons}.") from None
-        object.__setattr__(declared, name, taken)
+            reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors(include_url=False)))
+            path = f"{attribute}.{name}" if attribute else name
+            raise DeclarationError(f"`{path}` in defs.yaml is {shown}. {reasons}.") from None
+        object.__setattr__(declared, name, converted)
 
 
 def require_at_least(attribute: str, declared: object, **bounds: int) -> None:
-    """Refuse numbers below their bounds; a field without a value has none.
+    """Refuse numbers below their bounds. A field may be None.
 
     Raises:
         DeclarationError: A number is too small.
     """
     for name, least in bounds.items():
-        said = getattr(declared, name)
-        if said is not None and said < least:
-            raise DeclarationError(f"`{attribute}.{name}` in defs.yaml is {said}; it must be at least {least}.")
+        number = getattr(declared, name)
+        if number is not None and number < least:
+            raise DeclarationError(f"`{attribute}.{name}` in defs.yaml is {number}; it must be at least {least}.")
 
 
 @lru_cache
 def _adapters(declaring: type) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(declaring)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(declaring) if field.init}
     return {
-        one.name: TypeAdapter(hints[one.name], config=None if _has_own_config(hints[one.name]) else _ARBITRARY)
-        for one in dataclasses.fields(declaring)
-        if one.init
+        # pydantic accepts no configuration for a dataclass.
+        name: TypeAdapter(hint, config=None if dataclasses.is_dataclass(hint) else _ARBITRARY)
+        for name, hint in fields.items()
     }
-
-
-def _has_own_config(hint: Any) -> bool:
-    """Whether pydantic refuses to be told how to see this type."""
-    return dataclasses.is_dataclass(hint)
 
 
 def _shortened(value: object) -> str:

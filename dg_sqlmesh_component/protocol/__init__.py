@@ -1,1 +1,1 @@
-"""What both processes may import: neither Dagster nor SQLMesh."""
+"""Modules that Dagster's processes and the worker both import. They import neither Dagster nor SQLMesh."""

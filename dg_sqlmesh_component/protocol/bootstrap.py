@@ -1,13 +1,13 @@
-"""How code of ours starts in an interpreter that has SQLMesh and may have nothing of ours installed."""
+"""Start modules of this package in an interpreter that has SQLMesh and may not have this package."""
 
 from __future__ import annotations
 
 from importlib import metadata
 from pathlib import Path
 
-# The interpreter is given this package by path, and without running its `__init__`, which imports
-# Dagster. `-c` puts the working directory on `sys.path`, which the `sqlmesh` command does not: a
-# project's folder named like an installed module must not win.
+# The interpreter gets the path of this package and does not run its `__init__`, which imports Dagster.
+# `-c` puts the working directory on `sys.path`, which the `sqlmesh` command does not do. It is removed:
+# a folder of a project must not hide an installed module of the same name.
 _BOOTSTRAP = """\
 import sys
 sys.path[:] = [entry for entry in sys.path if entry]
@@ -20,16 +20,13 @@ runpy.run_module("dg_sqlmesh_component." + sys.argv.pop(1), run_name="__main__",
 
 
 def sqlmesh_program() -> str:
-    """What to type for SQLMesh's command in this environment: beside `sqlglotc`, `sqlmesh` itself does not start."""
-    return "dg_sqlmesh" if _is_installed("sqlglotc") and _is_installed("dg-sqlmesh-component") else "sqlmesh"
-
-
-def _is_installed(distribution: str) -> bool:
+    """The name of SQLMesh's command in this environment. `sqlmesh` does not start if `sqlglotc` is installed."""
     try:
-        metadata.version(distribution)
+        for distribution in ("sqlglotc", "dg-sqlmesh-component"):
+            metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return "sqlmesh"
+    return "dg_sqlmesh"
 
 
 def start_command(python: str, module: str, *arguments: str) -> list[str]:

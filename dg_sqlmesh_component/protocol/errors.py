@@ -1,17 +1,17 @@
-"""Every error this package raises on purpose: one family, split by who must act.
+"""The errors that this package raises on purpose: one class for each person who must act.
 
-Both worlds read this module (see ADR-0010), so it needs the standard library only. Each error
-carries a message of three parts: what is wrong, where it is, and what to do about it.
+Dagster's processes and the worker import this module (ADR-0010), so it needs the standard library only. Each message
+has three parts: what is wrong, where it is, and what to do.
 """
 
 from __future__ import annotations
 
 
 class SQLMeshComponentError(Exception):
-    """Base of the family. Catch this to catch everything that this package raises on purpose.
+    """Base class. Catch it to catch every error that this package raises on purpose.
 
     Attributes:
-        is_transient: Whether the error may be gone when the same thing is tried again.
+        is_transient: Whether a retry may succeed.
     """
 
     def __init__(self, message: str, *, is_transient: bool = False) -> None:
@@ -24,35 +24,35 @@ class DeclarationError(SQLMeshComponentError):
 
 
 class ProjectLoadError(SQLMeshComponentError):
-    """The author of the SQLMesh project must act: SQLMesh cannot load it, or Dagster refuses what it says."""
+    """The author of the SQLMesh project must act: SQLMesh cannot load it, or Dagster refuses a property in it."""
 
 
 class EnvironmentNotReadyError(SQLMeshComponentError):
-    """Whoever operates SQLMesh must act: run a plan or a migration, or release the database."""
+    """The operator of SQLMesh must act: run a plan or a migration, or release the database."""
 
 
 class DatabaseInUseError(EnvironmentNotReadyError):
-    """Another process holds what SQLMesh needs; whoever runs that must act, or time will do."""
+    """Another process holds a database or lock that SQLMesh needs. Its owner must act, or a later run succeeds."""
 
 
 class InstallationError(SQLMeshComponentError):
-    """Whoever installs must act: the worker's interpreter has no usable SQLMesh."""
+    """The person who installs must act: the worker's interpreter has no usable SQLMesh."""
 
 
 class EvaluationError(SQLMeshComponentError):
-    """SQLMesh gave up on a whole run (not on one model), in its own words."""
+    """SQLMesh ended a whole run (not one model) with an error, in SQLMesh's words."""
 
 
 class StatementError(EvaluationError):
-    """A statement behind the models failed, as of `after_all`. What came of the models stands."""
+    """A statement after the models failed, such as `after_all`. The outcomes of the models stay valid."""
 
 
 class StoppedError(SQLMeshComponentError):
-    """Nobody must act: the run was cancelled, the worker did not end in time, and was killed."""
+    """Nobody must act: the run was cancelled, and the worker was killed because it did not end in time."""
 
 
 class WorkerError(SQLMeshComponentError):
-    """The worker process died or broke the protocol. If nothing killed it, this is our fault."""
+    """The worker process died or broke the protocol. If nothing killed it, this is a bug of this package."""
 
 
 ERRORS_BY_NAME: dict[str, type[SQLMeshComponentError]] = {
@@ -68,4 +68,4 @@ ERRORS_BY_NAME: dict[str, type[SQLMeshComponentError]] = {
         WorkerError,
     )
 }
-"""How an error crosses the pipe: by its class name."""
+"""The worker sends an error as its class name and its message."""

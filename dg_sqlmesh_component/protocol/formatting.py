@@ -1,52 +1,53 @@
-"""Text as a log, a web page or a name can hold it."""
+"""Format texts for logs, web pages and names."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from difflib import get_close_matches
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-"""What a terminal takes for a colour or a move of its cursor."""
+"""Codes that change colours or move the cursor in a terminal."""
 
 
 def without_colours(text: str) -> str:
-    """A line as a terminal would show it, in one colour."""
+    """The text without codes for a terminal."""
     return _ANSI.sub("", text)
 
 
 def plain(text: object) -> str:
-    """Without colours and without blank edges."""
+    """The text without colours, and without blanks at its ends."""
     return without_colours(str(text)).strip()
 
 
 def block(text: str) -> str:
-    """A command or an error behind a sentence, on lines of its own.
+    """A command or an error on its own lines, to be appended to a sentence.
 
-    Markdown shows them as code, with line breaks and signs as they are; in a terminal they can be copied.
+    Markdown shows indented lines as code: line breaks and special characters stay. In a terminal they can be copied.
     """
     lines = text.strip("\n").splitlines()
     return "\n\n" + "\n".join(f"    {line}".rstrip() for line in lines)
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """How many of something, for people: `1 row`, `2 rows`. `plural`: where it is not the noun with an s."""
+    """A number with its noun: `1 row`, `2 rows`. `plural` is for nouns whose plural is not formed with an s."""
     return f"1 {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 MAX_LISTED = 20
-"""How many models a message names before it says how many more there are."""
+"""Number of models that a message names before it counts the others."""
 
 
 def listed(items: Sequence[str], at_most: int = MAX_LISTED) -> str:
-    """At most so many of them, and how many more there are."""
+    """At most so many items, separated by commas, and the number of the others."""
     more = [f"and {len(items) - at_most} more"] if len(items) > at_most else []
     return ", ".join([*items[:at_most], *more])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence with the names closest to a wrong one, else with the first ten there are; empty if there are none."""
+    """A sentence with the known names closest to a wrong name, else with the first ten; empty if none are known."""
     names = sorted(set(known))
     close = get_close_matches(name, names)
     if close:
@@ -61,12 +62,10 @@ def instant(milliseconds: int) -> str:
 
 
 def bare(fqn: str) -> str:
-    """A model's name for people: SQLMesh's own has quotes around each part."""
+    """A model's name without the quotes that SQLMesh puts around each part."""
     return fqn.replace('"', "")
 
 
 def short_hash(parts: Iterable[str]) -> str:
-    """Eight characters that tell these texts apart from others."""
-    import hashlib
-
+    """Eight characters that differ for different texts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]

@@ -9,12 +9,12 @@ _Node = TypeVar("_Node", bound=Hashable)
 
 
 def reachable(starts: Iterable[_Node], neighbours: Callable[[_Node], Iterable[_Node]]) -> set[_Node]:
-    """The starts, and every node that can be reached from one of them."""
-    found: set[_Node] = set()
+    """The starts and every node that can be reached from them."""
+    reached: set[_Node] = set()
     to_visit = list(starts)
     while to_visit:
         node = to_visit.pop()
-        if node not in found:
-            found.add(node)
+        if node not in reached:
+            reached.add(node)
             to_visit.extend(neighbours(node))
-    return found
+    return reached

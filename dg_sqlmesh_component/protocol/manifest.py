@@ -1,8 +1,8 @@
-"""A SQLMesh project as plain data: what Dagster needs to know to show it.
+"""The manifest: a SQLMesh project as plain data, as far as Dagster shows it.
 
-Written by the worker, stored as JSON by the component, read by Dagster's processes, which
-never import SQLMesh. Names and shapes are SQLMesh's; how they look in Dagster is `translator`'s.
-Standard library only: both worlds read this module.
+The worker creates it, the component stores it as JSON, and Dagster's processes read it. They never import SQLMesh.
+Names and shapes are SQLMesh's; `definitions/translator.py` decides how they look in Dagster.
+Standard library only: Dagster's processes and the worker both import this module.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Protocol, TypeVar
 from dg_sqlmesh_component.protocol.graph import reachable
 
 MANIFEST_VERSION = 5
-"""Raised whenever a field changes its meaning; a manifest of another version is not read."""
+"""Increased whenever a field changes its meaning. A manifest of another version is not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is kept of what may be large.
+    """Limits for large parts of the manifest.
 
     Attributes:
-        characters: Of a query, or of dbt's `meta`; more is cut, with a note.
-        columns: Of a model's schema; more are left out, and counted.
-        lineage_pairs: Pairs of columns of a model's column lineage; more are left out, and counted.
+        characters: Of a query, or of dbt's `meta`. Longer text is cut, with a note.
+        columns: Of a model's schema. More are left out and counted.
+        lineage_pairs: Pairs of columns in a model's column lineage. More are left out and counted.
     """
 
     characters: int = 4_000
@@ -38,11 +38,11 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 CUT_NOTE = "\n-- cut here: "
-"""How the note begins behind a text that was cut."""
+"""The beginning of the note after a text that was cut."""
 
 
 def cut(text: str, characters: int) -> str:
-    """A text of at most so many characters, with a note where something was cut."""
+    """A text of at most so many characters, with a note at its end if it was cut."""
     if len(text) <= characters:
         return text
     note = f"{CUT_NOTE}{len(text)} characters in all"
@@ -51,7 +51,7 @@ def cut(text: str, characters: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a model. `type` is SQL in the model's dialect; `UNKNOWN` where SQLMesh cannot infer it."""
+    """One column of a model. `type` is SQL in the model's dialect, or `UNKNOWN` if SQLMesh cannot infer it."""
 
     name: str
     type: str
@@ -63,13 +63,13 @@ class Audit:
     """One use of an audit by a model, or a standalone audit.
 
     Attributes:
-        name: The audit's name, as SQLMesh has it.
-        position: Its place in `model.audits_with_args`, which is how results are matched.
-        check_name: Name of its asset check, made of its name and arguments, unique on its model.
+        name: The audit's name in SQLMesh.
+        position: Its index in `model.audits_with_args`.
+        check_name: Name of its asset check, made of its name and arguments; unique for the model.
         blocking: Whether a failure stops the model, after any `blocking := false` on the model.
         args: Arguments as SQL text, without `blocking`.
-        query: The audit's SQL as written, None where SQLMesh cannot print it.
-        path: File that defines it, None for SQLMesh's built-in audits.
+        query: The audit's SQL as written; None if SQLMesh cannot print it.
+        path: File that defines it; None for SQLMesh's built-in audits.
         description: The audit's own description, if any.
     """
 
@@ -85,12 +85,12 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class DbtNode:
-    """What dbt says of a model or test that SQLMesh has loaded from a dbt project.
+    """dbt's properties of a model or test that SQLMesh has loaded from a dbt project.
 
     Attributes:
         unique_id: As in dbt's own manifest.
-        meta: `meta`, as JSON text.
-        severity: Of a test, `error` or `warn`.
+        meta: `meta` as JSON text.
+        severity: `error` or `warn`, for a test.
         tests: The fqn of the model that a test belongs to.
     """
 
@@ -108,25 +108,25 @@ class Model:
     Attributes:
         fqn: SQLMesh's quoted, fully qualified name; the identity of the model everywhere.
         name: The name as its author wrote it.
-        catalog, schema, table: The parts of `fqn`, unquoted; catalog is None where the engine has none.
+        catalog, schema, table: The parts of `fqn`, unquoted; catalog is None if the engine has none.
         kind: `FULL`, `VIEW`, `SEED`, `INCREMENTAL_BY_TIME_RANGE`, `EMBEDDED`, `EXTERNAL` ...
         source_type: `sql`, `python`, `seed` or `external`.
-        owner: As written. `owner_email` is set where the project's `users` know that name.
+        owner: As written. `owner_email` is set if the project's `users` contain that name.
         start: As written in the model or the project's defaults.
-        grains, references, partitioned_by, clustered_by: SQL text, one entry an expression.
-        depends_on: The `fqn`s it reads, sorted, also of tables that no model declares.
-        table_name: The table or view that consumers read in the manifest's environment, unquoted, dotted.
-        gateway: As written; None where the project's gateway runs it.
+        grains, references, partitioned_by, clustered_by: SQL text, one entry per expression.
+        depends_on: The `fqn`s that it reads, sorted; also of tables that no model declares.
+        table_name: The table or view that consumers read in the manifest's environment, unquoted, with dots.
+        gateway: As written; None if the project's gateway runs it.
         engine: Connection type of the gateway that runs it (`duckdb`, `snowflake` ...).
         data_hash: SQLMesh's hash of what determines the model's data.
-        metadata_hash: SQLMesh's hash of the rest (description, owner, audits ...).
-        path: The file it comes from, None when it comes from another project's state.
-        columns_cut: How many columns were left out, to keep the manifest small.
-        query: The rendered SQL; only on request, and only of SQL models.
+        metadata_hash: SQLMesh's hash of its other properties (description, owner, audits ...).
+        path: The file that defines it; None for a model from another project's state.
+        columns_cut: Number of columns that were left out, to keep the manifest small.
+        query: The rendered SQL; only on request, and only for SQL models.
         column_lineage: The columns that each column is made of, as (fqn, column); only on request.
-        column_lineage_cut: How many such pairs were left out, to keep the manifest small.
+        column_lineage_cut: Number of such pairs that were left out, to keep the manifest small.
         source_url: The file on the web page of its repository; only on request.
-        dbt: What dbt says of it, for a model of a dbt project.
+        dbt: dbt's properties, for a model of a dbt project.
     """
 
     fqn: str
@@ -175,27 +175,27 @@ class Model:
 
     @property
     def is_external(self) -> bool:
-        """Whether somebody else produces its table; SQLMesh only reads it."""
+        """True if SQLMesh reads its table and does not compute it."""
         return self.kind == "EXTERNAL"
 
     @property
     def is_embedded(self) -> bool:
-        """Whether it has no table of its own and is inlined where it is read."""
+        """True if it has no table, because SQLMesh inlines its query into downstream models."""
         return self.kind == "EMBEDDED"
 
     @property
     def is_executable(self) -> bool:
-        """Whether SQLMesh computes a table or view for it, which makes it an asset of ours."""
+        """True if SQLMesh computes a table or view for it. Only such models become assets."""
         return not (self.is_external or self.is_embedded)
 
 
 @dataclass(frozen=True, slots=True)
 class StandaloneAudit:
-    """An audit that belongs to no model: SQLMesh runs it as a node of its own, on its own cron.
+    """An audit that belongs to no model. SQLMesh runs it as a node with its own cron.
 
     Attributes:
-        audit: Its check; `audit.name` is also its identity in SQLMesh.
-        depends_on: The `fqn`s it reads, sorted.
+        audit: Its check; `audit.name` also identifies it in SQLMesh.
+        depends_on: The `fqn`s that it reads, sorted.
     """
 
     audit: Audit
@@ -207,18 +207,18 @@ class StandaloneAudit:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a manifest was made of, as far as it can be seen without SQLMesh.
+    """The fingerprint of a project, taken without SQLMesh.
 
     Attributes:
         model_files: Size and time of change of the SQL files below `models`, by path.
-        rest: A digest of everything else: other files, configuration, versions, what was asked for.
+        rest: A digest of everything else: other files, configuration, versions, selection.
     """
 
     model_files: dict[str, str]
     rest: str
 
     def files_changed_since(self, before: Sources) -> frozenset[str] | None:
-        """The SQL files of models that are not what they were; None where anything else differs too."""
+        """The SQL files of models that have changed; None if anything else has changed too."""
         if self.rest != before.rest or self.model_files.keys() != before.model_files.keys():
             return None
         return frozenset(path for path, stamp in self.model_files.items() if stamp != before.model_files[path])
@@ -226,11 +226,11 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredSelection:
-    """A selection that a job or a schedule has asked for, with SQLMesh's answer.
+    """A selection of a job or schedule, with SQLMesh's answer.
 
     Attributes:
         select, exclude: Selections in SQLMesh's language, as written.
-        models: The `fqn`s that they leave, sorted.
+        models: The `fqn`s of the selected models, sorted.
     """
 
     select: tuple[str, ...]
@@ -238,30 +238,32 @@ class AnsweredSelection:
     models: tuple[str, ...] = ()
 
 
+_HasPath = TypeVar("_HasPath", Model, Audit)
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A whole project, seen through one gateway and one environment.
+    """A whole project, for one gateway and one environment.
 
     Attributes:
         version: `MANIFEST_VERSION` of the writer.
         paths: Absolute project folders, in the order given.
         gateway: The gateway that was selected.
         environment: The environment whose promoted models a run executes.
-        models: Every model, sorted by `fqn`: those not selected too, since lineage passes through them.
-        selected: The `fqn`s that `select` and `exclude` leave; only these become assets.
+        models: Every model, sorted by `fqn`. Models that are not selected are included, because lineage leads through
+            them.
+        selected: The `fqn`s of the models that `select` and `exclude` leave; only these become assets.
         standalone_audits: Sorted by name.
-        reads_state: Whether SQLMesh added models of other projects, which share the state: they change without a file.
-        sources: What it was made of; None where that cannot be told.
-        state_key: The key of Dagster's under which it is stored; None before it is.
-        selections: Selections that the code location has asked for, so that no later process starts SQLMesh for them.
+        reads_state: Whether SQLMesh added models of other projects that share the state. They change without a file.
+        sources: The project's fingerprint; None if it cannot show every change.
+        state_key: Dagster's key of the manifest; None before it is stored.
+        selections: Answers to selections of the code location, so that no later process starts SQLMesh for them.
     """
 
     version: int
-    sqlmesh_version: str
     paths: tuple[str, ...]
     gateway: str
     environment: str
-    default_catalog: str | None
     models: tuple[Model, ...]
     selected: tuple[str, ...]
     standalone_audits: tuple[StandaloneAudit, ...]
@@ -271,57 +273,43 @@ class Manifest:
     selections: tuple[AnsweredSelection, ...] = ()
 
     def answer_to(self, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...] | None:
-        """The `fqn`s of a selection that was asked for before; None for a new one."""
-        for answered in self.selections:
-            if (answered.select, answered.exclude) == (select, exclude):
-                return answered.models
-        return None
+        """The stored answer to a selection, as `fqn`s; None for a new selection."""
+        answers = {(answered.select, answered.exclude): answered.models for answered in self.selections}
+        return answers.get((select, exclude))
 
     def models_changed_by(self, files: Collection[str]) -> frozenset[str]:
-        """The `fqn`s of the models in these files, and of all that read them; empty where a file has none."""
+        """The `fqn`s of the models in these files and of their downstream models; empty if a file has no model."""
         by_path: dict[str | None, set[str]] = defaultdict(set)
-        readers: dict[str, set[str]] = defaultdict(set)
+        downstream: dict[str, set[str]] = defaultdict(set)
         for model in self.models:
             by_path[model.path].add(model.fqn)
             for fqn in model.depends_on:
-                readers[fqn].add(model.fqn)
+                downstream[fqn].add(model.fqn)
         if not by_path.keys() >= set(files):
             return frozenset()
-        return frozenset(reachable((fqn for file in files for fqn in by_path[file]), lambda fqn: readers[fqn]))
+        return frozenset(reachable((fqn for file in files for fqn in by_path[file]), lambda fqn: downstream[fqn]))
 
     def with_models_of(self, part: Manifest) -> Manifest:
-        """This manifest, as it is with the models of one that describes only some of them."""
-        described = {model.fqn: model for model in part.models}
-        return replace(
-            part, models=tuple(described.get(model.fqn, model) for model in self.models), selected=self.selected
-        )
+        """A newer manifest that has only some models, completed with the other models and the selection of this one."""
+        reloaded = {model.fqn: model for model in part.models}
+        models = tuple(reloaded.get(model.fqn, model) for model in self.models)
+        return replace(part, models=models, selected=self.selected)
 
     def at(self, paths: tuple[str, ...]) -> Manifest:
-        """The same project in other folders: it was described where an image is built, and is read where that runs."""
+        """The same manifest with other project folders: an image may be built in one folder and run in another."""
         if paths == self.paths:
             return self
         moves = [(f"{before}{os.sep}", f"{now}{os.sep}") for before, now in zip(self.paths, paths, strict=True)]
 
-        def moved(path: str | None) -> str | None:
+        def moved(node: _HasPath) -> _HasPath:
             for before, now in moves:
-                if path is not None and path.startswith(before):
-                    return now + path.removeprefix(before)
-            return path
+                if node.path is not None and node.path.startswith(before):
+                    return replace(node, path=now + node.path.removeprefix(before))
+            return node
 
-        def moved_audit(audit: Audit) -> Audit:
-            return replace(audit, path=moved(audit.path))
-
-        return replace(
-            self,
-            paths=paths,
-            models=tuple(
-                replace(model, path=moved(model.path), audits=tuple(map(moved_audit, model.audits)))
-                for model in self.models
-            ),
-            standalone_audits=tuple(
-                replace(standalone, audit=moved_audit(standalone.audit)) for standalone in self.standalone_audits
-            ),
-        )
+        models = (replace(model, audits=tuple(map(moved, model.audits))) for model in self.models)
+        standalone = (replace(node, audit=moved(node.audit)) for node in self.standalone_audits)
+        return replace(self, paths=paths, models=tuple(map(moved, models)), standalone_audits=tuple(standalone))
 
 
 def split_fqn(fqn: str) -> tuple[str, ...]:
@@ -329,30 +317,31 @@ def split_fqn(fqn: str) -> tuple[str, ...]:
     return tuple(part.replace('""', '"') for part in re.findall(r'"((?:[^"]|"")*)"', fqn))
 
 
-class _Use(Protocol):
+class _AuditUse(Protocol):
     @property
     def name(self) -> str: ...
     @property
     def args(self) -> Mapping[str, str]: ...
 
 
-_Defined = TypeVar("_Defined", bound=_Use)
-_Found = TypeVar("_Found", bound=_Use)
+_Local = TypeVar("_Local", bound=_AuditUse)
+_Promoted = TypeVar("_Promoted", bound=_AuditUse)
 
 
-def pair_uses(defined: Iterable[_Defined], found: Iterable[_Found]) -> list[tuple[_Defined, _Found]]:
-    """Uses of audits in the local project beside those that are promoted, which may differ.
+def pair_uses(local: Iterable[_Local], promoted: Iterable[_Promoted]) -> list[tuple[_Local, _Promoted]]:
+    """Pair a node's audits in the local project with its promoted audits, which may differ.
 
-    They are paired by name and arguments, what is left of a name by its order; what has no counterpart is left out.
+    Audits of the same name and arguments are paired first, then the remaining audits of the same name in their order.
+    Audits without a counterpart are left out.
     """
-    left, pairs = list(defined), []
-    unpaired = list(found)
-    for by_arguments in (True, False):
-        for one in list(unpaired):
-            same = (use for use in left if use.name == one.name and (not by_arguments or use.args == one.args))
-            use = next(same, None)
-            if use is not None:
-                left.remove(use)
-                unpaired.remove(one)
-                pairs.append((use, one))
+    unpaired_local, unpaired_promoted = list(local), list(promoted)
+    pairs = []
+    for needs_same_args in (True, False):
+        for audit in list(unpaired_promoted):
+            for use in unpaired_local:
+                if use.name == audit.name and (use.args == audit.args or not needs_same_args):
+                    unpaired_local.remove(use)
+                    unpaired_promoted.remove(audit)
+                    pairs.append((use, audit))
+                    break
     return pairs

@@ -1,8 +1,8 @@
-"""What crosses the pipe: one request into the worker, then events out of it.
+"""The messages between Dagster's process and the worker: one request to the worker, then events from it.
 
-Frozen dataclasses of plain values, standard library only; `wire` turns them into lines of JSON.
-Instants are epoch milliseconds in UTC, as SQLMesh itself counts them; an interval is half open.
-`fqn` is SQLMesh's quoted name of a model, or the bare name of a standalone audit: both are nodes of a run.
+Messages are frozen dataclasses of plain values, standard library only. `wire` converts them to lines of JSON.
+Instants are epoch milliseconds in UTC, as in SQLMesh. An interval does not include its end.
+`fqn` is SQLMesh's quoted name of a model, or the name of a standalone audit: both are nodes of a run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Interval = tuple[int, int]
 """[start, end) in epoch milliseconds, UTC."""
 
 Status = Literal["success", "failure", "nothing_to_do", "not_run"]
-"""What `Context.run` returned; `not_run` when no run was asked for or it was refused."""
+"""The result of `Context.run`; `not_run` if there was no promoted node to run."""
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -26,13 +26,13 @@ Level = Literal["debug", "info", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class OpenProject:
-    """How to open a SQLMesh project. None means the project's own default.
+    """How to open a SQLMesh project. Part of every request. None means the project's own default.
 
     Attributes:
         paths: Absolute project folders.
         gateway, environment: Names, as on SQLMesh's command line.
         config: Name of the config object, as `sqlmesh --config`.
-        working_directory: Where SQLMesh runs, if not in the first of the folders.
+        working_directory: Where SQLMesh runs, if not in the first project folder.
     """
 
     paths: tuple[str, ...]
@@ -43,17 +43,17 @@ class OpenProject:
 
 
 Addition = Literal["column_lineage", "sql", "links"]
-"""What a manifest holds only on request, because it costs time or space."""
+"""Contents of the manifest that are optional because they cost time or space."""
 
 
 @dataclass(frozen=True, slots=True)
 class DescribeRequest:
-    """Load the project and answer with one `ProjectDescribed`.
+    """Load the project. Dagster's process sends it to load, reload or refresh; the answer is one `ProjectDescribed`.
 
     Attributes:
-        files: SQL files that have changed since a description, of which `models` are to be loaded again.
-        models: The `fqn`s of the models in them and of all that read those; empty for every model.
-        selections: Selections to answer as well; one that SQLMesh refuses or that matches nothing is left out.
+        files: SQL files of models that have changed since the previous manifest.
+        models: The `fqn`s of the models in these files and of their downstream models, to be loaded again. Empty: all.
+        selections: Selections to answer too. Those that SQLMesh refuses or that match nothing are left out.
         asked_by: Where `select` and `exclude` are written, for error messages.
     """
 
@@ -71,12 +71,12 @@ class DescribeRequest:
 
 @dataclass(frozen=True, slots=True)
 class AuditUse:
-    """One use of an audit, as the local project or the environment has it.
+    """One use of an audit by a node, in the local project or in the environment.
 
     Attributes:
         args: Arguments as SQL text, without `blocking`.
-        position: Its place among the audits of its node.
-        is_requested: Whether it is to be evaluated.
+        position: Its index in the node's list of audits.
+        is_requested: Whether to evaluate it.
     """
 
     name: str
@@ -87,13 +87,13 @@ class AuditUse:
 
 @dataclass(frozen=True, slots=True)
 class DescribedAs:
-    """What the stored manifest says of the project: its own defaults, and what its models read.
+    """Facts of the manifest that the worker compares with the project before a run.
 
     Attributes:
         gateway: The gateway that was used.
-        environment: The default target environment; None where the declaration names one.
-        assets: The models that are assets, by fqn.
-        read_beyond: What they read that is no asset, by fqn of the reader.
+        environment: The project's default target environment; None if `defs.yaml` names an environment.
+        assets: The `fqn`s of the models that are assets.
+        read_beyond: The `fqn`s that a node reads and that are not assets, by the node's fqn.
     """
 
     gateway: str
@@ -104,23 +104,23 @@ class DescribedAs:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """Run the requested nodes once, then audit some without running them.
+    """Run the requested nodes once, then audit others. A step sends it once, and again for each retry inside the step.
 
     Attributes:
         environment: The environment whose promoted models are run.
-        models: Models to run: exactly these, nothing upstream is added.
-        standalone_audits: Standalone audits to run beside them, if due.
-        audit_only: Models and standalone audits that are not run, with the audits that the local project has of each.
+        models: Models to run: exactly these, no upstream models are added.
+        standalone_audits: Standalone audits to run with the models, if due.
+        audit_only: Models and standalone audits to audit without running them, with their audits in the local project.
         execution_time: The instant that counts as now: the Dagster run's start.
-        external_models: Those of the nodes that SQLMesh audits and does not compute.
-        start, end, ignore_cron, skip_janitor: As `Context.run` has them.
-        concurrent_tasks: How many batches at once; None for the project's own setting.
+        external_models: The nodes that SQLMesh audits and does not compute.
+        start, end, ignore_cron, skip_janitor: The arguments of `Context.run`.
+        concurrent_tasks: Batches that SQLMesh computes at once; None for the project's own setting.
         count_rows: Whether to count the rows of each executed model's table.
-        query_characters: How much to send of the query of an audit that was evaluated.
-        holder: Who asks, for others who have to wait for it.
+        query_characters: Limit for the query of an evaluated audit; longer queries are cut.
+        holder: The Dagster run, in words. Runs that wait for the lock log it.
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
-        described_as: What the project's own defaults must still be; None where nobody has described it.
+        described_as: Facts of the manifest that must still hold; None to compare nothing.
     """
 
     project: OpenProject
@@ -152,10 +152,10 @@ Request = DescribeRequest | EvaluationRequest
 
 @dataclass(frozen=True, slots=True)
 class ProjectDescribed:
-    """The answer to a `DescribeRequest`.
+    """The answer to a `DescribeRequest`, sent after SQLMesh has loaded the project.
 
     Attributes:
-        is_whole: Whether every model is in it, and not only those that were asked for.
+        is_whole: True if the manifest has every model, False if it has only the requested models.
     """
 
     manifest: Manifest
@@ -165,10 +165,10 @@ class ProjectDescribed:
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """What an audit looks at: its result says nothing of anything else.
+    """The table version and audit definitions that an audit result is about. Part of other events.
 
     Attributes:
-        version: Of the table that is read in the environment: the snapshot's, or that of a preview in development.
+        version: Version of the table that the environment shows: the snapshot's, or a preview's in development.
         audits: A hash of the definitions and arguments of the node's audits.
     """
 
@@ -178,11 +178,11 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class PromotedNode:
-    """What the environment has promoted for one node: the code that a run executes.
+    """The promoted version of one node, which a run executes. Part of `EnvironmentOpened`.
 
     Attributes:
         version: SQLMesh's snapshot version, the suffix of the physical table.
-        data_hash, metadata_hash: To compare with the manifest's, which describes the local files.
+        data_hash, metadata_hash: They differ from the manifest's if the local files differ.
         table_name: The table or view that consumers read in this environment; None for an audit.
     """
 
@@ -194,17 +194,18 @@ class PromotedNode:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentOpened:
-    """State was read before anything ran.
+    """Sent after the worker has read the environment from the state, before anything runs.
+
+    It is sent again if a plan changes the environment during the run and SQLMesh starts over.
 
     Attributes:
-        promoted: Every requested node that the environment has, by fqn.
+        promoted: The promoted versions of the requested nodes, by fqn.
         missing: Requested nodes that are not promoted in the environment; the others run.
         plan_command: The `sqlmesh plan` that promotes them.
-        others: Promoted models, executed by SQLMesh, that are not assets of the component that asks.
+        others: Promoted models, executed by SQLMesh, that are not assets of the requesting component.
     """
 
     environment: str
-    plan_id: str
     promoted: dict[str, PromotedNode]
     missing: tuple[str, ...]
     plan_command: str
@@ -214,12 +215,14 @@ class EnvironmentOpened:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlanned:
-    """What SQLMesh is about to compute. Comes again when a plan lands in mid-run and SQLMesh starts over.
+    """Sent when SQLMesh has planned the batches of the run, before it computes the first one.
+
+    If a plan changes the environment during the run, it is sent without batches, and again when SQLMesh starts over.
 
     Attributes:
-        batches: Batches by node; an empty tuple: intervals are missing but none of them is ready.
-        unselected: For nodes with batches that are denied other intervals: the nearest models upstream that lack these
-            and were not asked to run.
+        batches: Batches by node. An empty tuple: intervals are pending, but none of them is ready.
+        unselected: For nodes with batches that do not get all pending intervals: the nearest upstream models that lack
+            the other intervals and were not requested.
 
     Source: `Console.start_evaluation_progress`.
     """
@@ -231,17 +234,19 @@ class EvaluationPlanned:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvaluated:
-    """One audit query came back, for one batch, good or bad. Sent before the batch's `BatchFinished`.
+    """Sent after SQLMesh has evaluated one audit on one batch, before the batch's `BatchFinished`.
+
+    It is also sent for each requested audit of an `audit_only` node, before the `NodeAudited` of that node.
 
     Attributes:
-        position: Place in the promoted model's list of audits; 0 for a standalone audit.
+        position: Index in the promoted model's list of audits; 0 for a standalone audit.
         blocking: Whether a failure stops the node, as SQLMesh decided for this run.
-        failing_rows: 0 when it passed; None when SQLMesh left it out (`skip true`) or it could not be evaluated.
+        failing_rows: 0 if it passed; None if SQLMesh left it out (`skip true`) or it could not be evaluated.
         query: The rendered SQL that selects the failing rows.
-        interval: The batch it was evaluated on.
-        of_whole_table: Whether it looked at all of the table, as in a model without a time column; else at the batch.
-        of: What it looked at.
-        error: Why it could not be evaluated, alone; in a run, that fails the node.
+        interval: The batch on which it was evaluated.
+        of_whole_table: True if it looked at the whole table, as for a model without a time column; else at the batch.
+        of: The table version and audit definitions that it is about.
+        error: Why an audit of an `audit_only` node could not be evaluated. In a run, that fails the node instead.
 
     Source: the results of `SnapshotEvaluator.audit`.
     """
@@ -262,14 +267,14 @@ class AuditEvaluated:
 
 @dataclass(frozen=True, slots=True)
 class BatchFinished:
-    """One batch of one node came to an end, well or badly.
+    """Sent when one batch of one node has ended, with or without an error.
 
     Attributes:
-        batch_index: Position among the planned batches, from 0; they arrive in any order.
-        duration_ms: Wall time; None when the batch raised.
-        rows, bytes: As the engine reports them; None where it does not.
+        batch_index: Index in the planned batches, from 0. Batches end in any order.
+        duration_ms: Wall time; None if the batch raised an error.
+        rows, bytes: As the engine reports them; None if it does not.
 
-    Source: `Console.update_snapshot_evaluation_progress`, which a failing batch calls too.
+    Source: `Console.update_snapshot_evaluation_progress`, which SQLMesh calls for a failing batch too.
     """
 
     fqn: str
@@ -283,10 +288,10 @@ class BatchFinished:
 
 @dataclass(frozen=True, slots=True)
 class BatchesInFlight:
-    """The nodes still running when the queries in flight are cancelled. Sent again each time one of them ends.
+    """Sent when the queries in flight are cancelled, and again each time one of these nodes ends.
 
     Attributes:
-        nodes: Each once, in order; empty when the last one has ended.
+        nodes: The nodes that are still running, sorted; empty after the last one has ended.
     """
 
     nodes: tuple[str, ...]
@@ -295,7 +300,7 @@ class BatchesInFlight:
 
 @dataclass(frozen=True, slots=True)
 class RowsCounted:
-    """The rows of a model's table behind its last batch. Sent before that batch's `BatchFinished`."""
+    """The rows of a model's table after its last batch. Sent before that batch's `BatchFinished`."""
 
     fqn: str
     rows: int
@@ -304,15 +309,15 @@ class RowsCounted:
 
 @dataclass(frozen=True, slots=True)
 class NodeFailed:
-    """SQLMesh names a node that raised.
+    """Sent for each node that raised an error, after SQLMesh has finished all nodes, or at once if a signal raised.
 
     Attributes:
         error_type: Class name of the cause.
         message: The cause's text.
         failed_audits: Names of the blocking audits that are the cause; empty for any other cause.
-        is_transient: Whether the error may be gone when the node is tried again.
+        is_transient: Whether a retry may succeed.
 
-    Source: `Console.log_failed_models`.
+    Source: `Console.log_failed_models`, or the error of a signal.
     """
 
     fqn: str
@@ -325,12 +330,12 @@ class NodeFailed:
 
 @dataclass(frozen=True, slots=True)
 class NodesBlocked:
-    """SQLMesh left nodes out because something upstream of them failed.
+    """Sent after the run if SQLMesh left nodes out because upstream nodes failed.
 
     Attributes:
-        culprits: The failed nodes upstream, by blocked node.
+        culprits: The failed upstream nodes, by blocked node.
 
-    Source: `Console.log_skipped_models`; the culprits from the environment's own graph.
+    Source: `Console.log_skipped_models`; the culprits are from the environment's graph.
     """
 
     culprits: dict[str, tuple[str, ...]]
@@ -339,16 +344,18 @@ class NodesBlocked:
 
 @dataclass(frozen=True, slots=True)
 class NodeUpToDate:
-    """A requested node that SQLMesh did not plan. Sent after the plan; void if SQLMesh starts over.
+    """Sent for each requested node that SQLMesh did not plan, after `EvaluationPlanned`. Void if SQLMesh starts over.
+
+    If SQLMesh plans nothing at all, there is no `EvaluationPlanned` before it.
 
     Attributes:
         reason: Why there was nothing to do, as a sentence fragment.
-        next_due: When its cron next comes round; None when it has nothing further to compute.
-        last_interval_end: How far its data reaches; None when nothing was ever computed.
-        of: What its audits would look at.
-        altered_at: When its data was last altered, for a view or an audit that of what it reads.
-        intervals: All that is computed of it, adjoining intervals merged; empty for an audit.
-        computed_at: When SQLMesh last computed any of it, in whatever process; None when it never did.
+        next_due: When its cron ticks next; None if it has nothing further to compute.
+        last_interval_end: The end of its last computed interval; None if nothing was ever computed.
+        of: The table version and definitions that its audits would be about.
+        altered_at: When its data was last altered; for a view or an audit, when the data that it reads was.
+        intervals: Its computed intervals, adjoining intervals merged; empty for an audit.
+        computed_at: When SQLMesh last computed any interval, in any process; None if it never did.
     """
 
     fqn: str
@@ -364,12 +371,12 @@ class NodeUpToDate:
 
 @dataclass(frozen=True, slots=True)
 class NodeWaiting:
-    """A planned node without a single ready interval. Sent after the plan; void if SQLMesh starts over.
+    """Sent for each planned node without a ready interval, after `EvaluationPlanned`. Void if SQLMesh starts over.
 
     Attributes:
         signals: Its own signals that were not ready.
-        upstream: Nodes upstream whose signals were not ready.
-        unselected: The nearest models upstream, without signals, that have due intervals and were not asked to run.
+        upstream: Upstream nodes whose signals were not ready.
+        unselected: The nearest upstream models, without signals, that have pending intervals and were not requested.
         last_interval_end, of, altered_at: As in `NodeUpToDate`.
     """
 
@@ -385,11 +392,11 @@ class NodeWaiting:
 
 @dataclass(frozen=True, slots=True)
 class NodeAudited:
-    """An `audit_only` node is done.
+    """Sent when the audits of an `audit_only` node are finished.
 
     Attributes:
-        missing: Intervals that are due and not computed, so that the audits speak of older data.
-        error: Why no audits were evaluated; None when they were, each with its own result.
+        missing: Pending intervals, without which the audits are about older data.
+        error: Why no audits were evaluated; None if they were, each with its own `AuditEvaluated`.
     """
 
     fqn: str
@@ -400,7 +407,11 @@ class NodeAudited:
 
 @dataclass(frozen=True, slots=True)
 class SecretsKnown:
-    """Values of connections and variables that must not be shown: the reader of the pipe keeps them to itself."""
+    """Values of variables and connections that must not be shown.
+
+    Sent twice while the worker opens the project: before and after it loads the configuration. Dagster's process hides
+    them in all texts of the worker.
+    """
 
     values: tuple[str, ...] = field(repr=False)
     type: Literal["secrets_known"] = "secrets_known"
@@ -408,10 +419,12 @@ class SecretsKnown:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """Something said on the way: SQLMesh's warnings, a `print` in a Python model, a driver's chatter.
+    """Text for the run's log: a warning of SQLMesh or a driver, or the output of a `print` in a Python model.
+
+    The worker sends log messages at any time. Dagster's process creates it for lines of stdout and stderr.
 
     Attributes:
-        source: The logger's name, or `output` for what was written to stdout or stderr.
+        source: The logger's name, or `output` for lines of stdout and stderr.
     """
 
     level: Level
@@ -422,7 +435,7 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFinished:
-    """The last event of an evaluation that came to its own end."""
+    """The last event of an `EvaluationRequest` that was served, also if nodes failed."""
 
     status: Status
     type: Literal["evaluation_finished"] = "evaluation_finished"
@@ -433,9 +446,9 @@ class RequestFailed:
     """The last event of a request that could not be served.
 
     Attributes:
-        error: Class name from `errors`.
+        error: Name of a class in `errors`.
         message: Complete sentences for the user.
-        is_transient: Whether the error may be gone when the request is made again.
+        is_transient: Whether a retry may succeed.
     """
 
     error: str
@@ -464,4 +477,4 @@ Event = (
 )
 
 LAST_EVENTS = (ProjectDescribed, EvaluationFinished, RequestFailed)
-"""One of these ends every request."""
+"""The last event of every request is one of these."""

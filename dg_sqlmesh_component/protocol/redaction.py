@@ -1,6 +1,6 @@
-"""Keeps passwords and tokens out of whatever a person or a database may read.
+"""Hide passwords and tokens in every text that a person or a database may read.
 
-Every text from SQLMesh's process passes through here: its log, its errors, the last words of one that died.
+Every text from SQLMesh's process passes through here: its log, its errors, and the last output of a process that died.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ SECRET_NAME = re.compile(
     r"|(api|private|access|account|storage|shared|signing|encryption|master)_?key",
     re.IGNORECASE,
 )
-"""What a setting or an environment variable is called whose value nobody may read."""
+"""Names of settings and environment variables whose values are secret."""
 
 _MINIMAL_LENGTH = 4
-"""Shorter values would be found inside of ordinary words."""
+"""Shorter values occur in ordinary words."""
 
 _MINIMAL_LENGTH_IN_SQL = 8
-"""Shorter ones would be found inside of names of columns and tables, which nobody prints by mistake."""
+"""Shorter values occur in names of columns and tables. Secrets in SQL are rarely printed by mistake."""
 
 _URL = re.compile(r"""(?<=://)([^\s/:@]*):([^\s/"'<>]+)@""")
 _QUOTED_LINE = re.compile(
     rf"^(\s*[\w-]*(?:{SECRET_NAME.pattern})\s*:[ \t]*)\S.*(?=\n\s*\^)", re.IGNORECASE | re.MULTILINE
 )
-"""A line of a configuration that a parser shows, with a mark below it."""
+"""A line of a configuration in a parser's error, with a mark below it."""
 _ASSIGNED = re.compile(
     r"""(?ix) \b ( [\w-]* (?: passw(?:or)?d | passphrase | _pass | _pwd | secret | token
         | (?: api | private | access | account | storage | shared ) _?key ) ) \b
@@ -45,32 +45,32 @@ _E = TypeVar("_E", bound=msg.Event)
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """How a secret may stand in a text: one that is no Unicode comes out of a pipe with other characters."""
+    """The forms in which a text may contain a secret. If it is not Unicode, a pipe changes some characters."""
     read = secret.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     sent = secret.encode("utf-8", "replace").decode()
-    for one in (secret, read, sent):
-        yield from (one, repr(one)[1:-1], json.dumps(one)[1:-1], quote(one, safe="", errors="surrogateescape"))
-        yield from (one.replace("'", "''"), one.replace("'", r"\'"))  # in a string of SQL
+    for form in (secret, read, sent):
+        yield from (form, repr(form)[1:-1], json.dumps(form)[1:-1], quote(form, safe="", errors="surrogateescape"))
+        yield from (form.replace("'", "''"), form.replace("'", r"\'"))  # in a string of SQL
 
 
 def secrets_in(environment: Mapping[str, str]) -> Iterator[str]:
-    """The values of environment variables that nobody may read."""
+    """The values of environment variables with secret names."""
     return (value for name, value in environment.items() if SECRET_NAME.search(name))
 
 
 class Redactor:
-    """Hides values that are known to be secret, and what looks like one: `://user:password@`, `password=...`."""
+    """Hides known secrets, and texts that look like secrets: `://user:password@`, `password=...`."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._known: set[str] = set()
         self.add(secrets_in(environment))
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Hide these from now on, also in quotes of Python, JSON or SQL and in a URL, and a key's lines one by one."""
+        """Hide these from now on, also quoted for Python, JSON, SQL or a URL, and each line of a key by itself."""
         for secret in secrets:
             lines = {line.strip() for line in secret.splitlines() if not line.startswith("-----")}
-            for one in {secret, secret.strip(), *lines}:
-                self._known |= {form for form in _forms(one) if len(form) >= _MINIMAL_LENGTH}
+            for part in {secret, secret.strip(), *lines}:
+                self._known |= {form for form in _forms(part) if len(form) >= _MINIMAL_LENGTH}
 
     def text(self, text: str) -> str:
         """The text without secrets."""
@@ -80,7 +80,7 @@ class Redactor:
         return _ASSIGNED.sub(rf"\1\2{HIDDEN}", _URL.sub(rf"\1:{HIDDEN}@", text))
 
     def sql(self, query: str | None) -> str | None:
-        """What a project says, without values that are known to be secret: a macro or a variable may put them there."""
+        """A text of the project, such as a query, without known secrets: a macro or a variable may put them there."""
         if query is None:
             return None
         query = _URL.sub(rf"\1:{HIDDEN}@", query)
@@ -96,7 +96,7 @@ class Redactor:
         return sorted(known, key=len, reverse=True)
 
     def _without_half_a_secret(self, query: str) -> str:
-        """A text that was cut, without what is left of a secret at its end."""
+        """A text that was cut, without the first part of a secret at its end."""
         start, note, count = query.rpartition(CUT_NOTE)
         for secret in self._known_in_sql():
             for length in range(len(secret) - 1, _MINIMAL_LENGTH - 1, -1):
@@ -115,7 +115,7 @@ class Redactor:
         return node and replace(node, meta=self.sql(node.meta))
 
     def _model(self, model: Model) -> Model:
-        # Not owner and tags, which are names: keys and groups are made of them, and `postgres` may be a password.
+        # Owner and tags stay: asset keys and groups are made of them, and a password may be a word like `postgres`.
         return replace(
             model,
             query=self.sql(model.query),
@@ -125,19 +125,19 @@ class Redactor:
             dbt=self._dbt(model.dbt),
         )
 
-    def _standalone_audit(self, one: StandaloneAudit) -> StandaloneAudit:
-        return replace(one, audit=self._audit(one.audit), dbt=self._dbt(one.dbt))
+    def _standalone_audit(self, node: StandaloneAudit) -> StandaloneAudit:
+        return replace(node, audit=self._audit(node.audit), dbt=self._dbt(node.dbt))
 
     def event(self, event: _E) -> _E:
-        """The event, with its texts for people without secrets."""
+        """The event without secrets in its texts."""
         if isinstance(event, msg.LogLine):
             return replace(event, text=self.text(event.text))
         if isinstance(event, (msg.NodeFailed, msg.RequestFailed)):
             return replace(event, message=self.text(event.message))
-        if isinstance(event, msg.NodeAudited) and event.error is not None:
-            return replace(event, error=self.text(event.error))
+        if isinstance(event, msg.NodeAudited):
+            return replace(event, error=event.error and self.text(event.error))
         if isinstance(event, msg.AuditEvaluated):
-            error = None if event.error is None else self.text(event.error)
+            error = event.error and self.text(event.error)
             return replace(event, error=error, query=self.sql(event.query), args=self._args(event.args))
         if isinstance(event, msg.ProjectDescribed):
             manifest = replace(

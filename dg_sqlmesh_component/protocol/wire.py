@@ -1,6 +1,6 @@
-"""The wire form: one JSON object a line, checked on both ends.
+"""Convert messages to lines of JSON and back. Both processes check them.
 
-pydantic does the work, which Dagster and SQLMesh both bring along (ADR-0012).
+It uses pydantic, which Dagster and SQLMesh both require (ADR-0012).
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 LOADING = "\0dg_sqlmesh: loads the configuration"
 LOADED = "\0dg_sqlmesh: has loaded the configuration"
-"""Lines among a worker's output: what stands between them was printed by the project's configuration."""
+"""Lines in a worker's output. The project's configuration has printed the lines between them."""
 
 PRINTED = "\0dg_sqlmesh: has printed everything"
-"""The line of a worker's output before its last event: events and output have a pipe each."""
+"""The last line of a worker's output, printed before the last event. Events and output have separate pipes."""
 
 
 def encode(adapter: TypeAdapter[_T], value: _T) -> bytes:
-    """One line, with its line break."""
+    """The value as one line of JSON, with its line break."""
     try:
         return adapter.dump_json(value) + b"\n"
     except PydanticSerializationError:
-        # Text that is not Unicode, such as a file name of other bytes: those characters become "?".
+        # Text that is not Unicode, such as a file name in other bytes: "?" replaces these characters.
         text = json.dumps(adapter.dump_python(value), ensure_ascii=False)
         return text.encode("utf-8", "replace") + b"\n"
 
 
 def decode(adapter: TypeAdapter[_T], line: bytes) -> _T:
-    """The value that `encode` wrote.
+    """The value of a line that `encode` wrote.
 
     Raises:
-        WorkerError: The line is not what this version of the package writes.
+        WorkerError: This version of the package does not write such lines.
     """
     try:
         return adapter.validate_json(line)
@@ -51,7 +51,7 @@ def decode(adapter: TypeAdapter[_T], line: bytes) -> _T:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the line"
         raise WorkerError(
-            f"A line between Dagster and SQLMesh's process is not what this version of dg_sqlmesh_component writes: "
+            "This version of dg_sqlmesh_component cannot read a line between Dagster and SQLMesh's process: "
             f"{first['msg']} (at {where}). The line begins with {line[:120]!r}. "
             "Component and worker must come from one installation of the package."
         ) from error

@@ -1,1 +1,1 @@
-"""One Dagster step: what was selected, what SQLMesh did, what Dagster is told."""
+"""One Dagster step: its request to SQLMesh, the outcomes, and the results for Dagster."""

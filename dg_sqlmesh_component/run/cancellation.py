@@ -1,21 +1,23 @@
-"""A step that is told to end: it reports what is finished, and then it ends by itself.
+"""Lets a cancelled step report all finished models before it ends.
 
-Theory of operation. Dagster's handler of SIGINT and SIGTERM raises wherever the process happens to be, and Dagster
-closes the op's generator if that is outside of it: what SQLMesh has finished by then would never be recorded. So while
-the op's results are made and recorded, the signals are ours.
+Theory of operation. Dagster's handler of SIGINT and SIGTERM raises an exception wherever the process happens to be. If
+that is outside of the op's generator, Dagster closes the generator, and batches that SQLMesh has finished are never
+recorded. So this module handles both signals while the op yields results and Dagster records them.
 
-States: *running*; *told to end* (`came` is true), after the first signal; *over*, when the generator has ended.
+States: *running*; *cancelled* (`came` is true) after the first signal; *over* after the generator has ended.
 
-- A signal sets `came` and wakes a thread, which calls `on_interruption` once: the worker is asked to stop. The handler
-  itself does nothing else, since it may run while this very thread holds a lock.
-- The op goes on yielding until the worker has ended, and raises `DagsterExecutionInterruptedError` itself.
-- Dagster installs and removes its handlers around every result. `_TakenOver` stands in for the function that does so:
-  it remembers what Dagster wants and installs nothing. To put ours back after Dagster's would leave a moment in which
-  Dagster's handler raises.
+- The signal handler sets `came` and wakes a thread, which calls `on_interruption` once to stop the worker. The handler
+  does nothing else, because the thread that it interrupts may hold a lock.
+- The op yields results until the worker has ended, and then raises `DagsterExecutionInterruptedError` itself.
+- Dagster installs and removes its handlers around every result. `_SignalTakeover` replaces the function that does this.
+  It only remembers which handler Dagster wants. If it let Dagster install the handler and then installed ours again,
+  Dagster's handler could raise in between.
 
-Invariants: while the op runs, no handler of Dagster's is installed; afterwards exactly the one is that Dagster
-believes to be; `on_interruption` is called at most once. Outside of the main thread nobody can install handlers, and
-only the watching thread remains.
+Invariants:
+
+- While the op runs, no handler of Dagster's is installed. Afterwards, the handler that Dagster has requested is.
+- `on_interruption` is called at most once.
+- Python allows handlers in the main thread only. In another thread, there is no takeover and no signal to handle.
 """
 
 from __future__ import annotations
@@ -33,80 +35,76 @@ from dg_sqlmesh_component.dagster_internals import replace_signal_installer, sig
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-class _TakenOver:
-    """Stands in for the function by which Dagster installs its handlers, at each result twice: only takes note of them.
+class _SignalTakeover:
+    """Installs our handler, and replaces the function by which Dagster installs its own, until `hand_back`."""
 
-    Putting our own handlers back behind Dagster would leave a moment in which its handler raises.
-    """
-
-    def __init__(self, ours: Callable[[int, FrameType | None], None]) -> None:
-        self._ours = ours
+    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        self._handler = handler
         self._install = signal_installer()
-        self._outside: Any = None
-        self._wanted = signal.getsignal(signal.SIGINT)
+        self._handler_before_op: Any = None
+        self._requested = signal.getsignal(signal.SIGINT)
         for number in _NUMBERS:
-            signal.signal(number, ours)
-        # Last, since until here Dagster's handler may raise.
-        replace_signal_installer(self._take_note)
+            signal.signal(number, handler)
+        # This comes last, because Dagster's handler may raise until here.
+        replace_signal_installer(self._remember)
 
     def hand_back(self) -> None:
-        """Install what Dagster believes to be installed."""
+        """Install the handler that Dagster has requested last."""
         replace_signal_installer(self._install)
-        if self._outside is not None and self._wanted is not self._outside:
+        if self._handler_before_op is not None and self._requested is not self._handler_before_op:
             replace_signal_installer(self._install_once)
-        self._install(self._wanted)
+        self._install(self._requested)
 
-    def _take_note(self, handler: Any) -> None:
-        if self._outside is None:  # the first that Dagster puts back: the one from before the op
-            self._outside = handler
-        self._wanted = self._outside if handler == self._ours else handler
+    def _remember(self, handler: Any) -> None:
+        if self._handler_before_op is None:  # Dagster's first request restores the handler from before the op
+            self._handler_before_op = handler
+        self._requested = self._handler_before_op if handler == self._handler else handler
 
     def _install_once(self, handler: Any) -> None:
-        """When the op ends, Dagster puts back what it found when the op went on last: ours."""
-        if handler == self._ours:
+        """When the op ends, Dagster restores the handler that was installed when it last resumed the op: ours."""
+        if handler == self._handler:
             replace_signal_installer(self._install)
-            handler = self._outside
+            handler = self._handler_before_op
         self._install(handler)
 
 
 class Interruption:
-    """Takes over the signals that end a step; `on_interruption` is called once, from a thread."""
+    """Handles the signals that cancel a step.
+
+    Args:
+        on_interruption: Called once, in a thread.
+    """
 
     def __init__(self, on_interruption: Callable[[], None]) -> None:
         self._on_interruption = on_interruption
-        self._came = False
+        self.came = False
+        """Whether the step was cancelled."""
         self._over = False
-        # A signal's handler may run while this very thread holds the lock of an Event; a SimpleQueue allows that.
+        # Not an Event: a signal handler may interrupt the thread that holds the Event's lock. A SimpleQueue is safe.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    @property
-    def came(self) -> bool:
-        """Whether the step was told to end."""
-        return self._came
-
     def wait(self, seconds: float) -> None:
-        """Wait, but no longer than until the step is told to end."""
+        """Wait for some seconds, or until the step is cancelled."""
         until = time.monotonic() + seconds
-        while not self._came and (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, 0.1))
+        while not self.came and (remaining := until - time.monotonic()) > 0:
+            time.sleep(min(remaining, 0.1))
 
     def guard(self, results: Iterator[Any]) -> Iterator[Any]:
-        """The same results; while they are made and recorded, signals are taken over."""
+        """The same results. Signals are handled here while they are computed and recorded."""
         watcher = threading.Thread(target=self._watch, name="dg-sqlmesh-interruption", daemon=True)
         watcher.start()
-        # Elsewhere nobody can install handlers, Dagster neither.
         is_main = threading.current_thread() is threading.main_thread()
-        taken_over = _TakenOver(self._on_signal) if is_main else None
+        takeover = _SignalTakeover(self._on_signal) if is_main else None
         try:
             yield from results
         finally:
             self._over = True
             self._wake.put(None)
-            if taken_over is not None:
-                taken_over.hand_back()
+            if takeover is not None:
+                takeover.hand_back()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._came = True
+        self.came = True
         self._wake.put(None)
 
     def _watch(self) -> None:

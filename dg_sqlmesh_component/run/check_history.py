@@ -1,4 +1,4 @@
-"""What Dagster's event log holds of checks from earlier runs."""
+"""Results of checks from earlier runs, as Dagster's event log stores them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import instant
 
 NOT_EVALUATED = "sqlmesh/not_evaluated"
-"""Metadata of a check's result that says only why there is none."""
+"""Metadata of a check result that only says why the audit was not evaluated."""
 
 Data: TypeAlias = tuple[str, msg.Audited, int]
-"""What a result is about: an environment, a version and its audits, and computed up to when, in epoch milliseconds."""
+"""The data that a result describes: environment, version of data and audits, end of the last computed interval (ms)."""
 
-_LOOK_BACK = 50
-"""How many results of a check are looked through for the last one in the environment that runs."""
+_MAX_RECORDS = 50
+"""How many results of a check are searched for the last one in the environment of the run."""
 
 
 @dataclass(frozen=True)
 class EarlierResult:
-    """The last known result of a check whose model was not executed now.
+    """The last known result of a check whose model was not executed in this run.
 
     Attributes:
-        run_id: The run in which the audit was really evaluated.
-        evaluated_at: When that was, in epoch seconds.
-        of: The data that was audited; None when that is not on record.
-        alone: Whether only audits were evaluated, and the model was not run.
+        run_id: The run in which the audit was evaluated.
+        evaluated_at: When it was evaluated, in epoch seconds.
+        of: The data that was audited; None if it is not stored.
+        alone: Whether the audit was evaluated without running its model.
     """
 
     passed: bool
@@ -43,12 +43,12 @@ class EarlierResult:
 
     @property
     def is_blocking_failure(self) -> bool:
-        """Whether it would have stopped what is downstream."""
+        """Whether the result stops downstream models."""
         return not self.passed and self.severity is dg.AssetCheckSeverity.ERROR
 
     @property
     def label(self) -> dict[str, dg.MetadataValue]:
-        """Metadata by which people, and `CheckHistory`, tell a repeated result from a new one."""
+        """Metadata that marks a result as repeated."""
         return {
             "sqlmesh/carried_over": dg.MetadataValue.bool(True),
             "sqlmesh/evaluated_in_run": dg.MetadataValue.text(self.run_id),
@@ -57,52 +57,49 @@ class EarlierResult:
 
     @property
     def sentence(self) -> str:
-        """Which result it is, for people."""
+        """The result, its run and its time, without a full stop."""
         verdict = "passed" if self.passed else "failed"
         return f"The check {verdict} in run {self.run_id[:8]} at {instant(round(self.evaluated_at * 1000))}"
 
 
-class CheckHistory:
-    """Results of earlier runs in one environment."""
+def last_results(
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], environment: str
+) -> dict[dg.AssetCheckKey, EarlierResult]:
+    """The last known result of each check in an environment."""
+    results = {
+        check: _last_in(environment, instance, check, record)
+        for check, record in last_check_records(instance, checks).items()
+    }
+    return {check: result for check, result in results.items() if result is not None}
 
-    def __init__(self, instance: dg.DagsterInstance, environment: str) -> None:
-        self._instance = instance
-        self._environment = environment
 
-    def last_results(self, checks: Collection[dg.AssetCheckKey]) -> dict[dg.AssetCheckKey, EarlierResult]:
-        """The last known result of each check in this environment."""
-        found = {}
-        for check, record in last_check_records(self._instance, checks).items():
-            last = self._last_here(check, record)
-            if last is not None:
-                found[check] = last
-        return found
-
-    def _last_here(self, check: dg.AssetCheckKey, record: CheckRecord) -> EarlierResult | None:
-        """The last result in this environment; the newest may be of another one, or no evaluation at all."""
-        last = _earlier(record)
-        if last is not None and (last.of is None or last.of[0] == self._environment):
-            return last
-        earlier = map(_earlier, islice(check_records(self._instance, check), _LOOK_BACK))
-        return next((one for one in earlier if one and one.of and one.of[0] == self._environment), last)
+def _last_in(
+    environment: str, instance: dg.DagsterInstance, check: dg.AssetCheckKey, record: CheckRecord
+) -> EarlierResult | None:
+    """The last result in this environment. The newest record may be of another one, or of no evaluation."""
+    last = _earlier_result(record)
+    if last is not None and (last.of is None or last.of[0] == environment):
+        return last
+    results = map(_earlier_result, islice(check_records(instance, check), _MAX_RECORDS))
+    return next((result for result in results if result and result.of and result.of[0] == environment), last)
 
 
 def last_evaluations(
     instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], why: str
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
-    """The last evaluation of each check, to be recorded once more by a run that evaluates none of them.
+    """The last evaluation of each check, to be recorded again by a run that evaluates none of them.
 
-    None of them stops a step, whatever the check: it has stopped one already.
+    None of them is blocking: a failure has already stopped the step in which it was evaluated.
 
     Args:
-        why: Why they are not evaluated, as a clause behind "because".
+        why: Why the run evaluates none, as a clause after "because".
     """
-    found = {}
+    repeated = {}
     for check, record in last_check_records(instance, checks).items():
-        evaluation, earlier = _evaluation(record), _earlier(record)
+        evaluation, earlier = _evaluation(record), _earlier_result(record)
         if evaluation is not None:
             description = f"{earlier.sentence}. Repeated, because {why}." if earlier else evaluation.description
-            found[check] = dg.AssetCheckEvaluation(
+            repeated[check] = dg.AssetCheckEvaluation(
                 asset_key=check.asset_key,
                 check_name=check.name,
                 passed=evaluation.passed,
@@ -112,31 +109,31 @@ def last_evaluations(
                 description=description,
                 blocking=False,
             )
-    return found
+    return repeated
 
 
 def _evaluation(record: CheckRecord) -> dg.AssetCheckEvaluation | None:
     return record.event.asset_check_evaluation if record.event else None
 
 
-def _earlier(record: CheckRecord) -> EarlierResult | None:
-    """What a record says of an evaluation; one that was itself repeated keeps the run in which it was evaluated."""
+def _earlier_result(record: CheckRecord) -> EarlierResult | None:
+    """The result in a record. A repeated result keeps the run in which the audit was evaluated."""
     evaluation = _evaluation(record)
     if record.event is None or evaluation is None or NOT_EVALUATED in evaluation.metadata:
         return None
     metadata = evaluation.metadata
     if "sqlmesh/carried_over" in metadata:
-        run_id = str(metadata["sqlmesh/evaluated_in_run"].value)
-        evaluated_at = float(metadata["sqlmesh/evaluated_at"].value)  # type: ignore[arg-type]
+        run_id = str(stored_value(metadata, "evaluated_in_run"))
+        evaluated_at = float(stored_value(metadata, "evaluated_at"))
     else:
-        # The record's own time is that of its planning.
+        # The record's own time is when Dagster planned the check.
         run_id, evaluated_at = record.run_id, record.event.timestamp
     alone = "sqlmesh/evaluated_alone" in metadata
     return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), alone)
 
 
 def data_metadata(of: Data | None, alone: bool) -> dict[str, Any]:
-    """What was audited; read again by `data_in`."""
+    """The audited data as metadata; `data_in` reads it."""
     if of is None:
         return {}
     environment, audited, computed_up_to = of
@@ -150,10 +147,16 @@ def data_metadata(of: Data | None, alone: bool) -> dict[str, Any]:
 
 
 def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
-    """What was audited, as a check's result has it on record."""
+    """The audited data in a check result's metadata; None if it is incomplete."""
     names = ("environment", "snapshot_version", "audits_version", "computed_up_to")
-    environment, version, audits, computed_up_to = (metadata.get(f"sqlmesh/{name}") for name in names)
-    if environment is None or version is None or audits is None or computed_up_to is None:
+    values = [stored_value(metadata, name) for name in names]
+    if None in values:
         return None
-    of = msg.Audited(str(version.value), str(audits.value))
-    return str(environment.value), of, round(float(computed_up_to.value) * 1000)  # type: ignore[arg-type]
+    environment, version, audits, computed_up_to = values
+    return str(environment), msg.Audited(str(version), str(audits)), round(float(computed_up_to) * 1000)
+
+
+def stored_value(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:
+    """The value of `sqlmesh/<name>` in stored metadata; None if there is none."""
+    value = metadata.get(f"sqlmesh/{name}")
+    return None if value is None else value.value

@@ -1,12 +1,13 @@
-"""Which steps downstream of this one may run.
+"""Releases step outputs, so that steps downstream may run.
 
-Dagster runs a step when the outputs that it waits for are there. A materialization and a check's result bring theirs;
-a model that had nothing to do has neither, and what is downstream of it is to run all the same.
+Dagster runs a step when all outputs that it waits for exist. A materialization and a check result bring their outputs.
+A model that had nothing to do has neither, and its downstream steps must run nevertheless.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import dagster as dg
@@ -18,72 +19,72 @@ from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.run.outcomes import NodeOutcome, Outcome
 
 
+@dataclass
 class DownstreamRelease:
-    """The outputs of one step that stand without a result."""
+    """Releases the outputs of one step for which there is no result.
 
-    def __init__(self, context: dg.AssetExecutionContext, assets: ProjectAssets) -> None:
-        self._context = context
-        self._assets = assets
-        self._fine: set[dg.AssetKey] = set()
+    Attributes:
+        healthy: The assets that were materialized or whose output was released.
+    """
 
-    def materialized(self, key: dg.AssetKey) -> None:
-        """Take note of an asset whose materialization releases what is downstream."""
-        self._fine.add(key)
+    context: dg.AssetExecutionContext
+    assets: ProjectAssets
+    healthy: set[dg.AssetKey] = field(default_factory=set)
+
+    def asset(self, outcome: NodeOutcome) -> Iterator[dg.DagsterEvent]:
+        """Release the output of a model that has not failed and was not materialized in this run."""
+        if outcome.outcome not in (Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.WAITING):
+            return
+        key = self.assets.key(outcome.fqn)
+        output = self.context.assets_def.get_output_name_for_asset_key(key)
+        if outcome.outcome is Outcome.WAITING and self._holds_back(outcome, output):
+            return
+        self.healthy.add(key)
+        yield from self._release(output)
 
     def checks_without_a_result(self, reported: Set[dg.AssetCheckKey]) -> Iterator[dg.DagsterEvent]:
-        """Let what waits for a blocking check without a result go on, where its asset is as it should be.
+        """Release the outputs of blocking checks without a result, if their assets have not failed.
 
-        What is downstream waits for the outputs of blocking checks too. An audit that was last evaluated outside of
-        Dagster has no result to carry over: without this, Dagster would skip what is downstream, or with
-        `require_upstream_step_success: false` end with an error of its own.
+        Downstream steps wait for the outputs of blocking checks too. An audit that was last evaluated outside of
+        Dagster has no earlier result to repeat. Without its output, Dagster would skip the steps downstream. With
+        `require_upstream_step_success: false` it would fail with an error of its own.
 
         Args:
             reported: The checks that have a result.
         """
         if not self._awaited:
             return
-        for check in self._context.selected_asset_check_keys - reported:
-            if check.asset_key in self._fine and self._assets.checks[check].blocking:
+        for check in self.context.selected_asset_check_keys - reported:
+            if check.asset_key in self.healthy and self.assets.checks[check].blocking:
                 yield from self._release(self._output_by_check[check])
 
-    @cached_property
-    def _output_by_check(self) -> dict[dg.AssetCheckKey, str]:
-        return {spec.key: output for output, spec in self._context.assets_def.check_specs_by_output_name.items()}
+    def _holds_back(self, waiting: NodeOutcome, output: str) -> bool:
+        """Whether a waiting model holds back the steps that wait for it. This is logged, because the run succeeds.
 
-    def _release(self, output: str) -> Iterator[dg.DagsterEvent]:
-        if output in self._awaited:
-            yield released_output(self._context, output)
-
-    def _held_back_by(self, waiting: NodeOutcome, output: str) -> bool:
-        """Whether a waiting model holds back the steps that wait for it, which is logged: the run stays green.
-
-        Steps of the same SQLMesh project go on: SQLMesh itself keeps back there what has to wait. But one output serves
-        all that wait for it, or none.
+        Steps of the same SQLMesh project are not held back: SQLMesh decides there which models wait. An output is
+        released for all steps that wait for it, or for none.
         """
-        own = self._context.op_execution_context.op_def.tags[PROJECT_TAG]
+        own = self.context.op_execution_context.op_def.tags[PROJECT_TAG]
         awaiting = self._awaited.get(output, ())
         if all(step.tags.get(PROJECT_TAG) == own for step in awaiting):
             return False
-        skipped = with_steps_downstream(self._context, [step.key for step in awaiting])
+        skipped = with_steps_downstream(self.context, [step.key for step in awaiting])
         assets = sorted({key.to_user_string() for step in skipped for key in step.assets})
-        self._context.log.warning(
-            f"{self._assets.name(waiting.fqn)} is waiting, so Dagster skips the steps that wait for it: "
+        self.context.log.warning(
+            f"{self.assets.name(waiting.fqn)} is waiting, so Dagster skips the steps that wait for it: "
             f"{listed([step.key for step in skipped])}. Not run because of that: {listed(assets)}."
         )
         return True
 
+    def _release(self, output: str) -> Iterator[dg.DagsterEvent]:
+        if output in self._awaited:
+            yield released_output(self.context, output)
+
     @cached_property
     def _awaited(self) -> Mapping[str, tuple[PlannedStep, ...]]:
-        """The outputs of this step that other steps of the run wait for, and which steps these are."""
-        return awaited_outputs(self._context)
+        """The outputs of this step that other steps of the run wait for, with these steps."""
+        return awaited_outputs(self.context)
 
-    def asset(self, outcome: NodeOutcome) -> Iterator[dg.DagsterEvent]:
-        """Let what is downstream run, of a model that is as it should be and was not materialized in this run."""
-        if outcome.outcome not in (Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.WAITING):
-            return
-        key = self._assets.key(outcome.fqn)
-        output = self._context.assets_def.get_output_name_for_asset_key(key)
-        if outcome.outcome is Outcome.WAITING and self._held_back_by(outcome, output):
-            return
-        self._fine.add(key)
-        yield from self._release(output)
+    @cached_property
+    def _output_by_check(self) -> dict[dg.AssetCheckKey, str]:
+        return {spec.key: output for output, spec in self.context.assets_def.check_specs_by_output_name.items()}

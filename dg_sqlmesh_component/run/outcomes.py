@@ -1,29 +1,35 @@
-"""The fold: events in, one outcome per requested node out, as soon as it is certain. Pure.
+"""Turns the worker's events into one outcome for each requested node. Pure: no I/O.
 
-Theory of operation. The ledger has one entry for each requested node. Each event of the worker adds evidence to
-entries; an entry is *open* until it is *settled* with one `Outcome`, which is handed out once.
+Theory of operation. The ledger has one entry for each requested node. Each event adds evidence to entries. An entry is
+*open* until the ledger *settles* it: it assigns one `Outcome` and returns it once, as soon as it is certain.
 
-Evidence, in the order in which SQLMesh gives it:
+Evidence, in the order in which SQLMesh sends it:
 
-1. `EnvironmentOpened`: what is promoted. Requested nodes that are not are settled: `not_in_environment`.
-2. `EvaluationPlanned`: the batches of each node that has something to do. `NodeUpToDate` and `NodeWaiting` follow for
-   those that are left out.
+1. `EnvironmentOpened`: the promoted nodes. Requested nodes that are not promoted are settled: `not_in_environment`.
+2. `EvaluationPlanned`: the batches of each node that has something to compute. For the other nodes, `NodeUpToDate` or
+   `NodeWaiting` follows.
 3. `AuditEvaluated`, `BatchFinished`: a batch without a duration has failed. When the last planned batch of a node has
-   finished, the node is settled: `executed`. This is the only outcome that is certain before the end.
-4. `NodeFailed`, `NodesBlocked`: what failed, and what was left out because of it, once SQLMesh is through.
-5. `EvaluationFinished`, `RequestFailed`, or the end of the process (`close`): every open entry is judged by the
-   strongest evidence there is (`_Entry.judge`): failures, culprits, finished batches, waiting, up to date, interrupted.
+   finished, the node is settled: `executed`. No other outcome of a planned node is certain before the end.
+4. `NodeFailed`, `NodesBlocked`: after SQLMesh has executed the last node, the nodes that failed and those that it
+   left out because of a failure.
+5. `EvaluationFinished`, `RequestFailed`, or the end of the process (`close`): the ledger settles each open entry by
+   its strongest evidence (`_Entry.judge`).
 
-Two things start over. A second `EvaluationPlanned` means that a plan has landed and SQLMesh runs again: what finished
-stays done, the rest of the evidence is void, and a node that was settled may be computed `again`. `pause` ends an
-attempt that another one follows: some entries stay open, with their finished batches.
+Evidence is discarded in two cases:
 
-Invariants: each requested node gets exactly one outcome (two if SQLMesh computes it again after a plan has landed,
-the second marked `again`); `executed` never rests on a callback alone, but on every planned batch; what SQLMesh
-reports and cannot be true of the request is a contradiction, which fails the step. A run that ends before SQLMesh has
-planned anything was refused: no node has an outcome.
+- A second `EvaluationPlanned`: a plan has landed and SQLMesh starts over. Finished batches count, all other evidence is
+  void. A settled node that SQLMesh plans again gets a second outcome.
+- `pause`: an attempt ends and another one follows. Some entries stay open and keep their finished batches.
 
-The outcome table of the documentation, these rules and the parametrisation of their tests are one table.
+Invariants:
+
+- Each requested node gets exactly one outcome. If SQLMesh computes it again after a plan has landed, it gets a second
+  one, marked `again`.
+- `executed` requires that every planned batch has finished. One event of SQLMesh is never enough.
+- If SQLMesh reports something that the request rules out, that is a contradiction, and the step fails.
+- If the run ends before SQLMesh has planned anything, it was refused, and no node has an outcome.
+
+The outcome table in the documentation, these rules and the parameters of their tests must agree.
 """
 
 from __future__ import annotations
@@ -51,20 +57,20 @@ class Outcome(str, Enum):
 
     @property
     def is_failure(self) -> bool:
-        """Whether the step must fail because of it."""
+        """Whether this outcome fails the step."""
         return self not in (Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.WAITING)
 
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """One audit of one node over all batches on which it was evaluated in this run.
+    """The result of one audit of one node, over all batches on which it was evaluated in this run.
 
     Attributes:
-        failing_rows: Summed over batches; 0 when it passed on each.
+        failing_rows: The sum over all batches; 0 if the audit passed.
         query: The rendered SQL of a failing batch if there is one, else of the last batch.
-        intervals: What it was evaluated on, adjoining batches merged.
-        of: What it looked at.
-        error: Why it could not be evaluated; None when it was.
+        intervals: The intervals on which it was evaluated; adjoining ones are merged.
+        of: The version of the data and of the audits.
+        error: Why it could not be evaluated; None if it was evaluated.
     """
 
     name: str
@@ -79,36 +85,38 @@ class AuditResult:
 
     @property
     def passed(self) -> bool:
-        """Whether it was evaluated and no batch had a failing row."""
+        """Whether it was evaluated and found no failing row."""
         return self.failing_rows == 0 and self.error is None
 
 
 @dataclass(frozen=True, slots=True)
 class NodeOutcome:
-    """The one line of the ledger for one requested node.
+    """What SQLMesh did with one requested node in this run.
 
     Attributes:
-        outcome: Which row of the outcome table.
-        promoted: What the environment has promoted for it; None when state was never read.
-        intervals: What was computed in this run, adjoining batches merged.
-        planned_batches, finished_batches: Counts; they differ only when something went wrong.
-        duration_ms: Summed over finished batches.
-        rows, bytes: Summed; None unless the engine reported them for every finished batch.
+        promoted: The version that the environment has promoted; None if state was never read.
+        intervals: The intervals computed in this run; adjoining ones are merged.
+        planned_batches, finished_batches: They differ only if something went wrong.
+        duration_ms: The sum over finished batches.
+        rows, bytes: The sum over finished batches; None unless the engine reported each of them.
         row_count: Rows of the whole table after the last batch; None unless they were counted.
-        audits: Results of this run, in the model's order.
-        errors: What went wrong, in SQLMesh's words, one entry per distinct failure.
-        failed_audits: Names of the blocking audits that are the cause.
+        audits: The audit results of this run, in the model's order.
+        errors: SQLMesh's error messages, each distinct one once.
+        failed_audits: Names of the blocking audits that caused the failure.
         culprits: For `blocked`: the failed nodes upstream.
-        signals, upstream: For `waiting`: its own signals, or the nodes upstream whose signals, were not ready.
-        unselected: For `waiting`, or for `executed` where more is due: models upstream that have due intervals and
-            were not asked to run.
-        reason, next_due: For `up_to_date`.
-        last_interval_end, of, altered_at: For `up_to_date` and `waiting`: how far its data reaches, what its audits
-            would look at, and when that was last altered.
-        computed, computed_at: For `up_to_date`: all intervals that it has, and when SQLMesh last computed any of it.
-        attempts: How many attempts it took, with retries inside the step.
-        again: True when an earlier outcome of this node was already handed out in this run: a plan
-            landed, SQLMesh started over and computed it once more.
+        signals: For `waiting`: the node's own signals that were not ready.
+        upstream: For `waiting`: nodes upstream whose signals were not ready.
+        unselected: Models upstream with pending intervals that this run was not asked to execute. For `waiting`, and
+            for `executed` if some intervals had to wait for these models.
+        reason, next_due: For `up_to_date`: why there was nothing to do, and when the cron ticks next.
+        last_interval_end: For `up_to_date` and `waiting`: the end of the last computed interval.
+        of: For `up_to_date` and `waiting`: the current version of the data and of the audits.
+        altered_at: For `up_to_date` and `waiting`: when the data was last altered.
+        computed: For `up_to_date`: all computed intervals.
+        computed_at: For `up_to_date`: when SQLMesh last computed one of them.
+        attempts: The number of attempts, with retries inside the step.
+        again: Whether this is the node's second outcome in this run, because a plan landed and SQLMesh computed the
+            node again.
     """
 
     fqn: str
@@ -138,19 +146,14 @@ class NodeOutcome:
     attempts: int = 1
     again: bool = False
 
-    @property
-    def warnings(self) -> tuple[AuditResult, ...]:
-        """Non-blocking audits that failed."""
-        return tuple(audit for audit in self.audits if not audit.passed and not audit.blocking)
-
 
 @dataclass(frozen=True, slots=True)
 class AuditOnlyOutcome:
-    """What came of a node of which only the audits were asked for.
+    """The result of a node whose audits were requested without running it.
 
     Attributes:
-        missing: Intervals that are due and not computed.
-        error: Why no audits were evaluated; None when they were, each with its own result.
+        missing: The node's pending intervals.
+        error: Why no audit was evaluated; None if they were evaluated.
     """
 
     fqn: str
@@ -161,7 +164,15 @@ class AuditOnlyOutcome:
 
 @dataclass(slots=True)
 class _Entry:
-    """Evidence about one node so far. `planned` is None until SQLMesh plans it in the current pass."""
+    """The evidence about one node so far.
+
+    Attributes:
+        planned: The batches that SQLMesh plans now; None until it plans the node, and again when it starts over.
+        finished: Finished batches of the current plan, by index.
+        earlier: Batches that finished before SQLMesh started over, or in an earlier attempt.
+        earlier_errors: The errors of earlier attempts.
+        verdict: The outcome; None while the entry is open.
+    """
 
     planned: tuple[msg.Interval, ...] | None = None
     unselected: tuple[str, ...] = ()
@@ -179,8 +190,8 @@ class _Entry:
     earlier_errors: tuple[str, ...] = ()
 
     @property
-    def settled(self) -> bool:
-        return self.verdict is not None
+    def is_open(self) -> bool:
+        return self.verdict is None
 
     @property
     def done(self) -> list[msg.BatchFinished]:
@@ -188,36 +199,33 @@ class _Entry:
 
     @property
     def is_explained(self) -> bool:
-        """Whether SQLMesh has said why it left the node out of what it planned last."""
+        """Whether SQLMesh has reported why it did not plan the node."""
         return self.up_to_date is not None or self.waiting is not None
 
     def start_over(self) -> None:
-        """What finished stays done, the rest is void."""
+        """Keep finished batches and their audits; discard all other evidence."""
         self.earlier.extend(self.finished.values())
-        self.keep_audits_of_finished_batches()
         self.finished.clear()
+        # SQLMesh computes a failed batch again and evaluates its audits again.
+        finished = {batch.interval for batch in self.earlier}
+        for position, evaluations in self.audits.items():
+            self.audits[position] = [evaluation for evaluation in evaluations if evaluation.interval in finished]
         self.planned, self.unselected, self.culprits, self.row_count = None, (), (), None
         self.up_to_date, self.waiting = None, None
         self.failures.clear()
 
     def forget(self) -> None:
-        """Nothing that was computed counts."""
+        """Discard finished batches and audits."""
         self.earlier.clear()
         self.finished.clear()
         self.audits.clear()
 
-    def keep_audits_of_finished_batches(self) -> None:
-        """A failed batch will be computed once more, so what its audits said is void."""
-        finished = {batch.interval for batch in self.done}
-        for position, evaluations in self.audits.items():
-            self.audits[position] = [one for one in evaluations if one.interval in finished]
-
-    @property
-    def is_complete(self) -> bool:
-        return bool(self.planned) and len(self.finished) == len(self.planned or ())
-
     def judge(self, interruption: str | None) -> tuple[Outcome, tuple[str, ...]]:
-        """The outcome of a node whose last planned batch never finished, from the strongest evidence down."""
+        """The outcome and errors of an open node at the end of the run. The strongest evidence comes first.
+
+        Args:
+            interruption: Why the run was cut off; None if SQLMesh ended it.
+        """
         if self.failures:
             errors = _messages(self.failures)
             if self.done:
@@ -228,25 +236,21 @@ class _Entry:
         if self.culprits:
             return Outcome.BLOCKED, ()
         if self.done and not self.planned and (interruption is None or self.is_explained):
-            return Outcome.EXECUTED, ()  # in an earlier pass; the last one had nothing to add
+            return Outcome.EXECUTED, ()  # before SQLMesh started over, which then had nothing to add
         if self.waiting is not None:
-            if self.earlier_errors:  # it was ready when it failed: what keeps it from running now is no excuse
+            if self.earlier_errors:  # it was ready when it failed, so a retry that has to wait does not excuse it
                 return Outcome.PARTLY_EXECUTED if self.done else Outcome.FAILED, self.earlier_errors
             return Outcome.WAITING, ()
         if self.planned is None and self.up_to_date is not None:
             return Outcome.UP_TO_DATE, ()
-        if interruption is not None:
-            return Outcome.INTERRUPTED, (interruption,)
-        return Outcome.INTERRUPTED, ("SQLMesh ended the run without saying what became of it.",)
+        return Outcome.INTERRUPTED, (interruption or "SQLMesh ended the run without reporting an outcome for it.",)
 
     def outcome(
         self, fqn: str, outcome: Outcome, errors: tuple[str, ...], promoted: msg.PromotedNode | None
     ) -> NodeOutcome:
-        """The line of the ledger that this evidence makes of a verdict."""
-        done = self.done
-        up_to_date, waiting = self.up_to_date, self.waiting
+        done, up_to_date, waiting = self.done, self.up_to_date, self.waiting
         idle = up_to_date or waiting
-        denied = self.unselected if outcome is Outcome.EXECUTED else ()
+        unselected = self.unselected if outcome is Outcome.EXECUTED else ()
         return NodeOutcome(
             fqn=fqn,
             outcome=outcome,
@@ -264,7 +268,7 @@ class _Entry:
             culprits=self.culprits,
             signals=waiting.signals if waiting else (),
             upstream=waiting.upstream if waiting else (),
-            unselected=waiting.unselected if waiting else denied,
+            unselected=waiting.unselected if waiting else unselected,
             reason=up_to_date.reason if up_to_date else None,
             next_due=up_to_date.next_due if up_to_date else None,
             last_interval_end=idle.last_interval_end if idle else None,
@@ -278,11 +282,11 @@ class _Entry:
 
 
 class Ledger:
-    """Balances a run: every requested node ends in exactly one outcome, whatever happens.
+    """Collects the evidence of a run and settles every requested node.
 
     Args:
-        requested: Models and standalone audits that the run was asked for.
-        audit_only: Nodes of which only the audits were asked for.
+        requested: The models and standalone audits to run.
+        audit_only: Nodes whose audits are requested without running them.
     """
 
     def __init__(self, requested: Iterable[str], audit_only: Iterable[str] = ()) -> None:
@@ -300,36 +304,32 @@ class Ledger:
 
     @property
     def was_refused(self) -> bool:
-        """Whether the run ended before SQLMesh planned, failed or audited anything: no node has an outcome then."""
+        """Whether the run ended before SQLMesh planned, failed or audited anything. No node has an outcome then."""
         return self._closed and not self._has_begun and self._status is None
 
     @property
     def contradictions(self) -> tuple[str, ...]:
-        """What SQLMesh said that cannot be true of the request; not empty: the step must fail."""
-        found = [f"SQLMesh executed {fqn}, which was not requested." for fqn in sorted(self._unrequested)]
+        """Reports of SQLMesh that the request rules out, each as a sentence. Any of them fails the step."""
+        contradictions = [f"SQLMesh executed {fqn}, which was not requested." for fqn in sorted(self._unrequested)]
         if self._status == "failure" and not any(entry.failures or entry.culprits for entry in self._entries.values()):
-            found.append("SQLMesh reported a failed run but named no model that failed.")
-        found += [
+            contradictions.append("SQLMesh reported a failed run but named no model that failed.")
+        contradictions += [
             f"SQLMesh finished a batch of {fqn} that it had not planned."
             for fqn in sorted(self._unplanned - self._unrequested)
         ]
-        found += self._taken_back.values()
-        return tuple(found)
+        return (*contradictions, *self._taken_back.values())
 
     def feed(self, event: msg.Event) -> list[NodeOutcome | AuditOnlyOutcome]:
-        """Take one event; return the outcomes that it made certain, parents before children."""
+        """Add one event; return the nodes that it settles, parents before children."""
         self._has_begun = self._has_begun or isinstance(event, _BEGUN)
         match event:
             case msg.EnvironmentOpened():
-                return self._open(event)
+                return self._note_promoted(event)
             case msg.EvaluationPlanned():
                 self._plan(event)
             case msg.AuditEvaluated():
-                audits = (
-                    self._entries[event.fqn].audits
-                    if event.fqn in self._entries
-                    else self._audited.setdefault(event.fqn, {})
-                )
+                entry = self._entries.get(event.fqn)
+                audits = entry.audits if entry else self._audited.setdefault(event.fqn, {})
                 audits.setdefault(event.position, []).append(event)
             case msg.BatchFinished():
                 return self._finish_batch(event)
@@ -346,100 +346,81 @@ class Ledger:
                 self._entry(event.fqn).waiting = event
             case msg.NodeAudited():
                 self._audit_only.pop(event.fqn, None)
-                audits = self._audited.pop(event.fqn, {})
-                return [
-                    AuditOnlyOutcome(
-                        event.fqn,
-                        _audit_results(audits),
-                        _merge(event.missing),
-                        event.error,
-                    )
-                ]
+                results = _audit_results(self._audited.pop(event.fqn, {}))
+                return [AuditOnlyOutcome(event.fqn, results, _merge(event.missing), event.error)]
             case msg.EvaluationFinished():
                 self._status = event.status
                 return self.close(None)
             case msg.RequestFailed():
                 return self.close(event.message)
-            case msg.LogLine() | msg.ProjectDescribed() | msg.SecretsKnown() | msg.BatchesInFlight():
-                pass
         return []
 
     def close(self, interruption: str | None) -> list[NodeOutcome | AuditOnlyOutcome]:
-        """Settle every node that is still open; none of a run that was refused, which cut nothing off.
+        """Settle every open node, unless the run was refused.
 
         Args:
-            interruption: Why no more events will come; None when SQLMesh came to its own end.
+            interruption: Why no more events will come; None if SQLMesh ended the run.
         """
         if self._closed:
             return []
         self._closed = True
         if self.was_refused:
             return []
-        unheard = interruption or "SQLMesh ended the run without evaluating them."
+        error = interruption or "SQLMesh ended the run without evaluating them."
         return [
-            *(
-                self._settle(fqn, *entry.judge(interruption))
-                for fqn, entry in self._entries.items()
-                if not entry.settled
-            ),
-            *(
-                AuditOnlyOutcome(fqn, _audit_results(self._audited.get(fqn, {})), (), unheard)
-                for fqn in self._audit_only
-            ),
+            *(self._settle(fqn, *entry.judge(interruption)) for fqn, entry in self._open_entries.items()),
+            *(AuditOnlyOutcome(fqn, _audit_results(self._audited.get(fqn, {})), (), error) for fqn in self._audit_only),
         ]
+
+    @property
+    def _open_entries(self) -> dict[str, _Entry]:
+        return {fqn: entry for fqn, entry in self._entries.items() if entry.is_open}
 
     # -- attempts ---------------------------------------------------------------------------------
 
     @property
-    def open_nodes(self) -> frozenset[str]:
-        """Requested nodes without an outcome yet."""
-        return frozenset(fqn for fqn, entry in self._entries.items() if not entry.settled)
-
-    @property
     def open_audit_only(self) -> tuple[str, ...]:
-        """Nodes whose audits are still to be evaluated without running them."""
+        """Nodes whose audits are requested without running them, and not evaluated yet."""
         return tuple(self._audit_only)
 
     def worth_retrying(self, interruption_is_transient: bool) -> frozenset[str]:
-        """The open nodes that another attempt may bring through, when this one has come to its end.
+        """The open nodes that may succeed in another attempt, after this one has ended.
 
-        Those that failed for transient causes only, those that only such failures blocked, and, when the whole
-        attempt ended for a transient cause, those that it left untold. What reads a node that `failed_for_good`
-        is for the caller to leave out, who knows the graph.
+        These are the nodes that failed for transient causes only, and the nodes that only such failures blocked. If a
+        transient cause interrupted the whole attempt, the nodes without evidence are included too. The ledger does not
+        know the graph, so the caller removes nodes downstream of `failed_for_good`.
         """
-        unsettled = {fqn: entry for fqn, entry in self._entries.items() if not entry.settled}
+        entries = self._open_entries
         failed = {
             fqn
-            for fqn, entry in unsettled.items()
+            for fqn, entry in entries.items()
             if entry.failures and all(failure.is_transient for failure in entry.failures)
         }
         blocked = {
             fqn
-            for fqn, entry in unsettled.items()
+            for fqn, entry in entries.items()
             if not entry.failures and entry.culprits and set(entry.culprits) <= failed
         }
-        untold = {
+        interrupted = {
             fqn
-            for fqn, entry in unsettled.items()
+            for fqn, entry in entries.items()
             if interruption_is_transient and not (entry.failures or entry.culprits or entry.is_explained)
         }
-        return frozenset(failed | blocked | untold)
+        return frozenset(failed | blocked | interrupted)
 
     @property
     def failed_for_good(self) -> frozenset[str]:
-        """Requested nodes that failed, in this attempt or an earlier one, for a cause that no attempt removes."""
-        now = {
+        """Requested nodes that failed in this or an earlier attempt for a cause that is not transient."""
+        failed_now = {
             fqn for fqn, entry in self._entries.items() if not all(failure.is_transient for failure in entry.failures)
         }
-        return self._failed_earlier | now
+        return self._failed_earlier | failed_now
 
     def pause(self, kept: frozenset[str]) -> list[NodeOutcome | AuditOnlyOutcome]:
-        """End an attempt that another one follows: `kept` stay open, the other open nodes are settled."""
+        """End an attempt before another attempt starts. The nodes in `kept` stay open, all others are settled."""
         self._failed_earlier = self.failed_for_good
         settled: list[NodeOutcome | AuditOnlyOutcome] = [
-            self._settle(fqn, *entry.judge(None))
-            for fqn, entry in self._entries.items()
-            if not entry.settled and fqn not in kept
+            self._settle(fqn, *entry.judge(None)) for fqn, entry in self._open_entries.items() if fqn not in kept
         ]
         for fqn in kept:
             entry = self._entries[fqn]
@@ -452,50 +433,51 @@ class Ledger:
     # -- evidence ---------------------------------------------------------------------------------
 
     def _entry(self, fqn: str) -> _Entry:
+        """The node's entry. A node that was not requested is a contradiction, and its entry is discarded."""
         if fqn not in self._entries:
             self._unrequested.add(fqn)
             return _Entry()
         return self._entries[fqn]
 
-    def _open(self, event: msg.EnvironmentOpened) -> list[NodeOutcome | AuditOnlyOutcome]:
-        for fqn, entry in self._entries.items():
-            if not entry.settled and _is_other_code(self._promoted.get(fqn), event.promoted.get(fqn)):
-                entry.forget()  # a plan landed: what was computed of it is in a table that nobody reads any more
+    def _note_promoted(self, event: msg.EnvironmentOpened) -> list[NodeOutcome | AuditOnlyOutcome]:
+        for fqn, entry in self._open_entries.items():
+            if _is_other_code(self._promoted.get(fqn), event.promoted.get(fqn)):
+                entry.forget()  # a plan has landed: the environment no longer shows the table with these batches
         self._promoted |= event.promoted
         refusal = (
             f"Not promoted in environment {event.environment}, so not run. To promote the project's files:"
             f"{block(event.plan_command)}"
         )
-        refused: list[NodeOutcome | AuditOnlyOutcome] = []
+        settled: list[NodeOutcome | AuditOnlyOutcome] = []
         for fqn in event.missing:
             if fqn in self._audit_only:
                 del self._audit_only[fqn]
-                refused.append(AuditOnlyOutcome(fqn, (), (), refusal))
-            elif fqn in self._entries and not self._entries[fqn].settled:
-                refused.append(self._settle(fqn, Outcome.NOT_IN_ENVIRONMENT, (refusal,)))
-        return refused
+                settled.append(AuditOnlyOutcome(fqn, (), (), refusal))
+            elif fqn in self._entries and self._entries[fqn].is_open:
+                settled.append(self._settle(fqn, Outcome.NOT_IN_ENVIRONMENT, (refusal,)))
+        return settled
 
     def _plan(self, event: msg.EvaluationPlanned) -> None:
-        """A second plan means that SQLMesh starts over: what finished stays done, the rest is judged anew."""
+        """Start over and note the batches. The first plan also starts over, which changes no entry without evidence."""
         for entry in self._entries.values():
             entry.start_over()
         for fqn, batches in event.batches.items():
             entry = self._entry(fqn)
             entry.planned, entry.unselected = batches, event.unselected.get(fqn, ())
-            if entry.settled:
+            if not entry.is_open:
                 entry.verdict, entry.again = None, True
-                entry.earlier.clear()
-                entry.audits.clear()
+                entry.forget()
 
     def _finish_batch(self, event: msg.BatchFinished) -> list[NodeOutcome | AuditOnlyOutcome]:
         entry = self._entry(event.fqn)
         if event.duration_ms is None:
             return []
-        if event.batch_index not in range(len(entry.planned or ())):
+        planned = entry.planned or ()
+        if event.batch_index not in range(len(planned)):
             self._unplanned.add(event.fqn)
             return []
         entry.finished[event.batch_index] = event
-        if not entry.is_complete or entry.settled:
+        if not entry.is_open or len(entry.finished) < len(planned):
             return []
         return [self._settle(event.fqn, Outcome.EXECUTED)]
 
@@ -503,9 +485,9 @@ class Ledger:
         entry = self._entry(event.fqn)
         entry.failures.append(event)
         if entry.verdict is not None and not entry.verdict.is_failure:
-            told = entry.verdict.value.replace("_", " ")
+            outcome = entry.verdict.value.replace("_", " ")
             self._taken_back.setdefault(
-                event.fqn, f"SQLMesh said that {event.fqn} was {told}, and then that it failed: {event.message}"
+                event.fqn, f"SQLMesh reported that {event.fqn} was {outcome}, and then that it failed: {event.message}"
             )
 
     def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
@@ -524,7 +506,7 @@ _BEGUN = (
     msg.NodeWaiting,
     msg.NodeAudited,
 )
-"""Events by which SQLMesh says that it has begun with the requested nodes."""
+"""Events that SQLMesh sends only after it has begun with the requested nodes."""
 
 
 def _is_other_code(before: msg.PromotedNode | None, now: msg.PromotedNode | None) -> bool:
@@ -553,24 +535,26 @@ def _total(values: list[int | None]) -> int | None:
 def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditResult, ...]:
     results = []
     for position, evaluations in sorted(audits.items()):
-        counted = [one for one in evaluations if one.failing_rows is not None or one.error]
-        if not counted:
-            continue  # `skip true`: its author switched it off, so there is nothing to tell
-        intervals = _merge(one.interval for one in counted)
-        if counted[-1].of_whole_table:  # what a batch before the last one left behind is no more
-            counted = counted[-1:]
-        shown = next((one for one in counted if one.failing_rows), counted[-1])
+        evaluated = [
+            evaluation for evaluation in evaluations if evaluation.failing_rows is not None or evaluation.error
+        ]
+        if not evaluated:
+            continue  # the audit has `skip true`
+        intervals = _merge(evaluation.interval for evaluation in evaluated)
+        if evaluated[-1].of_whole_table:  # a later batch replaces the rows that an earlier evaluation has seen
+            evaluated = evaluated[-1:]
+        shown = next((evaluation for evaluation in evaluated if evaluation.failing_rows), evaluated[-1])
         results.append(
             AuditResult(
                 name=shown.name,
                 position=position,
                 args=shown.args,
                 blocking=shown.blocking,
-                failing_rows=sum(one.failing_rows or 0 for one in counted),
+                failing_rows=sum(evaluation.failing_rows or 0 for evaluation in evaluated),
                 query=shown.query,
                 intervals=intervals,
-                of=counted[-1].of,
-                error=next((one.error for one in counted if one.error), None),
+                of=evaluated[-1].of,
+                error=next((evaluation.error for evaluation in evaluated if evaluation.error), None),
             )
         )
     return tuple(results)

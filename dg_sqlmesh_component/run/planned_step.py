@@ -1,8 +1,8 @@
-"""Whether a step is still what its run was planned with.
+"""Refuses a step whose assets have changed since its run was created.
 
-Each process of Dagster's builds definitions of its own. If the project was reloaded after a run was created (a
-reload in `dg dev`, `dg utils refresh-defs-state`), a step may hold other models than it was planned with: a model that
-has moved to another step, or away, would be neither run nor missed.
+Each Dagster process loads definitions itself. If the project was reloaded after a run was created (`dg dev`, `dg utils
+refresh-defs-state`), a step may have other models than planned. A model that has moved to another step, or that was
+removed, would not be executed, and nobody would notice.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dg_sqlmesh_component.protocol.errors import DeclarationError
 from dg_sqlmesh_component.protocol.formatting import listed
 
 
-def refuse_what_was_not_planned(context: dg.AssetExecutionContext) -> None:
-    """Refuse a step that is not what its run, or the run that it repeats from its failure, was planned with.
+def refuse_changed_step(context: dg.AssetExecutionContext) -> None:
+    """Compare the step with the plan of its run, and with the plan of the failed run that this run repeats.
 
     Raises:
-        DeclarationError: Names what is missing and what is new.
+        DeclarationError: With the assets and checks that are missing or new.
     """
     selected = {*context.selected_asset_keys, *context.selected_asset_check_keys}
     planned = planned_selection(context, context.run)
@@ -30,18 +30,18 @@ def refuse_what_was_not_planned(context: dg.AssetExecutionContext) -> None:
             f"{_named('Now also', selected - planned)} Nothing was run in this step. Launch a new run."
         )
     if context.run.parent_run_id is None or context.run.step_keys_to_execute is None:
-        return  # it repeats no steps of another run
+        return  # the run does not repeat steps of another run
     parent = context.instance.get_run_by_id(context.run.parent_run_id)
-    before = parent and planned_selection(context, parent)
-    lost = {key for key in before or () if isinstance(key, dg.AssetKey)} - selected
+    planned_before = parent and planned_selection(context, parent)
+    lost = {key for key in planned_before or () if isinstance(key, dg.AssetKey)} - selected
     if lost:
         raise DeclarationError(
             "The project was reloaded after the run that this one repeats was created."
-            f"{_named('No longer', lost)} Nothing was run in this step. Launch a new run of everything that is "
-            "missing, instead of steps of that one."
+            f"{_named('No longer', lost)} Nothing was run in this step. Launch a new run of all assets that were not "
+            "materialized, instead of repeating steps."
         )
 
 
-def _named(what: str, keys: Iterable[dg.AssetKey | dg.AssetCheckKey]) -> str:
+def _named(change: str, keys: Iterable[dg.AssetKey | dg.AssetCheckKey]) -> str:
     names = sorted(key.to_user_string() for key in keys)
-    return f" {what} part of this step: {listed(names)}." if names else ""
+    return f" {change} part of this step: {listed(names)}." if names else ""

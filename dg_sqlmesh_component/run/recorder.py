@@ -1,9 +1,9 @@
-"""What the op yields, in the form that costs Dagster the least to record; what the events say is the same.
+"""Makes the op's results cheaper for Dagster to record. The recorded facts stay the same.
 
-For each `AssetCheckResult` Dagster looks through all checks of the op and asks its storage which materialization the
-result is about, twice where it stands in a `MaterializeResult`. For 500 models with two checks each that was more than
-a quarter of recording them, and it grows with the square. Here it is looked up once a model. And the output of a check
-is an event beside its result, which says nothing but that steps behind it may run: it is left out where there are none
+For each `AssetCheckResult`, Dagster searches all checks of the op, and queries which materialization the result is
+about (twice inside a `MaterializeResult`). For 500 models with two checks each, this was more than a quarter of the
+recording time, and it grows with the square of the models. Here the materialization is queried once per model. The
+output of a check is an additional event that only releases downstream steps, so it is left out if no step waits for it
 (ADR-0024).
 """
 
@@ -25,26 +25,30 @@ from dg_sqlmesh_component.dagster_internals import (
 
 
 def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Iterator[Any]:
-    """The same results; those of checks as the evaluation that Dagster would make of them, and an awaited output."""
+    """The same results, with each check result as Dagster's own evaluation, and an output if a step waits for it."""
     remember_output_keys(context)
     keep_quiet_about_outputs(context)
     recorder = _Recorder(context)
     for result in results:
         if isinstance(result, dg.AssetMaterialization):
-            yield from recorder.materialization_without_output(result)
+            yield result
+            recorder.materialized(result.asset_key)
         elif isinstance(result, dg.MaterializeResult) and result.asset_key and not context.has_partition_key:
-            yield from recorder.materialization(result)
+            yield result._replace(check_results=[])
+            recorder.materialized(result.asset_key)
+            for check in result.check_results or ():
+                yield from recorder.check(check)
         elif isinstance(result, dg.AssetCheckResult):
             yield from recorder.check(result)
         else:
             yield result
 
 
-def told_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:
-    """The checks that the step reports: those selected and, where it repeats assets of a failed run, all of theirs.
+def reported_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:
+    """The checks that the step reports: the selected ones or, if it repeats assets of a failed run, all of theirs.
 
-    Of the assets that Dagster repeats (`FROM_ASSET_FAILURE`) it leaves out each check that had a result in the failed
-    run, passed or not, unless it blocks: it would go on saying what it said of the data before.
+    If Dagster repeats failed assets (`FROM_ASSET_FAILURE`), it selects only blocking checks and checks without a result
+    in the failed run. The other checks would keep a result about the data before.
     """
     selected: Set[dg.AssetCheckKey] = context.selected_asset_check_keys
     if not repeats_failed_assets(context.run):
@@ -56,28 +60,22 @@ def told_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:
 class _Recorder:
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context = context
-        self._checks = told_checks(context)
+        self._checks = reported_checks(context)
         specs = context.assets_def.node_check_specs_by_output_name
         self._specs = {spec.key: spec for spec in specs.values()}
         self._output_by_check = {spec.key: output for output, spec in specs.items()}
         self._awaited = awaited_outputs(context)
         self._materialized: dict[dg.AssetKey, TargetMaterialization | None] = {}
 
-    def materialization(self, result: dg.MaterializeResult[Any]) -> Iterator[Any]:
-        """A materialization, and behind it its checks."""
-        assert result.asset_key is not None
-        yield result._replace(check_results=[])
-        self._materialized[result.asset_key] = None  # to be looked up: Dagster has stored it by now
-        for check in result.check_results or ():
-            yield from self.check(check)
-
-    def materialization_without_output(self, result: dg.AssetMaterialization) -> Iterator[Any]:
-        """A materialization of what this run has not computed."""
-        yield result
-        self._materialized[result.asset_key] = None  # to be looked up, as above
+    def materialized(self, asset: dg.AssetKey) -> None:
+        """Note a materialization that Dagster has stored by now. It is queried when a check needs it."""
+        self._materialized[asset] = None
 
     def check(self, result: dg.AssetCheckResult) -> Iterator[Any]:
-        """A check's result; as it is where it is for Dagster to find out which check is meant."""
+        """The evaluation of a check, and its output if a step waits for it.
+
+        If a result does not name a check of this step, Dagster resolves it.
+        """
         if result.asset_key is None or result.check_name is None or self._context.has_partition_key:
             yield result
             return
@@ -103,23 +101,22 @@ class _Recorder:
     def _target(self, asset: dg.AssetKey) -> TargetMaterialization | None:
         """The materialization that a check's result is about."""
         if asset not in self._materialized:
-            return self._before.get(asset)
+            return self._earlier.get(asset)
         if self._materialized[asset] is None:
             for record in self._context.instance.fetch_materializations(asset, limit=1).records:
-                self._materialized[asset] = TargetMaterialization(
-                    storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
-                )
+                self._materialized[asset] = _target_of(record)
         return self._materialized[asset]
 
     @cached_property
-    def _before(self) -> dict[dg.AssetKey, TargetMaterialization]:
-        """The last materializations of the assets that were not materialized in this step, all in one query."""
-        assets = list({key.asset_key for key in self._checks})
-        found = {}
-        for record in self._context.instance.get_asset_records(assets):
-            last = record.asset_entry.last_materialization_record
-            if last is not None:
-                found[record.asset_entry.asset_key] = TargetMaterialization(
-                    storage_id=last.storage_id, run_id=last.run_id, timestamp=last.timestamp
-                )
-        return found
+    def _earlier(self) -> dict[dg.AssetKey, TargetMaterialization]:
+        """The last materializations of assets that this step did not materialize. Read in one query."""
+        records = self._context.instance.get_asset_records(list({key.asset_key for key in self._checks}))
+        return {
+            record.asset_entry.asset_key: _target_of(record.asset_entry.last_materialization_record)
+            for record in records
+            if record.asset_entry.last_materialization_record is not None
+        }
+
+
+def _target_of(record: dg.EventLogRecord) -> TargetMaterialization:
+    return TargetMaterialization(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)

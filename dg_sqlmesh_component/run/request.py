@@ -1,8 +1,9 @@
-"""What a step's selection and its run config mean to SQLMesh: one request."""
+"""The request to SQLMesh that a step's selection and run config make."""
 
 from __future__ import annotations
 
 from collections.abc import Set
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -18,61 +19,67 @@ from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed
 from dg_sqlmesh_component.definitions.project_assets import PARTITIONED, ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DeclarationError
-from dg_sqlmesh_component.run.recorder import told_checks
+from dg_sqlmesh_component.run.recorder import reported_checks
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """The part of a component that its steps need.
+
+    Attributes:
+        count_rows: Whether to count the rows of each executed model's table.
+        query_characters: How many characters of an evaluated audit's query are kept.
+        owned: The models that are assets of any component of the code location, by fqn.
+    """
+
+    project: SQLMeshProject
+    assets: ProjectAssets
+    execution: Execution
+    count_rows: bool
+    query_characters: int
+    owned: Set[str]
 
 
 def run_tags(request: msg.EvaluationRequest) -> dict[str, str]:
-    """What the run was told, as tags of the run, by which runs can be found."""
-    said = {
+    """The run's settings as tags, so that people can find runs by them."""
+    settings = {
         "environment": request.environment,
         "ignore_cron": "true" if request.ignore_cron else None,
         "start": request.start,
         "end": request.end,
         "skip_janitor": None if request.skip_janitor else "false",
     }
-    return {f"sqlmesh/{name}": value for name, value in said.items() if value is not None}
+    return {f"sqlmesh/{name}": value for name, value in settings.items() if value is not None}
 
 
-def build_request(
-    context: dg.AssetExecutionContext,
-    project: SQLMeshProject,
-    assets: ProjectAssets,
-    execution: Execution,
-    *,
-    count_rows: bool,
-    query_characters: int,
-) -> msg.EvaluationRequest:
-    """What the step's selection means to SQLMesh.
+def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> msg.EvaluationRequest:
+    """Translate the step's selection.
 
-    A selected asset is a model to run; its audits come with it. A selected check of an asset that is
-    not selected is an audit to evaluate without running the model.
-
-    Args:
-        count_rows: Whether to count the rows of each executed model's table.
-        query_characters: How much is kept of the query of an audit that was evaluated.
+    A selected asset is a model to run with its audits. If a check is selected and its asset is not, the audit is
+    evaluated without running the model.
 
     Raises:
-        DeclarationError: The run config says what cannot be done, or an asset has partitions.
+        DeclarationError: The run config asks for something impossible, or an asset has partitions.
     """
-    for spec in context.assets_def.specs:  # `post_processing` may have given them some
+    project, assets, execution = settings.project, settings.assets, settings.execution
+    for spec in context.assets_def.specs:  # `post_processing` may have added partitions
         if spec.partitions_def is not None:
             raise DeclarationError(f"The asset {spec.key.to_user_string()} {PARTITIONED}")
     models = {assets.fqn_by_key[key] for key in context.selected_asset_keys}
     nodes = models | assets.audited_externals(models)
-    standalone: set[str] = set()
+    standalone = {name for name, model in assets.unchecked_standalone_audits.items() if model in models}
     audit_only: set[str] = set()
-    for check in told_checks(context):
+    for check in reported_checks(context):
         node = assets.node_by_check[check]
         if node in assets.standalone_audits and assets.fqn_by_key[check.asset_key] in models:
             standalone.add(node)
         elif node not in nodes:
             audit_only.add(node)
-    standalone |= {name for name, reader in assets.unchecked_standalone_audits.items() if reader in models}
     config = _run_config(context)
     environment = chosen_environment(config, assets.manifest.environment, tuple(execution.environments))
-    # Of the whole run: a step of it that has only checks is given the config of the others.
+    # A step that has only checks gets the config of the whole run, so all assets of the run count.
     runs_models = not assets.fqn_by_key.keys().isdisjoint(assets_of_run(context))
-    # What is repeated Dagster has chosen, and it gives that the config of the failed run.
+    # Dagster itself chooses what to repeat, and gives it the config of the failed run.
     is_repeated = repeats_failed_assets(context.run)
     refuse_what_does_nothing(config, environment, runs_models=runs_models or is_repeated)
     return msg.EvaluationRequest(
@@ -90,8 +97,8 @@ def build_request(
         ignore_cron=config.ignore_cron,
         skip_janitor=config.skip_janitor,
         concurrent_tasks=execution.concurrent_tasks,
-        count_rows=count_rows,
-        query_characters=query_characters,
+        count_rows=settings.count_rows,
+        query_characters=settings.query_characters,
         holder=f"Dagster run {context.run.run_id}",
         overlap_timeout=execution.overlap_timeout,
         environment_timeout=execution.environment_timeout,
@@ -105,7 +112,7 @@ def build_request(
 
 
 def _uses(assets: ProjectAssets, node: str, selected: Set[dg.AssetCheckKey]) -> tuple[msg.AuditUse, ...]:
-    """A node's audits as the local project has them, and which of them are selected."""
+    """A node's audits in the manifest; those with a selected check are requested."""
     return tuple(
         msg.AuditUse(
             use.name, use.args, use.position, is_requested=assets.check_by_audit.get((node, use.position)) in selected
@@ -115,14 +122,14 @@ def _uses(assets: ProjectAssets, node: str, selected: Set[dg.AssetCheckKey]) -> 
 
 
 def _run_config(context: dg.AssetExecutionContext) -> SQLMeshRunConfig:
-    """What the run was told; an overridden schema may know more than concerns us."""
+    """The run config. Fields that an overridden schema has added are left out."""
     op = context.op_execution_context
-    said = config_of_run(context.run.run_config, op.op_handle.name, op.op_def.name, op.op_config)
-    return SQLMeshRunConfig(**{name: said[name] for name in SQLMeshRunConfig.model_fields if name in said})
+    config = config_of_run(context.run.run_config, op.op_handle.name, op.op_def.name, op.op_config)
+    return SQLMeshRunConfig(**{name: config[name] for name in SQLMeshRunConfig.model_fields if name in config})
 
 
 def _run_started_at(context: dg.AssetExecutionContext) -> int:
-    """The Dagster run's start, the same in all of its steps and processes, so that one run is one point in time."""
+    """The start of the Dagster run. It is the same in all of its steps, so that they have the same execution time."""
     record = context.instance.get_run_record_by_id(context.run.run_id)
     assert record is not None, "a step's own run is always on record"
     started = record.start_time or record.create_timestamp.timestamp()

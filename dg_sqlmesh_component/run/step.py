@@ -1,106 +1,85 @@
-"""The step: selection -> request -> events -> outcomes -> results, and one Failure at the end.
+"""One Dagster step: it requests one SQLMesh run, yields results while it works, and may end with one Failure.
 
-The step is the run's coordinator: whatever was selected becomes one `Context.run` in one worker.
-Results are yielded while SQLMesh is still at work; what SQLMesh did is known from events alone.
+All selected assets and checks become one `Context.run` in one worker process. The outcomes come from the worker's
+events alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Set
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Execution
-from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DeclarationError, SQLMeshComponentError, StoppedError
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.cancellation import Interruption
-from dg_sqlmesh_component.run.check_history import CheckHistory, last_evaluations
+from dg_sqlmesh_component.run.check_history import last_evaluations
 from dg_sqlmesh_component.run.failure import failure_of
 from dg_sqlmesh_component.run.outcomes import Ledger
-from dg_sqlmesh_component.run.planned_step import refuse_what_was_not_planned
-from dg_sqlmesh_component.run.recorder import told_checks
-from dg_sqlmesh_component.run.request import build_request, run_tags
+from dg_sqlmesh_component.run.planned_step import refuse_changed_step
+from dg_sqlmesh_component.run.recorder import reported_checks
+from dg_sqlmesh_component.run.request import StepSettings, build_request, run_tags
 from dg_sqlmesh_component.run.results import Reporter, not_evaluated
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_results import StepResults
+from dg_sqlmesh_component.run.wording import as_sentence
 from dg_sqlmesh_component.worker_process.requests import serving
 from dg_sqlmesh_component.worker_process.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
 
 
-def execute_step(
-    context: dg.AssetExecutionContext,
-    project: SQLMeshProject,
-    assets: ProjectAssets,
-    execution: Execution,
-    *,
-    count_rows: bool,
-    query_characters: int,
-    owned: Set[str],
-) -> Iterator[Any]:
-    """Run what the step selected and yield what came of it, parents before children.
-
-    Args:
-        count_rows: Whether to count the rows of each executed model's table.
-        query_characters: How much is kept of the query of an audit that was evaluated.
-        owned: The models that are assets of any component of the code location, by fqn.
+def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> Iterator[Any]:
+    """Run the step's selection and yield its results, parents before children.
 
     Yields:
-        `MaterializeResult`, `AssetCheckResult`, `AssetObservation`, and for models that had nothing
-        to do the bare step output that lets assets downstream of them run.
+        `MaterializeResult`, `AssetCheckResult` and `AssetObservation`. For a model that had nothing to do: a step
+        output that lets downstream assets run.
 
     Raises:
-        dagster.Failure: At the end, when anything selected did not come out right.
-        dagster.DagsterExecutionInterruptedError: At the end, when the step was told to end (SIGINT, SIGTERM).
+        dagster.Failure: At the end, if a selected asset or check failed.
+        dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
     try:
-        refuse_what_was_not_planned(context)
-        request = build_request(
-            context, project, assets, execution, count_rows=count_rows, query_characters=query_characters
-        )
+        refuse_changed_step(context)
+        request = build_request(context, settings)
     except DeclarationError as error:
         yield from repeated_checks(context, "the run was refused", fails=True)
         raise dg.Failure(description=str(error), allow_retries=False) from None
     tags = run_tags(request)
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
-    step = _Step(context, assets, request, execution, owned)
-    yield from step.interruption.guard(step.run(project))
+    step = _Step(context, settings, request)
+    yield from step.interruption.guard(step.run())
 
 
 def repeated_checks(context: dg.AssetExecutionContext, why: str, *, fails: bool) -> Iterator[Any]:
-    """The last result of each check of a step that evaluates none of them.
+    """The last result of each check, for a step that evaluates none of them.
 
-    Dagster plans the checks of a run that it launches. Without an evaluation it shows them as skipped or, if the run
-    fails, as failed without a reason.
+    Dagster plans the checks of a run that it launches. If a check has no evaluation, Dagster shows it as skipped or, if
+    the run fails, as failed without a reason.
 
     Args:
-        why: Why it evaluates none, as a clause behind "because".
-        fails: Whether the run fails, so that a check without an earlier result needs a reason too.
+        why: Why the step evaluates none, as a clause after "because".
+        fails: Whether the run fails. If it does, a check without an earlier result gets a reason too.
     """
-    checks = told_checks(context)
+    checks = reported_checks(context)
     repeated = last_evaluations(context.instance, checks, why)
     yield from repeated.values()
     if fails:
-        yield from (not_evaluated(check, f"Not evaluated: {why}.") for check in sorted(checks - repeated.keys()))
+        yield from (not_evaluated(check, f"{why}.") for check in sorted(checks - repeated.keys()))
 
 
 class _Step:
-    """One request, in as many attempts as `execution.retries` allows, up to the one Failure."""
+    """One request, in as many attempts as `execution.retries` allows, and at most one Failure."""
 
     def __init__(
-        self,
-        context: dg.AssetExecutionContext,
-        assets: ProjectAssets,
-        request: msg.EvaluationRequest,
-        execution: Execution,
-        owned: Set[str],
+        self, context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest
     ) -> None:
+        assets, execution = settings.assets, settings.execution
         self._context = context
+        self._project = settings.project
         self._assets = assets
         self._request = request
         self._retries = execution.retries
@@ -111,70 +90,61 @@ class _Step:
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
         is_declared = request.environment == assets.manifest.environment
-        checks = told_checks(context) if is_declared else frozenset()
-        self._reporter = Reporter(assets, checks, request.environment, request.execution_time)
-        self._log = RunLog(context, assets, self._reporter.wording, checks, owned)
-        self._results = StepResults(
-            context,
-            assets,
-            self._reporter,
-            self._log,
-            CheckHistory(context.instance, request.environment),
-            record_unchanged=execution.record_unchanged,
-        )
+        checks = reported_checks(context) if is_declared else frozenset()
+        reporter = Reporter(assets, checks, request.environment, request.execution_time)
+        self._wording = reporter.wording
+        self._log = RunLog(context, self._wording, checks, settings.owned)
+        self._results = StepResults(context, reporter, self._log, execution.record_unchanged)
 
-    def run(self, project: SQLMeshProject) -> Iterator[Any]:
-        """Everything that the step yields, and its end."""
-        yield from self._settle((yield from self._attempts(project)))
+    def run(self) -> Iterator[Any]:
+        """Yield all results of the step, then raise if it failed or was cancelled."""
+        yield from self._settle((yield from self._attempts()))
         self._problems += self._ledger.contradictions
         failure = self._failure()
-        # Dagster shows checks without a result as failed in a failed run; in a cancelled one, as skipped.
+        # Dagster shows checks without a result as failed in a failed run, and as skipped in a cancelled run.
         if failure is not None and not self.interruption.came:
             yield from self._results.fill_in()
             failure = self._failure()
-        if not self._reporter.is_declared:
+        if not self._wording.is_declared:
             why = f"this run was in environment {self._request.environment}"
             yield from repeated_checks(self._context, why, fails=failure is not None)
         elif self._ledger.was_refused:
             yield from repeated_checks(self._context, "the run was refused", fails=True)
         yield from self._results.release_checks()
-        self._log.unrecorded(self._results.unobserved)
+        self._log.nothing_to_do(self._results.unobserved)
         self._log.backfill(self._results.outcomes)
         if self.interruption.came:
-            said = failure.description if failure and failure.description else "Everything was finished before."
-            raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {said}")
+            finished = failure.description if failure and failure.description else "Everything had finished by then."
+            raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {finished}")
         if failure is not None:
             raise failure
 
     def _failure(self) -> dg.Failure | None:
         problems = [*self._problems, *self._results.known_failures]
-        outcomes, audited = self._results.outcomes, self._results.audited
-        return failure_of(self._reporter.wording, outcomes, audited, problems)
+        return failure_of(self._wording, self._results.outcomes, self._results.audited, problems)
 
     # -- attempts ---------------------------------------------------------------------------------
 
-    def _attempts(self, project: SQLMeshProject) -> Generator[Any, None, retry_decision.End]:
-        """SQLMesh runs until nothing is worth another one; how the last one ended."""
-        attempt, end = 1, (yield from self._attempt(project, self._request))
+    def _attempts(self) -> Generator[Any, None, retry_decision.End]:
+        """Run SQLMesh until no retry helps. Return the end of the last attempt."""
+        attempt, end = 1, (yield from self._attempt(self._request))
         while following := self._next_attempt(attempt, end):
-            paused = frozenset(following.models) | set(following.standalone_audits)
-            yield from self._results.report(self._ledger.pause(paused))
+            retried = frozenset(following.models) | set(following.standalone_audits)
+            yield from self._results.report(self._ledger.pause(retried))
             attempt += 1
             self._wait(attempt, end, following)
             if self.interruption.came:
                 break
             failed_statement = retry_decision.failed_statement(end)
-            end = yield from self._attempt(project, following)
+            end = yield from self._attempt(following)
             if failed_statement and not retry_decision.ran_statements(end):
                 self._problems.append(failed_statement)
         return end
 
-    def _attempt(
-        self, project: SQLMeshProject, request: msg.EvaluationRequest
-    ) -> Generator[Any, None, retry_decision.End]:
-        """One SQLMesh run; what became certain while it ran is reported."""
+    def _attempt(self, request: msg.EvaluationRequest) -> Generator[Any, None, retry_decision.End]:
+        """Run SQLMesh once and report each node as soon as it is settled."""
         try:
-            with serving(project, request) as self._worker:
+            with serving(self._project, request) as self._worker:
                 if self.interruption.came:
                     self._worker.cancel()
                 for event in self._worker:
@@ -187,7 +157,7 @@ class _Step:
                     self._log.event(event)
                     yield from self._results.report(self._ledger.feed(event))
         except SQLMeshComponentError as error:
-            return error  # the worker is gone or could not be started; what it finished is known and was reported
+            return error  # the worker died or could not be started; nodes that had finished were reported
         raise AssertionError("a worker that ends without a last event raises")
 
     def _next_attempt(self, attempt: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
@@ -202,43 +172,49 @@ class _Step:
         seconds = self._retries.delay_before(attempt)
         nodes = [*following.models, *following.standalone_audits, *following.audit_only]
         self._context.log.warning(
-            f"Attempt {attempt} of {self._retries.max_retries + 1} follows in {seconds:.1f} seconds, because "
-            f"{retry_decision.cause(end, following)} It computes what is missing of "
-            f"{listed(list(map(self._assets.name, nodes)))}."
+            f"Attempt {attempt} of {self._retries.max_retries + 1} starts in {seconds:.1f} seconds, because "
+            f"{as_sentence(retry_decision.cause(end, following))} It computes the pending intervals of "
+            f"{self._listed(nodes)}."
         )
         self.interruption.wait(seconds)
 
+    # -- the end ----------------------------------------------------------------------------------
+
     def _cancel(self) -> None:
-        """Called from a thread, at any time."""
+        """Cancel the worker. A thread calls this, at any time."""
         if self._worker is not None:
             self._worker.cancel()
         self._context.log.warning(
-            "The run is being cancelled. SQLMesh is asked to finish the batches in flight and to start no other; after "
-            f"{FINISH_GRACE_SECONDS:.0f} seconds their queries are cancelled, after {CUT_OFF_GRACE_SECONDS:.0f} more "
+            "The run is being cancelled. SQLMesh is asked to finish the batches in flight and to start no other. After "
+            f"{FINISH_GRACE_SECONDS:.0f} seconds, their queries are cancelled. After {CUT_OFF_GRACE_SECONDS:.0f} more, "
             "its process is killed."
         )
 
     def _settle(self, end: retry_decision.End) -> Iterator[Any]:
-        """Settle whatever the last attempt left open."""
+        """Report the nodes that are open after the last attempt."""
         if self.interruption.came:
-            self._reporter.wording.running = self._cut_off
+            self._wording.running = self._cut_off
         if isinstance(end, msg.EvaluationFinished):
-            yield from self._results.report(self._ledger.feed(end))
+            settled = self._ledger.feed(end)
         elif isinstance(end, msg.RequestFailed):
             self._problems.append(end.message)
-            yield from self._results.report(self._ledger.feed(end))
+            settled = self._ledger.feed(end)
         elif isinstance(end, StoppedError):
             self._problems.append(self._stopped)
-            yield from self._results.report(self._ledger.close(self._stopped))
+            settled = self._ledger.close(self._stopped)
         else:
             self._problems.append(str(end))
-            yield from self._results.report(self._ledger.close("SQLMesh's process ended before it was done."))
+            settled = self._ledger.close("SQLMesh's process ended before it was done.")
+        yield from self._results.report(settled)
 
     @property
     def _stopped(self) -> str:
-        """What became of a cancelled run that did not end by itself."""
-        running = listed(list(map(self._assets.name, self._in_flight))) or "it"
+        """The problem of a cancelled run whose worker had to be killed."""
         return (
             f"The run was cancelled. After {FINISH_GRACE_SECONDS:.0f} seconds the queries in flight were cancelled, "
-            f"after {CUT_OFF_GRACE_SECONDS:.0f} more SQLMesh's process was ended, because {running} was still running."
+            f"after {CUT_OFF_GRACE_SECONDS:.0f} more SQLMesh's process was ended, because "
+            f"{self._listed(self._in_flight) or 'it'} was still running."
         )
+
+    def _listed(self, nodes: Sequence[str]) -> str:
+        return listed([self._assets.name(node) for node in nodes])

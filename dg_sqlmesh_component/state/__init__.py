@@ -1,1 +1,1 @@
-"""Where the manifest is kept, and whether it still describes the project."""
+"""Store and read the manifest, and find out whether it is stale."""

@@ -1,8 +1,8 @@
-"""Whether a project is still the one that was described, found out without starting SQLMesh.
+"""Find out without SQLMesh whether a project has changed since it was loaded.
 
-What the description was made of, as far as it can be seen from outside: files by their size and time, the
-environment variables that they name, the interpreter's packages, this package. Where that is not enough, nothing is
-said, and the project is loaded again.
+The fingerprint covers files by size and time of change, the environment variables that they name, the interpreter's
+packages and the version of this package. If these cannot show every change, there is no fingerprint, and the project is
+always reloaded.
 """
 
 from __future__ import annotations
@@ -12,122 +12,114 @@ import hashlib
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
-from modulefinder import ModuleFinder
 from pathlib import Path
 
 from dg_sqlmesh_component.config.project import CONFIG_FILES, SQLMeshProject
 from dg_sqlmesh_component.protocol.git import git
-from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION, Sources
+from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.manifest import Sources
 from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 
 _READ_FOLDERS = (
     "audits", "external_models", "macros", "materializations", "metrics", "models", "seeds", "signals", "tests",
 )  # fmt: skip
-"""Folders of a project of which SQLMesh reads everything, whatever it is called."""
+"""Folders of a project in which SQLMesh reads every file, whatever its name."""
 
-_NEVER_READ = {"__pycache__", "node_modules"}
 _OUTPUT_FOLDERS = {"logs", "target"}
-"""Of SQLMesh and dbt, in a project's folder; below it they may be anything."""
+"""SQLMesh and dbt write these in a project's folder. Deeper folders of these names are ordinary ones."""
 _OUTPUT_SUFFIXES = {".db", ".duckdb", ".log", ".pyc", ".sqlite", ".sqlite3", ".wal"}
 
 _CODE_SUFFIXES = {".py", ".yaml", ".yml"}
-_ASKS_FOR_VARIABLES = re.compile(r"environ|getenv|env_var|expandvars")
+_READS_VARIABLES = re.compile(r"environ|getenv|env_var|expandvars")
 _QUOTED_NAME = re.compile(r"""["'](\w+)["']|\$\{?(\w+)""")
 _ASKS_ELSEWHERE = re.compile(
     r"\b(subprocess|popen|os\.system|from os import [^\n]*\bsystem"
     r"|git|pygit2|urlopen|urllib|requests|httpx|boto3|socket)\b"
 )
-"""In a configuration written in Python: what it makes of the project is not to be seen in files."""
+"""Code that asks a program or a server. If a configuration does, no file shows what has changed."""
 
 
 def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | None:
-    """What a description of the project would be made of now; None when that cannot be told from outside.
+    """The fingerprint of a project as it is now; None if it cannot show every change.
 
     Args:
-        question: What else the description depends on, such as the selection.
+        question: What else the manifest depends on, such as the selection.
     """
-    configuration = "\n".join(_configurations(project))
-    if any("git:" in part for part in question) or any(map(_asks_elsewhere, project.paths)):
+    if any("git:" in part for part in question) or any(map(_may_ask_elsewhere, project.paths)):
         return None
-    environment = {**os.environ, **project.env}
-    user = [getpass.getuser()] if "user(" in configuration else []
-    elsewhere = list(_files_elsewhere(project, environment))
-    files = {str(path): _stamp(path) for folder in project.paths for path in _files(folder)}
-    model_files = {path for folder in project.paths for path in files if _is_model_file(path, folder)}
+    environment = project.process_environment
+    configuration = "\n".join(_text(folder / name) for folder in project.paths for name in (*CONFIG_FILES, ".env"))
+    files_elsewhere = list(_files_elsewhere(project, environment))
+    stamps = {str(path): _stamp(path) for folder in project.paths for path in _files(folder)}
+    model_files = {path for folder in project.paths for path in stamps if _is_model_file(path, folder)}
     digest = hashlib.sha256()
     for part in (
-        _versions(),
+        metadata.version("dg-sqlmesh-component"),
         repr(project.opening),
         *question,
-        *user,
+        getpass.getuser() if "user(" in configuration else "",
         *(_commits(project) if "links" in question else ()),
-        *_variables(_names_in(configuration, [*map(Path, files), *elsewhere]), environment),
+        *_variables(_names_in(configuration, [*map(Path, stamps), *files_elsewhere]), environment),
         *_interpreter(project.python),
-        *(f"{path} {_stamp(path)}" for path in elsewhere),
-        *(f"{path} {stamp}" for path, stamp in files.items() if path not in model_files),
+        *(f"{path} {_stamp(path)}" for path in files_elsewhere),
+        *(f"{path} {stamp}" for path, stamp in stamps.items() if path not in model_files),
     ):
         digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
-    return Sources({path: files[path] for path in sorted(model_files)}, digest.hexdigest())
+    return Sources({path: stamps[path] for path in sorted(model_files)}, digest.hexdigest())
 
 
 def _is_model_file(path: str, folder: Path) -> bool:
-    """Whether SQLMesh reads it for the models in it and for nothing else, and its name can be stored."""
+    """True if SQLMesh reads nothing but models from this file, and its name can be stored as JSON."""
     is_unicode = path.encode("utf-8", "replace").decode() == path
     return is_unicode and path.endswith(".sql") and path.startswith(f"{folder / 'models'}{os.sep}")
 
 
-def _versions() -> str:
-    return f"{MANIFEST_VERSION} {metadata.version('dg-sqlmesh-component')}"
-
-
 def _commits(project: SQLMeshProject) -> Iterator[str]:
-    """What links to the files of models are made of beside the files."""
-    for path in project.paths:
-        yield str((git(path, "rev-parse", "HEAD"), git(path, "remote", "get-url", "origin")))
-
-
-def _configurations(project: SQLMeshProject) -> Iterator[str]:
-    for path in project.paths:
-        for name in (*CONFIG_FILES, ".env"):
-            if os.path.isfile(path / name):
-                yield _text(path / name)
+    """The commits and remotes that links to the files of models contain."""
+    for folder in project.paths:
+        yield str((git(folder, "rev-parse", "HEAD"), git(folder, "remote", "get-url", "origin")))
 
 
 def _text(path: Path) -> str:
-    """What a file says; nothing where it must not be read, of which SQLMesh complains where it needs it."""
+    """A file's content; empty if there is no such file or it must not be read. SQLMesh reports that if it needs it."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace") if os.path.isfile(path) else ""
     except OSError:
         return ""
 
 
-def _asks_elsewhere(path: Path) -> bool:
-    """Whether a configuration in Python, or code of the project that it imports, asks a program or a server what it is.
+def _may_ask_elsewhere(project_folder: Path) -> bool:
+    """True if `config.py`, or a module of the project that it may import, may ask a program or a server.
 
-    Where that cannot be told, because the code is broken, it may.
+    A module may be imported if its name occurs anywhere in `config.py`, or in another module that may be imported.
+    This finds more modules than Python imports: a project is rather reloaded too often than too seldom.
     """
-    for name in CONFIG_FILES:
-        if name.endswith(".py") and os.path.isfile(path / name):
-            finder = ModuleFinder([str(path)])
-            try:
-                finder.run_script(str(path / name))
-            except (SyntaxError, ValueError, OSError):
-                return True
-            files = (getattr(module, "__file__", None) for module in finder.modules.values())
-            if any(_ASKS_ELSEWHERE.search(_text(Path(file))) for file in files if file):
-                return True
-    return False
+
+    def named_modules(module: Path) -> Iterator[Path]:
+        for word in set(re.findall(r"\w+", _python_code(module))):
+            for path in (project_folder / word, project_folder / f"{word}.py"):
+                if os.path.exists(path) and not os.path.exists(path / "pyvenv.cfg"):  # a virtual environment
+                    yield path
+
+    modules = reachable([project_folder / "config.py"], named_modules)
+    return any(_ASKS_ELSEWHERE.search(_python_code(module)) for module in modules)
+
+
+def _python_code(module: Path) -> str:
+    """The code of a module, or of all modules of a package."""
+    return "\n".join(_text(path) for path in (module, *_files_below(module)) if path.suffix == ".py")
 
 
 def _files_elsewhere(project: SQLMeshProject, environment: Mapping[str, str]) -> Iterator[Path]:
-    """What SQLMesh and dbt read outside of the project, whether it is there or not."""
+    """The files that SQLMesh and dbt read outside of the project, whether they exist or not."""
     home = Path(environment.get("HOME") or Path.home())
     personal = Path(environment.get("SQLMESH_HOME") or home / ".sqlmesh")
     yield from (personal / name for name in CONFIG_FILES if not name.endswith(".py"))
     profiles = environment.get("DBT_PROFILES_DIR")
-    yield from (path / profiles / "profiles.yml" for path in project.paths if profiles)
+    yield from (folder / profiles / "profiles.yml" for folder in project.paths if profiles)
     yield home / ".dbt" / "profiles.yml"
     dotenv = environment.get("SQLMESH_DOTENV_PATH")
     if dotenv:
@@ -135,29 +127,28 @@ def _files_elsewhere(project: SQLMeshProject, environment: Mapping[str, str]) ->
 
 
 def _names_in(configuration: str, files: Sequence[Path]) -> set[str]:
-    """What may be names of environment variables: any word of the configuration, and quotes in code that asks for them.
+    """Possible names of environment variables: all words of the configuration, and quoted words in code.
 
-    One file may ask for what another one names: in Python, and in a project of dbt. Models of dbt are code, those of
-    SQLMesh are not: they have no way to ask.
+    Quoted words count if any code of the same kind reads variables: one Python file may pass a name to another, and so
+    may the files of a dbt project. Models of dbt are code; SQL models of SQLMesh cannot read variables.
     """
     is_dbt = any(path.name == "dbt_project.yml" for path in files)
-    python: list[str] = []
-    others: list[str] = []
+    texts: dict[object, list[str]] = defaultdict(list)
     for path in files:
-        if path.suffix in _CODE_SUFFIXES | ({".sql"} if is_dbt else set()) and os.path.isfile(path):
-            text = _text(path)
-            (python if path.suffix == ".py" else others).append(text)
-    named = set(re.findall(r"\w+", configuration))
-    for text in ("\n".join(python), *(["\n".join(others)] if is_dbt else others)):
-        if _ASKS_FOR_VARIABLES.search(text):
-            named.update(*_QUOTED_NAME.findall(text))
-    return named - {"_"}  # which a shell sets to the last command
+        if path.suffix in _CODE_SUFFIXES or (is_dbt and path.suffix == ".sql"):
+            group = "Python" if path.suffix == ".py" else "dbt" if is_dbt else path
+            texts[group].append(_text(path))
+    names = set(re.findall(r"\w+", configuration))
+    for text in map("\n".join, texts.values()):
+        if _READS_VARIABLES.search(text):
+            names.update(*_QUOTED_NAME.findall(text))
+    return names - {"_"}  # which a shell sets to the last command
 
 
-def _variables(named: set[str], environment: Mapping[str, str]) -> Iterator[str]:
-    """Variables that are named, or that override the configuration. Secrets only by whether they are set."""
+def _variables(names: set[str], environment: Mapping[str, str]) -> Iterator[str]:
+    """Variables of these names, and those that override the configuration. Secrets: only whether they are set."""
     for name in sorted(environment):
-        if name in named or name.upper().startswith(("SQLMESH", "DBT_")):
+        if name in names or name.upper().startswith(("SQLMESH", "DBT_")):
             yield f"{name}={'' if SECRET_NAME.search(name) else environment[name]}"
 
 
@@ -169,39 +160,43 @@ def _interpreter(python: str | None) -> Iterator[str]:
             except metadata.PackageNotFoundError:
                 yield f"no {package}"
         return
-    found = shutil.which(python)
-    yield f"{python} {found}"
-    if found is not None:
-        for packages in sorted(Path(found).parent.parent.glob("lib/python*/site-packages")):
+    command = shutil.which(python)
+    yield f"{python} {command}"
+    if command is not None:
+        for packages in sorted(Path(command).parent.parent.glob("lib/python*/site-packages")):
             yield f"{packages} {_stamp(packages)}"
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    read = [folder / name for name in _READ_FOLDERS]
-    for one in read:  # it, or what is in it, may be a link to a folder elsewhere, which SQLMesh follows
-        for path in _files_below(one, lambda path: path.name == "__pycache__", is_followed=True):
-            if path.suffix != ".pyc":
-                yield path
-    for path in _files_below(folder, lambda path: path in read or _is_other(path), is_followed=False):
+def _files(project_folder: Path) -> Iterator[Path]:
+    """The files that SQLMesh may read in a project's folder."""
+    read_folders = [project_folder / name for name in _READ_FOLDERS]
+    for folder in read_folders:
+        yield from (path for path in _files_below(folder) if path.suffix != ".pyc")
+    for path in _files_below(
+        project_folder, lambda path: path in read_folders or _is_not_read(path), is_followed=False
+    ):
         if path.suffix not in _OUTPUT_SUFFIXES:
             yield path
 
 
-def _is_other(path: Path) -> bool:
-    """Whether a folder outside of those holds what a run writes, or is no part of the project."""
-    # Here and elsewhere by `os.path`: of what is in a folder that must not be searched, `Path.exists` raises.
-    if path.name.startswith(".") or path.name in _NEVER_READ or os.path.exists(path / "pyvenv.cfg"):
+def _is_not_read(folder: Path) -> bool:
+    """True for a folder that a run writes or that is no part of the project."""
+    # `os.path` here and elsewhere: `Path.exists` raises if a folder must not be searched.
+    if folder.name.startswith(".") or folder.name == "node_modules" or os.path.exists(folder / "pyvenv.cfg"):
         return True
-    return path.name in _OUTPUT_FOLDERS and any(
-        os.path.isfile(path.parent / name) for name in (*CONFIG_FILES, "dbt_project.yml")
+    return folder.name in _OUTPUT_FOLDERS and any(
+        os.path.isfile(folder.parent / name) for name in (*CONFIG_FILES, "dbt_project.yml")
     )
 
 
-def _files_below(folder: Path, is_left_out: Callable[[Path], bool], *, is_followed: bool) -> Iterator[Path]:
-    """The files in and below a folder.
+def _files_below(
+    folder: Path, is_left_out: Callable[[Path], bool] = lambda _: False, *, is_followed: bool = True
+) -> Iterator[Path]:
+    """The files in a folder and in the folders below it, in a fixed order.
 
     Args:
-        is_followed: Whether to look behind links to folders, once in each.
+        is_left_out: Whether to leave out a folder.
+        is_followed: Whether to follow links to folders, as SQLMesh does. Each folder is read once.
     """
     seen: set[str] = set()
     for path, folders, files in os.walk(folder, followlinks=is_followed):
@@ -209,14 +204,14 @@ def _files_below(folder: Path, is_left_out: Callable[[Path], bool], *, is_follow
         if is_followed:
             seen.add(os.path.realpath(here))
             folders[:] = (name for name in folders if os.path.realpath(here / name) not in seen)
-        folders[:] = sorted(name for name in folders if not is_left_out(here / name))
+        folders[:] = sorted(name for name in folders if name != "__pycache__" and not is_left_out(here / name))
         yield from (here / name for name in sorted(files))
 
 
 def _stamp(path: Path) -> str:
     """A file's or folder's size and time of change."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         return str(error.strerror)
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"

@@ -12,23 +12,24 @@ from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION, Manifest
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write it beside its place and move it there, so that a reader finds the old one or the new one."""
+    """Write a temporary file in the same folder and rename it, so that other processes find the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not with `tempfile`, whose files nobody else may read: an image is built by one user and run by another.
-    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    # Not `tempfile`: only its user may read its files, but one user builds an image and another runs it.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        with beside.open("xb") as file:
+        with temporary.open("xb") as file:
             file.write(wire.MANIFEST.dump_json(manifest))
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read what `write_manifest` wrote.
+    """Read the file that `write_manifest` wrote.
 
     Raises:
-        DeclarationError: The file is damaged, of another version of this package, not there or not for this user.
+        DeclarationError: The file is missing or damaged, this user must not read it, or another version of this package
+            wrote it.
     """
     try:
         manifest = wire.MANIFEST.validate_json(path.read_bytes())

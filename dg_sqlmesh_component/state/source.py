@@ -1,8 +1,13 @@
 """Where a component's manifest comes from.
 
-Dagster asks for it in three ways: to store it (`dg utils refresh-defs-state`, and each load in development), to build
-definitions from what is stored, and to build them where nothing is stored. Then the project is loaded directly, once
-in a process, with a warning: there is never an empty set of assets because nobody stored a manifest.
+Dagster asks for the manifest in three situations:
+
+- to store it: `dg utils refresh-defs-state`, and each time `dg dev` loads definitions
+- to build definitions from the stored manifest
+- to build definitions while no manifest is stored
+
+In the third situation the project is loaded directly, once per process and with a warning. A missing manifest never
+leads to an empty set of assets.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,20 +37,20 @@ from dg_sqlmesh_component.worker_process.requests import load_manifest
 _LOGGER = logging.getLogger("dg_sqlmesh_component")
 
 LOADED_DIRECTLY: dict[str, Manifest] = {}
-"""Manifests that this process has loaded because nothing was stored, by what they were made of.
+"""Manifests that this process has loaded because none was stored, by component and fingerprint.
 
-One for the process: Dagster loads definitions several times in it, each time with a new component.
+It belongs to the process: Dagster loads definitions several times in it, each time with a new component.
 """
 
 
 @dataclass
 class ManifestSource:
-    """The manifest of one component: stored, loaded directly, or loaded because it cannot be stored.
+    """The manifest of one component: read from Dagster's folder, or loaded by SQLMesh.
 
     Attributes:
         select, exclude: Models to expose, in SQLMesh's model selection language.
-        include: What the manifest holds beyond the usual.
-        root: The root of the Dagster project; None where it is not known.
+        include: Optional contents of the manifest.
+        root: The root of the Dagster project; None if it is not known.
     """
 
     project: SQLMeshProject
@@ -61,15 +67,15 @@ class ManifestSource:
 
     @property
     def key(self) -> str:
-        """Dagster's key of the manifest; it tells apart what leads to different manifests.
+        """Dagster's key of the manifest. Components whose manifests may differ have different keys.
 
-        It is the same wherever the code location lies: state that is stored in one folder is found in another.
+        The key contains paths relative to `root`: a manifest that is stored in one folder is found in another.
         """
         project = self.project
         paths = list(map(self._relative, project.paths))
         parts = [paths[0], project.gateway, project.environment, project.config]
         label = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(part for part in parts if part)).strip("_")
-        opened_by = [self._relative(place) for place in (project.python, project.working_directory) if place]
+        opened_by = [self._relative(path) for path in (project.python, project.working_directory) if path]
         variables = settings({**project.env, **project.written_env})
         distinct = short_hash([repr(parts), *paths, *opened_by, *self._question, *variables])
         return f"SQLMeshProjectComponent[{label}_{distinct}]"
@@ -89,20 +95,22 @@ class ManifestSource:
         """Load the project and store its manifest.
 
         Args:
-            is_refresh: Whether a user asked for it. Else Dagster did, which does so in each load in development: the
-                stored manifest stays if the project has not changed.
+            is_refresh: Whether a user asked for it. Otherwise Dagster did, as it does for each load in development:
+                if the project has not changed, the stored manifest stays.
 
         Raises:
             DeclarationError: The file cannot be written, and a user asked for it.
         """
         sources = sources_of(self.project, self._question)
-        before = self._stored_before(path)
-        if is_refresh or sources is None or before is None or before.sources is None:
-            manifest = self._load(selections=before.selections if before else ())
-        elif before.sources == sources:
-            return
-        else:
-            manifest = self._reload(before, sources.files_changed_since(before.sources))
+        before: Manifest | None = None
+        with suppress(DeclarationError):  # a file that cannot be read is replaced
+            before = self._read(path)
+        changed_files = None
+        if before and before.sources and sources and not is_refresh:
+            if before.sources == sources:
+                return
+            changed_files = sources.files_changed_since(before.sources)
+        manifest = self._load(before, changed_files)
         manifest = replace(manifest, sources=None if manifest.reads_state else sources, state_key=self.key)
         try:
             write_manifest(manifest, path)
@@ -116,30 +124,26 @@ class ManifestSource:
             _LOGGER.warning(f"{problem} Until then each process loads the project again.")
             self._unstored = manifest
 
-    def _reload(self, before: Manifest, files: frozenset[str] | None) -> Manifest:
-        """The manifest of a project in which these files of models have changed; None for anything."""
-        whole = (
-            self.select
-            or self.exclude
-            or before.selections
-            or "links" in self.include
-            or any(model.dbt for model in before.models)
-        )
-        if files is None or whole:
-            return self._load(selections=before.selections)
-        return self._load(before, files)
+    def _load(self, before: Manifest | None, changed_files: frozenset[str] | None = None) -> Manifest:
+        """Let SQLMesh load the project.
 
-    def _stored_before(self, path: Path) -> Manifest | None:
-        """The stored manifest; None where there is none that can be read."""
-        try:
-            return self._read(path)
-        except DeclarationError:
-            return None
+        Args:
+            before: The previous manifest, whose selections are answered again.
+            changed_files: The SQL files of models that have changed since `before`, if nothing else has: only their
+                models and downstream models are loaded. None: everything is loaded.
+        """
+        selections = before.selections if before else ()
+        needs_all_models = self.select or self.exclude or selections or "links" in self.include
+        if before is None or changed_files is None or needs_all_models or any(model.dbt for model in before.models):
+            before, changed_files = None, frozenset()
+        return load_manifest(
+            self.project, self.select, self.exclude, self.include, self.limits, before, changed_files, selections
+        )
 
     # -- reading ----------------------------------------------------------------------------------
 
     def read_or_load(self, path: Path | None, problem: str | None = None) -> Manifest:
-        """The stored manifest; if there is none that can be read, a fresh one, and a warning that says what to do.
+        """The stored manifest. If it cannot be read, load the project and log a warning that says what to do.
 
         Args:
             path: Where it is stored; None if Dagster has none.
@@ -162,20 +166,20 @@ class ManifestSource:
     def _load_directly(self, problem: str) -> Manifest:
         """A manifest that is not stored, which this process loads once."""
         sources = sources_of(self.project, self._question)
-        made_of = f"{self.key} {self.project.opening!r}" if sources is None else repr(sources)
-        manifest = LOADED_DIRECTLY.get(made_of)
+        loaded_as = f"{self.key} {self.project.opening!r} {sources!r}"
+        manifest = LOADED_DIRECTLY.get(loaded_as)
         if manifest is None or ((sources is None or manifest.reads_state) and not is_rebuilding_definitions()):
             since = time.monotonic()
-            manifest = LOADED_DIRECTLY[made_of] = self._load(selections=manifest.selections if manifest else ())
+            manifest = LOADED_DIRECTLY[loaded_as] = self._load(manifest)
             _LOGGER.warning(
                 f"{problem} SQLMesh loaded the project directly, in {time.monotonic() - since:.1f} seconds, as it "
                 "will in every process. To load it once for all of them: dg utils refresh-defs-state"
             )
-        self._loaded_as = made_of
+        self._loaded_as = loaded_as
         return manifest
 
     def why_unreachable(self, root: Path) -> str | None:
-        """Why Dagster's folder for the manifest cannot be used, which it creates if it is missing; None if it can."""
+        """Why Dagster's folder for the manifest cannot be used; None if it can. Dagster creates a missing folder."""
         try:
             os.stat(get_local_state_path(self.key, root))
         except FileNotFoundError:
@@ -190,34 +194,28 @@ class ManifestSource:
 
     def _read(self, path: Path) -> Manifest:
         manifest = read_manifest(path)
-        if manifest.state_key != self.key:
+        if manifest.state_key != self.key:  # the file was copied from another project
             raise DeclarationError(
-                f"The stored manifest of the SQLMesh project, {path}, does not belong to this component, {self.key}, "
-                f"but to {manifest.state_key or 'one that it does not name'}. Replace it: dg utils refresh-defs-state"
+                f"The stored manifest of the SQLMesh project, {path}, belongs to another component. Its key is "
+                f"{manifest.state_key or 'missing'}, and this component's key is {self.key}. Replace it: "
+                "dg utils refresh-defs-state"
             )
         return manifest
-
-    def _load(
-        self,
-        before: Manifest | None = None,
-        files: frozenset[str] = frozenset(),
-        selections: tuple[AnsweredSelection, ...] = (),
-    ) -> Manifest:
-        return load_manifest(
-            self.project, self.select, self.exclude, self.include, self.limits, before, files, selections
-        )
 
     # -- selections -------------------------------------------------------------------------------
 
     def keep_answer(self, manifest: Manifest, answered: AnsweredSelection) -> Manifest:
-        """The manifest with SQLMesh's answer to a selection, which is kept, so that no later load asks for it.
+        """Store SQLMesh's answer to a selection, so that no later load starts SQLMesh for it.
 
         Args:
-            manifest: What `read_or_load` has returned, perhaps with answers that were added since.
+            manifest: The manifest that `read_or_load` returned, perhaps with answers that were added since.
+
+        Returns:
+            The manifest with the answer.
         """
-        kept = replace(manifest, selections=(*manifest.selections, answered))
+        with_answer = replace(manifest, selections=(*manifest.selections, answered))
         if self._loaded_as is not None:
-            LOADED_DIRECTLY[self._loaded_as] = kept
+            LOADED_DIRECTLY[self._loaded_as] = with_answer
         elif self._read_from is not None:
             try:
                 stored = self._read(self._read_from).at(manifest.paths)
@@ -229,9 +227,9 @@ class ManifestSource:
                     f"its answer cannot be stored: {error}. Run `dg check defs` after `dg utils refresh-defs-state` "
                     "where the image is built. Until then every process starts SQLMesh for it."
                 )
-        return kept
+        return with_answer
 
 
 def settings(env: Mapping[str, str]) -> list[str]:
-    """Variables with their values, of which none may be a secret."""
+    """Variables as `name=value`, sorted; the values of secrets are left out."""
     return [f"{name}={'' if SECRET_NAME.search(name) else value}" for name, value in sorted(env.items())]

@@ -1,7 +1,7 @@
-"""The worker's protocol: one request in, events out, and exit.
+"""The worker process: it reads one request, sends events and exits.
 
-Exit status 0 means that the last event says how the request ended, also when it ended badly.
-Whether this interpreter can do the work is found out with the standard library alone.
+Exit status 0 means that the last event contains the result of the request, also if the request failed.
+The check of the interpreter (`installation_problem`) needs only the standard library.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 PYTHON_FLOOR = (3, 10)
 SQLMESH_FLOOR = "0.235.2"
-"""The lowest SQLMesh that the worker drives; the same as in `pyproject.toml`, with the reasons there."""
+"""The lowest version of SQLMesh that the worker supports. `pyproject.toml` has the same version, and the reasons."""
 
 
 def main() -> None:
     """Serve one request."""
-    gc.disable()  # while SQLMesh is imported: what it makes is not garbage, and looking for some took a tenth of it
+    gc.disable()  # while SQLMesh is imported: the import creates no garbage, and the search took a tenth of its time
     problem = installation_problem()
     if problem:
         failed = {"type": "request_failed", "error": InstallationError.__name__, "message": problem}
-        print(json.dumps(failed), flush=True)  # noqa: T201  # the pipe's other code may not be importable here
+        print(json.dumps(failed), flush=True)  # noqa: T201  # `Pipe` may not be importable here
         return
     from dg_sqlmesh_component.worker.forked_processes import end_forks_with_this_process
     from dg_sqlmesh_component.worker.pipe import Pipe, PipeHandler
@@ -48,32 +48,28 @@ def main() -> None:
     except SQLMeshComponentError as error:
         pipe.fail(error)
     except SystemExit as exit:
-        pipe.fail(EvaluationError(_who_ended_it(exit)))
-    except Exception:  # noqa: BLE001  # the last line of defence: the facts travel to the parent, which raises them
-        pipe.fail(WorkerError(f"The worker raised an error that it does not know:\n{traceback.format_exc()}"))
-
-
-def _who_ended_it(exit: SystemExit) -> str:
-    """Where code called for the end of the process, which only the project's does."""
-    frame = traceback.extract_tb(exit.__traceback__)[-1]
-    return (
-        f"Code of the SQLMesh project ended SQLMesh's process: {frame.filename}, line {frame.lineno}, in {frame.name}, "
-        f"raised SystemExit({exit.code!r}), as `sys.exit` does. Raise another error there instead."
-    )
+        frame = traceback.extract_tb(exit.__traceback__)[-1]  # the project's code: the worker itself never raises this
+        text = (
+            f"Code of the SQLMesh project ended SQLMesh's process: {frame.filename}, line {frame.lineno}, in "
+            f"{frame.name}, raised SystemExit({exit.code!r}), as `sys.exit` does. Raise another error there instead."
+        )
+        pipe.fail(EvaluationError(text))
+    except Exception:  # noqa: BLE001  # the last line of defence: the parent receives the facts and raises them
+        pipe.fail(WorkerError(f"The worker raised an unexpected error:\n{traceback.format_exc()}"))
 
 
 def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.protocol.messages import DescribeRequest
-    from dg_sqlmesh_component.worker.context import as_typed
+    from dg_sqlmesh_component.worker.context import with_default_gateway
     from dg_sqlmesh_component.worker.describe.project import (
-        describe,  # SQLMesh: some seconds, in which the parent may still be preparing its request
+        describe,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
     )
     from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
 
-    gc.freeze()  # what is imported stays; processes forked from this one share it
+    gc.freeze()  # imported objects stay, and forked processes share them
     gc.enable()
     request = pipe.receive()
-    request = replace(request, project=as_typed(request.project))
+    request = replace(request, project=with_default_gateway(request.project))
     if isinstance(request, DescribeRequest):
         pipe.begin()
         pipe.send(describe(request, pipe))
@@ -82,20 +78,20 @@ def _serve(pipe: Pipe) -> None:
 
 
 def installation_problem() -> str | None:
-    """Why this interpreter cannot run SQLMesh for us, in sentences; None when it can."""
+    """Why this interpreter cannot run SQLMesh, in sentences; None if it can."""
     remedy = "or set `project.python` in defs.yaml to an interpreter that has it."
     if sys.version_info < PYTHON_FLOOR:
         return (
-            f"The interpreter {sys.executable}, which is to run SQLMesh, is Python {sys.version.split()[0]}; "
+            f"The interpreter {sys.executable}, which should run SQLMesh, is Python {sys.version.split()[0]}; "
             f"at least {'.'.join(map(str, PYTHON_FLOOR))} is needed. Upgrade it, {remedy}"
         )
     install = f"Install it there (pip install 'sqlmesh>={SQLMESH_FLOOR}'), {remedy}"
     try:
-        found = metadata.version("sqlmesh")
+        version = metadata.version("sqlmesh")
     except metadata.PackageNotFoundError:
-        return f"SQLMesh is not installed for the interpreter {sys.executable}, which is to run it. {install}"
-    if _numbers(found) < _numbers(SQLMESH_FLOOR):
-        return f"The interpreter {sys.executable} has SQLMesh {found}; at least {SQLMESH_FLOOR} is needed. {install}"
+        return f"SQLMesh is not installed for the interpreter {sys.executable}, which should run it. {install}"
+    if _numbers(version) < _numbers(SQLMESH_FLOOR):
+        return f"The interpreter {sys.executable} has SQLMesh {version}; at least {SQLMESH_FLOOR} is needed. {install}"
     return None
 
 

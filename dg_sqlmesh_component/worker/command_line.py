@@ -1,4 +1,4 @@
-"""SQLMesh's own command line, beside compiled sqlglot."""
+"""SQLMesh's own command line, for environments that also contain compiled sqlglot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dg_sqlmesh_component.worker.sqlglot_sources import prefer_sqlglot_sources
 
 
 def main() -> None:
-    """Pass the arguments on."""
+    """Pass the arguments on to SQLMesh."""
     problem = installation_problem()
     if problem:
         sys.exit(problem)

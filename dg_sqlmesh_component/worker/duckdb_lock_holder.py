@@ -1,7 +1,7 @@
-"""Who holds a DuckDB file, as far as this machine knows.
+"""Find out which process holds a DuckDB file (`who_holds`).
 
-DuckDB names the process that holds the lock. On Linux, /proc adds its command and when it started. A process of ours
-also shows the Dagster run that it works for: as the name of a file in memory, which goes with the process.
+DuckDB's error contains the id of the process that holds the lock. On Linux, /proc has its command and start time. A
+worker also shows its Dagster run, as the name of a file in memory, which ends with the process (`show_holder`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 from dg_sqlmesh_component.protocol.redaction import HIDDEN, SECRET_NAME, Redactor
 
 COMMAND_CHARACTERS = 200
-"""How much of a command line is shown: whole words, since half of a secret would not be found and hidden."""
+"""How much of a command line is shown. Words are never split: half of a secret would not be found and hidden."""
 
 _LOCKED = re.compile(r'Could not set lock on file "(?P<file>[^"]+)"(?:.*\(PID (?P<pid>[1-9]\d*)\))?', re.DOTALL)
 _LABEL = "dg_sqlmesh: "
@@ -26,60 +27,54 @@ _LEFT_OUT = "..."
 
 
 def show_holder(holder: str) -> None:
-    """From now on, whoever waits for a file of this process is told for whom it works. Linux only."""
+    """From now on, other processes that wait for a file of this process can name its Dagster run. Linux only."""
     if sys.platform == "linux":
         os.memfd_create(f"{_LABEL}{holder}"[:200])  # open until the process ends
 
 
 def is_locked(text: str) -> bool:
-    """Whether DuckDB says that another process holds a file."""
+    """Whether an error of DuckDB means that another process holds a file."""
     return _LOCKED.search(text) is not None
 
 
 def who_holds(text: str) -> str:
-    """Whom DuckDB's error is about, in a sentence."""
+    """A sentence that names the file and its holder, from DuckDB's error."""
     locked = _LOCKED.search(text)
     if locked is None or locked["pid"] is None:
         return f"{text.rstrip('.')}."
     file, pid = Path(locked["file"]), int(locked["pid"])
-    return f"{file} is held by {_described(pid, file)}."
+    return f"{file} is held by {_holder(pid, file)}."
 
 
-def _described(pid: int, file: Path) -> str:
+def _holder(pid: int, file: Path) -> str:
     process = Path(f"/proc/{pid}")
     try:
-        who = _whom_it_works_for(process, file) or f"`{command_line(_words(process))}`"
+        who = _label(process, file) or f"`{command_line(_words(process))}`"
         return f"{who} (PID {pid}, started at {_started_at(process):%Y-%m-%d %H:%M:%S} UTC)"
-    except (OSError, ValueError):  # it has ended, this is not Linux, or the id is that of a process elsewhere
+    except (OSError, ValueError):  # it has ended, this is not Linux, or the id is of a process on another host
         return f"the process with PID {pid}"
 
 
-def _whom_it_works_for(process: Path, file: Path) -> str | None:
-    """What a process of ours shows; None for those of others, and for those that may not be looked into.
+def _label(process: Path, file: Path) -> str | None:
+    """The label that `show_holder` gave a process; None for a process of others, or one that we may not inspect.
 
     Raises:
-        ValueError: The process does not have the file open: the id is one of another host, or of another container.
+        ValueError: The process does not have the file open: the id is of a process on another host or in a container.
     """
     try:
         descriptors = list((process / "fd").iterdir())
     except PermissionError:
         return None
-    label = next((name for name in _names(descriptors) if name.startswith(f"/memfd:{_LABEL}")), None)
-    if not any(map(file.samefile, _existing(descriptors))):
-        raise ValueError
-    return label and label.removeprefix(f"/memfd:{_LABEL}").removesuffix(" (deleted)")
-
-
-def _names(descriptors: Sequence[Path]) -> Iterator[str]:
+    label, has_file = None, False
     for descriptor in descriptors:
-        try:
-            yield os.readlink(descriptor)
-        except FileNotFoundError:
-            continue  # closed meanwhile
-
-
-def _existing(descriptors: Sequence[Path]) -> Iterator[Path]:
-    return (descriptor for descriptor in descriptors if descriptor.exists())
+        with suppress(FileNotFoundError):  # closed meanwhile
+            target = os.readlink(descriptor)
+            if target.startswith(f"/memfd:{_LABEL}"):
+                label = target.removeprefix(f"/memfd:{_LABEL}").removesuffix(" (deleted)")
+            has_file = has_file or file.samefile(descriptor)
+    if not has_file:
+        raise ValueError
+    return label
 
 
 def _words(process: Path) -> list[str]:
@@ -90,7 +85,7 @@ def _words(process: Path) -> list[str]:
 
 
 def command_line(words: Sequence[str]) -> str:
-    """A command as a person would type it, without secrets, and without words that are too long for a message."""
+    """A command as a person would type it. Secrets are hidden, and words too long for a message are left out."""
     redactor = Redactor(os.environ)
     shown = [Path(words[0]).name if words[0].startswith("/") else words[0]]
     for option, word in pairwise(words):
@@ -109,7 +104,7 @@ def command_line(words: Sequence[str]) -> str:
 
 
 def _started_at(process: Path) -> datetime:
-    # The command's name, in brackets, may hold blanks; the start is the 22nd field, in ticks since the machine started.
+    # The 22nd field is the start, in ticks since the machine started. The 2nd, in brackets, may contain blanks.
     ticks = int((process / "stat").read_text().rpartition(")")[2].split()[19])
     booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
     return datetime.fromtimestamp(int(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK"), tz=timezone.utc)

@@ -1,7 +1,8 @@
-"""Forked processes that do not outlive the worker.
+"""End forked processes together with the worker.
 
-SQLMesh forks processes that parse and render, and models may fork their own. Each inherits the sockets to the database:
-when the worker is killed, a fork that stayed behind would keep its sessions open, with their locks, for ever.
+SQLMesh forks processes that parse and render, and models may fork their own. Each fork inherits the sockets to the
+database. If the worker is killed and a fork lives on, the fork keeps the database sessions open, with their locks,
+forever.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import threading
 import time
 
 LOOK_SECONDS = 1.0
-"""How often a fork looks whether the process that it came from is still there."""
+"""How often a fork checks whether its parent still exists."""
 
 
 def end_forks_with_this_process() -> None:
-    """From now on, what is forked from this process ends within `LOOK_SECONDS` of it."""
+    """From now on, each fork of this process ends at most `LOOK_SECONDS` after it."""
     os.register_at_fork(after_in_child=_watch_parent)
 
 

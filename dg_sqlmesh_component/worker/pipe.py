@@ -1,8 +1,8 @@
 """The worker's end of the pipe.
 
-stdout carries events and nothing else, so file descriptor 1 is pointed at stderr before any project
-code runs: what a model, a driver or a subprocess of theirs prints becomes a log line. stdin carries
-the request, then `cancel` and `cut off`, and when it ends the parent is gone.
+stdout carries events and nothing else. So file descriptor 1 is pointed at stderr before any project
+code runs: whatever a model, a driver or a subprocess prints becomes a log line. stdin carries the request,
+then `cancel` and `cut off`. If stdin ends, the parent is gone.
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshCompone
 from dg_sqlmesh_component.protocol.messages import LAST_EVENTS, Event, Level, LogLine, Request, RequestFailed
 
 PARENT_GONE_GRACE_SECONDS = 10.0
-"""How long batches in flight may take to finish once nobody is listening any more."""
-
+"""How long batches in flight may take to finish after the parent is gone."""
 
 CANCELLED_BEFORE = "The run was cancelled before SQLMesh computed anything."
 
 
 class Pipe:
-    """Sends events; knows whether the parent still wants them. Safe to use from any thread."""
+    """Receives the request and sends events. Knows whether the run was cancelled. Safe to use from any thread.
+
+    Attributes:
+        is_cancelled: Whether no further work should start.
+        is_cut_off: Whether the queries in flight were cancelled.
+        cut_off_queries: Cancels the queries in flight. None before a run.
+    """
 
     def __init__(self) -> None:
         self._requests = os.fdopen(os.dup(0), "rb")
@@ -41,25 +46,14 @@ class Pipe:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         self._lock = threading.Lock()
         self._request: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._cancelled = threading.Event()
-        self._cut_off = threading.Event()
         self._beginning = threading.Lock()
         self._has_begun = False
+        self.is_cancelled = False
+        self.is_cut_off = False
         self.cut_off_queries: Callable[[], None] | None = None
-        """What cancels the queries in flight."""
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether no further work should be started."""
-        return self._cancelled.is_set()
-
-    @property
-    def is_cut_off(self) -> bool:
-        """Whether the queries in flight were cancelled."""
-        return self._cut_off.is_set()
 
     def listen(self) -> None:
-        """Read what the parent says from now on. A parent that leaves without a request ends this process."""
+        """Start to read stdin in a thread. If stdin ends without a request, this process ends."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
         threading.Thread(target=self._listen, name="dg-sqlmesh-listen", daemon=True).start()
 
@@ -68,10 +62,10 @@ class Pipe:
         return wire.decode(wire.REQUEST, self._request.get())
 
     def begin(self) -> None:
-        """From now on there is something to finish when the parent cancels.
+        """Call this before the work starts. From now on, a cancelled request finishes its batches before it ends.
 
         Raises:
-            EvaluationError: The parent has cancelled already.
+            EvaluationError: The request is cancelled already.
         """
         with self._beginning:
             if self.is_cancelled:
@@ -79,7 +73,7 @@ class Pipe:
             self._has_begun = True
 
     def send(self, event: Event) -> None:
-        """Send one event. A parent that is gone is not an error here: the listener sees to it."""
+        """Send one event. It is no error here if the parent is gone: the listening thread ends the process."""
         line = wire.encode(wire.EVENT, event)
         if isinstance(event, LAST_EVENTS):
             with suppress(OSError, ValueError):  # code of the project has closed its output
@@ -89,21 +83,25 @@ class Pipe:
                 self._events.write(line)
                 self._events.flush()
         except BrokenPipeError:
-            self._cancelled.set()
+            self.is_cancelled = True
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """While the project's configuration is loaded: what it prints is shown if that fails, and else to nobody."""
+        """While the project's configuration is loaded. Its output is shown only if the load fails."""
         _print_line(wire.LOADING)
         yield
         _print_line(wire.LOADED)
 
+    def log(self, level: Level, text: str, logger: str = "dg_sqlmesh") -> None:
+        """Send one line for the run's log."""
+        self.send(LogLine(level, text, logger))
+
     def fail(self, error: SQLMeshComponentError) -> None:
-        """Send the last event of a request that could not be served."""
+        """Send the last event of a failed request."""
         self.send(RequestFailed(type(error).__name__, str(error), error.is_transient))
 
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
-        self._cancelled.set()
+        self.is_cancelled = True
 
     def _listen(self) -> None:
         request = self._requests.readline()
@@ -115,38 +113,36 @@ class Pipe:
                 self._cancel()
             elif line.strip() == b"cut off":
                 self._cut_off_now()
-        # End of file: the parent closed its end or died. Whatever is still running after the grace
-        # would run for nobody, so the whole process group goes, forked loaders included.
+        # End of file: the parent closed its end or died. Nobody needs batches that still run after the grace
+        # period, so the whole process group is killed, including forked loaders.
         self._cut_off_now()
         threading.Event().wait(PARENT_GONE_GRACE_SECONDS)
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     def _cancel(self) -> None:
         with self._beginning:
-            self._cancelled.set()
-            if not self._has_begun:  # SQLMesh is being imported, or the project opened: nobody needs to wait for that
+            self.is_cancelled = True
+            if not self._has_begun:  # SQLMesh is being imported, or the project opened: no work is lost
                 self.fail(EvaluationError(CANCELLED_BEFORE))
                 os._exit(0)
 
     def _cut_off_now(self) -> None:
-        self._cancelled.set()
-        self._cut_off.set()
+        self.is_cancelled = True
+        self.is_cut_off = True
         if self.cut_off_queries is not None:
             self.cut_off_queries()
 
 
 def _print_line(text: str) -> None:
-    """On a line of its own, behind what was printed so far. A parent that is gone is not an error here."""
+    """Print on a line of its own, after everything printed so far. It is no error here if the parent is gone."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    try:
+    with suppress(BrokenPipeError):
         os.write(2, f"\n{text}\n".encode())
-    except BrokenPipeError:
-        pass
 
 
 class PipeHandler(logging.Handler):
-    """Warnings and errors that SQLMesh, drivers and models log become log lines of the Dagster run."""
+    """Sends warnings and errors of SQLMesh, drivers and models as log lines of the Dagster run."""
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(level=logging.WARNING)
@@ -155,4 +151,4 @@ class PipeHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Called by `logging`, from any thread."""
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
-        self._pipe.send(LogLine(level, self.format(record), record.name))
+        self._pipe.log(level, self.format(record), record.name)

@@ -1,7 +1,7 @@
-"""Every private interface of SQLMesh that the worker uses, and every method of SQLMesh's that it replaces.
+"""Every private interface of SQLMesh that the worker uses, and every method of SQLMesh that it replaces.
 
-Each has its reason here, and a test in tests/upstream/test_sqlmesh_internals.py that fails when SQLMesh changes what
-we depend on. No other module of the worker reaches into SQLMesh's objects (ruff's SLF001).
+Each function gives its reason. A test in tests/upstream/test_sqlmesh_internals.py fails if SQLMesh changes what the
+function depends on. No other module of the worker uses private attributes of SQLMesh's objects (ruff's SLF001).
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from sqlmesh.core.snapshot import SnapshotEvaluator
 
 
 def file_of(definition: Model | StandaloneAudit | Any) -> Path | None:
-    """The file that defines a model or an audit; SQLMesh has no public name for it."""
+    """The file that defines a model or an audit. SQLMesh has no public name for it."""
     return definition._path
 
 
-def watch_loaders(context: Context, loaded: Callable[[LoadedProject], None]) -> None:
-    """Be told what each loader of a context has read from the project's files.
+def watch_loaders(context: Context, on_loaded: Callable[[LoadedProject], None]) -> None:
+    """Call `on_loaded` with everything that a loader of the context has read from the project's files.
 
-    A context has models of other projects too, from the state. Nothing public tells which those are.
+    A context also has models of other projects, from the state. Nothing public tells which models those are.
     """
 
     def watched(load: Callable[..., LoadedProject]) -> Callable[..., LoadedProject]:
-        def load_and_tell(*args: Any, **kwargs: Any) -> LoadedProject:
+        def load_and_report(*args: Any, **kwargs: Any) -> LoadedProject:
             project = load(*args, **kwargs)
-            loaded(project)
+            on_loaded(project)
             return project
 
-        return load_and_tell
+        return load_and_report
 
     for loader in context._loaders:
         loader.load = watched(loader.load)
 
 
 def selector_of(context: Context) -> NativeSelector:
-    """What reads SQLMesh's selection language. The context's own opens the state, which loading must not touch."""
+    """A parser of SQLMesh's selection language. The context's own opens the state, which loading must not touch."""
     return NativeSelector(
-        None,  # the state is only read for `git:` selections' removed models
+        None,  # only `git:` selections read the state, for removed models
         models=context._models,
         context_path=context.path,
         dag=context.dag,
@@ -62,17 +62,16 @@ def selector_of(context: Context) -> NativeSelector:
 
 
 def replace_run(scheduler: Scheduler, replacement: Callable[..., Any]) -> None:
-    """Have `Context.run` call this instead of the scheduler's `run`, which it calls again when a plan has landed."""
+    """Replace the scheduler's `run`, which `Context.run` calls, and calls again if a plan has landed."""
     scheduler.run = replacement
 
 
 def replace_intervals(
     scheduler: Scheduler, merged_missing_intervals: Callable[..., Any], batch_intervals: Callable[..., Any]
 ) -> None:
-    """Have the scheduler ask these for what is missing, and for the batches of what it runs.
+    """Replace the scheduler's methods that find missing intervals and that batch the intervals of its models.
 
-    Of what runs, it is the only place where intervals can be held back after SQLMesh has found and before it has
-    batched them.
+    Only between these two calls can intervals be held back: SQLMesh has found them and not yet batched them.
     """
     scheduler.merged_missing_intervals = merged_missing_intervals
     scheduler.batch_intervals = batch_intervals
@@ -83,14 +82,14 @@ def replace_audits(
     audit_all: Callable[[Callable[..., Any]], Callable[..., Any]],
     audit_one: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> None:
-    """Wrap the evaluation of all audits of a node, and of each one, once for an evaluator.
+    """Wrap the evaluation of all audits of a node, and of each single audit.
 
-    SQLMesh returns the results of a node's audits together, when none has raised. A restarted run brings the same
-    evaluator again.
+    SQLMesh returns the results of a node's audits together, and only if none has raised. An evaluator is wrapped once:
+    if SQLMesh starts over, it passes the same evaluator again.
 
     Args:
-        audit_all: Given SQLMesh's `audit`, returns what replaces it.
-        audit_one: Given SQLMesh's `_audit`, returns what replaces it.
+        audit_all: Receives SQLMesh's `audit`, returns its replacement.
+        audit_one: Receives SQLMesh's `_audit`, returns its replacement.
     """
     if getattr(evaluator, "_is_watched_by_dg_sqlmesh", False):
         return
@@ -99,11 +98,11 @@ def replace_audits(
 
 
 def open_connections(adapters: Iterable[EngineAdapter]) -> list[Any]:
-    """Every open cursor and connection of every thread, to cancel what they execute; SQLMesh cannot cancel queries."""
-    found: dict[int, Any] = {}
+    """Every open cursor and connection of every thread, each once. SQLMesh itself cannot cancel queries."""
+    handles: dict[int, Any] = {}
     for adapter in adapters:
         pool = vars(adapter._connection_pool)
         single = [pool.get("_cursor"), pool.get("_connection")]
         of_threads = [*pool.get("_thread_cursors", {}).values(), *pool.get("_thread_connections", {}).values()]
-        found |= {id(handle): handle for handle in [*single, *of_threads] if handle is not None}
-    return list(found.values())
+        handles |= {id(handle): handle for handle in [*single, *of_threads] if handle is not None}
+    return list(handles.values())

@@ -1,7 +1,7 @@
-"""Whether an error may be gone when the same thing is tried again.
+"""Decide whether an error is transient: whether a retry may succeed (`is_transient`).
 
-The table of docs/reliability.md. What is not known to be transient counts as persistent: a retry of a
-real failure costs time and hides nothing, but it never helps.
+The table in docs/reliability.md shows the rules. An unknown error counts as persistent: a retry of a
+real failure costs time and never helps, although it hides nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ TRANSIENT_SQLSTATES = re.compile(
     r"|57P0[1235]"  # the server shuts down, crashes, starts up or ends an idle session
     r"|HYT0\d"  # ODBC's timeouts
 )
-"""States by which PostgreSQL, Redshift and others say that it was the moment, not the statement."""
+"""States of PostgreSQL, Redshift and others that mean: the moment was wrong, not the statement."""
 
 SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 SAYS_NOTHING = "XX000"
-"""The state of whatever has none of its own; Redshift's isolation violations among it."""
+"""The state of errors without a state of their own, such as Redshift's isolation violations."""
 
 TRANSIENT_MYSQL_CODES = {1040, 1053, 1203, 1205, 1213, 2002, 2003, 2006, 2013, 2055}
 """Too many connections, shutdown, lock wait, deadlock, and the client's lost connections."""
@@ -36,16 +36,16 @@ TRANSIENT_TYPES = {
     "BadGateway", "DeadlineExceeded", "RetryError", "RequestError", "TransportError", "ConnectTimeout", "ReadTimeout",
     "ProtocolError", "MaxRetryError", "Http502Error", "Http503Error", "Http504Error",
 }  # fmt: skip
-"""Names of exception classes, anywhere in a class's ancestry."""
+"""Names of exception classes. A subclass counts too."""
 
 CONNECTION_TYPES = {"InterfaceError", "OperationalError"}
-"""What DB-API drivers raise when a connection breaks, and for much else: believed when nothing else is said."""
+"""DB-API drivers raise these if a connection breaks, and for much else. They count only if no other rule decides."""
 
 STATEMENT_TYPES = {"ProgrammingError", "DataError", "IntegrityError", "NotSupportedError"}
-"""DB-API's classes for what lies in the statement or in its data, whose text quotes both."""
+"""DB-API's classes for errors in the statement or its data. Their text quotes both, so it proves nothing."""
 
 WITHOUT_SERVER = ("duckdb", "_duckdb", "sqlite3")
-"""Modules of drivers that have no connection to lose."""
+"""Modules of drivers without a server, so without a connection to lose."""
 
 TRANSIENT_TEXTS = re.compile(
     r"could not set lock on file|database is locked"
@@ -57,20 +57,20 @@ TRANSIENT_TEXTS = re.compile(
     r"|\(HTTP (408|429|5\d\d)\)",
     re.IGNORECASE,
 )
-"""What engines say in words only."""
+"""Transient errors that only their text tells."""
 
 PERSISTENT_TEXTS = re.compile(
     r"authentication failed|access denied|permission denied|does not exist|unknown database|no pg_hba.conf entry"
     r"|no such (file|table|column)|invalid credentials|incorrect (username|password)|\(HTTP 4(0[^8]|[13-9]\d)\)",
     re.IGNORECASE,
 )
-"""What drivers raise as errors of the connection although trying again cannot help."""
+"""Errors that drivers raise as connection errors, although a retry cannot help."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the error, or what caused it, says that trying again may help.
+    """Whether a retry may succeed after this error.
 
-    The first link of the chain that says yes or no decides.
+    The first error in the chain of causes that matches a rule decides.
     """
     links = list(_chain(error))
     for link in links:
@@ -90,7 +90,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _verdict(error: BaseException) -> bool | None:
-    """Yes, no, or None where the error does not say."""
+    """Whether the error is transient; None if no rule matches."""
     text, names = str(error), _names(error)
     if PERSISTENT_TEXTS.search(text):
         return False
@@ -116,11 +116,11 @@ def _names(error: BaseException) -> set[str]:
 
 
 def _sqlstate(error: BaseException) -> str | None:
-    """The state that the server sent: psycopg's, psycopg2's, Redshift's or ODBC's; drivers write anything for none."""
-    said = [getattr(error, "sqlstate", None), getattr(error, "pgcode", None)]
+    """The state that the server sent, from psycopg, psycopg2, Redshift or ODBC. Without one, drivers write anything."""
+    candidates = [getattr(error, "sqlstate", None), getattr(error, "pgcode", None)]
     first = error.args[0] if error.args else None
     if isinstance(first, dict):
-        said.append(first.get("C"))
+        candidates.append(first.get("C"))
     elif len(error.args) > 1 and any(character.isdigit() for character in str(first)):
-        said.append(first)
-    return next((one for one in said if isinstance(one, str) and SQLSTATE.fullmatch(one)), None)
+        candidates.append(first)
+    return next((state for state in candidates if isinstance(state, str) and SQLSTATE.fullmatch(state)), None)

@@ -1,4 +1,4 @@
-"""The two requests that a worker serves: load the project, and evaluate models."""
+"""Sends a worker its request: load the project, or evaluate models."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from dg_sqlmesh_component.worker_process.worker import Worker
 
 @contextmanager
 def serving(project: SQLMeshProject, request: msg.Request) -> Iterator[Worker]:
-    """Serve one request in a process of its own. Leaving the context early stops that process.
+    """Serve one request in its own process. If the context is left early, the process is stopped.
 
     Yields:
-        The worker, to be iterated: its events in order, and what it prints as `LogLine`s. The last one is
+        The worker. Iterate over it to receive its events in order, with its output as `LogLine`s. The last event is
         `ProjectDescribed`, `EvaluationFinished` or `RequestFailed`.
 
     Raises:
         DeclarationError, InstallationError: The worker cannot be started.
         WorkerError: While iterating: the worker died or broke the protocol.
-        StoppedError: While iterating: it did not end when it was cancelled, and was killed.
+        StoppedError: While iterating: the worker was cancelled, did not end, and was killed.
     """
     project.require()
     worker = Worker(EARLY_WORKERS.take(project), request, Redactor(project.process_environment))
@@ -46,16 +46,18 @@ def load_manifest(
     selections: Sequence[AnsweredSelection] = (),
     asked_by: str = "defs.yaml",
 ) -> Manifest:
-    """Load the project in a worker and return its manifest, with the additions that are asked for, within limits.
+    """Load the project in a worker and return its manifest.
 
     Args:
-        before: The manifest of the project when nothing differed but these files: SQLMesh loads no more than it must.
+        include: Optional parts of the manifest.
+        before: An earlier manifest of the project, if only `files` have changed since. SQLMesh then loads only their
+            models and the models downstream.
         files: SQL files of models.
         selections: Selections to answer again; one that matches no model any more is left out.
         asked_by: Where `select` and `exclude` are written, for error messages.
 
     Raises:
-        SQLMeshComponentError: Of the class that says who must act.
+        SQLMeshComponentError: The class says who must act.
     """
     models = before.models_changed_by(files) if before else frozenset()
     request = msg.DescribeRequest(
@@ -75,4 +77,4 @@ def load_manifest(
                 return event.manifest if event.is_whole or before is None else before.with_models_of(event.manifest)
             if isinstance(event, msg.RequestFailed):
                 raise ERRORS_BY_NAME.get(event.error, WorkerError)(event.message)
-    raise WorkerError("The worker ended without describing the project.")
+    raise WorkerError("The worker ended without returning a manifest.")

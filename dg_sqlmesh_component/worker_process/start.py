@@ -1,9 +1,10 @@
-"""Start the worker, for a request that is there or for one that will come."""
+"""Starts workers, before or with their requests."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.bootstrap import start_command
@@ -11,35 +12,33 @@ from dg_sqlmesh_component.protocol.errors import InstallationError
 
 
 class EarlyWorkers:
-    """Workers that were started before their request is known, so that SQLMesh is imported meanwhile.
+    """Workers that start before their requests are known, so that they import SQLMesh meanwhile.
 
-    Without a request they end with this process.
+    A worker without a request ends with this process.
     """
 
     def __init__(self) -> None:
         self._processes: dict[tuple[object, ...], subprocess.Popen[bytes]] = {}
 
     def start(self, project: SQLMeshProject) -> None:
-        """Start the worker of this process's next request for the project, unless there is one already."""
-        needs = _needs(project)
-        if needs not in self._processes:
-            try:
-                self._processes[needs] = start(project)
-            except InstallationError:
-                pass  # the request reports it
+        """Start a worker for this process's next request for the project, unless one is waiting."""
+        key = _key(project)
+        if key not in self._processes:
+            with suppress(InstallationError):  # the request reports it
+                self._processes[key] = start(project)
 
     def take(self, project: SQLMeshProject) -> subprocess.Popen[bytes]:
-        """A process for one request: the one that was started early if it is still there, else a new one.
+        """A process for one request: the early worker if it is still alive, else a new one.
 
         Raises:
             InstallationError: The interpreter cannot be started.
         """
-        early = self._processes.pop(_needs(project), None)
+        early = self._processes.pop(_key(project), None)
         return early if early is not None and early.poll() is None else start(project)
 
 
 EARLY_WORKERS = EarlyWorkers()
-"""One for the process: definitions are loaded several times in it, by components that do not know of each other."""
+"""Shared by the process, because Dagster loads definitions several times in it, each time with new components."""
 
 
 def start(project: SQLMeshProject) -> subprocess.Popen[bytes]:
@@ -57,7 +56,7 @@ def start(project: SQLMeshProject) -> subprocess.Popen[bytes]:
             stderr=subprocess.PIPE,
             cwd=project.working_directory or project.paths[0],
             env=project.process_environment,
-            start_new_session=True,  # signals of the terminal reach the parent, which decides
+            start_new_session=True,  # Ctrl+C reaches only the parent, which decides
         )
     except OSError as error:
         raise InstallationError(
@@ -65,7 +64,7 @@ def start(project: SQLMeshProject) -> subprocess.Popen[bytes]:
         ) from error
 
 
-def _needs(project: SQLMeshProject) -> tuple[object, ...]:
-    """What a worker that has no request yet depends on."""
+def _key(project: SQLMeshProject) -> tuple[object, ...]:
+    """Interpreter, folder and environment variables: projects that share them can use the same worker."""
     folder = project.working_directory or project.paths[0]
     return (project.python, folder, *sorted(project.process_environment.items()))

@@ -1,20 +1,21 @@
-"""A running worker: what it reports, and how it ends.
+"""A running worker: its events, and how it is stopped.
 
-Theory of operation. The worker is a process of its own that serves one request. stdout carries events, one JSON
-object a line; stderr carries what code of the project prints; stdin carries the request, then `cancel` and `cut off`.
+Theory of operation. The worker is a process that serves one request. It writes events to stdout, one JSON object per
+line. Output of the project's code goes to stderr. It reads the request from stdin, and later `cancel` and `cut off`.
 
 States: *serving* until its last event (`ProjectDescribed`, `EvaluationFinished` or `RequestFailed`), then *ending*,
-then *gone*. `cancel` and `stop` lead from serving to ending too; the worker may die at any time.
+then *gone*. `cancel` and `stop` lead from serving to ending too. The worker may die at any time.
 
-- Two threads drain stdout and stderr into one queue, as fast as they fill: SQLMesh never waits for whoever consumes
-  the events. A third one waits for the process's death, after which nothing is waited for longer than
-  LAST_EVENTS_SECONDS: a child that left the process group may hold the pipes open.
-- Iteration yields what is in the queue, redacted, up to the last event. Before it come all lines that were printed
-  before it: the worker marks their end on stderr.
-- Ending is a ladder: `cancel` (finish the batches in flight, FINISH_GRACE_SECONDS), `cut off` (cancel their queries,
-  CUT_OFF_GRACE_SECONDS), SIGKILL of the process group. `cancel` starts it in a thread; `stop` waits for its end.
+- Two threads read stdout and stderr into one queue at once, so SQLMesh never waits for the consumer of the events. A
+  third thread waits for the process to end. After that, nothing waits longer than LAST_EVENTS_SECONDS, because a child
+  process that left the process group may keep the pipes open.
+- Iteration yields the queue's content up to the last event, with secrets hidden. All lines that were printed before the
+  last event come before it: the worker marks their end on stderr.
+- The worker is stopped in three stages: `cancel` (it finishes the batches in flight, FINISH_GRACE_SECONDS), `cut off`
+  (it cancels their queries, CUT_OFF_GRACE_SECONDS), SIGKILL of the process group. `cancel` starts this in a thread;
+  `stop` waits until it is done.
 
-Invariants: iteration ends with a last event or raises; no process of the group is left after `stop`.
+Invariants: iteration ends with a last event or raises. After `stop`, no process of the group is left.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import IO
 
@@ -36,23 +38,23 @@ from dg_sqlmesh_component.protocol.formatting import counted, without_colours
 from dg_sqlmesh_component.protocol.redaction import Redactor
 
 FINISH_GRACE_SECONDS = 10.0
-"""How long a worker that was asked to stop may take to finish the batches in flight."""
+"""How long a cancelled worker may take to finish the batches in flight."""
 
 CUT_OFF_GRACE_SECONDS = 5.0
-"""How long it may then take to end once their queries were cancelled, before it is killed."""
+"""How long it may then take to cancel their queries and to end, before it is killed."""
 
 LAST_EVENTS_SECONDS = 5.0
-"""How long what a dead worker has left in its pipe may take to arrive."""
+"""How long to wait for the last events and lines of a worker that has ended."""
 
 LONGEST_LINE = 10_000
-"""How many characters of a line that a worker prints or logs are kept."""
+"""How many characters of a printed or logged line are kept."""
 
 LAST_LINES = 30
-"""How many lines of a worker's output are quoted when it dies."""
+"""How many lines of its output an error quotes if the worker dies."""
 
 
 class Worker:
-    """A running worker: two threads drain its pipes into one queue."""
+    """A running worker. See the module's theory of operation."""
 
     def __init__(self, process: subprocess.Popen[bytes], request: msg.Request, redactor: Redactor) -> None:
         self._process = process
@@ -60,24 +62,24 @@ class Worker:
         self._queue: queue.SimpleQueue[bytes | msg.LogLine | None] = queue.SimpleQueue()
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._configuration_printed: deque[str] | None = None
-        """While the configuration is loaded: what it has printed."""
+        """The lines that the configuration prints while the worker loads it; None before and after."""
         self._has_printed_all = threading.Event()
         self._events_drain = threading.Thread(target=self._drain_events, name="dg-sqlmesh-events", daemon=True)
         self._output_drain = threading.Thread(target=self._drain_output, name="dg-sqlmesh-output", daemon=True)
-        self._output_drain.start()  # first: the other one waits for it, and the worker may be dead by now
+        self._output_drain.start()  # first: the other thread joins it, and the worker may already have died
         self._events_drain.start()
         threading.Thread(target=self._await_death, name="dg-sqlmesh-death", daemon=True).start()
         self._ending = threading.Thread(target=self._end, name="dg-sqlmesh-end", daemon=True)
         self._ending_lock = threading.Lock()
         self._did_not_end = False
-        self._tell(wire.encode(wire.REQUEST, request))
+        self._send(wire.encode(wire.REQUEST, request))
 
     def __iter__(self) -> Iterator[msg.Event]:
-        """Its events; they go on while it ends.
+        """Yield its events, also while it is being stopped.
 
         Raises:
             WorkerError: The worker died or broke the protocol.
-            StoppedError: It did not end when it was cancelled, and was killed.
+            StoppedError: The worker was cancelled, did not end, and was killed.
         """
         while (item := self._queue.get()) is not None:
             event = item if isinstance(item, msg.LogLine) else wire.decode(wire.EVENT, item)
@@ -94,26 +96,26 @@ class Worker:
             self._has_printed_all.wait(LAST_EVENTS_SECONDS)
             yield from self._lines_after_the_last_event()
             if isinstance(event, msg.RequestFailed):
-                event = replace(event, message=f"{event.message}{self._printed_before_it_failed()}")
+                event = replace(event, message=f"{event.message}{self._configuration_output()}")
             yield event
             return
-        raise self._epitaph()
+        raise self._error()
 
     def _lines_after_the_last_event(self) -> Iterator[msg.LogLine]:
-        """What was printed before it: output has a pipe of its own, which may be slower."""
+        """Lines printed before the last event. They come through another pipe, so they may arrive later."""
         while not self._queue.empty():
             item = self._queue.get()
             if isinstance(item, msg.LogLine):
                 yield self._readable_line(item)
 
     def cancel(self) -> None:
-        """Make it end: ask, then cancel the queries in flight, then kill. Returns at once; safe from any thread."""
+        """Start to stop the worker, in the three stages. Returns at once; safe from any thread."""
         with self._ending_lock:
             if self._ending.ident is None:
                 self._ending.start()
 
     def stop(self) -> None:
-        """Make it end and wait for that: no worker outlives its request."""
+        """Stop the worker and wait until it has ended: no worker outlives its request."""
         try:
             self.cancel()
             self._ending.join()
@@ -126,37 +128,33 @@ class Worker:
                 (self._output_drain, self._process.stderr),
             ):
                 drain.join(timeout=1.0)
-                if not drain.is_alive():  # else somebody who left the group holds the other end: closing would wait
+                if not drain.is_alive():  # else a process that left the group keeps it open, and closing would block
                     _close(pipe)
 
     def _end(self) -> None:
-        for demand, grace in ((b"cancel\n", FINISH_GRACE_SECONDS), (b"cut off\n", CUT_OFF_GRACE_SECONDS)):
-            self._tell(demand)
-            try:
+        for command, grace in ((b"cancel\n", FINISH_GRACE_SECONDS), (b"cut off\n", CUT_OFF_GRACE_SECONDS)):
+            self._send(command)
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace)
-            except subprocess.TimeoutExpired:
-                continue
-            return
+                return
         self._did_not_end = True
         self._kill_group()
 
-    def _tell(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # the worker has ended; its exit status becomes the error
             self._process.stdin.write(line)
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it is gone already; its exit status tells the story
 
     def _drain_events(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._queue.put(line)
-        self._output_drain.join(timeout=1.0)  # its last words first, unless a child of it holds on to stderr
+        self._output_drain.join(timeout=1.0)  # its last lines first, unless a child process keeps stderr open
         self._queue.put(None)
 
     def _await_death(self) -> None:
-        """A child of the worker that left its process group may hold on to the pipes for as long as it likes."""
+        """End the iteration after the worker has died, even if a child process keeps the pipes open."""
         self._process.wait()
         self._events_drain.join(timeout=LAST_EVENTS_SECONDS)
         self._queue.put(None)
@@ -175,52 +173,53 @@ class Worker:
                 self._last_lines.append(text)
                 if self._configuration_printed is None:
                     self._queue.put(msg.LogLine("info", text, "output"))
-                else:  # the same in every run, so that only a failure shows it
+                else:  # the same in every run, so it is shown only if loading fails
                     self._configuration_printed.append(text)
         self._has_printed_all.set()
 
-    def _printed_before_it_failed(self) -> str:
-        """What a configuration that did not load has printed, to be added to the error; else nothing."""
+    def _configuration_output(self) -> str:
+        """The output of a configuration that did not load, to add to the error."""
         if self._ending.ident is not None:
             return ""  # it was cancelled, perhaps while it loaded
         printed = "\n".join(map(self._readable, self._configuration_printed or ()))
-        return f"\nWhat the configuration printed before:\n{printed}" if printed else ""
+        return f"\nThe configuration printed before the error:\n{printed}" if printed else ""
 
-    def _epitaph(self) -> SQLMeshComponentError:
+    def _error(self) -> SQLMeshComponentError:
+        """The error for a worker that ended without a last event."""
         if self._did_not_end:
             return StoppedError("SQLMesh's process did not end when it was asked to, and was killed.")
-        try:
+        status: int | None = None
+        with suppress(subprocess.TimeoutExpired):
             status = self._process.wait(timeout=5.0)
-        except subprocess.TimeoutExpired:
-            status = None
-        said = "\n".join(map(self._readable, self._last_lines))
-        last_words = f" Its last lines:\n{said}" if said else " It printed nothing."
+        lines = "\n".join(map(self._readable, self._last_lines))
+        output = f" Its last lines:\n{lines}" if lines else " It printed nothing."
         return WorkerError(
-            f"SQLMesh's process {_cause_of_death(status)}.{last_words}",
-            is_transient=status in (-signal.SIGKILL, -signal.SIGTERM),  # not a crash of its own
+            f"SQLMesh's process {_cause_of_death(status)}.{output}",
+            is_transient=status in (-signal.SIGKILL, -signal.SIGTERM),  # it did not crash
         )
 
     def _readable_line(self, line: msg.LogLine) -> msg.LogLine:
         return replace(line, text=self._readable(line.text))
 
     def _readable(self, text: str) -> str:
-        """A line without secrets, cut after that: half of one would not be found. Of endless ones the start is read."""
+        """The line without secrets, shortened. Only the start of a very long line is searched for secrets.
+
+        Secrets are hidden before the line is cut, because half a secret would not be recognized.
+        """
         start = self._redactor.text(text[: 2 * LONGEST_LINE])[:LONGEST_LINE]
         cut = len(text) - LONGEST_LINE
         return f"{start} [{counted(cut, 'more character')}]" if cut > 0 else start
 
     def _kill_group(self) -> None:
-        try:
+        with suppress(ProcessLookupError, PermissionError):  # no process of the group is left
             os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # nobody of the group is left
 
 
 def _cause_of_death(status: int | None) -> str:
     if status is None:
-        return "closed its pipe and hung"
+        return "closed its pipe and did not end"
     if status >= 0:
-        return f"ended in mid-request with exit status {status}"
+        return f"ended during the request with exit status {status}"
     try:
         name = signal.Signals(-status).name
     except ValueError:
@@ -231,7 +230,5 @@ def _cause_of_death(status: int | None) -> str:
 
 def _close(pipe: IO[bytes] | None) -> None:
     if pipe is not None:
-        try:
+        with suppress(BrokenPipeError):  # bytes that the ended process did not read
             pipe.close()
-        except BrokenPipeError:
-            pass  # unsent bytes for a process that is gone

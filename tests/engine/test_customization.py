@@ -311,8 +311,8 @@ def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> N
     ("config", "message"),
     [
         ({"environment": "staging"}, "allowed are: prod, dev"),
-        ({"start": "the day after never"}, "start 'the day after never' is no point in time"),
-        ({"start": "2026-02-01", "end": "2026-01-01"}, "lies behind its end"),
+        ({"start": "the day after never"}, "SQLMesh cannot parse start 'the day after never'"),
+        ({"start": "2026-02-01", "end": "2026-01-01"}, "is after end"),
         ({"environment": "dev", "skip_janitor": False}, "only before a run of environment prod"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -164,7 +164,7 @@ def test_unset_variable_is_an_error_in_every_attribute_that_changes_the_run(
         ({"project": "../../../nowhere"}, "There is no folder "),
         (
             {"execution": {"retries": {"max_retries": 1, "transient_errors": ["("]}}},
-            "`execution.retries.transient_errors` in defs.yaml has '(', which is no regular expression",
+            "`execution.retries.transient_errors` in defs.yaml has '(', which is not a regular expression",
         ),
         ({"external_models": {"keys": {"raw.orders": "a//b"}}}, "`external_models.keys` in defs.yaml, at 'raw.orders'"),
     ],
@@ -214,7 +214,8 @@ def test_manifest_of_another_environment_does_not_run(dagster: DagsterProject, m
     for path, stored in state.items():
         path.write_bytes(stored)
     [failure] = dagster.launch().failures
-    assert "is of its environment 'staging', while its configuration now says 'prod'" in failure
+    assert "was created for environment 'staging', but the project's configuration now has" in failure
+    assert "now has environment 'prod'" in failure
     assert "dg utils refresh-defs-state" in failure
 
 

@@ -212,7 +212,7 @@ def test_error_of_missing_environment_recognizes_state_in_memory(tmp_path: Path)
         dagster.refresh()
         description = failure_of_run(dagster)
     assert "Environment 'prod' does not exist" in description
-    assert "what a plan has applied is gone when it ends" in description
+    assert "a plan's result is lost when the process that applied it ends" in description
     assert "`database: warehouse.duckdb`" in description
 
 
@@ -325,7 +325,7 @@ def test_error_of_locked_duckdb_file_names_the_process_that_holds_it(shop: tuple
 
 
 @pytest.mark.parametrize(
-    ("recorded", "advice"), [("0.1.0", "sqlmesh migrate"), ("9.9.9", "Upgrade it in the interpreter")]
+    ("recorded", "advice"), [("0.1.0", "sqlmesh migrate"), ("9.9.9", "Upgrade SQLMesh in the interpreter")]
 )
 def test_error_of_state_from_another_sqlmesh_version_says_what_to_do(
     shop: tuple[Path, DagsterProject], recorded: str, advice: str

@@ -64,7 +64,7 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Dag
 @pytest.mark.parametrize(
     ("how", "cause"),
     [
-        ("exit", "ended in mid-request with exit status 7"),
+        ("exit", "ended during the request with exit status 7"),
         ("segfault", "was killed by signal 11 (SIGSEGV)"),
         ("9", "was killed by signal 9 (SIGKILL) (out of memory?)"),
     ],

@@ -183,4 +183,4 @@ def test_second_run_on_duckdb_waits_for_the_file(tmp_path: Path) -> None:
     waiter, other = sorted(records, key=lambda record: len(record.materializations))
     assert "Waiting, for 3600 seconds at most. The DuckDB file is in use by another process" in waiter.log
     assert sys.platform != "linux" or f"warehouse.duckdb is held by Dagster run {other.run_id} (PID " in waiter.log
-    assert "This run goes on by itself as soon as it can." in waiter.log
+    assert "This run continues by itself as soon as it can." in waiter.log

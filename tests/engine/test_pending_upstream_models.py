@@ -24,7 +24,7 @@ BETWEEN = {
 }
 WAITING_REASON = (
     "models upstream have pending intervals and are not part of this step: raw.landing. "
-    "Select them too, with all that is upstream of them"
+    "Select them too, with all models upstream of them"
 )
 
 

@@ -34,7 +34,7 @@ def test_downstream_model_run_alone_is_not_restated_before_its_upstream_model(tm
         alone = dagster.launch(assets=["t/reader"])
         everything = dagster.launch()
     assert alone.status_of("t/reader") == "up_to_date"
-    assert "t.reader would be restated in this run before what it reads" in alone.log
+    assert "it would restate warehouse.t.reader before models upstream of it" in alone.log
     assert everything.status_of("t/source") == everything.status_of("t/reader") == "executed"
     restated = "SELECT ds FROM {} WHERE x = 2 ORDER BY 1"
     assert query(project, restated.format("t.reader")) == query(project, restated.format("t.source")) != []

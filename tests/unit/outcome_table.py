@@ -1,17 +1,18 @@
-"""The outcome table, as data: what SQLMesh's evidence makes of a model, and what Dagster is told of it.
+"""The outcome table as data: SQLMesh's events, the outcome of the model, and the results that Dagster gets.
 
-`test_outcomes` goes from the first column to the second, `test_reporting` from the second to the third.
+`test_outcomes` checks that the events give the outcome. `test_results` checks that the outcome gives the results.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
-from unit.scenario import audit, day, days, fqn, manifest, model
+from unit.builders import audit, day, days, fqn, manifest, model
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.run.outcomes import AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.run.outcomes import AuditResult, Ledger, NodeOutcome, Outcome
 
 STAGING = fqn("staging.orders")
 ORDERS = fqn("core.orders")
@@ -25,20 +26,20 @@ SHOP = manifest(
         audits=(audit("not_null", args={"columns": "(id)"}), audit("recent", position=1, blocking=False)),
     ),
 )
-"""Where the table's model, `core.orders`, lives: it reads `staging.orders`, and has one audit of either kind."""
+"""The project of the table. `core.orders` reads `staging.orders` and has a blocking and a non-blocking audit."""
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 
 @dataclass(frozen=True)
-class Told:
-    """What Dagster hears.
+class Reported:
+    """What Dagster gets for an outcome.
 
     Attributes:
-        sentence: Of the log, the status check and the observation.
-        passed, severity: Of the status check.
-        metadata: Beside `sqlmesh/status`, `sqlmesh/environment` and `sqlmesh/snapshot_version`.
-        audits: Of each audit's check: whether it passed, its severity, its description.
+        sentence: Text of the log line, the status check and the observation.
+        passed, severity: Result of the status check.
+        metadata: In addition to `sqlmesh/status`, `sqlmesh/environment` and `sqlmesh/snapshot_version`.
+        audits: Passed, severity and description of each audit's check, by the check's name.
     """
 
     sentence: str
@@ -50,30 +51,33 @@ class Told:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table.
+    """A row of the table.
 
     Attributes:
-        says: The row as a sentence; the id of its tests.
-        events: SQLMesh's evidence, to the last event, unless the worker died.
-        death: Why no more events came; None when there is a last one.
-        beside: Other models of the same request.
-        earlier: SQLMesh's evidence in a first attempt that left the model open, without its last event.
+        title: The row as a sentence. It is the id of its tests.
+        events: SQLMesh's events. The last event is missing if the worker died.
+        worker_death: Why the events end without a last event. None if there is a last event.
+        other_models: Other models of the same request.
+        earlier_events: Events of a first attempt that left the model open, without its last event.
     """
 
-    says: str
+    title: str
     events: tuple[msg.Event, ...]
     outcome: NodeOutcome
-    told: Told
-    death: str | None = None
-    beside: tuple[str, ...] = ()
-    earlier: tuple[msg.Event, ...] = ()
+    reported: Reported
+    worker_death: str | None = None
+    other_models: tuple[str, ...] = ()
+    earlier_events: tuple[msg.Event, ...] = ()
+
+
+def open_nodes(ledger: Ledger) -> frozenset[str]:
+    """Requested nodes without an outcome: those that a pause settles if it keeps none."""
+    return frozenset(outcome.fqn for outcome in deepcopy(ledger).pause(frozenset()))
 
 
 def opened(*requested: str, missing: tuple[str, ...] = ()) -> msg.EnvironmentOpened:
-    """The environment has promoted these."""
-    return msg.EnvironmentOpened(
-        "prod", "plan-1", dict.fromkeys(requested, PROMOTED), missing, "cd /shop && sqlmesh plan"
-    )
+    """Return the event of an environment that has promoted these models."""
+    return msg.EnvironmentOpened("prod", dict.fromkeys(requested, PROMOTED), missing, "cd /shop && sqlmesh plan")
 
 
 def batch(
@@ -85,19 +89,19 @@ def batch(
     rows: int | None = 10,
     bytes: int | None = 100,
 ) -> msg.BatchFinished:
-    """A batch that came to its end; badly, when its duration is None."""
+    """Return the end of a batch. The batch failed if its duration is None."""
     return msg.BatchFinished(node, index, interval, duration_ms, rows, bytes)
 
 
 def failing_batch(index: int, interval: msg.Interval, *, node: str = ORDERS) -> msg.BatchFinished:
-    """How SQLMesh reports a batch that raised."""
+    """Return the event with which SQLMesh reports a batch that raised."""
     return batch(index, interval, node=node, duration_ms=None, rows=None, bytes=None)
 
 
 def audited(
     name: str, interval: msg.Interval, failing_rows: int | None = 0, *, node: str = ORDERS, query: str = "SELECT 1"
 ) -> msg.AuditEvaluated:
-    """One evaluation of one of the two audits of `core.orders`."""
+    """Return one evaluation of an audit of `core.orders`."""
     position, blocking, args = {"not_null": (0, True, {"columns": "(id)"}), "recent": (1, False, {})}[name]
     return msg.AuditEvaluated(node, name, position, args, blocking, failing_rows, query, interval)
 
@@ -105,7 +109,7 @@ def audited(
 def audit_result(
     name: str, *intervals: msg.Interval, failing_rows: int = 0, query: str | None = "SELECT 1"
 ) -> AuditResult:
-    """What the evaluations of `audited` come to."""
+    """Return the combined result of evaluations that `audited` returns."""
     position, blocking, args = {"not_null": (0, True, {"columns": "(id)"}), "recent": (1, False, {})}[name]
     return AuditResult(name, position, args, blocking, failing_rows, query, intervals)
 
@@ -124,12 +128,12 @@ AUDITS = msg.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 ro
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)
 UNSELECTED = (
     "models upstream have pending intervals and are not part of this step: staging.orders. "
-    "Select them too, with all that is upstream of them"
+    "Select them too, with all models upstream of them"
 )
 
 
 def at(milliseconds: int) -> float:
-    """An instant as Dagster's metadata has it."""
+    """Return epoch seconds, as in Dagster's metadata."""
     return milliseconds / 1000
 
 
@@ -161,7 +165,7 @@ OUTCOME_TABLE = (
             row_count=1_234,
             audits=(audit_result("not_null", days(1, 2)), audit_result("recent", days(1, 2))),
         ),
-        Told(
+        Reported(
             "core.orders was executed for [2026-01-01, 2026-01-03).",
             True,
             ERROR,
@@ -201,8 +205,8 @@ OUTCOME_TABLE = (
             audits=(audit_result("not_null", D1), audit_result("recent", D1)),
             unselected=(STAGING,),
         ),
-        Told(
-            f"core.orders was executed for [2026-01-01, 2026-01-02). More is due, and waits: {UNSELECTED}.",
+        Reported(
+            f"core.orders was executed for [2026-01-01, 2026-01-02). Its other intervals are waiting: {UNSELECTED}.",
             True,
             ERROR,
             {
@@ -238,7 +242,7 @@ OUTCOME_TABLE = (
             duration_ms=5,
             audits=(audit_result("not_null", D1), audit_result("recent", D1, failing_rows=1, query="SELECT 2")),
         ),
-        Told(
+        Reported(
             "core.orders was executed for [2026-01-01, 2026-01-02).",
             True,
             ERROR,
@@ -277,7 +281,7 @@ OUTCOME_TABLE = (
             audits=(audit_result("not_null", days(1, 2)), audit_result("recent", days(1, 2))),
             attempts=2,
         ),
-        Told(
+        Reported(
             "core.orders was executed for [2026-01-01, 2026-01-03).",
             True,
             ERROR,
@@ -294,7 +298,7 @@ OUTCOME_TABLE = (
             },
             {"not_null": (True, ERROR, None), "recent": (True, WARN, None)},
         ),
-        earlier=(
+        earlier_events=(
             OPENED,
             TWO_BATCHES,
             audited("not_null", D1),
@@ -321,7 +325,7 @@ OUTCOME_TABLE = (
             next_due=day(4),
             last_interval_end=day(3),
         ),
-        Told(
+        Reported(
             "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z.",
             True,
             ERROR,
@@ -341,14 +345,14 @@ OUTCOME_TABLE = (
             msg.BatchesInFlight((STAGING,)),
         ),
         NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="its cron '@daily' is not due"),
-        Told(
+        Reported(
             "core.orders had nothing to do: its cron '@daily' is not due.",
             True,
             ERROR,
             {"sqlmesh/reason": "its cron '@daily' is not due"},
         ),
-        death="The run was cancelled.",
-        beside=(STAGING,),
+        worker_death="The run was cancelled.",
+        other_models=(STAGING,),
     ),
     Row(
         "up to date: SQLMesh planned nothing at all, and it is never due again",
@@ -358,7 +362,7 @@ OUTCOME_TABLE = (
             msg.EvaluationFinished("nothing_to_do"),
         ),
         NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="the seed has not changed since it was loaded"),
-        Told(
+        Reported(
             "core.orders had nothing to do: the seed has not changed since it was loaded.",
             True,
             ERROR,
@@ -374,7 +378,7 @@ OUTCOME_TABLE = (
             SUCCEEDED,
         ),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, signals=("files_arrived", "bank_holiday")),
-        Told(
+        Reported(
             "core.orders is waiting: its signal files_arrived, bank_holiday has no interval ready.",
             False,
             WARN,
@@ -385,7 +389,7 @@ OUTCOME_TABLE = (
         "waiting: planned without a ready interval, a signal upstream is not ready",
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), (STAGING,)), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, upstream=(STAGING,)),
-        Told(
+        Reported(
             "core.orders is waiting: upstream of it, staging.orders waits for a signal.",
             False,
             WARN,
@@ -396,25 +400,25 @@ OUTCOME_TABLE = (
         "waiting: planned without a ready interval, a model upstream is due and not selected",
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), (), (STAGING,)), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, unselected=(STAGING,)),
-        Told(f"core.orders is waiting: {UNSELECTED}.", False, WARN, {"sqlmesh/waiting_for": UNSELECTED}),
+        Reported(f"core.orders is waiting: {UNSELECTED}.", False, WARN, {"sqlmesh/waiting_for": UNSELECTED}),
     ),
     Row(
         "waiting: planned without a ready interval, and no signal is known to be the reason",
         (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), ()), SUCCEEDED),
         NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED),
-        Told(
-            "core.orders is waiting: none of its missing intervals is ready.",
+        Reported(
+            "core.orders is waiting: none of its pending intervals is ready.",
             False,
             WARN,
-            {"sqlmesh/waiting_for": "none of its missing intervals is ready"},
+            {"sqlmesh/waiting_for": "none of its pending intervals is ready"},
         ),
     ),
     Row(
         "blocked: left out because something upstream failed",
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)}), FAILED),
         NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
-        Told(
-            "core.orders was not executed, because of a failure upstream of it: staging.orders.",
+        Reported(
+            "core.orders was not executed, because a model upstream of it failed: staging.orders.",
             False,
             ERROR,
             {"sqlmesh/blocked_by": "staging.orders"},
@@ -424,13 +428,13 @@ OUTCOME_TABLE = (
         "blocked: the worker died, but not before SQLMesh had said so",
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
         NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
-        Told(
-            "core.orders was not executed, because of a failure upstream of it: staging.orders.",
+        Reported(
+            "core.orders was not executed, because a model upstream of it failed: staging.orders.",
             False,
             ERROR,
             {"sqlmesh/blocked_by": "staging.orders"},
         ),
-        death="SQLMesh's process was killed.",
+        worker_death="SQLMesh's process was killed.",
     ),
     Row(
         "failed: its batch ended without a duration and the failure list names it",
@@ -438,7 +442,7 @@ OUTCOME_TABLE = (
         NodeOutcome(
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
@@ -456,13 +460,13 @@ OUTCOME_TABLE = (
             errors=("ConversionException: cannot cast 'x'",),
             attempts=2,
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'", "sqlmesh/attempts": 2},
         ),
-        earlier=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
+        earlier_events=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
     ),
     Row(
         "failed in the first attempt, and left out of the second: a plan has made due what it reads",
@@ -475,14 +479,14 @@ OUTCOME_TABLE = (
             unselected=(STAGING,),
             attempts=2,
         ),
-        Told(
+        Reported(
             f"core.orders (models/orders.sql) failed. Another attempt left it out: {UNSELECTED}."
             "\n\n    OperationalError: the connection was lost",
             False,
             ERROR,
             {"sqlmesh/error": "OperationalError: the connection was lost", "sqlmesh/attempts": 2},
         ),
-        earlier=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
+        earlier_events=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
     ),
     Row(
         "failed: the worker died, but not before SQLMesh had named it",
@@ -490,13 +494,13 @@ OUTCOME_TABLE = (
         NodeOutcome(
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
         ),
-        death="SQLMesh's process was killed.",
+        worker_death="SQLMesh's process was killed.",
     ),
     Row(
         "failed: SQLMesh also lists it as left out, but its own failure is the stronger evidence",
@@ -504,7 +508,7 @@ OUTCOME_TABLE = (
         NodeOutcome(
             ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
@@ -522,7 +526,7 @@ OUTCOME_TABLE = (
             errors=("ConversionException: cannot cast 'x'", "Audit not_null failed: 3 rows"),
             failed_audits=("not_null",),
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'\n\n"
             "    Audit not_null failed: 3 rows",
             False,
@@ -553,7 +557,7 @@ OUTCOME_TABLE = (
             errors=("Audit not_null failed: 3 rows",),
             failed_audits=("not_null",),
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed its audit not_null (3 rows).",
             False,
             ERROR,
@@ -576,9 +580,9 @@ OUTCOME_TABLE = (
             bytes=100,
             errors=("ConversionException: cannot cast 'x'",),
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
-            "What is finished stays: [2026-01-01, 2026-01-02)."
+            "The computed intervals are kept: [2026-01-01, 2026-01-02)."
             "\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
@@ -611,9 +615,9 @@ OUTCOME_TABLE = (
             errors=("Audit not_null failed: 3 rows",),
             failed_audits=("not_null",),
         ),
-        Told(
+        Reported(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
-            "What is finished stays: [2026-01-01, 2026-01-02)."
+            "The computed intervals are kept: [2026-01-01, 2026-01-02)."
             "\n\n    Audit not_null failed: 3 rows",
             False,
             ERROR,
@@ -646,7 +650,7 @@ OUTCOME_TABLE = (
             bytes=100,
             errors=("SQLMesh's process was killed.",),
         ),
-        Told(
+        Reported(
             "core.orders was interrupted: SQLMesh's process was killed. "
             "Finished before that: [2026-01-01, 2026-01-02).",
             False,
@@ -662,7 +666,7 @@ OUTCOME_TABLE = (
                 "sqlmesh/error": "SQLMesh's process was killed.",
             },
         ),
-        death="SQLMesh's process was killed.",
+        worker_death="SQLMesh's process was killed.",
     ),
     Row(
         "interrupted: it had nothing to do in the first pass, and the worker died while SQLMesh planned the second",
@@ -674,20 +678,20 @@ OUTCOME_TABLE = (
             OPENED,
         ),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, errors=("SQLMesh's process was killed.",)),
-        Told(
+        Reported(
             "core.orders was interrupted: SQLMesh's process was killed.",
             False,
             ERROR,
             {"sqlmesh/error": "SQLMesh's process was killed."},
         ),
-        death="SQLMesh's process was killed.",
-        beside=(STAGING,),
+        worker_death="SQLMesh's process was killed.",
+        other_models=(STAGING,),
     ),
     Row(
         "interrupted: the request failed as a whole",
         (OPENED, ONE_BATCH, msg.RequestFailed("EvaluationError", "The run was cancelled.")),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
-        Told(
+        Reported(
             "core.orders was interrupted: The run was cancelled.",
             False,
             ERROR,
@@ -701,13 +705,13 @@ OUTCOME_TABLE = (
             ORDERS,
             Outcome.INTERRUPTED,
             PROMOTED,
-            errors=("SQLMesh ended the run without saying what became of it.",),
+            errors=("SQLMesh ended the run without reporting an outcome for it.",),
         ),
-        Told(
-            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+        Reported(
+            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
-            {"sqlmesh/error": "SQLMesh ended the run without saying what became of it."},
+            {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
         ),
     ),
     Row(
@@ -718,13 +722,13 @@ OUTCOME_TABLE = (
             Outcome.INTERRUPTED,
             PROMOTED,
             planned_batches=1,
-            errors=("SQLMesh ended the run without saying what became of it.",),
+            errors=("SQLMesh ended the run without reporting an outcome for it.",),
         ),
-        Told(
-            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+        Reported(
+            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
-            {"sqlmesh/error": "SQLMesh ended the run without saying what became of it."},
+            {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
         ),
     ),
     Row(
@@ -736,7 +740,7 @@ OUTCOME_TABLE = (
             msg.RequestFailed("EvaluationError", "The run was cancelled."),
         ),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
-        Told(
+        Reported(
             "core.orders was interrupted: The run was cancelled.",
             False,
             ERROR,
@@ -756,16 +760,16 @@ OUTCOME_TABLE = (
             Outcome.INTERRUPTED,
             PROMOTED,
             planned_batches=1,
-            errors=("SQLMesh ended the run without saying what became of it.",),
+            errors=("SQLMesh ended the run without reporting an outcome for it.",),
             reason="all complete intervals are computed",
         ),
-        Told(
-            "core.orders was interrupted: SQLMesh ended the run without saying what became of it.",
+        Reported(
+            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
             {
                 "sqlmesh/reason": "all complete intervals are computed",
-                "sqlmesh/error": "SQLMesh ended the run without saying what became of it.",
+                "sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it.",
             },
         ),
     ),
@@ -777,7 +781,7 @@ OUTCOME_TABLE = (
             Outcome.NOT_IN_ENVIRONMENT,
             errors=(NOT_PROMOTED,),
         ),
-        Told(
+        Reported(
             f"core.orders: {NOT_PROMOTED}",
             False,
             ERROR,

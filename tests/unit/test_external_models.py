@@ -1,11 +1,11 @@
-"""Which upstream assets the tables from outside are."""
+"""The asset keys of external tables."""
 
 from typing import Any
 
 import dagster as dg
 import pytest
 from dagster.components.resolved.errors import ResolutionException
-from unit.scenario import external_models, model, translator
+from unit.builders import external_models, model, translator
 
 from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable
 from dg_sqlmesh_component.protocol.errors import DeclarationError
@@ -14,7 +14,7 @@ EVENTS, LAKE_EVENTS, CLICKS, BARE = '"db"."raw"."events"', '"lake"."raw"."events
 TABLES = (EVENTS, LAKE_EVENTS, CLICKS, BARE)
 
 
-def path(key: dg.AssetKey) -> str:
+def as_text(key: dg.AssetKey) -> str:
     return key.to_user_string()
 
 
@@ -31,14 +31,14 @@ def path(key: dg.AssetKey) -> str:
         ('"db"."x y"."a.b"', ExternalTable("db", "x y", "a.b", "db.x y.a.b")),
     ],
 )
-def test_a_table_has_up_to_three_parts_and_its_whole_name(fqn: str, table: ExternalTable) -> None:
+def test_external_table_has_up_to_three_parts_and_a_full_name(fqn: str, table: ExternalTable) -> None:
     assert ExternalTable.of(fqn) == table
 
 
-# -- the template ---------------------------------------------------------------------------------
+# -- the key template -----------------------------------------------------------------------------
 
 
-def rendered(template: str, fqn: str, **scope: Any) -> dg.AssetKey:
+def rendered_key(template: str, fqn: str, **scope: Any) -> dg.AssetKey:
     context = dg.ResolutionContext.default().with_scope(**scope)
     key = ExternalModels.resolve_from_model(context, ExternalModels.model()(key=template)).key
     assert key is not None
@@ -54,14 +54,14 @@ def rendered(template: str, fqn: str, **scope: Any) -> dg.AssetKey:
         ("all", ["all"]),
     ],
 )
-def test_a_template_makes_the_key_of_a_table(template: str, key: list[str]) -> None:
-    assert rendered(template, LAKE_EVENTS) == dg.AssetKey(key)
+def test_key_template_renders_the_asset_key(template: str, key: list[str]) -> None:
+    assert rendered_key(template, LAKE_EVENTS) == dg.AssetKey(key)
 
 
-def test_a_template_is_rendered_for_each_table() -> None:
+def test_key_template_is_rendered_for_each_table() -> None:
     key = external_models(key="landing/{{ external.name }}").key
     assert key is not None
-    assert [path(key(ExternalTable.of(fqn))) for fqn in TABLES] == [
+    assert [as_text(key(ExternalTable.of(fqn))) for fqn in TABLES] == [
         "landing/events",
         "landing/events",
         "landing/Clicks",
@@ -69,8 +69,8 @@ def test_a_template_is_rendered_for_each_table() -> None:
     ]
 
 
-def test_a_template_may_call_a_function_that_gives_a_key() -> None:
-    key = rendered("{{ landed(external) }}", EVENTS, landed=lambda table: dg.AssetKey([table.schema, "a/b"]))
+def test_key_template_may_call_a_function_that_returns_a_key() -> None:
+    key = rendered_key("{{ landed(external) }}", EVENTS, landed=lambda table: dg.AssetKey([table.schema, "a/b"]))
     assert key == dg.AssetKey(["raw", "a/b"])
 
 
@@ -83,19 +83,19 @@ def test_a_template_may_call_a_function_that_gives_a_key() -> None:
     ],
     ids=["no catalog", "no schema", "nothing"],
 )
-def test_a_key_with_an_empty_part_is_refused(template: str, fqn: str, text: str, table: str) -> None:
+def test_template_key_with_an_empty_part_is_refused(template: str, fqn: str, text: str, table: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
-        rendered(template, fqn)
+        rendered_key(template, fqn)
     assert str(refusal.value) == (
         f"`external_models.key` in defs.yaml, applied to the table {table}, gives the asset key {text}, which has an "
-        "empty part. The template knows external.catalog (empty where the engine has none), external.schema, "
+        "empty part. The template knows external.catalog (empty if the engine has none), external.schema, "
         "external.name and external.table_name."
     )
 
 
-def test_a_function_that_gives_a_key_with_an_empty_part_is_refused_too() -> None:
+def test_key_with_an_empty_part_returned_by_a_function_is_refused() -> None:
     with pytest.raises(DeclarationError, match="which has an empty part"):
-        rendered("{{ landed() }}", EVENTS, landed=lambda: dg.AssetKey(["raw", ""]))
+        rendered_key("{{ landed() }}", EVENTS, landed=lambda: dg.AssetKey(["raw", ""]))
 
 
 @pytest.mark.parametrize(
@@ -108,25 +108,25 @@ def test_a_function_that_gives_a_key_with_an_empty_part_is_refused_too() -> None
     ],
     ids=["no such name", "no template", "no such filter", "no such attribute"],
 )
-def test_a_template_that_cannot_be_rendered_is_refused_with_the_table_and_the_cause(template: str, cause: str) -> None:
+def test_template_error_names_the_table_and_the_cause(template: str, cause: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
-        rendered(template, EVENTS)
+        rendered_key(template, EVENTS)
     start = "`external_models.key` in defs.yaml, applied to the table db.raw.events, cannot be rendered: "
     assert str(refusal.value).startswith(start)
     assert cause in str(refusal.value)
 
 
-def test_without_a_word_there_is_neither_template_nor_map() -> None:
+def test_default_has_neither_key_template_nor_keys() -> None:
     assert external_models() == ExternalModels() == ExternalModels(key=None, keys={})
 
 
-# -- the map --------------------------------------------------------------------------------------
+# -- keys by table --------------------------------------------------------------------------------
 
 
-def mapped(*names: str, tables: tuple[str, ...] = TABLES) -> dict[str, str]:
-    """The keys of tables when each of these names is given one that is called like it."""
+def keys_by_table(*names: str, tables: tuple[str, ...] = TABLES) -> dict[str, str]:
+    """Return the key of each table if `keys` maps each of these names to `ours/<name>`."""
     keys = external_models(keys={name: f"ours/{name}" for name in names}).mapped(tables)
-    return {fqn: path(key) for fqn, key in keys.items()}
+    return {fqn: as_text(key) for fqn, key in keys.items()}
 
 
 @pytest.mark.parametrize(
@@ -142,16 +142,16 @@ def mapped(*names: str, tables: tuple[str, ...] = TABLES) -> dict[str, str]:
         ("rates", BARE),
     ],
 )
-def test_a_table_is_named_with_or_without_its_catalog_in_any_case(name: str, fqn: str) -> None:
-    assert mapped(name) == {fqn: f"ours/{name}"}
+def test_keys_name_a_table_with_or_without_catalog_in_any_case(name: str, fqn: str) -> None:
+    assert keys_by_table(name) == {fqn: f"ours/{name}"}
 
 
 DOTTED, BARE_EVENTS = '"db"."x y"."a.b"', '"raw"."events"'
 
 
 @pytest.mark.parametrize("name", ["x y.a.b", "db.x y.a.b", '"x y"."a.b"', "a.b", "A.B"])
-def test_a_table_whose_name_has_a_dot_is_named_as_it_is_written(name: str) -> None:
-    assert mapped(name, tables=(*TABLES, DOTTED)) == {DOTTED: f"ours/{name}"}
+def test_keys_name_a_table_whose_name_contains_a_dot(name: str) -> None:
+    assert keys_by_table(name, tables=(*TABLES, DOTTED)) == {DOTTED: f"ours/{name}"}
 
 
 @pytest.mark.parametrize(
@@ -161,40 +161,40 @@ def test_a_table_whose_name_has_a_dot_is_named_as_it_is_written(name: str) -> No
         (("lake.raw.events",), {LAKE_EVENTS}),
         (("RAW.Events", "lake.raw.events"), {BARE_EVENTS, LAKE_EVENTS}),
     ],
-    ids=["its whole name", "the other one", "each of them"],
+    ids=["full name without catalog", "full name with catalog", "both"],
 )
-def test_the_whole_name_of_one_table_is_not_the_end_of_anothers(names: tuple[str, ...], fqns: set[str]) -> None:
-    assert {*mapped(*names, tables=(BARE_EVENTS, LAKE_EVENTS, EVENTS))} == fqns
+def test_full_name_of_a_table_wins_over_the_suffix_of_another(names: tuple[str, ...], fqns: set[str]) -> None:
+    assert {*keys_by_table(*names, tables=(BARE_EVENTS, LAKE_EVENTS, EVENTS))} == fqns
 
 
-def test_the_end_of_a_name_begins_at_one_of_its_parts() -> None:
+def test_keys_match_whole_name_parts_only() -> None:
     with pytest.raises(DeclarationError, match=r"names 'vents', but no model reads an external table of that name"):
-        mapped("vents")
+        keys_by_table("vents")
 
 
-def test_tables_that_the_map_does_not_name_are_left_out() -> None:
-    assert mapped() == {}
-    assert {*mapped("db.raw.events", "rates")} == {EVENTS, BARE}
+def test_tables_not_named_in_keys_are_left_out() -> None:
+    assert keys_by_table() == {}
+    assert {*keys_by_table("db.raw.events", "rates")} == {EVENTS, BARE}
 
 
-def test_several_tables_may_belong_to_one_asset() -> None:
+def test_several_tables_may_have_one_asset_key() -> None:
     both = external_models(keys={"db.raw.events": "dlt/all", "lake.raw.events": "dlt/all"}).mapped(TABLES)
-    assert {fqn: path(key) for fqn, key in both.items()} == {EVENTS: "dlt/all", LAKE_EVENTS: "dlt/all"}
+    assert {fqn: as_text(key) for fqn, key in both.items()} == {EVENTS: "dlt/all", LAKE_EVENTS: "dlt/all"}
 
 
 @pytest.mark.parametrize(
-    ("said", "key"),
+    ("value", "key"),
     [("dlt/events", ["dlt", "events"]), ("{{ lake }}/events", ["lake", "events"]), ("{{ landed() }}", ["raw", "a/b"])],
     ids=["text", "a template that gives text", "a template that gives a key"],
 )
-def test_a_key_of_the_map_may_be_a_template(said: str, key: list[str]) -> None:
+def test_value_in_keys_may_be_a_template(value: str, key: list[str]) -> None:
     context = dg.ResolutionContext.default().with_scope(lake="lake", landed=lambda: dg.AssetKey(["raw", "a/b"]))
-    outside = ExternalModels.resolve_from_model(context, ExternalModels.model()(keys={"rates": said}))
+    outside = ExternalModels.resolve_from_model(context, ExternalModels.model()(keys={"rates": value}))
     assert outside.mapped(TABLES) == {BARE: dg.AssetKey(key)}
 
 
 @pytest.mark.parametrize("key", ["dlt//events", "/events", "dlt/", ""])
-def test_a_key_of_the_map_with_an_empty_part_is_refused_while_it_is_read(key: str) -> None:
+def test_value_in_keys_with_an_empty_part_is_refused_at_load(key: str) -> None:
     with pytest.raises(ResolutionException) as refusal:
         external_models(keys={"raw.events": key})
     assert (
@@ -213,32 +213,32 @@ START = "`external_models.keys` in defs.yaml names "
         ("lake.raw.clicks", "Did you mean raw.Clicks or db.raw.Clicks or lake.raw.events?"),
         ("zzz", "Known: db.raw.Clicks, db.raw.events, lake.raw.events, rates, raw.Clicks, raw.events."),
     ],
-    ids=["like one of them", "in another catalog", "like none of them"],
+    ids=["similar to a table", "in another catalog", "similar to none"],
 )
-def test_a_name_of_no_table_is_refused_with_those_it_may_mean(name: str, advice: str) -> None:
+def test_unknown_table_in_keys_is_refused_with_suggestions(name: str, advice: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
-        mapped(name)
+        keys_by_table(name)
     assert str(refusal.value) == (f"{START}{name!r}, but no model reads an external table of that name. {advice}")
 
 
-def test_only_some_of_many_tables_are_suggested() -> None:
+def test_suggestions_for_an_unknown_table_are_limited() -> None:
     with pytest.raises(DeclarationError) as refusal:
-        mapped("zzz", tables=tuple(f'"raw"."t{n:03}"' for n in range(100)))
+        keys_by_table("zzz", tables=tuple(f'"raw"."t{n:03}"' for n in range(100)))
     assert str(refusal.value).endswith(", ".join(f"raw.t{n:03}" for n in range(10)) + ", and 90 more.")
 
 
-def test_a_name_is_refused_where_nothing_is_read_from_outside() -> None:
+def test_keys_are_refused_if_the_project_reads_no_external_table() -> None:
     with pytest.raises(DeclarationError) as refusal:
-        mapped("raw.events", tables=())
+        keys_by_table("raw.events", tables=())
     assert str(refusal.value) == (
         f"{START}'raw.events', but no model reads an external table of that name. The project has none."
     )
 
 
 @pytest.mark.parametrize("name", ["raw.events", "events", "RAW.Events"])
-def test_a_name_of_several_tables_is_refused_with_all_of_them(name: str) -> None:
+def test_ambiguous_name_in_keys_is_refused_with_all_matches(name: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
-        mapped(name)
+        keys_by_table(name)
     assert str(refusal.value) == (
         f"{START}{name!r}, which is more than one table: db.raw.events, lake.raw.events. Write out the catalog."
     )
@@ -249,14 +249,14 @@ def test_a_name_of_several_tables_is_refused_with_all_of_them(name: str) -> None
     [("raw.clicks", "db.raw.clicks"), ("db.raw.clicks", "CLICKS")],
     ids=["short, then whole", "whole, then short"],
 )
-def test_a_table_that_is_named_twice_is_refused_even_with_one_key(first: str, second: str) -> None:
+def test_table_named_twice_in_keys_is_refused(first: str, second: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         external_models(keys={first: "dlt/clicks", second: "dlt/clicks"}).mapped(TABLES)
     assert str(refusal.value) == f"{START}the table db.raw.Clicks twice, once as {second!r}."
 
 
 @pytest.mark.parametrize("kind", ["FULL", "EMBEDDED"])
-def test_a_model_of_sqlmeshs_is_no_table_from_outside(kind: str) -> None:
+def test_keys_refuse_models_that_sqlmesh_computes(kind: str) -> None:
     models = [model("core.orders", reads=["staging.orders"]), model("staging.orders", kind=kind)]
     with pytest.raises(
         DeclarationError, match=r"names 'staging\.orders', but no model reads an external table of that name"
@@ -264,7 +264,7 @@ def test_a_model_of_sqlmeshs_is_no_table_from_outside(kind: str) -> None:
         translator(*models, external_models=external_models(keys={"staging.orders": "dlt/orders"}))
 
 
-def test_an_external_model_that_nothing_reads_is_no_table_of_the_map() -> None:
+def test_keys_refuse_an_external_model_that_no_model_reads() -> None:
     unread = model("raw.events", kind="EXTERNAL")
     with pytest.raises(DeclarationError, match="The project has none"):
         translator(unread, external_models=external_models(keys={"raw.events": "dlt/events"}))

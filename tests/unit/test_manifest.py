@@ -1,9 +1,9 @@
-"""A SQLMesh project as plain data."""
+"""The manifest: names, cut queries, changed models, moved projects."""
 
 from dataclasses import replace
 
 import pytest
-from unit.scenario import audit, fqn, manifest, model, standalone
+from unit.builders import audit, fqn, manifest, model, standalone
 
 from dg_sqlmesh_component.protocol.manifest import cut, split_fqn
 
@@ -21,21 +21,21 @@ LIMIT = 200
         ("orders_add_up", ()),
     ],
 )
-def test_a_quoted_name_is_taken_apart_at_its_quotes(quoted: str, parts: tuple[str, ...]) -> None:
+def test_split_fqn_splits_a_quoted_name(quoted: str, parts: tuple[str, ...]) -> None:
     assert split_fqn(quoted) == parts
 
 
 @pytest.mark.parametrize("characters", [0, 1, LIMIT - 1, LIMIT])
-def test_a_query_within_the_bound_is_kept_whole(characters: int) -> None:
+def test_query_within_the_limit_is_not_cut(characters: int) -> None:
     assert cut("x" * characters, LIMIT) == "x" * characters
 
 
 @pytest.mark.parametrize("characters", [LIMIT + 1, 10 * LIMIT])
-def test_a_longer_query_is_cut_and_says_how_long_it_was(characters: int) -> None:
+def test_longer_query_is_cut_with_a_note_of_its_length(characters: int) -> None:
     note = f"\n-- cut here: {characters} characters in all"
-    kept = cut("SELECT " + "x" * (characters - len("SELECT ")), LIMIT)
-    assert len(kept) == LIMIT
-    assert kept == "SELECT " + "x" * (LIMIT - len("SELECT ") - len(note)) + note
+    shortened = cut("SELECT " + "x" * (characters - len("SELECT ")), LIMIT)
+    assert len(shortened) == LIMIT
+    assert shortened == "SELECT " + "x" * (LIMIT - len("SELECT ") - len(note)) + note
 
 
 SHOP = manifest(
@@ -62,21 +62,21 @@ SHOP = manifest(
     ],
     ids=str,
 )
-def test_a_changed_file_changes_its_models_and_all_that_read_them(files: list[str], changed: list[str]) -> None:
+def test_changed_file_affects_its_models_and_their_downstream_models(files: list[str], changed: list[str]) -> None:
     assert SHOP.models_changed_by({f"/shop/models/{file}.sql" for file in files}) == set(map(fqn, changed))
 
 
-def test_models_that_were_described_again_take_their_old_places() -> None:
-    changed = [replace(SHOP.models[at], description="new") for at in (3, 1)]
-    described = replace(manifest(*changed), default_catalog="other")
-    merged = SHOP.with_models_of(described)
-    assert [one.fqn for one in merged.models] == [one.fqn for one in SHOP.models]
-    assert [one.description == "new" for one in merged.models] == [at in (1, 3) for at in range(7)]
-    assert (merged.selected, merged.default_catalog) == (SHOP.selected, "other")
+def test_reloaded_models_keep_their_positions() -> None:
+    changed = [replace(SHOP.models[index], description="new") for index in (3, 1)]
+    reloaded = replace(manifest(*changed), gateway="other")
+    merged = SHOP.with_models_of(reloaded)
+    assert [model.fqn for model in merged.models] == [model.fqn for model in SHOP.models]
+    assert [model.description == "new" for model in merged.models] == [index in (1, 3) for index in range(7)]
+    assert (merged.selected, merged.gateway) == (SHOP.selected, "other")
 
 
-def test_a_project_in_other_folders_has_its_files_there_and_is_otherwise_the_same() -> None:
-    before = replace(
+def test_manifest_moved_to_other_folders_changes_only_file_paths() -> None:
+    original = replace(
         manifest(
             model("core.orders", path="/shop/models/orders.sql", audits=(audit(path="/shop/audits/a.sql"),)),
             model("core.lines", path="/more/models/lines.sql"),
@@ -86,16 +86,20 @@ def test_a_project_in_other_folders_has_its_files_there_and_is_otherwise_the_sam
         ),
         paths=("/shop", "/more"),
     )
-    now = before.at(("/there", "/shop"))
-    assert now.paths == ("/there", "/shop")
-    assert {one.name: one.path for one in now.models} == {
+    moved = original.at(("/there", "/shop"))
+    assert moved.paths == ("/there", "/shop")
+    assert {model.name: model.path for model in moved.models} == {
         "core.orders": "/there/models/orders.sql",
         "core.lines": "/shop/models/lines.sql",
         "core.shopping": "/shopping/models/shopping.sql",
         "core.elsewhere": None,
     }
-    assert [one.path for model in now.models for one in model.audits] == ["/there/audits/a.sql"]
-    [there], [here] = (one.standalone_audits for one in (now, before))
-    assert (there.audit.path or "").replace("/there/", "/shop/") == here.audit.path != there.audit.path
-    assert now.at(before.paths) == before
-    assert before.at(before.paths) is before
+    assert [audit.path for model in moved.models for audit in model.audits] == ["/there/audits/a.sql"]
+    [moved_audit], [original_audit] = (project.standalone_audits for project in (moved, original))
+    assert (
+        (moved_audit.audit.path or "").replace("/there/", "/shop/")
+        == original_audit.audit.path
+        != moved_audit.audit.path
+    )
+    assert moved.at(original.paths) == original
+    assert original.at(original.paths) is original

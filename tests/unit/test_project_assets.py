@@ -1,13 +1,12 @@
-"""A project as Dagster sees it: the manifest in, assets and checks out, and the way back."""
+"""The assets and checks of a project, and the way back to models and audits."""
 
 from typing import Any
 
 import dagster as dg
 import pytest
-from unit.scenario import (
+from unit.builders import (
     EVERYTHING,
     audit,
-    behind,
     days,
     external_models,
     fqn,
@@ -17,6 +16,7 @@ from unit.scenario import (
     project_assets,
     standalone,
     stored,
+    with_key_prefix,
 )
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
@@ -30,14 +30,14 @@ D1 = days(1, 1)
 
 
 def deps(assets: ProjectAssets, name: str) -> set[str]:
-    """Keys that a model's asset depends on."""
+    """Return the keys that a model's asset depends on."""
     return {dep.asset_key.to_user_string() for dep in assets.specs[fqn(name)].deps}
 
 
 # -- assets ---------------------------------------------------------------------------------------
 
 
-def test_a_model_that_is_not_selected_is_still_a_dependency() -> None:
+def test_unselected_model_is_still_a_dependency() -> None:
     project = manifest(
         model("core.orders", reads=["staging.orders"]), model("staging.orders"), selected=["core.orders"]
     )
@@ -46,29 +46,29 @@ def test_a_model_that_is_not_selected_is_still_a_dependency() -> None:
     assert set(assets.specs) == {fqn("core.orders")}
 
 
-def test_external_and_embedded_models_are_no_assets_of_ours() -> None:
+def test_external_and_embedded_models_are_not_assets() -> None:
     project = manifest(model("core.orders"), model("core.inner", kind="EMBEDDED"), model("raw.events", kind="EXTERNAL"))
     assert set(project_assets(project).specs) == {fqn("core.orders")}
 
 
-def test_a_spec_that_somebody_changed_is_the_one_that_counts() -> None:
-    assets = project_assets(manifest(model("core.orders", audits=(audit(),))), asset=behind("ours"))
+def test_overridden_spec_decides_the_key_of_asset_and_checks() -> None:
+    assets = project_assets(manifest(model("core.orders", audits=(audit(),))), asset=with_key_prefix("ours"))
     key = dg.AssetKey(["ours", "core", "orders"])
     assert assets.fqn_by_key == {key: fqn("core.orders")}
     assert {check.asset_key for check in assets.checks} == {key}
-    assert matched(assets, fqn("core.orders"), result("not_null")) == {"not_null": result("not_null")}
+    assert results_by_check_name(assets, fqn("core.orders"), result("not_null")) == {"not_null": result("not_null")}
 
 
 @pytest.mark.parametrize("kind", ["FULL", "VIEW", "SEED"])
-def test_what_is_said_of_an_asset_is_not_lost(kind: str) -> None:
-    said = model("core.orders", kind=kind, tags=("pii",), owner="bob", columns=EVERYTHING.columns)
-    made: list[dg.AssetSpec] = []
+def test_overridden_spec_is_kept_unchanged(kind: str) -> None:
+    orders = model("core.orders", kind=kind, tags=("pii",), owner="bob", columns=EVERYTHING.columns)
+    overridden: list[dg.AssetSpec] = []
 
-    def ours(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
-        made.append(spec.replace_attributes(automation_condition=dg.AutomationCondition.eager(), skippable=True))
-        return made[-1]
+    def override(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
+        overridden.append(spec.replace_attributes(automation_condition=dg.AutomationCondition.eager(), skippable=True))
+        return overridden[-1]
 
-    assert [*project_assets(manifest(said), asset=ours).specs.values()] == made
+    assert [*project_assets(manifest(orders), asset=override).specs.values()] == overridden
 
 
 # -- dependencies follow keys ---------------------------------------------------------------------
@@ -78,17 +78,20 @@ def test_what_is_said_of_an_asset_is_not_lost(kind: str) -> None:
     "selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["not selected", "both"]
 )
 @pytest.mark.parametrize("through_embedded", [True, False], ids=["through an embedded model", "directly"])
-def test_models_follow_a_model_that_somebody_gave_another_key(selected: list[str], through_embedded: bool) -> None:
+def test_dependencies_follow_an_overridden_key(selected: list[str], through_embedded: bool) -> None:
     reader = model("marts.revenue", reads=["core.inner" if through_embedded else "core.orders", "raw.events"])
     inner = model("core.inner", reads=["core.orders"], kind="EMBEDDED")
     project = manifest(model("core.orders"), reader, inner, selected=selected)
-    assert deps(project_assets(project, asset=behind("ours")), "marts.revenue") == {"ours/core/orders", "raw/events"}
+    assert deps(project_assets(project, asset=with_key_prefix("ours")), "marts.revenue") == {
+        "ours/core/orders",
+        "raw/events",
+    }
 
 
-def test_two_declarations_of_one_project_and_translation_join_up() -> None:
+def test_two_components_of_one_project_share_keys() -> None:
     models = [model("core.orders"), model("marts.revenue", reads=["core.orders"])]
     upstream, downstream = (
-        project_assets(manifest(*models, selected=[name]), asset=behind("ours"))
+        project_assets(manifest(*models, selected=[name]), asset=with_key_prefix("ours"))
         for name in ("core.orders", "marts.revenue")
     )
     assert deps(downstream, "marts.revenue") == {key.to_user_string() for key in upstream.fqn_by_key}
@@ -97,32 +100,36 @@ def test_two_declarations_of_one_project_and_translation_join_up() -> None:
 def test_models_may_swap_their_keys() -> None:
     swapped = {"core.orders": "core/refunds", "core.refunds": "core/orders"}
 
-    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
-        return spec.replace_attributes(key=swapped.get(of.name, spec.key.to_user_string()).split("/"))
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        return spec.replace_attributes(key=swapped.get(model_.name, spec.key.to_user_string()).split("/"))
 
     reader = model("marts.revenue", reads=["core.orders"])
-    assets = project_assets(manifest(model("core.orders"), model("core.refunds"), reader), asset=ours)
+    assets = project_assets(manifest(model("core.orders"), model("core.refunds"), reader), asset=override)
     assert deps(assets, "marts.revenue") == {"core/refunds"}
 
 
 @pytest.mark.parametrize(
-    "said",
+    "properties",
     [
         {"partition_mapping": dg.LastPartitionMapping(), "metadata": {"why": "late rows"}},
         {"partition_mapping": dg.TimeWindowPartitionMapping(start_offset=-1)},
         {"metadata": {"why": "late rows"}},
         {"metadata": {"dagster/table_name": "db.core.orders", "why": "late rows"}},
     ],
-    ids=lambda said: " and ".join(said),
+    ids=lambda properties: " and ".join(properties),
 )
-def test_a_dependency_keeps_what_was_said_of_it_when_its_key_changes(said: dict[str, Any]) -> None:
-    of_orders = dg.AssetDep(ORDERS_KEY, **said)
+def test_dependency_keeps_its_metadata_and_partition_mapping_when_its_key_changes(properties: dict[str, Any]) -> None:
+    of_orders = dg.AssetDep(ORDERS_KEY, **properties)
 
-    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
-        spec = behind("ours")(spec, of)
-        return spec.replace_attributes(deps=[of_orders, dg.AssetDep("other")]) if of.name == "marts.revenue" else spec
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        spec = with_key_prefix("ours")(spec, model_)
+        return (
+            spec.replace_attributes(deps=[of_orders, dg.AssetDep("other")]) if model_.name == "marts.revenue" else spec
+        )
 
-    assets = project_assets(manifest(model("core.orders"), model("marts.revenue", reads=["core.orders"])), asset=ours)
+    assets = project_assets(
+        manifest(model("core.orders"), model("marts.revenue", reads=["core.orders"])), asset=override
+    )
     assert list(assets.specs[fqn("marts.revenue")].deps) == [
         of_orders._replace(asset_key=ORDERS_KEY.with_prefix("ours")),
         dg.AssetDep("other"),
@@ -131,30 +138,32 @@ def test_a_dependency_keeps_what_was_said_of_it_when_its_key_changes(said: dict[
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
 @pytest.mark.parametrize(
-    ("said", "key"),
+    ("attributes", "key"),
     [
         ({}, "raw/events"),
         ({"key": "lake/{{ external.name }}"}, "lake/events"),
         ({"keys": {"events": "dlt/e"}}, "dlt/e"),
     ],
-    ids=["the default", "the template", "the map"],
+    ids=["default", "key template", "keys"],
 )
-def test_what_somebody_makes_of_models_is_not_made_of_tables_from_outside(
-    said: dict[str, Any], key: str, declared: bool
+def test_overridden_model_keys_do_not_apply_to_external_tables(
+    attributes: dict[str, Any], key: str, declared: bool
 ) -> None:
     tables = [model("raw.events", kind="EXTERNAL")] if declared else []
     project = manifest(model("core.orders", reads=["raw.events"]), *tables)
-    assert deps(project_assets(project, outside=external_models(**said), asset=behind("ours")), "core.orders") == {key}
+    assert deps(
+        project_assets(project, outside=external_models(**attributes), asset=with_key_prefix("ours")), "core.orders"
+    ) == {key}
 
 
-def by_catalog(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+def by_catalog(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
     """An overridden `get_asset_spec` that gives every asset its catalog."""
-    return spec.replace_attributes(key=[of.catalog or "none", of.schema, of.table])
+    return spec.replace_attributes(key=[model_.catalog or "none", model_.schema, model_.table])
 
 
-def by_table(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
+def by_table(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
     """An overridden `get_asset_spec` that leaves the schema out."""
-    return spec.replace_attributes(key=[of.table])
+    return spec.replace_attributes(key=[model_.table])
 
 
 CATALOGS = [model("a.core.orders"), model("b.core.orders"), model("core.orders")]
@@ -168,10 +177,10 @@ CATALOGS = [model("a.core.orders"), model("b.core.orders"), model("core.orders")
         (["b.core.orders"], {"b/core/orders"}),
         (["core.orders", "lake.core.orders"], {"db/core/orders", "core/orders"}),
     ],
-    ids=["two models", "three models", "one of them", "a model and a table from outside"],
+    ids=["two models", "three models", "one model", "a model and an external table"],
 )
 @pytest.mark.parametrize("selected", [True, False], ids=["selected", "not selected"])
-def test_a_default_key_that_several_parents_share_becomes_the_key_of_each(
+def test_shared_default_key_is_replaced_by_the_key_of_each_parent(
     reads: list[str], keys: set[str], selected: bool
 ) -> None:
     chosen = ["marts.revenue", *(["a.core.orders", "b.core.orders", "core.orders"] if selected else [])]
@@ -179,20 +188,20 @@ def test_a_default_key_that_several_parents_share_becomes_the_key_of_each(
     assert deps(project_assets(project, asset=by_catalog), "marts.revenue") == keys
 
 
-def test_what_was_said_of_a_dependency_holds_for_each_parent_behind_its_key() -> None:
-    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
-        said = [dep._replace(metadata={"why": "late rows"}) for dep in spec.deps]
-        return by_catalog(spec.replace_attributes(deps=said), of)
+def test_dependency_metadata_applies_to_each_parent_with_its_default_key() -> None:
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        deps_with_metadata = [dep._replace(metadata={"why": "late rows"}) for dep in spec.deps]
+        return by_catalog(spec.replace_attributes(deps=deps_with_metadata), model_)
 
     project = manifest(*CATALOGS, model("marts.revenue", reads=["a.core.orders", "b.core.orders"]))
-    assert dependencies(project_assets(project, asset=ours), "marts.revenue") == {
+    assert dependencies(project_assets(project, asset=override), "marts.revenue") == {
         "a/core/orders": {"why": "late rows"},
         "b/core/orders": {"why": "late rows"},
     }
 
 
 @pytest.mark.parametrize("selected", ["core.orders", "marts.orders"], ids=["of another model", "of its reader"])
-def test_a_model_that_is_not_selected_on_the_key_of_an_asset_is_refused(selected: str) -> None:
+def test_unselected_model_with_the_key_of_an_asset_is_refused(selected: str) -> None:
     models = [model("core.orders"), model("staging.orders")]
     reader = model("marts.orders", reads=["staging.orders"])
     chosen = ["marts.revenue", selected] if selected == "core.orders" else [selected]
@@ -207,16 +216,16 @@ def test_a_model_that_is_not_selected_on_the_key_of_an_asset_is_refused(selected
     )
 
 
-def test_the_table_name_that_somebody_gave_a_dependency_stays() -> None:
-    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
-        said = [dep._replace(metadata={"dagster/table_name": "ours"}) for dep in spec.deps]
-        return spec.replace_attributes(deps=said)
+def test_overridden_table_name_of_a_dependency_is_kept() -> None:
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        renamed_deps = [dep._replace(metadata={"dagster/table_name": "ours"}) for dep in spec.deps]
+        return spec.replace_attributes(deps=renamed_deps)
 
-    assets = project_assets(manifest(model("marts.revenue", reads=["raw.events"])), asset=ours)
+    assets = project_assets(manifest(model("marts.revenue", reads=["raw.events"])), asset=override)
     assert dependencies(assets, "marts.revenue") == {"raw/events": {"dagster/table_name": "ours"}}
 
 
-def test_everything_that_reads_a_model_is_downstream_of_it() -> None:
+def test_downstream_of_includes_indirect_models_and_standalone_audits() -> None:
     project = manifest(
         model("staging.orders"),
         model("core.inner", reads=["staging.orders"], kind="EMBEDDED"),
@@ -232,7 +241,7 @@ def test_everything_that_reads_a_model_is_downstream_of_it() -> None:
     assert assets.downstream_of([fqn("staging.orders")]) == below
 
 
-def test_what_is_read_beyond_the_assets_is_told_through_what_is_no_asset() -> None:
+def test_read_beyond_lists_upstream_nodes_that_are_not_assets() -> None:
     project = manifest(
         model("core.left_out", reads=["raw.events"]),
         model("core.inner", reads=["core.left_out"], kind="EMBEDDED"),
@@ -245,42 +254,42 @@ def test_what_is_read_beyond_the_assets_is_told_through_what_is_no_asset() -> No
     assert assets.read_beyond([fqn("core.orders"), fqn("marts.revenue")]) == {fqn("core.orders"): beyond}
 
 
-def test_parents_that_end_up_on_one_key_are_one_dependency() -> None:
+def test_parents_with_one_key_are_one_dependency() -> None:
     models = [model("core.orders"), model("staging.orders")]
     reader = model("marts.revenue", reads=["core.orders", "staging.orders"])
     assets = project_assets(manifest(*models, reader, selected=["marts.revenue"]), asset=by_table)
     assert [dep.asset_key.to_user_string() for dep in assets.specs[fqn("marts.revenue")].deps] == ["orders"]
 
 
-def test_a_dependency_that_somebody_left_out_stays_left_out() -> None:
-    def ours(spec: dg.AssetSpec, of: Model) -> dg.AssetSpec:
-        return by_catalog(spec.replace_attributes(deps=spec.deps[:1]), of)
+def test_removed_dependency_stays_removed() -> None:
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        return by_catalog(spec.replace_attributes(deps=spec.deps[:1]), model_)
 
     project = manifest(
         *CATALOGS, model("staging.orders"), model("marts.revenue", reads=["core.orders", "staging.orders"])
     )
-    assert deps(project_assets(project, asset=ours), "marts.revenue") == {"db/core/orders"}
+    assert deps(project_assets(project, asset=override), "marts.revenue") == {"db/core/orders"}
 
 
-# -- the table behind a dependency ----------------------------------------------------------------
+# -- the table name of a dependency ---------------------------------------------------------------
 
 
 def dependencies(assets: ProjectAssets, name: str) -> dict[str, dict[str, Any]]:
-    """What is said of each key that a model's asset depends on."""
+    """Return the metadata of each dependency of a model's asset, by key."""
     return {dep.asset_key.to_user_string(): plain(dict(dep.metadata or {})) for dep in assets.specs[fqn(name)].deps}
 
 
-def test_a_dependency_on_another_declaration_names_its_table_under_the_key_it_really_has() -> None:
+def test_dependency_on_another_component_names_its_table_under_the_overridden_key() -> None:
     project = manifest(
         model("core.orders"), model("marts.revenue", reads=["core.orders", "raw.events"]), selected=["marts.revenue"]
     )
-    assert dependencies(project_assets(project, asset=behind("ours")), "marts.revenue") == {
+    assert dependencies(project_assets(project, asset=with_key_prefix("ours")), "marts.revenue") == {
         "ours/core/orders": {"dagster/table_name": "db.core.orders"},
         "raw/events": {"dagster/table_name": "db.raw.events"},
     }
 
 
-def test_tables_that_shared_a_default_key_are_named_once_each_has_a_key_of_its_own() -> None:
+def test_tables_with_a_shared_default_key_are_named_under_their_own_keys() -> None:
     both = [model(f"{catalog}.core.orders", table_name=f"{catalog}.core.orders") for catalog in "ab"]
     reader = model("marts.revenue", reads=["a.core.orders", "b.core.orders"])
     project = manifest(*both, reader, selected=["marts.revenue"])
@@ -292,13 +301,18 @@ def test_tables_that_shared_a_default_key_are_named_once_each_has_a_key_of_its_o
 
 
 @pytest.mark.parametrize("name", ["marts.both", "marts.one", "marts.other"])
-def test_tables_that_end_up_on_one_key_are_named_by_none_of_their_readers(name: str) -> None:
+def test_tables_with_one_final_key_are_not_named(name: str) -> None:
     readers = [
         model("marts.both", reads=["core.orders", "staging.orders"]),
         model("marts.one", reads=["core.orders"]),
         model("marts.other", reads=["staging.orders"]),
     ]
-    project = manifest(model("core.orders"), model("staging.orders"), *readers, selected=[one.name for one in readers])
+    project = manifest(
+        model("core.orders"),
+        model("staging.orders"),
+        *readers,
+        selected=[downstream_model.name for downstream_model in readers],
+    )
     assert dependencies(project_assets(project, asset=by_table), name) == {"orders": {}}
 
 
@@ -311,9 +325,7 @@ def test_tables_that_end_up_on_one_key_are_named_by_none_of_their_readers(name: 
     ],
     ids=["the other table is not selected", "neither is", "both are"],
 )
-def test_the_key_of_one_of_our_assets_names_no_table_although_another_model_has_it_too(
-    selected: list[str], expected: dict[str, str] | None
-) -> None:
+def test_key_of_a_selected_asset_names_no_table(selected: list[str], expected: dict[str, str] | None) -> None:
     models = [model("a.core.orders"), model("b.core.orders", table_name="b.core.orders")]
     readers = [model("marts.revenue", reads=["a.core.orders"]), model("marts.other", reads=["b.core.orders"])]
     project = manifest(*models, *readers, selected=selected)
@@ -324,7 +336,7 @@ def test_the_key_of_one_of_our_assets_names_no_table_although_another_model_has_
         assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": expected}
 
 
-def test_the_table_of_a_mapped_key_is_not_named_whatever_reads_it() -> None:
+def test_mapped_key_names_no_table() -> None:
     project = manifest(
         model("core.orders", reads=["raw.events"]), model("marts.revenue", reads=["raw.events", "raw.rates"])
     )
@@ -340,19 +352,19 @@ def test_the_table_of_a_mapped_key_is_not_named_whatever_reads_it() -> None:
 
 
 def column_lineage(assets: ProjectAssets, name: str) -> dict[str, list[str]] | None:
-    """The columns that each column is made of, as `key:column`; None where nothing is known."""
+    """Return the upstream columns of each column as `key:column`. None if there is no lineage."""
     metadata = stored(dict(assets.specs[fqn(name)].metadata))
     if "dagster/column_lineage" not in metadata:
         return None
     lineage = metadata["dagster/column_lineage"].value.deps_by_column
     return {
-        column: [f"{one.asset_key.to_user_string()}:{one.column_name}" for one in made_of]
-        for column, made_of in lineage.items()
+        column: [f"{column_dep.asset_key.to_user_string()}:{column_dep.column_name}" for column_dep in column_deps]
+        for column, column_deps in lineage.items()
     }
 
 
 def reading(*pairs: str, **more: tuple[str, ...]) -> dict[str, Any]:
-    """Column lineage of a model: pairs `schema.table:column` for the column `total`, and for others by name."""
+    """Return column lineage as pairs `schema.table:column`: for the column `total`, and by name for others."""
     return {
         "column_lineage": {
             column: tuple((fqn(pair.split(":")[0]), pair.split(":")[1]) for pair in made_of)
@@ -375,7 +387,7 @@ INNER = model(
 DEEPEST = model("core.deepest", reads=["core.orders"], kind="EMBEDDED", **reading(rate=("core.orders:currency",)))
 
 
-def test_columns_lead_to_the_assets_they_are_made_of_through_embedded_models() -> None:
+def test_column_lineage_passes_through_embedded_models() -> None:
     assets = project_assets(manifest(model("core.orders"), REVENUE, INNER, DEEPEST))
     assert column_lineage(assets, "marts.revenue") == {
         "total": ["core/orders:amount", "core/orders:currency", "raw/events:tax", "raw/rates:rate"],
@@ -386,16 +398,16 @@ def test_columns_lead_to_the_assets_they_are_made_of_through_embedded_models() -
 @pytest.mark.parametrize(
     "selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["not selected", "both"]
 )
-def test_columns_lead_to_the_keys_that_assets_really_have(selected: list[str]) -> None:
+def test_column_lineage_uses_overridden_keys(selected: list[str]) -> None:
     outside = external_models(key="lake/{{ external.name }}", keys={"raw.rates": "dlt/rates"})
     project = manifest(model("core.orders"), REVENUE, INNER, DEEPEST, selected=selected)
-    assert column_lineage(project_assets(project, outside=outside, asset=behind("ours")), "marts.revenue") == {
+    assert column_lineage(project_assets(project, outside=outside, asset=with_key_prefix("ours")), "marts.revenue") == {
         "total": ["dlt/rates:rate", "lake/events:tax", "ours/core/orders:amount", "ours/core/orders:currency"],
         "day": ["ours/core/orders:day"],
     }
 
 
-def test_columns_of_a_declared_external_table_lead_to_its_key() -> None:
+def test_column_lineage_leads_to_the_key_of_an_external_model() -> None:
     events = model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))
     revenue = model("marts.revenue", reads=["raw.events"], **reading("raw.events:tax"))
     assert column_lineage(project_assets(manifest(revenue, events)), "marts.revenue") == {
@@ -403,16 +415,16 @@ def test_columns_of_a_declared_external_table_lead_to_its_key() -> None:
     }
 
 
-@pytest.mark.parametrize("inner", [None, {}, {"other": ()}], ids=["not asked for", "untraced", "of other columns"])
-def test_a_column_that_is_lost_in_an_embedded_model_leads_nowhere(inner: dict[str, Any] | None) -> None:
+@pytest.mark.parametrize("inner", [None, {}, {"other": ()}], ids=["not requested", "untraced", "of other columns"])
+def test_column_untraced_in_an_embedded_model_has_no_lineage(inner: dict[str, Any] | None) -> None:
     embedded = model("core.inner", kind="EMBEDDED", column_lineage=inner)
     revenue = model("marts.revenue", reads=["core.inner"], **reading("core.inner:rate", day=("raw.events:day",)))
     lineage = column_lineage(project_assets(manifest(revenue, embedded)), "marts.revenue")
     assert lineage == {"day": ["raw/events:day"]}
 
 
-@pytest.mark.parametrize("lineage", [None, {}], ids=["not asked for", "untraced"])
-def test_a_model_of_which_no_lineage_is_known_has_none(lineage: dict[str, Any] | None) -> None:
+@pytest.mark.parametrize("lineage", [None, {}], ids=["not requested", "untraced"])
+def test_model_without_lineage_has_no_lineage_metadata(lineage: dict[str, Any] | None) -> None:
     revenue = model("marts.revenue", column_lineage=lineage)
     assert column_lineage(project_assets(manifest(revenue)), "marts.revenue") is None
 
@@ -426,16 +438,17 @@ def test_a_model_of_which_no_lineage_is_known_has_none(lineage: dict[str, Any] |
     ],
     ids=["whole", "one pair cut", "cut"],
 )
-def test_column_lineage_that_was_cut_says_so(left_out: int, note: str | None) -> None:
+def test_cut_column_lineage_has_a_note(left_out: int, note: str | None) -> None:
     revenue = model("marts.revenue", **reading("raw.events:tax"), column_lineage_cut=left_out)
     metadata = project_assets(manifest(revenue)).specs[fqn("marts.revenue")].metadata
     assert plain(dict(metadata)).get("sqlmesh/column_lineage_cut") == note
 
 
-def test_column_lineage_that_somebody_wrote_stays() -> None:
-    ours = dg.TableColumnLineage({"total": [dg.TableColumnDep(asset_key=["ours"], column_name="x")]})
+def test_overridden_column_lineage_is_kept() -> None:
+    written_lineage = dg.TableColumnLineage({"total": [dg.TableColumnDep(asset_key=["ours"], column_name="x")]})
     assets = project_assets(
-        manifest(REVENUE), asset=lambda spec, _: spec.merge_attributes(metadata={"dagster/column_lineage": ours})
+        manifest(REVENUE),
+        asset=lambda spec, _: spec.merge_attributes(metadata={"dagster/column_lineage": written_lineage}),
     )
     assert column_lineage(assets, "marts.revenue") == {"total": ["ours:x"]}
 
@@ -443,7 +456,7 @@ def test_column_lineage_that_somebody_wrote_stays() -> None:
 # -- collisions of keys ---------------------------------------------------------------------------
 
 
-def test_two_models_on_one_key_name_both_files_and_the_way_out() -> None:
+def test_two_models_with_one_key_are_refused_with_both_files_and_a_fix() -> None:
     project = manifest(model("a.core.orders", path="/shop/a.sql"), model("b.core.orders", path="/shop/b.sql"))
     with pytest.raises(ProjectLoadError) as refusal:
         project_assets(project)
@@ -454,19 +467,19 @@ def test_two_models_on_one_key_name_both_files_and_the_way_out() -> None:
     )
 
 
-def test_two_models_on_one_key_load_when_one_of_them_has_a_prefix() -> None:
+def test_two_models_with_one_default_key_load_if_one_has_a_prefix() -> None:
     project = manifest(model("a.core.orders"), model("b.core.orders", tags=("dagster:key_prefix:b",)))
     assert set(project_assets(project).fqn_by_key) == {ORDERS_KEY, dg.AssetKey(["b", "core", "orders"])}
 
 
-def test_two_models_on_one_key_load_when_one_of_them_is_not_selected() -> None:
+def test_two_models_with_one_key_load_if_one_is_not_selected() -> None:
     project = manifest(model("a.core.orders"), model("b.core.orders"), selected=["a.core.orders"])
     assert project_assets(project).fqn_by_key == {ORDERS_KEY: fqn("a.core.orders")}
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
 @pytest.mark.parametrize("through_embedded", [True, False], ids=["through an embedded model", "directly"])
-def test_an_external_table_on_the_key_of_a_model_is_refused(declared: bool, through_embedded: bool) -> None:
+def test_external_table_with_the_key_of_a_model_is_refused(declared: bool, through_embedded: bool) -> None:
     reader = model("marts.revenue", reads=["core.inner" if through_embedded else "lake.core.orders"])
     inner = model("core.inner", reads=["lake.core.orders"], kind="EMBEDDED")
     table = [model("lake.core.orders", kind="EXTERNAL")] if declared else []
@@ -480,53 +493,53 @@ def test_an_external_table_on_the_key_of_a_model_is_refused(declared: bool, thro
 
 
 @pytest.mark.parametrize(
-    "said",
+    "attributes",
     [{"key": "core/{{ external.name }}"}, {"keys": {"raw.orders": "core/orders"}}],
     ids=["by the template", "by the map"],
 )
-def test_an_external_table_that_is_given_the_key_of_a_model_is_refused(said: dict[str, Any]) -> None:
+def test_external_table_configured_with_the_key_of_a_model_is_refused(attributes: dict[str, Any]) -> None:
     project = manifest(model("core.orders"), model("marts.revenue", reads=["raw.orders"]))
     with pytest.raises(
         ProjectLoadError, match=r"^Model marts\.revenue .* whose asset key core/orders is that of Model co"
     ):
-        project_assets(project, outside=external_models(**said))
+        project_assets(project, outside=external_models(**attributes))
 
 
-def test_an_external_table_on_the_key_of_a_model_loads_when_it_is_given_another() -> None:
+def test_external_table_with_the_key_of_a_model_loads_if_given_another_key() -> None:
     project = manifest(model("core.orders"), model("marts.revenue", reads=["lake.core.orders", "core.orders"]))
     assets = project_assets(project, outside=external_models(keys={"lake.core.orders": "lake/orders"}))
     assert deps(assets, "marts.revenue") == {"core/orders", "lake/orders"}
 
 
-def test_the_key_of_a_model_that_somebody_changed_is_the_one_that_collides() -> None:
+def test_overridden_key_of_a_model_is_checked_for_collisions() -> None:
     project = manifest(model("core.orders"), model("marts.revenue", reads=["ours.core.orders"]))
     outside = external_models(key="{{ external.catalog }}/{{ external.schema }}/{{ external.name }}")
     assert deps(project_assets(project, outside=outside), "marts.revenue") == {"ours/core/orders"}
     with pytest.raises(ProjectLoadError, match=r"whose asset key ours/core/orders is that of Model core\.orders"):
-        project_assets(project, outside=outside, asset=behind("ours"))
+        project_assets(project, outside=outside, asset=with_key_prefix("ours"))
 
 
 # -- checks ---------------------------------------------------------------------------------------
 
 
 def names(assets: ProjectAssets, name: str = "core.orders") -> list[str]:
-    """The names of the checks on a model's asset, in their order."""
+    """Return the names of the checks on a model's asset, in order."""
     return [check.name for check in assets.checks if check.asset_key == assets.key(fqn(name))]
 
 
 def nodes(assets: ProjectAssets) -> dict[str, str]:
-    """The node of each audit's check, by the check's name."""
+    """Return the node of each audit's check, by the check's name."""
     return {check.name: node for check, node in assets.node_by_check.items() if check.name != STATUS_CHECK}
 
 
-def test_every_model_has_the_status_check_and_one_for_each_audit() -> None:
+def test_model_has_the_status_check_and_one_check_for_each_audit() -> None:
     assets = project_assets(manifest(EVERYTHING, model("staging.orders")))
     assert names(assets) == [STATUS_CHECK, "not_null", "forall"]
     assert names(assets, "staging.orders") == [STATUS_CHECK]
     assert {key: spec.key for key, spec in assets.checks.items()} == {key: key for key in assets.checks}
 
 
-def test_checks_lead_back_to_their_audits() -> None:
+def test_checks_map_back_to_their_audits() -> None:
     assets = project_assets(manifest(EVERYTHING))
     not_null, forall = dg.AssetCheckKey(ORDERS_KEY, "not_null"), dg.AssetCheckKey(ORDERS_KEY, "forall")
     assert assets.check_by_audit == {(EVERYTHING.fqn, 0): not_null, (EVERYTHING.fqn, 1): forall}
@@ -535,31 +548,31 @@ def test_checks_lead_back_to_their_audits() -> None:
     assert {*assets.node_by_check.values()} == {EVERYTHING.fqn}
 
 
-def test_an_audit_named_like_the_status_check_has_a_check_of_its_own() -> None:
+def test_audit_named_like_the_status_check_has_its_own_check() -> None:
     assets = project_assets(manifest(model("core.orders", audits=(audit(STATUS_CHECK),))))
     assert names(assets) == [STATUS_CHECK, f"{STATUS_CHECK}_audit"]
-    assert list(matched(assets, fqn("core.orders"), result(STATUS_CHECK))) == [f"{STATUS_CHECK}_audit"]
+    assert list(results_by_check_name(assets, fqn("core.orders"), result(STATUS_CHECK))) == [f"{STATUS_CHECK}_audit"]
 
 
-# -- checks that somebody changed -----------------------------------------------------------------
+# -- overridden checks ----------------------------------------------------------------------------
 
 
-def test_a_check_that_somebody_renamed_is_still_its_audits() -> None:
+def test_renamed_check_still_belongs_to_its_audit() -> None:
     assets = project_assets(manifest(EVERYTHING), check=lambda spec, of: spec._replace(name=f"ours_{of.name}"))
     assert names(assets) == [STATUS_CHECK, "ours_not_null", "ours_forall"]
     assert nodes(assets) == {"ours_not_null": EVERYTHING.fqn, "ours_forall": EVERYTHING.fqn}
-    assert matched(assets, EVERYTHING.fqn, result("forall", 1)) == {"ours_forall": result("forall", 1)}
+    assert results_by_check_name(assets, EVERYTHING.fqn, result("forall", 1)) == {"ours_forall": result("forall", 1)}
 
 
-def test_an_audit_that_somebody_gave_no_check_leaves_no_trace_of_one() -> None:
-    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec | None:
-        return None if of.name == "not_null" else spec
+def test_audit_without_check_has_no_check_anywhere() -> None:
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec | None:
+        return None if audit_.name == "not_null" else spec
 
-    assets = project_assets(manifest(EVERYTHING), check=ours)
+    assets = project_assets(manifest(EVERYTHING), check=override)
     assert names(assets) == [STATUS_CHECK, "forall"]
     assert [check.name for check in assets.audit_checks[EVERYTHING.fqn]] == ["forall"]
     both = [result("not_null", 0, columns="(order_id)"), result("forall", 1)]
-    assert matched(assets, EVERYTHING.fqn, *both) == {"forall": both[1]}
+    assert results_by_check_name(assets, EVERYTHING.fqn, *both) == {"forall": both[1]}
 
 
 PROJECT = manifest(
@@ -567,16 +580,16 @@ PROJECT = manifest(
     model("raw.events", kind="EXTERNAL", audits=(audit("unique"),)),
     standalone_audits=[standalone("add_up", ["core.orders"])],
 )
-"""A model's own audits, those of an external model and a standalone audit, all of them on `core.orders`."""
+"""`core.orders` has checks for its own audits, those of an external model, and a standalone audit."""
 
 
 @pytest.mark.parametrize("misplaced", ["not_null", "unique", "add_up"], ids=["own", "external", "standalone"])
-def test_a_check_that_somebody_put_on_another_asset_is_refused(misplaced: str) -> None:
-    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name="moved", asset_key=dg.AssetKey("theirs")) if of.name == misplaced else spec
+def test_check_moved_to_another_asset_is_refused(misplaced: str) -> None:
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name="moved", asset_key=dg.AssetKey("theirs")) if audit_.name == misplaced else spec
 
     with pytest.raises(DeclarationError) as refusal:
-        project_assets(PROJECT, check=ours)
+        project_assets(PROJECT, check=override)
     assert str(refusal.value) == (
         f"get_asset_check_spec puts the check 'moved' of the audit {misplaced} on the asset theirs; "
         "it belongs to core/orders."
@@ -584,12 +597,12 @@ def test_a_check_that_somebody_put_on_another_asset_is_refused(misplaced: str) -
 
 
 @pytest.mark.parametrize("name", ["not_null", STATUS_CHECK], ids=["that of another audit", "that of the status check"])
-def test_a_check_that_somebody_gave_a_name_that_is_taken_is_refused(name: str) -> None:
-    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name=name) if of.name == "forall" else spec
+def test_check_renamed_to_a_taken_name_is_refused(name: str) -> None:
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name=name) if audit_.name == "forall" else spec
 
     with pytest.raises(DeclarationError) as refusal:
-        project_assets(PROJECT, check=ours)
+        project_assets(PROJECT, check=override)
     assert str(refusal.value) == (
         f"Two audits of core/orders have the check name {name!r}. Each check of an asset needs its own name. Return "
         "another name from get_asset_check_spec."
@@ -601,28 +614,28 @@ def test_a_check_that_somebody_gave_a_name_that_is_taken_is_refused(name: str) -
     [("unique", "not_null_08be2645"), ("add_up", "not_null_be1ea849")],
     ids=["external", "standalone"],
 )
-def test_a_check_of_another_node_makes_way_for_the_models_own(renamed: str, name: str) -> None:
-    def ours(spec: dg.AssetCheckSpec, of: Audit) -> dg.AssetCheckSpec:
-        return spec._replace(name="not_null") if of.name == renamed else spec
+def test_check_of_another_node_is_renamed_if_the_model_uses_its_name(renamed: str, name: str) -> None:
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name="not_null") if audit_.name == renamed else spec
 
-    assets = project_assets(PROJECT, check=ours)
+    assets = project_assets(PROJECT, check=override)
     node = {"unique": fqn("raw.events"), "add_up": "add_up"}[renamed]
-    assert {check: one for check, one in nodes(assets).items() if one == node} == {name: node}
+    assert {check: check_node for check, check_node in nodes(assets).items() if check_node == node} == {name: node}
     assert nodes(assets)["not_null"] == fqn("core.orders")
-    assert list(matched(assets, node, result(renamed))) == [name]
+    assert list(results_by_check_name(assets, node, result(renamed))) == [name]
 
 
 # -- audits of external models --------------------------------------------------------------------
 
 
 def audited(name: str, *audits: Audit) -> Model:
-    """An external model with audits."""
+    """Return an external model with audits."""
     return model(name, kind="EXTERNAL", audits=audits or (audit(),))
 
 
-def on_readers(of: Manifest) -> dict[str, tuple[str, str]]:
-    """The asset and the node of each check of a node that is no asset, by the check's name."""
-    assets = project_assets(of)
+def checks_of_other_nodes(project: Manifest) -> dict[str, tuple[str, str]]:
+    """Return asset and node of each check whose node is not an asset, by the check's name."""
+    assets = project_assets(project)
     return {
         check.name: (check.asset_key.to_user_string(), node)
         for check, node in assets.node_by_check.items()
@@ -630,11 +643,11 @@ def on_readers(of: Manifest) -> dict[str, tuple[str, str]]:
     }
 
 
-def test_audits_of_an_external_model_are_checks_on_the_first_model_that_reads_it() -> None:
+def test_audits_of_an_external_model_are_checks_on_its_first_downstream_model() -> None:
     readers = [model(name, reads=["raw.events"]) for name in ("marts.revenue", "core.orders", "staging.orders")]
     project = manifest(*readers, audited("raw.events", audit(), audit("forall", position=1, blocking=False)))
     events = fqn("raw.events")
-    assert on_readers(project) == {
+    assert checks_of_other_nodes(project) == {
         "raw_events__not_null": ("core/orders", events),
         "raw_events__forall": ("core/orders", events),
     }
@@ -643,7 +656,7 @@ def test_audits_of_an_external_model_are_checks_on_the_first_model_that_reads_it
         ("raw_events__not_null", True),
         ("raw_events__forall", False),
     ]
-    assert matched(assets, events, result("forall", 1)) == {"raw_events__forall": result("forall", 1)}
+    assert results_by_check_name(assets, events, result("forall", 1)) == {"raw_events__forall": result("forall", 1)}
 
 
 @pytest.mark.parametrize(
@@ -653,28 +666,33 @@ def test_audits_of_an_external_model_are_checks_on_the_first_model_that_reads_it
         (["core.orders", "marts.revenue"], {"raw_events__not_null": ("core/orders", fqn("raw.events"))}),
         (["core.other"], {}),
     ],
-    ids=["one of two readers", "both readers", "no reader"],
+    ids=["one of two downstream models", "both downstream models", "no downstream model"],
 )
-def test_only_a_model_that_is_an_asset_carries_checks(selected: list[str], readers: dict[str, tuple[str, str]]) -> None:
+def test_checks_of_an_external_model_are_on_a_selected_model(
+    selected: list[str], readers: dict[str, tuple[str, str]]
+) -> None:
     models = [model(name, reads=["raw.events"]) for name in ("core.orders", "marts.revenue")]
-    assert on_readers(manifest(*models, model("core.other"), audited("raw.events"), selected=selected)) == readers
+    assert (
+        checks_of_other_nodes(manifest(*models, model("core.other"), audited("raw.events"), selected=selected))
+        == readers
+    )
 
 
-def test_a_model_that_reads_an_external_model_through_embedded_ones_carries_its_checks() -> None:
+def test_checks_of_an_external_model_pass_through_embedded_models() -> None:
     outer = model("core.outer", reads=["core.inner"], kind="EMBEDDED")
     inner = model("core.inner", reads=["raw.events"], kind="EMBEDDED")
     project = manifest(model("core.orders", reads=["core.outer"]), outer, inner, audited("raw.events"))
-    assert on_readers(project) == {"raw_events__not_null": ("core/orders", fqn("raw.events"))}
+    assert checks_of_other_nodes(project) == {"raw_events__not_null": ("core/orders", fqn("raw.events"))}
 
 
-def test_external_models_without_audits_or_readers_have_no_checks() -> None:
+def test_external_models_without_audits_or_downstream_models_have_no_checks() -> None:
     project = manifest(
         model("core.orders", reads=["raw.events"]), model("raw.events", kind="EXTERNAL"), audited("raw.unread")
     )
-    assert on_readers(project) == {}
+    assert checks_of_other_nodes(project) == {}
 
 
-def test_checks_of_other_nodes_stand_beside_the_models_own_which_keep_their_names() -> None:
+def test_checks_of_other_nodes_do_not_rename_checks_of_the_model() -> None:
     own = (audit("raw_events__not_null"), audit("not_null", position=1))
     project = manifest(
         model("core.orders", reads=["raw.events", "lake.events"], audits=own),
@@ -690,7 +708,7 @@ def test_checks_of_other_nodes_stand_beside_the_models_own_which_keep_their_name
         "raw_events__not_null_5eb895c8",
         "not_null_b64e9560",
     ]
-    assert on_readers(project) == {
+    assert checks_of_other_nodes(project) == {
         "lake_events__not_null": ("core/orders", fqn("lake.events")),
         "raw_events__not_null_5eb895c8": ("core/orders", fqn("raw.events")),
         "not_null_b64e9560": ("core/orders", "not_null"),
@@ -706,9 +724,7 @@ def test_checks_of_other_nodes_stand_beside_the_models_own_which_keep_their_name
         ([], set()),
     ],
 )
-def test_external_models_with_audits_are_audited_with_whatever_reads_them(
-    models: list[str], externals: set[str]
-) -> None:
+def test_external_models_are_audited_with_their_downstream_models(models: list[str], externals: set[str]) -> None:
     inner = model("core.inner", reads=["raw.rates"], kind="EMBEDDED")
     orders = model("core.orders", reads=["raw.events", "raw.plain"], audits=(audit(),))
     readers = [orders, model("marts.revenue", reads=["core.inner"])]
@@ -724,8 +740,8 @@ def result(name: str, position: int = 0, **args: str) -> AuditResult:
     return AuditResult(name, position, args, True, 0, None, (D1,))
 
 
-def matched(assets: ProjectAssets, node: str, *results: AuditResult) -> dict[str, AuditResult]:
-    return {key.name: one for key, one in assets.check_of(node, results).items()}
+def results_by_check_name(assets: ProjectAssets, node: str, *results: AuditResult) -> dict[str, AuditResult]:
+    return {key.name: audit_result for key, audit_result in assets.check_of(node, results).items()}
 
 
 TWICE = (
@@ -735,35 +751,40 @@ TWICE = (
 )
 
 
-def test_results_go_to_the_checks_of_their_audits() -> None:
+def test_results_match_the_checks_of_their_audits() -> None:
     assets = project_assets(manifest(EVERYTHING))
     not_null, forall = result("not_null", 0), result("forall", 1)
-    assert matched(assets, EVERYTHING.fqn, forall, not_null) == {"not_null": not_null, "forall": forall}
+    assert results_by_check_name(assets, EVERYTHING.fqn, forall, not_null) == {"not_null": not_null, "forall": forall}
 
 
-def test_the_same_audit_twice_is_told_apart() -> None:
+def test_results_of_an_audit_used_twice_are_matched_by_arguments() -> None:
     a, b = result("not_null", 0, columns="a"), result("not_null", 2, columns="b")
     assets = project_assets(manifest(model(audits=TWICE)))
-    assert matched(assets, fqn("core.orders"), b, a) == {"not_null_a": a, "not_null_b": b}
+    assert results_by_check_name(assets, fqn("core.orders"), b, a) == {"not_null_a": a, "not_null_b": b}
 
 
-def test_the_promoted_model_may_have_its_audits_at_other_places() -> None:
+def test_results_match_if_the_promoted_model_has_another_audit_order() -> None:
     a, b = result("not_null", 5, columns="a"), result("not_null", 7, columns="b")
     assets = project_assets(manifest(model(audits=TWICE)))
-    assert matched(assets, fqn("core.orders"), a, b) == {"not_null_a": a, "not_null_b": b}
+    assert results_by_check_name(assets, fqn("core.orders"), a, b) == {"not_null_a": a, "not_null_b": b}
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["in their order", "the other way round"])
-def test_audits_whose_arguments_changed_are_matched_by_their_order(order: int) -> None:
+def test_audits_with_changed_arguments_are_matched_by_order(order: int) -> None:
     first, second = result("not_null", 5, columns="x"), result("not_null", 7, columns="y")
-    found = matched(project_assets(manifest(model(audits=TWICE))), fqn("core.orders"), *[first, second][::order])
-    assert found == {"not_null_a": first, "not_null_b": second}
+    results_by_check = results_by_check_name(
+        project_assets(manifest(model(audits=TWICE))), fqn("core.orders"), *[first, second][::order]
+    )
+    assert results_by_check == {"not_null_a": first, "not_null_b": second}
 
 
-def test_an_audit_that_only_the_promoted_model_has_is_left_out() -> None:
+def test_audit_of_the_promoted_model_only_has_no_check() -> None:
     a, b, third = (result("not_null", n, columns=column) for n, column in enumerate("abc"))
     assets = project_assets(manifest(model(audits=TWICE)))
-    assert matched(assets, fqn("core.orders"), a, b, third, result("removed")) == {"not_null_a": a, "not_null_b": b}
+    assert results_by_check_name(assets, fqn("core.orders"), a, b, third, result("removed")) == {
+        "not_null_a": a,
+        "not_null_b": b,
+    }
 
 
 @pytest.mark.parametrize(
@@ -771,17 +792,17 @@ def test_an_audit_that_only_the_promoted_model_has_is_left_out() -> None:
     [("ba", {"not_null_a": "a", "not_null_b": "b"}), ("b", {"not_null_b": "b"})],
     ids=["in another order", "only one of them"],
 )
-def test_a_result_goes_to_the_check_with_its_arguments(promoted: str, checks: dict[str, str]) -> None:
+def test_result_matches_the_check_with_its_arguments(promoted: str, checks: dict[str, str]) -> None:
     assets = project_assets(manifest(model(audits=TWICE)))
     results = [result("not_null", n, columns=column) for n, column in enumerate(promoted)]
-    found = matched(assets, fqn("core.orders"), *results)
-    assert {name: one.args["columns"] for name, one in found.items()} == checks
+    results_by_check = results_by_check_name(assets, fqn("core.orders"), *results)
+    assert {name: audit_result.args["columns"] for name, audit_result in results_by_check.items()} == checks
 
 
 # -- standalone audits ----------------------------------------------------------------------------
 
 
-def test_a_standalone_audit_is_a_check_on_one_of_our_models_that_it_reads() -> None:
+def test_standalone_audit_is_a_check_on_a_selected_model_that_it_reads() -> None:
     add_up = standalone("orders_add_up", ["core.orders", "core.a_table_of_theirs", "marts.revenue"])
     project = manifest(model("core.orders"), model("marts.revenue"), standalone_audits=[add_up])
     assets = project_assets(project)
@@ -802,7 +823,7 @@ def test_a_standalone_audit_is_a_check_on_one_of_our_models_that_it_reads() -> N
     ],
     ids=["none of them", "one of them", "both", "a model's own audit"],
 )
-def test_a_standalone_audit_that_somebody_gave_no_check_runs_beside_the_model_that_it_reads(
+def test_standalone_audit_without_check_runs_with_the_model_that_it_reads(
     unchecked: tuple[str, ...], readers: dict[str, str]
 ) -> None:
     project = manifest(
@@ -832,7 +853,7 @@ READ_IN_MANY_WAYS = (
 
 
 @pytest.mark.parametrize(
-    ("read", "carrier"),
+    ("upstream_names", "carrier"),
     [
         (["core.orders"], "core.orders"),
         (["marts.revenue", "core.orders"], "marts.revenue"),
@@ -844,29 +865,31 @@ READ_IN_MANY_WAYS = (
         (["raw.nobody_reads_it"], None),
     ],
 )
-def test_the_check_of_a_standalone_audit_stands_on_the_last_model_that_it_reads_or_the_first_that_reads_the_same(
-    read: list[str], carrier: str | None
+def test_standalone_audit_is_on_the_last_model_it_reads_or_the_first_downstream_model(
+    upstream_names: list[str], carrier: str | None
 ) -> None:
-    project = manifest(*READ_IN_MANY_WAYS, standalone_audits=[standalone("add_up", read)])
+    project = manifest(*READ_IN_MANY_WAYS, standalone_audits=[standalone("add_up", upstream_names)])
     on = [check.asset_key.path for check, node in project_assets(project).node_by_check.items() if node == "add_up"]
     assert on == ([carrier.split(".")] if carrier else [])
 
 
-def test_a_standalone_audit_of_models_of_another_declaration_is_left_to_it() -> None:
-    """Also where it reads a table from outside that one of ours reads."""
-    for read in (["core.all"], ["core.all", "raw.orders"]):
-        project = manifest(*READ_IN_MANY_WAYS, selected=["core.orders"], standalone_audits=[standalone("theirs", read)])
+def test_standalone_audit_of_models_of_another_component_has_no_check() -> None:
+    """This also holds if it reads an external table that one of our models reads."""
+    for upstream_names in (["core.all"], ["core.all", "raw.orders"]):
+        project = manifest(
+            *READ_IN_MANY_WAYS, selected=["core.orders"], standalone_audits=[standalone("theirs", upstream_names)]
+        )
         assert (project_assets(project).standalone_audits, len(project_assets(project).checks)) == ({}, 1)
 
 
-def test_a_standalone_audit_named_like_an_audit_of_its_model_has_a_check_of_its_own() -> None:
+def test_standalone_audit_named_like_a_model_audit_has_its_own_check() -> None:
     project = manifest(
         model("core.orders", audits=(audit("not_null"),)), standalone_audits=[standalone("not_null", ["core.orders"])]
     )
     assert nodes(project_assets(project)) == {"not_null": fqn("core.orders"), "not_null_b64e9560": "not_null"}
 
 
-def test_standalone_audits_with_like_names_have_a_check_each() -> None:
+def test_standalone_audits_with_similar_names_have_one_check_each() -> None:
     alike = [standalone(name, ["core.orders"], check_name="not_null") for name in ("not null", "not-null", "not_null")]
     assets = project_assets(manifest(model("core.orders", audits=(audit("not_null"),)), standalone_audits=alike))
     assert nodes(assets) == {
@@ -877,27 +900,27 @@ def test_standalone_audits_with_like_names_have_a_check_each() -> None:
     }
 
 
-# -- the way back ---------------------------------------------------------------------------------
+# -- from keys to models --------------------------------------------------------------------------
 
 
-def test_keys_lead_back_to_sqlmeshs_names() -> None:
+def test_asset_keys_map_back_to_model_names() -> None:
     assets = project_assets(manifest(model("core.orders"), model("marts.revenue")))
     assert {assets.key(node): node for node in assets.specs} == assets.fqn_by_key
 
 
-def test_nodes_are_called_as_people_call_them() -> None:
+def test_nodes_have_readable_names() -> None:
     assets = project_assets(manifest(model("core.orders"), standalone_audits=[standalone("add_up", ["core.orders"])]))
     assert (assets.name(fqn("core.orders")), assets.name("add_up")) == ("core.orders", "add_up")
 
 
-def test_parents_come_before_children() -> None:
+def test_assets_are_in_topological_order() -> None:
     names = ["z.source", "a.middle", "b.last"]
     chain = [model(names[0]), model(names[1], reads=[names[0]]), model(names[2], reads=[names[1]])]
     assert project_assets(manifest(*chain)).parents_first == tuple(map(fqn, names))
 
 
-def test_an_asset_with_partitions_is_refused() -> None:
-    """Dagster would show the partition of a run as materialized, whatever SQLMesh has computed."""
+def test_asset_with_partitions_is_refused() -> None:
+    """Dagster would show the partition of a run as materialized, regardless of what SQLMesh computed."""
 
     def partitioned(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
         return spec.replace_attributes(partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))

@@ -1,10 +1,10 @@
-"""What nobody may read stays out of every text; what is no secret stays as it is."""
+"""Secrets are redacted in all text, and other text is unchanged."""
 
 import json
 from dataclasses import replace
 
 import pytest
-from unit.scenario import audit, manifest, model
+from unit.builders import audit, manifest, model
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import Column, DbtNode, StandaloneAudit, cut
@@ -28,7 +28,7 @@ from dg_sqlmesh_component.protocol.redaction import Redactor
         ("  password: hunter2: se: cret9\n            ^ (line: 3)", "  password: ***\n            ^ (line: 3)"),
     ],
 )  # fmt: skip
-def test_what_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
+def test_text_that_looks_like_a_secret_is_redacted(text: str, shown: str) -> None:
     assert Redactor({}).text(text) == shown
 
 
@@ -46,11 +46,11 @@ def test_what_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
         "the primary key=id and the partition_key=day",
     ],
 )
-def test_what_is_no_secret_stays(text: str) -> None:
+def test_text_without_secrets_is_unchanged(text: str) -> None:
     assert Redactor({}).text(text) == text
 
 
-def test_values_of_variables_with_a_telling_name_are_hidden_wherever_they_stand() -> None:
+def test_values_of_secret_variables_are_redacted_anywhere() -> None:
     redactor = Redactor({"WAREHOUSE_PASSWORD": "hunter2!", "HOME": "/home/ada", "SHOP_TOKEN": "abc", "API_KEY": ""})
     assert redactor.text("got hunter2! in /home/ada, abc") == "got *** in /home/ada, abc"  # abc is too short
 
@@ -71,18 +71,18 @@ def test_values_of_variables_with_a_telling_name_are_hidden_wherever_they_stand(
         "SALT",
     ],
 )
-def test_a_variable_with_a_telling_name_is_known(name: str) -> None:
+def test_variable_with_a_secret_name_is_redacted(name: str) -> None:
     assert Redactor({name: "hunter2!"}).text("it is hunter2!") == "it is ***"
 
 
 @pytest.mark.parametrize(
     "name", ["BYPASS", "COMPASS_URL", "PRIMARY_KEY", "NASA_HOST", "PARTITION_KEY", "PWD", "OLDPWD"]
 )
-def test_a_variable_of_another_name_stays(name: str) -> None:
+def test_variable_with_an_ordinary_name_is_unchanged(name: str) -> None:
     assert Redactor({name: "hunter2!"}).text("it is hunter2!") == "it is hunter2!"
 
 
-def test_a_secret_is_hidden_as_it_stands_in_quotes_and_in_urls() -> None:
+def test_quoted_and_url_encoded_forms_of_a_secret_are_redacted() -> None:
     secret = 'a\\b"c ü@/d'
     redactor = Redactor({"DB_PASS": secret})
     for text in (secret, repr(secret), json.dumps(secret), "a%5Cb%22c%20%C3%BC%40%2Fd"):
@@ -96,13 +96,13 @@ def test_a_secret_is_hidden_as_it_stands_in_quotes_and_in_urls() -> None:
         ("-----BEGIN KEY-----\nMIIE\n  QhJ7a8\n-----END KEY-----\n", "QhJ7a8 -----END KEY-", "*** -----END KEY-"),
         ("p\udce4ss99", "it is p\ufffdss99, p?ss99 or p\udce4ss99", "it is ***, *** or ***"),
     ],
-    ids=["a line break behind it", "a key", "no Unicode"],
+    ids=["trailing line break", "key of several lines", "invalid Unicode"],
 )  # fmt: skip
-def test_a_secret_is_hidden_as_programs_read_and_print_it(secret: str, text: str, shown: str) -> None:
+def test_stripped_partial_and_decoded_forms_of_a_secret_are_redacted(secret: str, text: str, shown: str) -> None:
     assert Redactor({"DB_PASS": secret}).text(text) == shown
 
 
-def test_a_secret_that_contains_another_is_hidden_as_a_whole() -> None:
+def test_secret_that_contains_another_is_redacted_as_a_whole() -> None:
     redactor = Redactor({})
     redactor.add(["horse", "correct-horse"])
     assert redactor.text("correct-horse horse") == "*** ***"
@@ -119,7 +119,7 @@ def test_a_secret_that_contains_another_is_hidden_as_a_whole() -> None:
     ],
     ids=lambda event: type(event).__name__,
 )
-def test_every_event_that_carries_words_is_cleaned(event: msg.Event) -> None:
+def test_events_with_free_text_are_redacted(event: msg.Event) -> None:
     redactor = Redactor({})
     redactor.add(["hunter2!"])
     assert "it is ***" in repr(redactor.event(event))
@@ -127,13 +127,13 @@ def test_every_event_that_carries_words_is_cleaned(event: msg.Event) -> None:
 
 
 @pytest.mark.parametrize("quoted", ["'pa''ss-word'", r"'pa\'ss-word'"])
-def test_a_secret_is_hidden_as_it_stands_in_a_string_of_sql(quoted: str) -> None:
+def test_secret_in_an_sql_string_is_redacted(quoted: str) -> None:
     redactor = Redactor({"DB_PASS": "pa'ss-word"})
     assert redactor.sql(f"SELECT {quoted}") == "SELECT '***'"
 
 
 @pytest.mark.parametrize("characters", range(60, 70))
-def test_no_half_of_a_secret_is_left_where_a_query_is_cut(characters: int) -> None:
+def test_partial_secret_at_the_end_of_a_cut_query_is_redacted(characters: int) -> None:
     redactor = Redactor({"DB_PASS": "hunter2-correct-horse"})
     query = f"SELECT '{'x' * 8}hunter2-correct-horse' AS {'y' * 100}"
     shown = redactor.sql(cut(query, characters))
@@ -141,11 +141,11 @@ def test_no_half_of_a_secret_is_left_where_a_query_is_cut(characters: int) -> No
     assert shown.endswith("-- cut here: 142 characters in all")
 
 
-def test_a_password_in_a_url_is_hidden_whatever_says_it() -> None:
+def test_password_in_a_url_in_sql_is_redacted() -> None:
     assert Redactor({}).sql("SELECT 'https://ada:hunter2@db/x'") == "SELECT 'https://ada:***@db/x'"
 
 
-def test_a_query_is_shown_without_the_values_that_a_variable_put_there() -> None:
+def test_query_is_redacted_only_for_known_secrets() -> None:
     redactor = Redactor({"MODE_TOKEN": "user"})
     redactor.add(["hunter2!"])
     assert redactor.sql("SELECT user FROM t WHERE key = 'hunter2!'") == "SELECT user FROM t WHERE key = '***'"
@@ -156,31 +156,33 @@ def test_a_query_is_shown_without_the_values_that_a_variable_put_there() -> None
         assert "hunter2" not in repr(redactor.event(event))
 
 
-def test_what_a_project_says_of_its_models_is_described_without_secrets() -> None:
-    """A variable may stand in a model's properties, and what is described is stored and shown."""
-    said = "of hunter2!, by Ada"
-    check = audit("known", args={"is_in": f"('{said}')"}, query=said, description=said)
-    dbt = DbtNode("model.shop.x", None, meta=said, severity=None, tests=None)
-    told = model(
+def test_manifest_is_redacted_except_names_used_for_keys_and_groups() -> None:
+    """A variable may be part of a model's properties, and the manifest is stored and shown."""
+    secret_text = "of hunter2!, by Ada"
+    check = audit("known", args={"is_in": f"('{secret_text}')"}, query=secret_text, description=secret_text)
+    dbt = DbtNode("model.shop.x", None, meta=secret_text, severity=None, tests=None)
+    model_with_secrets = model(
         "t.x",
-        description=said,
+        description=secret_text,
         owner="hunter2!",
         tags=("dagster:key_prefix:hunter2!",),
-        columns=(Column("id", "INT", said), Column("n", "INT", None)),
+        columns=(Column("id", "INT", secret_text), Column("n", "INT", None)),
         audits=(check,),
         dbt=dbt,
     )
-    alone = StandaloneAudit(check, (), "@daily", None, dbt)
+    standalone_audit = StandaloneAudit(check, (), "@daily", None, dbt)
     redactor = Redactor({})
     redactor.add(["hunter2!"])
-    described = redactor.event(msg.ProjectDescribed(manifest(told, standalone_audits=[alone])))
-    [found] = described.manifest.models
-    assert found.columns[1] == Column("n", "INT", None)
-    assert (found.owner, found.tags) == (told.owner, told.tags), "of names keys and groups are made"
-    assert "hunter2" not in repr(replace(described.manifest, models=(replace(found, owner=None, tags=()),)))
-    evaluated = msg.AuditEvaluated('"t"."x"', "known", 0, {"is_in": said}, True, 1, None, (0, 1))
+    redacted = redactor.event(msg.ProjectDescribed(manifest(model_with_secrets, standalone_audits=[standalone_audit])))
+    [redacted_model] = redacted.manifest.models
+    assert redacted_model.columns[1] == Column("n", "INT", None)
+    assert (redacted_model.owner, redacted_model.tags) == (model_with_secrets.owner, model_with_secrets.tags), (
+        "of names keys and groups are made"
+    )
+    assert "hunter2" not in repr(replace(redacted.manifest, models=(replace(redacted_model, owner=None, tags=()),)))
+    evaluated = msg.AuditEvaluated('"t"."x"', "known", 0, {"is_in": secret_text}, True, 1, None, (0, 1))
     assert redactor.event(evaluated).args == {"is_in": "of ***, by Ada"}
 
 
-def test_the_values_themselves_are_not_in_the_events_own_words() -> None:
+def test_secrets_event_does_not_show_its_values_in_repr() -> None:
     assert "hunter2" not in repr(msg.SecretsKnown(("hunter2!",)))

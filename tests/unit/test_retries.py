@@ -1,4 +1,4 @@
-"""Which errors are worth another attempt, and when it is made."""
+"""Retries inside the step: which errors are transient, the delays, and what is retried."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 from dagster.components.resolved.errors import ResolutionException
 from pydantic import ValidationError
+from unit.builders import fqn, manifest, model, project_assets, retries
 from unit.outcome_table import AUDITS, DIVISION, LOST, OUTCOME_TABLE
-from unit.scenario import fqn, manifest, model, project_assets, retries
 
 from dg_sqlmesh_component.config.attributes import Execution
 from dg_sqlmesh_component.config.retries import Retries
@@ -17,13 +17,13 @@ from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, DeclarationErro
 from dg_sqlmesh_component.run.outcomes import Ledger
 from dg_sqlmesh_component.run.retry_decision import next_attempt
 
-# -- which ----------------------------------------------------------------------------------------
+# -- transient and persistent errors --------------------------------------------------------------
 
-SAID = "OperationalError: the warehouse was suspended"
+ERROR_TEXT = "OperationalError: the warehouse was suspended"
 
 
 @pytest.mark.parametrize(
-    ("declared", "known", "expected"),
+    ("attributes", "is_known_transient", "expected"),
     [
         ({}, False, False),
         ({}, True, True),
@@ -41,14 +41,14 @@ SAID = "OperationalError: the warehouse was suspended"
         ({"transient_errors": ["suspended"], "persistent_errors": ["other"]}, False, True),
     ],
 )
-def test_persistent_errors_decide_then_transient_errors_then_what_is_known(
-    declared: dict[str, list[str]], known: bool, expected: bool
+def test_persistent_errors_win_over_transient_errors_and_both_over_the_default(
+    attributes: dict[str, list[str]], is_known_transient: bool, expected: bool
 ) -> None:
-    assert retries(**declared).is_transient(SAID, known) is expected
+    assert retries(**attributes).is_transient(ERROR_TEXT, is_known_transient) is expected
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"),
+    ("pattern", "is_match"),
     [
         ("OperationalError", True),
         ("^OperationalError: the", True),
@@ -61,22 +61,22 @@ def test_persistent_errors_decide_then_transient_errors_then_what_is_known(
         ("", True),
     ],
 )
-def test_a_pattern_is_looked_for_in_the_class_and_the_message(pattern: str, found: bool) -> None:
+def test_pattern_is_searched_in_error_class_and_message(pattern: str, is_match: bool) -> None:
     failed = msg.NodeFailed("a", "OperationalError", "the warehouse was suspended", ())
     refused = msg.RequestFailed("OperationalError", "the warehouse was suspended")
     for event in (failed, refused):
-        assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=found)
+        assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=is_match)
         known = replace(event, is_transient=True)
-        assert retries(persistent_errors=[pattern]).classify(known) == replace(event, is_transient=not found)
+        assert retries(persistent_errors=[pattern]).classify(known) == replace(event, is_transient=not is_match)
 
 
-def test_a_message_that_begins_with_its_class_is_not_given_it_twice() -> None:
+def test_error_class_is_not_prepended_twice() -> None:
     event = msg.NodeFailed("a", "OperationalError", "OperationalError: the warehouse was suspended", ())
     assert retries(transient_errors=["^OperationalError: the"]).classify(event) == replace(event, is_transient=True)
 
 
 @pytest.mark.parametrize("name", ["transient_errors", "persistent_errors"])
-def test_one_pattern_in_place_of_a_list_is_refused(name: str) -> None:
+def test_pattern_without_a_list_is_refused(name: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         Retries(max_retries=1, **{name: "suspended"})  # type: ignore[arg-type]
     assert (
@@ -84,7 +84,7 @@ def test_one_pattern_in_place_of_a_list_is_refused(name: str) -> None:
     )
 
 
-def test_a_pattern_is_looked_for_in_every_line() -> None:
+def test_pattern_is_searched_in_every_line() -> None:
     event = msg.RequestFailed("WorkerError", "SQLMesh's process ended.\nIts last lines:\nwarehouse suspended")
     classified = retries(transient_errors=["warehouse suspended"]).classify(event)
     assert classified == replace(event, is_transient=True)
@@ -93,15 +93,15 @@ def test_a_pattern_is_looked_for_in_every_line() -> None:
 @pytest.mark.parametrize(
     "event", [LOST, DIVISION, msg.RequestFailed("WorkerError", "killed", is_transient=True)], ids=str
 )
-def test_without_patterns_an_error_stays_what_it_is_known_to_be(event: msg.NodeFailed | msg.RequestFailed) -> None:
+def test_classification_is_unchanged_without_patterns(event: msg.NodeFailed | msg.RequestFailed) -> None:
     assert retries().classify(event) == event
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("declared", ["transient_errors", "persistent_errors"])
-def test_what_a_declaration_says_is_never_said_of_audits(declared: str, known: bool) -> None:
+@pytest.mark.parametrize("attribute", ["transient_errors", "persistent_errors"])
+def test_patterns_never_apply_to_failed_audits(attribute: str, known: bool) -> None:
     event = replace(AUDITS, is_transient=known)
-    assert retries(**{declared: [""]}).classify(event) is event
+    assert retries(**{attribute: [""]}).classify(event) is event
 
 
 NO_ERRORS = {
@@ -113,21 +113,21 @@ NO_ERRORS = {
 
 
 @pytest.mark.parametrize("event", NO_ERRORS.values(), ids=NO_ERRORS)
-def test_what_is_no_error_stays_as_it_is(event: msg.Event) -> None:
+def test_events_that_are_no_errors_are_unchanged(event: msg.Event) -> None:
     assert retries(transient_errors=[""]).classify(event) is event
 
 
 @pytest.mark.parametrize("error", ERRORS_BY_NAME.values(), ids=ERRORS_BY_NAME)
-def test_an_error_of_ours_is_persistent_unless_it_says_otherwise(error: type[SQLMeshComponentError]) -> None:
+def test_errors_of_this_package_are_persistent_by_default(error: type[SQLMeshComponentError]) -> None:
     assert (str(error("boom")), error("boom").is_transient) == ("boom", False)
     assert (str(error("boom", is_transient=True)), error("boom", is_transient=True).is_transient) == ("boom", True)
 
 
-# -- when -----------------------------------------------------------------------------------------
+# -- delays ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("declared", "delays"),
+    ("attributes", "delays"),
     [
         ({}, [10, 10, 10, 10]),
         ({"delay": 2.5}, [2.5, 2.5, 2.5, 2.5]),
@@ -137,14 +137,14 @@ def test_an_error_of_ours_is_persistent_unless_it_says_otherwise(error: type[SQL
         ({"backoff": "exponential"}, [10, 30, 70, 150]),
         ({"delay": 0, "backoff": "exponential", "jitter": "full"}, [0, 0, 0, 0]),
     ],
-    ids=lambda one: " ".join(map(str, one.values())) or "nothing said" if isinstance(one, dict) else "",
+    ids=lambda parameter: " ".join(map(str, parameter.values())) or "defaults" if isinstance(parameter, dict) else "",
 )
-def test_the_delay_grows_from_attempt_to_attempt_as_it_was_said(declared: dict[str, Any], delays: list[float]) -> None:
-    assert [retries(**declared).delay_before(attempt) for attempt in (2, 3, 4, 5)] == delays
+def test_delay_grows_by_the_configured_backoff(attributes: dict[str, Any], delays: list[float]) -> None:
+    assert [retries(**attributes).delay_before(attempt) for attempt in (2, 3, 4, 5)] == delays
 
 
 @pytest.mark.parametrize(
-    ("declared", "attempt", "shortest", "longest"),
+    ("attributes", "attempt", "shortest", "longest"),
     [
         ({"jitter": "full"}, 2, 0, 8),
         ({"jitter": "full"}, 5, 0, 8),
@@ -154,58 +154,58 @@ def test_the_delay_grows_from_attempt_to_attempt_as_it_was_said(declared: dict[s
         ({"jitter": "plus_minus", "backoff": "linear"}, 4, 16, 32),
         ({"jitter": "plus_minus", "backoff": "exponential"}, 4, 48, 64),
     ],
-    ids=lambda one: " ".join(one.values()) if isinstance(one, dict) else str(one),
+    ids=lambda parameter: " ".join(parameter.values()) if isinstance(parameter, dict) else str(parameter),
 )
 def test_jitter_varies_the_delay_within_bounds(
-    declared: dict[str, Any], attempt: int, shortest: float, longest: float
+    attributes: dict[str, Any], attempt: int, shortest: float, longest: float
 ) -> None:
-    declaration = retries(delay=8, **declared)
-    delays = [declaration.delay_before(attempt) for _ in range(500)]
+    policy = retries(delay=8, **attributes)
+    delays = [policy.delay_before(attempt) for _ in range(500)]
     assert all(shortest <= delay <= longest for delay in delays)
     middle, margin = (shortest + longest) / 2, (longest - shortest) / 4
     assert min(delays) < middle - margin < middle + margin < max(delays)
 
 
 @pytest.mark.parametrize("max_retries", [0, 1, 100])
-def test_the_delay_does_not_depend_on_how_many_attempts_may_follow(max_retries: int) -> None:
+def test_delay_does_not_depend_on_max_retries(max_retries: int) -> None:
     assert retries(max_retries=max_retries, delay=1, backoff="linear").delay_before(8) == 7
 
 
-# -- the declaration ------------------------------------------------------------------------------
+# -- the attributes in defs.yaml ------------------------------------------------------------------
 
 
-def declared(said: Any) -> Retries | None:
-    """What `execution: {retries: ...}` in defs.yaml gives."""
-    attributes = Execution.model().model_validate({"retries": said})
+def retries_from(value: Any) -> Retries | None:
+    """Resolve `execution: {retries: ...}` in defs.yaml."""
+    attributes = Execution.model().model_validate({"retries": value})
     return Execution.resolve_from_model(dg.ResolutionContext.default(), attributes).retries
 
 
 @pytest.mark.attribute("execution.retries.max_retries")
-@pytest.mark.parametrize("said", [3, "3", "{{ 1 + 2 }}", "{{ env.RETRIES }}", {"max_retries": 3}], ids=str)
-def test_a_number_of_retries_is_short_for_max_retries(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("value", [3, "3", "{{ 1 + 2 }}", "{{ env.RETRIES }}", {"max_retries": 3}], ids=str)
+def test_number_is_short_for_max_retries(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRIES", "3")
-    assert declared(said) == Retries(max_retries=3)
+    assert retries_from(value) == Retries(max_retries=3)
 
 
-@pytest.mark.parametrize("said", [None, "{{ none }}"], ids=str)
-def test_no_retries_may_be_declared(said: Any) -> None:
-    assert declared(said) is None
+@pytest.mark.parametrize("value", [None, "{{ none }}"], ids=str)
+def test_retries_may_be_none(value: Any) -> None:
+    assert retries_from(value) is None
 
 
-@pytest.mark.parametrize("said", [True, 1.5, [3], "many", "{{ true }}", "{{ [3] }}"], ids=str)
-def test_anything_but_a_number_or_a_mapping_is_refused_as_retries(said: Any) -> None:
+@pytest.mark.parametrize("value", [True, 1.5, [3], "many", "{{ true }}", "{{ [3] }}"], ids=str)
+def test_retries_refuse_other_types_than_number_and_mapping(value: Any) -> None:
     with pytest.raises((ResolutionException, DeclarationError, ValidationError), match="retries"):
-        declared(said)
+        retries_from(value)
 
 
-def test_a_declaration_need_say_only_how_many_attempts_may_follow() -> None:
+def test_only_max_retries_is_required() -> None:
     assert retries(max_retries=2) == Retries(
         max_retries=2, delay=10.0, backoff=None, jitter=None, transient_errors=[], persistent_errors=[]
     )
 
 
 @pytest.mark.parametrize(
-    "said",
+    "attributes",
     [
         {"max_retries": 1.5},
         {"max_retries": None},
@@ -218,9 +218,9 @@ def test_a_declaration_need_say_only_how_many_attempts_may_follow() -> None:
     ],
     ids=str,
 )
-def test_a_declaration_that_says_something_else_is_refused_by_name(said: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(said))):
-        retries(**said)
+def test_wrong_retry_attribute_is_refused_by_name(attributes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(attributes))):
+        retries(**attributes)
 
 
 @pytest.mark.parametrize("attribute", ["transient_errors", "persistent_errors"])
@@ -232,33 +232,31 @@ def test_a_declaration_that_says_something_else_is_refused_by_name(said: dict[st
         ("*suspended", "nothing to repeat at position 0"),
     ],
 )
-def test_what_is_no_regular_expression_is_refused_with_the_name_of_its_attribute(
-    attribute: str, pattern: str, rule: str
-) -> None:
+def test_invalid_regular_expression_is_refused_with_its_attribute(attribute: str, pattern: str, rule: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         retries(**{attribute: ["suspended", pattern]})
     assert str(refusal.value) == (
-        f"`execution.retries.{attribute}` in defs.yaml has {pattern!r}, which is no regular expression: {rule}."
+        f"`execution.retries.{attribute}` in defs.yaml has {pattern!r}, which is not a regular expression: {rule}."
     )
 
 
 @pytest.mark.parametrize(
-    "said", [{"max_retries": -1}, {"max_retries": 1, "delay": -1}, {"max_retries": 1, "backoff": "quadratic"}]
+    "attributes", [{"max_retries": -1}, {"max_retries": 1, "delay": -1}, {"max_retries": 1, "backoff": "quadratic"}]
 )
-def test_a_policy_that_cannot_be_followed_is_refused_at_once(said: dict[str, Any]) -> None:
+def test_invalid_retry_policy_is_refused_at_load(attributes: dict[str, Any]) -> None:
     with pytest.raises(DeclarationError, match=r"execution\.retries"):
-        Retries(**said)
+        Retries(**attributes)
 
 
-# -- of a step ------------------------------------------------------------------------------------
+# -- the next attempt of a step -------------------------------------------------------------------
 
-READER, AUDITED = "marts.revenue", "core.orders"
+DOWNSTREAM, AUDITED = "marts.revenue", "core.orders"
 
 
-def worth_another(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestFailed) -> msg.EvaluationRequest | None:
-    """What is tried again after an attempt in which `marts.revenue` read `staging.orders`."""
-    project = manifest(model("staging.orders"), model(READER, reads=["staging.orders"]), model(AUDITED))
-    nodes = (fqn("staging.orders"), fqn(READER))
+def next_request(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestFailed) -> msg.EvaluationRequest | None:
+    """Return the request of the next attempt in a project in which `marts.revenue` reads `staging.orders`."""
+    project = manifest(model("staging.orders"), model(DOWNSTREAM, reads=["staging.orders"]), model(AUDITED))
+    nodes = (fqn("staging.orders"), fqn(DOWNSTREAM))
     request = msg.EvaluationRequest(msg.OpenProject(("/shop",), None, None, None), "prod", nodes, (), {AUDITED: ()}, 0)
     ledger = Ledger(nodes, [AUDITED])
     for event in events:
@@ -266,15 +264,18 @@ def worth_another(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestF
     return next_attempt(request, ledger, end, retries().is_transient, project_assets(project).downstream_of)
 
 
-def test_a_request_that_was_refused_is_not_made_again() -> None:
-    assert worth_another(end=msg.EvaluationFinished("not_run")) is None
+def test_refused_request_is_not_retried() -> None:
+    assert next_request(end=msg.EvaluationFinished("not_run")) is None
 
 
-def test_what_reads_a_model_that_failed_for_good_is_not_computed_without_it() -> None:
-    gone = msg.RequestFailed("WorkerError", "killed", is_transient=True)
+def test_downstream_model_of_a_persistent_failure_is_not_retried() -> None:
+    worker_death = msg.RequestFailed("WorkerError", "killed", is_transient=True)
     failed = msg.NodeFailed(fqn("staging.orders"), "BinderException", "no such column", ())
-    both, neither = worth_another(end=gone), worth_another(failed, end=gone)
-    assert both is not None
-    assert both.models == (fqn("staging.orders"), fqn(READER))
-    assert neither is not None
-    assert (neither.models, neither.audit_only) == ((), {AUDITED: ()})
+    retry_after_death, retry_after_persistent_failure = (
+        next_request(end=worker_death),
+        next_request(failed, end=worker_death),
+    )
+    assert retry_after_death is not None
+    assert retry_after_death.models == (fqn("staging.orders"), fqn(DOWNSTREAM))
+    assert retry_after_persistent_failure is not None
+    assert (retry_after_persistent_failure.models, retry_after_persistent_failure.audit_only) == ((), {AUDITED: ()})

@@ -1,9 +1,9 @@
-"""What a run may be told."""
+"""The run config: environments, refused options, split ops and run tags."""
 
 from typing import Any
 
 import pytest
-from unit.scenario import fqn
+from unit.builders import fqn
 
 from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
@@ -23,10 +23,10 @@ EVERYTHING: dict[str, Any] = {
     "environment": "dev",
     "skip_janitor": False,
 }
-"""All of it, and none of it as it is by default."""
+"""Every option, none with its default."""
 
 
-def test_a_run_that_is_told_nothing_is_an_ordinary_run() -> None:
+def test_default_run_config() -> None:
     assert SQLMeshRunConfig().model_dump() == {
         "ignore_cron": False,
         "start": None,
@@ -56,7 +56,7 @@ def test_a_run_that_is_told_nothing_is_an_ordinary_run() -> None:
         ("Dev Ann", ["Dev *"], "dev_ann"),
     ],
 )
-def test_a_run_is_of_the_declared_environment_or_of_one_that_is_allowed(
+def test_environment_is_the_declared_or_an_allowed_one(
     asked_for: str | None, allowed: list[str], environment: str
 ) -> None:
     assert chosen_environment(SQLMeshRunConfig(environment=asked_for), "prod", allowed) == environment
@@ -76,16 +76,16 @@ def test_a_run_is_of_the_declared_environment_or_of_one_that_is_allowed(
     ],
     ids=[
         "none is allowed",
-        "others are",
-        "behind one",
-        "in front of one",
+        "only others are allowed",
+        "ends like an allowed one",
+        "starts like an allowed one",
         "in another case",
         "in other characters",
         "almost the declared one",
-        "no name",
+        "empty name",
     ],
 )
-def test_an_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: list[str], names: str) -> None:
+def test_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: list[str], names: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         chosen_environment(SQLMeshRunConfig(environment=asked_for), "prod", allowed)
     assert str(refusal.value) == (
@@ -107,15 +107,15 @@ def test_an_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: 
         ("", ""),
     ],
 )
-def test_an_environment_is_called_as_sqlmesh_stores_it(name: str, stored: str) -> None:
+def test_environment_name_is_sanitized_like_sqlmesh(name: str, stored: str) -> None:
     assert sanitized(name) == stored == sanitized(stored)
 
 
-# -- what would do nothing ------------------------------------------------------------------------
+# -- options without effect -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("runs_models", [True, False])
-def test_the_janitor_is_refused_where_it_would_not_run(runs_models: bool) -> None:
+def test_skip_janitor_false_is_refused_outside_of_prod(runs_models: bool) -> None:
     with pytest.raises(DeclarationError) as refusal:
         refuse_what_does_nothing(SQLMeshRunConfig(skip_janitor=False), "dev", runs_models=runs_models)
     assert str(refusal.value) == (
@@ -125,7 +125,7 @@ def test_the_janitor_is_refused_where_it_would_not_run(runs_models: bool) -> Non
 
 
 @pytest.mark.parametrize(
-    ("said", "names"),
+    ("options", "names"),
     [
         ({"ignore_cron": True}, "ignore_cron"),
         ({"start": "2026-01-01"}, "start"),
@@ -135,8 +135,8 @@ def test_the_janitor_is_refused_where_it_would_not_run(runs_models: bool) -> Non
     ],
     ids=["ignore_cron", "start", "end", "skip_janitor", "everything"],
 )
-def test_what_concerns_models_only_is_refused_where_only_checks_are_selected(said: dict[str, Any], names: str) -> None:
-    config = SQLMeshRunConfig(**said)
+def test_options_for_models_are_refused_if_only_checks_are_selected(options: dict[str, Any], names: str) -> None:
+    config = SQLMeshRunConfig(**options)
     with pytest.raises(DeclarationError) as refusal:
         refuse_what_does_nothing(config, "prod", runs_models=False)
     assert str(refusal.value) == (
@@ -146,34 +146,34 @@ def test_what_concerns_models_only_is_refused_where_only_checks_are_selected(sai
     refuse_what_does_nothing(config, "prod", runs_models=True)
 
 
-@pytest.mark.parametrize("said", [{}, {"environment": "dev"}], ids=["nothing", "an environment"])
+@pytest.mark.parametrize("options", [{}, {"environment": "dev"}], ids=["nothing", "an environment"])
 @pytest.mark.parametrize("environment", ["prod", "dev"])
-def test_what_concerns_checks_too_is_not_refused(said: dict[str, Any], environment: str) -> None:
-    refuse_what_does_nothing(SQLMeshRunConfig(**said), environment, runs_models=False)
+def test_environment_is_accepted_if_only_checks_are_selected(options: dict[str, Any], environment: str) -> None:
+    refuse_what_does_nothing(SQLMeshRunConfig(**options), environment, runs_models=False)
 
 
 # -- a run of several steps -----------------------------------------------------------------------
 
 RESOLVED = {**SQLMeshRunConfig().model_dump(), "start": "resolved"}
-"""What Dagster makes of a part of the op: with defaults, and with variables looked up."""
+"""The config that Dagster gives to a part of the op: with defaults and with variables resolved."""
 
 
-def said_to(**parts: dict[str, Any]) -> dict[str, Any]:
-    """The run config that says these things to parts of the op `shop`."""
+def run_config_for(**parts: dict[str, Any]) -> dict[str, Any]:
+    """Return run config for parts of the op `shop`."""
     return {"ops": {part: {"config": config} for part, config in parts.items()}}
 
 
 @pytest.mark.parametrize(
     ("run_config", "first", "second"),
     [
-        (said_to(shop={"start": "a"}), RESOLVED, {"start": "a"}),
-        (said_to(shop_2={"start": "b"}), RESOLVED, RESOLVED),
-        (said_to(shop={"start": "a"}, shop_2={"start": "b"}), RESOLVED, RESOLVED),
-        (said_to(shop={"start": "a"}, shop_2={}), RESOLVED, RESOLVED),
-        (said_to(shop={}), RESOLVED, {}),
+        (run_config_for(shop={"start": "a"}), RESOLVED, {"start": "a"}),
+        (run_config_for(shop_2={"start": "b"}), RESOLVED, RESOLVED),
+        (run_config_for(shop={"start": "a"}, shop_2={"start": "b"}), RESOLVED, RESOLVED),
+        (run_config_for(shop={"start": "a"}, shop_2={}), RESOLVED, RESOLVED),
+        (run_config_for(shop={}), RESOLVED, {}),
         ({"ops": {"shop": {}}}, RESOLVED, {}),
-        (said_to(shop={"start": "a"}, shop_3={"start": "c"}), RESOLVED, {"start": "a"}),
-        (said_to(theirs={"start": "a"}), RESOLVED, RESOLVED),
+        (run_config_for(shop={"start": "a"}, shop_3={"start": "c"}), RESOLVED, {"start": "a"}),
+        (run_config_for(theirs={"start": "a"}), RESOLVED, RESOLVED),
         ({"ops": {}}, RESOLVED, RESOLVED),
         ({"execution": {}}, RESOLVED, RESOLVED),
         ({}, RESOLVED, RESOLVED),
@@ -182,31 +182,31 @@ def said_to(**parts: dict[str, Any]) -> dict[str, Any]:
         "to the first part",
         "to this part",
         "to each",
-        "to the first part, and to this one that nothing is meant for it",
-        "to the first part, that nothing is meant for it",
-        "an op of which nothing is said",
+        "to the first part, and an empty one to this part",
+        "an empty one to the first part",
+        "an op without config",
         "to the first part and to a third",
-        "to somebody else",
+        "to another op",
         "no op",
         "something else",
         "nothing",
     ],
 )
-def test_what_was_said_to_the_first_part_holds_for_those_that_were_told_nothing(
+def test_config_of_the_first_part_applies_to_parts_without_config(
     run_config: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     assert config_of_run(run_config, "shop", "shop", RESOLVED) == first
     assert config_of_run(run_config, "shop_2", "shop", RESOLVED) == second
 
 
-@pytest.mark.parametrize("run_config", [{}, said_to(shop_2={})], ids=["nothing", "nothing to this part"])
-def test_an_op_without_config_has_an_empty_one(run_config: dict[str, Any]) -> None:
+@pytest.mark.parametrize("run_config", [{}, run_config_for(shop_2={})], ids=["nothing", "nothing to this part"])
+def test_op_without_config_has_an_empty_config(run_config: dict[str, Any]) -> None:
     assert config_of_run(run_config, "shop_2", "shop", None) == {}
 
 
-def test_variables_are_looked_up_for_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_resolved_for_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("START", "2026-01-01")
-    run_config = said_to(shop={"start": {"env": "START"}, "end": "yesterday"})
+    run_config = run_config_for(shop={"start": {"env": "START"}, "end": "yesterday"})
     assert config_of_run(run_config, "shop_2", "shop", {}) == {"start": "2026-01-01", "end": "yesterday"}
 
 
@@ -214,7 +214,7 @@ def test_variables_are_looked_up_for_every_part(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("said", "tags"),
+    ("options", "tags"),
     [
         ({}, {}),
         ({"ignore_cron": True}, {"sqlmesh/ignore_cron": "true"}),
@@ -225,7 +225,7 @@ def test_variables_are_looked_up_for_every_part(monkeypatch: pytest.MonkeyPatch)
     ],
     ids=["nothing", "ignore_cron", "the rest"],
 )
-def test_what_a_run_was_told_is_on_its_tags(said: dict[str, Any], tags: dict[str, str]) -> None:
+def test_run_config_is_written_to_run_tags(options: dict[str, Any], tags: dict[str, str]) -> None:
     project = msg.OpenProject(("/shop",), None, None, None)
-    request = msg.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), {}, execution_time=0, **said)
+    request = msg.EvaluationRequest(project, "dev", (fqn("core.orders"),), (), {}, execution_time=0, **options)
     assert run_tags(request) == {"sqlmesh/environment": "dev", **tags}

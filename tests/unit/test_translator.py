@@ -1,4 +1,4 @@
-"""A SQLMesh model as Dagster sees it: models in, specs out."""
+"""The translator turns SQLMesh models and audits into asset specs and check specs."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.scenario import EVERYTHING, attributes, audit, external_models, manifest, model, plain, stored, translator
+from unit.builders import EVERYTHING, attributes, audit, external_models, manifest, model, plain, stored, translator
 
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, Dependencies, Translator, sql_metadata
@@ -19,7 +19,7 @@ ORDERS_KEY = dg.AssetKey(["core", "orders"])
 
 
 def spec(of: Model, *others: Model, **options: Any) -> dg.AssetSpec:
-    """The asset of a model in a project of these models; `options` as `translator` has them."""
+    """Return the asset spec of a model in a project of these models. `options` are those of `translator`."""
     return translator(of, *others, **options).asset_spec(of)
 
 
@@ -27,12 +27,12 @@ def tagged(*tags: str, **overrides: Any) -> Model:
     return model("core.orders", tags=tags, **overrides)
 
 
-def deps(of: Model, *others: Model, **options: Any) -> dict[str, dict[str, Any]]:
-    """Keys that a model's asset depends on, with the metadata of each dependency."""
-    return told(spec(of, *others, **options))
+def deps(model_: Model, *others: Model, **options: Any) -> dict[str, dict[str, Any]]:
+    """Return the metadata of each dependency of a model's asset, by key."""
+    return metadata_by_key(spec(model_, *others, **options))
 
 
-def told(asset: dg.AssetSpec) -> dict[str, dict[str, Any]]:
+def metadata_by_key(asset: dg.AssetSpec) -> dict[str, dict[str, Any]]:
     return {dep.asset_key.to_user_string(): plain(dict(dep.metadata or {})) for dep in asset.deps}
 
 
@@ -48,14 +48,14 @@ def told(asset: dg.AssetSpec) -> dict[str, dict[str, Any]]:
         ("größe.注文", ["größe", "注文"]),
     ],
 )
-def test_the_key_is_schema_and_name_without_the_catalog(name: str, key: list[str]) -> None:
+def test_asset_key_is_schema_and_name_without_catalog(name: str, key: list[str]) -> None:
     assert spec(model(name)).key == dg.AssetKey(key)
 
 
 # -- dependencies ---------------------------------------------------------------------------------
 
 
-def test_a_model_depends_on_the_models_it_reads() -> None:
+def test_model_depends_on_its_upstream_models() -> None:
     orders = model("core.orders", reads=["staging.orders", "staging.customers"])
     assert deps(orders, model("staging.orders"), model("staging.customers")) == {
         "staging/customers": {},
@@ -63,12 +63,12 @@ def test_a_model_depends_on_the_models_it_reads() -> None:
     }
 
 
-def test_a_dependency_goes_to_the_key_that_the_other_model_really_has() -> None:
+def test_dependency_uses_the_key_from_tags_of_the_upstream_model() -> None:
     parent = model("staging.orders", tags=("dagster:key_prefix:shop/eu",))
     assert deps(model("core.orders", reads=["staging.orders"]), parent) == {"shop/eu/staging/orders": {}}
 
 
-def test_lineage_passes_through_embedded_models() -> None:
+def test_dependencies_pass_through_embedded_models() -> None:
     inner = model("core.inner", reads=["staging.orders", "raw.events"], kind="EMBEDDED")
     outer = model("core.outer", reads=["core.inner", "staging.customers"], kind="EMBEDDED")
     orders = model("core.orders", reads=["core.outer", "core.inner"])
@@ -79,14 +79,14 @@ def test_lineage_passes_through_embedded_models() -> None:
     }
 
 
-def test_a_declared_external_table_is_a_dependency_that_names_its_table() -> None:
+def test_external_model_is_a_dependency_with_its_table_name() -> None:
     events = model("raw.events", kind="EXTERNAL", table_name="lake.raw.events")
     assert deps(model("core.orders", reads=["raw.events"]), events) == {
         "raw/events": {"dagster/table_name": "lake.raw.events"}
     }
 
 
-def test_a_declared_external_table_may_have_a_key_prefix() -> None:
+def test_external_model_may_have_a_key_prefix() -> None:
     events = model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))
     assert list(deps(model("core.orders", reads=["raw.events"]), events)) == ["lake/raw/events"]
 
@@ -95,35 +95,35 @@ def test_a_declared_external_table_may_have_a_key_prefix() -> None:
     ("table", "key"),
     [("raw.events", "raw/events"), ("lake.raw.events", "raw/events"), ("events", "events")],
 )
-def test_a_table_that_no_model_declares_is_a_dependency_that_names_its_table(table: str, key: str) -> None:
+def test_undeclared_external_table_is_a_dependency_with_its_table_name(table: str, key: str) -> None:
     orders = model("core.orders", depends_on=(".".join(f'"{part}"' for part in table.split(".")),))
     assert deps(orders) == {key: {"dagster/table_name": table}}
 
 
-def unselected(*models: Model, **options: Any) -> dict[str, dict[str, Any]]:
-    """What the first model depends on when it alone is selected."""
-    translates = Translator(manifest(*models, selected=[models[0].name]), attributes(**options))
-    return told(translates.asset_spec(models[0]))
+def deps_if_selected_alone(*models: Model, **options: Any) -> dict[str, dict[str, Any]]:
+    """Return the dependencies of the first model if only this model is selected."""
+    default_translator = Translator(manifest(*models, selected=[models[0].name]), attributes(**options))
+    return metadata_by_key(default_translator.asset_spec(models[0]))
 
 
-def test_a_model_that_is_not_selected_is_a_dependency_that_names_its_table() -> None:
+def test_unselected_model_is_a_dependency_with_its_table_name() -> None:
     staging = model("staging.orders", table_name="db.staging__dev.orders")
-    assert unselected(model("core.orders", reads=["staging.orders"]), staging) == {
+    assert deps_if_selected_alone(model("core.orders", reads=["staging.orders"]), staging) == {
         "staging/orders": {"dagster/table_name": "db.staging__dev.orders"}
     }
 
 
-def test_a_key_that_two_tables_share_names_neither_of_them() -> None:
+def test_key_shared_by_two_tables_has_no_table_name() -> None:
     both = [model(f"{catalog}.staging.orders", table_name=f"{catalog}.staging.orders") for catalog in ("a", "b")]
     orders = model("core.orders", reads=["a.staging.orders", "b.staging.orders"])
-    assert unselected(orders, *both) == {"staging/orders": {}}
+    assert deps_if_selected_alone(orders, *both) == {"staging/orders": {}}
 
 
 LANDED = ["raw.events", "raw.clicks", "raw.views"]
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("attributes", "expected"),
     [
         ({}, {f"raw/{name}": {"dagster/table_name": f"db.raw.{name}"} for name in ("events", "clicks", "views")}),
         (
@@ -140,47 +140,56 @@ LANDED = ["raw.events", "raw.clicks", "raw.views"]
             {"lake/views": {}, "lake/clicks": {"dagster/table_name": "db.raw.clicks"}},
         ),
     ],
-    ids=["the default", "a template", "a template that makes them one", "two in the map", "one mapped onto another"],
+    ids=[
+        "default",
+        "key template",
+        "key template with one key for two tables",
+        "two tables mapped to one key",
+        "mapped key equals a template key",
+    ],
 )
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
-def test_tables_from_outside_have_the_key_that_was_said_and_their_name_where_nobody_wrote_out_the_key(
-    said: dict[str, Any], expected: dict[str, dict[str, str]], declared: bool
+def test_external_tables_have_the_configured_key_and_a_table_name_unless_mapped(
+    attributes: dict[str, Any], expected: dict[str, dict[str, str]], declared: bool
 ) -> None:
     tables = [model(name, kind="EXTERNAL") for name in LANDED] if declared else []
-    assert deps(model("core.orders", reads=LANDED), *tables, external_models=external_models(**said)) == expected
+    assert deps(model("core.orders", reads=LANDED), *tables, external_models=external_models(**attributes)) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "key"),
+    ("attributes", "key"),
     [
         ({}, "lake/raw/events"),
         ({"key": "template/{{ external.name }}"}, "template/events"),
         ({"key": "template/{{ external.name }}", "keys": {"raw.events": "map/events"}}, "map/events"),
     ],
-    ids=["neither", "the template", "both"],
+    ids=["neither", "key template", "key template and keys"],
 )
-def test_a_tag_gives_way_to_the_template_and_that_to_the_map(said: dict[str, Any], key: str) -> None:
+def test_keys_win_over_the_key_template_and_both_over_tags(attributes: dict[str, Any], key: str) -> None:
     events = model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))
     orders = model("core.orders", reads=["raw.events"])
-    assert list(deps(orders, events, external_models=external_models(**said))) == [key]
+    assert list(deps(orders, events, external_models=external_models(**attributes))) == [key]
 
 
-def test_a_template_for_tables_from_outside_is_none_for_models() -> None:
+def test_key_template_for_external_tables_does_not_apply_to_models() -> None:
     orders = model("core.orders", reads=["staging.orders", "raw.events"])
     outside = external_models(key="lake/{{ external.catalog }}/{{ external.name }}")
-    assert unselected(orders, model("staging.orders"), external_models=outside) == {
+    assert deps_if_selected_alone(orders, model("staging.orders"), external_models=outside) == {
         "staging/orders": {"dagster/table_name": "db.staging.orders"},
         "lake/db/events": {"dagster/table_name": "db.raw.events"},
     }
 
 
 @pytest.mark.parametrize("through", ["an embedded model", "a model that is not selected"])
-def test_a_table_that_only_others_read_may_be_mapped(through: str) -> None:
+def test_table_read_only_by_unselected_models_may_be_mapped(through: str) -> None:
     kind = "EMBEDDED" if through == "an embedded model" else "FULL"
-    other = model("core.other", reads=["raw.events"], kind=kind)
+    upstream_model = model("core.other", reads=["raw.events"], kind=kind)
     outside = external_models(keys={"raw.events": "dlt/events"})
     expected = {"dlt/events": {}} if kind == "EMBEDDED" else {"core/other": {"dagster/table_name": "db.core.other"}}
-    assert unselected(model("core.orders", reads=["core.other"]), other, external_models=outside) == expected
+    assert (
+        deps_if_selected_alone(model("core.orders", reads=["core.other"]), upstream_model, external_models=outside)
+        == expected
+    )
 
 
 PARENTS = (
@@ -190,16 +199,16 @@ PARENTS = (
     model("raw.mapped", kind="EXTERNAL"),
     model("core.unread"),
 )
-"""A model of ours, one that is not selected, two external models, and a model of ours that nothing reads."""
+"""A selected model, an unselected one, two external models, and a selected model without downstream models."""
 
-READER = model("marts.revenue", reads=["core.orders", "core.inner", "raw.events", "raw.mapped", "raw.undeclared"])
+DOWNSTREAM = model("marts.revenue", reads=["core.orders", "core.inner", "raw.events", "raw.mapped", "raw.undeclared"])
 INNER = model("core.inner", reads=["staging.orders"], kind="EMBEDDED")
 
 
-def of_parents() -> Translator:
+def translator_of_parents() -> Translator:
     selected = ["core.orders", "core.unread", "marts.revenue"]
     outside = external_models(keys={"raw.mapped": "dlt/mapped"})
-    return Translator(manifest(*PARENTS, READER, INNER, selected=selected), attributes(external_models=outside))
+    return Translator(manifest(*PARENTS, DOWNSTREAM, INNER, selected=selected), attributes(external_models=outside))
 
 
 @pytest.mark.parametrize(
@@ -211,17 +220,17 @@ def of_parents() -> Translator:
         (PARENTS[3], "dlt/mapped"),
         ('"db"."raw"."undeclared"', "raw/undeclared"),
     ],
-    ids=["ours", "not selected", "declared", "mapped", "undeclared"],
+    ids=["selected", "not selected", "declared", "mapped", "undeclared"],
 )
-def test_whatever_is_read_has_a_default_key(parent: Model | str, key: str) -> None:
-    assert of_parents().default_key(parent).to_user_string() == key
+def test_every_parent_has_a_default_key(parent: Model | str, key: str) -> None:
+    assert translator_of_parents().default_key(parent).to_user_string() == key
 
 
 @pytest.mark.parametrize(
     ("key_of", "tables"),
     [
         (
-            of_parents().default_key,
+            translator_of_parents().default_key,
             {
                 "shop/core/orders": None,
                 "staging/orders": "db.staging__dev.orders",
@@ -240,23 +249,30 @@ def test_whatever_is_read_has_a_default_key(parent: Model | str, key: str) -> No
         ),
         (lambda _: dg.AssetKey("all"), {"all": None}),
     ],
-    ids=["the default keys", "ours beside an unselected one", "a mapped one beside another", "all on one key"],
+    ids=[
+        "default keys",
+        "selected and unselected model on one key",
+        "mapped table and another on one key",
+        "all on one key",
+    ],
 )
-def test_each_key_has_the_one_table_behind_it_unless_it_is_ours_mapped_or_shared(
+def test_key_names_its_table_unless_selected_mapped_or_shared(
     key_of: Callable[[Model | str], dg.AssetKey], tables: dict[str, str | None]
 ) -> None:
-    assert {key.to_user_string(): table for key, table in of_parents().tables(key_of).items()} == tables
+    assert {key.to_user_string(): table for key, table in translator_of_parents().tables(key_of).items()} == tables
 
 
-def test_one_table_that_several_models_read_is_one_table() -> None:
+def test_table_read_by_several_models_is_named() -> None:
     readers = [model(f"marts.m{n}", reads=["raw.events"]) for n in range(3)]
-    translates = translator(*readers)
-    assert translates.tables(translates.default_key) == {dg.AssetKey(["raw", "events"]): "db.raw.events"}
+    project_translator = translator(*readers)
+    assert project_translator.tables(project_translator.default_key) == {
+        dg.AssetKey(["raw", "events"]): "db.raw.events"
+    }
 
 
-def test_a_key_that_three_tables_share_names_none_of_them() -> None:
-    translates = translator(model("core.orders", reads=["raw.a", "raw.b", "raw.c"]))
-    assert translates.tables(lambda _: dg.AssetKey("raw")) == {dg.AssetKey("raw"): None}
+def test_key_shared_by_three_tables_has_no_table_name() -> None:
+    project_translator = translator(model("core.orders", reads=["raw.a", "raw.b", "raw.c"]))
+    assert project_translator.tables(lambda _: dg.AssetKey("raw")) == {dg.AssetKey("raw"): None}
 
 
 @pytest.mark.parametrize(
@@ -269,7 +285,7 @@ def test_a_key_that_three_tables_share_names_none_of_them() -> None:
     ],
     ids=["known", "none to name", "unknown", "of another key"],
 )
-def test_a_dependency_says_which_table_it_is_where_that_is_known(
+def test_dependency_has_its_table_name_if_known(
     tables: dict[dg.AssetKey, str | None], metadata: dict[str, str]
 ) -> None:
     assert Dependencies(tables)[ORDERS_KEY] == dg.AssetDep(ORDERS_KEY, metadata=metadata or None)
@@ -289,9 +305,9 @@ def test_a_dependency_says_which_table_it_is_where_that_is_known(
         ("bob@example.com", None, ["bob@example.com"]),
         ("bob", "bob@example.com", ["bob@example.com"]),
     ],
-    ids=["nobody", "empty", "a name", "a name with a space", "a team", "an email", "a user whom SQLMesh knows"],
+    ids=["none", "empty", "a name", "a name with a space", "a team", "an email", "a user whom SQLMesh knows"],
 )
-def test_the_owner_of_a_model_owns_the_asset(owner: str | None, email: str | None, owners: list[str]) -> None:
+def test_owner_of_the_model_owns_the_asset(owner: str | None, email: str | None, owners: list[str]) -> None:
     assert list(spec(model(owner=owner, owner_email=email)).owners) == owners
 
 
@@ -299,12 +315,12 @@ def test_the_owner_of_a_model_owns_the_asset(owner: str | None, email: str | Non
     ("owner", "email"),
     [("bob@host.c", None), ("bob", "bob@localhost"), ("bob", "Bob <bob@example.com>"), ("team:", None)],
 )
-def test_no_owner_keeps_a_project_from_loading(owner: str, email: str | None) -> None:
+def test_any_owner_loads(owner: str, email: str | None) -> None:
     asset = spec(model(owner=owner, owner_email=email))
     assert plain(dict(asset.metadata))["sqlmesh/owner"] == owner
 
 
-def test_owners_from_tags_stand_in_place_of_the_models() -> None:
+def test_owners_from_tags_replace_the_owner_of_the_model() -> None:
     orders = tagged("dagster:owner:team:data", "dagster:owner:ann@example.com", owner="bob")
     assert list(spec(orders).owners) == ["team:data", "ann@example.com"]
 
@@ -325,7 +341,7 @@ def test_owners_from_tags_stand_in_place_of_the_models() -> None:
         ("dagsterish:x", "dagsterish_x"),
     ],
 )
-def test_an_ordinary_tag_is_made_to_fit(tag: str, key: str) -> None:
+def test_ordinary_tag_is_sanitized(tag: str, key: str) -> None:
     assert spec(tagged(tag)).tags == {key: "", **KIND_TAGS}
 
 
@@ -346,49 +362,49 @@ def test_an_ordinary_tag_is_made_to_fit(tag: str, key: str) -> None:
     ],
     ids=str,
 )
-def test_an_ordinary_tag_with_a_value_keeps_key_and_value_unless_the_key_has_several(
+def test_ordinary_tag_with_a_value_is_split_unless_its_key_has_several_values(
     tags: list[str], expected: dict[str, str]
 ) -> None:
     assert spec(tagged(*tags)).tags == {**expected, **KIND_TAGS}
 
 
 KIND_TAGS = {"sqlmesh/kind": "full", "dagster/kind/sqlmesh": "", "dagster/kind/duckdb": ""}
-"""What every table of DuckDB's has: SQLMesh's kind of model, and Dagster's kinds as Dagster stores them."""
+"""The tags of every DuckDB table: SQLMesh's model kind, and Dagster's kinds as Dagster stores them."""
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.text().filter(lambda tag: tag.split(":")[0] != "dagster"), max_size=4))
-def test_no_ordinary_tag_keeps_a_project_from_loading(tags: list[str]) -> None:
+def test_any_ordinary_tag_loads(tags: list[str]) -> None:
     assert spec(tagged(*tags)).key == ORDERS_KEY
 
 
-def test_a_tag_that_is_only_the_prefix_is_an_ordinary_tag() -> None:
+def test_tag_that_equals_the_prefix_is_an_ordinary_tag() -> None:
     assert "dagster" in spec(tagged("dagster")).tags
 
 
-def test_an_ordinary_tag_without_a_letter_that_fits_leaves_nothing() -> None:
+def test_ordinary_tag_without_valid_characters_is_dropped() -> None:
     assert spec(tagged("注文")).tags == KIND_TAGS
 
 
 # -- the tag convention ---------------------------------------------------------------------------
 
 
-def test_a_tag_sets_the_group() -> None:
+def test_group_name_tag_sets_the_group() -> None:
     assert spec(tagged("dagster:group_name:finance")).group_name == "finance"
 
 
-def test_the_same_group_twice_is_one_group() -> None:
+def test_repeated_group_name_tag_is_accepted() -> None:
     assert spec(tagged("dagster:group_name:finance", "dagster:group_name:finance")).group_name == "finance"
 
 
 @pytest.mark.parametrize(
     ("schema", "group"), [("core", "core"), ("core-2026 x", "core_2026_x"), ("größe", "gr_e"), ("注文", "_")]
 )
-def test_the_group_is_the_schema_made_to_fit(schema: str, group: str) -> None:
+def test_default_group_is_the_sanitized_schema(schema: str, group: str) -> None:
     assert spec(model(f"{schema}.orders")).group_name == group
 
 
-def test_a_tag_adds_a_kind() -> None:
+def test_kind_tag_adds_a_kind() -> None:
     assert spec(tagged("dagster:kind:table", "dagster:kind:pii")).kinds == {"sqlmesh", "duckdb", "table", "pii"}
 
 
@@ -401,23 +417,25 @@ def test_a_tag_adds_a_kind() -> None:
         ("dagster/x=1", "dagster/x", "1"),
     ],
 )
-def test_a_tag_adds_a_dagster_tag(value: str, key: str, content: str) -> None:
+def test_tag_tag_adds_a_dagster_tag(value: str, key: str, content: str) -> None:
     assert spec(tagged(f"dagster:tag:{value}")).tags[key] == content
 
 
-def test_a_tag_of_the_convention_wins_over_an_ordinary_one() -> None:
+def test_convention_tag_wins_over_an_ordinary_tag() -> None:
     assert spec(tagged("tier", "dagster:tag:tier=1")).tags["tier"] == "1"
     assert spec(tagged("tier=2", "dagster:tag:tier=1")).tags["tier"] == "1"
 
 
 @pytest.mark.parametrize(("value", "key"), [("shop", ["shop"]), ("shop/eu", ["shop", "eu"]), ("shop:eu", ["shop:eu"])])
-def test_a_tag_puts_names_in_front_of_the_key(value: str, key: list[str]) -> None:
+def test_key_prefix_tag_adds_parts_to_the_key(value: str, key: list[str]) -> None:
     assert spec(tagged(f"dagster:key_prefix:{value}")).key == dg.AssetKey([*key, "core", "orders"])
 
 
-def test_tags_of_the_convention_do_not_become_dagster_tags_too() -> None:
-    said = tagged("dagster:group_name:finance", "dagster:owner:team:a", "dagster:key_prefix:shop", "dagster:kind:table")
-    assert spec(said).tags == {**KIND_TAGS, "dagster/kind/table": ""}
+def test_convention_tags_are_not_dagster_tags() -> None:
+    orders = tagged(
+        "dagster:group_name:finance", "dagster:owner:team:a", "dagster:key_prefix:shop", "dagster:kind:table"
+    )
+    assert spec(orders).tags == {**KIND_TAGS, "dagster/kind/table": ""}
 
 
 @pytest.mark.parametrize(
@@ -452,7 +470,7 @@ def test_tags_of_the_convention_do_not_become_dagster_tags_too() -> None:
         "a prefix that contains the separator",
     ],
 )
-def test_prefix_and_separator_may_be_others(convention: TagConvention, tags: tuple[str, ...]) -> None:
+def test_prefix_and_separator_are_configurable(convention: TagConvention, tags: tuple[str, ...]) -> None:
     asset = spec(tagged(*tags, "dagster:group_name:not-read"), tag_convention=convention)
     assert asset.group_name == "finance"
     assert asset.key == dg.AssetKey(["shop", "eu", "core", "orders"])
@@ -461,7 +479,7 @@ def test_prefix_and_separator_may_be_others(convention: TagConvention, tags: tup
 
 
 @pytest.mark.parametrize(("prefix", "separator"), [("", ":"), ("dagster", "")], ids=["prefix", "separator"])
-def test_neither_prefix_nor_separator_may_be_empty(prefix: str, separator: str) -> None:
+def test_empty_prefix_or_separator_is_refused(prefix: str, separator: str) -> None:
     with pytest.raises(DeclarationError, match=r"`tag_convention` in defs\.yaml needs a prefix and a separator"):
         TagConvention(prefix, separator)
 
@@ -494,13 +512,13 @@ REFUSED_TAGS = (
 
 
 @pytest.mark.parametrize(("tag", "rule"), REFUSED_TAGS, ids=[tag for tag, _ in REFUSED_TAGS])
-def test_a_refused_tag_names_the_model_its_file_the_tag_and_the_rule(tag: str, rule: str) -> None:
+def test_invalid_tag_error_names_model_file_tag_and_rule(tag: str, rule: str) -> None:
     with pytest.raises(ProjectLoadError) as refusal:
         translator(tagged("dagster:kind:table", tag, path="/shop/models/orders.sql"))
-    said = str(refusal.value)
-    assert said.startswith(f"Model core.orders (/shop/models/orders.sql): tag {tag!r} cannot be used: ")
-    assert rule in said
-    assert "nobody" not in said, "of what it is, is said already"
+    message = str(refusal.value)
+    assert message.startswith(f"Model core.orders (/shop/models/orders.sql): tag {tag!r} cannot be used: ")
+    assert rule in message
+    assert "nobody" not in message, "of what it is, is said already"
 
 
 @pytest.mark.parametrize(
@@ -510,18 +528,18 @@ def test_a_refused_tag_names_the_model_its_file_the_tag_and_the_rule(tag: str, r
         ("dagster:key_prefix:a/b", "dagster:key_prefix:c", "another tag has set the prefix to 'a/b' already."),
     ],
 )
-def test_what_an_asset_has_once_is_not_said_twice(first: str, second: str, rule: str) -> None:
+def test_conflicting_single_value_tags_are_refused(first: str, second: str, rule: str) -> None:
     with pytest.raises(ProjectLoadError) as refusal:
         translator(tagged(first, second))
     assert str(refusal.value) == f"Model core.orders (/shop/models/orders.sql): tag {second!r} cannot be used: {rule}"
 
 
-def test_a_refused_tag_of_a_model_that_comes_from_no_file_says_so() -> None:
+def test_invalid_tag_error_for_a_model_without_file() -> None:
     with pytest.raises(ProjectLoadError, match=r"^Model core\.orders \(not from a file\): tag"):
         translator(tagged("dagster:owner:bob", path=None))
 
 
-def test_too_many_kinds_name_the_model_its_file_and_the_rule() -> None:
+def test_too_many_kinds_error_names_model_file_and_rule() -> None:
     with pytest.raises(ProjectLoadError) as refusal:
         spec(tagged(*(f"dagster:kind:k{n}" for n in range(20))))
     assert str(refusal.value) == (
@@ -533,14 +551,14 @@ def test_too_many_kinds_name_the_model_its_file_and_the_rule() -> None:
 # -- the asset ------------------------------------------------------------------------------------
 
 
-def test_the_kinds_are_sqlmesh_and_the_engine() -> None:
+def test_kinds_are_sqlmesh_and_the_engine() -> None:
     assert spec(model(engine="snowflake")).kinds == {"sqlmesh", "snowflake"}
 
 
 @pytest.mark.parametrize(
     ("source_type", "kinds"), [("sql", set()), ("seed", set()), ("python", {"python"})], ids=["sql", "seed", "python"]
 )
-def test_only_a_python_model_is_of_the_kind_python(source_type: str, kinds: set[str]) -> None:
+def test_only_python_models_have_the_kind_python(source_type: str, kinds: set[str]) -> None:
     assert spec(model(source_type=source_type)).kinds == {"sqlmesh", "duckdb", *kinds}
 
 
@@ -548,11 +566,11 @@ def test_only_a_python_model_is_of_the_kind_python(source_type: str, kinds: set[
     ("kind", "tag"),
     [("FULL", "full"), ("VIEW", "view"), ("INCREMENTAL_BY_TIME_RANGE", "incremental_by_time_range")],
 )
-def test_the_kind_of_the_model_is_a_tag(kind: str, tag: str) -> None:
+def test_model_kind_is_a_tag(kind: str, tag: str) -> None:
     assert spec(model(kind=kind)).tags["sqlmesh/kind"] == tag
 
 
-def test_a_tag_of_the_convention_wins_over_the_kind_of_the_model() -> None:
+def test_convention_tag_wins_over_the_model_kind_tag() -> None:
     assert spec(tagged("dagster:tag:sqlmesh/kind=ours")).tags["sqlmesh/kind"] == "ours"
 
 
@@ -560,29 +578,27 @@ def test_a_tag_of_the_convention_wins_over_the_kind_of_the_model() -> None:
     ("kind", "virtual_views", "expected"),
     [("VIEW", True, True), ("VIEW", False, False), ("FULL", True, False), ("SEED", True, False)],
 )
-def test_views_are_virtual_assets_where_dagster_has_them(kind: str, virtual_views: bool, expected: bool) -> None:
+def test_views_are_virtual_assets_if_dagster_supports_them(kind: str, virtual_views: bool, expected: bool) -> None:
     asset = spec(model(kind=kind), virtual_views=virtual_views)
     assert getattr(asset, "is_virtual", False) == (expected and hasattr(dg.AssetSpec, "is_virtual"))
 
 
-def test_views_are_virtual_assets_unless_something_else_is_said() -> None:
+def test_views_are_virtual_assets_by_default() -> None:
     assert spec(model(kind="VIEW")) == spec(model(kind="VIEW"), virtual_views=True)
 
 
 @pytest.mark.parametrize(
     ("options", "storage_kind"), [({"include_metadata": ["storage_kind"]}, "snowflake"), ({}, None)]
 )
-def test_the_engine_is_the_storage_kind_when_that_is_asked_for(
-    options: dict[str, list[str]], storage_kind: str | None
-) -> None:
+def test_engine_is_the_storage_kind_if_configured(options: dict[str, list[str]], storage_kind: str | None) -> None:
     assert spec(model(engine="snowflake"), **options).metadata.get("dagster/storage_kind") == storage_kind
 
 
-def test_the_code_version_is_the_hash_of_what_determines_the_data() -> None:
+def test_code_version_is_the_data_hash() -> None:
     assert spec(model(data_hash="42", metadata_hash="7")).code_version == "42"
 
 
-def test_the_description_is_the_models() -> None:
+def test_asset_description_is_the_model_description() -> None:
     assert spec(EVERYTHING).description == EVERYTHING.description
     assert spec(model()).description == "SQLMesh model core.orders (FULL)."
 
@@ -595,12 +611,14 @@ def test_columns_become_the_column_schema() -> None:
     ]
 
 
-def test_the_file_of_the_model_is_its_code_reference() -> None:
+def test_file_of_the_model_is_its_code_reference() -> None:
     references = spec(model(path="/shop/models/orders.sql")).metadata["dagster/code_references"]
-    assert [(one.file_path, one.line_number) for one in references.code_references] == [("/shop/models/orders.sql", 1)]
+    assert [(reference.file_path, reference.line_number) for reference in references.code_references] == [
+        ("/shop/models/orders.sql", 1)
+    ]
 
 
-def test_everything_that_a_model_says_is_metadata_of_its_asset() -> None:
+def test_every_model_property_is_in_the_asset_metadata() -> None:
     metadata = plain({key: value for key, value in spec(EVERYTHING).metadata.items() if key.startswith("sqlmesh/")})
     assert metadata == {
         "sqlmesh/model": "core.orders",
@@ -631,7 +649,7 @@ def test_everything_that_a_model_says_is_metadata_of_its_asset() -> None:
     }
 
 
-def test_what_a_model_does_not_say_leaves_no_metadata() -> None:
+def test_unset_model_properties_have_no_metadata() -> None:
     assert set(spec(model(path=None)).metadata) == {
         "sqlmesh/model",
         "sqlmesh/kind",
@@ -643,13 +661,13 @@ def test_what_a_model_does_not_say_leaves_no_metadata() -> None:
     }
 
 
-def test_sql_and_links_are_shown_as_dagster_shows_them_best() -> None:
+def test_sql_is_markdown_and_links_are_urls() -> None:
     metadata = stored(dict(spec(EVERYTHING).metadata))
     assert isinstance(metadata["sqlmesh/query"], dg.MarkdownMetadataValue)
     assert isinstance(metadata["sqlmesh/source"], dg.UrlMetadataValue)
 
 
-def test_the_table_that_consumers_read_is_the_table_name() -> None:
+def test_table_name_is_the_table_that_consumers_read() -> None:
     assert spec(model(table_name="db.core__dev.orders")).metadata["dagster/table_name"] == "db.core__dev.orders"
 
 
@@ -657,13 +675,13 @@ def test_the_table_that_consumers_read_is_the_table_name() -> None:
 
 
 def checks_of(of: Model) -> dict[str, dg.AssetCheckSpec]:
-    """The checks of a model's audits on an asset, by name."""
-    translates = translator(of)
-    checks = [translates.audit_check_spec(of, one, ORDERS_KEY) for one in of.audits]
+    """Return the checks of a model's audits, by name."""
+    default_translator = translator(of)
+    checks = [default_translator.audit_check_spec(of, audit_, ORDERS_KEY) for audit_ in of.audits]
     return {check.name: check for check in checks}
 
 
-def test_a_check_stands_on_the_asset_that_it_is_given() -> None:
+def test_check_is_on_the_given_asset() -> None:
     checks = [*checks_of(EVERYTHING).values(), Translator.status_check_spec(ORDERS_KEY)]
     assert [(check.asset_key, check.name) for check in checks] == [
         (ORDERS_KEY, "not_null"),
@@ -673,13 +691,13 @@ def test_a_check_stands_on_the_asset_that_it_is_given() -> None:
     assert STATUS_CHECK == "sqlmesh_execution_status"
 
 
-def test_only_a_blocking_audit_is_a_blocking_check() -> None:
+def test_only_blocking_audits_are_blocking_checks() -> None:
     blocking = {name: check.blocking for name, check in checks_of(EVERYTHING).items()}
     assert blocking == {"not_null": True, "forall": False}
     assert not Translator.status_check_spec(ORDERS_KEY).blocking
 
 
-def test_a_check_says_everything_about_its_audit() -> None:
+def test_check_metadata_has_every_property_of_the_audit() -> None:
     check = checks_of(EVERYTHING)["not_null"]
     assert check.description == "SQLMesh audit not_null (columns := (order_id))."
     assert plain(dict(check.metadata or {})) == {
@@ -691,13 +709,13 @@ def test_a_check_says_everything_about_its_audit() -> None:
     }
 
 
-def test_a_check_of_a_built_in_audit_has_no_empty_metadata() -> None:
+def test_check_of_a_built_in_audit_omits_empty_metadata() -> None:
     check = checks_of(model(audits=(audit("forall", query=None, path=None),)))["forall"]
     assert check.description == "SQLMesh audit forall."
     assert set(check.metadata or {}) == {"sqlmesh/audit", "sqlmesh/blocking"}
 
 
-def test_an_audits_own_description_is_its_checks() -> None:
+def test_check_description_is_the_audit_description() -> None:
     assert checks_of(model(audits=(audit(description="No order without a number."),)))["not_null"].description == (
         "No order without a number."
     )
@@ -711,11 +729,11 @@ def test_an_audits_own_description_is_its_checks() -> None:
         ("注文", "raw____not_null"),
     ],
 )
-def test_the_check_of_an_external_models_audit_names_the_table(table: str, name: str) -> None:
+def test_check_of_an_external_model_has_the_table_in_its_name(table: str, name: str) -> None:
     assert list(checks_of(model(f"raw.{table}", kind="EXTERNAL", audits=(audit(),)))) == [name]
 
 
-def test_the_check_of_an_external_models_audit_says_whose_it_is() -> None:
+def test_check_of_an_external_model_names_the_model() -> None:
     checks = checks_of(model("raw.events", kind="EXTERNAL", audits=(audit(args={"columns": "a", "n": "1"}),)))
     assert checks["raw_events__not_null"].description == (
         "SQLMesh audit not_null (columns := a, n := 1) of the external model raw.events."
@@ -731,16 +749,16 @@ def test_the_check_of_an_external_models_audit_says_whose_it_is() -> None:
     ],
     ids=["whole", "one column cut", "cut"],
 )
-def test_a_schema_that_was_cut_says_so(left_out: int, note: str | None) -> None:
+def test_cut_column_schema_has_a_note(left_out: int, note: str | None) -> None:
     assert spec(replace(EVERYTHING, columns_cut=left_out)).metadata.get("sqlmesh/columns_cut") == note
 
 
-def test_only_the_data_hash_decides_about_the_code_version() -> None:
+def test_code_version_depends_only_on_the_data_hash() -> None:
     versions = {spec(replace(EVERYTHING, description=text)).code_version for text in ("before", "after")}
     assert versions == {"1001"}
 
 
-def test_two_tables_from_outside_with_one_short_name_stay_two() -> None:
+def test_two_external_tables_with_one_short_name_stay_separate() -> None:
     orders = model("core.orders", depends_on=('"lake"."raw"."events"', '"db"."raw"."events"', '"db"."raw"."other"'))
     assert {dep.asset_key.to_user_string(): dict(dep.metadata) for dep in spec(orders).deps} == {
         "lake/raw/events": {"dagster/table_name": "lake.raw.events"},
@@ -749,10 +767,10 @@ def test_two_tables_from_outside_with_one_short_name_stay_two() -> None:
     }
 
 
-def test_two_tags_that_disagree_are_refused() -> None:
+def test_contradicting_tags_are_refused() -> None:
     with pytest.raises(ProjectLoadError, match="another tag has set 'tier' to 'gold' already"):
         spec(tagged("dagster:tag:tier=gold", "dagster:tag:tier=silver"))
 
 
-def test_sql_that_holds_a_fence_stays_one_block() -> None:
+def test_sql_that_contains_a_code_fence_stays_one_block() -> None:
     assert sql_metadata("SELECT '```'").value == "````sql\nSELECT '```'\n````"

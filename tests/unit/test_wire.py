@@ -1,4 +1,4 @@
-"""The wire form: one JSON object a line."""
+"""The wire format between Dagster and the worker: one JSON object a line."""
 
 import json
 from dataclasses import MISSING, fields, replace
@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.scenario import EVERYTHING, days, manifest, model, standalone
+from unit.builders import EVERYTHING, days, manifest, model, standalone
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol import wire
@@ -49,7 +49,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.ProjectDescribed(
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
-    msg.EnvironmentOpened("prod", "plan-1", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
+    msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
     msg.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
@@ -65,50 +65,50 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.EvaluationFinished("nothing_to_do"),
     msg.RequestFailed("EvaluationError", "The connection was lost.", is_transient=True),
 )
-"""One of each; where a field may be None, it is None in one of them and not in another."""
+"""One example of each event. An optional field is None in one example and set in another."""
 
-LINES = [(wire.REQUEST, one) for one in REQUESTS] + [(wire.EVENT, one) for one in EVENTS]
+LINES = [(wire.REQUEST, message) for message in REQUESTS] + [(wire.EVENT, message) for message in EVENTS]
 every_line = pytest.mark.parametrize(("adapter", "value"), LINES, ids=[type(value).__name__ for _, value in LINES])
 
-SENTENCE = "A line between Dagster and SQLMesh's process is not what this version of dg_sqlmesh_component writes: "
+SENTENCE = "This version of dg_sqlmesh_component cannot read a line between Dagster and SQLMesh's process: "
 ADVICE = "Component and worker must come from one installation of the package."
 
 
 def refusal(adapter: Any, line: bytes) -> str:
-    """What is said of a line that cannot be read."""
+    """Return the error for a line that cannot be decoded."""
     with pytest.raises(WorkerError) as refused:
         wire.decode(adapter, line)
-    said = str(refused.value)
-    assert said.startswith(SENTENCE)
-    assert said.endswith(ADVICE)
-    return said
+    message = str(refused.value)
+    assert message.startswith(SENTENCE)
+    assert message.endswith(ADVICE)
+    return message
 
 
-def test_the_examples_are_one_of_each_request_and_event() -> None:
-    assert {type(one) for one in REQUESTS} == {*get_args(msg.Request)}
-    assert {type(one) for one in EVENTS} == {*get_args(msg.Event)}
+def test_examples_cover_every_request_and_event() -> None:
+    assert {type(message) for message in REQUESTS} == {*get_args(msg.Request)}
+    assert {type(message) for message in EVENTS} == {*get_args(msg.Event)}
 
 
-def test_each_request_and_event_calls_itself_differently() -> None:
+def test_message_types_are_unique() -> None:
     for examples in (REQUESTS, EVENTS):
-        assert len({one.type for one in examples}) == len(examples)
+        assert len({message.type for message in examples}) == len(examples)
 
 
 @every_line
-def test_what_is_encoded_is_decoded(adapter: Any, value: Any) -> None:
+def test_decoded_message_equals_the_encoded_one(adapter: Any, value: Any) -> None:
     assert wire.decode(adapter, wire.encode(adapter, value)) == value
 
 
 @every_line
-def test_what_is_decoded_has_the_types_it_says(adapter: Any, value: Any) -> None:
+def test_decoded_fields_have_the_original_types(adapter: Any, value: Any) -> None:
     decoded = wire.decode(adapter, wire.encode(adapter, value))
-    assert [type(getattr(decoded, one.name)) for one in fields(value)] == [
-        type(getattr(value, one.name)) for one in fields(value)
+    assert [type(getattr(decoded, field.name)) for field in fields(value)] == [
+        type(getattr(value, field.name)) for field in fields(value)
     ]
 
 
 @every_line
-def test_a_value_is_one_line(adapter: Any, value: Any) -> None:
+def test_message_is_one_line(adapter: Any, value: Any) -> None:
     line = wire.encode(adapter, value)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
@@ -116,20 +116,20 @@ def test_a_value_is_one_line(adapter: Any, value: Any) -> None:
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.text())
-def test_any_text_crosses_the_pipe_on_one_line(text: str) -> None:
+def test_random_text_is_encoded_on_one_line(text: str) -> None:
     line = wire.encode(wire.EVENT, msg.LogLine("info", text, "output"))
     assert line.count(b"\n") == 1
     assert wire.decode(wire.EVENT, line) == msg.LogLine("info", text, "output")
 
 
 @pytest.mark.parametrize("text", ["a\nb\r\nc", "\u2028\u2029\x85", "\0", '"\\', "é 注文 \U0001f600"], ids=ascii)
-def test_awkward_text_crosses_the_pipe_on_one_line(text: str) -> None:
+def test_awkward_text_is_encoded_on_one_line(text: str) -> None:
     line = wire.encode(wire.EVENT, msg.NodeFailed("a", "Error", text, ()))
     assert line.count(b"\n") == 1
     assert wire.decode(wire.EVENT, line) == msg.NodeFailed("a", "Error", text, ())
 
 
-def test_characters_that_are_not_unicode_become_question_marks() -> None:
+def test_invalid_unicode_becomes_question_marks() -> None:
     not_unicode = b"caf\xe9".decode("utf-8", "surrogateescape")
     line = wire.encode(wire.EVENT, msg.AuditEvaluated("a", "é", 1, {not_unicode: "b\n"}, True, None, not_unicode, D1))
     assert line.count(b"\n") == 1
@@ -137,63 +137,70 @@ def test_characters_that_are_not_unicode_become_question_marks() -> None:
 
 
 @every_line
-def test_a_line_that_is_cut_anywhere_is_refused_in_a_sentence(adapter: Any, value: Any) -> None:
+def test_truncated_line_is_refused(adapter: Any, value: Any) -> None:
     line = wire.encode(adapter, value)
     for length in range(len(line) - 1):
         refusal(adapter, line[:length])
 
 
 @every_line
-def test_a_line_without_its_line_break_is_whole(adapter: Any, value: Any) -> None:
+def test_line_without_line_break_is_accepted(adapter: Any, value: Any) -> None:
     assert wire.decode(adapter, wire.encode(adapter, value)[:-1]) == value
 
 
-def without(adapter: Any, value: Any, *names: str) -> bytes:
-    """The line of a value without some of its fields."""
-    said = json.loads(wire.encode(adapter, value))
-    return json.dumps({name: content for name, content in said.items() if name not in names}).encode()
+def line_without(adapter: Any, value: Any, *names: str) -> bytes:
+    """Return the line of a message without some of its fields."""
+    content_by_name = json.loads(wire.encode(adapter, value))
+    return json.dumps({name: content for name, content in content_by_name.items() if name not in names}).encode()
 
 
-def required(value: Any) -> set[str]:
-    """The fields that a line must have: those without a default, and the one that says what it is."""
+def required_fields(value: Any) -> set[str]:
+    """Return the fields that a line must have: those without a default, and `type`."""
     return {
-        one.name
-        for one in fields(value)
-        if (one.default is MISSING and one.default_factory is MISSING) or one.name == "type"
+        field.name
+        for field in fields(value)
+        if (field.default is MISSING and field.default_factory is MISSING) or field.name == "type"
     }
 
 
-def with_field(adapter: Any, value: Any, name: str, content: Any) -> bytes:
-    """The line of a value with one field replaced."""
+def line_with(adapter: Any, value: Any, name: str, content: Any) -> bytes:
+    """Return the line of a message with one field replaced."""
     return json.dumps({**json.loads(wire.encode(adapter, value)), name: content}).encode()
 
 
 @every_line
-def test_a_field_of_a_wrong_type_is_refused_by_name(adapter: Any, value: Any) -> None:
-    for one in fields(value):
-        said = refusal(adapter, with_field(adapter, value, one.name, [[]]))
-        assert one.name in said.split("The line begins with")[0]
+def test_field_of_a_wrong_type_is_refused_by_name(adapter: Any, value: Any) -> None:
+    for field in fields(value):
+        message = refusal(adapter, line_with(adapter, value, field.name, [[]]))
+        assert field.name in message.split("The line begins with")[0]
 
 
 @every_line
-def test_a_missing_field_is_refused_by_name(adapter: Any, value: Any) -> None:
-    for name in required(value):
-        where = refusal(adapter, without(adapter, value, name)).split("The line begins with")[0]
+def test_missing_field_is_refused_by_name(adapter: Any, value: Any) -> None:
+    for name in required_fields(value):
+        where = refusal(adapter, line_without(adapter, value, name)).split("The line begins with")[0]
         assert name in where
 
 
 @every_line
-def test_a_field_that_has_a_default_may_be_missing(adapter: Any, value: Any) -> None:
-    for one in fields(value):
-        if one.name not in required(value):
-            default = one.default if one.default_factory is MISSING else one.default_factory()
-            assert wire.decode(adapter, without(adapter, value, one.name)) == replace(value, **{one.name: default})
+def test_field_with_a_default_may_be_missing(adapter: Any, value: Any) -> None:
+    for field in fields(value):
+        if field.name not in required_fields(value):
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            assert wire.decode(adapter, line_without(adapter, value, field.name)) == replace(
+                value, **{field.name: default}
+            )
 
 
-def test_a_request_that_says_nothing_about_it_asks_for_nothing_beside_the_usual() -> None:
+def test_defaults_of_optional_request_fields() -> None:
     describe, evaluate = (
-        wire.decode(wire.REQUEST, without(wire.REQUEST, one, *({one.name for one in fields(one)} - required(one))))
-        for one in REQUESTS
+        wire.decode(
+            wire.REQUEST,
+            line_without(
+                wire.REQUEST, request, *({field.name for field in fields(request)} - required_fields(request))
+            ),
+        )
+        for request in REQUESTS
     )
     assert describe == msg.DescribeRequest(PROJECT, ("tag:finance",), (), include=())
     assert evaluate == replace(
@@ -213,52 +220,50 @@ def test_a_request_that_says_nothing_about_it_asks_for_nothing_beside_the_usual(
 
 
 ERRORS = (msg.NodeFailed("a", "OperationalError", "lost", ()), msg.RequestFailed("EvaluationError", "lost"))
-every_error = pytest.mark.parametrize("error", ERRORS, ids=[type(one).__name__ for one in ERRORS])
+every_error = pytest.mark.parametrize("error", ERRORS, ids=[type(error).__name__ for error in ERRORS])
 
 
 @every_error
-def test_an_error_of_which_nothing_more_is_said_is_persistent(error: msg.NodeFailed | msg.RequestFailed) -> None:
+def test_error_is_persistent_by_default(error: msg.NodeFailed | msg.RequestFailed) -> None:
     assert error.is_transient is False
-    decoded = wire.decode(wire.EVENT, without(wire.EVENT, error, "is_transient"))
+    decoded = wire.decode(wire.EVENT, line_without(wire.EVENT, error, "is_transient"))
     assert decoded.is_transient is False
 
 
 @every_error
 @pytest.mark.parametrize("is_transient", [True, False])
-def test_whether_an_error_is_transient_crosses_the_pipe(
-    error: msg.NodeFailed | msg.RequestFailed, is_transient: bool
-) -> None:
-    said = replace(error, is_transient=is_transient)
-    assert json.loads(wire.encode(wire.EVENT, said))["is_transient"] is is_transient
-    assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, said)) == said
+def test_is_transient_is_encoded_and_decoded(error: msg.NodeFailed | msg.RequestFailed, is_transient: bool) -> None:
+    event = replace(error, is_transient=is_transient)
+    assert json.loads(wire.encode(wire.EVENT, event))["is_transient"] is is_transient
+    assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, event)) == event
 
 
 @every_error
-@pytest.mark.parametrize("said", [None, "maybe", 2, []], ids=str)
-def test_whether_an_error_is_transient_is_yes_or_no(error: msg.NodeFailed | msg.RequestFailed, said: Any) -> None:
-    assert f"(at {error.type}.is_transient)" in refusal(wire.EVENT, with_field(wire.EVENT, error, "is_transient", said))
+@pytest.mark.parametrize("value", [None, "maybe", 2, []], ids=str)
+def test_is_transient_must_be_a_boolean(error: msg.NodeFailed | msg.RequestFailed, value: Any) -> None:
+    assert f"(at {error.type}.is_transient)" in refusal(wire.EVENT, line_with(wire.EVENT, error, "is_transient", value))
 
 
 @pytest.mark.parametrize("name", ["query", "column_lineage", "column_lineage_cut", "source_url"])
-def test_a_model_of_which_nothing_more_was_asked_for_says_nothing_more(name: str) -> None:
+def test_optional_model_fields_have_defaults(name: str) -> None:
     described = json.loads(wire.encode(wire.EVENT, msg.ProjectDescribed(manifest(EVERYTHING))))
     del described["manifest"]["models"][0][name]
-    silent = replace(EVERYTHING, **{name: getattr(model(), name)})
-    assert wire.decode(wire.EVENT, json.dumps(described).encode()) == msg.ProjectDescribed(manifest(silent))
+    with_default = replace(EVERYTHING, **{name: getattr(model(), name)})
+    assert wire.decode(wire.EVENT, json.dumps(described).encode()) == msg.ProjectDescribed(manifest(with_default))
 
 
 @pytest.mark.parametrize(
     "lineage",
     [None, {}, {"id": ()}, {"é 注文": (('"db"."ra""w"."t"', "a b"), ("t", "*"))}],
-    ids=["not asked for", "untraced", "of nothing", "awkward names"],
+    ids=["not requested", "untraced", "no upstream columns", "awkward names"],
 )
-def test_column_lineage_crosses_the_pipe_as_it_is(lineage: Any) -> None:
+def test_column_lineage_is_encoded_and_decoded(lineage: Any) -> None:
     described = msg.ProjectDescribed(manifest(replace(EVERYTHING, column_lineage=lineage)))
     assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, described)) == described
 
 
 @pytest.mark.parametrize("lineage", [[], {"id": ["raw"]}, {"id": [["raw", "a", "b"]]}, {"id": "raw"}], ids=str)
-def test_column_lineage_of_another_shape_is_refused_with_its_place(lineage: Any) -> None:
+def test_malformed_column_lineage_is_refused_with_its_path(lineage: Any) -> None:
     described = json.loads(wire.encode(wire.EVENT, msg.ProjectDescribed(manifest(EVERYTHING))))
     described["manifest"]["models"][0]["column_lineage"] = lineage
     assert "models.0.column_lineage" in refusal(wire.EVENT, json.dumps(described).encode())
@@ -277,13 +282,13 @@ def test_column_lineage_of_another_shape_is_refused_with_its_place(lineage: Any)
         ("fqn", 7),
     ],
 )
-def test_a_value_of_a_wrong_type_is_refused_with_its_place(name: str, content: Any) -> None:
+def test_value_of_a_wrong_type_is_refused_with_its_path(name: str, content: Any) -> None:
     finished = msg.BatchFinished("a", 0, D1, 5, None, None)
-    assert f"(at batch_finished.{name}" in refusal(wire.EVENT, with_field(wire.EVENT, finished, name, content))
+    assert f"(at batch_finished.{name}" in refusal(wire.EVENT, line_with(wire.EVENT, finished, name, content))
 
 
-def test_an_addition_that_there_is_not_is_refused() -> None:
-    line = with_field(wire.REQUEST, REQUESTS[0], "include", ["sql", "splendid"])
+def test_unknown_include_is_refused() -> None:
+    line = line_with(wire.REQUEST, REQUESTS[0], "include", ["sql", "splendid"])
     assert "(at describe.include.1)" in refusal(wire.REQUEST, line)
 
 
@@ -292,8 +297,8 @@ def test_an_addition_that_there_is_not_is_refused() -> None:
     [(msg.LogLine("info", "", ""), "level"), (msg.EvaluationFinished("success"), "status")],
     ids=["level", "status"],
 )
-def test_a_word_that_is_not_among_those_allowed_is_refused(event: msg.Event, name: str) -> None:
-    assert f"(at {event.type}.{name})" in refusal(wire.EVENT, with_field(wire.EVENT, event, name, "splendid"))
+def test_unknown_literal_is_refused(event: msg.Event, name: str) -> None:
+    assert f"(at {event.type}.{name})" in refusal(wire.EVENT, line_with(wire.EVENT, event, name, "splendid"))
 
 
 @pytest.mark.parametrize(
@@ -316,30 +321,30 @@ def test_a_word_that_is_not_among_those_allowed_is_refused(event: msg.Event, nam
     ],
     ids=ascii,
 )
-def test_a_line_of_another_kind_is_refused_in_a_sentence(line: bytes) -> None:
+def test_malformed_line_is_refused(line: bytes) -> None:
     refusal(wire.EVENT, line)
 
 
-def test_an_unknown_event_is_named() -> None:
+def test_unknown_event_is_named_in_the_error() -> None:
     assert "'model_skipped'" in refusal(wire.EVENT, b'{"type": "model_skipped"}')
 
 
-def test_an_event_is_no_request_and_a_request_no_event() -> None:
+def test_event_is_no_request_and_request_is_no_event() -> None:
     refusal(wire.REQUEST, wire.encode(wire.EVENT, EVENTS[-1]))
     refusal(wire.EVENT, wire.encode(wire.REQUEST, REQUESTS[0]))
 
 
-def test_only_the_beginning_of_a_long_line_is_quoted() -> None:
+def test_error_quotes_only_the_start_of_a_long_line() -> None:
     assert len(refusal(wire.EVENT, b"x" * 100_000)) < 600
 
 
-def test_a_manifest_of_another_shape_is_refused_with_the_place() -> None:
+def test_malformed_manifest_is_refused_with_its_path() -> None:
     described = msg.ProjectDescribed(manifest(model()))
     line = wire.encode(wire.EVENT, described).replace(b'"lookback":0', b'"lookback":"some"')
     assert "(at project_described.manifest.models.0.lookback)" in refusal(wire.EVENT, line)
 
 
-def test_a_description_of_a_large_project_is_one_line() -> None:
+def test_manifest_of_a_large_project_is_one_line() -> None:
     models = [replace(EVERYTHING, fqn=f'"db"."core"."m{n}"') for n in range(200)]
     described = msg.ProjectDescribed(manifest(*models))
     assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, described)) == described

@@ -1,4 +1,4 @@
-"""Makes a failure in this folder read as what it is: an upstream library changed."""
+"""Reports a failure in this folder as a change of an upstream library."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, Any, None]:
-    """Say which library, in which version, no longer does what, and which decision stands on it."""
+    """Report the library, its version, the fact that is no longer true, and the decision that needs it."""
     report = (yield).get_result()
     if report.when == "call" and report.failed:
         library = item.path.stem.removeprefix("test_").removesuffix("_internals")
         fact = item.name.removeprefix("test_").replace("_", " ")
         supports = (item.function.__doc__ or "").strip()
         report.sections.append(
-            (f"{library} {metadata.version(library)} changed", f"No longer true: {fact}\nWhat stands on it: {supports}")
+            (f"{library} {metadata.version(library)} changed", f"No longer true: {fact}\nNeeded for: {supports}")
         )

@@ -1,7 +1,7 @@
-"""What this project leans on in Dagster. These tests do not test this project: if one fails, Dagster changed.
+"""Facts about Dagster that this project needs. If a test fails, Dagster changed, not this project.
 
-Real Dagster runs on real instances. Each test names a fact, and its docstring the decision record in
-docs/adr/ that stands on it: ADR-0001 (one op with explicit outputs), ADR-0002 (split steps share one
+Real Dagster runs on real instances. The name of each test is a fact. Its docstring names the decision record in
+docs/adr/ that needs the fact: ADR-0001 (one op with explicit outputs), ADR-0002 (split steps share one
 point in time), ADR-0003 (checks and carried over results), ADR-0004 (one Failure per step), ADR-0005
 (only what was executed is a materialization), ADR-0006 (what Dagster accepts as a property), ADR-0007
 (code version and data version), ADR-0009 (results are stored when yielded), ADR-0011 and ADR-0014
@@ -35,10 +35,10 @@ A, B, C, D = (dg.AssetKey(["shop", name]) for name in "abcd")
 Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 
 
-def one_op(
+def op_with_own_outputs(
     compute: Compute, specs: Sequence[dg.AssetSpec], checks: Sequence[dg.AssetCheckSpec] = ()
 ) -> dg.AssetsDefinition:
-    """One subsettable op with output names of our own, as this project builds it."""
+    """Return a subsettable op with our own output names, as this project builds it."""
     output_by_key = {spec.key: f"out_{number}" for number, spec in enumerate(specs)}
     deps = dict.fromkeys(dep.asset_key for spec in specs for dep in spec.deps)
     key_by_input = {
@@ -109,39 +109,39 @@ def released_output(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Dags
     return DagsterEvent.step_output_event(step_context, StepOutputData(step_output_handle=handle))
 
 
-def test_a_bare_step_output_lets_downstream_run_without_a_materialization(instance: dg.DagsterInstance) -> None:
-    """ADR-0005: how a model that had nothing to do releases what is downstream of it."""
+def test_output_event_alone_lets_downstream_steps_run_without_a_materialization(instance: dg.DagsterInstance) -> None:
+    """ADR-0005: a model that had nothing to do releases its downstream steps in this way."""
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.AssetObservation(A)
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True)
         yield released_output(context, A)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
     assert result.success
     assert materialized(result) == [dg.AssetKey("downstream")]
     assert instance.get_latest_materialization_event(A) is None
 
 
-def test_without_any_output_downstream_is_skipped(instance: dg.DagsterInstance) -> None:
-    """ADR-0005: what a waiting or blocked model does, and what the bare output is needed for."""
+def test_downstream_steps_are_skipped_without_an_output(instance: dg.DagsterInstance) -> None:
+    """ADR-0005: waiting and blocked models yield no output. All others need the output event."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield from ()
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
     assert result.success
     assert materialized(result) == []
     assert [event.step_key for event in events(result, EventType.STEP_SKIPPED)] == ["downstream"]
 
 
-def test_a_yielded_observation_is_stored_and_neither_materializes_nor_releases(instance: dg.DagsterInstance) -> None:
-    """ADR-0005: what is told of a model that was not executed."""
+def test_observation_neither_materializes_nor_releases_downstream_steps(instance: dg.DagsterInstance) -> None:
+    """ADR-0005: a model that was not executed gets an observation."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.AssetObservation(A, description="not executed", metadata={"sqlmesh/status": "up_to_date"})
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
     assert result.success
     assert materialized(result) == []
     assert events(result, EventType.STEP_SKIPPED)
@@ -150,17 +150,17 @@ def test_a_yielded_observation_is_stored_and_neither_materializes_nor_releases(i
     assert record.asset_observation.metadata["sqlmesh/status"].value == "up_to_date"
 
 
-def test_an_observe_result_materializes(instance: dg.DagsterInstance) -> None:
-    """ADR-0005: why it is never used for a model that was not executed."""
+def test_observe_result_creates_an_output(instance: dg.DagsterInstance) -> None:
+    """ADR-0005: so we never use it for a model that was not executed."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.ObserveResult(asset_key=A)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), instance=instance)
     assert materialized(result) == [A]
 
 
-def test_a_result_is_stored_when_it_is_yielded_and_outlives_a_later_failure(instance: dg.DagsterInstance) -> None:
+def test_yielded_result_is_stored_despite_a_later_failure(instance: dg.DagsterInstance) -> None:
     """ADR-0001, ADR-0009: a model reported before the failure stays materialized."""
     stored_while_running = []
 
@@ -169,36 +169,36 @@ def test_a_result_is_stored_when_it_is_yielded_and_outlives_a_later_failure(inst
         stored_while_running.append(context.instance.get_latest_materialization_event(A) is not None)
         raise dg.Failure("b failed")
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A), dg.AssetSpec(B)]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A), dg.AssetSpec(B)]), instance=instance)
     assert not result.success
     assert stored_while_running == [True]
     assert instance.get_latest_materialization_event(A) is not None
 
 
-def test_a_child_yielded_before_its_parent_is_refused(instance: dg.DagsterInstance) -> None:
-    """ADR-0001, ADR-0005: results come parents first, also those that are known late."""
+def test_result_of_a_downstream_asset_before_its_upstream_is_refused(instance: dg.DagsterInstance) -> None:
+    """ADR-0001, ADR-0005: so we yield results of upstream models first, even if they are known late."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.MaterializeResult(asset_key=B)
         yield dg.MaterializeResult(asset_key=A)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A])]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A])]), instance=instance)
     assert "was yielded before its dependency" in failure(result)
 
 
-def test_the_same_output_twice_is_refused(instance: dg.DagsterInstance) -> None:
+def test_yielding_an_output_twice_is_refused(instance: dg.DagsterInstance) -> None:
     """ADR-0009: an outcome cannot be taken back; a second pass of SQLMesh reports nothing new."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.MaterializeResult(asset_key=A)
         yield dg.MaterializeResult(asset_key=A)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), instance=instance)
     assert "multiple times" in failure(result)
 
 
 def failure(result: dg.ExecuteInProcessResult) -> str:
-    """What Dagster shows as the step's error."""
+    """Return the error of the step as Dagster shows it."""
     (event,) = events(result, EventType.STEP_FAILURE)
     data = event.step_failure_data
     return data.user_failure_data.description if data.user_failure_data else data.error.to_string()
@@ -207,7 +207,7 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
 # -- checks ---------------------------------------------------------------------------------------------
 
 
-def test_beside_a_failed_blocking_check_the_error_of_the_step_is_the_failure_that_was_raised(
+def test_raised_failure_is_the_step_error_despite_a_failed_blocking_check(
     instance: dg.DagsterInstance,
 ) -> None:
     """ADR-0003, ADR-0004: `audit_failed` is a check that failed with ERROR, no materialization, and one Failure."""
@@ -216,26 +216,26 @@ def test_beside_a_failed_blocking_check_the_error_of_the_step_is_the_failure_tha
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.ERROR)
         raise dg.Failure("a failed its audit", metadata={"sqlmesh/audit_failed": "a"})
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
     assert failure(result) == "a failed its audit"
     (evaluation,) = result.get_asset_check_evaluations()
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert materialized(result) == []
 
 
-def test_without_a_failure_of_ours_a_failed_blocking_check_fails_the_step_in_dagsters_words(
+def test_failed_blocking_check_alone_fails_the_step_with_dagsters_message(
     instance: dg.DagsterInstance,
 ) -> None:
-    """ADR-0004: why we raise our own: Dagster names the check and not the reason."""
+    """ADR-0004: so we raise our own Failure. Dagster names the check but not the reason."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.ERROR)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), instance=instance)
     assert "1 blocking asset check failed with ERROR severity" in failure(result)
 
 
-def test_a_check_that_failed_with_warn_leaves_the_run_green(instance: dg.DagsterInstance) -> None:
+def test_check_failed_with_warn_does_not_fail_the_run(instance: dg.DagsterInstance) -> None:
     """ADR-0003: a non-blocking audit that failed."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -244,62 +244,62 @@ def test_a_check_that_failed_with_warn_leaves_the_run_green(instance: dg.Dagster
         )
         yield dg.MaterializeResult(asset_key=A, check_results=[warning])
 
-    result = materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
     assert result.success
     assert materialized(result) == [A, dg.AssetKey("downstream")]
 
 
-def test_a_check_can_be_selected_without_its_asset(instance: dg.DagsterInstance) -> None:
-    """ADR-0003: that is a request to evaluate an audit and to run no model."""
+def test_check_can_be_selected_without_its_asset(instance: dg.DagsterInstance) -> None:
+    """ADR-0003: such a selection evaluates an audit and runs no model."""
     selected = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         selected.append((set(context.selected_asset_keys), set(context.selected_asset_check_keys)))
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True)
 
-    assets = one_op(compute, [dg.AssetSpec(A), dg.AssetSpec(B)], [BLOCKING])
+    assets = op_with_own_outputs(compute, [dg.AssetSpec(A), dg.AssetSpec(B)], [BLOCKING])
     result = materialize(assets, instance=instance, selection=dg.AssetSelection.checks(BLOCKING.key))
     assert result.success
     assert selected == [(set(), {BLOCKING.key})]
     assert materialized(result) == []
 
 
-def test_the_last_completed_result_of_a_check_is_found_although_the_current_run_has_planned_it(
+def test_last_completed_check_result_is_found_while_the_current_run_plans_the_check(
     instance: dg.DagsterInstance,
 ) -> None:
-    """ADR-0003: where results to carry over come from."""
-    found = []
+    """ADR-0003: results that are carried over come from here."""
+    records = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         summary = summary_of_check(context.instance)
-        found.append((summary.last_check_execution_record, summary.last_completed_check_execution_record))
-        if len(found) == 1:
+        records.append((summary.last_check_execution_record, summary.last_completed_check_execution_record))
+        if len(records) == 1:
             metadata = {"sqlmesh/failing_rows": 0}
             yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True, metadata=metadata)
 
-    assets = one_op(compute, [dg.AssetSpec(A)], [BLOCKING])
+    assets = op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING])
     first = materialize(assets, instance=instance)
     second = materialize(assets, instance=instance)
     third = materialize(assets, instance=instance)
     assert all(run.success for run in (first, second, third))
-    for run, (latest, completed) in zip((second, third), found[1:]):
+    for run, (latest, completed) in zip((second, third), records[1:]):
         assert (latest.run_id, latest.status) == (run.run_id, AssetCheckExecutionRecordStatus.PLANNED)
         assert (completed.run_id, completed.status) == (first.run_id, AssetCheckExecutionRecordStatus.SUCCEEDED)
         assert completed.event.asset_check_evaluation.metadata["sqlmesh/failing_rows"].value == 0
 
 
-def test_the_record_of_a_check_is_as_old_as_its_planning_and_its_event_as_its_evaluation(
+def test_check_record_has_the_time_of_planning_and_its_event_the_time_of_evaluation(
     instance: dg.DagsterInstance,
 ) -> None:
-    """ADR-0003: a result that is carried over says when it was evaluated."""
+    """ADR-0003: a carried over result contains the time of its evaluation."""
     evaluated_after = []
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        time.sleep(1.1)  # SQLite counts in seconds
+        time.sleep(1.1)  # SQLite stores times in seconds
         evaluated_after.append(time.time())
         yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=True)
 
-    assert materialize(one_op(compute, [dg.AssetSpec(A)], [BLOCKING]), instance=instance).success
+    assert materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), instance=instance).success
     record = summary_of_check(instance).last_completed_check_execution_record
     assert record.create_timestamp < evaluated_after[0] <= record.event.timestamp
 
@@ -319,7 +319,7 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("keys", AWKWARD.values(), ids=AWKWARD)
-def test_with_outputs_of_its_own_an_op_can_have_assets_of_any_name(
+def test_op_with_own_output_names_can_have_assets_with_any_name(
     instance: dg.DagsterInstance, keys: list[dg.AssetKey]
 ) -> None:
     """ADR-0001: every name that SQLMesh accepts can be loaded."""
@@ -329,14 +329,14 @@ def test_with_outputs_of_its_own_an_op_can_have_assets_of_any_name(
         for key in keys:
             yield dg.MaterializeResult(asset_key=key)
 
-    result = materialize(one_op(compute, [dg.AssetSpec(key) for key in keys]), instance=instance)
+    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(key) for key in keys]), instance=instance)
     assert result.success
     assert materialized(result) == keys
 
 
 @pytest.mark.parametrize("keys", AWKWARD.values(), ids=AWKWARD)
-def test_the_decorator_refuses_such_names(keys: list[dg.AssetKey]) -> None:
-    """ADR-0001: why it is not used. If this fails, the op of our own may no longer be needed."""
+def test_multi_asset_decorator_refuses_such_names(keys: list[dg.AssetKey]) -> None:
+    """ADR-0001: so we do not use it. If this test fails, our own op may no longer be needed."""
     with pytest.raises((dg.DagsterInvalidDefinitionError, KeyError)):
 
         @dg.multi_asset(specs=[dg.AssetSpec(key) for key in keys], can_subset=True)
@@ -349,10 +349,10 @@ CLASHING = [
 ]
 
 
-def test_with_outputs_of_its_own_an_op_can_have_checks_whose_joined_names_are_equal(
+def test_op_with_own_output_names_can_have_checks_with_equal_joined_names(
     instance: dg.DagsterInstance,
 ) -> None:
-    """ADR-0001, ADR-0003: checks are named after audits, and nobody chose those with Dagster in mind."""
+    """ADR-0001, ADR-0003: checks have the names of audits, which follow no rule of Dagster."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         for spec in CLASHING:
@@ -360,7 +360,7 @@ def test_with_outputs_of_its_own_an_op_can_have_checks_whose_joined_names_are_eq
             yield dg.MaterializeResult(asset_key=spec.asset_key, check_results=[check])
 
     specs = [dg.AssetSpec(spec.asset_key) for spec in CLASHING]
-    result = materialize(one_op(compute, specs, CLASHING), instance=instance)
+    result = materialize(op_with_own_outputs(compute, specs, CLASHING), instance=instance)
     assert [evaluation.asset_check_key for evaluation in result.get_asset_check_evaluations()] == [
         spec.key for spec in CLASHING
     ]
@@ -370,8 +370,8 @@ def test_with_outputs_of_its_own_an_op_can_have_checks_whose_joined_names_are_eq
         def _assets() -> None: ...
 
 
-def test_a_subset_reaches_the_op_as_selected_keys(instance: dg.DagsterInstance) -> None:
-    """ADR-0002: where the step's selection is known as a whole."""
+def test_subset_is_passed_to_the_op_as_selected_keys(instance: dg.DagsterInstance) -> None:
+    """ADR-0002: the op gets the whole selection of the step here."""
     selected = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -380,17 +380,17 @@ def test_a_subset_reaches_the_op_as_selected_keys(instance: dg.DagsterInstance) 
         yield dg.MaterializeResult(asset_key=C)
 
     specs = [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A]), dg.AssetSpec(C, deps=[B])]
-    assert materialize(one_op(compute, specs), instance=instance, selection=[A, C]).success
+    assert materialize(op_with_own_outputs(compute, specs), instance=instance, selection=[A, C]).success
     assert selected == [{A, C}]
 
 
-def test_the_prefix_of_inputs_that_make_an_op_splittable() -> None:
-    """ADR-0002: Dagster recognises by it the inputs that are assets of the same op."""
+def test_input_name_prefix_makes_an_op_splittable() -> None:
+    """ADR-0002: by this prefix Dagster recognizes inputs that are assets of the same op."""
     assert ASSET_SUBSET_INPUT_PREFIX == "__subset_input__"
 
 
 def sandwich() -> dg.JobDefinition:
-    """a -> a plain asset -> c: the plain one stands between two assets of one op."""
+    """Return a job in which a plain asset is between the assets a and c of one op."""
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         record = context.instance.get_run_record_by_id(context.run.run_id)
@@ -400,11 +400,11 @@ def sandwich() -> dg.JobDefinition:
                 yield dg.MaterializeResult(asset_key=key, metadata=facts)
 
     specs = [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A]), dg.AssetSpec(C, deps=[A, "plain"]), dg.AssetSpec(D, deps=[C])]
-    assets = [one_op(compute, specs), plain_asset(dg.AssetKey("plain"), A)]
+    assets = [op_with_own_outputs(compute, specs), plain_asset(dg.AssetKey("plain"), A)]
     return dg.Definitions(assets, jobs=[dg.define_asset_job("sandwich")]).resolve_job_def("sandwich")
 
 
-def test_a_plain_asset_between_two_assets_splits_the_op_into_steps_that_share_the_runs_start() -> None:
+def test_asset_between_two_assets_of_an_op_splits_it_into_steps_with_one_run_start() -> None:
     """ADR-0002: one Dagster run is one point in time, in all of its steps and processes."""
     with dg.DagsterInstance.local_temp() as instance:
         result = dg.execute_job(
@@ -428,8 +428,8 @@ def test_a_plain_asset_between_two_assets_splits_the_op_into_steps_that_share_th
 # -- versions and properties ----------------------------------------------------------------------------
 
 
-def test_a_code_version_in_the_tags_of_a_result_wins_over_the_one_of_the_spec(instance: dg.DagsterInstance) -> None:
-    """ADR-0007: what is recorded is the version that ran, not that of the file."""
+def test_code_version_in_result_tags_wins_over_the_spec(instance: dg.DagsterInstance) -> None:
+    """ADR-0007: we record the version that ran, not that of the file."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
         yield dg.MaterializeResult(
@@ -438,7 +438,7 @@ def test_a_code_version_in_the_tags_of_a_result_wins_over_the_one_of_the_spec(in
         yield dg.MaterializeResult(asset_key=B)
 
     specs = [dg.AssetSpec(A, code_version="local"), dg.AssetSpec(B, code_version="local")]
-    assert materialize(one_op(compute, specs), instance=instance).success
+    assert materialize(op_with_own_outputs(compute, specs), instance=instance).success
     tags = {key: instance.get_latest_materialization_event(key).asset_materialization.tags for key in (A, B)}
     assert tags[A]["dagster/code_version"] == "promoted"
     assert tags[A]["dagster/data_version"] == "data 1"
@@ -455,23 +455,21 @@ def test_a_code_version_in_the_tags_of_a_result_wins_over_the_one_of_the_spec(in
         ("group_name", "finance", "finance-eu"),
     ],
 )
-def test_what_dagster_accepts_of_a_property_is_said_by_a_definition_with_one_spec(
-    property_: str, accepted: Any, refused: Any
-) -> None:
-    """ADR-0006: tags of the convention are checked with it, in Dagster's own words."""
+def test_definition_with_one_spec_validates_its_properties(property_: str, accepted: Any, refused: Any) -> None:
+    """ADR-0006: we validate tags of the convention with it, so the errors are Dagster's."""
     dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **{property_: accepted})])
     with pytest.raises((dg.DagsterInvalidDefinitionError, CheckError)):
         dg.AssetsDefinition(specs=[dg.AssetSpec("probe", **{property_: refused})])
 
 
 def _graph_of(*assets: dg.AssetSpec | dg.AssetsDefinition) -> Any:
-    """The graph of assets of which each stands in definitions of its own, as those of components do."""
-    definitions = dg.Definitions.merge(*(dg.Definitions([one]) for one in assets))
+    """Return the asset graph. Each asset is in its own definitions, like the assets of components."""
+    definitions = dg.Definitions.merge(*(dg.Definitions([asset]) for asset in assets))
     dg.Definitions.validate_loadable(definitions)
     return definitions.resolve_asset_graph()
 
 
-def test_an_external_asset_cannot_be_defined_where_another_asset_may_have_its_key_or_its_table() -> None:
+def test_external_asset_conflicts_with_another_asset_of_its_key_or_table() -> None:
     """Why `external_models.assets` is off by default (ADR-0016)."""
     raw, table = dg.AssetKey(["raw", "orders"]), {"dagster/table_name": "db.raw.orders"}
     reader = dg.AssetSpec("reader", deps=[dg.AssetDep(raw, metadata=table)])
@@ -494,8 +492,8 @@ def test_an_external_asset_cannot_be_defined_where_another_asset_may_have_its_ke
     assert _graph_of(reader, landed, external).get(reader.key).parent_keys == {raw}
 
 
-def test_a_dependency_is_linked_to_the_asset_that_says_it_is_that_table() -> None:
-    """ADR-0013: a table that somebody else produces, under whichever key."""
+def test_dependency_is_linked_to_the_asset_with_its_table_name() -> None:
+    """ADR-0013: another component may produce the table under any key."""
     producer = dg.AssetSpec(["ingest", "orders"], metadata={"dagster/table_name": "db.raw.orders"})
     dep = dg.AssetDep(["raw", "orders"], metadata={"dagster/table_name": "db.raw.orders"})
     graph = dg.Definitions([producer, dg.AssetSpec(A, deps=[dep])]).resolve_asset_graph()
@@ -540,7 +538,7 @@ class Stateful(StateBackedComponent, dg.Resolvable):
 
 @dataclass
 class Folder:
-    """A folder of definitions, beside a module with two component types."""
+    """A folder of definitions next to a module with two component types."""
 
     sandbox: DefsFolderSandbox
 
@@ -558,28 +556,28 @@ class Folder:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
-    monkeypatch.setattr(DefinitionsLoadContext, "_instance", None)  # as in a process that has loaded nothing yet
+    monkeypatch.setattr(DefinitionsLoadContext, "_instance", None)  # as in a process that has loaded no definitions
     with create_defs_folder_sandbox() as sandbox:
         (sandbox.defs_folder_path.parent / "library.py").write_text(LIBRARY)
         yield Folder(sandbox)
 
 
 @pytest.mark.parametrize("file", ["defs.yaml", "component.yaml"])
-def test_a_declaration_loads_under_each_of_its_names(folder: Folder, file: str) -> None:
+def test_component_loads_from_defs_yaml_and_component_yaml(folder: Folder, file: str) -> None:
     """ADR-0011: a component.yaml alone still loads."""
     folder.declare(file, asset="declared")
     assert folder.assets() == ["declared"]
 
 
 def test_defs_yaml_wins_over_component_yaml(folder: Folder) -> None:
-    """ADR-0011: of two, only defs.yaml is read, and nobody says so."""
+    """ADR-0011: if both exist, Dagster reads only defs.yaml, without a warning."""
     folder.declare("component.yaml", asset="from_component_yaml")
     folder.declare("defs.yaml", asset="from_defs_yaml")
     assert folder.assets() == ["from_defs_yaml"]
 
 
 def test_postponed_annotations_of_a_resolvable_dataclass_cannot_be_resolved(folder: Folder) -> None:
-    """ADR-0011: why our component.py does not postpone them."""
+    """ADR-0011: so our component.py does not postpone them."""
     library = folder.sandbox.defs_folder_path.parent / "library.py"
     library.write_text(f"from __future__ import annotations\n{LIBRARY}")
     folder.declare("defs.yaml", asset="declared")
@@ -587,13 +585,13 @@ def test_postponed_annotations_of_a_resolvable_dataclass_cannot_be_resolved(fold
         folder.assets()
 
 
-def test_a_state_backed_component_without_stored_state_is_given_none(folder: Folder) -> None:
-    """ADR-0014: our component then loads the project, directly."""
+def test_state_backed_component_without_stored_state_gets_none(folder: Folder) -> None:
+    """ADR-0014: our component then loads the project directly."""
     folder.declare("defs.yaml", "Stateful")
     assert folder.assets() == ["without_state"]
 
 
-def test_a_state_backed_component_writes_its_state_in_development_and_is_given_it(
+def test_state_backed_component_writes_and_reads_its_state_in_development(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ADR-0014: the cost of loading a project is paid once."""
@@ -602,6 +600,6 @@ def test_a_state_backed_component_writes_its_state_in_development_and_is_given_i
     assert folder.assets() == ["from_state"]
 
 
-def test_components_are_registered_by_this_group_of_entry_points() -> None:
-    """ADR-0011: the one in our pyproject.toml."""
+def test_components_are_registered_by_the_entry_point_group() -> None:
+    """ADR-0011: our pyproject.toml uses this group."""
     assert DG_PLUGIN_ENTRY_POINT_GROUP == "dagster_dg_cli.registry_modules"

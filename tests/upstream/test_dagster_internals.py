@@ -1,7 +1,7 @@
-"""What `dagster_internals.py` depends on: a test for each function, red when Dagster changes it.
+"""The internals of Dagster that `dagster_internals.py` uses: one test for each function.
 
-Most hooks are asked inside a step of a real run: a multi-asset with a check, an asset between two parts of it, and one
-downstream, so that Dagster splits the op.
+Most functions are called inside a step of a real run: a multi-asset with a check, an asset between two parts of it,
+and a downstream asset. So Dagster splits the op.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dg_sqlmesh_component import dagster_internals as internals
 A, B, MIDDLE, LAST = (dg.AssetKey(name) for name in ("a", "b", "middle", "last"))
 FINE = dg.AssetCheckKey(A, "fine")
 
-Ask = Callable[[dg.AssetExecutionContext], Any]
+Hook = Callable[[dg.AssetExecutionContext], Any]
 
 
 @pytest.fixture
@@ -30,8 +30,11 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def job(ask: Ask, found: dict[str, Any], selection: dg.AssetSelection | None = None) -> dg.JobDefinition:
-    """`a` (with a check), `middle`, which reads it, `b`, which reads that and is of the same op, and `last`."""
+def job(hook: Hook, results_by_step: dict[str, Any], selection: dg.AssetSelection | None = None) -> dg.JobDefinition:
+    """Return a job with `a` (with a check), `middle`, `b` and `last`. Each depends on the one before.
+
+    `a` and `b` are assets of one op.
+    """
 
     @dg.multi_asset(
         specs=[dg.AssetSpec("a", skippable=True), dg.AssetSpec("b", deps=["middle"], skippable=True)],
@@ -41,7 +44,7 @@ def job(ask: Ask, found: dict[str, Any], selection: dg.AssetSelection | None = N
         name="models",
     )
     def models(context):
-        found[internals.step_key(context)] = ask(context)
+        results_by_step[internals.step_key(context)] = hook(context)
         for key in context.selected_asset_keys:
             yield dg.MaterializeResult(asset_key=key)
         for check in context.selected_asset_check_keys:
@@ -60,60 +63,60 @@ def job(ask: Ask, found: dict[str, Any], selection: dg.AssetSelection | None = N
     return dg.Definitions(assets=[models_op, middle, last], jobs=[defined]).resolve_job_def("all_of_it")
 
 
-def answers(ask: Ask, instance: dg.DagsterInstance, **options: Any) -> dict[str, Any]:
-    """What a hook returns in each part of the op, by step."""
-    found: dict[str, Any] = {}
-    assert job(ask, found, **options).execute_in_process(instance=instance).success
-    return found
+def hook_results(hook: Hook, instance: dg.DagsterInstance, **options: Any) -> dict[str, Any]:
+    """Return the result of a hook in each part of the op, by step."""
+    results_by_step: dict[str, Any] = {}
+    assert job(hook, results_by_step, **options).execute_in_process(instance=instance).success
+    return results_by_step
 
 
-def test_the_parts_of_a_split_op_are_steps_named_after_it_with_a_number(instance: dg.DagsterInstance) -> None:
-    assert answers(lambda _: None, instance).keys() == {"models", "models_2"}
+def test_parts_of_a_split_op_are_steps_with_its_name_and_a_number(instance: dg.DagsterInstance) -> None:
+    assert hook_results(lambda _: None, instance).keys() == {"models", "models_2"}
 
 
-def test_a_step_knows_whether_it_is_the_only_one(instance: dg.DagsterInstance) -> None:
-    assert answers(internals.is_only_step, instance) == {"models": False, "models_2": False}
-    alone = answers(internals.is_only_step, instance, selection=dg.AssetSelection.assets("a"))
+def test_step_knows_whether_it_is_the_only_one(instance: dg.DagsterInstance) -> None:
+    assert hook_results(internals.is_only_step, instance) == {"models": False, "models_2": False}
+    alone = hook_results(internals.is_only_step, instance, selection=dg.AssetSelection.assets("a"))
     assert list(alone.values()) == [True]
 
 
-def test_the_plan_tells_which_steps_wait_for_an_output(instance: dg.DagsterInstance) -> None:
-    found = answers(internals.awaited_outputs, instance)
-    [[step]] = found["models"].values()
+def test_execution_plan_has_the_steps_that_wait_for_an_output(instance: dg.DagsterInstance) -> None:
+    outputs_by_step = hook_results(internals.awaited_outputs, instance)
+    [[step]] = outputs_by_step["models"].values()
     assert (step.key, step.assets) == ("middle", {MIDDLE})
-    [[step]] = found["models_2"].values()
+    [[step]] = outputs_by_step["models_2"].values()
     assert (step.key, step.assets) == ("last", {LAST})
 
 
-def test_the_plan_tells_the_steps_downstream_with_their_tags_and_assets(instance: dg.DagsterInstance) -> None:
-    found = answers(lambda context: internals.with_steps_downstream(context, ["middle"]), instance)
-    assert [(step.key, step.assets) for step in found["models"]] == [
+def test_execution_plan_has_downstream_steps_with_tags_and_assets(instance: dg.DagsterInstance) -> None:
+    downstream_steps = hook_results(lambda context: internals.with_steps_downstream(context, ["middle"]), instance)
+    assert [(step.key, step.assets) for step in downstream_steps["models"]] == [
         ("middle", {MIDDLE}),
         ("models_2", {B}),
         ("last", {LAST}),
     ]
-    assert [step.tags.get("mine") for step in found["models"]] == [None, "yes", None]
+    assert [step.tags.get("mine") for step in downstream_steps["models"]] == [None, "yes", None]
 
 
-def test_a_run_keeps_which_assets_and_checks_each_step_was_planned_with(instance: dg.DagsterInstance) -> None:
-    found = answers(lambda context: internals.planned_selection(context, context.run), instance)
-    assert found == {"models": {A, FINE}, "models_2": {B}}
+def test_run_stores_the_planned_assets_and_checks_of_each_step(instance: dg.DagsterInstance) -> None:
+    selection_by_step = hook_results(lambda context: internals.planned_selection(context, context.run), instance)
+    assert selection_by_step == {"models": {A, FINE}, "models_2": {B}}
 
 
-def test_a_step_can_see_the_assets_of_the_whole_run(instance: dg.DagsterInstance) -> None:
-    assert answers(internals.assets_of_run, instance)["models_2"] == {A, B, MIDDLE, LAST}
+def test_step_sees_the_assets_of_the_whole_run(instance: dg.DagsterInstance) -> None:
+    assert hook_results(internals.assets_of_run, instance)["models_2"] == {A, B, MIDDLE, LAST}
 
 
-def test_an_output_alone_is_an_event_without_a_materialization(instance: dg.DagsterInstance) -> None:
-    def ask(context: dg.AssetExecutionContext) -> tuple[dg.DagsterEventType, Any]:
+def test_output_event_alone_has_no_materialization(instance: dg.DagsterInstance) -> None:
+    def hook(context: dg.AssetExecutionContext) -> tuple[dg.DagsterEventType, Any]:
         event = internals.released_output(context, "a")
         return event.event_type, event.step_output_data.step_output_handle.output_name
 
-    assert answers(ask, instance)["models"] == (dg.DagsterEventType.STEP_OUTPUT, "a")
+    assert hook_results(hook, instance)["models"] == (dg.DagsterEventType.STEP_OUTPUT, "a")
 
 
-def test_the_asset_keys_of_outputs_are_asked_of_the_step_and_can_be_remembered(instance: dg.DagsterInstance) -> None:
-    def ask(context: dg.AssetExecutionContext) -> tuple[Any, bool]:
+def test_output_asset_keys_of_the_step_can_be_cached(instance: dg.DagsterInstance) -> None:
+    def hook(context: dg.AssetExecutionContext) -> tuple[Any, bool]:
         internals.remember_output_keys(context)
         step_context = context.op_execution_context.get_step_execution_context()
         return (
@@ -121,13 +124,11 @@ def test_the_asset_keys_of_outputs_are_asked_of_the_step_and_can_be_remembered(i
             step_context.get_output_asset_keys() is step_context.get_output_asset_keys(),
         )
 
-    assert answers(ask, instance)["models"] == ({A}, True)
+    assert hook_results(hook, instance)["models"] == ({A}, True)
 
 
 @pytest.mark.parametrize("is_quiet", [False, True])
-def test_dagsters_line_about_outputs_that_it_has_not_seen_can_be_dropped(
-    instance: dg.DagsterInstance, is_quiet: bool
-) -> None:
+def test_log_line_about_missing_outputs_can_be_suppressed(instance: dg.DagsterInstance, is_quiet: bool) -> None:
     @dg.multi_asset(
         specs=[dg.AssetSpec("x", skippable=True)], check_specs=[dg.AssetCheckSpec("unseen", asset="x")], can_subset=True
     )
@@ -141,7 +142,7 @@ def test_dagsters_line_about_outputs_that_it_has_not_seen_can_be_dropped(
     assert any("did not yield or return expected outputs" in message for message in messages) is not is_quiet
 
 
-def test_dagster_tags_runs_of_backfills_and_retries_of_assets() -> None:
+def test_dagster_tags_runs_of_backfills_and_asset_retries() -> None:
     run = dg.DagsterRun("job", run_id="1" * 36, tags={"dagster/backfill": "b"})
     assert internals.is_part_of_backfill(run)
     assert not internals.repeats_failed_assets(run)
@@ -150,12 +151,12 @@ def test_dagster_tags_runs_of_backfills_and_retries_of_assets() -> None:
     )
 
 
-def test_the_last_evaluations_of_checks_are_found_in_one_query_and_the_earlier_ones_page_by_page(
+def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(internals, "_PAGE", 1)
     for _ in range(3):
-        answers(lambda _: None, instance)
+        hook_results(lambda _: None, instance)
     last = internals.last_check_records(instance, [FINE, dg.AssetCheckKey(A, "never")])
     assert last.keys() == {FINE}
     records = list(internals.check_records(instance, FINE))
@@ -166,7 +167,7 @@ def test_the_last_evaluations_of_checks_are_found_in_one_query_and_the_earlier_o
     assert isinstance(evaluation.target_materialization_data, internals.TargetMaterialization)
 
 
-def test_dagster_installs_its_signal_handlers_by_a_function_that_can_be_replaced() -> None:
+def test_function_that_installs_signal_handlers_can_be_replaced() -> None:
     from dagster._utils.interrupts import capture_interrupts
 
     original, wanted = internals.signal_installer(), []
@@ -177,7 +178,7 @@ def test_dagster_installs_its_signal_handlers_by_a_function_that_can_be_replaced
             assert signal.getsignal(signal.SIGINT) is before
     finally:
         internals.replace_signal_installer(original)
-    assert len(wanted) == 2  # its own, and the one from before
+    assert len(wanted) == 2  # Dagster's own handler, and then the earlier handler
 
 
 STEP_PROCESS = """
@@ -185,21 +186,21 @@ import dagster as dg
 from pathlib import Path
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 
-told = Path({told!r})
+results = Path({results!r})
 
 @dg.asset
 def models():
-    with told.open("a") as file:
+    with results.open("a") as file:
         file.write(f"{{was_started_for_a_step_of('models')}} {{was_started_for_a_step_of('model')}}\\n")
 """
 
 
 @pytest.mark.parametrize(("executor", "expected"), [("in_process", "False False"), ("multiprocess", "True False")])
-def test_the_process_of_a_step_knows_its_step(tmp_path: Path, executor: str, expected: str) -> None:
+def test_process_of_a_step_knows_its_step(tmp_path: Path, executor: str, expected: str) -> None:
     with dagster_project(tmp_path) as dagster:
-        dagster.add_module("models", STEP_PROCESS.format(told=str(tmp_path / "told")))
+        dagster.add_module("models", STEP_PROCESS.format(results=str(tmp_path / "results")))
         assert dagster.launch(executor, assets=["models"]).status == dg.DagsterRunStatus.SUCCESS
-    assert (tmp_path / "told").read_text().splitlines() == [expected]
+    assert (tmp_path / "results").read_text().splitlines() == [expected]
 
 
 SHARED = """
@@ -213,20 +214,20 @@ def defs(context: dg.ComponentLoadContext):
 """
 
 
-def test_components_of_one_load_share_a_code_location_and_those_of_another_do_not(tmp_path: Path) -> None:
+def test_components_share_a_code_location_only_within_one_load(tmp_path: Path) -> None:
     with dagster_project(tmp_path) as dagster:
         for name in ("one", "two"):
             dagster.add_module(name, SHARED.format(name=name))
-        kept, found = [], []
+        loads, locations_by_load = [], []
         for _ in range(2):
             definitions = load(dagster.root)
-            kept.append(definitions)
-            found.append({spec.metadata["location"] for spec in definitions.resolve_all_asset_specs()})
-    assert [len(locations) for locations in found] == [1, 1]
+            loads.append(definitions)
+            locations_by_load.append({spec.metadata["location"] for spec in definitions.resolve_all_asset_specs()})
+    assert [len(locations) for locations in locations_by_load] == [1, 1]
 
 
 @pytest.mark.parametrize("load_type", DefinitionsLoadType)
-def test_dagster_tells_a_rebuild_of_definitions_from_a_load(load_type: DefinitionsLoadType) -> None:
+def test_dagster_distinguishes_rebuild_from_load_of_definitions(load_type: DefinitionsLoadType) -> None:
     before = DefinitionsLoadContext.get()
     DefinitionsLoadContext.set(DefinitionsLoadContext(load_type))
     try:

@@ -1,7 +1,7 @@
-"""What this project leans on in SQLMesh. These tests do not test this project: if one fails, SQLMesh changed.
+"""Facts about SQLMesh that this project needs. If a test fails, SQLMesh changed, not this project.
 
-Real SQLMesh, in this process, on real DuckDB files. Each test names a fact, and its docstring the
-decision record in docs/adr/ that stands on it: ADR-0002 (one run of exactly a subset), ADR-0003
+Real SQLMesh runs in this process on real DuckDB files. The name of each test is a fact. Its docstring names the
+decision record in docs/adr/ that needs the fact: ADR-0002 (one run of exactly a subset), ADR-0003
 (evidence for each audit), ADR-0004 (errors in SQLMesh's words), ADR-0005 (the console as evidence),
 ADR-0007 and ADR-0008 (what is promoted against what is in the files), ADR-0010 (a process in the
 project's folder), ADR-0014 (definitions without a database), ADR-0015 (the janitor).
@@ -57,7 +57,7 @@ AFTER_GATED = '"db"."shop"."after_gated"'
 STANDALONE_AUDIT = "revenue_is_known"
 
 FLAGS = ("orders break", "orders fail to be audited", "orders look odd", "2025-01-04 breaks", "signal breaks")
-"""Rows of the table `control.flags`, all of them off: what a test turns on to make something go wrong."""
+"""Rows of the table `control.flags`, all off. A test turns one on to cause an error."""
 
 FILES = {
     "config.yaml": """
@@ -153,7 +153,7 @@ class Shop:
         (self.folder / "config.yaml").write_text(text)
 
     def open(self, console: NoopConsole | None = None, *, load: bool = False, type_: type[Context] = Context) -> Any:
-        """Open the project the way our worker does."""
+        """Open the project as our worker does."""
         configs = load_configs(None, Config, [str(self.folder)])
         context = type_(paths=[str(self.folder)], config=configs, gateway=None, load=load)
         context.console = console or NoopConsole()
@@ -214,15 +214,15 @@ def promoted(context: Context) -> dict[str, Snapshot]:
 
 
 def missing(shop: Shop) -> dict[str, list[tuple[int, int]]]:
-    """What state says is still to be computed, read anew."""
+    """Return the missing intervals of each model, from a fresh read of the state."""
     shop.close()
     context = shop.open()
-    found = missing_intervals(promoted(context).values(), execution_time=NOW)
+    intervals_by_snapshot = missing_intervals(promoted(context).values(), execution_time=NOW)
     shop.close()
-    return {snapshot.name: intervals for snapshot, intervals in found.items()}
+    return {snapshot.name: intervals for snapshot, intervals in intervals_by_snapshot.items()}
 
 
-# -- a console that remembers ---------------------------------------------------------------------------
+# -- a console that records calls ------------------------------------------------------------------------
 
 
 @dataclass
@@ -237,7 +237,7 @@ class Call:
 
 
 class Recorder(NoopConsole):
-    """Remembers calls of the methods that our console overrides, arguments by name."""
+    """Records calls of the methods that our console overrides, with arguments by name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,14 +247,14 @@ class Recorder(NoopConsole):
         return [call for call in self.calls if call.method == method]
 
     def batches(self) -> dict[str, list[Call]]:
-        """Ends of batches by model, in the order in which they came."""
-        found: dict[str, list[Call]] = {}
+        """Return the ends of batches by model, in order of arrival."""
+        batches_by_model: dict[str, list[Call]] = {}
         for call in self.of("update_snapshot_evaluation_progress"):
-            found.setdefault(call.snapshot, []).append(call)
-        return found
+            batches_by_model.setdefault(call.snapshot, []).append(call)
+        return batches_by_model
 
     def executed(self) -> set[str]:
-        """Models of which every planned batch has finished with a duration."""
+        """Return the models whose planned batches all finished with a duration."""
         calls = self.of("update_snapshot_evaluation_progress")
         finished = [call.snapshot for call in calls if call.arguments["duration_ms"] is not None]
         return {name for name, batches in self.planned().items() if batches and finished.count(name) == len(batches)}
@@ -282,7 +282,7 @@ CONSOLE_METHODS = {
     "log_error": ["message"],
     "log_status_update": ["message"],
 }
-"""Methods that our console overrides, and the parameters that it takes, in order."""
+"""The methods that our console overrides, and their parameters in order."""
 
 
 def _recording(method: str) -> Any:
@@ -301,19 +301,19 @@ for _method in CONSOLE_METHODS:
 
 
 @pytest.mark.parametrize(("method", "parameters"), CONSOLE_METHODS.items(), ids=CONSOLE_METHODS)
-def test_the_console_has_the_methods_and_parameters_that_ours_overrides(method: str, parameters: list[str]) -> None:
+def test_console_has_the_methods_and_parameters_that_ours_overrides(method: str, parameters: list[str]) -> None:
     """ADR-0005: the console gives the evidence."""
     signature = list(inspect.signature(getattr(NoopConsole, method)).parameters)
     assert signature[: len(parameters) + 1] == ["self", *parameters]
 
 
-def test_the_noop_console_implements_every_method() -> None:
+def test_noop_console_implements_every_method() -> None:
     """ADR-0005: a new method of the console does not break ours, which derives from it."""
     assert not NoopConsole.__abstractmethods__
 
 
-def test_a_finished_batch_comes_with_its_statistics_as_a_keyword(shop: Shop) -> None:
-    """ADR-0005: rows and bytes of an execution, where the engine reports them."""
+def test_finished_batch_has_its_statistics_as_a_keyword(shop: Shop) -> None:
+    """ADR-0005: rows and bytes of an execution, if the engine reports them."""
     console = Recorder()
     run(shop.open(console))
     (call,) = console.batches()[ORDERS]
@@ -321,10 +321,10 @@ def test_a_finished_batch_comes_with_its_statistics_as_a_keyword(shop: Shop) -> 
     assert (stats.total_rows_processed, stats.total_bytes_processed) == (None, None)  # DuckDB reports neither
 
 
-# -- what a run tells its console -----------------------------------------------------------------------
+# -- calls of the console during a run ------------------------------------------------------------------
 
 
-def test_every_batch_is_planned_first_and_then_finishes_with_a_duration(shop: Shop) -> None:
+def test_every_batch_is_planned_and_then_finishes_with_a_duration(shop: Shop) -> None:
     """ADR-0005: `executed` is every planned batch finished with a duration."""
     console = Recorder()
     assert run(shop.open(console)) is CompletionStatus.SUCCESS
@@ -340,7 +340,7 @@ def test_every_batch_is_planned_first_and_then_finishes_with_a_duration(shop: Sh
     assert missing(shop).keys() == {GATED, AFTER_GATED}
 
 
-def test_callbacks_come_from_pool_threads_when_tasks_run_side_by_side(shop: Shop) -> None:
+def test_callbacks_come_from_pool_threads_if_tasks_are_concurrent(shop: Shop) -> None:
     """ADR-0005: the console has to be safe to use from any thread."""
     shop.write_config(concurrent_tasks="4")
     console = Recorder()
@@ -350,7 +350,7 @@ def test_callbacks_come_from_pool_threads_when_tasks_run_side_by_side(shop: Shop
     assert {call.thread for call in console.of("start_evaluation_progress")} == {threading.current_thread()}
 
 
-def test_a_failing_model_is_returned_and_not_raised_and_its_batch_has_no_duration(shop: Shop) -> None:
+def test_failed_model_is_returned_not_raised_and_its_batch_has_no_duration(shop: Shop) -> None:
     """ADR-0004, ADR-0005: a callback alone does not mean that the model was executed."""
     shop.turn_on("orders break")
     console = Recorder()
@@ -365,7 +365,7 @@ def test_a_failing_model_is_returned_and_not_raised_and_its_batch_has_no_duratio
     assert missing(shop)[ORDERS]
 
 
-def test_skipped_models_are_told_before_failed_ones(shop: Shop) -> None:
+def test_skipped_models_are_reported_before_failed_models(shop: Shop) -> None:
     """ADR-0005: our console keeps the skipped set until the failures are known."""
     shop.turn_on("orders break")
     console = Recorder()
@@ -375,7 +375,7 @@ def test_skipped_models_are_told_before_failed_ones(shop: Shop) -> None:
     assert end[0].arguments["snapshot_names"] == {REVENUE, STANDALONE_AUDIT}
 
 
-def test_a_model_can_execute_and_fail_and_be_skipped_in_one_run(shop: Shop) -> None:
+def test_model_can_be_executed_failed_and_skipped_in_one_run(shop: Shop) -> None:
     """ADR-0005: a model's own failure outweighs its being in the skipped set."""
     shop.turn_on("2025-01-04 breaks")
     later = NOW + DAY
@@ -387,7 +387,7 @@ def test_a_model_can_execute_and_fail_and_be_skipped_in_one_run(shop: Shop) -> N
     assert missing(shop)[DAYS][0] == (PLANNED_AT + DAY, NOW)  # the first batch is recorded
 
 
-def test_a_run_with_nothing_due_says_so_and_plans_nothing(shop: Shop) -> None:
+def test_run_with_nothing_to_do_reports_it_and_plans_nothing(shop: Shop) -> None:
     """ADR-0005: `up_to_date` is a requested model that was not planned."""
     console = Recorder()
     status = run(shop.open(console), select_models=["shop.orders", "shop.revenue"], execution_time=PLANNED_AT)
@@ -396,8 +396,8 @@ def test_a_run_with_nothing_due_says_so_and_plans_nothing(shop: Shop) -> None:
     assert "No models are ready to run" in console.calls[0].arguments["message"]
 
 
-def test_a_model_whose_signal_is_not_ready_is_planned_without_batches_and_the_run_succeeds(shop: Shop) -> None:
-    """ADR-0005: that is `waiting`, for the model and for what is downstream of it; SUCCESS proves nothing."""
+def test_model_waiting_for_a_signal_is_planned_without_batches_and_the_run_succeeds(shop: Shop) -> None:
+    """ADR-0005: the model and its downstream models are `waiting`. SUCCESS alone proves nothing."""
     console = Recorder()
     status = run(shop.open(console), select_models=["shop.gated", "shop.after_gated"])
     assert status is CompletionStatus.SUCCESS
@@ -409,15 +409,15 @@ def test_a_model_whose_signal_is_not_ready_is_planned_without_batches_and_the_ru
     assert list(signal.arguments["check_intervals"]) == [(to_timestamp("2025-01-01"), NOW)]
 
 
-def test_a_model_that_runs_without_what_it_reads_ignores_the_signal_of_what_it_reads(shop: Shop) -> None:
-    """ADR-0028: so `worker/signals.py` leaves out what such a model upstream has not computed."""
+def test_model_run_without_its_upstream_model_ignores_the_upstream_signal(shop: Shop) -> None:
+    """ADR-0028: so the worker leaves out intervals that such an upstream model has not computed."""
     console = Recorder()
     run(shop.open(console), select_models=["shop.after_gated"], no_auto_upstream=True)
     assert console.planned() == {AFTER_GATED: [(to_timestamp("2025-01-01"), NOW)]}
     assert not console.of("update_signal_progress")
 
 
-def test_an_exception_in_a_callback_fails_a_model_whose_interval_is_recorded(shop: Shop) -> None:
+def test_exception_in_a_callback_fails_a_model_whose_interval_is_recorded(shop: Shop) -> None:
     """ADR-0005: our console must never raise."""
 
     class Broken(Recorder):
@@ -432,7 +432,7 @@ def test_an_exception_in_a_callback_fails_a_model_whose_interval_is_recorded(sho
 
 
 @pytest.mark.parametrize("concurrent_tasks", ["1", "4"])
-def test_an_exception_before_a_batch_fails_it_without_executing_it(shop: Shop, concurrent_tasks: str) -> None:
+def test_exception_before_a_batch_fails_it_without_executing_it(shop: Shop, concurrent_tasks: str) -> None:
     """ADR-0005: our console must never raise. It is also the other way to cancel: see the next test."""
 
     class Refusing(Recorder):
@@ -447,8 +447,8 @@ def test_an_exception_before_a_batch_fails_it_without_executing_it(shop: Shop, c
     assert missing(shop).keys() == {REVENUE, DAYS, TOTALS, STANDALONE_AUDIT, GATED, AFTER_GATED}
 
 
-def test_a_plan_that_lands_in_mid_run_makes_the_run_start_over_with_the_same_evaluator(shop: Shop) -> None:
-    """ADR-0003, ADR-0005: evaluators are wrapped once, what finished stays done, the rest is judged anew."""
+def test_plan_applied_during_a_run_restarts_the_run_with_the_same_evaluator(shop: Shop) -> None:
+    """ADR-0003, ADR-0005: evaluators are wrapped once. Finished batches stay done, the rest is planned again."""
     evaluators: list[SnapshotEvaluator] = []
 
     class Watching(Context):
@@ -473,9 +473,9 @@ def test_a_plan_that_lands_in_mid_run_makes_the_run_start_over_with_the_same_eva
     assert "Restarting the run" in console.of("log_warning")[0].arguments["short_message"]
 
 
-def test_before_each_node_sqlmesh_parses_the_environment_to_see_whether_a_plan_has_changed_it(shop: Shop) -> None:
-    """ADR-0027: the question comes as a keyword, and a summary has the two fields that answer it."""
-    asked: list[bool] = []
+def test_sqlmesh_reads_the_environment_before_each_node_to_detect_a_plan(shop: Shop) -> None:
+    """ADR-0027: the circuit breaker is a keyword, and the environment summary has the two fields that it needs."""
+    breaker_results: list[bool] = []
 
     class Counting(Context):
         def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
@@ -484,8 +484,8 @@ def test_before_each_node_sqlmesh_parses_the_environment_to_see_whether_a_plan_h
 
             def run_counted(*args: Any, circuit_breaker: Any, **options: Any) -> CompletionStatus:
                 def counted() -> bool:
-                    asked.append(circuit_breaker())
-                    return asked[-1]
+                    breaker_results.append(circuit_breaker())
+                    return breaker_results[-1]
 
                 return run_all(*args, circuit_breaker=counted, **options)
 
@@ -493,28 +493,28 @@ def test_before_each_node_sqlmesh_parses_the_environment_to_see_whether_a_plan_h
             return scheduler
 
     context = shop.open(type_=Counting)
-    read: list[str] = []
+    read_environments: list[str] = []
     get_environment = context.state_sync.state_sync.environment_state.get_environment
 
     def watched(environment: str, *args: Any, **options: Any) -> Any:
-        read.append(environment)
+        read_environments.append(environment)
         return get_environment(environment, *args, **options)
 
     context.state_sync.state_sync.environment_state.get_environment = watched
     assert run(context, select_models=["shop.orders", "shop.revenue"]) is CompletionStatus.SUCCESS
-    assert len(asked) >= 2
-    assert not any(asked)
-    assert len(read) > len(asked)  # each time, and to open the run
+    assert len(breaker_results) >= 2
+    assert not any(breaker_results)
+    assert len(read_environments) > len(breaker_results)  # once for each call, and once to open the run
     [summary] = context.state_sync.get_environments_summary()
     stored = context.state_sync.get_environment("prod")
     assert (summary.name, summary.plan_id, summary.finalized_ts) == ("prod", stored.plan_id, stored.finalized_ts)
 
 
-# -- what a run is made of ------------------------------------------------------------------------------
+# -- requirements of a run ------------------------------------------------------------------------------
 
 
-def test_a_run_needs_nothing_but_the_configuration_and_the_state(shop: Shop) -> None:
-    """ADR-0008, ADR-0014: what runs is what is promoted; a step never parses a model."""
+def test_run_needs_only_the_configuration_and_the_state(shop: Shop) -> None:
+    """ADR-0008, ADR-0014: a run executes promoted versions. A step never parses a model."""
     for path in shop.folder.iterdir():
         if path.name not in ("config.yaml", "db.db"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -523,31 +523,31 @@ def test_a_run_needs_nothing_but_the_configuration_and_the_state(shop: Shop) -> 
     assert console.executed() == {ORDERS, REVENUE, DAYS, TOTALS, STANDALONE_AUDIT}
 
 
-def test_a_context_loads_its_files_by_the_load_method_that_each_of_its_loaders_has(shop: Shop) -> None:
+def test_context_loads_files_with_the_load_method_of_its_loaders(shop: Shop) -> None:
     """We replace that method to see which models come from files: `describe._LoadedContext`."""
     context = shop.open()
     [loader] = context._loaders
-    found, load = [], loader.load
+    loaded_projects, load = [], loader.load
 
     def seen(*args: Any, **kwargs: Any) -> Any:
-        found.append(load(*args, **kwargs))
-        return found[-1]
+        loaded_projects.append(load(*args, **kwargs))
+        return loaded_projects[-1]
 
     loader.load = seen
     context.load()
-    assert found[0].models.keys() == context.models.keys()
-    assert found[0].standalone_audits.keys() == context.standalone_audits.keys() == {STANDALONE_AUDIT}
+    assert loaded_projects[0].models.keys() == context.models.keys()
+    assert loaded_projects[0].standalone_audits.keys() == context.standalone_audits.keys() == {STANDALONE_AUDIT}
 
 
-def test_an_environment_that_does_not_exist_is_none_in_state_and_an_error_in_a_run(shop: Shop) -> None:
-    """ADR-0008: we look first and refuse with the plan to apply."""
+def test_missing_environment_is_none_in_state_and_an_error_in_a_run(shop: Shop) -> None:
+    """ADR-0008: we check first and refuse with the command of the plan."""
     context = shop.open()
     assert context.state_reader.get_environment("dev") is None
     with pytest.raises(SQLMeshError, match="Environment 'dev' was not found"):
         context.run("dev")
 
 
-def test_a_signal_that_raises_ends_the_whole_run_before_anything_is_planned(shop: Shop) -> None:
+def test_signal_that_raises_ends_the_run_before_planning(shop: Shop) -> None:
     """ADR-0004: an error of the request, not the outcome of a model."""
     shop.turn_on("signal breaks")
     console = Recorder()
@@ -557,7 +557,7 @@ def test_a_signal_that_raises_ends_the_whole_run_before_anything_is_planned(shop
 
 
 @pytest.mark.parametrize("skip_janitor", [True, False])
-def test_a_run_deletes_expired_environments_unless_the_janitor_is_skipped(shop: Shop, skip_janitor: bool) -> None:
+def test_run_deletes_expired_environments_unless_the_janitor_is_skipped(shop: Shop, skip_janitor: bool) -> None:
     """ADR-0015: our runs skip it."""
     context = shop.open(load=True)
     context.plan("dev", include_unmodified=True, skip_backfill=True, auto_apply=True, no_prompts=True, skip_tests=True)
@@ -570,7 +570,7 @@ def test_a_run_deletes_expired_environments_unless_the_janitor_is_skipped(shop: 
 
 
 class Watched(Context):
-    """What our worker does where a run gets its scheduler: watch its audits, and replace its selection."""
+    """A context that records audits and replaces the selection when it creates the scheduler, like our worker."""
 
     def watch(self, requested: set[str] | None = None) -> Watched:
         self.requested = requested
@@ -600,7 +600,7 @@ class Watched(Context):
         return scheduler
 
 
-def test_the_selection_reaches_the_scheduler_as_a_keyword_that_holds_full_names(shop: Shop) -> None:
+def test_selection_is_passed_to_the_scheduler_as_a_keyword_with_full_names(shop: Shop) -> None:
     """ADR-0002: this is the keyword that our worker replaces."""
     context = shop.open(type_=Watched).watch()
     run(context, select_models=["shop.revenue"], no_auto_upstream=True)
@@ -612,9 +612,7 @@ def test_the_selection_reaches_the_scheduler_as_a_keyword_that_holds_full_names(
     [{REVENUE}, {ORDERS, DAYS}, {TOTALS}, {STANDALONE_AUDIT}, {ORDERS, REVENUE, TOTALS, STANDALONE_AUDIT}],
     ids=["downstream only", "two models", "name with a space", "standalone audit", "all kinds"],
 )
-def test_a_set_of_full_names_given_to_the_scheduler_restricts_the_run_to_exactly_them(
-    shop: Shop, requested: set[str]
-) -> None:
+def test_scheduler_runs_exactly_the_given_full_names(shop: Shop, requested: set[str]) -> None:
     """ADR-0002: one run of exactly the subset that was selected, standalone audits included."""
     console = Recorder()
     context = shop.open(console, type_=Watched).watch(requested)
@@ -624,20 +622,20 @@ def test_a_set_of_full_names_given_to_the_scheduler_restricts_the_run_to_exactly
 
 
 @pytest.mark.parametrize("name", ["shop.daily totals", 'shop."daily totals"', TOTALS])
-def test_the_selection_language_cannot_say_a_name_with_a_space(shop: Shop, name: str) -> None:
-    """ADR-0002: why the selection is a set of names and not an expression."""
+def test_selection_language_cannot_express_a_name_with_a_space(shop: Shop, name: str) -> None:
+    """ADR-0002: so the selection is a set of names and not an expression."""
     with pytest.raises(ParseError):
         run(shop.open(), select_models=[name], no_auto_upstream=True)
 
 
-def test_the_selection_language_ignores_standalone_audits_and_unknown_names(shop: Shop) -> None:
+def test_selection_language_ignores_standalone_audits_and_unknown_names(shop: Shop) -> None:
     """ADR-0002, ADR-0008: a run would answer "nothing to do" for what was never promoted."""
     context = shop.open()
     for name in (STANDALONE_AUDIT, "shop.unknown"):
         assert run(context, select_models=[name], no_auto_upstream=True) is CompletionStatus.NOTHING_TO_DO
 
 
-def test_the_selection_language_refuses_nothing_and_overflows_on_much(shop: Shop) -> None:
+def test_selection_language_fails_on_empty_and_very_long_selections(shop: Shop) -> None:
     """ADR-0002: why neither an empty selection nor a long one ever reaches it."""
     context = shop.open()
     with pytest.raises(ParseError, match="Expected model name"):
@@ -646,7 +644,7 @@ def test_the_selection_language_refuses_nothing_and_overflows_on_much(shop: Shop
         run(context, select_models=[f"shop.model_{number}" for number in range(2000)])
 
 
-def test_a_selection_adds_everything_upstream_unless_told_not_to(shop: Shop) -> None:
+def test_selection_includes_upstream_models_by_default(shop: Shop) -> None:
     """ADR-0002: a subset in Dagster means that subset."""
     console = Recorder()
     run(shop.open(console), select_models=["shop.revenue"])
@@ -656,7 +654,7 @@ def test_a_selection_adds_everything_upstream_unless_told_not_to(shop: Shop) -> 
 # -- audits ---------------------------------------------------------------------------------------------
 
 
-def test_the_evaluator_given_to_create_scheduler_returns_every_audit_in_the_order_of_the_model(shop: Shop) -> None:
+def test_evaluator_returns_every_audit_in_the_order_of_the_model(shop: Shop) -> None:
     """ADR-0003: evidence for each audit, passed ones included."""
     context = shop.open(type_=Watched).watch()
     run(context)
@@ -675,7 +673,7 @@ def test_the_evaluator_given_to_create_scheduler_returns_every_audit_in_the_orde
     ] == [
         ("not_null", {"columns": "(id)"}, 0, True, False),
         ("flag_is_off", {"flag": "'orders fail to be audited'"}, 0, True, False),
-        ("flag_is_off", {"flag": "'orders look odd'"}, 0, False, False),  # said to be non-blocking by the model
+        ("flag_is_off", {"flag": "'orders look odd'"}, 0, False, False),  # the model declares it as non-blocking
         ("switched_off", {}, None, True, True),
     ]
     assert "'orders look odd'" in results[2].query.sql(dialect="duckdb")
@@ -683,14 +681,14 @@ def test_the_evaluator_given_to_create_scheduler_returns_every_audit_in_the_orde
     assert [result.count for result in context.audits[STANDALONE_AUDIT]] == [0]
 
 
-def test_audits_are_given_the_interval_of_their_batch(shop: Shop) -> None:
-    """ADR-0003: a result says which interval it was seen on."""
+def test_audits_get_the_interval_of_their_batch(shop: Shop) -> None:
+    """ADR-0003: a result names the interval that was audited."""
     context = shop.open(type_=Watched).watch({ORDERS})
     run(context)
     assert tuple(to_timestamp(end) for end in context.audited_interval) == SINCE_THE_PLAN
 
 
-def test_a_blocking_audit_failure_does_not_record_the_interval(shop: Shop) -> None:
+def test_failed_blocking_audit_does_not_record_the_interval(shop: Shop) -> None:
     """ADR-0003: `audit_failed`, no materialization, and the next run executes the model again."""
     shop.turn_on("orders fail to be audited")
     shop.turn_on("orders look odd")
@@ -701,13 +699,13 @@ def test_a_blocking_audit_failure_does_not_record_the_interval(shop: Shop) -> No
     assert isinstance(error.__cause__, NodeAuditsErrors)
     assert [audit.audit_name for audit in error.__cause__.errors] == ["flag_is_off"]
     assert REVENUE in console.of("log_skipped_models")[0].arguments["snapshot_names"]
-    # The non-blocking failure beside it is told by the results alone.
+    # Only the audit results report the non-blocking failure.
     assert [result.count for result in context.audits[ORDERS]] == [0, 1, 1, None]
     assert not console.of("log_warning")
     assert missing(shop)[ORDERS] == [(PLANNED_AT, PLANNED_AT + DAY), (PLANNED_AT + DAY, NOW)]
 
 
-def test_a_blocking_audit_failure_does_not_roll_back_the_data(shop: Shop) -> None:
+def test_failed_blocking_audit_does_not_roll_back_the_data(shop: Shop) -> None:
     """ADR-0003: "no materialization" does not mean "nothing was written"."""
     shop.turn_on("orders fail to be audited")
     before = shop.sql("SELECT computed_on FROM shop.orders")
@@ -716,7 +714,7 @@ def test_a_blocking_audit_failure_does_not_roll_back_the_data(shop: Shop) -> Non
     assert (before, shop.sql("SELECT computed_on FROM shop.orders")) == ([("2025-01-03",)], [("2025-01-05",)])
 
 
-def test_a_non_blocking_audit_failure_records_the_interval(shop: Shop) -> None:
+def test_failed_non_blocking_audit_records_the_interval(shop: Shop) -> None:
     """ADR-0003: the model is materialized and the check fails with WARN."""
     shop.turn_on("orders look odd")
     console = Recorder()
@@ -766,14 +764,14 @@ def version(library: Any, *, minor: int) -> str:
     ids=["older sqlmesh", "newer sqlmesh", "older sqlglot", "newer sqlglot"],
 )
 def test_state_of_another_minor_version_is_refused(shop: Shop, library: Any, minor: int, text: str) -> None:
-    """ADR-0004: these words are how our worker tells who must act."""
+    """ADR-0004: by this text our worker decides who must act."""
     shop.sql(f"UPDATE sqlmesh._versions SET {library.__name__}_version = '{version(library, minor=minor)}'")
     with pytest.raises(SQLMeshError, match=text):
         shop.open().state_reader.get_environment("prod")
 
 
-def test_promoted_snapshots_carry_the_hashes_of_the_local_models(shop: Shop) -> None:
-    """ADR-0007, ADR-0008: what differs was edited and not planned."""
+def test_promoted_snapshots_have_the_hashes_of_the_local_models(shop: Shop) -> None:
+    """ADR-0007, ADR-0008: a difference means that a file was edited and not planned."""
     context = shop.open(load=True)
     environment = context.state_reader.get_environment("prod")
     local = {**context.models, **context.standalone_audits}
@@ -789,7 +787,7 @@ def test_promoted_snapshots_carry_the_hashes_of_the_local_models(shop: Shop) -> 
     [("ELSE 1 END", "ELSE 2 END", {"data", "metadata"}), ("kind FULL", "kind FULL, owner bob", {"metadata"})],
     ids=["query", "owner"],
 )
-def test_an_edited_query_changes_both_hashes_and_an_edited_owner_the_metadata_hash_alone(
+def test_edited_query_changes_both_hashes_and_edited_owner_only_the_metadata_hash(
     shop: Shop, old: str, new: str, changed: set[str]
 ) -> None:
     """ADR-0007: the code version is the data hash; a new owner does not make a warehouse look stale."""
@@ -802,8 +800,8 @@ def test_an_edited_query_changes_both_hashes_and_an_edited_owner_the_metadata_ha
     assert (model.metadata_hash != fingerprint.metadata_hash) is ("metadata" in changed)
 
 
-def test_a_snapshot_knows_its_parents_by_name_and_when_it_is_due_again(shop: Shop) -> None:
-    """ADR-0005: who blocked whom, and the reason of an `up_to_date` model."""
+def test_snapshot_has_parent_names_and_next_due_time(shop: Shop) -> None:
+    """ADR-0005: we need the culprits of blocked models and the reason of `up_to_date`."""
     snapshots = promoted(shop.open())
     assert {parent.name for parent in snapshots[REVENUE].parents} == {ORDERS}
     assert snapshots[ORDERS].intervals == [(to_timestamp("2025-01-01"), PLANNED_AT)]
@@ -816,7 +814,7 @@ def test_a_snapshot_knows_its_parents_by_name_and_when_it_is_due_again(shop: Sho
 
 @contextmanager
 def held_by_another_process(database: Path) -> Iterator[int]:
-    """A process that has the file open until the end of the block; its id."""
+    """Start a process that holds the file until the end of the block. Yield its id."""
     code = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(database)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -825,15 +823,15 @@ def held_by_another_process(database: Path) -> Iterator[int]:
         yield process.pid
 
 
-def test_a_duckdb_file_in_use_by_another_process_is_refused_naming_that_process(shop: Shop) -> None:
-    """ADR-0004: these words are how our worker recognises the lock."""
+def test_locked_duckdb_file_is_refused_with_the_holding_process(shop: Shop) -> None:
+    """ADR-0004: by this text our worker recognizes the lock."""
     with held_by_another_process(shop.database) as holder, pytest.raises(duckdb.IOException) as error:
         shop.open().state_reader.get_environment("prod")
     assert "Could not set lock on file" in str(error.value)
     assert f"PID {holder}" in str(error.value)
 
 
-def test_a_closed_context_gives_the_duckdb_file_back(shop: Shop) -> None:
+def test_closed_context_releases_the_duckdb_file(shop: Shop) -> None:
     """ADR-0010: our worker closes its context; the next one can open the file."""
     run(shop.open())
     shop.close()
@@ -841,10 +839,10 @@ def test_a_closed_context_gives_the_duckdb_file_back(shop: Shop) -> None:
         pass
 
 
-def test_a_relative_duckdb_path_starts_in_the_working_directory_and_not_in_the_project(
+def test_relative_duckdb_path_is_relative_to_the_working_directory(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ADR-0010: why our worker runs in the project's folder."""
+    """ADR-0010: so our worker runs in the project's folder."""
     shop.write_config(database="db.db")
     monkeypatch.chdir(shop.folder)
     assert run(shop.open()) is CompletionStatus.SUCCESS
@@ -870,7 +868,7 @@ def test_loading_a_project_does_not_create_its_database(shop: Shop) -> None:
     assert not shop.database.exists()
 
 
-def test_loading_a_project_does_not_touch_its_database(shop: Shop) -> None:
+def test_loading_a_project_does_not_open_its_database(shop: Shop) -> None:
     """ADR-0014: definitions load while a run holds the lock on the file."""
     with held_by_another_process(shop.database):
         before = shop.database.stat()
@@ -881,7 +879,7 @@ def test_loading_a_project_does_not_touch_its_database(shop: Shop) -> None:
 
 @pytest.fixture(scope="module")
 def loaded(planned: Path) -> Context:
-    """The planned project, loaded; its state stays closed."""
+    """The planned project, loaded without opening its state."""
     return Shop(planned).open(load=True)
 
 
@@ -897,7 +895,7 @@ def loaded(planned: Path) -> Context:
         ("shop.unknown", set()),
     ],
 )
-def test_models_are_selected_from_a_loaded_project_without_its_state(
+def test_models_are_selected_from_a_loaded_project_without_state(
     loaded: Context, selection: str, selected: set[str]
 ) -> None:
     """ADR-0014: `select` and `exclude` in defs.yaml are SQLMesh's own selection language."""
@@ -916,12 +914,12 @@ def test_models_are_selected_from_a_loaded_project_without_its_state(
 # -- names and lineage --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("said", ["prod", "Dev_Ada", "PR-17", "a b.c", "größe"])
-def test_an_environments_name_is_kept_in_lower_case_with_an_underscore_for_what_is_no_letter(said: str) -> None:
+@pytest.mark.parametrize("name", ["prod", "Dev_Ada", "PR-17", "a b.c", "größe"])
+def test_environment_name_is_stored_in_lower_case_with_underscores(name: str) -> None:
     """ADR-0017: the environment of a run config is named as SQLMesh names it."""
-    assert EnvironmentNamingInfo.sanitize_name(said) == re.sub(r"\W", "_", said).lower()
+    assert EnvironmentNamingInfo.sanitize_name(name) == re.sub(r"\W", "_", name).lower()
 
 
-def test_the_columns_behind_a_column_are_those_of_direct_parents_by_full_name(loaded: Context) -> None:
-    """What `include_metadata: [column_lineage]` stands on."""
+def test_column_lineage_names_columns_of_direct_parents_by_full_name(loaded: Context) -> None:
+    """`include_metadata: [column_lineage]` needs this."""
     assert column_dependencies(loaded, REVENUE, "id") == {ORDERS: {"id"}}

@@ -1,4 +1,4 @@
-"""What `worker/sqlmesh_internals.py` depends on: a test for each function, red when SQLMesh changes it."""
+"""The internals of SQLMesh that `worker/sqlmesh_internals.py` uses: one test for each function."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def planned(opened: Open) -> Open:
     return opened
 
 
-def test_a_model_and_an_audit_have_the_file_that_defines_them(opened: Open, folder: Path) -> None:
+def test_model_and_audit_have_their_file_path(opened: Open, folder: Path) -> None:
     context = opened()
     files = {model.name: internals.file_of(model) for model in context.models.values()}
     assert files == {f"shop.{name}": folder / "models" / f"{name}.sql" for name in ("orders", "revenue")}
     assert internals.file_of(context.standalone_audits["alone"]) == folder / "audits" / "alone.sql"
 
 
-def test_each_loader_of_a_context_loads_by_its_load_method_and_can_be_watched(opened: Open) -> None:
+def test_load_method_of_each_loader_can_be_wrapped(opened: Open) -> None:
     loaded: list[LoadedProject] = []
     context = opened(load=False)
     internals.watch_loaders(context, loaded.append)
@@ -89,7 +89,7 @@ def test_each_loader_of_a_context_loads_by_its_load_method_and_can_be_watched(op
     assert set(loaded[0].standalone_audits) == {"alone"}
 
 
-def test_a_selector_answers_from_a_loaded_project_without_its_state(opened: Open, folder: Path) -> None:
+def test_selector_works_on_a_loaded_project_without_state(opened: Open, folder: Path) -> None:
     context = opened()
     chosen = internals.selector_of(context).expand_model_selections(["tag:finance+"])
     assert {context.models[fqn].name for fqn in chosen} == {"shop.orders", "shop.revenue"}
@@ -97,7 +97,7 @@ def test_a_selector_answers_from_a_loaded_project_without_its_state(opened: Open
 
 
 class Watched(Context):
-    """A context whose scheduler and evaluator are watched as the worker's are."""
+    """A context that passes its scheduler and evaluator to `watch`, like the worker's context."""
 
     watch: Callable[[Any, Any], None]
 
@@ -114,7 +114,7 @@ def run(open_: Open, watch: Callable[[Any, Any], None]) -> CompletionStatus:
     return context.run("prod", execution_time=NOW, skip_janitor=True)
 
 
-def test_a_run_calls_the_run_method_of_the_scheduler_that_the_context_has_created(planned: Open) -> None:
+def test_run_calls_the_run_method_of_the_created_scheduler(planned: Open) -> None:
     selected: list[Any] = []
 
     def watch(scheduler: Any, _: Any) -> None:
@@ -130,44 +130,48 @@ def test_a_run_calls_the_run_method_of_the_scheduler_that_the_context_has_create
     assert selected == [None]
 
 
-def test_a_run_asks_for_missing_intervals_then_for_batches_and_computes_what_is_left(planned: Open) -> None:
-    asked: list[str] = []
+def test_run_requests_missing_intervals_then_batches_and_computes_them(planned: Open) -> None:
+    requests: list[str] = []
     finished: list[str] = []
 
     def watch(scheduler: Any, _: Any) -> None:
         find, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
 
         def missing(*args: Any, **kwargs: Any) -> Any:
-            asked.append("missing")
+            requests.append("missing")
             return find(*args, **kwargs)
 
         def batches(intervals: Any, *args: Any, **kwargs: Any) -> Any:
-            asked.append("batches")
-            left = {snapshot: found for snapshot, found in intervals.items() if "orders" in snapshot.name}
-            finished.extend(snapshot.name for snapshot in left)
-            return batch(left, *args, **kwargs)
+            requests.append("batches")
+            intervals_of_orders = {
+                snapshot: missing_intervals
+                for snapshot, missing_intervals in intervals.items()
+                if "orders" in snapshot.name
+            }
+            finished.extend(snapshot.name for snapshot in intervals_of_orders)
+            return batch(intervals_of_orders, *args, **kwargs)
 
         internals.replace_intervals(scheduler, missing, batches)
 
     assert run(planned, watch).is_success
-    assert asked == ["missing", "batches"]
+    assert requests == ["missing", "batches"]
     context = planned(load=False)
     environment = context.state_reader.get_environment("prod")
     assert environment is not None
     snapshots = context.state_reader.get_snapshots(environment.snapshots).values()
     computed = {snapshot.name for snapshot in snapshots if snapshot.is_model and snapshot.intervals}
-    assert computed == set(finished), "what was taken out between the two is not computed"
+    assert computed == set(finished), "intervals removed before batching are not computed"
 
 
-def test_a_run_evaluates_each_audit_of_a_model_by_the_two_methods_that_can_be_wrapped_once(planned: Open) -> None:
+def test_run_evaluates_audits_with_two_methods_that_can_be_wrapped(planned: Open) -> None:
     calls: list[tuple[str, str]] = []
 
     def wrapped(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
                 result = method(*args, **kwargs)
-                calls.append((name, result.audit.name if name == "one" else ""))
-                if name == "one":
+                calls.append((name, result.audit.name if name == "single audit" else ""))
+                if name == "single audit":
                     assert {"snapshot", "start", "end", "deployability_index"} <= kwargs.keys()
                 return result
 
@@ -176,27 +180,31 @@ def test_a_run_evaluates_each_audit_of_a_model_by_the_two_methods_that_can_be_wr
         return wrap
 
     def watch(_: Any, evaluator: Any) -> None:
-        for _ in range(2):  # the second time changes nothing
-            internals.replace_audits(evaluator, wrapped("all"), wrapped("one"))
+        for _ in range(2):  # the second call changes nothing
+            internals.replace_audits(evaluator, wrapped("all audits"), wrapped("single audit"))
 
     assert run(planned, watch).is_success
-    of_orders = [("one", "not_null"), ("one", "positive"), ("all", "")]
-    assert [call for call in calls if call != ("one", "alone")][:3] == of_orders
+    of_orders = [("single audit", "not_null"), ("single audit", "positive"), ("all audits", "")]
+    assert [call for call in calls if call != ("single audit", "alone")][:3] == of_orders
 
 
-def test_the_connections_of_all_threads_are_found_in_an_adapters_pool(planned: Open) -> None:
+def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> None:
     context = planned(load=False)
     adapter = context.engine_adapter
     adapter.fetchone("SELECT 1")
-    here = internals.open_connections([adapter])
-    assert any(hasattr(handle, "interrupt") for handle in here), "DuckDB's connections can be interrupted"
-    found: list[list[Any]] = []
+    connections_of_this_thread = internals.open_connections([adapter])
+    assert any(hasattr(handle, "interrupt") for handle in connections_of_this_thread), (
+        "DuckDB's connections can be interrupted"
+    )
+    connections_of_other_thread: list[list[Any]] = []
 
     def in_thread() -> None:
         adapter.fetchone("SELECT 1")
-        found.append(internals.open_connections([adapter]))
+        connections_of_other_thread.append(internals.open_connections([adapter]))
 
     thread = threading.Thread(target=in_thread)
     thread.start()
     thread.join()
-    assert {id(handle) for handle in here} <= {id(handle) for handle in found[0]}
+    assert {id(handle) for handle in connections_of_this_thread} <= {
+        id(handle) for handle in connections_of_other_thread[0]
+    }

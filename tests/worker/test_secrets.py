@@ -1,4 +1,4 @@
-"""Which values of a project's configuration are secret."""
+"""Which values of a project's configuration are secrets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def postgres(password: str) -> PostgresConnectionConfig:
     )
 
 
-def test_passwords_of_every_connection_and_variables_that_are_called_so_are_secret() -> None:
+def test_connection_passwords_and_variables_with_secret_names_are_secrets() -> None:
     gateway = GatewayConfig(
         connection=postgres("of the warehouse"),
         state_connection=postgres("of the state"),
@@ -23,12 +23,12 @@ def test_passwords_of_every_connection_and_variables_that_are_called_so_are_secr
     assert set(secrets_of(config)) == {"of the warehouse", "of the state", "of a gateway", "of the project"}
 
 
-def test_of_a_connections_secrets_only_what_is_called_so_is_secret() -> None:
-    """A region that counted as one would be hidden wherever it stands, and the word `postgres` with it."""
+def test_only_secret_named_fields_of_duckdb_secrets_are_secrets() -> None:
+    """If a region counted as a secret, its text would be redacted everywhere."""
     s3 = {"type": "s3", "region": "eu-central-1", "key_id": "AKIA", "secret": "of the bucket"}
     gateway = GatewayConfig(connection=DuckDBConnectionConfig(secrets={"our_secret": s3}))
     assert secrets_of(Config(gateways={"main": gateway})) == ("of the bucket",)
 
 
-def test_a_number_can_be_a_secret() -> None:
+def test_number_can_be_a_secret() -> None:
     assert secrets_of(Config(variables={"api_token": 8812345678, "keep_tokens": True})) == ("8812345678",)

@@ -1,1 +1,1 @@
-"""SQLMesh project -> manifest."""
+"""Load a SQLMesh project and turn it into a manifest. The entry is `project.describe`."""

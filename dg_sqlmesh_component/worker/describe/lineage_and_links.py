@@ -1,4 +1,4 @@
-"""What a manifest holds only on request: column lineage, and links to the files of models."""
+"""Optional parts of a manifest: column lineage, and links to the files of models."""
 
 from __future__ import annotations
 
@@ -17,50 +17,53 @@ Lineage = dict[str, tuple[tuple[str, str], ...]]
 
 
 def column_lineage(context: Context, model: Model, limit: int) -> tuple[Lineage | None, int]:
-    """The columns upstream that each column is made of, and how many pairs were left out; None for what is no SQL.
+    """The upstream columns of each column, as far as SQLMesh can trace them in the SQL. No database is queried.
 
-    No more pairs of columns than the limit are kept.
+    Args:
+        limit: How many pairs of columns to keep.
 
-    Parsed from the SQL alone: no database is asked. A column that SQLMesh cannot trace is left out.
+    Returns:
+        Upstream models and columns, by column; None for a model that is not SQL. How many pairs the limit cut off.
     """
     if not model.is_sql:
         return None, 0
-    found: Lineage = {}
+    upstream: Lineage = {}
     pairs = left_out = 0
     for column in model.columns_to_types or {}:
         try:
             parents = lineage.column_dependencies(context, model.fqn, column)
         except (SqlglotError, SQLMeshError, ValueError):
-            continue  # `SELECT *` of a table that nobody describes, a query that only a database can complete
-        made_of = tuple(sorted((parent, name) for parent, names in parents.items() for name in names if name != "*"))
-        kept = made_of[: limit - pairs]
-        pairs += len(kept)
-        left_out += len(made_of) - len(kept)
-        if kept:
-            found[column] = kept
-    lineage.CACHE.clear()  # it would keep every query of the project
-    return found, left_out
+            continue  # `SELECT *` of a table with unknown columns, or a query that only a database can complete
+        sources = tuple(sorted((parent, name) for parent, names in parents.items() for name in names if name != "*"))
+        within_limit = sources[: limit - pairs]
+        pairs += len(within_limit)
+        left_out += len(sources) - len(within_limit)
+        if within_limit:
+            upstream[column] = within_limit
+    lineage.CACHE.clear()  # it would keep every query of the project in memory
+    return upstream, left_out
 
 
 class SourceUrls:
-    """Web pages of files in a git repository that has a remote, at the commit that is checked out."""
+    """Web pages of files in a git repository with a remote, at the commit that is checked out."""
 
     def __init__(self) -> None:
         self._roots: dict[Path, tuple[Path, str] | None] = {}
 
     def of(self, path: Path) -> str | None:
-        """The page of a file; None outside of a repository, or where git or a remote is missing."""
+        """The page of a file; None outside of a repository, or if git or a remote is missing."""
         folder = path.parent
         if folder not in self._roots:
             self._roots[folder] = _repository(folder)
-        found = self._roots[folder]
-        if found is None:
+        repository = self._roots[folder]
+        if repository is None:
             return None
-        root, url = found
+        root, url = repository
         return f"{url}/{path.resolve().relative_to(root).as_posix()}"
 
 
 def _repository(folder: Path) -> tuple[Path, str] | None:
+    """The root folder of the repository, and the address of its page at this commit."""
     root = git(folder, "rev-parse", "--show-toplevel")
     remote = git(folder, "remote", "get-url", "origin")
     commit = git(folder, "rev-parse", "HEAD")

@@ -1,1 +1,1 @@
-"""Request -> one `Context.run` -> events."""
+"""Run requested nodes with one `Context.run`, and send events. The entry is `evaluation.evaluate`."""

@@ -1,4 +1,4 @@
-"""Whether a plan has changed the environment while it runs, which SQLMesh asks before each node."""
+"""Whether a plan has changed the environment during a run. SQLMesh asks this before each node."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from sqlmesh.core.state_sync import StateReader
 
 
 def unless_unchanged(has_changed: Callable[[], bool], state: StateReader, environment: str) -> Callable[[], bool]:
-    """SQLMesh's question, put to SQLMesh only where the environment's summary is not what it was the last time.
+    """Call SQLMesh's own circuit breaker only if the environment's summary has changed since the last call.
 
-    SQLMesh reads and parses every snapshot of the environment to compare two fields that the summary has too: at
-    3,000 models that was more than half of its run. The summary says only that nothing has changed; that something
-    has is for SQLMesh to say. Safe to call from any thread.
+    SQLMesh reads and parses every snapshot of the environment to compare two fields. The summary has both; at 3,000
+    models, SQLMesh's comparison took more than half of the run. An unchanged summary proves that nothing has changed.
+    If it differs, SQLMesh decides. Safe to call from any thread.
+
+    Args:
+        has_changed: SQLMesh's circuit breaker.
     """
     unchanged: list[EnvironmentSummary] = []
 
     def breaker() -> bool:
-        # Read before SQLMesh is asked: what lands between the two is a difference the next time.
-        found = [one for one in state.get_environments_summary() if one.name == environment]
-        if found and found == unchanged:
+        # Read before SQLMesh is asked: a plan that lands between the two makes the next summary differ.
+        summaries = [summary for summary in state.get_environments_summary() if summary.name == environment]
+        if summaries and summaries == unchanged:
             return False
         if has_changed():
             return True
-        unchanged[:] = found
+        unchanged[:] = summaries
         return False
 
     return breaker

@@ -1,18 +1,23 @@
-"""Request -> exactly one `Context.run` -> events.
+"""Serve an `EvaluationRequest`: exactly one `Context.run`, and its facts as events.
 
-Everything is read from SQLMesh's state: the project's models are not parsed (`load=False`), because
-what runs is what the environment has promoted, whatever the local files say.
+`evaluate` is the entry. It does this, in order:
 
-How the evidence is gathered: a console that SQLMesh calls while it works (`Tracker`), and the two
-things that pass through the public extension point `Context.create_scheduler` (`_RecordingContext`):
-the evaluator whose `audit` returns every audit's result, and the scheduler that knows the graph.
+1. `_open`: open the project and its state. If another process holds the DuckDB file, wait and try again.
+2. `state_lock.hold_state_lock`: wait until no other run uses the state.
+3. `_evaluate`: read the environment, run its requested nodes, then evaluate audits of nodes that do not run.
+
+Everything comes from SQLMesh's state. The project's models are not parsed (`load=False`), because a run executes
+promoted models, whatever the local files contain.
+
+Facts about the run come from two sources: SQLMesh calls its console while it works (`Tracker`), and it calls
+`Context.create_scheduler`, a public extension point (`_RecordingContext`). There the worker replaces the scheduler's
+`run`, and the evaluator's `audit`, which returns every audit's result.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import replace
+from collections.abc import Iterable, Set
 from functools import partial
 from typing import Any
 
@@ -21,12 +26,7 @@ from sqlmesh.core.config.connection import DuckDBConnectionConfig
 from sqlmesh.core.config.run import RunConfig
 from sqlmesh.core.environment import Environment, EnvironmentNamingInfo
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import (
-    Snapshot,
-    SnapshotEvaluator,
-    SnapshotTableInfo,
-    missing_intervals,
-)
+from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import to_datetime, to_timestamp
 from sqlmesh.utils.errors import SignalEvalError
@@ -51,27 +51,20 @@ from dg_sqlmesh_component.worker.context import (
     unfinished_plan,
 )
 from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder
-from dg_sqlmesh_component.worker.evaluate.audits import (
-    altered_at,
-    audit_alone,
-    audited,
-    computed,
-    data_altered_at,
-    deployability,
-    record_audits,
-)
+from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, record_audits
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import unless_unchanged
-from dg_sqlmesh_component.worker.evaluate.pending_upstream import mind_unselected_upstream
-from dg_sqlmesh_component.worker.evaluate.restatements import restated_without_its_source
+from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
+from dg_sqlmesh_component.worker.evaluate.pending_upstream import hold_back_pending_upstream
+from dg_sqlmesh_component.worker.evaluate.restatements import restated_before_its_source
 from dg_sqlmesh_component.worker.evaluate.running_queries import cut_off_queries
-from dg_sqlmesh_component.worker.evaluate.state_lock import Patience, alone_on_its_state
-from dg_sqlmesh_component.worker.evaluate.tracker import Tracker, ancestors
-from dg_sqlmesh_component.worker.evaluate.unknown_upstream import refuse_what_nobody_described
+from dg_sqlmesh_component.worker.evaluate.state_lock import LockWait, hold_state_lock
+from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
+from dg_sqlmesh_component.worker.evaluate.unknown_upstream import refuse_unknown_upstream
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
 
 ENVIRONMENT_CHECK_SECONDS = 5
-"""How often a run looks whether the plan that is updating its environment has finished."""
+"""How often a run checks whether the plan that is updating its environment has finished."""
 
 _STATUS: dict[CompletionStatus, msg.Status] = {
     CompletionStatus.SUCCESS: "success",
@@ -81,13 +74,13 @@ _STATUS: dict[CompletionStatus, msg.Status] = {
 
 
 def evaluate(request: msg.EvaluationRequest, pipe: Pipe) -> None:
-    """Run what is requested; every fact goes into the pipe as it becomes known."""
+    """Run the requested nodes. Every fact goes into the pipe as soon as it is known."""
     show_holder(request.holder)
     tracker = Tracker(pipe)
-    patience = Patience(pipe, request.overlap_timeout)
-    context = patience.until(partial(_open, request, tracker))
+    lock_wait = LockWait(pipe, request.overlap_timeout)
+    context = lock_wait.until(partial(_open, request, tracker))
     try:
-        with alone_on_its_state(context, request, patience, pipe):
+        with hold_state_lock(context, request, lock_wait, pipe):
             pipe.send(_evaluate(request, context, tracker))
     except SQLMeshComponentError:
         raise
@@ -99,8 +92,11 @@ def evaluate(request: msg.EvaluationRequest, pipe: Pipe) -> None:
         context.close()
 
 
+# -- open the project and its state ---------------------------------------------------------------
+
+
 def _open(request: msg.EvaluationRequest, tracker: Tracker) -> _RecordingContext:
-    """Open the project and its state, which is what finds a locked database file."""
+    """Open the project, then its state. A locked DuckDB file raises an error here."""
     context = open_context(
         request.project,
         tracker,
@@ -108,11 +104,6 @@ def _open(request: msg.EvaluationRequest, tracker: Tracker) -> _RecordingContext
         context_type=_RecordingContext,
         concurrent_tasks=request.concurrent_tasks,
     )
-    try:
-        _refuse_other_defaults(request, context)
-    except DeclarationError:
-        context.close()
-        raise
     context.console = tracker
     context.prepare(tracker, request)
     context.config.run = RunConfig(
@@ -120,40 +111,42 @@ def _open(request: msg.EvaluationRequest, tracker: Tracker) -> _RecordingContext
         environment_check_max_wait=max(request.environment_timeout, 1),
     )
     try:
+        _refuse_changed_defaults(request, context)
         context.state_reader.get_environment(request.environment)
     except Exception as error:  # a driver's, or SQLMesh's about the version of the state
         context.close()
+        if isinstance(error, DeclarationError):
+            raise
         raise explain(error, request.project, request.environment) from error
     return context
 
 
-def _refuse_other_defaults(request: msg.EvaluationRequest, context: SteadyContext) -> None:
-    """Refuse another environment or gateway than those of which the assets were made: it would be told as these."""
-    described = request.described_as
-    if described is None:
+def _refuse_changed_defaults(request: msg.EvaluationRequest, context: SteadyContext) -> None:
+    """Refuse a gateway or environment other than the manifest's: its results would be reported for the wrong assets."""
+    manifest = request.described_as
+    if manifest is None:
         return
-    is_default = described.environment is not None
-    now = {
-        "gateway": context.selected_gateway,
-        **({"environment": environment_name(request.project, context)} if is_default else {}),
-    }
-    for name, found in now.items():
-        stored = getattr(described, name)
-        if found != stored:
+    defaults = [("gateway", manifest.gateway, context.selected_gateway)]
+    if manifest.environment is not None:
+        defaults.append(("environment", manifest.environment, environment_name(request.project, context)))
+    for name, in_manifest, in_project in defaults:
+        if in_project != in_manifest:
             raise DeclarationError(
-                f"The stored manifest of the SQLMesh project is of its {name} {stored!r}, while its configuration "
-                f"now says {found!r}, perhaps because of an environment variable. Set `project.{name}` in "
-                "defs.yaml, or refresh the manifest with the variables of this deployment: dg utils refresh-defs-state"
+                f"The manifest of the SQLMesh project was created for {name} {in_manifest!r}, but the project's "
+                f"configuration now has {name} {in_project!r}, perhaps because of an environment variable. Set "
+                f"`project.{name}` in defs.yaml, or refresh the manifest with the variables of this deployment:"
+                f"{block('dg utils refresh-defs-state')}"
             )
+
+
+# -- run, then audit ------------------------------------------------------------------------------
 
 
 def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracker: Tracker) -> msg.EvaluationFinished:
     _refuse_wrong_bounds(request)
-    opened = _open_environment(request, context)
-    context.leave_out(opened.missing)
-    tracker.pipe.send(opened)
+    context.open_environment()
     status: msg.Status = "not_run"
-    failed_behind: Exception | None = None
+    late_error: Exception | None = None
     tracker.pipe.begin()
     if context.requested:
         try:
@@ -161,43 +154,45 @@ def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracke
         except Exception as error:  # a statement's: any driver's
             if not tracker.is_through:
                 raise
-            failed_behind = error
-    if status == "nothing_to_do":  # SQLMesh has planned nothing, and so has announced no plan
-        tracker.tell_idle_nodes()
-    if tracker.was_cancelled:  # what SQLMesh left out is what it was told to leave out
-        in_flight = "cut off" if tracker.was_cut_off else "finished"
-        raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new one was started.")
+            late_error = error
+    if status == "nothing_to_do":  # SQLMesh has planned nothing, so it has called no method of the console
+        tracker.report_idle_nodes()
+    if tracker.was_cancelled:  # before blocked nodes: SQLMesh left them out because the worker stopped the run
+        in_flight = "cut off" if tracker.cut_off else "finished"
+        raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new batch was started.")
     scheduler = context.current_scheduler
-    if scheduler is not None and (blocked := tracker.blocked_by(_parents(scheduler))):
+    if scheduler is not None and (blocked := tracker.blocked_by(scheduler.snapshots_by_name)):
         tracker.pipe.send(msg.NodesBlocked(blocked))
-    if failed_behind is not None:
-        # Never transient: an attempt with nothing to do has nothing to run such a statement behind.
+    if late_error is not None:
+        # Never transient: a retry has no pending intervals, and without any SQLMesh executes no such statement.
         raise StatementError(
-            "SQLMesh was done with the models when it ended with an error, as it does when an `after_all` statement "
-            f"fails: {describe_error(failed_behind).rstrip('.')}. SQLMesh repeats it behind the next models that it "
-            "computes; a run with nothing due before that, such as a retry of this one, is green without it."
-        ) from failed_behind
+            "SQLMesh had finished the models and then ended with an error, as it does if an `after_all` statement "
+            f"fails: {describe_error(late_error).rstrip('.')}. SQLMesh executes the statement again after the next "
+            "models that it computes. Until then, a run without pending intervals, such as a retry of this run, "
+            "succeeds without executing it."
+        ) from late_error
     if request.audit_only:
         _block_until_finalized(request, context, tracker.pipe)
         audit_alone(request, context.scheduler(environment=request.environment), tracker.pipe)
     return msg.EvaluationFinished(status)
 
 
-def _block_until_finalized(request: msg.EvaluationRequest, context: _RecordingContext, pipe: Pipe) -> None:
-    """Wait for a plan that is updating the environment, as SQLMesh's run does: its views may be of two plans till then.
-
-    Raises:
-        EnvironmentNotReadyError: The plan has not finished in time.
-    """
-    wait = context.config.run
-    for _ in range(max(1, wait.environment_check_max_wait // wait.environment_check_interval)):
-        environment = context.state_reader.get_environment(request.environment)
-        if environment is None or environment.finalized_ts:  # None: said by what opens it next
-            return
-        if pipe.is_cancelled:
-            raise EvaluationError("The evaluation of audits was cancelled.")
-        time.sleep(wait.environment_check_interval)
-    raise unfinished_plan(request.project, request.environment)
+def _refuse_wrong_bounds(request: msg.EvaluationRequest) -> None:
+    bounds = {}
+    for name, text in (("start", request.start), ("end", request.end)):
+        try:
+            bounds[name] = to_timestamp(text, relative_base=to_datetime(request.execution_time)) if text else None
+        except Exception as error:  # dateparser's errors are of many classes
+            raise DeclarationError(
+                f"SQLMesh cannot parse {name} {text!r} of the run config as a date or time. "
+                "Write a date, an instant or words such as '1 week ago'."
+            ) from error
+    start, end = bounds["start"], bounds["end"]
+    if start is not None and end is not None and start > end:
+        raise DeclarationError(
+            f"In the run config, start {request.start!r} is after end {request.end!r}, so nothing would be computed. "
+            "Correct one of them."
+        )
 
 
 def _run(request: msg.EvaluationRequest, context: _RecordingContext) -> CompletionStatus:
@@ -213,91 +208,50 @@ def _run(request: msg.EvaluationRequest, context: _RecordingContext) -> Completi
     )
 
 
-def _refuse_wrong_bounds(request: msg.EvaluationRequest) -> None:
-    bounds = {}
-    for name, said in (("start", request.start), ("end", request.end)):
-        try:
-            bounds[name] = to_timestamp(said, relative_base=to_datetime(request.execution_time)) if said else None
-        except Exception as error:  # dateparser's errors are of many classes
-            raise DeclarationError(
-                f"The run config's {name} {said!r} is no point in time that SQLMesh understands. "
-                "Write a date, an instant or words such as '1 week ago'."
-            ) from error
-    start, end = bounds["start"], bounds["end"]
-    if start is not None and end is not None and start > end:
-        raise DeclarationError(
-            f"The run config's start {request.start!r} lies behind its end {request.end!r}: nothing would be computed."
-        )
-
-
-def _stored_environment(request: msg.EvaluationRequest, context: _RecordingContext) -> tuple[Environment, str]:
-    """The environment as the state has it, and the `sqlmesh plan` that updates it.
+def _block_until_finalized(request: msg.EvaluationRequest, context: _RecordingContext, pipe: Pipe) -> None:
+    """Wait for a plan that is updating the environment, as SQLMesh's run does: until then, views may mix two plans.
 
     Raises:
-        EnvironmentNotReadyError: It does not exist, has promoted nothing of the project, or is not what the manifest
-            describes.
+        EnvironmentNotReadyError: The plan has not finished in time.
+    """
+    wait = context.config.run
+    for _ in range(max(1, wait.environment_check_max_wait // wait.environment_check_interval)):
+        environment = context.state_reader.get_environment(request.environment)
+        if environment is None or environment.finalized_ts:  # None: opening its scheduler raises the error
+            return
+        if pipe.is_cancelled:
+            raise EvaluationError("The evaluation of audits was cancelled.")
+        time.sleep(wait.environment_check_interval)
+    raise unfinished_plan(request.project, request.environment)
+
+
+# -- the environment ------------------------------------------------------------------------------
+
+
+def _stored_environment(request: msg.EvaluationRequest, context: SteadyContext) -> tuple[Environment, str]:
+    """The environment from the state, and the `sqlmesh plan` command that updates it.
+
+    Raises:
+        EnvironmentNotReadyError: It does not exist, has promoted nothing of the project, or has promoted models that
+            depend on models missing from the manifest.
     """
     environment = context.state_reader.get_environment(request.environment)
     plan = plan_command(request.project, request.environment, context, is_new=environment is None)
+    paths = ", ".join(request.project.paths)
     if environment is None:
         raise EnvironmentNotReadyError(
             f"Environment {request.environment!r} does not exist in the state of the SQLMesh project at "
-            f"{', '.join(request.project.paths)} (gateway {context.selected_gateway!r}). {_memory_advice(context)}"
+            f"{paths} (gateway {context.selected_gateway!r}). {_memory_advice(context)}"
             f"Nothing can run before its first plan is applied:{block(plan)}"
         )
-    refuse_what_nobody_described(request, environment, plan)
+    refuse_unknown_upstream(request, environment, plan)
     ours = {*_requested(request), *_assets(request)}
     if not any(snapshot.name in ours for snapshot in environment.snapshots):
         raise EnvironmentNotReadyError(
             f"Environment {request.environment!r} has promoted none of the models of the SQLMesh project at "
-            f"{', '.join(request.project.paths)}, so nothing can run. To promote them:{block(plan)}"
+            f"{paths}, so nothing can run. To promote them:{block(plan)}"
         )
     return environment, plan
-
-
-def _requested(request: msg.EvaluationRequest) -> Iterable[str]:
-    return dict.fromkeys([*request.models, *request.standalone_audits, *request.audit_only])
-
-
-def _assets(request: msg.EvaluationRequest) -> frozenset[str]:
-    """The models that are assets of the component that asks."""
-    return request.described_as.assets if request.described_as else frozenset()
-
-
-def _open_environment(request: msg.EvaluationRequest, context: _RecordingContext) -> msg.EnvironmentOpened:
-    environment, plan = _stored_environment(request, context)
-    requested, assets = _requested(request), _assets(request)
-    # What was promoted as external or embedded is not computed, whatever the local files have made of it since.
-    known = {
-        snapshot.name: snapshot
-        for snapshot in environment.snapshots
-        if snapshot.is_symbolic == (snapshot.name in request.external_models)
-    }
-    context.naming = environment.naming_info
-    context.promoted = {snapshot.name for snapshot in environment.promoted_snapshots}
-    return msg.EnvironmentOpened(
-        environment=environment.name,
-        plan_id=environment.plan_id,
-        promoted={
-            fqn: msg.PromotedNode(
-                version=known[fqn].version,
-                data_hash=known[fqn].fingerprint.data_hash,
-                metadata_hash=known[fqn].fingerprint.metadata_hash,
-                table_name=context.table_name(known[fqn]),
-            )
-            for fqn in requested
-            if fqn in known
-        },
-        missing=tuple(fqn for fqn in requested if fqn not in known),
-        plan_command=plan,
-        others=tuple(
-            sorted(
-                snapshot.name
-                for snapshot in environment.snapshots
-                if snapshot.is_model and not snapshot.is_symbolic and snapshot.name not in assets
-            )
-        ),
-    )
 
 
 def _memory_advice(context: SteadyContext) -> str:
@@ -305,170 +259,142 @@ def _memory_advice(context: SteadyContext) -> str:
     if not isinstance(state, DuckDBConnectionConfig) or state.catalogs or state.database not in (None, "", ":memory:"):
         return ""
     return (
-        "That state is in the memory of the process that opens it, so what a plan has applied is gone when it ends: "
-        "give the gateway's connection a file (`database: warehouse.duckdb`). "
+        "SQLMesh keeps this state in memory, so a plan's result is lost when the process that applied it ends. "
+        "Give the gateway's connection a file (`database: warehouse.duckdb`). "
     )
 
 
-class _RecordingContext(SteadyContext):
-    """A Context that shows what passes between it, its scheduler and its evaluator."""
+def _requested(request: msg.EvaluationRequest) -> Iterable[str]:
+    return dict.fromkeys([*request.models, *request.standalone_audits, *request.audit_only])
 
-    current_scheduler: Scheduler | None = None
-    """What runs the requested nodes, or has run them; another one after SQLMesh has started over."""
+
+def _assets(request: msg.EvaluationRequest) -> frozenset[str]:
+    """The models that are assets of the requesting component."""
+    return request.described_as.assets if request.described_as else frozenset()
+
+
+# -- the context of the run -----------------------------------------------------------------------
+
+
+class _RecordingContext(SteadyContext):
+    """A Context that runs exactly the requested nodes and records results of its scheduler and evaluator."""
+
+    requested: frozenset[str]
+    """The nodes to run, as far as they are in the environment."""
     naming: EnvironmentNamingInfo
     promoted: Set[str]
-    """Nodes that the environment has views of: in development, those that a plan has changed."""
+    """Nodes that have views in the environment. In a development environment: nodes that a plan has changed."""
+    current_scheduler: Scheduler | None = None
+    """The scheduler that runs or has run the requested nodes. SQLMesh makes another one when it starts over."""
 
     def prepare(self, tracker: Tracker, request: msg.EvaluationRequest) -> None:
         self._tracker = tracker
         self._request = request
-        self._requested = {*request.models, *request.standalone_audits}
-        self._count_rows = request.count_rows
-        self._query_characters = request.query_characters
+        self.requested = frozenset([*request.models, *request.standalone_audits])
 
-    def view(self, snapshot: Snapshot | SnapshotTableInfo) -> exp.Table | None:
-        """What consumers read of a model in the environment; None where it shows no table of SQLMesh's."""
-        if not snapshot.is_model or snapshot.is_symbolic or snapshot.name not in self.promoted:
-            return None
-        dialect = self.config.get_connection(snapshot.model_gateway or self.selected_gateway).DIALECT
-        return snapshot.qualified_view_name.table_for_environment(self.naming, dialect=dialect)
-
-    def table_name(self, snapshot: SnapshotTableInfo) -> str | None:
-        """The name of that table, unquoted and dotted."""
-        view = self.view(snapshot)
-        return None if view is None else ".".join(part.name for part in view.parts)
+    def open_environment(self) -> None:
+        """Read the environment, report its versions, and drop requested nodes that it does not have."""
+        request = self._request
+        environment, plan = _stored_environment(request, self)
+        assets = _assets(request)
+        # A node promoted as external or embedded is not computed, even if the local files have changed its kind.
+        known = {
+            snapshot.name: snapshot
+            for snapshot in environment.snapshots
+            if snapshot.is_symbolic == (snapshot.name in request.external_models)
+        }
+        self.requested = frozenset(self.requested & known.keys())
+        self.naming = environment.naming_info
+        self.promoted = {snapshot.name for snapshot in environment.promoted_snapshots}
+        self._tracker.pipe.send(
+            msg.EnvironmentOpened(
+                environment=environment.name,
+                promoted={
+                    fqn: msg.PromotedNode(
+                        version=known[fqn].version,
+                        data_hash=known[fqn].fingerprint.data_hash,
+                        metadata_hash=known[fqn].fingerprint.metadata_hash,
+                        table_name=self._table_name(known[fqn]),
+                    )
+                    for fqn in _requested(request)
+                    if fqn in known
+                },
+                missing=tuple(fqn for fqn in _requested(request) if fqn not in known),
+                plan_command=plan,
+                others=tuple(
+                    sorted(
+                        snapshot.name
+                        for snapshot in environment.snapshots
+                        if snapshot.is_model and not snapshot.is_symbolic and snapshot.name not in assets
+                    )
+                ),
+            )
+        )
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
+        """SQLMesh calls this before a run, before it starts over, and before audits are evaluated."""
         pipe = self._tracker.pipe
         pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
-        record_audits(snapshot_evaluator, pipe.send, self._query_characters)
-        if self._count_rows:
+        record_audits(snapshot_evaluator, pipe.send, self._request.query_characters)
+        if self._request.count_rows:
             self._tracker.count_rows = partial(self._rows_of, snapshot_evaluator)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         run = scheduler.run
 
         def run_requested(*args: Any, **kwargs: Any) -> CompletionStatus:
-            if self.current_scheduler is not None:  # not the first to run: to evaluate audits, one is made too
-                self._start_over()
+            if self.current_scheduler is not None:  # a plan has landed: other versions and nodes may be promoted now
+                self._tracker.start_over()
+                self.open_environment()
             self.current_scheduler = scheduler
-            self._tracker.idle_nodes = lambda: _idle_nodes(self._request, self.requested, scheduler, self._tracker)
-            # SQLMesh's selection language cannot say what is needed here: it has no quoting for names
+            self._tracker.idle_nodes = lambda: idle_nodes(
+                self._request, self.requested, scheduler.snapshots_by_name, self._tracker
+            )
+            # SQLMesh's selection language cannot select these nodes: it has no quoting for names
             # with spaces or dashes, cannot name standalone audits, ignores what it does not find, and
             # its parser recurses once per name (about a thousand overflow Python's stack).
-            asked = {
-                **kwargs,
-                "selected_snapshots": self._requested,
-                "circuit_breaker": unless_unchanged(kwargs["circuit_breaker"], self.state_reader, self.naming.name),
-                "auto_restatement_enabled": kwargs["auto_restatement_enabled"] and self._may_restate(scheduler),
-            }
-            return run(*args, **asked)
+            kwargs.update(
+                selected_snapshots=set(self.requested),
+                circuit_breaker=unless_unchanged(kwargs["circuit_breaker"], self.state_reader, self.naming.name),
+                auto_restatement_enabled=kwargs["auto_restatement_enabled"] and self._may_restate(scheduler),
+            )
+            return run(*args, **kwargs)
 
         replace_run(scheduler, run_requested)
-        mind_unselected_upstream(scheduler, self._tracker.hold_back)
+        hold_back_pending_upstream(scheduler, self._tracker.hold_back)
         return scheduler
 
     def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
-        """Called from the thread that listens."""
-        self._tracker.tell_in_flight()
+        """The pipe's listening thread calls this."""
+        self._tracker.report_in_flight()
         cut_off_queries(evaluator.adapters.values(), self._tracker.pipe)
 
     def _may_restate(self, scheduler: Scheduler) -> bool:
         snapshots, now = scheduler.snapshots_by_name, self._request.execution_time
-        reader = restated_without_its_source(snapshots, self._requested, now)
-        if reader is not None:
+        model = restated_before_its_source(snapshots, self.requested, now)
+        if model is not None:
             text = (
-                f"Automatic restatements that are due are left to a run of all that they reach: {bare(reader)} would "
-                "be restated in this run before what it reads."
+                f"This run does no automatic restatements: it would restate {bare(model)} before models upstream of it "
+                "that are not in this run. A run of all of them restates them."
             )
-            self._tracker.pipe.send(msg.LogLine("info", text, "dg_sqlmesh"))
-        return reader is None
-
-    def _start_over(self) -> None:
-        """A plan has landed: other versions are promoted now, and some nodes perhaps not any more."""
-        self._tracker.start_over()
-        opened = _open_environment(self._request, self)
-        self._tracker.pipe.send(opened)
-        self.leave_out(opened.missing)
-
-    def leave_out(self, missing: Iterable[str]) -> None:
-        """Run the requested nodes without these, which the environment does not have."""
-        self._requested -= {*missing}
-
-    @property
-    def requested(self) -> frozenset[str]:
-        """The nodes to run, as far as they are in the environment."""
-        return frozenset(self._requested)
+            self._tracker.pipe.log("info", text)
+        return model is None
 
     def _rows_of(self, evaluator: SnapshotEvaluator, snapshot: Snapshot) -> int | None:
-        view = self.view(snapshot)
+        view = self._view(snapshot)
         if view is None:
             return None
         query = exp.select(exp.Count(this=exp.Star())).from_(view)
         (rows,) = evaluator.get_adapter(snapshot.model_gateway).fetchone(query, quote_identifiers=True)
         return int(rows)
 
+    def _table_name(self, snapshot: SnapshotTableInfo) -> str | None:
+        """The name of the model's view, unquoted and dotted."""
+        view = self._view(snapshot)
+        return None if view is None else ".".join(part.name for part in view.parts)
 
-def _idle_nodes(
-    request: msg.EvaluationRequest, nodes: frozenset[str], scheduler: Scheduler, tracker: Tracker
-) -> Iterable[msg.Event]:
-    """Why nodes are not going to run: waiting for a signal, or nothing to do."""
-    snapshots, parents = scheduler.snapshots_by_name, _parents(scheduler)
-    index = deployability(request, snapshots.values())
-    overdue = missing_intervals(
-        snapshots.values(), execution_time=request.execution_time, ignore_cron=True, deployability_index=index
-    )
-    not_due = {snapshot.name for snapshot in overdue}
-    bounds = " and ".join(f"{name} {said!r}" for name, said in (("start", request.start), ("end", request.end)) if said)
-    altered = data_altered_at(snapshots, index, {fqn for fqn, batches in tracker.planned.items() if batches})
-    for fqn in sorted(nodes):
-        batches = tracker.planned.get(fqn)
-        if batches:
-            continue
-        snapshot = snapshots[fqn]
-        intervals = computed(snapshot, index)
-        idle: msg.NodeUpToDate | msg.NodeWaiting
-        if batches is None:
-            idle = _up_to_date(snapshot, fqn in not_due, bounds, request.execution_time)
-        else:
-            idle = _waiting(fqn, tracker, snapshots, parents)
-        idle = replace(
-            idle,
-            last_interval_end=intervals[-1][1] if intervals else None,
-            of=audited(snapshot, index),
-            altered_at=altered[fqn] or None,
-        )
-        if isinstance(idle, msg.NodeUpToDate) and snapshot.is_model and not snapshot.is_symbolic:
-            idle = replace(idle, intervals=tuple(intervals), computed_at=altered_at(snapshot, index))
-        yield idle
-
-
-def _parents(scheduler: Scheduler) -> Callable[[str], list[str]]:
-    snapshots = scheduler.snapshots_by_name
-    return lambda fqn: [parent.name for parent in snapshots[fqn].parents] if fqn in snapshots else []
-
-
-def _waiting(
-    fqn: str, tracker: Tracker, snapshots: Mapping[str, Snapshot], parents: Callable[[str], Iterable[str]]
-) -> msg.NodeWaiting:
-    unready, unselected = tracker.unready_signals, tracker.held_back_by.get(fqn, frozenset())
-    unheard = {name for name in unselected if snapshots[name].model.signals}
-    asked = ancestors(fqn, parents) & unready.keys() if unready else set()
-    return msg.NodeWaiting(
-        fqn=fqn,
-        signals=tuple(unready.get(fqn, ())),
-        upstream=tuple(sorted(asked | unheard)),
-        unselected=tuple(sorted(unselected - unheard)),
-    )
-
-
-def _up_to_date(snapshot: Snapshot, is_overdue: bool, bounds: str, execution_time: int) -> msg.NodeUpToDate:
-    if snapshot.is_seed:
-        return msg.NodeUpToDate(snapshot.name, "the seed has not changed since it was loaded", None, None)
-    if not is_overdue:
-        reason = "all complete intervals are computed"
-    elif bounds:
-        reason = f"nothing is due within the {bounds} that the run was given"
-    else:
-        reason = f"its cron {snapshot.node.cron!r} is not due"
-    next_due = to_timestamp(snapshot.node.cron_next(to_datetime(execution_time)))
-    return msg.NodeUpToDate(snapshot.name, reason, next_due, None)
+    def _view(self, snapshot: Snapshot | SnapshotTableInfo) -> exp.Table | None:
+        """The view of a model that consumers read in the environment; None if it has no such view."""
+        if not snapshot.is_model or snapshot.is_symbolic or snapshot.name not in self.promoted:
+            return None
+        dialect = self.config.get_connection(snapshot.model_gateway or self.selected_gateway).DIALECT
+        return snapshot.qualified_view_name.table_for_environment(self.naming, dialect=dialect)

@@ -1,28 +1,30 @@
-"""Pending intervals of models upstream that a run leaves out: what the run computes waits for them.
+"""Hold back intervals whose data is still pending in an upstream model that does not run.
 
-Theory of operation. A step runs exactly the models that it was asked for; SQLMesh alone would add everything upstream
-of them. If a model upstream has pending intervals and is not in the run, its downstream models would be computed for
-these intervals without their source, and never again, because SQLMesh then counts them as done.
+Theory of operation. A step runs exactly the requested models; SQLMesh alone would add all models upstream of them. If
+an upstream model has pending intervals and does not run (as in a run of one model, in a retry, or in the second part of
+a split step), its downstream models would be computed for these intervals without their source. SQLMesh would then
+count the intervals as computed and never compute them again.
 
-Between finding what is missing and batching it, the scheduler asks two methods that this module replaces:
+SQLMesh's scheduler calls two methods to find missing intervals and then to batch them. This module replaces both:
 
-1. `merged_missing_intervals`, without the selection: what is missing of all promoted models. Only what was selected is
-   returned; the rest is remembered.
-2. `batch_intervals`: for each requested model, in the order of the graph, its intervals are held back that overlap
-   with what is missing upstream (`_left`). What a model is denied, its own downstream models are denied too.
+1. `merged_missing_intervals`, called without the selection, finds the missing intervals of all promoted models. The
+   replacement returns those of the selected models and remembers the rest.
+2. `batch_intervals`, for each requested model in the order of the graph: intervals that overlap with intervals pending
+   upstream are held back (`_remaining`). Intervals held back from a model are held back from its downstream models too.
 
-What counts as missing upstream: what is missing beyond what is computed (`_beyond`). What is only computed again,
-because of a `lookback` or of an interval that is not over, holds nothing back.
+An interval counts as pending upstream if it is missing and not computed (`_beyond`). Intervals that are only computed
+again, because of a `lookback` or because they are not over, hold nothing back.
 
-What is held back of a model: the overlapping intervals; with `depends_on_past`, also everything after the first of
-them (`without`); with a `lookback`, also newer intervals for which a denied one would be computed again
-(`within_lookback`): once they were computed, SQLMesh would never ask for the older one.
+Held back from a model are: the overlapping intervals; with `depends_on_past`, also all intervals after the first of
+them (`without`); with a `lookback`, also newer intervals that would compute a held-back interval again
+(`within_lookback`). If a newer interval were computed, SQLMesh would never ask for the older interval.
 
-Invariants: no interval is computed whose source is missing anywhere upstream; what nothing upstream concerns is
-computed as SQLMesh would; whatever is held back is reported (`holds_back`) with the nearest models that lack it, so
-that the outcome is `waiting`, or `executed` with the rest named. tests/soak/random_subsets.py counts rows.
+Invariants: no interval is computed while its source is pending anywhere upstream. A model without pending intervals
+upstream is computed as SQLMesh would compute it. Every held-back interval is reported (`report`) with the nearest
+models that lack it: the outcome is then `waiting`, or `executed` with these models named. tests/soak/random_subsets.py
+counts rows.
 
-Models that do not run may also be what a signal looks at: `_altered_since`.
+A signal may also look at models that do not run: see `_altered_since`.
 """
 
 from __future__ import annotations
@@ -38,21 +40,18 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.worker.evaluate.audits import altered_at, computed
+from dg_sqlmesh_component.worker.evaluate.audits import altered_at, computed_intervals
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
 
-def mind_unselected_upstream(scheduler: Scheduler, holds_back: Callable[[str, Set[str]], None]) -> None:
-    """Have what runs mind models upstream of it that do not run.
+def hold_back_pending_upstream(scheduler: Scheduler, report: Callable[[str, Set[str]], None]) -> None:
+    """Make the scheduler hold back intervals of its models that are pending in upstream models which do not run.
 
-    SQLMesh adds to a selection all that is upstream of it, which a step must not. What reads a model that does not run
-    (in a run of one model, a retry, the second part of a split step) would be computed for intervals whose source is
-    not there yet, and never again. So it waits for whatever upstream is due and not computed: it is computed as far as
-    that is. Signals of what does not run are not asked: they may say by now that a model is ready, which it was not
-    when it ran.
+    Signals of models that do not run are not checked: they may now report a model as ready that was not ready when it
+    ran.
 
     Args:
-        holds_back: Is told each model that is denied an interval, and the nearest models upstream that are due.
+        report: Called for each model with held-back intervals, with the nearest upstream models that lack them.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
     missing: dict[Snapshot, list[Interval]] = {}
@@ -64,30 +63,37 @@ def mind_unselected_upstream(scheduler: Scheduler, holds_back: Callable[[str, Se
         selected_snapshots: set[str] | None = None,
         **kwargs: Any,
     ) -> SnapshotToIntervals:
-        found = find_missing(start, end, *args, **kwargs)
+        within_bounds = find_missing(start, end, *args, **kwargs)
         missing.clear()
-        missing.update(found)
+        missing.update(within_bounds)
         if start or end:
-            # The bounds are of what is to run. What it reads may lack more, within an interval that reaches beyond
-            # them; and less is found without them where no model says its start, which SQLMesh infers from them.
+            # The bounds limit the models that run. Their upstream models may lack more, within an interval that reaches
+            # beyond the bounds. Without bounds, less may be found if no model has a start: SQLMesh then infers it from
+            # the bounds. So the two answers are merged.
             for snapshot, intervals in find_missing(None, None, *args, **kwargs).items():
                 missing[snapshot] = merge_intervals([*missing.get(snapshot, ()), *intervals])
-        return {s: one for s, one in found.items() if selected_snapshots is None or s.name in selected_snapshots}
+        return {
+            snapshot: intervals
+            for snapshot, intervals in within_bounds.items()
+            if selected_snapshots is None or snapshot.name in selected_snapshots
+        }
 
     def batch_intervals(
         requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
     ) -> dict[Snapshot, Any]:
         index_or_all = index or DeployabilityIndex.all_deployable()
-        due = {
-            one.name: found
-            for one in missing.keys() - requested.keys()
-            if one.is_model and not one.is_symbolic and (found := _beyond(missing[one], computed(one, index_or_all)))
+        pending = {
+            snapshot.name: intervals
+            for snapshot in missing.keys() - requested.keys()
+            if snapshot.is_model
+            and not snapshot.is_symbolic
+            and (intervals := _beyond(missing[snapshot], computed_intervals(snapshot, index_or_all)))
         }
-        again = _computed_again(requested, index_or_all) if due else {}
-        left = {**requested, **_left(requested, due, again, scheduler, holds_back)}
+        again = _computed_again(requested, index_or_all) if pending else {}
+        remaining = {**requested, **_remaining(requested, pending, again, scheduler, report)}
         altered = _altered_since(requested, index_or_all, scheduler.snapshots_by_name)
-        batches = batch({**left, **altered}, index, *args, **kwargs)
-        return {snapshot: found for snapshot, found in batches.items() if snapshot in requested}
+        batches = batch({**remaining, **altered}, index, *args, **kwargs)
+        return {snapshot: batched for snapshot, batched in batches.items() if snapshot in requested}
 
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
 
@@ -97,128 +103,139 @@ def _has_signals(snapshot: Snapshot) -> bool:
 
 
 def _beyond(intervals: Iterable[Interval], covered: Sequence[Interval]) -> list[Interval]:
-    """The parts of intervals that lie in none of those that are covered, which are in order and apart.
+    """The parts of intervals that lie in none of the covered intervals, which are in order and apart.
 
-    What is missing beyond what is computed is all but what is computed once more: behind a `lookback`, or of an
-    interval that is not over.
+    Missing intervals beyond computed intervals are those that are not merely computed again, because of a `lookback` or
+    because they are not over.
     """
-    left = []
+    parts = []
     for start, end in intervals:
         for covered_from, covered_to in covered:
             if start < covered_to and covered_from < end:
                 if start < covered_from:
-                    left.append((start, covered_from))
+                    parts.append((start, covered_from))
                 start = covered_to
         if start < end:
-            left.append((start, end))
-    return left
+            parts.append((start, end))
+    return parts
 
 
 def _computed_again(requested: SnapshotToIntervals, index: DeployabilityIndex) -> dict[str, set[Interval]]:
-    """What models with a `lookback` are to compute although they have it."""
-    found = {}
+    """The intervals that models with a `lookback` compute although they are computed, by model."""
+    again = {}
     for snapshot, intervals in requested.items():
         if snapshot.is_model and snapshot.model.lookback:
-            done = computed(snapshot, index)
-            found[snapshot.name] = {one for one in _expanded(intervals, snapshot) if not _beyond([one], done)}
-    return found
+            done = computed_intervals(snapshot, index)
+            again[snapshot.name] = {
+                interval for interval in _single(intervals, snapshot) if not _beyond([interval], done)
+            }
+    return again
 
 
-def _expanded(intervals: Iterable[Interval], snapshot: Snapshot) -> list[Interval]:
-    """The single intervals of a model that longer ones are made of."""
+def _single(intervals: Iterable[Interval], snapshot: Snapshot) -> list[Interval]:
+    """Longer intervals, split into the single intervals of the model."""
     bounds = [expand_range(start, end, snapshot.node.interval_unit) for start, end in intervals]
-    return [pair for one in bounds for pair in pairwise(one)]
+    return [pair for instants in bounds for pair in pairwise(instants)]
 
 
 def without(intervals: Iterable[Interval], taken: Sequence[Interval], *, uninterrupted: bool) -> list[Interval]:
-    """The intervals that none of `taken` overlaps, which are in order and apart.
+    """The intervals that overlap with none of `taken`, which are in order and apart.
 
-    SQLMesh's own `interval_diff` errs where the two are of different units: an hour taken from one day took the days
-    behind it as well, or nothing.
+    SQLMesh's own `interval_diff` is wrong for intervals of different units: if one hour is taken from a day, it removes
+    the days after it as well, or nothing.
 
     Args:
-        uninterrupted: Leave out everything behind the first overlap.
+        uninterrupted: Leave out everything after the first overlap.
     """
     ends = [end for _, end in taken]
-    left = []
+    free = []
     for start, end in intervals:
         following = bisect_right(ends, start)
         if following == len(taken) or taken[following][0] >= end:
-            left.append((start, end))
+            free.append((start, end))
         elif uninterrupted:
             break
-    return left
+    return free
 
 
 def within_lookback(
     intervals: Sequence[Interval], again: Set[Interval], denied: Set[Interval], lookback: int
 ) -> set[Interval]:
-    """What is denied beside: newer intervals, for which one of `again` is computed once more, where that is denied.
+    """The held-back intervals, and the newer intervals whose `lookback` would compute a held-back interval again.
 
-    Once they were computed, it would not be due any more.
+    If the newer intervals were computed, SQLMesh would no longer compute the held-back interval.
+
+    Args:
+        intervals: Single intervals of the model, in order.
+        again: Those that are computed already, and that a `lookback` computes again.
+        denied: Those that are held back.
     """
     all_denied, last = set(denied), -1
-    for position, one in enumerate(intervals):
+    for position, interval in enumerate(intervals):
         if position <= last:
-            all_denied.add(one)
-        if one in all_denied and one in again:
+            all_denied.add(interval)
+        if interval in all_denied and interval in again:
             last = position + lookback
     return all_denied
 
 
-def _left(
+def _remaining(
     requested: SnapshotToIntervals,
-    due: Mapping[str, list[Interval]],
+    pending: Mapping[str, list[Interval]],
     again: Mapping[str, Set[Interval]],
     scheduler: Scheduler,
-    holds_back: Callable[[str, Set[str]], None],
+    report: Callable[[str, Set[str]], None],
 ) -> dict[Snapshot, list[Interval]]:
-    """What is left to compute of each requested model that is behind one of `due`.
+    """The intervals that each requested model downstream of a pending model may compute.
 
-    What a model is denied, its readers are denied too: it may be more than is missing upstream, as a whole day for an
-    hour, or all that is behind a gap.
+    Intervals held back from a model are held back from its downstream models too. They may be more than the intervals
+    pending upstream: a whole day because of one hour, or everything after a gap.
     """
     by_name = scheduler.snapshots_by_name
     running = {snapshot.name: snapshot for snapshot in requested}
-    left: dict[Snapshot, list[Interval]] = {}
+    remaining: dict[Snapshot, list[Interval]] = {}
     nearest: dict[str, frozenset[str]] = {}
-    not_there: dict[str, list[Interval]] = {}
-    graph = _upstream(running, by_name) if due else {}
+    lacking: dict[str, list[Interval]] = {}  # by model, the intervals for which its source is not there
+    graph = _upstream(running, by_name) if pending else {}
     for name in TopologicalSorter(graph).static_order():
         parents = graph[name]
-        nearest[name] = frozenset().union(*(_nearest(parent, nearest, not_there, due) for parent in parents))
-        not_there[name] = merge_intervals([i for p in parents for i in (*not_there[p], *due.get(p, ()))])
-        if name in running and not_there[name]:
+        nearest[name] = frozenset().union(*(_nearest(parent, nearest, lacking, pending) for parent in parents))
+        lacking[name] = merge_intervals(
+            [interval for parent in parents for interval in (*lacking[parent], *pending.get(parent, ()))]
+        )
+        if name in running and lacking[name]:
             snapshot = running[name]
-            single = _expanded(requested[snapshot], snapshot)
-            possible = without(single, not_there[name], uninterrupted=snapshot.depends_on_past)
+            single = _single(requested[snapshot], snapshot)
+            possible = without(single, lacking[name], uninterrupted=snapshot.depends_on_past)
             denied = set(single) - set(possible)
             if name in again:
                 denied = within_lookback(single, again[name], denied, snapshot.model.lookback)
-            left[snapshot] = [one for one in single if one not in denied]
+            remaining[snapshot] = [interval for interval in single if interval not in denied]
             if denied:
                 concerned = {
-                    one for one in nearest[name] if without(due[one], sorted(denied), uninterrupted=False) != due[one]
+                    upstream
+                    for upstream in nearest[name]
+                    if without(pending[upstream], sorted(denied), uninterrupted=False) != pending[upstream]
                 }
-                holds_back(name, concerned or nearest[name])
-                not_there[name] = merge_intervals([*not_there[name], *denied])
-    return left
+                report(name, concerned or nearest[name])
+                lacking[name] = merge_intervals([*lacking[name], *denied])
+    return remaining
 
 
 def _nearest(
     parent: str,
     nearest: Mapping[str, frozenset[str]],
-    not_there: Mapping[str, list[Interval]],
-    due: Mapping[str, list[Interval]],
+    lacking: Mapping[str, list[Interval]],
+    pending: Mapping[str, list[Interval]],
 ) -> Set[str]:
-    """The nearest due models on the way through a parent; what it is due for itself hides what is behind it."""
-    if parent not in due:
+    """The nearest pending models through a parent. Its own pending intervals hide those further upstream."""
+    if parent not in pending:
         return nearest[parent]
-    return {parent, *nearest[parent]} if _beyond(not_there[parent], due[parent]) else {parent}
+    return {parent, *nearest[parent]} if _beyond(lacking[parent], pending[parent]) else {parent}
 
 
 def _upstream(names: Iterable[str], by_name: Mapping[str, Snapshot]) -> dict[str, list[str]]:
-    """These models and all that is upstream of them, each with its parents."""
+    """These models and all models upstream of them, each with its parents."""
 
     def parents(name: str) -> list[str]:
         return [parent.name for parent in by_name[name].parents if parent.name in by_name]
@@ -229,19 +246,19 @@ def _upstream(names: Iterable[str], by_name: Mapping[str, Snapshot]) -> dict[str
 def _altered_since(
     requested: Iterable[Snapshot], index: DeployabilityIndex, by_name: Mapping[str, Snapshot]
 ) -> dict[Snapshot, list[Interval]]:
-    """Models without signals that do not run, altered since what reads them was: the last interval of each.
+    """Parents without signals that do not run and are newer than a requested model: the last interval of each.
 
-    SQLMesh's own signal `freshness`, and any that looks at `context.parent_intervals`, asks whether a model upstream is
-    computed in the same run. It was, in an earlier attempt, step or run of this model's alone.
+    SQLMesh's signal `freshness`, and any signal that uses `context.parent_intervals`, asks whether an upstream model is
+    computed in the same run. An earlier attempt, an earlier step or a run of that model alone has computed it.
     """
     running = {snapshot.name: snapshot for snapshot in requested}
-    found = {}
+    last_intervals = {}
     for snapshot in filter(_has_signals, running.values()):
         for parent in (by_name.get(parent.name) for parent in snapshot.parents if parent.name not in running):
             if parent is None or parent.is_symbolic or _has_signals(parent):
                 continue
-            intervals = computed(parent, index)
+            intervals = computed_intervals(parent, index)
             if intervals and (altered_at(parent, index) or 0) > (altered_at(snapshot, index) or 0):
                 end = intervals[-1][1]
-                found[parent] = [(end - parent.node.interval_unit.milliseconds, end)]
-    return found
+                last_intervals[parent] = [(end - parent.node.interval_unit.milliseconds, end)]
+    return last_intervals

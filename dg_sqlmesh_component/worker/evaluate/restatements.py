@@ -1,4 +1,4 @@
-"""Automatic restatements, which reach beyond what a run was asked for."""
+"""Automatic restatements: refuse them in a run of a subset that they reach beyond."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from sqlmesh.core.snapshot import Snapshot
 from dg_sqlmesh_component.protocol.graph import reachable
 
 
-def restated_without_its_source(snapshots: Mapping[str, Snapshot], requested: Set[str], now: int) -> str | None:
-    """A requested model that would be restated now while what it reads, which is restated too, is not requested.
+def restated_before_its_source(snapshots: Mapping[str, Snapshot], requested: Set[str], now: int) -> str | None:
+    """A requested model that would be restated now, although a restated model that it reads is not requested.
 
-    SQLMesh takes back the intervals of every model with an `auto_restatement_cron` that is due, and of all that reads
-    it, whatever runs. A reader that runs alone would be computed from what is about to be replaced, and never again.
+    If an `auto_restatement_cron` is due, SQLMesh removes the intervals of that model and of all its downstream models,
+    whatever runs. A downstream model that runs alone would read data that is about to be replaced, and would never be
+    computed again.
 
     Args:
         snapshots: The environment's, by name.
@@ -30,11 +31,11 @@ def restated_without_its_source(snapshots: Mapping[str, Snapshot], requested: Se
             restated.add(name)
 
     def restated_parents_of_embedded(name: str) -> Set[str]:
-        """An embedded model runs within those that read it."""
+        """An embedded model runs within the models that read it."""
         return restated & graph[name] if snapshots[name].is_symbolic else set()
 
     for name in sorted(restated & requested):
-        read = reachable(restated & graph[name], restated_parents_of_embedded)
-        if any(not snapshots[parent].is_symbolic and parent not in requested for parent in read):
+        upstream = reachable(restated & graph[name], restated_parents_of_embedded)
+        if any(not snapshots[parent].is_symbolic and parent not in requested for parent in upstream):
             return name
     return None

@@ -1,11 +1,11 @@
-"""One run at a time on one state, whatever process or host it comes from (ADR-0021).
+"""Lock the SQLMesh state, so that only one run at a time uses it, across processes and hosts (ADR-0021).
 
-SQLMesh has no guard of its own: two runs that overlap both compute what is missing. A run waits for the one
-before it, and then finds nothing left of what that one did.
+SQLMesh has no such lock: two overlapping runs would both compute the same missing intervals. With the lock, a run waits
+for the run before it, and then finds those intervals computed.
 
-- State in PostgreSQL: a session's advisory lock, which ends with the connection however its owner ends.
-- State in DuckDB: the file is locked by whoever has it open; nothing needs to be added.
-- State elsewhere: not guarded; the run's log says so.
+- State in PostgreSQL: an advisory lock of a session. It ends with the connection, however its owner ends.
+- State in DuckDB: DuckDB itself locks the file for the process that has it open.
+- State elsewhere: no lock. The run's log contains a warning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlmesh.core.context import Context
 
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted
-from dg_sqlmesh_component.protocol.messages import EvaluationRequest, LogLine
+from dg_sqlmesh_component.protocol.messages import EvaluationRequest
 from dg_sqlmesh_component.worker.context import state_connection
 from dg_sqlmesh_component.worker.pipe import Pipe
 
@@ -29,7 +29,7 @@ REMIND_SECONDS = 60.0
 
 _SESSION = {
     "idle_session_timeout": 0,
-    # PostgreSQL notices within a minute that a holder's host is gone; that its process is gone, at once.
+    # With these, PostgreSQL notices within a minute that a holder's host is gone. An ended process it notices at once.
     "tcp_keepalives_idle": 30,
     "tcp_keepalives_interval": 10,
     "tcp_keepalives_count": 3,
@@ -44,8 +44,8 @@ AND ((l.classid::bigint << 32) | l.objid::bigint) = {key}
 _T = TypeVar("_T")
 
 
-class Patience:
-    """How long a run waits for others, and what it says meanwhile."""
+class LockWait:
+    """Waits for locks that other processes hold. All waits of a run share one limit of seconds."""
 
     def __init__(self, pipe: Pipe, seconds: float) -> None:
         self._pipe = pipe
@@ -54,7 +54,7 @@ class Patience:
         self._reminded = 0.0
 
     def until(self, attempt: Callable[[], _T]) -> _T:
-        """Call `attempt` until it no longer raises `DatabaseInUseError`. A run that is cancelled meanwhile ends.
+        """Call `attempt` until it no longer raises `DatabaseInUseError`. The pipe ends a run that is cancelled here.
 
         Raises:
             DatabaseInUseError: The last one, when the time is up.
@@ -71,51 +71,56 @@ class Patience:
         waited = now - self._since
         if waited >= self._seconds:
             seconds = counted(round(waited), "second")
-            said = f"{error} This run has waited for {seconds} (`execution.overlap_timeout` in defs.yaml)."
-            raise DatabaseInUseError(said) from error
+            text = f"{error} This run has waited for {seconds} (`execution.overlap_timeout` in defs.yaml)."
+            raise DatabaseInUseError(text) from error
         if not self._reminded or now - self._reminded >= REMIND_SECONDS:
             self._reminded = now
             text = (
                 f"Waiting, for {counted(round(self._seconds - waited), 'second')} at most. {error} "
-                "This run goes on by itself as soon as it can."
+                "This run continues by itself as soon as it can."
             )
-            self._pipe.send(LogLine("warning", text, "dg_sqlmesh"))
+            self._pipe.log("warning", text)
         time.sleep(min(POLL_SECONDS, max(self._seconds - waited, 0.0)))
 
 
 @contextmanager
-def alone_on_its_state(context: Context, request: EvaluationRequest, patience: Patience, pipe: Pipe) -> Iterator[None]:
-    """Hold the state for this run."""
+def hold_state_lock(context: Context, request: EvaluationRequest, lock_wait: LockWait, pipe: Pipe) -> Iterator[None]:
+    """Wait for the lock on the SQLMesh state and hold it."""
     connection = state_connection(context)
     if connection.type_ in ("postgres", "gcp_postgres"):
         schema = context.config.get_state_schema(context.selected_gateway) or "sqlmesh"
         adapter = connection.create_engine_adapter()
         try:
-            patience.until(lambda: _lock(adapter, schema, request.holder))
+            lock_wait.until(lambda: _lock(adapter, schema, request.holder))
             yield
         finally:
-            adapter.close()  # and with its session goes the lock
-    else:
-        if connection.type_ != "duckdb":
-            text = (
-                f"State in {connection.type_} cannot be locked, so nothing keeps another run from computing the same "
-                "intervals at the same time. Give the op's pool a limit of 1 in your deployment."
-            )
-            pipe.send(LogLine("warning", text, "dg_sqlmesh"))
-        yield
+            adapter.close()  # this ends the session, and the session's lock with it
+        return
+    if connection.type_ != "duckdb":
+        text = (
+            f"SQLMesh's state in {connection.type_} cannot be locked, so a second run at the same time would compute "
+            "the same intervals. Give the op's pool a limit of 1 in your deployment."
+        )
+        pipe.log("warning", text)
+    yield
 
 
 def _lock(adapter: Any, schema: str, holder: str) -> None:
+    """Take the lock.
+
+    Raises:
+        DatabaseInUseError: Another session holds it.
+    """
     key = int.from_bytes(hashlib.sha256(f"dg_sqlmesh {schema}".encode()).digest()[:8], "big", signed=True)
     name = f"{_NAME}{holder}"[:63].replace("'", "")
     settings = "".join(f"SET {setting} = {value}; " for setting, value in _SESSION.items())
     with adapter.transaction():  # committed at once: an open transaction would keep PostgreSQL from cleaning up
         adapter.execute(f"{settings}SET application_name = '{name}'")
-        (locked,) = adapter.fetchone(f"SELECT pg_try_advisory_lock({key})")
-        found = None if locked else adapter.fetchone(_HOLDER.format(key=key))
-    if locked:
+        (is_locked,) = adapter.fetchone(f"SELECT pg_try_advisory_lock({key})")
+        other = None if is_locked else adapter.fetchone(_HOLDER.format(key=key))
+    if is_locked:
         return
-    who = f"{found[0].removeprefix(_NAME)} since {found[1]:%Y-%m-%d %H:%M:%S %Z}" if found else "another run"
+    who = f"{other[0].removeprefix(_NAME)} since {other[1]:%Y-%m-%d %H:%M:%S %Z}" if other else "another run"
     raise DatabaseInUseError(
-        f"SQLMesh's state in schema {schema!r} is held by {who}; two runs at a time would compute the same intervals."
+        f"SQLMesh's state in schema {schema!r} is held by {who}. Two runs at a time would compute the same intervals."
     )

@@ -1,9 +1,9 @@
-"""SQLMesh's console as a source of evidence."""
+"""Turns SQLMesh's calls of its console into events."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from threading import Lock
 from typing import Any
 
@@ -18,64 +18,56 @@ from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
-_NAMED = 5
+_MAX_NAMED = 5
 """How many models a message names."""
 
 
 class Cancelled(Exception):
-    """Raised before a batch, so that it is not executed and everything after it is left out.
+    """Raised before a batch, so that SQLMesh does not execute the batch and leaves out everything after it.
 
-    An ordinary exception, which SQLMesh takes for a failing model: a `BaseException` would end the run
-    at once, but before SQLMesh 0.236.4 it is lost in a pool thread and the run waits for ever.
+    An ordinary exception, which SQLMesh treats as a failed model. A `BaseException` would end the run
+    at once, but before SQLMesh 0.236.4 it is lost in a pool thread and the run waits forever.
     """
 
 
 class Tracker(PipeConsole):
-    """SQLMesh's console as a source of evidence. Called from pool threads; must never raise."""
+    """SQLMesh's console during a run: records the calls and sends events. Pool threads call it; it must never raise.
+
+    Attributes:
+        planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
+        unready_signals: By node, its signals that held back an interval.
+        held_back_by: By model with held-back intervals, the nearest upstream models that lack them and do not run.
+        was_cancelled: Whether a batch was not started, or was cancelled, because Dagster cancelled the run.
+        cut_off: Nodes with a batch in flight that was cancelled.
+        is_through: Whether SQLMesh has reported the result of everything planned. Only `after_all` statements follow.
+        count_rows: Counts the rows of a model's table after its last batch.
+        idle_nodes: Events that explain why nodes without planned batches have nothing to do.
+    """
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(pipe)
         self.planned: dict[str, tuple[msg.Interval, ...]] = {}
         self.unready_signals: dict[str, list[str]] = {}
         self.held_back_by: dict[str, Set[str]] = {}
-        self._asked: Snapshot | None = None
-        self._failed: set[str] = set()
-        self._cut_off: set[str] = set()
-        self._blocked: set[str] = set()
         self.was_cancelled = False
+        self.cut_off: set[str] = set()
         self.is_through = False
-        """Whether SQLMesh has said what came of all that it planned; only `after_all` statements come behind that."""
         self.count_rows: Callable[[Snapshot], int | None] | None = None
         self.idle_nodes: Callable[[], Iterable[msg.Event]] = tuple
-        """Why nodes that are not among the planned have nothing to do."""
+        self._signal_owner: Snapshot | None = None
+        self._failed: set[str] = set()
+        self._blocked: set[str] = set()
         self._open_batches: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
         self._lock = Lock()
 
-    @property
-    def was_cut_off(self) -> bool:
-        """Whether a batch in flight was cancelled."""
-        return bool(self._cut_off)
+    # -- before the first batch ---------------------------------------------------------------------
 
     def start_signal_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
-        self._asked = snapshot
+        self._signal_owner = snapshot
 
     def stop_signal_progress(self) -> None:
-        self._asked = None
-
-    def hold_back(self, fqn: str, nearest: Set[str]) -> None:
-        """A model is denied intervals that models upstream lack which do not run."""
-        self.held_back_by[fqn] = nearest
-
-    def fail_signal(self, error: Exception) -> SQLMeshComponentError:
-        """Tell whose signal raised: SQLMesh asks all of them before it computes anything, and ends at an error."""
-        if self._asked is None:
-            return EvaluationError(f"A signal raised an error: {describe_error(error)}")
-        name = self._asked.name
-        transient = is_transient(error)
-        self.pipe.send(msg.NodeFailed(name, type(error).__name__, describe_error(error), (), is_transient=transient))
-        text = f"A signal of {bare(name)} raised an error, and SQLMesh ended the run before it computed anything."
-        return EvaluationError(text, is_transient=transient)
+        self._signal_owner = None
 
     def update_signal_progress(
         self,
@@ -91,36 +83,48 @@ class Tracker(PipeConsole):
         if list(ready_intervals) != list(check_intervals):
             self.unready_signals.setdefault(snapshot.name, []).append(signal_name)
 
+    def fail_signal(self, error: Exception) -> SQLMeshComponentError:
+        """Report the model whose signal raised. SQLMesh checks all signals before it computes, and ends at an error."""
+        if self._signal_owner is None:
+            return EvaluationError(f"A signal raised an error: {describe_error(error)}")
+        fqn = self._signal_owner.name
+        self._fail(fqn, error)
+        text = f"A signal of {bare(fqn)} raised an error, and SQLMesh ended the run before it computed anything."
+        return EvaluationError(text, is_transient=is_transient(error))
+
+    def hold_back(self, fqn: str, nearest: Set[str]) -> None:
+        """Intervals of a model are held back, because these models upstream lack them and do not run."""
+        self.held_back_by[fqn] = nearest
+
     def start_evaluation_progress(
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *_: Any, **__: Any
     ) -> None:
-        self.planned = {
-            snapshot.name: tuple((start, end) for start, end in batches)
-            for snapshot, batches in batched_intervals.items()
-        }
+        self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self._open_batches = Counter({fqn: len(batches) for fqn, batches in self.planned.items()})
         if unselected := sorted(set().union(*self.held_back_by.values())):
-            named = listed(list(map(bare, unselected)), _NAMED)
+            named = listed(list(map(bare, unselected)), _MAX_NAMED)
             text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
-            self.pipe.send(msg.LogLine("info", text, "dg_sqlmesh"))
+            self.pipe.log("info", text)
         partly = {fqn: tuple(sorted(by)) for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
         self.pipe.send(msg.EvaluationPlanned(self.planned, partly))
-        self.tell_idle_nodes()
+        self.report_idle_nodes()
 
-    def tell_idle_nodes(self) -> None:
-        """As soon as SQLMesh has planned: at the end it would be too late for a process that is killed before."""
+    def report_idle_nodes(self) -> None:
+        """Called as soon as SQLMesh has planned: a process that is killed later has reported them."""
         for event in self.idle_nodes():
             self.pipe.send(event)
 
     def start_over(self) -> None:
-        """A plan landed in mid-run: what SQLMesh meant to do before is void."""
+        """A plan has landed during the run: what SQLMesh planned before is void."""
         self.planned = {}
         self.is_through = False
-        for evidence in (self.unready_signals, self.held_back_by, self._failed, self._blocked):
-            evidence.clear()
+        for record in (self.unready_signals, self.held_back_by, self._failed, self._blocked):
+            record.clear()
         self.pipe.send(msg.EvaluationPlanned({}))
-        text = "A plan changed the environment during the run: SQLMesh starts over with what is promoted now."
-        self.pipe.send(msg.LogLine("warning", text, "dg_sqlmesh"))
+        text = "A plan changed the environment during the run: SQLMesh starts over with the models promoted now."
+        self.pipe.log("warning", text)
+
+    # -- batches: called from pool threads ----------------------------------------------------------
 
     def start_snapshot_evaluation_progress(self, snapshot: Snapshot, *_: Any, **__: Any) -> None:
         if self.pipe.is_cancelled:
@@ -129,8 +133,8 @@ class Tracker(PipeConsole):
         with self._lock:
             self._in_flight[snapshot.name] += 1
 
-    def tell_in_flight(self) -> None:
-        """Say what is still running. Safe from any thread."""
+    def report_in_flight(self) -> None:
+        """Send the nodes that are still running. Safe from any thread."""
         with self._lock:
             nodes = tuple(sorted(+self._in_flight))
         self.pipe.send(msg.BatchesInFlight(nodes))
@@ -146,26 +150,26 @@ class Tracker(PipeConsole):
         **__: Any,
     ) -> None:
         if duration_ms is not None:
-            self._count_behind_last_batch(snapshot)
+            self._count_after_last_batch(snapshot)
         elif self.pipe.is_cut_off:
             self.was_cancelled = True
-            self._cut_off.add(snapshot.name)
+            self.cut_off.add(snapshot.name)
         with self._lock:
             self._in_flight[snapshot.name] -= 1
         if self.pipe.is_cut_off:
-            self.tell_in_flight()
+            self.report_in_flight()
         self.pipe.send(
             msg.BatchFinished(
                 fqn=snapshot.name,
                 batch_index=batch_idx,
-                interval=(interval[0], interval[1]),
+                interval=interval,
                 duration_ms=duration_ms,
                 rows=getattr(execution_stats, "total_rows_processed", None),
                 bytes=getattr(execution_stats, "total_bytes_processed", None),
             )
         )
 
-    def _count_behind_last_batch(self, snapshot: Snapshot) -> None:
+    def _count_after_last_batch(self, snapshot: Snapshot) -> None:
         with self._lock:  # batches of one model may end in several threads at once
             self._open_batches[snapshot.name] -= 1
             is_last = self._open_batches[snapshot.name] == 0
@@ -174,41 +178,46 @@ class Tracker(PipeConsole):
         try:
             rows = self.count_rows(snapshot)
         except Exception as error:  # noqa: BLE001  # any driver's error: a model that was executed does not fail for a count
-            text = f"The rows of {bare(snapshot.name)} could not be counted: {describe_error(error)}"
-            self.pipe.send(msg.LogLine("warning", text, "dg_sqlmesh"))
+            self.pipe.log("warning", f"The rows of {bare(snapshot.name)} could not be counted: {describe_error(error)}")
         else:
             if rows is not None:
                 self.pipe.send(msg.RowsCounted(snapshot.name, rows))
 
+    # -- after the last batch -----------------------------------------------------------------------
+
     def log_skipped_models(self, snapshot_names: set[str]) -> None:
-        self._blocked = set(snapshot_names)  # told once the failures are known, just below
+        self._blocked = set(snapshot_names)  # reported when the failures are known: SQLMesh calls the next method then
 
     def log_failed_models(self, errors: list[Any]) -> None:
         self.is_through = True
         for error in errors:
-            if isinstance(error.__cause__, Cancelled):
-                continue
             fqn = getattr(error.node, "snapshot_name", None) or error.node.name
-            if fqn in self._cut_off:
-                continue  # its query was cancelled, which is no failure of its own
-            self._failed.add(fqn)
-            cause = error.__cause__ or error
-            audits = cause.errors if isinstance(cause, NodeAuditsErrors) else []
-            self.pipe.send(
-                msg.NodeFailed(
-                    fqn=fqn,
-                    error_type=type(cause).__name__,
-                    message="; ".join(plain(audit) for audit in audits) or describe_error(cause),
-                    failed_audits=tuple(audit.audit_name for audit in audits),
-                    is_transient=not audits and is_transient(cause),
-                )
+            # A node of this run did not fail if it was not started, or if the worker cancelled its query.
+            if not isinstance(error.__cause__, Cancelled) and fqn not in self.cut_off:
+                self._failed.add(fqn)
+                self._fail(fqn, error.__cause__ or error)
+
+    def _fail(self, fqn: str, cause: BaseException) -> None:
+        audits = cause.errors if isinstance(cause, NodeAuditsErrors) else []
+        self.pipe.send(
+            msg.NodeFailed(
+                fqn=fqn,
+                error_type=type(cause).__name__,
+                message="; ".join(plain(audit) for audit in audits) or describe_error(cause),
+                failed_audits=tuple(audit.audit_name for audit in audits),
+                is_transient=not audits and is_transient(cause),
             )
+        )
 
-    def blocked_by(self, parents: Callable[[str], Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    def blocked_by(self, snapshots: Mapping[str, Snapshot]) -> dict[str, tuple[str, ...]]:
         """The failed nodes upstream of each node that SQLMesh left out."""
-        return {fqn: tuple(sorted(ancestors(fqn, parents) & self._failed)) for fqn in sorted(self._blocked)}
+        return {fqn: tuple(sorted(ancestors(fqn, snapshots) & self._failed)) for fqn in sorted(self._blocked)}
 
 
-def ancestors(fqn: str, parents: Callable[[str], Iterable[str]]) -> set[str]:
-    """Everything upstream of a node, itself not included."""
+def ancestors(fqn: str, snapshots: Mapping[str, Snapshot]) -> set[str]:
+    """Every node upstream of a node, without the node itself."""
+
+    def parents(name: str) -> list[str]:
+        return [parent.name for parent in snapshots[name].parents] if name in snapshots else []
+
     return reachable(parents(fqn), parents)

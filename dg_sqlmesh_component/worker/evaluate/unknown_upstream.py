@@ -1,7 +1,8 @@
-"""Whether what is promoted reads only what the stored manifest knows.
+"""Refuse to run if promoted models depend on models missing from the manifest.
 
-Steps are cut and put in order by that description. A model that the environment has behind its back is in no step, or
-in a later one: what reads it would be computed first, and its intervals would count as computed for good.
+The component divides models into steps and orders the steps by the manifest. A promoted model that the manifest lacks
+is in no step or in a later step. Its downstream models would be computed before it, and their intervals would count as
+computed for good.
 """
 
 from __future__ import annotations
@@ -10,33 +11,37 @@ from sqlmesh.core.environment import Environment
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
-from dg_sqlmesh_component.protocol.formatting import bare, listed
+from dg_sqlmesh_component.protocol.formatting import bare, block, listed
 
-_NAMED = 5
-"""How many of them a message names."""
+_MAX_NAMED = 5
+"""How many pairs of models a message names."""
 
 
-def refuse_what_nobody_described(request: msg.EvaluationRequest, environment: Environment, plan: str) -> None:
-    """Refuse to run models that read promoted models of which the description does not say so.
+def refuse_unknown_upstream(request: msg.EvaluationRequest, environment: Environment, plan: str) -> None:
+    """Refuse to run models that read promoted models of which the manifest knows nothing.
+
+    Args:
+        plan: The `sqlmesh plan` command that updates the environment.
 
     Raises:
-        EnvironmentNotReadyError: Names both, and what to do.
+        EnvironmentNotReadyError: Names the models on both sides and the command to run.
     """
     unknown = _unknown_reads(request, environment)
     if not unknown:
         return
-    named = listed([f"{bare(model)} reads {bare(read)}" for model, read in unknown], _NAMED)
+    named = listed([f"{bare(model)} reads {bare(parent)}" for model, parent in unknown], _MAX_NAMED)
     raise EnvironmentNotReadyError(
-        f"What environment {request.environment} has promoted reads models that the description of the project behind "
-        f"these assets does not know of: {named}. In this run they would be computed without them, "
-        "and not again. Where the local files are what is promoted, that description is older: dg utils "
-        f"refresh-defs-state. Where they are newer, promote them: {plan}"
+        f"The models promoted in environment {request.environment} read models that the manifest does not know of: "
+        f"{named}. This run would compute them without these models, and no later run would correct it. If the local "
+        f"files are what is promoted, the manifest is stale. Refresh it:{block('dg utils refresh-defs-state')}\n\n"
+        f"If the local files are newer, promote them:{block(plan)}"
     )
 
 
 def _unknown_reads(request: msg.EvaluationRequest, environment: Environment) -> list[tuple[str, str]]:
-    described = request.described_as
-    if described is None:
+    """Pairs of a requested model and a promoted model that it reads unknown to the manifest."""
+    manifest = request.described_as
+    if manifest is None:
         return []
     by_id = {snapshot.snapshot_id: snapshot for snapshot in environment.snapshots}
     requested = set(request.models)
@@ -44,9 +49,9 @@ def _unknown_reads(request: msg.EvaluationRequest, environment: Environment) -> 
         (snapshot.name, parent.name)
         for snapshot in environment.snapshots
         if snapshot.name in requested
-        for parent in snapshot.parents  # those behind an embedded model are among them
-        if parent.name not in described.assets
-        and parent.name not in described.read_beyond.get(snapshot.name, ())
+        for parent in snapshot.parents  # includes models that are read through an embedded model
+        if parent.name not in manifest.assets
+        and parent.name not in manifest.read_beyond.get(snapshot.name, ())
         and parent in by_id
-        and not (by_id[parent].is_symbolic or by_id[parent].is_seed)  # nothing of it ever is due
+        and not (by_id[parent].is_symbolic or by_id[parent].is_seed)  # these never have pending intervals
     ]

@@ -1,4 +1,4 @@
-"""The one op behind all assets."""
+"""The op that executes all assets of a project."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster.components.resolved.core_models import OpSpec
-from unit.scenario import audit, manifest, model, project_assets, standalone
+from unit.builders import audit, manifest, model, project_assets, standalone
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig, config_of_run
@@ -19,8 +19,8 @@ from dg_sqlmesh_component.protocol.manifest import Manifest
 Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 
 
-def materialize_what_is_selected(context: dg.AssetExecutionContext) -> Iterator[Any]:
-    """What a step does in which every model is executed and every audit passes."""
+def materialize_selection(context: dg.AssetExecutionContext) -> Iterator[Any]:
+    """Yield the results of a step in which every model is executed and every audit passes."""
     for key in context.assets_def.keys_by_output_name.values():
         if key in context.selected_asset_keys:
             yield dg.MaterializeResult(asset_key=key)
@@ -29,10 +29,10 @@ def materialize_what_is_selected(context: dg.AssetExecutionContext) -> Iterator[
 
 
 def built(
-    of: Manifest, compute: Compute = materialize_what_is_selected, config_schema: object = None, **configured: Any
+    project: Manifest, compute: Compute = materialize_selection, config_schema: object = None, **configured: Any
 ) -> dg.AssetsDefinition:
     op = ComponentOp(OpSpec(**configured), SQLMeshProject((Path("/shop"),)), ())
-    return op.build(configured.get("name", "shop"), project_assets(of), compute, config_schema)
+    return op.build(configured.get("name", "shop"), project_assets(project), compute, config_schema)
 
 
 def paths(keys: Any) -> set[tuple[str, ...]]:
@@ -43,19 +43,19 @@ def paths(keys: Any) -> set[tuple[str, ...]]:
 
 AWKWARD_NAMES = {
     "spaces": ["core.orders of 2026", "core.orders"],
-    "dashes beside underscores": ["core.a-b", "core.a_b", "core.a b"],
+    "dashes and underscores": ["core.a-b", "core.a_b", "core.a b"],
     "underscores at the border of schema and name": ["a.b__c", "a__b.c"],
     "other scripts": ["größe.注文", "größe.顧客"],
     "upper and lower case": ["core.Orders", "core.oRders", "core.orders"],
     "punctuation": ['core.a"b', "core.a/b", "core.a'b", "core.a[0]", "core.*", "core.$x"],
     "digits first": ["2026.01_orders"],
-    "what a second name of its kind would be called": ["core.a-b", "core.a_b", "core.a_b_2"],
-    "words of Python's and Dagster's": ["core.class", "config.context"],
+    "a name like the numbered form of another": ["core.a-b", "core.a_b", "core.a_b_2"],
+    "reserved words of Python and Dagster": ["core.class", "config.context"],
 }
 
 
 @pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
-def test_every_name_that_sqlmesh_takes_can_be_built_and_keeps_its_key(names: list[str]) -> None:
+def test_awkward_model_names_keep_their_asset_keys(names: list[str]) -> None:
     models = [model(name, audits=(audit("not_null"),)) for name in names]
     definition = built(manifest(*models))
     expected = {tuple(name.split(".")) for name in names}
@@ -67,14 +67,14 @@ def test_every_name_that_sqlmesh_takes_can_be_built_and_keeps_its_key(names: lis
 
 
 @pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
-def test_output_names_differ_even_where_case_does_not_count(names: list[str]) -> None:
+def test_output_names_are_unique_ignoring_case(names: list[str]) -> None:
     definition = built(manifest(*(model(name, audits=(audit("not_null"),)) for name in names)))
     outputs = [*definition.keys_by_output_name, *definition.check_specs_by_output_name]
     assert len({name.lower() for name in outputs}) == len(outputs) == 3 * len(names)
 
 
 @pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
-def test_every_name_that_sqlmesh_takes_can_be_materialized(names: list[str]) -> None:
+def test_awkward_model_names_can_be_materialized(names: list[str]) -> None:
     definition = built(manifest(*(model(name, audits=(audit("not_null"),)) for name in names)))
     result = dg.materialize([definition])
     assert {tuple(event.asset_key.path) for event in result.get_asset_materialization_events()} == {
@@ -83,7 +83,7 @@ def test_every_name_that_sqlmesh_takes_can_be_materialized(names: list[str]) -> 
     assert len(result.get_asset_check_evaluations()) == 2 * len(names)
 
 
-def test_checks_whose_identifiers_collide_across_assets_are_told_apart() -> None:
+def test_checks_with_colliding_identifiers_have_different_outputs() -> None:
     orders = model("core.orders", audits=(audit("items_not_null"),))
     items = model("core.orders_items", audits=(audit("not_null"),))
     more = model("core.orders__items", audits=(audit("not_null"), audit("_not_null", position=1)))
@@ -100,7 +100,7 @@ def test_checks_whose_identifiers_collide_across_assets_are_told_apart() -> None
     assert len({*definition.check_specs_by_output_name}) == 7
 
 
-def test_a_check_whose_identifier_is_that_of_an_asset_is_told_apart() -> None:
+def test_check_and_asset_with_one_identifier_have_different_outputs() -> None:
     definition = built(manifest(model("a.b", audits=(audit("c"),)), model("a.b__c")))
     outputs = [*definition.keys_by_output_name, *definition.check_specs_by_output_name]
     assert len(outputs) == len({*outputs}) == 5
@@ -109,7 +109,7 @@ def test_a_check_whose_identifier_is_that_of_an_asset_is_told_apart() -> None:
 EXTERNAL_NAMES = ['"db"."raw"."a-b"', '"db"."raw"."a_b"', '"db"."raw"."注 文"', '"db"."core"."orders_2"', '"events"']
 
 
-def test_tables_from_outside_are_inputs_under_names_of_their_own() -> None:
+def test_external_tables_are_inputs_with_unique_names() -> None:
     orders = model("core.orders", depends_on=tuple(EXTERNAL_NAMES))
     definition = built(manifest(orders, model("core.orders-2")))
     assert paths(definition.keys_by_input_name.values()) == {
@@ -123,11 +123,11 @@ def test_tables_from_outside_are_inputs_under_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("table", ["input", "output", "class", "type", "from"])
-def test_a_table_from_outside_may_be_called_as_it_likes(table: str) -> None:
+def test_external_table_may_have_a_reserved_name(table: str) -> None:
     built(manifest(model("core.orders", depends_on=(f'"{table}"',))))
 
 
-# -- what is on the definition --------------------------------------------------------------------
+# -- the definition -------------------------------------------------------------------------------
 
 SHOP = manifest(
     model("staging.orders"),
@@ -136,7 +136,7 @@ SHOP = manifest(
 )
 
 
-def test_every_argument_of_the_op_is_on_the_op() -> None:
+def test_op_has_the_given_name_description_tags_and_pool() -> None:
     definition = built(SHOP, name="my_op", description="Runs it.", tags={"team": "data"}, pool="warehouse")
     assert isinstance(definition.op, dg.OpDefinition)
     assert definition.op.name == "my_op"
@@ -146,7 +146,7 @@ def test_every_argument_of_the_op_is_on_the_op() -> None:
     assert definition.op.pool == "warehouse"
 
 
-def test_an_op_without_configuration_has_defaults_from_its_project_and_environment() -> None:
+def test_op_without_configuration_has_defaults_from_its_project_and_environment() -> None:
     definition = built(SHOP)
     assert definition.op.description == "Runs SQLMesh in environment prod."
     assert definition.op.pool == "sqlmesh_shop_prod"
@@ -156,7 +156,7 @@ def test_an_op_without_configuration_has_defaults_from_its_project_and_environme
 
 
 class OurConfig(SQLMeshRunConfig):
-    """What somebody's own runs may be told."""
+    """A run config class with an additional field."""
 
     ticket: str | None = None
 
@@ -164,37 +164,37 @@ class OurConfig(SQLMeshRunConfig):
 @pytest.mark.parametrize(
     ("schema", "names"),
     [(SQLMeshRunConfig, {*SQLMeshRunConfig.model_fields}), (OurConfig, {*SQLMeshRunConfig.model_fields, "ticket"})],
-    ids=["ours", "somebody's own"],
+    ids=["the default", "a subclass"],
 )
-def test_what_a_run_may_be_told_is_the_config_of_the_op(schema: type[dg.Config], names: set[str]) -> None:
+def test_config_schema_of_the_op_is_the_run_config_class(schema: type[dg.Config], names: set[str]) -> None:
     definition = built(SHOP, config_schema=schema)
     assert {*definition.op.config_schema.config_type.fields} == names
 
 
-def test_what_a_run_says_reaches_the_op_and_what_the_schema_does_not_know_is_refused() -> None:
-    reached: list[dict[str, Any]] = []
+def test_run_config_reaches_the_op_and_unknown_fields_are_refused() -> None:
+    received_configs: list[dict[str, Any]] = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        reached.append({**context.op_execution_context.op_config})
+        received_configs.append({**context.op_execution_context.op_config})
         yield from ()
 
     definition = built(SHOP, compute, config_schema=OurConfig)
     dg.materialize([definition], run_config={"ops": {"shop": {"config": {"start": "yesterday", "ticket": "T-1"}}}})
-    assert reached == [{**SQLMeshRunConfig(start="yesterday").model_dump(), "ticket": "T-1"}]
+    assert received_configs == [{**SQLMeshRunConfig(start="yesterday").model_dump(), "ticket": "T-1"}]
     with pytest.raises(dg.DagsterInvalidConfigError):
         dg.materialize([definition], run_config={"ops": {"shop": {"config": {"startt": "yesterday"}}}})
 
 
-def test_an_op_that_may_be_told_nothing_refuses_to_be_told_anything() -> None:
+def test_op_without_config_schema_refuses_run_config() -> None:
     definition = built(manifest(model("core.orders")), config_schema=None)
     assert {*definition.op.config_schema.config_type.fields} == set()
     assert dg.materialize([definition], run_config={}).success
-    for said in ({"ignore_cron": True}, {"startt": "yesterday"}):
+    for config in ({"ignore_cron": True}, {"startt": "yesterday"}):
         with pytest.raises(dg.DagsterInvalidConfigError):
-            dg.materialize([definition], run_config={"ops": {"shop": {"config": said}}})
+            dg.materialize([definition], run_config={"ops": {"shop": {"config": config}}})
 
 
-def test_specs_and_checks_are_those_of_the_project() -> None:
+def test_definition_has_the_specs_and_checks_of_the_project() -> None:
     assets, definition = project_assets(SHOP), built(SHOP)
     as_they_were = {spec.key: spec.replace_attributes(skippable=False) for spec in definition.specs}
     assert as_they_were == {spec.key: spec for spec in assets.specs.values()}
@@ -202,50 +202,54 @@ def test_specs_and_checks_are_those_of_the_project() -> None:
     assert definition.can_subset
 
 
-def test_no_output_is_required_since_only_executed_models_have_one() -> None:
+def test_outputs_are_optional_because_only_executed_models_have_one() -> None:
     definition = built(SHOP)
     assert not any(output.is_required for output in definition.op.output_dict.values())
     assert all(spec.skippable for spec in definition.specs)
 
 
-def test_dependencies_are_those_of_the_models() -> None:
+def test_asset_dependencies_are_those_of_the_models() -> None:
     dependencies = {key.to_user_string(): paths(parents) for key, parents in built(SHOP).asset_deps.items()}
     assert dependencies == {"staging/orders": set(), "core/orders": {("staging", "orders"), ("raw", "events")}}
 
 
-def test_a_project_without_models_can_be_built() -> None:
+def test_project_without_models_can_be_built() -> None:
     assert not built(manifest()).keys
 
 
-# -- what the op does -----------------------------------------------------------------------------
+# -- execution ------------------------------------------------------------------------------------
 
 
-def test_the_op_hands_its_context_over_and_yields_what_comes_back() -> None:
+def test_op_passes_its_context_to_compute_and_yields_its_results() -> None:
     contexts: list[type] = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         contexts.append(type(context))
-        yield from materialize_what_is_selected(context)
+        yield from materialize_selection(context)
 
     result = dg.materialize([built(SHOP, compute)], selection=dg.AssetSelection.assets("core/orders"))
     assert contexts == [dg.AssetExecutionContext]
     assert [event.asset_key for event in result.get_asset_materialization_events()] == [dg.AssetKey(["core", "orders"])]
-    assert {one.check_name for one in result.get_asset_check_evaluations()} == {STATUS_CHECK, "not_null", "add_up"}
+    assert {evaluation.check_name for evaluation in result.get_asset_check_evaluations()} == {
+        STATUS_CHECK,
+        "not_null",
+        "add_up",
+    }
 
 
-def test_a_check_may_be_selected_without_its_asset() -> None:
+def test_check_can_be_selected_without_its_asset() -> None:
     not_null = dg.AssetCheckKey(dg.AssetKey(["core", "orders"]), "not_null")
     result = dg.materialize([built(SHOP)], selection=dg.AssetSelection.checks(not_null))
-    assert [one.asset_check_key for one in result.get_asset_check_evaluations()] == [not_null]
+    assert [evaluation.asset_check_key for evaluation in result.get_asset_check_evaluations()] == [not_null]
     assert not result.get_asset_materialization_events()
 
 
-def test_an_asset_of_somebody_else_may_stand_between_two_models() -> None:
+def test_asset_between_two_models_splits_the_op() -> None:
     selections: list[set[tuple[str, ...]]] = []
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         selections.append(paths(context.selected_asset_keys))
-        yield from materialize_what_is_selected(context)
+        yield from materialize_selection(context)
 
     @dg.asset(key=["raw", "scored"], deps=[dg.AssetKey(["core", "a-b"])])
     def scored() -> None: ...
@@ -259,7 +263,7 @@ USUAL = SQLMeshRunConfig().model_dump()
 
 
 @pytest.mark.parametrize(
-    ("said", "first", "second"),
+    ("configs", "first", "second"),
     [
         ({}, USUAL, USUAL),
         ({"shop": {"start": "a"}}, {**USUAL, "start": "a"}, {"start": "a"}),
@@ -271,30 +275,30 @@ USUAL = SQLMeshRunConfig().model_dump()
         ),
         ({"shop": {"start": "a"}, "shop_2": {}}, {**USUAL, "start": "a"}, USUAL),
     ],
-    ids=["nothing", "to the first part", "to the second", "to both", "to the second that nothing is meant for it"],
+    ids=["none", "first part", "second part", "both parts", "first part, second part empty"],
 )
-def test_what_a_run_says_to_the_first_part_of_a_split_op_reaches_the_second(
-    said: dict[str, dict[str, Any]], first: dict[str, Any], second: dict[str, Any]
+def test_run_config_of_the_first_part_of_a_split_op_reaches_the_second(
+    configs: dict[str, dict[str, Any]], first: dict[str, Any], second: dict[str, Any]
 ) -> None:
-    reached: dict[str, Any] = {}
+    received_configs: dict[str, Any] = {}
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         op = context.op_execution_context
         step = op.op_handle.name
-        reached[step] = config_of_run(context.run.run_config, step, op.op_def.name, op.op_config)
-        yield from materialize_what_is_selected(context)
+        received_configs[step] = config_of_run(context.run.run_config, step, op.op_def.name, op.op_config)
+        yield from materialize_selection(context)
 
     @dg.asset(key=["raw", "scored"], deps=[dg.AssetKey(["core", "a"])])
     def scored() -> None: ...
 
     models = [model("core.a"), model("marts.revenue", reads=["raw.scored", "core.a"])]
     definition = built(manifest(*models), compute, config_schema=SQLMeshRunConfig)
-    run_config = {"ops": {part: {"config": config} for part, config in said.items()}}
+    run_config = {"ops": {part: {"config": config} for part, config in configs.items()}}
     assert dg.materialize([scored, definition], run_config=run_config).success
-    assert reached == {"shop": first, "shop_2": second}
+    assert received_configs == {"shop": first, "shop_2": second}
 
 
-def test_a_model_in_a_second_step_needs_the_outputs_of_its_parents_in_the_first() -> None:
+def test_model_in_a_second_step_needs_the_outputs_of_its_parents_in_the_first() -> None:
     without_output = dg.AssetKey(["core", "a-b"])
 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:

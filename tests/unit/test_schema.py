@@ -1,4 +1,4 @@
-"""The JSON schema of `defs.yaml`: what `dg check yaml` reports of a declaration."""
+"""The JSON schema of `defs.yaml`, by which `dg check yaml` reports errors."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
-from unit.test_hostile_yaml import EVERYTHING, PLACES, replaced, values
+from unit.test_component_attributes import ATTRIBUTE_PATHS, EVERYTHING, replaced, values
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.schema import name_errors
 
-DAGSTERS = SQLMeshProjectComponent.model().model_json_schema()
-OURS = SQLMeshProjectComponent.get_model_cls().model_json_schema()
-ENUMERATED = [place for place in PLACES if place[-1] in ("backoff", "jitter")]
+DAGSTERS_SCHEMA = SQLMeshProjectComponent.model().model_json_schema()
+OUR_SCHEMA = SQLMeshProjectComponent.get_model_cls().model_json_schema()
+ENUMERATED = [place for place in ATTRIBUTE_PATHS if place[-1] in ("backoff", "jitter")]
 
 
-def errors(attributes: dict[str, Any]) -> list[str]:
-    """What a validator reports, as `dg check yaml` asks it: the place and the message."""
-    found = Draft202012Validator(OURS).iter_errors({"project": "shop", **attributes})
-    return sorted(f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in found)
+def messages_of(attributes: dict[str, Any]) -> list[str]:
+    """Return path and message of each error that `dg check yaml` would report."""
+    validation_errors = Draft202012Validator(OUR_SCHEMA).iter_errors({"project": "shop", **attributes})
+    return sorted(f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in validation_errors)
 
 
-def test_a_schema_of_the_attributes_is_a_valid_schema() -> None:
-    Draft202012Validator.check_schema(OURS)
-    assert not errors(EVERYTHING)
+def test_json_schema_of_the_attributes_is_valid() -> None:
+    Draft202012Validator.check_schema(OUR_SCHEMA)
+    assert not messages_of(EVERYTHING)
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,10 @@ def test_a_schema_of_the_attributes_is_a_valid_schema() -> None:
     ],
     ids=str,
 )
-def test_a_wrong_key_or_value_is_reported_with_its_own_name(attributes: dict[str, Any], expected: list[str]) -> None:
-    found = errors(attributes)
-    assert len(found) == len(expected)
-    assert all(error.startswith(start) for error, start in zip(found, expected)), found
+def test_wrong_key_or_value_is_reported_by_name(attributes: dict[str, Any], expected: list[str]) -> None:
+    messages = messages_of(attributes)
+    assert len(messages) == len(expected)
+    assert all(error.startswith(start) for error, start in zip(messages, expected)), messages
 
 
 @pytest.mark.parametrize(
@@ -70,24 +70,26 @@ def test_a_wrong_key_or_value_is_reported_with_its_own_name(attributes: dict[str
     ],
     ids=str,
 )
-def test_retries_may_be_a_number_and_everything_may_be_a_template(retries: Any) -> None:
-    assert not errors({"execution": {"retries": retries}})
+def test_retries_accept_a_number_a_mapping_and_templates(retries: Any) -> None:
+    assert not messages_of({"execution": {"retries": retries}})
 
 
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_the_schema_accepts_what_dagsters_own_accepts_but_for_wrong_words(place: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize("path", ATTRIBUTE_PATHS, ids=str)
+def test_schema_accepts_the_same_as_dagsters_schema_except_unknown_enum_words(path: tuple[Any, ...]) -> None:
     @settings(max_examples=20, deadline=None)
     @given(values)
     def accepts_the_same(value: Any) -> None:
-        attributes = replaced(place, value)
-        before, now = (Draft202012Validator(schema).is_valid(attributes) for schema in (DAGSTERS, OURS))
-        is_wrong_word = place in ENUMERATED and isinstance(value, str)
-        assert now == before or (is_wrong_word and before)
+        attributes = replaced(path, value)
+        is_valid_for_dagster, is_valid_for_us = (
+            Draft202012Validator(schema).is_valid(attributes) for schema in (DAGSTERS_SCHEMA, OUR_SCHEMA)
+        )
+        is_wrong_word = path in ENUMERATED and isinstance(value, str)
+        assert is_valid_for_us == is_valid_for_dagster or (is_wrong_word and is_valid_for_dagster)
 
     accepts_the_same()
 
 
-def test_a_union_of_two_mappings_stays_as_it_is() -> None:
+def test_union_of_two_mappings_is_unchanged() -> None:
     schema = {
         "$defs": {"A": {"type": "object"}, "B": {"type": "object"}},
         "properties": {"it": {"anyOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}, {"type": "string"}]}},

@@ -1,4 +1,4 @@
-"""Who holds a DuckDB file: the command, when it started and the Dagster run, as far as /proc knows."""
+"""Which process holds a DuckDB file: its command, start time and Dagster run, read from /proc."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ sys.stdin.read()
 
 
 @contextmanager
-def held(file: Path, *arguments: str, before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process that holds the file, and what DuckDB says of it to another one."""
+def file_held_by_process(file: Path, *arguments: str, before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a process that holds the file. Yield it with the error that DuckDB raises for another process."""
     script = file.with_name("hold.py")
     script.write_text(HOLD.format(before=before))
     holder = subprocess.Popen(
@@ -44,36 +44,36 @@ def held(file: Path, *arguments: str, before: str = "") -> Iterator[tuple[subpro
 
 
 @linux
-def test_another_command_is_named_with_its_start(tmp_path: Path) -> None:
+def test_holder_is_named_by_its_command_and_start(tmp_path: Path) -> None:
     file = tmp_path / "shop.duckdb"
-    with held(file, "--fast") as (holder, error):
+    with file_held_by_process(file, "--fast") as (holder, error):
         now = datetime.now(timezone.utc)
-        said = who_holds(error)
+        message = who_holds(error)
     program = Path(sys.executable).name
     command = f"`{program} {tmp_path / 'hold.py'} {file} --fast`"
-    before, started = said.split(", started at ")
-    assert before == f"{file} is held by {command} (PID {holder.pid}"
+    holder_text, started = message.split(", started at ")
+    assert holder_text == f"{file} is held by {command} (PID {holder.pid}"
     began = datetime.strptime(started, "%Y-%m-%d %H:%M:%S UTC).").replace(tzinfo=timezone.utc)
     assert abs((now - began).total_seconds()) < 60
 
 
 @linux
-def test_a_worker_is_named_by_the_run_that_it_works_for(tmp_path: Path) -> None:
+def test_holding_worker_is_named_by_its_run(tmp_path: Path) -> None:
     file = tmp_path / "shop.duckdb"
     run = "Dagster run 7c1e6f5a-0d34-4f7e-9d7a-1a2b3c4d5e6f"
-    show = f"from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder; show_holder({run!r})"
-    with held(file, before=show) as (holder, error):
-        said = who_holds(error)
-    assert said.startswith(f"{file} is held by {run} (PID {holder.pid}, started at 20")
+    show_run = f"from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder; show_holder({run!r})"
+    with file_held_by_process(file, before=show_run) as (holder, error):
+        message = who_holds(error)
+    assert message.startswith(f"{file} is held by {run} (PID {holder.pid}, started at 20")
 
 
-def test_a_process_that_has_ended_is_named_by_its_id_alone(tmp_path: Path) -> None:
-    with held(tmp_path / "shop.duckdb") as (holder, error):
+def test_ended_holder_is_named_by_its_process_id(tmp_path: Path) -> None:
+    with file_held_by_process(tmp_path / "shop.duckdb") as (holder, error):
         pass
     assert who_holds(error) == f"{tmp_path / 'shop.duckdb'} is held by the process with PID {holder.pid}."
 
 
-def test_a_process_that_does_not_have_the_file_open_is_another_one_of_the_same_id(tmp_path: Path) -> None:
+def test_process_that_reuses_the_id_is_named_by_its_process_id_only(tmp_path: Path) -> None:
     (tmp_path / "shop.duckdb").touch()
     bystander = subprocess.Popen([sys.executable, "-c", "input()", "bystander"], stdin=subprocess.PIPE)
     try:
@@ -84,7 +84,7 @@ def test_a_process_that_does_not_have_the_file_open_is_another_one_of_the_same_i
 
 
 @pytest.mark.parametrize("end", ["", ": Resource temporarily unavailable", ": held by somebody (PID 0)"])
-def test_duckdbs_own_words_stay_where_it_names_no_process(end: str) -> None:
+def test_duckdb_error_without_a_process_is_unchanged(end: str) -> None:
     error = f'IO Error: Could not set lock on file "/shop/db.duckdb"{end}'
     assert is_locked(error)
     assert who_holds(error) == f"{error}."
@@ -104,12 +104,12 @@ def test_duckdbs_own_words_stay_where_it_names_no_process(end: str) -> None:
         (["python", "-c", "1;" * 200, "2;" * 200, "x"], "python -c ... x"),
     ],
 )
-def test_a_command_is_shown_without_secrets_and_without_endless_words(
+def test_command_line_is_redacted_and_shortened(
     words: Sequence[str], shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOP_PASSWORD", "of-the-environment")
     assert command_line(words) == shown
 
 
-def test_a_command_is_bounded() -> None:
+def test_command_line_has_a_maximum_length() -> None:
     assert len(command_line(["etl", *map(str, range(1000))])) <= COMMAND_CHARACTERS + len(" ...")

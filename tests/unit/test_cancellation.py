@@ -1,4 +1,4 @@
-"""A signal interrupts nothing that a step says, wherever Dagster is; then Dagster has its handlers back."""
+"""A signal does not interrupt the results of a step. After the op, Dagster has its own signal handlers again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dg_sqlmesh_component.run.cancellation import Interruption
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Noted(dict[str, bool]):
-    """Where Dagster looks for a signal that came before, right behind installing the handler that raises."""
+class ReceivedInterrupt(dict[str, bool]):
+    """Replaces the flag that Dagster reads right after it installs the raising signal handler."""
 
     def __init__(self, when_looked_at: Callable[[], None]) -> None:
         super().__init__(received=False)
@@ -29,24 +29,26 @@ class Noted(dict[str, bool]):
 
 
 class Run:
-    """A run of one op that says three things, each made of two results, as of a materialization and its check."""
+    """A run of an op that yields three pairs of results, like materializations with their checks."""
 
-    def __init__(self, tell_at: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._tell_at, self._number = tell_at, number
+    def __init__(self, signal_at: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._signal_at, self._number = signal_at, number
         self._monkeypatch = monkeypatch
         self._is_guarded = False
-        self.told_at: list[str] = []
-        self.in_between: list[str] = []
-        """What would handle a signal, at each event from the op's end to the start of the next."""
+        self.signalled_at: list[str] = []
+        self.handlers_between_ops: list[str] = []
+        """The signal handlers at each event between the end of the op and the start of the next."""
         self.interruption = Interruption(lambda: None)
 
     def reach(self, place: str) -> None:
-        if self._is_guarded and place == self._tell_at and not self.told_at:
-            self.told_at.append(place)
+        if self._is_guarded and place == self._signal_at and not self.signalled_at:
+            self.signalled_at.append(place)
             os.kill(os.getpid(), self._number)
 
     def execute(self, fails: bool = False, guard: bool = True) -> dg.ExecuteInProcessResult:
-        self._monkeypatch.setattr(interrupts, "_received_interrupt", Noted(lambda: self.reach("as Dagster goes on")))
+        self._monkeypatch.setattr(
+            interrupts, "_received_interrupt", ReceivedInterrupt(lambda: self.reach("as Dagster goes on"))
+        )
         store = dg.DagsterInstance.handle_new_event
         instance = dg.DagsterInstance.ephemeral()
 
@@ -57,7 +59,7 @@ class Run:
                 "STEP_SUCCESS",
                 "STEP_START",
             ):
-                self.in_between.append(signal.getsignal(signal.SIGINT).__qualname__)  # type: ignore[union-attr]
+                self.handlers_between_ops.append(signal.getsignal(signal.SIGINT).__qualname__)  # type: ignore[union-attr]
             store(instance, event, **options)
 
         self._monkeypatch.setattr(instance, "handle_new_event", handle_new_event)
@@ -71,7 +73,7 @@ class Run:
                 raise dg.Failure("something failed")
 
         @dg.op(out=dg.Out(dg.Nothing))
-        def says() -> Any:
+        def yields_results() -> Any:
             for number in self.interruption.guard(finished()) if guard else finished():
                 yield dg.AssetMaterialization(f"asset_{number}")
                 self.reach("between two results of one")
@@ -84,14 +86,14 @@ class Run:
 
         @dg.job
         def job() -> None:
-            comes_next(says())
+            comes_next(yields_results())
 
         return job.execute_in_process(instance=instance, raise_on_error=False)
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """As in Dagster's processes, where both signals have one handler."""
+    """Install one handler for both signals, as Dagster's processes do."""
     before = [signal.getsignal(number) for number in NUMBERS]
     interrupts.setup_interrupt_handlers()
     yield
@@ -104,22 +106,24 @@ PLACES = ("in the op", "while Dagster records", "between two results of one", "a
 
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_said_is_recorded_wherever_dagster_is_when_a_signal_comes(
+def test_all_results_are_recorded_wherever_dagster_is_when_a_signal_comes(
     place: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = [signal.getsignal(number) for number in NUMBERS]
     run = Run(place, number, monkeypatch)
     result = run.execute()
-    assert run.told_at == [place]
+    assert run.signalled_at == [place]
     assert run.interruption.came
-    said = [event.asset_key.path[0] for event in result.all_events if event.is_step_materialization and event.asset_key]
-    assert said == [f"{kind}_{number}" for number in range(3) for kind in ("asset", "check")]
+    recorded = [
+        event.asset_key.path[0] for event in result.all_events if event.is_step_materialization and event.asset_key
+    ]
+    assert recorded == [f"{kind}_{number}" for number in range(3) for kind in ("asset", "check")]
     assert result.success
     assert [signal.getsignal(number) for number in NUMBERS] == before
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_dagster_has_its_handlers_back_when_the_op_has_ended(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_handlers_of_dagster_are_restored_after_the_op(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     installing = interrupts._replace_interrupt_signal
     before = [signal.getsignal(number) for number in NUMBERS]
     result = Run("nowhere", signal.SIGTERM, monkeypatch).execute(fails=fails)
@@ -128,9 +132,9 @@ def test_dagster_has_its_handlers_back_when_the_op_has_ended(fails: bool, monkey
     assert [signal.getsignal(number) for number in NUMBERS] == before
 
 
-def test_between_our_op_and_the_next_a_signal_is_handled_as_between_any_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, other = (Run("nowhere", signal.SIGTERM, monkeypatch) for _ in range(2))
-    assert ours.execute().success
-    assert other.execute(guard=False).success
-    assert len(other.in_between) == 4  # both ops start and succeed
-    assert ours.in_between == other.in_between
+def test_signal_handlers_between_our_op_and_the_next_are_dagsters(monkeypatch: pytest.MonkeyPatch) -> None:
+    guarded, unguarded = (Run("nowhere", signal.SIGTERM, monkeypatch) for _ in range(2))
+    assert guarded.execute().success
+    assert unguarded.execute(guard=False).success
+    assert len(unguarded.handlers_between_ops) == 4  # both ops start and succeed
+    assert guarded.handlers_between_ops == unguarded.handlers_between_ops

@@ -1,4 +1,4 @@
-"""Text for people."""
+"""Formatting of text for people."""
 
 import pytest
 
@@ -15,5 +15,5 @@ from dg_sqlmesh_component.protocol.formatting import counted
         (21, ("batch", "batches"), "21 batches"),
     ],
 )
-def test_one_is_counted_without_an_s(count: int, words: tuple[str, ...], text: str) -> None:
+def test_counted_uses_singular_for_one(count: int, words: tuple[str, ...], text: str) -> None:
     assert counted(count, *words) == text

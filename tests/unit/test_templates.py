@@ -1,9 +1,9 @@
-"""What templates see of our values: what is there, and an error for what is not."""
+"""Templates in defs.yaml: they read attributes of models, and a misspelt attribute is an error."""
 
 import pytest
 from dagster.components.resolved.context import ResolutionContext
 from dagster.components.resolved.errors import ResolutionException
-from unit.scenario import model
+from unit.builders import model
 
 from dg_sqlmesh_component.config.templates import TemplateScope
 
@@ -22,11 +22,11 @@ def rendered(template: str) -> object:
         ("{{ model.owner or 'nobody' }}", "nobody"),
     ],
 )
-def test_a_template_reads_what_is_there(template: str, expected: object) -> None:
+def test_template_reads_existing_attributes(template: str, expected: object) -> None:
     assert rendered(template) == expected
 
 
 @pytest.mark.parametrize("template", ["{{ model.nmae }}", "by_{{ model.nmae }}", "{{ model.nmae | default('x') }}"])
-def test_a_misspelt_attribute_is_an_error_wherever_it_stands(template: str) -> None:
+def test_misspelt_attribute_in_template_is_an_error(template: str) -> None:
     with pytest.raises(ResolutionException, match="`model` has no attribute 'nmae' in a template"):
         rendered(template)

@@ -1,4 +1,4 @@
-"""The stored manifest."""
+"""The manifest file: writing, reading, and refusing damaged files."""
 
 import json
 import multiprocessing
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.scenario import EVERYTHING, manifest, model, standalone
+from unit.builders import EVERYTHING, manifest, model, standalone
 
 from dg_sqlmesh_component.protocol.errors import DeclarationError
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION, Manifest
@@ -20,36 +20,36 @@ SHOP = manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalo
 COMMAND = "dg utils refresh-defs-state"
 
 
-def stored(said: Manifest, folder: Path) -> Path:
+def stored(project: Manifest, folder: Path) -> Path:
     path = folder / "state"
-    write_manifest(said, path)
+    write_manifest(project, path)
     return path
 
 
 def refusal(path: Path) -> str:
-    """What is said of a file that cannot be read."""
+    """Return the error for a file that cannot be read."""
     with pytest.raises(DeclarationError) as refused:
         read_manifest(path)
-    said = str(refused.value)
-    assert str(path) in said
-    assert said.endswith(COMMAND)
-    return said
+    message = str(refused.value)
+    assert str(path) in message
+    assert message.endswith(COMMAND)
+    return message
 
 
-@pytest.mark.parametrize("said", [SHOP, manifest()], ids=["a project", "an empty project"])
-def test_what_is_written_is_read(said: Manifest, tmp_path: Path) -> None:
-    assert read_manifest(stored(said, tmp_path)) == said
+@pytest.mark.parametrize("project", [SHOP, manifest()], ids=["a project", "an empty project"])
+def test_written_manifest_is_read_unchanged(project: Manifest, tmp_path: Path) -> None:
+    assert read_manifest(stored(project, tmp_path)) == project
 
 
-def test_the_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_file_is_replaced_and_no_temporary_file_is_left(tmp_path: Path) -> None:
     stored(SHOP, tmp_path)
     path = stored(manifest(), tmp_path)
     assert read_manifest(path) == manifest()
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_the_file_may_be_read_by_whoever_the_writers_umask_lets(tmp_path: Path) -> None:
-    """An image is built by one user and run by another."""
+def test_file_permissions_follow_the_umask(tmp_path: Path) -> None:
+    """A container image may be built by one user and run by another."""
     before = os.umask(0o027)
     try:
         path = stored(SHOP, tmp_path)
@@ -58,49 +58,49 @@ def test_the_file_may_be_read_by_whoever_the_writers_umask_lets(tmp_path: Path) 
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_nothing_is_left_of_a_file_that_cannot_take_its_place(tmp_path: Path) -> None:
+def test_no_temporary_file_is_left_if_writing_fails(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     with pytest.raises(IsADirectoryError):
         stored(SHOP, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
-def test_a_file_that_is_not_to_be_opened_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_file_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a folder").mkdir()
     assert "cannot be read: Is a directory. Let the user who runs Dagster read it" in refusal(tmp_path / "a folder")
     assert "cannot be read: No such file or directory." in refusal(tmp_path / "nowhere")
 
 
 def write_often(path: Path, models: int) -> None:
-    said = manifest(*(model(f"core.m{number}") for number in range(models)))
+    project = manifest(*(model(f"core.m{number}") for number in range(models)))
     for _ in range(30):
-        write_manifest(said, path)
+        write_manifest(project, path)
 
 
-def test_a_reader_finds_the_description_of_one_of_several_writers_and_never_a_mixture(tmp_path: Path) -> None:
+def test_reading_during_concurrent_writes_gives_one_complete_manifest(tmp_path: Path) -> None:
     path = stored(SHOP, tmp_path)
-    found = set()
+    model_counts = set()
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
         writers = [pool.submit(write_often, path, models) for models in (50, 200)]
-        while not all(one.done() for one in writers):
-            found.add(len(read_manifest(path).models))
-    assert [one.result() for one in writers] == [None, None]
-    assert found <= {len(SHOP.models), 50, 200}
-    assert len(found) > 1, "nothing was written while it was read"
+        while not all(writer.done() for writer in writers):
+            model_counts.add(len(read_manifest(path).models))
+    assert [writer.result() for writer in writers] == [None, None]
+    assert model_counts <= {len(SHOP.models), 50, 200}
+    assert len(model_counts) > 1, "nothing was written while it was read"
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_the_folder_is_made_when_it_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder_is_created(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "state"
     write_manifest(SHOP, path)
     assert read_manifest(path) == SHOP
 
 
-def test_the_same_project_is_stored_in_the_same_bytes(tmp_path: Path) -> None:
+def test_same_manifest_is_stored_as_the_same_bytes(tmp_path: Path) -> None:
     assert stored(SHOP, tmp_path / "a").read_bytes() == stored(SHOP, tmp_path / "b").read_bytes()
 
 
-def test_a_file_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
+def test_file_truncated_anywhere_is_refused(tmp_path: Path) -> None:
     path = stored(SHOP, tmp_path)
     whole = path.read_bytes()
     for length in range(len(whole)):
@@ -113,7 +113,7 @@ def test_a_file_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
     [lambda _: b"\xff", lambda _: b"\0", lambda byte: byte + b"\n\0"],
     ids=["not unicode", "a zero byte", "a byte too many"],
 )
-def test_a_file_that_is_damaged_anywhere_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+def test_file_damaged_anywhere_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = stored(SHOP, tmp_path)
     whole = path.read_bytes()
     for place in range(len(whole)):
@@ -126,28 +126,36 @@ def test_a_file_that_is_damaged_anywhere_is_refused(damage: Callable[[bytes], by
     [b"", b"{}", b"null", b"[]", b"version: 1", b'{"version": 1}', b'{"version": 1, "models": 7}'],
     ids=ascii,
 )
-def test_a_file_that_holds_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_file_with_other_content_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.write_bytes(content)
     assert "it is damaged or was written by another version" in refusal(path)
 
 
 @pytest.mark.parametrize("version", [MANIFEST_VERSION - 1, MANIFEST_VERSION + 1], ids=["older", "newer"])
-def test_a_manifest_of_another_version_is_not_read(version: int, tmp_path: Path) -> None:
-    said = refusal(stored(replace(SHOP, version=version), tmp_path))
-    assert f"has version {version}; this dg_sqlmesh_component reads version {MANIFEST_VERSION}." in said
+def test_manifest_of_another_version_is_refused(version: int, tmp_path: Path) -> None:
+    message = refusal(stored(replace(SHOP, version=version), tmp_path))
+    assert f"has version {version}; this dg_sqlmesh_component reads version {MANIFEST_VERSION}." in message
 
 
-def test_a_manifest_is_of_this_version_unless_it_says_otherwise() -> None:
+def test_manifest_version_is_5() -> None:
     assert SHOP.version == MANIFEST_VERSION == 5
 
 
-def test_a_manifest_of_version_1_is_of_another_version_rather_than_damaged(tmp_path: Path) -> None:
+def test_manifest_of_version_1_is_reported_as_another_version(tmp_path: Path) -> None:
     path = stored(replace(SHOP, version=1), tmp_path)
-    said = {**json.loads(path.read_bytes()), "source": "a digest"}
-    del said["sources"]
-    for one in said["models"]:
-        for new in ("query", "column_lineage", "column_lineage_cut", "source_url"):
-            del one[new]
-    path.write_text(json.dumps(said))
+    content = {**json.loads(path.read_bytes()), "source": "a digest"}
+    del content["sources"]
+    for stored_model in content["models"]:
+        for field_name in ("query", "column_lineage", "column_lineage_cut", "source_url"):
+            del stored_model[field_name]
+    path.write_text(json.dumps(content))
     assert "has version 1; this dg_sqlmesh_component reads version 5." in refusal(path)
+
+
+def test_fields_that_an_earlier_release_stored_are_ignored(tmp_path: Path) -> None:
+    path = stored(SHOP, tmp_path)
+    path.write_text(
+        json.dumps({**json.loads(path.read_bytes()), "sqlmesh_version": "0.236.4", "default_catalog": "db"})
+    )
+    assert read_manifest(path) == SHOP

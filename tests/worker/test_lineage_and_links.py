@@ -1,4 +1,4 @@
-"""What a manifest holds only on request: links to the files of models, on the web page of their repository."""
+"""Links from models to their files on the web page of their repository."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dg_sqlmesh_component.worker.describe.lineage_and_links import SourceUrls
 
 
 def repository(folder: Path, remote: str | None) -> tuple[Path, str]:
-    """A repository with one committed model; the model's file and the commit."""
+    """Create a repository with one committed model. Return the model's file and the commit."""
     model = folder / "models" / "one.sql"
     model.parent.mkdir(parents=True)
     model.write_text("MODEL (name t.one); SELECT 1 AS id")
@@ -34,16 +34,16 @@ def repository(folder: Path, remote: str | None) -> tuple[Path, str]:
         ("https://gitlab.example.com/group/sub/shop.git", "https://gitlab.example.com/group/sub/shop/-/blob"),
     ],
 )
-def test_a_file_is_linked_at_the_commit_that_is_checked_out(remote: str, page: str, tmp_path: Path) -> None:
+def test_file_is_linked_at_the_checked_out_commit(remote: str, page: str, tmp_path: Path) -> None:
     model, commit = repository(tmp_path, remote)
     assert SourceUrls().of(model) == f"{page}/{commit}/models/one.sql"
 
 
 @pytest.mark.parametrize("remote", [None, "/srv/git/shop.git"])
-def test_without_a_remote_that_has_a_web_page_there_is_no_link(remote: str | None, tmp_path: Path) -> None:
+def test_no_link_without_a_remote_on_the_web(remote: str | None, tmp_path: Path) -> None:
     model, _ = repository(tmp_path, remote)
     assert SourceUrls().of(model) is None
 
 
-def test_outside_of_a_repository_there_is_no_link(tmp_path: Path) -> None:
+def test_no_link_outside_of_a_repository(tmp_path: Path) -> None:
     assert SourceUrls().of(tmp_path / "one.sql") is None

@@ -1,4 +1,4 @@
-"""Building definitions keeps Python's collector of garbage out of the way, and leaves it as it was."""
+"""Building definitions pauses Python's garbage collection and restores its earlier state."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def _enabled() -> Iterator[None]:
     gc.enable()
 
 
-def test_no_garbage_is_collected_meanwhile_and_it_is_again_afterwards() -> None:
+def test_garbage_collection_is_paused_inside_and_enabled_afterwards() -> None:
     with collecting_no_garbage():
         assert not gc.isenabled()
     assert gc.isenabled()
 
 
-def test_garbage_is_collected_again_after_an_error() -> None:
+def test_garbage_collection_is_enabled_again_after_an_error() -> None:
     with pytest.raises(ValueError, match="wrong"), collecting_no_garbage():
         raise ValueError("wrong")
     assert gc.isenabled()
 
 
-def test_a_process_that_collects_none_is_left_so() -> None:
+def test_disabled_garbage_collection_stays_disabled() -> None:
     gc.disable()
     with collecting_no_garbage():
         pass

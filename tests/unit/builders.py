@@ -1,4 +1,4 @@
-"""Builders of the plain data that the unit tests speak of: models, audits, manifests, instants."""
+"""Build the plain data of unit tests: models, audits, manifests, times."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,17 +20,17 @@ DAY = 24 * HOUR
 
 
 def day(number: int) -> int:
-    """Midnight of the n-th of January 2026, UTC, in epoch milliseconds."""
+    """Return midnight of the n-th of January 2026 in UTC, in epoch milliseconds."""
     return 1_767_225_600_000 + (number - 1) * DAY
 
 
 def days(first: int, last: int) -> msg.Interval:
-    """From the first of these days to the end of the last one."""
+    """Return the interval from the start of the first day to the end of the last day."""
     return (day(first), day(last + 1))
 
 
 def fqn(name: str) -> str:
-    """SQLMesh's quoted name: `core.orders` in the catalog `db`, or all parts as given."""
+    """Return SQLMesh's quoted name. A name of two parts gets the catalog `db`."""
     parts = name.split(".")
     if len(parts) == 2:
         parts = ["db", *parts]
@@ -38,8 +38,8 @@ def fqn(name: str) -> str:
 
 
 def audit(name: str = "not_null", **overrides: Any) -> Audit:
-    """One use of a blocking audit."""
-    said: dict[str, Any] = {
+    """Return a blocking audit as a model uses it."""
+    defaults: dict[str, Any] = {
         "name": name,
         "position": 0,
         "check_name": name,
@@ -49,13 +49,13 @@ def audit(name: str = "not_null", **overrides: Any) -> Audit:
         "path": f"/shop/audits/{name}.sql",
         "description": None,
     }
-    return Audit(**{**said, **overrides})
+    return Audit(**{**defaults, **overrides})
 
 
 def model(name: str = "core.orders", reads: Iterable[str] = (), **overrides: Any) -> Model:
-    """A SQL model that says little about itself. `name` and `reads` are dotted names, `db` their catalog."""
+    """Return a SQL model with few properties. `name` and `reads` are dotted names in the catalog `db`."""
     *catalog, schema, table = fqn(name)[1:-1].split('"."')
-    said: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "fqn": fqn(name),
         "name": name,
         "catalog": catalog[0] if catalog else None,
@@ -94,11 +94,11 @@ def model(name: str = "core.orders", reads: Iterable[str] = (), **overrides: Any
         "metadata_hash": "2001",
         "path": f"/shop/models/{table}.sql",
     }
-    return Model(**{**said, **overrides})
+    return Model(**{**defaults, **overrides})
 
 
 def standalone(name: str, reads: Iterable[str], check_name: str | None = None) -> StandaloneAudit:
-    """A standalone audit of some models."""
+    """Return a standalone audit that reads these models."""
     return StandaloneAudit(
         audit=audit(name, check_name=check_name or name, blocking=False),
         depends_on=tuple(sorted(fqn(parent) for parent in reads)),
@@ -110,79 +110,79 @@ def standalone(name: str, reads: Iterable[str], check_name: str | None = None) -
 def manifest(
     *models: Model, selected: Iterable[str] | None = None, standalone_audits: Iterable[StandaloneAudit] = ()
 ) -> Manifest:
-    """A project of these models, all of them selected unless `selected` names some."""
+    """Return a project of these models. All of them are selected unless `selected` is given."""
     return Manifest(
         version=MANIFEST_VERSION,
-        sqlmesh_version="0.236.4",
         paths=("/shop",),
         gateway="local",
         environment="prod",
-        default_catalog="db",
-        models=tuple(sorted(models, key=lambda one: one.fqn)),
-        selected=tuple(sorted([one.fqn for one in models] if selected is None else map(fqn, selected))),
+        models=tuple(sorted(models, key=lambda model: model.fqn)),
+        selected=tuple(sorted([model.fqn for model in models] if selected is None else map(fqn, selected))),
         standalone_audits=tuple(standalone_audits),
     )
 
 
-def external_models(**said: Any) -> ExternalModels:
-    """What stands under `external_models` in defs.yaml."""
-    return ExternalModels.resolve_from_model(dg.ResolutionContext.default(), ExternalModels.model()(**said))
+def external_models(**attributes: Any) -> ExternalModels:
+    """Resolve these attributes of `external_models` in defs.yaml."""
+    return ExternalModels.resolve_from_model(dg.ResolutionContext.default(), ExternalModels.model()(**attributes))
 
 
-def retries(**said: Any) -> Retries:
-    """What stands under `execution.retries` in defs.yaml."""
-    return Retries.resolve_from_model(dg.ResolutionContext.default(), Retries.model()(**{"max_retries": 3, **said}))
+def retries(**attributes: Any) -> Retries:
+    """Resolve these attributes of `execution.retries` in defs.yaml."""
+    return Retries.resolve_from_model(
+        dg.ResolutionContext.default(), Retries.model()(**{"max_retries": 3, **attributes})
+    )
 
 
 def attributes(**options: Any) -> ComponentAttributes:
-    """The attributes of a component, with defaults for those that `options` leaves out."""
+    """Return the attributes of a component, with defaults for those that `options` leaves out."""
     return ComponentAttributes(project=SQLMeshProject((Path("/shop"),)), **options)
 
 
 def translator(*models: Model, **options: Any) -> Translator:
-    """The default translation of these models; `options` are attributes of the component."""
+    """Return the default translator of these models. `options` are attributes of the component."""
     return Translator(manifest(*models), attributes(**options))
 
 
 def project_assets(
-    of: Manifest,
+    project: Manifest,
     *,
     outside: ExternalModels | None = None,
     asset: Callable[[dg.AssetSpec, Model], dg.AssetSpec] = lambda spec, _: spec,
     check: Callable[[dg.AssetCheckSpec, Audit], dg.AssetCheckSpec | None] = lambda spec, _: spec,
 ) -> ProjectAssets:
-    """The assets and checks of a project as the component builds them.
+    """Return the assets and checks of a project as the component builds them.
 
     Args:
-        outside: What becomes of tables from outside.
-        asset: What an overridden `get_asset_spec` makes of the default asset.
-        check: What an overridden `get_asset_check_spec` makes of the default check.
+        outside: The asset keys of external tables.
+        asset: An overridden `get_asset_spec`; it gets the default spec.
+        check: An overridden `get_asset_check_spec`; it gets the default spec.
     """
-    translates = Translator(of, attributes(external_models=outside or ExternalModels()))
+    default_translator = Translator(project, attributes(external_models=outside or ExternalModels()))
     return ProjectAssets.build(
-        of,
-        translates,
-        lambda model: asset(translates.asset_spec(model), model),
-        lambda spec, node, audit: check(translates.audit_check_spec(node, audit, spec.key), audit),
+        project,
+        default_translator,
+        lambda model: asset(default_translator.asset_spec(model), model),
+        lambda spec, node, audit: check(default_translator.audit_check_spec(node, audit, spec.key), audit),
     )
 
 
-def behind(prefix: str) -> Callable[[dg.AssetSpec, Model], dg.AssetSpec]:
-    """An overridden `get_asset_spec` that puts a prefix in front of every key."""
+def with_key_prefix(prefix: str) -> Callable[[dg.AssetSpec, Model], dg.AssetSpec]:
+    """Return an overridden `get_asset_spec` that adds a prefix to every key."""
     return lambda spec, _: spec.replace_attributes(key=spec.key.with_prefix(prefix))
 
 
 def plain(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The values of metadata, as Dagster stores them."""
+    """Return the plain values of metadata as Dagster stores them."""
     return {key: value.value for key, value in stored(metadata).items()}
 
 
 def stored(metadata: dict[str, Any]) -> dict[str, dg.MetadataValue]:
-    """Metadata as Dagster stores it."""
+    """Return metadata as Dagster stores it."""
     return dict(dg.AssetMaterialization("any", metadata=metadata).metadata)
 
 
-# One model that says everything about itself, for the tests of whole documents.
+# A model with every property set, for tests of whole documents.
 EVERYTHING = model(
     "core.orders",
     reads=["staging.orders", "raw.events"],

@@ -1,4 +1,4 @@
-"""A worker that says anything: only errors of our own family come of it. The workers are real processes."""
+"""Whatever a worker sends, only errors of this package are raised. The workers are real processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dg_sqlmesh_component.worker_process.requests import serving
 from dg_sqlmesh_component.worker_process.worker import LONGEST_LINE
 
 REQUEST = msg.EvaluationRequest(msg.OpenProject(("/shop",), None, None, None), "prod", ('"a"',), (), {}, 0)
-LAST = wire.encode(wire.EVENT, msg.EvaluationFinished("success"))
+LAST_EVENT = wire.encode(wire.EVENT, msg.EvaluationFinished("success"))
 EVENTS = [
     wire.encode(wire.EVENT, event)
     for row in OUTCOME_TABLE
@@ -33,8 +33,8 @@ EVENTS = [
 
 
 @pytest.fixture
-def impostor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SQLMeshProject]:
-    """A project whose interpreter is a program that does what it is told here, whatever it is given."""
+def fake_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SQLMeshProject]:
+    """Return a function that creates a project whose interpreter runs the given code."""
     (tmp_path / "config.yaml").write_text("")
     monkeypatch.setattr("dg_sqlmesh_component.worker_process.worker.FINISH_GRACE_SECONDS", 0.2)
     monkeypatch.setattr("dg_sqlmesh_component.worker_process.worker.CUT_OFF_GRACE_SECONDS", 0.2)
@@ -51,12 +51,12 @@ def impostor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     return make
 
 
-def heard(project: SQLMeshProject) -> list[msg.Event]:
+def events_from(project: SQLMeshProject) -> list[msg.Event]:
     with serving(project, REQUEST) as worker:
         return list(worker)
 
 
-def saying(lines: Sequence[bytes]) -> str:
+def writing(lines: Sequence[bytes]) -> str:
     return f"sys.stdin.readline()\nout.write({b''.join(lines)!r})\nout.flush()\n"
 
 
@@ -80,45 +80,45 @@ def saying(lines: Sequence[bytes]) -> str:
     ids=["nothing", "exit", "kill", "closes its pipes", "noise", "one endless line", "blank lines", "a list",
          "half an event", "an event of another version", "deaf", "forks", "leaves a child behind"],
 )  # fmt: skip
-def test_a_worker_that_breaks_the_protocol_is_an_error_of_ours(
-    impostor: Callable[[str], SQLMeshProject], code: str
+def test_worker_that_breaks_the_protocol_raises_worker_error(
+    fake_worker: Callable[[str], SQLMeshProject], code: str
 ) -> None:
     with pytest.raises(WorkerError) as refused:
-        heard(impostor(code))
+        events_from(fake_worker(code))
     assert len(str(refused.value)) < 5_000
 
 
-def test_an_event_that_this_version_does_not_know_says_that_versions_differ(
-    impostor: Callable[[str], SQLMeshProject],
+def test_unknown_event_error_reports_different_versions(
+    fake_worker: Callable[[str], SQLMeshProject],
 ) -> None:
     with pytest.raises(WorkerError, match="Component and worker must come from one installation"):
-        heard(impostor(saying([json.dumps({"type": "model_painted", "colour": "red"}).encode() + b"\n"])))
+        events_from(fake_worker(writing([json.dumps({"type": "model_painted", "colour": "red"}).encode() + b"\n"])))
 
 
-def test_a_worker_that_does_not_end_when_it_is_cancelled_was_ended_by_us_and_not_by_somebody_else(
-    impostor: Callable[[str], SQLMeshProject],
+def test_cancelled_worker_that_does_not_end_raises_stopped_error(
+    fake_worker: Callable[[str], SQLMeshProject],
 ) -> None:
-    with serving(impostor("time.sleep(60)"), REQUEST) as worker:
+    with serving(fake_worker("time.sleep(60)"), REQUEST) as worker:
         worker.cancel()
         with pytest.raises(StoppedError, match="did not end when it was asked to"):
             list(worker)
 
 
-def test_a_worker_that_somebody_else_kills_says_so(impostor: Callable[[str], SQLMeshProject]) -> None:
+def test_error_for_a_killed_worker_names_the_signal(fake_worker: Callable[[str], SQLMeshProject]) -> None:
     with pytest.raises(WorkerError, match=r"was killed by signal 9 \(SIGKILL\) \(out of memory\?\)"):
-        heard(impostor("os.kill(os.getpid(), 9)"))
+        events_from(fake_worker("os.kill(os.getpid(), 9)"))
 
 
 def printing(*lines: str) -> str:
     return "".join(f"print({line!r}, file=sys.stderr, flush=True)\n" for line in lines)
 
 
-def test_output_that_arrives_after_the_last_event_is_logged_before_it(
-    impostor: Callable[[str], SQLMeshProject],
+def test_late_output_is_logged_before_the_last_event(
+    fake_worker: Callable[[str], SQLMeshProject],
 ) -> None:
-    """Output has a pipe of its own, and a line of some megabytes takes longer than the events after it."""
-    late = f"{saying([LAST])}time.sleep(0.2)\n{printing('late', wire.PRINTED)}"
-    events = heard(impostor(late))
+    """Output has its own pipe, so a long line may arrive later than the events after it."""
+    late = f"{writing([LAST_EVENT])}time.sleep(0.2)\n{printing('late', wire.PRINTED)}"
+    events = events_from(fake_worker(late))
     assert [type(event) for event in events] == [msg.LogLine, msg.EvaluationFinished]
     assert events[0] == msg.LogLine("info", "late", "output")
 
@@ -127,10 +127,12 @@ LOADED = ("model", wire.LOADING, "configuration", "", wire.LOADED, "driver")
 FAILED = wire.encode(wire.EVENT, msg.RequestFailed("ProjectLoadError", "No such table."))
 
 
-def test_what_the_configuration_prints_is_in_no_log_and_what_anything_else_prints_is(
-    impostor: Callable[[str], SQLMeshProject],
+def test_output_of_the_configuration_is_not_logged_but_all_other_output_is(
+    fake_worker: Callable[[str], SQLMeshProject],
 ) -> None:
-    events = heard(impostor(f"{printing(*LOADED)}\nsys.stderr.close(); os.close(2)\ntime.sleep(0.5)\n{saying([LAST])}"))
+    events = events_from(
+        fake_worker(f"{printing(*LOADED)}\nsys.stderr.close(); os.close(2)\ntime.sleep(0.5)\n{writing([LAST_EVENT])}")
+    )
     assert [event.text for event in events if isinstance(event, msg.LogLine)] == ["model", "driver"]
 
 
@@ -138,107 +140,117 @@ def test_what_the_configuration_prints_is_in_no_log_and_what_anything_else_print
     ("lines", "message"),
     [
         (LOADED, "No such table."),
-        ((wire.LOADING, "one", "two"), "No such table.\nWhat the configuration printed before:\none\ntwo"),
-        ((*LOADED, wire.LOADING, "again"), "No such table.\nWhat the configuration printed before:\nagain"),
+        ((wire.LOADING, "one", "two"), "No such table.\nThe configuration printed before the error:\none\ntwo"),
+        ((*LOADED, wire.LOADING, "again"), "No such table.\nThe configuration printed before the error:\nagain"),
         ((wire.LOADING,), "No such table."),
     ],
-    ids=["was loaded", "failed", "failed when it was loaded again", "failed in silence"],
+    ids=["loaded", "failed", "failed at the second load", "failed without output"],
 )
-def test_what_a_configuration_has_printed_is_in_the_error_when_it_does_not_load(
-    impostor: Callable[[str], SQLMeshProject], lines: Sequence[str], message: str
+def test_output_of_a_configuration_that_fails_to_load_is_in_the_error(
+    fake_worker: Callable[[str], SQLMeshProject], lines: Sequence[str], message: str
 ) -> None:
-    *_, last = heard(impostor(printing(*lines) + saying([FAILED])))
+    *_, last = events_from(fake_worker(printing(*lines) + writing([FAILED])))
     assert isinstance(last, msg.RequestFailed)
     assert last.message == message
 
 
-def test_a_worker_that_dies_while_it_loads_the_configuration_is_quoted(
-    impostor: Callable[[str], SQLMeshProject],
+def test_error_quotes_output_of_a_worker_that_dies_while_loading_the_configuration(
+    fake_worker: Callable[[str], SQLMeshProject],
 ) -> None:
     with pytest.raises(WorkerError, match=r"Its last lines:\nI am the configuration"):
-        heard(impostor(printing(wire.LOADING, "I am the configuration") + "os._exit(3)"))
+        events_from(fake_worker(printing(wire.LOADING, "I am the configuration") + "os._exit(3)"))
 
 
-@pytest.mark.parametrize("cut", range(0, len(LAST) - 1, 7))
-def test_a_last_event_that_is_cut_is_no_last_event(impostor: Callable[[str], SQLMeshProject], cut: int) -> None:
+@pytest.mark.parametrize("cut", range(0, len(LAST_EVENT) - 1, 7))
+def test_truncated_last_event_raises_worker_error(fake_worker: Callable[[str], SQLMeshProject], cut: int) -> None:
     with pytest.raises(WorkerError):
-        heard(impostor(saying([LAST[:cut]])))
+        events_from(fake_worker(writing([LAST_EVENT[:cut]])))
 
 
-def test_output_between_events_on_the_other_pipe_is_log_lines(impostor: Callable[[str], SQLMeshProject]) -> None:
-    code = saying([]) + textwrap.dedent(f"""
+def test_output_on_stderr_between_events_becomes_log_lines(fake_worker: Callable[[str], SQLMeshProject]) -> None:
+    code = writing([]) + textwrap.dedent(f"""
         for line in {EVENTS[:20]!r}:
             sys.stderr.write("noise " * 50); sys.stderr.flush()
             out.write(line[:9]); out.flush()
             sys.stderr.write("more\\n"); sys.stderr.flush()
             out.write(line[9:]); out.flush()
-        out.write({LAST!r})
+        out.write({LAST_EVENT!r})
     """)
-    events = heard(impostor(code))
+    events = events_from(fake_worker(code))
     assert events[-1] == msg.EvaluationFinished("success")
-    told = [event for event in events if not (isinstance(event, msg.LogLine) and event.source == "output")]
-    assert len(told) == 21
+    events_without_output = [
+        event for event in events if not (isinstance(event, msg.LogLine) and event.source == "output")
+    ]
+    assert len(events_without_output) == 21
 
 
-@pytest.mark.parametrize("behind", [10, 30])
-def test_a_secret_across_the_end_of_what_is_shown_of_a_line_is_hidden_before_that_is_cut(
-    impostor: Callable[[str], SQLMeshProject], behind: int
+@pytest.mark.parametrize("distance", [10, 30])
+def test_secret_is_redacted_before_a_long_line_is_cut(
+    fake_worker: Callable[[str], SQLMeshProject], distance: int
 ) -> None:
-    project = replace(impostor(""), env={"API_TOKEN": "correct-horse-battery"})
-    line = "x" * (LONGEST_LINE - behind) + " correct-horse-battery " + "x" * LONGEST_LINE
+    project = replace(fake_worker(""), env={"API_TOKEN": "correct-horse-battery"})
+    line = "x" * (LONGEST_LINE - distance) + " correct-horse-battery " + "x" * LONGEST_LINE
     program = f"sys.stdin.readline()\nprint({line!r}, file=sys.stderr)\n"
-    for code in (f"{program}sys.stderr.flush()\ntime.sleep(0.5)\nout.write({LAST!r})\n", f"{program}sys.exit(3)\n"):
-        impostor(code)
+    for code in (
+        f"{program}sys.stderr.flush()\ntime.sleep(0.5)\nout.write({LAST_EVENT!r})\n",
+        f"{program}sys.exit(3)\n",
+    ):
+        fake_worker(code)
         try:
-            said = repr(heard(project))
+            text = repr(events_from(project))
         except WorkerError as error:
-            said = str(error)
-        assert "x ***" in said
-        assert "correct" not in said
+            text = str(error)
+        assert "x ***" in text
+        assert "correct" not in text
 
 
-def test_colours_of_a_terminal_are_no_part_of_a_log_line(impostor: Callable[[str], SQLMeshProject]) -> None:
-    said = "\x1b[2K  \x1b[1;31mred\x1b[0m and \x1b[?25lplain\x1b[0m "
-    code = saying([]) + f"sys.stderr.write({said!r} + '\\n'); sys.stderr.flush(); time.sleep(0.5); out.write({LAST!r})"
-    assert [event.text for event in heard(impostor(code)) if isinstance(event, msg.LogLine)] == ["  red and plain"]
+def test_terminal_colours_are_removed_from_log_lines(fake_worker: Callable[[str], SQLMeshProject]) -> None:
+    coloured = "\x1b[2K  \x1b[1;31mred\x1b[0m and \x1b[?25lplain\x1b[0m "
+    code = (
+        writing([])
+        + f"sys.stderr.write({coloured!r} + '\\n'); sys.stderr.flush(); time.sleep(0.5); out.write({LAST_EVENT!r})"
+    )
+    assert [event.text for event in events_from(fake_worker(code)) if isinstance(event, msg.LogLine)] == [
+        "  red and plain"
+    ]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_events_in_any_order_and_number_balance_or_are_refused(
-    impostor: Callable[[str], SQLMeshProject], seed: int
+def test_random_events_settle_every_node_or_are_refused(
+    fake_worker: Callable[[str], SQLMeshProject], seed: int
 ) -> None:
     import random
 
-    chance = random.Random(seed)
-    lines = [chance.choice(EVENTS) for _ in range(chance.randrange(60))]
+    generator = random.Random(seed)
+    lines = [generator.choice(EVENTS) for _ in range(generator.randrange(60))]
     ledger = Ledger(['"db"."core"."orders"', '"db"."staging"."orders"'])
     settled = []
     try:
-        for event in heard(impostor(saying([*lines, LAST]))):
+        for event in events_from(fake_worker(writing([*lines, LAST_EVENT]))):
             settled += ledger.feed(event)
     except SQLMeshComponentError:
         settled += ledger.close("the worker broke the protocol")
-    fqns = [one.fqn for one in settled if not getattr(one, "again", False)]
+    fqns = [outcome.fqn for outcome in settled if not getattr(outcome, "again", False)]
     assert {'"db"."core"."orders"', '"db"."staging"."orders"'} <= set(fqns)
 
 
-def test_a_worker_that_does_not_end_is_killed_with_its_children(
-    impostor: Callable[[str], SQLMeshProject], tmp_path: Path
+def test_worker_that_does_not_end_is_killed_with_its_children(
+    fake_worker: Callable[[str], SQLMeshProject], tmp_path: Path
 ) -> None:
-    code = saying([LAST]) + "child = os.fork()\nopen('pids', 'a').write(f'{os.getpid()}\\n')\ntime.sleep(600)\n"
-    assert heard(impostor(code))[-1] == msg.EvaluationFinished("success")
+    code = writing([LAST_EVENT]) + "child = os.fork()\nopen('pids', 'a').write(f'{os.getpid()}\\n')\ntime.sleep(600)\n"
+    assert events_from(fake_worker(code))[-1] == msg.EvaluationFinished("success")
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
     deadline = time.monotonic() + 5
     while any(map(_is_alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)  # being killed takes its moment
+        time.sleep(0.05)  # the system takes a moment to kill a process
     assert [pid for pid in pids if _is_alive(pid)] == []
 
 
-def test_a_worker_that_dies_at_once_never_keeps_anybody_waiting(impostor: Callable[[str], SQLMeshProject]) -> None:
-    """Its pipes may be closed before anybody reads them."""
+def test_worker_that_dies_at_once_does_not_hang_the_step(fake_worker: Callable[[str], SQLMeshProject]) -> None:
+    """The pipes may be closed before we read them."""
     for _ in range(50):
         with pytest.raises(WorkerError):
-            heard(impostor("os._exit(0)"))
+            events_from(fake_worker("os._exit(0)"))
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,9 +1,10 @@
-"""What Dagster is told: outcomes in, results out."""
+"""Outcomes become Dagster results and one Failure."""
 
 from dataclasses import replace
 
 import dagster as dg
 import pytest
+from unit.builders import audit, day, days, fqn, manifest, model, plain, project_assets, standalone, stored
 from unit.outcome_table import (
     D1,
     D2,
@@ -17,7 +18,6 @@ from unit.outcome_table import (
     Row,
     audit_result,
 )
-from unit.scenario import audit, day, days, fqn, manifest, model, plain, project_assets, standalone, stored
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
@@ -25,8 +25,9 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, instant, listed
 from dg_sqlmesh_component.run.check_history import Data, EarlierResult, data_in
 from dg_sqlmesh_component.run.failure import failure_of
+from dg_sqlmesh_component.run.metadata import unapplied_change
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
-from dg_sqlmesh_component.run.results import Reporter, unapplied_change
+from dg_sqlmesh_component.run.results import Reporter
 from dg_sqlmesh_component.run.wording import ranges
 
 ASSETS = project_assets(SHOP)
@@ -37,17 +38,17 @@ STARTED_AT = day(3) + 4_567
 
 EXECUTED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED)
 FAILED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.FAILED)
-OF = msg.Audited("3117", "4001")
+AUDITED = msg.Audited("3117", "4001")
 IDLE = NodeOutcome(
     ORDERS,
     Outcome.UP_TO_DATE,
     PROMOTED,
     reason="its cron is not due",
     last_interval_end=day(2),
-    of=OF,
+    of=AUDITED,
     altered_at=day(1),
 )
-DATA = ("prod", OF, day(2))
+DATA = ("prod", AUDITED, day(2))
 EVALUATED = day(1) / 1000
 BLOCKED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.BLOCKED)
 
@@ -72,96 +73,96 @@ METADATA_TYPES = {
     "sqlmesh/failed_audits": dg.TextMetadataValue,
     "sqlmesh/error": dg.TextMetadataValue,
 }
-"""Every key that an outcome may leave on an asset."""
+"""Every metadata key that an outcome may have, with its type."""
 
 
 def reporter(
     assets: ProjectAssets = ASSETS, selected: set[dg.AssetCheckKey] | None = None, environment: str = "prod"
 ) -> Reporter:
-    """Of a step with all checks, unless some are named."""
+    """Return the reporter of a step. All checks are selected unless `selected` is given."""
     return Reporter(assets, {*assets.checks} if selected is None else selected, environment, STARTED_AT)
 
 
-def said(result: dg.AssetCheckResult) -> tuple[bool, dg.AssetCheckSeverity, str | None]:
+def check_summary(result: dg.AssetCheckResult) -> tuple[bool, dg.AssetCheckSeverity, str | None]:
     return (result.passed, result.severity, result.description)
 
 
-def what_ran(outcome: NodeOutcome) -> dict[str, str]:
-    """The metadata that every result carries."""
+def common_metadata(outcome: NodeOutcome) -> dict[str, str]:
+    """Return the metadata that every result has."""
     promoted = {"sqlmesh/snapshot_version": outcome.promoted.version} if outcome.promoted else {}
     return {"sqlmesh/status": outcome.outcome.value, "sqlmesh/environment": "prod", **promoted}
 
 
-every_row = pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.says)
+every_row = pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
 rows_not_executed = pytest.mark.parametrize(
-    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is not Outcome.EXECUTED], ids=lambda row: row.says
+    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is not Outcome.EXECUTED], ids=lambda row: row.title
 )
 rows_executed = pytest.mark.parametrize(
-    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED], ids=lambda row: row.says
+    "row", [row for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED], ids=lambda row: row.title
 )
 
 
 CAUSES = {f"sqlmesh/{name}" for name in ("waiting_for", "blocked_by", "failed_audits", "error")}
-"""Metadata that says why a model was not executed."""
+"""Metadata keys that explain why a model was not executed."""
 
 
 # -- the table ------------------------------------------------------------------------------------
 
 
 @every_row
-def test_the_status_check_tells_the_outcome_in_a_sentence(row: Row) -> None:
+def test_status_check_has_the_outcome_as_a_sentence(row: Row) -> None:
     (result,) = reporter().status_check(row.outcome)
     assert (result.asset_key, result.check_name) == (KEY, STATUS_CHECK)
-    assert said(result) == (row.told.passed, row.told.severity, row.told.sentence)
-    causes = {name: value for name, value in row.told.metadata.items() if name in CAUSES}
-    assert plain(dict(result.metadata)) == {**what_ran(row.outcome), **causes}
+    assert check_summary(result) == (row.reported.passed, row.reported.severity, row.reported.sentence)
+    causes = {name: value for name, value in row.reported.metadata.items() if name in CAUSES}
+    assert plain(dict(result.metadata)) == {**common_metadata(row.outcome), **causes}
 
 
 @rows_not_executed
-def test_a_model_that_was_not_executed_is_observed_and_says_why(row: Row) -> None:
+def test_model_that_was_not_executed_gets_an_observation_with_the_reason(row: Row) -> None:
     observation = reporter().observation(row.outcome)
     assert isinstance(observation, dg.AssetObservation)
-    assert (observation.asset_key, observation.description) == (KEY, row.told.sentence)
-    assert plain(dict(observation.metadata)) == {**what_ran(row.outcome), **row.told.metadata}
+    assert (observation.asset_key, observation.description) == (KEY, row.reported.sentence)
+    assert plain(dict(observation.metadata)) == {**common_metadata(row.outcome), **row.reported.metadata}
 
 
 @rows_not_executed
-def test_a_model_that_was_not_executed_is_never_materialized(row: Row) -> None:
+def test_model_that_was_not_executed_is_never_materialized(row: Row) -> None:
     with pytest.raises(AssertionError):
         reporter().materialization(row.outcome)
 
 
 @rows_executed
-def test_an_executed_model_is_materialized_with_a_result_for_each_check(row: Row) -> None:
+def test_executed_model_gets_a_materialization_with_a_result_for_each_check(row: Row) -> None:
     result = reporter().materialization(row.outcome)
     assert result.asset_key == KEY
-    assert plain(dict(result.metadata or {})) == {**what_ran(row.outcome), **row.told.metadata}
-    checks = {one.check_name: said(one) for one in result.check_results or ()}
-    assert checks == {STATUS_CHECK: (True, ERROR, row.told.sentence), **row.told.audits}
+    assert plain(dict(result.metadata or {})) == {**common_metadata(row.outcome), **row.reported.metadata}
+    checks = {check.check_name: check_summary(check) for check in result.check_results or ()}
+    assert checks == {STATUS_CHECK: (True, ERROR, row.reported.sentence), **row.reported.audits}
 
 
 @every_row
-def test_audits_that_were_evaluated_are_reported_whatever_became_of_the_model(row: Row) -> None:
+def test_evaluated_audits_are_reported_for_every_outcome(row: Row) -> None:
     results = reporter().audit_checks(ORDERS, row.outcome.audits)
-    assert {one.check_name: said(one) for one in results} == row.told.audits
+    assert {check.check_name: check_summary(check) for check in results} == row.reported.audits
 
 
 @every_row
-def test_metadata_has_the_type_that_dagster_shows_best(row: Row) -> None:
-    told = reporter()
+def test_metadata_values_have_the_expected_types(row: Row) -> None:
+    default_reporter = reporter()
     executed = row.outcome.outcome is Outcome.EXECUTED
-    result = told.materialization(row.outcome) if executed else told.observation(row.outcome)
+    result = default_reporter.materialization(row.outcome) if executed else default_reporter.observation(row.outcome)
     types = {key: type(value) for key, value in stored(dict(result.metadata or {})).items()}
     assert types == {key: METADATA_TYPES[key] for key in types}
 
 
-def test_the_table_leaves_every_key_of_the_metadata_somewhere() -> None:
-    seen = {key for row in OUTCOME_TABLE for key in {**what_ran(row.outcome), **row.told.metadata}}
+def test_outcome_table_covers_every_metadata_key() -> None:
+    seen = {key for row in OUTCOME_TABLE for key in {**common_metadata(row.outcome), **row.reported.metadata}}
     assert seen == {*METADATA_TYPES}
 
 
 @every_row
-def test_the_step_fails_exactly_when_the_table_says_so(row: Row) -> None:
+def test_step_fails_as_the_outcome_table_states(row: Row) -> None:
     failure = failure_of(reporter().wording, [row.outcome], [], [])
     assert (failure is not None) == row.outcome.outcome.is_failure
 
@@ -169,40 +170,40 @@ def test_the_step_fails_exactly_when_the_table_says_so(row: Row) -> None:
 # -- a materialization ----------------------------------------------------------------------------
 
 
-def test_each_execution_is_a_data_version_of_its_own() -> None:
+def test_each_execution_has_its_own_data_version() -> None:
     version = reporter().materialization(EXECUTED).data_version
     assert version == dg.DataVersion("3117@2026-01-03T00:00:04Z")
 
 
-def test_the_code_version_recorded_is_that_of_the_promoted_code() -> None:
+def test_code_version_is_that_of_the_promoted_version() -> None:
     drifted = replace(EXECUTED, promoted=msg.PromotedNode("3117", data_hash="9", metadata_hash="2001"))
     assert reporter().materialization(drifted).tags == {"dagster/code_version": "9"}
 
 
-def test_an_executed_model_of_which_the_state_was_never_read_has_no_code_version() -> None:
+def test_executed_model_without_promoted_version_has_no_code_version() -> None:
     result = reporter().materialization(replace(EXECUTED, promoted=None))
     assert (result.tags, result.data_version) == (None, dg.DataVersion("unknown@2026-01-03T00:00:04Z"))
 
 
 def test_only_selected_checks_are_reported() -> None:
     only_recent = reporter(selected={RECENT}).materialization(EXECUTED)
-    assert [one.check_name for one in only_recent.check_results or ()] == ["recent"]
+    assert [check.check_name for check in only_recent.check_results or ()] == ["recent"]
     assert not reporter(selected=set()).materialization(EXECUTED).check_results
 
 
-def test_a_selected_audit_that_the_environment_does_not_have_is_not_passed() -> None:
+def test_selected_audit_missing_from_the_environment_does_not_pass() -> None:
     result = reporter().materialization(replace(EXECUTED, audits=(audit_result("not_null", D1),)))
-    assert {one.check_name: said(one) for one in result.check_results or ()}["recent"] == (
+    assert {check.check_name: check_summary(check) for check in result.check_results or ()}["recent"] == (
         False,
         WARN,
-        "Not evaluated: what environment prod has promoted of core.orders does not have this audit. "
+        "Not evaluated: the version of core.orders that environment prod has promoted does not have this audit. "
         "Apply a plan to promote the local change.",
     )
 
 
-def test_an_unselected_audit_that_the_environment_does_not_have_is_not_mentioned() -> None:
+def test_unselected_audit_missing_from_the_environment_has_no_result() -> None:
     result = reporter(selected={STATUS, NOT_NULL}).materialization(replace(EXECUTED, audits=()))
-    assert [one.check_name for one in result.check_results or ()] == [STATUS_CHECK, "not_null"]
+    assert [check.check_name for check in result.check_results or ()] == [STATUS_CHECK, "not_null"]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_an_unselected_audit_that_the_environment_does_not_have_is_not_mentioned
     [("1001", "2001", None), ("9", "2001", "data"), ("1001", "9", "metadata"), ("9", "9", "data")],
     ids=["nothing changed", "the data changed", "the metadata changed", "both changed"],
 )
-def test_a_local_change_that_is_not_promoted_is_said(data_hash: str, metadata_hash: str, change: str | None) -> None:
+def test_unapplied_local_change_is_in_the_metadata(data_hash: str, metadata_hash: str, change: str | None) -> None:
     promoted = msg.PromotedNode("3117", data_hash, metadata_hash)
     assert unapplied_change(ASSETS, ORDERS, promoted) == change
     outcome = replace(EXECUTED, promoted=promoted)
@@ -218,11 +219,11 @@ def test_a_local_change_that_is_not_promoted_is_said(data_hash: str, metadata_ha
         assert plain(dict(metadata or {})).get("sqlmesh/unapplied_change") == change
 
 
-def test_a_standalone_audit_has_no_local_change() -> None:
+def test_standalone_audit_has_no_unapplied_change() -> None:
     assert unapplied_change(ASSETS, "orders_add_up", PROMOTED) is None
 
 
-def test_a_table_without_a_row_has_a_row_count() -> None:
+def test_empty_table_has_row_count_zero() -> None:
     metadata = reporter().materialization(replace(EXECUTED, row_count=0)).metadata
     assert plain(dict(metadata or {}))["dagster/row_count"] == 0
 
@@ -231,48 +232,48 @@ def test_a_table_without_a_row_has_a_row_count() -> None:
 
 
 def in_dev(row: Row) -> NodeOutcome:
-    """The outcome of a row where the environment `dev` has promoted the model."""
+    """Return the outcome of a row if the environment `dev` has promoted the model."""
     promoted = replace(PROMOTED, table_name="db.core__dev.orders") if row.outcome.promoted else None
     return replace(row.outcome, promoted=promoted)
 
 
-def said_of_dev(outcome: NodeOutcome) -> dict[str, str]:
-    """The metadata that every result of a run in `dev` carries."""
+def common_metadata_of_dev(outcome: NodeOutcome) -> dict[str, str]:
+    """Return the metadata that every result of a run in `dev` has."""
     table = {"dagster/table_name": "db.core__dev.orders"} if outcome.promoted else {}
-    return {**what_ran(outcome), "sqlmesh/environment": "dev", **table}
+    return {**common_metadata(outcome), "sqlmesh/environment": "dev", **table}
 
 
 @every_row
-def test_results_name_the_environment_that_ran_and_its_table(row: Row) -> None:
-    told, outcome = reporter(environment="dev"), in_dev(row)
+def test_results_name_the_environment_and_its_table(row: Row) -> None:
+    dev_reporter, outcome = reporter(environment="dev"), in_dev(row)
     executed = outcome.outcome is Outcome.EXECUTED
     for result in (
-        told.materialization(outcome) if executed else told.observation(outcome),
-        *told.status_check(outcome),
+        dev_reporter.materialization(outcome) if executed else dev_reporter.observation(outcome),
+        *dev_reporter.status_check(outcome),
     ):
         metadata = plain(dict(result.metadata or {}))
-        assert {key: metadata.get(key) for key in said_of_dev(outcome)} == said_of_dev(outcome)
+        assert {key: metadata.get(key) for key in common_metadata_of_dev(outcome)} == common_metadata_of_dev(outcome)
 
 
 @rows_executed
-def test_the_table_of_the_declared_environment_is_that_of_the_definition(row: Row) -> None:
+def test_results_of_the_declared_environment_have_no_table_name(row: Row) -> None:
     assert "dagster/table_name" not in (reporter().materialization(in_dev(row)).metadata or {})
 
 
-def test_a_node_that_has_no_table_in_another_environment_names_none() -> None:
+def test_node_without_a_table_in_another_environment_has_no_table_name() -> None:
     assert "dagster/table_name" not in (reporter(environment="dev").materialization(EXECUTED).metadata or {})
 
 
-def test_the_failure_names_the_environment_that_ran() -> None:
+def test_failure_names_the_environment() -> None:
     failure = failure_of(reporter(environment="dev").wording, [BLOCKED], [], [])
     assert failure is not None
     assert failure.description == "SQLMesh in environment dev: 1 blocked."
 
 
-def test_an_audit_that_another_environment_does_not_have_names_that_environment() -> None:
+def test_audit_missing_from_another_environment_names_that_environment() -> None:
     result = reporter(selected={RECENT}, environment="dev").materialization(replace(EXECUTED, audits=()))
-    assert [one.description for one in result.check_results or ()] == [
-        "Not evaluated: what environment dev has promoted of core.orders does not have this audit. "
+    assert [check.description for check in result.check_results or ()] == [
+        "Not evaluated: the version of core.orders that environment dev has promoted does not have this audit. "
         "Apply a plan to promote the local change."
     ]
 
@@ -280,10 +281,10 @@ def test_an_audit_that_another_environment_does_not_have_names_that_environment(
 # -- audits ---------------------------------------------------------------------------------------
 
 
-def test_a_failed_audit_says_how_many_rows_of_which_intervals_and_which_query() -> None:
+def test_failed_audit_reports_rows_intervals_and_query() -> None:
     failed = AuditResult("not_null", 0, {"columns": "(id)"}, True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2))
     (result,) = reporter().audit_checks(ORDERS, [failed])
-    assert said(result) == (False, ERROR, "3 rows failed.")
+    assert check_summary(result) == (False, ERROR, "3 rows failed.")
     assert plain(dict(result.metadata)) == {
         "sqlmesh/audit": "not_null",
         "sqlmesh/failing_rows": 3,
@@ -299,32 +300,32 @@ def test_a_failed_audit_says_how_many_rows_of_which_intervals_and_which_query() 
     assert types["sqlmesh/query"] is dg.MarkdownMetadataValue
 
 
-def test_an_audit_without_arguments_or_query_has_no_empty_metadata() -> None:
+def test_audit_without_arguments_or_query_omits_their_metadata() -> None:
     (result,) = reporter().audit_checks(ORDERS, [audit_result("recent", D1, query=None)])
     assert {"sqlmesh/arguments", "sqlmesh/query"}.isdisjoint(result.metadata)
 
 
-def test_the_severity_is_that_of_the_result_not_of_the_definition() -> None:
+def test_severity_comes_from_the_result_not_from_the_definition() -> None:
     softened = replace(audit_result("not_null", D1, failing_rows=1), blocking=False)
     (result,) = reporter().audit_checks(ORDERS, [softened])
-    assert said(result) == (False, WARN, "1 row failed.")
+    assert check_summary(result) == (False, WARN, "1 row failed.")
 
 
 # -- carried over ---------------------------------------------------------------------------------
 
 
-def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
+def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
     (result,) = reporter().carried_over(IDLE, {NOT_NULL: EarlierResult(True, ERROR, "run-7", day(1) / 1000, DATA)})
     assert (result.asset_key, result.check_name) == (KEY, "not_null")
-    assert said(result) == (
+    assert check_summary(result) == (
         True,
         ERROR,
         "The check passed in run run-7 at 2026-01-01T00:00:00Z. Repeated, because core.orders was not executed.",
     )
     assert plain(dict(result.metadata)) == {
         "sqlmesh/environment": "prod",
-        "sqlmesh/snapshot_version": OF.version,
-        "sqlmesh/audits_version": OF.audits,
+        "sqlmesh/snapshot_version": AUDITED.version,
+        "sqlmesh/audits_version": AUDITED.audits,
         "sqlmesh/computed_up_to": day(2) / 1000,
         "sqlmesh/carried_over": True,
         "sqlmesh/evaluated_in_run": "run-7",
@@ -338,139 +339,147 @@ def test_an_earlier_result_is_carried_over_and_labelled_so() -> None:
     [(True, ERROR, True), (True, WARN, True), (False, WARN, True), (False, ERROR, False)],
     ids=["blocking, passed", "non-blocking, passed", "non-blocking, failed", "blocking, failed"],
 )
-def test_a_blocking_audit_that_failed_in_a_run_of_its_model_is_not_carried_over(
+def test_failed_blocking_audit_of_a_run_of_its_model_is_not_carried_over(
     passed: bool, severity: dg.AssetCheckSeverity, is_carried: bool
 ) -> None:
     earlier = {RECENT: EarlierResult(passed, severity, "run-7", EVALUATED, DATA)}
     results = reporter().carried_over(IDLE, earlier)
-    assert [(one.passed, one.severity) for one in results] == ([(passed, severity)] if is_carried else [])
+    assert [(check.passed, check.severity) for check in results] == ([(passed, severity)] if is_carried else [])
     assert reporter().known_failures(IDLE, earlier) == []
 
 
 OTHER_DATA = {
     "more is computed": replace(IDLE, last_interval_end=day(3)),
     "nothing is computed": replace(IDLE, last_interval_end=None),
-    "another version": replace(IDLE, of=replace(OF, version="another")),
-    "another audit": replace(IDLE, of=replace(OF, audits="another")),
+    "another version": replace(IDLE, of=replace(AUDITED, version="another")),
+    "another audit": replace(IDLE, of=replace(AUDITED, audits="another")),
     "restated since": replace(IDLE, altered_at=day(1) + 1),
     "unknown": replace(IDLE, of=None),
 }
 
 
-@pytest.mark.parametrize("now", OTHER_DATA.values(), ids=OTHER_DATA.keys())
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("node_outcome", OTHER_DATA.values(), ids=OTHER_DATA.keys())
+@pytest.mark.parametrize("was_alone", [False, True])
 @pytest.mark.parametrize("passed", [False, True])
-def test_a_result_is_of_the_data_that_was_audited(now: NodeOutcome, alone: bool, passed: bool) -> None:
-    earlier = {RECENT: EarlierResult(passed, ERROR, "run-7", EVALUATED, DATA, alone)}
-    assert reporter().carried_over(now, earlier) == []
-    assert reporter().known_failures(now, earlier) == []
+def test_result_of_other_data_is_not_carried_over(node_outcome: NodeOutcome, was_alone: bool, passed: bool) -> None:
+    earlier = {RECENT: EarlierResult(passed, ERROR, "run-7", EVALUATED, DATA, was_alone)}
+    assert reporter().carried_over(node_outcome, earlier) == []
+    assert reporter().known_failures(node_outcome, earlier) == []
 
 
-@pytest.mark.parametrize("of", [None, ("dev", OF, day(2))], ids=["not on record", "another environment"])
-def test_a_result_of_which_it_is_not_known_that_it_is_of_this_data_is_not_carried_over(of: Data | None) -> None:
+@pytest.mark.parametrize("of", [None, ("dev", AUDITED, day(2))], ids=["not on record", "another environment"])
+def test_result_of_unknown_data_is_not_carried_over(of: Data | None) -> None:
     assert reporter().carried_over(IDLE, {RECENT: EarlierResult(True, ERROR, "run-7", EVALUATED, of)}) == []
 
 
-@pytest.mark.parametrize("now", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
-def test_a_blocking_audit_that_failed_alone_fails_for_as_long_as_the_data_is_the_same(now: NodeOutcome) -> None:
-    alone = AuditOnlyOutcome(ORDERS, (replace(audit_result("recent", D1, failing_rows=1), of=OF),), (), None)
+@pytest.mark.parametrize("node_outcome", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
+def test_blocking_audit_that_failed_alone_is_carried_over_as_failed_while_the_data_is_the_same(
+    node_outcome: NodeOutcome,
+) -> None:
+    alone = AuditOnlyOutcome(ORDERS, (replace(audit_result("recent", D1, failing_rows=1), of=AUDITED),), (), None)
     evaluated = next(result for result in reporter().audited(alone) if result.check_name == "recent")
-    for _ in range(2):  # what was carried over is carried over in its turn
+    for _ in range(2):  # a result that was carried over is carried over again
         metadata = stored(dict(evaluated.metadata))
         assert metadata["sqlmesh/evaluated_alone"].value is True
         earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), alone=True)}
-        [evaluated] = reporter().carried_over(now, earlier)
+        [evaluated] = reporter().carried_over(node_outcome, earlier)
         assert (evaluated.passed, evaluated.severity) == (False, ERROR)
-        assert reporter().known_failures(now, earlier) == [
+        assert reporter().known_failures(node_outcome, earlier) == [
             "core.orders: the check recent failed when its audit was last evaluated (run run-7), and nothing has been "
             "computed since. Execute the check alone to evaluate it again."
         ]
 
 
-def test_a_result_in_a_run_of_its_model_says_what_was_audited() -> None:
-    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), of=OF)])
+def test_audit_result_records_the_audited_data() -> None:
+    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), of=AUDITED)])
     assert data_in(stored(dict(result.metadata))) == DATA
     assert "sqlmesh/evaluated_alone" not in result.metadata
 
 
-# -- checks without their model -------------------------------------------------------------------
+# -- checks selected alone ------------------------------------------------------------------------
 
 
-def test_audits_without_their_model_say_that_it_has_nothing_to_do() -> None:
+def test_audits_selected_alone_pass_the_status_check_if_nothing_is_pending() -> None:
     results = reporter(selected={NOT_NULL, STATUS}).audited(
         AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (), None)
     )
-    assert {one.check_name: said(one) for one in results} == {
+    assert {check.check_name: check_summary(check) for check in results} == {
         "not_null": (True, ERROR, None),
         STATUS_CHECK: (True, WARN, "core.orders has nothing to do. Only checks were selected."),
     }
 
 
-def test_audits_without_their_model_say_which_intervals_are_due() -> None:
+def test_audits_selected_alone_report_pending_intervals() -> None:
     results = reporter(selected={STATUS}).audited(AuditOnlyOutcome(ORDERS, (), (days(3, 4),), None))
-    assert [said(one) for one in results] == [
+    assert [check_summary(check) for check in results] == [
         (
             False,
             WARN,
-            "core.orders has intervals that are due and not computed: [2026-01-03, 2026-01-05). "
+            "core.orders has pending intervals: [2026-01-03, 2026-01-05). "
             "Only checks were selected, so it was not executed.",
         )
     ]
 
 
-def test_audits_without_their_model_leave_a_status_check_alone_that_is_not_selected() -> None:
+def test_audits_selected_alone_do_not_report_an_unselected_status_check() -> None:
     audited = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1), audit_result("recent", D1)), (D2,), None)
-    assert [one.check_name for one in reporter(selected={NOT_NULL}).audited(audited)] == ["not_null"]
+    assert [check.check_name for check in reporter(selected={NOT_NULL}).audited(audited)] == ["not_null"]
 
 
-def test_audits_that_could_not_be_evaluated_do_not_leave_a_passed_status_check() -> None:
-    (told,) = reporter().audited(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet."))
-    assert said(told) == (
+def test_status_check_fails_if_audits_could_not_be_evaluated() -> None:
+    (check,) = reporter().audited(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet."))
+    assert check_summary(check) == (
         False,
         ERROR,
         "core.orders: its audits could not be evaluated: Nothing has been computed yet.",
     )
 
 
-def test_a_standalone_audit_is_a_check_and_has_no_status() -> None:
+def test_standalone_audit_has_a_check_and_no_status_check() -> None:
     orders = model("core.orders")
     assets = project_assets(manifest(orders, standalone_audits=[standalone("orders_add_up", ["core.orders"])]))
     result = AuditResult("orders_add_up", 0, {}, False, 2, None, (D1,))
-    (told,) = reporter(assets).audited(AuditOnlyOutcome("orders_add_up", (result,), (), None))
-    assert (told.asset_key, told.check_name, *said(told)) == (KEY, "orders_add_up", False, WARN, "2 rows failed.")
+    (check,) = reporter(assets).audited(AuditOnlyOutcome("orders_add_up", (result,), (), None))
+    assert (check.asset_key, check.check_name, *check_summary(check)) == (
+        KEY,
+        "orders_add_up",
+        False,
+        WARN,
+        "2 rows failed.",
+    )
 
 
-def test_an_audit_of_an_external_model_is_a_check_on_its_reader_and_has_no_status() -> None:
+def test_audit_of_an_external_model_is_a_check_on_its_downstream_model() -> None:
     events = model("raw.events", kind="EXTERNAL", audits=(audit("not_null"),))
     assets = project_assets(manifest(model("core.orders", reads=["raw.events"]), events))
     result = AuditResult("not_null", 0, {}, True, 2, None, (D1,))
-    (told,) = reporter(assets).audited(AuditOnlyOutcome(events.fqn, (result,), (D2,), None))
-    assert (told.asset_key, told.check_name) == (KEY, "raw_events__not_null")
-    assert said(told) == (False, ERROR, "2 rows failed.")
+    (check,) = reporter(assets).audited(AuditOnlyOutcome(events.fqn, (result,), (D2,), None))
+    assert (check.asset_key, check.check_name) == (KEY, "raw_events__not_null")
+    assert check_summary(check) == (False, ERROR, "2 rows failed.")
 
 
-def test_a_check_that_somebody_renamed_has_the_result_of_its_audit() -> None:
-    assets = project_assets(SHOP, check=lambda spec, of: spec._replace(name=f"ours_{of.name}"))
+def test_renamed_check_has_the_result_of_its_audit() -> None:
+    assets = project_assets(SHOP, check=lambda spec, audit_: spec._replace(name=f"ours_{audit_.name}"))
     result = reporter(assets).materialization(EXECUTED)
-    assert [one.check_name for one in result.check_results or ()] == [STATUS_CHECK, "ours_not_null", "ours_recent"]
+    assert [check.check_name for check in result.check_results or ()] == [STATUS_CHECK, "ours_not_null", "ours_recent"]
 
 
-def test_an_audit_without_a_check_has_no_result() -> None:
+def test_audit_without_a_check_has_no_result() -> None:
     assets = project_assets(SHOP, check=lambda spec, of: spec if of.name == "recent" else None)
     for outcome in (EXECUTED, replace(EXECUTED, audits=())):
         result = reporter(assets).materialization(outcome)
-        assert [one.check_name for one in result.check_results or ()] == [STATUS_CHECK, "recent"]
+        assert [check.check_name for check in result.check_results or ()] == [STATUS_CHECK, "recent"]
 
 
-# -- the one failure ------------------------------------------------------------------------------
+# -- the failure ----------------------------------------------------------------------------------
 
 
-def test_a_step_in_which_all_is_well_has_no_failure() -> None:
+def test_healthy_step_has_no_failure() -> None:
     passed = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (D2,), None)
     assert failure_of(reporter().wording, [EXECUTED], [passed], []) is None
 
 
-def test_the_failure_names_each_failed_model_its_error_and_what_it_blocked() -> None:
+def test_failure_names_failed_models_errors_and_blocked_models() -> None:
     names = ["core.a", "core.b", "core.a_child", "core.b_child", "core.of_both"]
     assets = project_assets(manifest(*map(model, names)))
     a, b, a_child, b_child, of_both = map(fqn, names)
@@ -496,13 +505,13 @@ def test_the_failure_names_each_failed_model_its_error_and_what_it_blocked() -> 
     }
 
 
-def test_a_model_blocked_by_one_that_this_step_did_not_run_fails_the_step_too() -> None:
+def test_model_blocked_from_outside_of_the_step_fails_the_step() -> None:
     failure = failure_of(reporter().wording, [BLOCKED], [], [])
     assert failure is not None
     assert failure.description == "SQLMesh in environment prod: 1 blocked."
 
 
-def test_the_failure_counts_what_went_well() -> None:
+def test_failure_counts_executed_models() -> None:
     failure = failure_of(reporter().wording, [EXECUTED, replace(FAILED, fqn=STAGING)], [], [])
     assert failure is not None
     assert failure.description == (
@@ -512,19 +521,19 @@ def test_the_failure_counts_what_went_well() -> None:
     assert plain(dict(failure.metadata)) == {"sqlmesh/executed": "core.orders", "sqlmesh/failed": "staging.orders"}
 
 
-def test_a_problem_of_the_whole_run_fails_the_step_although_every_model_was_executed() -> None:
+def test_problem_of_the_whole_run_fails_the_step_even_if_all_models_were_executed() -> None:
     failure = failure_of(reporter().wording, [EXECUTED], [], ["SQLMesh's process was killed."])
     assert failure is not None
     assert failure.description == "SQLMesh in environment prod: 1 executed.\nSQLMesh's process was killed."
 
 
-def test_a_problem_without_any_outcome_is_the_whole_failure() -> None:
+def test_problem_without_outcomes_is_the_whole_failure() -> None:
     failure = failure_of(reporter().wording, [], [], ["There is no folder /shop."])
     assert failure is not None
     assert (failure.description, dict(failure.metadata)) == ("There is no folder /shop.", {})
 
 
-def test_only_a_blocking_audit_without_its_model_fails_the_step() -> None:
+def test_only_blocking_audits_selected_alone_fail_the_step() -> None:
     failed = [audit_result("not_null", D1, failing_rows=3), audit_result("recent", D1, failing_rows=9)]
     failure = failure_of(reporter().wording, [], [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
     assert failure is not None
@@ -538,7 +547,7 @@ def test_audits_that_could_not_be_evaluated_fail_the_step() -> None:
     assert failure.description == "core.orders: its audits could not be evaluated: no such table"
 
 
-def test_the_failure_describes_some_of_many_and_names_every_one() -> None:
+def test_failure_with_many_models_describes_some_and_names_all() -> None:
     count = 3 * MAX_LISTED
     failed, blocked = ([f"{schema}.m{n:03}" for n in range(count)] for schema in ("failed", "blocked"))
     assets = project_assets(manifest(*map(model, [*failed, *blocked])))
@@ -565,7 +574,7 @@ def test_the_failure_describes_some_of_many_and_names_every_one() -> None:
     }
 
 
-def test_one_cause_that_interrupts_many_models_is_told_once() -> None:
+def test_cause_that_interrupts_many_models_is_reported_once() -> None:
     names = ["core.a", "core.b", "core.c"]
     a, b, c = map(fqn, names)
     outcomes = [
@@ -588,22 +597,22 @@ def test_one_cause_that_interrupts_many_models_is_told_once() -> None:
 # -- cancelled runs -------------------------------------------------------------------------------
 
 
-def test_a_model_that_a_cancelled_run_did_not_reach_was_not_started_and_its_check_is_a_warning() -> None:
+def test_model_not_started_by_a_cancelled_run_gets_a_warning() -> None:
     cancelled = reporter()
     cancelled.wording.running = {STAGING}
     (check,) = cancelled.status_check(NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("The run was cancelled.",)))
     sentence = "core.orders was not started: the run was cancelled. The next run executes it."
-    assert said(check) == (False, WARN, sentence)
+    assert check_summary(check) == (False, WARN, sentence)
 
 
-def test_a_model_that_a_cancelled_run_has_cut_off_was_interrupted() -> None:
+def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
     cancelled = reporter()
     cancelled.wording.running = {ORDERS}
     outcome = NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("The run was cancelled.",))
     assert cancelled.wording.sentence(outcome) == "core.orders was interrupted: The run was cancelled."
 
 
-def test_the_failure_of_a_cancelled_run_lists_what_was_not_started_in_one_line() -> None:
+def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> None:
     cancelled = reporter()
     cancelled.wording.running = {STAGING}
     outcomes = [NodeOutcome(fqn, Outcome.INTERRUPTED, errors=("The run was cancelled.",)) for fqn in (STAGING, ORDERS)]
@@ -618,24 +627,24 @@ def test_the_failure_of_a_cancelled_run_lists_what_was_not_started_in_one_line()
 
 
 @pytest.mark.parametrize("outcome", [Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.FAILED, Outcome.BLOCKED])
-def test_what_happened_in_another_environment_is_told_with_its_name(outcome: Outcome) -> None:
+def test_sentences_about_another_environment_name_it(outcome: Outcome) -> None:
     elsewhere = Reporter(ASSETS, frozenset(), "dev", STARTED_AT)
     assert elsewhere.wording.sentence(NodeOutcome(ORDERS, outcome)).startswith("In environment dev: core.orders ")
 
 
-# -- words ----------------------------------------------------------------------------------------
+# -- text -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, MAX_LISTED])
-def test_a_short_list_is_shown_whole(count: int) -> None:
+def test_short_list_is_shown_whole(count: int) -> None:
     assert listed(["one"] * count) == ", ".join(["one"] * count)
 
 
-def test_a_long_list_says_how_much_more_there_is() -> None:
+def test_long_list_is_cut_with_a_count_of_the_rest() -> None:
     assert listed(["one"] * (MAX_LISTED + 1)) == ", ".join([*["one"] * MAX_LISTED, "and 1 more"])
 
 
-def test_instants_are_in_utc_to_the_second() -> None:
+def test_instants_are_shown_in_utc_to_the_second() -> None:
     assert instant(STARTED_AT) == "2026-01-03T00:00:04Z"
 
 
@@ -650,9 +659,7 @@ def test_instants_are_in_utc_to_the_second() -> None:
     ],
     ids=["none", "a day", "an hour", "a day and an hour", "two"],
 )
-def test_whole_days_are_shown_without_their_time_and_both_ends_alike(
-    intervals: tuple[msg.Interval, ...], text: str
-) -> None:
+def test_intervals_of_whole_days_are_shown_without_time(intervals: tuple[msg.Interval, ...], text: str) -> None:
     assert ranges(intervals) == text
 
 
@@ -664,11 +671,11 @@ def test_whole_days_are_shown_without_their_time_and_both_ends_alike(
     ],
     ids=["one line", "with a mark below a line"],
 )
-def test_an_error_stands_as_it_is_in_a_block_of_its_own(error: str, sentence: str) -> None:
+def test_error_text_is_an_indented_block(error: str, sentence: str) -> None:
     assert reporter().wording.sentence(replace(FAILED, errors=(error,))) == sentence
 
 
-def test_an_audit_failure_is_told_in_sqlmeshs_words_when_the_rows_are_not_known() -> None:
+def test_audit_failure_with_unknown_rows_quotes_sqlmesh() -> None:
     outcome = NodeOutcome(ORDERS, Outcome.AUDIT_FAILED, errors=("Audit not_null failed",), failed_audits=("not_null",))
     assert (
         reporter().wording.sentence(outcome)
@@ -676,22 +683,22 @@ def test_an_audit_failure_is_told_in_sqlmeshs_words_when_the_rows_are_not_known(
     )
 
 
-def test_a_blocked_model_without_a_known_culprit_is_blocked_by_a_model_upstream() -> None:
+def test_blocked_model_without_known_culprit_names_none() -> None:
     sentence = reporter().wording.sentence(replace(BLOCKED, culprits=()))
-    assert sentence == "core.orders was not executed, because of a failure upstream of it: a model upstream."
+    assert sentence == "core.orders was not executed, because a model upstream of it failed."
 
 
-def test_a_node_that_is_no_model_is_called_by_its_name() -> None:
+def test_node_that_is_no_model_is_shown_by_its_name() -> None:
     outcome = NodeOutcome("orders_add_up", Outcome.FAILED, errors=("boom",))
     assert reporter().wording.sentence(outcome) == "orders_add_up failed.\n\n    boom"
 
 
-def test_the_same_audit_twice_reports_each_result_on_its_own_check() -> None:
+def test_audit_used_twice_reports_each_result_on_its_own_check() -> None:
     uses = tuple(
         audit("not_null", position=n, check_name=f"not_null_{column}", args={"columns": column})
         for n, column in enumerate("ab")
     )
     assets = project_assets(manifest(model("core.orders", audits=uses)))
     results = [AuditResult("not_null", n, {"columns": column}, True, n, None, (D1,)) for n, column in enumerate("ab")]
-    told = reporter(assets).audit_checks(ORDERS, results)
-    assert {one.check_name: one.passed for one in told} == {"not_null_a": True, "not_null_b": False}
+    checks = reporter(assets).audit_checks(ORDERS, results)
+    assert {check.check_name: check.passed for check in checks} == {"not_null_a": True, "not_null_b": False}

@@ -1,4 +1,4 @@
-"""Which errors may be gone when the same thing is tried again. Classes are built as real drivers build them."""
+"""Which errors are transient. Error classes are built as real drivers build them."""
 
 import asyncio
 import concurrent.futures
@@ -16,7 +16,7 @@ from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 
 class DatabaseError(Exception):
-    """DB-API 2.0 has a small family of errors, and every driver a family of its own."""
+    """DB-API 2.0 defines these error classes, and every driver has its own copies."""
 
 
 class InterfaceError(Exception): ...
@@ -34,21 +34,21 @@ class IntegrityError(DatabaseError): ...
 class InternalError(DatabaseError): ...
 
 
-def raised(action: Callable[[], object]) -> Exception:
-    """What an action raises."""
+def error_raised_by(action: Callable[[], object]) -> Exception:
+    """Return the error that an action raises."""
     with pytest.raises(Exception) as refused:
         action()
     return refused.value
 
 
-def named(name: str, message: str, *bases: type[Exception]) -> Exception:
-    """An error of a class of this name, as a client library that is not installed here would raise it."""
+def error_of_class(name: str, message: str, *bases: type[Exception]) -> Exception:
+    """Return an error of a class with this name, like that of a client library that is not installed here."""
     return type(name, bases or (Exception,), {})(message)
 
 
-def stated(name: str, message: str, state: str) -> Exception:
-    """An error that comes with a state; Snowflake's driver writes `n/a` for none."""
-    error = named(name, message)
+def error_with_sqlstate(name: str, message: str, state: str) -> Exception:
+    """Return an error with a SQLSTATE. Snowflake's driver writes `n/a` if there is none."""
+    error = error_of_class(name, message)
     error.sqlstate = state  # type: ignore[attr-defined]
     return error
 
@@ -99,25 +99,25 @@ PERSISTENT_STATES = {
 
 
 def psycopg(state: str, base: type[Exception]) -> Exception:
-    """psycopg has a class for each state, which says so itself."""
+    """Return an error like psycopg's, whose class has the SQLSTATE."""
     return type("SomeState", (base,), {"sqlstate": state})("whatever the server said")
 
 
 def psycopg2(state: str, base: type[Exception]) -> Exception:
-    """psycopg2's errors know the state that the server sent."""
+    """Return an error like psycopg2's, which has the SQLSTATE of the server."""
     error = type("SomeState", (base,), {"pgcode": None})("whatever the server said")
     error.pgcode = state  # type: ignore[attr-defined]
     return error
 
 
-@pytest.mark.parametrize("base", [OperationalError, ProgrammingError, InternalError], ids=lambda one: one.__name__)
-@pytest.mark.parametrize("driver", [psycopg, psycopg2], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("base", [OperationalError, ProgrammingError, InternalError], ids=lambda item: item.__name__)
+@pytest.mark.parametrize("driver", [psycopg, psycopg2], ids=lambda item: item.__name__)
 @pytest.mark.parametrize(
     ("state", "expected"),
     [*((state, True) for state in TRANSIENT_STATES), *((state, False) for state in PERSISTENT_STATES)],
     ids=[f"{state} {says}" for state, says in (TRANSIENT_STATES | PERSISTENT_STATES).items()],
 )
-def test_the_servers_state_decides_whatever_the_class(
+def test_sqlstate_decides_whatever_the_error_class(
     state: str, expected: bool, driver: Callable[[str, type[Exception]], Exception], base: type[Exception]
 ) -> None:
     assert is_transient(driver(state, base)) is expected
@@ -126,13 +126,13 @@ def test_the_servers_state_decides_whatever_the_class(
 @pytest.mark.parametrize("state", [None, "n/a", "", "140001", "400010", "0800", 40001])
 @pytest.mark.parametrize("name", ["sqlstate", "pgcode"])
 @pytest.mark.parametrize(("base", "expected"), [(OperationalError, True), (ProgrammingError, False)])
-def test_an_error_without_a_state_is_judged_by_its_class(
+def test_error_without_valid_sqlstate_is_classified_by_its_class(
     name: str, base: type[Exception], expected: bool, state: object
 ) -> None:
     assert is_transient(type("SomeState", (base,), {name: state})("whatever the driver said")) is expected
 
 
-# -- classes and words ----------------------------------------------------------------------------
+# -- classes and messages -------------------------------------------------------------------------
 
 NO_STATE = "connection to server at '10.0.0.1', port 5432 failed: "
 
@@ -154,7 +154,7 @@ TRANSIENT: dict[str, Exception] = {
     "requests waited too long to connect": requests.ConnectTimeout("timed out"),
     "requests waited too long for an answer": requests.ReadTimeout("Read timed out."),
     "urllib3 has tried enough": urllib3.exceptions.MaxRetryError(urllib3.HTTPConnectionPool("shop"), "/", None),
-    # PostgreSQL's drivers, where the server said nothing
+    # PostgreSQL's drivers, without a message of the server
     "the server closed the connection": OperationalError("server closed the connection unexpectedly"),
     "the server refuses connections": OperationalError(f"{NO_STATE}Connection refused"),
     "the name of the server is not known now": OperationalError("could not translate host name: Try again"),
@@ -166,20 +166,24 @@ TRANSIENT: dict[str, Exception] = {
     "MySQL waited for a lock": InternalError(1205, "Lock wait timeout exceeded; try restarting transaction"),
     "MySQL found a deadlock": InternalError(1213, "Deadlock found when trying to get lock"),
     # BigQuery's
-    "BigQuery is not available": named("ServiceUnavailable", "503 The service is currently unavailable."),
-    "BigQuery has had enough": named("TooManyRequests", "429 too much was asked of it"),
-    "BigQuery has an error of its own": named("InternalServerError", "500 An internal error occurred"),
-    "BigQuery's gateway waits": named("GatewayTimeout", "504"),
-    "BigQuery's gateway fails": named("BadGateway", "502"),
-    "BigQuery's deadline": named("DeadlineExceeded", "504 Deadline Exceeded"),
-    "BigQuery's client has tried enough": named("RetryError", "Timeout of 600.0s exceeded"),
-    "BigQuery's quota": named("Forbidden", "403 Quota exceeded: Your project exceeded quota for concurrent queries."),
-    "BigQuery's rate limits": named("Forbidden", "403 Exceeded rate limits: too many table update operations"),
-    "BigQuery updates a table twice": named("BadRequest", "400 Could not serialize access to table shop:core.orders"),
-    "Google's transport": named("TransportError", "HTTPSConnectionPool"),
+    "BigQuery is not available": error_of_class("ServiceUnavailable", "503 The service is currently unavailable."),
+    "BigQuery has had enough": error_of_class("TooManyRequests", "429 too much was asked of it"),
+    "BigQuery has an error of its own": error_of_class("InternalServerError", "500 An internal error occurred"),
+    "BigQuery's gateway waits": error_of_class("GatewayTimeout", "504"),
+    "BigQuery's gateway fails": error_of_class("BadGateway", "502"),
+    "BigQuery's deadline": error_of_class("DeadlineExceeded", "504 Deadline Exceeded"),
+    "BigQuery's client has tried enough": error_of_class("RetryError", "Timeout of 600.0s exceeded"),
+    "BigQuery's quota": error_of_class(
+        "Forbidden", "403 Quota exceeded: Your project exceeded quota for concurrent queries."
+    ),
+    "BigQuery's rate limits": error_of_class("Forbidden", "403 Exceeded rate limits: too many table update operations"),
+    "BigQuery updates a table twice": error_of_class(
+        "BadRequest", "400 Could not serialize access to table shop:core.orders"
+    ),
+    "Google's transport": error_of_class("TransportError", "HTTPSConnectionPool"),
     # Databricks'
-    "Databricks does not answer": named("RequestError", "Error during request to server", DatabaseError),
-    "Databricks appends twice": named(
+    "Databricks does not answer": error_of_class("RequestError", "Error during request to server", DatabaseError),
+    "Databricks appends twice": error_of_class(
         "ServerOperationError",
         "[DELTA_CONCURRENT_APPEND] Files were added to the root of the table by a concurrent update.",
         DatabaseError,
@@ -191,30 +195,42 @@ TRANSIENT: dict[str, Exception] = {
     "DuckDB's connection is closed": duckdb.ConnectionException("Connection Error: Connection already closed!"),
     "DuckDB is out of memory": duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block"),
     "DuckDB's transactions conflict": duckdb.TransactionException("TransactionContext Error: Conflict on update!"),
-    # Others', in words only
-    "somebody's transactions conflict": named("SomeError", "Transaction conflict: try again"),
-    "somebody has too many connections": named("SomeError", "FATAL: sorry, TOO MANY CONNECTIONS already"),
-    "somebody appends concurrently": named("SomeError", "ConcurrentModification: concurrent append"),
-    "somebody deletes concurrently": named("SomeError", "there was a concurrent delete"),
-    "somebody is temporarily unavailable": named("SomeError", "the warehouse is temporarily unavailable"),
-    "somebody's service is unavailable": named("SomeError", "HTTP 503 Service Unavailable"),
-    "somebody is out of memory": named("SomeError", "Query ran out of memory"),
-    "somebody's connection timed out": named("SomeError", "the connection timed out"),
-    "somebody's connection was lost": named("SomeError", "the connection was lost"),
-    "somebody's connection was closed": named("SomeError", "Connection closed by the remote host"),
-    "somebody's connection was reset": named("SomeError", "('Connection aborted.', 'Connection reset by peer')"),
-    "somebody's connection was refused": named("SomeError", "[Errno 111] Connection refused"),
-    "somebody's connection is already closed": named("SomeError", "connection already closed"),
-    "somebody's server closed the connection": named("SomeError", "server closed the connection unexpectedly"),
-    "somebody's file is in use": named("SomeError", 'IO Error: Could not set lock on file "/shop/db.duckdb"'),
-    "somebody had too many requests": named("SomeError", "429 Client Error: Too Many Requests for url"),
-    "somebody's address is not known now": socket.gaierror(-3, "Temporary failure in name resolution"),
-    "somebody's network is gone": OSError(113, "No route to host"),
-    "somebody's sqlite file is in use": OperationalError("database is locked"),
-    "somebody's HTTP server fails": named("ProtocolError", "('Connection aborted.', RemoteDisconnected('...'))"),
-    "Trino is overloaded": named("Http503Error", "error 503: b'overloaded'"),
-    "Snowflake is not there": stated("ServiceUnavailableError", "HTTP 503: Service Unavailable", "n/a"),
-    "Snowflake waited too long": stated("OperationalError", "Failed to execute request: timed out", "n/a"),
+    # Other drivers, recognized by the message
+    "unknown driver: transactions conflict": error_of_class("SomeError", "Transaction conflict: try again"),
+    "unknown driver has too many connections": error_of_class(
+        "SomeError", "FATAL: sorry, TOO MANY CONNECTIONS already"
+    ),
+    "unknown driver appends concurrently": error_of_class("SomeError", "ConcurrentModification: concurrent append"),
+    "unknown driver deletes concurrently": error_of_class("SomeError", "there was a concurrent delete"),
+    "unknown driver is temporarily unavailable": error_of_class(
+        "SomeError", "the warehouse is temporarily unavailable"
+    ),
+    "unknown driver: service is unavailable": error_of_class("SomeError", "HTTP 503 Service Unavailable"),
+    "unknown driver is out of memory": error_of_class("SomeError", "Query ran out of memory"),
+    "unknown driver: connection timed out": error_of_class("SomeError", "the connection timed out"),
+    "unknown driver: connection was lost": error_of_class("SomeError", "the connection was lost"),
+    "unknown driver: connection was closed": error_of_class("SomeError", "Connection closed by the remote host"),
+    "unknown driver: connection was reset": error_of_class(
+        "SomeError", "('Connection aborted.', 'Connection reset by peer')"
+    ),
+    "unknown driver: connection was refused": error_of_class("SomeError", "[Errno 111] Connection refused"),
+    "unknown driver: connection is already closed": error_of_class("SomeError", "connection already closed"),
+    "unknown driver: server closed the connection": error_of_class(
+        "SomeError", "server closed the connection unexpectedly"
+    ),
+    "unknown driver: file is in use": error_of_class(
+        "SomeError", 'IO Error: Could not set lock on file "/shop/db.duckdb"'
+    ),
+    "unknown driver had too many requests": error_of_class("SomeError", "429 Client Error: Too Many Requests for url"),
+    "unknown driver: address is not known now": socket.gaierror(-3, "Temporary failure in name resolution"),
+    "unknown driver: network is gone": OSError(113, "No route to host"),
+    "unknown driver: sqlite file is in use": OperationalError("database is locked"),
+    "unknown driver: HTTP server fails": error_of_class(
+        "ProtocolError", "('Connection aborted.', RemoteDisconnected('...'))"
+    ),
+    "Trino is overloaded": error_of_class("Http503Error", "error 503: b'overloaded'"),
+    "Snowflake is not there": error_with_sqlstate("ServiceUnavailableError", "HTTP 503: Service Unavailable", "n/a"),
+    "Snowflake waited too long": error_with_sqlstate("OperationalError", "Failed to execute request: timed out", "n/a"),
     "Redshift cannot isolate": ProgrammingError(
         {"S": "ERROR", "C": "XX000", "M": "1023", "D": "Serializable isolation violation on table - 126483"}
     ),
@@ -222,8 +238,8 @@ TRANSIENT: dict[str, Exception] = {
     "ODBC lost the link": OperationalError("08S01", "[08S01] [Microsoft] Communication link failure (0)"),
     "ODBC was a deadlock's victim": ProgrammingError("40001", "[40001] [Microsoft] Transaction was chosen as victim"),
     "DuckDB's object store fails": duckdb.HTTPException("HTTP Error: HTTP GET error on 'https://x/y' (HTTP 503)"),
-    "somebody's pipe is broken": named("SomeError", "[Errno 32] Broken pipe"),
-}  # fmt: skip
+    "unknown driver: pipe is broken": error_of_class("SomeError", "[Errno 32] Broken pipe"),
+}
 
 PERSISTENT: dict[str, BaseException] = {
     # Python
@@ -237,11 +253,11 @@ PERSISTENT: dict[str, BaseException] = {
     "a file that may not be read": PermissionError(13, "Permission denied", "/shop/db.duckdb"),
     "a file that is not there": FileNotFoundError(2, "No such file or directory", "/shop/db.duckdb"),
     "a folder": IsADirectoryError(21, "Is a directory"),
-    "somebody pressed Ctrl-C": KeyboardInterrupt(),
+    "Ctrl-C": KeyboardInterrupt(),
     # requests
     "requests found nothing": requests.HTTPError("404 Client Error: Not Found for url"),
     "requests does not know where": requests.exceptions.MissingSchema("Invalid URL 'x': No scheme supplied."),
-    # PostgreSQL's drivers, where the server said nothing
+    # PostgreSQL's drivers, without a message of the server
     "PostgreSQL's wrong password": OperationalError(f'{NO_STATE}FATAL:  password authentication failed for user "ann"'),
     "PostgreSQL's missing database": OperationalError(f'{NO_STATE}FATAL:  database "nope" does not exist'),
     "PostgreSQL's missing role": OperationalError(f'{NO_STATE}FATAL:  role "ann" does not exist'),
@@ -253,35 +269,39 @@ PERSISTENT: dict[str, BaseException] = {
     "MySQL's missing database": OperationalError(1049, "Unknown database 'nope'"),
     "MySQL's missing table": ProgrammingError(1146, "Table 'shop.nope' doesn't exist"),
     # BigQuery's
-    "BigQuery's missing rights": named("Forbidden", "403 Access Denied: Table shop:core.orders"),
-    "BigQuery's missing table": named("NotFound", "404 Not found: Table shop:core.orders"),
-    "BigQuery's SQL": named("BadRequest", "400 Syntax error: Unexpected keyword FROM"),
+    "BigQuery's missing rights": error_of_class("Forbidden", "403 Access Denied: Table shop:core.orders"),
+    "BigQuery's missing table": error_of_class("NotFound", "404 Not found: Table shop:core.orders"),
+    "BigQuery's SQL": error_of_class("BadRequest", "400 Syntax error: Unexpected keyword FROM"),
     # Databricks', Trino's
-    "Databricks' missing table": named("ServerOperationError", "[TABLE_OR_VIEW_NOT_FOUND] nope", DatabaseError),
-    "Trino's SQL": named("TrinoUserError", "line 1:8: Column 'nope' cannot be resolved", ProgrammingError),
-    "Trino's wrong password": named("TrinoAuthError", "Error 401: Invalid credentials", OperationalError),
-    # Others', which look like those of a connection
+    "Databricks' missing table": error_of_class(
+        "ServerOperationError", "[TABLE_OR_VIEW_NOT_FOUND] nope", DatabaseError
+    ),
+    "Trino's SQL": error_of_class("TrinoUserError", "line 1:8: Column 'nope' cannot be resolved", ProgrammingError),
+    "Trino's wrong password": error_of_class("TrinoAuthError", "Error 401: Invalid credentials", OperationalError),
+    # Other drivers, similar to connection errors
     "sqlite's missing table": OperationalError("no such table: nope"),
     "MySQL's missing column": OperationalError(1054, "Unknown column 'nope' in 'field list'"),
     "MySQL's two rows": OperationalError(1242, "Subquery returns more than 1 row"),
     "PostgreSQL does not let this host in": OperationalError("FATAL: no pg_hba.conf entry for host 10.0.0.1"),
-    "Snowflake's wrong password": stated("DatabaseError", "250001 (08001): Incorrect username or password", "08001"),
+    "Snowflake's wrong password": error_with_sqlstate(
+        "DatabaseError", "250001 (08001): Incorrect username or password", "08001"
+    ),
     "ODBC's missing table": ProgrammingError("42S02", "[42S02] Invalid object name 'nope'"),
     "DuckDB's missing object": duckdb.HTTPException("HTTP Error: HTTP GET error on 'https://x/y' (HTTP 404)"),
     "Redshift's own fault": ProgrammingError({"S": "ERROR", "C": "XX000", "M": "assert"}),
     # SQLMesh's
-    "SQLMesh's configuration": named("ConfigError", "The gateway is not in the config."),
-    "SQLMesh's audits": named("NodeAuditsErrors", "Audit not_null failed: 3 rows"),
-}  # fmt: skip
+    "SQLMesh's configuration": error_of_class("ConfigError", "The gateway is not in the config."),
+    "SQLMesh's audits": error_of_class("NodeAuditsErrors", "Audit not_null failed: 3 rows"),
+}
 
 
 @pytest.mark.parametrize("error", TRANSIENT.values(), ids=TRANSIENT)
-def test_what_may_be_gone_is_transient(error: Exception) -> None:
+def test_known_transient_errors_are_transient(error: Exception) -> None:
     assert is_transient(error)
 
 
 @pytest.mark.parametrize("error", PERSISTENT.values(), ids=PERSISTENT)
-def test_what_is_not_known_to_be_transient_is_persistent(error: BaseException) -> None:
+def test_all_other_errors_are_persistent(error: BaseException) -> None:
     assert not is_transient(error)
 
 
@@ -296,40 +316,42 @@ def test_what_is_not_known_to_be_transient_is_persistent(error: BaseException) -
         "OutOfMemoryException",
     ],
 )
-def test_a_class_is_known_by_the_name_of_any_of_its_ancestors(name: str) -> None:
-    ours = type("Ours", (type(name, (Exception,), {}),), {})
-    assert is_transient(type("OursToo", (ours,), {})())
-    assert not is_transient(named(f"Not{name}", ""))
+def test_error_class_matches_by_the_name_of_any_ancestor(name: str) -> None:
+    subclass = type("Ours", (type(name, (Exception,), {}),), {})
+    assert is_transient(type("OursToo", (subclass,), {})())
+    assert not is_transient(error_of_class(f"Not{name}", ""))
 
 
 # -- DuckDB itself --------------------------------------------------------------------------------
 
 
 def conflict() -> Exception:
-    """Two transactions update one row."""
-    with duckdb.connect() as one, one.cursor() as other:
-        one.execute("CREATE TABLE orders AS SELECT 1 AS id")
-        for connection in (one, other):
+    """Return the conflict of two transactions that update one row."""
+    with duckdb.connect() as first, first.cursor() as second:
+        first.execute("CREATE TABLE orders AS SELECT 1 AS id")
+        for connection in (first, second):
             connection.execute("BEGIN")
-        one.execute("UPDATE orders SET id = 2")
-        return raised(lambda: other.execute("UPDATE orders SET id = 3"))
+        first.execute("UPDATE orders SET id = 2")
+        return error_raised_by(lambda: second.execute("UPDATE orders SET id = 3"))
 
 
 def closed() -> Exception:
     connection = duckdb.connect()
     connection.close()
-    return raised(lambda: connection.execute("SELECT 1"))
+    return error_raised_by(lambda: connection.execute("SELECT 1"))
 
 
 def out_of_memory() -> Exception:
     with duckdb.connect(config={"memory_limit": "1MB", "temp_directory": ""}) as connection:
-        return raised(lambda: connection.execute("CREATE TABLE t AS SELECT md5(range::VARCHAR) FROM range(1000000)"))
+        return error_raised_by(
+            lambda: connection.execute("CREATE TABLE t AS SELECT md5(range::VARCHAR) FROM range(1000000)")
+        )
 
 
-def of(query: str) -> Callable[[], Exception]:
+def executing(query: str) -> Callable[[], Exception]:
     def run() -> Exception:
         with duckdb.connect() as connection:
-            return raised(lambda: connection.execute(query))
+            return error_raised_by(lambda: connection.execute(query))
 
     return run
 
@@ -340,18 +362,18 @@ def of(query: str) -> Callable[[], Exception]:
         (conflict, duckdb.TransactionException, True),
         (closed, duckdb.ConnectionException, True),
         (out_of_memory, duckdb.OutOfMemoryException, True),
-        (of("SELECT * FROM nope"), duckdb.CatalogException, False),
-        (of("SELECT nope FROM range(3)"), duckdb.BinderException, False),
-        (of("SELEC 1"), duckdb.ParserException, False),
-        (of("SELECT 'x'::INT"), duckdb.ConversionException, False),
-        (of("SELECT error('boom')"), duckdb.InvalidInputException, False),
-        (of("ATTACH '/nope/nope.duckdb'"), duckdb.IOException, False),
-        (of("SELECT * FROM read_csv('nope.csv', nope = 1)"), duckdb.BinderException, False),
-        (of("SELECT * FROM read_csv('/nope/*.csv')"), duckdb.IOException, False),
-        (of("SELECT deadlock FROM range(3)"), duckdb.BinderException, False),
-        (of("SELECT 'out of memory'::INT"), duckdb.ConversionException, False),
-        (of("BEGIN; BEGIN"), duckdb.TransactionException, False),
-        (of(f"ATTACH '{__file__}'"), duckdb.IOException, False),
+        (executing("SELECT * FROM nope"), duckdb.CatalogException, False),
+        (executing("SELECT nope FROM range(3)"), duckdb.BinderException, False),
+        (executing("SELEC 1"), duckdb.ParserException, False),
+        (executing("SELECT 'x'::INT"), duckdb.ConversionException, False),
+        (executing("SELECT error('boom')"), duckdb.InvalidInputException, False),
+        (executing("ATTACH '/nope/nope.duckdb'"), duckdb.IOException, False),
+        (executing("SELECT * FROM read_csv('nope.csv', nope = 1)"), duckdb.BinderException, False),
+        (executing("SELECT * FROM read_csv('/nope/*.csv')"), duckdb.IOException, False),
+        (executing("SELECT deadlock FROM range(3)"), duckdb.BinderException, False),
+        (executing("SELECT 'out of memory'::INT"), duckdb.ConversionException, False),
+        (executing("BEGIN; BEGIN"), duckdb.TransactionException, False),
+        (executing(f"ATTACH '{__file__}'"), duckdb.IOException, False),
     ],
     ids=[
         "conflict of transactions",
@@ -371,7 +393,7 @@ def of(query: str) -> Callable[[], Exception]:
         "no database",
     ],
 )
-def test_what_duckdb_itself_raises_is_told_apart(
+def test_real_duckdb_errors_are_classified(
     provoked: Callable[[], Exception], kind: type[Exception], expected: bool
 ) -> None:
     error = provoked()
@@ -383,7 +405,7 @@ def test_what_duckdb_itself_raises_is_told_apart(
 
 
 def chain(*errors: BaseException, link: str = "__cause__") -> BaseException:
-    """The first error, because of the second, because of the third ..."""
+    """Chain errors: each error has the next as its cause. Return the first."""
     for error, cause in pairwise(errors):
         setattr(error, link, cause)
     return errors[0]
@@ -392,24 +414,26 @@ def chain(*errors: BaseException, link: str = "__cause__") -> BaseException:
 @pytest.mark.parametrize("link", ["__cause__", "__context__"])
 @pytest.mark.parametrize("depth", [1, 2, 10])
 @pytest.mark.parametrize(("cause", "expected"), [(ConnectionResetError, True), (ZeroDivisionError, False)])
-def test_an_error_that_says_nothing_is_what_caused_it(
+def test_unclassified_error_is_classified_by_its_cause(
     cause: type[Exception], expected: bool, depth: int, link: str
 ) -> None:
-    wrapped = chain(*(named("SQLMeshError", f"step {n} failed") for n in range(depth)), cause("boom"), link=link)
+    wrapped = chain(
+        *(error_of_class("SQLMeshError", f"step {n} failed") for n in range(depth)), cause("boom"), link=link
+    )
     assert is_transient(wrapped) is expected
 
 
-def test_what_is_raised_while_an_error_is_handled_has_it_as_its_context() -> None:
+def test_implicit_context_of_an_error_is_considered() -> None:
     def lose() -> None:
         try:
             raise ConnectionResetError(104, "Connection reset by peer")
         except OSError:
             raise RuntimeError("the batch failed")  # noqa: B904  # implicitly
 
-    assert is_transient(raised(lose))
+    assert is_transient(error_raised_by(lose))
 
 
-def test_a_cause_stands_in_place_of_the_context() -> None:
+def test_explicit_cause_wins_over_context() -> None:
     error = RuntimeError("the batch failed")
     error.__context__ = ConnectionResetError(104, "Connection reset by peer")
     assert is_transient(error)
@@ -419,14 +443,14 @@ def test_a_cause_stands_in_place_of_the_context() -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 @pytest.mark.parametrize("link", ["__cause__", "__context__"])
-def test_a_chain_that_ends_nowhere_is_looked_at_once(link: str, length: int) -> None:
+def test_cyclic_error_chain_is_walked_once(link: str, length: int) -> None:
     errors = [RuntimeError(f"error {n}") for n in range(length)]
     assert not is_transient(chain(*errors, errors[0], link=link))
     assert is_transient(chain(TimeoutError(), *errors, link=link))
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_transient_link_of_a_chain_that_says_nothing_else_is_enough(place: int) -> None:
+def test_one_transient_link_makes_an_unclassified_chain_transient(place: int) -> None:
     errors: list[BaseException] = [RuntimeError("outer"), RuntimeError("middle"), RuntimeError("inner")]
     errors[place] = ConnectionResetError(104, "Connection reset by peer")
     assert is_transient(chain(*errors))
@@ -439,18 +463,18 @@ def test_one_transient_link_of_a_chain_that_says_nothing_else_is_enough(place: i
         (OperationalError("cannot connect"), OperationalError('FATAL: password authentication failed for user "ann"')),
         (duckdb.TransactionException("Current transaction is aborted (please ROLLBACK)"), duckdb.BinderException("no")),
     ],
-    ids=["SQL while a lost connection is handled", "a wrapper that says nothing", "what follows from an SQL error"],
+    ids=["SQL error after a lost connection", "unspecific wrapper", "error that follows an SQL error"],
 )
 @pytest.mark.parametrize("link", ["__cause__", "__context__"])
-def test_the_first_link_that_says_no_decides(head: Exception, cause: Exception, link: str) -> None:
+def test_first_persistent_link_makes_the_chain_persistent(head: Exception, cause: Exception, link: str) -> None:
     assert not is_transient(chain(head, cause, link=link))
 
 
-def test_what_was_handled_and_hidden_says_nothing() -> None:
+def test_suppressed_context_is_ignored() -> None:
     def hide() -> None:
         try:
             raise ConnectionResetError
         except OSError:
             raise ValueError("no such day") from None
 
-    assert not is_transient(raised(hide))
+    assert not is_transient(error_raised_by(hide))

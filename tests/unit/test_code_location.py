@@ -1,4 +1,4 @@
-"""What declarations of one code location are called, and what two of them may not both say."""
+"""Conflicts between components of one code location: op names and tables with one asset key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dg_sqlmesh_component.definitions.code_location import CodeLocation
 from dg_sqlmesh_component.definitions.op import NAME_OF_A_PART, default_op_name, refuse_op_name
 from dg_sqlmesh_component.protocol.errors import DeclarationError
 
-DECLARED = {
+OP_NAMES = {
     ("shop", None): "sqlmesh_shop",
     ("shop", 1): "sqlmesh_shop__1_",
     ("shop", 2): "sqlmesh_shop__2_",
@@ -34,62 +34,62 @@ DECLARED = {
 }
 
 
-@pytest.mark.parametrize(("where", "instance"), DECLARED)
-def test_an_op_is_named_for_where_it_is_declared(where: str, instance: int | str | None) -> None:
-    name = default_op_name(where, instance)
-    assert re.fullmatch(DECLARED[where, instance], name)
+@pytest.mark.parametrize(("folder", "instance"), OP_NAMES)
+def test_default_op_name_comes_from_the_folder_of_the_component(folder: str, instance: int | str | None) -> None:
+    name = default_op_name(folder, instance)
+    assert re.fullmatch(OP_NAMES[folder, instance], name)
     assert not NAME_OF_A_PART.search(name)
     assert dg.op(name=name)(lambda: None).name == name
 
 
-def test_no_two_declarations_have_an_op_of_one_name() -> None:
-    names = [default_op_name(where, instance) for where, instance in DECLARED]
+def test_default_op_names_are_unique() -> None:
+    names = [default_op_name(folder, instance) for folder, instance in OP_NAMES]
     assert len({*names}) == len(names)
 
 
-def test_the_first_of_several_declarations_in_a_file_is_named_as_if_it_were_alone() -> None:
+def test_first_component_in_a_file_is_named_like_a_single_one() -> None:
     assert default_op_name("shop", 0) == default_op_name("shop", None)
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
+    ("name", "rule"),
     [("my op", "A-Za-z0-9_"), ("context", "reserved"), ("shop_2", "parts of an op that it splits")],
 )
-def test_an_op_that_cannot_be_called_so_is_refused_where_it_is_written(name: str, why: str) -> None:
-    with pytest.raises(DeclarationError, match=f"`op.name` in defs.yaml is '{name}'.*{why}"):
+def test_invalid_op_name_is_refused(name: str, rule: str) -> None:
+    with pytest.raises(DeclarationError, match=f"`op.name` in defs.yaml is '{name}'.*{rule}"):
         refuse_op_name(name)
 
 
-def test_two_ops_of_one_name_are_refused_with_both_places() -> None:
+def test_two_components_with_one_op_name_are_refused() -> None:
     location = CodeLocation()
     location.add("defs/shop", "ours", {})
-    location.add("defs/shop", "ours", {})  # Dagster builds some declarations twice
+    location.add("defs/shop", "ours", {})  # Dagster builds some components twice
     location.add("defs/other", "theirs", {})
     with pytest.raises(DeclarationError, match="defs/shop and defs/marts both name their op 'ours'"):
         location.add("defs/marts", "ours", {})
 
 
-def reader(of: str, table: str | None) -> dg.AssetSpec:
+def downstream_spec(upstream_key: str, table: str | None) -> dg.AssetSpec:
     metadata = {"dagster/table_name": table} if table else None
-    return dg.AssetSpec("reader", deps=[dg.AssetDep(dg.AssetKey(of.split("/")), metadata=metadata)])
+    return dg.AssetSpec("reader", deps=[dg.AssetDep(dg.AssetKey(upstream_key.split("/")), metadata=metadata)])
 
 
 @pytest.mark.parametrize(
-    ("spec", "is_told"),
+    ("spec", "is_logged"),
     [
-        (reader("raw/orders", "us.raw.orders"), True),
-        (reader("raw/orders", "eu.raw.orders"), False),
-        (reader("raw/orders", None), False),
-        (reader("raw/refunds", "us.raw.orders"), False),
+        (downstream_spec("raw/orders", "us.raw.orders"), True),
+        (downstream_spec("raw/orders", "eu.raw.orders"), False),
+        (downstream_spec("raw/orders", None), False),
+        (downstream_spec("raw/refunds", "us.raw.orders"), False),
     ],
-    ids=["another table", "the same table", "a table of no name", "another key"],
+    ids=["another table", "the same table", "an unnamed table", "another key"],
 )
-def test_two_tables_under_one_key_are_told_with_both_places(
-    spec: dg.AssetSpec, is_told: bool, caplog: pytest.LogCaptureFixture
+def test_two_tables_with_one_asset_key_are_logged_as_warning(
+    spec: dg.AssetSpec, is_logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     location = CodeLocation()
     with caplog.at_level(logging.WARNING):
-        location.add("defs/eu", "eu", {"eu": reader("raw/orders", "eu.raw.orders")})
+        location.add("defs/eu", "eu", {"eu": downstream_spec("raw/orders", "eu.raw.orders")})
         location.add("defs/us", "us", {"us": spec})
-    assert ("defs/eu and defs/us read two tables, eu.raw.orders and us.raw.orders" in caplog.text) is is_told
-    assert ("{us.raw.orders: raw/orders}" in caplog.text) is is_told
+    assert ("defs/eu and defs/us read two tables, eu.raw.orders and us.raw.orders" in caplog.text) is is_logged
+    assert ("{us.raw.orders: raw/orders}" in caplog.text) is is_logged

@@ -1,4 +1,4 @@
-"""What Dagster records of results in their cheaper form: the same as of the results themselves."""
+"""The recorder stores the same events as Dagster's own handling of results, with less work."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WITHOUT_CHECKS = A_AND_C.without_checks()
 
 
 def results(context: dg.AssetExecutionContext) -> Iterator[Any]:
-    """Two assets that are materialized now, one that was before, one that never was."""
+    """Yield results for two assets materialized now, one materialized earlier and one never materialized."""
     yield dg.MaterializeResult(
         asset_key="a",
         metadata={"rows": 3},
@@ -46,13 +46,13 @@ def results(context: dg.AssetExecutionContext) -> Iterator[Any]:
     if len(context.selected_asset_keys) > 2:
         failing = dg.AssetCheckResult(passed=False, asset_key="b", check_name="stops")
         yield dg.MaterializeResult(asset_key="b", data_version=dg.DataVersion("1"), check_results=[failing])
-        yield dg.AssetCheckResult(passed=True, asset_key="d")  # the only check of that asset
+        yield dg.AssetCheckResult(passed=True, asset_key="d")  # this asset has only one check
     yield dg.AssetObservation("c", metadata={"why": "nothing to do"})
     yield dg.AssetCheckResult(passed=True, asset_key="c", check_name="warns")
 
 
-def apart(results: Iterator[Any]) -> Iterator[Any]:
-    """Checks behind their materialization, as newer versions of Dagster record them; older ones put them before it."""
+def checks_after_materializations(results: Iterator[Any]) -> Iterator[Any]:
+    """Yield checks after their materialization, as newer versions of Dagster do. Older versions put them before it."""
     for result in results:
         if isinstance(result, dg.MaterializeResult):
             yield result._replace(check_results=[])
@@ -62,19 +62,23 @@ def apart(results: Iterator[Any]) -> Iterator[Any]:
 
 
 def without_outputs_of_checks(events: list[Any]) -> list[Any]:
-    """But that of a result that does not name its check, which Dagster itself turns into events."""
+    """Remove outputs of checks, except one: Dagster itself handles a result that does not name its check."""
     outputs = {f"{check.asset_key.to_python_identifier()}_{check.name}" for check in CHECKS} - {"d_never"}
     assert any(output in message for _, message, _ in events for output in outputs)
     return [event for event in events if event[0] != "STEP_OUTPUT" or event[1].split('"')[1] not in outputs]
 
 
-def told(
+def events_of(
     results: Results,
     selection: dg.AssetSelection,
-    readers: Sequence[dg.AssetsDefinition] = (),
+    downstream_assets: Sequence[dg.AssetsDefinition] = (),
     lines: list[str] | None = None,
 ) -> list[Any]:
-    """Every event of a step, with what it says beside times and run ids; `lines` is given the other log lines."""
+    """Return type, message and content of every event of a step, without times and run ids.
+
+    Args:
+        lines: Receives the log lines that are no events.
+    """
 
     @dg.multi_asset(specs=SPECS, check_specs=CHECKS, can_subset=True)
     def project(context):  # Dagster looks at the annotation itself, which is postponed here
@@ -83,7 +87,7 @@ def told(
         else:
             yield from results(context)
 
-    definitions = dg.Definitions([project, *readers], jobs=[dg.define_asset_job("chosen", selection)])
+    definitions = dg.Definitions([project, *downstream_assets], jobs=[dg.define_asset_job("chosen", selection)])
     with dg.DagsterInstance.ephemeral() as instance:
         everything = definitions.resolve_implicit_global_asset_job_def()
         first = everything.execute_in_process(
@@ -100,13 +104,13 @@ def told(
         if lines is not None:
             lines += [entry.user_message for entry in instance.all_logs(second.run_id) if not entry.is_dagster_event]
         return [
-            (event.event_type_value, event.message, said_by(event.event_specific_data, materializations))
+            (event.event_type_value, event.message, content_of(event.event_specific_data, materializations))
             for event in second.all_events
             if event.step_key == "project" and event.event_type_value not in ("STEP_SUCCESS", "STEP_FAILURE")
         ]
 
 
-def said_by(data: Any, materializations: dict[Any, Any]) -> Any:
+def content_of(data: Any, materializations: dict[Any, Any]) -> Any:
     if isinstance(data, dg.AssetCheckEvaluation):
         target = data.target_materialization_data
         where = materializations[target.storage_id, target.run_id, target.timestamp] if target else None
@@ -117,25 +121,25 @@ def said_by(data: Any, materializations: dict[Any, Any]) -> Any:
 @pytest.mark.parametrize(
     "selection", [EVERYTHING, A_AND_C, WITHOUT_CHECKS], ids=["everything", "a subset", "without checks"]
 )
-def test_the_events_are_those_that_dagster_makes_of_the_results_less_the_outputs_of_checks(
+def test_recorded_events_equal_dagsters_own_without_outputs_of_checks(
     selection: dg.AssetSelection,
 ) -> None:
-    cheaper = told(lambda context: recorded(context, results(context)), selection)
-    ordinary = told(lambda context: apart(results(context)), selection)
+    cheaper = events_of(lambda context: recorded(context, results(context)), selection)
+    ordinary = events_of(lambda context: checks_after_materializations(results(context)), selection)
     assert cheaper == (ordinary if selection is WITHOUT_CHECKS else without_outputs_of_checks(ordinary))
     assert len({kind for kind, _, _ in cheaper}) >= 5
 
 
-def test_the_output_of_a_blocking_check_that_another_step_waits_for_is_recorded() -> None:
+def test_output_of_a_blocking_check_with_a_downstream_step_is_recorded() -> None:
     @dg.asset(deps=["a"])
     def page(): ...
 
-    events = told(lambda context: recorded(context, results(context)), EVERYTHING, [page])
+    events = events_of(lambda context: recorded(context, results(context)), EVERYTHING, [page])
     outputs = [message.split('"')[1] for kind, message, _ in events if kind == "STEP_OUTPUT"]
     assert outputs == ["a", "a_fine", "b", "d_never"]
 
 
-def test_no_line_of_the_log_names_the_outputs_that_were_left_out() -> None:
+def test_log_does_not_mention_the_omitted_outputs() -> None:
     def greeting(results: Results) -> Results:
         def greet(context: dg.AssetExecutionContext) -> Iterator[Any]:
             context.log.info("Good morning.")
@@ -144,34 +148,34 @@ def test_no_line_of_the_log_names_the_outputs_that_were_left_out() -> None:
         return greet
 
     lines: dict[str, list[str]] = {"all": [], "one is missing": []}
-    told(greeting(lambda context: recorded(context, results(context))), EVERYTHING, lines=lines["all"])
+    events_of(greeting(lambda context: recorded(context, results(context))), EVERYTHING, lines=lines["all"])
     assert lines["all"] == ["Good morning."]
-    told(greeting(lambda context: list(results(context))[:-1]), EVERYTHING, lines=lines["one is missing"])
+    events_of(greeting(lambda context: list(results(context))[:-1]), EVERYTHING, lines=lines["one is missing"])
     assert "did not yield or return expected outputs {'c_warns'}" in lines["one is missing"][1]
 
 
-def test_dagster_makes_the_set_of_all_outputs_once_and_not_for_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+def test_output_asset_keys_are_computed_once_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    computing_steps = []
     get_output_asset_keys = StepExecutionContext.get_output_asset_keys
 
     def counted(self: StepExecutionContext) -> Any:
-        made.append(self.step.key)
+        computing_steps.append(self.step.key)
         return get_output_asset_keys(self)
 
     def counting(context: dg.AssetExecutionContext) -> Iterator[Any]:
         monkeypatch.setattr(StepExecutionContext, "get_output_asset_keys", counted)
         yield from recorded(context, results(context))
 
-    told(counting, EVERYTHING)
-    assert made == ["project"]
+    events_of(counting, EVERYTHING)
+    assert computing_steps == ["project"]
 
 
-def test_the_storage_is_asked_once_for_what_was_not_materialized_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_earlier_materializations_are_fetched_in_one_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = []
     get_asset_records = dg.DagsterInstance.get_asset_records
 
     def counted(self: dg.DagsterInstance, keys: Any = None) -> Any:
-        asked.append(keys)
+        queries.append(keys)
         return get_asset_records(self, keys)
 
     def never(*_: Any) -> None:
@@ -181,12 +185,14 @@ def test_the_storage_is_asked_once_for_what_was_not_materialized_now(monkeypatch
 
     def unchanged(context: dg.AssetExecutionContext) -> Iterator[Any]:
         monkeypatch.setattr(asset_check_result.AssetCheckResult, "to_asset_check_evaluation", never)
-        asked.clear()
+        queries.clear()
         for check in CHECKS:
             yield dg.AssetCheckResult(passed=True, asset_key=check.asset_key, check_name=check.name)
 
     evaluations = [
-        event for event in told(lambda context: recorded(context, unchanged(context)), EVERYTHING) if "EVAL" in event[0]
+        event
+        for event in events_of(lambda context: recorded(context, unchanged(context)), EVERYTHING)
+        if "EVAL" in event[0]
     ]
     assert len(evaluations) == len(CHECKS)
-    assert len(asked) == 1
+    assert len(queries) == 1

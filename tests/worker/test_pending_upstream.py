@@ -1,4 +1,4 @@
-"""What is left of a model's intervals where others are not there yet."""
+"""The intervals that a model can compute while upstream intervals are pending."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DAYS = [(0, 24), (24, 48), (48, 72)]
 
 
 @pytest.mark.parametrize(
-    ("intervals", "taken", "left"),
+    ("intervals", "blocked", "expected"),
     [
         (DAYS, [], DAYS),
         (DAYS, [(24, 48)], [(0, 24), (48, 72)]),
@@ -24,13 +24,13 @@ DAYS = [(0, 24), (24, 48), (48, 72)]
         ([], [(0, 24)], []),
     ],
 )
-def test_an_interval_is_left_out_where_a_part_of_it_is_taken(
-    intervals: list[tuple[int, int]], taken: list[tuple[int, int]], left: list[tuple[int, int]]
+def test_interval_is_removed_if_any_part_of_it_is_blocked(
+    intervals: list[tuple[int, int]], blocked: list[tuple[int, int]], expected: list[tuple[int, int]]
 ) -> None:
-    assert without(intervals, taken, uninterrupted=False) == left
+    assert without(intervals, blocked, uninterrupted=False) == expected
 
 
-def test_what_depends_on_its_own_past_is_left_out_behind_the_first_gap() -> None:
+def test_model_that_depends_on_past_keeps_only_intervals_before_the_first_gap() -> None:
     assert without(DAYS, [(24, 25)], uninterrupted=True) == DAYS[:1]
     assert without(DAYS, [], uninterrupted=True) == DAYS
 
@@ -39,7 +39,7 @@ WEEK = [(day, day + 24) for day in range(0, 7 * 24, 24)]
 
 
 @pytest.mark.parametrize(
-    ("again", "denied", "lookback", "expected"),
+    ("recomputed", "blocked", "lookback", "expected"),
     [
         ([], [4], 2, [4]),
         ([4, 5], [6], 2, [6]),
@@ -50,14 +50,14 @@ WEEK = [(day, day + 24) for day in range(0, 7 * 24, 24)]
         ([5], [2], 4, [2]),
     ],
 )
-def test_what_is_computed_again_is_not_computed_after_what_it_would_be_computed_with(
-    again: list[int], denied: list[int], lookback: int, expected: list[int]
+def test_newer_intervals_inside_a_blocked_lookback_window_are_held_back(
+    recomputed: list[int], blocked: list[int], lookback: int, expected: list[int]
 ) -> None:
-    found = within_lookback(WEEK, {WEEK[day] for day in again}, {WEEK[day] for day in denied}, lookback)
-    assert sorted(found) == [WEEK[day] for day in expected]
+    held_back = within_lookback(WEEK, {WEEK[day] for day in recomputed}, {WEEK[day] for day in blocked}, lookback)
+    assert sorted(held_back) == [WEEK[day] for day in expected]
 
 
-def test_sqlmesh_itself_errs_where_hours_are_taken_from_days() -> None:
-    """Red here: `without` may go, and SQLMesh's own be used."""
+def test_sqlmesh_interval_diff_is_wrong_for_hours_within_days() -> None:
+    """If this test fails, SQLMesh's `interval_diff` can replace `without`."""
     assert interval_diff(DAYS, [(23, 24)]) != DAYS[1:]
     assert interval_diff(DAYS, [(5, 6), (50, 51)]) != [(24, 48)]

@@ -1,4 +1,4 @@
-"""SQL for people: quotes only where they are needed."""
+"""Readable SQL: only necessary quotes."""
 
 import pytest
 import sqlglot
@@ -25,10 +25,8 @@ from dg_sqlmesh_component.worker.sql_text import plain_sql
         (None, '"event_date"', "event_date"),
     ],
 )
-def test_quotes_stay_only_where_the_name_would_be_another_one_without(
-    dialect: str | None, sql: str, shown: str
-) -> None:
+def test_only_necessary_quotes_are_kept(dialect: str | None, sql: str, shown: str) -> None:
     expression = sqlglot.parse_one(sql, dialect=dialect)
     before = expression.sql(dialect=dialect)
     assert plain_sql(expression, dialect) == shown
-    assert expression.sql(dialect=dialect) == before, "SQLMesh goes on with it"
+    assert expression.sql(dialect=dialect) == before, "SQLMesh still uses the expression, so it must not change"

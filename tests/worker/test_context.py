@@ -1,4 +1,4 @@
-"""Opening a project whose state is there but cannot be reached at that moment."""
+"""Opening a project while its state is locked, and the model cache of read-only projects."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dg_sqlmesh_component.worker.context import SteadyContext
 HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 
 
-@pytest.mark.parametrize(("context_type", "is_mistaken"), [(Context, True), (SteadyContext, False)])
-def test_a_locked_state_is_not_taken_for_one_that_has_to_be_set_up(
-    tmp_path: Path, context_type: type[Context], is_mistaken: bool
+@pytest.mark.parametrize(("context_type", "creates_state"), [(Context, True), (SteadyContext, False)])
+def test_locked_state_is_not_initialized_again(
+    tmp_path: Path, context_type: type[Context], creates_state: bool
 ) -> None:
     project = write_project(tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     plan(project)
@@ -37,28 +37,28 @@ def test_a_locked_state_is_not_taken_for_one_that_has_to_be_set_up(
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         context = context_type(paths=str(project), load=False)
-        asked: list[bool] = []
+        migrations: list[bool] = []
         new_state_sync = context._new_state_sync
 
         def watched() -> object:
             state_sync = new_state_sync()
-            state_sync.migrate = lambda *_, **__: asked.append(True)  # type: ignore[method-assign]
+            state_sync.migrate = lambda *_, **__: migrations.append(True)  # type: ignore[method-assign]
             return state_sync
 
         context._new_state_sync = watched  # type: ignore[method-assign, assignment]
         with pytest.raises(Exception) as refused:
             _ = context.state_sync
-        # Plain SQLMesh is about to set up a state that exists; if this ever changes, ours is no longer needed.
-        assert bool(asked) is is_mistaken
-        assert is_mistaken or isinstance(refused.value, duckdb.IOException)
+        # Plain SQLMesh starts to create a state that exists. If this changes, our context is no longer needed.
+        assert bool(migrations) is creates_state
+        assert creates_state or isinstance(refused.value, duckdb.IOException)
     finally:
         holder.communicate()
 
 
-def test_two_projects_of_one_name_in_read_only_folders_do_not_share_what_sqlmesh_caches_of_their_models(
+def test_read_only_projects_with_one_name_do_not_share_a_model_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one project SQLMesh would find the other's models: same paths within it, same times, same configuration."""
+    """SQLMesh would read the other project's models: paths, times and configuration are the same."""
     projects = [tmp_path / team / "shop" for team in ("east", "west")]
     for project in projects:
         team = project.parent.name
@@ -68,12 +68,11 @@ def test_two_projects_of_one_name_in_read_only_folders_do_not_share_what_sqlmesh
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda *_: False)
     gateway = GatewayConfig(connection=DuckDBConnectionConfig())
-    said: list[object] = []
-    found = {}
+    columns_by_team = {}
     for project in projects:
         config = Config(model_defaults={"dialect": "duckdb"}, gateways={"here": gateway})
-        opening._keep_cache_where_it_can_be_written({project: config}, SimpleNamespace(send=said.append))
+        opening._keep_cache_where_it_can_be_written({project: config}, SimpleNamespace(log=lambda *_: None))
         context = SteadyContext(paths=str(project), config=config, load=True)
-        found[project.parent.name] = list(context.get_model("t.one", raise_if_missing=True).columns_to_types)
+        columns_by_team[project.parent.name] = list(context.get_model("t.one", raise_if_missing=True).columns_to_types)
         context.close()
-    assert found == {"east": ["east"], "west": ["west"]}
+    assert columns_by_team == {"east": ["east"], "west": ["west"]}

@@ -1,4 +1,4 @@
-"""Declarations in which anything may stand anywhere: they load, or somebody is told what is wrong in a sentence."""
+"""Attributes of the component: any value in any place either loads or is refused with a readable error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dagster.components.resolved.errors import ResolutionException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from unit.scenario import audit, manifest, model
+from unit.builders import audit, manifest, model
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Execution, MetadataLimits
@@ -59,40 +59,40 @@ values = st.recursive(
 )
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a declaration."""
+def attribute_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every attribute and list item."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, one in inner:
+    for key, child in inner:
         yield (*path, key)
-        yield from places(one, (*path, key))
+        yield from attribute_paths(child, (*path, key))
 
 
 def replaced(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
     attributes = copy.deepcopy(EVERYTHING)
-    place: Any = attributes
+    parent: Any = attributes
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
+        parent = parent[key]
+    parent[path[-1]] = value
     return attributes
 
 
-PLACES = sorted(places(EVERYTHING), key=str)
+ATTRIBUTE_PATHS = sorted(attribute_paths(EVERYTHING), key=str)
 
 
 def loaded(attributes: dict[str, Any]) -> SQLMeshProjectComponent:
-    said = yaml.safe_load(yaml.safe_dump(attributes, allow_unicode=True))
+    parsed = yaml.safe_load(yaml.safe_dump(attributes, allow_unicode=True))
     model_type = SQLMeshProjectComponent.get_model_cls()
     assert model_type is not None
-    component = SQLMeshProjectComponent.load(model_type.model_validate(said), _context())
+    component = SQLMeshProjectComponent.load(model_type.model_validate(parsed), _context())
     component._translate(PROJECT)
     return component
 
 
-def test_the_declaration_in_which_it_is_replaced_loads() -> None:
+def test_base_attributes_load() -> None:
     assert loaded(EVERYTHING).asset_key_for_model("marts.revenue")
 
 
-# What a template makes of them is not known when Dagster checks the types of a declaration.
+# Dagster checks types before it renders templates, so a template may give any of these values.
 AWKWARD: list[Any] = [
     *["", " ", "\x00", "a\nb", "2024-01-01", "{{ none }}", "{{ [1] }}", "{{ {} }}", "{{ {1: 2} }}", "{{ 1 / 3 }}"],
     *["{{ dg.AutomationCondition }}", "{{ dg.AutomationCondition.eager }}", "{{ model.tags }}", "{{ spec }}"],
@@ -104,25 +104,25 @@ def loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
     try:
         loaded(replaced(path, value))
     except (ValidationError, ResolutionException, SQLMeshComponentError) as refusal:
-        assert str(refusal)  # noqa: PT017  # which of them is raised is not the point
+        assert str(refusal)  # noqa: PT017  # the type of the error does not matter here
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(PLACES), values)
-def test_whatever_stands_in_a_declaration_it_loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
+@given(st.sampled_from(ATTRIBUTE_PATHS), values)
+def test_random_value_of_an_attribute_loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
     loads_or_is_refused(path, value)
 
 
 @pytest.mark.parametrize("value", AWKWARD, ids=repr)
-def test_whatever_a_template_makes_of_a_value_it_loads_or_is_refused(value: Any) -> None:
-    for path in PLACES:
+def test_awkward_value_of_an_attribute_loads_or_is_refused(value: Any) -> None:
+    for path in ATTRIBUTE_PATHS:
         loads_or_is_refused(path, value)
 
 
 @pytest.mark.parametrize(
     ("path", "refusal"),
     [
-        (("project",), "`project` in defs.yaml is of type list. "),  # it may be a mapping with `env`
+        (("project",), "`project` in defs.yaml is of type list. "),  # a mapping with `env` is allowed
         (("project", "gateway"), "`project.gateway` in defs.yaml is [1]. Input should be a valid string."),
         (("project", "env"), "`project.env` in defs.yaml is of type list. Input should be a valid dictionary."),
         (("execution", "retries", "delay"), "`execution.retries.delay` in defs.yaml is [1]. Input should be a valid"),
@@ -130,13 +130,13 @@ def test_whatever_a_template_makes_of_a_value_it_loads_or_is_refused(value: Any)
     ],
     ids=str,
 )
-def test_a_template_that_gives_something_else_is_refused_with_its_place(path: tuple[str, ...], refusal: str) -> None:
-    with pytest.raises((SQLMeshComponentError, ResolutionException)) as told:
+def test_template_that_renders_a_wrong_type_is_refused_with_its_attribute(path: tuple[str, ...], refusal: str) -> None:
+    with pytest.raises((SQLMeshComponentError, ResolutionException)) as raised:
         loaded(replaced(path, "{{ [1] }}"))
-    assert refusal in str(told.value)
+    assert refusal in str(raised.value)
 
 
-def test_text_of_an_environment_variable_is_the_number_or_the_truth_that_it_says(
+def test_text_of_an_environment_variable_becomes_number_or_boolean(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TASKS", "7")
@@ -161,7 +161,7 @@ def _context() -> dg.ComponentLoadContext:
         ("environment_timeout", -1, 0),
     ],
 )
-def test_a_number_that_cannot_be_meant_is_refused(name: str, value: float, least: int) -> None:
+def test_execution_number_below_its_minimum_is_refused(name: str, value: float, least: int) -> None:
     with pytest.raises(DeclarationError) as refusal:
         Execution(**{name: value})  # type: ignore[arg-type]
     assert str(refusal.value) == f"`execution.{name}` in defs.yaml is {value}; it must be at least {least}."
@@ -170,18 +170,18 @@ def test_a_number_that_cannot_be_meant_is_refused(name: str, value: float, least
 @pytest.mark.parametrize(
     ("name", "value", "least"), [("characters", 99, 100), ("columns", -1, 0), ("lineage_pairs", -1, 0)]
 )
-def test_a_limit_that_cannot_be_meant_is_refused(name: str, value: int, least: int) -> None:
+def test_metadata_limit_below_its_minimum_is_refused(name: str, value: int, least: int) -> None:
     with pytest.raises(DeclarationError) as refusal:
         MetadataLimits(**{name: value})
     assert str(refusal.value) == f"`metadata_limits.{name}` in defs.yaml is {value}; it must be at least {least}."
 
 
-def test_a_project_of_no_folder_is_refused() -> None:
+def test_project_without_folder_is_refused() -> None:
     with pytest.raises(DeclarationError, match="it needs at least one folder"):
         loaded({**EVERYTHING, "project": {"path": []}})
 
 
-def test_a_name_that_dagster_gives_to_parts_of_an_op_is_refused() -> None:
+def test_op_name_that_dagster_uses_for_parts_of_an_op_is_refused() -> None:
     with pytest.raises(DeclarationError, match=r"`op\.name` in defs\.yaml is 'load_2'\. It must not end in"):
         loaded({**EVERYTHING, "op": {"name": "load_2"}})
     assert loaded({**EVERYTHING, "op": {"name": "load2"}})

@@ -1,0 +1,78 @@
+"""Model selections of `defs.yaml` and of Python code, answered by SQLMesh's own selection language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import replace
+
+from sqlmesh.core.context import Context
+
+from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.formatting import did_you_mean, listed
+from dg_sqlmesh_component.protocol.manifest import AnsweredSelection
+from dg_sqlmesh_component.worker.context import describe_error
+from dg_sqlmesh_component.worker.sqlmesh_internals import selector_of
+
+
+def selected_models(
+    context: Context, own: Set[str], select: tuple[str, ...], exclude: tuple[str, ...], asked_by: str
+) -> tuple[str, ...]:
+    """The selected models of this project, by fqn, in alphabetical order.
+
+    Args:
+        own: Models and standalone audits in the project's own files.
+        asked_by: Where the selection is written, for error messages.
+
+    Raises:
+        DeclarationError: A selection is wrong, matches no model, or leaves no model that SQLMesh executes.
+        ProjectLoadError: SQLMesh executes no model of the project.
+    """
+    models = own & context.models.keys()
+    chosen = models & _expand(context, f"`select` in {asked_by}", select) if select else models
+    if exclude:
+        chosen = chosen - _expand(context, f"`exclude` in {asked_by}", exclude)
+    if all(context.models[fqn].kind.is_symbolic for fqn in chosen):
+        if select or exclude:
+            raise DeclarationError(
+                f"`select` and `exclude` in {asked_by} leave no model of this project that SQLMesh executes "
+                "(external and embedded models are not executed). Correct the selections."
+            )
+        if models:  # a new project without models is no error
+            names = listed(sorted(context.models[fqn].name for fqn in models), 10)
+            raise ProjectLoadError(
+                f"No model of the SQLMesh project at {', '.join(map(str, context.configs))} becomes an asset. SQLMesh "
+                f"executes none of them (all are external or embedded): {names}. Add a model of "
+                "another kind, or remove the component from defs.yaml."
+            )
+    return tuple(sorted(chosen))
+
+
+def answer_again(
+    context: Context, own: Set[str], selections: Iterable[AnsweredSelection]
+) -> Iterator[AnsweredSelection]:
+    """The selections with their models of today, without those that have become errors."""
+    for selection in selections:
+        try:
+            models = selected_models(context, own, selection.select, selection.exclude, "")
+        except DeclarationError:
+            continue  # the next call with this selection raises the error
+        yield replace(selection, models=models)
+
+
+def _expand(context: Context, origin: str, selections: tuple[str, ...]) -> set[str]:
+    selector = selector_of(context)
+    chosen: set[str] = set()
+    for selection in selections:
+        try:
+            matched = selector.expand_model_selections([selection])
+        except Exception as error:  # the parser's, git's for `git:`, and whatever else SQLMesh raises
+            raise DeclarationError(
+                f"{origin} is not a SQLMesh model selection: {selection!r}. "
+                f"{describe_error(error)} Examples: my_schema.my_model, my_schema.*, tag:finance, +my_schema.my_model."
+            ) from error
+        if not matched:
+            known = {model.name for model in context.models.values()}
+            known |= {f"tag:{tag}" for model in context.models.values() for tag in model.tags}
+            raise DeclarationError(f"{origin} matches no model: {selection!r}.{did_you_mean(selection, known)}")
+        chosen |= matched
+    return chosen

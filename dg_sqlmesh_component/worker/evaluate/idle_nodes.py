@@ -1,0 +1,82 @@
+"""Why requested nodes have nothing to do: they wait, or they are up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from sqlmesh.core.snapshot import Snapshot, missing_intervals
+from sqlmesh.utils.date import to_datetime, to_timestamp
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.worker.evaluate.audits import (
+    altered_at,
+    audited,
+    computed_intervals,
+    data_altered_at,
+    deployability,
+)
+from dg_sqlmesh_component.worker.evaluate.tracker import Tracker, ancestors
+
+
+def idle_nodes(
+    request: msg.EvaluationRequest, nodes: frozenset[str], snapshots: Mapping[str, Snapshot], tracker: Tracker
+) -> Iterator[msg.NodeUpToDate | msg.NodeWaiting]:
+    """Explain each node for which SQLMesh has planned no batch.
+
+    Args:
+        nodes: The nodes to run. All of them are in the environment.
+        snapshots: The environment's, by name.
+        tracker: Knows the planned batches, unready signals and intervals that are held back.
+    """
+    index = deployability(request, snapshots.values())
+    pending = missing_intervals(
+        snapshots.values(), execution_time=request.execution_time, ignore_cron=True, deployability_index=index
+    )
+    pending_names = {snapshot.name for snapshot in pending}
+    altered = data_altered_at(snapshots, index, {fqn for fqn, batches in tracker.planned.items() if batches})
+    for fqn in sorted(nodes):
+        batches = tracker.planned.get(fqn)
+        if batches:
+            continue
+        snapshot = snapshots[fqn]
+        intervals = computed_intervals(snapshot, index)
+        idle: msg.NodeUpToDate | msg.NodeWaiting
+        if batches is None:
+            idle = _up_to_date(snapshot, fqn in pending_names, request)
+            if snapshot.is_model and not snapshot.is_symbolic:
+                idle = replace(idle, intervals=tuple(intervals), computed_at=altered_at(snapshot, index))
+        else:
+            idle = _waiting(fqn, tracker, snapshots)
+        yield replace(
+            idle,
+            last_interval_end=intervals[-1][1] if intervals else None,
+            of=audited(snapshot, index),
+            altered_at=altered[fqn] or None,
+        )
+
+
+def _waiting(fqn: str, tracker: Tracker, snapshots: Mapping[str, Snapshot]) -> msg.NodeWaiting:
+    unready, unselected = tracker.unready_signals, tracker.held_back_by.get(fqn, frozenset())
+    unselected_with_signals = {name for name in unselected if snapshots[name].model.signals}
+    unready_upstream = ancestors(fqn, snapshots) & unready.keys() if unready else set()
+    return msg.NodeWaiting(
+        fqn=fqn,
+        signals=tuple(unready.get(fqn, ())),
+        upstream=tuple(sorted(unready_upstream | unselected_with_signals)),
+        unselected=tuple(sorted(unselected - unselected_with_signals)),
+    )
+
+
+def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationRequest) -> msg.NodeUpToDate:
+    if snapshot.is_seed:
+        return msg.NodeUpToDate(snapshot.name, "the seed has not changed since it was loaded", None, None)
+    bounds = [f"{name} {bound!r}" for name, bound in (("start", request.start), ("end", request.end)) if bound]
+    if not is_pending:
+        reason = "all complete intervals are computed"
+    elif bounds:
+        reason = f"no interval is pending within {' and '.join(bounds)} of the run config"
+    else:
+        reason = f"its cron {snapshot.node.cron!r} is not due"
+    next_due = to_timestamp(snapshot.node.cron_next(to_datetime(request.execution_time)))
+    return msg.NodeUpToDate(snapshot.name, reason, next_due, None)

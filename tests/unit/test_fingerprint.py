@@ -1,0 +1,407 @@
+"""The fingerprint of a project: which changes make the manifest stale."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.state.fingerprint import sources_of
+
+CONFIG = """
+gateways: {local: {connection: {database: '{{ env_var("WAREHOUSE") }}', password: '{{ env_var("PASSWORD") }}'}}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> SQLMeshProject:
+    for name, text in {
+        "config.yaml": CONFIG,
+        "models/orders.sql": "SELECT 1",
+        "seeds/rates.csv": "a,b",
+        ".env": "A=1",
+        ".cache/x": "",
+        ".venv/pyvenv.cfg": "",
+        "environment/pyvenv.cfg": "",
+        "warehouse.duckdb": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return SQLMeshProject((tmp_path,))
+
+
+def writing(name: str, text: str = "changed") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+    return change
+
+
+def fingerprint_without_models(project: SQLMeshProject, requested: Sequence[str] = ()) -> str:
+    sources = sources_of(project, requested)
+    assert sources
+    return sources.rest
+
+
+def touching(name: str) -> Callable[[Path], None]:
+    return lambda folder: os.utime(folder / name, ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        writing("models/orders.sql"),
+        touching("models/orders.sql"),
+        writing("models/new.sql"),
+        lambda folder: (folder / "models/orders.sql").unlink(),
+        lambda folder: (folder / "models/orders.sql").rename(folder / "models/others.sql"),
+        writing("seeds/rates.csv"),
+        writing("macros/deep/er.py"),
+        writing("config.yaml", CONFIG + "\n"),
+        writing(".env"),
+        writing("external_models.yaml"),
+        writing("läden.sql"),
+        writing("models/logs/x.sql"),
+        writing("models/target/x.sql"),
+        writing("transform/logs/x.sql"),
+        writing("seeds/.hidden/x.csv"),
+        writing("seeds/x.log"),
+        writing("elsewhere/models/x.sql"),
+    ],
+    ids=["written", "touched", "new", "gone", "renamed", "seed", "macro", "config", ".env", "external", "letters",
+         "named like logs", "named like output", "below another folder", "hidden", "seed like a log",
+         "not a folder of SQLMesh's"],
+)  # fmt: skip
+def test_changed_file_changes_the_fingerprint(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
+    before = sources_of(project, [])
+    change(project.paths[0])
+    assert before != sources_of(project, [])
+
+
+@pytest.mark.parametrize("linked", ["models", "macros", "seeds", "signals"])
+def test_file_in_a_linked_folder_changes_the_fingerprint(
+    project: SQLMeshProject, linked: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    [folder] = project.paths
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    writing("x.sql")(elsewhere)
+    if (folder / linked).exists():
+        shutil.rmtree(folder / linked)
+    (folder / linked).symlink_to(elsewhere)
+    before = sources_of(project, [])
+    touching("x.sql")(elsewhere)
+    assert before != sources_of(project, [])
+
+
+@pytest.mark.parametrize("link", ["models/shared", "seeds/shared"])
+def test_nested_and_circular_links_are_followed_safely(
+    project: SQLMeshProject, link: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    [folder] = project.paths
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    writing("x.sql")(elsewhere)
+    (elsewhere / "above").symlink_to(folder)
+    (folder / link).symlink_to(elsewhere)
+    before = sources_of(project, [])
+    touching("x.sql")(elsewhere)
+    assert before != sources_of(project, [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".cache/y", "logs/sqlmesh.log", "models/__pycache__/x.pyc", "warehouse.duckdb", "warehouse.duckdb.wal", "state.db",
+     ".git/HEAD", ".venv/lib/x.py", "environment/lib/x.py", "target/manifest.json", "x.log"],
+)  # fmt: skip
+def test_files_that_a_run_writes_do_not_change_the_fingerprint(project: SQLMeshProject, name: str) -> None:
+    before = sources_of(project, [])
+    writing(name)(project.paths[0])
+    assert sources_of(project, []) == before is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gateway": "other"},
+        {"environment": "dev"},
+        {"config": "other"},
+        {"working_directory": Path("/")},
+        {"python": "/nowhere/python"},
+        {"env": {"WAREHOUSE": "b"}},
+        {"env": {"SQLMESH__DEFAULT_GATEWAY": "b"}},
+        {"env": {"PASSWORD": "b"}},
+    ],
+    ids=str,
+)
+def test_project_options_change_the_fingerprint(project: SQLMeshProject, change: dict[str, object]) -> None:
+    assert sources_of(project, []) != sources_of(replace(project, **change), [])  # type: ignore[arg-type]
+
+
+def test_variable_that_the_configuration_does_not_name_is_ignored(project: SQLMeshProject) -> None:
+    assert sources_of(project, []) == sources_of(replace(project, env={"ELSEWHERE": "b"}), [])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "counts"),
+    [
+        ("macros/m.py", "extra = os.environ.get('EXTRA', '2 AS two')", True),
+        ("macros/m.py", 'name = "EXTRA"\nextra = os.getenv(name)', True),
+        ("models/m.py", "extra = os.environ['EXTRA']", True),
+        ("macros/m.py", "extra = 'EXTRA'", False),
+        ("macros/m.py", "import os\nextra = os.path.expandvars('$EXTRA/two')", True),
+        ("macros/m.py", "import os\nextra = os.path.expandvars('${EXTRA}/two')", True),
+        ("helpers/m.py", "extra = environ['EXTRA']", True),
+        ("profiles.yml", "schema: \"{{ env_var('EXTRA') }}\"", True),
+        ("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'", False),
+    ],
+)
+def test_variable_read_by_code_changes_the_fingerprint(
+    project: SQLMeshProject, file: str, text: str, counts: bool
+) -> None:
+    writing(file, text)(project.paths[0])
+    with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert (sources_of(with_a, []) != sources_of(with_b, [])) is counts
+
+
+@pytest.mark.parametrize(("file", "counts"), [("macros/m.py", True), ("external_models.yaml", False)])
+def test_variable_named_in_one_file_and_read_in_another_changes_the_fingerprint(
+    project: SQLMeshProject, file: str, counts: bool
+) -> None:
+    writing("macros/settings.py", "import os\n\n\ndef setting(name):\n    return os.environ[name]\n")(project.paths[0])
+    writing(file, "- 'EXTRA'")(project.paths[0])
+    with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert (sources_of(with_a, []) != sources_of(with_b, [])) is counts
+
+
+def test_variable_named_in_a_dbt_model_and_read_by_a_macro_changes_the_fingerprint(project: SQLMeshProject) -> None:
+    writing("dbt_project.yml")(project.paths[0])
+    writing("macros/setting.sql", "{% macro setting(name) %}{{ env_var(name) }}{% endmacro %}")(project.paths[0])
+    writing("models/m.sql", "SELECT '{{ setting(\"EXTRA\") }}'")(project.paths[0])
+    with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
+    assert sources_of(with_a, []) != sources_of(with_b, [])
+
+
+def test_shell_variable_underscore_is_ignored(project: SQLMeshProject) -> None:
+    writing("config.yaml", CONFIG + "# _\n")(project.paths[0])
+    with_a, with_b = (replace(project, env={"_": value}) for value in "ab")
+    assert sources_of(with_a, []) == sources_of(with_b, [])
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that not even the superuser can read")
+@pytest.mark.parametrize("name", ["config.yaml", "elsewhere/notes.yml", "macros/m.py"])
+def test_unreadable_file_does_not_raise(project: SQLMeshProject, name: str) -> None:
+    file = project.paths[0] / name
+    writing(name)(project.paths[0])
+    file.unlink()
+    file.symlink_to("/proc/self/mem")
+    assert sources_of(project, []) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import subprocess",
+        "from git import Repo",
+        "import os\nos.popen('hostname')",
+        "from os import environ, system\nsystem('hostname')",
+    ],
+)
+def test_configuration_that_starts_programs_has_no_fingerprint(project: SQLMeshProject, text: str) -> None:
+    assert sources_of(project, []) is not None
+    writing("config.py", text)(project.paths[0])
+    assert sources_of(project, []) is None
+
+
+@pytest.mark.parametrize(
+    ("helper", "imported"),
+    [
+        ("helper.py", "import helper"),
+        ("settings/base.py", "def f():\n    from settings.base import VARIABLES"),
+        ("settings/deep/base.py", "from settings import *"),
+        ("lib/helper.py", "import sys\nsys.path.append('lib')\nimport helper"),
+        ("plugins.py", "import importlib\nimportlib.import_module('plugins')"),
+    ],
+)
+def test_configuration_whose_helper_starts_programs_has_no_fingerprint(
+    project: SQLMeshProject, helper: str, imported: str
+) -> None:
+    folder = project.paths[0]
+    (folder / "config.yaml").unlink()
+    writing("settings/__init__.py", "")(folder)
+    writing("config.py", imported)(folder)
+    writing(helper, "import os")(folder)
+    assert sources_of(project, []) is not None
+    writing(helper, "import subprocess")(folder)
+    assert sources_of(project, []) is None
+
+
+def test_configuration_that_cannot_be_parsed_counts_as_changed_and_is_searched(project: SQLMeshProject) -> None:
+    """SQLMesh may run in a newer Python. If it cannot parse the file either, no manifest is stored."""
+    [folder] = project.paths
+    before = sources_of(project, [])
+    writing("config.py", "import (")(folder)
+    assert sources_of(project, []) not in (before, None)
+    writing("config.py", "import (\nimport subprocess")(folder)
+    assert sources_of(project, []) is None
+
+
+def test_modules_that_helpers_import_and_linked_packages_are_searched(
+    project: SQLMeshProject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    [folder] = project.paths
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (folder / "shared").symlink_to(elsewhere)
+    writing("config.py", "import helper")(folder)
+    writing("helper.py", "from shared.deep.base import VARIABLES")(folder)
+    assert sources_of(project, []) is not None
+    writing("deep/base.py", "import requests")(elsewhere)
+    assert sources_of(project, []) is None
+
+
+def test_code_that_the_configuration_does_not_import_may_start_programs(project: SQLMeshProject) -> None:
+    writing("deploy.py", "import subprocess")(project.paths[0])
+    writing("config.py", "import os")(project.paths[0])
+    assert sources_of(project, []) is not None
+
+
+@pytest.mark.parametrize(
+    ("variable", "file"),
+    [
+        ("HOME", ".sqlmesh/config.yml"),
+        ("HOME", ".sqlmesh/sqlmesh.yaml"),
+        ("HOME", ".dbt/profiles.yml"),
+        ("SQLMESH_HOME", "config.yaml"),
+        ("DBT_PROFILES_DIR", "profiles.yml"),
+        ("SQLMESH_DOTENV_PATH", "production.env"),
+    ],
+)
+def test_changed_file_in_a_folder_named_by_a_variable_changes_the_fingerprint(
+    project: SQLMeshProject, tmp_path_factory: pytest.TempPathFactory, variable: str, file: str
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    points_to = elsewhere / file if variable == "SQLMESH_DOTENV_PATH" else elsewhere
+    moved = replace(project, env={variable: str(points_to)})
+    before = fingerprint_without_models(moved)
+    writing(file)(elsewhere)
+    assert fingerprint_without_models(moved) != before
+
+
+def test_variable_read_by_a_dbt_model_changes_the_fingerprint(project: SQLMeshProject) -> None:
+    writing("dbt_project.yml")(project.paths[0])
+    writing("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'")(project.paths[0])
+    with_extra, with_unrelated, with_dbt_variable = (
+        replace(project, env={name: "x"}) for name in ("EXTRA", "ELSEWHERE", "DBT_PROFILES_DIR")
+    )
+    assert (
+        len(
+            {
+                fingerprint_without_models(with_extra),
+                fingerprint_without_models(with_unrelated),
+                fingerprint_without_models(with_dbt_variable),
+            }
+        )
+        == 3
+    )
+
+
+def test_variable_named_in_the_env_file_changes_the_fingerprint(project: SQLMeshProject) -> None:
+    writing(".env", "WAREHOUSE=${ELSEWHERE}/shop")(project.paths[0])
+    with_a, with_b = (replace(project, env={"ELSEWHERE": value}) for value in "ab")
+    assert sources_of(with_a, []) != sources_of(with_b, [])
+
+
+@pytest.mark.parametrize(("text", "counts"), [("default_target_environment: dev_{{ user() }}", True), ("", False)])
+def test_user_name_counts_only_if_the_configuration_reads_it(
+    project: SQLMeshProject, monkeypatch: pytest.MonkeyPatch, text: str, counts: bool
+) -> None:
+    writing("config.yaml", text)(project.paths[0])
+    fingerprints = []
+    for name in ("ada", "grace"):
+        monkeypatch.setenv("LOGNAME", name)
+        fingerprints.append(sources_of(project, []))
+    assert (fingerprints[0] != fingerprints[1]) is counts
+
+
+def test_value_of_a_secret_variable_is_ignored(project: SQLMeshProject) -> None:
+    with_a, with_b = (replace(project, env={"PASSWORD": value}) for value in "ab")
+    assert sources_of(with_a, []) == sources_of(with_b, [])
+
+
+def test_fingerprint_depends_on_the_requested_content(project: SQLMeshProject) -> None:
+    assert (
+        len(
+            {
+                fingerprint_without_models(project, requested)
+                for requested in ([], ["a"], ["a", "b"], ["ab"], ["", "ab"])
+            }
+        )
+        == 5
+    )
+
+
+def test_commit_counts_only_if_links_are_requested(project: SQLMeshProject) -> None:
+    def commit(message: str) -> None:
+        who = ("-c", "user.name=ada", "-c", "user.email=ada@example.com")
+        subprocess.run(["git", *who, "commit", "--allow-empty", "-qm", message], cwd=project.paths[0], check=True)
+
+    subprocess.run(["git", "init", "-q"], cwd=project.paths[0], check=True)
+    commit("one")
+    with_links, without = sources_of(project, ["links"]), sources_of(project, [])
+    commit("two")
+    assert sources_of(project, ["links"]) != with_links
+    assert sources_of(project, []) == without
+
+
+def test_selection_that_uses_git_has_no_fingerprint(project: SQLMeshProject) -> None:
+    assert sources_of(project, ["+git:main"]) is None
+
+
+@pytest.mark.parametrize("changed", [[], ["models/orders.sql"], ["models/deep/er.sql", "models/orders.sql"]])
+def test_changed_sql_files_of_models_are_listed(project: SQLMeshProject, changed: list[str]) -> None:
+    [folder] = project.paths
+    writing("models/deep/er.sql", "SELECT 2")(folder)
+    before = sources_of(project, [])
+    for name in changed:
+        writing(name)(folder)
+    now = sources_of(project, [])
+    assert before
+    assert now
+    assert now.rest == before.rest
+    assert now.files_changed_since(before) == {str(folder / name) for name in changed}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        writing("models/new.sql"),
+        lambda folder: (folder / "models/orders.sql").unlink(),
+        writing("models/orders.py"),
+        writing("models/schema.yaml"),
+        writing("models_of_another_kind/orders.sql"),
+        writing("audits/orders.sql"),
+        writing("macros/models/orders.sql"),
+        writing("config.yaml", CONFIG + "\n"),
+        writing("seeds/rates.csv"),
+    ],
+    ids=["new", "gone", "Python", "YAML", "like models", "audit", "models elsewhere", "config", "seed"],
+)
+def test_any_other_change_requires_a_full_reload(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
+    before = sources_of(project, [])
+    change(project.paths[0])
+    now = sources_of(project, [])
+    assert before
+    assert now
+    assert now.files_changed_since(before) is None
+
+
+def test_model_file_with_an_invalid_unicode_name_requires_a_full_reload(project: SQLMeshProject) -> None:
+    [folder] = project.paths
+    before = fingerprint_without_models(project)
+    (folder / "models" / os.fsdecode(b"\xff.sql")).write_text("SELECT 1")
+    assert fingerprint_without_models(project) != before
