@@ -163,6 +163,6 @@ def test_unknown_attribute_is_reported_with_name_and_line_at_any_depth(dagster: 
 def test_inspect_component_shows_descriptions_and_examples(dagster: DagsterProject) -> None:
     _, output = dg(dagster, "utils", "inspect-component", COMPONENT, "--defs-yaml-json-schema")
     schema = json.dumps(json_in(output))
-    for text in ("Gateway to use", "tag:finance", "WAREHOUSE_PASSWORD", "What such a tag begins with"):
+    for text in ("Gateway to use", "tag:finance", "WAREHOUSE_PASSWORD", "The beginning of such a tag"):
         assert text in schema
     assert COMPONENT in dg(dagster, "list", "components")[1]

@@ -107,7 +107,7 @@ def test_unset_or_empty_variable_does_not_mean_the_default(
     project = {"path": "../../../shop", attribute: "{{ env.OF_THE_TEST }}"}
     dagster.add_component("shop", {"project": project})
     assert (
-        f"`project.{attribute}` in defs.yaml is '{{{{ env.OF_THE_TEST }}}}', which gives nothing."
+        f"`project.{attribute}` in defs.yaml is '{{{{ env.OF_THE_TEST }}}}', which resolves to nothing."
         in dagster.load_error()
     )
     project[attribute] = "{{ env('OF_THE_TEST_2', 'given') }}"
@@ -118,7 +118,7 @@ def test_unset_variable_in_project_env_is_named_in_error(dagster: DagsterProject
     """An empty literal value is allowed."""
     project = {"path": "../../../shop", "env": {"EMPTY": "", "WAREHOUSE": "{{ env.OF_THE_TEST }}"}}
     dagster.add_component("shop", {"project": project})
-    assert "`project.env.WAREHOUSE` in defs.yaml gives nothing. Set the variable" in dagster.load_error()
+    assert "`project.env.WAREHOUSE` in defs.yaml resolves to nothing. Set the variable" in dagster.load_error()
 
 
 @pytest.mark.parametrize("value", ["1234", "0123", "1e5", "'quoted'", "true"])
@@ -155,7 +155,7 @@ def test_unset_variable_is_an_error_in_every_attribute_that_changes_the_run(
     write_project(dagster.root / "shop", files)
     dagster.add_component("shop", {"project": "../../../shop", **attributes})
     message = dagster.load_error()
-    assert "gives nothing" in message or "is not set" in message
+    assert "resolves to nothing" in message or "is not set" in message
 
 
 @pytest.mark.parametrize(

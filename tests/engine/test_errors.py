@@ -378,7 +378,7 @@ def test_failed_after_all_statement_fails_the_run_but_not_the_models(tmp_path: P
         assert record.status == dg.DagsterRunStatus.FAILURE
         assert "an `after_all` statement fails: " in record.failures[0]
         assert "Connection reset by peer" in record.failures[0]
-        assert "a retry of this one, is green without it" in record.failures[0]
+        assert "a retry of this run, succeeds without executing it" in record.failures[0]
         assert record.status_of("t/idle") == "up_to_date"
     assert set(both.materializations) == {"t/fine"}
     assert (both.status_of("t/broken"), both.status_of("t/below")) == ("failed", "blocked")
@@ -435,9 +435,9 @@ def test_env_file_of_project_is_loaded_and_its_secrets_are_hidden(tmp_path: Path
         (project / "config.py").write_text(f"{CONFIG_THAT_PRINTS_TOKEN}\nraise ValueError(os.environ['API_TOKEN'])")
         error_text = dagster.load_error()
         assert "Failed to load config file: ***" in error_text
-        assert "What the configuration printed before:\nloading with ***" in error_text
+        assert "The configuration printed before the error:\nloading with ***" in error_text
         failed = dagster.launch()
-        assert "What the configuration printed before:\nloading with ***" in failed.failures[0]
+        assert "The configuration printed before the error:\nloading with ***" in failed.failures[0]
         assert "correct-horse" not in error_text
 
 

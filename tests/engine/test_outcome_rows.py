@@ -151,7 +151,7 @@ def test_status_check_of_every_model_shows_its_outcome(ledger: LedgerRun) -> Non
 
 def test_blocked_model_names_the_failed_model(ledger: LedgerRun) -> None:
     description = ledger.record.checks["t/below_failing:sqlmesh_execution_status"].description
-    assert description == "t.below_failing was not executed, because of a failure upstream of it: t.failing."
+    assert description == "t.below_failing was not executed, because a model upstream of it failed: t.failing."
 
 
 def test_no_check_of_a_blocked_model_passes(ledger: LedgerRun) -> None:

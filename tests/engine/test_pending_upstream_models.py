@@ -75,8 +75,8 @@ def test_model_is_computed_up_to_its_upstream_model_and_log_says_so(tmp_path: Pa
         assert interval_end(record, "marts/reader") == interval_end(first, "raw/landing")
         status = record.checks["marts/reader:sqlmesh_execution_status"]
         assert status.passed
-        assert status.description.endswith(f"More is due, and waits: {WAITING_REASON}.")
-        assert "More is due" not in first.checks["raw/landing:sqlmesh_execution_status"].description
+        assert status.description.endswith(f"Its other intervals are waiting: {WAITING_REASON}.")
+        assert "Its other intervals are waiting" not in first.checks["raw/landing:sqlmesh_execution_status"].description
         assert (
             "Not in this run, with pending intervals: warehouse.raw.landing. Models downstream are computed"
             in record.log
@@ -116,7 +116,7 @@ def test_model_that_waits_for_excluded_model_says_so(tmp_path: Path) -> None:
         assert record.status_of("marts/reader") == "waiting"
         description = record.checks["marts/reader:sqlmesh_execution_status"].description
         assert (
-            "Not in this component: raw.landing. If the file was deleted, promote that with `sqlmesh plan`;"
+            "Not in this component: raw.landing. If the file was deleted, promote the deletion with `sqlmesh plan`."
             in description
         )
 

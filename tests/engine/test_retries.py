@@ -86,7 +86,7 @@ def test_retry_computes_only_models_with_transient_errors_and_their_downstream_m
         "t/below_flaky": 2,
     }
     assert (project / "attempts").read_text() == ".."
-    assert "Attempt 2 of 3 follows in 0.1 seconds" in record.log
+    assert "Attempt 2 of 3 starts in 0.1 seconds" in record.log
     assert "Attempt 3" not in record.log  # no transient error is left, and the persistent error is not retried
     [failure] = record.failures
     assert "1 failed, 1 blocked, 3 executed" in failure
@@ -124,7 +124,10 @@ def test_retry_runs_failed_after_all_statement_again(tmp_path: Path, fails_at: s
         record = dagster.launch()
     assert (record.status == dg.DagsterRunStatus.SUCCESS) is is_fine, record.failures
     assert set(record.materializations) == {"t/fine", "t/flaky"}
-    assert "follows in 0.0 seconds, because of transient errors. It computes what is missing of t.flaky." in record.log
+    assert (
+        "starts in 0.0 seconds, because of transient errors. It computes the pending intervals of t.flaky."
+        in record.log
+    )
     assert is_fine or "too early" in record.failures[0]
 
 
