@@ -74,20 +74,20 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
         yield Shop(project, dagster, starts)
 
 
-def finance(definitions: dg.Definitions) -> set[str]:
+def assets_of_finance_job(definitions: dg.Definitions) -> set[str]:
     selected = definitions.resolve_job_def("finance").asset_layer.selected_asset_keys
     return {key.to_user_string() for key in selected}
 
 
-FINANCE = {"shop/orders", "shop/revenue"}
+FINANCE_ASSETS = {"shop/orders", "shop/revenue"}
 
 
 def test_definitions_load_without_sqlmesh_if_selections_are_stored(shop: Shop) -> None:
-    assert finance(shop.dagster.refresh()) == FINANCE
+    assert assets_of_finance_job(shop.dagster.refresh()) == FINANCE_ASSETS
     assert shop.starts == 3  # one for the project and one for each of two selections
     for _ in range(2):
-        assert finance(shop.dagster.refresh()) == FINANCE
-        assert finance(shop.load_in_production()) == FINANCE
+        assert assets_of_finance_job(shop.dagster.refresh()) == FINANCE_ASSETS
+        assert assets_of_finance_job(shop.load_in_production()) == FINANCE_ASSETS
     assert shop.starts == 0
 
 
@@ -100,7 +100,10 @@ def test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start(shop: Shop) 
         "MODEL (name shop.costs, kind FULL, tags (finance)); SELECT 1 AS id"
     )
     assert shop.starts == 3
-    assert finance(shop.dagster.refresh()) == {*FINANCE, "shop/costs"}  # `shop.weather` is excluded
+    assert assets_of_finance_job(shop.dagster.refresh()) == {
+        *FINANCE_ASSETS,
+        "shop/costs",
+    }  # `shop.weather` is excluded
     assert shop.starts == 1
 
 
@@ -112,7 +115,7 @@ def test_refresh_defs_state_refreshes_stored_selections(shop: Shop) -> None:
     assert shop.starts == 3
     run([BIN / "dg", "utils", "refresh-defs-state"], cwd=shop.dagster.root, PYTHONPATH=str(shop.dagster.root))
     assert shop.starts == 1
-    assert finance(shop.load_in_production()) == {*FINANCE, "shop/costs"}
+    assert assets_of_finance_job(shop.load_in_production()) == {*FINANCE_ASSETS, "shop/costs"}
     assert shop.starts == 0
 
 
@@ -130,7 +133,7 @@ def test_process_without_stored_manifest_resolves_each_selection_once(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
-        assert finance(shop.load_in_production()) == FINANCE
+        assert assets_of_finance_job(shop.load_in_production()) == FINANCE_ASSETS
     assert shop.starts == 3
     assert not list(shop.dagster.root.rglob("state"))
 
@@ -147,7 +150,7 @@ def test_selection_that_cannot_be_stored_is_used_and_a_warning_logged(
 
     monkeypatch.setattr(source, "write_manifest", read_only)
     with caplog.at_level(logging.WARNING):
-        assert finance(shop.load_in_production()) == FINANCE
+        assert assets_of_finance_job(shop.load_in_production()) == FINANCE_ASSETS
     assert shop.starts == 2
     assert "get_asset_selection(select=('tag:finance+',), exclude=('shop.weather',)) started SQLMesh" in caplog.text
     assert "dg check defs" in caplog.text

@@ -29,7 +29,7 @@ from postgres import postgres_server
 from dg_sqlmesh_component.worker_process.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
 
 STOP_MESSAGE = "SQLMesh is asked to finish the batches in flight"
-PAUSE = """
+PAUSING_MODEL = """
 import time
 import typing as t
 from pathlib import Path
@@ -48,11 +48,11 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
 """
 FILES = {
     "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id",
-    "models/pause.py": PAUSE,
+    "models/pause.py": PAUSING_MODEL,
     "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.pause",
 }
-IDLE = f"MODEL (name t.idle, kind FULL, cron '{YEARLY_CRON}', start '2020-01-01'); SELECT 1 AS id"
-LONG = {
+IDLE_MODEL = f"MODEL (name t.idle, kind FULL, cron '{YEARLY_CRON}', start '2020-01-01'); SELECT 1 AS id"
+LONG_QUERY_FILES = {
     "models/first.sql": FILES["models/first.sql"],
     "models/long.sql": "MODEL (name t.long, kind FULL, start '{start}'); {before}SELECT {long} AS id FROM t.first",
     "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.long",
@@ -91,7 +91,7 @@ def launch_and_cancel(
     return dagster.run_record(run.run_id), time.monotonic() - since
 
 
-def workers_below(folder: Path) -> list[int]:
+def processes_in(folder: Path) -> list[int]:
     """Return the processes whose working directory is this folder."""
     pids = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -107,14 +107,14 @@ def workers_below(folder: Path) -> list[int]:
 def test_cancelled_run_finishes_and_reports_batches_in_flight(
     tmp_path: Path, executor: str, record_unchanged: bool
 ) -> None:
-    project = write_project(tmp_path / "shop", {**FILES, "models/idle.sql": IDLE})
+    project = write_project(tmp_path / "shop", {**FILES, "models/idle.sql": IDLE_MODEL})
     plan(project)
     pause = project / "pause"
     pause.touch()
     with dagster_with_shop(tmp_path, project, execution={"record_unchanged": record_unchanged}) as dagster:
         before = state(project)["intervals"]
         record, _ = launch_and_cancel(dagster, executor, (project / "pausing").exists, then=pause.unlink)
-        assert workers_below(project) == []
+        assert processes_in(project) == []
         after = state(project)["intervals"]  # opens the file, so no process holds it
         assert record.status == dg.DagsterRunStatus.CANCELED
         assert set(record.materializations) == {"t/first", "t/pause"}
@@ -133,13 +133,13 @@ def test_cancelled_run_finishes_and_reports_batches_in_flight(
 def test_model_that_does_not_end_is_killed_after_both_grace_periods(
     tmp_path: Path,
 ) -> None:
-    project = write_project(tmp_path / "shop", {**FILES, "models/idle.sql": IDLE})
+    project = write_project(tmp_path / "shop", {**FILES, "models/idle.sql": IDLE_MODEL})
     plan(project)
     (project / "pause").touch()
     with dagster_with_shop(tmp_path, project) as dagster:
         record, seconds = launch_and_cancel(dagster, "in_process", (project / "pausing").exists)
     assert seconds > FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS - 1  # and the model would take far longer
-    assert workers_below(project) == []
+    assert processes_in(project) == []
     assert record.status == dg.DagsterRunStatus.CANCELED
     assert set(record.materializations) == {"t/first"}
     assert {record.status_of("t/pause"), record.status_of("t/last")} == {"interrupted"}
@@ -164,7 +164,7 @@ def test_long_query_is_cancelled_in_the_engine(tmp_path: Path, engine: str) -> N
         value = f"CASE WHEN @execution_ds >= '{today}' THEN {long} ELSE {repr('') if is_postgres else 0} END"
         start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
         before = "" if is_postgres else "COPY (SELECT 1) TO 'long_has_begun'; "
-        files = {path: text.format(start=start, before=before, long=value) for path, text in LONG.items()}
+        files = {path: text.format(start=start, before=before, long=value) for path, text in LONG_QUERY_FILES.items()}
         config = {"config": server.config("long")} if is_postgres else {}
         server.query("CREATE DATABASE long")
         project = write_project(tmp_path / "shop", files, **config)
@@ -185,14 +185,14 @@ def test_long_query_is_cancelled_in_the_engine(tmp_path: Path, engine: str) -> N
         assert set(record.materializations) == {"t/first"}
         assert {record.status_of("t/long"), record.status_of("t/last")} == {"interrupted"}
         assert "batches in flight were cut off" in record.failures[0]
-        assert workers_below(project) == []
+        assert processes_in(project) == []
         assert server.query(sleeping) == []
 
 
 def test_finished_models_are_recorded_if_run_is_cancelled_during_recording(tmp_path: Path) -> None:
     quick = {f"models/m{n}.sql": f"MODEL (name t.m{n}, kind FULL); SELECT {n} AS id" for n in range(20)}
     # This model runs after all others, so that the run cannot end before it is cancelled.
-    paused_model = PAUSE.replace('["t.first"]', str([f"t.m{n}" for n in range(20)]))
+    paused_model = PAUSING_MODEL.replace('["t.first"]', str([f"t.m{n}" for n in range(20)]))
     project = write_project(tmp_path / "shop", {**quick, "models/pause.py": paused_model})
     plan(project)
     pause = project / "pause"
@@ -208,7 +208,7 @@ def test_finished_models_are_recorded_if_run_is_cancelled_during_recording(tmp_p
         after = state(project)["intervals"]
         second_run = dagster.launch()
     assert record.status == dg.DagsterRunStatus.CANCELED
-    assert workers_below(project) == []
+    assert processes_in(project) == []
     computed = {fqn.split('"')[-2] for fqn in after if after[fqn] > before[fqn]}
     assert {key.split("/")[1] for key in record.materializations} == computed
     assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
@@ -216,7 +216,7 @@ def test_finished_models_are_recorded_if_run_is_cancelled_during_recording(tmp_p
     assert {key.split("/")[1] for key in second_run.materializations} == models - computed
 
 
-HOLDING = """
+CONFIG_THAT_WAITS = """
 import time
 from pathlib import Path
 
@@ -233,7 +233,7 @@ config = Config(
 
 
 def test_run_cancelled_while_sqlmesh_opens_the_project_ends_at_once(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", {**FILES, "config.py": HOLDING})
+    project = write_project(tmp_path / "shop", {**FILES, "config.py": CONFIG_THAT_WAITS})
     (project / "config.yaml").unlink()
     plan(project)
     with dagster_with_shop(tmp_path, project) as dagster:
@@ -242,7 +242,7 @@ def test_run_cancelled_while_sqlmesh_opens_the_project_ends_at_once(tmp_path: Pa
     assert record.status == dg.DagsterRunStatus.CANCELED
     assert "The run was cancelled before SQLMesh computed anything." in record.failures[0]  # it was not killed
     assert not record.materializations
-    assert workers_below(project) == []
+    assert processes_in(project) == []
 
 
 def test_run_that_waits_for_another_run_is_cancelled_at_once(tmp_path: Path) -> None:
@@ -258,4 +258,4 @@ def test_run_that_waits_for_another_run_is_cancelled_at_once(tmp_path: Path) -> 
             record, _ = launch_and_cancel(dagster, "in_process", is_waiting)
     assert record.status == dg.DagsterRunStatus.CANCELED
     assert "The run was cancelled before SQLMesh computed anything." in record.failures[0]  # it was not killed
-    assert workers_below(project) == []
+    assert processes_in(project) == []

@@ -11,12 +11,12 @@ from harness import CONFIG, YEARLY_CRON, dagster_project, plan, query, sqlmesh, 
 
 from dg_sqlmesh_component import dagster_internals
 
-FLAGS = """
+CREATE_FLAGS_TABLE = """
 before_all:
   - CREATE SCHEMA IF NOT EXISTS ctl
   - CREATE TABLE IF NOT EXISTS ctl.flags AS SELECT 0 AS id
 """
-BAD = "SELECT * FROM @this_model WHERE id < 0"
+BAD_ROWS_QUERY = "SELECT * FROM @this_model WHERE id < 0"
 YEARLY = f"cron '{YEARLY_CRON}', start '2020-01-01'"
 FILES = {
     "models/source.sql": "MODEL (name t.source, kind FULL, cron '@hourly'); SELECT 1 AS id",
@@ -24,11 +24,11 @@ FILES = {
     "models/kept.sql": f"MODEL (name t.kept, kind FULL, {YEARLY}, audits (soft, hard, related)); "
     "SELECT id FROM t.source",
     "models/outside.sql": f"MODEL (name t.outside, kind VIEW, {YEARLY}, audits (soft)); SELECT id FROM ctl.flags",
-    "audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD}",
-    "audits/hard.sql": f"AUDIT (name hard); {BAD}",
-    "audits/related.sql": f"AUDIT (name related); {BAD} OR id NOT IN (SELECT id FROM t.source)",
+    "audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD_ROWS_QUERY}",
+    "audits/hard.sql": f"AUDIT (name hard); {BAD_ROWS_QUERY}",
+    "audits/related.sql": f"AUDIT (name related); {BAD_ROWS_QUERY} OR id NOT IN (SELECT id FROM t.source)",
 }
-WITH_FLAGS = CONFIG + FLAGS
+CONFIG_WITH_FLAGS = CONFIG + CREATE_FLAGS_TABLE
 
 
 def do_nothing(project: Path) -> None:
@@ -36,7 +36,11 @@ def do_nothing(project: Path) -> None:
 
 
 def change_an_audit(project: Path) -> None:
-    write_project(project, {"audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD} AND id > 0"}, WITH_FLAGS)
+    write_project(
+        project,
+        {"audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD_ROWS_QUERY} AND id > 0"},
+        CONFIG_WITH_FLAGS,
+    )
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
 
 
@@ -58,7 +62,7 @@ def test_result_is_carried_over_until_data_or_audit_changes(
     """Some results are never carried over: of a view if its upstream model was computed in the same run or is an
     external table, and of an audit that reads other models.
     """
-    project = write_project(tmp_path / "shop", FILES, WITH_FLAGS)
+    project = write_project(tmp_path / "shop", FILES, CONFIG_WITH_FLAGS)
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "3 hours ago")
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project)})
@@ -79,11 +83,11 @@ def test_result_from_another_environment_does_not_hide_failure_in_this_one(
     monkeypatch.setattr(dagster_internals, "_PAGE", 1)
     model = f"MODEL (name t.kept, kind FULL, {YEARLY}, audits (soft, hard)); SELECT {{}} AS id"
     audits = {name: FILES[name] for name in ("audits/soft.sql", "audits/hard.sql")}
-    project = write_project(tmp_path / "shop", {"models/kept.sql": model.format(1), **audits}, WITH_FLAGS)
+    project = write_project(tmp_path / "shop", {"models/kept.sql": model.format(1), **audits}, CONFIG_WITH_FLAGS)
     plan(project)
-    write_project(project, {"models/kept.sql": model.format(2)}, WITH_FLAGS)
+    write_project(project, {"models/kept.sql": model.format(2)}, CONFIG_WITH_FLAGS)
     plan(project, "dev")
-    write_project(project, {"models/kept.sql": model.format(1)}, WITH_FLAGS)
+    write_project(project, {"models/kept.sql": model.format(1)}, CONFIG_WITH_FLAGS)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
         dagster.refresh()

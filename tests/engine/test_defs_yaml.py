@@ -194,14 +194,14 @@ def test_component_whose_template_loads_its_own_assets_is_an_error(dagster: Dags
     assert "asks for its own assets while they are being built" in dagster.load_error()
 
 
-BY_VARIABLE = CONFIG + "default_target_environment: {{ env_var('TARGET', 'prod') }}\n"
+CONFIG_WITH_ENVIRONMENT_FROM_VARIABLE = CONFIG + "default_target_environment: {{ env_var('TARGET', 'prod') }}\n"
 
 
 def test_manifest_of_another_environment_does_not_run(dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manifest may be used where variables have other values, as in a deployment, but not if they change the
     environment.
     """
-    project = write_project(dagster.root / "shop", ONE_MODEL, BY_VARIABLE)
+    project = write_project(dagster.root / "shop", ONE_MODEL, CONFIG_WITH_ENVIRONMENT_FROM_VARIABLE)
     plan(project)
     monkeypatch.setenv("TARGET_HERE", "staging")
     dagster.add_component("shop", {"project": {"path": "../../../shop", "env": {"TARGET": "{{ env.TARGET_HERE }}"}}})
@@ -329,7 +329,7 @@ def test_default_pool_is_named_after_project_and_environment(dagster: DagsterPro
     assert dagster.refresh().resolve_assets_def(dg.AssetKey(["t", "one"])).op.pool == "sqlmesh_my_shop_dev"
 
 
-SLOW = """
+SLOW_MODEL = """
 import time
 import typing as t
 
@@ -345,7 +345,7 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
 
 
 def test_results_are_recorded_while_sqlmesh_still_runs(dagster: DagsterProject) -> None:
-    project = write_project(dagster.root / "shop", {**ONE_MODEL, "models/slow.py": SLOW})
+    project = write_project(dagster.root / "shop", {**ONE_MODEL, "models/slow.py": SLOW_MODEL})
     plan(project)
     dagster.add_component("shop", {"project": "../../../shop"})
     dagster.refresh()
@@ -359,7 +359,7 @@ def test_results_are_recorded_while_sqlmesh_still_runs(dagster: DagsterProject) 
     assert abs(time.time() - recorded["t/slow"]) < 60
 
 
-PAGE = """
+DOWNSTREAM_ASSET = """
 import dagster as dg
 
 @dg.asset(deps=[dg.AssetKey(["t", "one"])])
@@ -374,7 +374,7 @@ def test_record_unchanged_false_counts_up_to_date_models_and_runs_downstream_ass
     model = "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"
     two = "MODEL (name t.two, kind FULL); SELECT id FROM t.one"
     plan(write_project(dagster.root / "shop", {"models/one.sql": model, "models/two.sql": two}))
-    dagster.add_module("page", PAGE)
+    dagster.add_module("page", DOWNSTREAM_ASSET)
     attributes: dict[str, Any] = {"project": "../../../shop", "execution": {"record_unchanged": False}}
     dagster.add_component("shop", {**attributes, "execution_status_check": False})
     dagster.refresh()

@@ -15,7 +15,7 @@ from harness import CONFIG, DagsterProject, dagster_project, plan, write_project
 
 from dg_sqlmesh_component.worker_process.worker import LONGEST_LINE
 
-TALKATIVE = """
+VERBOSE_MODEL = """
 import typing as t
 
 import pandas as pd
@@ -29,7 +29,7 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
 """
 FILES = {
     "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id",
-    "models/talkative.py": TALKATIVE,
+    "models/talkative.py": VERBOSE_MODEL,
 }
 ALL_MODELS = {"t/first", "t/talkative"}
 

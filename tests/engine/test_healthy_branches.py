@@ -38,7 +38,7 @@ def report_of_broken() -> None: ...
 @dg.asset(deps=[dg.AssetKey(["t", "fine"]), dg.AssetKey(["t", "broken"])])
 def report_of_both() -> None: ...
 """
-HEALTHY = {"report_of_fine", "report_of_idle"}
+HEALTHY_REPORTS = {"report_of_fine", "report_of_idle"}
 CONTINUE_AFTER_FAILURE = {"step_dependency_config": {"require_upstream_step_success": False}}
 
 
@@ -67,7 +67,7 @@ def test_healthy_branches_continue_if_executor_allows_it(shop: tuple[Path, Dagst
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert record.status_of("t/idle") == "up_to_date"
     assert record.status_of("t/below_broken") == "blocked"
-    assert reports(record) == HEALTHY
+    assert reports(record) == HEALTHY_REPORTS
     assert len(record.failures) == 1, record.failures
     assert "t.broken" in record.failures[0]
 
@@ -85,7 +85,7 @@ def test_retry_from_failure_runs_all_downstream_assets(
     assert set(second_run.materializations) == {
         "t/broken",
         "t/below_broken",
-        *HEALTHY,
+        *HEALTHY_REPORTS,
         "report_of_broken",
         "report_of_both",
     }
@@ -99,14 +99,14 @@ def test_run_of_unmaterialized_assets_runs_all_downstream_assets(
     project, dagster = shop
     record = dagster.launch()
     query(project, "UPDATE ctl.flags SET is_up = false")
-    everything = ["t/fine", "t/broken", "t/idle", "t/below_broken", *HEALTHY, "report_of_broken"]
+    everything = ["t/fine", "t/broken", "t/idle", "t/below_broken", *HEALTHY_REPORTS, "report_of_broken"]
     second_run = dagster.launch(assets=[key for key in everything if key not in record.materializations])
     assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
-    assert set(second_run.materializations) == {"t/broken", "t/below_broken", *HEALTHY, "report_of_broken"}
+    assert set(second_run.materializations) == {"t/broken", "t/below_broken", *HEALTHY_REPORTS, "report_of_broken"}
     assert "t/fine" in record.materializations
 
 
-DAYS = """
+FAILING_DAYS_MODEL = """
 MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1), audits (few));
 SELECT
   @start_ds::DATE AS ds,
@@ -118,7 +118,7 @@ FROM ctl.flags
 def test_retry_from_asset_failure_reports_non_blocking_checks_again(tmp_path: Path) -> None:
     """Dagster does not select non-blocking checks for this retry if they have a result, passed or failed."""
     few = "AUDIT (name few, blocking false); SELECT * FROM @this_model WHERE ds = current_date - 2"
-    project = write_project(tmp_path / "shop", {"models/days.sql": DAYS, "audits/few.sql": few})
+    project = write_project(tmp_path / "shop", {"models/days.sql": FAILING_DAYS_MODEL, "audits/few.sql": few})
     query(project, "CREATE SCHEMA ctl")
     query(project, "CREATE TABLE ctl.flags AS SELECT false AS is_up")
     plan(project)

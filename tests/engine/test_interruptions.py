@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 from harness import REPOSITORY, DagsterProject, dagster_project, plan, state, wait_until, write_project
 
-MORTAL = """
+DYING_MODEL = """
 import typing as t
 
 import pandas as pd
@@ -45,13 +45,13 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
 """
 FILES = {
     "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id",
-    "models/mortal.py": MORTAL,
+    "models/mortal.py": DYING_MODEL,
     "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.mortal",
 }
 
 
 @pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
     folder = tmp_path_factory.mktemp("interruptions")
     project = write_project(folder / "mortal", FILES)
     plan(project)
@@ -62,7 +62,7 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Dag
 
 
 @pytest.mark.parametrize(
-    ("how", "cause"),
+    ("death", "cause"),
     [
         ("exit", "ended during the request with exit status 7"),
         ("segfault", "was killed by signal 11 (SIGSEGV)"),
@@ -70,10 +70,10 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Dag
     ],
 )
 def test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output(
-    mortal: tuple[Path, DagsterProject], how: str, cause: str
+    shop: tuple[Path, DagsterProject], death: str, cause: str
 ) -> None:
-    project, dagster = mortal
-    (project / "die").write_text(how)
+    project, dagster = shop
+    (project / "die").write_text(death)
     record = dagster.launch("in_process")
     (project / "die").unlink()
     assert record.status == dg.DagsterRunStatus.FAILURE
@@ -87,8 +87,8 @@ def test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output(
     assert set(record.materializations) <= {"t/first"}
 
 
-def test_next_run_computes_interrupted_models_once(mortal: tuple[Path, DagsterProject]) -> None:
-    project, dagster = mortal
+def test_next_run_computes_interrupted_models_once(shop: tuple[Path, DagsterProject]) -> None:
+    project, dagster = shop
     before = state(project)["intervals"]
     record = dagster.launch("in_process")
     after = state(project)["intervals"]
@@ -98,7 +98,7 @@ def test_next_run_computes_interrupted_models_once(mortal: tuple[Path, DagsterPr
     }
 
 
-STEP = """
+PARENT_SCRIPT = """
 import sys
 from pathlib import Path
 from dg_sqlmesh_component.protocol import messages as msg
@@ -118,7 +118,9 @@ def test_worker_ends_if_its_parent_is_killed(tmp_path: Path) -> None:
     project = write_project(tmp_path / "mortal", FILES)
     plan(project)
     (project / "die").write_text("sleep")
-    parent = subprocess.Popen([sys.executable, "-c", STEP, str(project), str(int(time.time() * 1000))], cwd=REPOSITORY)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT_SCRIPT, str(project), str(int(time.time() * 1000))], cwd=REPOSITORY
+    )
     written = project / "pid"
     wait_until(lambda: written.exists() and bool(written.read_text()))
     worker = int(written.read_text())

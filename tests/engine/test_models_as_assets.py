@@ -85,7 +85,7 @@ USERS = "\nusers:\n  - username: ada\n    email: ada@example.com\n"
 
 
 @dataclass
-class Loaded:
+class LoadedProject:
     project: Path
     definitions: dg.Definitions
 
@@ -94,15 +94,15 @@ class Loaded:
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedProject]:
     folder = tmp_path_factory.mktemp("shapes")
     project = write_project(folder / "zoo", ZOO, CONFIG + USERS)
     with dagster_project(folder) as dagster:
         dagster.add_component("zoo", {"project": str(project)})
-        yield Loaded(project, dagster.refresh())
+        yield LoadedProject(project, dagster.refresh())
 
 
-def test_every_kind_of_model_is_an_asset_named_by_schema_and_name(zoo: Loaded) -> None:
+def test_every_kind_of_model_is_an_asset_named_by_schema_and_name(zoo: LoadedProject) -> None:
     keys = {spec.key.to_user_string() for spec in zoo.definitions.resolve_all_asset_specs() if "sqlmesh" in spec.kinds}
     assert keys == {
         "zoo/colours", "zoo/orders", "zoo/as_view", "zoo/history", "zoo/by_key", "zoo/outer_part", "acme/spots",
@@ -111,12 +111,12 @@ def test_every_kind_of_model_is_an_asset_named_by_schema_and_name(zoo: Loaded) -
     }  # fmt: skip
 
 
-def test_skipped_standalone_audit_has_no_check(zoo: Loaded) -> None:
+def test_skipped_standalone_audit_has_no_check(zoo: LoadedProject) -> None:
     checks = {check.name for check in zoo.definitions.resolve_asset_graph().asset_check_keys}
     assert checks == {"sqlmesh_execution_status", "not_null_id"}
 
 
-def test_external_and_undeclared_tables_are_only_upstream_dependencies(zoo: Loaded) -> None:
+def test_external_and_undeclared_tables_are_only_upstream_dependencies(zoo: LoadedProject) -> None:
     orders, outer = zoo.spec("zoo/orders"), zoo.spec("zoo/outer_part")
     assert {dep.asset_key.to_user_string() for dep in orders.deps} == {"raw/orders"}
     assert {dep.asset_key.to_user_string() for dep in outer.deps} == {"zoo/orders", "raw/undeclared"}
@@ -124,7 +124,7 @@ def test_external_and_undeclared_tables_are_only_upstream_dependencies(zoo: Load
     assert dep.metadata["dagster/table_name"] == "warehouse.raw.orders"
 
 
-def test_properties_of_a_model_become_properties_of_its_asset(zoo: Loaded) -> None:
+def test_properties_of_a_model_become_properties_of_its_asset(zoo: LoadedProject) -> None:
     spec = zoo.spec("zoo/orders")
     assert spec.description == "One row per order."
     assert spec.group_name == "money"
@@ -153,7 +153,7 @@ def test_properties_of_a_model_become_properties_of_its_asset(zoo: Loaded) -> No
     assert spec.metadata["sqlmesh/time_column"] == "placed_on"
 
 
-def test_code_reference_is_the_model_file(zoo: Loaded) -> None:
+def test_code_reference_is_the_model_file(zoo: LoadedProject) -> None:
     paths = [
         reference.file_path for reference in zoo.spec("zoo/orders").metadata["dagster/code_references"].code_references
     ]
@@ -169,7 +169,7 @@ def test_code_reference_is_the_model_file(zoo: Loaded) -> None:
         ("zoo/colours", []),
     ],
 )
-def test_owner_is_an_email_or_a_team(zoo: Loaded, key: str, owners: list[str]) -> None:
+def test_owner_is_an_email_or_a_team(zoo: LoadedProject, key: str, owners: list[str]) -> None:
     assert zoo.spec(key).owners == owners
 
 
@@ -181,7 +181,7 @@ def test_owner_in_users_of_the_project_becomes_email(tmp_path: Path) -> None:
     assert model.owner_email == "ada@example.com"
 
 
-def test_default_group_is_the_schema(zoo: Loaded) -> None:
+def test_default_group_is_the_schema(zoo: LoadedProject) -> None:
     assert zoo.spec("acme/spots").group_name == "acme"
 
 
@@ -199,7 +199,7 @@ def test_two_models_with_same_key_are_an_error_that_names_their_files(tmp_path: 
         assert text in message
 
 
-MACRO = """
+MACRO_WITH_HELPER = """
 from sqlmesh import macro
 from shared_helper import VALUE
 
@@ -208,15 +208,15 @@ from shared_helper import VALUE
 def value(evaluator):
     return f"'{VALUE}'"
 """
-TWIN = "MODEL (name {name}.one, kind FULL); SELECT @value() AS helper, @VAR('from_env') AS from_env"
+TWIN_MODEL = "MODEL (name {name}.one, kind FULL); SELECT @value() AS helper, @VAR('from_env') AS from_env"
 
 
-def _twin(folder: Path, name: str) -> Path:
+def _write_twin_project(folder: Path, name: str) -> Path:
     files = {
         "models/__init__.py": "",
-        "models/one.sql": TWIN.format(name=name),
+        "models/one.sql": TWIN_MODEL.format(name=name),
         "macros/__init__.py": "",
-        "macros/value.py": MACRO,
+        "macros/value.py": MACRO_WITH_HELPER,
         "shared_helper.py": f"VALUE = 'helper of {name}'\n",
         ".env": f"FROM_ENV=env of {name}\n",
     }
@@ -225,7 +225,7 @@ def _twin(folder: Path, name: str) -> Path:
 
 def test_two_components_with_same_file_and_package_names_do_not_collide(tmp_path: Path) -> None:
     """The host process has its own packages `models` and `macros` and its own FROM_ENV."""
-    projects = [_twin(tmp_path, name) for name in ("left_shop", "right_shop")]
+    projects = [_write_twin_project(tmp_path, name) for name in ("left_shop", "right_shop")]
     for project in projects:
         plan(project)
     host = tmp_path / "host"
@@ -276,7 +276,7 @@ def test_component_per_repository_on_shared_state_has_only_its_own_models(tmp_pa
         )
         for name, query in models.items()
     }
-    (projects["shop"] / "models/nameless.py").write_text(NAMELESS)
+    (projects["shop"] / "models/nameless.py").write_text(MODEL_WITHOUT_PROJECT)
     paths = [argument for project in projects.values() for argument in ("-p", str(project))]
     sqlmesh(projects["core"], *paths, "plan", "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
     with dagster_project(tmp_path) as dagster:
@@ -299,7 +299,7 @@ def test_component_per_repository_on_shared_state_has_only_its_own_models(tmp_pa
         assert columns_of(dagster.refresh(), "shop") == ["id", "more"]
 
 
-NAMELESS = """
+MODEL_WITHOUT_PROJECT = """
 import pandas as pd
 from sqlmesh import model
 

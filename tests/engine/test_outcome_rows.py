@@ -25,7 +25,7 @@ from harness import (
     state,
 )
 
-DOWNSTREAM = """
+DOWNSTREAM_ASSETS = """
 import dagster as dg
 
 def downstream_asset(name, *upstream):
@@ -57,14 +57,14 @@ def ledger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     (project / "hold").touch()
     with dagster_project(folder) as dagster:
         dagster.add_component("ledger", {"project": str(project)})
-        dagster.add_module("plain", DOWNSTREAM)
+        dagster.add_module("plain", DOWNSTREAM_ASSETS)
         dagster.refresh()
-        before, runs_before = state(project), _runs(project)
+        before, runs_before = state(project), _count_runs(project)
         record = dagster.launch(request.param)
-        yield LedgerRun(record, before, state(project), _runs(project) - runs_before, project, dagster)
+        yield LedgerRun(record, before, state(project), _count_runs(project) - runs_before, project, dagster)
 
 
-def _runs(project: Path) -> int:
+def _count_runs(project: Path) -> int:
     return query(project, "SELECT count(*) FROM ctl.runs")[0][0]
 
 
@@ -235,14 +235,14 @@ def test_second_run_computes_the_rest_and_carries_over_check_results(ledger: Led
     """After the causes are fixed, models that failed, waited or were blocked run. The other models are up to date."""
     raise_flags(ledger.project)
     (ledger.project / "hold").unlink()
-    before, runs = state(ledger.project), _runs(ledger.project)
+    before, runs = state(ledger.project), _count_runs(ledger.project)
     record = ledger.dagster.launch("in_process")
     after = state(ledger.project)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     grown = {_asset(f) for f, n in after["intervals"].items() if n > before["intervals"][f] and f.startswith('"')}
     assert set(record.materializations) - {"plain/below_up_to_date", "plain/below_waiting"} == grown
     assert grown == {a for a, o in EXPECTED.items() if o not in ("executed", "up_to_date")}
-    assert _runs(ledger.project) == runs + 1
+    assert _count_runs(ledger.project) == runs + 1
     carried = record.checks["t/events:not_null_id"]
     assert carried.passed
     assert carried.metadata["sqlmesh/carried_over"].value is True

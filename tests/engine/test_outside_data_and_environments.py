@@ -53,11 +53,11 @@ def test_data_computed_outside_of_dagster_is_materialized_once(
     lookups: Counter[str] = Counter()
     get_asset_records = dg.DagsterInstance.get_asset_records
 
-    def counted(self: dg.DagsterInstance, keys: list[dg.AssetKey] | None = None) -> object:
+    def count_lookups(self: dg.DagsterInstance, keys: list[dg.AssetKey] | None = None) -> object:
         lookups["get_asset_records"] += 1
         return get_asset_records(self, keys)
 
-    monkeypatch.setattr(dg.DagsterInstance, "get_asset_records", counted)
+    monkeypatch.setattr(dg.DagsterInstance, "get_asset_records", count_lookups)
     first = dagster.launch()
     assert first.status == dg.DagsterRunStatus.SUCCESS
     assert set(first.computed_outside) == KEYS
@@ -125,7 +125,7 @@ def report() -> None: ...
 """
 
 
-def in_dev(dagster: DagsterProject, executor: str = "in_process") -> RunRecord:
+def launch_in_dev(dagster: DagsterProject, executor: str = "in_process") -> RunRecord:
     return dagster.launch(executor, ops={"sqlmesh_shop": {"environment": "dev"}})
 
 
@@ -135,7 +135,7 @@ def test_run_in_another_environment_only_observes(with_dev: tuple[Path, DagsterP
     project, dagster = with_dev
     query(project, "UPDATE ctl.error_if SET is_on = false")
     plan(project, "dev", "--include-unmodified", "--restate-model", "t.orders")  # now it has pending intervals
-    record = in_dev(dagster, executor)
+    record = launch_in_dev(dagster, executor)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == {"report"}, "the selected downstream asset runs"
     assert not record.computed_outside
@@ -154,7 +154,7 @@ def test_run_in_another_environment_can_fail_and_logs_audit_results(
     plan(project, "dev", "--skip-backfill")
     query(project, "UPDATE ctl.error_if SET is_on = true")
     try:
-        record = in_dev(dagster)
+        record = launch_in_dev(dagster)
     finally:
         query(project, "UPDATE ctl.error_if SET is_on = false")
         (project / "models" / "orders.sql").write_text(DEV_FILES["models/orders.sql"])
@@ -186,7 +186,7 @@ def test_runs_without_evaluation_carry_over_results_of_declared_environment(tmp_
         dagster.refresh()
         prod = dagster.launch()
         query(project, "UPDATE ctl.error_if SET is_on = false")
-        dev = in_dev(dagster)
+        dev = launch_in_dev(dagster)
         refused = dagster.launch(ops={"sqlmesh_shop": {"environment": "elsewhere"}})
     assert results(prod)["t/revenue:fits"] == (False, dg.AssetCheckSeverity.ERROR)
     assert dev.status == dg.DagsterRunStatus.SUCCESS, "a repeated failure of a blocking audit stops nothing"

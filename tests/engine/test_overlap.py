@@ -15,12 +15,12 @@ from harness import DagsterProject, RunRecord, dagster_project, plan, query, wai
 from postgres import Server, postgres_server
 
 # Append-only: an interval that is computed twice has its rows twice.
-APPENDING = """
+APPENDING_MODEL = """
 MODEL (name t.appended, kind INCREMENTAL_UNMANAGED, cron '@daily', start '{start}');
 SELECT @start_ds AS since, @end_ds AS until FROM t.before
 """
-BEFORE = "MODEL (name t.before, kind FULL); SELECT 1 AS id"
-SLOW = """
+UPSTREAM_MODEL = "MODEL (name t.before, kind FULL); SELECT 1 AS id"
+SLOW_MODEL = """
 import time
 import typing as t
 
@@ -45,14 +45,14 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def files() -> dict[str, str]:
+def project_files() -> dict[str, str]:
     from datetime import datetime, timedelta, timezone
 
     start = (datetime.now(timezone.utc) - timedelta(days=6)).strftime("%Y-%m-%d")
     return {
-        "models/before.sql": BEFORE,
-        "models/appended.sql": APPENDING.format(start=start),
-        "models/slow.py": SLOW,
+        "models/before.sql": UPSTREAM_MODEL,
+        "models/appended.sql": APPENDING_MODEL.format(start=start),
+        "models/slow.py": SLOW_MODEL,
     }
 
 
@@ -80,7 +80,9 @@ def two_runs(dagster: DagsterProject, project: Path) -> Iterator[list[RunRecord]
 @pytest.mark.attribute("execution.overlap_timeout")
 def test_overlapping_runs_on_postgres_compute_every_interval_once(server: Server, tmp_path: Path) -> None:
     server.query("CREATE DATABASE appending")
-    project = write_project(tmp_path / "shop", files(), server.config("appending", password="correct-horse-battery"))
+    project = write_project(
+        tmp_path / "shop", project_files(), server.config("appending", password="correct-horse-battery")
+    )
     plan(project)
     [(planned_rows,)] = server.query("SELECT count(*) FROM t.appended", "appending")
     with dagster_project(tmp_path) as dagster:
@@ -112,7 +114,7 @@ LOCK_HOLDER_QUERY = (
 
 
 # A fork keeps the sockets of its parent process open.
-FORKING_MODEL = SLOW.replace(
+FORKING_MODEL = SLOW_MODEL.replace(
     """    while Path("hold").exists():
         time.sleep(0.02)
 """,
@@ -131,7 +133,7 @@ def test_lock_of_killed_run_is_released(server: Server, tmp_path: Path, victims:
     database = f"killed_{len(victims)}"
     server.query(f"CREATE DATABASE {database}")
     config = server.config(database, password="correct-horse-battery")
-    project = write_project(tmp_path / "shop", {**files(), "models/slow.py": FORKING_MODEL}, config)
+    project = write_project(tmp_path / "shop", {**project_files(), "models/slow.py": FORKING_MODEL}, config)
     plan(project)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project), "execution": {"overlap_timeout": 120}})
@@ -166,7 +168,7 @@ def _folder_of(pid: int) -> Path | None:
 
 
 def test_second_run_on_duckdb_waits_for_the_file(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", files())
+    project = write_project(tmp_path / "shop", project_files())
     plan(project)
     [(planned_rows,)] = query(project, "SELECT count(*) FROM t.appended")
     with dagster_project(tmp_path) as dagster:

@@ -9,11 +9,11 @@ import dagster as dg
 import pytest
 from harness import CONFIG, EXECUTORS, YEARLY_CRON, RunRecord, dagster_project, plan, query, sqlmesh, write_project
 
-DAYS = "SELECT @start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
+DAILY_ROWS = "SELECT @start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
-LANDING = f"MODEL (name raw.landing, {BY_DAY}); {DAYS}"
-READER = f"MODEL (name marts.reader, {BY_DAY}); SELECT ds FROM raw.landing WHERE ds BETWEEN @start_ds AND @end_ds"
-BETWEEN = {
+LANDING = f"MODEL (name raw.landing, {BY_DAY}); {DAILY_ROWS}"
+DOWNSTREAM = f"MODEL (name marts.reader, {BY_DAY}); SELECT ds FROM raw.landing WHERE ds BETWEEN @start_ds AND @end_ds"
+MODEL_BETWEEN = {
     "nothing": {},
     "a view": {"models/way.sql": "MODEL (name mid.way, kind VIEW); SELECT ds FROM raw.landing"},
     "an embedded model": {"models/way.sql": "MODEL (name mid.way, kind EMBEDDED); SELECT ds FROM raw.landing"},
@@ -36,12 +36,12 @@ def interval_end(record: RunRecord, asset: str) -> object:
     return record.materializations[asset].metadata["sqlmesh/interval_end"].value
 
 
-@pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.parametrize("between", MODEL_BETWEEN)
 def test_model_run_alone_waits_for_pending_upstream_intervals(tmp_path: Path, between: str) -> None:
     """Otherwise it would lack the days that are pending upstream permanently, and its runs would succeed."""
     source = "raw.landing" if between == "nothing" else "mid.way"
-    files = {"models/landing.sql": LANDING, "models/reader.sql": READER.replace("raw.landing", source)}
-    project = write_project(tmp_path / "shop", {**files, **BETWEEN[between]})
+    files = {"models/landing.sql": LANDING, "models/reader.sql": DOWNSTREAM.replace("raw.landing", source)}
+    project = write_project(tmp_path / "shop", {**files, **MODEL_BETWEEN[between]})
     plan(project)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project)})
@@ -64,7 +64,7 @@ def test_model_run_alone_waits_for_pending_upstream_intervals(tmp_path: Path, be
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_model_is_computed_up_to_its_upstream_model_and_log_says_so(tmp_path: Path, executor: str) -> None:
-    project = write_project(tmp_path / "shop", {"models/landing.sql": LANDING, "models/reader.sql": READER})
+    project = write_project(tmp_path / "shop", {"models/landing.sql": LANDING, "models/reader.sql": DOWNSTREAM})
     plan(project)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project)})
@@ -86,13 +86,13 @@ def test_model_is_computed_up_to_its_upstream_model_and_log_says_so(tmp_path: Pa
     assert len(stored_days(project, "raw.landing")) == 6
 
 
-AUDIT = "AUDIT (name as_many, standalone true); SELECT 1 FROM raw.landing, mid.other HAVING count(*) = 0"
+STANDALONE_AUDIT = "AUDIT (name as_many, standalone true); SELECT 1 FROM raw.landing, mid.other HAVING count(*) = 0"
 
 
 def test_standalone_audit_waits_until_all_its_models_are_computed(tmp_path: Path) -> None:
     """Otherwise no audit would check rows that arrive later the same day."""
     other = LANDING.replace("raw.landing", "mid.other")
-    files = {"models/landing.sql": LANDING, "models/other.sql": other, "audits/as_many.sql": AUDIT}
+    files = {"models/landing.sql": LANDING, "models/other.sql": other, "audits/as_many.sql": STANDALONE_AUDIT}
     project = write_project(tmp_path / "shop", files)
     plan(project)
     with dagster_project(tmp_path) as dagster:
@@ -107,7 +107,7 @@ def test_standalone_audit_waits_until_all_its_models_are_computed(tmp_path: Path
 
 
 def test_model_that_waits_for_excluded_model_says_so(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", {"models/landing.sql": LANDING, "models/reader.sql": READER})
+    project = write_project(tmp_path / "shop", {"models/landing.sql": LANDING, "models/reader.sql": DOWNSTREAM})
     plan(project)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project), "exclude": "raw.landing"})
@@ -140,7 +140,7 @@ before_all:
 
 def test_plan_between_failed_run_and_retry_leaves_no_gap(tmp_path: Path) -> None:
     """The retry does not repeat the first step, and a plan has made intervals of its model pending again."""
-    reader = READER.replace("raw.landing WHERE", "raw.landing, mid.made WHERE")
+    reader = DOWNSTREAM.replace("raw.landing WHERE", "raw.landing, mid.made WHERE")
     files = {"models/landing.sql": LANDING, "models/reader.sql": reader}
     project = write_project(tmp_path / "shop", files, config=CONFIG + CREATE_MID_TABLE)
     plan(project)
@@ -171,7 +171,7 @@ def ago(days: int, hour: int = 0) -> str:
     return f"{day:%Y-%m-%d} {hour:02}:00:00"
 
 
-HOURS = "SELECT ts, 1 AS n FROM range(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 hour) AS r(ts)"
+HOURLY_ROWS = "SELECT ts, 1 AS n FROM range(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 hour) AS r(ts)"
 BY_TIME = "INCREMENTAL_BY_TIME_RANGE (time_column ts{})"
 TIME_FILTER = "WHERE ts >= @start_dt::TIMESTAMP AND ts <= @end_dt::TIMESTAMP"
 
@@ -184,7 +184,7 @@ def hourly_model(name: str, source: str, cron: str, kind: str = BY_TIME.format("
 SCENARIOS = {
     "a gap in an upstream model": (
         {
-            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}); {HOURS}",
+            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}); {HOURLY_ROWS}",
             "way": hourly_model("mid.way", "raw.landing", "@daily", "INCREMENTAL_BY_UNIQUE_KEY (unique_key ts)"),
             "reader": hourly_model("marts.reader", "mid.way", "@daily"),
         },
@@ -192,7 +192,7 @@ SCENARIOS = {
     ),
     "a daily model between hourly models": (
         {
-            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}, cron '@hourly'); {HOURS}",
+            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}, cron '@hourly'); {HOURLY_ROWS}",
             "way": hourly_model("mid.way", "raw.landing", "@daily"),
             "reader": hourly_model("marts.reader", "mid.way", "@hourly"),
         },
@@ -200,14 +200,14 @@ SCENARIOS = {
     ),
     "a run that computes a part of a day": (
         {
-            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}, cron '@hourly'); {HOURS}",
+            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}, cron '@hourly'); {HOURLY_ROWS}",
             "reader": hourly_model("marts.reader", "raw.landing", "@daily"),
         },
         [(["raw/landing"], {"start": ago(1, 12)}), (["marts/reader"], {"start": ago(1, 12)})],
     ),
     "a view that depends on the execution time": (
         {
-            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}); {HOURS}",
+            "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}); {HOURLY_ROWS}",
             "way": "MODEL (name mid.way, kind VIEW); SELECT ts, n FROM raw.landing WHERE ts < @execution_ds::DATE",
             "reader": hourly_model("marts.reader", "mid.way", "@daily"),
         },
@@ -234,7 +234,7 @@ def test_no_row_is_lost_downstream_of_waiting_models(tmp_path: Path, case: str) 
 
 @pytest.mark.parametrize("kind", [BY_TIME.format(", lookback 3"), BY_TIME.format("")])
 def test_recomputation_in_lookback_of_upstream_model_blocks_nothing(tmp_path: Path, kind: str) -> None:
-    landing = f"MODEL (name raw.landing, kind {kind}); {HOURS}"
+    landing = f"MODEL (name raw.landing, kind {kind}); {HOURLY_ROWS}"
     reader = hourly_model("marts.reader", "raw.landing", "@daily")
     project = write_project(tmp_path / "shop", {"models/landing.sql": landing, "models/reader.sql": reader})
     plan(project)
@@ -293,7 +293,7 @@ def test_pending_upstream_intervals_are_found_if_project_has_no_start(tmp_path: 
     """SQLMesh derives the start of models without `start` from the end of the run."""
     config = CONFIG.replace(", start: 6 days ago", "").replace("  start: 6 days ago\n", "")
     assert "start" not in config
-    project = write_project(tmp_path / "shop", {"models/landing.sql": LANDING, "models/reader.sql": READER}, config)
+    project = write_project(tmp_path / "shop", {"models/landing.sql": LANDING, "models/reader.sql": DOWNSTREAM}, config)
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project)})

@@ -7,9 +7,9 @@ from pathlib import Path
 from harness import dagster_project, plan, query, write_project
 
 DAYS = "range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
-RESTATED = "auto_restatement_cron '@hourly', auto_restatement_intervals 3"
+AUTO_RESTATEMENT = "auto_restatement_cron '@hourly', auto_restatement_intervals 3"
 FILES = {
-    "models/source.sql": f"MODEL (name t.source, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, {RESTATED})); "
+    "models/source.sql": f"MODEL (name t.source, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, {AUTO_RESTATEMENT})); "
     f"SELECT @start_ds::DATE + i::INT AS ds, (SELECT max(v) FROM raw.numbers) AS x FROM {DAYS}",
     "models/middle.sql": "MODEL (name t.middle, kind EMBEDDED); SELECT ds, x FROM t.source",
     "models/reader.sql": "MODEL (name t.reader, kind INCREMENTAL_BY_TIME_RANGE (time_column ds)); "

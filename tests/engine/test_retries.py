@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from harness import CONFIG, DagsterProject, dagster_project, plan, state, write_project
 
-FLAKY = """
+FLAKY_MODEL = """
 import os
 import signal
 import typing as t
@@ -33,13 +33,13 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
 """
 FILES = {
     "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
-    "models/flaky.py": FLAKY,
+    "models/flaky.py": FLAKY_MODEL,
     "models/below_flaky.sql": "MODEL (name t.below_flaky, kind FULL); SELECT id FROM t.flaky",
     "models/broken.sql": "MODEL (name t.broken, kind FULL, start '2026-01-01'); "
     "SELECT CASE WHEN @execution_ds > '{today}' THEN error('boom') ELSE '' END AS never",
     "models/below_both.sql": "MODEL (name t.below_both, kind FULL); SELECT f.id FROM t.flaky AS f, t.broken",
 }
-HEALTHY = ["t/fine", "t/flaky", "t/below_flaky"]
+HEALTHY_MODELS = ["t/fine", "t/flaky", "t/below_flaky"]
 
 
 @pytest.fixture
@@ -75,11 +75,11 @@ def test_retry_computes_only_models_with_transient_errors_and_their_downstream_m
         "t/broken": "failed",
         "t/below_both": "blocked",
     }
-    assert set(record.materializations) == set(HEALTHY)
+    assert set(record.materializations) == set(HEALTHY_MODELS)
     assert {fqn for fqn in after if after[fqn] != before[fqn]} == {
-        f'"warehouse"."t"."{asset[2:]}"' for asset in HEALTHY
+        f'"warehouse"."t"."{asset[2:]}"' for asset in HEALTHY_MODELS
     }
-    attempts = {asset: record.materializations[asset].metadata.get("sqlmesh/attempts") for asset in HEALTHY}
+    attempts = {asset: record.materializations[asset].metadata.get("sqlmesh/attempts") for asset in HEALTHY_MODELS}
     assert {asset: number and number.value for asset, number in attempts.items()} == {
         "t/fine": None,
         "t/flaky": 2,
@@ -98,9 +98,9 @@ def test_retry_after_killed_worker_computes_the_rest(
 ) -> None:
     project, dagster = flaky
     (project / "kill").touch()
-    record = dagster.launch("in_process", assets=HEALTHY)
+    record = dagster.launch("in_process", assets=HEALTHY_MODELS)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
-    assert set(record.materializations) == set(HEALTHY)
+    assert set(record.materializations) == set(HEALTHY_MODELS)
     assert "sqlmesh/attempts" not in record.materializations["t/fine"].metadata
     assert (project / "attempts").read_text() == ".."
     assert "SIGKILL" in record.log
@@ -157,10 +157,10 @@ def test_transient_error_fails_at_once_without_retries(flaky: tuple[Path, Dagste
     project, dagster = flaky
     dagster.add_component("flaky", {"project": str(project)})
     (project / "lose_connection").touch()
-    record = dagster.launch("in_process", assets=HEALTHY)
+    record = dagster.launch("in_process", assets=HEALTHY_MODELS)
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert (record.status_of("t/flaky"), record.status_of("t/below_flaky")) == ("failed", "blocked")
-    second_run = dagster.launch("in_process", assets=HEALTHY)
+    second_run = dagster.launch("in_process", assets=HEALTHY_MODELS)
     assert (second_run.status_of("t/fine"), set(second_run.materializations)) == (
         "up_to_date",
         {"t/flaky", "t/below_flaky"},

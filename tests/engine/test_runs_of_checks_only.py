@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from harness import DagsterProject, dagster_project, plan, query, write_project
 
-DAYS = "@start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
+DAILY_ROWS = "@start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
 FILES = {
     "external_models.yaml": """
         - name: raw.source
@@ -102,10 +102,10 @@ def test_forward_only_preview_in_dev_counts_as_computed(tmp_path: Path) -> None:
     """SQLMesh stores the intervals of a forward-only change separately for dev and prod."""
     model = "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE ({kind}), audits (not_null(columns := (id)))); SELECT "
     kind = "time_column ds"
-    project = write_project(tmp_path / "shop", {"models/days.sql": f"{model.format(kind=kind)} 1 AS id, {DAYS}"})
+    project = write_project(tmp_path / "shop", {"models/days.sql": f"{model.format(kind=kind)} 1 AS id, {DAILY_ROWS}"})
     plan(project)
     forward_only = model.format(kind=f"{kind}, forward_only true")
-    write_project(project, {"models/days.sql": f"{forward_only} NULLIF(2, 2) AS id, {DAYS}"})
+    write_project(project, {"models/days.sql": f"{forward_only} NULLIF(2, 2) AS id, {DAILY_ROWS}"})
     plan(project, "dev", "--start", "5 days ago")
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": {"path": str(project), "environment": "dev"}})
@@ -129,11 +129,11 @@ def test_run_of_checks_in_dev_audits_the_table_that_dev_shows(tmp_path: Path) ->
     model = "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds), {}); SELECT "
     source = model.format("source", "description ''") + "1 AS id, "
     reader = model.format("reader", "audits (soft())") + "id, ds FROM t.source WHERE ds BETWEEN @start_ds AND @end_ds"
-    project = write_project(tmp_path / "shop", {"models/source.sql": source + DAYS, "models/reader.sql": reader})
+    project = write_project(tmp_path / "shop", {"models/source.sql": source + DAILY_ROWS, "models/reader.sql": reader})
     apart = "MODEL (name t.apart, kind FULL); SELECT 1 AS id"
     write_project(project, {"audits/soft.sql": FILES["audits/soft.sql"], "models/apart.sql": apart})
     plan(project)
-    write_project(project, {"models/source.sql": f"{source} 2 AS other, {DAYS}"})
+    write_project(project, {"models/source.sql": f"{source} 2 AS other, {DAILY_ROWS}"})
     plan(project, "dev")
     with dagster_project(tmp_path) as dagster:
         development = {"path": str(project), "environment": "dev"}

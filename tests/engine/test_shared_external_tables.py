@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from harness import CONFIG, DagsterProject, dagster_project, write_project
 
-RAW = dg.AssetKey(["raw", "orders"])
+RAW_ORDERS = dg.AssetKey(["raw", "orders"])
 
 
 @pytest.fixture
@@ -33,24 +33,24 @@ def test_external_table_of_two_components_is_one_asset(dagster: DagsterProject) 
     add_project(dagster, "a", "a", assets=True)
     add_project(dagster, "b", "b", assets=True)
     graph = dagster.refresh().resolve_asset_graph()
-    assert graph.get(RAW).group_name == "raw"
-    assert {key.to_user_string() for key in graph.get(RAW).child_keys} == {"a/orders", "b/orders"}
+    assert graph.get(RAW_ORDERS).group_name == "raw"
+    assert {key.to_user_string() for key in graph.get(RAW_ORDERS).child_keys} == {"a/orders", "b/orders"}
     add_project(dagster, "b", "b", assets=True, key="landed/{{ external.name }}")
     graph = dagster.refresh().resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get(RAW).child_keys} == {"a/orders", "b/orders"}, (
+    assert {key.to_user_string() for key in graph.get(RAW_ORDERS).child_keys} == {"a/orders", "b/orders"}, (
         "found by the name of its table"
     )
     add_project(dagster, "b", "b")
     graph = dagster.refresh().resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get(RAW).child_keys} == {"a/orders", "b/orders"}
+    assert {key.to_user_string() for key in graph.get(RAW_ORDERS).child_keys} == {"a/orders", "b/orders"}
 
 
 def test_model_that_produces_a_table_replaces_its_external_asset(dagster: DagsterProject) -> None:
     add_project(dagster, "a", "landing")
     add_project(dagster, "b", "b", assets=True)
     graph = dagster.refresh().resolve_asset_graph()
-    assert graph.get(RAW).is_materializable
-    assert {key.to_user_string() for key in graph.get(RAW).child_keys} == {"b/orders"}
+    assert graph.get(RAW_ORDERS).is_materializable
+    assert {key.to_user_string() for key in graph.get(RAW_ORDERS).child_keys} == {"b/orders"}
 
 
 def test_external_asset_that_a_later_component_produces_is_an_error_with_the_line_to_add(
@@ -64,5 +64,5 @@ def test_external_asset_that_a_later_component_produces_is_an_error_with_the_lin
     assert message.endswith(f"Add it to `external_models.keys` in {component}:\n    warehouse.raw.orders: raw/orders")
     add_project(dagster, "a", "a", assets=True, keys={"warehouse.raw.orders": "raw/orders"})
     graph = dagster.refresh().resolve_asset_graph()
-    assert graph.get(RAW).is_materializable
-    assert {key.to_user_string() for key in graph.get(RAW).child_keys} == {"a/orders"}
+    assert graph.get(RAW_ORDERS).is_materializable
+    assert {key.to_user_string() for key in graph.get(RAW_ORDERS).child_keys} == {"a/orders"}

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from harness import CONFIG, EXECUTORS, dagster_project, plan, query, write_project
 
-LANDED = """
+LANDED_SIGNAL = """
 import datetime, pathlib
 from sqlmesh import signal
 
@@ -22,11 +22,11 @@ def landed(batch):
     today = datetime.datetime.now(datetime.timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     return [interval for interval in batch if interval[1] < today]
 """
-DAYS = "SELECT @start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
+DAILY_ROWS = "SELECT @start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
-LANDING = f"MODEL (name raw.landing, {BY_DAY}, signals (landed())); {DAYS}"
-READER = f"MODEL (name marts.reader, {BY_DAY}); SELECT ds FROM raw.landing WHERE ds BETWEEN @start_ds AND @end_ds"
-FLAKY = """
+LANDING = f"MODEL (name raw.landing, {BY_DAY}, signals (landed())); {DAILY_ROWS}"
+DOWNSTREAM = f"MODEL (name marts.reader, {BY_DAY}); SELECT ds FROM raw.landing WHERE ds BETWEEN @start_ds AND @end_ds"
+FLAKY_DOWNSTREAM = """
 import typing as t
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
 """
 
 
-BETWEEN = """
+ASSET_BETWEEN = """
 import dagster as dg
 
 
@@ -79,11 +79,13 @@ def interval_end(record: object, asset: str) -> object:
 @pytest.mark.parametrize("where", ["in another run", "in a retry", "in another step"])
 def test_model_waits_for_signal_of_upstream_model_outside_the_run(tmp_path: Path, where: str) -> None:
     """Otherwise the day that has not landed would be computed without its source, and never again."""
-    files = {"models/landing.sql": LANDING, "signals/__init__.py": "", "signals/landed.py": LANDED}
+    files = {"models/landing.sql": LANDING, "signals/__init__.py": "", "signals/landed.py": LANDED_SIGNAL}
     files |= {
-        "in another run": {"models/reader.sql": READER},
-        "in a retry": {"models/reader.py": FLAKY},
-        "in another step": {"models/reader.sql": READER.replace("raw.landing WHERE", "raw.landing, mid.made WHERE")},
+        "in another run": {"models/reader.sql": DOWNSTREAM},
+        "in a retry": {"models/reader.py": FLAKY_DOWNSTREAM},
+        "in another step": {
+            "models/reader.sql": DOWNSTREAM.replace("raw.landing WHERE", "raw.landing, mid.made WHERE")
+        },
     }[where]
     project = write_project(tmp_path / "shop", files, config=CONFIG + CREATE_MID_TABLE)
     plan(project)
@@ -92,7 +94,7 @@ def test_model_waits_for_signal_of_upstream_model_outside_the_run(tmp_path: Path
         retries = {"execution": {"retries": {"max_retries": 1, "delay": 0.1}}}
         dagster.add_component("shop", {"project": str(project), **retries})
         if where == "in another step":
-            between = BETWEEN.replace(
+            between = ASSET_BETWEEN.replace(
                 "-> None: ...", f"-> None: Path('{project}/yesterday has not landed').unlink(True)"
             )
             dagster.add_module("between", "from pathlib import Path\n" + between.replace("plain", "landing"))
@@ -116,7 +118,7 @@ def test_model_waits_for_signal_of_upstream_model_outside_the_run(tmp_path: Path
     assert len(stored_days(project, "raw.landing")) == 6
 
 
-LATE = "MODEL (name raw.late, kind FULL, signals (landed())); SELECT 1 AS id"
+LATE_MODEL = "MODEL (name raw.late, kind FULL, signals (landed())); SELECT 1 AS id"
 
 
 @pytest.mark.parametrize(("components", "executor"), [*zip((1, 2), EXECUTORS)])
@@ -126,11 +128,11 @@ def test_waiting_model_holds_back_only_its_downstream_models(tmp_path: Path, com
         tmp_path / "shop",
         {
             "signals/__init__.py": "",
-            "signals/landed.py": LANDED,
+            "signals/landed.py": LANDED_SIGNAL,
             "models/landing.sql": LANDING,
-            "models/late.sql": LATE,
+            "models/late.sql": LATE_MODEL,
             "models/plain.sql": "MODEL (name raw.plain, kind FULL); SELECT 1 AS id",
-            "models/reader.sql": READER.replace("raw.landing WHERE", "raw.landing, mid.made WHERE"),
+            "models/reader.sql": DOWNSTREAM.replace("raw.landing WHERE", "raw.landing, mid.made WHERE"),
             "models/healthy.sql": "MODEL (name marts.healthy, kind FULL, audits (not_null(columns := (id)))); "
             "SELECT id FROM raw.plain, mid.made",
         },
@@ -147,7 +149,7 @@ def test_waiting_model_holds_back_only_its_downstream_models(tmp_path: Path, com
             dagster.add_component(
                 "marts", {"project": {"path": str(project), "environment": "prod"}, "select": "marts.*"}
             )
-        dagster.add_module("between", BETWEEN)
+        dagster.add_module("between", ASSET_BETWEEN)
         dagster.refresh()
         record = dagster.launch(executor)
     assert record.status == dg.DagsterRunStatus.SUCCESS
@@ -166,7 +168,7 @@ def test_waiting_model_holds_back_only_its_downstream_models(tmp_path: Path, com
     assert "Not run because of that: report_of_late." in record.log
 
 
-FRESH = """
+FRESHNESS_SIGNAL = """
 from sqlmesh import signal
 
 
@@ -182,7 +184,7 @@ def test_freshness_signal_sees_upstream_model_computed_in_another_run_or_step(tm
     source = "raw.plain, mid.made" if where == "in another step" else "raw.plain"
     files = {
         "signals/__init__.py": "",
-        "signals/fresh.py": FRESH,
+        "signals/fresh.py": FRESHNESS_SIGNAL,
         "models/plain.sql": "MODEL (name raw.plain, kind FULL); SELECT 1 AS id",
         "models/reader.sql": f"MODEL (name marts.reader, kind FULL, signals (fresh())); SELECT id FROM {source}",
     }
@@ -191,7 +193,7 @@ def test_freshness_signal_sees_upstream_model_computed_in_another_run_or_step(tm
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project)})
         if where == "in another step":
-            dagster.add_module("between", BETWEEN.replace("late", "nothing"))
+            dagster.add_module("between", ASSET_BETWEEN.replace("late", "nothing"))
         dagster.refresh()
         if where == "in another run":
             assert dagster.launch(assets=["marts/reader"]).status_of("marts/reader") == "waiting"

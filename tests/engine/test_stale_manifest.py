@@ -11,7 +11,7 @@ import pytest
 from dagster._core.execution.api import execute_run
 from harness import DagsterProject, dagster_project, plan, query, write_project
 
-LANDING = """
+ASSET_BETWEEN = """
 import dagster as dg
 
 @dg.asset(key=["landing", "late"], deps=[dg.AssetKey(["t", "first"])])
@@ -22,7 +22,7 @@ SECOND = "MODEL (name t.second, kind FULL); SELECT id FROM landing.late"
 THIRD = "MODEL (name t.third, kind FULL); SELECT {} AS id FROM t.{}"
 
 
-def job_of(dagster: DagsterProject) -> dg.ReconstructableJob:
+def build_job(dagster: DagsterProject) -> dg.ReconstructableJob:
     arguments = (str(dagster.root), {"launch": [uuid.uuid4().hex]})
     return dg.build_reconstructable_job("harness", "asset_job", reconstructable_args=arguments)
 
@@ -36,10 +36,10 @@ def test_step_fails_if_reload_removed_a_requested_model(tmp_path: Path) -> None:
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        run = dagster.instance.create_run_for_job(job_of(dagster).get_definition())
+        run = dagster.instance.create_run_for_job(build_job(dagster).get_definition())
         (project / "models/third.sql").unlink()
         dagster.refresh()
-        execute_run(job_of(dagster), run, dagster.instance)
+        execute_run(build_job(dagster), run, dagster.instance)
         record = dagster.run_record(run.run_id)
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert record.failures == [
@@ -59,7 +59,7 @@ def test_retry_fails_if_reload_moved_failed_model_to_another_step(tmp_path: Path
     query(project, "INSERT INTO landing.late VALUES (1)")
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project)})
-        dagster.add_module("landing", LANDING)
+        dagster.add_module("landing", ASSET_BETWEEN)
         dagster.refresh()
         failed = dagster.launch()
         assert failed.status_of("t/third") == "failed"
@@ -76,40 +76,40 @@ def test_retry_fails_if_reload_moved_failed_model_to_another_step(tmp_path: Path
     assert new_run.status_of("t/third") is not None
 
 
-DAILY = (
+DAILY_MODEL = (
     "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds), cron '@daily', tags ({}), "
     "start '{}'); SELECT {} WHERE ds BETWEEN @start_ds AND @end_ds"
 )
 
 
-def daily(name: str, reads: str) -> str:
+def daily_model(name: str, upstream: str) -> str:
     start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
     days = "generate_series(@start_ds::timestamp, @end_ds::timestamp, interval 1 day) d(day)"
-    query_text = f"ds FROM {reads}" if reads else f"ds FROM (SELECT day::date::text AS ds FROM {days})"
-    return DAILY.format(name, "b" if name == "middle" else "a", start, query_text)
+    query_text = f"ds FROM {upstream}" if upstream else f"ds FROM (SELECT day::date::text AS ds FROM {days})"
+    return DAILY_MODEL.format(name, "b" if name == "middle" else "a", start, query_text)
 
 
-def rows(project: Path, model: str) -> int:
+def count_rows(project: Path, model: str) -> int:
     return query(project, f"SELECT count(*) FROM t.{model}")[0][0]
 
 
 @pytest.mark.parametrize("through", ["", "an embedded model"])
 def test_run_fails_if_promoted_model_reads_model_missing_from_manifest(tmp_path: Path, through: str) -> None:
     """If the last model ran without its upstream model, it would lack three days permanently, in successful runs."""
-    files = {"first": daily("first", ""), "last": daily("last", "t.first")}
+    files = {"first": daily_model("first", ""), "last": daily_model("last", "t.first")}
     project = write_project(tmp_path / "shop", {f"models/{name}.sql": text for name, text in files.items()})
     plan(project)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        (project / "models/middle.sql").write_text(daily("middle", "t.first"))
-        (project / "models/last.sql").write_text(daily("last", "t.thin" if through else "t.middle"))
+        (project / "models/middle.sql").write_text(daily_model("middle", "t.first"))
+        (project / "models/last.sql").write_text(daily_model("last", "t.thin" if through else "t.middle"))
         if through:
             (project / "models/thin.sql").write_text("MODEL (name t.thin, kind EMBEDDED); SELECT ds FROM t.middle")
         plan(project)
-        before = rows(project, "last")
+        before = count_rows(project, "last")
         refused = dagster.launch()
-        assert rows(project, "first") == rows(project, "last") == before
+        assert count_rows(project, "first") == count_rows(project, "last") == before
         dagster.refresh()
         record = dagster.launch()
     assert refused.status == dg.DagsterRunStatus.FAILURE
@@ -119,13 +119,17 @@ def test_run_fails_if_promoted_model_reads_model_missing_from_manifest(tmp_path:
     assert not refused.materializations
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == {"t/first", "t/middle", "t/last"}
-    assert rows(project, "first") == rows(project, "last") == before + 3
+    assert count_rows(project, "first") == count_rows(project, "last") == before + 3
 
 
 def test_run_fails_if_dependency_between_two_components_is_missing_from_manifest(
     tmp_path: Path,
 ) -> None:
-    files = {"first": daily("first", ""), "middle": daily("middle", "t.first"), "last": daily("last", "t.first")}
+    files = {
+        "first": daily_model("first", ""),
+        "middle": daily_model("middle", "t.first"),
+        "last": daily_model("last", "t.first"),
+    }
     project = write_project(tmp_path / "shop", {f"models/{name}.sql": text for name, text in files.items()})
     plan(project)
     with dagster_project(tmp_path) as dagster:
@@ -134,7 +138,7 @@ def test_run_fails_if_dependency_between_two_components_is_missing_from_manifest
         dagster.refresh()
         record = dagster.launch()
         assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
-        (project / "models/last.sql").write_text(daily("last", "t.middle"))
+        (project / "models/last.sql").write_text(daily_model("last", "t.middle"))
         plan(project)
         refused = dagster.launch()
         dagster.refresh()

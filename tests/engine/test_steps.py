@@ -35,7 +35,7 @@ before_all:
   - CREATE SCHEMA IF NOT EXISTS mid
   - CREATE TABLE IF NOT EXISTS mid.made (id INT)
 """
-BETWEEN = """
+ASSET_BETWEEN = """
 import dagster as dg
 import duckdb
 
@@ -55,7 +55,7 @@ def test_asset_between_two_models_splits_the_run_into_steps_with_same_execution_
     plan(project)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("bread", {"project": str(project)})
-        dagster.add_module("between", BETWEEN.format(file=str(project / "warehouse.duckdb")))
+        dagster.add_module("between", ASSET_BETWEEN.format(file=str(project / "warehouse.duckdb")))
         dagster.refresh()
         record = dagster.launch(executor, ops={"sqlmesh_bread": {"ignore_cron": True}})
         assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
@@ -120,7 +120,7 @@ def test_split_step_is_not_confused_with_another_component(tmp_path: Path) -> No
         third = {"type": COMPONENT, "attributes": {"project": str(projects[2]), "translation": {"key_prefix": "again"}}}
         defs_file.write_text("---\n".join([defs_file.read_text(), yaml.safe_dump(second), yaml.safe_dump(third)]))
         dagster.add_component("shop_2", {"project": str(projects[1])})
-        dagster.add_module("between", BETWEEN.format(file=str(projects[0] / "warehouse.duckdb")))
+        dagster.add_module("between", ASSET_BETWEEN.format(file=str(projects[0] / "warehouse.duckdb")))
         dagster.refresh()
         record = dagster.launch("in_process")
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
@@ -202,7 +202,7 @@ def test_failed_blocking_audit_fails_a_run_of_checks_only(ledger: tuple[Path, Da
     assert record.failures == ["t.audited: audit flag_is_down failed: 1 row."]
 
 
-FAILS_LAST = {
+FAILING_DAYS_FILES = {
     "models/days.sql": """
         MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1));
         SELECT CASE WHEN @start_ds >= '{yesterday}' THEN error('this day is broken') ELSE @start_ds END::DATE AS day
@@ -215,18 +215,20 @@ FAILS_LAST = {
 }
 
 
-UPSERTED = """
+UPSERTED_MODEL = """
 MODEL (name t.upserted, kind INCREMENTAL_BY_UNIQUE_KEY (unique_key k, batch_size 1), audits (positive(), known()));
 SELECT 1 AS k, CASE WHEN @end_ds::DATE < CURRENT_DATE - 1 THEN NULL ELSE 5 END AS v UNION ALL SELECT 2, -1
 """
-SOFT = """
+NON_BLOCKING_AUDITS = """
 AUDIT (name positive, blocking false); SELECT * FROM @this_model WHERE v < 0;
 AUDIT (name known, blocking false); SELECT * FROM @this_model WHERE v IS NULL;
 """
 
 
 def test_audit_of_whole_table_has_same_result_in_a_run_and_alone(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", {"models/upserted.sql": UPSERTED, "audits/soft.sql": SOFT})
+    project = write_project(
+        tmp_path / "shop", {"models/upserted.sql": UPSERTED_MODEL, "audits/soft.sql": NON_BLOCKING_AUDITS}
+    )
     plan(project)
     checks = ["t/upserted:positive", "t/upserted:known"]
     with dagster_project(tmp_path) as dagster:
@@ -322,7 +324,7 @@ def test_failed_blocking_check_fails_later_runs_until_its_audit_passes(tmp_path:
 
 def test_failure_remains_if_checks_of_other_models_are_evaluated_after_it(tmp_path: Path) -> None:
     yesterday = (datetime.now(timezone.utc) - timedelta(days=1)).strftime("%Y-%m-%d")
-    files = {name: text.replace("{yesterday}", yesterday) for name, text in FAILS_LAST.items()}
+    files = {name: text.replace("{yesterday}", yesterday) for name, text in FAILING_DAYS_FILES.items()}
     project = write_project(tmp_path / "shop", files)
     plan(project)
     with dagster_project(tmp_path) as dagster:

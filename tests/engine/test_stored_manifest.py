@@ -20,9 +20,9 @@ from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import DeclarationError
 from dg_sqlmesh_component.state import source
 
-ONE = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
-AUDITED = "MODEL (name t.one, kind FULL, audits (fine)); SELECT 1 AS id"
-TWO = "MODEL (name t.two, kind FULL); SELECT id FROM t.one"
+ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
+AUDITED_MODEL = "MODEL (name t.one, kind FULL, audits (fine)); SELECT 1 AS id"
+SECOND_MODEL = "MODEL (name t.two, kind FULL); SELECT id FROM t.one"
 
 
 def manifest_file(dagster: DagsterProject) -> Path:
@@ -40,14 +40,14 @@ def load_in_production(dagster: DagsterProject) -> dg.Definitions:
 
 
 def test_dev_reloads_project_only_if_it_has_changed(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", ONE)
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project)})
         assert assets(dagster.refresh()) == {"t/one"}
         written = manifest_file(dagster).stat().st_mtime_ns
         assert assets(dagster.refresh()) == {"t/one"}
         assert manifest_file(dagster).stat().st_mtime_ns == written
-        (project / "models" / "two.sql").write_text(TWO)
+        (project / "models" / "two.sql").write_text(SECOND_MODEL)
         assert assets(dagster.refresh()) == {"t/one", "t/two"}
         assert manifest_file(dagster).stat().st_mtime_ns > written
 
@@ -69,7 +69,7 @@ def test_unusable_stored_manifest_is_replaced_by_a_fresh_load(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
-    project = write_project(tmp_path / "shop", ONE)
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
         dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
@@ -84,12 +84,12 @@ def test_process_without_stored_manifest_loads_project_once_and_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
-    project = write_project(tmp_path / "shop", ONE)
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
         dagster.add_component("shop", {"project": str(project)})
         for _ in range(2):
             assert assets(load_in_production(dagster)) == {"t/one"}
-        (project / "models" / "two.sql").write_text(TWO)
+        (project / "models" / "two.sql").write_text(SECOND_MODEL)
         assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
     messages = [entry.message for entry in caplog.records if "There is no stored manifest" in entry.message]
     assert len(messages) == 2
@@ -103,7 +103,7 @@ def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_chang
     """Dagster builds the definitions six times for a run."""
     monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
     project = write_project(
-        tmp_path / "shop", ONE, CONFIG + ("project: shop\n" if config == "with project name" else "")
+        tmp_path / "shop", ONE_MODEL, CONFIG + ("project: shop\n" if config == "with project name" else "")
     )
     if config == "with subprocess":
         (project / "config.yaml").unlink()
@@ -114,7 +114,7 @@ def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_chang
             DefinitionsLoadContext.set(DefinitionsLoadContext(load_type))
             assert assets(load(dagster.root)) == {"t/one"}
         assert caplog.text.count("There is no stored manifest") == 1
-        (project / "models" / "two.sql").write_text(TWO)
+        (project / "models" / "two.sql").write_text(SECOND_MODEL)
         assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
 
 
@@ -130,7 +130,7 @@ config = Config(gateways={"local": gateway}, model_defaults=ModelDefaultsConfig(
 def test_project_is_loaded_directly_if_manifest_folder_is_unreadable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    project = write_project(tmp_path / "shop", ONE)
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
         dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
@@ -150,7 +150,7 @@ def test_project_is_loaded_directly_if_manifest_folder_is_unreadable(
     assert "cannot be looked for in" in done.stdout + done.stderr
 
 
-IN_PYTHON = """
+COMPONENT_IN_PYTHON = """
 from pathlib import Path
 
 import dagster as dg
@@ -170,12 +170,12 @@ def test_manifest_is_found_after_project_moves_to_another_folder(
 ) -> None:
     """The manifest is written where an image is built. It is read where the image runs, without loading the project."""
     audits = {"audits/a.sql": "AUDIT (name fine); SELECT 1 FROM @this_model WHERE FALSE"}
-    write_project(tmp_path / "built" / "shop", {"models/one.sql": AUDITED, **audits})
+    write_project(tmp_path / "built" / "shop", {"models/one.sql": AUDITED_MODEL, **audits})
     with dagster_project(tmp_path / "built") as dagster:
         if project_attribute == "in Python":
             folder = dagster.root / dagster.root.name / "defs" / "shop"
             folder.mkdir()
-            (folder / "component.py").write_text(IN_PYTHON)
+            (folder / "component.py").write_text(COMPONENT_IN_PYTHON)
         else:
             dagster.add_component("shop", {"project": project_attribute})
         root, name = tmp_path / "runs here" / dagster.root.name, dagster.root.name
@@ -201,7 +201,7 @@ def test_manifest_is_found_after_project_moves_to_another_folder(
 
 
 def test_refresh_defs_state_always_loads_the_whole_project(tmp_path: Path) -> None:
-    write_project(tmp_path / "shop", ONE)
+    write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": "../../../../shop"})
         command = [BIN / "dg", "utils", "refresh-defs-state"]
@@ -215,11 +215,11 @@ def test_refresh_defs_state_always_loads_the_whole_project(tmp_path: Path) -> No
 def test_unwritable_manifest_folder_is_logged_and_definitions_are_current(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = write_project(tmp_path / "shop", ONE)
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
         dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        (project / "models" / "two.sql").write_text(TWO)
+        (project / "models" / "two.sql").write_text(SECOND_MODEL)
 
         def deny(*_: object) -> None:
             raise PermissionError(13, "Permission denied")
@@ -255,7 +255,7 @@ def test_two_components_with_different_variables_have_separate_manifests(tmp_pat
 
 def test_two_components_that_differ_only_in_a_secret_are_an_error(tmp_path: Path) -> None:
     """Secrets are not part of the state key, so one component would show the models of the other."""
-    project = write_project(tmp_path / "shop", ONE)
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster:
         for shop in ("eu", "us"):
             env = {"SHOP_TOKEN": f"hunter2 of {shop}"}
@@ -276,7 +276,7 @@ def test_two_components_that_differ_only_in_a_secret_are_an_error(tmp_path: Path
 
 
 def test_step_does_not_read_model_files(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", ONE)
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     plan(project)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project)})
