@@ -18,25 +18,25 @@ from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManage
 from pydantic import BaseModel
 from typing_extensions import Self
 
-from dg_sqlmesh_component.config.attributes import Selection, refuse_lost
+from dg_sqlmesh_component.config.attributes import Selection, refuse_unset_variable
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
-from dg_sqlmesh_component.config.validation import take_declared_types
+from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
-from dg_sqlmesh_component.definitions.garbage_collection import collecting_no_garbage
+from dg_sqlmesh_component.definitions.garbage_collection import paused_garbage_collection
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
-from dg_sqlmesh_component.protocol.errors import DeclarationError, SQLMeshComponentError, WorkerError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
-from dg_sqlmesh_component.state.source import ManifestSource, settings
+from dg_sqlmesh_component.state.source import ManifestSource, variables_without_secrets
 from dg_sqlmesh_component.worker_process.requests import load_manifest
 from dg_sqlmesh_component.worker_process.start import EARLY_WORKERS
 
@@ -66,7 +66,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     """
 
     def __post_init__(self) -> None:
-        take_declared_types(self, SQLMeshProjectComponent, secret=("project",))  # its `env` may hold passwords
+        convert_to_declared_types(self, SQLMeshProjectComponent, secret=("project",))  # its `env` may hold passwords
         self._source = ManifestSource(
             self.project,
             _selectors(self.select),
@@ -75,7 +75,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self.metadata_limits.limits,
             root=None,
         )
-        self._op = ComponentOp(self.op or OpSpec(), self.project, settings(self.project.env))
+        self._op = ComponentOp(self.op or OpSpec(), self.project, variables_without_secrets(self.project.env))
         self._code_location = CodeLocation()
         self._load_context: dg.ComponentLoadContext | None = None
         self._assets: ProjectAssets | None = None
@@ -96,7 +96,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
         Raises:
             ProjectLoadError: Dagster refuses a property of the model.
-            DeclarationError: `translation` cannot be applied, or Dagster refuses its result.
+            ConfigurationError: `translation` cannot be applied, or Dagster refuses its result.
         """
         return self._translator.asset_spec(model)
 
@@ -169,9 +169,9 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         ```
 
         Raises:
-            DeclarationError: No asset of this component is a model of that name.
+            ConfigurationError: No asset of this component is a model of that name.
         """
-        return self._project_assets.key_of_name(name)
+        return self._project_assets.key_of_model(name)
 
     def get_asset_selection(self, select: Selection = None, exclude: Selection = None) -> dg.AssetSelection:
         """Assets of this component for jobs, schedules and sensors, in SQLMesh's model selection language.
@@ -179,7 +179,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         SQLMesh evaluates a new selection once. The manifest stores the result, and each refresh evaluates it again.
 
         Raises:
-            DeclarationError: The selection is invalid, or matches no asset of this component.
+            ConfigurationError: The selection is invalid, or matches no asset of this component.
         """
         selectors = _checked_selectors("select", select), _checked_selectors("exclude", exclude)
         if any(selectors):
@@ -198,7 +198,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         """Create the component from its `defs.yaml`."""
         try:
             component: Self = super().load(attributes, context)
-            _refuse_lost_variables(component, attributes)
+            _refuse_unset_variables(component, attributes)
         except (SQLMeshComponentError, ResolutionException) as error:
             raise _without_traceback(error) from None
         component._load_context = context
@@ -226,7 +226,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         """Load the project and store its manifest. In development, Dagster calls this whenever it loads definitions.
 
         Raises:
-            DeclarationError: The file cannot be written, and a user asked for it.
+            ConfigurationError: The file cannot be written, and a user asked for it.
         """
         self._source.store(state_path, is_refresh=not self._is_loading)
 
@@ -234,18 +234,18 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         """Load the project and store its manifest, for example for `dg utils refresh-defs-state`.
 
         Raises:
-            DeclarationError: The folder of the manifest cannot be written to or searched.
+            ConfigurationError: The folder of the manifest cannot be written to or searched.
         """
         self._source.root = project_root
-        problem = self._source.why_unreachable(project_root)
+        problem = self._source.folder_problem(project_root)
         if problem is not None:
-            raise DeclarationError(problem)
+            raise ConfigurationError(problem)
         return await super().refresh_state(project_root)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The project's assets, from the stored manifest or, if there is none, from the project itself."""
         self._source.root = context.project_root
-        self._storage_problem = self._source.why_unreachable(context.project_root)
+        self._storage_problem = self._source.folder_problem(context.project_root)
         # Distinguishes a load from a refresh: Dagster treats each `dg` command, a refresh too, as development.
         self._is_loading = self._storage_problem is None
         try:
@@ -264,7 +264,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             EARLY_WORKERS.start(self.project)
         code_location = CodeLocation.of(context)
         code_location.add_manifest(label, self.defs_state_config.key, self.project.env)
-        with collecting_no_garbage():
+        with paused_garbage_collection():
             assets = self._translate(self._source.read_or_load(state_path, self._storage_problem))
             op = self._op.build(
                 op_name, assets, lambda context: recorded(context, self.execute(context)), self.op_config_schema
@@ -290,7 +290,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         if self._assets is None:
             component = f"The component of the SQLMesh project {self.project.name!r}"
             if self._is_loading:
-                raise DeclarationError(
+                raise ConfigurationError(
                     f"{component} asks for its own assets while they are being built, directly or through another "
                     "component. In a template of `translation`, use `model` and `spec`."
                 )
@@ -308,16 +308,16 @@ def _with_answer(
     if assets.manifest.answer_to(select, exclude) is not None:
         return assets
     models = load_manifest(source.project, select, exclude, asked_by="get_asset_selection").selected
-    return replace(assets, manifest=source.keep_answer(assets.manifest, AnsweredSelection(select, exclude, models)))
+    return replace(assets, manifest=source.store_answer(assets.manifest, AnsweredSelection(select, exclude, models)))
 
 
-def _refuse_lost_variables(component: SQLMeshProjectComponent, attributes: BaseModel) -> None:
+def _refuse_unset_variables(component: SQLMeshProjectComponent, attributes: BaseModel) -> None:
     """Refuse templates whose variable is not set. Else all models would be selected, or the default pool be used."""
     for name in ("select", "exclude"):
-        refuse_lost(name, getattr(attributes, name, None), getattr(component, name))
+        refuse_unset_variable(name, getattr(attributes, name, None), getattr(component, name))
     op = getattr(attributes, "op", None)
     for name in ("name", "pool", "description"):
-        refuse_lost(f"op.{name}", getattr(op, name, None), getattr(component.op, name, None))
+        refuse_unset_variable(f"op.{name}", getattr(op, name, None), getattr(component.op, name, None))
 
 
 def _without_traceback(error: Exception) -> Exception:
@@ -338,7 +338,7 @@ def _checked_selectors(argument: str, selection: Selection) -> tuple[str, ...]:
     selectors = _selectors(selection)
     is_valid = selectors and all(isinstance(selector, str) and selector for selector in selectors)
     if selection is not None and not is_valid:
-        raise DeclarationError(
+        raise ConfigurationError(
             f"get_asset_selection was given {argument}={selection!r}. Pass a selection such as 'tag:finance', a list "
             "of selections, or None."
         )

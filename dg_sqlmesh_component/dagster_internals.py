@@ -182,14 +182,14 @@ def released_output(context: dg.AssetExecutionContext, output: str) -> dg.Dagste
     )
 
 
-def remember_output_keys(context: dg.AssetExecutionContext) -> None:
+def cache_output_keys(context: dg.AssetExecutionContext) -> None:
     """Compute the step's asset keys once. Dagster computes them from all outputs again for each output."""
     step_context = _step_context(context)
     keys = step_context.get_output_asset_keys()
     step_context.get_output_asset_keys = lambda: keys  # type: ignore[method-assign]
 
 
-def keep_quiet_about_outputs(context: dg.AssetExecutionContext) -> None:
+def drop_missing_outputs_log(context: dg.AssetExecutionContext) -> None:
     """Drop the log line in which Dagster lists the missing outputs of checks: 82 kB for 1,000 models."""
     _step_context(context).log.addFilter(
         lambda record: "did not yield or return expected outputs" not in str(record.msg)

@@ -12,7 +12,7 @@ import click
 import dagster as dg
 from pydantic import AliasChoices, BaseModel, Field
 
-from dg_sqlmesh_component.config.project import is_project_folder, missing_project
+from dg_sqlmesh_component.config.project import is_project_folder, not_a_project_message
 from dg_sqlmesh_component.protocol.bootstrap import sqlmesh_program
 
 STARTER_FOLDER = "sqlmesh_project"
@@ -101,7 +101,7 @@ class SQLMeshProjectComponentScaffolder(dg.Scaffolder[SQLMeshScaffoldParams]):
                 return (base / params.project_path).resolve()
         folder = Path(params.project_path).resolve()
         if folder.is_dir():
-            raise click.UsageError(missing_project(folder, "Nothing was written. Correct --project-path."))
+            raise click.UsageError(not_a_project_message(folder, "Nothing was written. Correct --project-path."))
         raise click.UsageError(f"There is no folder {folder}. Nothing was written. Correct --project-path.")
 
 

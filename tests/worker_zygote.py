@@ -162,9 +162,6 @@ def _import_worker_modules() -> None:
     inspect.stack()
     to_datetime("6 days ago")
 
-    import dg_sqlmesh_component.worker.describe.project
-    import dg_sqlmesh_component.worker.evaluate.evaluation  # noqa: F401
-
 
 if __name__ == "__main__":
     _import_worker_modules()

@@ -16,8 +16,8 @@ from pydantic import BaseModel, StrictInt
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.templates import TemplateScope
-from dg_sqlmesh_component.config.validation import require_at_least, take_declared_types
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.config.validation import convert_to_declared_types, require_at_least
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Limits, Model
 
 Selection: TypeAlias = str | list[str] | None
@@ -87,13 +87,13 @@ class SQLMeshProjectArgs(dg.Resolvable):
     def __post_init__(self) -> None:
         for name, value in self.env.items() if isinstance(self.env, dict) else ():
             if value is None:
-                raise DeclarationError(f"`project.env.{name}` in defs.yaml resolves to nothing. {_SET_VARIABLE}")
+                raise ConfigurationError(f"`project.env.{name}` in defs.yaml resolves to nothing. {_SET_VARIABLE}")
             if not name or "=" in name:
-                raise DeclarationError(
+                raise ConfigurationError(
                     f"`project.env` in defs.yaml contains the name {name!r}. The name of an environment variable must "
                     "not be empty or contain `=`."
                 )
-        take_declared_types(self, SQLMeshProjectArgs, "project", secret=("env",))
+        convert_to_declared_types(self, SQLMeshProjectArgs, "project", secret=("env",))
 
 
 _SET_VARIABLE = "Set the variable that it names or give a default: \"{{ env('NAME', 'value') }}\"."
@@ -107,15 +107,17 @@ def _verbatim(written: object, resolved: Any) -> Any:
     return os.environ.get(match[1], resolved) if match else resolved
 
 
-def refuse_lost(attribute: str, written: object, resolved: object) -> None:
+def refuse_unset_variable(attribute: str, written: object, resolved: object) -> None:
     """Refuse a template that resolves to nothing, or that contains the word None instead of a variable's value.
 
     Raises:
-        DeclarationError: The variable that it names is not set.
+        ConfigurationError: The variable that it names is not set.
     """
     has_none = isinstance(written, str) and "{{" in written and "None" not in written and "None" in str(resolved)
     if written and (not resolved or has_none):
-        raise DeclarationError(f"`{attribute}` in defs.yaml is {written!r}, which resolves to nothing. {_SET_VARIABLE}")
+        raise ConfigurationError(
+            f"`{attribute}` in defs.yaml is {written!r}, which resolves to nothing. {_SET_VARIABLE}"
+        )
 
 
 def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject:
@@ -129,7 +131,9 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
         written = getattr(model, name, None)
         if written is not None:
             setattr(args, name, _verbatim(written, getattr(args, name)))
-            refuse_lost(f"project.{name}", written, getattr(args, name))  # nothing would mean the project's default
+            refuse_unset_variable(
+                f"project.{name}", written, getattr(args, name)
+            )  # nothing would mean the project's default
     written_env = getattr(model, "env", None)
     written_env = written_env if isinstance(written_env, dict) else {}
     args.env.update({name: _verbatim(written, args.env[name]) for name, written in written_env.items()})
@@ -140,7 +144,7 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
 
     paths = [args.path] if isinstance(args.path, str) else args.path
     if not paths:
-        raise DeclarationError("`project.path` in defs.yaml is an empty list: it needs at least one folder.")
+        raise ConfigurationError("`project.path` in defs.yaml is an empty list: it needs at least one folder.")
     python = args.python
     if python and Path(python).name != python:  # a path, and no command that is looked up in PATH
         # Links are not resolved: the interpreter of a virtual environment is a link to one without its packages.
@@ -204,7 +208,7 @@ class MetadataLimits(dg.Resolvable):
     ] = DEFAULT_LIMITS.lineage_pairs
 
     def __post_init__(self) -> None:
-        take_declared_types(self, MetadataLimits, "metadata_limits")
+        convert_to_declared_types(self, MetadataLimits, "metadata_limits")
         require_at_least("metadata_limits", self, characters=100, columns=0, lineage_pairs=0)
 
     @property
@@ -282,5 +286,5 @@ class Execution(dg.Resolvable):
     ] = None
 
     def __post_init__(self) -> None:
-        take_declared_types(self, Execution, "execution")
+        convert_to_declared_types(self, Execution, "execution")
         require_at_least("execution", self, concurrent_tasks=1, overlap_timeout=0, environment_timeout=0)

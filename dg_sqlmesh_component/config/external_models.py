@@ -11,8 +11,8 @@ import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 
 from dg_sqlmesh_component.config.templates import TemplateScope
-from dg_sqlmesh_component.config.validation import take_declared_types
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.config.validation import convert_to_declared_types
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import split_fqn
 
@@ -51,7 +51,7 @@ def _resolve_key(context: dg.ResolutionContext, template: str | None) -> KeyOfTa
         try:
             rendered = context.with_scope(external=TemplateScope("external", table)).resolve_value(template)
         except ResolutionException as error:
-            raise DeclarationError(f"{where} cannot be rendered: {error}") from error
+            raise ConfigurationError(f"{where} cannot be rendered: {error}") from error
         return _as_key(
             rendered,
             where,
@@ -79,9 +79,9 @@ def _as_key(rendered: object, where: str, hint: str = "") -> dg.AssetKey:
     key = rendered if isinstance(rendered, dg.AssetKey) else dg.AssetKey.from_user_string(str(rendered))
     problem = f"{where} gives the asset key {str(rendered)!r}"
     if not all(key.path):
-        raise DeclarationError(f"{problem}, which has an empty part.{hint}")
+        raise ConfigurationError(f"{problem}, which has an empty part.{hint}")
     if "None" in key.path:
-        raise DeclarationError(f"{problem}: a variable that it names is not set.{hint}")
+        raise ConfigurationError(f"{problem}: a variable that it names is not set.{hint}")
     return key
 
 
@@ -122,13 +122,13 @@ class ExternalModels(dg.Resolvable):
     ] = False
 
     def __post_init__(self) -> None:
-        take_declared_types(self, ExternalModels, "external_models")
+        convert_to_declared_types(self, ExternalModels, "external_models")
 
     def mapped(self, fqns: Iterable[str]) -> dict[str, dg.AssetKey]:
         """The keys that the attribute `keys` gives to these tables, by fqn.
 
         Raises:
-            DeclarationError: An entry names no table that a model reads, or more than one.
+            ConfigurationError: An entry names no table that a model reads, or more than one.
         """
         tables = {fqn: ".".join(split_fqn(fqn)) for fqn in sorted(fqns)}
         mapped: dict[str, dg.AssetKey] = {}
@@ -137,9 +137,9 @@ class ExternalModels(dg.Resolvable):
             exact = [fqn for fqn, table in tables.items() if table.casefold() == unquoted]
             matches = exact or [fqn for fqn, table in tables.items() if table.casefold().endswith(f".{unquoted}")]
             if len(matches) != 1:
-                raise DeclarationError(_wrong_name(name, [tables[fqn] for fqn in matches], tables))
+                raise ConfigurationError(_wrong_name(name, [tables[fqn] for fqn in matches], tables))
             if matches[0] in mapped:
-                raise DeclarationError(
+                raise ConfigurationError(
                     f"`external_models.keys` in defs.yaml names the table {tables[matches[0]]} twice, once as {name!r}."
                 )
             mapped[matches[0]] = key

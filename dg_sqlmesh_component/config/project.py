@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.bootstrap import sqlmesh_program
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 CONFIG_FILES = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
 """SQLMesh reads a project's configuration from one of these. A folder without any is not a SQLMesh project."""
@@ -21,7 +21,7 @@ def is_project_folder(path: Path) -> bool:
     return any((path / name).is_file() for name in CONFIG_FILES)
 
 
-def missing_project(path: Path, remedy: str) -> str:
+def not_a_project_message(path: Path, remedy: str) -> str:
     """The error for a folder that is not a SQLMesh project. Its last line is the command that creates one there."""
     problem = f"{path} is not a SQLMesh project: it has none of {', '.join(CONFIG_FILES)}."
     is_dbt = (path / "dbt_project.yml").is_file()
@@ -58,7 +58,7 @@ class SQLMeshProject:
         return self.paths[0].name
 
     @property
-    def opening(self) -> msg.OpenProject:
+    def open_request(self) -> msg.OpenProject:
         """The instructions for the worker."""
         return msg.OpenProject(
             paths=tuple(str(path) for path in self.paths),
@@ -68,22 +68,22 @@ class SQLMeshProject:
             working_directory=str(self.working_directory) if self.working_directory else None,
         )
 
-    def require(self) -> None:
+    def check_folders(self) -> None:
         """Check the folders, as far as possible without SQLMesh.
 
         Raises:
-            DeclarationError: A folder is missing, or is not a SQLMesh project.
+            ConfigurationError: A folder is missing, or is not a SQLMesh project.
         """
         for path in self.paths:
             if not path.is_dir():
-                raise DeclarationError(
+                raise ConfigurationError(
                     f"There is no folder {path}. `project` in defs.yaml must be the folder of the SQLMesh project, "
                     "relative to that file."
                 )
             if not is_project_folder(path):
-                raise DeclarationError(missing_project(path, "Correct `project` in defs.yaml."))
+                raise ConfigurationError(not_a_project_message(path, "Correct `project` in defs.yaml."))
         if self.working_directory is not None and not self.working_directory.is_dir():
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"There is no folder {self.working_directory}. Correct `project.working_directory` in defs.yaml."
             )
 

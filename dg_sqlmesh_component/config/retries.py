@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.validation import require_at_least, take_declared_types
+from dg_sqlmesh_component.config.validation import convert_to_declared_types, require_at_least
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
 @dataclass
@@ -52,14 +52,14 @@ class Retries(dg.Resolvable):
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        take_declared_types(self, Retries, "execution.retries")
+        convert_to_declared_types(self, Retries, "execution.retries")
         require_at_least("execution.retries", self, max_retries=0, delay=0)
         for name in ("transient_errors", "persistent_errors"):
             for pattern in getattr(self, name):
                 try:
                     re.compile(pattern)
                 except re.error as error:
-                    raise DeclarationError(
+                    raise ConfigurationError(
                         f"`execution.retries.{name}` in defs.yaml has {pattern!r}, which is not a regular expression: "
                         f"{error}."
                     ) from error

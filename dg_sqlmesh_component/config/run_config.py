@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
 class SQLMeshRunConfig(dg.Config):
@@ -48,40 +48,40 @@ def chosen_environment(config: SQLMeshRunConfig, declared: str, allowed: Sequenc
         allowed: Names and patterns of `execution.environments`.
 
     Raises:
-        DeclarationError: The run config names an environment that is not allowed.
+        ConfigurationError: The run config names an environment that is not allowed.
     """
     environment = config.environment
-    if environment is None or sanitized(environment) == declared:
+    if environment is None or sanitized_environment(environment) == declared:
         return declared
     if not any(fnmatchcase(environment, pattern) for pattern in allowed):
         names = ", ".join([declared, *allowed])
-        raise DeclarationError(
+        raise ConfigurationError(
             f"The run config asks for environment {environment!r}; allowed are: {names}. "
             "To allow more, list them under `execution.environments` in defs.yaml."
         )
-    return sanitized(environment)
+    return sanitized_environment(environment)
 
 
-def sanitized(environment: str) -> str:
+def sanitized_environment(environment: str) -> str:
     """An environment's name as SQLMesh stores it. A test in tests/upstream compares it with SQLMesh."""
     return re.sub(r"\W", "_", environment).lower()
 
 
-def refuse_what_does_nothing(config: SQLMeshRunConfig, environment: str, *, runs_models: bool) -> None:
+def refuse_options_without_effect(config: SQLMeshRunConfig, environment: str, *, runs_models: bool) -> None:
     """Refuse run config that SQLMesh would ignore.
 
     Raises:
-        DeclarationError: An option has no effect in this run.
+        ConfigurationError: An option has no effect in this run.
     """
     if not config.skip_janitor and environment != "prod":
-        raise DeclarationError(
+        raise ConfigurationError(
             "The run config sets skip_janitor to false, but SQLMesh runs its janitor only before a run of environment "
             f"prod, and this run is of {environment!r}. Leave skip_janitor out."
         )
     options = [name for name in ("ignore_cron", "start", "end") if getattr(config, name)]
     options += [] if config.skip_janitor else ["skip_janitor"]
     if options and not runs_models:
-        raise DeclarationError(
+        raise ConfigurationError(
             f"The run config sets {' and '.join(options)}, but only checks are selected, so no model is executed. "
             "Select the assets too, or leave it out."
         )

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.validation import take_declared_types
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.config.validation import convert_to_declared_types
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class TagConvention(dg.Resolvable):
     ] = ":"
 
     def __post_init__(self) -> None:
-        take_declared_types(self, TagConvention, "tag_convention")
+        convert_to_declared_types(self, TagConvention, "tag_convention")
         if not self.prefix or not self.separator:
-            raise DeclarationError("`tag_convention` in defs.yaml needs a prefix and a separator that are not empty.")
+            raise ConfigurationError("`tag_convention` in defs.yaml needs a prefix and a separator that are not empty.")
 
     def split(self, tag: str) -> tuple[str, str] | None:
         """The property and its value, which may contain the separator; None for an ordinary tag."""

@@ -13,13 +13,15 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 _ARBITRARY = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
 _LONGEST_VALUE = 60
 
 
-def take_declared_types(declared: Any, declaring: type, attribute: str = "", *, secret: Collection[str] = ()) -> None:
+def convert_to_declared_types(
+    declared: Any, declaring: type, attribute: str = "", *, secret: Collection[str] = ()
+) -> None:
     """Convert the fields of a dataclass to their declared types.
 
     The text `"4"`, from an environment variable, becomes a number where a number is declared. The number 4, which a
@@ -32,7 +34,7 @@ def take_declared_types(declared: Any, declaring: type, attribute: str = "", *, 
         secret: Fields whose values are not shown.
 
     Raises:
-        DeclarationError: A value cannot be converted.
+        ConfigurationError: A value cannot be converted.
     """
     for name, adapter in _adapters(declaring).items():
         value = getattr(declared, name)
@@ -42,7 +44,7 @@ def take_declared_types(declared: Any, declaring: type, attribute: str = "", *, 
             shown = f"of type {type(value).__name__}" if name in secret else _shortened(value)
             reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors(include_url=False)))
             path = f"{attribute}.{name}" if attribute else name
-            raise DeclarationError(f"`{path}` in defs.yaml is {shown}. {reasons}.") from None
+            raise ConfigurationError(f"`{path}` in defs.yaml is {shown}. {reasons}.") from None
         object.__setattr__(declared, name, converted)
 
 
@@ -50,12 +52,12 @@ def require_at_least(attribute: str, declared: object, **bounds: int) -> None:
     """Refuse numbers below their bounds. A field may be None.
 
     Raises:
-        DeclarationError: A number is too small.
+        ConfigurationError: A number is too small.
     """
     for name, least in bounds.items():
         number = getattr(declared, name)
         if number is not None and number < least:
-            raise DeclarationError(f"`{attribute}.{name}` in defs.yaml is {number}; it must be at least {least}.")
+            raise ConfigurationError(f"`{attribute}.{name}` in defs.yaml is {number}; it must be at least {least}.")
 
 
 @lru_cache

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Set
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import shared_in_code_location
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
 class CodeLocation:
@@ -49,11 +49,11 @@ class CodeLocation:
             specs: The component's assets, by the fqn of their models.
 
         Raises:
-            DeclarationError: Another component has an op of that name, or shows one of these tables as external.
+            ConfigurationError: Another component has an op of that name, or shows one of these tables as external.
         """
         other = self._component_by_op.setdefault(op_name, component)
         if other != component:
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"{other} and {component} both name their op {op_name!r}. Give one of them another `op.name`."
             )
         self._models |= specs.keys()
@@ -83,12 +83,12 @@ class CodeLocation:
             env: The variables that the component sets.
 
         Raises:
-            DeclarationError: Another component stores its manifest there, and the value of such a variable differs.
+            ConfigurationError: Another component stores its manifest there, and the value of such a variable differs.
         """
         other, other_env = self._manifests.setdefault(key, (component, env))
         differing = sorted(name for name in env.keys() | other_env.keys() if env.get(name) != other_env.get(name))
         if differing:
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"{other} and {component} would share one stored manifest, so each would show the other's models. "
                 f"They open one SQLMesh project and differ only in {', '.join(differing)} of `project.env`. Values "
                 "that look like secrets, and values from the same template, do not distinguish manifests. Set another "
@@ -102,7 +102,7 @@ class CodeLocation:
             other = self._external_owners.get(identity, component)
             if other != component:
                 table = spec.metadata.get("dagster/table_name", spec.key.path[-1])
-                raise DeclarationError(
+                raise ConfigurationError(
                     f"`external_models.assets` in {other} makes an asset of the table {table}, which {component} "
                     f"produces. Add it to `external_models.keys` in {other}:\n    {table}: {spec.key.to_user_string()}"
                 )

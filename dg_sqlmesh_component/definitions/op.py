@@ -19,7 +19,7 @@ from dagster.components.resolved.core_models import OpSpec
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import short_hash
 from dg_sqlmesh_component.protocol.manifest import Manifest
 
@@ -43,7 +43,7 @@ class ComponentOp:
         variables: The project's environment variables with their values, without secrets.
 
     Raises:
-        DeclarationError: `op` has a name or a backfill policy that cannot be used.
+        ConfigurationError: `op` has a name or a backfill policy that cannot be used.
     """
 
     configured: OpSpec
@@ -54,7 +54,7 @@ class ComponentOp:
         if self.configured.name is not None:
             refuse_op_name(self.configured.name)
         if self.configured.backfill_policy is not None:
-            raise DeclarationError(
+            raise ConfigurationError(
                 "`op.backfill_policy` in defs.yaml configures backfills of partitions, and SQLMesh models have no "
                 "partitions in Dagster. Remove it. To limit what a run computes, use `start` and `end` in the run "
                 "config."
@@ -70,7 +70,7 @@ class ComponentOp:
         """The op, which yields every asset and check of the project, or a subset of them.
 
         Raises:
-            DeclarationError: The config schema is not a `SQLMeshRunConfig`.
+            ConfigurationError: The config schema is not a `SQLMeshRunConfig`.
         """
         namer = _Namer()
         key_by_output = {namer.name("__".join(spec.key.path)): spec.key for spec in assets.specs.values()}
@@ -125,7 +125,7 @@ def _config_fields(config_schema: object) -> dict[str, Any]:
         return {}
     if isinstance(config_schema, type) and issubclass(config_schema, SQLMeshRunConfig):
         return config_schema.to_fields_dict()
-    raise DeclarationError(
+    raise ConfigurationError(
         f"op_config_schema returned {config_schema!r}. It must be a property that returns a subclass of "
         "SQLMeshRunConfig, or None."
     )
@@ -153,18 +153,18 @@ def refuse_op_name(name: str) -> None:
     """Refuse a name that no op can have.
 
     Raises:
-        DeclarationError: Dagster refuses the name, or gives such names to parts of an op.
+        ConfigurationError: Dagster refuses the name, or gives such names to parts of an op.
     """
     attribute = f"`op.name` in defs.yaml is {name!r}"
     if NAME_OF_A_PART.search(name):
-        raise DeclarationError(
+        raise ConfigurationError(
             f"{attribute}. It must not end in an underscore and a number: Dagster gives such names to the parts of an "
             "op that it splits, and runs only one of two ops with the same name."
         )
     try:
         dg.op(name=name)(lambda: None)
     except dg.DagsterInvalidDefinitionError as error:
-        raise DeclarationError(f"{attribute}, which Dagster refuses: {error}") from error
+        raise ConfigurationError(f"{attribute}, which Dagster refuses: {error}") from error
 
 
 class _Namer:

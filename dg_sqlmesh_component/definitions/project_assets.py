@@ -12,10 +12,10 @@ from typing import Any, Protocol, TypeVar
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.translator import Dependencies, Translator, fqn_of, model_label
-from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted, did_you_mean, short_hash
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit, pair_uses, split_fqn
+from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit, pair_audits, split_fqn
 
 
 class EvaluatedAudit(Protocol):
@@ -37,7 +37,7 @@ _Evaluated = TypeVar("_Evaluated", bound=EvaluatedAudit)
 SpecOf = Callable[[Model], dg.AssetSpec]
 CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetCheckSpec | None]
 
-PARTITIONED = (
+PARTITIONS_REFUSED = (
     "has a `partitions_def`. SQLMesh itself decides which intervals it computes, whatever partition a run has. So "
     "Dagster could show a partition as materialized that is not. Remove it."
 )
@@ -91,8 +91,8 @@ class ProjectAssets:
 
         Raises:
             ProjectLoadError: Two models, or a model and a table that is read, have the same asset key.
-            DeclarationError: An overridden check belongs to another asset, or has the name of another check.
-            DeclarationError: An asset has partitions.
+            ConfigurationError: An overridden check belongs to another asset, or has the name of another check.
+            ConfigurationError: An asset has partitions.
         """
         models = {model.fqn: model for model in manifest.models}
         chosen = [models[fqn] for fqn in manifest.selected if models[fqn].is_executable]
@@ -138,7 +138,7 @@ class ProjectAssets:
         """All models, each after its upstream models: the order in which results may be recorded."""
         return _parents_first(self.models)
 
-    def audited_externals(self, models: Iterable[str]) -> set[str]:
+    def external_models_with_audits(self, models: Iterable[str]) -> set[str]:
         """External models with audits that these models read, also through embedded models.
 
         They are not assets of ours. SQLMesh runs their audits all the same, and a blocking audit stops each model that
@@ -146,7 +146,7 @@ class ProjectAssets:
         """
         return {external for model in models for external in _audited_externals_of(model, self.models)}
 
-    def read_beyond(self, models: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    def upstream_outside_assets(self, models: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """For each model, its upstream nodes that are not assets of ours, up to the next asset."""
 
         def reads(node: str) -> list[str]:
@@ -192,26 +192,26 @@ class ProjectAssets:
         """The assets of a selection whose models are in the manifest; all assets if it is empty.
 
         Raises:
-            DeclarationError: It matches no asset.
+            ConfigurationError: It matches no asset.
         """
         models = self.manifest.answer_to(select, exclude) if select or exclude else self.specs
         keys = [self.key(fqn) for fqn in models or () if fqn in self.specs]
         if not keys:
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"get_asset_selection(select={list(select)}, exclude={list(exclude)}) matches no asset of the SQLMesh "
                 f"project {self._project_name!r}. External and embedded models are not assets, and neither are models "
                 "that `select` and `exclude` of the component leave out."
             )
         return dg.AssetSelection.assets(*keys)
 
-    def key_of_name(self, name: str) -> dg.AssetKey:
+    def key_of_model(self, name: str) -> dg.AssetKey:
         """The asset key of a model, by its name as written in SQLMesh, with or without its catalog.
 
         Raises:
-            DeclarationError: No asset, or more than one, is a model of that name.
+            ConfigurationError: No asset, or more than one, is a model of that name.
         """
         if not isinstance(name, str):  # a template may give anything
-            raise DeclarationError(f"asset_key_for_model was given {name!r}. It takes the name of a model.")
+            raise ConfigurationError(f"asset_key_for_model was given {name!r}. It takes the name of a model.")
         parts = [part.strip('"').casefold() for part in name.split(".")]
         matches = [
             fqn
@@ -222,11 +222,11 @@ class ProjectAssets:
         if len(matches) == 1:
             return self.key(matches[0])
         if matches:
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"{name!r} is the name of several models: {', '.join(sorted(matches))}. Write it with its catalog."
             )
         known = did_you_mean(name, (self.models[fqn].name for fqn in self.specs))
-        raise DeclarationError(
+        raise ConfigurationError(
             f"No asset of the SQLMesh project {self._project_name!r} is a model named {name!r}."
             + (known or " The project has no assets.")
         )
@@ -245,12 +245,12 @@ class ProjectAssets:
             checks_by_node.setdefault(node, []).append(check)
         return {node: tuple(checks) for node, checks in checks_by_node.items()}
 
-    def check_of(self, node: str, audits: Iterable[_Evaluated]) -> dict[dg.AssetCheckKey, _Evaluated]:
+    def checks_of_results(self, node: str, audits: Iterable[_Evaluated]) -> dict[dg.AssetCheckKey, _Evaluated]:
         """Match results to checks by the audit's name and arguments, else by the order of its uses."""
         results = sorted(audits, key=lambda result: result.position)
         return {
             check: result
-            for use, result in pair_uses(self.audits_of(node), results)
+            for use, result in pair_audits(self.audits_of(node), results)
             if (check := self.check_by_audit.get((node, use.position))) is not None
         }
 
@@ -328,19 +328,19 @@ class _Checks:
         if spec is None:
             return
         if not isinstance(spec, dg.AssetCheckSpec):
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"get_asset_check_spec returned {spec!r} for the audit {audit.name} of {asset.key.to_user_string()}. "
                 "It must return a dagster.AssetCheckSpec, or None for no check."
             )
         if spec.asset_key != asset.key:
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"get_asset_check_spec puts the check {spec.name!r} of the audit {audit.name} on the asset "
                 f"{spec.asset_key.to_user_string()}; it belongs to {asset.key.to_user_string()}."
             )
         node = owner.fqn if isinstance(owner, Model) else owner.audit.name
         if spec.key in self.specs:
             if isinstance(owner, Model) and not owner.is_external:
-                raise DeclarationError(
+                raise ConfigurationError(
                     f"Two audits of {asset.key.to_user_string()} have the check name {spec.name!r}. Each check of an "
                     "asset needs its own name. Return another name from get_asset_check_spec."
                 )
@@ -370,20 +370,20 @@ def _accepted(spec: object, model: Model) -> dg.AssetSpec:
     """The spec of a model, which an override or `translation` may have made, if it can be used.
 
     Raises:
-        DeclarationError: It is no spec, its key contains a variable that is not set, or it has partitions.
+        ConfigurationError: It is no spec, its key contains a variable that is not set, or it has partitions.
     """
     if not isinstance(spec, dg.AssetSpec):
-        raise DeclarationError(
+        raise ConfigurationError(
             f"{model_label(model)}: get_asset_spec returned {spec!r}. It must return a dagster.AssetSpec. To leave a "
             "model out, name it in `exclude`."
         )
     if "None" in spec.key.path and "None" not in model.fqn:
-        raise DeclarationError(
+        raise ConfigurationError(
             f"{model_label(model)}: `translation` gives it the key {spec.key.to_user_string()}. A variable in its "
             "template is not set."
         )
     if spec.partitions_def is not None:
-        raise DeclarationError(f"{model_label(model)} {PARTITIONED}")
+        raise ConfigurationError(f"{model_label(model)} {PARTITIONS_REFUSED}")
     return spec
 
 

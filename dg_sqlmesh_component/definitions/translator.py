@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalTable
 from dg_sqlmesh_component.config.tag_convention import TagConvention
-from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
 
@@ -123,7 +123,7 @@ class Translator:
 
         Raises:
             ProjectLoadError: Dagster refuses a property of the model.
-            DeclarationError: `translation` cannot be applied, or Dagster refuses its result.
+            ConfigurationError: `translation` cannot be applied, or Dagster refuses its result.
         """
         spec = self._default_spec(model)
         if self._attributes.translation is None:
@@ -131,7 +131,7 @@ class Translator:
         try:
             return self._attributes.translation(spec, model)
         except _TRANSLATION_ERRORS as error:
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"`translation` in defs.yaml cannot be applied to {model_label(model)}: {error}"
             ) from error
 

@@ -19,7 +19,7 @@ class SQLMeshComponentError(Exception):
         self.is_transient = is_transient
 
 
-class DeclarationError(SQLMeshComponentError):
+class ConfigurationError(SQLMeshComponentError):
     """The author of `defs.yaml` must act: a path, gateway, selector or option is wrong."""
 
 
@@ -58,7 +58,7 @@ class WorkerError(SQLMeshComponentError):
 ERRORS_BY_NAME: dict[str, type[SQLMeshComponentError]] = {
     error.__name__: error
     for error in (
-        DeclarationError,
+        ConfigurationError,
         ProjectLoadError,
         EnvironmentNotReadyError,
         DatabaseInUseError,

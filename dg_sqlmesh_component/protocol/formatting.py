@@ -55,13 +55,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Known: {listed(names, 10)}." if names else ""
 
 
-def instant(milliseconds: int) -> str:
+def utc_text(milliseconds: int) -> str:
     """An instant in UTC, to the second."""
     moment = datetime.fromtimestamp(milliseconds / 1000, tz=timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def bare(fqn: str) -> str:
+def unquoted(fqn: str) -> str:
     """A model's name without the quotes that SQLMesh puts around each part."""
     return fqn.replace('"', "")
 

@@ -206,7 +206,7 @@ class StandaloneAudit:
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class Fingerprint:
     """The fingerprint of a project, taken without SQLMesh.
 
     Attributes:
@@ -217,7 +217,7 @@ class Sources:
     model_files: dict[str, str]
     rest: str
 
-    def files_changed_since(self, before: Sources) -> frozenset[str] | None:
+    def files_changed_since(self, before: Fingerprint) -> frozenset[str] | None:
         """The SQL files of models that have changed; None if anything else has changed too."""
         if self.rest != before.rest or self.model_files.keys() != before.model_files.keys():
             return None
@@ -268,7 +268,7 @@ class Manifest:
     selected: tuple[str, ...]
     standalone_audits: tuple[StandaloneAudit, ...]
     reads_state: bool = False
-    sources: Sources | None = None
+    sources: Fingerprint | None = None
     state_key: str | None = None
     selections: tuple[AnsweredSelection, ...] = ()
 
@@ -328,7 +328,7 @@ _Local = TypeVar("_Local", bound=_AuditUse)
 _Promoted = TypeVar("_Promoted", bound=_AuditUse)
 
 
-def pair_uses(local: Iterable[_Local], promoted: Iterable[_Promoted]) -> list[tuple[_Local, _Promoted]]:
+def pair_audits(local: Iterable[_Local], promoted: Iterable[_Promoted]) -> list[tuple[_Local, _Promoted]]:
     """Pair a node's audits in the local project with its promoted audits, which may differ.
 
     Audits of the same name and arguments are paired first, then the remaining audits of the same name in their order.

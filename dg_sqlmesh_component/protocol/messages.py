@@ -47,8 +47,8 @@ Addition = Literal["column_lineage", "sql", "links"]
 
 
 @dataclass(frozen=True, slots=True)
-class DescribeRequest:
-    """Load the project. Dagster's process sends it to load, reload or refresh; the answer is one `ProjectDescribed`.
+class LoadRequest:
+    """Load the project. Dagster's process sends it to load, reload or refresh; the answer is one `ProjectLoaded`.
 
     Attributes:
         files: SQL files of models that have changed since the previous manifest.
@@ -66,7 +66,7 @@ class DescribeRequest:
     models: frozenset[str] = frozenset()
     selections: tuple[AnsweredSelection, ...] = ()
     asked_by: str = "defs.yaml"
-    type: Literal["describe"] = "describe"
+    type: Literal["load"] = "load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +86,20 @@ class AuditUse:
 
 
 @dataclass(frozen=True, slots=True)
-class DescribedAs:
+class ManifestFacts:
     """Facts of the manifest that the worker compares with the project before a run.
 
     Attributes:
         gateway: The gateway that was used.
         environment: The project's default target environment; None if `defs.yaml` names an environment.
         assets: The `fqn`s of the models that are assets.
-        read_beyond: The `fqn`s that a node reads and that are not assets, by the node's fqn.
+        upstream_outside_assets: The `fqn`s that a node reads and that are not assets, by the node's fqn.
     """
 
     gateway: str
     environment: str | None
     assets: frozenset[str]
-    read_beyond: dict[str, tuple[str, ...]]
+    upstream_outside_assets: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class EvaluationRequest:
         holder: The Dagster run, in words. Runs that wait for the lock log it.
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
-        described_as: Facts of the manifest that must still hold; None to compare nothing.
+        manifest_facts: Facts of the manifest that must still hold; None to compare nothing.
     """
 
     project: OpenProject
@@ -140,19 +140,19 @@ class EvaluationRequest:
     holder: str = "somebody"
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
-    described_as: DescribedAs | None = None
+    manifest_facts: ManifestFacts | None = None
     type: Literal["evaluate"] = "evaluate"
 
 
-Request = DescribeRequest | EvaluationRequest
+Request = LoadRequest | EvaluationRequest
 
 
 # -- events ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectDescribed:
-    """The answer to a `DescribeRequest`, sent after SQLMesh has loaded the project.
+class ProjectLoaded:
+    """The answer to a `LoadRequest`, sent after SQLMesh has loaded the project.
 
     Attributes:
         is_whole: True if the manifest has every model, False if it has only the requested models.
@@ -160,11 +160,11 @@ class ProjectDescribed:
 
     manifest: Manifest
     is_whole: bool = True
-    type: Literal["project_described"] = "project_described"
+    type: Literal["project_loaded"] = "project_loaded"
 
 
 @dataclass(frozen=True, slots=True)
-class Audited:
+class AuditedData:
     """The table version and audit definitions that an audit result is about. Part of other events.
 
     Attributes:
@@ -177,7 +177,7 @@ class Audited:
 
 
 @dataclass(frozen=True, slots=True)
-class PromotedNode:
+class PromotedVersion:
     """The promoted version of one node, which a run executes. Part of `EnvironmentOpened`.
 
     Attributes:
@@ -206,7 +206,7 @@ class EnvironmentOpened:
     """
 
     environment: str
-    promoted: dict[str, PromotedNode]
+    promoted: dict[str, PromotedVersion]
     missing: tuple[str, ...]
     plan_command: str
     others: tuple[str, ...] = ()
@@ -245,7 +245,7 @@ class AuditEvaluated:
         query: The rendered SQL that selects the failing rows.
         interval: The batch on which it was evaluated.
         of_whole_table: True if it looked at the whole table, as for a model without a time column; else at the batch.
-        of: The table version and audit definitions that it is about.
+        audited_data: The table version and audit definitions that it is about.
         error: Why an audit of an `audit_only` node could not be evaluated. In a run, that fails the node instead.
 
     Source: the results of `SnapshotEvaluator.audit`.
@@ -260,7 +260,7 @@ class AuditEvaluated:
     query: str | None
     interval: Interval
     of_whole_table: bool = False
-    of: Audited | None = None
+    audited_data: AuditedData | None = None
     error: str | None = None
     type: Literal["audit_evaluated"] = "audit_evaluated"
 
@@ -333,12 +333,12 @@ class NodesBlocked:
     """Sent after the run if SQLMesh left nodes out because upstream nodes failed.
 
     Attributes:
-        culprits: The failed upstream nodes, by blocked node.
+        failed_upstream: The failed upstream nodes, by blocked node.
 
-    Source: `Console.log_skipped_models`; the culprits are from the environment's graph.
+    Source: `Console.log_skipped_models`; the failed_upstream are from the environment's graph.
     """
 
-    culprits: dict[str, tuple[str, ...]]
+    failed_upstream: dict[str, tuple[str, ...]]
     type: Literal["nodes_blocked"] = "nodes_blocked"
 
 
@@ -352,7 +352,7 @@ class NodeUpToDate:
         reason: Why there was nothing to do, as a sentence fragment.
         next_due: When its cron ticks next; None if it has nothing further to compute.
         last_interval_end: The end of its last computed interval; None if nothing was ever computed.
-        of: The table version and definitions that its audits would be about.
+        audited_data: The table version and definitions that its audits would be about.
         altered_at: When its data was last altered; for a view or an audit, when the data that it reads was.
         intervals: Its computed intervals, adjoining intervals merged; empty for an audit.
         computed_at: When SQLMesh last computed any interval, in any process; None if it never did.
@@ -362,7 +362,7 @@ class NodeUpToDate:
     reason: str
     next_due: int | None
     last_interval_end: int | None
-    of: Audited | None = None
+    audited_data: AuditedData | None = None
     altered_at: int | None = None
     intervals: tuple[Interval, ...] = ()
     computed_at: int | None = None
@@ -385,7 +385,7 @@ class NodeWaiting:
     upstream: tuple[str, ...]
     unselected: tuple[str, ...] = ()
     last_interval_end: int | None = None
-    of: Audited | None = None
+    audited_data: AuditedData | None = None
     altered_at: int | None = None
     type: Literal["node_waiting"] = "node_waiting"
 
@@ -458,7 +458,7 @@ class RequestFailed:
 
 
 Event = (
-    ProjectDescribed
+    ProjectLoaded
     | EnvironmentOpened
     | EvaluationPlanned
     | AuditEvaluated
@@ -476,5 +476,5 @@ Event = (
     | RequestFailed
 )
 
-LAST_EVENTS = (ProjectDescribed, EvaluationFinished, RequestFailed)
+LAST_EVENTS = (ProjectLoaded, EvaluationFinished, RequestFailed)
 """The last event of every request is one of these."""

@@ -139,7 +139,7 @@ class Redactor:
         if isinstance(event, msg.AuditEvaluated):
             error = event.error and self.text(event.error)
             return replace(event, error=error, query=self.sql(event.query), args=self._args(event.args))
-        if isinstance(event, msg.ProjectDescribed):
+        if isinstance(event, msg.ProjectLoaded):
             manifest = replace(
                 event.manifest,
                 models=tuple(map(self._model, event.manifest.models)),

@@ -77,7 +77,7 @@ class Interruption:
 
     def __init__(self, on_interruption: Callable[[], None]) -> None:
         self._on_interruption = on_interruption
-        self.came = False
+        self.is_cancelled = False
         """Whether the step was cancelled."""
         self._over = False
         # Not an Event: a signal handler may interrupt the thread that holds the Event's lock. A SimpleQueue is safe.
@@ -86,7 +86,7 @@ class Interruption:
     def wait(self, seconds: float) -> None:
         """Wait for some seconds, or until the step is cancelled."""
         until = time.monotonic() + seconds
-        while not self.came and (remaining := until - time.monotonic()) > 0:
+        while not self.is_cancelled and (remaining := until - time.monotonic()) > 0:
             time.sleep(min(remaining, 0.1))
 
     def guard(self, results: Iterator[Any]) -> Iterator[Any]:
@@ -104,7 +104,7 @@ class Interruption:
                 takeover.hand_back()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self.came = True
+        self.is_cancelled = True
         self._wake.put(None)
 
     def _watch(self) -> None:

@@ -11,12 +11,12 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import CheckRecord, check_records, last_check_records
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import instant
+from dg_sqlmesh_component.protocol.formatting import utc_text
 
 NOT_EVALUATED = "sqlmesh/not_evaluated"
 """Metadata of a check result that only says why the audit was not evaluated."""
 
-Data: TypeAlias = tuple[str, msg.Audited, int]
+Data: TypeAlias = tuple[str, msg.AuditedData, int]
 """The data that a result describes: environment, version of data and audits, end of the last computed interval (ms)."""
 
 _MAX_RECORDS = 50
@@ -30,16 +30,16 @@ class EarlierResult:
     Attributes:
         run_id: The run in which the audit was evaluated.
         evaluated_at: When it was evaluated, in epoch seconds.
-        of: The data that was audited; None if it is not stored.
-        alone: Whether the audit was evaluated without running its model.
+        audited_data: The data that was audited; None if it is not stored.
+        is_audit_only: Whether the audit was evaluated without running its model.
     """
 
     passed: bool
     severity: dg.AssetCheckSeverity
     run_id: str
     evaluated_at: float
-    of: Data | None = None
-    alone: bool = False
+    audited_data: Data | None = None
+    is_audit_only: bool = False
 
     @property
     def is_blocking_failure(self) -> bool:
@@ -59,7 +59,7 @@ class EarlierResult:
     def sentence(self) -> str:
         """The result, its run and its time, without a full stop."""
         verdict = "passed" if self.passed else "failed"
-        return f"The check {verdict} in run {self.run_id[:8]} at {instant(round(self.evaluated_at * 1000))}"
+        return f"The check {verdict} in run {self.run_id[:8]} at {utc_text(round(self.evaluated_at * 1000))}"
 
 
 def last_results(
@@ -78,10 +78,12 @@ def _last_in(
 ) -> EarlierResult | None:
     """The last result in this environment. The newest record may be of another one, or of no evaluation."""
     last = _earlier_result(record)
-    if last is not None and (last.of is None or last.of[0] == environment):
+    if last is not None and (last.audited_data is None or last.audited_data[0] == environment):
         return last
     results = map(_earlier_result, islice(check_records(instance, check), _MAX_RECORDS))
-    return next((result for result in results if result and result.of and result.of[0] == environment), last)
+    return next(
+        (result for result in results if result and result.audited_data and result.audited_data[0] == environment), last
+    )
 
 
 def last_evaluations(
@@ -128,21 +130,21 @@ def _earlier_result(record: CheckRecord) -> EarlierResult | None:
     else:
         # The record's own time is when Dagster planned the check.
         run_id, evaluated_at = record.run_id, record.event.timestamp
-    alone = "sqlmesh/evaluated_alone" in metadata
-    return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), alone)
+    is_audit_only = "sqlmesh/evaluated_alone" in metadata
+    return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), is_audit_only)
 
 
-def data_metadata(of: Data | None, alone: bool) -> dict[str, Any]:
+def data_metadata(data: Data | None, is_audit_only: bool) -> dict[str, Any]:
     """The audited data as metadata; `data_in` reads it."""
-    if of is None:
+    if data is None:
         return {}
-    environment, audited, computed_up_to = of
+    environment, audited, computed_up_to = data
     return {
         "sqlmesh/environment": environment,
         "sqlmesh/snapshot_version": audited.version,
         "sqlmesh/audits_version": audited.audits,
         "sqlmesh/computed_up_to": dg.MetadataValue.timestamp(computed_up_to / 1000),
-        **({"sqlmesh/evaluated_alone": True} if alone else {}),
+        **({"sqlmesh/evaluated_alone": True} if is_audit_only else {}),
     }
 
 
@@ -153,7 +155,7 @@ def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
     if None in values:
         return None
     environment, version, audits, computed_up_to = values
-    return str(environment), msg.Audited(str(version), str(audits)), round(float(computed_up_to) * 1000)
+    return str(environment), msg.AuditedData(str(version), str(audits)), round(float(computed_up_to) * 1000)
 
 
 def stored_value(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:

@@ -11,7 +11,7 @@ from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Out
 from dg_sqlmesh_component.run.wording import Wording, as_sentence
 
 
-def failure_of(
+def build_failure(
     wording: Wording,
     outcomes: Sequence[NodeOutcome],
     audited: Sequence[AuditOnlyOutcome],
@@ -49,7 +49,7 @@ def _failed_lines(wording: Wording, outcomes: Sequence[NodeOutcome]) -> list[str
     blocked = [outcome for outcome in outcomes if outcome.outcome is Outcome.BLOCKED]
     lines = []
     for failure in failed[:MAX_LISTED]:
-        held_up = [outcome.fqn for outcome in blocked if failure.fqn in outcome.culprits]
+        held_up = [outcome.fqn for outcome in blocked if failure.fqn in outcome.failed_upstream]
         lines.append(wording.sentence(failure) + (f"\n\nBlocked by it: {wording.names(held_up)}." if held_up else ""))
     rest = [failure.fqn for failure in failed[MAX_LISTED:]]
     return [*lines, f"Failed as well: {wording.names(rest)}."] if rest else lines

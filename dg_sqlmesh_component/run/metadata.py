@@ -47,7 +47,7 @@ def audit_metadata(audit: AuditResult) -> dict[str, Any]:
     return metadata
 
 
-def unapplied_change(assets: ProjectAssets, node: str, promoted: msg.PromotedNode) -> str | None:
+def unapplied_change(assets: ProjectAssets, node: str, promoted: msg.PromotedVersion) -> str | None:
     """How a model's local file differs from the promoted version: `data`, `metadata` or None.
 
     Only the model's own definition counts. The upstream model reports a change upstream.
@@ -104,7 +104,7 @@ def _causes(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
     is_waiting = outcome.outcome is Outcome.WAITING or (outcome.outcome is Outcome.EXECUTED and outcome.unselected)
     metadata = {
         "sqlmesh/waiting_for": wording.awaited(outcome) if is_waiting else None,
-        "sqlmesh/blocked_by": wording.names(outcome.culprits),
+        "sqlmesh/blocked_by": wording.names(outcome.failed_upstream),
         "sqlmesh/failed_audits": ", ".join(outcome.failed_audits),
         "sqlmesh/error": "\n".join(outcome.errors),
     }

@@ -24,7 +24,7 @@ Evidence is discarded in two cases:
 Invariants:
 
 - Each requested node gets exactly one outcome. If SQLMesh computes it again after a plan has landed, it gets a second
-  one, marked `again`.
+  one, marked `is_repeated`.
 - `executed` requires that every planned batch has finished. One event of SQLMesh is never enough.
 - If SQLMesh reports something that the request rules out, that is a contradiction, and the step fails.
 - If the run ends before SQLMesh has planned anything, it was refused, and no node has an outcome.
@@ -69,7 +69,7 @@ class AuditResult:
         failing_rows: The sum over all batches; 0 if the audit passed.
         query: The rendered SQL of a failing batch if there is one, else of the last batch.
         intervals: The intervals on which it was evaluated; adjoining ones are merged.
-        of: The version of the data and of the audits.
+        audited_data: The version of the data and of the audits.
         error: Why it could not be evaluated; None if it was evaluated.
     """
 
@@ -80,7 +80,7 @@ class AuditResult:
     failing_rows: int
     query: str | None
     intervals: tuple[msg.Interval, ...]
-    of: msg.Audited | None = None
+    audited_data: msg.AuditedData | None = None
     error: str | None = None
 
     @property
@@ -103,25 +103,25 @@ class NodeOutcome:
         audits: The audit results of this run, in the model's order.
         errors: SQLMesh's error messages, each distinct one once.
         failed_audits: Names of the blocking audits that caused the failure.
-        culprits: For `blocked`: the failed nodes upstream.
+        failed_upstream: For `blocked`: the failed nodes upstream.
         signals: For `waiting`: the node's own signals that were not ready.
         upstream: For `waiting`: nodes upstream whose signals were not ready.
         unselected: Models upstream with pending intervals that this run was not asked to execute. For `waiting`, and
             for `executed` if some intervals had to wait for these models.
         reason, next_due: For `up_to_date`: why there was nothing to do, and when the cron ticks next.
         last_interval_end: For `up_to_date` and `waiting`: the end of the last computed interval.
-        of: For `up_to_date` and `waiting`: the current version of the data and of the audits.
+        audited_data: For `up_to_date` and `waiting`: the current version of the data and of the audits.
         altered_at: For `up_to_date` and `waiting`: when the data was last altered.
         computed: For `up_to_date`: all computed intervals.
         computed_at: For `up_to_date`: when SQLMesh last computed one of them.
         attempts: The number of attempts, with retries inside the step.
-        again: Whether this is the node's second outcome in this run, because a plan landed and SQLMesh computed the
-            node again.
+        is_repeated: Whether this is the node's second outcome in this run, because a plan landed and SQLMesh computed
+            the node again.
     """
 
     fqn: str
     outcome: Outcome
-    promoted: msg.PromotedNode | None = None
+    promoted: msg.PromotedVersion | None = None
     intervals: tuple[msg.Interval, ...] = ()
     planned_batches: int = 0
     finished_batches: int = 0
@@ -132,19 +132,19 @@ class NodeOutcome:
     audits: tuple[AuditResult, ...] = ()
     errors: tuple[str, ...] = ()
     failed_audits: tuple[str, ...] = ()
-    culprits: tuple[str, ...] = ()
+    failed_upstream: tuple[str, ...] = ()
     signals: tuple[str, ...] = ()
     upstream: tuple[str, ...] = ()
     unselected: tuple[str, ...] = ()
     reason: str | None = None
     next_due: int | None = None
     last_interval_end: int | None = None
-    of: msg.Audited | None = None
+    audited_data: msg.AuditedData | None = None
     altered_at: int | None = None
     computed: tuple[msg.Interval, ...] = ()
     computed_at: int | None = None
     attempts: int = 1
-    again: bool = False
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +180,11 @@ class _Entry:
     earlier: list[msg.BatchFinished] = field(default_factory=list)
     audits: dict[int, list[msg.AuditEvaluated]] = field(default_factory=dict)
     failures: list[msg.NodeFailed] = field(default_factory=list)
-    culprits: tuple[str, ...] = ()
+    failed_upstream: tuple[str, ...] = ()
     up_to_date: msg.NodeUpToDate | None = None
     waiting: msg.NodeWaiting | None = None
     verdict: Outcome | None = None
-    again: bool = False
+    is_repeated: bool = False
     row_count: int | None = None
     attempts: int = 1
     earlier_errors: tuple[str, ...] = ()
@@ -210,7 +210,7 @@ class _Entry:
         finished = {batch.interval for batch in self.earlier}
         for position, evaluations in self.audits.items():
             self.audits[position] = [evaluation for evaluation in evaluations if evaluation.interval in finished]
-        self.planned, self.unselected, self.culprits, self.row_count = None, (), (), None
+        self.planned, self.unselected, self.failed_upstream, self.row_count = None, (), (), None
         self.up_to_date, self.waiting = None, None
         self.failures.clear()
 
@@ -233,7 +233,7 @@ class _Entry:
             if all(failure.failed_audits for failure in self.failures):
                 return Outcome.AUDIT_FAILED, errors
             return Outcome.FAILED, errors
-        if self.culprits:
+        if self.failed_upstream:
             return Outcome.BLOCKED, ()
         if self.done and not self.planned and (interruption is None or self.is_explained):
             return Outcome.EXECUTED, ()  # before SQLMesh started over, which then had nothing to add
@@ -246,7 +246,7 @@ class _Entry:
         return Outcome.INTERRUPTED, (interruption or "SQLMesh ended the run without reporting an outcome for it.",)
 
     def outcome(
-        self, fqn: str, outcome: Outcome, errors: tuple[str, ...], promoted: msg.PromotedNode | None
+        self, fqn: str, outcome: Outcome, errors: tuple[str, ...], promoted: msg.PromotedVersion | None
     ) -> NodeOutcome:
         done, up_to_date, waiting = self.done, self.up_to_date, self.waiting
         idle = up_to_date or waiting
@@ -265,19 +265,19 @@ class _Entry:
             audits=_audit_results(self.audits),
             errors=errors,
             failed_audits=tuple(dict.fromkeys(name for failure in self.failures for name in failure.failed_audits)),
-            culprits=self.culprits,
+            failed_upstream=self.failed_upstream,
             signals=waiting.signals if waiting else (),
             upstream=waiting.upstream if waiting else (),
             unselected=waiting.unselected if waiting else unselected,
             reason=up_to_date.reason if up_to_date else None,
             next_due=up_to_date.next_due if up_to_date else None,
             last_interval_end=idle.last_interval_end if idle else None,
-            of=idle.of if idle else None,
+            audited_data=idle.audited_data if idle else None,
             altered_at=idle.altered_at if idle else None,
             computed=up_to_date.intervals if up_to_date else (),
             computed_at=up_to_date.computed_at if up_to_date else None,
             attempts=self.attempts,
-            again=self.again,
+            is_repeated=self.is_repeated,
         )
 
 
@@ -291,7 +291,7 @@ class Ledger:
 
     def __init__(self, requested: Iterable[str], audit_only: Iterable[str] = ()) -> None:
         self._entries = {fqn: _Entry() for fqn in requested}
-        self._promoted: dict[str, msg.PromotedNode] = {}
+        self._promoted: dict[str, msg.PromotedVersion] = {}
         self._audit_only = dict.fromkeys(audit_only)
         self._audited: dict[str, dict[int, list[msg.AuditEvaluated]]] = {}
         self._unrequested: set[str] = set()
@@ -311,7 +311,9 @@ class Ledger:
     def contradictions(self) -> tuple[str, ...]:
         """Reports of SQLMesh that the request rules out, each as a sentence. Any of them fails the step."""
         contradictions = [f"SQLMesh executed {fqn}, which was not requested." for fqn in sorted(self._unrequested)]
-        if self._status == "failure" and not any(entry.failures or entry.culprits for entry in self._entries.values()):
+        if self._status == "failure" and not any(
+            entry.failures or entry.failed_upstream for entry in self._entries.values()
+        ):
             contradictions.append("SQLMesh reported a failed run but named no model that failed.")
         contradictions += [
             f"SQLMesh finished a batch of {fqn} that it had not planned."
@@ -338,8 +340,8 @@ class Ledger:
             case msg.NodeFailed():
                 self._fail(event)
             case msg.NodesBlocked():
-                for fqn, culprits in event.culprits.items():
-                    self._entry(fqn).culprits = culprits
+                for fqn, failed_upstream in event.failed_upstream.items():
+                    self._entry(fqn).failed_upstream = failed_upstream
             case msg.NodeUpToDate():
                 self._entry(event.fqn).up_to_date = event
             case msg.NodeWaiting():
@@ -399,12 +401,12 @@ class Ledger:
         blocked = {
             fqn
             for fqn, entry in entries.items()
-            if not entry.failures and entry.culprits and set(entry.culprits) <= failed
+            if not entry.failures and entry.failed_upstream and set(entry.failed_upstream) <= failed
         }
         interrupted = {
             fqn
             for fqn, entry in entries.items()
-            if interruption_is_transient and not (entry.failures or entry.culprits or entry.is_explained)
+            if interruption_is_transient and not (entry.failures or entry.failed_upstream or entry.is_explained)
         }
         return frozenset(failed | blocked | interrupted)
 
@@ -465,7 +467,7 @@ class Ledger:
             entry = self._entry(fqn)
             entry.planned, entry.unselected = batches, event.unselected.get(fqn, ())
             if not entry.is_open:
-                entry.verdict, entry.again = None, True
+                entry.verdict, entry.is_repeated = None, True
                 entry.forget()
 
     def _finish_batch(self, event: msg.BatchFinished) -> list[NodeOutcome | AuditOnlyOutcome]:
@@ -509,7 +511,7 @@ _BEGUN = (
 """Events that SQLMesh sends only after it has begun with the requested nodes."""
 
 
-def _is_other_code(before: msg.PromotedNode | None, now: msg.PromotedNode | None) -> bool:
+def _is_other_code(before: msg.PromotedVersion | None, now: msg.PromotedVersion | None) -> bool:
     return bool(before and now and (before.version, before.data_hash) != (now.version, now.data_hash))
 
 
@@ -553,7 +555,7 @@ def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditRe
                 failing_rows=sum(evaluation.failing_rows or 0 for evaluation in evaluated),
                 query=shown.query,
                 intervals=intervals,
-                of=evaluated[-1].of,
+                audited_data=evaluated[-1].audited_data,
                 error=next((evaluation.error for evaluation in evaluated if evaluation.error), None),
             )
         )

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import planned_selection
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
 
 
@@ -20,12 +20,12 @@ def refuse_changed_step(context: dg.AssetExecutionContext) -> None:
     """Compare the step with the plan of its run, and with the plan of the failed run that this run repeats.
 
     Raises:
-        DeclarationError: With the assets and checks that are missing or new.
+        ConfigurationError: With the assets and checks that are missing or new.
     """
     selected = {*context.selected_asset_keys, *context.selected_asset_check_keys}
     planned = planned_selection(context, context.run)
     if planned is not None and planned != selected:
-        raise DeclarationError(
+        raise ConfigurationError(
             f"The project was reloaded after this run was created.{_named('No longer', planned - selected)}"
             f"{_named('Now also', selected - planned)} Nothing was run in this step. Launch a new run."
         )
@@ -35,7 +35,7 @@ def refuse_changed_step(context: dg.AssetExecutionContext) -> None:
     planned_before = parent and planned_selection(context, parent)
     lost = {key for key in planned_before or () if isinstance(key, dg.AssetKey)} - selected
     if lost:
-        raise DeclarationError(
+        raise ConfigurationError(
             "The project was reloaded after the run that this one repeats was created."
             f"{_named('No longer', lost)} Nothing was run in this step. Launch a new run of all assets that were not "
             "materialized, instead of repeating steps."

@@ -18,16 +18,16 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import (
     TargetMaterialization,
     awaited_outputs,
-    keep_quiet_about_outputs,
-    remember_output_keys,
+    cache_output_keys,
+    drop_missing_outputs_log,
     repeats_failed_assets,
 )
 
 
 def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Iterator[Any]:
     """The same results, with each check result as Dagster's own evaluation, and an output if a step waits for it."""
-    remember_output_keys(context)
-    keep_quiet_about_outputs(context)
+    cache_output_keys(context)
+    drop_missing_outputs_log(context)
     recorder = _Recorder(context)
     for result in results:
         if isinstance(result, dg.AssetMaterialization):

@@ -13,12 +13,12 @@ from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
     chosen_environment,
     config_of_run,
-    refuse_what_does_nothing,
+    refuse_options_without_effect,
 )
 from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed_assets
-from dg_sqlmesh_component.definitions.project_assets import PARTITIONED, ProjectAssets
+from dg_sqlmesh_component.definitions.project_assets import PARTITIONS_REFUSED, ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.run.recorder import reported_checks
 
 
@@ -59,14 +59,14 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
     evaluated without running the model.
 
     Raises:
-        DeclarationError: The run config asks for something impossible, or an asset has partitions.
+        ConfigurationError: The run config asks for something impossible, or an asset has partitions.
     """
     project, assets, execution = settings.project, settings.assets, settings.execution
     for spec in context.assets_def.specs:  # `post_processing` may have added partitions
         if spec.partitions_def is not None:
-            raise DeclarationError(f"The asset {spec.key.to_user_string()} {PARTITIONED}")
+            raise ConfigurationError(f"The asset {spec.key.to_user_string()} {PARTITIONS_REFUSED}")
     models = {assets.fqn_by_key[key] for key in context.selected_asset_keys}
-    nodes = models | assets.audited_externals(models)
+    nodes = models | assets.external_models_with_audits(models)
     standalone = {name for name, model in assets.unchecked_standalone_audits.items() if model in models}
     audit_only: set[str] = set()
     for check in reported_checks(context):
@@ -81,9 +81,9 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
     runs_models = not assets.fqn_by_key.keys().isdisjoint(assets_of_run(context))
     # Dagster itself chooses what to repeat, and gives it the config of the failed run.
     is_repeated = repeats_failed_assets(context.run)
-    refuse_what_does_nothing(config, environment, runs_models=runs_models or is_repeated)
+    refuse_options_without_effect(config, environment, runs_models=runs_models or is_repeated)
     return msg.EvaluationRequest(
-        project=project.opening,
+        project=project.open_request,
         environment=environment,
         models=tuple(fqn for fqn in assets.parents_first if fqn in nodes),
         standalone_audits=tuple(sorted(standalone)),
@@ -102,11 +102,11 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         holder=f"Dagster run {context.run.run_id}",
         overlap_timeout=execution.overlap_timeout,
         environment_timeout=execution.environment_timeout,
-        described_as=msg.DescribedAs(
+        manifest_facts=msg.ManifestFacts(
             assets.manifest.gateway,
-            None if project.opening.environment else assets.manifest.environment,
+            None if project.open_request.environment else assets.manifest.environment,
             frozenset(assets.specs),
-            assets.read_beyond(models),
+            assets.upstream_outside_assets(models),
         ),
     )
 

@@ -11,7 +11,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
-from dg_sqlmesh_component.protocol.formatting import counted, instant
+from dg_sqlmesh_component.protocol.formatting import counted, utc_text
 from dg_sqlmesh_component.run.check_history import NOT_EVALUATED, Data, EarlierResult, data_metadata, stored_value
 from dg_sqlmesh_component.run.metadata import (
     audit_metadata,
@@ -52,7 +52,7 @@ class Reporter:
         return dg.MaterializeResult(
             asset_key=self.assets.key(outcome.fqn),
             metadata=outcome_metadata(self.wording, outcome),
-            data_version=dg.DataVersion(f"{version}@{instant(self.execution_time)}"),
+            data_version=dg.DataVersion(f"{version}@{utc_text(self.execution_time)}"),
             # Dagster would record the local file's version, but the promoted version was executed.
             tags={"dagster/code_version": outcome.promoted.data_hash} if outcome.promoted else None,
             check_results=[
@@ -71,7 +71,7 @@ class Reporter:
         assert outcome.outcome is Outcome.UP_TO_DATE
         assert outcome.computed_at is not None
         assert outcome.promoted is not None
-        computed_at = instant(outcome.computed_at)
+        computed_at = utc_text(outcome.computed_at)
         return dg.AssetMaterialization(
             asset_key=self.assets.key(outcome.fqn),
             metadata={
@@ -144,12 +144,12 @@ class Reporter:
     # -- audits -----------------------------------------------------------------------------------
 
     def audit_checks(
-        self, node: str, audits: Sequence[AuditResult], *, alone: bool = False
+        self, node: str, audits: Sequence[AuditResult], *, is_audit_only: bool = False
     ) -> list[dg.AssetCheckResult]:
         """The selected checks of audits that SQLMesh evaluated in this run.
 
         Args:
-            alone: Whether the audits were evaluated without running the model.
+            is_audit_only: Whether the audits were evaluated without running the model.
         """
         return [
             dg.AssetCheckResult(
@@ -161,22 +161,22 @@ class Reporter:
                 metadata={
                     **audit_metadata(audit),
                     "sqlmesh/environment": self.environment,
-                    **data_metadata(self._data_of(audit), alone),
+                    **data_metadata(self._data_of(audit), is_audit_only),
                 },
             )
-            for key, audit in self.assets.check_of(node, audits).items()
+            for key, audit in self.assets.checks_of_results(node, audits).items()
             if key in self.selected_checks and audit.error is None
         ]
 
     def _data_of(self, audit: AuditResult) -> Data | None:
-        if audit.of is None or not audit.intervals:
+        if audit.audited_data is None or not audit.intervals:
             return None
-        return (self.environment, audit.of, audit.intervals[-1][1])
+        return (self.environment, audit.audited_data, audit.intervals[-1][1])
 
     def audited(self, outcome: AuditOnlyOutcome) -> list[dg.AssetCheckResult]:
         """The checks of a node whose audits were evaluated without running it."""
         return [
-            *self.audit_checks(outcome.fqn, outcome.audits, alone=True),
+            *self.audit_checks(outcome.fqn, outcome.audits, is_audit_only=True),
             *(self.audits_not_promoted(outcome) if outcome.error is None else ()),
             *self._status_check(
                 outcome.fqn,
@@ -192,7 +192,7 @@ class Reporter:
             f"the version of {self.assets.name(outcome.fqn)} that environment {self.environment} has promoted does not "
             "have this audit. Apply a plan to promote the local change."
         )
-        return self._not_evaluated(outcome.fqn, reason, self.assets.check_of(outcome.fqn, outcome.audits))
+        return self._not_evaluated(outcome.fqn, reason, self.assets.checks_of_results(outcome.fqn, outcome.audits))
 
     def not_evaluated(self, outcome: NodeOutcome, reported: Set[dg.AssetCheckKey]) -> list[dg.AssetCheckResult]:
         """Audit checks of a node that have no result. If a run fails, Dagster shows such checks as failed.
@@ -219,12 +219,12 @@ class Reporter:
         The failure of a blocking audit in a run of its model never does. If the model has nothing to do now, SQLMesh
         has computed it since then, so the audit has passed outside of Dagster.
         """
-        if outcome.of is None or outcome.last_interval_end is None:
+        if outcome.audited_data is None or outcome.last_interval_end is None:
             return False
-        data = (self.environment, outcome.of, outcome.last_interval_end)
+        data = (self.environment, outcome.audited_data, outcome.last_interval_end)
         # A restatement alters the data; for a view, so does a new computation of its upstream models.
         is_older = result.evaluated_at * 1000 < (outcome.altered_at or 0)
-        return result.of == data and not is_older and (result.alone or not result.is_blocking_failure)
+        return result.audited_data == data and not is_older and (result.is_audit_only or not result.is_blocking_failure)
 
     def carried_over(
         self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, EarlierResult]
@@ -237,7 +237,7 @@ class Reporter:
                 passed=result.passed,
                 severity=result.severity,
                 description=f"{result.sentence}. Repeated, because {self.assets.name(outcome.fqn)} was not executed.",
-                metadata={**data_metadata(result.of, result.alone), **result.label},
+                metadata={**data_metadata(result.audited_data, result.is_audit_only), **result.label},
             )
             for key, result in results.items()
             if self.still_applies(outcome, result)

@@ -10,7 +10,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import is_part_of_backfill
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import bare, block, counted, listed
+from dg_sqlmesh_component.protocol.formatting import block, counted, listed, unquoted
 from dg_sqlmesh_component.run.metadata import unapplied_change
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.wording import Wording
@@ -68,7 +68,7 @@ class RunLog:
     def _warn_of_unowned(self, event: msg.EnvironmentOpened) -> None:
         """If Dagster splits the op into several steps, only the first step warns."""
         op = self.context.op_execution_context
-        unowned = [bare(fqn) for fqn in event.others if fqn not in self.owned]
+        unowned = [unquoted(fqn) for fqn in event.others if fqn not in self.owned]
         if unowned and op.op_handle.name == op.op_def.name:
             self.context.log.warning(
                 f"Environment {event.environment} has promoted models that are not assets of any component in this "
@@ -92,7 +92,7 @@ class RunLog:
                 self.context.log.log(level=level, msg=self.wording.audit_sentence(outcome.fqn, audit))
         elif isinstance(outcome, NodeOutcome) and not all(audit.passed for audit in outcome.audits):
             # The check of an external table's audit, for example, may belong to another of its downstream models.
-            for check, audit in self.wording.assets.check_of(outcome.fqn, outcome.audits).items():
+            for check, audit in self.wording.assets.checks_of_results(outcome.fqn, outcome.audits).items():
                 if not audit.passed and check not in self.reported_checks:
                     self.context.log.warning(
                         f"{self.wording.audit_sentence(outcome.fqn, audit)} Its check "

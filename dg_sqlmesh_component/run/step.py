@@ -12,12 +12,12 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import DeclarationError, SQLMeshComponentError, StoppedError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, StoppedError
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.check_history import last_evaluations
-from dg_sqlmesh_component.run.failure import failure_of
+from dg_sqlmesh_component.run.failure import build_failure
 from dg_sqlmesh_component.run.outcomes import Ledger
 from dg_sqlmesh_component.run.planned_step import refuse_changed_step
 from dg_sqlmesh_component.run.recorder import reported_checks
@@ -44,7 +44,7 @@ def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> I
     try:
         refuse_changed_step(context)
         request = build_request(context, settings)
-    except DeclarationError as error:
+    except ConfigurationError as error:
         yield from repeated_checks(context, "the run was refused", fails=True)
         raise dg.Failure(description=str(error), allow_retries=False) from None
     tags = run_tags(request)
@@ -102,7 +102,7 @@ class _Step:
         self._problems += self._ledger.contradictions
         failure = self._failure()
         # Dagster shows checks without a result as failed in a failed run, and as skipped in a cancelled run.
-        if failure is not None and not self.interruption.came:
+        if failure is not None and not self.interruption.is_cancelled:
             yield from self._results.fill_in()
             failure = self._failure()
         if not self._wording.is_declared:
@@ -113,7 +113,7 @@ class _Step:
         yield from self._results.release_checks()
         self._log.nothing_to_do(self._results.unobserved)
         self._log.backfill(self._results.outcomes)
-        if self.interruption.came:
+        if self.interruption.is_cancelled:
             finished = failure.description if failure and failure.description else "Everything had finished by then."
             raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {finished}")
         if failure is not None:
@@ -121,7 +121,7 @@ class _Step:
 
     def _failure(self) -> dg.Failure | None:
         problems = [*self._problems, *self._results.known_failures]
-        return failure_of(self._wording, self._results.outcomes, self._results.audited, problems)
+        return build_failure(self._wording, self._results.outcomes, self._results.audited, problems)
 
     # -- attempts ---------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class _Step:
             yield from self._results.report(self._ledger.pause(retried))
             attempt += 1
             self._wait(attempt, end, following)
-            if self.interruption.came:
+            if self.interruption.is_cancelled:
                 break
             failed_statement = retry_decision.failed_statement(end)
             end = yield from self._attempt(following)
@@ -145,7 +145,7 @@ class _Step:
         """Run SQLMesh once and report each node as soon as it is settled."""
         try:
             with serving(self._project, request) as self._worker:
-                if self.interruption.came:
+                if self.interruption.is_cancelled:
                     self._worker.cancel()
                 for event in self._worker:
                     event = self._retries.classify(event) if self._retries else event
@@ -161,7 +161,7 @@ class _Step:
         raise AssertionError("a worker that ends without a last event raises")
 
     def _next_attempt(self, attempt: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
-        if self._retries is None or attempt > self._retries.max_retries or self.interruption.came:
+        if self._retries is None or attempt > self._retries.max_retries or self.interruption.is_cancelled:
             return None
         return retry_decision.next_attempt(
             self._request, self._ledger, end, self._retries.is_transient, self._assets.downstream_of
@@ -192,7 +192,7 @@ class _Step:
 
     def _settle(self, end: retry_decision.End) -> Iterator[Any]:
         """Report the nodes that are open after the last attempt."""
-        if self.interruption.came:
+        if self.interruption.is_cancelled:
             self._wording.running = self._cut_off
         if isinstance(end, msg.EvaluationFinished):
             settled = self._ledger.feed(end)

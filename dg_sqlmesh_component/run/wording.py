@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import block, counted, instant, listed
+from dg_sqlmesh_component.protocol.formatting import block, counted, listed, utc_text
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 
@@ -43,7 +43,7 @@ class Wording:
                 pending = f" Its other intervals are waiting: {self.awaited(outcome)}." if outcome.unselected else ""
                 return f"{name} was executed for {ranges(outcome.intervals)}.{pending}"
             case Outcome.UP_TO_DATE:
-                due = f" Next due at {instant(outcome.next_due)}." if outcome.next_due else ""
+                due = f" Next due at {utc_text(outcome.next_due)}." if outcome.next_due else ""
                 return f"{name} had nothing to do: {outcome.reason}.{due}"
             case Outcome.WAITING:
                 return f"{name} is waiting: {self.awaited(outcome)}."
@@ -137,8 +137,10 @@ class Wording:
         return ", ".join(map(self.assets.name, nodes))
 
     def _blocked(self, outcome: NodeOutcome) -> str:
-        culprits = f": {self.names(outcome.culprits)}" if outcome.culprits else ""
-        return f"{self.assets.name(outcome.fqn)} was not executed, because a model upstream of it failed{culprits}."
+        failed_upstream = f": {self.names(outcome.failed_upstream)}" if outcome.failed_upstream else ""
+        return (
+            f"{self.assets.name(outcome.fqn)} was not executed, because a model upstream of it failed{failed_upstream}."
+        )
 
     def _file(self, outcome: NodeOutcome) -> str:
         """The model's file, relative to the project's folder."""
@@ -167,7 +169,7 @@ def ranges(intervals: Iterable[msg.Interval]) -> str:
 
 def _ends(interval: msg.Interval) -> list[str]:
     """Start and end in the same format."""
-    ends = [instant(end) for end in interval]
+    ends = [utc_text(end) for end in interval]
     midnight = "T00:00:00Z"
     return [end.removesuffix(midnight) for end in ends] if all(end.endswith(midnight) for end in ends) else ends
 

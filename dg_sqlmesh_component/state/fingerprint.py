@@ -20,7 +20,7 @@ from pathlib import Path
 from dg_sqlmesh_component.config.project import CONFIG_FILES, SQLMeshProject
 from dg_sqlmesh_component.protocol.git import git
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.manifest import Sources
+from dg_sqlmesh_component.protocol.manifest import Fingerprint
 from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 
 _READ_FOLDERS = (
@@ -42,7 +42,7 @@ _ASKS_ELSEWHERE = re.compile(
 """Code that asks a program or a server. If a configuration does, no file shows what has changed."""
 
 
-def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | None:
+def fingerprint_of(project: SQLMeshProject, question: Sequence[str]) -> Fingerprint | None:
     """The fingerprint of a project as it is now; None if it cannot show every change.
 
     Args:
@@ -58,7 +58,7 @@ def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | No
     digest = hashlib.sha256()
     for part in (
         metadata.version("dg-sqlmesh-component"),
-        repr(project.opening),
+        repr(project.open_request),
         *question,
         getpass.getuser() if "user(" in configuration else "",
         *(_commits(project) if "links" in question else ()),
@@ -68,7 +68,7 @@ def sources_of(project: SQLMeshProject, question: Sequence[str]) -> Sources | No
         *(f"{path} {stamp}" for path, stamp in stamps.items() if path not in model_files),
     ):
         digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
-    return Sources({path: stamps[path] for path in sorted(model_files)}, digest.hexdigest())
+    return Fingerprint({path: stamps[path] for path in sorted(model_files)}, digest.hexdigest())
 
 
 def _is_model_file(path: str, folder: Path) -> bool:

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 from dg_sqlmesh_component.protocol import wire
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION, Manifest
 
 
@@ -28,23 +28,23 @@ def read_manifest(path: Path) -> Manifest:
     """Read the file that `write_manifest` wrote.
 
     Raises:
-        DeclarationError: The file is missing or damaged, this user must not read it, or another version of this package
-            wrote it.
+        ConfigurationError: The file is missing or damaged, this user must not read it, or another version of this
+            package wrote it.
     """
     try:
         manifest = wire.MANIFEST.validate_json(path.read_bytes())
     except OSError as error:
-        raise DeclarationError(
+        raise ConfigurationError(
             f"The stored manifest of the SQLMesh project, {path}, cannot be read: {error.strerror}. Let the user "
             "who runs Dagster read it, or replace it: dg utils refresh-defs-state"
         ) from error
     except ValueError as error:
-        raise DeclarationError(
+        raise ConfigurationError(
             f"The stored manifest of the SQLMesh project, {path}, cannot be read: it is damaged or was "
             "written by another version of dg_sqlmesh_component. Replace it: dg utils refresh-defs-state"
         ) from error
     if manifest.version != MANIFEST_VERSION:
-        raise DeclarationError(
+        raise ConfigurationError(
             f"The stored manifest of the SQLMesh project, {path}, has version {manifest.version}; this "
             f"dg_sqlmesh_component reads version {MANIFEST_VERSION}. Replace it: dg utils refresh-defs-state"
         )

@@ -25,18 +25,18 @@ from dagster.components.utils.project_paths import get_local_state_path
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import is_rebuilding_definitions
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import short_hash
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
-from dg_sqlmesh_component.state.fingerprint import sources_of
+from dg_sqlmesh_component.state.fingerprint import fingerprint_of
 from dg_sqlmesh_component.state.manifest_file import read_manifest, write_manifest
 from dg_sqlmesh_component.worker_process.requests import load_manifest
 
 _LOGGER = logging.getLogger("dg_sqlmesh_component")
 
-LOADED_DIRECTLY: dict[str, Manifest] = {}
+LOADED_IN_PROCESS: dict[str, Manifest] = {}
 """Manifests that this process has loaded because none was stored, by component and fingerprint.
 
 It belongs to the process: Dagster loads definitions several times in it, each time with a new component.
@@ -76,7 +76,7 @@ class ManifestSource:
         parts = [paths[0], project.gateway, project.environment, project.config]
         label = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(part for part in parts if part)).strip("_")
         opened_by = [self._relative(path) for path in (project.python, project.working_directory) if path]
-        variables = settings({**project.env, **project.written_env})
+        variables = variables_without_secrets({**project.env, **project.written_env})
         distinct = short_hash([repr(parts), *paths, *opened_by, *self._question, *variables])
         return f"SQLMeshProjectComponent[{label}_{distinct}]"
 
@@ -99,11 +99,11 @@ class ManifestSource:
                 if the project has not changed, the stored manifest stays.
 
         Raises:
-            DeclarationError: The file cannot be written, and a user asked for it.
+            ConfigurationError: The file cannot be written, and a user asked for it.
         """
-        sources = sources_of(self.project, self._question)
+        sources = fingerprint_of(self.project, self._question)
         before: Manifest | None = None
-        with suppress(DeclarationError):  # a file that cannot be read is replaced
+        with suppress(ConfigurationError):  # a file that cannot be read is replaced
             before = self._read(path)
         changed_files = None
         if before and before.sources and sources and not is_refresh:
@@ -120,7 +120,7 @@ class ManifestSource:
                 f"{error.strerror}. Let the user who runs this write to that folder."
             )
             if is_refresh:
-                raise DeclarationError(problem) from error
+                raise ConfigurationError(problem) from error
             _LOGGER.warning(f"{problem} Until then each process loads the project again.")
             self._unstored = manifest
 
@@ -153,8 +153,8 @@ class ManifestSource:
             return self._unstored
         if path is not None:
             try:
-                manifest = self._read(path).at(self.project.opening.paths)
-            except DeclarationError as error:
+                manifest = self._read(path).at(self.project.open_request.paths)
+            except ConfigurationError as error:
                 problem = str(error)
             else:
                 self._read_from = path
@@ -165,12 +165,12 @@ class ManifestSource:
 
     def _load_directly(self, problem: str) -> Manifest:
         """A manifest that is not stored, which this process loads once."""
-        sources = sources_of(self.project, self._question)
-        loaded_as = f"{self.key} {self.project.opening!r} {sources!r}"
-        manifest = LOADED_DIRECTLY.get(loaded_as)
+        sources = fingerprint_of(self.project, self._question)
+        loaded_as = f"{self.key} {self.project.open_request!r} {sources!r}"
+        manifest = LOADED_IN_PROCESS.get(loaded_as)
         if manifest is None or ((sources is None or manifest.reads_state) and not is_rebuilding_definitions()):
             since = time.monotonic()
-            manifest = LOADED_DIRECTLY[loaded_as] = self._load(manifest)
+            manifest = LOADED_IN_PROCESS[loaded_as] = self._load(manifest)
             _LOGGER.warning(
                 f"{problem} SQLMesh loaded the project directly, in {time.monotonic() - since:.1f} seconds, as it "
                 "will in every process. To load it once for all of them: dg utils refresh-defs-state"
@@ -178,7 +178,7 @@ class ManifestSource:
         self._loaded_as = loaded_as
         return manifest
 
-    def why_unreachable(self, root: Path) -> str | None:
+    def folder_problem(self, root: Path) -> str | None:
         """Why Dagster's folder for the manifest cannot be used; None if it can. Dagster creates a missing folder."""
         try:
             os.stat(get_local_state_path(self.key, root))
@@ -195,7 +195,7 @@ class ManifestSource:
     def _read(self, path: Path) -> Manifest:
         manifest = read_manifest(path)
         if manifest.state_key != self.key:  # the file was copied from another project
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"The stored manifest of the SQLMesh project, {path}, belongs to another component. Its key is "
                 f"{manifest.state_key or 'missing'}, and this component's key is {self.key}. Replace it: "
                 "dg utils refresh-defs-state"
@@ -204,7 +204,7 @@ class ManifestSource:
 
     # -- selections -------------------------------------------------------------------------------
 
-    def keep_answer(self, manifest: Manifest, answered: AnsweredSelection) -> Manifest:
+    def store_answer(self, manifest: Manifest, answered: AnsweredSelection) -> Manifest:
         """Store SQLMesh's answer to a selection, so that no later load starts SQLMesh for it.
 
         Args:
@@ -215,13 +215,13 @@ class ManifestSource:
         """
         with_answer = replace(manifest, selections=(*manifest.selections, answered))
         if self._loaded_as is not None:
-            LOADED_DIRECTLY[self._loaded_as] = with_answer
+            LOADED_IN_PROCESS[self._loaded_as] = with_answer
         elif self._read_from is not None:
             try:
                 stored = self._read(self._read_from).at(manifest.paths)
                 if replace(stored, selections=()) == replace(manifest, selections=()):
                     write_manifest(replace(stored, selections=(*stored.selections, answered)), self._read_from)
-            except (DeclarationError, OSError) as error:
+            except (ConfigurationError, OSError) as error:
                 _LOGGER.warning(
                     f"get_asset_selection(select={answered.select}, exclude={answered.exclude}) started SQLMesh, and "
                     f"its answer cannot be stored: {error}. Run `dg check defs` after `dg utils refresh-defs-state` "
@@ -230,6 +230,6 @@ class ManifestSource:
         return with_answer
 
 
-def settings(env: Mapping[str, str]) -> list[str]:
+def variables_without_secrets(env: Mapping[str, str]) -> list[str]:
     """Variables as `name=value`, sorted; the values of secrets are left out."""
     return [f"{name}={'' if SECRET_NAME.search(name) else value}" for name, value in sorted(env.items())]

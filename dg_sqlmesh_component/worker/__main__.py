@@ -59,20 +59,20 @@ def main() -> None:
 
 
 def _serve(pipe: Pipe) -> None:
-    from dg_sqlmesh_component.protocol.messages import DescribeRequest
+    from dg_sqlmesh_component.protocol.messages import LoadRequest
     from dg_sqlmesh_component.worker.context import with_default_gateway
-    from dg_sqlmesh_component.worker.describe.project import (
-        describe,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
-    )
     from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
+    from dg_sqlmesh_component.worker.load.project import (
+        load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
+    )
 
     gc.freeze()  # imported objects stay, and forked processes share them
     gc.enable()
     request = pipe.receive()
     request = replace(request, project=with_default_gateway(request.project))
-    if isinstance(request, DescribeRequest):
+    if isinstance(request, LoadRequest):
         pipe.begin()
-        pipe.send(describe(request, pipe))
+        pipe.send(load_project(request, pipe))
     else:
         evaluate(request, pipe)
 

@@ -24,8 +24,8 @@ from sqlmesh.core.state_sync import StateSync
 
 from dg_sqlmesh_component.protocol.bootstrap import sqlmesh_program
 from dg_sqlmesh_component.protocol.errors import (
+    ConfigurationError,
     DatabaseInUseError,
-    DeclarationError,
     EnvironmentNotReadyError,
     EvaluationError,
     ProjectLoadError,
@@ -34,16 +34,16 @@ from dg_sqlmesh_component.protocol.errors import (
 from dg_sqlmesh_component.protocol.formatting import block, plain, short_hash
 from dg_sqlmesh_component.protocol.messages import OpenProject, SecretsKnown
 from dg_sqlmesh_component.protocol.redaction import secrets_in
-from dg_sqlmesh_component.worker.duckdb_lock_holder import is_locked, who_holds
+from dg_sqlmesh_component.worker.duckdb_lock_holder import holder_sentence, is_locked
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.secrets import secrets_of
+from dg_sqlmesh_component.worker.secrets import secret_values
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 HAS_INDEX = "use_project_index" in inspect.signature(Context.load).parameters
 """Whether this SQLMesh can load some models without the others. 0.235 cannot; it loads all models."""
 
 
-class SteadyContext(Context):
+class ExistingStateContext(Context):
     """A Context that raises an error if the state cannot be reached, instead of creating a new state.
 
     SQLMesh queries the state's version and reads every error as "no such table"; it then creates the state. If a DuckDB
@@ -58,7 +58,7 @@ class SteadyContext(Context):
         return state_sync
 
 
-_Context = TypeVar("_Context", bound=SteadyContext)
+_Context = TypeVar("_Context", bound=ExistingStateContext)
 
 
 class PipeConsole(NoopConsole):
@@ -95,7 +95,7 @@ def open_context(
         models: Load only these models and what they read, if SQLMesh has an index of the project. Empty for all.
 
     Raises:
-        DeclarationError: The gateway or the file of SQLMESH_DOTENV_PATH does not exist.
+        ConfigurationError: The gateway or the file of SQLMESH_DOTENV_PATH does not exist.
         EnvironmentNotReadyError: The state belongs to an older or newer SQLMesh.
         ProjectLoadError: SQLMesh refuses the project's files.
     """
@@ -108,9 +108,11 @@ def open_context(
         console.pipe.send(SecretsKnown(tuple(secrets_in(os.environ))))
         with console.pipe.loading():
             configs = load_configs(project.config, Config, list(project.paths), dotenv_path=dotenv)
-        console.pipe.send(SecretsKnown(tuple(secret for config in configs.values() for secret in secrets_of(config))))
+        console.pipe.send(
+            SecretsKnown(tuple(secret for config in configs.values() for secret in secret_values(config)))
+        )
         _require_gateway(project, configs)
-        _keep_cache_where_it_can_be_written(configs, console.pipe)
+        _move_cache_if_read_only(configs, console.pipe)
         if concurrent_tasks is not None:
             for config in configs.values():
                 _set_concurrency(config, project.gateway, concurrent_tasks)
@@ -139,7 +141,7 @@ def _dotenv() -> Path | None:
     """The file that the `sqlmesh` command reads instead of the project's `.env`."""
     path = os.environ.get("SQLMESH_DOTENV_PATH")
     if path and not Path(path).is_file():
-        raise DeclarationError(
+        raise ConfigurationError(
             f"The environment variable SQLMESH_DOTENV_PATH names {path}, and there is no such file. "
             "Correct it or unset it."
         )
@@ -151,7 +153,7 @@ def _require_gateway(project: OpenProject, configs: dict[Path, Config]) -> None:
         return
     known = sorted({name for config in configs.values() for name in config.gateways if name})
     if project.gateway.lower() not in {name.lower() for name in known}:
-        raise DeclarationError(
+        raise ConfigurationError(
             f"Gateway {project.gateway!r} does not exist in the SQLMesh project at "
             f"{', '.join(project.paths)}. Its gateways: {', '.join(known) or 'none has a name'}. "
             "Correct `project.gateway` in defs.yaml. If defs.yaml names no gateway, correct the environment variable "
@@ -159,7 +161,7 @@ def _require_gateway(project: OpenProject, configs: dict[Path, Config]) -> None:
         )
 
 
-def _keep_cache_where_it_can_be_written(configs: dict[Path, Config], pipe: Pipe) -> None:
+def _move_cache_if_read_only(configs: dict[Path, Config], pipe: Pipe) -> None:
     """Put the cache of a project in a read-only folder, as in a container image, among the temporary files."""
     for path, config in configs.items():
         usual = path / ".cache"
@@ -250,7 +252,7 @@ def explain(error: Exception, project: OpenProject, environment: str | None = No
     if is_locked(text):
         return DatabaseInUseError(
             "The DuckDB file is in use by another process, and DuckDB lets only one process write at a time: "
-            f"{who_holds(text)} End that process, or wait for it.",
+            f"{holder_sentence(text)} End that process, or wait for it.",
             is_transient=True,
         )
     if "Please run a migration" in text:

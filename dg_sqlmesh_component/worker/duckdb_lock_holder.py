@@ -1,4 +1,4 @@
-"""Find out which process holds a DuckDB file (`who_holds`).
+"""Find out which process holds a DuckDB file (`holder_sentence`).
 
 DuckDB's error contains the id of the process that holds the lock. On Linux, /proc has its command and start time. A
 worker also shows its Dagster run, as the name of a file in memory, which ends with the process (`show_holder`).
@@ -37,7 +37,7 @@ def is_locked(text: str) -> bool:
     return _LOCKED.search(text) is not None
 
 
-def who_holds(text: str) -> str:
+def holder_sentence(text: str) -> str:
     """A sentence that names the file and its holder, from DuckDB's error."""
     locked = _LOCKED.search(text)
     if locked is None or locked["pid"] is None:

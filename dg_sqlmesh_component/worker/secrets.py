@@ -10,7 +10,7 @@ from sqlmesh.core.config import Config
 from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 
 
-def secrets_of(config: Config) -> tuple[str, ...]:
+def secret_values(config: Config) -> tuple[str, ...]:
     """Passwords, tokens and the like of all connections, and variables whose names say that they are secret."""
     gateways = [*config.gateways.values()] if isinstance(config.gateways, dict) else [config.gateways]
     connections = [config.default_connection]

@@ -20,14 +20,14 @@ def serving(project: SQLMeshProject, request: msg.Request) -> Iterator[Worker]:
 
     Yields:
         The worker. Iterate over it to receive its events in order, with its output as `LogLine`s. The last event is
-        `ProjectDescribed`, `EvaluationFinished` or `RequestFailed`.
+        `ProjectLoaded`, `EvaluationFinished` or `RequestFailed`.
 
     Raises:
-        DeclarationError, InstallationError: The worker cannot be started.
+        ConfigurationError, InstallationError: The worker cannot be started.
         WorkerError: While iterating: the worker died or broke the protocol.
         StoppedError: While iterating: the worker was cancelled, did not end, and was killed.
     """
-    project.require()
+    project.check_folders()
     worker = Worker(EARLY_WORKERS.take(project), request, Redactor(project.process_environment))
     try:
         yield worker
@@ -60,8 +60,8 @@ def load_manifest(
         SQLMeshComponentError: The class says who must act.
     """
     models = before.models_changed_by(files) if before else frozenset()
-    request = msg.DescribeRequest(
-        project.opening,
+    request = msg.LoadRequest(
+        project.open_request,
         tuple(select),
         tuple(exclude),
         tuple(include),
@@ -73,7 +73,7 @@ def load_manifest(
     )
     with serving(project, request) as events:
         for event in events:
-            if isinstance(event, msg.ProjectDescribed):
+            if isinstance(event, msg.ProjectLoaded):
                 return event.manifest if event.is_whole or before is None else before.with_models_of(event.manifest)
             if isinstance(event, msg.RequestFailed):
                 raise ERRORS_BY_NAME.get(event.error, WorkerError)(event.message)

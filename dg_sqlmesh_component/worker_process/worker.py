@@ -3,7 +3,7 @@
 Theory of operation. The worker is a process that serves one request. It writes events to stdout, one JSON object per
 line. Output of the project's code goes to stderr. It reads the request from stdin, and later `cancel` and `cut off`.
 
-States: *serving* until its last event (`ProjectDescribed`, `EvaluationFinished` or `RequestFailed`), then *ending*,
+States: *serving* until its last event (`ProjectLoaded`, `EvaluationFinished` or `RequestFailed`), then *ending*,
 then *gone*. `cancel` and `stop` lead from serving to ending too. The worker may die at any time.
 
 - Two threads read stdout and stderr into one queue at once, so SQLMesh never waits for the consumer of the events. A

@@ -61,7 +61,7 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
+    monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
     starts = tmp_path / "starts"
     starts.touch()
     python = tmp_path / "python"

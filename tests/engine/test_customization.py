@@ -14,7 +14,7 @@ from harness import YEARLY_CRON, DagsterProject, dagster_project, load, plan, wr
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.definitions.translator import HAS_VIRTUAL_ASSETS
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 FILES = {
     "models/orders.sql": "MODEL (name shop.orders, kind FULL); SELECT id::INT AS id, 2 AS two FROM raw.orders",
@@ -384,9 +384,9 @@ def test_empty_job_selection_is_an_error(shop: ShopProject, tmp_path: Path) -> N
     component.write_state_to_path(tmp_path / "state")
     component.build_defs_from_state(dg.ComponentTree.for_test().load_context, tmp_path / "state")
     for selection in ("", [], [None], ["shop.orders", ""]):
-        with pytest.raises(DeclarationError, match="get_asset_selection was given select="):
+        with pytest.raises(ConfigurationError, match="get_asset_selection was given select="):
             component.get_asset_selection(selection)  # type: ignore[arg-type]
-    with pytest.raises(DeclarationError, match="matches no asset of the SQLMesh project 'shop'"):
+    with pytest.raises(ConfigurationError, match="matches no asset of the SQLMesh project 'shop'"):
         component.get_asset_selection("shop.seen")
 
 

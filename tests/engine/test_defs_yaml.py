@@ -13,7 +13,7 @@ import pytest
 from harness import BIN, CONFIG, DagsterProject, dagster_project, plan, run, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Manifest
 from dg_sqlmesh_component.worker_process.requests import load_manifest
 
@@ -178,7 +178,7 @@ def test_error_has_no_cause_and_one_frame_of_component_code(
     with pytest.raises(Exception, match="Error while") as caught:
         dagster.refresh()
     error = caught.value.__cause__
-    assert type(error) is DeclarationError
+    assert type(error) is ConfigurationError
     assert str(error).startswith(message)
     assert error.__cause__ is None
     assert error.__suppress_context__

@@ -16,7 +16,7 @@ from harness import CONFIG, YEARLY_CRON, DagsterProject, dagster_project, plan, 
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import (
-    DeclarationError,
+    ConfigurationError,
     InstallationError,
     ProjectLoadError,
     SQLMeshComponentError,
@@ -55,7 +55,7 @@ def test_dbt_project_without_sqlmesh_config_is_named_with_init_command(tmp_path:
         f"It is a dbt project. To add what SQLMesh needs:\n    cd {tmp_path} && sqlmesh init -t dbt"
     )
     sqlmesh(tmp_path, "init", "-t", "dbt")
-    SQLMeshProject((tmp_path,)).require()
+    SQLMeshProject((tmp_path,)).check_folders()
 
 
 def test_parse_error_names_file_and_line(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ from dg_sqlmesh_component.worker_process.requests import serving
 
 project = SQLMeshProject((Path(sys.argv[1]),))
 models = ('"warehouse"."t"."first"', '"warehouse"."t"."mortal"')
-request = msg.EvaluationRequest(project.opening, "prod", models, (), {}, int(sys.argv[2]))
+request = msg.EvaluationRequest(project.open_request, "prod", models, (), {}, int(sys.argv[2]))
 with serving(project, request) as events:
     for event in events:
         pass

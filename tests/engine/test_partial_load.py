@@ -16,7 +16,7 @@ from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ProjectLoadError
 from dg_sqlmesh_component.worker.context import HAS_INDEX
-from dg_sqlmesh_component.worker.describe.project import describe
+from dg_sqlmesh_component.worker.load.project import load_project
 
 FILES = {
     "seeds/rates.csv": "id,rate\n1,2\n",

@@ -17,7 +17,7 @@ from harness import BIN, CONFIG, DagsterProject, dagster_project, load, plan, ru
 
 from dg_sqlmesh_component import component
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.state import source
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
@@ -226,7 +226,7 @@ def test_unwritable_manifest_folder_is_logged_and_definitions_are_current(
 
         monkeypatch.setattr(source, "write_manifest", deny)  # root can write to every folder
         assert assets(dagster.refresh()) == {"t/one", "t/two"}
-        with pytest.raises(DeclarationError, match=r"cannot be stored in .*: Permission denied\. Let the user"):
+        with pytest.raises(ConfigurationError, match=r"cannot be stored in .*: Permission denied\. Let the user"):
             component.SQLMeshProjectComponent(project=SQLMeshProject((project,))).write_state_to_path(tmp_path / "x")
     assert "Permission denied. Let the user who runs this write to that folder. Until then each" in caplog.text
 

@@ -16,7 +16,7 @@ from dg_sqlmesh_component.run.outcomes import AuditResult, Ledger, NodeOutcome, 
 
 STAGING = fqn("staging.orders")
 ORDERS = fqn("core.orders")
-PROMOTED = msg.PromotedNode(version="3117", data_hash="1001", metadata_hash="2001")
+PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="2001")
 
 SHOP = manifest(
     model("staging.orders"),
@@ -416,7 +416,7 @@ OUTCOME_TABLE = (
     Row(
         "blocked: left out because something upstream failed",
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)}), FAILED),
-        NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
+        NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, failed_upstream=(STAGING,)),
         Reported(
             "core.orders was not executed, because a model upstream of it failed: staging.orders.",
             False,
@@ -427,7 +427,7 @@ OUTCOME_TABLE = (
     Row(
         "blocked: the worker died, but not before SQLMesh had said so",
         (OPENED, ONE_BATCH, msg.NodesBlocked({ORDERS: (STAGING,)})),
-        NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, culprits=(STAGING,)),
+        NodeOutcome(ORDERS, Outcome.BLOCKED, PROMOTED, planned_batches=1, failed_upstream=(STAGING,)),
         Reported(
             "core.orders was not executed, because a model upstream of it failed: staging.orders.",
             False,

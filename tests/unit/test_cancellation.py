@@ -113,7 +113,7 @@ def test_all_results_are_recorded_wherever_dagster_is_when_a_signal_comes(
     run = Run(place, number, monkeypatch)
     result = run.execute()
     assert run.signalled_at == [place]
-    assert run.interruption.came
+    assert run.interruption.is_cancelled
     recorded = [
         event.asset_key.path[0] for event in result.all_events if event.is_step_materialization and event.asset_key
     ]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dg_sqlmesh_component.worker.describe.check_names import MAX_LENGTH, check_names
+from dg_sqlmesh_component.worker.load.check_names import MAX_LENGTH, check_names
 
 Use = tuple[str, dict[str, str]]
 

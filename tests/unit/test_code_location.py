@@ -10,7 +10,7 @@ import pytest
 
 from dg_sqlmesh_component.definitions.code_location import CodeLocation
 from dg_sqlmesh_component.definitions.op import NAME_OF_A_PART, default_op_name, refuse_op_name
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 OP_NAMES = {
     ("shop", None): "sqlmesh_shop",
@@ -56,7 +56,7 @@ def test_first_component_in_a_file_is_named_like_a_single_one() -> None:
     [("my op", "A-Za-z0-9_"), ("context", "reserved"), ("shop_2", "parts of an op that it splits")],
 )
 def test_invalid_op_name_is_refused(name: str, rule: str) -> None:
-    with pytest.raises(DeclarationError, match=f"`op.name` in defs.yaml is '{name}'.*{rule}"):
+    with pytest.raises(ConfigurationError, match=f"`op.name` in defs.yaml is '{name}'.*{rule}"):
         refuse_op_name(name)
 
 
@@ -65,7 +65,7 @@ def test_two_components_with_one_op_name_are_refused() -> None:
     location.add("defs/shop", "ours", {})
     location.add("defs/shop", "ours", {})  # Dagster builds some components twice
     location.add("defs/other", "theirs", {})
-    with pytest.raises(DeclarationError, match="defs/shop and defs/marts both name their op 'ours'"):
+    with pytest.raises(ConfigurationError, match="defs/shop and defs/marts both name their op 'ours'"):
         location.add("defs/marts", "ours", {})
 
 

@@ -18,7 +18,7 @@ from unit.builders import audit, manifest, model
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Execution, MetadataLimits
-from dg_sqlmesh_component.protocol.errors import DeclarationError, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
 
 REFERENCE = Path(__file__).parents[2] / "component.yaml"
 EVERYTHING: dict[str, Any] = {
@@ -162,7 +162,7 @@ def _context() -> dg.ComponentLoadContext:
     ],
 )
 def test_execution_number_below_its_minimum_is_refused(name: str, value: float, least: int) -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         Execution(**{name: value})  # type: ignore[arg-type]
     assert str(refusal.value) == f"`execution.{name}` in defs.yaml is {value}; it must be at least {least}."
 
@@ -171,17 +171,17 @@ def test_execution_number_below_its_minimum_is_refused(name: str, value: float, 
     ("name", "value", "least"), [("characters", 99, 100), ("columns", -1, 0), ("lineage_pairs", -1, 0)]
 )
 def test_metadata_limit_below_its_minimum_is_refused(name: str, value: int, least: int) -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         MetadataLimits(**{name: value})
     assert str(refusal.value) == f"`metadata_limits.{name}` in defs.yaml is {value}; it must be at least {least}."
 
 
 def test_project_without_folder_is_refused() -> None:
-    with pytest.raises(DeclarationError, match="it needs at least one folder"):
+    with pytest.raises(ConfigurationError, match="it needs at least one folder"):
         loaded({**EVERYTHING, "project": {"path": []}})
 
 
 def test_op_name_that_dagster_uses_for_parts_of_an_op_is_refused() -> None:
-    with pytest.raises(DeclarationError, match=r"`op\.name` in defs\.yaml is 'load_2'\. It must not end in"):
+    with pytest.raises(ConfigurationError, match=r"`op\.name` in defs\.yaml is 'load_2'\. It must not end in"):
         loaded({**EVERYTHING, "op": {"name": "load_2"}})
     assert loaded({**EVERYTHING, "op": {"name": "load2"}})

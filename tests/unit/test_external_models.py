@@ -8,7 +8,7 @@ from dagster.components.resolved.errors import ResolutionException
 from unit.builders import external_models, model, translator
 
 from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 EVENTS, LAKE_EVENTS, CLICKS, BARE = '"db"."raw"."events"', '"lake"."raw"."events"', '"db"."raw"."Clicks"', '"rates"'
 TABLES = (EVENTS, LAKE_EVENTS, CLICKS, BARE)
@@ -84,7 +84,7 @@ def test_key_template_may_call_a_function_that_returns_a_key() -> None:
     ids=["no catalog", "no schema", "nothing"],
 )
 def test_template_key_with_an_empty_part_is_refused(template: str, fqn: str, text: str, table: str) -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         rendered_key(template, fqn)
     assert str(refusal.value) == (
         f"`external_models.key` in defs.yaml, applied to the table {table}, gives the asset key {text}, which has an "
@@ -94,7 +94,7 @@ def test_template_key_with_an_empty_part_is_refused(template: str, fqn: str, tex
 
 
 def test_key_with_an_empty_part_returned_by_a_function_is_refused() -> None:
-    with pytest.raises(DeclarationError, match="which has an empty part"):
+    with pytest.raises(ConfigurationError, match="which has an empty part"):
         rendered_key("{{ landed() }}", EVENTS, landed=lambda: dg.AssetKey(["raw", ""]))
 
 
@@ -109,7 +109,7 @@ def test_key_with_an_empty_part_returned_by_a_function_is_refused() -> None:
     ids=["no such name", "no template", "no such filter", "no such attribute"],
 )
 def test_template_error_names_the_table_and_the_cause(template: str, cause: str) -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         rendered_key(template, EVENTS)
     start = "`external_models.key` in defs.yaml, applied to the table db.raw.events, cannot be rendered: "
     assert str(refusal.value).startswith(start)
@@ -168,7 +168,7 @@ def test_full_name_of_a_table_wins_over_the_suffix_of_another(names: tuple[str, 
 
 
 def test_keys_match_whole_name_parts_only() -> None:
-    with pytest.raises(DeclarationError, match=r"names 'vents', but no model reads an external table of that name"):
+    with pytest.raises(ConfigurationError, match=r"names 'vents', but no model reads an external table of that name"):
         keys_by_table("vents")
 
 
@@ -198,7 +198,7 @@ def test_value_in_keys_with_an_empty_part_is_refused_at_load(key: str) -> None:
     with pytest.raises(ResolutionException) as refusal:
         external_models(keys={"raw.events": key})
     assert (
-        f"DeclarationError: `external_models.keys` in defs.yaml, at 'raw.events', gives the asset key {key!r}, "
+        f"ConfigurationError: `external_models.keys` in defs.yaml, at 'raw.events', gives the asset key {key!r}, "
         "which has an empty part."
     ) in str(refusal.value)
 
@@ -216,19 +216,19 @@ START = "`external_models.keys` in defs.yaml names "
     ids=["similar to a table", "in another catalog", "similar to none"],
 )
 def test_unknown_table_in_keys_is_refused_with_suggestions(name: str, advice: str) -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         keys_by_table(name)
     assert str(refusal.value) == (f"{START}{name!r}, but no model reads an external table of that name. {advice}")
 
 
 def test_suggestions_for_an_unknown_table_are_limited() -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         keys_by_table("zzz", tables=tuple(f'"raw"."t{n:03}"' for n in range(100)))
     assert str(refusal.value).endswith(", ".join(f"raw.t{n:03}" for n in range(10)) + ", and 90 more.")
 
 
 def test_keys_are_refused_if_the_project_reads_no_external_table() -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         keys_by_table("raw.events", tables=())
     assert str(refusal.value) == (
         f"{START}'raw.events', but no model reads an external table of that name. The project has none."
@@ -237,7 +237,7 @@ def test_keys_are_refused_if_the_project_reads_no_external_table() -> None:
 
 @pytest.mark.parametrize("name", ["raw.events", "events", "RAW.Events"])
 def test_ambiguous_name_in_keys_is_refused_with_all_matches(name: str) -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         keys_by_table(name)
     assert str(refusal.value) == (
         f"{START}{name!r}, which is more than one table: db.raw.events, lake.raw.events. Write out the catalog."
@@ -250,7 +250,7 @@ def test_ambiguous_name_in_keys_is_refused_with_all_matches(name: str) -> None:
     ids=["short, then whole", "whole, then short"],
 )
 def test_table_named_twice_in_keys_is_refused(first: str, second: str) -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         external_models(keys={first: "dlt/clicks", second: "dlt/clicks"}).mapped(TABLES)
     assert str(refusal.value) == f"{START}the table db.raw.Clicks twice, once as {second!r}."
 
@@ -259,12 +259,12 @@ def test_table_named_twice_in_keys_is_refused(first: str, second: str) -> None:
 def test_keys_refuse_models_that_sqlmesh_computes(kind: str) -> None:
     models = [model("core.orders", reads=["staging.orders"]), model("staging.orders", kind=kind)]
     with pytest.raises(
-        DeclarationError, match=r"names 'staging\.orders', but no model reads an external table of that name"
+        ConfigurationError, match=r"names 'staging\.orders', but no model reads an external table of that name"
     ):
         translator(*models, external_models=external_models(keys={"staging.orders": "dlt/orders"}))
 
 
 def test_keys_refuse_an_external_model_that_no_model_reads() -> None:
     unread = model("raw.events", kind="EXTERNAL")
-    with pytest.raises(DeclarationError, match="The project has none"):
+    with pytest.raises(ConfigurationError, match="The project has none"):
         translator(unread, external_models=external_models(keys={"raw.events": "dlt/events"}))

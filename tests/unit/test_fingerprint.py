@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.state.fingerprint import sources_of
+from dg_sqlmesh_component.state.fingerprint import fingerprint_of
 
 CONFIG = """
 gateways: {local: {connection: {database: '{{ env_var("WAREHOUSE") }}', password: '{{ env_var("PASSWORD") }}'}}}
@@ -45,7 +45,7 @@ def writing(name: str, text: str = "changed") -> Callable[[Path], None]:
 
 
 def fingerprint_without_models(project: SQLMeshProject, requested: Sequence[str] = ()) -> str:
-    sources = sources_of(project, requested)
+    sources = fingerprint_of(project, requested)
     assert sources
     return sources.rest
 
@@ -80,9 +80,9 @@ def touching(name: str) -> Callable[[Path], None]:
          "not a folder of SQLMesh's"],
 )  # fmt: skip
 def test_changed_file_changes_the_fingerprint(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
-    before = sources_of(project, [])
+    before = fingerprint_of(project, [])
     change(project.paths[0])
-    assert before != sources_of(project, [])
+    assert before != fingerprint_of(project, [])
 
 
 @pytest.mark.parametrize("linked", ["models", "macros", "seeds", "signals"])
@@ -95,9 +95,9 @@ def test_file_in_a_linked_folder_changes_the_fingerprint(
     if (folder / linked).exists():
         shutil.rmtree(folder / linked)
     (folder / linked).symlink_to(elsewhere)
-    before = sources_of(project, [])
+    before = fingerprint_of(project, [])
     touching("x.sql")(elsewhere)
-    assert before != sources_of(project, [])
+    assert before != fingerprint_of(project, [])
 
 
 @pytest.mark.parametrize("link", ["models/shared", "seeds/shared"])
@@ -109,9 +109,9 @@ def test_nested_and_circular_links_are_followed_safely(
     writing("x.sql")(elsewhere)
     (elsewhere / "above").symlink_to(folder)
     (folder / link).symlink_to(elsewhere)
-    before = sources_of(project, [])
+    before = fingerprint_of(project, [])
     touching("x.sql")(elsewhere)
-    assert before != sources_of(project, [])
+    assert before != fingerprint_of(project, [])
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_nested_and_circular_links_are_followed_safely(
      ".git/HEAD", ".venv/lib/x.py", "environment/lib/x.py", "target/manifest.json", "x.log"],
 )  # fmt: skip
 def test_files_that_a_run_writes_do_not_change_the_fingerprint(project: SQLMeshProject, name: str) -> None:
-    before = sources_of(project, [])
+    before = fingerprint_of(project, [])
     writing(name)(project.paths[0])
-    assert sources_of(project, []) == before is not None
+    assert fingerprint_of(project, []) == before is not None
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_files_that_a_run_writes_do_not_change_the_fingerprint(project: SQLMeshP
     ids=str,
 )
 def test_project_options_change_the_fingerprint(project: SQLMeshProject, change: dict[str, object]) -> None:
-    assert sources_of(project, []) != sources_of(replace(project, **change), [])  # type: ignore[arg-type]
+    assert fingerprint_of(project, []) != fingerprint_of(replace(project, **change), [])  # type: ignore[arg-type]
 
 
 def test_variable_that_the_configuration_does_not_name_is_ignored(project: SQLMeshProject) -> None:
-    assert sources_of(project, []) == sources_of(replace(project, env={"ELSEWHERE": "b"}), [])
+    assert fingerprint_of(project, []) == fingerprint_of(replace(project, env={"ELSEWHERE": "b"}), [])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_variable_read_by_code_changes_the_fingerprint(
 ) -> None:
     writing(file, text)(project.paths[0])
     with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
-    assert (sources_of(with_a, []) != sources_of(with_b, [])) is counts
+    assert (fingerprint_of(with_a, []) != fingerprint_of(with_b, [])) is counts
 
 
 @pytest.mark.parametrize(("file", "counts"), [("macros/m.py", True), ("external_models.yaml", False)])
@@ -176,7 +176,7 @@ def test_variable_named_in_one_file_and_read_in_another_changes_the_fingerprint(
     writing("macros/settings.py", "import os\n\n\ndef setting(name):\n    return os.environ[name]\n")(project.paths[0])
     writing(file, "- 'EXTRA'")(project.paths[0])
     with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
-    assert (sources_of(with_a, []) != sources_of(with_b, [])) is counts
+    assert (fingerprint_of(with_a, []) != fingerprint_of(with_b, [])) is counts
 
 
 def test_variable_named_in_a_dbt_model_and_read_by_a_macro_changes_the_fingerprint(project: SQLMeshProject) -> None:
@@ -184,13 +184,13 @@ def test_variable_named_in_a_dbt_model_and_read_by_a_macro_changes_the_fingerpri
     writing("macros/setting.sql", "{% macro setting(name) %}{{ env_var(name) }}{% endmacro %}")(project.paths[0])
     writing("models/m.sql", "SELECT '{{ setting(\"EXTRA\") }}'")(project.paths[0])
     with_a, with_b = (replace(project, env={"EXTRA": value}) for value in "ab")
-    assert sources_of(with_a, []) != sources_of(with_b, [])
+    assert fingerprint_of(with_a, []) != fingerprint_of(with_b, [])
 
 
 def test_shell_variable_underscore_is_ignored(project: SQLMeshProject) -> None:
     writing("config.yaml", CONFIG + "# _\n")(project.paths[0])
     with_a, with_b = (replace(project, env={"_": value}) for value in "ab")
-    assert sources_of(with_a, []) == sources_of(with_b, [])
+    assert fingerprint_of(with_a, []) == fingerprint_of(with_b, [])
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that not even the superuser can read")
@@ -200,7 +200,7 @@ def test_unreadable_file_does_not_raise(project: SQLMeshProject, name: str) -> N
     writing(name)(project.paths[0])
     file.unlink()
     file.symlink_to("/proc/self/mem")
-    assert sources_of(project, []) is not None
+    assert fingerprint_of(project, []) is not None
 
 
 @pytest.mark.parametrize(
@@ -213,9 +213,9 @@ def test_unreadable_file_does_not_raise(project: SQLMeshProject, name: str) -> N
     ],
 )
 def test_configuration_that_starts_programs_has_no_fingerprint(project: SQLMeshProject, text: str) -> None:
-    assert sources_of(project, []) is not None
+    assert fingerprint_of(project, []) is not None
     writing("config.py", text)(project.paths[0])
-    assert sources_of(project, []) is None
+    assert fingerprint_of(project, []) is None
 
 
 @pytest.mark.parametrize(
@@ -236,19 +236,19 @@ def test_configuration_whose_helper_starts_programs_has_no_fingerprint(
     writing("settings/__init__.py", "")(folder)
     writing("config.py", imported)(folder)
     writing(helper, "import os")(folder)
-    assert sources_of(project, []) is not None
+    assert fingerprint_of(project, []) is not None
     writing(helper, "import subprocess")(folder)
-    assert sources_of(project, []) is None
+    assert fingerprint_of(project, []) is None
 
 
 def test_configuration_that_cannot_be_parsed_counts_as_changed_and_is_searched(project: SQLMeshProject) -> None:
     """SQLMesh may run in a newer Python. If it cannot parse the file either, no manifest is stored."""
     [folder] = project.paths
-    before = sources_of(project, [])
+    before = fingerprint_of(project, [])
     writing("config.py", "import (")(folder)
-    assert sources_of(project, []) not in (before, None)
+    assert fingerprint_of(project, []) not in (before, None)
     writing("config.py", "import (\nimport subprocess")(folder)
-    assert sources_of(project, []) is None
+    assert fingerprint_of(project, []) is None
 
 
 def test_modules_that_helpers_import_and_linked_packages_are_searched(
@@ -259,15 +259,15 @@ def test_modules_that_helpers_import_and_linked_packages_are_searched(
     (folder / "shared").symlink_to(elsewhere)
     writing("config.py", "import helper")(folder)
     writing("helper.py", "from shared.deep.base import VARIABLES")(folder)
-    assert sources_of(project, []) is not None
+    assert fingerprint_of(project, []) is not None
     writing("deep/base.py", "import requests")(elsewhere)
-    assert sources_of(project, []) is None
+    assert fingerprint_of(project, []) is None
 
 
 def test_code_that_the_configuration_does_not_import_may_start_programs(project: SQLMeshProject) -> None:
     writing("deploy.py", "import subprocess")(project.paths[0])
     writing("config.py", "import os")(project.paths[0])
-    assert sources_of(project, []) is not None
+    assert fingerprint_of(project, []) is not None
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_variable_read_by_a_dbt_model_changes_the_fingerprint(project: SQLMeshPr
 def test_variable_named_in_the_env_file_changes_the_fingerprint(project: SQLMeshProject) -> None:
     writing(".env", "WAREHOUSE=${ELSEWHERE}/shop")(project.paths[0])
     with_a, with_b = (replace(project, env={"ELSEWHERE": value}) for value in "ab")
-    assert sources_of(with_a, []) != sources_of(with_b, [])
+    assert fingerprint_of(with_a, []) != fingerprint_of(with_b, [])
 
 
 @pytest.mark.parametrize(("text", "counts"), [("default_target_environment: dev_{{ user() }}", True), ("", False)])
@@ -324,13 +324,13 @@ def test_user_name_counts_only_if_the_configuration_reads_it(
     fingerprints = []
     for name in ("ada", "grace"):
         monkeypatch.setenv("LOGNAME", name)
-        fingerprints.append(sources_of(project, []))
+        fingerprints.append(fingerprint_of(project, []))
     assert (fingerprints[0] != fingerprints[1]) is counts
 
 
 def test_value_of_a_secret_variable_is_ignored(project: SQLMeshProject) -> None:
     with_a, with_b = (replace(project, env={"PASSWORD": value}) for value in "ab")
-    assert sources_of(with_a, []) == sources_of(with_b, [])
+    assert fingerprint_of(with_a, []) == fingerprint_of(with_b, [])
 
 
 def test_fingerprint_depends_on_the_requested_content(project: SQLMeshProject) -> None:
@@ -352,24 +352,24 @@ def test_commit_counts_only_if_links_are_requested(project: SQLMeshProject) -> N
 
     subprocess.run(["git", "init", "-q"], cwd=project.paths[0], check=True)
     commit("one")
-    with_links, without = sources_of(project, ["links"]), sources_of(project, [])
+    with_links, without = fingerprint_of(project, ["links"]), fingerprint_of(project, [])
     commit("two")
-    assert sources_of(project, ["links"]) != with_links
-    assert sources_of(project, []) == without
+    assert fingerprint_of(project, ["links"]) != with_links
+    assert fingerprint_of(project, []) == without
 
 
 def test_selection_that_uses_git_has_no_fingerprint(project: SQLMeshProject) -> None:
-    assert sources_of(project, ["+git:main"]) is None
+    assert fingerprint_of(project, ["+git:main"]) is None
 
 
 @pytest.mark.parametrize("changed", [[], ["models/orders.sql"], ["models/deep/er.sql", "models/orders.sql"]])
 def test_changed_sql_files_of_models_are_listed(project: SQLMeshProject, changed: list[str]) -> None:
     [folder] = project.paths
     writing("models/deep/er.sql", "SELECT 2")(folder)
-    before = sources_of(project, [])
+    before = fingerprint_of(project, [])
     for name in changed:
         writing(name)(folder)
-    now = sources_of(project, [])
+    now = fingerprint_of(project, [])
     assert before
     assert now
     assert now.rest == before.rest
@@ -392,9 +392,9 @@ def test_changed_sql_files_of_models_are_listed(project: SQLMeshProject, changed
     ids=["new", "gone", "Python", "YAML", "like models", "audit", "models elsewhere", "config", "seed"],
 )
 def test_any_other_change_requires_a_full_reload(project: SQLMeshProject, change: Callable[[Path], None]) -> None:
-    before = sources_of(project, [])
+    before = fingerprint_of(project, [])
     change(project.paths[0])
-    now = sources_of(project, [])
+    now = fingerprint_of(project, [])
     assert before
     assert now
     assert now.files_changed_since(before) is None

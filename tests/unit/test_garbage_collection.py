@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dg_sqlmesh_component.definitions.garbage_collection import collecting_no_garbage
+from dg_sqlmesh_component.definitions.garbage_collection import paused_garbage_collection
 
 
 @pytest.fixture(autouse=True)
@@ -18,19 +18,19 @@ def _enabled() -> Iterator[None]:
 
 
 def test_garbage_collection_is_paused_inside_and_enabled_afterwards() -> None:
-    with collecting_no_garbage():
+    with paused_garbage_collection():
         assert not gc.isenabled()
     assert gc.isenabled()
 
 
 def test_garbage_collection_is_enabled_again_after_an_error() -> None:
-    with pytest.raises(ValueError, match="wrong"), collecting_no_garbage():
+    with pytest.raises(ValueError, match="wrong"), paused_garbage_collection():
         raise ValueError("wrong")
     assert gc.isenabled()
 
 
 def test_disabled_garbage_collection_stays_disabled() -> None:
     gc.disable()
-    with collecting_no_garbage():
+    with paused_garbage_collection():
         pass
     assert not gc.isenabled()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from unit.builders import EVERYTHING, manifest, model, standalone
 
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION, Manifest
 from dg_sqlmesh_component.state.manifest_file import read_manifest, write_manifest
 
@@ -28,7 +28,7 @@ def stored(project: Manifest, folder: Path) -> Path:
 
 def refusal(path: Path) -> str:
     """Return the error for a file that cannot be read."""
-    with pytest.raises(DeclarationError) as refused:
+    with pytest.raises(ConfigurationError) as refused:
         read_manifest(path)
     message = str(refused.value)
     assert str(path) in message

@@ -377,8 +377,8 @@ def test_successful_retry_executes_only_the_open_nodes(ended_attempt: EndedAttem
     ]
     for outcome in outcomes:
         assert isinstance(outcome, NodeOutcome)
-        assert (outcome.attempts, outcome.again, outcome.promoted) == (2, False, PROMOTED)
-        assert (outcome.errors, outcome.failed_audits, outcome.culprits) == ((), (), ())
+        assert (outcome.attempts, outcome.is_repeated, outcome.promoted) == (2, False, PROMOTED)
+        assert (outcome.errors, outcome.failed_audits, outcome.failed_upstream) == ((), (), ())
         assert outcome.intervals[-1][1] == D3[1]
     assert ledger.contradictions == ()
     assert open_nodes(ledger) == frozenset()
@@ -431,7 +431,7 @@ def test_nodes_settled_before_a_retry_have_their_errors_and_culprits() -> None:
     blocked = msg.NodesBlocked({REVENUE: (ORDERS, STAGING)})
     feed(ledger, [planned(*PARENTS_FIRST), transient_failure(STAGING), persistent_failure(ORDERS), blocked])
     settled = {
-        outcome.fqn: (outcome.errors, outcome.culprits)
+        outcome.fqn: (outcome.errors, outcome.failed_upstream)
         for outcome in ledger.pause(nodes(STAGING))
         if isinstance(outcome, NodeOutcome)
     }
@@ -589,17 +589,17 @@ def test_model_blocked_in_both_attempts_names_the_culprit_of_the_second() -> Non
         requested=[STAGING, REFUNDS, ORDERS],
     )
     assert node_outcomes(outcomes) == {STAGING: Outcome.EXECUTED, REFUNDS: Outcome.FAILED, ORDERS: Outcome.BLOCKED}
-    assert next(outcome for outcome in outcomes if outcome.fqn == ORDERS).culprits == (REFUNDS,)
+    assert next(outcome for outcome in outcomes if outcome.fqn == ORDERS).failed_upstream == (REFUNDS,)
 
 
 def test_plan_during_the_second_attempt_keeps_batches_of_the_first() -> None:
     second = [msg.EvaluationPlanned({ORDERS: (D2, D3)}), batch(0, D2), EMPTY_PLAN]
     (outcome,) = outcomes_of_last(PARTLY_FAILED, [*second, planned(ORDERS, interval=D3), batch(0, D3)])
-    assert (outcome.outcome, outcome.intervals, outcome.again) == (Outcome.EXECUTED, (days(1, 3),), False)
+    assert (outcome.outcome, outcome.intervals, outcome.is_repeated) == (Outcome.EXECUTED, (days(1, 3),), False)
 
 
 def test_promoted_version_is_that_of_the_last_attempt() -> None:
-    replaced = msg.PromotedNode("4711", "9", "9")
+    replaced = msg.PromotedVersion("4711", "9", "9")
     second = msg.EnvironmentOpened("prod", {ORDERS: replaced}, (), "cd /shop && sqlmesh plan")
     (outcome,) = outcomes_of_last([OPENED, ONE_BATCH, LOST], [second, ONE_BATCH, batch(0, D1)])
     assert outcome.promoted == replaced

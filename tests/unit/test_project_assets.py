@@ -21,7 +21,7 @@ from unit.builders import (
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
-from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model
 from dg_sqlmesh_component.run.outcomes import AuditResult
 
@@ -251,7 +251,7 @@ def test_read_beyond_lists_upstream_nodes_that_are_not_assets() -> None:
     )
     assets = project_assets(project)
     beyond = (fqn("core.inner"), fqn("core.left_out"), fqn("raw.events"))
-    assert assets.read_beyond([fqn("core.orders"), fqn("marts.revenue")]) == {fqn("core.orders"): beyond}
+    assert assets.upstream_outside_assets([fqn("core.orders"), fqn("marts.revenue")]) == {fqn("core.orders"): beyond}
 
 
 def test_parents_with_one_key_are_one_dependency() -> None:
@@ -588,7 +588,7 @@ def test_check_moved_to_another_asset_is_refused(misplaced: str) -> None:
     def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
         return spec._replace(name="moved", asset_key=dg.AssetKey("theirs")) if audit_.name == misplaced else spec
 
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         project_assets(PROJECT, check=override)
     assert str(refusal.value) == (
         f"get_asset_check_spec puts the check 'moved' of the audit {misplaced} on the asset theirs; "
@@ -601,7 +601,7 @@ def test_check_renamed_to_a_taken_name_is_refused(name: str) -> None:
     def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
         return spec._replace(name=name) if audit_.name == "forall" else spec
 
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         project_assets(PROJECT, check=override)
     assert str(refusal.value) == (
         f"Two audits of core/orders have the check name {name!r}. Each check of an asset needs its own name. Return "
@@ -730,7 +730,7 @@ def test_external_models_are_audited_with_their_downstream_models(models: list[s
     readers = [orders, model("marts.revenue", reads=["core.inner"])]
     tables = [audited("raw.events"), audited("raw.rates"), model("raw.plain", kind="EXTERNAL")]
     assets = project_assets(manifest(*readers, inner, model("core.other", reads=["core.orders"]), *tables))
-    assert assets.audited_externals(map(fqn, models)) == {*map(fqn, externals)}
+    assert assets.external_models_with_audits(map(fqn, models)) == {*map(fqn, externals)}
 
 
 # -- results and their checks ---------------------------------------------------------------------
@@ -741,7 +741,7 @@ def result(name: str, position: int = 0, **args: str) -> AuditResult:
 
 
 def results_by_check_name(assets: ProjectAssets, node: str, *results: AuditResult) -> dict[str, AuditResult]:
-    return {key.name: audit_result for key, audit_result in assets.check_of(node, results).items()}
+    return {key.name: audit_result for key, audit_result in assets.checks_of_results(node, results).items()}
 
 
 TWICE = (
@@ -810,7 +810,7 @@ def test_standalone_audit_is_a_check_on_a_selected_model_that_it_reads() -> None
     assert nodes(assets) == {"orders_add_up": "orders_add_up"}
     assert assets.standalone_audits == {"orders_add_up": add_up}
     assert assets.checks[key].blocking is False
-    assert assets.check_of("orders_add_up", [result("orders_add_up")]) == {key: result("orders_add_up")}
+    assert assets.checks_of_results("orders_add_up", [result("orders_add_up")]) == {key: result("orders_add_up")}
 
 
 @pytest.mark.parametrize(
@@ -925,5 +925,5 @@ def test_asset_with_partitions_is_refused() -> None:
     def partitioned(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
         return spec.replace_attributes(partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
 
-    with pytest.raises(DeclarationError, match=r"Model core\.orders \(.*\) has a `partitions_def`\. SQLMesh itself"):
+    with pytest.raises(ConfigurationError, match=r"Model core\.orders \(.*\) has a `partitions_def`\. SQLMesh itself"):
         project_assets(manifest(model("core.orders")), asset=partitioned)

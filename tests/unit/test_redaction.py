@@ -150,8 +150,8 @@ def test_query_is_redacted_only_for_known_secrets() -> None:
     redactor.add(["hunter2!"])
     assert redactor.sql("SELECT user FROM t WHERE key = 'hunter2!'") == "SELECT user FROM t WHERE key = '***'"
     evaluated = msg.AuditEvaluated('"t"."x"', "a", 0, {}, True, 1, "SELECT 'hunter2!'", (0, 1))
-    described = msg.ProjectDescribed(manifest(model("t.x", query="SELECT 'hunter2!'"), model("t.y")))
-    for event in (evaluated, described):
+    loaded = msg.ProjectLoaded(manifest(model("t.x", query="SELECT 'hunter2!'"), model("t.y")))
+    for event in (evaluated, loaded):
         assert "'***'" in repr(redactor.event(event))
         assert "hunter2" not in repr(redactor.event(event))
 
@@ -173,7 +173,7 @@ def test_manifest_is_redacted_except_names_used_for_keys_and_groups() -> None:
     standalone_audit = StandaloneAudit(check, (), "@daily", None, dbt)
     redactor = Redactor({})
     redactor.add(["hunter2!"])
-    redacted = redactor.event(msg.ProjectDescribed(manifest(model_with_secrets, standalone_audits=[standalone_audit])))
+    redacted = redactor.event(msg.ProjectLoaded(manifest(model_with_secrets, standalone_audits=[standalone_audit])))
     [redacted_model] = redacted.manifest.models
     assert redacted_model.columns[1] == Column("n", "INT", None)
     assert (redacted_model.owner, redacted_model.tags) == (model_with_secrets.owner, model_with_secrets.tags), (

@@ -22,9 +22,9 @@ from unit.outcome_table import (
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, instant, listed
+from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, utc_text
 from dg_sqlmesh_component.run.check_history import Data, EarlierResult, data_in
-from dg_sqlmesh_component.run.failure import failure_of
+from dg_sqlmesh_component.run.failure import build_failure
 from dg_sqlmesh_component.run.metadata import unapplied_change
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.results import Reporter
@@ -38,14 +38,14 @@ STARTED_AT = day(3) + 4_567
 
 EXECUTED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED)
 FAILED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.FAILED)
-AUDITED = msg.Audited("3117", "4001")
+AUDITED = msg.AuditedData("3117", "4001")
 IDLE = NodeOutcome(
     ORDERS,
     Outcome.UP_TO_DATE,
     PROMOTED,
     reason="its cron is not due",
     last_interval_end=day(2),
-    of=AUDITED,
+    audited_data=AUDITED,
     altered_at=day(1),
 )
 DATA = ("prod", AUDITED, day(2))
@@ -163,7 +163,7 @@ def test_outcome_table_covers_every_metadata_key() -> None:
 
 @every_row
 def test_step_fails_as_the_outcome_table_states(row: Row) -> None:
-    failure = failure_of(reporter().wording, [row.outcome], [], [])
+    failure = build_failure(reporter().wording, [row.outcome], [], [])
     assert (failure is not None) == row.outcome.outcome.is_failure
 
 
@@ -176,7 +176,7 @@ def test_each_execution_has_its_own_data_version() -> None:
 
 
 def test_code_version_is_that_of_the_promoted_version() -> None:
-    drifted = replace(EXECUTED, promoted=msg.PromotedNode("3117", data_hash="9", metadata_hash="2001"))
+    drifted = replace(EXECUTED, promoted=msg.PromotedVersion("3117", data_hash="9", metadata_hash="2001"))
     assert reporter().materialization(drifted).tags == {"dagster/code_version": "9"}
 
 
@@ -212,7 +212,7 @@ def test_unselected_audit_missing_from_the_environment_has_no_result() -> None:
     ids=["nothing changed", "the data changed", "the metadata changed", "both changed"],
 )
 def test_unapplied_local_change_is_in_the_metadata(data_hash: str, metadata_hash: str, change: str | None) -> None:
-    promoted = msg.PromotedNode("3117", data_hash, metadata_hash)
+    promoted = msg.PromotedVersion("3117", data_hash, metadata_hash)
     assert unapplied_change(ASSETS, ORDERS, promoted) == change
     outcome = replace(EXECUTED, promoted=promoted)
     for metadata in (reporter().materialization(outcome).metadata, reporter().status_check(outcome)[0].metadata):
@@ -265,7 +265,7 @@ def test_node_without_a_table_in_another_environment_has_no_table_name() -> None
 
 
 def test_failure_names_the_environment() -> None:
-    failure = failure_of(reporter(environment="dev").wording, [BLOCKED], [], [])
+    failure = build_failure(reporter(environment="dev").wording, [BLOCKED], [], [])
     assert failure is not None
     assert failure.description == "SQLMesh in environment dev: 1 blocked."
 
@@ -351,10 +351,10 @@ def test_failed_blocking_audit_of_a_run_of_its_model_is_not_carried_over(
 OTHER_DATA = {
     "more is computed": replace(IDLE, last_interval_end=day(3)),
     "nothing is computed": replace(IDLE, last_interval_end=None),
-    "another version": replace(IDLE, of=replace(AUDITED, version="another")),
-    "another audit": replace(IDLE, of=replace(AUDITED, audits="another")),
+    "another version": replace(IDLE, audited_data=replace(AUDITED, version="another")),
+    "another audit": replace(IDLE, audited_data=replace(AUDITED, audits="another")),
     "restated since": replace(IDLE, altered_at=day(1) + 1),
-    "unknown": replace(IDLE, of=None),
+    "unknown": replace(IDLE, audited_data=None),
 }
 
 
@@ -376,12 +376,14 @@ def test_result_of_unknown_data_is_not_carried_over(of: Data | None) -> None:
 def test_blocking_audit_that_failed_alone_is_carried_over_as_failed_while_the_data_is_the_same(
     node_outcome: NodeOutcome,
 ) -> None:
-    alone = AuditOnlyOutcome(ORDERS, (replace(audit_result("recent", D1, failing_rows=1), of=AUDITED),), (), None)
+    alone = AuditOnlyOutcome(
+        ORDERS, (replace(audit_result("recent", D1, failing_rows=1), audited_data=AUDITED),), (), None
+    )
     evaluated = next(result for result in reporter().audited(alone) if result.check_name == "recent")
     for _ in range(2):  # a result that was carried over is carried over again
         metadata = stored(dict(evaluated.metadata))
         assert metadata["sqlmesh/evaluated_alone"].value is True
-        earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), alone=True)}
+        earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), is_audit_only=True)}
         [evaluated] = reporter().carried_over(node_outcome, earlier)
         assert (evaluated.passed, evaluated.severity) == (False, ERROR)
         assert reporter().known_failures(node_outcome, earlier) == [
@@ -391,7 +393,7 @@ def test_blocking_audit_that_failed_alone_is_carried_over_as_failed_while_the_da
 
 
 def test_audit_result_records_the_audited_data() -> None:
-    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), of=AUDITED)])
+    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), audited_data=AUDITED)])
     assert data_in(stored(dict(result.metadata))) == DATA
     assert "sqlmesh/evaluated_alone" not in result.metadata
 
@@ -476,7 +478,7 @@ def test_audit_without_a_check_has_no_result() -> None:
 
 def test_healthy_step_has_no_failure() -> None:
     passed = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (D2,), None)
-    assert failure_of(reporter().wording, [EXECUTED], [passed], []) is None
+    assert build_failure(reporter().wording, [EXECUTED], [passed], []) is None
 
 
 def test_failure_names_failed_models_errors_and_blocked_models() -> None:
@@ -486,11 +488,11 @@ def test_failure_names_failed_models_errors_and_blocked_models() -> None:
     outcomes = [
         NodeOutcome(a, Outcome.FAILED, errors=("cannot cast 'x'",)),
         NodeOutcome(b, Outcome.AUDIT_FAILED, errors=("Audit not_null failed: 3 rows",)),
-        NodeOutcome(a_child, Outcome.BLOCKED, culprits=(a,)),
-        NodeOutcome(b_child, Outcome.BLOCKED, culprits=(b,)),
-        NodeOutcome(of_both, Outcome.BLOCKED, culprits=(a, b)),
+        NodeOutcome(a_child, Outcome.BLOCKED, failed_upstream=(a,)),
+        NodeOutcome(b_child, Outcome.BLOCKED, failed_upstream=(b,)),
+        NodeOutcome(of_both, Outcome.BLOCKED, failed_upstream=(a, b)),
     ]
-    failure = failure_of(reporter(assets).wording, outcomes, [], [])
+    failure = build_failure(reporter(assets).wording, outcomes, [], [])
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 audit failed, 3 blocked.\n"
@@ -506,13 +508,13 @@ def test_failure_names_failed_models_errors_and_blocked_models() -> None:
 
 
 def test_model_blocked_from_outside_of_the_step_fails_the_step() -> None:
-    failure = failure_of(reporter().wording, [BLOCKED], [], [])
+    failure = build_failure(reporter().wording, [BLOCKED], [], [])
     assert failure is not None
     assert failure.description == "SQLMesh in environment prod: 1 blocked."
 
 
 def test_failure_counts_executed_models() -> None:
-    failure = failure_of(reporter().wording, [EXECUTED, replace(FAILED, fqn=STAGING)], [], [])
+    failure = build_failure(reporter().wording, [EXECUTED, replace(FAILED, fqn=STAGING)], [], [])
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 executed.\n"
@@ -522,27 +524,27 @@ def test_failure_counts_executed_models() -> None:
 
 
 def test_problem_of_the_whole_run_fails_the_step_even_if_all_models_were_executed() -> None:
-    failure = failure_of(reporter().wording, [EXECUTED], [], ["SQLMesh's process was killed."])
+    failure = build_failure(reporter().wording, [EXECUTED], [], ["SQLMesh's process was killed."])
     assert failure is not None
     assert failure.description == "SQLMesh in environment prod: 1 executed.\nSQLMesh's process was killed."
 
 
 def test_problem_without_outcomes_is_the_whole_failure() -> None:
-    failure = failure_of(reporter().wording, [], [], ["There is no folder /shop."])
+    failure = build_failure(reporter().wording, [], [], ["There is no folder /shop."])
     assert failure is not None
     assert (failure.description, dict(failure.metadata)) == ("There is no folder /shop.", {})
 
 
 def test_only_blocking_audits_selected_alone_fail_the_step() -> None:
     failed = [audit_result("not_null", D1, failing_rows=3), audit_result("recent", D1, failing_rows=9)]
-    failure = failure_of(reporter().wording, [], [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
+    failure = build_failure(reporter().wording, [], [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
     assert failure is not None
     assert failure.description == "core.orders: audit not_null failed: 3 rows."
-    assert failure_of(reporter().wording, [], [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
+    assert build_failure(reporter().wording, [], [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
 
 
 def test_audits_that_could_not_be_evaluated_fail_the_step() -> None:
-    failure = failure_of(reporter().wording, [], [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
+    failure = build_failure(reporter().wording, [], [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
     assert failure is not None
     assert failure.description == "core.orders: its audits could not be evaluated: no such table"
 
@@ -552,8 +554,8 @@ def test_failure_with_many_models_describes_some_and_names_all() -> None:
     failed, blocked = ([f"{schema}.m{n:03}" for n in range(count)] for schema in ("failed", "blocked"))
     assets = project_assets(manifest(*map(model, [*failed, *blocked])))
     outcomes = [NodeOutcome(fqn(name), Outcome.FAILED, errors=("boom",)) for name in failed]
-    outcomes += [NodeOutcome(fqn(name), Outcome.BLOCKED, culprits=(fqn(failed[0]),)) for name in blocked]
-    failure = failure_of(reporter(assets).wording, outcomes, [], [])
+    outcomes += [NodeOutcome(fqn(name), Outcome.BLOCKED, failed_upstream=(fqn(failed[0]),)) for name in blocked]
+    failure = build_failure(reporter(assets).wording, outcomes, [], [])
     assert failure is not None
     head, *lines, last = (failure.description or "").splitlines()
     assert head == f"SQLMesh in environment prod: {count} failed, {count} blocked."
@@ -582,7 +584,7 @@ def test_cause_that_interrupts_many_models_is_reported_once() -> None:
         NodeOutcome(b, Outcome.INTERRUPTED, errors=("The database is locked.",)),
         NodeOutcome(c, Outcome.INTERRUPTED, errors=("The database is locked.",), intervals=(D1,)),
     ]
-    failure = failure_of(
+    failure = build_failure(
         reporter(project_assets(manifest(*map(model, names)))).wording, outcomes, [], ["The database is locked."]
     )
     assert failure is not None
@@ -616,7 +618,7 @@ def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> No
     cancelled = reporter()
     cancelled.wording.running = {STAGING}
     outcomes = [NodeOutcome(fqn, Outcome.INTERRUPTED, errors=("The run was cancelled.",)) for fqn in (STAGING, ORDERS)]
-    failure = failure_of(cancelled.wording, outcomes, [], ["The run was cancelled."])
+    failure = build_failure(cancelled.wording, outcomes, [], ["The run was cancelled."])
     assert failure is not None
     assert failure.description is not None
     assert failure.description.splitlines()[1:] == [
@@ -645,7 +647,7 @@ def test_long_list_is_cut_with_a_count_of_the_rest() -> None:
 
 
 def test_instants_are_shown_in_utc_to_the_second() -> None:
-    assert instant(STARTED_AT) == "2026-01-03T00:00:04Z"
+    assert utc_text(STARTED_AT) == "2026-01-03T00:00:04Z"
 
 
 @pytest.mark.parametrize(
@@ -684,7 +686,7 @@ def test_audit_failure_with_unknown_rows_quotes_sqlmesh() -> None:
 
 
 def test_blocked_model_without_known_culprit_names_none() -> None:
-    sentence = reporter().wording.sentence(replace(BLOCKED, culprits=()))
+    sentence = reporter().wording.sentence(replace(BLOCKED, failed_upstream=()))
     assert sentence == "core.orders was not executed, because a model upstream of it failed."
 
 

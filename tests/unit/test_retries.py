@@ -13,7 +13,7 @@ from unit.outcome_table import AUDITS, DIVISION, LOST, OUTCOME_TABLE
 from dg_sqlmesh_component.config.attributes import Execution
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, DeclarationError, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, ConfigurationError, SQLMeshComponentError
 from dg_sqlmesh_component.run.outcomes import Ledger
 from dg_sqlmesh_component.run.retry_decision import next_attempt
 
@@ -77,7 +77,7 @@ def test_error_class_is_not_prepended_twice() -> None:
 
 @pytest.mark.parametrize("name", ["transient_errors", "persistent_errors"])
 def test_pattern_without_a_list_is_refused(name: str) -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         Retries(max_retries=1, **{name: "suspended"})  # type: ignore[arg-type]
     assert (
         str(refusal.value) == f"`execution.retries.{name}` in defs.yaml is 'suspended'. Input should be a valid list."
@@ -194,7 +194,7 @@ def test_retries_may_be_none(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [True, 1.5, [3], "many", "{{ true }}", "{{ [3] }}"], ids=str)
 def test_retries_refuse_other_types_than_number_and_mapping(value: Any) -> None:
-    with pytest.raises((ResolutionException, DeclarationError, ValidationError), match="retries"):
+    with pytest.raises((ResolutionException, ConfigurationError, ValidationError), match="retries"):
         retries_from(value)
 
 
@@ -233,7 +233,7 @@ def test_wrong_retry_attribute_is_refused_by_name(attributes: dict[str, Any]) ->
     ],
 )
 def test_invalid_regular_expression_is_refused_with_its_attribute(attribute: str, pattern: str, rule: str) -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         retries(**{attribute: ["suspended", pattern]})
     assert str(refusal.value) == (
         f"`execution.retries.{attribute}` in defs.yaml has {pattern!r}, which is not a regular expression: {rule}."
@@ -244,7 +244,7 @@ def test_invalid_regular_expression_is_refused_with_its_attribute(attribute: str
     "attributes", [{"max_retries": -1}, {"max_retries": 1, "delay": -1}, {"max_retries": 1, "backoff": "quadratic"}]
 )
 def test_invalid_retry_policy_is_refused_at_load(attributes: dict[str, Any]) -> None:
-    with pytest.raises(DeclarationError, match=r"execution\.retries"):
+    with pytest.raises(ConfigurationError, match=r"execution\.retries"):
         Retries(**attributes)
 
 

@@ -9,11 +9,11 @@ from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
     chosen_environment,
     config_of_run,
-    refuse_what_does_nothing,
-    sanitized,
+    refuse_options_without_effect,
+    sanitized_environment,
 )
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import DeclarationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.run.step import run_tags
 
 EVERYTHING: dict[str, Any] = {
@@ -86,7 +86,7 @@ def test_environment_is_the_declared_or_an_allowed_one(
     ],
 )
 def test_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: list[str], names: str) -> None:
-    with pytest.raises(DeclarationError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         chosen_environment(SQLMeshRunConfig(environment=asked_for), "prod", allowed)
     assert str(refusal.value) == (
         f"The run config asks for environment {asked_for!r}; allowed are: {names}. "
@@ -108,7 +108,7 @@ def test_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: lis
     ],
 )
 def test_environment_name_is_sanitized_like_sqlmesh(name: str, stored: str) -> None:
-    assert sanitized(name) == stored == sanitized(stored)
+    assert sanitized_environment(name) == stored == sanitized_environment(stored)
 
 
 # -- options without effect -----------------------------------------------------------------------
@@ -116,8 +116,8 @@ def test_environment_name_is_sanitized_like_sqlmesh(name: str, stored: str) -> N
 
 @pytest.mark.parametrize("runs_models", [True, False])
 def test_skip_janitor_false_is_refused_outside_of_prod(runs_models: bool) -> None:
-    with pytest.raises(DeclarationError) as refusal:
-        refuse_what_does_nothing(SQLMeshRunConfig(skip_janitor=False), "dev", runs_models=runs_models)
+    with pytest.raises(ConfigurationError) as refusal:
+        refuse_options_without_effect(SQLMeshRunConfig(skip_janitor=False), "dev", runs_models=runs_models)
     assert str(refusal.value) == (
         "The run config sets skip_janitor to false, but SQLMesh runs its janitor only before a run of environment "
         "prod, and this run is of 'dev'. Leave skip_janitor out."
@@ -137,19 +137,19 @@ def test_skip_janitor_false_is_refused_outside_of_prod(runs_models: bool) -> Non
 )
 def test_options_for_models_are_refused_if_only_checks_are_selected(options: dict[str, Any], names: str) -> None:
     config = SQLMeshRunConfig(**options)
-    with pytest.raises(DeclarationError) as refusal:
-        refuse_what_does_nothing(config, "prod", runs_models=False)
+    with pytest.raises(ConfigurationError) as refusal:
+        refuse_options_without_effect(config, "prod", runs_models=False)
     assert str(refusal.value) == (
         f"The run config sets {names}, but only checks are selected, so no model is executed. "
         "Select the assets too, or leave it out."
     )
-    refuse_what_does_nothing(config, "prod", runs_models=True)
+    refuse_options_without_effect(config, "prod", runs_models=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"environment": "dev"}], ids=["nothing", "an environment"])
 @pytest.mark.parametrize("environment", ["prod", "dev"])
 def test_environment_is_accepted_if_only_checks_are_selected(options: dict[str, Any], environment: str) -> None:
-    refuse_what_does_nothing(SQLMeshRunConfig(**options), environment, runs_models=False)
+    refuse_options_without_effect(SQLMeshRunConfig(**options), environment, runs_models=False)
 
 
 # -- a run of several steps -----------------------------------------------------------------------

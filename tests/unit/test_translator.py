@@ -12,7 +12,7 @@ from unit.builders import EVERYTHING, attributes, audit, external_models, manife
 
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, Dependencies, Translator, sql_metadata
-from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.manifest import Model
 
 ORDERS_KEY = dg.AssetKey(["core", "orders"])
@@ -480,7 +480,7 @@ def test_prefix_and_separator_are_configurable(convention: TagConvention, tags: 
 
 @pytest.mark.parametrize(("prefix", "separator"), [("", ":"), ("dagster", "")], ids=["prefix", "separator"])
 def test_empty_prefix_or_separator_is_refused(prefix: str, separator: str) -> None:
-    with pytest.raises(DeclarationError, match=r"`tag_convention` in defs\.yaml needs a prefix and a separator"):
+    with pytest.raises(ConfigurationError, match=r"`tag_convention` in defs\.yaml needs a prefix and a separator"):
         TagConvention(prefix, separator)
 
 

@@ -16,11 +16,11 @@ from dg_sqlmesh_component.protocol.manifest import Limits
 
 D1, D2 = days(1, 1), days(2, 2)
 PROJECT = msg.OpenProject(paths=("/shop", "/core"), gateway="local", environment=None, config=None)
-PROMOTED = msg.PromotedNode(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
+PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
 ADD_UP = replace(PROMOTED, table_name=None)
 
 REQUESTS: tuple[msg.Request, ...] = (
-    msg.DescribeRequest(
+    msg.LoadRequest(
         PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links"), limits=Limits(9, 8, 7)
     ),
     msg.EvaluationRequest(
@@ -40,13 +40,13 @@ REQUESTS: tuple[msg.Request, ...] = (
         holder="run c0ffee of job shop",
         overlap_timeout=2.5,
         environment_timeout=60,
-        described_as=msg.DescribedAs(
+        manifest_facts=msg.ManifestFacts(
             "local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}
         ),
     ),
 )
 EVENTS: tuple[msg.Event, ...] = (
-    msg.ProjectDescribed(
+    msg.ProjectLoaded(
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
@@ -193,7 +193,7 @@ def test_field_with_a_default_may_be_missing(adapter: Any, value: Any) -> None:
 
 
 def test_defaults_of_optional_request_fields() -> None:
-    describe, evaluate = (
+    load, evaluate = (
         wire.decode(
             wire.REQUEST,
             line_without(
@@ -202,7 +202,7 @@ def test_defaults_of_optional_request_fields() -> None:
         )
         for request in REQUESTS
     )
-    assert describe == msg.DescribeRequest(PROJECT, ("tag:finance",), (), include=())
+    assert load == msg.LoadRequest(PROJECT, ("tag:finance",), (), include=())
     assert evaluate == replace(
         REQUESTS[1],
         start=None,
@@ -215,7 +215,7 @@ def test_defaults_of_optional_request_fields() -> None:
         holder="somebody",
         overlap_timeout=0.0,
         environment_timeout=1,
-        described_as=None,
+        manifest_facts=None,
     )
 
 
@@ -246,10 +246,10 @@ def test_is_transient_must_be_a_boolean(error: msg.NodeFailed | msg.RequestFaile
 
 @pytest.mark.parametrize("name", ["query", "column_lineage", "column_lineage_cut", "source_url"])
 def test_optional_model_fields_have_defaults(name: str) -> None:
-    described = json.loads(wire.encode(wire.EVENT, msg.ProjectDescribed(manifest(EVERYTHING))))
-    del described["manifest"]["models"][0][name]
+    loaded = json.loads(wire.encode(wire.EVENT, msg.ProjectLoaded(manifest(EVERYTHING))))
+    del loaded["manifest"]["models"][0][name]
     with_default = replace(EVERYTHING, **{name: getattr(model(), name)})
-    assert wire.decode(wire.EVENT, json.dumps(described).encode()) == msg.ProjectDescribed(manifest(with_default))
+    assert wire.decode(wire.EVENT, json.dumps(loaded).encode()) == msg.ProjectLoaded(manifest(with_default))
 
 
 @pytest.mark.parametrize(
@@ -258,15 +258,15 @@ def test_optional_model_fields_have_defaults(name: str) -> None:
     ids=["not requested", "untraced", "no upstream columns", "awkward names"],
 )
 def test_column_lineage_is_encoded_and_decoded(lineage: Any) -> None:
-    described = msg.ProjectDescribed(manifest(replace(EVERYTHING, column_lineage=lineage)))
-    assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, described)) == described
+    loaded = msg.ProjectLoaded(manifest(replace(EVERYTHING, column_lineage=lineage)))
+    assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, loaded)) == loaded
 
 
 @pytest.mark.parametrize("lineage", [[], {"id": ["raw"]}, {"id": [["raw", "a", "b"]]}, {"id": "raw"}], ids=str)
 def test_malformed_column_lineage_is_refused_with_its_path(lineage: Any) -> None:
-    described = json.loads(wire.encode(wire.EVENT, msg.ProjectDescribed(manifest(EVERYTHING))))
-    described["manifest"]["models"][0]["column_lineage"] = lineage
-    assert "models.0.column_lineage" in refusal(wire.EVENT, json.dumps(described).encode())
+    loaded = json.loads(wire.encode(wire.EVENT, msg.ProjectLoaded(manifest(EVERYTHING))))
+    loaded["manifest"]["models"][0]["column_lineage"] = lineage
+    assert "models.0.column_lineage" in refusal(wire.EVENT, json.dumps(loaded).encode())
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_value_of_a_wrong_type_is_refused_with_its_path(name: str, content: Any)
 
 def test_unknown_include_is_refused() -> None:
     line = line_with(wire.REQUEST, REQUESTS[0], "include", ["sql", "splendid"])
-    assert "(at describe.include.1)" in refusal(wire.REQUEST, line)
+    assert "(at load.include.1)" in refusal(wire.REQUEST, line)
 
 
 @pytest.mark.parametrize(
@@ -339,12 +339,12 @@ def test_error_quotes_only_the_start_of_a_long_line() -> None:
 
 
 def test_malformed_manifest_is_refused_with_its_path() -> None:
-    described = msg.ProjectDescribed(manifest(model()))
-    line = wire.encode(wire.EVENT, described).replace(b'"lookback":0', b'"lookback":"some"')
-    assert "(at project_described.manifest.models.0.lookback)" in refusal(wire.EVENT, line)
+    loaded = msg.ProjectLoaded(manifest(model()))
+    line = wire.encode(wire.EVENT, loaded).replace(b'"lookback":0', b'"lookback":"some"')
+    assert "(at project_loaded.manifest.models.0.lookback)" in refusal(wire.EVENT, line)
 
 
 def test_manifest_of_a_large_project_is_one_line() -> None:
     models = [replace(EVERYTHING, fqn=f'"db"."core"."m{n}"') for n in range(200)]
-    described = msg.ProjectDescribed(manifest(*models))
-    assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, described)) == described
+    loaded = msg.ProjectLoaded(manifest(*models))
+    assert wire.decode(wire.EVENT, wire.encode(wire.EVENT, loaded)) == loaded

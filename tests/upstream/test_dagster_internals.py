@@ -117,7 +117,7 @@ def test_output_event_alone_has_no_materialization(instance: dg.DagsterInstance)
 
 def test_output_asset_keys_of_the_step_can_be_cached(instance: dg.DagsterInstance) -> None:
     def hook(context: dg.AssetExecutionContext) -> tuple[Any, bool]:
-        internals.remember_output_keys(context)
+        internals.cache_output_keys(context)
         step_context = context.op_execution_context.get_step_execution_context()
         return (
             step_context.get_output_asset_keys(),
@@ -134,7 +134,7 @@ def test_log_line_about_missing_outputs_can_be_suppressed(instance: dg.DagsterIn
     )
     def silent(context):
         if is_quiet:
-            internals.keep_quiet_about_outputs(context)
+            internals.drop_missing_outputs_log(context)
         yield from ()
 
     result = dg.materialize([silent], instance=instance, raise_on_error=False)

@@ -524,7 +524,7 @@ def test_run_needs_only_the_configuration_and_the_state(shop: Shop) -> None:
 
 
 def test_context_loads_files_with_the_load_method_of_its_loaders(shop: Shop) -> None:
-    """We replace that method to see which models come from files: `describe._LoadedContext`."""
+    """We replace that method to see which models come from files: `load.project._LoadedContext`."""
     context = shop.open()
     [loader] = context._loaders
     loaded_projects, load = [], loader.load
@@ -801,7 +801,7 @@ def test_edited_query_changes_both_hashes_and_edited_owner_only_the_metadata_has
 
 
 def test_snapshot_has_parent_names_and_next_due_time(shop: Shop) -> None:
-    """ADR-0005: we need the culprits of blocked models and the reason of `up_to_date`."""
+    """ADR-0005: we need the failed_upstream of blocked models and the reason of `up_to_date`."""
     snapshots = promoted(shop.open())
     assert {parent.name for parent in snapshots[REVENUE].parents} == {ORDERS}
     assert snapshots[ORDERS].intervals == [(to_timestamp("2025-01-01"), PLANNED_AT)]

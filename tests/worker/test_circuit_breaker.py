@@ -10,7 +10,7 @@ import pytest
 from harness import plan, write_project
 from sqlmesh.core.context import Context
 
-from dg_sqlmesh_component.worker.evaluate.circuit_breaker import unless_unchanged
+from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 
 
 class CountedEnvironmentCheck:
@@ -52,13 +52,13 @@ def change_state(environment_check: CountedEnvironmentCheck, statement: str) -> 
 
 
 def test_sqlmesh_is_asked_once_while_nothing_changes(environment_check: CountedEnvironmentCheck) -> None:
-    breaker = unless_unchanged(environment_check, environment_check.context.state_sync, "prod")
+    breaker = cached_circuit_breaker(environment_check, environment_check.context.state_sync, "prod")
     assert [breaker() for _ in range(5)] == [False] * 5
     assert environment_check.calls == 1
 
 
 def test_plan_for_another_environment_is_no_change(environment_check: CountedEnvironmentCheck) -> None:
-    breaker = unless_unchanged(environment_check, environment_check.context.state_sync, "prod")
+    breaker = cached_circuit_breaker(environment_check, environment_check.context.state_sync, "prod")
     assert not breaker()
     change_state(environment_check, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'dev'")
     assert not breaker()
@@ -78,7 +78,7 @@ def test_plan_for_another_environment_is_no_change(environment_check: CountedEnv
 def test_changes_that_sqlmesh_recognizes_are_recognized(
     environment_check: CountedEnvironmentCheck, statement: str, asked_before: int
 ) -> None:
-    breaker = unless_unchanged(environment_check, environment_check.context.state_sync, "prod")
+    breaker = cached_circuit_breaker(environment_check, environment_check.context.state_sync, "prod")
     for _ in range(asked_before):
         assert not breaker()
     change_state(environment_check, statement)
@@ -92,13 +92,13 @@ def test_plan_applied_between_the_two_queries_is_noticed(environment_check: Coun
         change_state(environment_check, "UPDATE sqlmesh._environments SET plan_id = 'another' WHERE name = 'prod'")
         return answer
 
-    breaker = unless_unchanged(answered_too_early, environment_check.context.state_sync, "prod")
+    breaker = cached_circuit_breaker(answered_too_early, environment_check.context.state_sync, "prod")
     assert not breaker()
     assert breaker()
 
 
 def test_sqlmesh_is_asked_once_about_an_irrelevant_change(environment_check: CountedEnvironmentCheck) -> None:
-    breaker = unless_unchanged(environment_check, environment_check.context.state_sync, "prod")
+    breaker = cached_circuit_breaker(environment_check, environment_check.context.state_sync, "prod")
     assert not breaker()
     change_state(environment_check, "UPDATE sqlmesh._environments SET expiration_ts = 1 WHERE name = 'prod'")
     assert [breaker() for _ in range(3)] == [False] * 3

@@ -16,12 +16,12 @@ from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig
 from sqlmesh.core.context import Context
 
 from dg_sqlmesh_component.worker import context as opening
-from dg_sqlmesh_component.worker.context import SteadyContext
+from dg_sqlmesh_component.worker.context import ExistingStateContext
 
 HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 
 
-@pytest.mark.parametrize(("context_type", "creates_state"), [(Context, True), (SteadyContext, False)])
+@pytest.mark.parametrize(("context_type", "creates_state"), [(Context, True), (ExistingStateContext, False)])
 def test_locked_state_is_not_initialized_again(
     tmp_path: Path, context_type: type[Context], creates_state: bool
 ) -> None:
@@ -71,8 +71,8 @@ def test_read_only_projects_with_one_name_do_not_share_a_model_cache(
     columns_by_team = {}
     for project in projects:
         config = Config(model_defaults={"dialect": "duckdb"}, gateways={"here": gateway})
-        opening._keep_cache_where_it_can_be_written({project: config}, SimpleNamespace(log=lambda *_: None))
-        context = SteadyContext(paths=str(project), config=config, load=True)
+        opening._move_cache_if_read_only({project: config}, SimpleNamespace(log=lambda *_: None))
+        context = ExistingStateContext(paths=str(project), config=config, load=True)
         columns_by_team[project.parent.name] = list(context.get_model("t.one", raise_if_missing=True).columns_to_types)
         context.close()
     assert columns_by_team == {"east": ["east"], "west": ["west"]}

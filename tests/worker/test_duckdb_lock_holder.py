@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from dg_sqlmesh_component.worker.duckdb_lock_holder import COMMAND_CHARACTERS, command_line, is_locked, who_holds
+from dg_sqlmesh_component.worker.duckdb_lock_holder import COMMAND_CHARACTERS, command_line, holder_sentence, is_locked
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 HOLD = """
@@ -48,7 +48,7 @@ def test_holder_is_named_by_its_command_and_start(tmp_path: Path) -> None:
     file = tmp_path / "shop.duckdb"
     with file_held_by_process(file, "--fast") as (holder, error):
         now = datetime.now(timezone.utc)
-        message = who_holds(error)
+        message = holder_sentence(error)
     program = Path(sys.executable).name
     command = f"`{program} {tmp_path / 'hold.py'} {file} --fast`"
     holder_text, started = message.split(", started at ")
@@ -63,14 +63,14 @@ def test_holding_worker_is_named_by_its_run(tmp_path: Path) -> None:
     run = "Dagster run 7c1e6f5a-0d34-4f7e-9d7a-1a2b3c4d5e6f"
     show_run = f"from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder; show_holder({run!r})"
     with file_held_by_process(file, before=show_run) as (holder, error):
-        message = who_holds(error)
+        message = holder_sentence(error)
     assert message.startswith(f"{file} is held by {run} (PID {holder.pid}, started at 20")
 
 
 def test_ended_holder_is_named_by_its_process_id(tmp_path: Path) -> None:
     with file_held_by_process(tmp_path / "shop.duckdb") as (holder, error):
         pass
-    assert who_holds(error) == f"{tmp_path / 'shop.duckdb'} is held by the process with PID {holder.pid}."
+    assert holder_sentence(error) == f"{tmp_path / 'shop.duckdb'} is held by the process with PID {holder.pid}."
 
 
 def test_process_that_reuses_the_id_is_named_by_its_process_id_only(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_process_that_reuses_the_id_is_named_by_its_process_id_only(tmp_path: Pa
     bystander = subprocess.Popen([sys.executable, "-c", "input()", "bystander"], stdin=subprocess.PIPE)
     try:
         error = f'IO Error: Could not set lock on file "{tmp_path}/shop.duckdb": held in /bin/x (PID {bystander.pid}).'
-        assert who_holds(error) == f"{tmp_path}/shop.duckdb is held by the process with PID {bystander.pid}."
+        assert holder_sentence(error) == f"{tmp_path}/shop.duckdb is held by the process with PID {bystander.pid}."
     finally:
         bystander.communicate()
 
@@ -87,7 +87,7 @@ def test_process_that_reuses_the_id_is_named_by_its_process_id_only(tmp_path: Pa
 def test_duckdb_error_without_a_process_is_unchanged(end: str) -> None:
     error = f'IO Error: Could not set lock on file "/shop/db.duckdb"{end}'
     assert is_locked(error)
-    assert who_holds(error) == f"{error}."
+    assert holder_sentence(error) == f"{error}."
 
 
 @pytest.mark.parametrize(

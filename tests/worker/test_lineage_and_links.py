@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness import run
 
-from dg_sqlmesh_component.worker.describe.lineage_and_links import SourceUrls
+from dg_sqlmesh_component.worker.load.lineage_and_links import SourceUrls
 
 
 def repository(folder: Path, remote: str | None) -> tuple[Path, str]:

@@ -15,7 +15,7 @@ from sqlmesh.utils.date import now_timestamp, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError
-from dg_sqlmesh_component.protocol.manifest import cut, pair_uses
+from dg_sqlmesh_component.protocol.manifest import cut, pair_audits
 from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import audit_arguments
@@ -66,10 +66,10 @@ def data_altered_at(
     return altered
 
 
-def audited(snapshot: Snapshot, index: DeployabilityIndex) -> msg.Audited:
+def audited(snapshot: Snapshot, index: DeployabilityIndex) -> msg.AuditedData:
     """The version of the node's table in the environment, and a hash of its audits."""
     is_representative = index.is_representative(snapshot)
-    return msg.Audited(
+    return msg.AuditedData(
         version=snapshot.version_get_or_generate() if is_representative else snapshot.dev_version,
         audits=snapshot.model.audit_metadata_hash() if snapshot.is_model else snapshot.fingerprint.metadata_hash,
     )
@@ -131,7 +131,7 @@ def _evaluated(
         query=cut(result.query.sql(dialect=dialect, pretty=True), characters) if result.query is not None else None,
         interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
         of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
-        of=audited(snapshot, index) if is_only_about_node else None,
+        audited_data=audited(snapshot, index) if is_only_about_node else None,
     )
 
 
@@ -175,7 +175,7 @@ def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...], evaluator: Sn
         msg.AuditUse(audit.name, audit_arguments(args, dialect), position)
         for position, (audit, args) in enumerate(snapshot.node.audits_with_args)
     ]
-    return sorted(match.position for use, match in pair_uses(uses, promoted) if use.is_requested)
+    return sorted(match.position for use, match in pair_audits(uses, promoted) if use.is_requested)
 
 
 def _evaluate_alone(

@@ -8,7 +8,7 @@ from sqlmesh.core.environment import EnvironmentSummary
 from sqlmesh.core.state_sync import StateReader
 
 
-def unless_unchanged(has_changed: Callable[[], bool], state: StateReader, environment: str) -> Callable[[], bool]:
+def cached_circuit_breaker(has_changed: Callable[[], bool], state: StateReader, environment: str) -> Callable[[], bool]:
     """Call SQLMesh's own circuit breaker only if the environment's summary has changed since the last call.
 
     SQLMesh reads and parses every snapshot of the environment to compare two fields. The summary has both; at 3,000

@@ -33,15 +33,15 @@ from sqlmesh.utils.errors import SignalEvalError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import (
-    DeclarationError,
+    ConfigurationError,
     EnvironmentNotReadyError,
     EvaluationError,
     SQLMeshComponentError,
     StatementError,
 )
-from dg_sqlmesh_component.protocol.formatting import bare, block
+from dg_sqlmesh_component.protocol.formatting import block, unquoted
 from dg_sqlmesh_component.worker.context import (
-    SteadyContext,
+    ExistingStateContext,
     describe_error,
     environment_name,
     explain,
@@ -52,7 +52,7 @@ from dg_sqlmesh_component.worker.context import (
 )
 from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder
 from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, record_audits
-from dg_sqlmesh_component.worker.evaluate.circuit_breaker import unless_unchanged
+from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.evaluate.pending_upstream import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.evaluate.restatements import restated_before_its_source
@@ -115,15 +115,15 @@ def _open(request: msg.EvaluationRequest, tracker: Tracker) -> _RecordingContext
         context.state_reader.get_environment(request.environment)
     except Exception as error:  # a driver's, or SQLMesh's about the version of the state
         context.close()
-        if isinstance(error, DeclarationError):
+        if isinstance(error, ConfigurationError):
             raise
         raise explain(error, request.project, request.environment) from error
     return context
 
 
-def _refuse_changed_defaults(request: msg.EvaluationRequest, context: SteadyContext) -> None:
+def _refuse_changed_defaults(request: msg.EvaluationRequest, context: ExistingStateContext) -> None:
     """Refuse a gateway or environment other than the manifest's: its results would be reported for the wrong assets."""
-    manifest = request.described_as
+    manifest = request.manifest_facts
     if manifest is None:
         return
     defaults = [("gateway", manifest.gateway, context.selected_gateway)]
@@ -131,7 +131,7 @@ def _refuse_changed_defaults(request: msg.EvaluationRequest, context: SteadyCont
         defaults.append(("environment", manifest.environment, environment_name(request.project, context)))
     for name, in_manifest, in_project in defaults:
         if in_project != in_manifest:
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"The manifest of the SQLMesh project was created for {name} {in_manifest!r}, but the project's "
                 f"configuration now has {name} {in_project!r}, perhaps because of an environment variable. Set "
                 f"`project.{name}` in defs.yaml, or refresh the manifest with the variables of this deployment:"
@@ -183,13 +183,13 @@ def _refuse_wrong_bounds(request: msg.EvaluationRequest) -> None:
         try:
             bounds[name] = to_timestamp(text, relative_base=to_datetime(request.execution_time)) if text else None
         except Exception as error:  # dateparser's errors are of many classes
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"SQLMesh cannot parse {name} {text!r} of the run config as a date or time. "
                 "Write a date, an instant or words such as '1 week ago'."
             ) from error
     start, end = bounds["start"], bounds["end"]
     if start is not None and end is not None and start > end:
-        raise DeclarationError(
+        raise ConfigurationError(
             f"In the run config, start {request.start!r} is after end {request.end!r}, so nothing would be computed. "
             "Correct one of them."
         )
@@ -228,7 +228,7 @@ def _block_until_finalized(request: msg.EvaluationRequest, context: _RecordingCo
 # -- the environment ------------------------------------------------------------------------------
 
 
-def _stored_environment(request: msg.EvaluationRequest, context: SteadyContext) -> tuple[Environment, str]:
+def _stored_environment(request: msg.EvaluationRequest, context: ExistingStateContext) -> tuple[Environment, str]:
     """The environment from the state, and the `sqlmesh plan` command that updates it.
 
     Raises:
@@ -254,7 +254,7 @@ def _stored_environment(request: msg.EvaluationRequest, context: SteadyContext) 
     return environment, plan
 
 
-def _memory_advice(context: SteadyContext) -> str:
+def _memory_advice(context: ExistingStateContext) -> str:
     state = state_connection(context)
     if not isinstance(state, DuckDBConnectionConfig) or state.catalogs or state.database not in (None, "", ":memory:"):
         return ""
@@ -270,13 +270,13 @@ def _requested(request: msg.EvaluationRequest) -> Iterable[str]:
 
 def _assets(request: msg.EvaluationRequest) -> frozenset[str]:
     """The models that are assets of the requesting component."""
-    return request.described_as.assets if request.described_as else frozenset()
+    return request.manifest_facts.assets if request.manifest_facts else frozenset()
 
 
 # -- the context of the run -----------------------------------------------------------------------
 
 
-class _RecordingContext(SteadyContext):
+class _RecordingContext(ExistingStateContext):
     """A Context that runs exactly the requested nodes and records results of its scheduler and evaluator."""
 
     requested: frozenset[str]
@@ -310,7 +310,7 @@ class _RecordingContext(SteadyContext):
             msg.EnvironmentOpened(
                 environment=environment.name,
                 promoted={
-                    fqn: msg.PromotedNode(
+                    fqn: msg.PromotedVersion(
                         version=known[fqn].version,
                         data_hash=known[fqn].fingerprint.data_hash,
                         metadata_hash=known[fqn].fingerprint.metadata_hash,
@@ -354,7 +354,7 @@ class _RecordingContext(SteadyContext):
             # its parser recurses once per name (about a thousand overflow Python's stack).
             kwargs.update(
                 selected_snapshots=set(self.requested),
-                circuit_breaker=unless_unchanged(kwargs["circuit_breaker"], self.state_reader, self.naming.name),
+                circuit_breaker=cached_circuit_breaker(kwargs["circuit_breaker"], self.state_reader, self.naming.name),
                 auto_restatement_enabled=kwargs["auto_restatement_enabled"] and self._may_restate(scheduler),
             )
             return run(*args, **kwargs)
@@ -373,8 +373,8 @@ class _RecordingContext(SteadyContext):
         model = restated_before_its_source(snapshots, self.requested, now)
         if model is not None:
             text = (
-                f"This run does no automatic restatements: it would restate {bare(model)} before models upstream of it "
-                "that are not in this run. A run of all of them restates them."
+                f"This run does no automatic restatements: it would restate {unquoted(model)} before models "
+                "upstream of it that are not in this run. A run of all of them restates them."
             )
             self._tracker.pipe.log("info", text)
         return model is None

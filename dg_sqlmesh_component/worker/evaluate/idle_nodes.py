@@ -51,7 +51,7 @@ def idle_nodes(
         yield replace(
             idle,
             last_interval_end=intervals[-1][1] if intervals else None,
-            of=audited(snapshot, index),
+            audited_data=audited(snapshot, index),
             altered_at=altered[fqn] or None,
         )
 

@@ -12,7 +12,7 @@ from sqlmesh.utils.errors import NodeAuditsErrors
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
-from dg_sqlmesh_component.protocol.formatting import bare, listed, plain
+from dg_sqlmesh_component.protocol.formatting import listed, plain, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -89,7 +89,7 @@ class Tracker(PipeConsole):
             return EvaluationError(f"A signal raised an error: {describe_error(error)}")
         fqn = self._signal_owner.name
         self._fail(fqn, error)
-        text = f"A signal of {bare(fqn)} raised an error, and SQLMesh ended the run before it computed anything."
+        text = f"A signal of {unquoted(fqn)} raised an error, and SQLMesh ended the run before it computed anything."
         return EvaluationError(text, is_transient=is_transient(error))
 
     def hold_back(self, fqn: str, nearest: Set[str]) -> None:
@@ -102,7 +102,7 @@ class Tracker(PipeConsole):
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self._open_batches = Counter({fqn: len(batches) for fqn, batches in self.planned.items()})
         if unselected := sorted(set().union(*self.held_back_by.values())):
-            named = listed(list(map(bare, unselected)), _MAX_NAMED)
+            named = listed(list(map(unquoted, unselected)), _MAX_NAMED)
             text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
             self.pipe.log("info", text)
         partly = {fqn: tuple(sorted(by)) for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
@@ -178,7 +178,9 @@ class Tracker(PipeConsole):
         try:
             rows = self.count_rows(snapshot)
         except Exception as error:  # noqa: BLE001  # any driver's error: a model that was executed does not fail for a count
-            self.pipe.log("warning", f"The rows of {bare(snapshot.name)} could not be counted: {describe_error(error)}")
+            self.pipe.log(
+                "warning", f"The rows of {unquoted(snapshot.name)} could not be counted: {describe_error(error)}"
+            )
         else:
             if rows is not None:
                 self.pipe.send(msg.RowsCounted(snapshot.name, rows))

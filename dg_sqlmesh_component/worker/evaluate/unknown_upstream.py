@@ -11,7 +11,7 @@ from sqlmesh.core.environment import Environment
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
-from dg_sqlmesh_component.protocol.formatting import bare, block, listed
+from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted
 
 _MAX_NAMED = 5
 """How many pairs of models a message names."""
@@ -29,7 +29,7 @@ def refuse_unknown_upstream(request: msg.EvaluationRequest, environment: Environ
     unknown = _unknown_reads(request, environment)
     if not unknown:
         return
-    named = listed([f"{bare(model)} reads {bare(parent)}" for model, parent in unknown], _MAX_NAMED)
+    named = listed([f"{unquoted(model)} reads {unquoted(parent)}" for model, parent in unknown], _MAX_NAMED)
     raise EnvironmentNotReadyError(
         f"The models promoted in environment {request.environment} read models that the manifest does not know of: "
         f"{named}. This run would compute them without these models, and no later run would correct it. If the local "
@@ -40,7 +40,7 @@ def refuse_unknown_upstream(request: msg.EvaluationRequest, environment: Environ
 
 def _unknown_reads(request: msg.EvaluationRequest, environment: Environment) -> list[tuple[str, str]]:
     """Pairs of a requested model and a promoted model that it reads unknown to the manifest."""
-    manifest = request.described_as
+    manifest = request.manifest_facts
     if manifest is None:
         return []
     by_id = {snapshot.snapshot_id: snapshot for snapshot in environment.snapshots}
@@ -51,7 +51,7 @@ def _unknown_reads(request: msg.EvaluationRequest, environment: Environment) -> 
         if snapshot.name in requested
         for parent in snapshot.parents  # includes models that are read through an embedded model
         if parent.name not in manifest.assets
-        and parent.name not in manifest.read_beyond.get(snapshot.name, ())
+        and parent.name not in manifest.upstream_outside_assets.get(snapshot.name, ())
         and parent in by_id
         and not (by_id[parent].is_symbolic or by_id[parent].is_seed)  # these never have pending intervals
     ]

@@ -1,6 +1,6 @@
 """Load a SQLMesh project and turn it into a manifest.
 
-`describe` is the entry. It does this:
+`load_project` is the entry. It does this:
 
 1. `_load`: SQLMesh reads the project's files, not its state or its warehouse. If only some files have changed, it loads
    only their models and the models downstream of them. If that is not possible, it loads the whole project.
@@ -41,20 +41,20 @@ from dg_sqlmesh_component.protocol.manifest import (
     StandaloneAudit,
     cut,
 )
-from dg_sqlmesh_component.protocol.messages import DescribeRequest, ProjectDescribed
-from dg_sqlmesh_component.worker.context import PipeConsole, SteadyContext, environment_name, open_context
-from dg_sqlmesh_component.worker.describe.check_names import check_names
-from dg_sqlmesh_component.worker.describe.lineage_and_links import SourceUrls, column_lineage
-from dg_sqlmesh_component.worker.describe.selections import answer_again, selected_models
+from dg_sqlmesh_component.protocol.messages import LoadRequest, ProjectLoaded
+from dg_sqlmesh_component.worker.context import ExistingStateContext, PipeConsole, environment_name, open_context
+from dg_sqlmesh_component.worker.load.check_names import check_names
+from dg_sqlmesh_component.worker.load.lineage_and_links import SourceUrls, column_lineage
+from dg_sqlmesh_component.worker.load.selections import answer_again, selected_models
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import audit_arguments, plain_sql
 from dg_sqlmesh_component.worker.sqlmesh_internals import file_of, watch_loaders
 
 
-def describe(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed:
+def load_project(request: LoadRequest, pipe: Pipe) -> ProjectLoaded:
     """Load the project, or only the requested models and what they read, and answer with a manifest."""
     if request.models:
-        part = _describe_part(request, pipe)
+        part = _load_part(request, pipe)
         if part is not None:
             return part
         # SQLMesh forks while it loads: a fork that collects a DuckDB connection of this first load waits for threads
@@ -62,33 +62,33 @@ def describe(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed:
         gc.collect()
     whole = replace(request, files=frozenset(), models=frozenset())
     with closing(_load(whole, pipe)) as context:
-        return ProjectDescribed(_manifest(context, whole))
+        return ProjectLoaded(_manifest(context, whole))
 
 
-def _describe_part(request: DescribeRequest, pipe: Pipe) -> ProjectDescribed | None:
+def _load_part(request: LoadRequest, pipe: Pipe) -> ProjectLoaded | None:
     """The requested models; None if the changed files now hold other models, or SQLMesh refuses them."""
     try:
         with closing(_load(request, pipe)) as context:
             if _hold_same_models(context, request):
-                return ProjectDescribed(_manifest(context, request), is_whole=False)
+                return ProjectLoaded(_manifest(context, request), is_whole=False)
     except ProjectLoadError:
         pass  # a load of the whole project raises the error that users know
     return None
 
 
-def _load(request: DescribeRequest, pipe: Pipe) -> _LoadedContext:
+def _load(request: LoadRequest, pipe: Pipe) -> _LoadedContext:
     return open_context(
         request.project, PipeConsole(pipe), load=True, context_type=_LoadedContext, models=request.models
     )
 
 
-def _hold_same_models(context: Context, request: DescribeRequest) -> bool:
+def _hold_same_models(context: Context, request: LoadRequest) -> bool:
     """Whether the changed files hold the same models as before. If not, other models may read, or be, another model."""
     held = {fqn for fqn, model in context.models.items() if str(file_of(model)) in request.files}
     return held <= request.models <= context.models.keys()
 
 
-class _LoadedContext(SteadyContext):
+class _LoadedContext(ExistingStateContext):
     """A Context that knows which models its loaders have read from the project's files.
 
     SQLMesh adds models of other projects from the state. `Model.project` does not tell them apart: SQLMesh's dbt loader
@@ -107,7 +107,7 @@ class _LoadedContext(SteadyContext):
         return {name for loaded in self._loaded_projects for name in (*loaded.models, *loaded.standalone_audits)}
 
 
-def _manifest(context: _LoadedContext, request: DescribeRequest) -> Manifest:
+def _manifest(context: _LoadedContext, request: LoadRequest) -> Manifest:
     environment = environment_name(request.project, context)
     nodes = _ManifestNodes(context, environment, request)
     own = context.own
@@ -135,7 +135,7 @@ def _manifest(context: _LoadedContext, request: DescribeRequest) -> Manifest:
 class _ManifestNodes:
     """Turns SQLMesh's models and audits into the plain values of `protocol/manifest.py`."""
 
-    def __init__(self, context: Context, environment: str, request: DescribeRequest) -> None:
+    def __init__(self, context: Context, environment: str, request: LoadRequest) -> None:
         self._context = context
         self._include = request.include
         self._limits = request.limits

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sqlmesh.core.context import Context
 
-from dg_sqlmesh_component.protocol.errors import DeclarationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean, listed
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection
 from dg_sqlmesh_component.worker.context import describe_error
@@ -24,7 +24,7 @@ def selected_models(
         asked_by: Where the selection is written, for error messages.
 
     Raises:
-        DeclarationError: A selection is wrong, matches no model, or leaves no model that SQLMesh executes.
+        ConfigurationError: A selection is wrong, matches no model, or leaves no model that SQLMesh executes.
         ProjectLoadError: SQLMesh executes no model of the project.
     """
     models = own & context.models.keys()
@@ -33,7 +33,7 @@ def selected_models(
         chosen = chosen - _expand(context, f"`exclude` in {asked_by}", exclude)
     if all(context.models[fqn].kind.is_symbolic for fqn in chosen):
         if select or exclude:
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"`select` and `exclude` in {asked_by} leave no model of this project that SQLMesh executes "
                 "(external and embedded models are not executed). Correct the selections."
             )
@@ -54,7 +54,7 @@ def answer_again(
     for selection in selections:
         try:
             models = selected_models(context, own, selection.select, selection.exclude, "")
-        except DeclarationError:
+        except ConfigurationError:
             continue  # the next call with this selection raises the error
         yield replace(selection, models=models)
 
@@ -66,13 +66,13 @@ def _expand(context: Context, origin: str, selections: tuple[str, ...]) -> set[s
         try:
             matched = selector.expand_model_selections([selection])
         except Exception as error:  # the parser's, git's for `git:`, and whatever else SQLMesh raises
-            raise DeclarationError(
+            raise ConfigurationError(
                 f"{origin} is not a SQLMesh model selection: {selection!r}. "
                 f"{describe_error(error)} Examples: my_schema.my_model, my_schema.*, tag:finance, +my_schema.my_model."
             ) from error
         if not matched:
             known = {model.name for model in context.models.values()}
             known |= {f"tag:{tag}" for model in context.models.values() for tag in model.tags}
-            raise DeclarationError(f"{origin} matches no model: {selection!r}.{did_you_mean(selection, known)}")
+            raise ConfigurationError(f"{origin} matches no model: {selection!r}.{did_you_mean(selection, known)}")
         chosen |= matched
     return chosen

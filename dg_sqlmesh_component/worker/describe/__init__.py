@@ -1,1 +1,0 @@
-"""Load a SQLMesh project and turn it into a manifest. The entry is `project.describe`."""
