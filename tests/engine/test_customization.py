@@ -54,7 +54,7 @@ class TestTranslationOfModels(TestTranslation):
         self, shop: ShopProject, attributes: Any, assertion: Any, key_modifier: Any
     ) -> None:
         if "partitions_def" in attributes:  # the only attribute that models cannot have
-            with pytest.raises(DeclarationError, match="SQLMesh itself decides which intervals it computes"):
+            with pytest.raises(ConfigurationError, match="SQLMesh itself decides which intervals it computes"):
                 shop.specs(translation=attributes)
             return
         specs = shop.specs(translation=attributes)
@@ -66,7 +66,7 @@ class TestTheOp(TestOpCustomization):
     @pytest.mark.attribute("op.name", "op.tags", "op.backfill_policy")
     def test_dagsters_op_suite_passes(self, shop: ShopProject, attributes: Any, assertion: Any) -> None:
         if "backfill_policy" in attributes:  # is about partitions, which assets of models do not have
-            with pytest.raises(DeclarationError, match="SQLMesh models have no partitions"):
+            with pytest.raises(ConfigurationError, match="SQLMesh models have no partitions"):
                 shop.component(op=attributes)
             return
         assert assertion(shop.definitions(op=attributes).resolve_assets_def(ORDERS).op)
@@ -406,5 +406,5 @@ def test_overridden_method_with_wrong_return_type_is_named_in_error(
 ) -> None:
     monkeypatch.setattr(InvalidComponent, method, lambda *_: None)
     component = InvalidComponent.from_attributes_dict(attributes={"project": str(shop.project)})
-    with pytest.raises(DeclarationError, match=message):
+    with pytest.raises(ConfigurationError, match=message):
         component.build_defs_from_state(dg.ComponentTree.for_test().load_context, shop.state)

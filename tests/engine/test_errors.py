@@ -36,13 +36,13 @@ def project_load_error(project: SQLMeshProject, kind: type[SQLMeshComponentError
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
-    message = project_load_error(SQLMeshProject((tmp_path / "nowhere",)), DeclarationError)
+    message = project_load_error(SQLMeshProject((tmp_path / "nowhere",)), ConfigurationError)
     assert f"There is no folder {tmp_path / 'nowhere'}" in message
     assert "`project` in defs.yaml" in message
 
 
 def test_folder_without_config_is_named_with_init_command(tmp_path: Path) -> None:
-    message = project_load_error(SQLMeshProject((tmp_path,)), DeclarationError)
+    message = project_load_error(SQLMeshProject((tmp_path,)), ConfigurationError)
     assert f"{tmp_path} is not a SQLMesh project" in message
     assert "config.yaml" in message
     assert message.endswith(f"To create a project there:\n    cd {tmp_path} && sqlmesh init")
@@ -50,7 +50,7 @@ def test_folder_without_config_is_named_with_init_command(tmp_path: Path) -> Non
 
 def test_dbt_project_without_sqlmesh_config_is_named_with_init_command(tmp_path: Path) -> None:
     (tmp_path / "dbt_project.yml").write_text("name: shop\nversion: '1'\nprofile: shop\n")
-    message = project_load_error(SQLMeshProject((tmp_path,)), DeclarationError)
+    message = project_load_error(SQLMeshProject((tmp_path,)), ConfigurationError)
     assert message.endswith(
         f"It is a dbt project. To add what SQLMesh needs:\n    cd {tmp_path} && sqlmesh init -t dbt"
     )
@@ -77,7 +77,7 @@ def test_error_of_unknown_gateway_lists_existing_gateways(tmp_path: Path) -> Non
     write_project(
         tmp_path, ONE_MODEL, CONFIG.replace("gateways:", "gateways:\n  other:\n    connection:\n      type: duckdb")
     )
-    message = project_load_error(SQLMeshProject((tmp_path,), gateway="warehouse"), DeclarationError)
+    message = project_load_error(SQLMeshProject((tmp_path,), gateway="warehouse"), ConfigurationError)
     assert "Gateway 'warehouse' does not exist" in message
     assert "Its gateways: local, other." in message
 
@@ -92,14 +92,14 @@ def test_unknown_config_object_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("attribute", ["select", "exclude"])
 def test_invalid_selection_is_quoted_in_error(tmp_path: Path, attribute: str) -> None:
     write_project(tmp_path, ONE_MODEL)
-    message = project_load_error(SQLMeshProject((tmp_path,)), DeclarationError, **{attribute: ["t.one &"]})
+    message = project_load_error(SQLMeshProject((tmp_path,)), ConfigurationError, **{attribute: ["t.one &"]})
     assert f"`{attribute}` in defs.yaml is not a SQLMesh model selection: 't.one &'" in message
     assert "tag:finance" in message
 
 
 def test_selection_without_match_is_quoted_in_error(tmp_path: Path) -> None:
     write_project(tmp_path, ONE_MODEL)
-    message = project_load_error(SQLMeshProject((tmp_path,)), DeclarationError, select=["tag:finanze"])
+    message = project_load_error(SQLMeshProject((tmp_path,)), ConfigurationError, select=["tag:finanze"])
     assert "matches no model: 'tag:finanze'" in message
 
 

@@ -59,9 +59,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_project(tmp_path, FILES)
 
 
-def load_project(project: Path, **changes: Any) -> msg.ProjectDescribed:
-    request = msg.DescribeRequest(SQLMeshProject((project,)).opening, (), (), ("sql", "column_lineage"), **changes)
-    return describe(request, IgnoredPipe())  # type: ignore[arg-type]
+def load_result(project: Path, **changes: Any) -> msg.ProjectLoaded:
+    request = msg.LoadRequest(SQLMeshProject((project,)).open_request, (), (), ("sql", "column_lineage"), **changes)
+    return load_project(request, IgnoredPipe())  # type: ignore[arg-type]
 
 
 def change(project: Path, name: str, old: str, new: str) -> frozenset[str]:
@@ -100,12 +100,12 @@ def change(project: Path, name: str, old: str, new: str) -> frozenset[str]:
 def test_partial_load_of_changed_and_downstream_models_equals_full_load(
     project: Path, name: str, old: str, new: str, models: set[str]
 ) -> None:
-    before = load_project(project).manifest
+    before = load_result(project).manifest
     files = change(project, name, old, new)
-    partial = load_project(project, files=files, models=before.models_changed_by(files))
+    partial = load_result(project, files=files, models=before.models_changed_by(files))
     assert not partial.is_whole
     assert {model.table for model in partial.manifest.models} == models
-    assert before.with_models_of(partial.manifest) == load_project(project).manifest != before
+    assert before.with_models_of(partial.manifest) == load_result(project).manifest != before
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_partial_load_of_changed_and_downstream_models_equals_full_load(
     ids=["renamed", "renamed to an upstream table", "one more blueprint", "one less blueprint", "empty file"],
 )
 def test_file_with_other_models_than_before_causes_full_load(project: Path, name: str, old: str, new: str) -> None:
-    before = load_project(project).manifest
+    before = load_result(project).manifest
     files = change(project, name, old, new)
-    assert load_project(project, files=files, models=before.models_changed_by(files)) == load_project(project)
+    assert load_result(project, files=files, models=before.models_changed_by(files)) == load_result(project)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +139,12 @@ def test_file_with_other_models_than_before_causes_full_load(project: Path, name
 def test_partial_load_reports_same_error_as_full_load(
     project: Path, name: str, old: str, new: str, message: str
 ) -> None:
-    before = load_project(project).manifest
+    before = load_result(project).manifest
     files = change(project, name, old, new)
     with pytest.raises(ProjectLoadError) as partial:
-        load_project(project, files=files, models=before.models_changed_by(files))
+        load_result(project, files=files, models=before.models_changed_by(files))
     with pytest.raises(ProjectLoadError) as full:
-        load_project(project)
+        load_result(project)
     assert str(partial.value) == str(full.value)
     assert message in str(partial.value)
 

@@ -68,7 +68,7 @@ def test_unusable_stored_manifest_is_replaced_by_a_fresh_load(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
+    monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
     project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
         dagster.add_component("shop", {"project": str(project)})
@@ -83,7 +83,7 @@ def test_unusable_stored_manifest_is_replaced_by_a_fresh_load(
 def test_process_without_stored_manifest_loads_project_once_and_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
+    monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
     project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
         dagster.add_component("shop", {"project": str(project)})
@@ -101,7 +101,7 @@ def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_chang
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, config: str
 ) -> None:
     """Dagster builds the definitions six times for a run."""
-    monkeypatch.setattr(source, "LOADED_DIRECTLY", {})
+    monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
     project = write_project(
         tmp_path / "shop", ONE_MODEL, CONFIG + ("project: shop\n" if config == "with project name" else "")
     )
