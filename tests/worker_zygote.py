@@ -163,7 +163,7 @@ def _import_worker_modules() -> None:
     to_datetime("6 days ago")
 
     import dg_sqlmesh_component.worker.evaluate.evaluation  # noqa: F401
-    import dg_sqlmesh_component.worker.load.project  # noqa: F401
+    import dg_sqlmesh_component.worker.load.project
 
 
 if __name__ == "__main__":
