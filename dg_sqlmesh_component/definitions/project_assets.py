@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import dagster as dg
 
@@ -15,24 +15,17 @@ from dg_sqlmesh_component.definitions.translator import Dependencies, Translator
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted, did_you_mean, short_hash
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit, pair_audits, split_fqn
+from dg_sqlmesh_component.protocol.manifest import (
+    Audit,
+    Manifest,
+    Model,
+    StandaloneAudit,
+    UsedAudit,
+    pair_audits,
+    split_fqn,
+)
 
-
-class EvaluatedAudit(Protocol):
-    """The result of an audit, as far as it identifies the audit."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def args(self) -> Mapping[str, str]: ...
-    @property
-    def position(self) -> int: ...
-    @property
-    def blocking(self) -> bool: ...
-
-
-_Evaluated = TypeVar("_Evaluated", bound=EvaluatedAudit)
-
+_Evaluated = TypeVar("_Evaluated", bound=UsedAudit)
 
 SpecOf = Callable[[Model], dg.AssetSpec]
 CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetCheckSpec | None]
@@ -231,10 +224,10 @@ class ProjectAssets:
             + (known or " The project has no assets.")
         )
 
-    def severity(self, node: str, audit: EvaluatedAudit) -> dg.AssetCheckSeverity:
-        """The severity of a failed audit: an error if it stops the model, or if dbt configures it as an error."""
+    def severity(self, node: str, is_blocking: bool) -> dg.AssetCheckSeverity:
+        """The severity of a failed audit: an error if it blocks the model, or if dbt configures it as an error."""
         standalone = self.standalone_audits.get(node)
-        is_error = audit.blocking or bool(standalone and standalone.dbt and standalone.dbt.severity == "error")
+        is_error = is_blocking or bool(standalone and standalone.dbt and standalone.dbt.severity == "error")
         return dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN
 
     @cached_property

@@ -317,15 +317,19 @@ def split_fqn(fqn: str) -> tuple[str, ...]:
     return tuple(part.replace('""', '"') for part in re.findall(r'"((?:[^"]|"")*)"', fqn))
 
 
-class _AuditUse(Protocol):
+class UsedAudit(Protocol):
+    """One of a node's audits: its name, its arguments, and its index in the node's list of audits."""
+
     @property
     def name(self) -> str: ...
     @property
     def args(self) -> Mapping[str, str]: ...
+    @property
+    def position(self) -> int: ...
 
 
-_Local = TypeVar("_Local", bound=_AuditUse)
-_Promoted = TypeVar("_Promoted", bound=_AuditUse)
+_Local = TypeVar("_Local", bound=UsedAudit)
+_Promoted = TypeVar("_Promoted", bound=UsedAudit)
 
 
 def pair_audits(local: Iterable[_Local], promoted: Iterable[_Promoted]) -> list[tuple[_Local, _Promoted]]:

@@ -156,7 +156,7 @@ class Reporter:
                 asset_key=key.asset_key,
                 check_name=key.name,
                 passed=audit.passed,
-                severity=self.assets.severity(node, audit),
+                severity=self.assets.severity(node, audit.blocking),
                 description=None if audit.passed else f"{counted(audit.failing_rows, 'row')} failed.",
                 metadata={
                     **audit_metadata(audit),
