@@ -162,8 +162,8 @@ def _import_worker_modules() -> None:
     inspect.stack()
     to_datetime("6 days ago")
 
-    import dg_sqlmesh_component.worker.evaluate.evaluation  # noqa: F401
-    import dg_sqlmesh_component.worker.load.project
+    import dg_sqlmesh_component.worker.evaluate.evaluation
+    import dg_sqlmesh_component.worker.load.project  # noqa: F401
 
 
 if __name__ == "__main__":
