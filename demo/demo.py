@@ -1,7 +1,7 @@
 """The main job, end to end, on embedded DuckDB: `make demo`.
 
-Works in `.demo/`, with the commands that a user types, and checks itself: each run's outcomes are
-compared with the intervals that SQLMesh's state has. Exit status 0 means that everything was as it must be.
+The demo works in `.demo/` with the commands that a user types. It checks itself: it compares the outcomes of each run
+with the intervals in the SQLMesh state. Exit status 0 means that all checks passed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import duckdb
 
-warnings.simplefilter("ignore")  # what Dagster says about its own beta features
+warnings.simplefilter("ignore")  # Dagster warns about its own beta features
 import dagster as dg  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -30,7 +30,7 @@ ROOT = HERE.parent
 DEMO = ROOT / ".demo"
 LOGS = DEMO / "logs"
 PROJECT = DEMO / "analytics"  # a Dagster project
-SHOP = PROJECT / "sqlmesh_project"  # where the scaffolder puts the SQLMesh project
+SHOP = PROJECT / "sqlmesh_project"  # the scaffolder creates the SQLMesh project here
 BIN = Path(sys.executable).parent  # not resolved: a virtual environment's interpreter is a link
 WIDTH = 120
 
@@ -44,7 +44,7 @@ def main() -> None:
     models = everything_is_pending()
     nothing_is_pending(models)
     an_audit_fails(models)
-    title(f"All as it must be, in {time.monotonic() - started:.0f} seconds. Look at it in the browser:")
+    title(f"All checks passed in {time.monotonic() - started:.0f} seconds. Look at the result in the browser:")
     print('export DAGSTER_HOME="$PWD/.demo/dagster_home"', f'PATH="$PWD/{os.path.relpath(BIN, ROOT)}:$PATH"')
     print(f"cd {PROJECT.relative_to(ROOT)} && dg dev\n")
     print(f"It is safe to run `sqlmesh` in {SHOP.relative_to(ROOT)} in the meantime: Dagster does not hold the")
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def everything_is_pending() -> set[str]:
-    """Returns every model of the project."""
+    """Run everything for the first time. Returns every model of the project."""
     title("1. The first run computes everything. One Dagster run is one SQLMesh run.")
     models, complete = intervals()
     require(bool(models) and not complete, f"The plan must compute nothing, but it computed {complete}.")
@@ -108,7 +108,7 @@ def an_audit_fails(models: set[str]) -> None:
 
 @dataclass
 class Row:
-    """One model in one run, as Dagster's event log tells it."""
+    """One model in one run, as recorded in Dagster's event log."""
 
     model: str
     outcome: str
@@ -139,27 +139,32 @@ def launch(number: int, must_fail: bool = False) -> tuple[list[Row], list[str]]:
     with dg.DagsterInstance.get() as instance:
         runs = instance.get_runs()  # the latest first
         require(len(runs) == number, f"Dagster must have recorded {number} runs, but has {len(runs)}.")
-        require(runs[0].is_success is not must_fail, f"Dagster says of the run: {runs[0].status.value}.")
+        require(runs[0].is_success is not must_fail, f"Dagster reports the run as {runs[0].status.value}.")
         events = instance.all_logs(runs[0].run_id)
-    told = [row for row in map(read_model, events) if row]
-    rows = {row.model: row for row in told}
-    require(len(rows) == len(told), f"Each model must be told of once, but: {sorted(row.model for row in told)}")
+    table = [row for row in map(read_model, events) if row]
+    rows = {row.model: row for row in table}
+    require(len(rows) == len(table), f"Each model must be recorded once, but: {sorted(row.model for row in table)}")
     for evaluation in filter(None, (event.asset_check_evaluation for event in events)):
         row = rows[".".join(evaluation.asset_key.path)]
         bad = "warned" if evaluation.severity is dg.AssetCheckSeverity.WARN else "failed"
         row.checks["passed" if evaluation.passed else bad].append(evaluation.check_name)
         row.carried_over |= "sqlmesh/carried_over" in evaluation.metadata
-    print_table(told)
-    steps = [one.step_failure_data for event in events if (one := event.dagster_event) and one.is_step_failure]
-    return told, [step.user_failure_data.description if step.user_failure_data else str(step.error) for step in steps]
+    print_table(table)
+    step_events = [event.dagster_event for event in events if event.dagster_event]
+    failures = [event.step_failure_data for event in step_events if event.is_step_failure]
+    return table, [
+        failure.user_failure_data.description if failure.user_failure_data else str(failure.error)
+        for failure in failures
+    ]
 
 
 def read_model(event: dg.EventLogEntry) -> Row | None:
-    told = event.asset_materialization or event.asset_observation
-    if told is None:
+    """Return the row of a materialization or observation, None for other events."""
+    asset_event = event.asset_materialization or event.asset_observation
+    if asset_event is None:
         return None
-    model, why = ".".join(told.asset_key.path), told.description
-    metadata = {name: value.value for name, value in told.metadata.items()}
+    model, why = ".".join(asset_event.asset_key.path), asset_event.description
+    metadata = {name: value.value for name, value in asset_event.metadata.items()}
     outcome = metadata["sqlmesh/status"]
     materialized = event.asset_materialization is not None
     require(materialized == (outcome == "executed"), f"{model} is {outcome}, but materialized: {materialized}.")
@@ -188,17 +193,17 @@ def print_table(rows: list[Row]) -> None:
 
 
 def intervals() -> tuple[set[str], set[str]]:
-    """What SQLMesh itself says: the models with pending intervals, and the complete ones."""
-    said = run("sqlmesh check_intervals", SHOP)
-    complete, _, missing = said.partition("Missing Intervals")
+    """Ask SQLMesh for the models with pending intervals and for the complete models."""
+    output = run("sqlmesh check_intervals", SHOP)
+    complete, _, missing = output.partition("Missing Intervals")
     pending, done = (set(re.findall(r"^\W+ (\w+\.\w+)(?::|\s*$)", part, re.MULTILINE)) for part in (missing, complete))
-    require(bool(pending | done), f"The demo does not understand what SQLMesh says:\n{said}")
+    require(bool(pending | done), f"The demo cannot read the output of SQLMesh:\n{output}")
     print(textwrap.fill(f"Pending intervals: {', '.join(sorted(pending)) or 'none'}.", WIDTH, initial_indent="  "))
     return pending, done - {"raw.orders"}  # external: SQLMesh reads it and never runs it
 
 
 def query(sql: str) -> Any:
-    """Read or change the warehouse directly: nobody holds the file between runs. Returns the answer's one value."""
+    """Read or change the warehouse directly, because no process holds the file between runs. Returns a single value."""
     print(f"duckdb> {sql}")
     with duckdb.connect(str(SHOP / "warehouse.duckdb")) as connection:
         answer = connection.execute(sql)
@@ -212,7 +217,7 @@ def query(sql: str) -> Any:
 
 
 def prepare() -> None:
-    """Begin anew, with the few files of a Dagster project."""
+    """Start from scratch with the files of an empty Dagster project."""
     shutil.rmtree(DEMO, ignore_errors=True)
     shutil.copytree(HERE / "start", DEMO)
     LOGS.mkdir()
@@ -223,7 +228,7 @@ def prepare() -> None:
 
 
 def run(command: str, folder: Path, must_fail: bool = False) -> str:
-    """Type a command in a folder. Its output goes to a log file, and is shown when it ends unexpectedly."""
+    """Run a command in a folder. Its output goes to a log file and is printed if the exit status is unexpected."""
     print(f"{folder.relative_to(ROOT)} $ {command}", flush=True)
     words = shlex.split(command)
     log = LOGS / f"{len(list(LOGS.iterdir())) + 1:02}-{words[0]}-{words[1]}.log"
@@ -238,15 +243,15 @@ def run(command: str, folder: Path, must_fail: bool = False) -> str:
 
 
 def require_outcomes(rows: list[Row], expected: dict[str, str]) -> None:
-    found = {row.model: row.outcome for row in rows}
-    models = sorted(model for model in {*expected, *found} if expected.get(model) != found.get(model))
-    wrong = [f"{model} must be {expected.get(model)}, but is {found.get(model)}." for model in models]
+    actual = {row.model: row.outcome for row in rows}
+    models = sorted(model for model in {*expected, *actual} if expected.get(model) != actual.get(model))
+    wrong = [f"{model} must be {expected.get(model)}, but is {actual.get(model)}." for model in models]
     require(not wrong, "\n".join(wrong))
 
 
 def require(truth: bool, message: str) -> None:
     if not truth:
-        midnight = "\nMidnight UTC has passed since it began, which makes models due: start it again."
+        midnight = "\nMidnight UTC has passed since the start, so new intervals are pending. Start the demo again."
         sys.exit(f"\nThe demo failed. {message}{midnight if today() != STARTED_ON else ''}")
 
 

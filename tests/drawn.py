@@ -1,4 +1,4 @@
-"""The command line of what is tried on random projects."""
+"""The command line of the trials on random projects."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 
-def try_many(description: str, try_one: Callable[[random.Random, Path], str]) -> None:
-    """Draw as many projects as the command line says, try each in a folder of its own, and print what was tried.
+def try_many(description: str, trial: Callable[[random.Random, Path], str]) -> None:
+    """Run a trial on as many random projects as the command line says, each in its own folder, and print the results.
 
     Raises:
-        AssertionError: What was tried did not hold, for the project that Hypothesis names.
+        AssertionError: A trial failed. Hypothesis names the project.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--projects", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
-    said = parser.parse_args()
+    arguments = parser.parse_args()
 
-    @seed(said.seed)
+    @seed(arguments.seed)
     @settings(
-        max_examples=said.projects,
+        max_examples=arguments.projects,
         deadline=None,
-        phases=[Phase.generate],  # to shrink a project takes a quarter of a minute a step
+        phases=[Phase.generate],  # each step of shrinking a project would take 15 seconds
         suppress_health_check=list(HealthCheck),
         database=None,
     )
     @given(st.randoms(use_true_random=False))
-    def holds(chance: random.Random) -> None:
+    def run_trial(rng: random.Random) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            print(try_one(chance, Path(folder).resolve()), flush=True)
+            print(trial(rng, Path(folder).resolve()), flush=True)
 
-    holds()
+    run_trial()

@@ -1,4 +1,4 @@
-"""The projects below examples/: copies to run, and what their READMEs say that Dagster lists."""
+"""Copies of the projects below examples/, and the assets and checks that their READMEs list."""
 
 from __future__ import annotations
 
@@ -19,37 +19,41 @@ Rows = dict[str, tuple[set[str], ...]]
 
 
 def copy_example(name: str, folder: Path) -> Path:
-    """An example as it is in the repository, without what running it leaves behind."""
+    """Copy an example without the files that a run of it creates."""
     return Path(shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns(*ARTEFACTS)))
 
 
-def commands(name: str) -> list[str]:
-    """The lines that an example's README gives to type, without their comments."""
+def readme_commands(name: str) -> list[str]:
+    """Return the commands in an example's README, without their comments."""
     block = re.search(r"```bash\n(.*?)```", (EXAMPLES / name / "README.md").read_text(), re.DOTALL)
     assert block is not None, name
     return [line.split("   #")[0].rstrip() for line in block[1].splitlines()]
 
 
-def type_plan(name: str, root: Path, bin_: Path = BIN) -> None:
-    """Type the line of an example's README that plans, in a copy of the example, and answer y."""
-    [line] = [line for line in commands(name) if " plan" in line]
+def run_readme_plan(name: str, root: Path, bin_: Path = BIN) -> None:
+    """Run the plan command of an example's README in a copy of the example, and answer y."""
+    [command] = [command for command in readme_commands(name) if " plan" in command]
     done = subprocess.run(
-        ["bash", "-c", line],
+        ["bash", "-c", command],
         cwd=root,
         input="y\n",
         env={**os.environ, "PATH": f"{bin_}{os.pathsep}{os.defpath}"},
         capture_output=True,
         text=True,
     )
-    assert "Virtual layer updated" in done.stdout, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert "Virtual layer updated" in done.stdout, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
-def in_readme(name: str) -> tuple[Rows, Rows]:
-    """The assets in an example's README by key, with group, dependencies and kinds, and the checks."""
+def assets_and_checks_in_readme(name: str) -> tuple[Rows, Rows]:
+    """Return the assets and the checks that an example's README lists.
+
+    Returns:
+        Two dicts by key: the group, dependencies and kinds of each asset, and the asset of each check.
+    """
     rows: Rows = {}
     key = ""
     for line in _list_defs().recorded(EXAMPLES / name).splitlines():
-        # What stands between the bars of the inner tables; their heads have other bars.
+        # The cells of the inner tables. Their header lines have other bars.
         cells = [cell.strip() for cell in line.split("│")][3:-2]
         if not cells or "─" in "".join(cells):
             continue
@@ -61,8 +65,8 @@ def in_readme(name: str) -> tuple[Rows, Rows]:
     return assets, {key: cells for key, cells in rows.items() if len(cells) == 1}
 
 
-def in_dagster(definitions: dg.Definitions) -> tuple[Rows, Rows]:
-    """The same of definitions that are loaded."""
+def assets_and_checks_of(definitions: dg.Definitions) -> tuple[Rows, Rows]:
+    """Return the assets and the checks of loaded definitions, in the same form."""
     graph = definitions.resolve_asset_graph()
     specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
     assets: Rows = {
@@ -80,8 +84,9 @@ def in_dagster(definitions: dg.Definitions) -> tuple[Rows, Rows]:
 
 
 def require_fresh_readme(name: str, definitions: dg.Definitions) -> None:
-    """Fail where an example's README lists something else than its definitions."""
-    assert in_readme(name) == in_dagster(definitions), f"Stale. Run: python examples/list_defs.py {name}"
+    """Fail if an example's README lists other assets or checks than its definitions."""
+    in_readme, in_dagster = assets_and_checks_in_readme(name), assets_and_checks_of(definitions)
+    assert in_readme == in_dagster, f"Stale. Run: python examples/list_defs.py {name}"
 
 
 def _list_defs() -> ModuleType:

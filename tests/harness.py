@@ -1,6 +1,6 @@
-"""What the engine tests share: a real SQLMesh project, a real Dagster project, a real instance, real processes.
+"""Helpers of the engine tests: real SQLMesh projects, Dagster projects, instances and processes.
 
-Nothing here imports sqlmesh: the process that runs the tests is a process of Dagster's, as at a user's.
+This module does not import sqlmesh, because the test process takes the part of a Dagster process.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import yaml
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from dagster.components.core import load_defs
 
-# Each load of definitions describes every component that is installed, for `dg`'s lists: most of the load's time, and
-# the same each time, since nothing in the descriptions depends on the project that is loaded.
+# Each load of definitions also describes every installed component, for the lists of `dg`. That takes most of the time
+# of a load and does not depend on the project, so it is done once for all tests.
 _describe_installed_components = load_defs.get_library_json_enriched_defs
 _installed_components = cache(lambda: _describe_installed_components(None).metadata)
 load_defs.get_library_json_enriched_defs = lambda tree: dg.Definitions(
@@ -41,15 +41,15 @@ REPOSITORY = TESTS.parent
 BIN = Path(sys.executable).parent
 COMPONENT = "dg_sqlmesh_component.SQLMeshProjectComponent"
 EXECUTORS = ("in_process", "multiprocess")
-# A cron that ticks once a year, half a year from today: it is never due between a plan and the run behind it, whichever
-# day of the year the tests run on. With a `start` of two years ago there is something that the plan computes.
-RARELY = f"0 0 1 {(datetime.date.today().month + 5) % 12 + 1} *"
+# A cron that ticks once a year, half a year from today. It is never due between a plan and the run after it, on any day
+# of the year. With a `start` of two years ago, the plan has an interval to compute.
+YEARLY_CRON = f"0 0 1 {(datetime.date.today().month + 5) % 12 + 1} *"
 
 
 def run(
     command: Sequence[str | Path], *, cwd: Path, check: bool = True, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command as a person would; on failure the test shows all that it said."""
+    """Run a command as a user does. If it fails, the test shows its complete output."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
@@ -64,21 +64,22 @@ def run(
 
 
 def json_in(text: str) -> Any:
-    """The JSON object in a command's output, behind whatever warnings stand before it."""
+    """Return the JSON object in a command's output, without the warnings in front of it."""
     return json.loads(text[text.index("{") :])
 
 
-def sqlmesh(project: Path, *words: str, check: bool = True) -> str:
-    """SQLMesh's own command, typed in the project's folder."""
-    where = [] if "-p" in words else ["-p", str(project)]  # the command looks up its default while it is imported
-    status, said = _in_fork(["sqlmesh", *where, *words], project)
-    assert not check or status == 0, f"sqlmesh {words} ended with {status}:\n{said}"
-    return said
+def sqlmesh(project: Path, *arguments: str, check: bool = True) -> str:
+    """Run the `sqlmesh` command in the project's folder and return its output."""
+    # The path is always given, because the command looks up its default when it is imported.
+    path = [] if "-p" in arguments else ["-p", str(project)]
+    status, output = _run_in_fork(["sqlmesh", *path, *arguments], project)
+    assert not check or status == 0, f"sqlmesh {arguments} ended with {status}:\n{output}"
+    return output
 
 
 @cache
-def _server() -> subprocess.Popen[str]:
-    """A process that has imported SQLMesh once; it ends with the process that runs the tests."""
+def _sqlmesh_server() -> subprocess.Popen[str]:
+    """Start a process that has imported SQLMesh. It ends with the test process."""
     server = subprocess.Popen(
         [sys.executable, TESTS / "sqlmesh_server.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -87,9 +88,9 @@ def _server() -> subprocess.Popen[str]:
     return server
 
 
-def _in_fork(arguments: list[str], folder: Path) -> tuple[int, str]:
-    """Run SQLMesh's command or a script; its exit status and all that it said."""
-    server = _server()
+def _run_in_fork(arguments: list[str], folder: Path) -> tuple[int, str]:
+    """Run the `sqlmesh` command or a script. Return its exit status and output."""
+    server = _sqlmesh_server()
     assert server.stdin is not None
     assert server.stdout is not None
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as output:
@@ -104,20 +105,24 @@ def _in_fork(arguments: list[str], folder: Path) -> tuple[int, str]:
         return int(server.stdout.readline()), output.read()
 
 
-def plan(project: Path, *words: str) -> str:
-    """Apply a plan as of three days ago, so that a run has something to do today."""
-    return sqlmesh(project, "plan", *words, "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
+def plan(project: Path, *arguments: str) -> str:
+    """Apply a plan as of three days ago, so that a run of today has pending intervals."""
+    return sqlmesh(project, "plan", *arguments, "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
 
 
 def state(folder: Path, environment: str = "prod", path: str = ".") -> dict[str, Any]:
-    """What SQLMesh's own state says: computed milliseconds by model, and more. `path`: the project, from `folder`."""
-    status, said = _in_fork([str(TESTS / "sqlmesh_state.py"), environment, path], folder)
-    assert status == 0, said
-    return json.loads(said.splitlines()[-1])
+    """Return what the SQLMesh state contains: computed milliseconds by model, and more.
+
+    Args:
+        path: The project, relative to `folder`.
+    """
+    status, output = _run_in_fork([str(TESTS / "sqlmesh_state.py"), environment, path], folder)
+    assert status == 0, output
+    return json.loads(output.splitlines()[-1])
 
 
 def query(project: Path, sql: str) -> list[tuple[Any, ...]]:
-    """Speak to the project's DuckDB file, which nobody holds between runs."""
+    """Run SQL in the project's DuckDB file. No process holds it between runs."""
     import duckdb
 
     with duckdb.connect(str(project / "warehouse.duckdb")) as connection:
@@ -132,14 +137,14 @@ def _execute(connection: Any, sql: str) -> list[tuple[Any, ...]]:
 
 
 def raise_flags(project: Path, *names: str) -> None:
-    """Make the models and audits of tests/projects/ledger fail that look at these flags."""
+    """Make the models and audits of tests/projects/ledger fail that read these flags."""
     query(project, "DELETE FROM ctl.flags")
     for name in names:
         query(project, f"INSERT INTO ctl.flags VALUES ('{name}')")
 
 
 def asset_job(root: str, selection: dict[str, list[str]]) -> dg.JobDefinition:
-    """The job of a Dagster project, rebuilt from its folder in whichever process needs it."""
+    """Build the job of a Dagster project from its folder. Each process of a run calls this."""
     definitions = load(Path(root))
     chosen = dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks()
     if "assets" in selection:
@@ -166,28 +171,28 @@ def load(root: Path) -> dg.Definitions:
 
 @dataclass
 class DagsterProject:
-    """A Dagster project on disk with an instance of its own."""
+    """A Dagster project on disk, with its own instance."""
 
     root: Path
     instance: dg.DagsterInstance
 
-    def declare(
+    def add_component(
         self, name: str, attributes: dict[str, Any], file: str = "defs.yaml", type: str = COMPONENT, **more: Any
     ) -> Path:
-        """Write one component's YAML, as a person would."""
+        """Write the YAML file of one component and return its path."""
         folder = self.root / self.root.name / "defs" / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(yaml.safe_dump({"type": type, "attributes": attributes, **more}))
         return folder / file
 
     def add_module(self, name: str, code: str) -> None:
-        """Put a Python module beside the components."""
+        """Write a Python module into the `defs` folder."""
         (self.root / self.root.name / "defs" / f"{name}.py").write_text(code)
 
     def refresh(self) -> dg.Definitions:
-        """Load the definitions as `dg dev` does at its start: the state is written."""
-        # A launch before, in this process, has left Dagster in the belief that it is in a run, which writes no state:
-        # each of the several loads of a launch would then describe the project anew.
+        """Load the definitions as `dg dev` does at its start, which also stores the manifest."""
+        # After a launch in this process, Dagster still has the load context of a run. A run stores no manifest, so
+        # each of the several loads of a launch would load the SQLMesh project again.
         DefinitionsLoadContext.set(DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION))
         os.environ["DAGSTER_IS_DEV_CLI"] = "1"
         try:
@@ -195,16 +200,16 @@ class DagsterProject:
         finally:
             del os.environ["DAGSTER_IS_DEV_CLI"]
 
-    def refusal(self) -> str:
-        """All that a person is told when the definitions do not load."""
-        with pytest.raises(Exception) as caught:  # Dagster wraps ours in one of its own
+    def load_error(self) -> str:
+        """Load the definitions, which must fail. Return the messages of the error and its causes."""
+        with pytest.raises(Exception) as caught:  # Dagster wraps our error in its own
             self.refresh()
         error: BaseException | None = caught.value
-        words = []
+        messages = []
         while error is not None:
-            words.append(str(error))
+            messages.append(str(error))
             error = error.__cause__
-        return "\n".join(words)
+        return "\n".join(messages)
 
     def launch(
         self,
@@ -214,43 +219,44 @@ class DagsterProject:
         retry_of: str | None = None,
         tags: dict[str, str] | None = None,
         **selection: list[str],
-    ) -> Told:
-        """Run assets or checks for real, and return what Dagster was told.
+    ) -> RunRecord:
+        """Run assets or checks, and return what Dagster recorded.
 
         Args:
             ops: Config by op name.
-            executor_config: Said to the executor beside the usual.
-            retry_of: The id of a failed run to execute again from its failure, as Dagster's run retries do.
-            tags: Of the run.
+            executor_config: Additional config of the executor.
+            retry_of: The id of a failed run. It is executed again from its failure, as by Dagster's run retries.
+            tags: Tags of the run.
+            selection: The keyword arguments of `asset_job`'s selection, for example `assets` or `checks`.
         """
-        # Dagster keeps what it has rebuilt from the same arguments, and the declaration may have changed since.
+        # Dagster caches a job by its arguments. The id makes them unique, because `defs.yaml` may have changed.
         arguments = (str(self.root), {**selection, "launch": [uuid.uuid4().hex]})
         job = dg.build_reconstructable_job("harness", "asset_job", reconstructable_args=arguments)
-        usual = {} if executor == "in_process" else {"max_concurrent": 2}
-        again = dg.ReexecutionOptions.from_failure(retry_of, self.instance) if retry_of else None
+        default_config = {} if executor == "in_process" else {"max_concurrent": 2}
+        reexecution = dg.ReexecutionOptions.from_failure(retry_of, self.instance) if retry_of else None
         run_config = {
-            "execution": {"config": {executor: {**usual, **(executor_config or {})}}},
-            "ops": {name: {"config": said} for name, said in (ops or {}).items()},
+            "execution": {"config": {executor: {**default_config, **(executor_config or {})}}},
+            "ops": {name: {"config": config} for name, config in (ops or {}).items()},
         }
         with dg.execute_job(
-            job, instance=self.instance, run_config=run_config, reexecution_options=again, tags=tags
+            job, instance=self.instance, run_config=run_config, reexecution_options=reexecution, tags=tags
         ) as result:
-            return Told(self.instance, result.run_id)
+            return RunRecord(self.instance, result.run_id)
 
-    def told(self, run_id: str) -> Told:
-        """What Dagster was told in a run."""
-        return Told(self.instance, run_id)
+    def run_record(self, run_id: str) -> RunRecord:
+        """Return what Dagster recorded of a run."""
+        return RunRecord(self.instance, run_id)
 
-    def launch_beside(
-        self, executor: str = "in_process", inside: Sequence[str] = (), **env: str
+    def launch_in_new_process(
+        self, executor: str = "in_process", wrapper: Sequence[str] = (), **env: str
     ) -> subprocess.Popen[str]:
-        """Launch everything in a process of its own, as another host would; it prints the run's id at its end.
+        """Launch all assets in a new process, as another host does. The process prints the run's id at its end.
 
         Args:
-            inside: A command that runs the one behind it.
+            wrapper: A command that runs the command after it.
         """
         return subprocess.Popen(
-            [*inside, sys.executable, "-c", LAUNCH, TESTS, self.instance.root_directory, self.root, executor],
+            [*wrapper, sys.executable, "-c", LAUNCH, TESTS, self.instance.root_directory, self.root, executor],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -265,14 +271,14 @@ from pathlib import Path
 import dagster as dg
 from dagster._utils.interrupts import setup_interrupt_handlers
 from harness import DagsterProject
-setup_interrupt_handlers()  # as the process of a run does
+setup_interrupt_handlers()  # as in the process of a run
 with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
     print(DagsterProject(Path(sys.argv[3]), instance).launch(sys.argv[4]).run_id)
 """
 
 
 def wait_until(is_true: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
-    """Wait for an event, which must come while the processes run. The limit is there for tests that hang."""
+    """Wait until a condition holds. It must hold while the processes still run. The limit ends tests that hang."""
     deadline = time.monotonic() + 300
     while not is_true():
         for process in processes:
@@ -283,7 +289,7 @@ def wait_until(is_true: Callable[[], bool], *processes: subprocess.Popen[str]) -
 
 @contextmanager
 def dagster_project(folder: Path) -> Iterator[DagsterProject]:
-    """A new, empty Dagster project below `folder`, as a package that no other project of this process is named like."""
+    """Create an empty Dagster project below `folder`. Its package name is unique in this process."""
     name = f"orchestra_{uuid.uuid4().hex[:8]}"
     root = folder / name
     defs = root / name / "defs"
@@ -296,7 +302,7 @@ def dagster_project(folder: Path) -> Iterator[DagsterProject]:
         "from pathlib import Path\n\nimport dagster as dg\n\n\n@dg.definitions\ndef defs():\n"
         "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
     )
-    sys.path.insert(0, str(root))  # what installing it would do
+    sys.path.insert(0, str(root))  # instead of installing it
     shutil.copytree(_empty_dagster_home(), folder / "dagster_home")
     with dg.instance_for_test(temp_dir=str(folder / "dagster_home")) as instance:
         yield DagsterProject(root, instance)
@@ -304,7 +310,7 @@ def dagster_project(folder: Path) -> Iterator[DagsterProject]:
 
 @cache
 def _empty_dagster_home() -> str:
-    """A Dagster home with databases that hold nothing: creating their tables takes longer than copying the files."""
+    """Create a Dagster home with empty databases. Copying its files is faster than creating the tables each time."""
     home = tempfile.mkdtemp()
     with dg.instance_for_test(temp_dir=home):
         atexit.register(shutil.rmtree, home)
@@ -312,10 +318,10 @@ def _empty_dagster_home() -> str:
 
 
 def copy_project(name: str, folder: Path) -> Path:
-    """A copy of tests/projects/<name> below `folder`, to be planned and run; what is '@yearly' there ticks RARELY."""
+    """Copy tests/projects/<name> below `folder`. The copy uses YEARLY_CRON instead of '@yearly'."""
     project = Path(shutil.copytree(TESTS / "projects" / name, folder / name))
     for model in project.glob("models/*.sql"):
-        model.write_text(model.read_text().replace("@yearly", RARELY))
+        model.write_text(model.read_text().replace("@yearly", YEARLY_CRON))
     return project
 
 
@@ -334,7 +340,11 @@ disable_anonymized_analytics: true
 
 
 def write_project(folder: Path, files: dict[str, str], config: str = CONFIG) -> Path:
-    """A SQLMesh project out of a few strings, by path."""
+    """Write a SQLMesh project.
+
+    Args:
+        files: The text of each file, by path.
+    """
     for name, text in {"config.yaml": config, **files}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -342,8 +352,8 @@ def write_project(folder: Path, files: dict[str, str], config: str = CONFIG) -> 
 
 
 @dataclass
-class Told:
-    """What Dagster's event log holds of one run."""
+class RunRecord:
+    """What Dagster's event log contains of one run."""
 
     instance: dg.DagsterInstance
     run_id: str
@@ -367,51 +377,58 @@ class Told:
 
     @cached_property
     def _all_materializations(self) -> dict[str, dg.AssetMaterialization]:
-        found = [
+        materializations = [
             event.event_specific_data.materialization
             for event in self.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
         ]
-        assert len(found) == len({one.asset_key for one in found}), "an asset was materialized twice"
-        return {one.asset_key.to_user_string(): one for one in found}
+        by_key = {event.asset_key.to_user_string(): event for event in materializations}
+        assert len(by_key) == len(materializations), "an asset was materialized twice"
+        return by_key
 
     @cached_property
     def materializations(self) -> dict[str, dg.AssetMaterialization]:
-        """Of what the run itself has computed."""
-        return {key: one for key, one in self._all_materializations.items() if "sqlmesh/origin" not in one.metadata}
+        """The materializations of data that this run has computed, by asset."""
+        return {
+            key: event for key, event in self._all_materializations.items() if "sqlmesh/origin" not in event.metadata
+        }
 
     @cached_property
     def computed_outside(self) -> dict[str, dg.AssetMaterialization]:
-        """Of what was computed outside of Dagster, and was up to date in this run."""
-        return {key: one for key, one in self._all_materializations.items() if "sqlmesh/origin" in one.metadata}
+        """The materializations of data that was computed outside of Dagster, by asset."""
+        return {key: event for key, event in self._all_materializations.items() if "sqlmesh/origin" in event.metadata}
 
     @cached_property
     def observations(self) -> dict[str, dg.AssetObservation]:
-        found = [
+        observations = [
             event.event_specific_data.asset_observation for event in self.events(dg.DagsterEventType.ASSET_OBSERVATION)
         ]
-        assert len(found) == len({one.asset_key for one in found}), "an asset was observed twice"
-        return {one.asset_key.to_user_string(): one for one in found}
+        by_key = {event.asset_key.to_user_string(): event for event in observations}
+        assert len(by_key) == len(observations), "an asset was observed twice"
+        return by_key
 
     @cached_property
     def checks(self) -> dict[str, Any]:
-        found = [event.event_specific_data for event in self.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)]
-        names = [f"{one.asset_key.to_user_string()}:{one.check_name}" for one in found]
+        results = [event.event_specific_data for event in self.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)]
+        names = [f"{check.asset_key.to_user_string()}:{check.check_name}" for check in results]
         assert len(names) == len(set(names)), "a check was reported twice"
-        return dict(zip(names, found))
+        return dict(zip(names, results))
 
     @property
-    def reasons(self) -> set[str]:
-        """Why checks were not evaluated; each of them is a warning without another result."""
-        results = list(self.checks.values())
-        assert all("sqlmesh/not_evaluated" in one.metadata for one in results), "a check was evaluated"
-        assert {(one.passed, one.severity) for one in results} <= {(False, dg.AssetCheckSeverity.WARN)}
-        return {str(one.description) for one in results}
+    def not_evaluated_reasons(self) -> set[str]:
+        """Why the checks were not evaluated. Asserts that every check of the run is such a warning."""
+        checks = list(self.checks.values())
+        assert all("sqlmesh/not_evaluated" in check.metadata for check in checks), "a check was evaluated"
+        assert {(check.passed, check.severity) for check in checks} <= {(False, dg.AssetCheckSeverity.WARN)}
+        return {str(check.description) for check in checks}
 
     @property
     def failures(self) -> list[str]:
         """Descriptions of the steps' Failures."""
-        data = [event.event_specific_data for event in self.events(dg.DagsterEventType.STEP_FAILURE)]
-        return [one.user_failure_data.description if one.user_failure_data else str(one.error) for one in data]
+        failures = [event.event_specific_data for event in self.events(dg.DagsterEventType.STEP_FAILURE)]
+        return [
+            failure.user_failure_data.description if failure.user_failure_data else str(failure.error)
+            for failure in failures
+        ]
 
     @property
     def step_keys(self) -> list[str]:
@@ -423,10 +440,10 @@ class Told:
 
     @property
     def log(self) -> str:
-        """Every message that is not an event."""
+        """All log messages that are not events."""
         return "\n".join(entry.user_message for entry in self.entries if not entry.dagster_event)
 
     def status_of(self, asset: str) -> str | None:
-        """`sqlmesh/status` of what was said of an asset, None if nothing was."""
-        said = self._all_materializations.get(asset) or self.observations.get(asset)
-        return str(said.metadata["sqlmesh/status"].value) if said else None
+        """Return the `sqlmesh/status` of an asset's event. None if it has neither materialization nor observation."""
+        event = self._all_materializations.get(asset) or self.observations.get(asset)
+        return str(event.metadata["sqlmesh/status"].value) if event else None

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: a free port on loopback, a data folder that is thrown away."""
+"""Start a PostgreSQL server for tests, on a free local port and with a temporary data folder."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ disable_anonymized_analytics: true
 
 @dataclass
 class Server:
-    """Where it listens, and how to speak to it."""
+    """A running PostgreSQL server."""
 
     port: int
 
     def config(self, database: str, password: str = "x", start: str = "6 days ago") -> str:
-        """The configuration of a SQLMesh project with its tables and state in a database; any password will do."""
+        """Return the config of a SQLMesh project with its tables and state in a database. Any password works."""
         return CONFIG.format(port=self.port, database=database, password=password, start=start)
 
     def query(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
@@ -59,7 +59,7 @@ class Server:
 
     @contextmanager
     def advisory_lock(self, number: int, database: str) -> Iterator[None]:
-        """Hold an advisory lock: a query with `pg_advisory_xact_lock(number)` ends once this is left."""
+        """Hold an advisory lock. A query with `pg_advisory_xact_lock(number)` waits until the block ends."""
         with self._session(database) as cursor:
             cursor.execute(f"SELECT pg_advisory_lock({number})")
             yield
@@ -79,7 +79,7 @@ class Server:
 
 @contextmanager
 def postgres_server() -> Iterator[Server]:
-    """Start a server; the test is skipped, saying so, where PostgreSQL is not installed."""
+    """Start a server. If PostgreSQL is not installed, skip the test with a message."""
     initdb, postgres = _binary("initdb"), _binary("postgres")
     if initdb is None or postgres is None:
         pytest.skip("PostgreSQL IS NOT INSTALLED, so nothing was tested on it: `make services` installs it on Debian")
@@ -109,15 +109,15 @@ def postgres_server() -> Iterator[Server]:
         **as_user,
     )
     try:
-        _await(Server(port), server)
+        _wait_until_ready(Server(port), server)
         yield Server(port)
     finally:
-        server.send_signal(signal.SIGINT)  # sessions that are still open end with it; SIGTERM would wait for them
+        server.send_signal(signal.SIGINT)  # ends open sessions; SIGTERM would wait for them
         server.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _await(server: Server, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
     import psycopg2
 
     deadline = time.monotonic() + 120

@@ -1,7 +1,7 @@
-"""Runs SQLMesh's command, or a script of ours, in forks of a process that has imported SQLMesh once.
+"""Run the `sqlmesh` command, or one of our scripts, in forks of a process that has imported SQLMesh.
 
-Importing SQLMesh takes seconds, and the tests type its command often. A request is a line of JSON:
-{"arguments": [...], "folder": ..., "environment": {...}, "output": <file>}; the answer is the exit status.
+Importing SQLMesh takes seconds, and the tests run its command often. A request is a line of JSON:
+{"arguments": [...], "folder": ..., "environment": {...}, "output": <file>}. The answer is the exit status.
 """
 
 import json
@@ -13,8 +13,8 @@ from functools import cache
 
 def serve_in_fork(request: dict) -> None:
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for descriptor, target in ((nothing, 0), (output, 1), (output, 2)):
+    empty_input = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, target in ((empty_input, 0), (output, 1), (output, 2)):
         os.dup2(descriptor, target)
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -29,8 +29,8 @@ def serve_in_fork(request: dict) -> None:
         runpy.run_path(first, run_name="__main__")
 
 
-def import_what_commands_import() -> None:
-    """Import it once, for all forks. SQLMesh imports some of it while it runs."""
+def import_sqlmesh() -> None:
+    """Import, once for all forks, the modules that SQLMesh imports at its start and when it runs."""
     import duckdb  # noqa: F401
     import importlib_metadata
     import pandas  # noqa: F401
@@ -40,13 +40,13 @@ def import_what_commands_import() -> None:
 
     to_datetime("6 days ago")  # compiles dateparser's expressions
 
-    # Each plan asks which packages are installed, which takes a third of a small plan.
+    # Each plan looks up the installed packages. That takes a third of the time of a small plan.
     importlib_metadata.packages_distributions = cache(importlib_metadata.packages_distributions)
     importlib_metadata.packages_distributions()
 
 
 def main() -> None:
-    import_what_commands_import()
+    import_sqlmesh()
     print("ready", flush=True)
     for line in sys.stdin:
         child = os.fork()
@@ -54,9 +54,10 @@ def main() -> None:
             status = 0
             try:
                 serve_in_fork(json.loads(line))
-            except SystemExit as ended:
-                status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-            except BaseException:  # noqa: BLE001  # its process ends with it
+            except SystemExit as exit_request:
+                code = exit_request.code
+                status = code if isinstance(code, int) else int(code is not None)
+            except BaseException:  # noqa: BLE001  # the process ends here
                 sys.excepthook(*sys.exc_info())
                 status = 1
             finally:

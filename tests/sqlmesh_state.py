@@ -1,4 +1,7 @@
-"""Prints what SQLMesh's own state says, as JSON: ENVIRONMENT PROJECT. Run it where SQLMesh would run."""
+"""Print the content of the SQLMesh state as JSON. Arguments: ENVIRONMENT PROJECT.
+
+Run it in the folder in which you would run SQLMesh.
+"""
 
 import json
 import sys
@@ -8,16 +11,16 @@ from sqlmesh import Context
 
 def main(environment: str, path: str) -> None:
     context = Context(paths=[path], load=False)
-    stored = context.state_reader.get_environment(environment)
-    snapshots = context.state_reader.get_snapshots(stored.snapshots).values() if stored else []
-    found = {
+    stored_environment = context.state_reader.get_environment(environment)
+    snapshots = context.state_reader.get_snapshots(stored_environment.snapshots).values() if stored_environment else []
+    content = {
         "intervals": {snapshot.name: sum(end - start for start, end in snapshot.intervals) for snapshot in snapshots},
         "ranges": {snapshot.name: snapshot.intervals for snapshot in snapshots},
         "versions": {snapshot.name: snapshot.version for snapshot in snapshots},
         "data_hashes": {snapshot.name: snapshot.fingerprint.data_hash for snapshot in snapshots},
     }
     context.close()
-    print(json.dumps(found))
+    print(json.dumps(content))
 
 
 main(*sys.argv[1:])

@@ -1,6 +1,6 @@
 """Which folders of the package may import which. The test reads the source, so it covers new files.
 
-tests/engine checks the running processes: `test_the_worker_never_imports_dagster`, `test_two_instances_...`.
+tests/engine checks the running processes: `test_worker_never_imports_dagster`, `test_two_components_with_same_...`.
 """
 
 from __future__ import annotations

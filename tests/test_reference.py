@@ -87,7 +87,7 @@ def test_reference_loads(tmp_path: Path) -> None:
     starter = shutil.copytree(REPOSITORY / "templates" / "starter", tmp_path / "starter")
     text = REFERENCE.read_text().replace("templates/starter", str(starter))
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("reference", {}, "component.yaml").write_text(text)
+        dagster.add_component("reference", {}, "component.yaml").write_text(text)
         keys = {spec.key.to_user_string() for spec in dagster.refresh().resolve_all_asset_specs()}
     assert "core/daily_orders" in keys
 

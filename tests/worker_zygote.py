@@ -1,8 +1,8 @@
-"""Starts workers as forks of a process that has imported SQLMesh once.
+"""Start workers as forks of a process that has imported SQLMesh.
 
-Importing SQLMesh takes most of the time of a test that starts a worker. Everything else is as in a worker that is
-started for real: a process and a session of its own, its own pipes, folder and environment, the same code. Workers of
-other processes (the multiprocess executor, `dg`, `dagster`) and of other interpreters are started for real.
+Importing SQLMesh takes most of the time of a test that starts a worker. A fork is otherwise like a real worker: it has
+its own process, session, pipes, folder and environment, and runs the same code. Workers of other processes (the
+multiprocess executor, `dg`, `dagster`) and of other interpreters are real workers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import IO
 
 PACKAGE = Path(__file__).resolve().parent.parent / "dg_sqlmesh_component"
 READ_WHEN_IMPORTED = ("HOME", "PYTHON", "SQLMESH", "MAX_FORK_WORKERS")
-"""Beginnings of variables that SQLMesh or Python read before they can be set in a fork."""
+"""Prefixes of environment variables that Python or SQLMesh read during import, before a fork can set them."""
 
 
 class ForkedWorker:
-    """What `subprocess.Popen` offers of a worker, as far as it is used."""
+    """The part of `subprocess.Popen` that the component uses of a worker."""
 
     def __init__(self, pid: int, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], status: IO[bytes]) -> None:
         self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, stderr
@@ -51,21 +51,21 @@ class ForkedWorker:
 
 
 def can_fork(environment: dict[str, str]) -> bool:
-    """Whether nothing is in a worker's environment that had to be there before SQLMesh was imported."""
+    """Return whether every variable that SQLMesh reads during import has the zygote's value."""
     names = {name for name in {*environment, *os.environ} if name.startswith(READ_WHEN_IMPORTED)}
     return all(environment.get(name) == _environment().get(name) for name in names)
 
 
 def start(folder: Path, environment: dict[str, str]) -> ForkedWorker:
-    """Start a worker, which waits for its request."""
+    """Start a worker. It waits for its request."""
     ends = [os.pipe() for _ in range(4)]
     (stdin_read, stdin), (stdout, stdout_write), (stderr, stderr_write), (status, status_write) = ends
-    given = [stdin_read, stdout_write, stderr_write, status_write]
-    asked = json.dumps({"folder": str(folder), "environment": environment}).encode()
+    worker_ends = [stdin_read, stdout_write, stderr_write, status_write]
+    request = json.dumps({"folder": str(folder), "environment": environment}).encode()
     connection = _zygote()
-    socket.send_fds(connection, [len(asked).to_bytes(8, "big")], given)
-    connection.sendall(asked)
-    for descriptor in given:
+    socket.send_fds(connection, [len(request).to_bytes(8, "big")], worker_ends)
+    connection.sendall(request)
+    for descriptor in worker_ends:
         os.close(descriptor)
     reader = os.fdopen(status, "rb")
     pid = int(reader.readline())
@@ -80,41 +80,44 @@ def _environment() -> dict[str, str]:
 
 @cache
 def _zygote() -> socket.socket:
-    """The connection to a process that forks; it ends with this one."""
-    ours, its = socket.socketpair()
+    """Start the process that forks, and return the connection to it. It ends with this process."""
+    our_end, zygote_end = socket.socketpair()
     process = subprocess.Popen(
-        [sys.executable, __file__, str(its.fileno())], pass_fds=[its.fileno()], env=_environment(), cwd=PACKAGE.parent
+        [sys.executable, __file__, str(zygote_end.fileno())],
+        pass_fds=[zygote_end.fileno()],
+        env=_environment(),
+        cwd=PACKAGE.parent,
     )
-    its.close()
-    assert ours.recv(5) == b"ready", process
-    return ours
+    zygote_end.close()
+    assert our_end.recv(5) == b"ready", process
+    return our_end
 
 
 def _serve(connection: socket.socket) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors are reaped by themselves
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes monitors that have ended
     connection.sendall(b"ready")
     while True:
         header, descriptors, *_ = socket.recv_fds(connection, 8, 4)
         if not header:
             return
-        asked = b""
-        while len(asked) < int.from_bytes(header, "big"):
-            asked += connection.recv(1 << 16)
+        request = b""
+        while len(request) < int.from_bytes(header, "big"):
+            request += connection.recv(1 << 16)
         if os.fork() == 0:
             connection.close()
-            _monitor(json.loads(asked), descriptors)
-            return  # in the worker only, which ends as any process does
+            _monitor(json.loads(request), descriptors)
+            return  # only in the worker, which then ends like any process
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _monitor(asked: dict, descriptors: list[int]) -> None:
-    """Fork the worker, and tell its pid and how it ends."""
+def _monitor(request: dict, descriptors: list[int]) -> None:
+    """Fork the worker. Send its process id, and its exit status when it ends."""
     *_, status = descriptors
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
-        _work(asked, descriptors)
+        _work(request, descriptors)
         return
     for descriptor in descriptors[:3]:
         os.close(descriptor)
@@ -126,23 +129,23 @@ def _monitor(asked: dict, descriptors: list[int]) -> None:
         os._exit(0)
 
 
-def _work(asked: dict, descriptors: list[int]) -> None:
+def _work(request: dict, descriptors: list[int]) -> None:
     os.setsid()
     for descriptor, target in zip(descriptors, (0, 1, 2)):
         os.dup2(descriptor, target)
     for descriptor in descriptors:
         os.close(descriptor)
     os.environ.clear()
-    os.environ.update(asked["environment"])
-    os.chdir(asked["folder"])
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
     sys.argv = ["worker"]
     from dg_sqlmesh_component.worker.__main__ import main
 
     main()
 
 
-def _import_what_a_worker_imports() -> None:
-    """As the worker's bootstrap does: this package by its path, nothing of the working directory."""
+def _import_worker_modules() -> None:
+    """Import as the worker's bootstrap does: this package by its path, and nothing from the working directory."""
     sys.path[:] = [entry for entry in sys.path if entry and Path(entry) != Path(__file__).parent]
     package = types.ModuleType("dg_sqlmesh_component")
     package.__path__ = [str(PACKAGE)]
@@ -150,16 +153,19 @@ def _import_what_a_worker_imports() -> None:
     from dg_sqlmesh_component.worker.sqlglot_sources import prefer_sqlglot_sources
 
     prefer_sqlglot_sources()
-    import duckdb  # noqa: F401  # SQLMesh imports these while it opens and runs a project
+    import duckdb  # noqa: F401  # SQLMesh imports these when it opens and runs a project
     import pandas  # noqa: F401
     import sqlmesh.magics  # noqa: F401
     from sqlmesh.utils.date import to_datetime
 
-    # SQLMesh looks at the stack in each run, and dateparser compiles its expressions: both keep what they find.
+    # SQLMesh inspects the stack in each run, and dateparser compiles its expressions. Both cache the result.
     inspect.stack()
     to_datetime("6 days ago")
 
+    import dg_sqlmesh_component.worker.evaluate.evaluation
+    import dg_sqlmesh_component.worker.load.project  # noqa: F401
+
 
 if __name__ == "__main__":
-    _import_what_a_worker_imports()
+    _import_worker_modules()
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -28,7 +28,7 @@ from harness import REPOSITORY
         ),
     ],
 )
-def test_a_benchmark_prints_its_tables(command: list[str], headings: list[str]) -> None:
+def test_benchmark_prints_its_tables(command: list[str], headings: list[str]) -> None:
     script, *options = command
     done = subprocess.run(
         [sys.executable, REPOSITORY / "benchmarks" / script, *options, "--rounds", "1"],

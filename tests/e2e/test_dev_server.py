@@ -1,4 +1,4 @@
-"""`dg dev`: the web server shows the project, and a run launched as its button does it ends in the same truth."""
+"""`dg dev`: the web server shows the project, and a run launched like from the UI has the correct results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ mutation L($params: ExecutionParams!) { launchPipelineExecution(executionParams:
   ... on RunConfigValidationInvalid { errors { message } } } }
 """
 RUN = "query R($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-TOLD = """
+RESULTS = """
 query T($keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) {
   assetKey { path } assetMaterializations(limit: 1) { runId metadataEntries { label } }
   assetObservations(limit: 1) { runId }
@@ -67,8 +67,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             yield Server(url, project, folder / "server.log")
 
 
-class serve:  # reads as a verb
-    """`dg dev` on a free port, until the block ends; started from the Dagster project's folder."""
+class serve:  # used like a function
+    """Run `dg dev` on a free port until the block ends, in the Dagster project's folder."""
 
     def __init__(self, dagster: DagsterProject, folder: Path) -> None:
         with socket.socket() as free:
@@ -104,7 +104,7 @@ class serve:  # reads as a verb
         try:
             self.process.wait(60)
         except subprocess.TimeoutExpired:
-            pass  # how fast Dagster's servers end is not what is tested here
+            pass  # the test does not measure how fast Dagster's servers end
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -112,10 +112,10 @@ class serve:  # reads as a verb
             self.log.close()
 
 
-def test_the_page_shows_every_model_and_a_launched_run_tells_the_truth(server: Server) -> None:
+def test_web_server_shows_every_model_and_the_results_of_a_launched_run(server: Server) -> None:
     assets = {"/".join(node["assetKey"]["path"]): node for node in server.ask(ASSETS)["assetNodes"]}
-    ours = {key for key, node in assets.items() if node["isMaterializable"]}
-    assert ours == {
+    keys = {key for key, node in assets.items() if node["isMaterializable"]}
+    assert keys == {
         "reference/products", "staging/orders", "core/daily_orders", "marts/revenue_by_product",
         "marts/revenue_by_country", "marts/weekly_revenue",
     }  # fmt: skip
@@ -134,7 +134,7 @@ def test_the_page_shows_every_model_and_a_launched_run_tells_the_truth(server: S
         "unusually_large_order_threshold_250": False,
     }
 
-    # Nobody holds the warehouse between runs: the command line and a query work beside the server.
+    # No process holds the warehouse between runs, so the command line and a query work while the server runs.
     assert "core__daily_orders" in sqlmesh(server.project, "table_name", "core.daily_orders")
     before = state(server.project)["intervals"]
     assert query(server.project, "SELECT count(*) > 0 FROM core.daily_orders") == [(True,)]
@@ -145,7 +145,7 @@ def test_the_page_shows_every_model_and_a_launched_run_tells_the_truth(server: S
             "repositoryLocationName": repository["location"]["name"],
             "repositoryName": repository["name"],
             "pipelineName": "__ASSET_JOB",
-            "assetSelection": [{"path": key.split("/")} for key in sorted(ours)],
+            "assetSelection": [{"path": key.split("/")} for key in sorted(keys)],
         },
         "mode": "default",
         "runConfigData": "{}",
@@ -161,16 +161,16 @@ def test_the_page_shows_every_model_and_a_launched_run_tells_the_truth(server: S
 
     after = state(server.project)["intervals"]
     grew = {"/".join(part.strip('"') for part in fqn.split(".")[-2:]) for fqn in after if after[fqn] > before[fqn]}
-    told = server.ask(TOLD, keys=[{"path": key.split("/")} for key in sorted(ours)])["assetNodes"]
-    outside = {}  # whether the materialization is of what the plan has computed
-    for node in told:
+    nodes = server.ask(RESULTS, keys=[{"path": key.split("/")} for key in sorted(keys)])["assetNodes"]
+    is_from_plan = {}  # whether the materialization is of data that the plan has computed
+    for node in nodes:
         [materialization] = node["assetMaterializations"]
         labels = {entry["label"] for entry in materialization["metadataEntries"]}
-        outside["/".join(node["assetKey"]["path"])] = "sqlmesh/origin" in labels
+        is_from_plan["/".join(node["assetKey"]["path"])] = "sqlmesh/origin" in labels
         assert not node["assetObservations"]
     assert "core/daily_orders" in grew
-    assert outside == {key: key not in grew for key in ours}
+    assert is_from_plan == {key: key not in grew for key in keys}
 
-    said = server.log.read_text()
-    assert "Traceback" not in said
-    assert "SELECT" not in said.replace("AssetSelection", ""), "SQLMesh's own output floods the terminal"
+    output = server.log.read_text()
+    assert "Traceback" not in output
+    assert "SELECT" not in output.replace("AssetSelection", ""), "SQLMesh's own output floods the terminal"

@@ -1,4 +1,4 @@
-"""A project fresh from `sqlmesh init duckdb`, untouched: its database path is relative."""
+"""An unchanged project from `sqlmesh init duckdb`, whose database path is relative."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from harness import BIN, COMPONENT, dagster_project, run, sqlmesh, state
 
 
-def test_its_first_run_is_all_green_from_any_folder_and_leaves_no_stray_database(tmp_path: Path) -> None:
+def test_first_run_succeeds_from_any_folder_and_creates_no_stray_database(tmp_path: Path) -> None:
     project = tmp_path / "fresh"
     project.mkdir()
     sqlmesh(project, "init", "duckdb")
@@ -22,21 +22,21 @@ def test_its_first_run_is_all_green_from_any_folder_and_leaves_no_stray_database
             [BIN / "dg", "launch", "--target-path", dagster.root, "--assets", "*"],
             cwd=elsewhere,
             DAGSTER_HOME=str(dagster.instance.root_directory),
-            PYTHONPATH=str(dagster.root),  # a project that is installed needs no such thing
+            PYTHONPATH=str(dagster.root),  # not needed for an installed project
         )
         assert "RUN_SUCCESS" in done.stderr + done.stdout
         [launched] = dagster.instance.get_runs()
-        first = dagster.told(launched.run_id)
+        first = dagster.run_record(launched.run_id)
         keys = {f"sqlmesh_example/{name}_model" for name in ("seed", "incremental", "full")}
         assert set(first.materializations) == keys
         audit = "sqlmesh_example/full_model:assert_positive_order_ids"
         assert set(first.checks) == {audit, *(f"{key}:sqlmesh_execution_status" for key in keys)}
         assert all(check.passed for check in first.checks.values())
         before = state(project)
-        told = dagster.launch()  # `dg launch` has used the other executor
-        assert not told.failures
-        assert not told.materializations
-        assert set(told.observations) == keys
-        assert told.status_of("sqlmesh_example/full_model") == "up_to_date"
+        record = dagster.launch()  # uses another executor than `dg launch`
+        assert not record.failures
+        assert not record.materializations
+        assert set(record.observations) == keys
+        assert record.status_of("sqlmesh_example/full_model") == "up_to_date"
         assert state(project) == before
     assert list(tmp_path.rglob("db.db")) == [project / "db.db"]

@@ -1,5 +1,7 @@
-"""The wheel that is built here, installed into a fresh environment, scaffolds and loads: on the newest versions that
-it allows, and on the lowest that it declares."""
+"""The wheel, installed into a fresh environment, scaffolds and loads a project.
+
+The tests use the newest versions that the wheel allows, and the lowest versions that it declares.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from harness import COMPONENT, REPOSITORY, json_in, run
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys, dg_sqlmesh_component
 from importlib.metadata import version
-here = [m.name for m in pkgutil.walk_packages(dg_sqlmesh_component.__path__, "dg_sqlmesh_component.")]
-worker = [name for name in here if ".worker" in name]
-for name in worker if sys.argv[1] == "worker" else sorted(set(here) - set(worker)):
+modules = [m.name for m in pkgutil.walk_packages(dg_sqlmesh_component.__path__, "dg_sqlmesh_component.")]
+worker = [name for name in modules if ".worker" in name]
+for name in worker if sys.argv[1] == "worker" else sorted(set(modules) - set(worker)):
     if not name.endswith("__main__"):
         importlib.import_module(name)
 print(json.dumps({name: version(name) for name in ("dagster", "sqlmesh")}))
@@ -32,7 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
-def test_the_wheel_has_what_it_needs_and_nothing_of_the_tests_and_documents(wheel: Path) -> None:
+def test_wheel_contains_data_files_and_no_tests_or_docs(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         names = set(archive.namelist())
     for name in ("py.typed", "templates/starter/config.yaml", "templates/starter/.gitignore", "worker/__main__.py"):
@@ -47,17 +49,15 @@ no_wheels = pytest.mark.skipif(sys.version_info >= (3, 13), reason="the lowest d
     "resolution",
     [pytest.param("highest", marks=pytest.mark.slow), pytest.param("lowest-direct", marks=no_wheels)],
 )
-def test_the_wheel_scaffolds_the_starter_and_loads_it_in_a_fresh_environment(
-    wheel: Path, resolution: str, tmp_path: Path
-) -> None:
+def test_wheel_scaffolds_and_loads_starter_in_fresh_environment(wheel: Path, resolution: str, tmp_path: Path) -> None:
     python = tmp_path / "fresh" / "bin" / "python"
     run([sys.executable, "-m", "venv", tmp_path / "fresh", "--without-pip"], cwd=tmp_path)
     install = [sys.executable, "-m", "uv", "pip", "install", "--python", python]
     if resolution == "highest":
         run([*install, wheel, "dagster-dg-cli"], cwd=tmp_path)
-    else:  # lowest is what is asked for directly; of what a wheel needs, uv takes the newest whatever it is told
-        declared = ["-r", "pyproject.toml", "--group", "dg", "--resolution", resolution]
-        run([*install, wheel, *declared], cwd=REPOSITORY)
+    else:  # uv applies lowest-direct only to requirements named directly, not to those of the wheel
+        requirements = ["-r", "pyproject.toml", "--group", "dg", "--resolution", resolution]
+        run([*install, wheel, *requirements], cwd=REPOSITORY)
     for side in ("dagster", "worker"):
         versions = json.loads(run([python, "-c", IMPORT_ALL, side], cwd=tmp_path).stdout)
         for name, version in versions.items():
@@ -78,7 +78,7 @@ def test_the_wheel_scaffolds_the_starter_and_loads_it_in_a_fresh_environment(
     path = f"{python.parent}:/usr/bin:/bin"
     dg = python.parent / "dg"
     installed = run([python, "-c", "import dg_sqlmesh_component as c; print(c.__path__[0])"], cwd=tmp_path).stdout
-    run([python, "-m", "compileall", "-q", Path(installed.strip())], cwd=tmp_path)  # as pip does when it installs
+    run([python, "-m", "compileall", "-q", Path(installed.strip())], cwd=tmp_path)  # as pip does during installation
     run([dg, "scaffold", "defs", COMPONENT, "shop", "--init"], cwd=root, PATH=path)
     assert (root / "sqlmesh_project" / "config.yaml").is_file()
     assert not list((root / "sqlmesh_project").rglob("__pycache__"))

@@ -1,4 +1,4 @@
-"""Workers that a test's own process starts are forks of one that has imported SQLMesh (tests/worker_zygote.py)."""
+"""Workers that the test process starts are forks of a process that has imported SQLMesh (tests/worker_zygote.py)."""
 
 from __future__ import annotations
 

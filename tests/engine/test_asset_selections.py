@@ -1,4 +1,4 @@
-"""`get_asset_selection`: SQLMesh reads a selection once; its answer is kept in the manifest."""
+"""`get_asset_selection`: SQLMesh resolves a selection once, and the manifest stores the result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def defs(context: dg.ComponentLoadContext):
 
 @dataclass
 class Shop:
-    """A project whose interpreter writes down each of its starts."""
+    """A project whose interpreter logs each of its starts."""
 
     project: Path
     dagster: DagsterProject
@@ -44,7 +44,7 @@ class Shop:
 
     @property
     def starts(self) -> int:
-        """How often SQLMesh was started since the last look."""
+        """How often SQLMesh was started since this property was last read."""
         count = len(self.starts_file.read_text().splitlines())
         self.starts_file.write_text("")
         return count
@@ -69,29 +69,29 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     python.chmod(0o755)
     project = write_project(tmp_path / "shop", FILES)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": {"path": str(project), "python": str(python)}})
+        dagster.add_component("shop", {"project": {"path": str(project), "python": str(python)}})
         dagster.add_module("jobs", JOBS)
         yield Shop(project, dagster, starts)
 
 
-def finance(definitions: dg.Definitions) -> set[str]:
+def assets_of_finance_job(definitions: dg.Definitions) -> set[str]:
     selected = definitions.resolve_job_def("finance").asset_layer.selected_asset_keys
     return {key.to_user_string() for key in selected}
 
 
-FINANCE = {"shop/orders", "shop/revenue"}
+FINANCE_ASSETS = {"shop/orders", "shop/revenue"}
 
 
-def test_with_stored_answers_definitions_load_without_sqlmesh(shop: Shop) -> None:
-    assert finance(shop.dagster.refresh()) == FINANCE
-    assert shop.starts == 3  # the project, and each of two selections
+def test_definitions_load_without_sqlmesh_if_selections_are_stored(shop: Shop) -> None:
+    assert assets_of_finance_job(shop.dagster.refresh()) == FINANCE_ASSETS
+    assert shop.starts == 3  # one for the project and one for each of two selections
     for _ in range(2):
-        assert finance(shop.dagster.refresh()) == FINANCE
-        assert finance(shop.load_in_production()) == FINANCE
+        assert assets_of_finance_job(shop.dagster.refresh()) == FINANCE_ASSETS
+        assert assets_of_finance_job(shop.load_in_production()) == FINANCE_ASSETS
     assert shop.starts == 0
 
 
-def test_answers_are_renewed_with_the_manifest_in_one_start(shop: Shop) -> None:
+def test_manifest_and_selections_are_refreshed_in_one_sqlmesh_start(shop: Shop) -> None:
     shop.dagster.refresh()
     (shop.project / "models" / "weather.sql").write_text(
         FILES["models/weather.sql"].replace("kind", "tags (finance), kind")
@@ -100,11 +100,14 @@ def test_answers_are_renewed_with_the_manifest_in_one_start(shop: Shop) -> None:
         "MODEL (name shop.costs, kind FULL, tags (finance)); SELECT 1 AS id"
     )
     assert shop.starts == 3
-    assert finance(shop.dagster.refresh()) == {*FINANCE, "shop/costs"}  # `shop.weather` is excluded
+    assert assets_of_finance_job(shop.dagster.refresh()) == {
+        *FINANCE_ASSETS,
+        "shop/costs",
+    }  # `shop.weather` is excluded
     assert shop.starts == 1
 
 
-def test_a_refresh_renews_the_answers_that_are_stored(shop: Shop) -> None:
+def test_refresh_defs_state_refreshes_stored_selections(shop: Shop) -> None:
     shop.dagster.refresh()
     (shop.project / "models" / "costs.sql").write_text(
         "MODEL (name shop.costs, kind FULL, tags (finance)); SELECT 1 AS id"
@@ -112,39 +115,42 @@ def test_a_refresh_renews_the_answers_that_are_stored(shop: Shop) -> None:
     assert shop.starts == 3
     run([BIN / "dg", "utils", "refresh-defs-state"], cwd=shop.dagster.root, PYTHONPATH=str(shop.dagster.root))
     assert shop.starts == 1
-    assert finance(shop.load_in_production()) == {*FINANCE, "shop/costs"}
+    assert assets_of_finance_job(shop.load_in_production()) == {*FINANCE_ASSETS, "shop/costs"}
     assert shop.starts == 0
 
 
-def test_a_stored_selection_that_matches_nothing_any_more_is_refused_where_it_is_asked_for(shop: Shop) -> None:
+def test_stored_selection_that_matches_no_model_any_more_is_an_error(shop: Shop) -> None:
     shop.dagster.refresh()
     for name in ("orders", "revenue"):
         (shop.project / "models" / f"{name}.sql").unlink()
-    message = shop.dagster.refusal()
+    message = shop.dagster.load_error()
     assert "`select` in get_asset_selection matches no model: 'tag:finance+'" in message
     assert "in defs.yaml" not in message
-    assert [answered["select"] for answered in json.loads(shop.state.read_text())["selections"]] == []
+    assert [selection["select"] for selection in json.loads(shop.state.read_text())["selections"]] == []
 
 
-def test_without_a_stored_manifest_a_process_asks_once(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_process_without_stored_manifest_resolves_each_selection_once(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(2):
-        assert finance(shop.load_in_production()) == FINANCE
+        assert assets_of_finance_job(shop.load_in_production()) == FINANCE_ASSETS
     assert shop.starts == 3
     assert not list(shop.dagster.root.rglob("state"))
 
 
-def test_an_answer_that_cannot_be_stored_is_used_and_the_log_says_what_to_do(
+def test_selection_that_cannot_be_stored_is_used_and_a_warning_logged(
     shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run([BIN / "dg", "utils", "refresh-defs-state"], cwd=shop.dagster.root, PYTHONPATH=str(shop.dagster.root))
     assert shop.starts == 1
 
+    # Raised here, because root, which may run the tests, can write to every folder.
     def read_only(*_: object) -> None:
-        raise PermissionError(13, "Permission denied", str(shop.state))  # root, who runs tests, may write anywhere
+        raise PermissionError(13, "Permission denied", str(shop.state))
 
     monkeypatch.setattr(source, "write_manifest", read_only)
     with caplog.at_level(logging.WARNING):
-        assert finance(shop.load_in_production()) == FINANCE
+        assert assets_of_finance_job(shop.load_in_production()) == FINANCE_ASSETS
     assert shop.starts == 2
     assert "get_asset_selection(select=('tag:finance+',), exclude=('shop.weather',)) started SQLMesh" in caplog.text
     assert "dg check defs" in caplog.text

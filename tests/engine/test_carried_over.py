@@ -1,4 +1,4 @@
-"""An audit's last result is said again of the very data that was audited, by the very audit, and of nothing else."""
+"""The last result of an audit is carried over only if the data and the audit are the same."""
 
 from __future__ import annotations
 
@@ -7,36 +7,40 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import CONFIG, RARELY, dagster_project, plan, query, sqlmesh, write_project
+from harness import CONFIG, YEARLY_CRON, dagster_project, plan, query, sqlmesh, write_project
 
 from dg_sqlmesh_component import dagster_internals
 
-FLAGS = """
+CREATE_FLAGS_TABLE = """
 before_all:
   - CREATE SCHEMA IF NOT EXISTS ctl
   - CREATE TABLE IF NOT EXISTS ctl.flags AS SELECT 0 AS id
 """
-BAD = "SELECT * FROM @this_model WHERE id < 0"
-RARELY_DUE = f"cron '{RARELY}', start '2020-01-01'"
+BAD_ROWS_QUERY = "SELECT * FROM @this_model WHERE id < 0"
+YEARLY = f"cron '{YEARLY_CRON}', start '2020-01-01'"
 FILES = {
     "models/source.sql": "MODEL (name t.source, kind FULL, cron '@hourly'); SELECT 1 AS id",
-    "models/shown.sql": f"MODEL (name t.shown, kind VIEW, {RARELY_DUE}, audits (soft)); SELECT id FROM t.source",
-    "models/kept.sql": f"MODEL (name t.kept, kind FULL, {RARELY_DUE}, audits (soft, hard, related)); "
+    "models/shown.sql": f"MODEL (name t.shown, kind VIEW, {YEARLY}, audits (soft)); SELECT id FROM t.source",
+    "models/kept.sql": f"MODEL (name t.kept, kind FULL, {YEARLY}, audits (soft, hard, related)); "
     "SELECT id FROM t.source",
-    "models/outside.sql": f"MODEL (name t.outside, kind VIEW, {RARELY_DUE}, audits (soft)); SELECT id FROM ctl.flags",
-    "audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD}",
-    "audits/hard.sql": f"AUDIT (name hard); {BAD}",
-    "audits/related.sql": f"AUDIT (name related); {BAD} OR id NOT IN (SELECT id FROM t.source)",
+    "models/outside.sql": f"MODEL (name t.outside, kind VIEW, {YEARLY}, audits (soft)); SELECT id FROM ctl.flags",
+    "audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD_ROWS_QUERY}",
+    "audits/hard.sql": f"AUDIT (name hard); {BAD_ROWS_QUERY}",
+    "audits/related.sql": f"AUDIT (name related); {BAD_ROWS_QUERY} OR id NOT IN (SELECT id FROM t.source)",
 }
-WITH_FLAGS = CONFIG + FLAGS
+CONFIG_WITH_FLAGS = CONFIG + CREATE_FLAGS_TABLE
 
 
-def nothing(project: Path) -> None:
-    """So that the last result still holds."""
+def do_nothing(project: Path) -> None:
+    """The last result stays valid."""
 
 
 def change_an_audit(project: Path) -> None:
-    write_project(project, {"audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD} AND id > 0"}, WITH_FLAGS)
+    write_project(
+        project,
+        {"audits/soft.sql": f"AUDIT (name soft, blocking false); {BAD_ROWS_QUERY} AND id > 0"},
+        CONFIG_WITH_FLAGS,
+    )
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
 
 
@@ -45,47 +49,47 @@ def restate(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("happened", "holds"),
+    ("change", "carried_over"),
     [
-        (nothing, {"t/kept:soft", "t/kept:hard"}),
+        (do_nothing, {"t/kept:soft", "t/kept:hard"}),
         (change_an_audit, set()),
         (restate, set()),
     ],
 )
-def test_a_result_holds_until_the_data_or_the_audit_is_another_one(
-    tmp_path: Path, happened: Callable[[Path], None], holds: set[str]
+def test_result_is_carried_over_until_data_or_audit_changes(
+    tmp_path: Path, change: Callable[[Path], None], carried_over: set[str]
 ) -> None:
-    """That of a view also not when what it shows was computed in the same run, or is a table from outside; and that
-    of an audit that reads other models never.
+    """Some results are never carried over: of a view if its upstream model was computed in the same run or is an
+    external table, and of an audit that reads other models.
     """
-    project = write_project(tmp_path / "shop", FILES, WITH_FLAGS)
+    project = write_project(tmp_path / "shop", FILES, CONFIG_WITH_FLAGS)
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "3 hours ago")
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
         checks = ["t/kept:soft", "t/kept:hard", "t/kept:related", "t/shown:soft", "t/outside:soft"]
         assert set(dagster.launch(checks=checks).checks) == set(checks)
-        happened(project)
+        change(project)
         dagster.refresh()
-        told = dagster.launch()
-    assert told.status_of("t/source") == "executed"
-    assert told.status_of("t/kept") == told.status_of("t/shown") == "up_to_date"
-    assert {name for name, result in told.checks.items() if "sqlmesh/carried_over" in result.metadata} == holds
+        record = dagster.launch()
+    assert record.status_of("t/source") == "executed"
+    assert record.status_of("t/kept") == record.status_of("t/shown") == "up_to_date"
+    assert {name for name, result in record.checks.items() if "sqlmesh/carried_over" in result.metadata} == carried_over
 
 
-def test_what_an_audit_said_in_another_environment_does_not_hide_what_it_said_here(
+def test_result_from_another_environment_does_not_hide_failure_in_this_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dagster_internals, "_PAGE", 1)
-    kept = f"MODEL (name t.kept, kind FULL, {RARELY_DUE}, audits (soft, hard)); SELECT {{}} AS id"
+    model = f"MODEL (name t.kept, kind FULL, {YEARLY}, audits (soft, hard)); SELECT {{}} AS id"
     audits = {name: FILES[name] for name in ("audits/soft.sql", "audits/hard.sql")}
-    project = write_project(tmp_path / "shop", {"models/kept.sql": kept.format(1), **audits}, WITH_FLAGS)
+    project = write_project(tmp_path / "shop", {"models/kept.sql": model.format(1), **audits}, CONFIG_WITH_FLAGS)
     plan(project)
-    write_project(project, {"models/kept.sql": kept.format(2)}, WITH_FLAGS)
+    write_project(project, {"models/kept.sql": model.format(2)}, CONFIG_WITH_FLAGS)
     plan(project, "dev")
-    write_project(project, {"models/kept.sql": kept.format(1)}, WITH_FLAGS)
+    write_project(project, {"models/kept.sql": model.format(1)}, CONFIG_WITH_FLAGS)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
+        dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
         dagster.refresh()
         for (table,) in query(project, "SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 't__kept__%'"):
             query(project, f"UPDATE sqlmesh__t.{table} SET id = -1 WHERE id = 1")
@@ -93,6 +97,6 @@ def test_what_an_audit_said_in_another_environment_does_not_hide_what_it_said_he
         for _ in range(2):
             in_dev = dagster.launch(checks=["t/kept:hard"], ops={"sqlmesh_shop": {"environment": "dev"}})
             assert in_dev.status == dg.DagsterRunStatus.SUCCESS
-        told = dagster.launch(assets=["t/kept"], checks=["t/kept:hard"])
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert "t.kept: the check hard failed when its audit was last evaluated" in told.failures[0]
+        record = dagster.launch(assets=["t/kept"], checks=["t/kept:hard"])
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert "t.kept: the check hard failed when its audit was last evaluated" in record.failures[0]

@@ -1,4 +1,4 @@
-"""What a team changes in YAML and in Python: Dagster's own test suites for components, and the order of precedence."""
+"""Customization in YAML and Python: Dagster's test suites for components, and the order of precedence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster.components.testing.test_cases import TestOpCustomization, TestTranslation
-from harness import RARELY, DagsterProject, dagster_project, load, plan, write_project
+from harness import YEARLY_CRON, DagsterProject, dagster_project, load, plan, write_project
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.definitions.translator import HAS_VIRTUAL_ASSETS
@@ -24,8 +24,8 @@ FILES = {
 ORDERS, SEEN = dg.AssetKey(["shop", "orders"]), dg.AssetKey(["shop", "seen"])
 
 
-class _Declared:
-    """A project, described once: each test builds the component's definitions from that state."""
+class ShopProject:
+    """A project with a stored manifest. Each test builds the component's definitions from that manifest."""
 
     def __init__(self, folder: Path) -> None:
         self.project = write_project(folder / "shop", FILES)
@@ -44,44 +44,44 @@ class _Declared:
 
 
 @pytest.fixture(scope="module")
-def declared(tmp_path_factory: pytest.TempPathFactory) -> _Declared:
-    return _Declared(tmp_path_factory.mktemp("customization"))
+def shop(tmp_path_factory: pytest.TempPathFactory) -> ShopProject:
+    return ShopProject(tmp_path_factory.mktemp("customization"))
 
 
 class TestTranslationOfModels(TestTranslation):
     @pytest.mark.attribute("translation")
     def test_dagsters_translation_suite_passes(
-        self, declared: _Declared, attributes: Any, assertion: Any, key_modifier: Any
+        self, shop: ShopProject, attributes: Any, assertion: Any, key_modifier: Any
     ) -> None:
-        if "partitions_def" in attributes:  # the one attribute that cannot be true of a model
+        if "partitions_def" in attributes:  # the only attribute that models cannot have
             with pytest.raises(ConfigurationError, match="SQLMesh itself decides which intervals it computes"):
-                declared.specs(translation=attributes)
+                shop.specs(translation=attributes)
             return
-        specs = declared.specs(translation=attributes)
+        specs = shop.specs(translation=attributes)
         key = key_modifier(SEEN) if key_modifier else SEEN
         assert assertion(specs[key])
 
 
 class TestTheOp(TestOpCustomization):
     @pytest.mark.attribute("op.name", "op.tags", "op.backfill_policy")
-    def test_dagsters_op_suite_passes(self, declared: _Declared, attributes: Any, assertion: Any) -> None:
-        if "backfill_policy" in attributes:  # of partitions, which no model's asset has
+    def test_dagsters_op_suite_passes(self, shop: ShopProject, attributes: Any, assertion: Any) -> None:
+        if "backfill_policy" in attributes:  # is about partitions, which assets of models do not have
             with pytest.raises(ConfigurationError, match="SQLMesh models have no partitions"):
-                declared.component(op=attributes)
+                shop.component(op=attributes)
             return
-        assert assertion(declared.definitions(op=attributes).resolve_assets_def(ORDERS).op)
+        assert assertion(shop.definitions(op=attributes).resolve_assets_def(ORDERS).op)
 
 
 @pytest.mark.attribute("op.tags")
-def test_a_container_is_configured_by_a_tag_of_the_op(declared: _Declared) -> None:
-    """As the Kubernetes executor reads it."""
+def test_op_tag_configures_kubernetes_container(shop: ShopProject) -> None:
+    """The Kubernetes executor reads this tag."""
     container = {"container_config": {"resources": {"limits": {"memory": "2Gi"}}}}
-    op = declared.definitions(op={"tags": {"dagster-k8s/config": container}}).resolve_assets_def(ORDERS).op
+    op = shop.definitions(op={"tags": {"dagster-k8s/config": container}}).resolve_assets_def(ORDERS).op
     assert json.loads(op.tags["dagster-k8s/config"]) == container
 
 
-def test_a_template_sees_the_model_and_the_asset_as_it_was(declared: _Declared) -> None:
-    specs = declared.specs(
+def test_template_can_use_model_and_default_spec(shop: ShopProject) -> None:
+    specs = shop.specs(
         translation={
             "group_name": "{{ model.schema }}_{{ model.kind | lower }}",
             "description": "{{ spec.description }} From {{ model.depends_on | length }} table.",
@@ -93,15 +93,15 @@ def test_a_template_sees_the_model_and_the_asset_as_it_was(declared: _Declared) 
     assert specs[ORDERS].metadata["columns"] == ["id", "two"]
 
 
-def test_a_template_can_add_a_dependency_to_those_of_the_model(declared: _Declared) -> None:
-    deps = declared.specs(translation={"deps": "{{ spec.deps + ['other/asset'] }}"})[ORDERS].deps
+def test_template_can_add_a_dependency(shop: ShopProject) -> None:
+    deps = shop.specs(translation={"deps": "{{ spec.deps + ['other/asset'] }}"})[ORDERS].deps
     assert [dep.asset_key.to_user_string() for dep in deps] == ["raw/orders", "other/asset"]
 
 
 @pytest.mark.attribute("external_models.key", "external_models.keys")
-def test_external_models_get_their_keys_from_a_template_or_one_by_one(declared: _Declared) -> None:
-    def upstream(**said: Any) -> list[tuple[str, Any]]:
-        deps = declared.specs(external_models=said)[ORDERS].deps
+def test_external_model_keys_come_from_template_or_mapping(shop: ShopProject) -> None:
+    def upstream(**options: Any) -> list[tuple[str, Any]]:
+        deps = shop.specs(external_models=options)[ORDERS].deps
         return [(dep.asset_key.to_user_string(), dep.metadata.get("dagster/table_name")) for dep in deps]
 
     table = "warehouse.raw.orders"
@@ -113,36 +113,36 @@ def test_external_models_get_their_keys_from_a_template_or_one_by_one(declared: 
 
 
 @pytest.mark.attribute("external_models.assets")
-def test_external_tables_are_assets_with_a_kind_a_group_and_columns_where_so_declared(declared: _Declared) -> None:
+def test_external_tables_become_assets_with_kind_group_and_columns_if_configured(shop: ShopProject) -> None:
     key = dg.AssetKey(["raw", "orders"])
-    assert declared.specs()[key].group_name == "default", "Dagster's own, for a key that has no definition"
-    spec = declared.specs(external_models={"assets": True})[key]
+    assert shop.specs()[key].group_name == "default", "Dagster's default for a key without definition"
+    spec = shop.specs(external_models={"assets": True})[key]
     assert (spec.group_name, spec.kinds) == ("raw", {"external", "duckdb"})
     assert spec.description == "The table warehouse.raw.orders, which SQLMesh only reads."
     assert spec.metadata["dagster/table_name"] == "warehouse.raw.orders"
     assert [column.name for column in spec.metadata["dagster/column_schema"].columns] == ["id"]
-    definitions = declared.definitions(external_models={"assets": True, "keys": {"raw.orders": "dlt/orders"}})
+    definitions = shop.definitions(external_models={"assets": True, "keys": {"raw.orders": "dlt/orders"}})
 
     @dg.asset(key=["dlt", "orders"])
     def orders() -> None: ...
 
     keys = dg.Definitions.merge(definitions, dg.Definitions([orders])).resolve_asset_graph().get_all_asset_keys()
-    assert keys == {ORDERS, SEEN, orders.key}, "a key that somebody wrote out is that of an asset of theirs"
+    assert keys == {ORDERS, SEEN, orders.key}, "a key in `keys` belongs to an asset that another definition creates"
 
 
 @pytest.mark.attribute("virtual_views")
 @pytest.mark.skipif(not HAS_VIRTUAL_ASSETS, reason="this Dagster has no virtual assets: they came with 1.13")
-def test_views_are_virtual_assets_unless_they_shall_not_be(declared: _Declared) -> None:
-    assert {key for key, spec in declared.specs().items() if spec.is_virtual} == {SEEN}
-    assert not any(spec.is_virtual for spec in declared.specs(virtual_views=False).values())
+def test_views_are_virtual_assets_unless_switched_off(shop: ShopProject) -> None:
+    assert {key for key, spec in shop.specs().items() if spec.is_virtual} == {SEEN}
+    assert not any(spec.is_virtual for spec in shop.specs(virtual_views=False).values())
 
 
 @pytest.mark.attribute("include_metadata")
-def test_a_translated_key_is_followed_by_what_depends_on_it_and_by_column_lineage(declared: _Declared) -> None:
-    with_lineage = declared.component(include_metadata=["column_lineage"], translation={"key_prefix": "lab"})
-    with_lineage.write_state_to_path(declared.state.with_name("lineage"))
+def test_dependencies_and_column_lineage_use_translated_keys(shop: ShopProject) -> None:
+    with_lineage = shop.component(include_metadata=["column_lineage"], translation={"key_prefix": "lab"})
+    with_lineage.write_state_to_path(shop.state.with_name("lineage"))
     definitions = with_lineage.build_defs_from_state(
-        dg.ComponentTree.for_test().load_context, declared.state.with_name("lineage")
+        dg.ComponentTree.for_test().load_context, shop.state.with_name("lineage")
     )
     seen = definitions.resolve_assets_def(SEEN.with_prefix("lab")).get_asset_spec(SEEN.with_prefix("lab"))
     assert [dep.asset_key for dep in seen.deps] == [ORDERS.with_prefix("lab")]
@@ -151,21 +151,21 @@ def test_a_translated_key_is_followed_by_what_depends_on_it_and_by_column_lineag
 
 
 @pytest.mark.parametrize(
-    ("translation", "said"),
+    ("translation", "message"),
     [
         ({"group_name": "not a group"}, "`translation` in defs.yaml cannot be applied to Model shop.orders"),
         ({"group_name": "{{ modle.schema }}"}, "modle"),
         ({"owners": ["bob"]}, "`translation` in defs.yaml cannot be applied to Model shop.orders"),
     ],
 )
-def test_a_translation_that_dagster_refuses_names_the_model(
-    declared: _Declared, translation: dict[str, Any], said: str
+def test_error_of_invalid_translation_names_the_model(
+    shop: ShopProject, translation: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(Exception, match=said):
-        declared.specs(translation=translation)
+    with pytest.raises(Exception, match=message):
+        shop.specs(translation=translation)
 
 
-OURS = """
+CUSTOM_COMPONENT = """
 import dagster as dg
 
 from dg_sqlmesh_component import SQLMeshProjectComponent, SQLMeshRunConfig
@@ -198,11 +198,11 @@ PRECEDENCE = {
     "models/orders.sql": """MODEL (name shop.orders, kind FULL, owner ada,
         tags ['dagster:group_name:by_tag', 'dagster:tag:first=tag', 'dagster:tag:last=tag'],
         audits (not_null(columns := (id)), number_of_rows(threshold := 0))); SELECT 1 AS id""",
-    "models/rare.sql": f"MODEL (name shop.rare, kind FULL, cron '{RARELY}', interval_unit 'day', start '2026-01-01'); "
-    "SELECT id FROM shop.orders",
+    "models/rare.sql": f"MODEL (name shop.rare, kind FULL, cron '{YEARLY_CRON}', interval_unit 'day', "
+    "start '2026-01-01'); SELECT id FROM shop.orders",
 }
-# With the file `together` in the project, each of the two waits until the other one is at work too.
-TOGETHER = """
+# If the file `together` exists in the project, each of the two models waits until the other one runs too.
+PARALLEL_MODEL = """
 import time
 import typing as t
 from pathlib import Path
@@ -221,8 +221,8 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
     return pd.DataFrame({{"id": [1]}})
 """
 PRECEDENCE |= {
-    "models/left.py": TOGETHER.format("left", "right"),
-    "models/right.py": TOGETHER.format("right", "left"),
+    "models/left.py": PARALLEL_MODEL.format("left", "right"),
+    "models/right.py": PARALLEL_MODEL.format("right", "left"),
 }
 
 
@@ -233,8 +233,8 @@ def overridden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterProj
     plan(project)
     plan(project, "dev", "--include-unmodified")
     with dagster_project(folder) as dagster:
-        (dagster.root / dagster.root.name / "components.py").write_text(OURS)
-        dagster.declare(
+        (dagster.root / dagster.root.name / "components.py").write_text(CUSTOM_COMPONENT)
+        dagster.add_component(
             "shop",
             {
                 "project": str(project),
@@ -274,7 +274,7 @@ def test_precedence_is_defaults_tags_translation_override_post_processing(overri
     assert spec.metadata["dagster/storage_kind"] == "duckdb"
 
 
-def test_neighbours_depend_on_models_by_name_and_select_in_sqlmeshs_language(overridden: DagsterProject) -> None:
+def test_other_definitions_can_use_model_keys_and_sqlmesh_selections(overridden: DagsterProject) -> None:
     definitions = load(overridden.root)
     downstream = definitions.resolve_assets_def(dg.AssetKey("downstream"))
     assert {dep.asset_key for dep in downstream.get_asset_spec().deps} == {dg.AssetKey(["shop", "rare"])}
@@ -291,15 +291,15 @@ def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> N
     assert {asset: on_cron.status_of(asset) for asset in assets} == dict(zip(assets, ["executed", "up_to_date"]))
     assert on_cron.checks["shop/orders:our_not_null_id"].passed
     assert not any("number_of_rows" in check for check in on_cron.checks)
-    told = overridden.launch(assets=assets, ops={"shop": {"ignore_cron": True, "environment": "dev"}})
-    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
-    assert {asset: told.status_of(asset) for asset in assets} == dict(zip(assets, ["up_to_date", "executed"]))
-    assert not told.materializations
-    metadata = told.observations["shop/rare"].metadata
+    record = overridden.launch(assets=assets, ops={"shop": {"ignore_cron": True, "environment": "dev"}})
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert {asset: record.status_of(asset) for asset in assets} == dict(zip(assets, ["up_to_date", "executed"]))
+    assert not record.materializations
+    metadata = record.observations["shop/rare"].metadata
     assert metadata["sqlmesh/environment"].value == "dev"
     assert metadata["dagster/table_name"].value == "warehouse.shop__dev.rare"
     assert metadata["dagster/row_count"].value == 1
-    run = overridden.instance.get_run_by_id(told.run_id)
+    run = overridden.instance.get_run_by_id(record.run_id)
     assert run is not None
     assert {name: value for name, value in run.tags.items() if name.startswith("sqlmesh/")} == {
         "sqlmesh/environment": "dev",
@@ -308,7 +308,7 @@ def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> N
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"environment": "staging"}, "allowed are: prod, dev"),
         ({"start": "the day after never"}, "SQLMesh cannot parse start 'the day after never'"),
@@ -317,30 +317,30 @@ def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> N
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_run_config_that_cannot_be_meant_is_refused_in_a_sentence(
-    overridden: DagsterProject, config: dict[str, Any], said: str
+def test_invalid_run_config_fails_with_clear_error(
+    overridden: DagsterProject, config: dict[str, Any], message: str
 ) -> None:
-    told = overridden.launch(assets=["shop/orders"], ops={"shop": config})
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert said in told.failures[0]
-    assert not told.materializations
+    record = overridden.launch(assets=["shop/orders"], ops={"shop": config})
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert message in record.failures[0]
+    assert not record.materializations
 
 
 @pytest.mark.attribute("execution.concurrent_tasks")
-def test_as_many_batches_as_asked_for_are_computed_at_once(overridden: DagsterProject) -> None:
+def test_concurrent_tasks_sets_number_of_parallel_batches(overridden: DagsterProject) -> None:
     project = overridden.root.parent / "shop"
     for file in project.glob("*_is_at_work"):
         file.unlink()
     (project / "together").touch()
-    told = overridden.launch(assets=["shop/left", "shop/right"])
-    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
-    assert set(told.materializations) == {"shop/left", "shop/right"}
+    record = overridden.launch(assets=["shop/left", "shop/right"])
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert set(record.materializations) == {"shop/left", "shop/right"}
 
 
 @pytest.mark.attribute("execution.retries.backoff", "execution.retries.jitter")
-def test_delays_grow_and_vary_as_declared(declared: _Declared) -> None:
-    def delays(**said: Any) -> list[float]:
-        retries = declared.component(execution={"retries": {"max_retries": 3, "delay": 8, **said}}).execution.retries
+def test_backoff_and_jitter_change_retry_delays(shop: ShopProject) -> None:
+    def delays(**options: Any) -> list[float]:
+        retries = shop.component(execution={"retries": {"max_retries": 3, "delay": 8, **options}}).execution.retries
         assert retries is not None
         return [retries.delay_before(attempt) for attempt in (2, 3, 4)]
 
@@ -352,35 +352,35 @@ def test_delays_grow_and_vary_as_declared(declared: _Declared) -> None:
 
 
 @pytest.mark.attribute("execution.retries.transient_errors", "execution.retries.persistent_errors")
-def test_errors_that_are_judged_wrongly_can_be_named(declared: _Declared) -> None:
-    said = {"max_retries": 1, "transient_errors": ["Suspended"], "persistent_errors": ["OutOfMemory"]}
-    retries = declared.component(execution={"retries": said}).execution.retries
+def test_config_can_change_which_errors_are_transient(shop: ShopProject) -> None:
+    retry_config = {"max_retries": 1, "transient_errors": ["Suspended"], "persistent_errors": ["OutOfMemory"]}
+    retries = shop.component(execution={"retries": retry_config}).execution.retries
     assert retries is not None
     assert retries.is_transient("ProgrammingError: Warehouse Suspended", known=False)
     assert not retries.is_transient("ProgrammingError: no such table", known=False)
     assert not retries.is_transient("OutOfMemoryException: 12 GB", known=True)
     with pytest.raises(Exception, match=r"`execution.retries.transient_errors` in defs.yaml has '\('"):
-        declared.component(execution={"retries": {"max_retries": 1, "transient_errors": ["("]}})
+        shop.component(execution={"retries": {"max_retries": 1, "transient_errors": ["("]}})
 
 
-def test_assets_that_are_given_partitions_behind_the_component_do_not_run(tmp_path: Path) -> None:
+def test_assets_with_partitions_from_post_processing_do_not_run(tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     plan(project)
     daily = {"partitions_def": {"type": "daily", "start_date": "2026-01-01"}}
     with dagster_project(tmp_path) as dagster:
         processing = {"assets": [{"target": "*", "attributes": daily}]}
-        dagster.declare("shop", {"project": str(project)}, post_processing=processing)
+        dagster.add_component("shop", {"project": str(project)}, post_processing=processing)
         dagster.refresh()
-        told = dagster.launch()
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert not told.materializations
-    [failure] = told.failures
+        record = dagster.launch()
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert not record.materializations
+    [failure] = record.failures
     assert failure.startswith("The asset t/one has a `partitions_def`. SQLMesh itself decides which intervals")
 
 
-def test_a_selection_for_a_job_that_leaves_nothing_is_refused(declared: _Declared, tmp_path: Path) -> None:
-    """Else the job would succeed without a step; an empty selection would be everything."""
-    component = declared.component(exclude="shop.seen")
+def test_empty_job_selection_is_an_error(shop: ShopProject, tmp_path: Path) -> None:
+    """Otherwise the job would succeed without a step. An empty selection would select all models."""
+    component = shop.component(exclude="shop.seen")
     component.write_state_to_path(tmp_path / "state")
     component.build_defs_from_state(dg.ComponentTree.for_test().load_context, tmp_path / "state")
     for selection in ("", [], [None], ["shop.orders", ""]):
@@ -390,21 +390,21 @@ def test_a_selection_for_a_job_that_leaves_nothing_is_refused(declared: _Declare
         component.get_asset_selection("shop.seen")
 
 
-class _Wrong(SQLMeshProjectComponent):
-    """Somebody's own, with one method that gives something else."""
+class InvalidComponent(SQLMeshProjectComponent):
+    """A user's subclass in which one method returns an invalid value."""
 
 
 @pytest.mark.parametrize(
-    ("method", "said"),
+    ("method", "message"),
     [
         ("get_asset_spec", "get_asset_spec returned None. It must return a dagster.AssetSpec"),
         ("op_config_schema", "op_config_schema returned <.*It must be a property"),
     ],
 )
-def test_an_overridden_method_that_gives_something_else_is_named(
-    declared: _Declared, monkeypatch: pytest.MonkeyPatch, method: str, said: str
+def test_overridden_method_with_wrong_return_type_is_named_in_error(
+    shop: ShopProject, monkeypatch: pytest.MonkeyPatch, method: str, message: str
 ) -> None:
-    monkeypatch.setattr(_Wrong, method, lambda *_: None)
-    component = _Wrong.from_attributes_dict(attributes={"project": str(declared.project)})
-    with pytest.raises(ConfigurationError, match=said):
-        component.build_defs_from_state(dg.ComponentTree.for_test().load_context, declared.state)
+    monkeypatch.setattr(InvalidComponent, method, lambda *_: None)
+    component = InvalidComponent.from_attributes_dict(attributes={"project": str(shop.project)})
+    with pytest.raises(ConfigurationError, match=message):
+        component.build_defs_from_state(dg.ComponentTree.for_test().load_context, shop.state)

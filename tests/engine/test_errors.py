@@ -1,4 +1,4 @@
-"""Each error is a sentence that says what, where and what to do."""
+"""Each error says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import CONFIG, RARELY, DagsterProject, dagster_project, plan, query, run, sqlmesh, write_project
+from harness import CONFIG, YEARLY_CRON, DagsterProject, dagster_project, plan, query, run, sqlmesh, write_project
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import (
@@ -26,7 +26,7 @@ from dg_sqlmesh_component.worker_process.requests import load_manifest
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 
 
-def complaint(project: SQLMeshProject, kind: type[SQLMeshComponentError], **selection: list[str]) -> str:
+def project_load_error(project: SQLMeshProject, kind: type[SQLMeshComponentError], **selection: list[str]) -> str:
     with pytest.raises(kind) as caught:
         load_manifest(project, **selection)
     return str(caught.value)
@@ -35,22 +35,22 @@ def complaint(project: SQLMeshProject, kind: type[SQLMeshComponentError], **sele
 # -- when definitions are loaded ------------------------------------------------------------------
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    message = complaint(SQLMeshProject((tmp_path / "nowhere",)), ConfigurationError)
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    message = project_load_error(SQLMeshProject((tmp_path / "nowhere",)), ConfigurationError)
     assert f"There is no folder {tmp_path / 'nowhere'}" in message
     assert "`project` in defs.yaml" in message
 
 
-def test_a_folder_without_a_configuration_is_named_with_the_command_that_makes_it_a_project(tmp_path: Path) -> None:
-    message = complaint(SQLMeshProject((tmp_path,)), ConfigurationError)
+def test_folder_without_config_is_named_with_init_command(tmp_path: Path) -> None:
+    message = project_load_error(SQLMeshProject((tmp_path,)), ConfigurationError)
     assert f"{tmp_path} is not a SQLMesh project" in message
     assert "config.yaml" in message
     assert message.endswith(f"To create a project there:\n    cd {tmp_path} && sqlmesh init")
 
 
-def test_of_a_dbt_project_it_is_said_how_it_becomes_one_of_sqlmesh(tmp_path: Path) -> None:
+def test_dbt_project_without_sqlmesh_config_is_named_with_init_command(tmp_path: Path) -> None:
     (tmp_path / "dbt_project.yml").write_text("name: shop\nversion: '1'\nprofile: shop\n")
-    message = complaint(SQLMeshProject((tmp_path,)), ConfigurationError)
+    message = project_load_error(SQLMeshProject((tmp_path,)), ConfigurationError)
     assert message.endswith(
         f"It is a dbt project. To add what SQLMesh needs:\n    cd {tmp_path} && sqlmesh init -t dbt"
     )
@@ -58,52 +58,52 @@ def test_of_a_dbt_project_it_is_said_how_it_becomes_one_of_sqlmesh(tmp_path: Pat
     SQLMeshProject((tmp_path,)).check_folders()
 
 
-def test_a_model_that_cannot_be_parsed_is_named_by_file_and_line(tmp_path: Path) -> None:
+def test_parse_error_names_file_and_line(tmp_path: Path) -> None:
     write_project(tmp_path, {"models/bad.sql": "MODEL (name t.bad, kind FULL);\nSELECT 1 AS a,\n  FROM WHERE x = ("})
-    message = complaint(SQLMeshProject((tmp_path,)), ProjectLoadError)
+    message = project_load_error(SQLMeshProject((tmp_path,)), ProjectLoadError)
     assert str(tmp_path / "models" / "bad.sql") in message
     assert "Line 3" in message
     assert "\x1b" not in message
 
 
-def test_a_python_model_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+def test_import_error_of_python_model_names_its_file(tmp_path: Path) -> None:
     write_project(tmp_path, {"models/bad.py": "import a_module_that_nobody_has\n"})
-    message = complaint(SQLMeshProject((tmp_path,)), ProjectLoadError)
+    message = project_load_error(SQLMeshProject((tmp_path,)), ProjectLoadError)
     assert "bad.py" in message
     assert "a_module_that_nobody_has" in message
 
 
-def test_an_unknown_gateway_lists_those_that_exist(tmp_path: Path) -> None:
+def test_error_of_unknown_gateway_lists_existing_gateways(tmp_path: Path) -> None:
     write_project(
         tmp_path, ONE_MODEL, CONFIG.replace("gateways:", "gateways:\n  other:\n    connection:\n      type: duckdb")
     )
-    message = complaint(SQLMeshProject((tmp_path,), gateway="warehouse"), ConfigurationError)
+    message = project_load_error(SQLMeshProject((tmp_path,), gateway="warehouse"), ConfigurationError)
     assert "Gateway 'warehouse' does not exist" in message
     assert "Its gateways: local, other." in message
 
 
-def test_an_unknown_configuration_object_is_named(tmp_path: Path) -> None:
+def test_unknown_config_object_is_named(tmp_path: Path) -> None:
     write_project(tmp_path, ONE_MODEL)
     (tmp_path / "config.yaml").unlink()
     (tmp_path / "config.py").write_text("from sqlmesh.core.config import Config\nconfig = Config()\n")
-    assert "other_config" in complaint(SQLMeshProject((tmp_path,), config="other_config"), ProjectLoadError)
+    assert "other_config" in project_load_error(SQLMeshProject((tmp_path,), config="other_config"), ProjectLoadError)
 
 
 @pytest.mark.parametrize("attribute", ["select", "exclude"])
-def test_a_selection_that_is_none_is_quoted(tmp_path: Path, attribute: str) -> None:
+def test_invalid_selection_is_quoted_in_error(tmp_path: Path, attribute: str) -> None:
     write_project(tmp_path, ONE_MODEL)
-    message = complaint(SQLMeshProject((tmp_path,)), ConfigurationError, **{attribute: ["t.one &"]})
+    message = project_load_error(SQLMeshProject((tmp_path,)), ConfigurationError, **{attribute: ["t.one &"]})
     assert f"`{attribute}` in defs.yaml is not a SQLMesh model selection: 't.one &'" in message
     assert "tag:finance" in message
 
 
-def test_a_selection_that_matches_nothing_is_quoted(tmp_path: Path) -> None:
+def test_selection_without_match_is_quoted_in_error(tmp_path: Path) -> None:
     write_project(tmp_path, ONE_MODEL)
-    message = complaint(SQLMeshProject((tmp_path,)), ConfigurationError, select=["tag:finanze"])
+    message = project_load_error(SQLMeshProject((tmp_path,)), ConfigurationError, select=["tag:finanze"])
     assert "matches no model: 'tag:finanze'" in message
 
 
-def test_a_project_none_of_whose_models_is_executed_is_refused_and_one_without_models_is_empty(tmp_path: Path) -> None:
+def test_project_with_only_external_and_embedded_models_is_an_error_and_empty_project_is_not(tmp_path: Path) -> None:
     project = SQLMeshProject((write_project(tmp_path, {}),))
     assert not load_manifest(project).models
     tables = "- name: raw.orders\n  columns: {id: int}\n"
@@ -111,127 +111,136 @@ def test_a_project_none_of_whose_models_is_executed_is_refused_and_one_without_m
         tmp_path,
         {"models/some.sql": "MODEL (name t.some, kind EMBEDDED); SELECT 1 AS id", "external_models.yaml": tables},
     )
-    message = complaint(project, ProjectLoadError)
+    message = project_load_error(project, ProjectLoadError)
     assert f"No model of the SQLMesh project at {tmp_path} becomes an asset." in message
     assert "(all are external or embedded): raw.orders, t.some. Add a model of another" in message
 
 
-def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_interpreter_is_named(tmp_path: Path) -> None:
     write_project(tmp_path, ONE_MODEL)
-    message = complaint(SQLMeshProject((tmp_path,), python="no-such-python"), InstallationError)
+    message = project_load_error(SQLMeshProject((tmp_path,), python="no-such-python"), InstallationError)
     assert "The interpreter no-such-python cannot be started" in message
     assert "`project.python`" in message
 
 
-def test_an_interpreter_without_sqlmesh_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
+def test_interpreter_without_sqlmesh_is_named_with_install_command(tmp_path: Path) -> None:
     write_project(tmp_path / "project", ONE_MODEL)
     run([sys.executable, "-m", "venv", "--without-pip", "bare"], cwd=tmp_path)
     bare = str(tmp_path / "bare" / "bin" / "python")
-    message = complaint(SQLMeshProject((tmp_path / "project",), python=bare), InstallationError)
+    message = project_load_error(SQLMeshProject((tmp_path / "project",), python=bare), InstallationError)
     assert "SQLMesh is not installed for the interpreter" in message
     assert "bare/bin/python" in message
     assert "pip install 'sqlmesh>=" in message
 
 
-def test_a_sqlmesh_that_is_too_old_is_named_with_both_versions(tmp_path: Path) -> None:
-    """An interpreter whose metadata says SQLMesh 0.150: its distribution's record is all that is looked at."""
+def test_too_old_sqlmesh_is_reported_with_both_versions(tmp_path: Path) -> None:
+    """Only the metadata of the installed distribution is read, so the test writes metadata of SQLMesh 0.150."""
     write_project(tmp_path / "project", ONE_MODEL)
-    record = tmp_path / "old" / "sqlmesh-0.150.0.dist-info" / "METADATA"
-    record.parent.mkdir(parents=True)
-    record.write_text("Metadata-Version: 2.1\nName: sqlmesh\nVersion: 0.150.0\n")
-    project = SQLMeshProject((tmp_path / "project",), env={"PYTHONPATH": str(record.parent.parent)})
-    message = complaint(project, InstallationError)
+    metadata = tmp_path / "old" / "sqlmesh-0.150.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: sqlmesh\nVersion: 0.150.0\n")
+    project = SQLMeshProject((tmp_path / "project",), env={"PYTHONPATH": str(metadata.parent.parent)})
+    message = project_load_error(project, InstallationError)
     assert re.search(r"has SQLMesh 0\.150\.0; at least 0\.\d+\.\d+ is needed", message)
 
 
-def test_an_error_at_load_reaches_the_person_who_loads(tmp_path: Path) -> None:
+def test_load_error_reaches_the_user(tmp_path: Path) -> None:
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("gone", {"project": "../nowhere"})
-        message = dagster.refusal()
+        dagster.add_component("gone", {"project": "../nowhere"})
+        message = dagster.load_error()
     assert f"There is no folder {dagster.root / dagster.root.name / 'defs' / 'nowhere'}" in message
+
+
+def test_project_code_that_exits_is_named_by_file_and_line(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", {"models/leaves.py": "import sys\nsys.exit(0)\n"})
+    with dagster_project(tmp_path) as dagster:
+        dagster.add_component("shop", {"project": str(project)})
+        message = dagster.load_error()
+    assert "Code of the SQLMesh project ended SQLMesh's process: " in message
+    assert "models/leaves.py, line 2, in <module>, raised SystemExit(0), as `sys.exit` does." in message
 
 
 # -- when a step runs -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
     folder = tmp_path_factory.mktemp("errors")
     project = write_project(folder / "shop", ONE_MODEL)
     plan(project)
     with dagster_project(folder) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
         yield project, dagster
 
 
-def failure(dagster: DagsterProject, **selection: list[str]) -> str:
-    told = dagster.launch("in_process", **selection)
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert not told.materializations
-    [description] = told.failures
+def failure_of_run(dagster: DagsterProject, **selection: list[str]) -> str:
+    record = dagster.launch("in_process", **selection)
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert not record.materializations
+    [description] = record.failures
     return description
 
 
-def test_an_environment_that_does_not_exist_names_the_plan_that_creates_it(tmp_path: Path) -> None:
-    """SQLMesh refuses another environment without a change, unless it is told so."""
+def test_error_of_missing_environment_names_plan_command(tmp_path: Path) -> None:
+    """Without an option, SQLMesh refuses to create an environment that has no change."""
     project = write_project(tmp_path / "new shop", ONE_MODEL)
     plan(project)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": {"path": str(project), "environment": "dev_ada"}})
+        dagster.add_component("shop", {"project": {"path": str(project), "environment": "dev_ada"}})
         dagster.refresh()
-        told = dagster.launch()
-        [description] = told.failures
-        [words] = re.findall(rf"cd '{project}' && sqlmesh (plan [-\w ]+)", description)
-        sqlmesh(project, *words.split(), "--auto-apply", "--no-prompts")
+        record = dagster.launch()
+        [description] = record.failures
+        [arguments] = re.findall(rf"cd '{project}' && sqlmesh (plan [-\w ]+)", description)
+        sqlmesh(project, *arguments.split(), "--auto-apply", "--no-prompts")
         assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
     assert "Environment 'dev_ada' does not exist" in description
     assert description.count("does not exist") == 1
-    assert told.reasons == {"Not evaluated: the run was refused."}
-    assert not told.observations
-    assert told.log.count("does not exist") == 0
+    assert record.not_evaluated_reasons == {"Not evaluated: the run was refused."}
+    assert not record.observations
+    assert record.log.count("does not exist") == 0
     assert "memory" not in description
 
 
-def test_a_state_in_memory_is_told_apart_from_one_without_the_environment(tmp_path: Path) -> None:
+def test_error_of_missing_environment_recognizes_state_in_memory(tmp_path: Path) -> None:
     in_memory = CONFIG.replace("      database: warehouse.duckdb\n", "")
     assert in_memory != CONFIG
     project = write_project(tmp_path / "shop", ONE_MODEL, config=in_memory)
     plan(project)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        description = failure(dagster)
+        description = failure_of_run(dagster)
     assert "Environment 'prod' does not exist" in description
     assert "a plan's result is lost when the process that applied it ends" in description
     assert "`database: warehouse.duckdb`" in description
 
 
-def test_a_model_that_is_not_promoted_does_not_stop_those_that_are(tmp_path: Path) -> None:
+def test_model_that_is_not_promoted_does_not_stop_promoted_models(tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", ONE_MODEL)
     plan(project)
     audited = "MODEL (name t.two, kind FULL, audits (not_null(columns := (id)))); SELECT 2 AS id"
     (project / "models" / "two.sql").write_text(audited)
     (project / "models" / "three.sql").write_text("MODEL (name t.three, kind FULL); SELECT id FROM t.two")
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        told = dagster.launch("in_process")
+        record = dagster.launch("in_process")
         alone = dagster.launch("in_process", assets=["t/two"])
-        dagster.declare("shop", {"project": str(project), "exclude": "t.one"})
+        dagster.add_component("shop", {"project": str(project), "exclude": "t.one"})
         dagster.refresh()
         refused = dagster.launch("in_process")
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert set(told.materializations) == {"t/one"}
-    assert (told.status_of("t/two"), told.status_of("t/three")) == ("not_in_environment", "not_in_environment")
-    unevaluated = [check for name, check in told.checks.items() if name.startswith("t/two:not_null")]
-    assert [(one.passed, one.severity) for one in unevaluated] == [(False, dg.AssetCheckSeverity.WARN)]
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert set(record.materializations) == {"t/one"}
+    assert (record.status_of("t/two"), record.status_of("t/three")) == ("not_in_environment", "not_in_environment")
+    unevaluated = [check for name, check in record.checks.items() if name.startswith("t/two:not_null")]
+    assert [(check.passed, check.severity) for check in unevaluated] == [(False, dg.AssetCheckSeverity.WARN)]
     assert unevaluated[0].description == "Not evaluated: t.two is not promoted in environment prod."
     command = f"\n\n    cd {project} && sqlmesh plan"
-    [description] = told.failures
+    [description] = record.failures
     assert "t.two, t.three: Not promoted in environment prod, so not run." in description
     assert description.endswith(command)
-    assert str(told.checks["t/two:sqlmesh_execution_status"].description).endswith(command)
+    assert str(record.checks["t/two:sqlmesh_execution_status"].description).endswith(command)
     assert alone.status_of("t/two") == "not_in_environment"
     assert refused.failures == [
         "Environment 'prod' has promoted none of the models of the SQLMesh project at "
@@ -241,8 +250,8 @@ def test_a_model_that_is_not_promoted_does_not_stop_those_that_are(tmp_path: Pat
     assert all(str(check.description).endswith("Repeated, because the run was refused.") for check in repeated)
 
 
-def test_a_model_that_is_promoted_as_external_or_embedded_is_not_in_the_environment(tmp_path: Path) -> None:
-    """SQLMesh would have nothing to do for it, for ever."""
+def test_model_promoted_as_external_or_embedded_is_not_in_environment(tmp_path: Path) -> None:
+    """SQLMesh would never compute it."""
     project = write_project(
         tmp_path / "shop",
         {
@@ -258,27 +267,29 @@ def test_a_model_that_is_promoted_as_external_or_embedded_is_not_in_the_environm
     for name in ("landed", "inlined"):
         (project / f"models/{name}.sql").write_text(f"MODEL (name t.{name}, kind FULL); SELECT 1 AS id")
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        told = dagster.launch()
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert {told.status_of(f"t/{name}") for name in ("landed", "inlined")} == {"not_in_environment"}
-    assert set(told.materializations) == {"t/reader"}
+        record = dagster.launch()
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert {record.status_of(f"t/{name}") for name in ("landed", "inlined")} == {"not_in_environment"}
+    assert set(record.materializations) == {"t/reader"}
 
 
 @pytest.mark.attribute("execution.environment_timeout")
-@pytest.mark.parametrize("selection", [{}, {"checks": ["t/one:sqlmesh_execution_status"]}], ids=["a run", "checks"])
-def test_an_environment_that_a_plan_is_updating_is_waited_for_as_long_as_declared(
-    planned: tuple[Path, DagsterProject], selection: dict[str, list[str]]
+@pytest.mark.parametrize(
+    "selection", [{}, {"checks": ["t/one:sqlmesh_execution_status"]}], ids=["run of models", "run of checks"]
+)
+def test_run_waits_for_unfinished_plan_until_environment_timeout(
+    shop: tuple[Path, DagsterProject], selection: dict[str, list[str]]
 ) -> None:
-    """Its views may be of two plans till then, so that no check is evaluated either."""
-    project, dagster = planned
+    """Until then its views may belong to two plans, so checks are not evaluated either."""
+    project, dagster = shop
     [(finalized,)] = query(project, "SELECT finalized_ts FROM sqlmesh._environments")
     query(project, "UPDATE sqlmesh._environments SET finalized_ts = NULL")
-    dagster.declare("shop", {"project": str(project), "execution": {"environment_timeout": 2}})
+    dagster.add_component("shop", {"project": str(project), "execution": {"environment_timeout": 2}})
     start = time.monotonic()
     try:
-        description = failure(dagster, **selection)
+        description = failure_of_run(dagster, **selection)
     finally:
         query(project, f"UPDATE sqlmesh._environments SET finalized_ts = {finalized}")
     assert time.monotonic() - start < 60
@@ -286,8 +297,8 @@ def test_an_environment_that_a_plan_is_updating_is_waited_for_as_long_as_declare
     assert f"cd {project} && sqlmesh plan prod" in description
 
 
-def test_a_database_that_another_process_holds_names_that_process(planned: tuple[Path, DagsterProject]) -> None:
-    project, dagster = planned
+def test_error_of_locked_duckdb_file_names_the_process_that_holds_it(shop: tuple[Path, DagsterProject]) -> None:
+    project, dagster = shop
     holder = subprocess.Popen(
         [
             sys.executable,
@@ -300,8 +311,8 @@ def test_a_database_that_another_process_holds_names_that_process(planned: tuple
     try:
         assert holder.stdout is not None
         holder.stdout.readline()
-        dagster.declare("shop", {"project": str(project), "execution": {"overlap_timeout": 2}})
-        description = failure(dagster)
+        dagster.add_component("shop", {"project": str(project), "execution": {"overlap_timeout": 2}})
+        description = failure_of_run(dagster)
     finally:
         holder.kill()
         holder.wait()
@@ -316,21 +327,21 @@ def test_a_database_that_another_process_holds_names_that_process(planned: tuple
 @pytest.mark.parametrize(
     ("recorded", "advice"), [("0.1.0", "sqlmesh migrate"), ("9.9.9", "Upgrade SQLMesh in the interpreter")]
 )
-def test_a_state_of_another_sqlmesh_says_what_to_do(
-    planned: tuple[Path, DagsterProject], recorded: str, advice: str
+def test_error_of_state_from_another_sqlmesh_version_says_what_to_do(
+    shop: tuple[Path, DagsterProject], recorded: str, advice: str
 ) -> None:
-    project, dagster = planned
+    project, dagster = shop
     [(version,)] = query(project, "SELECT sqlmesh_version FROM sqlmesh._versions")
     query(project, f"UPDATE sqlmesh._versions SET sqlmesh_version = '{recorded}'")
     try:
-        description = failure(dagster)
+        description = failure_of_run(dagster)
     finally:
         query(project, f"UPDATE sqlmesh._versions SET sqlmesh_version = '{version}'")
     assert recorded in description
     assert advice in description
 
 
-def test_loading_a_project_leaves_its_database_alone(tmp_path: Path) -> None:
+def test_loading_a_project_does_not_create_its_database(tmp_path: Path) -> None:
     write_project(tmp_path, ONE_MODEL)
     load_manifest(SQLMeshProject((tmp_path,)), select=["t.*"])
     assert not (tmp_path / "warehouse.duckdb").exists()
@@ -339,14 +350,14 @@ def test_loading_a_project_leaves_its_database_alone(tmp_path: Path) -> None:
 
 AFTER_ALL = {
     "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
-    "models/idle.sql": f"MODEL (name t.idle, kind FULL, cron '{RARELY}', start '2020-01-01'); SELECT 1 AS id",
+    "models/idle.sql": f"MODEL (name t.idle, kind FULL, cron '{YEARLY_CRON}', start '2020-01-01'); SELECT 1 AS id",
     "models/broken.sql": "MODEL (name t.broken, kind FULL); "
     "SELECT CASE WHEN is_up THEN error('boom') END AS id FROM ctl.up",
     "models/below.sql": "MODEL (name t.below, kind FULL); SELECT id FROM t.broken",
 }
 
 
-def test_an_after_all_statement_that_fails_fails_the_run_and_changes_nothing_about_the_models(tmp_path: Path) -> None:
+def test_failed_after_all_statement_fails_the_run_but_not_the_models(tmp_path: Path) -> None:
     statements = "after_all:\n  - SELECT error('Connection reset by peer') FROM ctl.late\n"
     project = write_project(tmp_path / "shop", AFTER_ALL, CONFIG + "\n" + statements)
     query(project, "CREATE SCHEMA ctl")
@@ -356,26 +367,26 @@ def test_an_after_all_statement_that_fails_fails_the_run_and_changes_nothing_abo
     query(project, "INSERT INTO ctl.late VALUES (1)")
     query(project, "INSERT INTO ctl.up VALUES (true)")
     with dagster_project(tmp_path) as dagster:
-        # An attempt for what had nothing to do would run no statement, and end well.
+        # A retry without pending intervals would run no statement and succeed.
         retries = {"max_retries": 2, "delay": 0, "transient_errors": ["Connection reset by peer"]}
-        dagster.declare("shop", {"project": str(project), "execution": {"retries": retries}})
+        dagster.add_component("shop", {"project": str(project), "execution": {"retries": retries}})
         dagster.refresh()
         both = dagster.launch()
         query(project, "UPDATE ctl.up SET is_up = false")
         alone = dagster.launch()
-    for told in (both, alone):
-        assert told.status == dg.DagsterRunStatus.FAILURE
-        assert "an `after_all` statement fails: " in told.failures[0]
-        assert "Connection reset by peer" in told.failures[0]
-        assert "a retry of this run, succeeds without executing it" in told.failures[0]
-        assert told.status_of("t/idle") == "up_to_date"
+    for record in (both, alone):
+        assert record.status == dg.DagsterRunStatus.FAILURE
+        assert "an `after_all` statement fails: " in record.failures[0]
+        assert "Connection reset by peer" in record.failures[0]
+        assert "a retry of this run, succeeds without executing it" in record.failures[0]
+        assert record.status_of("t/idle") == "up_to_date"
     assert set(both.materializations) == {"t/fine"}
     assert (both.status_of("t/broken"), both.status_of("t/below")) == ("failed", "blocked")
     assert "Blocked by it: t.below." in both.failures[0]
     assert set(alone.materializations) == {"t/broken", "t/below"}
 
 
-PRINTS_IT = """
+CONFIG_THAT_PRINTS_TOKEN = """
 import os
 
 from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
@@ -386,7 +397,7 @@ config = Config(
     model_defaults=ModelDefaultsConfig(dialect="duckdb", start="6 days ago"),
 )
 """
-TELLS_ITS_TOKEN = """
+MODEL_THAT_PRINTS_TOKEN = """
 import os
 
 import pandas as pd
@@ -402,26 +413,65 @@ def execute(context, **kwargs):
 """
 
 
-def test_variables_of_the_projects_own_env_file_are_known_and_its_secrets_hidden(tmp_path: Path) -> None:
+def test_env_file_of_project_is_loaded_and_its_secrets_are_hidden(tmp_path: Path) -> None:
     env = "WAREHOUSE=named_there.duckdb\nAPI_TOKEN=correct-horse-battery\n"
-    project = write_project(tmp_path / "shop", {"models/one.py": TELLS_ITS_TOKEN, ".env": env, "config.py": PRINTS_IT})
+    project = write_project(
+        tmp_path / "shop",
+        {"models/one.py": MODEL_THAT_PRINTS_TOKEN, ".env": env, "config.py": CONFIG_THAT_PRINTS_TOKEN},
+    )
     (project / "config.yaml").unlink()
     plan(project)
     assert (project / "named_there.duckdb").exists()
     (project / "is_up").touch()
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        told = dagster.launch()
-        [failure] = told.failures
+        record = dagster.launch()
+        [failure] = record.failures
         assert "no answer to ***" in failure
-        assert "using ***" in told.log
-        assert "loading with" not in told.log, "it is printed in every run"
-        assert "correct-horse" not in "".join(map(str, told.entries))
-        (project / "config.py").write_text(f"{PRINTS_IT}\nraise ValueError(os.environ['API_TOKEN'])")
-        refusal = dagster.refusal()
-        assert "Failed to load config file: ***" in refusal
-        assert "The configuration printed before the error:\nloading with ***" in refusal
+        assert "using ***" in record.log
+        assert "loading with" not in record.log, "the config prints it in every run"
+        assert "correct-horse" not in "".join(map(str, record.entries))
+        (project / "config.py").write_text(f"{CONFIG_THAT_PRINTS_TOKEN}\nraise ValueError(os.environ['API_TOKEN'])")
+        error_text = dagster.load_error()
+        assert "Failed to load config file: ***" in error_text
+        assert "The configuration printed before the error:\nloading with ***" in error_text
         failed = dagster.launch()
         assert "The configuration printed before the error:\nloading with ***" in failed.failures[0]
-        assert "correct-horse" not in refusal
+        assert "correct-horse" not in error_text
+
+
+SIGNAL_THAT_RAISES = """
+from sqlmesh import signal
+
+
+@signal()
+def landed(batch):
+    raise ConnectionError("the landing zone did not answer")
+"""
+
+
+def test_signal_that_raises_fails_its_model(tmp_path: Path) -> None:
+    project = write_project(
+        tmp_path / "shop",
+        {
+            "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
+            "models/gated.sql": "MODEL (name t.gated, kind FULL, signals (landed())); SELECT 1 AS id",
+            "signals/landed.py": SIGNAL_THAT_RAISES.replace("raise", "return True\n    raise"),
+        },
+    )
+    plan(project)
+    # The signal is part of the model's code, so a plan must promote the signal that raises.
+    (project / "signals" / "landed.py").write_text(SIGNAL_THAT_RAISES)
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--skip-backfill", "--execution-time", "3 days ago")
+    with dagster_project(tmp_path) as dagster:
+        dagster.add_component("shop", {"project": str(project)})
+        dagster.refresh()
+        record = dagster.launch()
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert record.status_of("t/gated") == "failed"
+    assert record.status_of("t/fine") == "interrupted"
+    [failure] = record.failures
+    assert "t.gated" in failure
+    assert "the landing zone did not answer" in failure
+    assert not record.materializations

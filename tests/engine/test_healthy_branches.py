@@ -1,4 +1,4 @@
-"""One model fails: what is downstream of the others, in the same run, and in the run behind it."""
+"""If one model fails, assets downstream of other models run, in the same run or in the next one."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import dagster as dg
 import pytest
 from dagster._core.instance.runs.run_domain import RunDomain
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG
-from harness import EXECUTORS, RARELY, DagsterProject, Told, dagster_project, plan, query, write_project
+from harness import EXECUTORS, YEARLY_CRON, DagsterProject, RunRecord, dagster_project, plan, query, write_project
 
 FILES = {
     "models/fine.sql": "MODEL (name t.fine, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id",
     "models/broken.sql": "MODEL (name t.broken, kind FULL); SELECT error('boom') AS id FROM ctl.flags WHERE is_up",
-    # It has nothing to do, and Dagster has never seen a result of its audit, which a plan evaluated.
-    "models/idle.sql": f"MODEL (name t.idle, kind FULL, cron '{RARELY}', start '2020-01-01', "
+    # It is up to date. Only a plan has evaluated its audit, so Dagster has no result of it.
+    "models/idle.sql": f"MODEL (name t.idle, kind FULL, cron '{YEARLY_CRON}', start '2020-01-01', "
     "audits (not_null(columns := (id)))); SELECT 1 AS id",
     "models/below_broken.sql": "MODEL (name t.below_broken, kind FULL); SELECT id FROM t.broken",
 }
-NEIGHBOURS = """
+REPORTS = """
 import dagster as dg
 
 
@@ -38,8 +38,8 @@ def report_of_broken() -> None: ...
 @dg.asset(deps=[dg.AssetKey(["t", "fine"]), dg.AssetKey(["t", "broken"])])
 def report_of_both() -> None: ...
 """
-HEALTHY = {"report_of_fine", "report_of_idle"}
-GO_ON = {"step_dependency_config": {"require_upstream_step_success": False}}
+HEALTHY_REPORTS = {"report_of_fine", "report_of_idle"}
+CONTINUE_AFTER_FAILURE = {"step_dependency_config": {"require_upstream_step_success": False}}
 
 
 @pytest.fixture
@@ -50,59 +50,63 @@ def shop(tmp_path: Path) -> Iterator[tuple[Path, DagsterProject]]:
     plan(project)
     query(project, "UPDATE ctl.flags SET is_up = true")
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
-        dagster.add_module("reports", NEIGHBOURS)
+        dagster.add_component("shop", {"project": str(project)})
+        dagster.add_module("reports", REPORTS)
         dagster.refresh()
         yield project, dagster
 
 
-def reports(told: Told) -> set[str]:
-    return {key for key in told.materializations if key.startswith("report_")}
+def reports(record: RunRecord) -> set[str]:
+    return {key for key in record.materializations if key.startswith("report_")}
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_healthy_branches_go_on_in_the_same_run_where_the_executor_is_told_so(
-    shop: tuple[Path, DagsterProject], executor: str
-) -> None:
+def test_healthy_branches_continue_if_executor_allows_it(shop: tuple[Path, DagsterProject], executor: str) -> None:
     _, dagster = shop
-    told = dagster.launch(executor, executor_config=GO_ON)
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert told.status_of("t/idle") == "up_to_date"
-    assert told.status_of("t/below_broken") == "blocked"
-    assert reports(told) == HEALTHY
-    assert len(told.failures) == 1, told.failures
-    assert "t.broken" in told.failures[0]
+    record = dagster.launch(executor, executor_config=CONTINUE_AFTER_FAILURE)
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert record.status_of("t/idle") == "up_to_date"
+    assert record.status_of("t/below_broken") == "blocked"
+    assert reports(record) == HEALTHY_REPORTS
+    assert len(record.failures) == 1, record.failures
+    assert "t.broken" in record.failures[0]
 
 
-def test_a_retry_from_the_failure_refreshes_what_is_downstream_of_everything(
+def test_retry_from_failure_runs_all_downstream_assets(
     shop: tuple[Path, DagsterProject],
 ) -> None:
     project, dagster = shop
-    told = dagster.launch()
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert reports(told) == set()
+    record = dagster.launch()
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert reports(record) == set()
     query(project, "UPDATE ctl.flags SET is_up = false")
-    again = dagster.launch(retry_of=told.run_id)
-    assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
-    assert set(again.materializations) == {"t/broken", "t/below_broken", *HEALTHY, "report_of_broken", "report_of_both"}
-    assert again.status_of("t/fine") == "up_to_date"
+    second_run = dagster.launch(retry_of=record.run_id)
+    assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
+    assert set(second_run.materializations) == {
+        "t/broken",
+        "t/below_broken",
+        *HEALTHY_REPORTS,
+        "report_of_broken",
+        "report_of_both",
+    }
+    assert second_run.status_of("t/fine") == "up_to_date"
 
 
-def test_a_run_of_what_was_not_materialized_refreshes_what_is_downstream_of_everything(
+def test_run_of_unmaterialized_assets_runs_all_downstream_assets(
     shop: tuple[Path, DagsterProject],
 ) -> None:
-    """What Dagster's retry from asset failure selects."""
+    """This is the selection of Dagster's retry from asset failure."""
     project, dagster = shop
-    told = dagster.launch()
+    record = dagster.launch()
     query(project, "UPDATE ctl.flags SET is_up = false")
-    everything = ["t/fine", "t/broken", "t/idle", "t/below_broken", *HEALTHY, "report_of_broken"]
-    again = dagster.launch(assets=[key for key in everything if key not in told.materializations])
-    assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
-    assert set(again.materializations) == {"t/broken", "t/below_broken", *HEALTHY, "report_of_broken"}
-    assert "t/fine" in told.materializations
+    everything = ["t/fine", "t/broken", "t/idle", "t/below_broken", *HEALTHY_REPORTS, "report_of_broken"]
+    second_run = dagster.launch(assets=[key for key in everything if key not in record.materializations])
+    assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
+    assert set(second_run.materializations) == {"t/broken", "t/below_broken", *HEALTHY_REPORTS, "report_of_broken"}
+    assert "t/fine" in record.materializations
 
 
-DAYS = """
+FAILING_DAYS_MODEL = """
 MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1), audits (few));
 SELECT
   @start_ds::DATE AS ds,
@@ -111,28 +115,28 @@ FROM ctl.flags
 """
 
 
-def test_a_retry_from_asset_failure_says_anew_what_checks_said_of_the_data_before(tmp_path: Path) -> None:
-    """Dagster leaves checks that do not block out of it when they had a result, whatever that was."""
+def test_retry_from_asset_failure_reports_non_blocking_checks_again(tmp_path: Path) -> None:
+    """Dagster does not select non-blocking checks for this retry if they have a result, passed or failed."""
     few = "AUDIT (name few, blocking false); SELECT * FROM @this_model WHERE ds = current_date - 2"
-    project = write_project(tmp_path / "shop", {"models/days.sql": DAYS, "audits/few.sql": few})
+    project = write_project(tmp_path / "shop", {"models/days.sql": FAILING_DAYS_MODEL, "audits/few.sql": few})
     query(project, "CREATE SCHEMA ctl")
     query(project, "CREATE TABLE ctl.flags AS SELECT false AS is_up")
     plan(project)
     query(project, "UPDATE ctl.flags SET is_up = true")
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        told = dagster.launch()
-        assert told.status_of("t/days") == "partly_executed"
-        assert told.checks["t/days:few"].passed
-        run = dagster.instance.get_run_by_id(told.run_id)
+        record = dagster.launch()
+        assert record.status_of("t/days") == "partly_executed"
+        assert record.checks["t/days:few"].passed
+        run = dagster.instance.get_run_by_id(record.run_id)
         assert run is not None
         plan_of_run = dagster.instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
-        repeated, checks = RunDomain(dagster.instance).get_keys_to_reexecute(told.run_id, plan_of_run)
+        repeated, checks = RunDomain(dagster.instance).get_keys_to_reexecute(record.run_id, plan_of_run)
         assert (repeated, checks) == ({dg.AssetKey(["t", "days"])}, set())
         query(project, "UPDATE ctl.flags SET is_up = false")
-        again = dagster.launch(assets_without_checks=["t/days"], tags={ASSET_RESUME_RETRY_TAG: "true"})
-        # Dagster gives the run that repeats only checks the config of the failed one.
+        second_run = dagster.launch(assets_without_checks=["t/days"], tags={ASSET_RESUME_RETRY_TAG: "true"})
+        # Dagster gives a retry of only checks the config of the failed run.
         checks_only = dagster.launch(
             checks=["t/days:few"],
             tags={ASSET_RESUME_RETRY_TAG: "true"},
@@ -140,9 +144,9 @@ def test_a_retry_from_asset_failure_says_anew_what_checks_said_of_the_data_befor
         )
         keys = [dg.AssetCheckKey(dg.AssetKey(["t", "days"]), name) for name in ("few", "sqlmesh_execution_status")]
         last = dagster.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
-    assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
+    assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
     assert checks_only.status == dg.DagsterRunStatus.SUCCESS, checks_only.failures
-    assert {name: check.passed for name, check in again.checks.items()} == {
+    assert {name: check.passed for name, check in second_run.checks.items()} == {
         "t/days:few": False,
         "t/days:sqlmesh_execution_status": True,
     }
@@ -152,12 +156,12 @@ def test_a_retry_from_asset_failure_says_anew_what_checks_said_of_the_data_befor
     }
 
 
-def test_a_run_of_a_backfill_names_what_the_backfill_takes_for_failed(tmp_path: Path) -> None:
+def test_backfill_run_logs_models_that_the_backfill_counts_as_failed(tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     plan(project)
     backfill = {"dagster/backfill": "abcdefgh"}
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
         executed, idle = dagster.launch(tags=backfill), dagster.launch(tags=backfill)
     assert "counts assets that were not materialized as failed" not in executed.log

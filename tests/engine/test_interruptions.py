@@ -1,4 +1,4 @@
-"""A worker that dies is an `interrupted` outcome; a parent that dies takes its worker with it."""
+"""If a worker dies, its models are `interrupted`. If a parent dies, its worker ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 from harness import REPOSITORY, DagsterProject, dagster_project, plan, state, wait_until, write_project
 
-MORTAL = """
+DYING_MODEL = """
 import typing as t
 
 import pandas as pd
@@ -45,60 +45,60 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
 """
 FILES = {
     "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id",
-    "models/mortal.py": MORTAL,
+    "models/mortal.py": DYING_MODEL,
     "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.mortal",
 }
 
 
 @pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
     folder = tmp_path_factory.mktemp("interruptions")
     project = write_project(folder / "mortal", FILES)
     plan(project)
     with dagster_project(folder) as dagster:
-        dagster.declare("mortal", {"project": str(project)})
+        dagster.add_component("mortal", {"project": str(project)})
         dagster.refresh()
         yield project, dagster
 
 
 @pytest.mark.parametrize(
-    ("how", "cause"),
+    ("death", "cause"),
     [
         ("exit", "ended during the request with exit status 7"),
         ("segfault", "was killed by signal 11 (SIGSEGV)"),
         ("9", "was killed by signal 9 (SIGKILL) (out of memory?)"),
     ],
 )
-def test_a_worker_that_dies_is_an_interrupted_outcome_with_its_cause_and_last_lines(
-    mortal: tuple[Path, DagsterProject], how: str, cause: str
+def test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output(
+    shop: tuple[Path, DagsterProject], death: str, cause: str
 ) -> None:
-    project, dagster = mortal
-    (project / "die").write_text(how)
-    told = dagster.launch("in_process")
+    project, dagster = shop
+    (project / "die").write_text(death)
+    record = dagster.launch("in_process")
     (project / "die").unlink()
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert told.status_of("t/mortal") == "interrupted"
-    assert told.status_of("t/last") == "interrupted"
-    # The first of these runs computes it; in the later ones it has nothing to do, which is known before they die.
-    assert told.status_of("t/first") in ("executed", "up_to_date")
-    [failure] = told.failures
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert record.status_of("t/mortal") == "interrupted"
+    assert record.status_of("t/last") == "interrupted"
+    # The first of these runs computes it. In later runs it is up to date, and this is reported before the worker dies.
+    assert record.status_of("t/first") in ("executed", "up_to_date")
+    [failure] = record.failures
     assert f"SQLMesh's process {cause}." in failure
     assert "last words" in failure
-    assert set(told.materializations) <= {"t/first"}
+    assert set(record.materializations) <= {"t/first"}
 
 
-def test_after_an_interruption_the_rest_is_done_once(mortal: tuple[Path, DagsterProject]) -> None:
-    project, dagster = mortal
+def test_next_run_computes_interrupted_models_once(shop: tuple[Path, DagsterProject]) -> None:
+    project, dagster = shop
     before = state(project)["intervals"]
-    told = dagster.launch("in_process")
+    record = dagster.launch("in_process")
     after = state(project)["intervals"]
-    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert {fqn.split('"')[-2] for fqn in after if after[fqn] > before[fqn]} == {
-        key.split("/")[1] for key in told.materializations
+        key.split("/")[1] for key in record.materializations
     }
 
 
-STEP = """
+PARENT_SCRIPT = """
 import sys
 from pathlib import Path
 from dg_sqlmesh_component.protocol import messages as msg
@@ -114,11 +114,13 @@ with serving(project, request) as events:
 """
 
 
-def test_a_parent_that_is_killed_takes_its_worker_with_it(tmp_path: Path) -> None:
+def test_worker_ends_if_its_parent_is_killed(tmp_path: Path) -> None:
     project = write_project(tmp_path / "mortal", FILES)
     plan(project)
     (project / "die").write_text("sleep")
-    parent = subprocess.Popen([sys.executable, "-c", STEP, str(project), str(int(time.time() * 1000))], cwd=REPOSITORY)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT_SCRIPT, str(project), str(int(time.time() * 1000))], cwd=REPOSITORY
+    )
     written = project / "pid"
     wait_until(lambda: written.exists() and bool(written.read_text()))
     worker = int(written.read_text())

@@ -1,4 +1,4 @@
-"""`project.python`: SQLMesh in an environment of its own, with nothing of ours and compiled sqlglot beside it."""
+"""`project.python`: SQLMesh in its own environment, without this package and with compiled sqlglot."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FILES = {
 }
 
 
-def test_sqlmesh_runs_where_nothing_of_ours_is_installed_and_plain_import_fails(tmp_path: Path) -> None:
-    """As beside dagster-dbt, which brings `sqlglotc`: there `import sqlmesh` ends in a TypeError."""
+def test_sqlmesh_runs_in_environment_without_this_package_and_with_compiled_sqlglot(tmp_path: Path) -> None:
+    """As with dagster-dbt, which installs `sqlglotc`. There `import sqlmesh` raises a TypeError."""
     environment = tmp_path / "environment"
     python = environment / "bin" / "python"
     run([sys.executable, "-m", "venv", "--without-pip", environment], cwd=tmp_path)
@@ -25,14 +25,14 @@ def test_sqlmesh_runs_where_nothing_of_ours_is_installed_and_plain_import_fails(
     run([sys.executable, "-m", "uv", "pip", "install", "--python", python, *packages], cwd=tmp_path)
     plain = subprocess.run([python, "-c", "import sqlmesh"], capture_output=True, text=True)
     assert "interpreted classes cannot inherit from compiled" in plain.stderr
-    ours = subprocess.run([python, "-c", "import dg_sqlmesh_component"], capture_output=True, text=True)
-    assert "ModuleNotFoundError" in ours.stderr
+    imported = subprocess.run([python, "-c", "import dg_sqlmesh_component"], capture_output=True, text=True)
+    assert "ModuleNotFoundError" in imported.stderr
 
     project = write_project(tmp_path / "shop", FILES)
     plan(project)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": {"path": str(project), "python": str(python)}})
+        dagster.add_component("shop", {"project": {"path": str(project), "python": str(python)}})
         dagster.refresh()
-        told = dagster.launch("in_process")
-    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
-    assert set(told.materializations) == {"t/one", "t/two"}
+        record = dagster.launch("in_process")
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert set(record.materializations) == {"t/one", "t/two"}

@@ -1,4 +1,4 @@
-"""Two runs at a time on one state: the second waits, and finds nothing left of what the first did."""
+"""Two runs at the same time on one state: the second run waits and does not repeat the work of the first."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import DagsterProject, Told, dagster_project, plan, query, wait_until, write_project
+from harness import DagsterProject, RunRecord, dagster_project, plan, query, wait_until, write_project
 from postgres import Server, postgres_server
 
-# Append-only: what is computed twice stands there twice.
-APPENDING = """
+# Append-only: an interval that is computed twice has its rows twice.
+APPENDING_MODEL = """
 MODEL (name t.appended, kind INCREMENTAL_UNMANAGED, cron '@daily', start '{start}');
 SELECT @start_ds AS since, @end_ds AS until FROM t.before
 """
-BEFORE = "MODEL (name t.before, kind FULL); SELECT 1 AS id"
-SLOW = """
+UPSTREAM_MODEL = "MODEL (name t.before, kind FULL); SELECT 1 AS id"
+SLOW_MODEL = """
 import time
 import typing as t
 
@@ -45,69 +45,76 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def files() -> dict[str, str]:
+def project_files() -> dict[str, str]:
     from datetime import datetime, timedelta, timezone
 
     start = (datetime.now(timezone.utc) - timedelta(days=6)).strftime("%Y-%m-%d")
     return {
-        "models/before.sql": BEFORE,
-        "models/appended.sql": APPENDING.format(start=start),
-        "models/slow.py": SLOW,
+        "models/before.sql": UPSTREAM_MODEL,
+        "models/appended.sql": APPENDING_MODEL.format(start=start),
+        "models/slow.py": SLOW_MODEL,
     }
 
 
 @contextmanager
-def two_runs(dagster: DagsterProject, project: Path) -> Iterator[list[Told]]:
-    """Two runs at a time: t.slow of the first ends once the second waits. Yields while it does; then both are over."""
-    (project / "hold").touch()
-    both: list[Told] = []
-    processes = [dagster.launch_beside() for _ in range(2)]
+def two_runs(dagster: DagsterProject, project: Path) -> Iterator[list[RunRecord]]:
+    """Launch two runs. t.slow of the first run does not end before the second run waits.
 
-    def one_is_waiting() -> bool:
-        return any("Waiting, for " in dagster.told(run.run_id).log for run in dagster.instance.get_runs())
+    Yields while the second run waits. After the block, both runs have ended and the yielded list has their records.
+    """
+    (project / "hold").touch()
+    records: list[RunRecord] = []
+    processes = [dagster.launch_in_new_process() for _ in range(2)]
+
+    def a_run_is_waiting() -> bool:
+        return any("Waiting, for " in dagster.run_record(run.run_id).log for run in dagster.instance.get_runs())
 
     try:
-        wait_until(one_is_waiting, *processes)
-        yield both
+        wait_until(a_run_is_waiting, *processes)
+        yield records
     finally:
         (project / "hold").unlink()
-    both += [dagster.told(process.communicate(timeout=300)[0].split()[-1]) for process in processes]
+    records += [dagster.run_record(process.communicate(timeout=300)[0].split()[-1]) for process in processes]
 
 
 @pytest.mark.attribute("execution.overlap_timeout")
-def test_runs_that_overlap_on_postgres_compute_every_interval_once(server: Server, tmp_path: Path) -> None:
+def test_overlapping_runs_on_postgres_compute_every_interval_once(server: Server, tmp_path: Path) -> None:
     server.query("CREATE DATABASE appending")
-    project = write_project(tmp_path / "shop", files(), server.config("appending", password="correct-horse-battery"))
+    project = write_project(
+        tmp_path / "shop", project_files(), server.config("appending", password="correct-horse-battery")
+    )
     plan(project)
-    [(planned,)] = server.query("SELECT count(*) FROM t.appended", "appending")
+    [(planned_rows,)] = server.query("SELECT count(*) FROM t.appended", "appending")
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        with two_runs(dagster, project) as both:
+        with two_runs(dagster, project) as records:
             # A transaction that stays open would keep PostgreSQL from cleaning up.
-            assert server.query(HOLDER) == [("idle", None)]
-    assert [told.status for told in both] == [dg.DagsterRunStatus.SUCCESS] * 2, [told.failures for told in both]
-    [(now,)] = server.query("SELECT count(*) FROM t.appended", "appending")
-    assert now == planned + 1  # one batch for the days since the plan
-    executed = sorted(set(told.materializations) for told in both)
+            assert server.query(LOCK_HOLDER_QUERY) == [("idle", None)]
+    assert [record.status for record in records] == [dg.DagsterRunStatus.SUCCESS] * 2, [
+        record.failures for record in records
+    ]
+    [(rows,)] = server.query("SELECT count(*) FROM t.appended", "appending")
+    assert rows == planned_rows + 1  # one batch for the days since the plan
+    executed = sorted(set(record.materializations) for record in records)
     assert sorted(map(len, executed)) == [0, 3]
-    waiter = next(told for told in both if not told.materializations)
-    other = next(told for told in both if told is not waiter)
+    waiter = next(record for record in records if not record.materializations)
+    other = next(record for record in records if record is not waiter)
     assert f"is held by Dagster run {other.run_id} since " in waiter.log
-    assert {waiter.status_of(one) for one in ("t/before", "t/appended", "t/slow")} == {"up_to_date"}
-    everything = "".join(str(entry) for told in both for entry in told.entries)
+    assert {waiter.status_of(asset) for asset in ("t/before", "t/appended", "t/slow")} == {"up_to_date"}
+    everything = "".join(str(entry) for record in records for entry in record.entries)
     assert "the password is ***, or postgresql://ada:***@127.0.0.1/shop" in everything
     assert "correct-horse" not in everything
 
 
-HOLDER = (
+LOCK_HOLDER_QUERY = (
     "SELECT state, xact_start FROM pg_stat_activity JOIN pg_locks USING (pid) "
     "WHERE locktype = 'advisory' AND granted AND application_name LIKE 'dg_sqlmesh%'"
 )
 
 
-# A fork that nobody told to end has the sockets of the process that it came from.
-FORKING = SLOW.replace(
+# A fork keeps the sockets of its parent process open.
+FORKING_MODEL = SLOW_MODEL.replace(
     """    while Path("hold").exists():
         time.sleep(0.02)
 """,
@@ -121,22 +128,22 @@ FORKING = SLOW.replace(
 )
 
 
-@pytest.mark.parametrize("victims", ["the run", "the run and SQLMesh"])
-def test_a_holder_that_was_killed_holds_nobody_up(server: Server, tmp_path: Path, victims: str) -> None:
+@pytest.mark.parametrize("victims", ["run process", "run and SQLMesh processes"])
+def test_lock_of_killed_run_is_released(server: Server, tmp_path: Path, victims: str) -> None:
     database = f"killed_{len(victims)}"
     server.query(f"CREATE DATABASE {database}")
     config = server.config(database, password="correct-horse-battery")
-    project = write_project(tmp_path / "shop", {**files(), "models/slow.py": FORKING}, config)
+    project = write_project(tmp_path / "shop", {**project_files(), "models/slow.py": FORKING_MODEL}, config)
     plan(project)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project), "execution": {"overlap_timeout": 120}})
+        dagster.add_component("shop", {"project": str(project), "execution": {"overlap_timeout": 120}})
         dagster.refresh()
         (project / "fork").touch()
-        first = dagster.launch_beside()
+        first = dagster.launch_in_new_process()
         wait_until((project / "forked").exists, first)
         assert server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", database)
         first.kill()
-        if victims != "the run":
+        if victims != "run process":
             for pid in _leaders_in(project):
                 os.kill(pid, signal.SIGKILL)
         first.wait()
@@ -148,32 +155,34 @@ def test_a_holder_that_was_killed_holds_nobody_up(server: Server, tmp_path: Path
 
 
 def _leaders_in(folder: Path) -> list[int]:
-    """The SQLMesh processes that stand in a folder, without what they have forked."""
-    standing = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _folder_of(pid) == folder]
-    return [pid for pid in standing if os.getpgid(pid) == pid]
+    """Return the SQLMesh processes that run in a folder, without their forks."""
+    pids = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _folder_of(pid) == folder]
+    return [pid for pid in pids if os.getpgid(pid) == pid]
 
 
 def _folder_of(pid: int) -> Path | None:
     try:
         return Path(os.readlink(f"/proc/{pid}/cwd"))
     except OSError:
-        return None  # gone meanwhile
+        return None  # it has ended
 
 
-def test_runs_that_overlap_on_duckdb_wait_for_the_file(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", files())
+def test_second_run_on_duckdb_waits_for_the_file(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", project_files())
     plan(project)
-    [(planned,)] = query(project, "SELECT count(*) FROM t.appended")
+    [(planned_rows,)] = query(project, "SELECT count(*) FROM t.appended")
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        with two_runs(dagster, project) as both:
+        with two_runs(dagster, project) as records:
             pass
-    assert [told.status for told in both] == [dg.DagsterRunStatus.SUCCESS] * 2, [told.failures for told in both]
-    [(now,)] = query(project, "SELECT count(*) FROM t.appended")
-    assert now == planned + 1
-    assert sorted(len(told.materializations) for told in both) == [0, 3]
-    waiter, other = sorted(both, key=lambda told: len(told.materializations))
+    assert [record.status for record in records] == [dg.DagsterRunStatus.SUCCESS] * 2, [
+        record.failures for record in records
+    ]
+    [(rows,)] = query(project, "SELECT count(*) FROM t.appended")
+    assert rows == planned_rows + 1
+    assert sorted(len(record.materializations) for record in records) == [0, 3]
+    waiter, other = sorted(records, key=lambda record: len(record.materializations))
     assert "Waiting, for 3600 seconds at most. The DuckDB file is in use by another process" in waiter.log
     assert sys.platform != "linux" or f"warehouse.duckdb is held by Dagster run {other.run_id} (PID " in waiter.log
     assert "This run continues by itself as soon as it can." in waiter.log

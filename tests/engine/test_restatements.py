@@ -1,4 +1,4 @@
-"""Automatic restatements: what is taken back is computed again, parents before children, also over several runs."""
+"""Automatic restatements: upstream models are restated before downstream models, also across runs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from harness import dagster_project, plan, query, write_project
 
 DAYS = "range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
-RESTATED = "auto_restatement_cron '@hourly', auto_restatement_intervals 3"
+AUTO_RESTATEMENT = "auto_restatement_cron '@hourly', auto_restatement_intervals 3"
 FILES = {
-    "models/source.sql": f"MODEL (name t.source, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, {RESTATED})); "
+    "models/source.sql": f"MODEL (name t.source, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, {AUTO_RESTATEMENT})); "
     f"SELECT @start_ds::DATE + i::INT AS ds, (SELECT max(v) FROM raw.numbers) AS x FROM {DAYS}",
     "models/middle.sql": "MODEL (name t.middle, kind EMBEDDED); SELECT ds, x FROM t.source",
     "models/reader.sql": "MODEL (name t.reader, kind INCREMENTAL_BY_TIME_RANGE (time_column ds)); "
@@ -17,13 +17,13 @@ FILES = {
 }
 
 
-def test_a_reader_that_runs_alone_is_not_restated_before_its_source(tmp_path: Path) -> None:
+def test_downstream_model_run_alone_is_not_restated_before_its_upstream_model(tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", FILES)
     query(project, "CREATE SCHEMA raw")
     query(project, "CREATE TABLE raw.numbers AS SELECT 1 AS v")
     plan(project)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
         dagster.launch()
         query(project, "UPDATE raw.numbers SET v = 2")

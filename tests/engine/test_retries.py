@@ -1,4 +1,4 @@
-"""Retries inside the step: what may be gone is tried again, what is done is not done twice."""
+"""Retries inside the step: models with transient errors run again, and finished models do not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from harness import CONFIG, DagsterProject, dagster_project, plan, state, write_project
 
-FLAKY = """
+FLAKY_MODEL = """
 import os
 import signal
 import typing as t
@@ -33,13 +33,13 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
 """
 FILES = {
     "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
-    "models/flaky.py": FLAKY,
+    "models/flaky.py": FLAKY_MODEL,
     "models/below_flaky.sql": "MODEL (name t.below_flaky, kind FULL); SELECT id FROM t.flaky",
     "models/broken.sql": "MODEL (name t.broken, kind FULL, start '2026-01-01'); "
     "SELECT CASE WHEN @execution_ds > '{today}' THEN error('boom') ELSE '' END AS never",
     "models/below_both.sql": "MODEL (name t.below_both, kind FULL); SELECT f.id FROM t.flaky AS f, t.broken",
 }
-HEALTHY = ["t/fine", "t/flaky", "t/below_flaky"]
+HEALTHY_MODELS = ["t/fine", "t/flaky", "t/below_flaky"]
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def flaky(tmp_path: Path) -> Iterator[tuple[Path, DagsterProject]]:
     plan(project)
     (project / "attempts").unlink()
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("flaky", {"project": str(project), "execution": {"retries": {"max_retries": 2, "delay": 0.1}}})
+        dagster.add_component(
+            "flaky", {"project": str(project), "execution": {"retries": {"max_retries": 2, "delay": 0.1}}}
+        )
         dagster.refresh()
         yield project, dagster
 
@@ -61,49 +63,53 @@ def _two_days_ago() -> str:
 
 
 @pytest.mark.attribute("execution.retries", "execution.retries.max_retries", "execution.retries.delay")
-def test_only_what_a_transient_error_left_open_is_tried_again(flaky: tuple[Path, DagsterProject]) -> None:
+def test_retry_computes_only_models_with_transient_errors_and_their_downstream_models(
+    flaky: tuple[Path, DagsterProject],
+) -> None:
     project, dagster = flaky
     (project / "lose_connection").touch()
     before = state(project)["intervals"]
-    told = dagster.launch("multiprocess")
+    record = dagster.launch("multiprocess")
     after = state(project)["intervals"]
-    assert {one: told.status_of(one) for one in ["t/broken", "t/below_both"]} == {
+    assert {asset: record.status_of(asset) for asset in ["t/broken", "t/below_both"]} == {
         "t/broken": "failed",
         "t/below_both": "blocked",
     }
-    assert set(told.materializations) == set(HEALTHY)
-    assert {fqn for fqn in after if after[fqn] != before[fqn]} == {f'"warehouse"."t"."{one[2:]}"' for one in HEALTHY}
-    attempts = {one: told.materializations[one].metadata.get("sqlmesh/attempts") for one in HEALTHY}
-    assert {one: said and said.value for one, said in attempts.items()} == {
+    assert set(record.materializations) == set(HEALTHY_MODELS)
+    assert {fqn for fqn in after if after[fqn] != before[fqn]} == {
+        f'"warehouse"."t"."{asset[2:]}"' for asset in HEALTHY_MODELS
+    }
+    attempts = {asset: record.materializations[asset].metadata.get("sqlmesh/attempts") for asset in HEALTHY_MODELS}
+    assert {asset: number and number.value for asset, number in attempts.items()} == {
         "t/fine": None,
         "t/flaky": 2,
         "t/below_flaky": 2,
     }
     assert (project / "attempts").read_text() == ".."
-    assert "Attempt 2 of 3 starts in 0.1 seconds" in told.log
-    assert "Attempt 3" not in told.log  # nothing transient is left, and the persistent error is not tried again
-    [failure] = told.failures
+    assert "Attempt 2 of 3 starts in 0.1 seconds" in record.log
+    assert "Attempt 3" not in record.log  # no transient error is left, and the persistent error is not retried
+    [failure] = record.failures
     assert "1 failed, 1 blocked, 3 executed" in failure
     assert "boom" in failure
 
 
-def test_a_worker_that_was_killed_is_tried_again_and_does_what_is_missing(
+def test_retry_after_killed_worker_computes_the_rest(
     flaky: tuple[Path, DagsterProject],
 ) -> None:
     project, dagster = flaky
     (project / "kill").touch()
-    told = dagster.launch("in_process", assets=HEALTHY)
-    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
-    assert set(told.materializations) == set(HEALTHY)
-    assert "sqlmesh/attempts" not in told.materializations["t/fine"].metadata
+    record = dagster.launch("in_process", assets=HEALTHY_MODELS)
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert set(record.materializations) == set(HEALTHY_MODELS)
+    assert "sqlmesh/attempts" not in record.materializations["t/fine"].metadata
     assert (project / "attempts").read_text() == ".."
-    assert "SIGKILL" in told.log
+    assert "SIGKILL" in record.log
 
 
-@pytest.mark.parametrize(("fails_at", "is_fine"), [("once.", True), ("once%", False)], ids=["the first", "each"])
-def test_a_statement_that_fails_behind_a_transient_error_is_repeated_behind_the_next_attempt(
-    tmp_path: Path, fails_at: str, is_fine: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("fails_at", "is_fine"), [("once.", True), ("once%", False)], ids=["first attempt fails", "every attempt fails"]
+)
+def test_retry_runs_failed_after_all_statement_again(tmp_path: Path, fails_at: str, is_fine: bool) -> None:
     statement = f"SELECT CASE WHEN content LIKE '{fails_at}' THEN error('too early') END FROM read_text('attempts')"
     files = {name: FILES[name] for name in ("models/fine.sql", "models/flaky.py")}
     project = write_project(tmp_path / "shop", files, f"{CONFIG}\nafter_all:\n  - {statement}\n")
@@ -111,18 +117,21 @@ def test_a_statement_that_fails_behind_a_transient_error_is_repeated_behind_the_
     (project / "attempts").write_text("once")
     (project / "lose_connection").touch()
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project), "execution": {"retries": {"max_retries": 2, "delay": 0}}})
+        dagster.add_component(
+            "shop", {"project": str(project), "execution": {"retries": {"max_retries": 2, "delay": 0}}}
+        )
         dagster.refresh()
-        told = dagster.launch()
-    assert (told.status == dg.DagsterRunStatus.SUCCESS) is is_fine, told.failures
-    assert set(told.materializations) == {"t/fine", "t/flaky"}
+        record = dagster.launch()
+    assert (record.status == dg.DagsterRunStatus.SUCCESS) is is_fine, record.failures
+    assert set(record.materializations) == {"t/fine", "t/flaky"}
     assert (
-        "starts in 0.0 seconds, because of transient errors. It computes the pending intervals of t.flaky." in told.log
+        "starts in 0.0 seconds, because of transient errors. It computes the pending intervals of t.flaky."
+        in record.log
     )
-    assert is_fine or "too early" in told.failures[0]
+    assert is_fine or "too early" in record.failures[0]
 
 
-def test_checks_alone_are_evaluated_also_where_a_statement_behind_the_models_failed_which_stays_said(
+def test_selected_checks_are_evaluated_although_after_all_statement_failed(
     tmp_path: Path,
 ) -> None:
     files = {
@@ -134,20 +143,25 @@ def test_checks_alone_are_evaluated_also_where_a_statement_behind_the_models_fai
     plan(project)
     (project / "is_late").touch()
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project), "execution": {"retries": {"max_retries": 1, "delay": 0}}})
+        dagster.add_component(
+            "shop", {"project": str(project), "execution": {"retries": {"max_retries": 1, "delay": 0}}}
+        )
         dagster.refresh()
-        told = dagster.launch(assets=["t/fine"], checks=["t/audited:not_null_id"])
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert "too late" in told.failures[0]
-    assert told.checks["t/audited:not_null_id"].passed
+        record = dagster.launch(assets=["t/fine"], checks=["t/audited:not_null_id"])
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert "too late" in record.failures[0]
+    assert record.checks["t/audited:not_null_id"].passed
 
 
-def test_without_retries_a_transient_error_is_a_failure_at_once(flaky: tuple[Path, DagsterProject]) -> None:
+def test_transient_error_fails_at_once_without_retries(flaky: tuple[Path, DagsterProject]) -> None:
     project, dagster = flaky
-    dagster.declare("flaky", {"project": str(project)})
+    dagster.add_component("flaky", {"project": str(project)})
     (project / "lose_connection").touch()
-    told = dagster.launch("in_process", assets=HEALTHY)
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert (told.status_of("t/flaky"), told.status_of("t/below_flaky")) == ("failed", "blocked")
-    again = dagster.launch("in_process", assets=HEALTHY)
-    assert (again.status_of("t/fine"), set(again.materializations)) == ("up_to_date", {"t/flaky", "t/below_flaky"})
+    record = dagster.launch("in_process", assets=HEALTHY_MODELS)
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert (record.status_of("t/flaky"), record.status_of("t/below_flaky")) == ("failed", "blocked")
+    second_run = dagster.launch("in_process", assets=HEALTHY_MODELS)
+    assert (second_run.status_of("t/fine"), set(second_run.materializations)) == (
+        "up_to_date",
+        {"t/flaky", "t/below_flaky"},
+    )

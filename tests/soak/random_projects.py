@@ -1,4 +1,6 @@
-"""Projects of random shape, names, kinds, tags, audits and crons, with random failures: does Dagster say what happened?
+"""Run random projects with random failures, and check that Dagster records what happened.
+
+Names, dependencies, kinds, tags, audits and crons of the models are random.
 
 python tests/soak/random_projects.py --projects 30 --seed 1
 """
@@ -47,7 +49,7 @@ FLAG = "(SELECT count(*) FROM ctl.flags WHERE name = '{flag}')"
 
 @dataclass(frozen=True)
 class RandomModel:
-    """What is known of a model, to say afterwards what must have become of it."""
+    """The properties of a model that determine its expected outcome."""
 
     name: str
     kind: str
@@ -55,29 +57,29 @@ class RandomModel:
     text: str
 
 
-def random_project(chance: random.Random) -> list[RandomModel]:
-    """Models in an order in which each reads only those before it."""
+def random_project(rng: random.Random) -> list[RandomModel]:
+    """Return random models. Each reads only models before it in the list."""
     models: list[RandomModel] = []
-    for number, name in enumerate(chance.sample(NAMES, chance.randint(3, 9))):
-        models.append(_random_model(chance, number, name, models))
+    for number, name in enumerate(rng.sample(NAMES, rng.randint(3, 9))):
+        models.append(_random_model(rng, number, name, models))
     return models
 
 
-def _random_model(chance: random.Random, number: int, name: str, before: list[RandomModel]) -> RandomModel:
-    kind, flag = chance.choice(KINDS), f"fails_{number}"
-    fails = kind not in ("EMBEDDED", "VIEW") and chance.random() < 0.2
+def _random_model(rng: random.Random, number: int, name: str, before: list[RandomModel]) -> RandomModel:
+    kind, flag = rng.choice(KINDS), f"fails_{number}"
+    fails = kind not in ("EMBEDDED", "VIEW") and rng.random() < 0.2
     quoted = f'"t"."{name}"'
-    parents = chance.sample(before, min(len(before), chance.randint(0, 2)))
+    parents = rng.sample(before, min(len(before), rng.randint(0, 2)))
     audits = []
     if kind != "EMBEDDED":
-        for audit in range(chance.randint(0, 2)):
-            blocking = chance.random() < 0.5
+        for audit in range(rng.randint(0, 2)):
+            blocking = rng.random() < 0.5
             audits.append(f"flag_is_off(flag := 'audit_{number}_{audit}', blocking := {str(blocking).lower()})")
-    tags = ", ".join(f"'{tag}'" for tag in chance.sample(TAGS, chance.randint(0, 3)))
+    tags = ", ".join(f"'{tag}'" for tag in rng.sample(TAGS, rng.randint(0, 3)))
     properties = [
         f"name {quoted}",
         f"kind {kind}",
-        f"cron '{chance.choice(CRONS)}'",
+        f"cron '{rng.choice(CRONS)}'",
         *([f"tags ({tags})"] if tags else []),
         *([f"audits ({', '.join(audits)})"] if audits else []),
     ]
@@ -85,21 +87,24 @@ def _random_model(chance: random.Random, number: int, name: str, before: list[Ra
     failure = f"CASE WHEN {FLAG.format(flag=flag)} > 0 THEN error('boom') ELSE '' END" if fails else "''"
     day = "@start_ds::date" if "INCREMENTAL" in kind else "current_date"
     text = f"MODEL ({', '.join(properties)}); SELECT {day} AS day, {failure} AS never FROM (SELECT 1 AS one){joins}"
-    return RandomModel(name.lower(), kind, fails, text)  # DuckDB does not tell cases apart
+    return RandomModel(name.lower(), kind, fails, text)  # DuckDB ignores upper and lower case
 
 
 AUDIT = "AUDIT (name flag_is_off, defaults (flag = '')); SELECT 1 FROM ctl.flags WHERE name = @flag"
 
 
-def try_one(chance: random.Random, folder: Path) -> str:
-    """Plan a random project, let things fail, run it, and compare; a sentence about what was tried.
+def try_random_project(rng: random.Random, folder: Path) -> str:
+    """Plan a random project, make random models and audits fail, run it, and compare records with the state.
+
+    Returns:
+        A short description of the project and its outcomes.
 
     Raises:
-        AssertionError: Dagster was told something else than what happened.
+        AssertionError: Dagster has recorded something other than what happened.
     """
-    models = random_project(chance)
+    models = random_project(rng)
     files = {f"models/m{number}.sql": model.text for number, model in enumerate(models)}
-    # Three weeks: SQLMesh's plan fails at what reads a weekly model of which no week is over.
+    # Three weeks, because SQLMesh's plan fails if a model reads a weekly model without a complete week.
     config = CONFIG.replace("6 days ago", "3 weeks ago")
     project = write_project(folder / "shop", {**files, "audits/flag_is_off.sql": AUDIT}, config)
     query(project, "CREATE SCHEMA ctl")
@@ -107,30 +112,30 @@ def try_one(chance: random.Random, folder: Path) -> str:
     plan(project)
     audits = [f"audit_{number}_{audit}" for number in range(len(models)) for audit in range(2)]
     failing = [f"fails_{number}" for number, model in enumerate(models) if model.fails]
-    raise_flags(project, *(flag for flag in [*audits, *failing] if chance.random() < 0.3))
+    raise_flags(project, *(flag for flag in [*audits, *failing] if rng.random() < 0.3))
     before = state(project)["intervals"]
     with dagster_project(folder) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        told = dagster.launch(chance.choice(("in_process", "multiprocess")))
+        record = dagster.launch(rng.choice(("in_process", "multiprocess")))
         after = state(project)["intervals"]
         assets = {model.name for model in models if model.kind != "EMBEDDED"}
         grown = {fqn.split('"')[-2] for fqn in after if after[fqn] > before.get(fqn, 0)} & assets
-        materialized = {key.split("/", 1)[1] for key in told.materializations}
-        observed = {key.split("/", 1)[1] for key in {**told.observations, **told.computed_outside}}
-        statuses = {name: told.status_of(f"t/{name}") for name in assets}
-        partly = {name for name, said in statuses.items() if said == "partly_executed"}
+        materialized = {key.split("/", 1)[1] for key in record.materializations}
+        observed = {key.split("/", 1)[1] for key in {**record.observations, **record.computed_outside}}
+        statuses = {name: record.status_of(f"t/{name}") for name in assets}
+        partly = {name for name, status in statuses.items() if status == "partly_executed"}
         assert materialized | partly == grown, (materialized, partly, grown, statuses)
         assert materialized | observed == assets, (materialized, observed, assets)
         assert not materialized & observed
         is_red = bool(set(statuses.values()) - {"executed", "up_to_date", "waiting"})
-        assert (told.status == dg.DagsterRunStatus.FAILURE) is is_red, (statuses, told.failures)
+        assert (record.status == dg.DagsterRunStatus.FAILURE) is is_red, (statuses, record.failures)
         raise_flags(project)
-        again = dagster.launch()
-        assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
-        assert not {key.split("/", 1)[1] for key in again.materializations} & materialized
+        second_run = dagster.launch()
+        assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
+        assert not {key.split("/", 1)[1] for key in second_run.materializations} & materialized
     return f"{len(models)} models, {sorted(set(statuses.values()))}"
 
 
 if __name__ == "__main__":
-    try_many(__doc__, try_one)
+    try_many(__doc__, try_random_project)

@@ -1,10 +1,10 @@
-"""Runs that are killed at random points, and pairs of runs that overlap: is anything lost, or done twice?
+"""Kill runs at random points and let runs overlap, and check that nothing is lost or done twice.
 
     python tests/soak/soak.py --kills 200 --pairs 50 --seed 1
 
-Each trial starts from the same planned project, on DuckDB or PostgreSQL, with three days to compute. What is compared
-at its end: SQLMesh's intervals and the rows of every table against those of an undisturbed run, and what Dagster was
-told against both.
+Each trial starts from the same planned project on DuckDB or PostgreSQL, with three pending days. At its end, the trial
+compares SQLMesh's intervals and the rows of every table with those of an undisturbed run, and Dagster's records with
+both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
-from harness import EXECUTORS, DagsterProject, Told, dagster_project, plan, query, state, write_project
+from harness import EXECUTORS, DagsterProject, RunRecord, dagster_project, plan, query, state, write_project
 from postgres import Server, postgres_server
 
 DAYS = """
@@ -44,7 +44,7 @@ FILES = {
     "models/days.sql": DAYS,
     "models/keyed.sql": "MODEL (name t.keyed, cron '@daily', kind INCREMENTAL_BY_UNIQUE_KEY (unique_key day)); "
     "SELECT day, {pause} AS paused FROM t.days",
-    # Append-only: what is computed twice stands there twice.
+    # Append-only: an interval that is computed twice has its rows twice.
     "models/appended.sql": "MODEL (name t.appended, cron '@daily', kind INCREMENTAL_UNMANAGED); "
     "SELECT day, {pause} AS paused FROM t.days WHERE day BETWEEN @start_ds::date AND @end_ds::date",
     "models/total.sql": "MODEL (name t.total, kind FULL); SELECT count(*) AS days FROM t.days",
@@ -59,8 +59,8 @@ VICTIMS = ("SQLMesh's process", "the step's process", "the run's process", "all 
 
 
 @dataclass
-class Arena:
-    """A planned project on one engine, and the way back to where it was."""
+class Testbed:
+    """A planned project on one engine that can be restored to its initial state."""
 
     engine: str
     project: Path
@@ -70,31 +70,31 @@ class Arena:
     day: date | None = None
     expected: dict[str, Any] = field(default_factory=dict)
 
-    def refer(self) -> None:
-        """Know what an undisturbed run of today leaves: at midnight one more day is due."""
+    def measure_reference(self) -> None:
+        """Measure the result of an undisturbed run of today. At midnight one more day becomes pending."""
         while self.day != _today():
             self.day = _today()
             self.restore()
-            told = self.dagster.launch()
-            assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
-            assert len(told.materializations) == len(MODELS), told.materializations.keys()
+            record = self.dagster.launch()
+            assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+            assert len(record.materializations) == len(MODELS), record.materializations.keys()
             self.expected = self.measure()
 
     def try_on_one_day(self, trial: Callable[[], Counter[str]]) -> Counter[str]:
-        """A trial that midnight has not fallen into."""
+        """Repeat a trial until it starts and ends on the same day."""
         while True:
-            self.refer()
+            self.measure_reference()
             outcome = trial()
             if self.day == _today():
                 return outcome
 
     def measure(self) -> dict[str, Any]:
-        """What stands in the tables and in SQLMesh's state."""
+        """Return the rows of the tables and the intervals of the SQLMesh state."""
         *counts, appended = self.query(COUNTS)[0]
         return {"counts": counts, "intervals": state(self.project)["intervals"], "appended": appended}
 
-    def rest(self) -> None:
-        """Wait until no process of a trial is left."""
+    def wait_for_workers(self) -> None:
+        """Wait until all workers of a trial have ended."""
         deadline = time.monotonic() + 60
         while workers_in(self.project):
             assert time.monotonic() < deadline, "a worker outlived its step by a minute"
@@ -102,36 +102,36 @@ class Arena:
 
 
 @contextmanager
-def arena(engine: str, folder: Path) -> Iterator[Arena]:
-    """A project that a plan brought to three days ago, declared in a Dagster project."""
+def create_testbed(engine: str, folder: Path) -> Iterator[Testbed]:
+    """Create a project that was planned as of three days ago, with a component in a Dagster project."""
     folder.mkdir()
     if engine == "postgres":
-        with postgres_server() as server, _on_postgres(server, folder) as made:
-            yield made
+        with postgres_server() as server, _on_postgres(server, folder) as testbed:
+            yield testbed
     else:
         project = _planned(folder / "shop", "''", {})
         shutil.copy(project / "warehouse.duckdb", folder / "baseline")
-        with _declared(folder, project) as dagster:
+        with _dagster_with_shop(folder, project) as dagster:
 
             def restore() -> None:
                 (project / "warehouse.duckdb.wal").unlink(missing_ok=True)
                 shutil.copy(folder / "baseline", project / "warehouse.duckdb")
 
-            yield Arena(engine, project, dagster, restore, lambda sql: query(project, sql))
+            yield Testbed(engine, project, dagster, restore, lambda sql: query(project, sql))
 
 
 @contextmanager
-def _on_postgres(server: Server, folder: Path) -> Iterator[Arena]:
+def _on_postgres(server: Server, folder: Path) -> Iterator[Testbed]:
     server.query("CREATE DATABASE trial")
     project = _planned(folder / "shop", "pg_sleep(0.05)::text", {"config": server.config("trial", start="8 days ago")})
     server.query("CREATE DATABASE baseline TEMPLATE trial")
-    with _declared(folder, project) as dagster:
+    with _dagster_with_shop(folder, project) as dagster:
 
         def restore() -> None:
             server.query("DROP DATABASE trial WITH (FORCE)")
             server.query("CREATE DATABASE trial TEMPLATE baseline")
 
-        yield Arena("postgres", project, dagster, restore, lambda sql: server.query(sql, "trial"))
+        yield Testbed("postgres", project, dagster, restore, lambda sql: server.query(sql, "trial"))
 
 
 def _planned(project: Path, pause: str, config: dict[str, str]) -> Path:
@@ -141,9 +141,9 @@ def _planned(project: Path, pause: str, config: dict[str, str]) -> Path:
 
 
 @contextmanager
-def _declared(folder: Path, project: Path) -> Iterator[DagsterProject]:
+def _dagster_with_shop(folder: Path, project: Path) -> Iterator[DagsterProject]:
     with dagster_project(folder) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
         yield dagster
 
@@ -156,33 +156,33 @@ def _today() -> date:
 
 
 def launch_forked(dagster: DagsterProject, executor: str, log: Path) -> int:
-    """Launch everything in a process of its own, which has Dagster imported already; its process id."""
+    """Launch all assets in a fork, which has already imported Dagster. Return its process id."""
     pid = os.fork()
     if pid:
         return pid
     try:
         os.setsid()
-        with log.open("a") as said:
-            os.dup2(said.fileno(), 1)
-            os.dup2(said.fileno(), 2)
+        with log.open("a") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
         with dg.DagsterInstance.from_config(dagster.instance.root_directory) as instance:
             DagsterProject(dagster.root, instance).launch(executor)
-    except BaseException:  # noqa: BLE001  # its process ends with it
+    except BaseException:  # noqa: BLE001  # the process ends here
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
 
 
 def workers_in(project: Path) -> list[int]:
-    """The SQLMesh processes of a project, which stand in its folder."""
-    found = []
+    """Return the SQLMesh processes of a project. They run in its folder."""
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if Path(os.readlink(process / "cwd")) == project:
-                found.append(int(process.name))
+                pids.append(int(process.name))
         except OSError:
-            continue  # gone meanwhile
-    return found
+            continue  # it has ended
+    return pids
 
 
 def await_worker(project: Path, run: int) -> None:
@@ -199,7 +199,7 @@ def parent_of(pid: int) -> int | None:
 
 
 def kill(victim: str, run: int, project: Path) -> bool:
-    """Whether there was somebody to kill."""
+    """Kill processes of a run. Return whether there was a process to kill."""
     workers = workers_in(project)
     steps = [pid for pid in map(parent_of, workers) if pid is not None]
     victims = {
@@ -219,130 +219,141 @@ def kill(victim: str, run: int, project: Path) -> bool:
 # -- trials ---------------------------------------------------------------------------------------
 
 
-def kill_once(one: Arena, victim: str, executor: str, chance: float, usual: float) -> Counter[str]:
-    """Kill at a random point, run again, and compare. Returns what is to be counted; empty of faults if all is well."""
-    one.restore()
-    seen = _run_ids(one)
-    run = launch_forked(one.dagster, executor, one.project.parent / "log")
-    await_worker(one.project, run)
-    time.sleep(chance * usual)
-    hit = kill(victim, run, one.project)
+def kill_once(testbed: Testbed, victim: str, executor: str, fraction: float, usual: float) -> Counter[str]:
+    """Kill a run at a random point, run again, and compare. Return the counts of this trial."""
+    testbed.restore()
+    earlier_runs = _run_ids(testbed)
+    run = launch_forked(testbed.dagster, executor, testbed.project.parent / "log")
+    await_worker(testbed.project, run)
+    time.sleep(fraction * usual)
+    hit = kill(victim, run, testbed.project)
     os.waitpid(run, 0)
-    again = launch_forked(one.dagster, executor, one.project.parent / "log")
-    _, status = os.waitpid(again, 0)
-    one.rest()
-    told = [Told(one.dagster.instance, run_id) for run_id in _run_ids(one) if run_id not in seen]
-    found = Counter({"tried": 1, "hit": int(hit)})
-    if status or told[-1].status != dg.DagsterRunStatus.SUCCESS:
-        found["the run behind it failed"] += 1
-        return found
-    return found + _compare(one, told)
+    second_run = launch_forked(testbed.dagster, executor, testbed.project.parent / "log")
+    _, status = os.waitpid(second_run, 0)
+    testbed.wait_for_workers()
+    records = [
+        RunRecord(testbed.dagster.instance, run_id) for run_id in _run_ids(testbed) if run_id not in earlier_runs
+    ]
+    counts = Counter({"tried": 1, "hit": int(hit)})
+    if status or records[-1].status != dg.DagsterRunStatus.SUCCESS:
+        counts["the next run failed"] += 1
+        return counts
+    return counts + _compare(testbed, records)
 
 
-def _compare(one: Arena, told: list[Told]) -> Counter[str]:
-    found: Counter[str] = Counter()
-    measured = one.measure()
-    if measured["intervals"] != one.expected["intervals"]:
-        found["intervals missing"] += 1
-    if measured["counts"] != one.expected["counts"]:
-        found["rows wrong"] += 1
-    surplus = measured["appended"] - one.expected["appended"]
-    found["append-only batches twice"] += int(surplus > 0)
-    found["append-only rows lost"] += int(surplus < 0)
-    executed = [key.split("/")[1] for each in told for key in each.materializations]
-    found["materialized twice"] += sum(number > 1 for number in Counter(executed).values())
-    found["executed, recorded by no run"] += len(MODELS - set(executed))
-    last = {key: told[-1].status_of(f"t/{key}") for key in MODELS}
-    found["told wrong in the end"] += sum(said not in ("executed", "up_to_date") for said in last.values())
-    return found
+def _compare(testbed: Testbed, records: list[RunRecord]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    measured = testbed.measure()
+    if measured["intervals"] != testbed.expected["intervals"]:
+        counts["intervals missing"] += 1
+    if measured["counts"] != testbed.expected["counts"]:
+        counts["rows wrong"] += 1
+    surplus = measured["appended"] - testbed.expected["appended"]
+    counts["append-only batches twice"] += int(surplus > 0)
+    counts["append-only rows lost"] += int(surplus < 0)
+    executed = [key.split("/")[1] for record in records for key in record.materializations]
+    counts["materialized twice"] += sum(number > 1 for number in Counter(executed).values())
+    counts["executed, recorded by no run"] += len(MODELS - set(executed))
+    last = {key: records[-1].status_of(f"t/{key}") for key in MODELS}
+    counts["wrong final status in Dagster"] += sum(status not in ("executed", "up_to_date") for status in last.values())
+    return counts
 
 
-def overlap_once(one: Arena, executor: str, apart: float) -> Counter[str]:
-    """Two runs at the same time."""
-    one.restore()
-    seen = _run_ids(one)
-    both = [launch_forked(one.dagster, executor, one.project.parent / "log")]
-    time.sleep(apart)
-    both.append(launch_forked(one.dagster, executor, one.project.parent / "log"))
-    statuses = [os.waitpid(run, 0)[1] for run in both]
-    one.rest()
-    told = [Told(one.dagster.instance, run_id) for run_id in _run_ids(one) if run_id not in seen]
-    found = Counter({"tried": 1})
-    if any(statuses) or any(each.status != dg.DagsterRunStatus.SUCCESS for each in told):
-        found["a run failed"] += 1
-    found += _compare(one, told)
-    found["rows wrong"] += found.pop("append-only batches twice", 0)  # nobody was killed
-    return found
+def overlap_once(testbed: Testbed, executor: str, seconds_apart: float) -> Counter[str]:
+    """Launch two runs at the same time, and compare. Return the counts of this trial."""
+    testbed.restore()
+    earlier_runs = _run_ids(testbed)
+    runs = [launch_forked(testbed.dagster, executor, testbed.project.parent / "log")]
+    time.sleep(seconds_apart)
+    runs.append(launch_forked(testbed.dagster, executor, testbed.project.parent / "log"))
+    statuses = [os.waitpid(run, 0)[1] for run in runs]
+    testbed.wait_for_workers()
+    records = [
+        RunRecord(testbed.dagster.instance, run_id) for run_id in _run_ids(testbed) if run_id not in earlier_runs
+    ]
+    counts = Counter({"tried": 1})
+    if any(statuses) or any(record.status != dg.DagsterRunStatus.SUCCESS for record in records):
+        counts["a run failed"] += 1
+    counts += _compare(testbed, records)
+    counts["rows wrong"] += counts.pop("append-only batches twice", 0)  # no process was killed
+    return counts
 
 
-def _run_ids(one: Arena) -> list[str]:
-    """Oldest first."""
-    return [run.run_id for run in reversed(list(one.dagster.instance.get_runs()))]
+def _run_ids(testbed: Testbed) -> list[str]:
+    """Return the ids of all runs, oldest first."""
+    return [run.run_id for run in reversed(list(testbed.dagster.instance.get_runs()))]
 
 
-def usual_seconds(one: Arena, executor: str) -> float:
-    """How long an undisturbed run takes, from the start of its worker to its end."""
-    one.restore()
-    run = launch_forked(one.dagster, executor, one.project.parent / "log")
-    await_worker(one.project, run)
-    since = time.monotonic()
+def usual_seconds(testbed: Testbed, executor: str) -> float:
+    """Measure how long an undisturbed run takes from the start of its worker."""
+    testbed.restore()
+    run = launch_forked(testbed.dagster, executor, testbed.project.parent / "log")
+    await_worker(testbed.project, run)
+    start = time.monotonic()
     os.waitpid(run, 0)
-    return time.monotonic() - since
+    return time.monotonic() - start
 
 
 FAULTS = (
-    "the run behind it failed",
+    "the next run failed",
     "a run failed",
     "intervals missing",
     "rows wrong",
     "append-only rows lost",
     "materialized twice",
-    "told wrong in the end",
+    "wrong final status in Dagster",
 )
-"""What must not happen.
+"""Counts that must be zero.
 
-`append-only batches twice` may, after a kill: SQLMesh commits the rows first and then that it has computed them.
+`append-only batches twice` is allowed after a kill, because SQLMesh commits the rows before it commits the interval.
 """
 
 
 def soak(
-    engines: Sequence[str], kills: int, pairs: int, seed: int, say: Callable[[str], None] = print
+    engines: Sequence[str], kills: int, pairs: int, seed: int, report: Callable[[str], None] = print
 ) -> dict[str, Counter[str]]:
-    """Try kills on these engines and pairs on PostgreSQL; what was found, by kind of trial."""
-    chance = random.Random(seed)
-    found: dict[str, Counter[str]] = {}
+    """Run kill trials on these engines and overlap trials on PostgreSQL. Return the counts by kind of trial."""
+    rng = random.Random(seed)
+    results: dict[str, Counter[str]] = {}
     for engine in engines:
         share = kills // len(engines)
-        with tempfile.TemporaryDirectory() as folder, arena(engine, Path(folder).resolve() / engine) as one:
-            usual = cache(partial(usual_seconds, one))
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            create_testbed(engine, Path(folder).resolve() / engine) as testbed,
+        ):
+            usual = cache(partial(usual_seconds, testbed))
             for number in range(share):
                 victim, executor = VICTIMS[number % len(VICTIMS)], EXECUTORS[number % 3 == 0]
-                outcome = one.try_on_one_day(
-                    partial(kill_once, one, victim, executor, chance.uniform(0.0, 1.0), usual(executor))
+                outcome = testbed.try_on_one_day(
+                    partial(kill_once, testbed, victim, executor, rng.uniform(0.0, 1.0), usual(executor))
                 )
-                found[f"{engine}: kill {victim}"] = found.get(f"{engine}: kill {victim}", Counter()) + outcome
-                _say_faults(say, f"{engine}, {victim}, {executor}, number {number}", outcome)
+                results[f"{engine}: kill {victim}"] = results.get(f"{engine}: kill {victim}", Counter()) + outcome
+                _report_faults(report, f"{engine}, {victim}, {executor}, number {number}", outcome)
             for number in range(pairs if engine == "postgres" else 0):
-                outcome = one.try_on_one_day(
-                    partial(overlap_once, one, EXECUTORS[number % 3 == 0], chance.uniform(0.0, usual("in_process")))
+                outcome = testbed.try_on_one_day(
+                    partial(overlap_once, testbed, EXECUTORS[number % 3 == 0], rng.uniform(0.0, usual("in_process")))
                 )
-                found["postgres: two runs at a time"] = found.get("postgres: two runs at a time", Counter()) + outcome
-                _say_faults(say, f"pair, number {number}", outcome)
-    return found
+                results["postgres: two runs at a time"] = (
+                    results.get("postgres: two runs at a time", Counter()) + outcome
+                )
+                _report_faults(report, f"pair, number {number}", outcome)
+    return results
 
 
-def _say_faults(say: Callable[[str], None], trial: str, outcome: Counter[str]) -> None:
-    told = {name: number for name, number in outcome.items() if name not in ("tried", "hit") and number}
-    if told:
-        say(f"{trial}: {told}")
+def _report_faults(report: Callable[[str], None], trial: str, outcome: Counter[str]) -> None:
+    faults = {name: number for name, number in outcome.items() if name not in ("tried", "hit") and number}
+    if faults:
+        report(f"{trial}: {faults}")
 
 
-def table(found: dict[str, Counter[str]]) -> str:
-    """The table of docs/reliability.md."""
+def table(results: dict[str, Counter[str]]) -> str:
+    """Return the table of docs/reliability.md."""
     columns = ("tried", "hit", *FAULTS, "append-only batches twice", "executed, recorded by no run")
-    shown = [name for name in columns if name in ("tried", "hit") or any(one[name] for one in found.values())]
+    shown = [name for name in columns if name in ("tried", "hit") or any(counts[name] for counts in results.values())]
     lines = ["| fault | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
-    lines += [f"| {fault} | " + " | ".join(str(one[name]) for name in shown) + " |" for fault, one in found.items()]
+    lines += [
+        f"| {fault} | " + " | ".join(str(counts[name]) for name in shown) + " |" for fault, counts in results.items()
+    ]
     return "\n".join(lines)
 
 
@@ -352,12 +363,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--engines", nargs="+", choices=("duckdb", "postgres"), default=("duckdb", "postgres"))
-    said = parser.parse_args()
-    since = time.monotonic()
-    found = soak(said.engines, said.kills, said.pairs, said.seed, lambda text: print(text, flush=True))
-    print(table(found))
-    print(f"{time.monotonic() - since:.0f} seconds")
-    faults = sum(one[name] for one in found.values() for name in FAULTS)
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    results = soak(
+        arguments.engines, arguments.kills, arguments.pairs, arguments.seed, lambda text: print(text, flush=True)
+    )
+    print(table(results))
+    print(f"{time.monotonic() - start:.0f} seconds")
+    faults = sum(counts[name] for counts in results.values() for name in FAULTS)
     sys.exit(f"{faults} faults" if faults else 0)
 
 

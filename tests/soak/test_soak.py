@@ -6,22 +6,22 @@ import random
 from pathlib import Path
 
 from soak import random_subsets
-from soak.random_projects import try_one
+from soak.random_projects import try_random_project
 from soak.soak import FAULTS, soak, table
 
 
-def test_nothing_is_lost_or_done_twice_when_a_run_is_killed() -> None:
-    """Pairs of runs that overlap, and what is killed on PostgreSQL, stand in tests/engine/test_overlap.py."""
-    said: list[str] = []
-    found = soak(["duckdb"], kills=1, pairs=0, seed=7, say=said.append)
-    assert sum(one["tried"] for one in found.values()) == 1
-    faults = {name: number for one in found.values() for name in FAULTS if (number := one[name])}
-    assert not faults, (said, table(found))
+def test_killed_run_loses_nothing_and_repeats_nothing() -> None:
+    """Overlapping runs and killed runs on PostgreSQL are tested in tests/engine/test_overlap.py."""
+    messages: list[str] = []
+    results = soak(["duckdb"], kills=1, pairs=0, seed=7, report=messages.append)
+    assert sum(counts["tried"] for counts in results.values()) == 1
+    faults = {name: number for counts in results.values() for name in FAULTS if (number := counts[name])}
+    assert not faults, (messages, table(results))
 
 
-def test_dagster_says_what_happened_to_a_random_project(tmp_path: Path) -> None:
-    assert " models, " in try_one(random.Random(5), tmp_path)
+def test_dagster_records_what_happened_in_a_random_project(tmp_path: Path) -> None:
+    assert " models, " in try_random_project(random.Random(5), tmp_path)
 
 
-def test_no_row_is_lost_where_random_subsets_of_a_project_run_before_all_of_it(tmp_path: Path) -> None:
-    assert " models, " in random_subsets.try_one(random.Random(3), tmp_path)
+def test_no_row_is_lost_if_random_subsets_run_before_the_whole_project(tmp_path: Path) -> None:
+    assert " models, " in random_subsets.try_random_subsets(random.Random(3), tmp_path)

@@ -16,7 +16,7 @@ def registered_key(folder: Path) -> str:
     """The key that Dagster registers for a component at load, to find the component when its manifest changes."""
     write_project(folder / "shop", ONE)
     with dagster_project(folder) as dagster:
-        dagster.declare("shop", {"project": "../../../../shop"})
+        dagster.add_component("shop", {"project": "../../../../shop"})
         tree = dg.ComponentTree.for_project(dagster.root)
         component = tree.load_component("shop", SQLMeshProjectComponent)
         [key] = tree.state_tracker._component_defs_state_key_dict

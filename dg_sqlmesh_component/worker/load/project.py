@@ -264,7 +264,7 @@ class _ManifestNodes:
         return ".".join(part.name for part in table.parts)
 
     def _dbt(self, node: SQLMeshModel | SQLMeshStandaloneAudit) -> DbtNode | None:
-        """Facts from dbt's configuration that SQLMesh keeps. tests/e2e/test_beside_dbt.py checks that it does."""
+        """Facts from dbt's configuration that SQLMesh keeps. tests/e2e/test_alongside_dbt.py checks that it does."""
         if not node.dbt_node_info:
             return None
         config = node.jinja_macros.global_objs.get("config") or {}

@@ -1,4 +1,4 @@
-"""A run whose project is reloaded before its steps, or too late: all is run, or the step says what is missing."""
+"""Runs whose manifest was reloaded too early or too late: they execute all requested models or fail with a reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from dagster._core.execution.api import execute_run
 from harness import DagsterProject, dagster_project, plan, query, write_project
 
-LANDING = """
+ASSET_BETWEEN = """
 import dagster as dg
 
 @dg.asset(key=["landing", "late"], deps=[dg.AssetKey(["t", "first"])])
@@ -22,35 +22,35 @@ SECOND = "MODEL (name t.second, kind FULL); SELECT id FROM landing.late"
 THIRD = "MODEL (name t.third, kind FULL); SELECT {} AS id FROM t.{}"
 
 
-def job_of(dagster: DagsterProject) -> dg.ReconstructableJob:
+def build_job(dagster: DagsterProject) -> dg.ReconstructableJob:
     arguments = (str(dagster.root), {"launch": [uuid.uuid4().hex]})
     return dg.build_reconstructable_job("harness", "asset_job", reconstructable_args=arguments)
 
 
-def test_a_model_that_was_planned_and_is_no_longer_in_its_step_fails_the_step(tmp_path: Path) -> None:
-    """Described anew between the launch and the step, as by a reload while a run waits in the queue."""
+def test_step_fails_if_reload_removed_a_requested_model(tmp_path: Path) -> None:
+    """The project is reloaded between launch and step, for example while the run is queued."""
     project = write_project(
         tmp_path / "shop", {"models/first.sql": FIRST, "models/third.sql": THIRD.format(3, "first")}
     )
     plan(project)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        run = dagster.instance.create_run_for_job(job_of(dagster).get_definition())
+        run = dagster.instance.create_run_for_job(build_job(dagster).get_definition())
         (project / "models/third.sql").unlink()
         dagster.refresh()
-        execute_run(job_of(dagster), run, dagster.instance)
-        told = dagster.told(run.run_id)
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert told.failures == [
+        execute_run(build_job(dagster), run, dagster.instance)
+        record = dagster.run_record(run.run_id)
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert record.failures == [
         "The project was reloaded after this run was created. No longer part of this step: t/third, "
         "t/third:sqlmesh_execution_status. Nothing was run in this step. Launch a new run."
     ]
-    assert not told.materializations
+    assert not record.materializations
 
 
-def test_a_failed_model_that_has_moved_to_a_step_which_is_not_repeated_fails_the_retry(tmp_path: Path) -> None:
-    """It was mended, and reads another model now: green, the retry would say nothing of it."""
+def test_retry_fails_if_reload_moved_failed_model_to_another_step(tmp_path: Path) -> None:
+    """The model was fixed and now reads another model. A retry that succeeds without it would hide the failure."""
     files = {"first": FIRST, "second": SECOND, "third": THIRD.format("error('boom')", "second")}
     project = write_project(tmp_path / "shop", {f"models/{name}.sql": text for name, text in files.items()})
     query(project, "CREATE SCHEMA landing")
@@ -58,87 +58,91 @@ def test_a_failed_model_that_has_moved_to_a_step_which_is_not_repeated_fails_the
     plan(project)
     query(project, "INSERT INTO landing.late VALUES (1)")
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
-        dagster.add_module("landing", LANDING)
+        dagster.add_component("shop", {"project": str(project)})
+        dagster.add_module("landing", ASSET_BETWEEN)
         dagster.refresh()
         failed = dagster.launch()
         assert failed.status_of("t/third") == "failed"
         (project / "models/third.sql").write_text(THIRD.format(3, "first"))
         plan(project)
         dagster.refresh()
-        again = dagster.launch(retry_of=failed.run_id)
-        anew = dagster.launch()
-    assert again.status == dg.DagsterRunStatus.FAILURE
-    assert "after the run that this one repeats was created. No longer part of this step: t/third." in again.failures[0]
-    assert anew.status == dg.DagsterRunStatus.SUCCESS
-    assert anew.status_of("t/third") is not None
+        retried = dagster.launch(retry_of=failed.run_id)
+        new_run = dagster.launch()
+    assert retried.status == dg.DagsterRunStatus.FAILURE
+    assert (
+        "after the run that this one repeats was created. No longer part of this step: t/third." in retried.failures[0]
+    )
+    assert new_run.status == dg.DagsterRunStatus.SUCCESS
+    assert new_run.status_of("t/third") is not None
 
 
-DAILY = (
+DAILY_MODEL = (
     "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds), cron '@daily', tags ({}), "
     "start '{}'); SELECT {} WHERE ds BETWEEN @start_ds AND @end_ds"
 )
 
 
-def daily(name: str, reads: str) -> str:
+def daily_model(name: str, upstream: str) -> str:
     start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
     days = "generate_series(@start_ds::timestamp, @end_ds::timestamp, interval 1 day) d(day)"
-    said = f"ds FROM {reads}" if reads else f"ds FROM (SELECT day::date::text AS ds FROM {days})"
-    return DAILY.format(name, "b" if name == "middle" else "a", start, said)
+    query_text = f"ds FROM {upstream}" if upstream else f"ds FROM (SELECT day::date::text AS ds FROM {days})"
+    return DAILY_MODEL.format(name, "b" if name == "middle" else "a", start, query_text)
 
 
-def rows(project: Path, model: str) -> int:
+def count_rows(project: Path, model: str) -> int:
     return query(project, f"SELECT count(*) FROM t.{model}")[0][0]
 
 
 @pytest.mark.parametrize("through", ["", "an embedded model"])
-def test_a_promoted_model_that_the_stored_description_does_not_know_is_not_passed_over(
-    tmp_path: Path, through: str
-) -> None:
-    """Computed without what it reads, the last model would lack three days for good, in green runs."""
-    files = {"first": daily("first", ""), "last": daily("last", "t.first")}
+def test_run_fails_if_promoted_model_reads_model_missing_from_manifest(tmp_path: Path, through: str) -> None:
+    """If the last model ran without its upstream model, it would lack three days permanently, in successful runs."""
+    files = {"first": daily_model("first", ""), "last": daily_model("last", "t.first")}
     project = write_project(tmp_path / "shop", {f"models/{name}.sql": text for name, text in files.items()})
     plan(project)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        (project / "models/middle.sql").write_text(daily("middle", "t.first"))
-        (project / "models/last.sql").write_text(daily("last", "t.thin" if through else "t.middle"))
+        (project / "models/middle.sql").write_text(daily_model("middle", "t.first"))
+        (project / "models/last.sql").write_text(daily_model("last", "t.thin" if through else "t.middle"))
         if through:
             (project / "models/thin.sql").write_text("MODEL (name t.thin, kind EMBEDDED); SELECT ds FROM t.middle")
         plan(project)
-        before = rows(project, "last")
+        before = count_rows(project, "last")
         refused = dagster.launch()
-        assert rows(project, "first") == rows(project, "last") == before
+        assert count_rows(project, "first") == count_rows(project, "last") == before
         dagster.refresh()
-        told = dagster.launch()
+        record = dagster.launch()
     assert refused.status == dg.DagsterRunStatus.FAILURE
     [failure] = refused.failures
     assert "does not know of: warehouse.t.last reads warehouse.t.middle" in failure
     assert "dg utils refresh-defs-state" in failure
     assert not refused.materializations
-    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
-    assert set(told.materializations) == {"t/first", "t/middle", "t/last"}
-    assert rows(project, "first") == rows(project, "last") == before + 3
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert set(record.materializations) == {"t/first", "t/middle", "t/last"}
+    assert count_rows(project, "first") == count_rows(project, "last") == before + 3
 
 
-def test_an_edge_that_the_stored_description_does_not_know_does_not_turn_round_the_order_of_two_declarations(
+def test_run_fails_if_dependency_between_two_components_is_missing_from_manifest(
     tmp_path: Path,
 ) -> None:
-    files = {"first": daily("first", ""), "middle": daily("middle", "t.first"), "last": daily("last", "t.first")}
+    files = {
+        "first": daily_model("first", ""),
+        "middle": daily_model("middle", "t.first"),
+        "last": daily_model("last", "t.first"),
+    }
     project = write_project(tmp_path / "shop", {f"models/{name}.sql": text for name, text in files.items()})
     plan(project)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("ours", {"project": str(project), "select": "tag:a"})
-        dagster.declare("theirs", {"project": str(project), "select": "tag:b"})
+        dagster.add_component("ours", {"project": str(project), "select": "tag:a"})
+        dagster.add_component("theirs", {"project": str(project), "select": "tag:b"})
         dagster.refresh()
-        told = dagster.launch()
-        assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
-        (project / "models/last.sql").write_text(daily("last", "t.middle"))
+        record = dagster.launch()
+        assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+        (project / "models/last.sql").write_text(daily_model("last", "t.middle"))
         plan(project)
         refused = dagster.launch()
         dagster.refresh()
         alone = dagster.launch(assets=["t/last"])
     assert refused.status == dg.DagsterRunStatus.FAILURE
     assert any("warehouse.t.last reads warehouse.t.middle" in failure for failure in refused.failures)
-    assert alone.status == dg.DagsterRunStatus.SUCCESS, alone.failures  # left out knowingly
+    assert alone.status == dg.DagsterRunStatus.SUCCESS, alone.failures  # here the user has excluded the upstream model

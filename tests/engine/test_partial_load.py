@@ -1,4 +1,4 @@
-"""A project of which some models' files have changed: what is described of it is what a whole description says."""
+"""Partial loads: if only some models' files have changed, the manifest is the same as after a full load."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ FILES = {
 }
 
 
-class Pipe:
-    """Where the worker's words go; nobody listens."""
+class IgnoredPipe:
+    """Ignores the worker's messages."""
 
     def send(self, event: msg.Event) -> None:
         pass
@@ -53,15 +53,15 @@ class Pipe:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)  # as the worker's process stands in the project
-    # A fork of a process that has loaded projects before may crash in DuckDB; a worker describes one and ends.
+    monkeypatch.chdir(tmp_path)  # a worker runs in the project's folder
+    # A fork of a process that has already loaded projects may crash in DuckDB. A real worker loads only one project.
     monkeypatch.setattr("sqlmesh.core.constants.MAX_FORK_WORKERS", 1)
     return write_project(tmp_path, FILES)
 
 
-def described(project: Path, **asked: Any) -> msg.ProjectLoaded:
-    request = msg.LoadRequest(SQLMeshProject((project,)).open_request, (), (), ("sql", "column_lineage"), **asked)
-    return load_project(request, Pipe())  # type: ignore[arg-type]
+def load_result(project: Path, **changes: Any) -> msg.ProjectLoaded:
+    request = msg.LoadRequest(SQLMeshProject((project,)).open_request, (), (), ("sql", "column_lineage"), **changes)
+    return load_project(request, IgnoredPipe())  # type: ignore[arg-type]
 
 
 def change(project: Path, name: str, old: str, new: str) -> frozenset[str]:
@@ -86,26 +86,26 @@ def change(project: Path, name: str, old: str, new: str) -> frozenset[str]:
         ("blue", "SELECT 1", "SELECT 2", {"red", "green"}),
     ],
     ids=[
-        "a column",
-        "a kind",
-        "embedded",
+        "new column",
+        "other kind",
+        "embedded model",
         "metadata",
-        "reads another",
-        "reads more",
-        "reads nothing",
-        "outside",
-        "two",
+        "other upstream model",
+        "one more upstream model",
+        "no upstream model",
+        "external model",
+        "blueprints",
     ],
 )
-def test_models_whose_files_have_changed_and_their_readers_are_described_as_in_a_whole_description(
+def test_partial_load_of_changed_and_downstream_models_equals_full_load(
     project: Path, name: str, old: str, new: str, models: set[str]
 ) -> None:
-    before = described(project).manifest
+    before = load_result(project).manifest
     files = change(project, name, old, new)
-    part = described(project, files=files, models=before.models_changed_by(files))
-    assert not part.is_whole
-    assert {model.table for model in part.manifest.models} == models
-    assert before.with_models_of(part.manifest) == described(project).manifest != before
+    partial = load_result(project, files=files, models=before.models_changed_by(files))
+    assert not partial.is_whole
+    assert {model.table for model in partial.manifest.models} == models
+    assert before.with_models_of(partial.manifest) == load_result(project).manifest != before
 
 
 @pytest.mark.parametrize(
@@ -117,18 +117,16 @@ def test_models_whose_files_have_changed_and_their_readers_are_described_as_in_a
         ("blue", ", (color := green)", ""),
         ("outside", FILES["models/outside.sql"], ""),
     ],
-    ids=["renamed", "now what another one reads", "one more", "one less", "empty"],
+    ids=["renamed", "renamed to an upstream table", "one more blueprint", "one less blueprint", "empty file"],
 )
-def test_a_file_that_holds_other_models_than_before_makes_the_description_whole(
-    project: Path, name: str, old: str, new: str
-) -> None:
-    before = described(project).manifest
+def test_file_with_other_models_than_before_causes_full_load(project: Path, name: str, old: str, new: str) -> None:
+    before = load_result(project).manifest
     files = change(project, name, old, new)
-    assert described(project, files=files, models=before.models_changed_by(files)) == described(project)
+    assert load_result(project, files=files, models=before.models_changed_by(files)) == load_result(project)
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "complaint"),
+    ("name", "old", "new", "message"),
     [
         ("base", "SELECT id, rate FROM t.rates", "SELECT id, rate FROM t.deep", "cycle"),
         ("apart", "t.apart", "t.deep", "Duplicate key"),
@@ -136,29 +134,29 @@ def test_a_file_that_holds_other_models_than_before_makes_the_description_whole(
         ("apart", "SELECT 1 AS id", "SELECT FROM WHERE", "apart.sql"),
         ("apart", "kind FULL", "kind NONE_OF_THEM", "apart.sql"),
     ],
-    ids=["a cycle", "a name that is taken", "one of a file of Python", "no SQL", "no kind"],
+    ids=["cycle", "name of a SQL model", "name of a Python model", "invalid SQL", "invalid kind"],
 )
-def test_what_is_wrong_in_a_changed_file_is_told_as_in_a_whole_description(
-    project: Path, name: str, old: str, new: str, complaint: str
+def test_partial_load_reports_same_error_as_full_load(
+    project: Path, name: str, old: str, new: str, message: str
 ) -> None:
-    before = described(project).manifest
+    before = load_result(project).manifest
     files = change(project, name, old, new)
-    with pytest.raises(ProjectLoadError) as part:
-        described(project, files=files, models=before.models_changed_by(files))
-    with pytest.raises(ProjectLoadError) as whole:
-        described(project)
-    assert str(part.value) == str(whole.value)
-    assert complaint in str(part.value)
+    with pytest.raises(ProjectLoadError) as partial:
+        load_result(project, files=files, models=before.models_changed_by(files))
+    with pytest.raises(ProjectLoadError) as full:
+        load_result(project)
+    assert str(partial.value) == str(full.value)
+    assert message in str(partial.value)
 
 
-@pytest.mark.skipif(not HAS_INDEX, reason="This SQLMesh has no index of a project, and loads all of it.")
-def test_development_loads_a_changed_model_and_what_it_reads_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.skipif(not HAS_INDEX, reason="This SQLMesh version has no index of a project and always loads all of it.")
+def test_dev_reload_of_changed_model_does_not_load_unrelated_models(tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", FILES)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
         change(project, "star", "SELECT *", "SELECT id")
-        # A file that SQLMesh would stumble over, with a size and time that say that it has not changed.
+        # SQLMesh cannot parse this file, but its size and time say that it has not changed.
         untouched = project / "models" / "apart.sql"
         seen = untouched.stat()
         untouched.write_text("?" * seen.st_size)
@@ -170,4 +168,4 @@ def test_development_loads_a_changed_model_and_what_it_reads_and_nothing_else(tm
         assert [column["name"] for column in columns["deep"]] == ["id", "four"]
         assert [column["name"] for column in columns["apart"]] == ["id"]
         (project / "macros" / "more.py").write_text("")
-        assert "apart.sql" in dagster.refusal()
+        assert "apart.sql" in dagster.load_error()

@@ -1,4 +1,4 @@
-"""What Dagster shows of data that its own runs have not computed, and of runs in another environment."""
+"""What Dagster shows of data that was computed outside of Dagster, and of runs in another environment."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, RARELY, DagsterProject, Told, dagster_project, plan, query, sqlmesh, write_project
+from harness import (
+    EXECUTORS,
+    YEARLY_CRON,
+    DagsterProject,
+    RunRecord,
+    dagster_project,
+    plan,
+    query,
+    sqlmesh,
+    write_project,
+)
 
 MODELS = {
     "models/daily.sql": "MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-01-01', "
-    f"cron '{RARELY}', interval_unit day, audits (not_null(columns := (day)))); "
+    f"cron '{YEARLY_CRON}', interval_unit day, audits (not_null(columns := (day)))); "
     "SELECT d::DATE AS day FROM range(DATE '2026-01-01', DATE '2026-12-31', INTERVAL 1 DAY) AS days(d) "
     "WHERE d BETWEEN @start_date AND @end_date",
-    "models/shown.sql": f"MODEL (name t.shown, kind VIEW, cron '{RARELY}', start '2020-01-01'); "
+    "models/shown.sql": f"MODEL (name t.shown, kind VIEW, cron '{YEARLY_CRON}', start '2020-01-01'); "
     "SELECT day FROM t.daily",
-    "models/full.sql": f"MODEL (name t.full, kind FULL, cron '{RARELY}', start '2020-01-01'); "
+    "models/full.sql": f"MODEL (name t.full, kind FULL, cron '{YEARLY_CRON}', start '2020-01-01'); "
     "SELECT count(*) AS days FROM t.daily",
     "models/colours.sql": "MODEL (name t.colours, kind SEED (path '../seeds/colours.csv'), start '2026-01-01')",
     "seeds/colours.csv": "name\nred\n",
@@ -26,28 +36,28 @@ KEYS = {"t/daily", "t/shown", "t/full", "t/colours"}
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
     folder = tmp_path_factory.mktemp("first_day")
     project = write_project(folder / "shop", MODELS)
     plan(project)
     with dagster_project(folder) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
         yield project, dagster
 
 
-def test_data_computed_outside_of_dagster_is_materialized_once_by_the_first_run_that_finds_it(
-    planned: tuple[Path, DagsterProject], monkeypatch: pytest.MonkeyPatch
+def test_data_computed_outside_of_dagster_is_materialized_once(
+    shop: tuple[Path, DagsterProject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project, dagster = planned
+    project, dagster = shop
     lookups: Counter[str] = Counter()
     get_asset_records = dg.DagsterInstance.get_asset_records
 
-    def counted(self: dg.DagsterInstance, keys: list[dg.AssetKey] | None = None) -> object:
+    def count_lookups(self: dg.DagsterInstance, keys: list[dg.AssetKey] | None = None) -> object:
         lookups["get_asset_records"] += 1
         return get_asset_records(self, keys)
 
-    monkeypatch.setattr(dg.DagsterInstance, "get_asset_records", counted)
+    monkeypatch.setattr(dg.DagsterInstance, "get_asset_records", count_lookups)
     first = dagster.launch()
     assert first.status == dg.DagsterRunStatus.SUCCESS
     assert set(first.computed_outside) == KEYS
@@ -59,20 +69,21 @@ def test_data_computed_outside_of_dagster_is_materialized_once_by_the_first_run_
     assert str(daily["sqlmesh/origin"].value).startswith("outside of Dagster, at 20")
     assert lookups["get_asset_records"] <= 2  # one for these models, one for the results of their checks
 
-    assert set(dagster.launch("multiprocess").observations) == KEYS  # seen: nothing is materialized again
+    # Dagster has recorded the data, so nothing is materialized again.
+    assert set(dagster.launch("multiprocess").observations) == KEYS
 
     a_past_day = ("--start", "2026-01-02", "--end", "2026-01-02")
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.daily", *a_past_day)
     restated = dagster.launch()
-    assert set(restated.computed_outside) == {"t/daily", "t/shown", "t/full"}, "and what is downstream of it"
+    assert set(restated.computed_outside) == {"t/daily", "t/shown", "t/full"}, "and its downstream models"
     assert set(restated.observations) == {"t/colours"}
     assert not dagster.launch().computed_outside
 
 
-def test_data_of_a_new_version_is_materialized_although_nothing_is_to_be_computed(
-    planned: tuple[Path, DagsterProject],
+def test_new_version_computed_by_plan_is_materialized(
+    shop: tuple[Path, DagsterProject],
 ) -> None:
-    project, dagster = planned
+    project, dagster = shop
     dagster.launch()
     (project / "seeds" / "colours.csv").write_text("name\nred\nblue\n")
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
@@ -80,7 +91,7 @@ def test_data_of_a_new_version_is_materialized_although_nothing_is_to_be_compute
     assert set(dagster.launch().computed_outside) == {"t/colours"}
 
 
-DEV = {
+DEV_FILES = {
     "models/orders.sql": "MODEL (name t.orders, kind FULL, start '2026-01-01', "
     "audits (not_null(columns := (id)), small)); SELECT 1 AS id, 1 AS quantity",
     "models/revenue.sql": "MODEL (name t.revenue, kind FULL, start '2026-01-01', audits (fits)); "
@@ -93,13 +104,13 @@ DEV = {
 @pytest.fixture(scope="module")
 def with_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
     folder = tmp_path_factory.mktemp("with_dev")
-    project = write_project(folder / "shop", DEV)
+    project = write_project(folder / "shop", DEV_FILES)
     query(project, "CREATE SCHEMA ctl")
     query(project, "CREATE TABLE ctl.error_if AS SELECT false AS is_on")
     plan(project)
     plan(project, "dev", "--include-unmodified")
     with dagster_project(folder) as dagster:
-        dagster.declare("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
+        dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
         dagster.add_module("report", REPORT)
         dagster.refresh()
         yield project, dagster
@@ -114,90 +125,90 @@ def report() -> None: ...
 """
 
 
-def in_dev(dagster: DagsterProject, executor: str = "in_process") -> Told:
+def launch_in_dev(dagster: DagsterProject, executor: str = "in_process") -> RunRecord:
     return dagster.launch(executor, ops={"sqlmesh_shop": {"environment": "dev"}})
 
 
 @pytest.mark.attribute("execution.environments")
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_a_run_in_another_environment_observes_and_changes_nothing_of_the_declared_one(
-    with_dev: tuple[Path, DagsterProject], executor: str
-) -> None:
+def test_run_in_another_environment_only_observes(with_dev: tuple[Path, DagsterProject], executor: str) -> None:
     project, dagster = with_dev
     query(project, "UPDATE ctl.error_if SET is_on = false")
-    plan(project, "dev", "--include-unmodified", "--restate-model", "t.orders")  # something is to be done in it
-    told = in_dev(dagster, executor)
-    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
-    assert set(told.materializations) == {"report"}, "what is downstream of it runs, as it was asked to"
-    assert not told.computed_outside
-    assert not told.checks
-    assert set(told.observations) == {"t/orders", "t/revenue"}
-    assert {one.metadata["sqlmesh/environment"].value for one in told.observations.values()} == {"dev"}
+    plan(project, "dev", "--include-unmodified", "--restate-model", "t.orders")  # now it has pending intervals
+    record = launch_in_dev(dagster, executor)
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert set(record.materializations) == {"report"}, "the selected downstream asset runs"
+    assert not record.computed_outside
+    assert not record.checks
+    assert set(record.observations) == {"t/orders", "t/revenue"}
+    assert {event.metadata["sqlmesh/environment"].value for event in record.observations.values()} == {"dev"}
 
 
-def test_a_run_in_another_environment_fails_as_usual_and_logs_what_its_audits_found(
+def test_run_in_another_environment_can_fail_and_logs_audit_results(
     with_dev: tuple[Path, DagsterProject],
 ) -> None:
     project, dagster = with_dev
-    (project / "models" / "orders.sql").write_text(DEV["models/orders.sql"].replace("1 AS quantity", "2 AS quantity"))
+    (project / "models" / "orders.sql").write_text(
+        DEV_FILES["models/orders.sql"].replace("1 AS quantity", "2 AS quantity")
+    )
     plan(project, "dev", "--skip-backfill")
     query(project, "UPDATE ctl.error_if SET is_on = true")
     try:
-        told = in_dev(dagster)
+        record = launch_in_dev(dagster)
     finally:
         query(project, "UPDATE ctl.error_if SET is_on = false")
-        (project / "models" / "orders.sql").write_text(DEV["models/orders.sql"])
-    assert told.status == dg.DagsterRunStatus.FAILURE
-    assert (told.status_of("t/orders"), told.status_of("t/revenue")) == ("executed", "audit_failed")
-    assert "In environment dev: t.orders was executed for" in str(told.observations["t/orders"].description)
-    assert "t.orders in environment dev: audit not_null passed." in told.log
-    assert "t.orders in environment dev: audit small failed: 1 row." in told.log
-    assert "t.revenue in environment dev: audit fits failed: 1 row." in told.log
-    assert told.reasons == {"Not evaluated: this run was in environment dev."}
-    assert not told.materializations
-    [failure] = told.failures
+        (project / "models" / "orders.sql").write_text(DEV_FILES["models/orders.sql"])
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert (record.status_of("t/orders"), record.status_of("t/revenue")) == ("executed", "audit_failed")
+    assert "In environment dev: t.orders was executed for" in str(record.observations["t/orders"].description)
+    assert "t.orders in environment dev: audit not_null passed." in record.log
+    assert "t.orders in environment dev: audit small failed: 1 row." in record.log
+    assert "t.revenue in environment dev: audit fits failed: 1 row." in record.log
+    assert record.not_evaluated_reasons == {"Not evaluated: this run was in environment dev."}
+    assert not record.materializations
+    [failure] = record.failures
     assert failure.startswith("SQLMesh in environment dev: 1 audit failed, 1 executed.")
 
 
-def test_checks_keep_the_results_of_the_declared_environment_in_runs_that_evaluate_none(tmp_path: Path) -> None:
-    """Dagster has planned them, and would show them as skipped or, if the run fails, as failed without a reason."""
+def test_runs_without_evaluation_carry_over_results_of_declared_environment(tmp_path: Path) -> None:
+    """Without a result, Dagster would show these checks as skipped or, if the run fails, as failed without a reason."""
 
-    def results(told: Told) -> dict[str, tuple[bool, dg.AssetCheckSeverity]]:
-        return {name: (check.passed, check.severity) for name, check in told.checks.items()}
+    def results(record: RunRecord) -> dict[str, tuple[bool, dg.AssetCheckSeverity]]:
+        return {name: (check.passed, check.severity) for name, check in record.checks.items()}
 
-    project = write_project(tmp_path / "shop", DEV)
+    project = write_project(tmp_path / "shop", DEV_FILES)
     query(project, "CREATE SCHEMA ctl")
     query(project, "CREATE TABLE ctl.error_if AS SELECT true AS is_on")  # a blocking audit fails in prod
     plan(project, "--skip-backfill")
     plan(project, "dev", "--include-unmodified", "--skip-backfill")
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
+        dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
         dagster.refresh()
         prod = dagster.launch()
         query(project, "UPDATE ctl.error_if SET is_on = false")
-        dev = in_dev(dagster)
+        dev = launch_in_dev(dagster)
         refused = dagster.launch(ops={"sqlmesh_shop": {"environment": "elsewhere"}})
     assert results(prod)["t/revenue:fits"] == (False, dg.AssetCheckSeverity.ERROR)
     assert dev.status == dg.DagsterRunStatus.SUCCESS, "a repeated failure of a blocking audit stops nothing"
     assert refused.status == dg.DagsterRunStatus.FAILURE
-    for told, why in ((dev, "this run was in environment dev"), (refused, "the run was refused")):
-        assert results(told) == results(prod)
-        check = told.checks["t/revenue:fits"]
+    for record, reason in ((dev, "this run was in environment dev"), (refused, "the run was refused")):
+        assert results(record) == results(prod)
+        check = record.checks["t/revenue:fits"]
         assert check.metadata["sqlmesh/evaluated_in_run"].value == prod.run_id
         assert check.metadata["sqlmesh/environment"].value == "prod"
         assert str(check.description).startswith(f"The check failed in run {prod.run_id[:8]} at ")
-        assert str(check.description).endswith(f". Repeated, because {why}.")
+        assert str(check.description).endswith(f". Repeated, because {reason}.")
 
 
-def test_promoted_models_that_no_component_owns_are_named_in_the_log(with_dev: tuple[Path, DagsterProject]) -> None:
+def test_log_names_promoted_models_without_component(with_dev: tuple[Path, DagsterProject]) -> None:
     project, dagster = with_dev
-    dagster.declare("shop", {"project": str(project), "select": "t.orders"})
+    dagster.add_component("shop", {"project": str(project), "select": "t.orders"})
     dagster.refresh()
     unowned = "not assets of any component in this code location, so no Dagster run executes them: warehouse.t.revenue."
     try:
         assert unowned in dagster.launch().log
-        dagster.declare("rest", {"project": str(project), "exclude": "t.orders"})
+        dagster.add_component("rest", {"project": str(project), "exclude": "t.orders"})
         dagster.refresh()
         assert "not assets of any component" not in dagster.launch().log
     finally:
-        dagster.declare("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
+        dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})

@@ -1,4 +1,4 @@
-"""Every attribute of `project`, and what it does."""
+"""What each attribute of `defs.yaml` does."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dg_sqlmesh_component.worker_process.requests import load_manifest
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 
 
-def describe(dagster: DagsterProject, project: Any, **attributes: Any) -> Manifest:
-    """The manifest that the component gets from a declaration, paths resolved as from a real file."""
-    return load_manifest(component(dagster, {"project": project, **attributes}).project)
+def manifest_of(dagster: DagsterProject, project: Any, **attributes: Any) -> Manifest:
+    """Write a `defs.yaml`, load the component from it, and load the project of the component."""
+    return load_manifest(component_of(dagster, {"project": project, **attributes}).project)
 
 
-def component(dagster: DagsterProject, attributes: dict[str, Any]) -> SQLMeshProjectComponent:
-    """The component of a declaration in a real file."""
-    dagster.declare("shop", attributes)
+def component_of(dagster: DagsterProject, attributes: dict[str, Any]) -> SQLMeshProjectComponent:
+    """Write a `defs.yaml` and load the component from it."""
+    dagster.add_component("shop", attributes)
     return dg.ComponentTree.for_project(dagster.root).load_component("shop")
 
 
@@ -38,44 +38,46 @@ def dagster(tmp_path: Path):
 
 
 @pytest.mark.attribute("project.path")
-def test_a_path_is_relative_to_the_file_it_stands_in(dagster: DagsterProject) -> None:
+def test_path_is_relative_to_defs_yaml(dagster: DagsterProject) -> None:
     write_project(dagster.root / "shop", ONE_MODEL)
-    assert describe(dagster, "../../../shop").paths == (str(dagster.root / "shop"),)
+    assert manifest_of(dagster, "../../../shop").paths == (str(dagster.root / "shop"),)
 
 
-def test_a_list_of_paths_is_a_multi_repository_project(dagster: DagsterProject) -> None:
+def test_list_of_paths_is_a_multi_repository_project(dagster: DagsterProject) -> None:
     write_project(dagster.root / "left", ONE_MODEL)
     write_project(dagster.root / "right", {"models/two.sql": "MODEL (name t.two, kind FULL); SELECT id FROM t.one"})
-    manifest = describe(dagster, {"path": ["../../../left", "../../../right"]})
+    manifest = manifest_of(dagster, {"path": ["../../../left", "../../../right"]})
     assert [model.name for model in manifest.models] == ["t.one", "t.two"]
     assert manifest.models[1].depends_on == (manifest.models[0].fqn,)
 
 
 @pytest.mark.attribute("project.gateway", "project.environment")
-def test_gateway_and_environment_are_those_asked_for(dagster: DagsterProject) -> None:
+def test_configured_gateway_and_environment_are_used(dagster: DagsterProject) -> None:
     other = "gateways:\n  other:\n    connection:\n      type: duckdb\n      database: other.duckdb"
     write_project(dagster.root / "shop", ONE_MODEL, CONFIG.replace("gateways:", other))
-    manifest = describe(dagster, {"path": "../../../shop", "gateway": "other", "environment": "Dev_Ada"})
+    manifest = manifest_of(dagster, {"path": "../../../shop", "gateway": "other", "environment": "Dev_Ada"})
     assert (manifest.gateway, manifest.environment) == ("other", "dev_ada")
     assert [(model.catalog, model.table_name) for model in manifest.models] == [("other", "other.t__dev_ada.one")]
 
 
-def test_the_environment_may_come_from_a_variable_and_changes_tables_but_no_keys(
+def test_environment_from_variable_changes_tables_but_not_keys(
     dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a branch deployment: the same assets, in tables of their own."""
+    """As in a branch deployment: the same assets, in separate tables."""
     write_project(dagster.root / "shop", ONE_MODEL)
     tables = {}
     for environment in ("prod", "pr_17"):
         monkeypatch.setenv("SQLMESH_ENVIRONMENT", environment)
-        dagster.declare("shop", {"project": {"path": "../../../shop", "environment": "{{ env.SQLMESH_ENVIRONMENT }}"}})
+        dagster.add_component(
+            "shop", {"project": {"path": "../../../shop", "environment": "{{ env.SQLMESH_ENVIRONMENT }}"}}
+        )
         [spec] = dagster.refresh().resolve_all_asset_specs()
         tables[environment] = (spec.key.to_user_string(), spec.metadata["dagster/table_name"])
     assert tables == {"prod": ("t/one", "warehouse.t.one"), "pr_17": ("t/one", "warehouse.t__pr_17.one")}
 
 
 @pytest.mark.attribute("project.gateway", "project.env")
-def test_the_variables_that_the_sqlmesh_command_knows_say_which_gateway_and_which_env_file(
+def test_sqlmesh_variables_set_gateway_and_env_file(
     dagster: DagsterProject,
 ) -> None:
     other = "gateways:\n  other:\n    connection:\n      type: duckdb\n      database: \"{{ env_var('IN_FILE') }}\""
@@ -83,54 +85,58 @@ def test_the_variables_that_the_sqlmesh_command_knows_say_which_gateway_and_whic
     (project / "production.env").write_text("IN_FILE=other.duckdb")
     command = {"SQLMESH_GATEWAY": "other", "SQLMESH_DOTENV_PATH": "production.env"}
     run([BIN / "sqlmesh", "plan", "--auto-apply", "--no-prompts"], cwd=project, **command)
-    dagster.declare("shop", {"project": {"path": str(project), "env": command}})
+    dagster.add_component("shop", {"project": {"path": str(project), "env": command}})
     dagster.refresh()
-    told = dagster.launch()
-    assert told.status_of("t/one") == "up_to_date", told.failures
+    record = dagster.launch()
+    assert record.status_of("t/one") == "up_to_date", record.failures
     assert not (project / "warehouse.duckdb").exists()
-    dagster.declare("shop", {"project": {"path": str(project), "env": {**command, "SQLMESH_DOTENV_PATH": "no.env"}}})
-    assert "SQLMESH_DOTENV_PATH names no.env, and there is no such file" in dagster.refusal()
+    dagster.add_component(
+        "shop", {"project": {"path": str(project), "env": {**command, "SQLMESH_DOTENV_PATH": "no.env"}}}
+    )
+    assert "SQLMESH_DOTENV_PATH names no.env, and there is no such file" in dagster.load_error()
 
 
 @pytest.mark.parametrize("value", [None, ""], ids=["not set", "empty"])
 @pytest.mark.parametrize("attribute", ["environment", "gateway", "config", "python", "working_directory"])
-def test_a_variable_that_gives_nothing_does_not_stand_for_the_default(
+def test_unset_or_empty_variable_does_not_mean_the_default(
     dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch, attribute: str, value: str | None
 ) -> None:
     """A branch deployment without its variable would run prod."""
     if value is not None:
         monkeypatch.setenv("OF_THE_TEST", value)
     project = {"path": "../../../shop", attribute: "{{ env.OF_THE_TEST }}"}
-    dagster.declare("shop", {"project": project})
+    dagster.add_component("shop", {"project": project})
     assert (
         f"`project.{attribute}` in defs.yaml is '{{{{ env.OF_THE_TEST }}}}', which resolves to nothing."
-        in dagster.refusal()
+        in dagster.load_error()
     )
     project[attribute] = "{{ env('OF_THE_TEST_2', 'given') }}"
-    assert component(dagster, {"project": project})
+    assert component_of(dagster, {"project": project})
 
 
-def test_a_variable_for_sqlmesh_that_gives_nothing_is_named(dagster: DagsterProject) -> None:
-    """One that is empty on purpose is what it is."""
+def test_unset_variable_in_project_env_is_named_in_error(dagster: DagsterProject) -> None:
+    """An empty literal value is allowed."""
     project = {"path": "../../../shop", "env": {"EMPTY": "", "WAREHOUSE": "{{ env.OF_THE_TEST }}"}}
-    dagster.declare("shop", {"project": project})
-    assert "`project.env.WAREHOUSE` in defs.yaml resolves to nothing. Set the variable" in dagster.refusal()
+    dagster.add_component("shop", {"project": project})
+    assert "`project.env.WAREHOUSE` in defs.yaml resolves to nothing. Set the variable" in dagster.load_error()
 
 
 @pytest.mark.parametrize("value", ["1234", "0123", "1e5", "'quoted'", "true"])
-def test_a_variable_reaches_sqlmesh_as_it_is(
+def test_variable_reaches_sqlmesh_unchanged(
     dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
-    """A template would make a number of digits, such as those of a pull request, and take quotes for its own."""
+    """A template would convert digits, such as the number of a pull request, to a number, and remove quotes."""
     write_project(dagster.root / "shop", ONE_MODEL)
     monkeypatch.setenv("OF_THE_TEST", value)
     template = "{{ env.OF_THE_TEST }}"
-    declared = component(dagster, {"project": {"path": "../../../shop", "gateway": template, "env": {"IT": template}}})
-    assert (declared.project.gateway, declared.project.env) == (value, {"IT": value})
+    component = component_of(
+        dagster, {"project": {"path": "../../../shop", "gateway": template, "env": {"IT": template}}}
+    )
+    assert (component.project.gateway, component.project.env) == (value, {"IT": value})
 
 
 @pytest.mark.parametrize(
-    "declared",
+    "attributes",
     [
         {"select": "{{ env.OF_THE_TEST }}"},
         {"exclude": "{{ env.OF_THE_TEST }}"},
@@ -141,19 +147,19 @@ def test_a_variable_reaches_sqlmesh_as_it_is(
     ],
     ids=str,
 )
-def test_a_variable_that_is_not_set_is_refused_wherever_it_would_change_what_runs(
-    dagster: DagsterProject, declared: dict[str, Any]
+def test_unset_variable_is_an_error_in_every_attribute_that_changes_the_run(
+    dagster: DagsterProject, attributes: dict[str, Any]
 ) -> None:
-    """A selection that is not there would be the whole project."""
+    """For example, a missing selection would select the whole project."""
     files = {**ONE_MODEL, "models/two.sql": "MODEL (name t.two, kind FULL); SELECT id FROM raw.orders"}
     write_project(dagster.root / "shop", files)
-    dagster.declare("shop", {"project": "../../../shop", **declared})
-    said = dagster.refusal()
-    assert "resolves to nothing" in said or "is not set" in said
+    dagster.add_component("shop", {"project": "../../../shop", **attributes})
+    message = dagster.load_error()
+    assert "resolves to nothing" in message or "is not set" in message
 
 
 @pytest.mark.parametrize(
-    ("declared", "message"),
+    ("attributes", "message"),
     [
         ({"project": "../../../nowhere"}, "There is no folder "),
         (
@@ -162,13 +168,13 @@ def test_a_variable_that_is_not_set_is_refused_wherever_it_would_change_what_run
         ),
         ({"external_models": {"keys": {"raw.orders": "a//b"}}}, "`external_models.keys` in defs.yaml, at 'raw.orders'"),
     ],
-    ids=["while it is built", "while attributes are created", "while attributes are resolved"],
+    ids=["build definitions", "create attributes", "resolve attributes"],
 )
-def test_what_is_wrong_is_printed_without_frames_of_ours_around_it(
-    dagster: DagsterProject, declared: dict[str, Any], message: str
+def test_error_has_no_cause_and_one_frame_of_component_code(
+    dagster: DagsterProject, attributes: dict[str, Any], message: str
 ) -> None:
-    """`dg check defs` prints every frame and every cause of an error that is not Dagster's."""
-    dagster.declare("shop", {"project": "../../../shop", **declared})
+    """`dg check defs` prints every frame and every cause of an error that is not one of Dagster's."""
+    dagster.add_component("shop", {"project": "../../../shop", **attributes})
     with pytest.raises(Exception, match="Error while") as caught:
         dagster.refresh()
     error = caught.value.__cause__
@@ -176,29 +182,29 @@ def test_what_is_wrong_is_printed_without_frames_of_ours_around_it(
     assert str(error).startswith(message)
     assert error.__cause__ is None
     assert error.__suppress_context__
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
-    assert len(ours) == 1
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    assert len(frames) == 1
 
 
-def test_a_declaration_that_asks_for_its_own_assets_is_told_so(dagster: DagsterProject) -> None:
-    """Else it would be built within itself until the memory is gone."""
+def test_component_whose_template_loads_its_own_assets_is_an_error(dagster: DagsterProject) -> None:
+    """Otherwise it would build itself recursively until the memory is full."""
     write_project(dagster.root / "shop", ONE_MODEL)
     deps = "{{ [context.load_component('shop').asset_key_for_model('t.one')] }}"
-    dagster.declare("shop", {"project": "../../../shop", "translation": {"deps": deps}})
-    assert "asks for its own assets while they are being built" in dagster.refusal()
+    dagster.add_component("shop", {"project": "../../../shop", "translation": {"deps": deps}})
+    assert "asks for its own assets while they are being built" in dagster.load_error()
 
 
-BY_VARIABLE = CONFIG + "default_target_environment: {{ env_var('TARGET', 'prod') }}\n"
+CONFIG_WITH_ENVIRONMENT_FROM_VARIABLE = CONFIG + "default_target_environment: {{ env_var('TARGET', 'prod') }}\n"
 
 
-def test_what_is_described_for_another_environment_does_not_run_in_this_one(
-    dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What an image describes holds in its deployment, where variables have other values; that of these does not."""
-    project = write_project(dagster.root / "shop", ONE_MODEL, BY_VARIABLE)
+def test_manifest_of_another_environment_does_not_run(dagster: DagsterProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest may be used where variables have other values, as in a deployment, but not if they change the
+    environment.
+    """
+    project = write_project(dagster.root / "shop", ONE_MODEL, CONFIG_WITH_ENVIRONMENT_FROM_VARIABLE)
     plan(project)
     monkeypatch.setenv("TARGET_HERE", "staging")
-    dagster.declare("shop", {"project": {"path": "../../../shop", "env": {"TARGET": "{{ env.TARGET_HERE }}"}}})
+    dagster.add_component("shop", {"project": {"path": "../../../shop", "env": {"TARGET": "{{ env.TARGET_HERE }}"}}})
     dagster.refresh()
     state = {
         path: path.read_bytes() for path in dagster.root.rglob("*") if path.is_file() and "defs_state" in str(path)
@@ -214,12 +220,12 @@ def test_what_is_described_for_another_environment_does_not_run_in_this_one(
 
 
 @pytest.mark.attribute("project.env")
-def test_environment_variables_reach_sqlmesh_and_nobody_else(dagster: DagsterProject) -> None:
+def test_project_env_reaches_only_sqlmesh(dagster: DagsterProject) -> None:
     config = CONFIG + "default_target_environment: {{ env_var('TARGET_OF_THE_TEST') }}\n"
     write_project(dagster.root / "shop", ONE_MODEL, config)
     project = {"path": "../../../shop", "env": {"TARGET_OF_THE_TEST": "staging"}}
-    assert describe(dagster, project).environment == "staging"
-    assert "staging" not in repr(component(dagster, {"project": project}))
+    assert manifest_of(dagster, project).environment == "staging"
+    assert "staging" not in repr(component_of(dagster, {"project": project}))
 
 
 NAMED_CONFIGS = """
@@ -246,15 +252,15 @@ other = named("other_one")
 
 
 @pytest.mark.attribute("project.config", "project.working_directory")
-def test_config_and_working_directory_are_those_asked_for(dagster: DagsterProject) -> None:
+def test_configured_config_and_working_directory_are_used(dagster: DagsterProject) -> None:
     project = write_project(dagster.root / "shop", {**ONE_MODEL, "config.py": NAMED_CONFIGS})
     (project / "config.yaml").unlink()
     (dagster.root / "elsewhere").mkdir()
     arguments = {"path": "../../../shop", "config": "other", "working_directory": "../../../elsewhere"}
-    assert describe(dagster, arguments).environment == "other_one"
+    assert manifest_of(dagster, arguments).environment == "other_one"
     assert (dagster.root / "elsewhere" / "sqlmesh_was_here").exists()
     assert not (project / "sqlmesh_was_here").exists()
-    assert describe(dagster, "../../../shop").environment == "prod"
+    assert manifest_of(dagster, "../../../shop").environment == "prod"
     assert (project / "sqlmesh_was_here").exists()
 
 
@@ -265,17 +271,17 @@ def test_python_is_the_interpreter_that_runs_sqlmesh(dagster: DagsterProject) ->
     interpreter.parent.mkdir()
     interpreter.write_text(f'#!/bin/sh\ntouch "{dagster.root}/was_used"\nexec "{sys.executable}" "$@"\n')
     interpreter.chmod(0o755)
-    assert describe(dagster, {"path": "../../../shop", "python": "../../../bin/python"}).models
+    assert manifest_of(dagster, {"path": "../../../shop", "python": "../../../bin/python"}).models
     assert (dagster.root / "was_used").exists()
 
 
-def test_a_link_to_an_interpreter_is_not_followed(dagster: DagsterProject) -> None:
-    """The interpreter of a virtual environment is a link, and knows by its own place which environment it is of."""
+def test_symlink_to_interpreter_is_not_resolved(dagster: DagsterProject) -> None:
+    """The interpreter of a virtual environment is a symlink. It finds its environment by the path of the symlink."""
     write_project(dagster.root / "shop", ONE_MODEL)
     link = dagster.root / "python"
     link.symlink_to(sys.executable)
-    declared = component(dagster, {"project": {"path": "../../../shop", "python": "../../../python"}})
-    assert declared.project.python == str(link)
+    component = component_of(dagster, {"project": {"path": "../../../shop", "python": "../../../python"}})
+    assert component.project.python == str(link)
 
 
 @pytest.mark.attribute(
@@ -288,11 +294,11 @@ def test_a_link_to_an_interpreter_is_not_followed(dagster: DagsterProject) -> No
     "op.pool",
     "op.tags",
 )
-def test_selection_and_tag_convention_and_op_are_those_asked_for(dagster: DagsterProject) -> None:
+def test_configured_selection_tag_convention_and_op_are_used(dagster: DagsterProject) -> None:
     tagged = "MODEL (name t.{0}, kind FULL, tags [{0}, 'own/group_name/of_{0}']); SELECT 1 AS id"
     files = {f"models/{name}.sql": tagged.format(name) for name in ("one", "two", "three")}
     write_project(dagster.root / "shop", {**files, "models/below.sql": "MODEL (name t.below); SELECT id FROM t.three"})
-    dagster.declare(
+    dagster.add_component(
         "shop",
         {
             "project": "../../../shop",
@@ -317,13 +323,13 @@ def test_selection_and_tag_convention_and_op_are_those_asked_for(dagster: Dagste
     assert assets.op.tags["a"] == "b"
 
 
-def test_the_pool_is_by_default_that_of_the_project_and_environment(dagster: DagsterProject) -> None:
+def test_default_pool_is_named_after_project_and_environment(dagster: DagsterProject) -> None:
     write_project(dagster.root / "my shop", ONE_MODEL)
-    dagster.declare("shop", {"project": {"path": "../../../my shop", "environment": "dev"}})
+    dagster.add_component("shop", {"project": {"path": "../../../my shop", "environment": "dev"}})
     assert dagster.refresh().resolve_assets_def(dg.AssetKey(["t", "one"])).op.pool == "sqlmesh_my_shop_dev"
 
 
-SLOW = """
+SLOW_MODEL = """
 import time
 import typing as t
 
@@ -338,22 +344,22 @@ def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFram
 """
 
 
-def test_results_are_recorded_while_sqlmesh_is_still_at_work(dagster: DagsterProject) -> None:
-    project = write_project(dagster.root / "shop", {**ONE_MODEL, "models/slow.py": SLOW})
+def test_results_are_recorded_while_sqlmesh_still_runs(dagster: DagsterProject) -> None:
+    project = write_project(dagster.root / "shop", {**ONE_MODEL, "models/slow.py": SLOW_MODEL})
     plan(project)
-    dagster.declare("shop", {"project": "../../../shop"})
+    dagster.add_component("shop", {"project": "../../../shop"})
     dagster.refresh()
-    told = dagster.launch("in_process")
+    record = dagster.launch("in_process")
     recorded = {
         entry.dagster_event.asset_key.to_user_string(): entry.timestamp
-        for entry in told.entries
+        for entry in record.entries
         if entry.dagster_event and entry.dagster_event.is_step_materialization
     }
     assert recorded["t/slow"] - recorded["t/one"] > 3
     assert abs(time.time() - recorded["t/slow"]) < 60
 
 
-PAGE = """
+DOWNSTREAM_ASSET = """
 import dagster as dg
 
 @dg.asset(deps=[dg.AssetKey(["t", "one"])])
@@ -362,15 +368,15 @@ def page(): ...
 
 
 @pytest.mark.attribute("execution.record_unchanged", "execution_status_check")
-def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_what_reads_it_run(
+def test_record_unchanged_false_counts_up_to_date_models_and_runs_downstream_assets(
     dagster: DagsterProject,
 ) -> None:
-    one = "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"
+    model = "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"
     two = "MODEL (name t.two, kind FULL); SELECT id FROM t.one"
-    plan(write_project(dagster.root / "shop", {"models/one.sql": one, "models/two.sql": two}))
-    dagster.add_module("page", PAGE)
-    declared: dict[str, Any] = {"project": "../../../shop", "execution": {"record_unchanged": False}}
-    dagster.declare("shop", {**declared, "execution_status_check": False})
+    plan(write_project(dagster.root / "shop", {"models/one.sql": model, "models/two.sql": two}))
+    dagster.add_module("page", DOWNSTREAM_ASSET)
+    attributes: dict[str, Any] = {"project": "../../../shop", "execution": {"record_unchanged": False}}
+    dagster.add_component("shop", {**attributes, "execution_status_check": False})
     dagster.refresh()
     executed = dagster.launch()
     assert set(executed.materializations) == {"t/one", "t/two", "page"}
@@ -379,7 +385,7 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_what_
     unchanged = dagster.launch("multiprocess")
     assert unchanged.status == dg.DagsterRunStatus.SUCCESS
     assert (list(unchanged.materializations), unchanged.observations) == (["page"], {})
-    assert unchanged.checks["t/one:not_null_id"].passed, "should `page` fail, Dagster would show it as failed"
+    assert unchanged.checks["t/one:not_null_id"].passed, "if `page` failed, Dagster would show this check as failed"
     released = [event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)]
     assert sorted(released) == ["result", "t__one", "t__one__not_null_id"]
     assert "Nothing to do: 2 models. 2: all complete intervals are computed." in unchanged.log
@@ -400,29 +406,29 @@ def test_what_had_nothing_to_do_is_only_counted_where_so_declared_and_lets_what_
     assert "t/one:not_null_id" in failed_alone.checks, "Dagster would show it as failed"
 
 
-def test_what_had_nothing_to_do_is_observed_and_its_checks_repeated_by_default(dagster: DagsterProject) -> None:
-    one = "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"
-    plan(write_project(dagster.root / "shop", {"models/one.sql": one}))
-    dagster.declare("shop", {"project": "../../../shop"})
+def test_up_to_date_models_are_observed_and_their_checks_carried_over_by_default(dagster: DagsterProject) -> None:
+    model = "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"
+    plan(write_project(dagster.root / "shop", {"models/one.sql": model}))
+    dagster.add_component("shop", {"project": "../../../shop"})
     dagster.refresh()
     dagster.launch()
     unchanged = dagster.launch()
     assert list(unchanged.observations) == ["t/one"]
     assert set(unchanged.checks) == {"t/one:not_null_id", "t/one:sqlmesh_execution_status"}
     released = {event.event_specific_data.output_name for event in unchanged.events(dg.DagsterEventType.STEP_OUTPUT)}
-    assert "t__one" not in released, "nothing waits for it, so it is one event less to record"
+    assert "t__one" not in released, "no step waits for it, so this event is not recorded"
 
 
 @pytest.mark.attribute("metadata_limits.characters", "metadata_limits.columns", "metadata_limits.lineage_pairs")
-def test_metadata_limits_bound_what_is_kept_of_queries_schemas_and_lineage(dagster: DagsterProject) -> None:
+def test_metadata_limits_cut_queries_schemas_and_lineage(dagster: DagsterProject) -> None:
     columns = ", ".join(f"id AS column_{number}" for number in range(20))
     wide = f"MODEL (name t.wide, kind FULL, audits (long_one)); SELECT {columns} FROM t.one"
     audit = f"AUDIT (name long_one); SELECT * FROM @this_model WHERE {' OR '.join(['column_1 < 0'] * 40)}"
     project = write_project(dagster.root / "shop", {**ONE_MODEL, "models/wide.sql": wide, "audits/long.sql": audit})
     plan(project)
     limits = {"characters": 200, "columns": 3, "lineage_pairs": 5}
-    said = {"project": str(project), "include_metadata": ["sql", "column_lineage"], "metadata_limits": limits}
-    dagster.declare("shop", said)
+    attributes = {"project": str(project), "include_metadata": ["sql", "column_lineage"], "metadata_limits": limits}
+    dagster.add_component("shop", attributes)
     key = dg.AssetKey(["t", "wide"])
     definitions = dagster.refresh().resolve_assets_def(key)
     metadata = definitions.get_asset_spec(key).metadata
@@ -437,16 +443,16 @@ def test_metadata_limits_bound_what_is_kept_of_queries_schemas_and_lineage(dagst
         assert len(query.value) == 200 + len("```sql\n\n```")
 
 
-def test_two_declarations_whose_ops_are_named_alike_are_refused_with_both_places(dagster: DagsterProject) -> None:
-    """Where only their folders are alike, the names are not."""
+def test_two_components_with_same_op_name_are_an_error_that_names_both(dagster: DagsterProject) -> None:
+    """Ops whose names come from similar folder names get different names."""
     write_project(dagster.root / "shop", ONE_MODEL)
     write_project(dagster.root / "other", {"models/two.sql": "MODEL (name t.two, kind FULL); SELECT 1 AS id"})
-    dagster.declare("a-b", {"project": "../../../shop"})
-    dagster.declare("a_b", {"project": "../../../other"})
-    ops = {one.op.name for one in dagster.refresh().resolve_asset_graph().assets_defs if one.is_executable}
+    dagster.add_component("a-b", {"project": "../../../shop"})
+    dagster.add_component("a_b", {"project": "../../../other"})
+    ops = {assets.op.name for assets in dagster.refresh().resolve_asset_graph().assets_defs if assets.is_executable}
     assert len(ops) == 2
-    dagster.declare("a-b", {"project": "../../../shop", "op": {"name": "sqlmesh_a_b"}})
-    said = dagster.refusal()
-    assert "both name their op 'sqlmesh_a_b'" in said
-    assert "defs/a-b" in said
-    assert "defs/a_b" in said
+    dagster.add_component("a-b", {"project": "../../../shop", "op": {"name": "sqlmesh_a_b"}})
+    message = dagster.load_error()
+    assert "both name their op 'sqlmesh_a_b'" in message
+    assert "defs/a-b" in message
+    assert "defs/a_b" in message

@@ -1,4 +1,4 @@
-"""Models of every shape that SQLMesh allows become assets, and what they say about themselves arrives."""
+"""Models of every kind become assets with their properties."""
 
 from __future__ import annotations
 
@@ -85,38 +85,38 @@ USERS = "\nusers:\n  - username: ada\n    email: ada@example.com\n"
 
 
 @dataclass
-class Loaded:
+class LoadedProject:
     project: Path
     definitions: dg.Definitions
 
     def spec(self, key: str) -> dg.AssetSpec:
-        return next(one for one in self.definitions.resolve_all_asset_specs() if one.key.to_user_string() == key)
+        return next(spec for spec in self.definitions.resolve_all_asset_specs() if spec.key.to_user_string() == key)
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedProject]:
     folder = tmp_path_factory.mktemp("shapes")
     project = write_project(folder / "zoo", ZOO, CONFIG + USERS)
     with dagster_project(folder) as dagster:
-        dagster.declare("zoo", {"project": str(project)})
-        yield Loaded(project, dagster.refresh())
+        dagster.add_component("zoo", {"project": str(project)})
+        yield LoadedProject(project, dagster.refresh())
 
 
-def test_models_of_every_shape_load_under_schema_and_name(zoo: Loaded) -> None:
-    ours = {spec.key.to_user_string() for spec in zoo.definitions.resolve_all_asset_specs() if "sqlmesh" in spec.kinds}
-    assert ours == {
+def test_every_kind_of_model_is_an_asset_named_by_schema_and_name(zoo: LoadedProject) -> None:
+    keys = {spec.key.to_user_string() for spec in zoo.definitions.resolve_all_asset_specs() if "sqlmesh" in spec.kinds}
+    assert keys == {
         "zoo/colours", "zoo/orders", "zoo/as_view", "zoo/history", "zoo/by_key", "zoo/outer_part", "acme/spots",
         "umbrella/spots", "far/away", "zoo/upper_case", "zoo/with space-and-dash.dot", "zoo/a-b", "zoo/a_b",
         "lab/x/zoo/in_python",
     }  # fmt: skip
 
 
-def test_a_standalone_audit_that_is_switched_off_has_no_check(zoo: Loaded) -> None:
+def test_skipped_standalone_audit_has_no_check(zoo: LoadedProject) -> None:
     checks = {check.name for check in zoo.definitions.resolve_asset_graph().asset_check_keys}
     assert checks == {"sqlmesh_execution_status", "not_null_id"}
 
 
-def test_external_models_and_undeclared_tables_are_upstream_and_not_ours(zoo: Loaded) -> None:
+def test_external_and_undeclared_tables_are_only_upstream_dependencies(zoo: LoadedProject) -> None:
     orders, outer = zoo.spec("zoo/orders"), zoo.spec("zoo/outer_part")
     assert {dep.asset_key.to_user_string() for dep in orders.deps} == {"raw/orders"}
     assert {dep.asset_key.to_user_string() for dep in outer.deps} == {"zoo/orders", "raw/undeclared"}
@@ -124,7 +124,7 @@ def test_external_models_and_undeclared_tables_are_upstream_and_not_ours(zoo: Lo
     assert dep.metadata["dagster/table_name"] == "warehouse.raw.orders"
 
 
-def test_a_model_says_everything_about_itself(zoo: Loaded) -> None:
+def test_properties_of_a_model_become_properties_of_its_asset(zoo: LoadedProject) -> None:
     spec = zoo.spec("zoo/orders")
     assert spec.description == "One row per order."
     assert spec.group_name == "money"
@@ -153,7 +153,7 @@ def test_a_model_says_everything_about_itself(zoo: Loaded) -> None:
     assert spec.metadata["sqlmesh/time_column"] == "placed_on"
 
 
-def test_the_code_reference_is_the_models_file(zoo: Loaded) -> None:
+def test_code_reference_is_the_model_file(zoo: LoadedProject) -> None:
     paths = [
         reference.file_path for reference in zoo.spec("zoo/orders").metadata["dagster/code_references"].code_references
     ]
@@ -169,11 +169,11 @@ def test_the_code_reference_is_the_models_file(zoo: Loaded) -> None:
         ("zoo/colours", []),
     ],
 )
-def test_an_owner_is_an_email_or_a_team(zoo: Loaded, key: str, owners: list[str]) -> None:
+def test_owner_is_an_email_or_a_team(zoo: LoadedProject, key: str, owners: list[str]) -> None:
     assert zoo.spec(key).owners == owners
 
 
-def test_an_owner_whom_the_project_knows_becomes_the_email(tmp_path: Path) -> None:
+def test_owner_in_users_of_the_project_becomes_email(tmp_path: Path) -> None:
     project = write_project(
         tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL, owner ada); SELECT 1 AS id"}, CONFIG + USERS
     )
@@ -181,11 +181,11 @@ def test_an_owner_whom_the_project_knows_becomes_the_email(tmp_path: Path) -> No
     assert model.owner_email == "ada@example.com"
 
 
-def test_without_a_group_tag_the_group_is_the_schema(zoo: Loaded) -> None:
+def test_default_group_is_the_schema(zoo: LoadedProject) -> None:
     assert zoo.spec("acme/spots").group_name == "acme"
 
 
-def test_two_models_on_one_key_are_named_with_their_files(tmp_path: Path) -> None:
+def test_two_models_with_same_key_are_an_error_that_names_their_files(tmp_path: Path) -> None:
     config = CONFIG.replace("database: warehouse.duckdb", "catalogs: {one: one.duckdb, two: two.duckdb}")
     project = write_project(
         tmp_path / "twins",
@@ -193,13 +193,13 @@ def test_two_models_on_one_key_are_named_with_their_files(tmp_path: Path) -> Non
         config,
     )
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("twins", {"project": str(project)})
-        message = dagster.refusal()
-    for words in ("t/same", "one.sql", "two.sql", "dagster:key_prefix"):
-        assert words in message
+        dagster.add_component("twins", {"project": str(project)})
+        message = dagster.load_error()
+    for text in ("t/same", "one.sql", "two.sql", "dagster:key_prefix"):
+        assert text in message
 
 
-MACRO = """
+MACRO_WITH_HELPER = """
 from sqlmesh import macro
 from shared_helper import VALUE
 
@@ -208,24 +208,24 @@ from shared_helper import VALUE
 def value(evaluator):
     return f"'{VALUE}'"
 """
-TWIN = "MODEL (name {name}.one, kind FULL); SELECT @value() AS helper, @VAR('from_env') AS from_env"
+TWIN_MODEL = "MODEL (name {name}.one, kind FULL); SELECT @value() AS helper, @VAR('from_env') AS from_env"
 
 
-def _twin(folder: Path, name: str) -> Path:
+def _write_twin_project(folder: Path, name: str) -> Path:
     files = {
         "models/__init__.py": "",
-        "models/one.sql": TWIN.format(name=name),
+        "models/one.sql": TWIN_MODEL.format(name=name),
         "macros/__init__.py": "",
-        "macros/value.py": MACRO,
+        "macros/value.py": MACRO_WITH_HELPER,
         "shared_helper.py": f"VALUE = 'helper of {name}'\n",
         ".env": f"FROM_ENV=env of {name}\n",
     }
     return write_project(folder / name, files, CONFIG + "variables:\n  from_env: {{ env_var('FROM_ENV') }}\n")
 
 
-def test_two_instances_with_helpers_macros_and_env_files_of_the_same_names_do_not_collide(tmp_path: Path) -> None:
-    """In a process started where packages called `models` and `macros` stand, and that has its own FROM_ENV."""
-    projects = [_twin(tmp_path, name) for name in ("left_shop", "right_shop")]
+def test_two_components_with_same_file_and_package_names_do_not_collide(tmp_path: Path) -> None:
+    """The host process has its own packages `models` and `macros` and its own FROM_ENV."""
+    projects = [_write_twin_project(tmp_path, name) for name in ("left_shop", "right_shop")]
     for project in projects:
         plan(project)
     host = tmp_path / "host"
@@ -234,15 +234,15 @@ def test_two_instances_with_helpers_macros_and_env_files_of_the_same_names_do_no
         (host / package / "__init__.py").write_text("WHOSE = 'the host'\n")
     with dagster_project(tmp_path) as dagster:
         for project in projects:
-            dagster.declare(project.name, {"project": str(project)})
+            dagster.add_component(project.name, {"project": str(project)})
         script = (
             "import json, os, sys\n"
             f"sys.path.insert(0, {str(REPOSITORY / 'tests')!r})\n"
             "import models, macros, dagster as dg, harness\nfrom pathlib import Path\n"
             f"project = harness.DagsterProject(Path({str(dagster.root)!r}), dg.DagsterInstance.get())\n"
-            "project.refresh(); told = project.launch('in_process')\n"
+            "project.refresh(); record = project.launch('in_process')\n"
             "names = [name for name in sys.modules if name.split('.')[0] in ('sqlmesh', 'sqlglot')]\n"
-            "print(json.dumps([sorted(told.materializations), told.failures, os.environ['FROM_ENV'], names]))\n"
+            "print(json.dumps([sorted(record.materializations), record.failures, os.environ['FROM_ENV'], names]))\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", script],
@@ -264,8 +264,8 @@ def test_two_instances_with_helpers_macros_and_env_files_of_the_same_names_do_no
     assert not list(host.rglob("*.duckdb"))
 
 
-def test_repositories_that_share_a_state_have_each_a_declaration_of_their_own_models(tmp_path: Path) -> None:
-    """SQLMesh adds to each the models of the other, from the state. The `project` that a model names does not count."""
+def test_component_per_repository_on_shared_state_has_only_its_own_models(tmp_path: Path) -> None:
+    """SQLMesh adds the models of the other repository from the state. The `project` of a model does not matter."""
     config = CONFIG.replace("warehouse.duckdb", str(tmp_path / "warehouse.duckdb"))
     models = {"core": "SELECT 1 AS id", "shop": "SELECT id FROM t.core"}
     projects = {
@@ -276,22 +276,22 @@ def test_repositories_that_share_a_state_have_each_a_declaration_of_their_own_mo
         )
         for name, query in models.items()
     }
-    (projects["shop"] / "models/nameless.py").write_text(NAMELESS)
-    both = [word for project in projects.values() for word in ("-p", str(project))]
-    sqlmesh(projects["core"], *both, "plan", "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
+    (projects["shop"] / "models/nameless.py").write_text(MODEL_WITHOUT_PROJECT)
+    paths = [argument for project in projects.values() for argument in ("-p", str(project))]
+    sqlmesh(projects["core"], *paths, "plan", "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
     with dagster_project(tmp_path) as dagster:
         for name, project in projects.items():
-            dagster.declare(name, {"project": str(project)})
+            dagster.add_component(name, {"project": str(project)})
         dagster.refresh()
-        told = dagster.launch()
-        assert told.step_keys == ["sqlmesh_core", "sqlmesh_shop"]
-        events = told.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
+        record = dagster.launch()
+        assert record.step_keys == ["sqlmesh_core", "sqlmesh_shop"]
+        events = record.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
         assert {(event.asset_key.to_user_string(), event.step_key) for event in events} == {
             ("t/core", "sqlmesh_core"),
             ("t/shop", "sqlmesh_shop"),
             ("t/nameless", "sqlmesh_shop"),
         }
-        # No file of the shop changes when the other team's plan does.
+        # The plan of the other team changes no file of the shop.
         (projects["core"] / "models/core.sql").write_text("MODEL (name t.core, kind FULL); SELECT 1 AS id, 2 AS more")
         (projects["shop"] / "models/shop.sql").write_text("MODEL (name t.shop, kind FULL); SELECT * FROM t.core")
         assert columns_of(dagster.refresh(), "shop") == ["id"]
@@ -299,7 +299,7 @@ def test_repositories_that_share_a_state_have_each_a_declaration_of_their_own_mo
         assert columns_of(dagster.refresh(), "shop") == ["id", "more"]
 
 
-NAMELESS = """
+MODEL_WITHOUT_PROJECT = """
 import pandas as pd
 from sqlmesh import model
 

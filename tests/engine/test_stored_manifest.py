@@ -1,4 +1,4 @@
-"""The stored manifest of a project: written when it has changed, read by all, replaced when it is bad."""
+"""The stored manifest: written when the project has changed, read by all processes, replaced if it is unusable."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.state import source
 
-ONE = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
-AUDITED = "MODEL (name t.one, kind FULL, audits (fine)); SELECT 1 AS id"
-TWO = "MODEL (name t.two, kind FULL); SELECT id FROM t.one"
+ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
+AUDITED_MODEL = "MODEL (name t.one, kind FULL, audits (fine)); SELECT 1 AS id"
+SECOND_MODEL = "MODEL (name t.two, kind FULL); SELECT id FROM t.one"
 
 
-def stored(dagster: DagsterProject) -> Path:
+def manifest_file(dagster: DagsterProject) -> Path:
     [file] = dagster.root.rglob("state")
     return file
 
@@ -39,17 +39,17 @@ def load_in_production(dagster: DagsterProject) -> dg.Definitions:
     return load(dagster.root)
 
 
-def test_development_describes_a_project_again_only_when_it_has_changed(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", ONE)
+def test_dev_reloads_project_only_if_it_has_changed(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         assert assets(dagster.refresh()) == {"t/one"}
-        written = stored(dagster).stat().st_mtime_ns
+        written = manifest_file(dagster).stat().st_mtime_ns
         assert assets(dagster.refresh()) == {"t/one"}
-        assert stored(dagster).stat().st_mtime_ns == written
-        (project / "models" / "two.sql").write_text(TWO)
+        assert manifest_file(dagster).stat().st_mtime_ns == written
+        (project / "models" / "two.sql").write_text(SECOND_MODEL)
         assert assets(dagster.refresh()) == {"t/one", "t/two"}
-        assert stored(dagster).stat().st_mtime_ns > written
+        assert manifest_file(dagster).stat().st_mtime_ns > written
 
 
 @pytest.mark.parametrize(
@@ -60,63 +60,65 @@ def test_development_describes_a_project_again_only_when_it_has_changed(tmp_path
         lambda content: json.dumps({**json.loads(content), "paths": ["/a", "/b"], "state_key": "another"}).encode(),
         lambda content: json.dumps({**json.loads(content), "selected": [], "state_key": None}).encode(),
     ],
-    ids=["cut", "of a newer version", "of another declaration", "of nobody knows what"],
+    ids=["truncated", "of a newer version", "of another component", "without state key"],
 )
-def test_a_stored_description_that_cannot_be_read_is_replaced_by_a_fresh_one(
+def test_unusable_stored_manifest_is_replaced_by_a_fresh_load(
     tmp_path: Path,
     damage: Callable[[bytes], bytes],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
-    project = write_project(tmp_path / "shop", ONE)
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        file = stored(dagster)
+        file = manifest_file(dagster)
         file.write_bytes(damage(file.read_bytes()))
         assert assets(load_in_production(dagster)) == {"t/one"}
     assert f"The stored manifest of the SQLMesh project, {file}, " in caplog.text
     assert "dg utils refresh-defs-state" in caplog.text
 
 
-def test_without_a_stored_description_each_process_loads_the_project_once_and_says_how_to_make_it_fast(
+def test_process_without_stored_manifest_loads_project_once_and_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
-    project = write_project(tmp_path / "shop", ONE)
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         for _ in range(2):
             assert assets(load_in_production(dagster)) == {"t/one"}
-        (project / "models" / "two.sql").write_text(TWO)
+        (project / "models" / "two.sql").write_text(SECOND_MODEL)
         assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
-    said = [record.message for record in caplog.records if "There is no stored manifest" in record.message]
-    assert len(said) == 2
-    assert "To load it once for all of them: dg utils refresh-defs-state" in said[0]
+    messages = [entry.message for entry in caplog.records if "There is no stored manifest" in entry.message]
+    assert len(messages) == 2
+    assert "To load it once for all of them: dg utils refresh-defs-state" in messages[0]
 
 
-@pytest.mark.parametrize("named", ["in the state", "by a program"])
-def test_what_files_do_not_tell_is_described_once_for_all_that_a_process_rebuilds(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, named: str
+@pytest.mark.parametrize("config", ["with project name", "with subprocess"])
+def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, config: str
 ) -> None:
-    """Dagster builds definitions six times for a run, the first time to begin with."""
+    """Dagster builds the definitions six times for a run."""
     monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
-    project = write_project(tmp_path / "shop", ONE, CONFIG + ("project: shop\n" if named == "in the state" else ""))
-    if named == "by a program":
+    project = write_project(
+        tmp_path / "shop", ONE_MODEL, CONFIG + ("project: shop\n" if config == "with project name" else "")
+    )
+    if config == "with subprocess":
         (project / "config.yaml").unlink()
-        (project / "config.py").write_text(ASKING)
+        (project / "config.py").write_text(CONFIG_WITH_SUBPROCESS)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         for load_type in (DefinitionsLoadType.INITIALIZATION, *(DefinitionsLoadType.RECONSTRUCTION,) * 2):
             DefinitionsLoadContext.set(DefinitionsLoadContext(load_type))
             assert assets(load(dagster.root)) == {"t/one"}
         assert caplog.text.count("There is no stored manifest") == 1
-        (project / "models" / "two.sql").write_text(TWO)
+        (project / "models" / "two.sql").write_text(SECOND_MODEL)
         assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
 
 
-ASKING = """
+CONFIG_WITH_SUBPROCESS = """
 import subprocess
 from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
 
@@ -125,28 +127,30 @@ config = Config(gateways={"local": gateway}, model_defaults=ModelDefaultsConfig(
 """
 
 
-def test_where_the_state_cannot_be_looked_for_the_project_is_loaded_directly(
+def test_project_is_loaded_directly_if_manifest_folder_is_unreadable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    project = write_project(tmp_path / "shop", ONE)
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        place = stored(dagster).parent
-        shutil.rmtree(place)
-        place.write_text("no folder")
+        folder = manifest_file(dagster).parent
+        shutil.rmtree(folder)
+        folder.write_text("no folder")
         assert assets(load_in_production(dagster)) == {"t/one"}
         assert assets(dagster.refresh()) == {"t/one"}
         done = run(
             [BIN / "dg", "utils", "refresh-defs-state"], cwd=dagster.root, check=False, PYTHONPATH=str(dagster.root)
         )
-    said = f"The stored manifest of the SQLMesh project 'shop' cannot be looked for in {place}: File exists. Let the"
-    assert said in caplog.text
+    warning = (
+        f"The stored manifest of the SQLMesh project 'shop' cannot be looked for in {folder}: File exists. Let the"
+    )
+    assert warning in caplog.text
     assert done.returncode != 0
     assert "cannot be looked for in" in done.stdout + done.stderr
 
 
-IN_PYTHON = """
+COMPONENT_IN_PYTHON = """
 from pathlib import Path
 
 import dagster as dg
@@ -160,22 +164,22 @@ def load(_: dg.ComponentLoadContext) -> SQLMeshProjectComponent:
 """
 
 
-@pytest.mark.parametrize("declared", ["../../../../shop", "{{ project_root }}/../shop", "in Python"])
-def test_what_is_stored_in_one_folder_is_found_in_another(
-    tmp_path: Path, declared: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("project_attribute", ["../../../../shop", "{{ project_root }}/../shop", "in Python"])
+def test_manifest_is_found_after_project_moves_to_another_folder(
+    tmp_path: Path, project_attribute: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The state is written where an image is built, and read where it runs, with no SQLMesh to load the project."""
+    """The manifest is written where an image is built. It is read where the image runs, without loading the project."""
     audits = {"audits/a.sql": "AUDIT (name fine); SELECT 1 FROM @this_model WHERE FALSE"}
-    write_project(tmp_path / "built" / "shop", {"models/one.sql": AUDITED, **audits})
+    write_project(tmp_path / "built" / "shop", {"models/one.sql": AUDITED_MODEL, **audits})
     with dagster_project(tmp_path / "built") as dagster:
-        if declared == "in Python":
+        if project_attribute == "in Python":
             folder = dagster.root / dagster.root.name / "defs" / "shop"
             folder.mkdir()
-            (folder / "component.py").write_text(IN_PYTHON)
+            (folder / "component.py").write_text(COMPONENT_IN_PYTHON)
         else:
-            dagster.declare("shop", {"project": declared})
+            dagster.add_component("shop", {"project": project_attribute})
         root, name = tmp_path / "runs here" / dagster.root.name, dagster.root.name
-        # As a person does it: each of dg's commands says that it is in development, but describes for production.
+        # As a user does it: each `dg` command says that it is in development, but this one stores for production.
         run([BIN / "dg", "utils", "refresh-defs-state"], cwd=dagster.root, PYTHONPATH=str(dagster.root))
         shutil.copytree(tmp_path / "built", root.parent)
     shutil.rmtree(tmp_path / "built")
@@ -186,7 +190,9 @@ def test_what_is_stored_in_one_folder_is_found_in_another(
     assert name in sys.modules
     assert "There is no stored manifest" not in caplog.text
     references = graph.get(dg.AssetKey(["t", "one"])).metadata["dagster/code_references"]
-    assert str(root.parent / "shop" / "models" / "one.sql") in [one.file_path for one in references.code_references]
+    assert str(root.parent / "shop" / "models" / "one.sql") in [
+        reference.file_path for reference in references.code_references
+    ]
     [check] = graph.get_check_keys_for_assets({dg.AssetKey(["t", "one"])}) - {
         dg.AssetCheckKey(dg.AssetKey(["t", "one"]), "sqlmesh_execution_status")
     }
@@ -194,41 +200,41 @@ def test_what_is_stored_in_one_folder_is_found_in_another(
     assert path == str(root.parent / "shop" / "audits" / "a.sql")
 
 
-def test_a_refresh_that_is_asked_for_describes_the_whole_project_whatever_is_stored(tmp_path: Path) -> None:
-    write_project(tmp_path / "shop", ONE)
+def test_refresh_defs_state_always_loads_the_whole_project(tmp_path: Path) -> None:
+    write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": "../../../../shop"})
+        dagster.add_component("shop", {"project": "../../../../shop"})
         command = [BIN / "dg", "utils", "refresh-defs-state"]
         written = []
         for _ in range(2):
             run(command, cwd=dagster.root, PYTHONPATH=str(dagster.root))
-            written.append(stored(dagster).stat().st_mtime_ns)
+            written.append(manifest_file(dagster).stat().st_mtime_ns)
     assert written[0] < written[1]
 
 
-def test_a_folder_that_cannot_be_written_to_is_said_and_nothing_stale_is_shown(
+def test_unwritable_manifest_folder_is_logged_and_definitions_are_current(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = write_project(tmp_path / "shop", ONE)
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
-        (project / "models" / "two.sql").write_text(TWO)
+        (project / "models" / "two.sql").write_text(SECOND_MODEL)
 
-        def refused(*_: object) -> None:
+        def deny(*_: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(source, "write_manifest", refused)  # as root, nothing else is refused
+        monkeypatch.setattr(source, "write_manifest", deny)  # root can write to every folder
         assert assets(dagster.refresh()) == {"t/one", "t/two"}
         with pytest.raises(ConfigurationError, match=r"cannot be stored in .*: Permission denied\. Let the user"):
             component.SQLMeshProjectComponent(project=SQLMeshProject((project,))).write_state_to_path(tmp_path / "x")
     assert "Permission denied. Let the user who runs this write to that folder. Until then each" in caplog.text
 
 
-def test_two_declarations_that_write_the_same_path_have_each_their_state(tmp_path: Path) -> None:
+def test_two_components_with_same_relative_path_have_separate_manifests(tmp_path: Path) -> None:
     with dagster_project(tmp_path) as dagster:
         for name in ("one", "two"):
-            dagster.declare(name, {"project": "sqlmesh"})
+            dagster.add_component(name, {"project": "sqlmesh"})
             folder = dagster.root / dagster.root.name / "defs" / name / "sqlmesh"
             write_project(folder, {f"models/{name}.sql": f"MODEL (name t.{name}, kind FULL); SELECT 1 AS id"})
         assert assets(dagster.refresh()) == {"t/one", "t/two"}
@@ -236,43 +242,47 @@ def test_two_declarations_that_write_the_same_path_have_each_their_state(tmp_pat
         assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
 
 
-def test_two_declarations_that_write_a_variable_otherwise_have_each_their_state(tmp_path: Path) -> None:
+def test_two_components_with_different_variables_have_separate_manifests(tmp_path: Path) -> None:
     model = "MODEL (name @IF(@region = 'eu', t.eu_vat, t.us_tax), kind FULL); SELECT 1 AS id"
     config = CONFIG + "variables: {region: \"{{ env_var('REGION') }}\"}\n"
     project = write_project(tmp_path / "shop", {"models/tax.sql": model}, config)
     with dagster_project(tmp_path) as dagster:
         for region in ("eu", "us"):
-            dagster.declare(region, {"project": {"path": str(project), "env": {"REGION": region}}})
+            dagster.add_component(region, {"project": {"path": str(project), "env": {"REGION": region}}})
         dagster.refresh()
         assert assets(load_in_production(dagster)) == {"t/eu_vat", "t/us_tax"}
 
 
-def test_two_declarations_that_only_a_secret_tells_apart_are_refused(tmp_path: Path) -> None:
-    """The secret is in no key, so that one of them would show the models of the other."""
-    project = write_project(tmp_path / "shop", ONE)
+def test_two_components_that_differ_only_in_a_secret_are_an_error(tmp_path: Path) -> None:
+    """Secrets are not part of the state key, so one component would show the models of the other."""
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster:
         for shop in ("eu", "us"):
             env = {"SHOP_TOKEN": f"hunter2 of {shop}"}
-            dagster.declare(shop, {"project": {"path": str(project), "env": env}, "translation": {"key_prefix": shop}})
-        said = dagster.refusal()
+            dagster.add_component(
+                shop, {"project": {"path": str(project), "env": env}, "translation": {"key_prefix": shop}}
+            )
+        message = dagster.load_error()
         assert re.search(
-            r"defs/eu.* and .*defs/us.* would share one stored manifest.* differ only in SHOP_TOKEN of", said
+            r"defs/eu.* and .*defs/us.* would share one stored manifest.* differ only in SHOP_TOKEN of", message
         )
-        assert "hunter2" not in said
+        assert "hunter2" not in message
         for shop in ("eu", "us"):
             env = {"SHOP_TOKEN": f"hunter2 of {shop}", "SHOP": shop}
-            dagster.declare(shop, {"project": {"path": str(project), "env": env}, "translation": {"key_prefix": shop}})
+            dagster.add_component(
+                shop, {"project": {"path": str(project), "env": env}, "translation": {"key_prefix": shop}}
+            )
         assert assets(dagster.refresh()) == {"eu/t/one", "us/t/one"}
 
 
-def test_a_step_never_reads_the_models_files(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", ONE)
+def test_step_does_not_read_model_files(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", ONE_MODEL)
     plan(project)
     with dagster_project(tmp_path) as dagster:
-        dagster.declare("shop", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.refresh()
         (project / "models" / "one.sql").write_text("MODEL (name t.one, kind FULL); SELECT FROM WHERE")
         (project / "models" / "two.py").write_text("raise RuntimeError('read')")
-        told = dagster.launch()
-    assert told.status == dg.DagsterRunStatus.SUCCESS, told.failures
-    assert told.status_of("t/one") == "executed"
+        record = dagster.launch()
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert record.status_of("t/one") == "executed"

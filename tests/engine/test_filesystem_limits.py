@@ -1,0 +1,96 @@
+"""Read-only folders, full disks, missing home folders, paths with non-ASCII letters, and very long lines."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import CONFIG, DagsterProject, dagster_project, plan, write_project
+
+from dg_sqlmesh_component.worker_process.worker import LONGEST_LINE
+
+VERBOSE_MODEL = """
+import typing as t
+
+import pandas as pd
+from sqlmesh import model
+
+
+@model("t.talkative", kind="FULL", columns={"id": "int", "text": "text"}, depends_on=["t.first"])
+def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
+    print("x" * 3_000_000)
+    return pd.DataFrame({"id": [1] * 200, "text": [str(start) * 500] * 200})
+"""
+FILES = {
+    "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id",
+    "models/talkative.py": VERBOSE_MODEL,
+}
+ALL_MODELS = {"t/first", "t/talkative"}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[tuple[Path, DagsterProject]]:
+    """A project below a folder with spaces and non-ASCII letters. Its database is in a separate folder."""
+    (tmp_path / "data").mkdir()
+    config = CONFIG.replace("warehouse.duckdb", str(tmp_path / "data" / "warehouse.duckdb"))
+    project = write_project(tmp_path / "Läden & Höfe (日本)" / "shop", FILES, config)
+    plan(project)
+    with dagster_project(tmp_path) as dagster:
+        dagster.add_component("shop", {"project": str(project)})
+        yield project, dagster
+
+
+def in_namespace(*preparation: str) -> list[str]:
+    """Return a command that runs another command in its own mount namespace, after these mounts."""
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("MOUNTS CANNOT BE MADE here, so nothing was tried in a folder of that kind: that needs root")
+    return ["unshare", "-m", "sh", "-c", " && ".join([*preparation, 'exec "$@"']), "sh"]
+
+
+def test_project_in_read_only_folder_runs(shop: tuple[Path, DagsterProject]) -> None:
+    project, dagster = shop
+    shutil.rmtree(project / ".cache")
+    folder = shlex.quote(str(project))
+    wrapper = in_namespace(f"mount --bind {folder} {folder}", f"mount -o remount,ro,bind {folder} {folder}")
+    run_id = dagster.launch_in_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
+    record = dagster.run_record(run_id)
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert set(record.materializations) == ALL_MODELS
+    assert f"{project} cannot be written to, so SQLMesh's cache is kept in " in record.log
+
+
+def test_full_disk_fails_the_run_and_next_run_computes_the_rest(
+    shop: tuple[Path, DagsterProject],
+) -> None:
+    project, dagster = shop
+    dagster.refresh()
+    data = project.parents[1] / "data"
+    shutil.copy(data / "warehouse.duckdb", data.parent / "copy")
+    size = (data / "warehouse.duckdb").stat().st_size // 1024 + 64
+    wrapper = in_namespace(
+        f"mount -t tmpfs -o size={size}k tmpfs {shlex.quote(str(data))}",
+        f"cp {shlex.quote(str(data.parent / 'copy'))} {shlex.quote(str(data / 'warehouse.duckdb'))}",
+    )
+    run_id = dagster.launch_in_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
+    record = dagster.run_record(run_id)
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    assert "No space left on device" in record.failures[0]
+    second_run = dagster.launch()
+    assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
+    assert set(second_run.materializations) == ALL_MODELS
+
+
+def test_run_needs_no_home_folder_and_very_long_line_is_cut(shop: tuple[Path, DagsterProject]) -> None:
+    _, dagster = shop
+    run_id = dagster.launch_in_new_process(HOME="/nobody/lives/here").communicate(timeout=200)[0].split()[-1]
+    record = dagster.run_record(run_id)
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert set(record.materializations) == ALL_MODELS
+    assert f"x [{3_000_000 - LONGEST_LINE} more characters]" in record.log
+    assert len(record.log) < 2 * LONGEST_LINE

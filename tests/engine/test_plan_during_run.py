@@ -1,0 +1,66 @@
+"""A plan that changes the environment during a run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import dagster_project, plan, state, wait_until, write_project
+from postgres import postgres_server
+
+WAITING_QUERY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
+MODEL = "MODEL (name t.{name}, kind FULL, start '{start}'); SELECT 1 AS id, {pause} AS paused {source}"
+
+
+@pytest.mark.parametrize("is_removed", [False, True], ids=["a model changed", "a model removed"])
+def test_plan_during_a_run_restarts_sqlmesh_and_each_result_is_recorded_once(tmp_path: Path, is_removed: bool) -> None:
+    start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    pause = f"CASE WHEN @execution_ds >= '{today}' THEN pg_advisory_xact_lock(7)::text ELSE '' END"
+    with postgres_server() as server:
+        server.query("CREATE DATABASE landing")
+        project = write_project(
+            tmp_path / "shop",
+            {
+                "models/first.sql": MODEL.format(name="first", start=start, pause="''", source=""),
+                "models/slow.sql": MODEL.format(name="slow", start=start, pause=pause, source="FROM t.first"),
+                "models/last.sql": MODEL.format(name="last", start=start, pause="''", source="FROM t.slow"),
+            },
+            config=server.config("landing"),
+        )
+        plan(project)
+        with dagster_project(tmp_path) as dagster:
+            dagster.add_component("shop", {"project": str(project)})
+            dagster.refresh()
+            before = state(project)["intervals"]
+            with server.advisory_lock(7, "landing"):  # t.slow waits for this lock until the plan is applied
+                process = dagster.launch_in_new_process()
+                wait_until(lambda: bool(server.query(WAITING_QUERY)), process)
+                changed = MODEL.format(name="last", start=start, pause="'changed'", source="FROM t.slow")
+                if is_removed:
+                    (project / "models" / "last.sql").unlink()
+                else:
+                    (project / "models" / "last.sql").write_text(changed)
+                plan(project)
+            run_id = process.communicate(timeout=200)[0].split()[-1]
+            stored = state(project)
+            after = stored["intervals"]
+        record = dagster.run_record(run_id)
+        assert "A plan changed the environment during the run: SQLMesh starts over" in record.log
+        if is_removed:
+            assert record.status == dg.DagsterRunStatus.FAILURE
+            assert record.status_of("t/last") == "not_in_environment"
+            assert set(record.materializations) == {"t/first", "t/slow"}
+            return
+        assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+        last, fqn = record.materializations["t/last"], '"landing"."t"."last"'
+        assert last.metadata["sqlmesh/snapshot_version"].value == stored["versions"][fqn], (
+            "the version that ran, not the version at the start"
+        )
+        assert (last.tags or {})["dagster/code_version"] == stored["data_hashes"][fqn]
+        # Each model is recorded once, although SQLMesh ran twice.
+        assert set(record.materializations) == {"t/first", "t/slow", "t/last"}
+        assert all(after[fqn] > before.get(fqn, 0) for fqn in after)
+        assert server.query("SELECT paused FROM t.last", "landing") == [("changed",)]
