@@ -102,7 +102,7 @@ class serve:  # used like a function
     def __exit__(self, *_: object) -> None:
         os.killpg(self.process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C
         try:
-            self.process.wait(60)
+            self.process.wait(10)
         except subprocess.TimeoutExpired:
             pass  # the test does not measure how fast Dagster's servers end
         finally:
