@@ -37,8 +37,8 @@ from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.state.source import ManifestSource, variables_without_secrets
-from dg_sqlmesh_component.worker_process.requests import load_manifest
-from dg_sqlmesh_component.worker_process.start import EARLY_WORKERS
+from dg_sqlmesh_component.worker_client.requests import load_manifest
+from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 
 
 @scaffold_with(SQLMeshProjectComponentScaffolder)

@@ -22,10 +22,10 @@ ALLOWED_IMPORTS = {
     "protocol": {"protocol"},
     "config": {"protocol", "config"},
     "worker": {"protocol", "worker"},
-    "worker_process": {"protocol", "config", "worker_process"},
-    "state": {"protocol", "config", "worker_process", "state", INTERNALS},
+    "worker_client": {"protocol", "config", "worker_client"},
+    "state": {"protocol", "config", "worker_client", "state", INTERNALS},
     "definitions": {"protocol", "config", "definitions", INTERNALS},
-    "run": {"protocol", "config", "worker_process", "definitions", "run", INTERNALS},
+    "run": {"protocol", "config", "worker_client", "definitions", "run", INTERNALS},
 }
 """The folders and modules that each folder may import. Modules at the top of the package may import everything."""
 
@@ -111,7 +111,7 @@ def test_loading_definitions_does_not_import_sqlmesh(tmp_path: Path) -> None:
     script = (
         "import json, sys, dg_sqlmesh_component\nfrom pathlib import Path\n"
         "from dg_sqlmesh_component import SQLMeshProject\n"
-        "from dg_sqlmesh_component.worker_process.requests import load_manifest\n"
+        "from dg_sqlmesh_component.worker_client.requests import load_manifest\n"
         f"models = load_manifest(SQLMeshProject((Path({str(project)!r}),))).models\n"
         "theirs = sorted(name for name in sys.modules if name.split('.')[0] in ('sqlmesh', 'sqlglot'))\n"
         "print(json.dumps([len(models), theirs]))\n"

@@ -137,6 +137,7 @@ class EvaluationRequest:
     concurrent_tasks: int | None = None
     count_rows: bool = False
     query_characters: int = DEFAULT_LIMITS.characters
+    # Defaults for tests: a step always sets these three.
     holder: str = "somebody"
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
@@ -335,7 +336,7 @@ class NodesBlocked:
     Attributes:
         failed_upstream: The failed upstream nodes, by blocked node.
 
-    Source: `Console.log_skipped_models`; the failed_upstream are from the environment's graph.
+    Source: `Console.log_skipped_models`; the failed upstream nodes come from the environment's graph.
     """
 
     failed_upstream: dict[str, tuple[str, ...]]
@@ -377,7 +378,7 @@ class NodeWaiting:
         signals: Its own signals that were not ready.
         upstream: Upstream nodes whose signals were not ready.
         unselected: The nearest upstream models, without signals, that have pending intervals and were not requested.
-        last_interval_end, of, altered_at: As in `NodeUpToDate`.
+        last_interval_end, audited_data, altered_at: As in `NodeUpToDate`.
     """
 
     fqn: str

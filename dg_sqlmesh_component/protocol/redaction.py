@@ -1,6 +1,7 @@
 """Hide passwords and tokens in every text that a person or a database may read.
 
-Every text from SQLMesh's process passes through here: its log, its errors, and the last output of a process that died.
+All texts from SQLMesh's process pass through here: log lines, errors, queries, descriptions, and the last output of a
+process that died.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _E = TypeVar("_E", bound=msg.Event)
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """The forms in which a text may contain a secret. If it is not Unicode, a pipe changes some characters."""
+    """The forms in which a text may contain a secret. If it is not valid Unicode, the pipe replaces some bytes."""
     read = secret.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     sent = secret.encode("utf-8", "replace").decode()
     for form in (secret, read, sent):
@@ -80,7 +81,7 @@ class Redactor:
         return _ASSIGNED.sub(rf"\1\2{HIDDEN}", _URL.sub(rf"\1:{HIDDEN}@", text))
 
     def sql(self, query: str | None) -> str | None:
-        """A text of the project, such as a query, without known secrets: a macro or a variable may put them there."""
+        """A text of the project, such as a query, without the known secrets that a macro or variable has inserted."""
         if query is None:
             return None
         query = _URL.sub(rf"\1:{HIDDEN}@", query)

@@ -50,8 +50,9 @@ def decode(adapter: TypeAdapter[_T], line: bytes) -> _T:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the line"
+        shown = "The line contains secrets." if b"secrets_known" in line else f"The line begins with {line[:120]!r}."
         raise WorkerError(
             "This version of dg_sqlmesh_component cannot read a line between Dagster and SQLMesh's process: "
-            f"{first['msg']} (at {where}). The line begins with {line[:120]!r}. "
+            f"{first['msg']} (at {where}). {shown} "
             "Component and worker must come from one installation of the package."
         ) from error

@@ -17,7 +17,7 @@ def build_failure(
     audited: Sequence[AuditOnlyOutcome],
     problems: Sequence[str],
 ) -> dg.Failure | None:
-    """One Failure with each failed model, its error and the models that it blocked; None if nothing failed.
+    """One Failure with the first failed models, their errors and the models that they blocked; None if nothing failed.
 
     Args:
         problems: Sentences about the whole step.
@@ -49,8 +49,10 @@ def _failed_lines(wording: Wording, outcomes: Sequence[NodeOutcome]) -> list[str
     blocked = [outcome for outcome in outcomes if outcome.outcome is Outcome.BLOCKED]
     lines = []
     for failure in failed[:MAX_LISTED]:
-        held_up = [outcome.fqn for outcome in blocked if failure.fqn in outcome.failed_upstream]
-        lines.append(wording.sentence(failure) + (f"\n\nBlocked by it: {wording.names(held_up)}." if held_up else ""))
+        blocked_by_it = [outcome.fqn for outcome in blocked if failure.fqn in outcome.failed_upstream]
+        lines.append(
+            wording.sentence(failure) + (f"\n\nBlocked by it: {wording.names(blocked_by_it)}." if blocked_by_it else "")
+        )
     rest = [failure.fqn for failure in failed[MAX_LISTED:]]
     return [*lines, f"Failed as well: {wording.names(rest)}."] if rest else lines
 

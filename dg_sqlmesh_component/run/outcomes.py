@@ -24,7 +24,7 @@ Evidence is discarded in two cases:
 Invariants:
 
 - Each requested node gets exactly one outcome. If SQLMesh computes it again after a plan has landed, it gets a second
-  one, marked `is_repeated`.
+  one, marked `is_second_outcome`.
 - `executed` requires that every planned batch has finished. One event of SQLMesh is never enough.
 - If SQLMesh reports something that the request rules out, that is a contradiction, and the step fails.
 - If the run ends before SQLMesh has planned anything, it was refused, and no node has an outcome.
@@ -115,8 +115,8 @@ class NodeOutcome:
         computed: For `up_to_date`: all computed intervals.
         computed_at: For `up_to_date`: when SQLMesh last computed one of them.
         attempts: The number of attempts, with retries inside the step.
-        is_repeated: Whether this is the node's second outcome in this run, because a plan landed and SQLMesh computed
-            the node again.
+        is_second_outcome: Whether this is the node's second outcome in this run, because a plan landed and SQLMesh
+            computed the node again.
     """
 
     fqn: str
@@ -144,7 +144,7 @@ class NodeOutcome:
     computed: tuple[msg.Interval, ...] = ()
     computed_at: int | None = None
     attempts: int = 1
-    is_repeated: bool = False
+    is_second_outcome: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ class _Entry:
     up_to_date: msg.NodeUpToDate | None = None
     waiting: msg.NodeWaiting | None = None
     verdict: Outcome | None = None
-    is_repeated: bool = False
+    is_second_outcome: bool = False
     row_count: int | None = None
     attempts: int = 1
     earlier_errors: tuple[str, ...] = ()
@@ -236,7 +236,7 @@ class _Entry:
         if self.failed_upstream:
             return Outcome.BLOCKED, ()
         if self.done and not self.planned and (interruption is None or self.is_explained):
-            return Outcome.EXECUTED, ()  # before SQLMesh started over, which then had nothing to add
+            return Outcome.EXECUTED, ()  # all before SQLMesh started over, and it then planned no more
         if self.waiting is not None:
             if self.earlier_errors:  # it was ready when it failed, so a retry that has to wait does not excuse it
                 return Outcome.PARTLY_EXECUTED if self.done else Outcome.FAILED, self.earlier_errors
@@ -277,7 +277,7 @@ class _Entry:
             computed=up_to_date.intervals if up_to_date else (),
             computed_at=up_to_date.computed_at if up_to_date else None,
             attempts=self.attempts,
-            is_repeated=self.is_repeated,
+            is_second_outcome=self.is_second_outcome,
         )
 
 
@@ -296,7 +296,7 @@ class Ledger:
         self._audited: dict[str, dict[int, list[msg.AuditEvaluated]]] = {}
         self._unrequested: set[str] = set()
         self._unplanned: set[str] = set()
-        self._taken_back: dict[str, str] = {}
+        self._failed_after_success: dict[str, str] = {}
         self._failed_earlier: frozenset[str] = frozenset()
         self._status: str | None = None
         self._closed = False
@@ -319,7 +319,7 @@ class Ledger:
             f"SQLMesh finished a batch of {fqn} that it had not planned."
             for fqn in sorted(self._unplanned - self._unrequested)
         ]
-        return (*contradictions, *self._taken_back.values())
+        return (*contradictions, *self._failed_after_success.values())
 
     def feed(self, event: msg.Event) -> list[NodeOutcome | AuditOnlyOutcome]:
         """Add one event; return the nodes that it settles, parents before children."""
@@ -414,7 +414,7 @@ class Ledger:
     def failed_for_good(self) -> frozenset[str]:
         """Requested nodes that failed in this or an earlier attempt for a cause that is not transient."""
         failed_now = {
-            fqn for fqn, entry in self._entries.items() if not all(failure.is_transient for failure in entry.failures)
+            fqn for fqn, entry in self._entries.items() if any(not failure.is_transient for failure in entry.failures)
         }
         return self._failed_earlier | failed_now
 
@@ -467,7 +467,7 @@ class Ledger:
             entry = self._entry(fqn)
             entry.planned, entry.unselected = batches, event.unselected.get(fqn, ())
             if not entry.is_open:
-                entry.verdict, entry.is_repeated = None, True
+                entry.verdict, entry.is_second_outcome = None, True
                 entry.forget()
 
     def _finish_batch(self, event: msg.BatchFinished) -> list[NodeOutcome | AuditOnlyOutcome]:
@@ -488,7 +488,7 @@ class Ledger:
         entry.failures.append(event)
         if entry.verdict is not None and not entry.verdict.is_failure:
             outcome = entry.verdict.value.replace("_", " ")
-            self._taken_back.setdefault(
+            self._failed_after_success.setdefault(
                 event.fqn, f"SQLMesh reported that {event.fqn} was {outcome}, and then that it failed: {event.message}"
             )
 

@@ -9,7 +9,7 @@ output of a check is an additional event that only releases downstream steps, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +20,8 @@ from dg_sqlmesh_component.dagster_internals import (
     awaited_outputs,
     cache_output_keys,
     drop_missing_outputs_log,
-    repeats_failed_assets,
 )
+from dg_sqlmesh_component.run.request import reported_checks
 
 
 def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Iterator[Any]:
@@ -42,19 +42,6 @@ def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Itera
             yield from recorder.check(result)
         else:
             yield result
-
-
-def reported_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:
-    """The checks that the step reports: the selected ones or, if it repeats assets of a failed run, all of theirs.
-
-    If Dagster repeats failed assets (`FROM_ASSET_FAILURE`), it selects only blocking checks and checks without a result
-    in the failed run. The other checks would keep a result about the data before.
-    """
-    selected: Set[dg.AssetCheckKey] = context.selected_asset_check_keys
-    if not repeats_failed_assets(context.run):
-        return selected
-    specs = context.assets_def.node_check_specs_by_output_name.values()
-    return selected | {spec.key for spec in specs if spec.asset_key in context.selected_asset_keys}
 
 
 class _Recorder:

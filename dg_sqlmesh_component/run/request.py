@@ -19,7 +19,6 @@ from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed
 from dg_sqlmesh_component.definitions.project_assets import PARTITIONS_REFUSED, ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.run.recorder import reported_checks
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
     # A step that has only checks gets the config of the whole run, so all assets of the run count.
     runs_models = not assets.fqn_by_key.keys().isdisjoint(assets_of_run(context))
     # Dagster itself chooses what to repeat, and gives it the config of the failed run.
-    is_repeated = repeats_failed_assets(context.run)
-    refuse_options_without_effect(config, environment, runs_models=runs_models or is_repeated)
+    is_asset_retry = repeats_failed_assets(context.run)
+    refuse_options_without_effect(config, environment, runs_models=runs_models or is_asset_retry)
     return msg.EvaluationRequest(
         project=project.open_request,
         environment=environment,
@@ -109,6 +108,19 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
             assets.upstream_outside_assets(models),
         ),
     )
+
+
+def reported_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:
+    """The checks that the step reports: the selected ones or, if it repeats assets of a failed run, all of theirs.
+
+    If Dagster repeats failed assets (`FROM_ASSET_FAILURE`), it selects only blocking checks and checks without a result
+    in the failed run. The other checks would keep a result about the data before.
+    """
+    selected: Set[dg.AssetCheckKey] = context.selected_asset_check_keys
+    if not repeats_failed_assets(context.run):
+        return selected
+    specs = context.assets_def.node_check_specs_by_output_name.values()
+    return selected | {spec.key for spec in specs if spec.asset_key in context.selected_asset_keys}
 
 
 def _uses(assets: ProjectAssets, node: str, selected: Set[dg.AssetCheckKey]) -> tuple[msg.AuditUse, ...]:

@@ -1,4 +1,4 @@
-"""Decides whether a retry inside the step follows, and for which nodes. Pure.
+"""Decides whether a retry inside the step can help, and for which nodes. Pure. `step` checks the number of retries.
 
 Another attempt computes the nodes that failed for transient causes only, and the nodes that only such failures blocked.
 If a transient cause ended the whole attempt, the nodes without an outcome are included. Nodes downstream of a node that
@@ -34,7 +34,7 @@ def next_attempt(
         downstream_of: Returns all nodes downstream of the given ones.
     """
     if isinstance(end, msg.EvaluationFinished) and end.status == "not_run":
-        return None
+        return None  # no requested node is promoted, and a retry does not change that
     # A failed statement of `after_all` is executed again after the models of the next attempt.
     if isinstance(end, msg.EvaluationFinished) or failed_statement(end):
         retried = ledger.worth_retrying(interruption_is_transient=False)

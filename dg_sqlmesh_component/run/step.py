@@ -16,18 +16,17 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComp
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.cancellation import Interruption
+from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.check_history import last_evaluations
 from dg_sqlmesh_component.run.failure import build_failure
 from dg_sqlmesh_component.run.outcomes import Ledger
-from dg_sqlmesh_component.run.planned_step import refuse_changed_step
-from dg_sqlmesh_component.run.recorder import reported_checks
-from dg_sqlmesh_component.run.request import StepSettings, build_request, run_tags
+from dg_sqlmesh_component.run.request import StepSettings, build_request, reported_checks, run_tags
 from dg_sqlmesh_component.run.results import Reporter, not_evaluated
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_results import StepResults
 from dg_sqlmesh_component.run.wording import as_sentence
-from dg_sqlmesh_component.worker_process.requests import serving
-from dg_sqlmesh_component.worker_process.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
+from dg_sqlmesh_component.worker_client.requests import serving
+from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
 
 
 def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> Iterator[Any]:
@@ -137,6 +136,7 @@ class _Step:
                 break
             failed_statement = retry_decision.failed_statement(end)
             end = yield from self._attempt(following)
+            # If this attempt did not reach the statements of `after_all`, the earlier failure still stands.
             if failed_statement and not retry_decision.ran_statements(end):
                 self._problems.append(failed_statement)
         return end
@@ -160,8 +160,8 @@ class _Step:
             return error  # the worker died or could not be started; nodes that had finished were reported
         raise AssertionError("a worker that ends without a last event raises")
 
-    def _next_attempt(self, attempt: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
-        if self._retries is None or attempt > self._retries.max_retries or self.interruption.is_cancelled:
+    def _next_attempt(self, finished_attempts: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
+        if self._retries is None or finished_attempts > self._retries.max_retries or self.interruption.is_cancelled:
             return None
         return retry_decision.next_attempt(
             self._request, self._ledger, end, self._retries.is_transient, self._assets.downstream_of

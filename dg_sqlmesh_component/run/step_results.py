@@ -93,7 +93,7 @@ class StepResults:
     def _results_of(
         self, outcome: NodeOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult], *, is_computed_outside: bool
     ) -> Iterator[Any]:
-        if outcome.is_repeated:
+        if outcome.is_second_outcome:
             return  # the first outcome was reported; if the second one is a failure, it is in the Failure
         is_asset = outcome.fqn in self.reporter.assets.specs  # else a standalone audit or an external model
         if is_asset and not self._is_declared:

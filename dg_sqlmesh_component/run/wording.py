@@ -18,7 +18,7 @@ class Wording:
 
     Attributes:
         environment: The environment of the run.
-        running: In a cancelled run: the models that were running when it was cancelled. In other runs: None.
+        running: The models that were running when the run was cancelled; None if it was not cancelled.
     """
 
     assets: ProjectAssets
@@ -115,7 +115,7 @@ class Wording:
         return self.running is not None and not outcome.intervals and outcome.fqn not in self.running
 
     def awaited(self, outcome: NodeOutcome) -> str:
-        """What a model waits for, as a clause."""
+        """What a model waits for: the text after "is waiting:", without the last full stop. It may end with advice."""
         if outcome.signals:
             return f"its signal {', '.join(outcome.signals)} has no interval ready"
         if outcome.upstream:
@@ -137,10 +137,8 @@ class Wording:
         return ", ".join(map(self.assets.name, nodes))
 
     def _blocked(self, outcome: NodeOutcome) -> str:
-        failed_upstream = f": {self.names(outcome.failed_upstream)}" if outcome.failed_upstream else ""
-        return (
-            f"{self.assets.name(outcome.fqn)} was not executed, because a model upstream of it failed{failed_upstream}."
-        )
+        failed = f": {self.names(outcome.failed_upstream)}" if outcome.failed_upstream else ""
+        return f"{self.assets.name(outcome.fqn)} was not executed, because a model upstream of it failed{failed}."
 
     def _file(self, outcome: NodeOutcome) -> str:
         """The model's file, relative to the project's folder."""

@@ -1,1 +1,1 @@
-"""Store and read the manifest, and find out whether it is stale."""
+"""Store and read the manifest. Before it is stored again, find out whether the project has changed."""

@@ -95,7 +95,7 @@ def _may_ask_elsewhere(project_folder: Path) -> bool:
     """True if `config.py`, or a module of the project that it may import, may ask a program or a server.
 
     A module may be imported if its name occurs anywhere in `config.py`, or in another module that may be imported.
-    This finds more modules than Python imports: a project is rather reloaded too often than too seldom.
+    This finds more modules than Python imports. It is better to reload a project too often than too seldom.
     """
 
     def named_modules(module: Path) -> Iterator[Path]:

@@ -32,7 +32,7 @@ from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 from dg_sqlmesh_component.state.fingerprint import fingerprint_of
 from dg_sqlmesh_component.state.manifest_file import read_manifest, write_manifest
-from dg_sqlmesh_component.worker_process.requests import load_manifest
+from dg_sqlmesh_component.worker_client.requests import load_manifest
 
 _LOGGER = logging.getLogger("dg_sqlmesh_component")
 
@@ -77,15 +77,15 @@ class ManifestSource:
         label = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(part for part in parts if part)).strip("_")
         opened_by = [self._relative(path) for path in (project.python, project.working_directory) if path]
         variables = variables_without_secrets({**project.env, **project.written_env})
-        distinct = short_hash([repr(parts), *paths, *opened_by, *self._question, *variables])
+        distinct = short_hash([repr(parts), *paths, *opened_by, *self._options, *variables])
         return f"SQLMeshProjectComponent[{label}_{distinct}]"
 
     def _relative(self, path: str | Path) -> str:
         return os.path.relpath(path, self.root) if self.root else str(path)
 
     @property
-    def _question(self) -> list[str]:
-        """What the manifest depends on, apart from the project."""
+    def _options(self) -> list[str]:
+        """The options of the component that change the manifest."""
         limits = [] if self.limits == DEFAULT_LIMITS else [str(self.limits)]
         return [*self.select, "-", *self.exclude, "-", *sorted(self.include), *limits]
 
@@ -101,7 +101,7 @@ class ManifestSource:
         Raises:
             ConfigurationError: The file cannot be written, and a user asked for it.
         """
-        sources = fingerprint_of(self.project, self._question)
+        sources = fingerprint_of(self.project, self._options)
         before: Manifest | None = None
         with suppress(ConfigurationError):  # a file that cannot be read is replaced
             before = self._read(path)
@@ -117,7 +117,7 @@ class ManifestSource:
         except OSError as error:
             problem = (
                 f"The manifest of the SQLMesh project {self.project.name!r} cannot be stored in {path}: "
-                f"{error.strerror}. Let the user who runs this write to that folder."
+                f"{error.strerror}. Give the user that runs Dagster write permission on that folder."
             )
             if is_refresh:
                 raise ConfigurationError(problem) from error
@@ -165,10 +165,14 @@ class ManifestSource:
 
     def _load_directly(self, problem: str) -> Manifest:
         """A manifest that is not stored, which this process loads once."""
-        sources = fingerprint_of(self.project, self._question)
+        sources = fingerprint_of(self.project, self._options)
         loaded_as = f"{self.key} {self.project.open_request!r} {sources!r}"
         manifest = LOADED_IN_PROCESS.get(loaded_as)
-        if manifest is None or ((sources is None or manifest.reads_state) and not is_rebuilding_definitions()):
+        # Without a fingerprint, a change cannot be noticed. A rebuild of definitions must equal the first load.
+        may_have_changed = (
+            sources is None or (manifest is not None and manifest.reads_state)
+        ) and not is_rebuilding_definitions()
+        if manifest is None or may_have_changed:
             since = time.monotonic()
             manifest = LOADED_IN_PROCESS[loaded_as] = self._load(manifest)
             _LOGGER.warning(
@@ -187,14 +191,14 @@ class ManifestSource:
         except OSError as error:
             return (
                 f"The stored manifest of the SQLMesh project {self.project.name!r} cannot be looked for in "
-                f"{error.filename}: {error.strerror}. Let the user who runs this search that folder, or store the "
-                "manifest where the image is built."
+                f"{error.filename}: {error.strerror}. Give the user that runs Dagster search permission on that "
+                "folder, or store the manifest when the image is built."
             )
         return None
 
     def _read(self, path: Path) -> Manifest:
         manifest = read_manifest(path)
-        if manifest.state_key != self.key:  # the file was copied from another project
+        if manifest.state_key != self.key:  # a copied file, or a component with other options
             raise ConfigurationError(
                 f"The stored manifest of the SQLMesh project, {path}, belongs to another component. Its key is "
                 f"{manifest.state_key or 'missing'}, and this component's key is {self.key}. Replace it: "

@@ -8,7 +8,7 @@ import pytest
 import worker_zygote
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.worker_process import start as worker_start
+from dg_sqlmesh_component.worker_client import start as worker_start
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -26,7 +26,7 @@ from harness import (
 )
 from postgres import postgres_server
 
-from dg_sqlmesh_component.worker_process.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
+from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
 
 STOP_MESSAGE = "SQLMesh is asked to finish the batches in flight"
 PAUSING_MODEL = """

@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 from harness import CONFIG, DagsterProject, dagster_project, plan, write_project
 
-from dg_sqlmesh_component.worker_process.worker import LONGEST_LINE
+from dg_sqlmesh_component.worker_client.worker import LONGEST_LINE
 
 VERBOSE_MODEL = """
 import typing as t

@@ -226,9 +226,12 @@ def test_unwritable_manifest_folder_is_logged_and_definitions_are_current(
 
         monkeypatch.setattr(source, "write_manifest", deny)  # root can write to every folder
         assert assets(dagster.refresh()) == {"t/one", "t/two"}
-        with pytest.raises(ConfigurationError, match=r"cannot be stored in .*: Permission denied\. Let the user"):
+        with pytest.raises(ConfigurationError, match=r"cannot be stored in .*: Permission denied\. Give the user"):
             component.SQLMeshProjectComponent(project=SQLMeshProject((project,))).write_state_to_path(tmp_path / "x")
-    assert "Permission denied. Let the user who runs this write to that folder. Until then each" in caplog.text
+    assert (
+        "Permission denied. Give the user that runs Dagster write permission on that folder. Until then each"
+        in caplog.text
+    )
 
 
 def test_two_components_with_same_relative_path_have_separate_manifests(tmp_path: Path) -> None:

@@ -328,7 +328,7 @@ def test_batches_of_the_first_pass_count_if_the_second_has_nothing_to_do() -> No
     again = msg.NodeUpToDate(ORDERS, "all complete intervals are computed", day(4), day(2))
     (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, again, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
-    assert (outcome.planned_batches, outcome.finished_batches, outcome.is_repeated) == (1, 1, False)
+    assert (outcome.planned_batches, outcome.finished_batches, outcome.is_second_outcome) == (1, 1, False)
 
 
 @pytest.mark.parametrize(
@@ -441,8 +441,8 @@ def test_executed_model_that_is_planned_again_is_returned_again() -> None:
     more = [audited("recent", D2), msg.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
     first, again = outcomes_of([OPENED, ONE_BATCH, *work, EMPTY_PLAN, second, *more, SUCCEEDED])
-    assert (first.is_repeated, first.intervals, first.rows, first.row_count) == (False, (D1,), 10, 7)
-    assert (again.is_repeated, again.intervals, again.rows, again.row_count) == (True, (D2,), 20, 9)
+    assert (first.is_second_outcome, first.intervals, first.rows, first.row_count) == (False, (D1,), 10, 7)
+    assert (again.is_second_outcome, again.intervals, again.rows, again.row_count) == (True, (D2,), 20, 9)
     assert again.audits == (audit_result("recent", D2),)
 
 
@@ -452,12 +452,12 @@ def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
     once, again = outcomes_of([OPENED, *first, *second, SUCCEEDED])
     assert isinstance(once, NodeOutcome)
     assert isinstance(again, NodeOutcome)
-    assert (once.row_count, again.is_repeated, again.row_count) == (7, True, None)
+    assert (once.row_count, again.is_second_outcome, again.row_count) == (7, True, None)
 
 
 def test_executed_model_that_fails_in_the_second_pass_is_returned_as_failed() -> None:
     events = [ONE_BATCH, batch(0, D1), EMPTY_PLAN, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED]
-    assert [(outcome.outcome, outcome.is_repeated) for outcome in outcomes_of(events)] == [
+    assert [(outcome.outcome, outcome.is_second_outcome) for outcome in outcomes_of(events)] == [
         (Outcome.EXECUTED, False),
         (Outcome.FAILED, True),
     ]
@@ -647,7 +647,7 @@ deterministic = settings(max_examples=100, deadline=None, derandomize=True, data
 @given(any_runs())
 def test_every_requested_node_gets_exactly_one_outcome(run: Run) -> None:
     outcomes = run.outcomes
-    assert sorted(outcome.fqn for outcome in outcomes if not outcome.is_repeated) == sorted(run.requested)
+    assert sorted(outcome.fqn for outcome in outcomes if not outcome.is_second_outcome) == sorted(run.requested)
     assert {outcome.fqn for outcome in outcomes} == {*run.requested}
     audited_only = [outcome.fqn for outcome in run.handed_out if isinstance(outcome, AuditOnlyOutcome)]
     assert sorted(audited_only) == sorted(run.audit_only)

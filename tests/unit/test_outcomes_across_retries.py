@@ -377,7 +377,7 @@ def test_successful_retry_executes_only_the_open_nodes(ended_attempt: EndedAttem
     ]
     for outcome in outcomes:
         assert isinstance(outcome, NodeOutcome)
-        assert (outcome.attempts, outcome.is_repeated, outcome.promoted) == (2, False, PROMOTED)
+        assert (outcome.attempts, outcome.is_second_outcome, outcome.promoted) == (2, False, PROMOTED)
         assert (outcome.errors, outcome.failed_audits, outcome.failed_upstream) == ((), (), ())
         assert outcome.intervals[-1][1] == D3[1]
     assert ledger.contradictions == ()
@@ -595,7 +595,7 @@ def test_model_blocked_in_both_attempts_names_the_culprit_of_the_second() -> Non
 def test_plan_during_the_second_attempt_keeps_batches_of_the_first() -> None:
     second = [msg.EvaluationPlanned({ORDERS: (D2, D3)}), batch(0, D2), EMPTY_PLAN]
     (outcome,) = outcomes_of_last(PARTLY_FAILED, [*second, planned(ORDERS, interval=D3), batch(0, D3)])
-    assert (outcome.outcome, outcome.intervals, outcome.is_repeated) == (Outcome.EXECUTED, (days(1, 3),), False)
+    assert (outcome.outcome, outcome.intervals, outcome.is_second_outcome) == (Outcome.EXECUTED, (days(1, 3),), False)
 
 
 def test_promoted_version_is_that_of_the_last_attempt() -> None:

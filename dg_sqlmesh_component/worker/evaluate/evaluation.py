@@ -164,7 +164,7 @@ def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracke
     if scheduler is not None and (blocked := tracker.blocked_by(scheduler.snapshots_by_name)):
         tracker.pipe.send(msg.NodesBlocked(blocked))
     if late_error is not None:
-        # Never transient: a retry has no pending intervals, and without any SQLMesh executes no such statement.
+        # Never transient: a retry finds no pending intervals, and SQLMesh executes `after_all` only if there are some.
         raise StatementError(
             "SQLMesh had finished the models and then ended with an error, as it does if an `after_all` statement "
             f"fails: {describe_error(late_error).rstrip('.')}. SQLMesh executes the statement again after the next "
@@ -283,7 +283,7 @@ class _RecordingContext(ExistingStateContext):
     """The nodes to run, as far as they are in the environment."""
     naming: EnvironmentNamingInfo
     promoted: Set[str]
-    """Nodes that have views in the environment. In a development environment: nodes that a plan has changed."""
+    """Nodes that have views in the environment. In a development environment, only changed nodes have views."""
     current_scheduler: Scheduler | None = None
     """The scheduler that runs or has run the requested nodes. SQLMesh makes another one when it starts over."""
 

@@ -42,7 +42,7 @@ def idle_nodes(
         snapshot = snapshots[fqn]
         intervals = computed_intervals(snapshot, index)
         idle: msg.NodeUpToDate | msg.NodeWaiting
-        if batches is None:
+        if batches is None:  # nothing is pending; an empty tuple means that no pending interval is ready
             idle = _up_to_date(snapshot, fqn in pending_names, request)
             if snapshot.is_model and not snapshot.is_symbolic:
                 idle = replace(idle, intervals=tuple(intervals), computed_at=altered_at(snapshot, index))

@@ -28,13 +28,14 @@ POLL_SECONDS = 1.0
 REMIND_SECONDS = 60.0
 
 _SESSION = {
-    "idle_session_timeout": 0,
-    # With these, PostgreSQL notices within a minute that a holder's host is gone. An ended process it notices at once.
+    "idle_session_timeout": 0,  # the server must not end the session that holds the lock
+    # PostgreSQL notices the end of a process at once. With these, it notices within a minute that a host is gone.
     "tcp_keepalives_idle": 30,
     "tcp_keepalives_interval": 10,
     "tcp_keepalives_count": 3,
 }
 _NAME = "dg_sqlmesh: "
+# PostgreSQL shows a 64-bit advisory key as two halves of 32 bits, marked by objsubid 1.
 _HOLDER = """
 SELECT a.application_name, a.backend_start FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
@@ -54,7 +55,9 @@ class LockWait:
         self._reminded = 0.0
 
     def until(self, attempt: Callable[[], _T]) -> _T:
-        """Call `attempt` until it no longer raises `DatabaseInUseError`. The pipe ends a run that is cancelled here.
+        """Call `attempt` until it no longer raises `DatabaseInUseError`.
+
+        If the run is cancelled meanwhile, the pipe ends the process.
 
         Raises:
             DatabaseInUseError: The last one, when the time is up.

@@ -92,8 +92,8 @@ class Tracker(PipeConsole):
         text = f"A signal of {unquoted(fqn)} raised an error, and SQLMesh ended the run before it computed anything."
         return EvaluationError(text, is_transient=is_transient(error))
 
-    def hold_back(self, fqn: str, nearest: Set[str]) -> None:
-        """Intervals of a model are held back, because these models upstream lack them and do not run."""
+    def note_held_back(self, fqn: str, nearest: Set[str]) -> None:
+        """Record that intervals of a model are held back: these models upstream lack them and do not run."""
         self.held_back_by[fqn] = nearest
 
     def start_evaluation_progress(
@@ -110,7 +110,7 @@ class Tracker(PipeConsole):
         self.report_idle_nodes()
 
     def report_idle_nodes(self) -> None:
-        """Called as soon as SQLMesh has planned: a process that is killed later has reported them."""
+        """Report them as soon as SQLMesh has planned, so that these outcomes survive if the process is killed."""
         for event in self.idle_nodes():
             self.pipe.send(event)
 

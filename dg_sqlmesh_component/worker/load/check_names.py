@@ -33,7 +33,8 @@ def check_names(uses: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
     """
     keys = [(len(args), audit, tuple(sorted(args.items()))) for audit, args in uses]
     plain = {key: _name(audit, args) for key, (audit, args) in zip(keys, uses, strict=True)}
-    owners = {plain[key]: key for key in sorted(plain, reverse=True)}  # fewest arguments first
+    # Later entries overwrite earlier ones: the use with the fewest arguments keeps the plain name.
+    owners = {plain[key]: key for key in sorted(plain, reverse=True)}
     chosen = {key: name if owners[name] == key else _hashed(name, key[1], dict(key[2])) for key, name in plain.items()}
     names: list[str] = []
     for key in keys:

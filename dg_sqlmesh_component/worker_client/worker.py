@@ -94,15 +94,15 @@ class Worker:
                 yield event
                 continue
             self._has_printed_all.wait(LAST_EVENTS_SECONDS)
-            yield from self._lines_after_the_last_event()
+            yield from self._late_lines()
             if isinstance(event, msg.RequestFailed):
                 event = replace(event, message=f"{event.message}{self._configuration_output()}")
             yield event
             return
         raise self._error()
 
-    def _lines_after_the_last_event(self) -> Iterator[msg.LogLine]:
-        """Lines printed before the last event. They come through another pipe, so they may arrive later."""
+    def _late_lines(self) -> Iterator[msg.LogLine]:
+        """Lines that were printed before the last event and arrive after it, because they come through another pipe."""
         while not self._queue.empty():
             item = self._queue.get()
             if isinstance(item, msg.LogLine):

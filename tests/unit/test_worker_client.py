@@ -19,8 +19,8 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError, StoppedError, WorkerError
 from dg_sqlmesh_component.run.outcomes import Ledger
-from dg_sqlmesh_component.worker_process.requests import serving
-from dg_sqlmesh_component.worker_process.worker import LONGEST_LINE
+from dg_sqlmesh_component.worker_client.requests import serving
+from dg_sqlmesh_component.worker_client.worker import LONGEST_LINE
 
 REQUEST = msg.EvaluationRequest(msg.OpenProject(("/shop",), None, None, None), "prod", ('"a"',), (), {}, 0)
 LAST_EVENT = wire.encode(wire.EVENT, msg.EvaluationFinished("success"))
@@ -36,9 +36,9 @@ EVENTS = [
 def fake_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SQLMeshProject]:
     """Return a function that creates a project whose interpreter runs the given code."""
     (tmp_path / "config.yaml").write_text("")
-    monkeypatch.setattr("dg_sqlmesh_component.worker_process.worker.FINISH_GRACE_SECONDS", 0.2)
-    monkeypatch.setattr("dg_sqlmesh_component.worker_process.worker.CUT_OFF_GRACE_SECONDS", 0.2)
-    monkeypatch.setattr("dg_sqlmesh_component.worker_process.worker.LAST_EVENTS_SECONDS", 0.5)
+    monkeypatch.setattr("dg_sqlmesh_component.worker_client.worker.FINISH_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("dg_sqlmesh_component.worker_client.worker.CUT_OFF_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("dg_sqlmesh_component.worker_client.worker.LAST_EVENTS_SECONDS", 0.5)
 
     def make(code: str) -> SQLMeshProject:
         program = tmp_path / "python"

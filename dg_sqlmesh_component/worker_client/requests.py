@@ -10,8 +10,8 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, WorkerError
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
 from dg_sqlmesh_component.protocol.redaction import Redactor
-from dg_sqlmesh_component.worker_process.start import EARLY_WORKERS
-from dg_sqlmesh_component.worker_process.worker import Worker
+from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
+from dg_sqlmesh_component.worker_client.worker import Worker
 
 
 @contextmanager
