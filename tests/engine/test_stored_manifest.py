@@ -143,7 +143,7 @@ def test_project_is_loaded_directly_if_manifest_folder_is_unreadable(
             [BIN / "dg", "utils", "refresh-defs-state"], cwd=dagster.root, check=False, PYTHONPATH=str(dagster.root)
         )
     warning = (
-        f"The stored manifest of the SQLMesh project 'shop' cannot be looked for in {folder}: File exists. Let the"
+        f"The stored manifest of the SQLMesh project 'shop' cannot be looked for in {folder}: File exists. Give the"
     )
     assert warning in caplog.text
     assert done.returncode != 0
