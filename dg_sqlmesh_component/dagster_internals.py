@@ -51,7 +51,7 @@ def is_rebuilding_definitions() -> bool:
 def shared_in_code_location(context: dg.ComponentLoadContext, create: Callable[[], _Shared]) -> _Shared:
     """An object that all components of one load of a code location share, created for the first of them.
 
-    Dagster loads components one by one and has no public place for what they share. Its `state_tracker` exists once
+    Dagster loads components one by one and has no public place for shared objects. Its `state_tracker` exists once
     per load, so the object is kept on it and ends with it.
     """
     attributes = vars(context.component_tree.state_tracker)

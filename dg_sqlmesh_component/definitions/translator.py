@@ -178,7 +178,7 @@ class Translator:
         """The check of one audit. It blocks if a failed audit stops the model and its downstream models.
 
         Args:
-            key: The asset of the check. For an external model or a standalone audit, neither of which is an asset of
+            key: The asset of the check. For an external model or a standalone audit, which is not an asset of
                 ours, it is the asset of a model that reads it.
         """
         metadata: dict[str, Any] = {"sqlmesh/audit": audit.name, "sqlmesh/blocking": audit.blocking}

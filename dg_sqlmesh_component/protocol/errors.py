@@ -1,7 +1,7 @@
 """The errors that this package raises on purpose: one class for each person who must act.
 
 Dagster's processes and the worker import this module (ADR-0010), so it needs the standard library only. Each message
-has three parts: what is wrong, where it is, and what to do.
+has three parts: the problem, its place, and the next action.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _ASKS_ELSEWHERE = re.compile(
     r"\b(subprocess|popen|os\.system|from os import [^\n]*\bsystem"
     r"|git|pygit2|urlopen|urllib|requests|httpx|boto3|socket)\b"
 )
-"""Code that asks a program or a server. If a configuration does, no file shows what has changed."""
+"""Code that asks a program or a server. If a configuration contains it, files cannot show each change."""
 
 
 def fingerprint_of(project: SQLMeshProject, question: Sequence[str]) -> Fingerprint | None:

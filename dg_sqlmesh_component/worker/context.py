@@ -92,7 +92,7 @@ def open_context(
 
     Args:
         load: Parse the project's models. If False, only its configuration is read.
-        models: Load only these models and what they read, if SQLMesh has an index of the project. Empty for all.
+        models: Load only these models and their upstream models, if SQLMesh has an index of the project. Empty for all.
 
     Raises:
         ConfigurationError: The gateway or the file of SQLMESH_DOTENV_PATH does not exist.

@@ -18,7 +18,7 @@ _MAX_NAMED = 5
 
 
 def refuse_unknown_upstream(request: msg.EvaluationRequest, environment: Environment, plan: str) -> None:
-    """Refuse to run models that read promoted models of which the manifest knows nothing.
+    """Refuse to run models that read promoted models that are not in the manifest.
 
     Args:
         plan: The `sqlmesh plan` command that updates the environment.
@@ -33,7 +33,7 @@ def refuse_unknown_upstream(request: msg.EvaluationRequest, environment: Environ
     raise EnvironmentNotReadyError(
         f"The models promoted in environment {request.environment} read models that the manifest does not know of: "
         f"{named}. This run would compute them without these models, and no later run would correct it. If the local "
-        f"files are what is promoted, the manifest is stale. Refresh it:{block('dg utils refresh-defs-state')}\n\n"
+        f"files equal the promoted models, the manifest is stale. Refresh it:{block('dg utils refresh-defs-state')}\n\n"
         f"If the local files are newer, promote them:{block(plan)}"
     )
 

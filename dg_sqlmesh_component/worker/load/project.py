@@ -52,7 +52,7 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import file_of, watch_loaders
 
 
 def load_project(request: LoadRequest, pipe: Pipe) -> ProjectLoaded:
-    """Load the project, or only the requested models and what they read, and answer with a manifest."""
+    """Load the project, or only the requested models and their upstream models, and return a manifest."""
     if request.models:
         part = _load_part(request, pipe)
         if part is not None:
