@@ -411,8 +411,8 @@ def test_overridden_method_with_wrong_return_type_is_named_in_error(
 
 
 AUDITED = (
-    "MODEL (name t.{name}, kind FULL, audits (not_null(columns := (id)), number_of_rows(threshold := 9, blocking := false)"
-    ")); SELECT {value}::INT AS id"
+    "MODEL (name t.{name}, kind FULL, audits (not_null(columns := (id)), "
+    "number_of_rows(threshold := 9, blocking := false))); SELECT {value}::INT AS id"
 )
 
 
