@@ -360,7 +360,7 @@ class _RecordingContext(ExistingStateContext):
             return run(*args, **kwargs)
 
         replace_run(scheduler, run_requested)
-        hold_back_pending_upstream(scheduler, self._tracker.hold_back)
+        hold_back_pending_upstream(scheduler, self._tracker.note_held_back)
         return scheduler
 
     def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
