@@ -204,7 +204,7 @@ def test_audits_are_checks_as_configured(checks: Any, with_check: list[str]) -> 
     assert [each.name for each in audits if Audits(checks=checks).has_check(each)] == with_check
 
 
-@pytest.mark.parametrize("checks", ["some", 3, ["a", 4]])
+@pytest.mark.parametrize("checks", ["some", 3, None])
 def test_other_values_for_audit_checks_are_refused(checks: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"`audits\.checks` in defs\.yaml is "):
         Audits(checks=checks)
