@@ -275,11 +275,14 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self._translator = Translator(manifest, self)
+        self.audits.refuse_unmatched(manifest.audit_names)
         self._assets = ProjectAssets.build(
             manifest,
             self._translator,
             self.get_asset_spec,
-            self.get_asset_check_spec,
+            lambda spec, node, audit: (
+                self.get_asset_check_spec(spec, node, audit) if self.audits.has_check(audit) else None
+            ),
             status_checks=self.execution_status_check,
         )
         return self._assets

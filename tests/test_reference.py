@@ -18,7 +18,7 @@ from harness import REPOSITORY, dagster_project
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.config.attributes import Execution, MetadataLimits, SQLMeshProjectArgs
+from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, SQLMeshProjectArgs
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.tag_convention import TagConvention
@@ -30,6 +30,7 @@ DEFAULTS = {
     "tag_convention": TagConvention(),
     "external_models": ExternalModels(),
     "metadata_limits": MetadataLimits(),
+    "audits": Audits(),
     "op": OpSpec(),
     "execution": Execution(),
 }

@@ -5,7 +5,9 @@ No `from __future__ import annotations`: Dagster reads the annotations of the da
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -18,7 +20,8 @@ from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.templates import TemplateScope
 from dg_sqlmesh_component.config.validation import convert_to_declared_types, require_at_least
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Limits, Model
+from dg_sqlmesh_component.protocol.formatting import did_you_mean
+from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, Limits, Model
 
 Selection: TypeAlias = str | list[str] | None
 
@@ -215,6 +218,50 @@ class MetadataLimits(dg.Resolvable):
     def limits(self) -> Limits:
         """The limits as the worker needs them."""
         return Limits(self.characters, self.columns, self.lineage_pairs)
+
+
+@dataclass
+class Audits(dg.Resolvable):
+    """Which audits are asset checks."""
+
+    checks: Annotated[
+        Literal["all", "blocking", "none"] | list[str],
+        dg.Resolver.default(
+            description="Audits that are asset checks. all; blocking: audits whose failure stops the model; none; or a "
+            "list of audit names, in which `*` matches any characters. SQLMesh evaluates the other audits too: a "
+            "failure shows in the step's failure or in the run's log. Default: all.",
+            examples=["blocking", ["not_null", "unique_*"]],
+        ),
+    ] = "all"
+
+    def __post_init__(self) -> None:
+        convert_to_declared_types(self, Audits, "audits")
+
+    def has_check(self, audit: Audit) -> bool:
+        """Whether the audit is an asset check."""
+        if isinstance(self.checks, str):
+            return self.checks == "all" or (self.checks == "blocking" and audit.blocking)
+        return any(_matches(audit.name, pattern) for pattern in self.checks)
+
+    def refuse_unmatched(self, names: Collection[str]) -> None:
+        """Refuse a name that no audit of the project has.
+
+        Args:
+            names: The names of all audits of the project.
+
+        Raises:
+            ConfigurationError: With the closest names.
+        """
+        for pattern in self.checks if isinstance(self.checks, list) else ():
+            if not any(_matches(name, pattern) for name in names):
+                raise ConfigurationError(
+                    f"`audits.checks` in defs.yaml names {pattern!r}, but no model of the project uses such an audit."
+                    + did_you_mean(pattern, names)
+                )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name.casefold(), pattern.casefold())
 
 
 def resolve_retries(context: dg.ResolutionContext, model: Any) -> Any:

@@ -12,6 +12,7 @@ from dagster.components.utils.translation import TranslationFn
 
 from dg_sqlmesh_component.config.attributes import (
     TRANSLATION,
+    Audits,
     Execution,
     MetadataAddition,
     MetadataLimits,
@@ -106,6 +107,13 @@ class ComponentAttributes(dg.Resolvable):
             examples=[False],
         ),
     ] = True
+    audits: Annotated[
+        Audits,
+        dg.Resolver.default(
+            description="Which audits are asset checks. SQLMesh evaluates all audits.",
+            examples=[{"checks": "blocking"}],
+        ),
+    ] = field(default_factory=Audits)
     op: Annotated[
         OpSpec | None,
         dg.Resolver.default(

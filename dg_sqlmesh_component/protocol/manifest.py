@@ -272,6 +272,12 @@ class Manifest:
     state_key: str | None = None
     selections: tuple[AnsweredSelection, ...] = ()
 
+    @property
+    def audit_names(self) -> frozenset[str]:
+        """The names of all audits that models use, and of all standalone audits."""
+        used = {audit.name for model in self.models for audit in model.audits}
+        return frozenset(used | {standalone.audit.name for standalone in self.standalone_audits})
+
     def answer_to(self, select: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...] | None:
         """The stored answer to a selection, as `fqn`s; None for a new selection."""
         answers = {(answered.select, answered.exclude): answered.models for answered in self.selections}

@@ -91,12 +91,19 @@ class RunLog:
                 level = "INFO" if audit.passed else "WARNING"
                 self.context.log.log(level=level, msg=self.wording.audit_sentence(outcome.fqn, audit))
         elif isinstance(outcome, NodeOutcome) and not all(audit.passed for audit in outcome.audits):
+            results = self.wording.assets.checks_of_results(outcome.fqn, outcome.audits)
             # The check of an external table's audit, for example, may belong to another of its downstream models.
-            for check, audit in self.wording.assets.checks_of_results(outcome.fqn, outcome.audits).items():
+            for check, audit in results.items():
                 if not audit.passed and check not in self.reported_checks:
                     self.context.log.warning(
                         f"{self.wording.audit_sentence(outcome.fqn, audit)} Its check "
                         f"{check.asset_key.to_user_string()}:{check.name} is not part of this step."
+                    )
+            for audit in outcome.audits:
+                # The error of the model names its failed blocking audits.
+                if not audit.passed and audit not in results.values() and audit.name not in outcome.failed_audits:
+                    self.context.log.warning(
+                        f"{self.wording.audit_sentence(outcome.fqn, audit)} It has no check in Dagster."
                     )
 
     def nothing_to_do(self, outcomes: Sequence[NodeOutcome]) -> None:

@@ -456,3 +456,42 @@ def test_two_components_with_same_op_name_are_an_error_that_names_both(dagster: 
     assert "both name their op 'sqlmesh_a_b'" in message
     assert "defs/a-b" in message
     assert "defs/a_b" in message
+
+
+AUDITED = (
+    "MODEL (name t.{name}, kind FULL, audits (not_null(columns := (id)), "
+    "number_of_rows(threshold := 9, blocking := false))); SELECT {value}::INT AS id"
+)
+
+
+BAD_ROWS = {"good": "1", "bad": "NULL"}
+
+
+@pytest.mark.attribute("audits.checks")
+def test_audits_without_a_check_still_run_and_their_failures_are_named(dagster: DagsterProject) -> None:
+    models = {f"models/{name}.sql": AUDITED.format(name=name, value=value) for name, value in BAD_ROWS.items()}
+    plan(write_project(dagster.root / "shop", models), "--skip-backfill")
+    dagster.add_component("shop", {"project": "../../../shop", "audits": {"checks": "blocking"}})
+    dagster.refresh()
+    record = dagster.launch()
+    audits = {check for check in record.checks if not check.endswith("status")}
+    assert audits == {"t/good:not_null_id", "t/bad:not_null_id"}
+    assert "t.good: audit number_of_rows failed: 1 row. It has no check in Dagster." in record.log
+
+    dagster.add_component("shop", {"project": "../../../shop", "audits": {"checks": ["Number_*"]}})
+    dagster.refresh()
+    record = dagster.launch()
+    assert {check for check in record.checks if check.startswith("t/bad:number_of_rows")}
+    assert not {check for check in record.checks if "not_null" in check}
+    assert record.status == dg.DagsterRunStatus.FAILURE
+    [failure] = record.failures
+    assert "t.bad" in failure
+    assert "not_null" in failure
+
+
+def test_name_of_no_audit_is_refused_with_the_closest_names(dagster: DagsterProject) -> None:
+    plan(write_project(dagster.root / "shop", {"models/good.sql": AUDITED.format(name="good", value=1)}))
+    dagster.add_component("shop", {"project": "../../../shop", "audits": {"checks": ["not_nul"]}})
+    error = dagster.load_error()
+    assert "`audits.checks` in defs.yaml names 'not_nul'" in error
+    assert "Did you mean not_null?" in error

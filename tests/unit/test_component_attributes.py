@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from unit.builders import audit, manifest, model
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.config.attributes import Execution, MetadataLimits
+from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
 
 REFERENCE = Path(__file__).parents[2] / "component.yaml"
@@ -185,3 +185,33 @@ def test_op_name_that_dagster_uses_for_parts_of_an_op_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"`op\.name` in defs\.yaml is 'load_2'\. It must not end in"):
         loaded({**EVERYTHING, "op": {"name": "load_2"}})
     assert loaded({**EVERYTHING, "op": {"name": "load2"}})
+
+
+@pytest.mark.parametrize(
+    ("checks", "with_check"),
+    [
+        ("all", ["not_null", "unique_values", "Recent"]),
+        ("blocking", ["not_null"]),
+        ("none", []),
+        ([], []),
+        (["UNIQUE_*", "recent"], ["unique_values", "Recent"]),
+        (["not_nul"], []),
+    ],
+    ids=str,
+)
+def test_audits_are_checks_as_configured(checks: Any, with_check: list[str]) -> None:
+    audits = [audit("not_null"), audit("unique_values", blocking=False), audit("Recent", blocking=False)]
+    assert [each.name for each in audits if Audits(checks=checks).has_check(each)] == with_check
+
+
+@pytest.mark.parametrize("checks", ["some", 3, None])
+def test_other_values_for_audit_checks_are_refused(checks: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"`audits\.checks` in defs\.yaml is "):
+        Audits(checks=checks)
+
+
+def test_names_of_no_audit_are_refused_only_in_a_list() -> None:
+    Audits(checks="blocking").refuse_unmatched(["not_null"])
+    Audits(checks=["not_*"]).refuse_unmatched(["NOT_NULL"])
+    with pytest.raises(ConfigurationError, match=r"names 'not_nul', .* Did you mean not_null\?"):
+        Audits(checks=["not_nul"]).refuse_unmatched(["not_null", "unique_values"])

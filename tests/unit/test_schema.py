@@ -15,7 +15,7 @@ from dg_sqlmesh_component.config.schema import name_errors
 
 DAGSTERS_SCHEMA = SQLMeshProjectComponent.model().model_json_schema()
 OUR_SCHEMA = SQLMeshProjectComponent.get_model_cls().model_json_schema()
-ENUMERATED = [place for place in ATTRIBUTE_PATHS if place[-1] in ("backoff", "jitter")]
+ENUMERATED = [place for place in ATTRIBUTE_PATHS if place[-1] in ("backoff", "jitter", "checks")]
 
 
 def messages_of(attributes: dict[str, Any]) -> list[str]:
