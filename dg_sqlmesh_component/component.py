@@ -36,6 +36,7 @@ from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
+from dg_sqlmesh_component.schedule.schedules import build_schedules
 from dg_sqlmesh_component.state.source import ManifestSource, variables_without_secrets
 from dg_sqlmesh_component.worker_client.requests import load_manifest
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
@@ -271,7 +272,10 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             )
             self._code_location = code_location
             code_location.add(label, op_name, assets.specs)
-            return dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
+            definitions = dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
+            if self.schedule is None:
+                return definitions
+            return dg.Definitions.merge(definitions, build_schedules(self.schedule, op_name, self.project, assets))
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self._translator = Translator(manifest, self)

@@ -116,7 +116,12 @@ def state(folder: Path, environment: str = "prod", path: str = ".") -> dict[str,
     Args:
         path: The project, relative to `folder`.
     """
-    status, output = _run_in_fork([str(TESTS / "sqlmesh_state.py"), environment, path], folder)
+    return script("sqlmesh_state.py", folder, environment, path)
+
+
+def script(name: str, folder: Path, *arguments: str) -> Any:
+    """Run a script of this folder in another folder. Return the JSON in the last line of its output."""
+    status, output = _run_in_fork([str(TESTS / name), *arguments], folder)
     assert status == 0, output
     return json.loads(output.splitlines()[-1])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, SQLMeshProjectArgs
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.retries import Retries
+from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 
 REFERENCE = REPOSITORY / "component.yaml"
@@ -34,11 +36,12 @@ DEFAULTS = {
     "op": OpSpec(),
     "execution": Execution(),
 }
-NESTED_DEEPER = {"execution.retries": Retries.model()}
+OPTIONAL = {"execution.retries": Retries.model(), "schedule": Schedule.model()}
+"""Mappings that are null by default. A comment of the reference lists their attributes."""
 NESTED = {name: type(value).model() for name, value in DEFAULTS.items()}
-OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *NESTED_DEEPER.values()]
+OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *OPTIONAL.values()]
 ATTRIBUTES = {
-    *(f"{name}.{field}" for name, model in (NESTED | NESTED_DEEPER).items() for field in model.model_fields),
+    *(f"{name}.{field}" for name, model in (NESTED | OPTIONAL).items() for field in model.model_fields),
     *(name for name in TOP.model_fields if name not in NESTED),
 }
 WITHOUT_DEFAULT = ("path",)
@@ -60,11 +63,11 @@ def test_reference_lists_every_attribute() -> None:
         assert set(attributes[name]) == set(model.model_fields) - REFUSED.get(name, set()), name
 
 
-def test_reference_lists_nested_attributes_in_comments() -> None:
-    text = REFERENCE.read_text()
-    for name, model in NESTED_DEEPER.items():
-        comment = text[: text.index(f"    {name.split('.')[-1]}: null")].rsplit("\n    # Retries", 1)[1]
-        assert all(field in comment for field in model.model_fields), name
+def test_reference_lists_the_attributes_of_optional_mappings_in_comments() -> None:
+    for name, model in OPTIONAL.items():
+        above = REFERENCE.read_text().split(f" {name.split('.')[-1]}: null")[0].splitlines()[:-1]
+        comment = "".join(takewhile(lambda line: line.lstrip().startswith("#"), reversed(above)))
+        assert [field for field in model.model_fields if field not in comment] == [], name
 
 
 def test_reference_shows_the_real_defaults() -> None:

@@ -22,6 +22,7 @@ from dg_sqlmesh_component.config.attributes import (
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.schedule import Schedule, resolve_schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.protocol.manifest import Model
 
@@ -128,3 +129,14 @@ class ComponentAttributes(dg.Resolvable):
             description="How SQLMesh runs.", examples=[{"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}]
         ),
     ] = field(default_factory=Execution)
+    schedule: Annotated[
+        Schedule | None,
+        dg.Resolver(
+            resolve_schedule,
+            model_field_type=bool | Schedule.model() | None,
+            inject_before_resolve=False,
+            description="Schedules that launch a run of the models with pending intervals, when the cron of a model "
+            "ticks: true, or a mapping with options. Default: none.",
+            examples=[True, {"default_status": "RUNNING", "tags": {"team": "data"}}],
+        ),
+    ] = None

@@ -145,10 +145,42 @@ class EvaluationRequest:
     type: Literal["evaluate"] = "evaluate"
 
 
-Request = LoadRequest | EvaluationRequest
+@dataclass(frozen=True, slots=True)
+class PendingRequest:
+    """Find the models that `sqlmesh run` would compute now. A schedule sends it at each tick.
+
+    The worker reads the state. It does not load the project, and it does not take the lock of runs.
+
+    Attributes:
+        models: The models to look at, by fqn.
+        now: The instant for which pending intervals are found.
+    """
+
+    project: OpenProject
+    environment: str
+    models: frozenset[str]
+    now: int
+    type: Literal["find_pending"] = "find_pending"
+
+
+Request = LoadRequest | EvaluationRequest | PendingRequest
 
 
 # -- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PendingFound:
+    """The answer to a `PendingRequest`.
+
+    Attributes:
+        pending: The models with pending intervals, by fqn, and when the cron of each has ticked last.
+        next_due: The next tick of the requested models' crons, and its model; None if no model is promoted.
+    """
+
+    pending: dict[str, int]
+    next_due: tuple[int, str] | None
+    type: Literal["pending_found"] = "pending_found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,6 +492,7 @@ class RequestFailed:
 
 Event = (
     ProjectLoaded
+    | PendingFound
     | EnvironmentOpened
     | EvaluationPlanned
     | AuditEvaluated
@@ -477,5 +510,5 @@ Event = (
     | RequestFailed
 )
 
-LAST_EVENTS = (ProjectLoaded, EvaluationFinished, RequestFailed)
+LAST_EVENTS = (ProjectLoaded, PendingFound, EvaluationFinished, RequestFailed)
 """The last event of every request is one of these."""

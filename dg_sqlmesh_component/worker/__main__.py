@@ -59,12 +59,13 @@ def main() -> None:
 
 
 def _serve(pipe: Pipe) -> None:
-    from dg_sqlmesh_component.protocol.messages import LoadRequest
+    from dg_sqlmesh_component.protocol.messages import LoadRequest, PendingRequest
     from dg_sqlmesh_component.worker.context import with_default_gateway
     from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
     from dg_sqlmesh_component.worker.load.project import (
         load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
     )
+    from dg_sqlmesh_component.worker.pending import find_pending
 
     gc.freeze()  # imported objects stay, and forked processes share them
     gc.enable()
@@ -73,6 +74,9 @@ def _serve(pipe: Pipe) -> None:
     if isinstance(request, LoadRequest):
         pipe.begin()
         pipe.send(load_project(request, pipe))
+    elif isinstance(request, PendingRequest):
+        pipe.begin()
+        pipe.send(find_pending(request, pipe))
     else:
         evaluate(request, pipe)
 

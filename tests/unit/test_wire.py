@@ -44,11 +44,13 @@ REQUESTS: tuple[msg.Request, ...] = (
             "local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}
         ),
     ),
+    msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
 )
 EVENTS: tuple[msg.Event, ...] = (
     msg.ProjectLoaded(
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
+    msg.PendingFound({"a": D1[0]}, next_due=(D2[0], "b")),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
@@ -193,7 +195,7 @@ def test_field_with_a_default_may_be_missing(adapter: Any, value: Any) -> None:
 
 
 def test_defaults_of_optional_request_fields() -> None:
-    load, evaluate = (
+    load, evaluate, pending = (
         wire.decode(
             wire.REQUEST,
             line_without(
@@ -217,6 +219,7 @@ def test_defaults_of_optional_request_fields() -> None:
         environment_timeout=1,
         manifest_facts=None,
     )
+    assert pending == REQUESTS[2]
 
 
 ERRORS = (msg.NodeFailed("a", "OperationalError", "lost", ()), msg.RequestFailed("EvaluationError", "lost"))

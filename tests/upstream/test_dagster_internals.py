@@ -14,6 +14,8 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster._core.execution.api import create_execution_plan
+from dagster._utils.schedules import schedule_execution_time_iterator
 from harness import dagster_project, load
 
 from dg_sqlmesh_component import dagster_internals as internals
@@ -235,3 +237,49 @@ def test_dagster_distinguishes_rebuild_from_load_of_definitions(load_type: Defin
         assert internals.is_rebuilding_definitions() is (load_type is DefinitionsLoadType.RECONSTRUCTION)
     finally:
         DefinitionsLoadContext.set(before)
+
+
+def assets_around_partitioned_ones() -> list[dg.AssetsDefinition]:
+    """`a` and `b`, between them `middle` and two assets with different partitions, and assets outside."""
+    daily, hourly = dg.DailyPartitionsDefinition("2026-01-01"), dg.HourlyPartitionsDefinition("2026-01-01-00:00")
+
+    def asset(name: str, upstream: list[str], partitions: dg.PartitionsDefinition | None = None) -> Any:
+        @dg.asset(name=name, deps=upstream, partitions_def=partitions)
+        def compute() -> None: ...
+
+        return compute
+
+    return [
+        asset("before", []),
+        asset("a", ["before"]),
+        asset("middle", ["a"]),
+        asset("by_day", ["a"], daily),
+        asset("by_hour", ["a"], hourly),
+        asset("b", ["middle", "by_day", "by_hour"]),
+        asset("after", ["b"]),
+    ]
+
+
+def test_job_has_the_assets_between_and_no_partitioned_ones() -> None:
+    selected = dg.define_asset_job("between", selection=internals.WithAssetsBetween([A, B]))
+    definitions = dg.Definitions(assets=assets_around_partitioned_ones(), jobs=[selected])
+    built = definitions.resolve_job_def("between")
+    assert built.asset_layer.selected_asset_keys == {A, MIDDLE, B}
+    assert built.partitions_def is None
+
+
+def test_assets_between_are_those_of_the_requested_ones_only() -> None:
+    repository = dg.Definitions(assets=assets_around_partitioned_ones()).get_repository_def()
+    assert internals.assets_between(repository, [A, B]) == {MIDDLE}
+    assert internals.assets_between(repository, [A]) == set()
+
+
+def test_plan_of_a_run_that_has_not_started_has_its_assets(instance: dg.DagsterInstance) -> None:
+    queued = job(lambda _: None, {})
+    run = instance.create_run_for_job(queued, create_execution_plan(queued))
+    assert internals.planned_assets(instance, run) == {A, MIDDLE, B, LAST}
+
+
+def test_crons_that_tick_at_the_same_time_are_one_tick() -> None:
+    ticks = schedule_execution_time_iterator(0, ["@hourly", "0 * * * *", "@daily"], "UTC", ascending=True)
+    assert [next(ticks).timestamp() for _ in range(3)] == [0, 3600, 7200]
