@@ -174,3 +174,36 @@ def test_web_server_shows_every_model_and_the_results_of_a_launched_run(server: 
     output = server.log.read_text()
     assert "Traceback" not in output
     assert "SELECT" not in output.replace("AssetSelection", ""), "SQLMesh's own output floods the terminal"
+
+
+TICKS = """
+query T($schedule: String!, $repository: String!, $location: String!) {
+  scheduleOrError(scheduleSelector: {
+    scheduleName: $schedule, repositoryName: $repository, repositoryLocationName: $location
+  }) { ... on Schedule { scheduleState { status ticks(limit: 5) { status runIds skipReason error { message } } } } } }
+"""
+
+
+@pytest.mark.slow  # it waits for two ticks, a minute apart
+def test_daemon_launches_one_run_of_the_pending_models(tmp_path: Path) -> None:
+    with dagster_project(tmp_path) as dagster:
+        run([BIN / "dg", "scaffold", "defs", COMPONENT, "shop", "--json-params", '{"init": true}'], cwd=dagster.root)
+        project = dagster.root / "sqlmesh_project"
+        plan(project)
+        schedule = {"cron": "* * * * *", "default_status": "RUNNING"}
+        dagster.add_component("shop", {"project": str(project), "schedule": schedule})
+        with serve(dagster, tmp_path) as url:
+            server = Server(url, project, tmp_path / "server.log")
+            [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
+            names = {"repository": repository["name"], "location": repository["location"]["name"]}
+            ticks: list[dict[str, Any]] = []
+            deadline = time.monotonic() + 300
+            while not any("No model has pending" in (tick["skipReason"] or "") for tick in ticks):
+                assert time.monotonic() < deadline, ticks
+                time.sleep(1)
+                state_of_schedule = server.ask(TICKS, schedule="sqlmesh_shop_schedule", **names)["scheduleOrError"]
+                ticks = state_of_schedule["scheduleState"]["ticks"]
+            run_ids = [run_id for tick in ticks for run_id in tick["runIds"]]
+            assert len(run_ids) == 1, ticks
+            assert server.ask(RUN, id=run_ids[0])["runOrError"]["status"] == "SUCCESS"
+            assert [tick["error"] for tick in ticks if tick["error"]] == []
