@@ -27,7 +27,7 @@ Invariants:
   one, marked `is_second_outcome`.
 - `executed` requires that every planned batch has finished. One event of SQLMesh is never enough.
 - If SQLMesh reports something that the request rules out, that is a contradiction, and the step fails.
-- If the run ends before SQLMesh has planned anything, it was refused, and no node has an outcome.
+- If the run ends before SQLMesh has planned anything, no node has an outcome.
 
 The outcome table in the documentation, these rules and the parameters of their tests must agree.
 """
@@ -39,6 +39,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.formatting import block
 
 
@@ -303,7 +304,7 @@ class Ledger:
         self._has_begun = False
 
     @property
-    def was_refused(self) -> bool:
+    def never_began(self) -> bool:
         """Whether the run ended before SQLMesh planned, failed or audited anything. No node has an outcome then."""
         return self._closed and not self._has_begun and self._status is None
 
@@ -354,11 +355,13 @@ class Ledger:
                 self._status = event.status
                 return self.close(None)
             case msg.RequestFailed():
-                return self.close(event.message)
+                # The step's failure has the message of such an error, with its traceback, once.
+                is_unexpected = event.error == WorkerError.__name__
+                return self.close("The worker raised an unexpected error." if is_unexpected else event.message)
         return []
 
     def close(self, interruption: str | None) -> list[NodeOutcome | AuditOnlyOutcome]:
-        """Settle every open node, unless the run was refused.
+        """Settle every open node, unless the run never began.
 
         Args:
             interruption: Why no more events will come; None if SQLMesh ended the run.
@@ -366,7 +369,7 @@ class Ledger:
         if self._closed:
             return []
         self._closed = True
-        if self.was_refused:
+        if self.never_began:
             return []
         error = interruption or "SQLMesh ended the run without evaluating them."
         return [
