@@ -104,6 +104,7 @@ class NodeOutcome:
         audits: The audit results of this run, in the model's order.
         errors: SQLMesh's error messages, each distinct one once.
         failed_audits: Names of the blocking audits that caused the failure.
+        needs_correction: Whether it failed for a cause in the project or its data that a retry alone does not remove.
         failed_upstream: For `blocked`: the failed nodes upstream.
         signals: For `waiting`: the node's own signals that were not ready.
         upstream: For `waiting`: nodes upstream whose signals were not ready.
@@ -133,6 +134,7 @@ class NodeOutcome:
     audits: tuple[AuditResult, ...] = ()
     errors: tuple[str, ...] = ()
     failed_audits: tuple[str, ...] = ()
+    needs_correction: bool = False
     failed_upstream: tuple[str, ...] = ()
     signals: tuple[str, ...] = ()
     upstream: tuple[str, ...] = ()
@@ -266,6 +268,9 @@ class _Entry:
             audits=_audit_results(self.audits),
             errors=errors,
             failed_audits=tuple(dict.fromkeys(name for failure in self.failures for name in failure.failed_audits)),
+            needs_correction=any(
+                not failure.is_transient and failure.error_type != WorkerError.__name__ for failure in self.failures
+            ),
             failed_upstream=self.failed_upstream,
             signals=waiting.signals if waiting else (),
             upstream=waiting.upstream if waiting else (),

@@ -160,6 +160,8 @@ class _Step:
                     event = self._retries.classify(event) if self._retries else event
                     if isinstance(event, (msg.EvaluationFinished, msg.RequestFailed)):
                         return event
+                    if isinstance(event, msg.EnvironmentOpened):
+                        self._wording.plan_command = event.plan_command
                     if isinstance(event, msg.BatchesInFlight):
                         self._in_flight = event.nodes
                         self._cut_off.update(event.nodes)
@@ -216,8 +218,6 @@ class _Step:
             settled = self._ledger.close("SQLMesh's process ended before it was done.")
         yield from self._results.report(settled)
 
-    @property
-    def _stopped(self) -> str:
     def _why_never_began(self, end: retry_decision.End) -> str:
         """Why SQLMesh computed and audited nothing, as a clause after "because"."""
         if self.interruption.is_cancelled:
@@ -226,6 +226,8 @@ class _Step:
         is_refusal = error is not None and issubclass(error, REFUSALS)
         return _REFUSED if is_refusal else "the run failed before SQLMesh computed or audited anything"
 
+    @property
+    def _stopped(self) -> str:
         """The problem of a cancelled run whose worker had to be killed."""
         return (
             f"The run was cancelled. After {FINISH_GRACE_SECONDS:.0f} seconds the queries in flight were cancelled, "
