@@ -345,7 +345,7 @@ class NodeFailed:
     """Sent for each node that raised an error, after SQLMesh has finished all nodes, or at once if a signal raised.
 
     Attributes:
-        error_type: Class name of the cause.
+        error_type: Class name of the cause; `WorkerError` if the cause is a bug of this package.
         message: The cause's text.
         failed_audits: Names of the blocking audits that are the cause; empty for any other cause.
         is_transient: Whether a retry may succeed.

@@ -118,7 +118,8 @@ class Reporter:
             outcome.fqn,
             passed=outcome.outcome in (Outcome.EXECUTED, Outcome.UP_TO_DATE),
             is_warning=outcome.outcome is Outcome.WAITING or is_cancelled,
-            description=self.wording.sentence(outcome),
+            # The metadata contains the error, and the step logs it. Dagster logs this text again, in quotes.
+            description=self.wording.summary(outcome),
             metadata=status_metadata(self.wording, outcome),
         )
 

@@ -12,7 +12,13 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, StoppedError
+from dg_sqlmesh_component.protocol.errors import (
+    ERRORS_BY_NAME,
+    REFUSALS,
+    ConfigurationError,
+    SQLMeshComponentError,
+    StoppedError,
+)
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.cancellation import Interruption
@@ -27,6 +33,8 @@ from dg_sqlmesh_component.run.step_results import StepResults
 from dg_sqlmesh_component.run.wording import as_sentence
 from dg_sqlmesh_component.worker_client.requests import serving
 from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
+
+_REFUSED = "the run was refused"
 
 
 def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> Iterator[Any]:
@@ -44,7 +52,7 @@ def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> I
         refuse_changed_step(context)
         request = build_request(context, settings)
     except ConfigurationError as error:
-        yield from repeated_checks(context, "the run was refused", fails=True)
+        yield from repeated_checks(context, _REFUSED, fails=True)
         raise dg.Failure(description=str(error), allow_retries=False) from None
     tags = run_tags(request)
     context.instance.add_run_tags(context.run.run_id, tags)
@@ -97,7 +105,8 @@ class _Step:
 
     def run(self) -> Iterator[Any]:
         """Yield all results of the step, then raise if it failed or was cancelled."""
-        yield from self._settle((yield from self._attempts()))
+        end = yield from self._attempts()
+        yield from self._settle(end)
         self._problems += self._ledger.contradictions
         failure = self._failure()
         # Dagster shows checks without a result as failed in a failed run, and as skipped in a cancelled run.
@@ -107,8 +116,8 @@ class _Step:
         if not self._wording.is_declared:
             why = f"this run was in environment {self._request.environment}"
             yield from repeated_checks(self._context, why, fails=failure is not None)
-        elif self._ledger.was_refused:
-            yield from repeated_checks(self._context, "the run was refused", fails=True)
+        elif self._ledger.never_began:
+            yield from repeated_checks(self._context, self._why_never_began(end), fails=True)
         yield from self._results.release_checks()
         self._log.nothing_to_do(self._results.unobserved)
         self._log.backfill(self._results.outcomes)
@@ -151,6 +160,8 @@ class _Step:
                     event = self._retries.classify(event) if self._retries else event
                     if isinstance(event, (msg.EvaluationFinished, msg.RequestFailed)):
                         return event
+                    if isinstance(event, msg.EnvironmentOpened):
+                        self._wording.plan_command = event.plan_command
                     if isinstance(event, msg.BatchesInFlight):
                         self._in_flight = event.nodes
                         self._cut_off.update(event.nodes)
@@ -206,6 +217,14 @@ class _Step:
             self._problems.append(str(end))
             settled = self._ledger.close("SQLMesh's process ended before it was done.")
         yield from self._results.report(settled)
+
+    def _why_never_began(self, end: retry_decision.End) -> str:
+        """Why SQLMesh computed and audited nothing, as a clause after "because"."""
+        if self.interruption.is_cancelled:
+            return "the run was cancelled before SQLMesh computed or audited anything"
+        error = ERRORS_BY_NAME.get(end.error) if isinstance(end, msg.RequestFailed) else type(end)
+        is_refusal = error is not None and issubclass(error, REFUSALS)
+        return _REFUSED if is_refusal else "the run failed before SQLMesh computed or audited anything"
 
     @property
     def _stopped(self) -> str:

@@ -241,6 +241,8 @@ def test_run_cancelled_while_sqlmesh_opens_the_project_ends_at_once(tmp_path: Pa
         record, _ = launch_and_cancel(dagster, "in_process", (project / "holding").exists)
     assert record.status == dg.DagsterRunStatus.CANCELED
     assert "The run was cancelled before SQLMesh computed anything." in record.failures[0]  # it was not killed
+    reason = "Not evaluated: the run was cancelled before SQLMesh computed or audited anything."
+    assert record.not_evaluated_reasons == {reason}
     assert not record.materializations
     assert processes_in(project) == []
 

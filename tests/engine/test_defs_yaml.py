@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 import traceback
@@ -191,6 +192,10 @@ def test_component_whose_template_loads_its_own_assets_is_an_error(dagster: Dags
     write_project(dagster.root / "shop", ONE_MODEL)
     deps = "{{ [context.load_component('shop').asset_key_for_model('t.one')] }}"
     dagster.add_component("shop", {"project": "../../../shop", "translation": {"deps": deps}})
+    assert "asks for its own assets while they are being built" in dagster.load_error()
+    [folder] = {path.parent for path in dagster.root.rglob("state")}
+    shutil.rmtree(folder)
+    folder.write_text("no folder")
     assert "asks for its own assets while they are being built" in dagster.load_error()
 
 

@@ -310,6 +310,26 @@ def test_run_that_ends_before_planning_interrupts_nothing(events: list[msg.Event
     assert outcomes_of(events, requested=[ORDERS], audit_only=[STAGING], worker_death=worker_death) == []
 
 
+def test_traceback_of_an_unexpected_error_is_not_repeated_for_each_interrupted_model() -> None:
+    unexpected = msg.RequestFailed("WorkerError", "This is a bug.\n\nTraceback (most recent call last): ...")
+    outcomes = outcomes_of([OPENED, ONE_BATCH, unexpected], requested=[ORDERS, STAGING])
+    assert {outcome.errors for outcome in outcomes} == {("The worker raised an unexpected error.",)}
+
+
+@pytest.mark.parametrize(
+    ("failure", "needs_correction"),
+    [
+        (DIVISION, True),
+        (msg.NodeFailed(ORDERS, "OperationalError", "the connection was lost", (), is_transient=True), False),
+        (msg.NodeFailed(ORDERS, "WorkerError", "This is a bug.", ()), False),
+    ],
+    ids=["error of the model", "transient error", "bug of this package"],
+)
+def test_model_needs_correction_only_after_an_error_of_its_own(failure: msg.NodeFailed, needs_correction: bool) -> None:
+    (outcome,) = outcomes_of([OPENED, ONE_BATCH, failing_batch(0, D1), failure, FAILED])
+    assert (outcome.outcome, outcome.needs_correction) == (Outcome.FAILED, needs_correction)
+
+
 def test_failing_signal_interrupts_the_other_models() -> None:
     failed = [OPENED, DIVISION, msg.RequestFailed("EvaluationError", "A signal raised an error.")]
     outcomes = outcomes_of(failed, requested=[ORDERS, STAGING])

@@ -497,7 +497,7 @@ def test_intervals_of_the_first_attempt_are_reported_if_the_second_fails_persist
 
 def test_intervals_of_the_first_attempt_are_reported_if_the_second_is_interrupted() -> None:
     (outcome,) = outcomes_of_last(
-        PARTLY_FAILED, [planned(ORDERS, interval=D2), msg.RequestFailed("WorkerError", "killed")]
+        PARTLY_FAILED, [planned(ORDERS, interval=D2), msg.RequestFailed("EvaluationError", "killed")]
     )
     assert (outcome.outcome, outcome.intervals, outcome.attempts) == (Outcome.INTERRUPTED, (D1,), 2)
     assert outcome.errors == ("killed",)

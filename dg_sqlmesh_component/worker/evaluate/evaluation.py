@@ -60,6 +60,7 @@ from dg_sqlmesh_component.worker.evaluate.running_queries import cut_off_queries
 from dg_sqlmesh_component.worker.evaluate.state_lock import LockWait, hold_state_lock
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.evaluate.unknown_upstream import refuse_unknown_upstream
+from dg_sqlmesh_component.worker.own_bugs import is_own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
 
@@ -152,7 +153,7 @@ def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracke
         try:
             status = _STATUS[_run(request, context)]
         except Exception as error:  # a statement's: any driver's
-            if not tracker.is_through:
+            if not tracker.is_through or is_own_bug(error):
                 raise
             late_error = error
     if status == "nothing_to_do":  # SQLMesh has planned nothing, so it has called no method of the console
