@@ -385,7 +385,7 @@ def test_empty_job_selection_is_an_error(shop: ShopProject, tmp_path: Path) -> N
     component.build_defs_from_state(dg.ComponentTree.for_test().load_context, tmp_path / "state")
     for selection in ("", [], [None], ["shop.orders", ""]):
         with pytest.raises(ConfigurationError, match="get_asset_selection was given select="):
-            component.get_asset_selection(selection)  # type: ignore[arg-type]
+            component.get_asset_selection(selection)  # type: ignore[arg-type]  # it must refuse wrong types
     with pytest.raises(ConfigurationError, match="matches no asset of the SQLMesh project 'shop'"):
         component.get_asset_selection("shop.seen")
 
