@@ -51,10 +51,11 @@ services:  ## PostgreSQL, from Debian's packages; without it the tests that star
 	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; }
 
-lint: $(VENV)/.lint  ## style and types
+# mypy checks the tests too, and needs what they import.
+lint: $(VENV)/.test $(VENV)/.lint  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy dg_sqlmesh_component
+	$(BIN)/mypy
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

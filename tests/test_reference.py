@@ -53,7 +53,8 @@ def properties_of(schema: dict[str, Any], model: type[BaseModel]) -> dict[str, d
 
 
 def reference() -> dict[str, Any]:
-    return yaml.safe_load(REFERENCE.read_text())["attributes"]
+    attributes: dict[str, Any] = yaml.safe_load(REFERENCE.read_text())["attributes"]
+    return attributes
 
 
 def test_reference_lists_every_attribute() -> None:
@@ -113,7 +114,9 @@ def attributes_with_a_test() -> dict[str, list[str]]:
     tests_by_attribute: dict[str, list[str]] = {}
     for path in (REPOSITORY / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            for mark in getattr(node, "decorator_list", []):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+                continue
+            for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.attribute":
                     for name in mark.args:
                         tests_by_attribute.setdefault(ast.literal_eval(name), []).append(f"{path.name}::{node.name}")

@@ -161,9 +161,9 @@ def _context() -> dg.ComponentLoadContext:
         ("environment_timeout", -1, 0),
     ],
 )
-def test_execution_number_below_its_minimum_is_refused(name: str, value: float, least: int) -> None:
+def test_execution_number_below_its_minimum_is_refused(name: str, value: Any, least: int) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        Execution(**{name: value})  # type: ignore[arg-type]
+        Execution(**{name: value})
     assert str(refusal.value) == f"`execution.{name}` in defs.yaml is {value}; it must be at least {least}."
 
 

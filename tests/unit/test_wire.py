@@ -19,7 +19,7 @@ PROJECT = msg.OpenProject(paths=("/shop", "/core"), gateway="local", environment
 PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
 ADD_UP = replace(PROMOTED, table_name=None)
 
-REQUESTS: tuple[msg.Request, ...] = (
+REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest] = (
     msg.LoadRequest(
         PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links"), limits=Limits(9, 8, 7)
     ),
@@ -230,6 +230,7 @@ every_error = pytest.mark.parametrize("error", ERRORS, ids=[type(error).__name__
 def test_error_is_persistent_by_default(error: msg.NodeFailed | msg.RequestFailed) -> None:
     assert error.is_transient is False
     decoded = wire.decode(wire.EVENT, line_without(wire.EVENT, error, "is_transient"))
+    assert isinstance(decoded, msg.NodeFailed | msg.RequestFailed)
     assert decoded.is_transient is False
 
 

@@ -45,7 +45,7 @@ def job(hook: Hook, results_by_step: dict[str, Any], selection: dg.AssetSelectio
         op_tags={"mine": "yes"},
         name="models",
     )
-    def models(context):
+    def models(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
         results_by_step[internals.step_key(context)] = hook(context)
         for key in context.selected_asset_keys:
             yield dg.MaterializeResult(asset_key=key)
@@ -134,7 +134,7 @@ def test_log_line_about_missing_outputs_can_be_suppressed(instance: dg.DagsterIn
     @dg.multi_asset(
         specs=[dg.AssetSpec("x", skippable=True)], check_specs=[dg.AssetCheckSpec("unseen", asset="x")], can_subset=True
     )
-    def silent(context):
+    def silent(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
         if is_quiet:
             internals.drop_missing_outputs_log(context)
         yield from ()
@@ -164,7 +164,9 @@ def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
     records = list(internals.check_records(instance, FINE))
     assert [record.run_id for record in records] == [run.run_id for run in instance.get_runs()]
     assert records[0].run_id == last[FINE].run_id
-    evaluation = last[FINE].event.asset_check_evaluation  # type: ignore[union-attr]
+    event = last[FINE].event
+    assert event is not None
+    evaluation = event.asset_check_evaluation
     assert evaluation is not None
     assert isinstance(evaluation.target_materialization_data, internals.TargetMaterialization)
 
@@ -172,7 +174,7 @@ def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
 def test_function_that_installs_signal_handlers_can_be_replaced() -> None:
     from dagster._utils.interrupts import capture_interrupts
 
-    original, wanted = internals.signal_installer(), []
+    original, wanted = internals.signal_installer(), list[Any]()
     before = signal.getsignal(signal.SIGINT)
     internals.replace_signal_installer(wanted.append)
     try:
