@@ -142,6 +142,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             count_rows="row_count" in self.include_metadata,
             query_characters=self.metadata_limits.characters,
             owned=self._code_location.models,
+            restate=self.restate,
         )
         yield from execute_step(context, settings)
 

@@ -16,6 +16,7 @@ import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster._core.events import EngineEventData
 from dagster._core.execution.context.system import StepExecutionContext
 from dagster._core.execution.plan.inputs import StepInput
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
@@ -224,6 +225,13 @@ def released_output(context: dg.AssetExecutionContext, output: str) -> dg.Dagste
     return dg.DagsterEvent.step_output_event(
         step_context=step_context, step_output_data=StepOutputData(step_output_handle=handle)
     )
+
+
+def log_step_metadata(
+    context: dg.AssetExecutionContext, message: str, metadata: Mapping[str, dg.MetadataValue]
+) -> None:
+    """Add an event with metadata to the step. Nothing public attaches metadata to a step before its results."""
+    dg.DagsterEvent.engine_event(_step_context(context), message, EngineEventData(metadata=metadata))
 
 
 def cache_output_keys(context: dg.AssetExecutionContext) -> None:

@@ -19,7 +19,7 @@ from harness import REPOSITORY, dagster_project
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, SQLMeshProjectArgs
+from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, Restate, SQLMeshProjectArgs
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.schedule import Schedule
@@ -34,6 +34,7 @@ DEFAULTS = {
     "metadata_limits": MetadataLimits(),
     "audits": Audits(),
     "op": OpSpec(),
+    "restate": Restate(),
     "execution": Execution(),
 }
 OPTIONAL = {"execution.retries": Retries.model(), "schedule": Schedule.model()}

@@ -16,6 +16,7 @@ from dg_sqlmesh_component.config.attributes import (
     Execution,
     MetadataAddition,
     MetadataLimits,
+    Restate,
     Selection,
     SQLMeshProjectArgs,
     resolve_project,
@@ -129,6 +130,13 @@ class ComponentAttributes(dg.Resolvable):
             description="How SQLMesh runs.", examples=[{"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}]
         ),
     ] = field(default_factory=Execution)
+    restate: Annotated[
+        Restate,
+        dg.Resolver.default(
+            description="Limits of restatements, which `execution.allow_restate` allows.",
+            examples=[{"max_intervals": 500, "max_seconds": 3600}],
+        ),
+    ] = field(default_factory=Restate)
     schedule: Annotated[
         Schedule | None,
         dg.Resolver(

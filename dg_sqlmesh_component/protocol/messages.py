@@ -103,6 +103,37 @@ class ManifestFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedCost:
+    """What the last computation of a model took, as Dagster has recorded it.
+
+    Attributes:
+        covered_ms: The length of the computed range. None for a model that is always computed as a whole.
+    """
+
+    duration_ms: int
+    covered_ms: int | None
+    rows: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restatement:
+    """Compute a range of the requested models again, and of the models downstream of them. Part of a request.
+
+    Attributes:
+        start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
+        max_intervals, max_seconds: Refuse a larger restatement. None for no limit.
+        costs: By fqn, for the estimate. Models that Dagster has no record of are missing.
+    """
+
+    start: str
+    end: str
+    max_intervals: int | None = None
+    max_seconds: float | None = None
+    costs: dict[str, RecordedCost] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRequest:
     """Run the requested nodes once, then audit others. A step sends it once, and again for each retry inside the step.
 
@@ -121,6 +152,7 @@ class EvaluationRequest:
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
         manifest_facts: Facts of the manifest that must still hold; None to compare nothing.
+        restate: Compute a range again instead of the pending intervals.
     """
 
     project: OpenProject
@@ -142,6 +174,7 @@ class EvaluationRequest:
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
     manifest_facts: ManifestFacts | None = None
+    restate: Restatement | None = None
     type: Literal["evaluate"] = "evaluate"
 
 
@@ -244,6 +277,32 @@ class EnvironmentOpened:
     plan_command: str
     others: tuple[str, ...] = ()
     type: Literal["environment_opened"] = "environment_opened"
+
+
+@dataclass(frozen=True, slots=True)
+class RestatementPlanned:
+    """Sent before `EnvironmentOpened` if the request restates: what is about to be computed again.
+
+    It is sent for a restatement that is then refused for its size, too.
+
+    Attributes:
+        ranges: The range of each model, and its number of intervals.
+        added: Models that were not requested, and have to be computed again because they are downstream.
+        environments: Other environments that lose intervals of these models, with the number of models.
+        seconds, rows, bytes: The estimate, from recorded costs; None if nothing is recorded.
+        without_cost: Models that the estimate leaves out, because Dagster has no record of a computation.
+
+    Source: `Plan.missing_intervals` of a plan with `restate_models`.
+    """
+
+    ranges: dict[str, tuple[Interval, int]]
+    added: tuple[str, ...]
+    environments: dict[str, int]
+    seconds: float | None
+    rows: int | None
+    bytes: int | None
+    without_cost: tuple[str, ...]
+    type: Literal["restatement_planned"] = "restatement_planned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,6 +552,7 @@ class RequestFailed:
 Event = (
     ProjectLoaded
     | PendingFound
+    | RestatementPlanned
     | EnvironmentOpened
     | EvaluationPlanned
     | AuditEvaluated

@@ -104,9 +104,12 @@ class Reporter:
 
     def observation(self, outcome: NodeOutcome) -> dg.AssetObservation:
         """A model that was not executed, or not in the declared environment, and why. Never a materialization."""
+        description = self.wording.sentence(outcome)
+        if outcome.outcome is Outcome.UP_TO_DATE:
+            description += " To compute a range again, set `restate` in the run config."
         return dg.AssetObservation(
             asset_key=self.assets.key(outcome.fqn),
-            description=self.wording.sentence(outcome),
+            description=description,
             metadata=outcome_metadata(self.wording, outcome),
         )
 

@@ -33,6 +33,7 @@ def test_default_run_config() -> None:
         "end": None,
         "environment": None,
         "skip_janitor": True,
+        "restate": None,
     }
 
 

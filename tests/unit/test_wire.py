@@ -43,6 +43,7 @@ REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest] = (
         manifest_facts=msg.ManifestFacts(
             "local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}
         ),
+        restate=msg.Restatement("2026-01-01", "2026-01-02", 5, 60.0, {"a": msg.RecordedCost(1_000, None, 3, None)}),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
 )
@@ -51,6 +52,7 @@ EVENTS: tuple[msg.Event, ...] = (
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
     msg.PendingFound({"a": D1[0]}, next_due=(D2[0], "b")),
+    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, 1.5, None, 4, ("b",)),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
@@ -218,6 +220,7 @@ def test_defaults_of_optional_request_fields() -> None:
         overlap_timeout=0.0,
         environment_timeout=1,
         manifest_facts=None,
+        restate=None,
     )
     assert pending == REQUESTS[2]
 

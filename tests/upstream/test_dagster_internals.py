@@ -285,3 +285,14 @@ def test_plan_of_a_run_that_has_not_started_has_its_assets(instance: dg.DagsterI
 def test_crons_that_tick_at_the_same_time_are_one_tick() -> None:
     ticks = schedule_execution_time_iterator(0, ["@hourly", "0 * * * *", "@daily"], "UTC", ascending=True)
     assert [next(ticks).timestamp() for _ in range(3)] == [0, 3600, 7200]
+
+
+def test_metadata_is_logged_as_an_event_of_the_step(instance: dg.DagsterInstance) -> None:
+    def hook(context: dg.AssetExecutionContext) -> None:
+        internals.log_step_metadata(context, "Planned", {"table": dg.MetadataValue.int(3)})
+
+    run_id = job(hook, {}).execute_in_process(instance=instance).run_id
+    events = [entry.dagster_event for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)]
+    planned = [event for event in events if event is not None and event.message == "Planned"]
+    assert [event.step_key for event in planned] == ["models", "models_2"]
+    assert [event.engine_event_data.metadata["table"].value for event in planned] == [3, 3]
