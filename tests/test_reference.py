@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, SQLMeshProjectArgs
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.janitor import Janitor
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 
@@ -34,11 +35,12 @@ DEFAULTS = {
     "op": OpSpec(),
     "execution": Execution(),
 }
-NESTED_DEEPER = {"execution.retries": Retries.model()}
+IN_COMMENTS = {"execution.retries": Retries.model(), "janitor": Janitor.model()}
+"""Attributes that are null by default: their comment lists the attributes of the mapping."""
 NESTED = {name: type(value).model() for name, value in DEFAULTS.items()}
-OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *NESTED_DEEPER.values()]
+OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *IN_COMMENTS.values()]
 ATTRIBUTES = {
-    *(f"{name}.{field}" for name, model in (NESTED | NESTED_DEEPER).items() for field in model.model_fields),
+    *(f"{name}.{field}" for name, model in (NESTED | IN_COMMENTS).items() for field in model.model_fields),
     *(name for name in TOP.model_fields if name not in NESTED),
 }
 WITHOUT_DEFAULT = ("path",)
@@ -62,8 +64,8 @@ def test_reference_lists_every_attribute() -> None:
 
 def test_reference_lists_nested_attributes_in_comments() -> None:
     text = REFERENCE.read_text()
-    for name, model in NESTED_DEEPER.items():
-        comment = text[: text.index(f"    {name.split('.')[-1]}: null")].rsplit("\n    # Retries", 1)[1]
+    for name, model in IN_COMMENTS.items():
+        comment = re.search(rf"((?: +#.*\n)+) +{name.split('.')[-1]}: null", text)[1]  # type: ignore[index]
         assert all(field in comment for field in model.model_fields), name
 
 

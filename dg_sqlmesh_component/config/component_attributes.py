@@ -21,6 +21,7 @@ from dg_sqlmesh_component.config.attributes import (
     resolve_project,
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.janitor import JANITOR, Janitor
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.protocol.manifest import Model
@@ -128,3 +129,4 @@ class ComponentAttributes(dg.Resolvable):
             description="How SQLMesh runs.", examples=[{"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}]
         ),
     ] = field(default_factory=Execution)
+    janitor: Annotated[Janitor | None, JANITOR] = None

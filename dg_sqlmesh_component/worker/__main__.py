@@ -59,9 +59,10 @@ def main() -> None:
 
 
 def _serve(pipe: Pipe) -> None:
-    from dg_sqlmesh_component.protocol.messages import LoadRequest
+    from dg_sqlmesh_component.protocol.messages import JanitorRequest, LoadRequest
     from dg_sqlmesh_component.worker.context import with_default_gateway
     from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
+    from dg_sqlmesh_component.worker.janitor import run_janitor
     from dg_sqlmesh_component.worker.load.project import (
         load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
     )
@@ -73,6 +74,8 @@ def _serve(pipe: Pipe) -> None:
     if isinstance(request, LoadRequest):
         pipe.begin()
         pipe.send(load_project(request, pipe))
+    elif isinstance(request, JanitorRequest):
+        run_janitor(request, pipe)
     else:
         evaluate(request, pipe)
 

@@ -1,4 +1,4 @@
-"""Sends a worker its request: load the project, or evaluate models."""
+"""Sends a worker its request: load the project, evaluate models, or clean up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def serving(project: SQLMeshProject, request: msg.Request) -> Iterator[Worker]:
 
     Yields:
         The worker. Iterate over it to receive its events in order, with its output as `LogLine`s. The last event is
-        `ProjectLoaded`, `EvaluationFinished` or `RequestFailed`.
+        one of `LAST_EVENTS`.
 
     Raises:
         ConfigurationError, InstallationError: The worker cannot be started.

@@ -44,6 +44,7 @@ REQUESTS: tuple[msg.Request, ...] = (
             "local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}
         ),
     ),
+    msg.JanitorRequest(PROJECT, "dev", concurrent_tasks=4, holder="janitor run c0ffee", overlap_timeout=2.5),
 )
 EVENTS: tuple[msg.Event, ...] = (
     msg.ProjectLoaded(
@@ -60,6 +61,8 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.NodeUpToDate("a", "its cron '@daily' is not due", next_due=D2[0], last_interval_end=None),
     msg.NodeWaiting("a", ("files_arrived",), ("b",), ("c",)),
     msg.NodeAudited("a", (D1, D2), None),
+    msg.ObjectDropped("db.core__dev"),
+    msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),
     msg.SecretsKnown(("hunter2", "")),
     msg.LogLine("warning", "text", "sqlmesh"),
     msg.EvaluationFinished("nothing_to_do"),
@@ -193,7 +196,7 @@ def test_field_with_a_default_may_be_missing(adapter: Any, value: Any) -> None:
 
 
 def test_defaults_of_optional_request_fields() -> None:
-    load, evaluate = (
+    load, evaluate, clean_up = (
         wire.decode(
             wire.REQUEST,
             line_without(
@@ -203,6 +206,7 @@ def test_defaults_of_optional_request_fields() -> None:
         for request in REQUESTS
     )
     assert load == msg.LoadRequest(PROJECT, ("tag:finance",), (), include=())
+    assert clean_up == msg.JanitorRequest(PROJECT, environment=None, concurrent_tasks=None, holder="somebody")
     assert evaluate == replace(
         REQUESTS[1],
         start=None,

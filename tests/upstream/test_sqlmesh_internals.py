@@ -208,3 +208,12 @@ def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> No
     assert {id(handle) for handle in connections_of_this_thread} <= {
         id(handle) for handle in connections_of_other_thread[0]
     }
+
+
+def test_state_has_tables_of_snapshots_and_intervals(planned: Open) -> None:
+    context = planned(load=False)
+    snapshots, rows_after_plan = internals.count_snapshots_and_interval_rows(context)
+    assert snapshots == 3, "two models and a standalone audit"
+    context.run("prod", execution_time=NOW, skip_janitor=True)
+    _, rows_after_run = internals.count_snapshots_and_interval_rows(context)
+    assert rows_after_run > rows_after_plan
