@@ -46,6 +46,7 @@ bench: $(VENV)/.test  ## every table of docs/performance.md; hours, on a machine
 	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/column_lineage.py
 	$(BIN)/python benchmarks/ticks.py
+	$(BIN)/python benchmarks/janitor.py
 
 services:  ## PostgreSQL, from Debian's packages; without it the tests that start a server are skipped
 	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \

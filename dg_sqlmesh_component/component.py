@@ -5,6 +5,7 @@ Dagster reads the annotations of the dataclass as objects, so they must not be p
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,12 +27,14 @@ from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
 from dg_sqlmesh_component.definitions.garbage_collection import paused_garbage_collection
+from dg_sqlmesh_component.definitions.janitor import JanitorJob
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import Addition
+from dg_sqlmesh_component.run.janitor import clean_up
 from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.step import execute_step
@@ -274,10 +277,16 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             )
             self._code_location = code_location
             code_location.add(label, op_name, assets.specs)
-            definitions = dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
-            if self.schedule is None:
-                return definitions
-            return dg.Definitions.merge(definitions, build_schedules(self.schedule, op_name, self.project, assets))
+            definitions = [dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])]
+            if self.schedule is not None:
+                definitions.append(build_schedules(self.schedule, op_name, self.project, assets))
+            if self.janitor is not None:
+                janitor = JanitorJob(self.janitor, op_name)
+                code_location.add_op(label, janitor.name, "janitor.name")
+                pool = self._op.pool(assets.manifest.environment)
+                compute = partial(clean_up, project=self.project, janitor=self.janitor, execution=self.execution)
+                definitions.append(janitor.build(pool, compute))
+            return dg.Definitions.merge(*definitions)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self._translator = Translator(manifest, self)

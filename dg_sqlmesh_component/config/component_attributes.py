@@ -22,6 +22,7 @@ from dg_sqlmesh_component.config.attributes import (
     resolve_project,
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.janitor import JANITOR, Janitor
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.schedule import Schedule, resolve_schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
@@ -148,3 +149,4 @@ class ComponentAttributes(dg.Resolvable):
             examples=[True, {"default_status": "RUNNING", "tags": {"team": "data"}}],
         ),
     ] = None
+    janitor: Annotated[Janitor | None, JANITOR] = None

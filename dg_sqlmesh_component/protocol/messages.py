@@ -196,7 +196,24 @@ class PendingRequest:
     type: Literal["find_pending"] = "find_pending"
 
 
-Request = LoadRequest | EvaluationRequest | PendingRequest
+@dataclass(frozen=True, slots=True)
+class JanitorRequest:
+    """Run SQLMesh's janitor once; the answer is one `JanitorFinished`.
+
+    Attributes:
+        environment: The only environment to clean up, if it has expired. None: everything that has expired.
+        concurrent_tasks, holder, overlap_timeout: As in `EvaluationRequest`.
+    """
+
+    project: OpenProject
+    environment: str | None = None
+    concurrent_tasks: int | None = None
+    holder: str = "somebody"
+    overlap_timeout: float = 0.0
+    type: Literal["janitor"] = "janitor"
+
+
+Request = LoadRequest | EvaluationRequest | PendingRequest | JanitorRequest
 
 
 # -- events ---------------------------------------------------------------------------------------
@@ -498,6 +515,45 @@ class NodeAudited:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectDropped:
+    """Sent after the janitor has dropped one view, schema, table or catalog, if that existed.
+
+    Source: `Console.update_cleanup_progress`.
+    """
+
+    name: str
+    type: Literal["object_dropped"] = "object_dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class StateSize:
+    """The size of the SQLMesh state. Part of `JanitorFinished`.
+
+    Attributes:
+        snapshots: Versions of models.
+        interval_rows: Rows of the `_intervals` table, of which each run adds some.
+    """
+
+    snapshots: int
+    interval_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class JanitorFinished:
+    """The last event of a `JanitorRequest` that was served. An `ObjectDropped` for each object precedes it.
+
+    Attributes:
+        environments: The expired environments that were deleted.
+        before, after: The state, compared to find out what was deleted from it.
+    """
+
+    environments: tuple[str, ...]
+    before: StateSize
+    after: StateSize
+    type: Literal["janitor_finished"] = "janitor_finished"
+
+
+@dataclass(frozen=True, slots=True)
 class SecretsKnown:
     """Values of variables and connections that must not be shown.
 
@@ -564,11 +620,13 @@ Event = (
     | NodeUpToDate
     | NodeWaiting
     | NodeAudited
+    | ObjectDropped
+    | JanitorFinished
     | SecretsKnown
     | LogLine
     | EvaluationFinished
     | RequestFailed
 )
 
-LAST_EVENTS = (ProjectLoaded, PendingFound, EvaluationFinished, RequestFailed)
+LAST_EVENTS = (ProjectLoaded, PendingFound, EvaluationFinished, JanitorFinished, RequestFailed)
 """The last event of every request is one of these."""

@@ -21,6 +21,11 @@ _IF_STALE = "\n\nIf the plan reports no changes, the manifest is stale. Refresh 
 )
 
 
+def log_line(log: dg.DagsterLogManager, line: msg.LogLine) -> None:
+    """Write a line of the worker to a step's log."""
+    log.log(level=line.level.upper(), msg=f"[{line.source}] {line.text}")
+
+
 @dataclass(frozen=True)
 class RunLog:
     """Writes to the log of one step.
@@ -38,7 +43,7 @@ class RunLog:
     def event(self, event: msg.Event) -> None:
         log = self.context.log
         if isinstance(event, msg.LogLine):
-            log.log(level=event.level.upper(), msg=f"[{event.source}] {event.text}")
+            log_line(log, event)
         elif isinstance(event, msg.RestatementPlanned):
             log.warning(restatement_log(self.wording, event))
             log_step_metadata(self.context, "Planned restatement", restatement_metadata(self.wording, event))

@@ -19,7 +19,7 @@ PROJECT = msg.OpenProject(paths=("/shop", "/core"), gateway="local", environment
 PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
 ADD_UP = replace(PROMOTED, table_name=None)
 
-REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest] = (
+REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest, msg.JanitorRequest] = (
     msg.LoadRequest(
         PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links"), limits=Limits(9, 8, 7)
     ),
@@ -46,6 +46,7 @@ REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest] = (
         restate=msg.Restatement("2026-01-01", "2026-01-02", 5, 60.0, {"a": msg.RecordedCost(1_000, None, 3, None)}),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
+    msg.JanitorRequest(PROJECT, "dev", concurrent_tasks=4, holder="janitor run c0ffee", overlap_timeout=2.5),
 )
 EVENTS: tuple[msg.Event, ...] = (
     msg.ProjectLoaded(
@@ -64,6 +65,8 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.NodeUpToDate("a", "its cron '@daily' is not due", next_due=D2[0], last_interval_end=None),
     msg.NodeWaiting("a", ("files_arrived",), ("b",), ("c",)),
     msg.NodeAudited("a", (D1, D2), None),
+    msg.ObjectDropped("db.core__dev"),
+    msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),
     msg.SecretsKnown(("hunter2", "")),
     msg.LogLine("warning", "text", "sqlmesh"),
     msg.EvaluationFinished("nothing_to_do"),
@@ -197,7 +200,7 @@ def test_field_with_a_default_may_be_missing(adapter: Any, value: Any) -> None:
 
 
 def test_defaults_of_optional_request_fields() -> None:
-    load, evaluate, pending = (
+    load, evaluate, pending, clean_up = (
         wire.decode(
             wire.REQUEST,
             line_without(
@@ -207,6 +210,7 @@ def test_defaults_of_optional_request_fields() -> None:
         for request in REQUESTS
     )
     assert load == msg.LoadRequest(PROJECT, ("tag:finance",), (), include=())
+    assert clean_up == msg.JanitorRequest(PROJECT, environment=None, concurrent_tasks=None, holder="somebody")
     assert evaluate == replace(
         REQUESTS[1],
         start=None,

@@ -85,7 +85,7 @@ def evaluate(request: msg.EvaluationRequest, pipe: Pipe) -> None:
     lock_wait = LockWait(pipe, request.overlap_timeout)
     context = lock_wait.until(partial(_open, request, tracker))
     try:
-        with hold_state_lock(context, request, lock_wait, pipe):
+        with hold_state_lock(context, request.holder, lock_wait, pipe):
             pipe.send(_evaluate(request, context, tracker))
     except SQLMeshComponentError:
         raise
