@@ -277,31 +277,25 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             )
             self._code_location = code_location
             code_location.add(label, op_name, assets.specs)
-            definitions = [dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])]
+            definitions = dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
             if self.schedule is not None:
-                definitions.append(build_schedules(self.schedule, op_name, self.project, assets))
+                schedules = build_schedules(self.schedule, op_name, self.project, assets)
+                definitions = dg.Definitions.merge(definitions, schedules)
             if self.janitor is not None:
                 janitor = JanitorJob(self.janitor, op_name)
                 code_location.add_op(label, janitor.name, "janitor.name")
-                pool = self._op.pool(assets.manifest.environment)
-                compute = partial(clean_up, project=self.project, janitor=self.janitor, execution=self.execution)
-                definitions.append(janitor.build(pool, compute))
-            return dg.Definitions.merge(*definitions)
+                definitions = dg.Definitions.merge(definitions, self._janitor_job(janitor, assets))
+            return definitions
+
+    def _janitor_job(self, janitor: JanitorJob, assets: ProjectAssets) -> dg.Definitions:
+        compute = partial(clean_up, project=self.project, janitor=self.janitor, execution=self.execution)
+        return janitor.build(self._op.pool(assets.manifest.environment), compute)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self._translator = Translator(manifest, self)
-        self.audits.refuse_unmatched(manifest.audit_names)
         self._is_translating = True
         try:
-            self._assets = ProjectAssets.build(
-                manifest,
-                self._translator,
-                self.get_asset_spec,
-                lambda spec, node, audit: (
-                    self.get_asset_check_spec(spec, node, audit) if self.audits.has_check(audit) else None
-                ),
-                status_checks=self.execution_status_check,
-            )
+            self._assets = _assets_of(self, manifest, self._translator)
         finally:
             self._is_translating = False
         return self._assets
@@ -321,6 +315,22 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self._load_context.build_defs(self._load_context.component_path)  # Dagster keeps the result
         assert self._assets is not None, "build_defs_from_state builds the assets"
         return self._assets
+
+
+def _assets_of(component: SQLMeshProjectComponent, manifest: Manifest, translator: Translator) -> ProjectAssets:
+    """The assets and checks, as the component's attributes and overridden methods define them."""
+    component.audits.refuse_unmatched(manifest.audit_names)
+
+    def check_spec(spec: dg.AssetSpec, node: Model | StandaloneAudit, audit: Audit) -> dg.AssetCheckSpec | None:
+        return component.get_asset_check_spec(spec, node, audit) if component.audits.has_check(audit) else None
+
+    return ProjectAssets.build(
+        manifest,
+        translator,
+        component.get_asset_spec,
+        check_spec,
+        status_checks=component.execution_status_check,
+    )
 
 
 def _with_answer(
