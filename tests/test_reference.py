@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, SQLMeshProjectArgs
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.freshness import Freshness
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 
@@ -34,7 +35,7 @@ DEFAULTS = {
     "op": OpSpec(),
     "execution": Execution(),
 }
-NESTED_DEEPER = {"execution.retries": Retries.model()}
+NESTED_DEEPER = {"execution.retries": Retries.model(), "freshness": Freshness.model()}
 NESTED = {name: type(value).model() for name, value in DEFAULTS.items()}
 OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *NESTED_DEEPER.values()]
 ATTRIBUTES = {
@@ -63,7 +64,7 @@ def test_reference_lists_every_attribute() -> None:
 def test_reference_lists_nested_attributes_in_comments() -> None:
     text = REFERENCE.read_text()
     for name, model in NESTED_DEEPER.items():
-        comment = text[: text.index(f"    {name.split('.')[-1]}: null")].rsplit("\n    # Retries", 1)[1]
+        [comment] = re.findall(rf"((?:^ *#.*\n)+) *{name.split('.')[-1]}: null$", text, re.MULTILINE)
         assert all(field in comment for field in model.model_fields), name
 
 

@@ -33,6 +33,8 @@ EVERYTHING: dict[str, Any] = {
         "automation_condition": "{{ dg.AutomationCondition.eager() }}",
     },
     "external_models": {"key": "landing/{{ external.name }}", "keys": {"raw.events": "dlt/events"}},
+    "automation": "cron",
+    "freshness": {"slack": "2h", "warn_slack": "1h"},
     "op": {"name": "shop", "tags": {"team": "data"}, "pool": "warehouse", "description": "Runs it."},
     "execution": {
         "concurrent_tasks": 2,
