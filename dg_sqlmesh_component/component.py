@@ -3,7 +3,7 @@
 Dagster reads the annotations of the dataclass as objects, so they must not be postponed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -36,6 +36,7 @@ from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
+from dg_sqlmesh_component.schedule.schedules import build_schedules
 from dg_sqlmesh_component.state.source import ManifestSource, variables_without_secrets
 from dg_sqlmesh_component.worker_client.requests import load_manifest
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
@@ -80,6 +81,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         self._load_context: dg.ComponentLoadContext | None = None
         self._assets: ProjectAssets | None = None
         self._is_loading = False
+        self._is_translating = False
         self._storage_problem: str | None = None
 
     # -- overrides ------------------------------------------------------------------------------------
@@ -140,6 +142,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             count_rows="row_count" in self.include_metadata,
             query_characters=self.metadata_limits.characters,
             owned=self._code_location.models,
+            restate=self.restate,
         )
         yield from execute_step(context, settings)
 
@@ -247,9 +250,9 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         self._source.root = context.project_root
         self._storage_problem = self._source.folder_problem(context.project_root)
         # Distinguishes a load from a refresh: Dagster treats each `dg` command, a refresh too, as development.
-        self._is_loading = self._storage_problem is None
+        self._is_loading = True
         try:
-            return super().build_defs(context) if self._is_loading else self.build_defs_from_state(context, None)
+            return self.build_defs_from_state(context, None) if self._storage_problem else super().build_defs(context)
         except WorkerError:
             raise  # with its traceback, because it may be a bug of this package
         except SQLMeshComponentError as error:
@@ -271,20 +274,27 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             )
             self._code_location = code_location
             code_location.add(label, op_name, assets.specs)
-            return dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
+            definitions = dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
+            if self.schedule is None:
+                return definitions
+            return dg.Definitions.merge(definitions, build_schedules(self.schedule, op_name, self.project, assets))
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self._translator = Translator(manifest, self)
         self.audits.refuse_unmatched(manifest.audit_names)
-        self._assets = ProjectAssets.build(
-            manifest,
-            self._translator,
-            self.get_asset_spec,
-            lambda spec, node, audit: (
-                self.get_asset_check_spec(spec, node, audit) if self.audits.has_check(audit) else None
-            ),
-            status_checks=self.execution_status_check,
-        )
+        self._is_translating = True
+        try:
+            self._assets = ProjectAssets.build(
+                manifest,
+                self._translator,
+                self.get_asset_spec,
+                lambda spec, node, audit: (
+                    self.get_asset_check_spec(spec, node, audit) if self.audits.has_check(audit) else None
+                ),
+                status_checks=self.execution_status_check,
+            )
+        finally:
+            self._is_translating = False
         return self._assets
 
     @property
@@ -292,7 +302,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         """The assets. Another component's YAML may ask for them before Dagster has built this component."""
         if self._assets is None:
             component = f"The component of the SQLMesh project {self.project.name!r}"
-            if self._is_loading:
+            if self._is_translating:
                 raise ConfigurationError(
                     f"{component} asks for its own assets while they are being built, directly or through another "
                     "component. In a template of `translation`, use `model` and `spec`."
@@ -338,7 +348,7 @@ def _selectors(selection: Selection) -> tuple[str, ...]:
 
 
 def _checked_selectors(argument: str, selection: Selection) -> tuple[str, ...]:
-    selectors = _selectors(selection)
+    selectors = _selectors(selection) if selection is None or isinstance(selection, Iterable) else ()
     is_valid = selectors and all(isinstance(selector, str) and selector for selector in selectors)
     if selection is not None and not is_valid:
         raise ConfigurationError(

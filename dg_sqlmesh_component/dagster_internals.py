@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster._core.events import EngineEventData
 from dagster._core.execution.context.system import StepExecutionContext
 from dagster._core.execution.plan.inputs import StepInput
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
@@ -176,6 +178,15 @@ def planned_selection(
     return next((step.entity_keys for step in plan.steps if step.key == key), None)
 
 
+def planned_assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Set[dg.AssetKey]:
+    """The assets in the stored plan of a run, also of a run that has not started. Nothing public has them."""
+    snapshot_id = run.execution_plan_snapshot_id
+    if snapshot_id is None:
+        return frozenset()
+    steps = instance.get_execution_plan_snapshot(snapshot_id).steps
+    return {key for step in steps for key in step.entity_keys if isinstance(key, dg.AssetKey)}
+
+
 def assets_of_run(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:
     """The assets that all steps of the run materialize. The public API has only those of the step itself."""
     return context.job_def.asset_layer.selected_asset_keys
@@ -189,6 +200,40 @@ def repeats_failed_assets(run: dg.DagsterRun) -> bool:
 def is_part_of_backfill(run: dg.DagsterRun) -> bool:
     """Whether a backfill has launched the run."""
     return BACKFILL_ID_TAG in run.tags
+
+
+# -- selections -----------------------------------------------------------------------------------
+
+
+class WithAssetsBetween(dg.AssetSelection):
+    """Some assets, and the assets between two of them that a run without a partition can materialize.
+
+    A selection made of public ones would select partitioned assets too. Dagster refuses a job with two kinds of
+    partitions, and a run without a partition of a job with one.
+    """
+
+    def __init__(self, keys: Iterable[dg.AssetKey]) -> None:
+        self._keys = frozenset(keys)
+
+    def resolve_inner(self, asset_graph: BaseAssetGraph[Any], allow_missing: bool) -> Set[dg.AssetKey]:  # noqa: ARG002
+        """Dagster calls this when it builds the job."""
+        return self._keys | _between(asset_graph, self._keys)
+
+
+def assets_between(repository: dg.RepositoryDefinition | None, keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
+    """The assets downstream of one of these assets and upstream of another, as in `WithAssetsBetween`.
+
+    Args:
+        repository: The assets of the code location; None in a test that has none.
+    """
+    return frozenset() if repository is None else _between(repository.asset_graph, keys)
+
+
+def _between(asset_graph: BaseAssetGraph[Any], keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
+    assets = dg.AssetSelection.assets(*keys)
+    path = (assets.downstream() & assets.upstream()).resolve(asset_graph)
+    nodes = {key: asset_graph.get(key) for key in path - set(keys)}
+    return {key for key, node in nodes.items() if node.is_materializable and not node.is_partitioned}
 
 
 # -- recording ------------------------------------------------------------------------------------
@@ -205,6 +250,13 @@ def released_output(context: dg.AssetExecutionContext, output: str) -> dg.Dagste
     return dg.DagsterEvent.step_output_event(
         step_context=step_context, step_output_data=StepOutputData(step_output_handle=handle)
     )
+
+
+def log_step_metadata(
+    context: dg.AssetExecutionContext, message: str, metadata: Mapping[str, dg.MetadataValue]
+) -> None:
+    """Add an event with metadata to the step. Nothing public attaches metadata to a step before its results."""
+    dg.DagsterEvent.engine_event(_step_context(context), message, EngineEventData(metadata=metadata))
 
 
 def cache_output_keys(context: dg.AssetExecutionContext) -> None:

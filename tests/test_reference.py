@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from harness import REPOSITORY, dagster_project
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, SQLMeshProjectArgs
+from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, Restate, SQLMeshProjectArgs
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.freshness import Freshness
 from dg_sqlmesh_component.config.retries import Retries
+from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 
 REFERENCE = REPOSITORY / "component.yaml"
@@ -33,13 +35,15 @@ DEFAULTS = {
     "metadata_limits": MetadataLimits(),
     "audits": Audits(),
     "op": OpSpec(),
+    "restate": Restate(),
     "execution": Execution(),
 }
-NESTED_DEEPER = {"execution.retries": Retries.model(), "freshness": Freshness.model()}
+OPTIONAL = {"execution.retries": Retries.model(), "freshness": Freshness.model(), "schedule": Schedule.model()}
+"""Mappings that are null by default. A comment of the reference lists their attributes."""
 NESTED = {name: type(value).model() for name, value in DEFAULTS.items()}
-OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *NESTED_DEEPER.values()]
+OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *OPTIONAL.values()]
 ATTRIBUTES = {
-    *(f"{name}.{field}" for name, model in (NESTED | NESTED_DEEPER).items() for field in model.model_fields),
+    *(f"{name}.{field}" for name, model in (NESTED | OPTIONAL).items() for field in model.model_fields),
     *(name for name in TOP.model_fields if name not in NESTED),
 }
 WITHOUT_DEFAULT = ("path",)
@@ -51,7 +55,8 @@ def properties_of(schema: dict[str, Any], model: type[BaseModel]) -> dict[str, d
 
 
 def reference() -> dict[str, Any]:
-    return yaml.safe_load(REFERENCE.read_text())["attributes"]
+    attributes: dict[str, Any] = yaml.safe_load(REFERENCE.read_text())["attributes"]
+    return attributes
 
 
 def test_reference_lists_every_attribute() -> None:
@@ -61,11 +66,11 @@ def test_reference_lists_every_attribute() -> None:
         assert set(attributes[name]) == set(model.model_fields) - REFUSED.get(name, set()), name
 
 
-def test_reference_lists_nested_attributes_in_comments() -> None:
-    text = REFERENCE.read_text()
-    for name, model in NESTED_DEEPER.items():
-        [comment] = re.findall(rf"((?:^ *#.*\n)+) *{name.split('.')[-1]}: null$", text, re.MULTILINE)
-        assert all(field in comment for field in model.model_fields), name
+def test_reference_lists_the_attributes_of_optional_mappings_in_comments() -> None:
+    for name, model in OPTIONAL.items():
+        above = REFERENCE.read_text().split(f" {name.split('.')[-1]}: null")[0].splitlines()[:-1]
+        comment = "".join(takewhile(lambda line: line.lstrip().startswith("#"), reversed(above)))
+        assert [field for field in model.model_fields if field not in comment] == [], name
 
 
 def test_reference_shows_the_real_defaults() -> None:
@@ -111,7 +116,9 @@ def attributes_with_a_test() -> dict[str, list[str]]:
     tests_by_attribute: dict[str, list[str]] = {}
     for path in (REPOSITORY / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            for mark in getattr(node, "decorator_list", []):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+                continue
+            for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.attribute":
                     for name in mark.args:
                         tests_by_attribute.setdefault(ast.literal_eval(name), []).append(f"{path.name}::{node.name}")

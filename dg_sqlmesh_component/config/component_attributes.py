@@ -16,6 +16,7 @@ from dg_sqlmesh_component.config.attributes import (
     Execution,
     MetadataAddition,
     MetadataLimits,
+    Restate,
     Selection,
     SQLMeshProjectArgs,
     resolve_project,
@@ -23,6 +24,7 @@ from dg_sqlmesh_component.config.attributes import (
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.freshness import Freshness, resolve_freshness
 from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.schedule import Schedule, resolve_schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.protocol.manifest import Model
 
@@ -149,3 +151,21 @@ class ComponentAttributes(dg.Resolvable):
             description="How SQLMesh runs.", examples=[{"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}]
         ),
     ] = field(default_factory=Execution)
+    restate: Annotated[
+        Restate,
+        dg.Resolver.default(
+            description="Limits of restatements, which `execution.allow_restate` allows.",
+            examples=[{"max_intervals": 500, "max_seconds": 3600}],
+        ),
+    ] = field(default_factory=Restate)
+    schedule: Annotated[
+        Schedule | None,
+        dg.Resolver(
+            resolve_schedule,
+            model_field_type=bool | Schedule.model() | None,
+            inject_before_resolve=False,
+            description="Schedules that launch a run of the models with pending intervals, when the cron of a model "
+            "ticks: true, or a mapping with options. Default: none.",
+            examples=[True, {"default_status": "RUNNING", "tags": {"team": "data"}}],
+        ),
+    ] = None

@@ -20,7 +20,7 @@ from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalTable
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.dagster_internals import cron_fields
-from dg_sqlmesh_component.definitions.crons import cron_tick_condition, longest_gap
+from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn

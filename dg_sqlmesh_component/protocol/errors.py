@@ -52,8 +52,11 @@ class StoppedError(SQLMeshComponentError):
 
 
 class WorkerError(SQLMeshComponentError):
-    """The worker process died or broke the protocol. If nothing killed it, this is a bug of this package."""
+    """The worker died, broke the protocol or raised an error by mistake. If nothing killed it, this is our bug."""
 
+
+REFUSALS = (ConfigurationError, ProjectLoadError, EnvironmentNotReadyError, InstallationError)
+"""If one of these ends a run before it computes anything, the run was refused. After any other error, it failed."""
 
 ERRORS_BY_NAME: dict[str, type[SQLMeshComponentError]] = {
     error.__name__: error

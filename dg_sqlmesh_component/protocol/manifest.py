@@ -184,6 +184,11 @@ class Model:
         return self.kind == "EMBEDDED"
 
     @property
+    def is_incremental(self) -> bool:
+        """True if SQLMesh computes it range by range, and not always as a whole."""
+        return self.kind.startswith("INCREMENTAL")
+
+    @property
     def is_executable(self) -> bool:
         """True if SQLMesh computes a table or view for it. Only such models become assets."""
         return not (self.is_external or self.is_embedded)

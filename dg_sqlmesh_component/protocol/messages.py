@@ -103,6 +103,37 @@ class ManifestFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedCost:
+    """What the last computation of a model took, as Dagster has recorded it.
+
+    Attributes:
+        covered_ms: The length of the computed range. None for a model that is always computed as a whole.
+    """
+
+    duration_ms: int
+    covered_ms: int | None
+    rows: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restatement:
+    """Compute a range of the requested models again, and of the models downstream of them. Part of a request.
+
+    Attributes:
+        start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
+        max_intervals, max_seconds: Refuse a larger restatement. None for no limit.
+        costs: By fqn, for the estimate. Models that Dagster has no record of are missing.
+    """
+
+    start: str
+    end: str
+    max_intervals: int | None = None
+    max_seconds: float | None = None
+    costs: dict[str, RecordedCost] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRequest:
     """Run the requested nodes once, then audit others. A step sends it once, and again for each retry inside the step.
 
@@ -121,6 +152,7 @@ class EvaluationRequest:
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
         manifest_facts: Facts of the manifest that must still hold; None to compare nothing.
+        restate: Compute a range again instead of the pending intervals.
     """
 
     project: OpenProject
@@ -142,13 +174,46 @@ class EvaluationRequest:
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
     manifest_facts: ManifestFacts | None = None
+    restate: Restatement | None = None
     type: Literal["evaluate"] = "evaluate"
 
 
-Request = LoadRequest | EvaluationRequest
+@dataclass(frozen=True, slots=True)
+class PendingRequest:
+    """Find the models that `sqlmesh run` would compute now. A schedule sends it at each tick.
+
+    The worker reads the state. It does not load the project, and it does not take the lock of runs.
+
+    Attributes:
+        models: The models to look at, by fqn.
+        now: The instant for which pending intervals are found.
+    """
+
+    project: OpenProject
+    environment: str
+    models: frozenset[str]
+    now: int
+    type: Literal["find_pending"] = "find_pending"
+
+
+Request = LoadRequest | EvaluationRequest | PendingRequest
 
 
 # -- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PendingFound:
+    """The answer to a `PendingRequest`.
+
+    Attributes:
+        pending: The models with pending intervals, by fqn, and when the cron of each has ticked last.
+        next_due: The next tick of the requested models' crons, and its model; None if no model is promoted.
+    """
+
+    pending: dict[str, int]
+    next_due: tuple[int, str] | None
+    type: Literal["pending_found"] = "pending_found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +277,32 @@ class EnvironmentOpened:
     plan_command: str
     others: tuple[str, ...] = ()
     type: Literal["environment_opened"] = "environment_opened"
+
+
+@dataclass(frozen=True, slots=True)
+class RestatementPlanned:
+    """Sent before `EnvironmentOpened` if the request restates: what is about to be computed again.
+
+    It is sent for a restatement that is then refused for its size, too.
+
+    Attributes:
+        ranges: The range of each model, and its number of intervals.
+        added: Models that were not requested, and have to be computed again because they are downstream.
+        environments: Other environments that lose intervals of these models, with the number of models.
+        seconds, rows, bytes: The estimate, from recorded costs; None if nothing is recorded.
+        without_cost: Models that the estimate leaves out, because Dagster has no record of a computation.
+
+    Source: `Plan.missing_intervals` of a plan with `restate_models`.
+    """
+
+    ranges: dict[str, tuple[Interval, int]]
+    added: tuple[str, ...]
+    environments: dict[str, int]
+    seconds: float | None
+    rows: int | None
+    bytes: int | None
+    without_cost: tuple[str, ...]
+    type: Literal["restatement_planned"] = "restatement_planned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +404,7 @@ class NodeFailed:
     """Sent for each node that raised an error, after SQLMesh has finished all nodes, or at once if a signal raised.
 
     Attributes:
-        error_type: Class name of the cause.
+        error_type: Class name of the cause; `WorkerError` if the cause is a bug of this package.
         message: The cause's text.
         failed_audits: Names of the blocking audits that are the cause; empty for any other cause.
         is_transient: Whether a retry may succeed.
@@ -460,6 +551,8 @@ class RequestFailed:
 
 Event = (
     ProjectLoaded
+    | PendingFound
+    | RestatementPlanned
     | EnvironmentOpened
     | EvaluationPlanned
     | AuditEvaluated
@@ -477,5 +570,5 @@ Event = (
     | RequestFailed
 )
 
-LAST_EVENTS = (ProjectLoaded, EvaluationFinished, RequestFailed)
+LAST_EVENTS = (ProjectLoaded, PendingFound, EvaluationFinished, RequestFailed)
 """The last event of every request is one of these."""

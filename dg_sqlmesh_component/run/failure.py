@@ -27,6 +27,7 @@ def build_failure(
         *_not_promoted_lines(wording, outcomes),
         *_interrupted_lines(wording, outcomes, problems),
         *_audit_lines(wording, audited),
+        *_advice_lines(wording, outcomes),
     ]
     if not lines and not problems and not any(outcome.outcome.is_failure for outcome in outcomes):
         return None
@@ -94,6 +95,13 @@ def _audit_lines(wording: Wording, audited: Sequence[AuditOnlyOutcome]) -> list[
         *(wording.audit_sentence(fqn, audit) for fqn, audit in audits if audit.error),
         *(wording.audit_sentence(fqn, audit) for fqn, audit in audits if audit.blocking and audit.failing_rows),
     ]
+
+
+def _advice_lines(wording: Wording, outcomes: Sequence[NodeOutcome]) -> list[str]:
+    """One advice for all failed models. Models that are not promoted have an advice of their own, and come first."""
+    is_promoted = all(outcome.outcome is not Outcome.NOT_IN_ENVIRONMENT for outcome in outcomes)
+    needs_correction = any(outcome.needs_correction for outcome in outcomes)
+    return [wording.correction_advice()] if needs_correction and is_promoted else []
 
 
 def _paragraphs(texts: Sequence[str]) -> str:

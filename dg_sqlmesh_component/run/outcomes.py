@@ -27,7 +27,7 @@ Invariants:
   one, marked `is_second_outcome`.
 - `executed` requires that every planned batch has finished. One event of SQLMesh is never enough.
 - If SQLMesh reports something that the request rules out, that is a contradiction, and the step fails.
-- If the run ends before SQLMesh has planned anything, it was refused, and no node has an outcome.
+- If the run ends before SQLMesh has planned anything, no node has an outcome.
 
 The outcome table in the documentation, these rules and the parameters of their tests must agree.
 """
@@ -39,6 +39,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.formatting import block
 
 
@@ -103,6 +104,7 @@ class NodeOutcome:
         audits: The audit results of this run, in the model's order.
         errors: SQLMesh's error messages, each distinct one once.
         failed_audits: Names of the blocking audits that caused the failure.
+        needs_correction: Whether it failed for a cause in the project or its data that a retry alone does not remove.
         failed_upstream: For `blocked`: the failed nodes upstream.
         signals: For `waiting`: the node's own signals that were not ready.
         upstream: For `waiting`: nodes upstream whose signals were not ready.
@@ -132,6 +134,7 @@ class NodeOutcome:
     audits: tuple[AuditResult, ...] = ()
     errors: tuple[str, ...] = ()
     failed_audits: tuple[str, ...] = ()
+    needs_correction: bool = False
     failed_upstream: tuple[str, ...] = ()
     signals: tuple[str, ...] = ()
     upstream: tuple[str, ...] = ()
@@ -265,6 +268,9 @@ class _Entry:
             audits=_audit_results(self.audits),
             errors=errors,
             failed_audits=tuple(dict.fromkeys(name for failure in self.failures for name in failure.failed_audits)),
+            needs_correction=any(
+                not failure.is_transient and failure.error_type != WorkerError.__name__ for failure in self.failures
+            ),
             failed_upstream=self.failed_upstream,
             signals=waiting.signals if waiting else (),
             upstream=waiting.upstream if waiting else (),
@@ -303,7 +309,7 @@ class Ledger:
         self._has_begun = False
 
     @property
-    def was_refused(self) -> bool:
+    def never_began(self) -> bool:
         """Whether the run ended before SQLMesh planned, failed or audited anything. No node has an outcome then."""
         return self._closed and not self._has_begun and self._status is None
 
@@ -320,6 +326,11 @@ class Ledger:
             for fqn in sorted(self._unplanned - self._unrequested)
         ]
         return (*contradictions, *self._failed_after_success.values())
+
+    def add(self, nodes: Iterable[str]) -> None:
+        """Expect outcomes of more nodes: those that SQLMesh adds to a restatement."""
+        for fqn in nodes:
+            self._entries.setdefault(fqn, _Entry())
 
     def feed(self, event: msg.Event) -> list[NodeOutcome | AuditOnlyOutcome]:
         """Add one event; return the nodes that it settles, parents before children."""
@@ -354,11 +365,13 @@ class Ledger:
                 self._status = event.status
                 return self.close(None)
             case msg.RequestFailed():
-                return self.close(event.message)
+                # The step's failure has the message of such an error, with its traceback, once.
+                is_unexpected = event.error == WorkerError.__name__
+                return self.close("The worker raised an unexpected error." if is_unexpected else event.message)
         return []
 
     def close(self, interruption: str | None) -> list[NodeOutcome | AuditOnlyOutcome]:
-        """Settle every open node, unless the run was refused.
+        """Settle every open node, unless the run never began.
 
         Args:
             interruption: Why no more events will come; None if SQLMesh ended the run.
@@ -366,7 +379,7 @@ class Ledger:
         if self._closed:
             return []
         self._closed = True
-        if self.was_refused:
+        if self.never_began:
             return []
         error = interruption or "SQLMesh ended the run without evaluating them."
         return [

@@ -104,9 +104,12 @@ class Reporter:
 
     def observation(self, outcome: NodeOutcome) -> dg.AssetObservation:
         """A model that was not executed, or not in the declared environment, and why. Never a materialization."""
+        description = self.wording.sentence(outcome)
+        if outcome.outcome is Outcome.UP_TO_DATE:
+            description += " To compute a range again, set `restate` in the run config."
         return dg.AssetObservation(
             asset_key=self.assets.key(outcome.fqn),
-            description=self.wording.sentence(outcome),
+            description=description,
             metadata=outcome_metadata(self.wording, outcome),
         )
 
@@ -118,7 +121,8 @@ class Reporter:
             outcome.fqn,
             passed=outcome.outcome in (Outcome.EXECUTED, Outcome.UP_TO_DATE),
             is_warning=outcome.outcome is Outcome.WAITING or is_cancelled,
-            description=self.wording.sentence(outcome),
+            # The metadata contains the error, and the step logs it. Dagster logs this text again, in quotes.
+            description=self.wording.summary(outcome),
             metadata=status_metadata(self.wording, outcome),
         )
 

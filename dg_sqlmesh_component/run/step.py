@@ -7,12 +7,19 @@ events alone.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, StoppedError
+from dg_sqlmesh_component.protocol.errors import (
+    ERRORS_BY_NAME,
+    REFUSALS,
+    ConfigurationError,
+    SQLMeshComponentError,
+    StoppedError,
+)
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.cancellation import Interruption
@@ -27,6 +34,8 @@ from dg_sqlmesh_component.run.step_results import StepResults
 from dg_sqlmesh_component.run.wording import as_sentence
 from dg_sqlmesh_component.worker_client.requests import serving
 from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
+
+_REFUSED = "the run was refused"
 
 
 def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> Iterator[Any]:
@@ -44,7 +53,7 @@ def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> I
         refuse_changed_step(context)
         request = build_request(context, settings)
     except ConfigurationError as error:
-        yield from repeated_checks(context, "the run was refused", fails=True)
+        yield from repeated_checks(context, _REFUSED, fails=True)
         raise dg.Failure(description=str(error), allow_retries=False) from None
     tags = run_tags(request)
     context.instance.add_run_tags(context.run.run_id, tags)
@@ -89,15 +98,18 @@ class _Step:
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
         is_declared = request.environment == assets.manifest.environment
-        checks = reported_checks(context) if is_declared else frozenset()
-        reporter = Reporter(assets, checks, request.environment, request.execution_time)
+        self._checks = set(reported_checks(context)) if is_declared else set()
+        """Shared with the objects below, because a restatement adds the checks of downstream models."""
+        reporter = Reporter(assets, self._checks, request.environment, request.execution_time)
         self._wording = reporter.wording
-        self._log = RunLog(context, self._wording, checks, settings.owned)
+        self._wording.is_restatement = request.restate is not None
+        self._log = RunLog(context, self._wording, self._checks, settings.owned)
         self._results = StepResults(context, reporter, self._log, execution.record_unchanged)
 
     def run(self) -> Iterator[Any]:
         """Yield all results of the step, then raise if it failed or was cancelled."""
-        yield from self._settle((yield from self._attempts()))
+        end = yield from self._attempts()
+        yield from self._settle(end)
         self._problems += self._ledger.contradictions
         failure = self._failure()
         # Dagster shows checks without a result as failed in a failed run, and as skipped in a cancelled run.
@@ -107,8 +119,8 @@ class _Step:
         if not self._wording.is_declared:
             why = f"this run was in environment {self._request.environment}"
             yield from repeated_checks(self._context, why, fails=failure is not None)
-        elif self._ledger.was_refused:
-            yield from repeated_checks(self._context, "the run was refused", fails=True)
+        elif self._ledger.never_began:
+            yield from repeated_checks(self._context, self._why_never_began(end), fails=True)
         yield from self._results.release_checks()
         self._log.nothing_to_do(self._results.unobserved)
         self._log.backfill(self._results.outcomes)
@@ -151,14 +163,26 @@ class _Step:
                     event = self._retries.classify(event) if self._retries else event
                     if isinstance(event, (msg.EvaluationFinished, msg.RequestFailed)):
                         return event
+                    if isinstance(event, msg.EnvironmentOpened):
+                        self._wording.plan_command = event.plan_command
                     if isinstance(event, msg.BatchesInFlight):
                         self._in_flight = event.nodes
                         self._cut_off.update(event.nodes)
+                    if isinstance(event, msg.RestatementPlanned):
+                        self._add(event.added)
                     self._log.event(event)
                     yield from self._results.report(self._ledger.feed(event))
         except SQLMeshComponentError as error:
             return error  # the worker died or could not be started; nodes that had finished were reported
         raise AssertionError("a worker that ends without a last event raises")
+
+    def _add(self, models: Sequence[str]) -> None:
+        """Report models that SQLMesh adds to a restatement like the requested ones."""
+        self._ledger.add(models)
+        self._request = replace(self._request, models=tuple(dict.fromkeys([*self._request.models, *models])))
+        if self._wording.is_declared:
+            keys = {self._assets.key(fqn) for fqn in models if fqn in self._assets.specs}
+            self._checks |= {check for check in self._assets.checks if check.asset_key in keys}
 
     def _next_attempt(self, finished_attempts: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
         if self._retries is None or finished_attempts > self._retries.max_retries or self.interruption.is_cancelled:
@@ -206,6 +230,14 @@ class _Step:
             self._problems.append(str(end))
             settled = self._ledger.close("SQLMesh's process ended before it was done.")
         yield from self._results.report(settled)
+
+    def _why_never_began(self, end: retry_decision.End) -> str:
+        """Why SQLMesh computed and audited nothing, as a clause after "because"."""
+        if self.interruption.is_cancelled:
+            return "the run was cancelled before SQLMesh computed or audited anything"
+        error = ERRORS_BY_NAME.get(end.error) if isinstance(end, msg.RequestFailed) else type(end)
+        is_refusal = error is not None and issubclass(error, REFUSALS)
+        return _REFUSED if is_refusal else "the run failed before SQLMesh computed or audited anything"
 
     @property
     def _stopped(self) -> str:

@@ -19,11 +19,15 @@ class Wording:
     Attributes:
         environment: The environment of the run.
         running: The models that were running when the run was cancelled; None if it was not cancelled.
+        is_restatement: Whether the run computes a range again.
+        plan_command: The `sqlmesh plan` that updates the environment; None until the worker has read the environment.
     """
 
     assets: ProjectAssets
     environment: str
     running: Set[str] | None = None
+    plan_command: str | None = None
+    is_restatement: bool = False
 
     @property
     def is_declared(self) -> bool:
@@ -31,13 +35,19 @@ class Wording:
         return self.environment == self.assets.manifest.environment
 
     def sentence(self, outcome: NodeOutcome) -> str:
-        """What SQLMesh did with a model. The environment is named if it is not the declared one."""
-        place = "" if self.is_declared else f"In environment {self.environment}: "
-        return place + self._sentence(outcome)
+        """What SQLMesh did with a model, and the error if it failed."""
+        has_error = outcome.outcome in (Outcome.FAILED, Outcome.PARTLY_EXECUTED) or (
+            outcome.outcome is Outcome.AUDIT_FAILED and not self._failing_audits(outcome)
+        )
+        return self.summary(outcome) + ("".join(map(block, outcome.errors)) if has_error else "")
 
-    def _sentence(self, outcome: NodeOutcome) -> str:
+    def summary(self, outcome: NodeOutcome) -> str:
+        """What SQLMesh did with a model, without the error. The environment is named if it is not the declared one."""
+        place = "" if self.is_declared else f"In environment {self.environment}: "
+        return place + self._summary(outcome)
+
+    def _summary(self, outcome: NodeOutcome) -> str:
         name = self.assets.name(outcome.fqn)
-        errors = "".join(map(block, outcome.errors))
         match outcome.outcome:
             case Outcome.EXECUTED:
                 pending = f" Its other intervals are waiting: {self.awaited(outcome)}." if outcome.unselected else ""
@@ -50,15 +60,15 @@ class Wording:
             case Outcome.BLOCKED:
                 return self._blocked(outcome)
             case Outcome.FAILED:
-                return f"{name}{self._file(outcome)} failed.{self._why_not_retried(outcome)}{errors}"
+                return f"{name}{self._file(outcome)} failed.{self._why_not_retried(outcome)}"
             case Outcome.AUDIT_FAILED:
-                return f"{name}{self._file(outcome)} failed its audit{self._failing_audits(outcome) or f'.{errors}'}"
+                return f"{name}{self._file(outcome)} failed its audit{self._failing_audits(outcome) or '.'}"
             case Outcome.PARTLY_EXECUTED:
                 return (
                     f"{name}{self._file(outcome)} failed after {outcome.finished_batches} of "
                     f"{counted(outcome.planned_batches, 'batch', 'batches')}. "
                     f"The computed intervals are kept: {ranges(outcome.intervals)}."
-                    f"{self._why_not_retried(outcome)}{errors}"
+                    f"{self._why_not_retried(outcome)}"
                 )
             case Outcome.INTERRUPTED if self.was_not_started(outcome):
                 return f"{name} was not started: the run was cancelled. The next run executes it."
@@ -69,6 +79,19 @@ class Wording:
                 return f"{name} was interrupted: {cause}{separator}{finished}".rstrip()
             case Outcome.NOT_IN_ENVIRONMENT:
                 return f"{name}: {' '.join(outcome.errors)}"
+
+    def correction_advice(self) -> str:
+        """What to do after models failed for a cause that a retry alone does not remove."""
+        again = (
+            "launch the same restatement again: SQLMesh does not count the failed intervals as pending. "
+            if self.is_restatement
+            else "launch the run again. It computes only the pending intervals. "
+        )
+        advice = (
+            f"Correct the model or its data, then {again}"
+            "If you change a file of the project, apply a plan before that run"
+        )
+        return f"{advice}:{block(self.plan_command)}" if self.plan_command else f"{advice}."
 
     def audit_only_sentence(self, outcome: AuditOnlyOutcome) -> str:
         """The state of a model whose audits were evaluated without running it."""

@@ -17,6 +17,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from dg_sqlmesh_component.protocol.errors import EvaluationError, InstallationError, SQLMeshComponentError, WorkerError
+from dg_sqlmesh_component.worker.own_bugs import describe_own_bug, is_own_bug
 
 if TYPE_CHECKING:
     from dg_sqlmesh_component.worker.pipe import Pipe
@@ -54,17 +55,19 @@ def main() -> None:
             f"{frame.name}, raised SystemExit({exit.code!r}), as `sys.exit` does. Raise another error there instead."
         )
         pipe.fail(EvaluationError(text))
-    except Exception:  # noqa: BLE001  # the last line of defence: the parent receives the facts and raises them
-        pipe.fail(WorkerError(f"The worker raised an unexpected error:\n{traceback.format_exc()}"))
+    except Exception as error:  # noqa: BLE001  # the last line of defence: the parent receives the facts and raises them
+        unexpected = f"The worker raised an unexpected error:\n{traceback.format_exc()}"
+        pipe.fail(WorkerError(describe_own_bug(error) if is_own_bug(error) else unexpected))
 
 
 def _serve(pipe: Pipe) -> None:
-    from dg_sqlmesh_component.protocol.messages import LoadRequest
+    from dg_sqlmesh_component.protocol.messages import LoadRequest, PendingRequest
     from dg_sqlmesh_component.worker.context import with_default_gateway
     from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
     from dg_sqlmesh_component.worker.load.project import (
         load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
     )
+    from dg_sqlmesh_component.worker.pending import find_pending
 
     gc.freeze()  # imported objects stay, and forked processes share them
     gc.enable()
@@ -73,6 +76,9 @@ def _serve(pipe: Pipe) -> None:
     if isinstance(request, LoadRequest):
         pipe.begin()
         pipe.send(load_project(request, pipe))
+    elif isinstance(request, PendingRequest):
+        pipe.begin()
+        pipe.send(find_pending(request, pipe))
     else:
         evaluate(request, pipe)
 

@@ -30,11 +30,13 @@ from dg_sqlmesh_component.protocol.errors import (
     EvaluationError,
     ProjectLoadError,
     SQLMeshComponentError,
+    WorkerError,
 )
 from dg_sqlmesh_component.protocol.formatting import block, plain, short_hash
 from dg_sqlmesh_component.protocol.messages import OpenProject, SecretsKnown
 from dg_sqlmesh_component.protocol.redaction import secrets_in
 from dg_sqlmesh_component.worker.duckdb_lock_holder import holder_sentence, is_locked
+from dg_sqlmesh_component.worker.own_bugs import describe_own_bug, is_own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.secrets import secret_values
 from dg_sqlmesh_component.worker.transient_errors import is_transient
@@ -96,8 +98,10 @@ def open_context(
 
     Raises:
         ConfigurationError: The gateway or the file of SQLMESH_DOTENV_PATH does not exist.
+        DatabaseInUseError: Another process holds a DuckDB file that the project reads while it is loaded.
         EnvironmentNotReadyError: The state belongs to an older or newer SQLMesh.
         ProjectLoadError: SQLMesh refuses the project's files.
+        WorkerError: A bug of this package.
     """
     set_console(console)  # SQLMesh logs to the process's console while it loads
     try:
@@ -124,7 +128,7 @@ def open_context(
         raise
     except Exception as error:  # a project's Python files may raise anything
         explained = explain(error, project)
-        if isinstance(explained, EnvironmentNotReadyError):
+        if isinstance(explained, (EnvironmentNotReadyError, WorkerError)):
             raise explained from error
         raise ProjectLoadError(
             f"SQLMesh cannot load the project at {', '.join(project.paths)}: {describe_error(error)}",
@@ -227,6 +231,8 @@ def plan_command(project: OpenProject, environment: str, context: Context, *, is
 
 def describe_error(error: BaseException) -> str:
     """The text of an exception, after its class name. Errors of SQLMesh itself need no class name."""
+    if is_own_bug(error):
+        return describe_own_bug(error)
     text = plain(error)
     name = type(error).__name__
     return text if text and name in ("ConfigError", "SQLMeshError") else f"{name}: {text}"
@@ -248,6 +254,8 @@ def explain(error: Exception, project: OpenProject, environment: str | None = No
     Args:
         environment: The environment that runs; None while a project is loaded.
     """
+    if is_own_bug(error):
+        return WorkerError(describe_own_bug(error))
     text = plain(error)
     if is_locked(text):
         return DatabaseInUseError(

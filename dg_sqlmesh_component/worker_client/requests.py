@@ -1,9 +1,10 @@
-"""Sends a worker its request: load the project, or evaluate models."""
+"""Sends a worker its request: load the project, find pending models, or evaluate models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
@@ -13,6 +14,8 @@ from dg_sqlmesh_component.protocol.redaction import Redactor
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 from dg_sqlmesh_component.worker_client.worker import Worker
 
+_Answer = TypeVar("_Answer")
+
 
 @contextmanager
 def serving(project: SQLMeshProject, request: msg.Request) -> Iterator[Worker]:
@@ -20,7 +23,7 @@ def serving(project: SQLMeshProject, request: msg.Request) -> Iterator[Worker]:
 
     Yields:
         The worker. Iterate over it to receive its events in order, with its output as `LogLine`s. The last event is
-        `ProjectLoaded`, `EvaluationFinished` or `RequestFailed`.
+        one of `LAST_EVENTS`.
 
     Raises:
         ConfigurationError, InstallationError: The worker cannot be started.
@@ -71,10 +74,31 @@ def load_manifest(
         tuple(selections),
         asked_by,
     )
+    loaded = _answer(project, request, msg.ProjectLoaded)
+    return loaded.manifest if loaded.is_whole or before is None else before.with_models_of(loaded.manifest)
+
+
+def find_pending(project: SQLMeshProject, environment: str, models: Collection[str], now: int) -> msg.PendingFound:
+    """Find the models with pending intervals: those that `sqlmesh run` would compute. Only the state is read.
+
+    Args:
+        models: The models to look at, by fqn.
+        now: Epoch milliseconds.
+
+    Raises:
+        DatabaseInUseError: The state is in a DuckDB file that another process has open.
+        SQLMeshComponentError: Any other; the class says who must act.
+    """
+    request = msg.PendingRequest(project.open_request, environment, frozenset(models), now)
+    return _answer(project, request, msg.PendingFound)
+
+
+def _answer(project: SQLMeshProject, request: msg.Request, answer: type[_Answer]) -> _Answer:
+    """Send a request and return its last event. Its log lines are dropped."""
     with serving(project, request) as events:
         for event in events:
-            if isinstance(event, msg.ProjectLoaded):
-                return event.manifest if event.is_whole or before is None else before.with_models_of(event.manifest)
+            if isinstance(event, answer):
+                return event
             if isinstance(event, msg.RequestFailed):
                 raise ERRORS_BY_NAME.get(event.error, WorkerError)(event.message)
-    raise WorkerError("The worker ended without returning a manifest.")
+    raise WorkerError("The worker ended without an answer.")

@@ -80,6 +80,7 @@ def test_one_run_executes_dbt_then_sqlmesh_then_a_plain_asset(dbt_environment: P
     assert assets["usage/daily_rides"][1] == {"rides", "stations"}  # linked by the tables' names
 
 
+@pytest.mark.slow
 def test_dbt_project_runs_in_sqlmesh_and_its_tests_are_checks(dbt_environment: Path, tmp_path: Path) -> None:
     """Dagster runs in the test environment, and only SQLMesh runs in the environment with dbt.
 

@@ -16,18 +16,21 @@ from harness import REPOSITORY
             ["definitions.py", "--models", "3"],
             ["### 3 models, definitions", "/ the same by hand**"],
         ),
-        pytest.param(
+        (
             ["runs.py", "--models", "3", "--measure", "steps", "memory", "launches"],
             ["### 3 models, all pending", "### 3 models, peak memory", "**dg launch / sqlmesh run**"],
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
+        (
             ["growth.py", "--models", "3", "4"],
             ["### 4 models, 1 rounds", "### Cost of one model: 4 / 3 models", "`record_unchanged: false`"],
-            marks=pytest.mark.slow,
+        ),
+        (
+            ["ticks.py", "--models", "8"],
+            ["### 8 models, 1 rounds", "a tick / `sqlmesh run`, nothing pending"],
         ),
     ],
 )
+@pytest.mark.slow
 def test_benchmark_prints_its_tables(command: list[str], headings: list[str]) -> None:
     script, *options = command
     done = subprocess.run(

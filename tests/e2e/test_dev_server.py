@@ -11,8 +11,9 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,28 @@ class Server:
         assert "errors" not in data, data
         return data["data"]
 
+    def launch(self, keys: Collection[str], run_config: dict[str, Any] | None = None) -> dict[str, str]:
+        """Launch assets as the UI does. Return the run's id and its status at its end."""
+        [repository] = self.ask(LOCATION)["repositoriesOrError"]["nodes"]
+        params = {
+            "selector": {
+                "repositoryLocationName": repository["location"]["name"],
+                "repositoryName": repository["name"],
+                "pipelineName": "__ASSET_JOB",
+                "assetSelection": [{"path": key.split("/")} for key in sorted(keys)],
+            },
+            "mode": "default",
+            "runConfigData": json.dumps(run_config or {}),
+        }
+        launched = self.ask(LAUNCH, params=params)["launchPipelineExecution"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        run_id = launched["run"]["runId"]
+        deadline, status = time.monotonic() + 180, "STARTING"
+        while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
+            time.sleep(1)
+            status = self.ask(RUN, id=run_id)["runOrError"]["status"]
+        return {"id": run_id, "status": status}
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -63,6 +86,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         run([BIN / "dg", "scaffold", "defs", COMPONENT, "shop", "--json-params", '{"init": true}'], cwd=dagster.root)
         project = dagster.root / "sqlmesh_project"
         plan(project)
+        defs_yaml = dagster.root / dagster.root.name / "defs" / "shop" / "defs.yaml"
+        defs_yaml.write_text(defs_yaml.read_text() + "\n  execution: {allow_restate: true}\n")
         with serve(dagster, folder) as url:
             yield Server(url, project, folder / "server.log")
 
@@ -139,25 +164,7 @@ def test_web_server_shows_every_model_and_the_results_of_a_launched_run(server: 
     before = state(server.project)["intervals"]
     assert query(server.project, "SELECT count(*) > 0 FROM core.daily_orders") == [(True,)]
 
-    [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
-    params = {
-        "selector": {
-            "repositoryLocationName": repository["location"]["name"],
-            "repositoryName": repository["name"],
-            "pipelineName": "__ASSET_JOB",
-            "assetSelection": [{"path": key.split("/")} for key in sorted(keys)],
-        },
-        "mode": "default",
-        "runConfigData": "{}",
-    }
-    launched = server.ask(LAUNCH, params=params)["launchPipelineExecution"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    run_id = launched["run"]["runId"]
-    deadline, status = time.monotonic() + 180, "STARTING"
-    while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
-        time.sleep(1)
-        status = server.ask(RUN, id=run_id)["runOrError"]["status"]
-    assert status == "SUCCESS"
+    assert server.launch(keys)["status"] == "SUCCESS"
 
     after = state(server.project)["intervals"]
     grew = {"/".join(part.strip('"') for part in fqn.split(".")[-2:]) for fqn in after if after[fqn] > before[fqn]}
@@ -171,6 +178,50 @@ def test_web_server_shows_every_model_and_the_results_of_a_launched_run(server: 
     assert "core/daily_orders" in grew
     assert is_from_plan == {key: key not in grew for key in keys}
 
+    # The UI's mutation restates a day, too, and reports the downstream models that are not selected.
+    day = f"{datetime.now(timezone.utc) - timedelta(days=3):%Y-%m-%d}"
+    restate = {"ops": {"sqlmesh_shop": {"config": {"restate": {"start": day, "end": day}}}}}
+    run = server.launch(["core/daily_orders"], restate)
+    assert run["status"] == "SUCCESS"
+    nodes = server.ask(RESULTS, keys=[{"path": key.split("/")} for key in sorted(keys)])["assetNodes"]
+    restated = {
+        "/".join(node["assetKey"]["path"]) for node in nodes if node["assetMaterializations"][0]["runId"] == run["id"]
+    }
+    assert restated >= {"core/daily_orders", "marts/revenue_by_product"}
+
     output = server.log.read_text()
     assert "Traceback" not in output
     assert "SELECT" not in output.replace("AssetSelection", ""), "SQLMesh's own output floods the terminal"
+
+
+TICKS = """
+query T($schedule: String!, $repository: String!, $location: String!) {
+  scheduleOrError(scheduleSelector: {
+    scheduleName: $schedule, repositoryName: $repository, repositoryLocationName: $location
+  }) { ... on Schedule { scheduleState { status ticks(limit: 5) { status runIds skipReason error { message } } } } } }
+"""
+
+
+@pytest.mark.slow  # it waits for two ticks, a minute apart
+def test_daemon_launches_one_run_of_the_pending_models(tmp_path: Path) -> None:
+    with dagster_project(tmp_path) as dagster:
+        run([BIN / "dg", "scaffold", "defs", COMPONENT, "shop", "--json-params", '{"init": true}'], cwd=dagster.root)
+        project = dagster.root / "sqlmesh_project"
+        plan(project)
+        schedule = {"cron": "* * * * *", "default_status": "RUNNING"}
+        dagster.add_component("shop", {"project": str(project), "schedule": schedule})
+        with serve(dagster, tmp_path) as url:
+            server = Server(url, project, tmp_path / "server.log")
+            [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
+            names = {"repository": repository["name"], "location": repository["location"]["name"]}
+            ticks: list[dict[str, Any]] = []
+            deadline = time.monotonic() + 300
+            while not any("No model has pending" in (tick["skipReason"] or "") for tick in ticks):
+                assert time.monotonic() < deadline, ticks
+                time.sleep(1)
+                state_of_schedule = server.ask(TICKS, schedule="sqlmesh_shop_schedule", **names)["scheduleOrError"]
+                ticks = state_of_schedule["scheduleState"]["ticks"]
+            run_ids = [run_id for tick in ticks for run_id in tick["runIds"]]
+            assert len(run_ids) == 1, ticks
+            assert server.ask(RUN, id=run_ids[0])["runOrError"]["status"] == "SUCCESS"
+            assert [tick["error"] for tick in ticks if tick["error"]] == []

@@ -7,8 +7,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -17,6 +18,7 @@ from harness import CONFIG, YEARLY_CRON, DagsterProject, dagster_project, plan, 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import (
     ConfigurationError,
+    DatabaseInUseError,
     InstallationError,
     ProjectLoadError,
     SQLMeshComponentError,
@@ -26,9 +28,14 @@ from dg_sqlmesh_component.worker_client.requests import load_manifest
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 
 
-def project_load_error(project: SQLMeshProject, kind: type[SQLMeshComponentError], **selection: list[str]) -> str:
+def project_load_error(
+    project: SQLMeshProject,
+    kind: type[SQLMeshComponentError],
+    select: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> str:
     with pytest.raises(kind) as caught:
-        load_manifest(project, **selection)
+        load_manifest(project, select, exclude)
     return str(caught.value)
 
 
@@ -174,7 +181,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Dagst
         yield project, dagster
 
 
-def failure_of_run(dagster: DagsterProject, **selection: list[str]) -> str:
+def failure_of_run(dagster: DagsterProject, **selection: Any) -> str:
     record = dagster.launch("in_process", **selection)
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert not record.materializations
@@ -297,20 +304,22 @@ def test_run_waits_for_unfinished_plan_until_environment_timeout(
     assert f"cd {project} && sqlmesh plan prod" in description
 
 
+def hold_warehouse(project: Path) -> subprocess.Popen[bytes]:
+    """Start a process that holds the project's DuckDB file."""
+    code = (
+        f"import duckdb, time; held = duckdb.connect({str(project / 'warehouse.duckdb')!r});"
+        "print('held', flush=True); time.sleep(600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    return holder
+
+
 def test_error_of_locked_duckdb_file_names_the_process_that_holds_it(shop: tuple[Path, DagsterProject]) -> None:
     project, dagster = shop
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import duckdb, time; held = duckdb.connect({str(project / 'warehouse.duckdb')!r});"
-            "print('held', flush=True); time.sleep(600)",
-        ],
-        stdout=subprocess.PIPE,
-    )
+    holder = hold_warehouse(project)
     try:
-        assert holder.stdout is not None
-        holder.stdout.readline()
         dagster.add_component("shop", {"project": str(project), "execution": {"overlap_timeout": 2}})
         description = failure_of_run(dagster)
     finally:
@@ -322,6 +331,73 @@ def test_error_of_locked_duckdb_file_names_the_process_that_holds_it(shop: tuple
         assert f"(PID {holder.pid}, started at " in description
     assert f"PID {holder.pid}" in description
     assert "This run has waited for 2 seconds" in description
+
+
+def test_error_of_duckdb_file_locked_while_a_project_is_loaded_names_the_process_that_holds_it(tmp_path: Path) -> None:
+    """A project with a name reads the state while it is loaded."""
+    project = write_project(tmp_path, ONE_MODEL, CONFIG + "project: shop\n")
+    holder = hold_warehouse(project)
+    try:
+        message = project_load_error(SQLMeshProject((project,)), DatabaseInUseError)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert "The DuckDB file is in use by another process" in message
+    assert f"PID {holder.pid}" in message
+    assert message.endswith("End that process, or wait for it.")
+
+
+CONFIG_WITH_BUG = """
+import pathlib
+
+from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
+
+config = Config(
+    gateways={"local": GatewayConfig(connection=DuckDBConnectionConfig(database="warehouse.duckdb"))},
+    model_defaults=ModelDefaultsConfig(dialect="duckdb", start="6 days ago"),
+)
+bug = pathlib.Path(__file__).parent / "bug.py"
+if bug.exists():
+    exec(bug.read_text())
+"""
+IN_TRACKER = "from dg_sqlmesh_component.worker.evaluate.tracker import Tracker; "
+"""Without one of its methods, the next line of our own code that calls it raises an AttributeError."""
+
+
+def test_bug_of_this_package_during_a_run_is_reported_as_one_with_its_traceback(tmp_path: Path) -> None:
+    """A real worker, whose code is damaged by the project's configuration."""
+    project = write_project(tmp_path / "shop", {**ONE_MODEL, "config.py": CONFIG_WITH_BUG})
+    (project / "config.yaml").unlink()
+    plan(project)
+    bug = project / "bug.py"
+    with dagster_project(tmp_path) as dagster:
+        dagster.add_component("shop", {"project": str(project), "include_metadata": ["row_count"]})
+        dagster.refresh()
+        bug.write_text(
+            "from dg_sqlmesh_component.worker.evaluate import evaluation; evaluation._refuse_wrong_bounds = 0"
+        )
+        before = dagster.launch()
+        bug.write_text(IN_TRACKER + "del Tracker.report_idle_nodes")
+        planned = dagster.launch()
+        bug.write_text(IN_TRACKER + "del Tracker._count_after_last_batch")
+        in_batch = dagster.launch()
+    for record, line in (
+        (before, "TypeError: 'int' object is not callable"),
+        (planned, "AttributeError: 'Tracker' object has no attribute 'report_idle_nodes'"),
+        (in_batch, "AttributeError: 'Tracker' object has no attribute '_count_after_last_batch'"),
+    ):
+        assert record.status == dg.DagsterRunStatus.FAILURE
+        [failure] = record.failures
+        assert failure.count("This is a bug of dg-sqlmesh-component, not of your project.") == 1
+        assert failure.count("Traceback (most recent call last)") >= 1
+        assert line in failure
+        assert "SQLMesh ended the run with an error" not in failure
+        assert "Correct the model" not in failure
+    reason = "Not evaluated: the run failed before SQLMesh computed or audited anything."
+    assert before.not_evaluated_reasons == {reason}
+    [status] = planned.checks.values()
+    assert status.description == "t.one was interrupted: The worker raised an unexpected error."
+    assert in_batch.status_of("t/one") == "failed"
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def _count_runs(project: Path) -> int:
-    return query(project, "SELECT count(*) FROM ctl.runs")[0][0]
+    return int(query(project, "SELECT count(*) FROM ctl.runs")[0][0])
 
 
 def _asset(fqn: str) -> str:
@@ -129,7 +129,9 @@ def test_materialization_has_intervals_batches_duration_and_version(ledger: Ledg
     assert metadata["sqlmesh/interval_start"].value == computed_before / 1000
     assert metadata["sqlmesh/interval_end"].value == end / 1000
     assert metadata["sqlmesh/batches"].value == 1
-    assert metadata["sqlmesh/duration_ms"].value >= 0
+    duration_ms = metadata["sqlmesh/duration_ms"].value
+    assert isinstance(duration_ms, int)
+    assert duration_ms >= 0
     assert metadata["sqlmesh/snapshot_version"].value == ledger.after["versions"]['"warehouse"."t"."events"']
 
 
@@ -203,7 +205,19 @@ def test_partly_executed_model_has_computed_interval_and_error(ledger: LedgerRun
     fqn = '"warehouse"."t"."batched"'
     metadata = ledger.record.observations["t/batched"].metadata
     assert metadata["sqlmesh/interval_end"].value == ledger.after["ranges"][fqn][-1][1] / 1000
-    assert "boom in the last batch" in ledger.record.checks["t/batched:sqlmesh_execution_status"].description
+    check = ledger.record.checks["t/batched:sqlmesh_execution_status"]
+    assert "boom in the last batch" in str(check.metadata["sqlmesh/error"].value)
+
+
+def test_error_of_a_failed_model_is_logged_once(ledger: LedgerRun) -> None:
+    """Dagster logs the description of each check that did not pass, in quotes."""
+    messages = [
+        entry.dagster_event.message if entry.dagster_event else entry.user_message for entry in ledger.record.entries
+    ]
+    [message] = [message for message in messages if message and "boom in the last batch" in message]
+    assert message.startswith("t.batched (models/batched.sql) failed after 2 of 3 batches. The computed intervals are")
+    assert "    BinderException" not in message
+    assert not message.endswith("'")
 
 
 def test_one_failure_names_failed_models_their_errors_and_blocked_models(ledger: LedgerRun) -> None:
@@ -218,6 +232,8 @@ def test_one_failure_names_failed_models_their_errors_and_blocked_models(ledger:
         "t.batched (models/batched.sql) failed after 2 of 3 batches",
     ):
         assert text in failure
+    assert failure.count("Correct the model or its data, then launch the run again.") == 1
+    assert failure.endswith(f"apply a plan before that run:\n\n    cd {ledger.project} && sqlmesh plan")
 
 
 def test_output_of_a_model_is_in_the_log(ledger: LedgerRun) -> None:

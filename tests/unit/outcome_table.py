@@ -28,6 +28,9 @@ SHOP = manifest(
 )
 """The project of the table. `core.orders` reads `staging.orders` and has a blocking and a non-blocking audit."""
 
+Events = list[msg.Event]
+"""The type of a list of different events, which mypy cannot infer."""
+
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 
@@ -36,7 +39,7 @@ class Reported:
     """What Dagster gets for an outcome.
 
     Attributes:
-        sentence: Text of the log line, the status check and the observation.
+        sentence: Text of the log line and the observation.
         passed, severity: Result of the status check.
         metadata: In addition to `sqlmesh/status`, `sqlmesh/environment` and `sqlmesh/snapshot_version`.
         audits: Passed, severity and description of each audit's check, by the check's name.
@@ -68,6 +71,11 @@ class Row:
     worker_death: str | None = None
     other_models: tuple[str, ...] = ()
     earlier_events: tuple[msg.Event, ...] = ()
+
+    @property
+    def description_of_status_check(self) -> str:
+        """The sentence without the error, which is in the metadata."""
+        return self.reported.sentence.removesuffix("".join(f"\n\n    {error}" for error in self.outcome.errors))
 
 
 def open_nodes(ledger: Ledger) -> frozenset[str]:
@@ -440,7 +448,12 @@ OUTCOME_TABLE = (
         "failed: its batch ended without a duration and the failure list names it",
         (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED),
         NodeOutcome(
-            ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
+            ORDERS,
+            Outcome.FAILED,
+            PROMOTED,
+            planned_batches=1,
+            errors=("ConversionException: cannot cast 'x'",),
+            needs_correction=True,
         ),
         Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
@@ -458,6 +471,7 @@ OUTCOME_TABLE = (
             PROMOTED,
             planned_batches=1,
             errors=("ConversionException: cannot cast 'x'",),
+            needs_correction=True,
             attempts=2,
         ),
         Reported(
@@ -492,7 +506,12 @@ OUTCOME_TABLE = (
         "failed: the worker died, but not before SQLMesh had named it",
         (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION),
         NodeOutcome(
-            ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
+            ORDERS,
+            Outcome.FAILED,
+            PROMOTED,
+            planned_batches=1,
+            errors=("ConversionException: cannot cast 'x'",),
+            needs_correction=True,
         ),
         Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
@@ -506,7 +525,12 @@ OUTCOME_TABLE = (
         "failed: SQLMesh also lists it as left out, but its own failure is the stronger evidence",
         (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, msg.NodesBlocked({ORDERS: ()}), FAILED),
         NodeOutcome(
-            ORDERS, Outcome.FAILED, PROMOTED, planned_batches=1, errors=("ConversionException: cannot cast 'x'",)
+            ORDERS,
+            Outcome.FAILED,
+            PROMOTED,
+            planned_batches=1,
+            errors=("ConversionException: cannot cast 'x'",),
+            needs_correction=True,
         ),
         Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
@@ -525,6 +549,7 @@ OUTCOME_TABLE = (
             planned_batches=2,
             errors=("ConversionException: cannot cast 'x'", "Audit not_null failed: 3 rows"),
             failed_audits=("not_null",),
+            needs_correction=True,
         ),
         Reported(
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'\n\n"
@@ -556,6 +581,7 @@ OUTCOME_TABLE = (
             audits=(audit_result("not_null", D1, failing_rows=3, query="SELECT 3"), audit_result("recent", D1)),
             errors=("Audit not_null failed: 3 rows",),
             failed_audits=("not_null",),
+            needs_correction=True,
         ),
         Reported(
             "core.orders (models/orders.sql) failed its audit not_null (3 rows).",
@@ -579,6 +605,7 @@ OUTCOME_TABLE = (
             rows=10,
             bytes=100,
             errors=("ConversionException: cannot cast 'x'",),
+            needs_correction=True,
         ),
         Reported(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
@@ -614,6 +641,7 @@ OUTCOME_TABLE = (
             audits=(audit_result("not_null", D2, failing_rows=3),),
             errors=("Audit not_null failed: 3 rows",),
             failed_audits=("not_null",),
+            needs_correction=True,
         ),
         Reported(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "

@@ -18,6 +18,7 @@ from unit.builders import audit, manifest, model
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits
+from dg_sqlmesh_component.definitions.automation import cron_tick_condition
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
 
 REFERENCE = Path(__file__).parents[2] / "component.yaml"
@@ -94,6 +95,16 @@ def test_base_attributes_load() -> None:
     assert loaded(EVERYTHING).asset_key_for_model("marts.revenue")
 
 
+def test_template_of_translation_can_keep_the_condition_that_automation_gives() -> None:
+    condition = "{{ dg.AutomationCondition.eager() if model.schema == 'marts' else spec.automation_condition }}"
+    component = loaded({**EVERYTHING, "automation": "cron", "translation": {"automation_condition": condition}})
+    conditions = {spec.key.path[0]: spec.automation_condition for spec in component._project_assets.specs.values()}
+    assert conditions == {
+        "core": cron_tick_condition("@daily", "UTC"),
+        "marts": dg.AutomationCondition.eager(),
+    }
+
+
 # Dagster checks types before it renders templates, so a template may give any of these values.
 AWKWARD: list[Any] = [
     *["", " ", "\x00", "a\nb", "2024-01-01", "{{ none }}", "{{ [1] }}", "{{ {} }}", "{{ {1: 2} }}", "{{ 1 / 3 }}"],
@@ -163,9 +174,9 @@ def _context() -> dg.ComponentLoadContext:
         ("environment_timeout", -1, 0),
     ],
 )
-def test_execution_number_below_its_minimum_is_refused(name: str, value: float, least: int) -> None:
+def test_execution_number_below_its_minimum_is_refused(name: str, value: Any, least: int) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        Execution(**{name: value})  # type: ignore[arg-type]
+        Execution(**{name: value})
     assert str(refusal.value) == f"`execution.{name}` in defs.yaml is {value}; it must be at least {least}."
 
 

@@ -18,7 +18,9 @@ TWO_HOURS = timedelta(hours=2)
 
 def freshness(**attributes: Any) -> Freshness:
     """Resolve these attributes of `freshness` in defs.yaml."""
-    return Freshness.resolve_from_model(dg.ResolutionContext.default(), Freshness.model()(**attributes))
+    context = dg.ResolutionContext.default()
+    resolved: Freshness = Freshness.resolve_from_model(context, Freshness.model()(**attributes))
+    return resolved
 
 
 def policy(of: Model, **attributes: Any) -> dg.FreshnessPolicy | None:

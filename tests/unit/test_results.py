@@ -110,10 +110,11 @@ CAUSES = {f"sqlmesh/{name}" for name in ("waiting_for", "blocked_by", "failed_au
 
 
 @every_row
-def test_status_check_has_the_outcome_as_a_sentence(row: Row) -> None:
+def test_status_check_has_the_outcome_as_a_sentence_and_the_error_as_metadata(row: Row) -> None:
+    """Dagster logs the description once more, in quotes."""
     (result,) = reporter().status_check(row.outcome)
     assert (result.asset_key, result.check_name) == (KEY, STATUS_CHECK)
-    assert check_summary(result) == (row.reported.passed, row.reported.severity, row.reported.sentence)
+    assert check_summary(result) == (row.reported.passed, row.reported.severity, row.description_of_status_check)
     causes = {name: value for name, value in row.reported.metadata.items() if name in CAUSES}
     assert plain(dict(result.metadata)) == {**common_metadata(row.outcome), **causes}
 
@@ -122,7 +123,9 @@ def test_status_check_has_the_outcome_as_a_sentence(row: Row) -> None:
 def test_model_that_was_not_executed_gets_an_observation_with_the_reason(row: Row) -> None:
     observation = reporter().observation(row.outcome)
     assert isinstance(observation, dg.AssetObservation)
-    assert (observation.asset_key, observation.description) == (KEY, row.reported.sentence)
+    is_up_to_date = row.outcome.outcome is Outcome.UP_TO_DATE
+    advice = " To compute a range again, set `restate` in the run config." if is_up_to_date else ""
+    assert (observation.asset_key, observation.description) == (KEY, row.reported.sentence + advice)
     assert plain(dict(observation.metadata)) == {**common_metadata(row.outcome), **row.reported.metadata}
 
 
@@ -514,13 +517,45 @@ def test_model_blocked_from_outside_of_the_step_fails_the_step() -> None:
 
 
 def test_failure_counts_executed_models() -> None:
-    failure = build_failure(reporter().wording, [EXECUTED, replace(FAILED, fqn=STAGING)], [], [])
+    failure = build_failure(
+        reporter().wording, [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)], [], []
+    )
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 executed.\n"
         "staging.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'"
     )
     assert plain(dict(failure.metadata)) == {"sqlmesh/executed": "core.orders", "sqlmesh/failed": "staging.orders"}
+
+
+NEEDS_CORRECTION = NodeOutcome(ORDERS, Outcome.FAILED, errors=("boom",), needs_correction=True)
+
+
+def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
+    wording = reporter().wording
+    wording.plan_command = "cd /shop && sqlmesh plan"
+    failure = build_failure(wording, [NEEDS_CORRECTION, replace(NEEDS_CORRECTION, fqn=STAGING)], [], [])
+    assert failure is not None
+    assert (failure.description or "").endswith(
+        "\n\n    boom\n\n"
+        "Correct the model or its data, then launch the run again. It computes only the pending intervals. "
+        "If you change a file of the project, apply a plan before that run:\n\n    cd /shop && sqlmesh plan"
+    )
+    assert (failure.description or "").count("Correct the model") == 1
+
+
+NOT_PROMOTED_MODEL = NodeOutcome(STAGING, Outcome.NOT_IN_ENVIRONMENT, errors=("Not promoted. Apply a plan.",))
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [[replace(NEEDS_CORRECTION, needs_correction=False)], [NEEDS_CORRECTION, NOT_PROMOTED_MODEL]],
+    ids=["a retry may help", "a plan comes first"],
+)
+def test_failure_has_no_advice_if_another_action_comes_first(outcomes: list[NodeOutcome]) -> None:
+    failure = build_failure(reporter().wording, outcomes, [], [])
+    assert failure is not None
+    assert "Correct the model" not in (failure.description or "")
 
 
 def test_problem_of_the_whole_run_fails_the_step_even_if_all_models_were_executed() -> None:

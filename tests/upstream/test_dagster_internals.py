@@ -16,6 +16,8 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster._core.execution.api import create_execution_plan
+from dagster._utils.schedules import schedule_execution_time_iterator
 from harness import dagster_project, load
 
 from dg_sqlmesh_component import dagster_internals as internals
@@ -45,7 +47,7 @@ def job(hook: Hook, results_by_step: dict[str, Any], selection: dg.AssetSelectio
         op_tags={"mine": "yes"},
         name="models",
     )
-    def models(context):
+    def models(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
         results_by_step[internals.step_key(context)] = hook(context)
         for key in context.selected_asset_keys:
             yield dg.MaterializeResult(asset_key=key)
@@ -134,7 +136,7 @@ def test_log_line_about_missing_outputs_can_be_suppressed(instance: dg.DagsterIn
     @dg.multi_asset(
         specs=[dg.AssetSpec("x", skippable=True)], check_specs=[dg.AssetCheckSpec("unseen", asset="x")], can_subset=True
     )
-    def silent(context):
+    def silent(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
         if is_quiet:
             internals.drop_missing_outputs_log(context)
         yield from ()
@@ -164,7 +166,9 @@ def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
     records = list(internals.check_records(instance, FINE))
     assert [record.run_id for record in records] == [run.run_id for run in instance.get_runs()]
     assert records[0].run_id == last[FINE].run_id
-    evaluation = last[FINE].event.asset_check_evaluation  # type: ignore[union-attr]
+    event = last[FINE].event
+    assert event is not None
+    evaluation = event.asset_check_evaluation
     assert evaluation is not None
     assert isinstance(evaluation.target_materialization_data, internals.TargetMaterialization)
 
@@ -172,7 +176,7 @@ def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
 def test_function_that_installs_signal_handlers_can_be_replaced() -> None:
     from dagster._utils.interrupts import capture_interrupts
 
-    original, wanted = internals.signal_installer(), []
+    original, wanted = internals.signal_installer(), list[Any]()
     before = signal.getsignal(signal.SIGINT)
     internals.replace_signal_installer(wanted.append)
     try:
@@ -262,3 +266,60 @@ def test_ticks_of_a_cron_start_at_a_time_and_follow_the_time_zone() -> None:
     start = datetime(2026, 10, 31, 13, tzinfo=timezone.utc)  # 9 o'clock in New York; in the night, an hour is repeated
     ticks = internals.cron_ticks("0 9 * * *", "America/New_York", start)
     assert [tick.astimezone(timezone.utc) for tick in islice(ticks, 2)] == [start, start + timedelta(hours=25)]
+
+
+def assets_around_partitioned_ones() -> list[dg.AssetsDefinition]:
+    """`a` and `b`, between them `middle` and two assets with different partitions, and assets outside."""
+    daily, hourly = dg.DailyPartitionsDefinition("2026-01-01"), dg.HourlyPartitionsDefinition("2026-01-01-00:00")
+
+    def asset(name: str, upstream: list[str], partitions: dg.PartitionsDefinition | None = None) -> Any:
+        @dg.asset(name=name, deps=upstream, partitions_def=partitions)
+        def compute() -> None: ...
+
+        return compute
+
+    return [
+        asset("before", []),
+        asset("a", ["before"]),
+        asset("middle", ["a"]),
+        asset("by_day", ["a"], daily),
+        asset("by_hour", ["a"], hourly),
+        asset("b", ["middle", "by_day", "by_hour"]),
+        asset("after", ["b"]),
+    ]
+
+
+def test_job_has_the_assets_between_and_no_partitioned_ones() -> None:
+    selected = dg.define_asset_job("between", selection=internals.WithAssetsBetween([A, B]))
+    definitions = dg.Definitions(assets=assets_around_partitioned_ones(), jobs=[selected])
+    built = definitions.resolve_job_def("between")
+    assert built.asset_layer.selected_asset_keys == {A, MIDDLE, B}
+    assert built.partitions_def is None
+
+
+def test_assets_between_are_those_of_the_requested_ones_only() -> None:
+    repository = dg.Definitions(assets=assets_around_partitioned_ones()).get_repository_def()
+    assert internals.assets_between(repository, [A, B]) == {MIDDLE}
+    assert internals.assets_between(repository, [A]) == set()
+
+
+def test_plan_of_a_run_that_has_not_started_has_its_assets(instance: dg.DagsterInstance) -> None:
+    queued = job(lambda _: None, {})
+    run = instance.create_run_for_job(queued, create_execution_plan(queued))
+    assert internals.planned_assets(instance, run) == {A, MIDDLE, B, LAST}
+
+
+def test_crons_that_tick_at_the_same_time_are_one_tick() -> None:
+    ticks = schedule_execution_time_iterator(0, ["@hourly", "0 * * * *", "@daily"], "UTC", ascending=True)
+    assert [next(ticks).timestamp() for _ in range(3)] == [0, 3600, 7200]
+
+
+def test_metadata_is_logged_as_an_event_of_the_step(instance: dg.DagsterInstance) -> None:
+    def hook(context: dg.AssetExecutionContext) -> None:
+        internals.log_step_metadata(context, "Planned", {"table": dg.MetadataValue.int(3)})
+
+    run_id = job(hook, {}).execute_in_process(instance=instance).run_id
+    events = [entry.dagster_event for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)]
+    planned = [event for event in events if event is not None and event.message == "Planned"]
+    assert [event.step_key for event in planned] == ["models", "models_2"]
+    assert [event.engine_event_data.metadata["table"].value for event in planned] == [3, 3]

@@ -14,6 +14,7 @@ from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
 from sqlmesh.core.loader import LoadedProject
+from sqlmesh.core.model.cache import OptimizedQueryCache
 from sqlmesh.utils import CompletionStatus
 
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
@@ -208,3 +209,21 @@ def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> No
     assert {id(handle) for handle in connections_of_this_thread} <= {
         id(handle) for handle in connections_of_other_thread[0]
     }
+
+
+def test_snapshots_are_read_without_optimized_queries_and_with_their_intervals(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OptimizedQueryCache, "put", OptimizedQueryCache.put)  # restored after the test
+    monkeypatch.setattr(OptimizedQueryCache, "with_optimized_query", OptimizedQueryCache.with_optimized_query)
+    opened().plan(auto_apply=True, no_prompts=True, execution_time=NOW)
+
+    def renderer_caches() -> list[Any]:
+        context = opened(load=False)
+        snapshots = context.state_reader.get_snapshots(context.state_reader.get_environment("prod").snapshots)
+        assert all(snapshot.intervals for snapshot in snapshots.values() if snapshot.is_model)
+        return [s.model._query_renderer._optimized_cache for s in snapshots.values() if s.is_model]
+
+    assert None not in renderer_caches()
+    internals.read_snapshots_without_queries()
+    assert set(renderer_caches()) == {None}

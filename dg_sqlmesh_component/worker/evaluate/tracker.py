@@ -11,10 +11,11 @@ from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.errors import NodeAuditsErrors
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.formatting import listed, plain, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
+from dg_sqlmesh_component.worker.own_bugs import is_own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
@@ -204,7 +205,7 @@ class Tracker(PipeConsole):
         self.pipe.send(
             msg.NodeFailed(
                 fqn=fqn,
-                error_type=type(cause).__name__,
+                error_type=(WorkerError if is_own_bug(cause) else type(cause)).__name__,
                 message="; ".join(plain(audit) for audit in audits) or describe_error(cause),
                 failed_audits=tuple(audit.audit_name for audit in audits),
                 is_transient=not audits and is_transient(cause),

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, takewhile
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dg_sqlmesh_component.dagster_internals import cron_ticks
-from dg_sqlmesh_component.definitions.crons import cron_tick_condition, longest_gap
+from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 
 NEW_YORK = "America/New_York"
 UTC = datetime.timezone.utc
@@ -105,7 +106,7 @@ class Evaluations:
 
     def __init__(self, instance: dg.DagsterInstance, definitions: dg.Definitions, time: datetime.datetime) -> None:
         self._instance, self._definitions, self._time = instance, definitions, time
-        self._cursor = None
+        self._cursor: Any = None  # Dagster exports no name for its type
 
     def requested(self, *minutes: float) -> list[int]:
         """Return how many assets each evaluation requests."""

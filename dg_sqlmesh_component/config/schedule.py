@@ -1,0 +1,88 @@
+"""`schedule` in `defs.yaml`.
+
+No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import dagster as dg
+from croniter import croniter
+from pydantic import BaseModel
+
+from dg_sqlmesh_component.config.validation import convert_to_declared_types
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+
+@dataclass
+class Schedule(dg.Resolvable):
+    """Schedules that launch runs of the models with pending intervals."""
+
+    name: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Name of the schedule. A schedule for a time zone other than UTC adds its name: "
+            "`<name>_europe_berlin`. Default: `<op name>_schedule`.",
+            examples=["shop"],
+        ),
+    ] = None
+    default_status: Annotated[
+        Literal["RUNNING", "STOPPED"],
+        dg.Resolver.default(
+            description="Whether the schedule is on before anybody has switched it on or off in Dagster. "
+            "Default: STOPPED.",
+            examples=["RUNNING"],
+        ),
+    ] = "STOPPED"
+    tags: Annotated[
+        dict[str, str],
+        dg.Resolver.default(description="Tags of the runs.", examples=[{"team": "data"}]),
+    ] = field(default_factory=dict)
+    cron: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="When to look for pending intervals, as a cron expression. Default: whenever the cron of a "
+            "model ticks.",
+            examples=["0 6 * * *"],
+        ),
+    ] = None
+    timezone: Annotated[
+        str | None,
+        dg.Resolver.default(description="Time zone of `cron`. Default: UTC.", examples=["Europe/Berlin"]),
+    ] = None
+
+    def __post_init__(self) -> None:
+        convert_to_declared_types(self, Schedule, "schedule")
+        if self.cron is not None and not (croniter.is_valid(self.cron) and len(self.cron.split()) in (1, 5)):
+            raise ConfigurationError(
+                f"`schedule.cron` in defs.yaml is {self.cron!r}, which is no cron expression. Write five fields, for "
+                "example '0 6 * * *', or an alias such as '@daily'."
+            )
+        if self.timezone is None:
+            return
+        if self.cron is None:
+            raise ConfigurationError(
+                "`schedule.timezone` in defs.yaml is the time zone of `schedule.cron`, which is not set. Without it, "
+                "each model has its own cron and time zone. Set `schedule.cron` too, or remove `schedule.timezone`."
+            )
+        try:
+            ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ConfigurationError(
+                f"`schedule.timezone` in defs.yaml is {self.timezone!r}, which is no time zone. Write a name such as "
+                "'Europe/Berlin'."
+            ) from error
+
+
+def resolve_schedule(context: dg.ResolutionContext, model: Any) -> Schedule | None:
+    """Resolve `schedule`: true and false, or the attributes of the schedule."""
+    if isinstance(model, BaseModel):
+        configured: Schedule = Schedule.resolve_from_model(context, model)
+        return configured
+    value: object = context.resolve_value(model) if isinstance(model, str) else model
+    if value not in (True, False, None):
+        raise ConfigurationError(
+            f"`schedule` in defs.yaml is {value!r}. Write true, false, or a mapping with the attributes of a schedule."
+        )
+    return Schedule() if value else None

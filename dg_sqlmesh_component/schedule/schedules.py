@@ -1,0 +1,65 @@
+"""The Dagster schedules of a component, and the job that they launch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import dagster as dg
+
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.schedule import Schedule
+from dg_sqlmesh_component.dagster_internals import WithAssetsBetween
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.schedule.crons import UTC, crons_by_time_zone
+from dg_sqlmesh_component.schedule.tick import TickSettings, evaluate_tick
+
+
+def build_schedules(
+    configured: Schedule, op_name: str, project: SQLMeshProject, assets: ProjectAssets
+) -> dg.Definitions:
+    """One schedule for each time zone of the models' crons, or one for the configured cron, and their job."""
+    if not assets.specs:
+        return dg.Definitions()
+    name = configured.name or f"{op_name}_schedule"
+    # The job has the executable assets between two models, so that a tick can request them.
+    job = dg.define_asset_job(
+        f"{configured.name or op_name}_job",
+        selection=WithAssetsBetween(assets.fqn_by_key),
+        description=f"Runs SQLMesh for the models of {project.name}, and the assets between them.",
+    )
+    crons: Mapping[str, list[str]]
+    if configured.cron is None:
+        crons = crons_by_time_zone(assets.models[fqn] for fqn in assets.specs)
+    else:
+        crons = {configured.timezone or UTC: [configured.cron]}
+    schedules = []
+    for time_zone, cron_schedule in crons.items():
+        settings = TickSettings(_name(name, time_zone), cron_schedule, configured.tags, project, assets)
+        schedules.append(_schedule(settings, job.name, time_zone, dg.DefaultScheduleStatus[configured.default_status]))
+    return dg.Definitions(schedules=schedules, jobs=[job])
+
+
+def _schedule(
+    settings: TickSettings,
+    job: str,
+    time_zone: str,
+    default_status: dg.DefaultScheduleStatus,
+) -> dg.ScheduleDefinition:
+    def request_pending(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        return evaluate_tick(context, settings)
+
+    return dg.ScheduleDefinition(
+        name=settings.name,
+        job_name=job,
+        cron_schedule=settings.crons,
+        execution_timezone=time_zone,
+        execution_fn=request_pending,
+        default_status=default_status,
+        description=f"Runs the SQLMesh models of {settings.project.name} that have pending intervals.",
+    )
+
+
+def _name(name: str, time_zone: str) -> str:
+    """The schedule's name. It does not depend on the other time zones, so it never changes."""
+    return name if time_zone == UTC else f"{name}_{re.sub('[^a-z0-9]+', '_', time_zone.lower())}"

@@ -1,0 +1,72 @@
+"""Find the models with pending intervals, as a run would plan them. Reads the state only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlmesh.core import constants as c
+from sqlmesh.core.scheduler import merged_missing_intervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, apply_auto_restatements
+from sqlmesh.utils.date import to_datetime, to_timestamp
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.worker.context import (
+    ExistingStateContext,
+    PipeConsole,
+    explain,
+    open_context,
+    plan_command,
+)
+from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.sqlmesh_internals import read_snapshots_without_queries
+
+
+def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
+    """Find the requested models for which a run would plan batches.
+
+    Raises:
+        EnvironmentNotReadyError: The environment does not exist.
+        DatabaseInUseError: Another process has the DuckDB file of the state open.
+    """
+    read_snapshots_without_queries()
+    context = open_context(request.project, PipeConsole(pipe), load=False, context_type=ExistingStateContext)
+    try:
+        snapshots = _snapshots(request, context)
+        ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
+        pending = _pending(snapshots, request)
+    except SQLMeshComponentError:
+        raise
+    except Exception as error:  # SQLMesh and the driver of the state raise anything
+        raise explain(error, request.project, request.environment) from error
+    finally:
+        context.close()
+    now = to_datetime(request.now)
+    dues = [(to_timestamp(snapshot.node.cron_next(now)), snapshot.name) for snapshot in ours]
+    return msg.PendingFound(
+        {snapshot.name: to_timestamp(snapshot.node.cron_floor(now)) for snapshot in ours if snapshot.name in pending},
+        min(dues, default=None),
+    )
+
+
+def _snapshots(request: msg.PendingRequest, context: ExistingStateContext) -> list[Snapshot]:
+    environment = context.state_reader.get_environment(request.environment)
+    if environment is None:
+        plan = plan_command(request.project, request.environment, context, is_new=True)
+        raise EnvironmentNotReadyError(
+            f"Environment {request.environment!r} does not exist in the SQLMesh state, so nothing can run. Create it:"
+            f"{block(plan)}"
+        )
+    return list(context.state_reader.get_snapshots(environment.snapshots).values())
+
+
+def _pending(snapshots: Iterable[Snapshot], request: msg.PendingRequest) -> set[str]:
+    """The names of nodes with pending intervals. `Scheduler.run` calls the same functions."""
+    by_id = {snapshot.snapshot_id: snapshot for snapshot in snapshots}
+    is_prod = request.environment == c.PROD
+    if is_prod:
+        apply_auto_restatements(by_id, request.now)  # removes intervals of these objects; the state is not changed
+    index = DeployabilityIndex.all_deployable() if is_prod else DeployabilityIndex.create(by_id.values())
+    intervals = merged_missing_intervals(by_id.values(), execution_time=request.now, deployability_index=index)
+    return {snapshot.name for snapshot in intervals}

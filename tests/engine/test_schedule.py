@@ -1,0 +1,328 @@
+"""Schedules request what SQLMesh would compute. Ticks are evaluated as Dagster's daemon evaluates them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import time_machine
+from dagster._core.execution.api import create_execution_plan
+from dagster._utils.schedules import schedule_execution_time_iterator
+from harness import DagsterProject, RunRecord, dagster_project, query, script, sqlmesh, state, write_project
+
+from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
+
+CONFIG = """
+gateways:
+  local:
+    connection:
+      type: duckdb
+      database: warehouse.duckdb
+default_gateway: local
+model_defaults:
+  dialect: duckdb
+  start: {start}
+disable_anonymized_analytics: true
+"""
+BY_TIME = "kind INCREMENTAL_BY_TIME_RANGE (time_column at)"
+FAILING = "CASE WHEN (SELECT count(*) FROM ctl.broken) > 0 THEN error('broken') ELSE 1 END"
+MODELS = {
+    "models/often.sql": f"MODEL (name raw.often, {BY_TIME}, cron '*/10 * * * *');"
+    " SELECT @start_dt::TIMESTAMP AS at, 1 AS n",
+    "models/hourly.sql": f"MODEL (name raw.hourly, {BY_TIME}, cron '@hourly');"
+    f" SELECT @start_dt::TIMESTAMP AS at, {FAILING} AS n",
+    "models/daily.sql": "MODEL (name marts.daily, kind FULL, cron '@daily'); SELECT count(*) AS n FROM raw.hourly",
+    "models/weekly.sql": "MODEL (name marts.weekly, kind FULL, cron '0 3 * * 1'); SELECT n FROM marts.daily",
+    "models/night.sql": "MODEL (name marts.night, kind FULL, cron '30 1 * * *', cron_tz 'America/New_York');"
+    " SELECT count(*) AS n FROM raw.hourly",
+    "models/morning.sql": "MODEL (name marts.morning, kind FULL, cron '30 2 * * *', cron_tz 'Europe/Berlin');"
+    " SELECT n FROM marts.night",
+}
+SCHEDULE = "sqlmesh_shop_schedule"
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+
+
+def milliseconds(instant: datetime) -> int:
+    return int(instant.timestamp() * 1000)
+
+
+@pytest.fixture
+def dagster(tmp_path: Path) -> Iterator[DagsterProject]:
+    with dagster_project(tmp_path) as project:
+        yield project
+
+
+@dataclass
+class Scheduler:
+    """Evaluates ticks and launches the requested runs, at frozen times, like Dagster's daemon."""
+
+    dagster: DagsterProject
+    project: Path
+
+    def __post_init__(self) -> None:
+        self.definitions = self.dagster.refresh()
+        self.repository = self.definitions.get_repository_def()
+
+    @property
+    def schedules(self) -> dict[str, dg.ScheduleDefinition]:
+        return {schedule.name: schedule for schedule in self.repository.schedule_defs}
+
+    def tick(self, schedule: str, when: datetime, evaluated_at: datetime | None = None) -> Any:
+        """Evaluate one tick and return a `RunRequest`, or the reason of a skipped tick."""
+        with time_machine.travel(evaluated_at or when):
+            context = dg.build_schedule_context(self.dagster.instance, when, repository_def=self.repository)
+            result = self.schedules[schedule].evaluate_tick(context)
+        assert len(result.run_requests or ()) <= 1
+        return result.run_requests[0] if result.run_requests else result.skip_message
+
+    def launch(self, request: dg.RunRequest, when: datetime) -> RunRecord:
+        job = self.definitions.resolve_job_def("sqlmesh_shop_job")
+        with time_machine.travel(when):
+            result = job.execute_in_process(
+                instance=self.dagster.instance,
+                asset_selection=list(request.asset_selection or ()),
+                tags=request.tags,
+                raise_on_error=False,
+            )
+        return RunRecord(self.dagster.instance, result.run_id)
+
+    def create_run(self, run_config: dict[str, Any] | None = None) -> str:
+        """Create a run of all assets that waits in the queue, and return its id."""
+        job = self.definitions.resolve_job_def("sqlmesh_shop_job")
+        plan = create_execution_plan(job, run_config)
+        return self.dagster.instance.create_run_for_job(job, plan, run_config=run_config).run_id
+
+    def start(self, run_id: str, when: datetime) -> None:
+        """Record the start of a run."""
+        with time_machine.travel(when):
+            event = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "sqlmesh_shop_job")
+            self.dagster.instance.report_dagster_event(event, run_id)
+
+    def ticks(self, start: datetime, end: datetime) -> Iterator[tuple[datetime, str]]:
+        """The ticks of all schedules in a period, in their order."""
+        ticks = []
+        for schedule in self.schedules.values():
+            times = schedule_execution_time_iterator(
+                start.timestamp(), schedule.cron_schedule, schedule.execution_timezone, ascending=True
+            )
+            for time in times:
+                if time.timestamp() > end.timestamp():
+                    break
+                ticks.append((datetime.fromtimestamp(time.timestamp(), timezone.utc), schedule.name))
+        yield from sorted(ticks)
+
+
+def requested_models(request: dg.RunRequest | str) -> set[str]:
+    keys = request.asset_selection or () if isinstance(request, dg.RunRequest) else ()
+    return {".".join(key.path) for key in keys}
+
+
+def name(fqn: str) -> str:
+    return ".".join(part.strip('"') for part in fqn.split(".")[1:])
+
+
+def grown(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """The models with more computed intervals than before."""
+    return {name(fqn) for fqn, computed in after["intervals"].items() if computed > before["intervals"][fqn]}
+
+
+def shop(tmp_path: Path, start: str, planned: str) -> Path:
+    project = write_project(tmp_path / "shop", MODELS, CONFIG.format(start=start))
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.broken (n INT)")
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", planned)
+    return project
+
+
+def is_hourly_or_in_dst_night(time: datetime) -> bool:
+    """Most ticks of `*/10` are missed, except in the nights when the clocks change."""
+    nights = ("2025-10-26", "2025-11-02", "2026-03-08", "2026-03-29")
+    return time.minute in (0, 30) and (time.hour % 6 == 0 or time.strftime("%Y-%m-%d") in nights)
+
+
+AUTUMN_NIGHT = {
+    "2025-10-26T00:00",
+    "2025-10-26T00:30",  # 02:30 in Berlin
+    "2025-10-26T01:00",
+    "2025-10-26T01:30",  # 02:30 in Berlin again
+    "2025-10-27T00:00",
+    "2025-10-27T01:30",
+    "2025-10-27T05:30",
+}
+"""The evaluated ticks. All others are missed."""
+
+
+@pytest.mark.parametrize(
+    ("start", "hours", "is_evaluated"),
+    [
+        pytest.param("2025-10-25T22:00", 32, lambda time: f"{time:%Y-%m-%dT%H:%M}" in AUTUMN_NIGHT, id="autumn night"),
+        pytest.param("2025-10-24T22:00", 14 * 24, is_hourly_or_in_dst_night, id="autumn", marks=pytest.mark.slow),
+        pytest.param("2026-03-07T00:00", 3 * 24, is_hourly_or_in_dst_night, id="New York", marks=pytest.mark.slow),
+        pytest.param("2026-03-28T00:00", 3 * 24, is_hourly_or_in_dst_night, id="Berlin", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.timeout(3600)
+def test_ticks_request_what_sqlmesh_computes(
+    dagster: DagsterProject, tmp_path: Path, start: str, hours: int, is_evaluated: Callable[[datetime], bool]
+) -> None:
+    project = shop(tmp_path, f"{at(start) - timedelta(days=11):%Y-%m-%d}", start)
+    dagster.add_component("shop", {"project": str(project), "schedule": True})
+    scheduler = Scheduler(dagster, project)
+    assert set(scheduler.schedules) == {SCHEDULE, f"{SCHEDULE}_europe_berlin", f"{SCHEDULE}_america_new_york"}
+    ticks = [tick for tick in scheduler.ticks(at(start), at(start) + timedelta(hours=hours)) if is_evaluated(tick[0])]
+    requested: set[str] = set()
+    for number, (time, schedule) in enumerate(ticks):
+        # raw.hourly fails in every fourth stretch of three ticks, so its pending intervals are left for later ticks.
+        query(project, "DELETE FROM ctl.broken")
+        if number // 3 % 4 == 1:
+            query(project, "INSERT INTO ctl.broken VALUES (1)")
+        before = state(project)
+        # What SQLMesh itself computes at this time, on a copy of the warehouse and its state.
+        copy = Path(shutil.copytree(project, tmp_path / "copy"))
+        planned = {name(fqn) for fqn in script("sqlmesh_run_at.py", copy, str(milliseconds(time)))}
+        expected = grown(before, state(copy))
+        shutil.rmtree(copy)
+        request = scheduler.tick(schedule, time)
+        assert requested_models(request) == planned, (time, schedule, request)
+        if isinstance(request, dg.RunRequest):
+            run = scheduler.launch(request, time)
+            assert {key.replace("/", ".") for key in run.materializations} == expected, (time, run.failures)
+        assert grown(before, state(project)) == expected, (time, schedule)
+        requested |= planned
+    assert requested == {"raw.often", "raw.hourly", "marts.daily", "marts.weekly", "marts.night", "marts.morning"}
+
+
+SMALL = {
+    "models/plain.sql": "MODEL (name raw.plain, kind FULL); SELECT 1 AS n",
+    "models/report.sql": "MODEL (name marts.report, kind FULL); SELECT made.n FROM mid.made, raw.plain",
+    "external_models.yaml": "- name: mid.made\n  columns:\n    n: int\n",
+}
+ASSETS_BETWEEN = """
+import dagster as dg
+
+
+@dg.asset(key=["mid", "made"], deps=[["raw", "plain"]])
+def made() -> None: ...
+
+
+@dg.asset(
+    key=["mid", "by_day"],
+    deps=[["raw", "plain"]],
+    partitions_def=dg.DailyPartitionsDefinition("2025-10-01"),
+)
+def by_day() -> None: ...
+
+
+@dg.asset(key=["out", "after"], deps=[["marts", "report"]])
+def after() -> None: ...
+"""
+HOLD_DATABASE = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+print("open", flush=True)
+sys.stdin.read()
+"""
+MIDNIGHT = at("2025-10-26T00:00")
+
+
+@pytest.fixture
+def small(dagster: DagsterProject, tmp_path: Path) -> Scheduler:
+    """Two daily models with an asset between them. Both have a pending day at MIDNIGHT."""
+    project = write_project(tmp_path / "shop", SMALL, CONFIG.format(start="2025-10-13"))
+    query(project, "CREATE SCHEMA mid")
+    query(project, "CREATE TABLE mid.made AS SELECT 1 AS n")
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "2025-10-25T12:00")
+    dagster.add_module("between", ASSETS_BETWEEN)
+    dagster.add_component("shop", {"project": str(project), "schedule": {"tags": {"team": "data"}}})
+    return Scheduler(dagster, project)
+
+
+@pytest.mark.attribute("schedule", "schedule.tags")
+def test_tick_requests_the_asset_between_two_models_too(small: Scheduler) -> None:
+    request = small.tick(SCHEDULE, MIDNIGHT)
+    assert requested_models(request) == {"raw.plain", "mid.made", "marts.report"}
+    assert request.run_key == f"{SCHEDULE} 2025-10-26T00:00:00+00:00"
+    assert request.tags["team"] == "data"
+    run = small.launch(request, MIDNIGHT)
+    assert set(run.materializations) == {"raw/plain", "mid/made", "marts/report"}
+    assert small.tick(SCHEDULE, MIDNIGHT + timedelta(hours=1)) == (
+        "No model has pending intervals. The next is marts.report, at 2025-10-27 00:00:00 UTC."
+    )
+
+
+def test_tick_during_unfinished_runs_is_explained_and_its_models_are_not_lost(small: Scheduler) -> None:
+    first = small.create_run()
+    covered = f"Run {first} has not finished, and computes all pending models: marts.report, raw.plain."
+    assert small.tick(SCHEDULE, MIDNIGHT) == covered
+    small.start(first, MIDNIGHT + timedelta(seconds=1))
+    assert small.tick(SCHEDULE, MIDNIGHT) == covered
+
+    # The next day is not part of a run that started before.
+    next_day = MIDNIGHT + timedelta(days=1)
+    request = small.tick(SCHEDULE, next_day)
+    assert requested_models(request) == {"raw.plain", "mid.made", "marts.report"}
+
+    second = small.create_run()
+    assert small.tick(SCHEDULE, next_day + timedelta(days=1)) == (
+        f"2 runs of these models have not finished: {second}, {first}. The next tick requests the models that are "
+        "still pending. If one of the runs has died, terminate it in Dagster."
+    )
+
+
+def test_run_with_a_run_config_does_not_count_as_computing_pending_models(small: Scheduler) -> None:
+    small.create_run({"ops": {"sqlmesh_shop": {"config": {"end": "2025-10-20"}}}})
+    assert requested_models(small.tick(SCHEDULE, MIDNIGHT)) == {"raw.plain", "mid.made", "marts.report"}
+
+
+def test_crons_of_the_manifest_decide_while_the_duckdb_file_is_in_use(
+    small: Scheduler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_DATABASE, small.project / "warehouse.duckdb"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "open\n"
+    try:
+        request = small.tick(SCHEDULE, MIDNIGHT)
+        log = capsys.readouterr().err
+        assert requested_models(request) == {"raw.plain", "mid.made", "marts.report"}
+        assert "The SQLMesh state cannot be read: The DuckDB file is in use by another process" in log
+    finally:
+        holder.communicate()
+
+
+def test_missing_environment_fails_the_tick_with_the_plan(dagster: DagsterProject, tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", SMALL, CONFIG.format(start="2025-10-13"))
+    dagster.add_component("shop", {"project": str(project), "schedule": True})
+    scheduler = Scheduler(dagster, project)
+    with pytest.raises(EnvironmentNotReadyError, match=r"does not exist .* Create it:\n\n.* sqlmesh plan"):
+        scheduler.tick(SCHEDULE, MIDNIGHT)
+
+
+@pytest.mark.attribute("schedule.name", "schedule.cron", "schedule.timezone", "schedule.default_status")
+def test_schedule_has_the_configured_name_cron_time_zone_and_status(dagster: DagsterProject, tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", SMALL, CONFIG.format(start="2025-10-13"))
+    schedule = {"name": "shop", "cron": "0 6 * * *", "timezone": "Europe/Berlin", "default_status": "RUNNING"}
+    dagster.add_component("shop", {"project": str(project), "schedule": schedule})
+    (built,) = dagster.refresh().get_repository_def().schedule_defs
+    assert (built.name, built.cron_schedule, built.execution_timezone, built.default_status, built.job_name) == (
+        "shop_europe_berlin",
+        ["0 6 * * *"],
+        "Europe/Berlin",
+        dg.DefaultScheduleStatus.RUNNING,
+        "shop_job",
+    )

@@ -1,0 +1,68 @@
+"""The crons of schedules, and the attributes of `schedule`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from unit.builders import model
+
+from dg_sqlmesh_component.config.schedule import Schedule
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.manifest import Model
+from dg_sqlmesh_component.schedule.crons import crons_by_time_zone, ticked_models
+
+
+def with_cron(cron: str, time_zone: str | None = None) -> Model:
+    return replace(model("shop.orders"), cron=cron, cron_tz=time_zone)
+
+
+def test_schedule_of_each_time_zone_has_the_different_crons_of_its_models() -> None:
+    models = [with_cron("@daily"), with_cron("@daily"), with_cron("@hourly"), with_cron("0 6 * * *", "Europe/Berlin")]
+    assert crons_by_time_zone(models) == {"UTC": ["@daily", "@hourly"], "Europe/Berlin": ["0 6 * * *"]}
+
+
+@pytest.mark.parametrize(
+    ("now", "ticked"),
+    [
+        ("2026-03-01 00:00", {"daily", "hourly", "berlin"}),
+        ("2026-03-01 01:00", {"hourly"}),
+        ("2026-03-01 01:30", set()),  # between two ticks of the models; only an overriding cron ticks here
+    ],
+)
+def test_models_have_ticked_since_the_previous_tick_of_the_schedule(now: str, ticked: set[str]) -> None:
+    models = {
+        "daily": with_cron("@daily"),
+        "hourly": with_cron("@hourly"),
+        "berlin": with_cron("0 1 * * *", "Europe/Berlin"),  # 00:00 UTC in winter
+    }
+    time = datetime.fromisoformat(now).replace(tzinfo=ZoneInfo("UTC"))
+    assert set(ticked_models(models, ["*/15 * * * *"], time)) == ticked
+
+
+def test_tick_of_a_model_is_in_milliseconds() -> None:
+    now = datetime(2026, 3, 1, 2, 0, tzinfo=ZoneInfo("Europe/Berlin"))
+    assert ticked_models({"hourly": with_cron("@hourly")}, ["@hourly"], now) == {"hourly": int(now.timestamp() * 1000)}
+
+
+@pytest.mark.parametrize("cron", ["0 6 * * *", "@daily", "*/5 * * * 1-5"])
+def test_cron_expressions_and_aliases_are_accepted(cron: str) -> None:
+    assert Schedule(cron=cron).cron == cron
+
+
+@pytest.mark.parametrize(
+    ("attributes", "error"),
+    [
+        ({"cron": "every day"}, "`schedule.cron` in defs.yaml is 'every day', which is no cron expression"),
+        ({"cron": "0 0 6 * * *"}, "Write five fields"),
+        ({"timezone": "Europe/Berlin"}, "Set `schedule.cron` too, or remove `schedule.timezone`"),
+        ({"cron": "@daily", "timezone": "Berlin"}, "`schedule.timezone` in defs.yaml is 'Berlin', which is no time"),
+        ({"default_status": "ON"}, "`schedule.default_status` in defs.yaml is 'ON'"),
+    ],
+)
+def test_wrong_attribute_is_an_error_that_says_what_to_write(attributes: dict[str, str], error: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Schedule(**attributes)  # type: ignore[arg-type]
+    assert error in str(caught.value)
