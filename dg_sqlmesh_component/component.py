@@ -3,7 +3,7 @@
 Dagster reads the annotations of the dataclass as objects, so they must not be postponed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -278,18 +278,9 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self._code_location = code_location
             code_location.add(label, op_name, assets.specs)
             definitions = dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
-            if self.schedule is not None:
-                schedules = build_schedules(self.schedule, op_name, self.project, assets)
-                definitions = dg.Definitions.merge(definitions, schedules)
-            if self.janitor is not None:
-                janitor = JanitorJob(self.janitor, op_name)
-                code_location.add_op(label, janitor.name, "janitor.name")
-                definitions = dg.Definitions.merge(definitions, self._janitor_job(janitor, assets))
-            return definitions
-
-    def _janitor_job(self, janitor: JanitorJob, assets: ProjectAssets) -> dg.Definitions:
-        compute = partial(clean_up, project=self.project, janitor=self.janitor, execution=self.execution)
-        return janitor.build(self._op.pool(assets.manifest.environment), compute)
+            pool = self._op.pool(assets.manifest.environment)
+            add_op = partial(code_location.add_op, label)
+            return dg.Definitions.merge(definitions, *_schedules_and_jobs(self, op_name, assets, pool, add_op))
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self._translator = Translator(manifest, self)
@@ -331,6 +322,29 @@ def _assets_of(component: SQLMeshProjectComponent, manifest: Manifest, translato
         check_spec,
         status_checks=component.execution_status_check,
     )
+
+
+def _schedules_and_jobs(
+    component: SQLMeshProjectComponent,
+    op_name: str,
+    assets: ProjectAssets,
+    pool: str,
+    add_op: Callable[[str, str], None],
+) -> list[dg.Definitions]:
+    """The schedules and the job of the janitor, if they are configured.
+
+    Args:
+        add_op: Registers the name of an op, with the attribute that sets it.
+    """
+    definitions = []
+    if component.schedule is not None:
+        definitions.append(build_schedules(component.schedule, op_name, component.project, assets))
+    if component.janitor is not None:
+        janitor = JanitorJob(component.janitor, op_name)
+        add_op(janitor.name, "janitor.name")
+        compute = partial(clean_up, project=component.project, janitor=component.janitor, execution=component.execution)
+        definitions.append(janitor.build(pool, compute))
+    return definitions
 
 
 def _with_answer(

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, Restate, SQLMeshProjectArgs
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.freshness import Freshness
 from dg_sqlmesh_component.config.janitor import Janitor
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.schedule import Schedule
@@ -38,7 +39,12 @@ DEFAULTS = {
     "restate": Restate(),
     "execution": Execution(),
 }
-OPTIONAL = {"execution.retries": Retries.model(), "schedule": Schedule.model(), "janitor": Janitor.model()}
+OPTIONAL = {
+    "execution.retries": Retries.model(),
+    "freshness": Freshness.model(),
+    "schedule": Schedule.model(),
+    "janitor": Janitor.model(),
+}
 """Mappings that are null by default. A comment of the reference lists their attributes."""
 NESTED = {name: type(value).model() for name, value in DEFAULTS.items()}
 OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *OPTIONAL.values()]

@@ -4,7 +4,7 @@ No `from __future__ import annotations`: Dagster reads the annotations of the da
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import dagster as dg
 from dagster.components.resolved.core_models import OpSpec
@@ -22,6 +22,7 @@ from dg_sqlmesh_component.config.attributes import (
     resolve_project,
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.freshness import Freshness, resolve_freshness
 from dg_sqlmesh_component.config.janitor import JANITOR, Janitor
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.schedule import Schedule, resolve_schedule
@@ -117,6 +118,26 @@ class ComponentAttributes(dg.Resolvable):
             examples=[{"checks": "blocking"}],
         ),
     ] = field(default_factory=Audits)
+    automation: Annotated[
+        Literal["cron"] | None,
+        dg.Resolver.default(
+            description="Automation condition of each asset. cron: Dagster requests a model after each tick of its own "
+            "cron, in its own time zone. Turn on the automation sensor in Dagster. Default: none.",
+            examples=["cron"],
+        ),
+    ] = None
+    freshness: Annotated[
+        Freshness | None,
+        dg.Resolver(
+            resolve_freshness,
+            model_field_type=Freshness.model() | None,
+            inject_before_resolve=False,
+            description="Freshness policy of each asset. An asset is stale if it was not materialized for longer than "
+            "the longest time between two ticks of its cron, plus `slack`. Seeds, and models with an `end`, have none. "
+            "Default: none.",
+            examples=[{"slack": "2h"}, {"slack": "2h", "warn_slack": "1h"}],
+        ),
+    ] = None
     op: Annotated[
         OpSpec | None,
         dg.Resolver.default(

@@ -18,7 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import BIN, COMPONENT, DagsterProject, dagster_project, plan, query, run, sqlmesh, state
+from harness import (
+    BIN,
+    COMPONENT,
+    DagsterProject,
+    dagster_project,
+    plan,
+    query,
+    run,
+    sqlmesh,
+    state,
+    write_project,
+)
 
 LOCATION = "query { repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
 ASSETS = """
@@ -39,6 +50,17 @@ query T($keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) {
   assetKey { path } assetMaterializations(limit: 1) { runId metadataEntries { label } }
   assetObservations(limit: 1) { runId }
   assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } }
+"""
+
+START_SENSOR = """
+mutation S($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
+  __typename ... on Sensor { sensorState { status } } ... on PythonError { message } } }
+"""
+AUTOMATED_RUNS = "query { runsOrError { ... on Runs { results { runId status tags { key value } } } } }"
+FRESHNESS = """
+query F { assetNodes { assetKey { path } freshnessStatusInfo { freshnessStatus }
+  internalFreshnessPolicy { ... on TimeWindowFreshnessPolicy { failWindowSeconds warnWindowSeconds } }
+  assetMaterializations { runId } } }
 """
 
 
@@ -225,3 +247,42 @@ def test_daemon_launches_one_run_of_the_pending_models(tmp_path: Path) -> None:
             assert len(run_ids) == 1, ticks
             assert server.ask(RUN, id=run_ids[0])["runOrError"]["status"] == "SUCCESS"
             assert [tick["error"] for tick in ticks if tick["error"]] == []
+
+
+@pytest.mark.slow  # it waits for a tick, which SQLMesh allows every five minutes
+def test_daemon_requests_a_model_at_its_cron_and_evaluates_its_freshness(tmp_path: Path) -> None:
+    models = {
+        "models/often.sql": "MODEL (name t.often, kind FULL, cron '*/5 * * * *'); SELECT id FROM raw.events",
+        "models/daily.sql": "MODEL (name t.daily, kind FULL); SELECT id FROM t.often",
+    }
+    project = write_project(tmp_path / "shop", models)
+    query(project, "CREATE SCHEMA raw")
+    query(project, "CREATE TABLE raw.events AS SELECT 1 AS id")
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
+    with dagster_project(tmp_path) as dagster:
+        dagster.add_component("shop", {"project": str(project), "automation": "cron", "freshness": {"slack": "1h"}})
+        with serve(dagster, tmp_path) as url:
+            server = Server(url, project, tmp_path / "server.log")
+            [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
+            selector = {
+                "repositoryLocationName": repository["location"]["name"],
+                "repositoryName": repository["name"],
+                "sensorName": "default_automation_condition_sensor",
+            }
+            started = server.ask(START_SENSOR, selector=selector)["startSensor"]
+            assert started["sensorState"]["status"] == "RUNNING", started
+
+            def nodes() -> dict[str, dict[str, Any]]:
+                return {"/".join(node["assetKey"]["path"]): node for node in server.ask(FRESHNESS)["assetNodes"]}
+
+            deadline = time.monotonic() + 600
+            while nodes()["t/often"]["freshnessStatusInfo"]["freshnessStatus"] != "HEALTHY":
+                assert time.monotonic() < deadline, server.log.read_text()
+                time.sleep(1)
+            [automated] = server.ask(AUTOMATED_RUNS)["runsOrError"]["results"]
+            assert automated["status"] in ("STARTED", "SUCCESS")
+            assert "dagster/from_automation_condition" in {tag["key"] for tag in automated["tags"]}
+            often, daily = nodes()["t/often"], nodes()["t/daily"]
+            assert [event["runId"] for event in often["assetMaterializations"]] == [automated["runId"]]
+            assert not daily["assetMaterializations"], "its cron has not ticked"
+            assert often["internalFreshnessPolicy"] == {"failWindowSeconds": 65 * 60, "warnWindowSeconds": None}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +241,31 @@ def test_dagster_distinguishes_rebuild_from_load_of_definitions(load_type: Defin
         assert internals.is_rebuilding_definitions() is (load_type is DefinitionsLoadType.RECONSTRUCTION)
     finally:
         DefinitionsLoadContext.set(before)
+
+
+@pytest.mark.parametrize(
+    ("cron", "fields"),
+    [
+        ("0 9 * * 1-5", ("0", "9", "*", "*", "1-5")),
+        ("@hourly", ("0", "*", "*", "*", "*")),
+        ("@daily", ("0", "0", "*", "*", "*")),
+        ("@midnight", ("0", "0", "*", "*", "*")),
+        ("@weekly", ("0", "0", "*", "*", "0")),
+        ("@monthly", ("0", "0", "1", "*", "*")),
+        ("@yearly", ("0", "0", "1", "1", "*")),
+        ("@annually", ("0", "0", "1", "1", "*")),
+        ("0 6 * * * 30", None),
+        ("sometimes", None),
+    ],
+)
+def test_cron_has_five_fields_and_aliases_are_written_out(cron: str, fields: tuple[str, ...] | None) -> None:
+    assert internals.cron_fields(cron) == fields
+
+
+def test_ticks_of_a_cron_start_at_a_time_and_follow_the_time_zone() -> None:
+    start = datetime(2026, 10, 31, 13, tzinfo=timezone.utc)  # 9 o'clock in New York; in the night, an hour is repeated
+    ticks = internals.cron_ticks("0 9 * * *", "America/New_York", start)
+    assert [tick.astimezone(timezone.utc) for tick in islice(ticks, 2)] == [start, start + timedelta(hours=25)]
 
 
 def assets_around_partitioned_ones() -> list[dg.AssetsDefinition]:
