@@ -531,7 +531,7 @@ class StateSize:
 
     Attributes:
         snapshots: Versions of models.
-        interval_rows: Rows of the `_intervals` table, of which each run adds some.
+        interval_rows: Rows of the `_intervals` table. Each run adds rows.
     """
 
     snapshots: int
@@ -544,7 +544,7 @@ class JanitorFinished:
 
     Attributes:
         environments: The expired environments that were deleted.
-        before, after: The state, compared to find out what was deleted from it.
+        before, after: The rows of the state before and after the deletion.
     """
 
     environments: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""One run of SQLMesh's janitor: it sends the request, and reports what was deleted as metadata of the op's output."""
+"""One run of SQLMesh's janitor: it sends the request. The op's output has the deleted objects as metadata."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def clean_up(
     """Run the janitor and yield one output.
 
     Raises:
-        dagster.Failure: The janitor could not run, or could not delete something. Its metadata has what was dropped.
+        dagster.Failure: The janitor could not run, or could not delete an object. Its metadata has the dropped objects.
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
     request = msg.JanitorRequest(
@@ -87,7 +87,7 @@ class _JanitorStep:
         self._context.log.warning(
             f"The run is being cancelled. SQLMesh's janitor gets {FINISH_GRACE_SECONDS:.0f} seconds to finish. Then "
             f"its queries are cancelled. After {CUT_OFF_GRACE_SECONDS:.0f} more seconds, its process is killed. The "
-            "next run of the janitor deletes what is left."
+            "next run of the janitor deletes the remaining objects."
         )
 
     def _summary(self, end: object) -> str:

@@ -45,7 +45,7 @@ class _JanitorConsole(PipeConsole):
 
 
 def run_janitor(request: msg.JanitorRequest, pipe: Pipe) -> None:
-    """Wait for the lock, clean up, and send what was deleted.
+    """Wait for the lock, clean up, and send the deleted objects.
 
     Raises:
         ConfigurationError: The state cannot be locked, or this SQLMesh cannot clean up one environment alone.
@@ -106,7 +106,7 @@ def _clean_up(request: msg.JanitorRequest, context: ExistingStateContext, pipe: 
         reason = error.__cause__ if isinstance(error, NodeExecutionFailedError) and error.__cause__ else error
         raise EvaluationError(
             f"SQLMesh's janitor ended with an error: {describe_error(reason).rstrip('.')}. The next run of the janitor "
-            "tries again to delete what is left.",
+            "tries again to delete the remaining objects.",
             is_transient=is_transient(reason),
         ) from error
     deleted = tuple(sorted(environments_before - environments_after))

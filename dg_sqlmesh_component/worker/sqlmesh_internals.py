@@ -126,7 +126,7 @@ def open_connections(adapters: Iterable[EngineAdapter]) -> list[Any]:
 
 
 def count_snapshots_and_interval_rows(context: Context) -> tuple[int, int]:
-    """The rows of two tables of the state. SQLMesh's janitor does not report what it deletes from them."""
+    """The rows of two tables of the state. SQLMesh's janitor does not report the rows that it deletes."""
     state = context.state_sync.state_sync  # a context wraps its state in a cache
     tables = (state.snapshot_state.snapshots_table, state.interval_state.intervals_table)
     count = exp.select(exp.Count(this=exp.Star()))

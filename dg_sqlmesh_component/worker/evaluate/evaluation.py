@@ -367,7 +367,7 @@ class _RecordingContext(ExistingStateContext):
         if self._request.count_rows:
             self._tracker.count_rows = partial(self._rows_of, snapshot_evaluator)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
-        if self._request.restate is not None:  # the plan has decided what is computed
+        if self._request.restate is not None:  # the plan has chosen models and intervals
             self.current_scheduler = scheduler
             return scheduler
         run = scheduler.run
