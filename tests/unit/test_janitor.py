@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 import pytest
-import yaml
-from harness import REPOSITORY
 
 from dg_sqlmesh_component import Janitor, SQLMeshProjectComponent
 from dg_sqlmesh_component.definitions.janitor import JanitorJob
@@ -81,12 +78,6 @@ def test_schedule_and_job_are_as_configured() -> None:
 def test_janitor_uses_the_pool_of_the_component() -> None:
     job, _ = built(Janitor())
     assert [op.pool for op in job.all_node_defs if isinstance(op, dg.OpDefinition)] == ["sqlmesh_shop_prod"]
-
-
-def test_yaml_of_the_docs_is_a_janitor() -> None:
-    text = (REPOSITORY / "docs" / "janitor.md").read_text()
-    [attributes] = [yaml.safe_load(block)["attributes"] for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
-    assert resolved(attributes["janitor"]) == Janitor("30 2 * * *", "Europe/Berlin", "RUNNING")
 
 
 def test_component_op_that_ends_in_a_number_gives_a_valid_name() -> None:
