@@ -5,6 +5,7 @@ Dagster reads the annotations of the dataclass as objects, so they must not be p
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -141,6 +142,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self.execution,
             count_rows="row_count" in self.include_metadata,
             query_characters=self.metadata_limits.characters,
+            intervals_slack=self._intervals_slack or timedelta(0),
             owned=self._code_location.models,
         )
         yield from execute_step(context, settings)
@@ -291,10 +293,15 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
                     self.get_asset_check_spec(spec, node, audit) if self.audits.has_check(audit) else None
                 ),
                 status_checks=self.execution_status_check,
+                intervals_slack=self._intervals_slack,
             )
         finally:
             self._is_translating = False
         return self._assets
+
+    @property
+    def _intervals_slack(self) -> timedelta | None:
+        return None if self.intervals_check is None else self.intervals_check.slack
 
     @property
     def _project_assets(self) -> ProjectAssets:

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, SQLMeshProjectArgs
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
@@ -36,7 +37,11 @@ DEFAULTS = {
     "op": OpSpec(),
     "execution": Execution(),
 }
-OPTIONAL = {"execution.retries": Retries.model(), "schedule": Schedule.model()}
+OPTIONAL = {
+    "execution.retries": Retries.model(),
+    "schedule": Schedule.model(),
+    "intervals_check": IntervalsCheck.model(),
+}
 """Mappings that are null by default. A comment of the reference lists their attributes."""
 NESTED = {name: type(value).model() for name, value in DEFAULTS.items()}
 OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *OPTIONAL.values()]

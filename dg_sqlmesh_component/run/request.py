@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
+from datetime import timedelta
 
 import dagster as dg
 
@@ -28,6 +29,7 @@ class StepSettings:
     Attributes:
         count_rows: Whether to count the rows of each executed model's table.
         query_characters: How many characters of an evaluated audit's query are kept.
+        intervals_slack: How long an interval may be missing before the intervals check fails.
         owned: The models that are assets of any component of the code location, by fqn.
     """
 
@@ -36,6 +38,7 @@ class StepSettings:
     execution: Execution
     count_rows: bool
     query_characters: int
+    intervals_slack: timedelta
     owned: Set[str]
 
 

@@ -98,7 +98,7 @@ class _Step:
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
         is_declared = request.environment == assets.manifest.environment
         checks = reported_checks(context) if is_declared else frozenset()
-        reporter = Reporter(assets, checks, request.environment, request.execution_time)
+        reporter = Reporter(assets, checks, request.environment, request.execution_time, settings.intervals_slack)
         self._wording = reporter.wording
         self._log = RunLog(context, self._wording, checks, settings.owned)
         self._results = StepResults(context, reporter, self._log, execution.record_unchanged)

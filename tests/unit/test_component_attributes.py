@@ -33,6 +33,7 @@ EVERYTHING: dict[str, Any] = {
         "automation_condition": "{{ dg.AutomationCondition.eager() }}",
     },
     "external_models": {"key": "landing/{{ external.name }}", "keys": {"raw.events": "dlt/events"}},
+    "intervals_check": {"slack": "6h"},
     "op": {"name": "shop", "tags": {"team": "data"}, "pool": "warehouse", "description": "Runs it."},
     "execution": {
         "concurrent_tasks": 2,

@@ -158,6 +158,7 @@ def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracke
             late_error = error
     if status == "nothing_to_do":  # SQLMesh has planned nothing, so it has called no method of the console
         tracker.report_idle_nodes()
+    tracker.report_unfinished_coverage()
     if tracker.was_cancelled:  # before blocked nodes: SQLMesh left them out because the worker stopped the run
         in_flight = "cut off" if tracker.cut_off else "finished"
         raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new batch was started.")

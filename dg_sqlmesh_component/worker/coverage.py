@@ -1,0 +1,79 @@
+"""Interval coverage: which intervals of incremental models are computed, and which expected ones are missing."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
+from sqlmesh.core.snapshot.definition import merge_intervals
+from sqlmesh.utils.date import to_timestamp
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
+
+
+def computed_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> list[msg.Interval]:
+    """The computed intervals of the table that the environment shows for a model."""
+    return snapshot.intervals if index.is_representative(snapshot) else snapshot.dev_intervals
+
+
+class Coverages:
+    """The coverage of each incremental model of an environment. Snapshots must have the intervals of the state.
+
+    Attributes:
+        pending: The pending intervals of each node that has some, by name. With those that a `lookback` computes again.
+    """
+
+    def __init__(self, snapshots: Mapping[str, Snapshot], index: DeployabilityIndex, execution_time: int) -> None:
+        self._snapshots = snapshots
+        self._index = index
+        self._execution_time = execution_time
+        # Without bounds: what is missing does not depend on the run config. And without `end`: SQLMesh then resolves a
+        # relative `start` at this moment, so never earlier than it did when it planned the run.
+        pending = missing_intervals(snapshots.values(), execution_time=execution_time, deployability_index=index)
+        self.pending = {snapshot.name: intervals for snapshot, intervals in pending.items()}
+
+    def of(self, fqn: str, done: Iterable[msg.Interval] = ()) -> msg.IntervalCoverage | None:
+        """The coverage of a model; None for a node that is no incremental model.
+
+        Args:
+            done: Intervals that were computed and recorded after the snapshots were read.
+        """
+        snapshot = self._snapshots[fqn]
+        if not snapshot.is_model or snapshot.model_kind_name.value not in INCREMENTAL_KINDS:
+            return None
+        computed = merge_intervals([*computed_intervals(snapshot, self._index), *done])
+        whole = (computed[0][0], computed[-1][1]) if computed else None
+        missing = uncovered(self.pending.get(fqn, ()), computed)
+        if missing and snapshot.allow_partials:
+            over = to_timestamp(snapshot.node.interval_unit.cron_floor(self._execution_time))
+            missing = [interval for interval in missing if interval[1] <= over]
+        if not missing:
+            return msg.IntervalCoverage(fqn, whole)
+        gaps = merge_intervals(missing)
+        return msg.IntervalCoverage(
+            fqn=fqn,
+            computed=whole,
+            gaps=tuple(gaps[: msg.MAX_GAPS]),
+            gap_count=len(gaps),
+            missing_intervals=len(missing),
+            missing_since=_due_at(snapshot, missing[0][1]),
+        )
+
+
+def uncovered(intervals: Iterable[msg.Interval], covered: Sequence[msg.Interval]) -> list[msg.Interval]:
+    """The intervals that lie in none of the covered ranges, which are in order and apart."""
+    starts = [start for start, _ in covered]
+    missing = []
+    for interval in intervals:
+        position = bisect_right(starts, interval[0]) - 1
+        if position < 0 or covered[position][1] < interval[1]:
+            missing.append(interval)
+    return missing
+
+
+def _due_at(snapshot: Snapshot, end: int) -> int:
+    """The first tick of the model's cron at or after the end of an interval."""
+    floor = to_timestamp(snapshot.node.cron_floor(end))
+    return floor if floor == end else to_timestamp(snapshot.node.cron_next(end))
