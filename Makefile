@@ -46,15 +46,17 @@ bench: $(VENV)/.test  ## every table of docs/performance.md; hours, on a machine
 	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/column_lineage.py
 	$(BIN)/python benchmarks/ticks.py
+	$(BIN)/python benchmarks/janitor.py
 
 services:  ## PostgreSQL, from Debian's packages; without it the tests that start a server are skipped
 	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; }
 
-lint: $(VENV)/.lint  ## style and types
+# mypy checks the tests too, and needs what they import.
+lint: $(VENV)/.test $(VENV)/.lint  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy dg_sqlmesh_component
+	$(BIN)/mypy
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

@@ -91,11 +91,9 @@ def code(value: Any) -> str:
         case dg.TableSchemaMetadataValue():
             return code(value.schema)
         case dg.CodeReferencesMetadataValue():
-            files = (
-                f"dg.LocalFileCodeReference(file_path={file.file_path!r}, line_number={file.line_number!r})"
-                for file in value.code_references
-            )
-            return f"dg.CodeReferencesMetadataValue(code_references=[{', '.join(files)}])"
+            return f"dg.CodeReferencesMetadataValue(code_references=[{', '.join(map(code, value.code_references))}])"
+        case dg.LocalFileCodeReference():
+            return f"dg.LocalFileCodeReference(file_path={value.file_path!r}, line_number={value.line_number!r})"
         case dg.MetadataValue():
             return repr(value.value)
         case dict():

@@ -56,12 +56,13 @@ def table(lab: Lab, rounds: int) -> None:
         """A load of `dg dev`, after a change of one model's file."""
         if changed:
             changed.write_text(f"{changed.read_text()}-- Changed.\n")
-        command = [sys.executable, HERE / "in_dagster.py", "load", ours]
+        command: list[str | Path] = [sys.executable, HERE / "in_dagster.py", "load", ours]
         return measure(command, cwd=ours, DAGSTER_HOME=str(ours / "home"), DAGSTER_IS_DEV_CLI="1").seconds
 
     last, middle = (lab.project / "models" / f"model_{number:04d}.sql" for number in (lab.models - 1, lab.models // 2))
 
-    for warm_up in (lambda: repository(ours), lambda: repository(hand), bare):
+    warm_ups: tuple[Callable[[], float], ...] = (lambda: repository(ours), lambda: repository(hand), bare)
+    for warm_up in warm_ups:
         warm_up()  # Python compiles the modules, SQLMesh fills its cache
     measured = []
     for _ in range(rounds):

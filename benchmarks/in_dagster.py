@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,5 +83,10 @@ def instants(_root: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    what = {"load": load, "step": step, "results": results, "instants": instants}[sys.argv[1]]
-    print(json.dumps(what(Path(sys.argv[2]), *sys.argv[3:])))
+    measurements: dict[str, Callable[..., dict[str, Any]]] = {
+        "load": load,
+        "step": step,
+        "results": results,
+        "instants": instants,
+    }
+    print(json.dumps(measurements[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])))

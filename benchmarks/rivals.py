@@ -60,7 +60,7 @@ class Contender:
     folder: Path
 
     def measure(self, what: str) -> Measured:
-        command = [self.python, HERE / "in_dagster.py", what, self.root]
+        command: list[str | Path] = [self.python, HERE / "in_dagster.py", what, self.root]
         return measure(command, cwd=self.folder, check=False, DAGSTER_HOME=str(self.root / "home"))
 
 

@@ -96,7 +96,7 @@ class Runs:
     def memory(self) -> dict[str, float]:
         """Peak megabytes with all models pending, by candidate: proportional set size, children included."""
         self.reset()
-        step = [sys.executable, HERE / "in_dagster.py", "step"]
+        step: list[str | Path] = [sys.executable, HERE / "in_dagster.py", "step"]
         ours = peak_megabytes([*step, self.ours], cwd=self.ours, DAGSTER_HOME=str(self.ours / "home"))
         self.lab.restore()
         alone = peak_megabytes(self.alone, cwd=self.lab.project)

@@ -31,7 +31,14 @@ def main() -> None:
         lab = Lab(Path(folder).resolve(), options.models, mixed=True, audits=1)
         project = SQLMeshProject(paths=(lab.project,))
         models = [model.fqn for model in load_manifest(project).models]
-        run = [sys.executable, "-c", "from sqlmesh.cli.main import cli; cli()", "-p", lab.project, "run"]
+        run: list[str | Path] = [
+            sys.executable,
+            "-c",
+            "from sqlmesh.cli.main import cli; cli()",
+            "-p",
+            lab.project,
+            "run",
+        ]
         measure(run, cwd=lab.project)  # computes what is pending since the plan
 
         def tick(expected: range, days: int) -> Callable[[], object]:

@@ -153,7 +153,7 @@ def launch(number: int, must_fail: bool = False) -> tuple[list[Row], list[str]]:
     step_events = [event.dagster_event for event in events if event.dagster_event]
     failures = [event.step_failure_data for event in step_events if event.is_step_failure]
     return table, [
-        failure.user_failure_data.description if failure.user_failure_data else str(failure.error)
+        str(failure.user_failure_data.description if failure.user_failure_data else failure.error)
         for failure in failures
     ]
 
@@ -164,7 +164,7 @@ def read_model(event: dg.EventLogEntry) -> Row | None:
     if asset_event is None:
         return None
     model, why = ".".join(asset_event.asset_key.path), asset_event.description
-    metadata = {name: value.value for name, value in asset_event.metadata.items()}
+    metadata: dict[str, Any] = {name: value.value for name, value in asset_event.metadata.items()}
     outcome = metadata["sqlmesh/status"]
     materialized = event.asset_materialization is not None
     require(materialized == (outcome == "executed"), f"{model} is {outcome}, but materialized: {materialized}.")

@@ -6,6 +6,7 @@ from dg_sqlmesh_component.component import SQLMeshProjectComponent as SQLMeshPro
 from dg_sqlmesh_component.config.attributes import Execution as Execution
 from dg_sqlmesh_component.config.attributes import MetadataLimits as MetadataLimits
 from dg_sqlmesh_component.config.external_models import ExternalModels as ExternalModels
+from dg_sqlmesh_component.config.janitor import Janitor as Janitor
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries as Retries
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig

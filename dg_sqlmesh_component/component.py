@@ -3,9 +3,9 @@
 Dagster reads the annotations of the dataclass as objects, so they must not be postponed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,12 +27,14 @@ from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
 from dg_sqlmesh_component.definitions.garbage_collection import paused_garbage_collection
+from dg_sqlmesh_component.definitions.janitor import JanitorJob
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import Addition
+from dg_sqlmesh_component.run.janitor import clean_up
 from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.step import execute_step
@@ -142,8 +144,8 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self.execution,
             count_rows="row_count" in self.include_metadata,
             query_characters=self.metadata_limits.characters,
-            intervals_slack=self._intervals_slack or timedelta(0),
             owned=self._code_location.models,
+            restate=self.restate,
         )
         yield from execute_step(context, settings)
 
@@ -276,32 +278,18 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self._code_location = code_location
             code_location.add(label, op_name, assets.specs)
             definitions = dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
-            if self.schedule is None:
-                return definitions
-            return dg.Definitions.merge(definitions, build_schedules(self.schedule, op_name, self.project, assets))
+            pool = self._op.pool(assets.manifest.environment)
+            add_op = partial(code_location.add_op, label)
+            return dg.Definitions.merge(definitions, *_schedules_and_jobs(self, op_name, assets, pool, add_op))
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self._translator = Translator(manifest, self)
-        self.audits.refuse_unmatched(manifest.audit_names)
         self._is_translating = True
         try:
-            self._assets = ProjectAssets.build(
-                manifest,
-                self._translator,
-                self.get_asset_spec,
-                lambda spec, node, audit: (
-                    self.get_asset_check_spec(spec, node, audit) if self.audits.has_check(audit) else None
-                ),
-                status_checks=self.execution_status_check,
-                intervals_slack=self._intervals_slack,
-            )
+            self._assets = _assets_of(self, manifest, self._translator)
         finally:
             self._is_translating = False
         return self._assets
-
-    @property
-    def _intervals_slack(self) -> timedelta | None:
-        return None if self.intervals_check is None else self.intervals_check.slack
 
     @property
     def _project_assets(self) -> ProjectAssets:
@@ -318,6 +306,46 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self._load_context.build_defs(self._load_context.component_path)  # Dagster keeps the result
         assert self._assets is not None, "build_defs_from_state builds the assets"
         return self._assets
+
+
+def _assets_of(component: SQLMeshProjectComponent, manifest: Manifest, translator: Translator) -> ProjectAssets:
+    """The assets and checks, as the component's attributes and overridden methods define them."""
+    component.audits.refuse_unmatched(manifest.audit_names)
+
+    def check_spec(spec: dg.AssetSpec, node: Model | StandaloneAudit, audit: Audit) -> dg.AssetCheckSpec | None:
+        return component.get_asset_check_spec(spec, node, audit) if component.audits.has_check(audit) else None
+
+    return ProjectAssets.build(
+        manifest,
+        translator,
+        component.get_asset_spec,
+        check_spec,
+        status_checks=component.execution_status_check,
+        intervals_slack=component.intervals_check.slack if component.intervals_check else None,
+    )
+
+
+def _schedules_and_jobs(
+    component: SQLMeshProjectComponent,
+    op_name: str,
+    assets: ProjectAssets,
+    pool: str,
+    add_op: Callable[[str, str], None],
+) -> list[dg.Definitions]:
+    """The schedules and the job of the janitor, if they are configured.
+
+    Args:
+        add_op: Registers the name of an op, with the attribute that sets it.
+    """
+    definitions = []
+    if component.schedule is not None:
+        definitions.append(build_schedules(component.schedule, op_name, component.project, assets))
+    if component.janitor is not None:
+        janitor = JanitorJob(component.janitor, op_name)
+        add_op(janitor.name, "janitor.name")
+        compute = partial(clean_up, project=component.project, janitor=component.janitor, execution=component.execution)
+        definitions.append(janitor.build(pool, compute))
+    return definitions
 
 
 def _with_answer(

@@ -10,12 +10,14 @@ import multiprocessing
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster._core.events import EngineEventData
 from dagster._core.execution.context.system import StepExecutionContext
 from dagster._core.execution.plan.inputs import StepInput
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
@@ -27,6 +29,7 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, BACKFILL_ID_TAG
 from dagster._utils import interrupts
+from dagster._utils.schedules import CroniterShim, cron_string_iterator, is_valid_cron_string
 
 from dg_sqlmesh_component.protocol.graph import reachable
 
@@ -58,6 +61,29 @@ def shared_in_code_location(context: dg.ComponentLoadContext, create: Callable[[
     attributes = vars(context.component_tree.state_tracker)
     shared: _Shared = attributes.setdefault("dg_sqlmesh_component", create())
     return shared
+
+
+# -- crons ----------------------------------------------------------------------------------------
+
+
+def cron_fields(cron: str) -> tuple[str, ...] | None:
+    """The five fields of a cron, also of an alias such as `@daily`; None if Dagster does not accept the cron.
+
+    Dagster has no public way to check a cron, or to look up an alias.
+    """
+    if not is_valid_cron_string(cron):
+        return None
+    if cron.startswith("@"):
+        return tuple(",".join(map(str, values)) for values in CroniterShim.expand(cron)[0])
+    return tuple(cron.split())
+
+
+def cron_ticks(cron: str, timezone: str, start: datetime) -> Iterator[datetime]:
+    """The ticks of a cron at or after a time, as Dagster's schedules and automation conditions see them.
+
+    Dagster has no public way to list them.
+    """
+    return cron_string_iterator(start.timestamp(), cron, timezone)
 
 
 # -- the process of a step ------------------------------------------------------------------------
@@ -224,6 +250,13 @@ def released_output(context: dg.AssetExecutionContext, output: str) -> dg.Dagste
     return dg.DagsterEvent.step_output_event(
         step_context=step_context, step_output_data=StepOutputData(step_output_handle=handle)
     )
+
+
+def log_step_metadata(
+    context: dg.AssetExecutionContext, message: str, metadata: Mapping[str, dg.MetadataValue]
+) -> None:
+    """Add an event with metadata to the step. Nothing public attaches metadata to a step before its results."""
+    dg.DagsterEvent.engine_event(_step_context(context), message, EngineEventData(metadata=metadata))
 
 
 def cache_output_keys(context: dg.AssetExecutionContext) -> None:

@@ -61,7 +61,7 @@ def assets_and_checks_in_readme(name: str) -> tuple[Rows, Rows]:
         rows[key] = tuple(
             known | ({cell} - {""}) for known, cell in zip(rows.get(key) or [set()] * (len(cells) - 1), cells[1:])
         )
-    assets = {key: cells for key, cells in rows.items() if len(cells) == 3}
+    assets: Rows = {key: cells for key, cells in rows.items() if len(cells) == 3}
     return assets, {key: cells for key, cells in rows.items() if len(cells) == 1}
 
 

@@ -116,14 +116,16 @@ def state(folder: Path, environment: str = "prod", path: str = ".") -> dict[str,
     Args:
         path: The project, relative to `folder`.
     """
-    return script("sqlmesh_state.py", folder, environment, path)
+    content: dict[str, Any] = script("sqlmesh_state.py", folder, environment, path)
+    return content
 
 
 def script(name: str, folder: Path, *arguments: str) -> Any:
     """Run a script of this folder in another folder. Return the JSON in the last line of its output."""
     status, output = _run_in_fork([str(TESTS / name), *arguments], folder)
     assert status == 0, output
-    return json.loads(output.splitlines()[-1])
+    content: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return content
 
 
 def query(project: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -151,7 +153,7 @@ def raise_flags(project: Path, *names: str) -> None:
 def asset_job(root: str, selection: dict[str, list[str]]) -> dg.JobDefinition:
     """Build the job of a Dagster project from its folder. Each process of a run calls this."""
     definitions = load(Path(root))
-    chosen = dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks()
+    chosen: dg.AssetSelection = dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks()
     if "assets" in selection:
         chosen = dg.AssetSelection.assets(*(dg.AssetKey.from_user_string(key) for key in selection["assets"]))
     if "assets_without_checks" in selection:
@@ -165,6 +167,12 @@ def asset_job(root: str, selection: dict[str, list[str]]) -> dg.JobDefinition:
         chosen = chosen | checks if "assets" in selection else checks
     job = dg.define_asset_job("everything", selection=chosen)
     return dg.Definitions.merge(definitions, dg.Definitions(jobs=[job])).resolve_job_def("everything")
+
+
+def reconstructable_asset_job(root: Path, selection: dict[str, list[str]]) -> dg.ReconstructableJob:
+    """Return `asset_job` with its arguments, as every process of a run needs it."""
+    arguments: Any = (str(root), selection)  # Dagster declares a tuple of exactly one argument
+    return dg.build_reconstructable_job("harness", "asset_job", reconstructable_args=arguments)
 
 
 def load(root: Path) -> dg.Definitions:
@@ -235,8 +243,7 @@ class DagsterProject:
             selection: The keyword arguments of `asset_job`'s selection, for example `assets` or `checks`.
         """
         # Dagster caches a job by its arguments. The id makes them unique, because `defs.yaml` may have changed.
-        arguments = (str(self.root), {**selection, "launch": [uuid.uuid4().hex]})
-        job = dg.build_reconstructable_job("harness", "asset_job", reconstructable_args=arguments)
+        job = reconstructable_asset_job(self.root, {**selection, "launch": [uuid.uuid4().hex]})
         default_config = {} if executor == "in_process" else {"max_concurrent": 2}
         reexecution = dg.ReexecutionOptions.from_failure(retry_of, self.instance) if retry_of else None
         run_config = {
@@ -362,7 +369,7 @@ class RunRecord:
 
     instance: dg.DagsterInstance
     run_id: str
-    entries: list[Any] = field(init=False)
+    entries: Sequence[dg.EventLogEntry] = field(init=False)
 
     def __post_init__(self) -> None:
         self.entries = self.instance.all_logs(self.run_id)
@@ -412,11 +419,17 @@ class RunRecord:
         return by_key
 
     @cached_property
-    def checks(self) -> dict[str, Any]:
+    def checks(self) -> dict[str, dg.AssetCheckEvaluation]:
         results = [event.event_specific_data for event in self.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)]
         names = [f"{check.asset_key.to_user_string()}:{check.check_name}" for check in results]
         assert len(names) == len(set(names)), "a check was reported twice"
         return dict(zip(names, results))
+
+    def description_of(self, check: str) -> str:
+        """Return the description of a check's result, which must have one."""
+        description = self.checks[check].description
+        assert description is not None, check
+        return description
 
     @property
     def not_evaluated_reasons(self) -> set[str]:

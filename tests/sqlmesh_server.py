@@ -9,9 +9,10 @@ import os
 import runpy
 import sys
 from functools import cache
+from typing import Any
 
 
-def serve_in_fork(request: dict) -> None:
+def serve_in_fork(request: dict[str, Any]) -> None:
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     empty_input = os.open(os.devnull, os.O_RDONLY)
     for descriptor, target in ((empty_input, 0), (output, 1), (output, 2)):

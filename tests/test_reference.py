@@ -19,9 +19,11 @@ from harness import REPOSITORY, dagster_project
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, SQLMeshProjectArgs
+from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, Restate, SQLMeshProjectArgs
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.freshness import Freshness
 from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
+from dg_sqlmesh_component.config.janitor import Janitor
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
@@ -35,12 +37,15 @@ DEFAULTS = {
     "metadata_limits": MetadataLimits(),
     "audits": Audits(),
     "op": OpSpec(),
+    "restate": Restate(),
     "execution": Execution(),
 }
 OPTIONAL = {
     "execution.retries": Retries.model(),
-    "schedule": Schedule.model(),
+    "freshness": Freshness.model(),
     "intervals_check": IntervalsCheck.model(),
+    "schedule": Schedule.model(),
+    "janitor": Janitor.model(),
 }
 """Mappings that are null by default. A comment of the reference lists their attributes."""
 NESTED = {name: type(value).model() for name, value in DEFAULTS.items()}
@@ -58,7 +63,8 @@ def properties_of(schema: dict[str, Any], model: type[BaseModel]) -> dict[str, d
 
 
 def reference() -> dict[str, Any]:
-    return yaml.safe_load(REFERENCE.read_text())["attributes"]
+    attributes: dict[str, Any] = yaml.safe_load(REFERENCE.read_text())["attributes"]
+    return attributes
 
 
 def test_reference_lists_every_attribute() -> None:
@@ -118,7 +124,9 @@ def attributes_with_a_test() -> dict[str, list[str]]:
     tests_by_attribute: dict[str, list[str]] = {}
     for path in (REPOSITORY / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            for mark in getattr(node, "decorator_list", []):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+                continue
+            for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.attribute":
                     for name in mark.args:
                         tests_by_attribute.setdefault(ast.literal_eval(name), []).append(f"{path.name}::{node.name}")

@@ -18,7 +18,7 @@ import threading
 import types
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 PACKAGE = Path(__file__).resolve().parent.parent / "dg_sqlmesh_component"
 READ_WHEN_IMPORTED = ("HOME", "PYTHON", "SQLMESH", "MAX_FORK_WORKERS")
@@ -111,7 +111,7 @@ def _serve(connection: socket.socket) -> None:
             os.close(descriptor)
 
 
-def _monitor(request: dict, descriptors: list[int]) -> None:
+def _monitor(request: dict[str, Any], descriptors: list[int]) -> None:
     """Fork the worker. Send its process id, and its exit status when it ends."""
     *_, status = descriptors
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -129,7 +129,7 @@ def _monitor(request: dict, descriptors: list[int]) -> None:
         os._exit(0)
 
 
-def _work(request: dict, descriptors: list[int]) -> None:
+def _work(request: dict[str, Any], descriptors: list[int]) -> None:
     os.setsid()
     for descriptor, target in zip(descriptors, (0, 1, 2)):
         os.dup2(descriptor, target)

@@ -275,6 +275,31 @@ def resolve_retries(context: dg.ResolutionContext, model: Any) -> Any:
 
 
 @dataclass
+class Restate(dg.Resolvable):
+    """Limits of restatements."""
+
+    max_intervals: Annotated[
+        int | None,
+        dg.Resolver.default(
+            description="Refuse a restatement of more intervals, counted over all its models. Default: no limit.",
+            examples=[500],
+        ),
+    ] = None
+    max_seconds: Annotated[
+        float | None,
+        dg.Resolver.default(
+            description="Refuse a restatement that would take longer, as estimated from recorded materializations. "
+            "Default: no limit.",
+            examples=[3600],
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        convert_to_declared_types(self, Restate, "restate")
+        require_at_least("restate", self, max_intervals=1, max_seconds=0)
+
+
+@dataclass
 class Execution(dg.Resolvable):
     """How SQLMesh runs."""
 
@@ -309,6 +334,13 @@ class Execution(dg.Resolvable):
             examples=[60],
         ),
     ] = 300
+    allow_restate: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether `restate` in the run config may compute a range again. Default: false.",
+            examples=[True],
+        ),
+    ] = False
     record_unchanged: Annotated[
         bool,
         dg.Resolver.default(

@@ -4,7 +4,7 @@ No `from __future__ import annotations`: Dagster reads the annotations of the da
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import dagster as dg
 from dagster.components.resolved.core_models import OpSpec
@@ -16,12 +16,15 @@ from dg_sqlmesh_component.config.attributes import (
     Execution,
     MetadataAddition,
     MetadataLimits,
+    Restate,
     Selection,
     SQLMeshProjectArgs,
     resolve_project,
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.freshness import Freshness, resolve_freshness
 from dg_sqlmesh_component.config.intervals_check import IntervalsCheck, resolve_intervals_check
+from dg_sqlmesh_component.config.janitor import JANITOR, Janitor
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.schedule import Schedule, resolve_schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
@@ -127,6 +130,26 @@ class ComponentAttributes(dg.Resolvable):
             examples=[{"checks": "blocking"}],
         ),
     ] = field(default_factory=Audits)
+    automation: Annotated[
+        Literal["cron"] | None,
+        dg.Resolver.default(
+            description="Automation condition of each asset. cron: Dagster requests a model after each tick of its own "
+            "cron, in its own time zone. Turn on the automation sensor in Dagster. Default: none.",
+            examples=["cron"],
+        ),
+    ] = None
+    freshness: Annotated[
+        Freshness | None,
+        dg.Resolver(
+            resolve_freshness,
+            model_field_type=Freshness.model() | None,
+            inject_before_resolve=False,
+            description="Freshness policy of each asset. An asset is stale if it was not materialized for longer than "
+            "the longest time between two ticks of its cron, plus `slack`. Seeds, and models with an `end`, have none. "
+            "Default: none.",
+            examples=[{"slack": "2h"}, {"slack": "2h", "warn_slack": "1h"}],
+        ),
+    ] = None
     op: Annotated[
         OpSpec | None,
         dg.Resolver.default(
@@ -141,6 +164,13 @@ class ComponentAttributes(dg.Resolvable):
             description="How SQLMesh runs.", examples=[{"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}]
         ),
     ] = field(default_factory=Execution)
+    restate: Annotated[
+        Restate,
+        dg.Resolver.default(
+            description="Limits of restatements, which `execution.allow_restate` allows.",
+            examples=[{"max_intervals": 500, "max_seconds": 3600}],
+        ),
+    ] = field(default_factory=Restate)
     schedule: Annotated[
         Schedule | None,
         dg.Resolver(
@@ -152,3 +182,4 @@ class ComponentAttributes(dg.Resolvable):
             examples=[True, {"default_status": "RUNNING", "tags": {"team": "data"}}],
         ),
     ] = None
+    janitor: Annotated[Janitor | None, JANITOR] = None

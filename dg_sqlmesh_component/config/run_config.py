@@ -12,12 +12,20 @@ import dagster as dg
 from pydantic import Field
 
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import block
+
+
+class RestateConfig(dg.Config):
+    """A range to compute again."""
+
+    start: str = Field(description="The beginning of the range: a date, an instant or words such as `1 week ago`.")
+    end: str = Field(description="The end of the range. If it is a date, that day is included.")
 
 
 class SQLMeshRunConfig(dg.Config):
     """Options of one run, from the launchpad or the run config of a job or schedule.
 
-    A run computes pending intervals. No option makes SQLMesh compute an interval again.
+    A run computes pending intervals. To compute intervals again, set `restate`.
     """
 
     ignore_cron: bool = Field(
@@ -37,6 +45,11 @@ class SQLMeshRunConfig(dg.Config):
     skip_janitor: bool = Field(
         default=True,
         description="Whether to skip SQLMesh's janitor, which deletes expired tables before a run of prod.",
+    )
+    restate: RestateConfig | None = Field(
+        default=None,
+        description="Compute this range of the selected models again, and of the models downstream of them, instead of "
+        "the pending intervals. It must be allowed: `execution.allow_restate` in defs.yaml.",
     )
 
 
@@ -67,6 +80,19 @@ def sanitized_environment(environment: str) -> str:
     return re.sub(r"\W", "_", environment).lower()
 
 
+def refuse_restatement(config: SQLMeshRunConfig, *, is_allowed: bool) -> None:
+    """Refuse a restatement that is not allowed.
+
+    Raises:
+        ConfigurationError: The run config restates, and defs.yaml does not allow it.
+    """
+    if config.restate is not None and not is_allowed:
+        raise ConfigurationError(
+            "The run config asks for a restatement, which defs.yaml does not allow. To allow it, set:"
+            + block("execution:\n      allow_restate: true")
+        )
+
+
 def refuse_options_without_effect(config: SQLMeshRunConfig, environment: str, *, runs_models: bool) -> None:
     """Refuse run config that SQLMesh would ignore.
 
@@ -80,6 +106,12 @@ def refuse_options_without_effect(config: SQLMeshRunConfig, environment: str, *,
         )
     options = [name for name in ("ignore_cron", "start", "end") if getattr(config, name)]
     options += [] if config.skip_janitor else ["skip_janitor"]
+    if config.restate is not None and options:
+        raise ConfigurationError(
+            f"The run config sets restate and {' and '.join(options)}. A restatement has its own start and end, and "
+            f"computes no pending intervals. Leave {' and '.join(options)} out."
+        )
+    options += [] if config.restate is None else ["restate"]
     if options and not runs_models:
         raise ConfigurationError(
             f"The run config sets {' and '.join(options)}, but only checks are selected, so no model is executed. "

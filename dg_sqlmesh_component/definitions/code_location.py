@@ -39,6 +39,21 @@ class CodeLocation:
         """The code location that is being loaded. Each load of it starts with an empty one."""
         return shared_in_code_location(context, cls)
 
+    def add_op(self, component: str, name: str, attribute: str) -> None:
+        """Register the name of an op.
+
+        Args:
+            attribute: The attribute that sets the name.
+
+        Raises:
+            ConfigurationError: Another component has an op of that name.
+        """
+        other = self._component_by_op.setdefault(name, component)
+        if other != component:
+            raise ConfigurationError(
+                f"{other} and {component} both name their op {name!r}. Give one of them another `{attribute}`."
+            )
+
     def add(self, component: str, op_name: str, specs: Mapping[str, dg.AssetSpec]) -> None:
         """Register a component's op and assets. Warn if another component has another table under one asset key.
 
@@ -51,11 +66,7 @@ class CodeLocation:
         Raises:
             ConfigurationError: Another component has an op of that name, or shows one of these tables as external.
         """
-        other = self._component_by_op.setdefault(op_name, component)
-        if other != component:
-            raise ConfigurationError(
-                f"{other} and {component} both name their op {op_name!r}. Give one of them another `op.name`."
-            )
+        self.add_op(component, op_name, "op.name")
         self._models |= specs.keys()
         for spec in specs.values():
             self._add_produced(component, spec)

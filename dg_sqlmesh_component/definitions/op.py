@@ -66,6 +66,10 @@ class ComponentOp:
         component = os.path.relpath(path.file_path, context.defs_module_path)
         return self.configured.name or default_op_name(component, path.instance_key)
 
+    def pool(self, environment: str) -> str:
+        """The concurrency pool of the op."""
+        return self.configured.pool or re.sub(r"[^A-Za-z0-9_]", "_", f"sqlmesh_{self.project.name}_{environment}")
+
     def build(self, name: str, assets: ProjectAssets, compute: Compute, config_schema: object) -> dg.AssetsDefinition:
         """The op, which yields every asset and check of the project, or a subset of them.
 
@@ -89,12 +93,11 @@ class ComponentOp:
         # Dagster looks at the annotation itself to decide which kind of context to pass.
         run_sqlmesh.__annotations__ = {"context": dg.AssetExecutionContext}
         environment = assets.manifest.environment
-        default_pool = re.sub(r"[^A-Za-z0-9_]", "_", f"sqlmesh_{self.project.name}_{environment}")
         op = dg.op(
             name=name,
             description=self.configured.description or f"Runs SQLMesh in environment {environment}.",
             tags={**(self.configured.tags or {}), PROJECT_TAG: self._project_tag(assets.manifest)},
-            pool=self.configured.pool or default_pool,
+            pool=self.pool(environment),
             config_schema=_config_fields(config_schema),
             ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
             out={
@@ -149,22 +152,25 @@ def default_op_name(component: str, instance: int | str | None) -> str:
     return f"{name}_" if NAME_OF_A_PART.search(name) else name
 
 
-def refuse_op_name(name: str) -> None:
+def refuse_op_name(name: str, attribute: str = "op.name") -> None:
     """Refuse a name that no op can have.
+
+    Args:
+        attribute: The attribute of `defs.yaml` that has the name.
 
     Raises:
         ConfigurationError: Dagster refuses the name, or gives such names to parts of an op.
     """
-    attribute = f"`op.name` in defs.yaml is {name!r}"
+    where = f"`{attribute}` in defs.yaml is {name!r}"
     if NAME_OF_A_PART.search(name):
         raise ConfigurationError(
-            f"{attribute}. It must not end in an underscore and a number: Dagster gives such names to the parts of an "
+            f"{where}. It must not end in an underscore and a number: Dagster gives such names to the parts of an "
             "op that it splits, and runs only one of two ops with the same name."
         )
     try:
         dg.op(name=name)(lambda: None)
     except dg.DagsterInvalidDefinitionError as error:
-        raise ConfigurationError(f"{attribute}, which Dagster refuses: {error}") from error
+        raise ConfigurationError(f"{where}, which Dagster refuses: {error}") from error
 
 
 class _Namer:

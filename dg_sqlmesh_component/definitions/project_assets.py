@@ -55,6 +55,8 @@ class ProjectAssets:
         node_by_check: The node of each check. The check of an external model or a standalone audit belongs to that
             node, and not to the model of its asset.
         check_by_audit: The check of each audit that has one, by the audit's node and position.
+        intervals_slack: How long an interval may be missing before the check of intervals of an incremental model
+            fails; None if there are no such checks.
     """
 
     manifest: Manifest
@@ -67,6 +69,7 @@ class ProjectAssets:
     fqn_by_key: Mapping[dg.AssetKey, str]
     node_by_check: Mapping[dg.AssetCheckKey, str]
     check_by_audit: Mapping[tuple[str, int], dg.AssetCheckKey]
+    intervals_slack: timedelta | None
 
     @classmethod
     def build(
@@ -83,7 +86,7 @@ class ProjectAssets:
 
         Args:
             status_checks: Whether each model has a status check.
-            intervals_slack: The slack of the check of intervals of each incremental model; None for no such checks.
+            intervals_slack: The attribute of that name.
 
         Raises:
             ProjectLoadError: Two models, or a model and a table that is read, have the same asset key.
@@ -129,6 +132,7 @@ class ProjectAssets:
             fqn_by_key=fqn_by_key,
             node_by_check=checks.node_by_check,
             check_by_audit=checks.check_by_audit,
+            intervals_slack=intervals_slack,
         )
 
     @cached_property

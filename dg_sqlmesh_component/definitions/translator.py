@@ -20,8 +20,10 @@ from pydantic import ValidationError
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalTable
 from dg_sqlmesh_component.config.tag_convention import TagConvention
+from dg_sqlmesh_component.dagster_internals import cron_fields
+from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
-from dg_sqlmesh_component.protocol.formatting import counted
+from dg_sqlmesh_component.protocol.formatting import counted, duration_text
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
 
 STATUS_CHECK = "sqlmesh_execution_status"
@@ -164,10 +166,25 @@ class Translator:
                 kinds={"sqlmesh", model.engine, *python, *properties.kinds},
                 code_version=model.data_hash,
                 metadata=metadata,
+                automation_condition=self._automation_condition(model),
+                freshness_policy=self._freshness_policy(model),
                 **virtual,
             )
         except (dg.DagsterInvalidDefinitionError, CheckError) as error:
             raise ProjectLoadError(f"{model_label(model)}: Dagster refuses its asset: {error}") from error
+
+    def _automation_condition(self, model: Model) -> dg.AutomationCondition[dg.AssetKey] | None:
+        if self._attributes.automation is None:
+            return None
+        _require_five_fields(model, "automation")
+        return cron_tick_condition(model.cron, model.cron_tz or "UTC")
+
+    def _freshness_policy(self, model: Model) -> dg.FreshnessPolicy | None:
+        """The policy by the model's cron; None for a model that SQLMesh does not execute after every tick."""
+        if self._attributes.freshness is None or model.kind == "SEED" or model.end is not None:
+            return None
+        _require_five_fields(model, "freshness")
+        return self._attributes.freshness.policy(longest_gap(model.cron, model.cron_tz or "UTC"))
 
     @staticmethod
     def status_check_spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
@@ -185,7 +202,7 @@ class Translator:
         Args:
             slack: How long an interval may be missing before the check fails.
         """
-        longer = f"for longer than {slack} " if slack else ""
+        longer = f"for longer than {duration_text(slack)} " if slack else ""
         return dg.AssetCheckSpec(
             INTERVALS_CHECK,
             asset=key,
@@ -384,6 +401,14 @@ def _is_external(node: Model | str) -> bool:
 def model_label(model: Model) -> str:
     """A model's name and file, for messages."""
     return f"Model {model.name} ({model.path or 'not from a file'})"
+
+
+def _require_five_fields(model: Model, attribute: str) -> None:
+    if cron_fields(model.cron) is None:
+        raise ConfigurationError(
+            f"{model_label(model)}: Dagster does not accept its cron {model.cron!r}, which `{attribute}` in defs.yaml "
+            "uses. Write five fields (minute, hour, day of month, month, day of week) or an alias such as @daily."
+        )
 
 
 def _identifier(text: str) -> str:

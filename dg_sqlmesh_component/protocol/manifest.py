@@ -199,7 +199,7 @@ class Model:
 
     @property
     def is_incremental(self) -> bool:
-        """True if a missing interval can mean missing rows."""
+        """True if SQLMesh computes it range by range, so that a missing interval can mean missing rows."""
         return self.kind in INCREMENTAL_KINDS
 
     @property

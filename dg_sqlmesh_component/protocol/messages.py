@@ -103,6 +103,37 @@ class ManifestFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedCost:
+    """What the last computation of a model took, as Dagster has recorded it.
+
+    Attributes:
+        covered_ms: The length of the computed range. None for a model that is always computed as a whole.
+    """
+
+    duration_ms: int
+    covered_ms: int | None
+    rows: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restatement:
+    """Compute a range of the requested models again, and of the models downstream of them. Part of a request.
+
+    Attributes:
+        start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
+        max_intervals, max_seconds: Refuse a larger restatement. None for no limit.
+        costs: By fqn, for the estimate. Models that Dagster has no record of are missing.
+    """
+
+    start: str
+    end: str
+    max_intervals: int | None = None
+    max_seconds: float | None = None
+    costs: dict[str, RecordedCost] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRequest:
     """Run the requested nodes once, then audit others. A step sends it once, and again for each retry inside the step.
 
@@ -121,6 +152,7 @@ class EvaluationRequest:
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
         manifest_facts: Facts of the manifest that must still hold; None to compare nothing.
+        restate: Compute a range again instead of the pending intervals.
     """
 
     project: OpenProject
@@ -142,6 +174,7 @@ class EvaluationRequest:
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
     manifest_facts: ManifestFacts | None = None
+    restate: Restatement | None = None
     type: Literal["evaluate"] = "evaluate"
 
 
@@ -163,7 +196,24 @@ class PendingRequest:
     type: Literal["find_pending"] = "find_pending"
 
 
-Request = LoadRequest | EvaluationRequest | PendingRequest
+@dataclass(frozen=True, slots=True)
+class JanitorRequest:
+    """Run SQLMesh's janitor once; the answer is one `JanitorFinished`.
+
+    Attributes:
+        environment: The only environment to clean up, if it has expired. None: everything that has expired.
+        concurrent_tasks, holder, overlap_timeout: As in `EvaluationRequest`.
+    """
+
+    project: OpenProject
+    environment: str | None = None
+    concurrent_tasks: int | None = None
+    holder: str = "somebody"
+    overlap_timeout: float = 0.0
+    type: Literal["janitor"] = "janitor"
+
+
+Request = LoadRequest | EvaluationRequest | PendingRequest | JanitorRequest
 
 
 # -- events ---------------------------------------------------------------------------------------
@@ -244,6 +294,32 @@ class EnvironmentOpened:
     plan_command: str
     others: tuple[str, ...] = ()
     type: Literal["environment_opened"] = "environment_opened"
+
+
+@dataclass(frozen=True, slots=True)
+class RestatementPlanned:
+    """Sent before `EnvironmentOpened` if the request restates: what is about to be computed again.
+
+    It is sent for a restatement that is then refused for its size, too.
+
+    Attributes:
+        ranges: The range of each model, and its number of intervals.
+        added: Models that were not requested, and have to be computed again because they are downstream.
+        environments: Other environments that lose intervals of these models, with the number of models.
+        seconds, rows, bytes: The estimate, from recorded costs; None if nothing is recorded.
+        without_cost: Models that the estimate leaves out, because Dagster has no record of a computation.
+
+    Source: `Plan.missing_intervals` of a plan with `restate_models`.
+    """
+
+    ranges: dict[str, tuple[Interval, int]]
+    added: tuple[str, ...]
+    environments: dict[str, int]
+    seconds: float | None
+    rows: int | None
+    bytes: int | None
+    without_cost: tuple[str, ...]
+    type: Literal["restatement_planned"] = "restatement_planned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,6 +548,45 @@ class NodeAudited:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectDropped:
+    """Sent after the janitor has dropped one view, schema, table or catalog, if that existed.
+
+    Source: `Console.update_cleanup_progress`.
+    """
+
+    name: str
+    type: Literal["object_dropped"] = "object_dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class StateSize:
+    """The size of the SQLMesh state. Part of `JanitorFinished`.
+
+    Attributes:
+        snapshots: Versions of models.
+        interval_rows: Rows of the `_intervals` table, of which each run adds some.
+    """
+
+    snapshots: int
+    interval_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class JanitorFinished:
+    """The last event of a `JanitorRequest` that was served. An `ObjectDropped` for each object precedes it.
+
+    Attributes:
+        environments: The expired environments that were deleted.
+        before, after: The state, compared to find out what was deleted from it.
+    """
+
+    environments: tuple[str, ...]
+    before: StateSize
+    after: StateSize
+    type: Literal["janitor_finished"] = "janitor_finished"
+
+
+@dataclass(frozen=True, slots=True)
 class SecretsKnown:
     """Values of variables and connections that must not be shown.
 
@@ -526,6 +641,7 @@ class RequestFailed:
 Event = (
     ProjectLoaded
     | PendingFound
+    | RestatementPlanned
     | EnvironmentOpened
     | EvaluationPlanned
     | AuditEvaluated
@@ -538,11 +654,13 @@ Event = (
     | NodeWaiting
     | IntervalCoverage
     | NodeAudited
+    | ObjectDropped
+    | JanitorFinished
     | SecretsKnown
     | LogLine
     | EvaluationFinished
     | RequestFailed
 )
 
-LAST_EVENTS = (ProjectLoaded, PendingFound, EvaluationFinished, RequestFailed)
+LAST_EVENTS = (ProjectLoaded, PendingFound, EvaluationFinished, JanitorFinished, RequestFailed)
 """The last event of every request is one of these."""

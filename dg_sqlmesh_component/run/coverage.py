@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, utc_text
+from dg_sqlmesh_component.protocol.formatting import counted, duration_text, utc_text
 from dg_sqlmesh_component.run.wording import Wording, interval_ends, ranges
 
 _MAX_NAMED = 5
@@ -41,7 +41,6 @@ def intervals_result(
     check: dg.AssetCheckKey,
     wording: Wording,
     coverage: msg.IntervalCoverage,
-    slack: timedelta,
     now: int,
     reason: str | None,
 ) -> dg.AssetCheckResult:
@@ -51,6 +50,8 @@ def intervals_result(
         now: The instant of the run, epoch milliseconds.
         reason: A sentence that explains why the intervals are missing, if it is known.
     """
+    slack = wording.assets.intervals_slack
+    assert slack is not None, "there are no such checks without it"
     sentences = coverage_sentences(wording.assets.name(coverage.fqn), coverage, slack, now)
     return dg.AssetCheckResult(
         asset_key=check.asset_key,
@@ -84,8 +85,8 @@ def coverage_sentences(name: str, coverage: msg.IntervalCoverage, slack: timedel
     missing = f"{name} lacks {counted(coverage.missing_intervals, 'interval')}: {named}."
     since = f"The oldest one became due at {utc_text(coverage.missing_since)}"
     if is_complete(coverage, slack, now):
-        return f"{missing} {since}, which is within the slack of {slack}."
-    longer = f", longer ago than the slack of {slack}" if slack else ""
+        return f"{missing} {since}, which is within the slack of {duration_text(slack)}."
+    longer = f", longer ago than the slack of {duration_text(slack)}" if slack else ""
     return (
         f"{missing} {since}{longer}. Launch a run of the model, without `start` and `end` in the run config. It "
         "computes the intervals, also if newer ones are computed. No restatement is needed."

@@ -336,6 +336,11 @@ class Ledger:
         ]
         return (*contradictions, *self._failed_after_success.values())
 
+    def add(self, nodes: Iterable[str]) -> None:
+        """Expect outcomes of more nodes: those that SQLMesh adds to a restatement."""
+        for fqn in nodes:
+            self._entries.setdefault(fqn, _Entry())
+
     def feed(self, event: msg.Event) -> list[NodeOutcome | AuditOnlyOutcome]:
         """Add one event; return the nodes that it settles, parents before children."""
         self._has_begun = self._has_begun or isinstance(event, _BEGUN)

@@ -67,12 +67,15 @@ class _Recorder:
             yield result
             return
         key = dg.AssetCheckKey(result.asset_key, result.check_name)
-        if key not in self._checks:
+        if key not in self._specs:
             yield result
             return
+        is_selected = key in self._checks
+        if not is_selected:  # a restatement evaluates the checks of other assets too
+            self._materialized.setdefault(key.asset_key, None)
         blocking = self._specs[key].blocking
         holds_back = blocking and not result.passed and result.severity is dg.AssetCheckSeverity.ERROR
-        if self._output_by_check[key] in self._awaited and not holds_back:
+        if is_selected and self._output_by_check[key] in self._awaited and not holds_back:
             yield dg.Output(None, output_name=self._output_by_check[key])
         yield dg.AssetCheckEvaluation(
             asset_key=key.asset_key,

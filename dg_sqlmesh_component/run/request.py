@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
-from datetime import timedelta
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Execution
+from dg_sqlmesh_component.config.attributes import Execution, Restate
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
     chosen_environment,
     config_of_run,
     refuse_options_without_effect,
+    refuse_restatement,
 )
 from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed_assets
 from dg_sqlmesh_component.definitions.project_assets import PARTITIONS_REFUSED, ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.run.restatement import build_restatement
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class StepSettings:
     Attributes:
         count_rows: Whether to count the rows of each executed model's table.
         query_characters: How many characters of an evaluated audit's query are kept.
-        intervals_slack: How long an interval may be missing before the intervals check fails.
         owned: The models that are assets of any component of the code location, by fqn.
+        restate: Limits of restatements.
     """
 
     project: SQLMeshProject
@@ -38,8 +39,8 @@ class StepSettings:
     execution: Execution
     count_rows: bool
     query_characters: int
-    intervals_slack: timedelta
     owned: Set[str]
+    restate: Restate
 
 
 def run_tags(request: msg.EvaluationRequest) -> dict[str, str]:
@@ -50,6 +51,7 @@ def run_tags(request: msg.EvaluationRequest) -> dict[str, str]:
         "start": request.start,
         "end": request.end,
         "skip_janitor": None if request.skip_janitor else "false",
+        "restate": f"{request.restate.start} to {request.restate.end}" if request.restate else None,
     }
     return {f"sqlmesh/{name}": value for name, value in settings.items() if value is not None}
 
@@ -78,12 +80,19 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         elif node not in nodes:
             audit_only.add(node)
     config = _run_config(context)
+    refuse_restatement(config, is_allowed=execution.allow_restate)
     environment = chosen_environment(config, assets.manifest.environment, tuple(execution.environments))
     # A step that has only checks gets the config of the whole run, so all assets of the run count.
     runs_models = not assets.fqn_by_key.keys().isdisjoint(assets_of_run(context))
     # Dagster itself chooses what to repeat, and gives it the config of the failed run.
     is_asset_retry = repeats_failed_assets(context.run)
     refuse_options_without_effect(config, environment, runs_models=runs_models or is_asset_retry)
+    restate = None
+    if config.restate is not None and models:
+        restate = build_restatement(config.restate, settings.restate, assets, models, context.instance)
+        # A restatement computes models only. The audits of all other nodes are evaluated after it.
+        audit_only |= {*standalone, *(nodes - models)}
+        nodes, standalone = models, set()
     return msg.EvaluationRequest(
         project=project.open_request,
         environment=environment,
@@ -110,6 +119,7 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
             frozenset(assets.specs),
             assets.upstream_outside_assets(models),
         ),
+        restate=restate,
     )
 
 

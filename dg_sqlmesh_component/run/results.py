@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -34,14 +33,12 @@ class Reporter:
         selected_checks: Checks of this step; no others are reported.
         environment: The environment of the run.
         execution_time: The instant of the run, epoch milliseconds.
-        slack: How long an interval may be missing before the intervals check fails.
     """
 
     assets: ProjectAssets
     selected_checks: Set[dg.AssetCheckKey]
     environment: str
     execution_time: int
-    slack: timedelta = timedelta(0)
 
     @cached_property
     def wording(self) -> Wording:
@@ -109,9 +106,12 @@ class Reporter:
 
     def observation(self, outcome: NodeOutcome) -> dg.AssetObservation:
         """A model that was not executed, or not in the declared environment, and why. Never a materialization."""
+        description = self.wording.sentence(outcome)
+        if outcome.outcome is Outcome.UP_TO_DATE:
+            description += " To compute a range again, set `restate` in the run config."
         return dg.AssetObservation(
             asset_key=self.assets.key(outcome.fqn),
-            description=self.wording.sentence(outcome),
+            description=description,
             metadata=outcome_metadata(self.wording, outcome),
         )
 
@@ -156,7 +156,7 @@ class Reporter:
         reason = None
         if isinstance(outcome, NodeOutcome) and outcome.outcome is Outcome.WAITING:
             reason = self.wording.sentence(outcome)
-        return [intervals_result(key, self.wording, coverage, self.slack, self.execution_time, reason)]
+        return [intervals_result(key, self.wording, coverage, self.execution_time, reason)]
 
     def _selected_check(self, fqn: str, name: str) -> dg.AssetCheckKey | None:
         """The check of this name on a model's asset, if it is selected."""

@@ -8,16 +8,22 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import is_part_of_backfill
+from dg_sqlmesh_component.dagster_internals import is_part_of_backfill, log_step_metadata
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, unquoted
 from dg_sqlmesh_component.run.metadata import unapplied_change
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
+from dg_sqlmesh_component.run.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.run.wording import Wording
 
 _IF_STALE = "\n\nIf the plan reports no changes, the manifest is stale. Refresh it:" + block(
     "dg utils refresh-defs-state"
 )
+
+
+def log_line(log: dg.DagsterLogManager, line: msg.LogLine) -> None:
+    """Write a line of the worker to a step's log."""
+    log.log(level=line.level.upper(), msg=f"[{line.source}] {line.text}")
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,10 @@ class RunLog:
     def event(self, event: msg.Event) -> None:
         log = self.context.log
         if isinstance(event, msg.LogLine):
-            log.log(level=event.level.upper(), msg=f"[{event.source}] {event.text}")
+            log_line(log, event)
+        elif isinstance(event, msg.RestatementPlanned):
+            log.warning(restatement_log(self.wording, event))
+            log_step_metadata(self.context, "Planned restatement", restatement_metadata(self.wording, event))
         elif isinstance(event, msg.EvaluationPlanned):
             batches = sum(map(len, event.batches.values()))
             nodes = self._counted([node for node, planned in event.batches.items() if planned])

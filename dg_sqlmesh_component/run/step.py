@@ -7,6 +7,7 @@ events alone.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -97,10 +98,12 @@ class _Step:
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
         is_declared = request.environment == assets.manifest.environment
-        checks = reported_checks(context) if is_declared else frozenset()
-        reporter = Reporter(assets, checks, request.environment, request.execution_time, settings.intervals_slack)
+        self._checks = set(reported_checks(context)) if is_declared else set()
+        """Shared with the objects below, because a restatement adds the checks of downstream models."""
+        reporter = Reporter(assets, self._checks, request.environment, request.execution_time)
         self._wording = reporter.wording
-        self._log = RunLog(context, self._wording, checks, settings.owned)
+        self._wording.is_restatement = request.restate is not None
+        self._log = RunLog(context, self._wording, self._checks, settings.owned)
         self._results = StepResults(context, reporter, self._log, execution.record_unchanged)
 
     def run(self) -> Iterator[Any]:
@@ -165,11 +168,21 @@ class _Step:
                     if isinstance(event, msg.BatchesInFlight):
                         self._in_flight = event.nodes
                         self._cut_off.update(event.nodes)
+                    if isinstance(event, msg.RestatementPlanned):
+                        self._add(event.added)
                     self._log.event(event)
                     yield from self._results.report(self._ledger.feed(event))
         except SQLMeshComponentError as error:
             return error  # the worker died or could not be started; nodes that had finished were reported
         raise AssertionError("a worker that ends without a last event raises")
+
+    def _add(self, models: Sequence[str]) -> None:
+        """Report models that SQLMesh adds to a restatement like the requested ones."""
+        self._ledger.add(models)
+        self._request = replace(self._request, models=tuple(dict.fromkeys([*self._request.models, *models])))
+        if self._wording.is_declared:
+            keys = {self._assets.key(fqn) for fqn in models if fqn in self._assets.specs}
+            self._checks |= {check for check in self._assets.checks if check.asset_key in keys}
 
     def _next_attempt(self, finished_attempts: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
         if self._retries is None or finished_attempts > self._retries.max_retries or self.interruption.is_cancelled:

@@ -99,12 +99,28 @@ class StepResults:
         if is_asset and not self._is_declared:
             yield self.reporter.observation(outcome)
         elif is_asset and outcome.outcome is Outcome.EXECUTED:
-            yield self.reporter.materialization(outcome)
+            yield from self._materialization(outcome)
             return
         elif self._is_declared:
             yield from self._not_executed(outcome, earlier, is_computed_outside=is_computed_outside)
-        if is_asset:
+        if is_asset and self._is_selected(outcome):
             yield from self._release.asset(outcome)
+
+    def _materialization(self, outcome: NodeOutcome) -> Iterator[Any]:
+        result = self.reporter.materialization(outcome)
+        if self._is_selected(outcome):
+            yield result
+            return
+        # Dagster accepts a `MaterializeResult` of a selected asset only.
+        assert result.asset_key is not None, "our results always have a key"
+        assert result.data_version is not None, "our results always have a data version"
+        tags = {**(result.tags or {}), "dagster/data_version": result.data_version.value}
+        yield dg.AssetMaterialization(asset_key=result.asset_key, metadata=result.metadata, tags=tags)
+        yield from result.check_results or ()
+
+    def _is_selected(self, outcome: NodeOutcome) -> bool:
+        """Whether the model's asset is an output of this step. A restatement computes other models too."""
+        return self.reporter.assets.key(outcome.fqn) in self.context.selected_asset_keys
 
     def _not_executed(
         self, outcome: NodeOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult], *, is_computed_outside: bool

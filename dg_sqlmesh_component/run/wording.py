@@ -19,6 +19,7 @@ class Wording:
     Attributes:
         environment: The environment of the run.
         running: The models that were running when the run was cancelled; None if it was not cancelled.
+        is_restatement: Whether the run computes a range again.
         plan_command: The `sqlmesh plan` that updates the environment; None until the worker has read the environment.
     """
 
@@ -26,6 +27,7 @@ class Wording:
     environment: str
     running: Set[str] | None = None
     plan_command: str | None = None
+    is_restatement: bool = False
 
     @property
     def is_declared(self) -> bool:
@@ -80,8 +82,13 @@ class Wording:
 
     def correction_advice(self) -> str:
         """What to do after models failed for a cause that a retry alone does not remove."""
+        again = (
+            "launch the same restatement again: SQLMesh does not count the failed intervals as pending. "
+            if self.is_restatement
+            else "launch the run again. It computes only the pending intervals. "
+        )
         advice = (
-            "Correct the model or its data, then launch the run again. It computes only the pending intervals. "
+            f"Correct the model or its data, then {again}"
             "If you change a file of the project, apply a plan before that run"
         )
         return f"{advice}:{block(self.plan_command)}" if self.plan_command else f"{advice}."

@@ -61,9 +61,10 @@ def main() -> None:
 
 
 def _serve(pipe: Pipe) -> None:
-    from dg_sqlmesh_component.protocol.messages import LoadRequest, PendingRequest
+    from dg_sqlmesh_component.protocol.messages import JanitorRequest, LoadRequest, PendingRequest
     from dg_sqlmesh_component.worker.context import with_default_gateway
     from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
+    from dg_sqlmesh_component.worker.janitor import run_janitor
     from dg_sqlmesh_component.worker.load.project import (
         load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
     )
@@ -79,6 +80,8 @@ def _serve(pipe: Pipe) -> None:
     elif isinstance(request, PendingRequest):
         pipe.begin()
         pipe.send(find_pending(request, pipe))
+    elif isinstance(request, JanitorRequest):
+        run_janitor(request, pipe)
     else:
         evaluate(request, pipe)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from sqlglot import exp
 from sqlmesh.core import constants
 from sqlmesh.core.audit import StandaloneAudit
 from sqlmesh.core.context import Context
@@ -119,3 +120,15 @@ def open_connections(adapters: Iterable[EngineAdapter]) -> list[Any]:
         of_threads = [*pool.get("_thread_cursors", {}).values(), *pool.get("_thread_connections", {}).values()]
         handles |= {id(handle): handle for handle in [*single, *of_threads] if handle is not None}
     return list(handles.values())
+
+
+# -- cleaning up ----------------------------------------------------------------------------------
+
+
+def count_snapshots_and_interval_rows(context: Context) -> tuple[int, int]:
+    """The rows of two tables of the state. SQLMesh's janitor does not report what it deletes from them."""
+    state = context.state_sync.state_sync  # a context wraps its state in a cache
+    tables = (state.snapshot_state.snapshots_table, state.interval_state.intervals_table)
+    count = exp.select(exp.Count(this=exp.Star()))
+    snapshots, intervals = (state.engine_adapter.fetchone(count.from_(table))[0] for table in tables)
+    return int(snapshots), int(intervals)

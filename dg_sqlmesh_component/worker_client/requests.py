@@ -1,4 +1,4 @@
-"""Sends a worker its request: load the project, find pending models, or evaluate models."""
+"""Sends a worker its request: load the project, find pending models, evaluate models, or clean up."""
 
 from __future__ import annotations
 

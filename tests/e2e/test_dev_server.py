@@ -11,13 +11,25 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import BIN, COMPONENT, DagsterProject, dagster_project, plan, query, run, sqlmesh, state
+from harness import (
+    BIN,
+    COMPONENT,
+    DagsterProject,
+    dagster_project,
+    plan,
+    query,
+    run,
+    sqlmesh,
+    state,
+    write_project,
+)
 
 LOCATION = "query { repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
 ASSETS = """
@@ -40,6 +52,17 @@ query T($keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) {
   assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } }
 """
 
+START_SENSOR = """
+mutation S($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
+  __typename ... on Sensor { sensorState { status } } ... on PythonError { message } } }
+"""
+AUTOMATED_RUNS = "query { runsOrError { ... on Runs { results { runId status tags { key value } } } } }"
+FRESHNESS = """
+query F { assetNodes { assetKey { path } freshnessStatusInfo { freshnessStatus }
+  internalFreshnessPolicy { ... on TimeWindowFreshnessPolicy { failWindowSeconds warnWindowSeconds } }
+  assetMaterializations { runId } } }
+"""
+
 
 @dataclass
 class Server:
@@ -55,6 +78,28 @@ class Server:
         assert "errors" not in data, data
         return data["data"]
 
+    def launch(self, keys: Collection[str], run_config: dict[str, Any] | None = None) -> dict[str, str]:
+        """Launch assets as the UI does. Return the run's id and its status at its end."""
+        [repository] = self.ask(LOCATION)["repositoriesOrError"]["nodes"]
+        params = {
+            "selector": {
+                "repositoryLocationName": repository["location"]["name"],
+                "repositoryName": repository["name"],
+                "pipelineName": "__ASSET_JOB",
+                "assetSelection": [{"path": key.split("/")} for key in sorted(keys)],
+            },
+            "mode": "default",
+            "runConfigData": json.dumps(run_config or {}),
+        }
+        launched = self.ask(LAUNCH, params=params)["launchPipelineExecution"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        run_id = launched["run"]["runId"]
+        deadline, status = time.monotonic() + 180, "STARTING"
+        while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
+            time.sleep(1)
+            status = self.ask(RUN, id=run_id)["runOrError"]["status"]
+        return {"id": run_id, "status": status}
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -63,6 +108,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         run([BIN / "dg", "scaffold", "defs", COMPONENT, "shop", "--json-params", '{"init": true}'], cwd=dagster.root)
         project = dagster.root / "sqlmesh_project"
         plan(project)
+        defs_yaml = dagster.root / dagster.root.name / "defs" / "shop" / "defs.yaml"
+        defs_yaml.write_text(defs_yaml.read_text() + "\n  execution: {allow_restate: true}\n")
         with serve(dagster, folder) as url:
             yield Server(url, project, folder / "server.log")
 
@@ -139,25 +186,7 @@ def test_web_server_shows_every_model_and_the_results_of_a_launched_run(server: 
     before = state(server.project)["intervals"]
     assert query(server.project, "SELECT count(*) > 0 FROM core.daily_orders") == [(True,)]
 
-    [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
-    params = {
-        "selector": {
-            "repositoryLocationName": repository["location"]["name"],
-            "repositoryName": repository["name"],
-            "pipelineName": "__ASSET_JOB",
-            "assetSelection": [{"path": key.split("/")} for key in sorted(keys)],
-        },
-        "mode": "default",
-        "runConfigData": "{}",
-    }
-    launched = server.ask(LAUNCH, params=params)["launchPipelineExecution"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    run_id = launched["run"]["runId"]
-    deadline, status = time.monotonic() + 180, "STARTING"
-    while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
-        time.sleep(1)
-        status = server.ask(RUN, id=run_id)["runOrError"]["status"]
-    assert status == "SUCCESS"
+    assert server.launch(keys)["status"] == "SUCCESS"
 
     after = state(server.project)["intervals"]
     grew = {"/".join(part.strip('"') for part in fqn.split(".")[-2:]) for fqn in after if after[fqn] > before[fqn]}
@@ -170,6 +199,17 @@ def test_web_server_shows_every_model_and_the_results_of_a_launched_run(server: 
         assert not node["assetObservations"]
     assert "core/daily_orders" in grew
     assert is_from_plan == {key: key not in grew for key in keys}
+
+    # The UI's mutation restates a day, too, and reports the downstream models that are not selected.
+    day = f"{datetime.now(timezone.utc) - timedelta(days=3):%Y-%m-%d}"
+    restate = {"ops": {"sqlmesh_shop": {"config": {"restate": {"start": day, "end": day}}}}}
+    run = server.launch(["core/daily_orders"], restate)
+    assert run["status"] == "SUCCESS"
+    nodes = server.ask(RESULTS, keys=[{"path": key.split("/")} for key in sorted(keys)])["assetNodes"]
+    restated = {
+        "/".join(node["assetKey"]["path"]) for node in nodes if node["assetMaterializations"][0]["runId"] == run["id"]
+    }
+    assert restated >= {"core/daily_orders", "marts/revenue_by_product"}
 
     output = server.log.read_text()
     assert "Traceback" not in output
@@ -207,3 +247,42 @@ def test_daemon_launches_one_run_of_the_pending_models(tmp_path: Path) -> None:
             assert len(run_ids) == 1, ticks
             assert server.ask(RUN, id=run_ids[0])["runOrError"]["status"] == "SUCCESS"
             assert [tick["error"] for tick in ticks if tick["error"]] == []
+
+
+@pytest.mark.slow  # it waits for a tick, which SQLMesh allows every five minutes
+def test_daemon_requests_a_model_at_its_cron_and_evaluates_its_freshness(tmp_path: Path) -> None:
+    models = {
+        "models/often.sql": "MODEL (name t.often, kind FULL, cron '*/5 * * * *'); SELECT id FROM raw.events",
+        "models/daily.sql": "MODEL (name t.daily, kind FULL); SELECT id FROM t.often",
+    }
+    project = write_project(tmp_path / "shop", models)
+    query(project, "CREATE SCHEMA raw")
+    query(project, "CREATE TABLE raw.events AS SELECT 1 AS id")
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
+    with dagster_project(tmp_path) as dagster:
+        dagster.add_component("shop", {"project": str(project), "automation": "cron", "freshness": {"slack": "1h"}})
+        with serve(dagster, tmp_path) as url:
+            server = Server(url, project, tmp_path / "server.log")
+            [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
+            selector = {
+                "repositoryLocationName": repository["location"]["name"],
+                "repositoryName": repository["name"],
+                "sensorName": "default_automation_condition_sensor",
+            }
+            started = server.ask(START_SENSOR, selector=selector)["startSensor"]
+            assert started["sensorState"]["status"] == "RUNNING", started
+
+            def nodes() -> dict[str, dict[str, Any]]:
+                return {"/".join(node["assetKey"]["path"]): node for node in server.ask(FRESHNESS)["assetNodes"]}
+
+            deadline = time.monotonic() + 600
+            while nodes()["t/often"]["freshnessStatusInfo"]["freshnessStatus"] != "HEALTHY":
+                assert time.monotonic() < deadline, server.log.read_text()
+                time.sleep(1)
+            [automated] = server.ask(AUTOMATED_RUNS)["runsOrError"]["results"]
+            assert automated["status"] in ("STARTED", "SUCCESS")
+            assert "dagster/from_automation_condition" in {tag["key"] for tag in automated["tags"]}
+            often, daily = nodes()["t/often"], nodes()["t/daily"]
+            assert [event["runId"] for event in often["assetMaterializations"]] == [automated["runId"]]
+            assert not daily["assetMaterializations"], "its cron has not ticked"
+            assert often["internalFreshnessPolicy"] == {"failWindowSeconds": 65 * 60, "warnWindowSeconds": None}

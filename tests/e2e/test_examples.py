@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import duckdb
@@ -22,7 +23,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def grown(before: dict, after: dict) -> set[tuple[str, ...]]:
+def grown(before: dict[str, Any], after: dict[str, Any]) -> set[tuple[str, ...]]:
     """Return the models with new intervals, as the parts of their names."""
     grew = [fqn for fqn in after["intervals"] if after["intervals"][fqn] > before["intervals"][fqn]]
     return {tuple(part.strip('"') for part in fqn.split(".")) for fqn in grew}

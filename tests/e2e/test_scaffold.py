@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +17,7 @@ ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 
 
 @pytest.fixture
-def dagster(tmp_path: Path):
+def dagster(tmp_path: Path) -> Iterator[DagsterProject]:
     with dagster_project(tmp_path) as project:
         yield project
 
@@ -25,7 +27,7 @@ def dg(dagster: DagsterProject, *arguments: str, check: bool = True) -> tuple[in
     return done.returncode, done.stdout + done.stderr
 
 
-def read_defs_yaml(dagster: DagsterProject, name: str) -> dict:
+def read_defs_yaml(dagster: DagsterProject, name: str) -> Any:
     return yaml.safe_load((dagster.root / dagster.root.name / "defs" / name / "defs.yaml").read_text())
 
 
@@ -81,7 +83,7 @@ def test_commands_printed_by_init_materialize_every_asset_of_the_starter(dagster
     commands_with_answers = [
         f"{command} --auto-apply --no-prompts" if " plan " in command else command for command in commands
     ]
-    home = {"DAGSTER_HOME": str(dagster.instance.root_directory), "PYTHONPATH": str(dagster.root)}
+    home: dict[str, Any] = {"DAGSTER_HOME": str(dagster.instance.root_directory), "PYTHONPATH": str(dagster.root)}
     run(["sh", "-ec", "\n".join(commands_with_answers)], cwd=dagster.root, **home)
     keys = {spec.key for spec in dagster.refresh().resolve_all_asset_specs()}
     assert AssetKey(["core", "daily_orders"]) in keys

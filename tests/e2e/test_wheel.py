@@ -52,7 +52,7 @@ no_wheels = pytest.mark.skipif(sys.version_info >= (3, 13), reason="the lowest d
 def test_wheel_scaffolds_and_loads_starter_in_fresh_environment(wheel: Path, resolution: str, tmp_path: Path) -> None:
     python = tmp_path / "fresh" / "bin" / "python"
     run([sys.executable, "-m", "venv", tmp_path / "fresh", "--without-pip"], cwd=tmp_path)
-    install = [sys.executable, "-m", "uv", "pip", "install", "--python", python]
+    install: list[str | Path] = [sys.executable, "-m", "uv", "pip", "install", "--python", python]
     if resolution == "highest":
         run([*install, wheel, "dagster-dg-cli"], cwd=tmp_path)
     else:  # uv applies lowest-direct only to requirements named directly, not to those of the wheel

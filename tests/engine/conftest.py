@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from dg_sqlmesh_component.worker_client import start as worker_start
 def _forked_workers() -> Iterator[None]:
     start = worker_start.start
 
-    def fork_or_start(project: SQLMeshProject):  # type: ignore[no-untyped-def]
+    def fork_or_start(project: SQLMeshProject) -> subprocess.Popen[bytes] | worker_zygote.ForkedWorker:
         environment = project.process_environment
         if project.python is None and worker_zygote.can_fork(environment):
             return worker_zygote.start(project.working_directory or project.paths[0], environment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,8 @@ def test_finished_models_are_recorded_if_run_is_cancelled_during_recording(tmp_p
     with dagster_with_shop(tmp_path, project) as dagster:
 
         def some_are_recorded() -> bool:
-            [run] = dagster.instance.get_runs() or [None]
+            runs: Sequence[dg.DagsterRun | None] = dagster.instance.get_runs() or [None]
+            [run] = runs
             return run is not None and len(dagster.run_record(run.run_id).materializations) > 3
 
         before = state(project)["intervals"]
@@ -253,7 +254,8 @@ def test_run_that_waits_for_another_run_is_cancelled_at_once(tmp_path: Path) -> 
     with dagster_with_shop(tmp_path, project) as dagster:
 
         def is_waiting() -> bool:
-            [run] = dagster.instance.get_runs() or [None]
+            runs: Sequence[dg.DagsterRun | None] = dagster.instance.get_runs() or [None]
+            [run] = runs
             return run is not None and "Waiting, for 3600 seconds at most." in dagster.run_record(run.run_id).log
 
         with duckdb.connect(str(project / "warehouse.duckdb")):

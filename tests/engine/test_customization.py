@@ -16,6 +16,7 @@ from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.definitions.translator import HAS_VIRTUAL_ASSETS
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.manifest import Model
 
 FILES = {
     "models/orders.sql": "MODEL (name shop.orders, kind FULL); SELECT id::INT AS id, 2 AS two FROM raw.orders",
@@ -386,13 +387,13 @@ def test_empty_job_selection_is_an_error(shop: ShopProject, tmp_path: Path) -> N
     component.build_defs_from_state(dg.ComponentTree.for_test().load_context, tmp_path / "state")
     for selection in ("", [], [None], ["shop.orders", ""], 5, 0, object()):
         with pytest.raises(ConfigurationError, match="get_asset_selection was given select="):
-            component.get_asset_selection(selection)  # type: ignore[arg-type]
+            component.get_asset_selection(selection)  # type: ignore[arg-type]  # it must refuse wrong types
     with pytest.raises(ConfigurationError, match="matches no asset of the SQLMesh project 'shop'"):
         component.get_asset_selection("shop.seen")
 
 
 class AsksForItself(SQLMeshProjectComponent):
-    def get_asset_spec(self, model):
+    def get_asset_spec(self, model: Model) -> dg.AssetSpec:
         return super().get_asset_spec(model).replace_attributes(deps=[self.asset_key_for_model(model.name)])
 
 

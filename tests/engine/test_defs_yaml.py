@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ def manifest_of(dagster: DagsterProject, project: Any, **attributes: Any) -> Man
 def component_of(dagster: DagsterProject, attributes: dict[str, Any]) -> SQLMeshProjectComponent:
     """Write a `defs.yaml` and load the component from it."""
     dagster.add_component("shop", attributes)
-    return dg.ComponentTree.for_project(dagster.root).load_component("shop")
+    return dg.ComponentTree.for_project(dagster.root).load_component("shop", SQLMeshProjectComponent)
 
 
 @pytest.fixture
-def dagster(tmp_path: Path):
+def dagster(tmp_path: Path) -> Iterator[DagsterProject]:
     with dagster_project(tmp_path) as project:
         yield project
 
@@ -84,7 +85,7 @@ def test_sqlmesh_variables_set_gateway_and_env_file(
     other = "gateways:\n  other:\n    connection:\n      type: duckdb\n      database: \"{{ env_var('IN_FILE') }}\""
     project = write_project(dagster.root / "shop", ONE_MODEL, CONFIG.replace("gateways:", other))
     (project / "production.env").write_text("IN_FILE=other.duckdb")
-    command = {"SQLMESH_GATEWAY": "other", "SQLMESH_DOTENV_PATH": "production.env"}
+    command: dict[str, Any] = {"SQLMESH_GATEWAY": "other", "SQLMESH_DOTENV_PATH": "production.env"}
     run([BIN / "sqlmesh", "plan", "--auto-apply", "--no-prompts"], cwd=project, **command)
     dagster.add_component("shop", {"project": {"path": str(project), "env": command}})
     dagster.refresh()
@@ -356,7 +357,7 @@ def test_results_are_recorded_while_sqlmesh_still_runs(dagster: DagsterProject) 
     dagster.refresh()
     record = dagster.launch("in_process")
     recorded = {
-        entry.dagster_event.asset_key.to_user_string(): entry.timestamp
+        entry.dagster_event.materialization.asset_key.to_user_string(): entry.timestamp
         for entry in record.entries
         if entry.dagster_event and entry.dagster_event.is_step_materialization
     }
@@ -444,6 +445,8 @@ def test_metadata_limits_cut_queries_schemas_and_lineage(dagster: DagsterProject
     assert metadata["sqlmesh/column_lineage_cut"].startswith("15 pairs of columns left out")
     evaluated = dagster.launch().checks["t/wide:long_one"]
     for query in (metadata["sqlmesh/query"], check.metadata["sqlmesh/query"], evaluated.metadata["sqlmesh/query"]):
+        assert isinstance(query, dg.MarkdownMetadataValue)
+        assert query.value is not None
         assert "-- cut here" in query.value
         assert len(query.value) == 200 + len("```sql\n\n```")
 

@@ -7,8 +7,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -27,9 +28,14 @@ from dg_sqlmesh_component.worker_client.requests import load_manifest
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 
 
-def project_load_error(project: SQLMeshProject, kind: type[SQLMeshComponentError], **selection: list[str]) -> str:
+def project_load_error(
+    project: SQLMeshProject,
+    kind: type[SQLMeshComponentError],
+    select: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> str:
     with pytest.raises(kind) as caught:
-        load_manifest(project, **selection)
+        load_manifest(project, select, exclude)
     return str(caught.value)
 
 
@@ -175,7 +181,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Dagst
         yield project, dagster
 
 
-def failure_of_run(dagster: DagsterProject, **selection: list[str]) -> str:
+def failure_of_run(dagster: DagsterProject, **selection: Any) -> str:
     record = dagster.launch("in_process", **selection)
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert not record.materializations

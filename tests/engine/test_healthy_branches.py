@@ -131,6 +131,7 @@ def test_retry_from_asset_failure_reports_non_blocking_checks_again(tmp_path: Pa
         assert record.checks["t/days:few"].passed
         run = dagster.instance.get_run_by_id(record.run_id)
         assert run is not None
+        assert run.execution_plan_snapshot_id is not None
         plan_of_run = dagster.instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
         repeated, checks = RunDomain(dagster.instance).get_keys_to_reexecute(record.run_id, plan_of_run)
         assert (repeated, checks) == ({dg.AssetKey(["t", "days"])}, set())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,15 @@ def make_project(folder: Path) -> Path:
     return project
 
 
-def numbers(metadata: dict[str, Any]) -> tuple[int, int]:
+def numbers(metadata: Mapping[str, Any]) -> tuple[int, int]:
     return metadata["sqlmesh/gaps"].value, metadata["sqlmesh/missing_intervals"].value
 
 
 def set_slack(dagster: DagsterProject, project: Path, intervals_check: object) -> None:
-    dagster.add_component("shop", {"project": str(project), "intervals_check": intervals_check})
+    dagster.add_component(
+        "shop",
+        {"project": str(project), "intervals_check": intervals_check, "execution": {"allow_restate": True}},
+    )
     dagster.refresh()
 
 
@@ -61,7 +66,7 @@ def test_coverage_and_check_show_what_the_state_lacks_after_each_outcome(tmp_pat
 
         assert record.status_of("t/asks") == "waiting"
         assert numbers(record.observations["t/asks"].metadata) == (1, 5)
-        assert "its signal never_ready" in record.checks[f"t/asks:{CHECK}"].description
+        assert "its signal never_ready" in str(record.checks[f"t/asks:{CHECK}"].description)
         assert record.status_of("t/broken") == "audit_failed"
         failed = record.checks["t/broken:sqlmesh_execution_status"]
         assert numbers(failed.metadata) == (1, 5)
@@ -74,10 +79,10 @@ def test_coverage_and_check_show_what_the_state_lacks_after_each_outcome(tmp_pat
         bounded = dagster.launch(assets=["t/days"], ops={"sqlmesh_shop": {"start": "2 days ago"}})
         assert bounded.status_of("t/days") == "executed"
         assert numbers(bounded.materializations["t/days"].metadata) == (1, 4)
-        [gap] = bounded.materializations["t/days"].metadata["sqlmesh/gap_table"].records
-        assert set(gap.data) == {"from", "to"}
+        table: Any = bounded.materializations["t/days"].metadata["sqlmesh/gap_table"]
+        assert [set(gap.data) for gap in table.records] == [{"from", "to"}]
         assert not bounded.checks[f"t/days:{CHECK}"].passed
-        assert "Launch a run of the model" in bounded.checks[f"t/days:{CHECK}"].description
+        assert "Launch a run of the model" in str(bounded.checks[f"t/days:{CHECK}"].description)
 
         again = dagster.launch(assets=["t/days"], ops={"sqlmesh_shop": {"start": "2 days ago"}})
         assert again.status_of("t/days") == "up_to_date"
@@ -93,8 +98,15 @@ def test_coverage_and_check_show_what_the_state_lacks_after_each_outcome(tmp_pat
             f"t/days:{CHECK}": True,
             f"t/asks:{CHECK}": True,
         }
-        assert "within the slack of 30 days" in patient.checks[f"t/days:{CHECK}"].description
+        assert "within the slack of 30 days." in str(patient.checks[f"t/days:{CHECK}"].description)
 
         repaired = dagster.launch(assets=["t/days"])
         assert numbers(repaired.materializations["t/days"].metadata) == (0, 0)
         assert repaired.checks[f"t/days:{CHECK}"].description == "t.days has no gaps."
+        query(project, "DELETE FROM sqlmesh._intervals WHERE name LIKE '%days%'")
+        dagster.launch(assets=["t/days"], ops={"sqlmesh_shop": {"end": "3 days ago"}})
+        restated_day = str(datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=5))
+        restated_range = {"start": restated_day, "end": restated_day}
+        restated = dagster.launch(assets=["t/days"], ops={"sqlmesh_shop": {"restate": restated_range}})
+        assert restated.status_of("t/days") == "executed"
+        assert numbers(restated.materializations["t/days"].metadata) == (1, 3)

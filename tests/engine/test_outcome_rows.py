@@ -65,7 +65,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def _count_runs(project: Path) -> int:
-    return query(project, "SELECT count(*) FROM ctl.runs")[0][0]
+    return int(query(project, "SELECT count(*) FROM ctl.runs")[0][0])
 
 
 def _asset(fqn: str) -> str:
@@ -129,7 +129,9 @@ def test_materialization_has_intervals_batches_duration_and_version(ledger: Ledg
     assert metadata["sqlmesh/interval_start"].value == computed_before / 1000
     assert metadata["sqlmesh/interval_end"].value == end / 1000
     assert metadata["sqlmesh/batches"].value == 1
-    assert metadata["sqlmesh/duration_ms"].value >= 0
+    duration_ms = metadata["sqlmesh/duration_ms"].value
+    assert isinstance(duration_ms, int)
+    assert duration_ms >= 0
     assert metadata["sqlmesh/snapshot_version"].value == ledger.after["versions"]['"warehouse"."t"."events"']
 
 

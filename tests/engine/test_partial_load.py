@@ -61,7 +61,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load_result(project: Path, **changes: Any) -> msg.ProjectLoaded:
     request = msg.LoadRequest(SQLMeshProject((project,)).open_request, (), (), ("sql", "column_lineage"), **changes)
-    return load_project(request, IgnoredPipe())  # type: ignore[arg-type]
+    pipe: Any = IgnoredPipe()
+    return load_project(request, pipe)
 
 
 def change(project: Path, name: str, old: str, new: str) -> frozenset[str]:

@@ -73,10 +73,10 @@ def test_model_is_computed_up_to_its_upstream_model_and_log_says_so(tmp_path: Pa
         record = dagster.launch(executor, assets=["marts/reader"])
         assert record.status_of("marts/reader") == "executed"
         assert interval_end(record, "marts/reader") == interval_end(first, "raw/landing")
-        status = record.checks["marts/reader:sqlmesh_execution_status"]
-        assert status.passed
-        assert status.description.endswith(f"Its other intervals are waiting: {WAITING_REASON}.")
-        assert "Its other intervals are waiting" not in first.checks["raw/landing:sqlmesh_execution_status"].description
+        status = "marts/reader:sqlmesh_execution_status"
+        assert record.checks[status].passed
+        assert record.description_of(status).endswith(f"Its other intervals are waiting: {WAITING_REASON}.")
+        assert "Its other intervals are waiting" not in first.description_of("raw/landing:sqlmesh_execution_status")
         assert (
             "Not in this run, with pending intervals: warehouse.raw.landing. Models downstream are computed"
             in record.log
@@ -114,7 +114,7 @@ def test_model_that_waits_for_excluded_model_says_so(tmp_path: Path) -> None:
         dagster.refresh()
         record = dagster.launch()
         assert record.status_of("marts/reader") == "waiting"
-        description = record.checks["marts/reader:sqlmesh_execution_status"].description
+        description = record.description_of("marts/reader:sqlmesh_execution_status")
         assert (
             "Not in this component: raw.landing. If the file was deleted, promote the deletion with `sqlmesh plan`."
             in description
@@ -159,7 +159,7 @@ def test_plan_between_failed_run_and_retry_leaves_no_gap(tmp_path: Path) -> None
         retried = dagster.launch(retry_of=first.run_id)
         assert "raw/landing" not in retried.materializations
         assert retried.status_of("marts/reader") == "waiting"
-        assert WAITING_REASON in retried.checks["marts/reader:sqlmesh_execution_status"].description
+        assert WAITING_REASON in retried.description_of("marts/reader:sqlmesh_execution_status")
         assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
     assert stored_days(project, "marts.reader") == stored_days(project, "raw.landing")
     assert len(stored_days(project, "raw.landing")) == 6
@@ -181,7 +181,7 @@ def hourly_model(name: str, source: str, cron: str, kind: str = BY_TIME.format("
     return f"MODEL (name {name}, kind {kind}, cron '{cron}'); SELECT ts, n FROM {source} {TIME_FILTER}"
 
 
-SCENARIOS = {
+SCENARIOS: dict[str, tuple[dict[str, str], list[tuple[list[str], dict[str, str]]]]] = {
     "a gap in an upstream model": (
         {
             "landing": f"MODEL (name raw.landing, kind {BY_TIME.format('')}); {HOURLY_ROWS}",
@@ -330,5 +330,5 @@ def test_waiting_model_names_only_upstream_models_that_lack_its_intervals(tmp_pa
         plan(project)
         dagster.refresh()
         record = dagster.launch(assets=["marts/reader"])
-        description = record.checks["marts/reader:sqlmesh_execution_status"].description
+        description = record.description_of("marts/reader:sqlmesh_execution_status")
         assert description == f"marts.reader is waiting: {WAITING_REASON}."

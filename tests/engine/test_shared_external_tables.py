@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ RAW_ORDERS = dg.AssetKey(["raw", "orders"])
 
 
 @pytest.fixture
-def dagster(tmp_path: Path):
+def dagster(tmp_path: Path) -> Iterator[DagsterProject]:
     """Two projects that read raw.orders, and one that produces it. No table exists, because no test runs a model."""
     for name in ("a", "b"):
         model = f"MODEL (name {name}.orders, kind FULL); SELECT id::INT AS id FROM raw.orders"

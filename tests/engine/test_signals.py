@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import CONFIG, EXECUTORS, dagster_project, plan, query, write_project
+from harness import CONFIG, EXECUTORS, RunRecord, dagster_project, plan, query, write_project
 
 LANDED_SIGNAL = """
 import datetime, pathlib
@@ -72,8 +72,8 @@ def stored_days(project: Path, table: str) -> list[str]:
     return [str(day) for (day,) in query(project, f"SELECT ds FROM {table} ORDER BY ds")]
 
 
-def interval_end(record: object, asset: str) -> object:
-    return record.materializations[asset].metadata["sqlmesh/interval_end"].value  # type: ignore[attr-defined]
+def interval_end(record: RunRecord, asset: str) -> object:
+    return record.materializations[asset].metadata["sqlmesh/interval_end"].value
 
 
 @pytest.mark.parametrize("where", ["in another run", "in a retry", "in another step"])

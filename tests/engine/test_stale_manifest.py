@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.execution.api import execute_run
-from harness import DagsterProject, dagster_project, plan, query, write_project
+from harness import DagsterProject, dagster_project, plan, query, reconstructable_asset_job, write_project
 
 ASSET_BETWEEN = """
 import dagster as dg
@@ -23,8 +23,7 @@ THIRD = "MODEL (name t.third, kind FULL); SELECT {} AS id FROM t.{}"
 
 
 def build_job(dagster: DagsterProject) -> dg.ReconstructableJob:
-    arguments = (str(dagster.root), {"launch": [uuid.uuid4().hex]})
-    return dg.build_reconstructable_job("harness", "asset_job", reconstructable_args=arguments)
+    return reconstructable_asset_job(dagster.root, {"launch": [uuid.uuid4().hex]})
 
 
 def test_step_fails_if_reload_removed_a_requested_model(tmp_path: Path) -> None:
@@ -90,7 +89,7 @@ def daily_model(name: str, upstream: str) -> str:
 
 
 def count_rows(project: Path, model: str) -> int:
-    return query(project, f"SELECT count(*) FROM t.{model}")[0][0]
+    return int(query(project, f"SELECT count(*) FROM t.{model}")[0][0])
 
 
 @pytest.mark.parametrize("through", ["", "an embedded model"])

@@ -204,7 +204,7 @@ def test_refresh_defs_state_always_loads_the_whole_project(tmp_path: Path) -> No
     write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": "../../../../shop"})
-        command = [BIN / "dg", "utils", "refresh-defs-state"]
+        command: list[str | Path] = [BIN / "dg", "utils", "refresh-defs-state"]
         written = []
         for _ in range(2):
             run(command, cwd=dagster.root, PYTHONPATH=str(dagster.root))

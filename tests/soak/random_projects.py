@@ -134,7 +134,7 @@ def try_random_project(rng: random.Random, folder: Path) -> str:
         second_run = dagster.launch()
         assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
         assert not {key.split("/", 1)[1] for key in second_run.materializations} & materialized
-    return f"{len(models)} models, {sorted(set(statuses.values()))}"
+    return f"{len(models)} models, {sorted(map(str, set(statuses.values())))}"
 
 
 if __name__ == "__main__":

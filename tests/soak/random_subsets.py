@@ -56,7 +56,7 @@ class RandomModel:
     @property
     def weight(self) -> int:
         """A factor that identifies the rows of this model in a sum."""
-        return 100 ** int(self.name.removeprefix("m"))
+        return int(100 ** int(self.name.removeprefix("m")))
 
     @property
     def expected(self) -> int:

@@ -124,14 +124,16 @@ def manifest(
 
 def external_models(**attributes: Any) -> ExternalModels:
     """Resolve these attributes of `external_models` in defs.yaml."""
-    return ExternalModels.resolve_from_model(dg.ResolutionContext.default(), ExternalModels.model()(**attributes))
+    context = dg.ResolutionContext.default()
+    resolved: ExternalModels = ExternalModels.resolve_from_model(context, ExternalModels.model()(**attributes))
+    return resolved
 
 
 def retries(**attributes: Any) -> Retries:
     """Resolve these attributes of `execution.retries` in defs.yaml."""
-    return Retries.resolve_from_model(
-        dg.ResolutionContext.default(), Retries.model()(**{"max_retries": 3, **attributes})
-    )
+    context = dg.ResolutionContext.default()
+    resolved: Retries = Retries.resolve_from_model(context, Retries.model()(**{"max_retries": 3, **attributes}))
+    return resolved
 
 
 def attributes(**options: Any) -> ComponentAttributes:

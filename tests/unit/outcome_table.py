@@ -28,6 +28,9 @@ SHOP = manifest(
 )
 """The project of the table. `core.orders` reads `staging.orders` and has a blocking and a non-blocking audit."""
 
+Events = list[msg.Event]
+"""The type of a list of different events, which mypy cannot infer."""
+
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 

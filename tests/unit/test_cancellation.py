@@ -59,7 +59,8 @@ class Run:
                 "STEP_SUCCESS",
                 "STEP_START",
             ):
-                self.handlers_between_ops.append(signal.getsignal(signal.SIGINT).__qualname__)  # type: ignore[union-attr]
+                handler: Any = signal.getsignal(signal.SIGINT)
+                self.handlers_between_ops.append(handler.__qualname__)
             store(instance, event, **options)
 
         self._monkeypatch.setattr(instance, "handle_new_event", handle_new_event)

@@ -18,6 +18,7 @@ from unit.builders import audit, manifest, model
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits
+from dg_sqlmesh_component.definitions.automation import cron_tick_condition
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
 
 REFERENCE = Path(__file__).parents[2] / "component.yaml"
@@ -34,6 +35,8 @@ EVERYTHING: dict[str, Any] = {
     },
     "external_models": {"key": "landing/{{ external.name }}", "keys": {"raw.events": "dlt/events"}},
     "intervals_check": {"slack": "6h"},
+    "automation": "cron",
+    "freshness": {"slack": "2h", "warn_slack": "1h"},
     "op": {"name": "shop", "tags": {"team": "data"}, "pool": "warehouse", "description": "Runs it."},
     "execution": {
         "concurrent_tasks": 2,
@@ -91,6 +94,16 @@ def loaded(attributes: dict[str, Any]) -> SQLMeshProjectComponent:
 
 def test_base_attributes_load() -> None:
     assert loaded(EVERYTHING).asset_key_for_model("marts.revenue")
+
+
+def test_template_of_translation_can_keep_the_condition_that_automation_gives() -> None:
+    condition = "{{ dg.AutomationCondition.eager() if model.schema == 'marts' else spec.automation_condition }}"
+    component = loaded({**EVERYTHING, "automation": "cron", "translation": {"automation_condition": condition}})
+    conditions = {spec.key.path[0]: spec.automation_condition for spec in component._project_assets.specs.values()}
+    assert conditions == {
+        "core": cron_tick_condition("@daily", "UTC"),
+        "marts": dg.AutomationCondition.eager(),
+    }
 
 
 # Dagster checks types before it renders templates, so a template may give any of these values.
@@ -162,9 +175,9 @@ def _context() -> dg.ComponentLoadContext:
         ("environment_timeout", -1, 0),
     ],
 )
-def test_execution_number_below_its_minimum_is_refused(name: str, value: float, least: int) -> None:
+def test_execution_number_below_its_minimum_is_refused(name: str, value: Any, least: int) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        Execution(**{name: value})  # type: ignore[arg-type]
+        Execution(**{name: value})
     assert str(refusal.value) == f"`execution.{name}` in defs.yaml is {value}; it must be at least {least}."
 
 

@@ -40,7 +40,7 @@ def check(
 ) -> list[tuple[bool, dg.AssetCheckSeverity, str | None]]:
     """Return the results of the intervals check in a run at this instant."""
     project_assets = assets(SHOP, slack)
-    results = Reporter(project_assets, {KEY}, "prod", now, slack).intervals_check(outcome)
+    results = Reporter(project_assets, {KEY}, "prod", now).intervals_check(outcome)
     assert {(result.asset_key, result.check_name) for result in results} <= {(KEY.asset_key, KEY.name)}
     return [(result.passed, result.severity, result.description) for result in results]
 

@@ -40,9 +40,9 @@ def test_external_table_has_up_to_three_parts_and_a_full_name(fqn: str, table: E
 
 def rendered_key(template: str, fqn: str, **scope: Any) -> dg.AssetKey:
     context = dg.ResolutionContext.default().with_scope(**scope)
-    key = ExternalModels.resolve_from_model(context, ExternalModels.model()(key=template)).key
-    assert key is not None
-    return key(ExternalTable.of(fqn))
+    resolved: ExternalModels = ExternalModels.resolve_from_model(context, ExternalModels.model()(key=template))
+    assert resolved.key is not None
+    return resolved.key(ExternalTable.of(fqn))
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_output_names_are_unique_ignoring_case(names: list[str]) -> None:
 def test_awkward_model_names_can_be_materialized(names: list[str]) -> None:
     definition = built(manifest(*(model(name, audits=(audit("not_null"),)) for name in names)))
     result = dg.materialize([definition])
-    assert {tuple(event.asset_key.path) for event in result.get_asset_materialization_events()} == {
+    assert {tuple(event.materialization.asset_key.path) for event in result.get_asset_materialization_events()} == {
         tuple(name.split(".")) for name in names
     }
     assert len(result.get_asset_check_evaluations()) == 2 * len(names)
@@ -161,6 +161,12 @@ class OurConfig(SQLMeshRunConfig):
     ticket: str | None = None
 
 
+def config_fields(definition: dg.AssetsDefinition) -> set[str]:
+    config_type = definition.op.config_schema.config_type
+    assert isinstance(config_type, dg.Shape)
+    return set(config_type.fields)
+
+
 @pytest.mark.parametrize(
     ("schema", "names"),
     [(SQLMeshRunConfig, {*SQLMeshRunConfig.model_fields}), (OurConfig, {*SQLMeshRunConfig.model_fields, "ticket"})],
@@ -168,7 +174,7 @@ class OurConfig(SQLMeshRunConfig):
 )
 def test_config_schema_of_the_op_is_the_run_config_class(schema: type[dg.Config], names: set[str]) -> None:
     definition = built(SHOP, config_schema=schema)
-    assert {*definition.op.config_schema.config_type.fields} == names
+    assert config_fields(definition) == names
 
 
 def test_run_config_reaches_the_op_and_unknown_fields_are_refused() -> None:
@@ -187,7 +193,7 @@ def test_run_config_reaches_the_op_and_unknown_fields_are_refused() -> None:
 
 def test_op_without_config_schema_refuses_run_config() -> None:
     definition = built(manifest(model("core.orders")), config_schema=None)
-    assert {*definition.op.config_schema.config_type.fields} == set()
+    assert config_fields(definition) == set()
     assert dg.materialize([definition], run_config={}).success
     for config in ({"ignore_cron": True}, {"startt": "yesterday"}):
         with pytest.raises(dg.DagsterInvalidConfigError):

@@ -1,9 +1,9 @@
 """The ledger: it takes events and returns one outcome for each requested node."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import get_args
+from typing import Any, get_args, overload
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +25,7 @@ from unit.outcome_table import (
     STAGING,
     SUCCEEDED,
     TWO_BATCHES,
+    Events,
     Row,
     audit_result,
     audited,
@@ -41,13 +42,35 @@ REVENUE = fqn("marts.revenue")
 EMPTY_PLAN = msg.EvaluationPlanned({})
 
 
+@overload
 def outcomes_of(
     events: Iterable[msg.Event],
     requested: Iterable[str] = (ORDERS,),
+    *,
+    worker_death: str | None = None,
+    earlier: Iterable[msg.Event] = (),
+) -> Sequence[NodeOutcome]: ...
+
+
+@overload
+def outcomes_of(
+    events: Iterable[msg.Event],
+    requested: Iterable[str] = (ORDERS,),
+    *,
+    audit_only: Iterable[str],
+    worker_death: str | None = None,
+    earlier: Iterable[msg.Event] = (),
+) -> Sequence[NodeOutcome | AuditOnlyOutcome]: ...
+
+
+def outcomes_of(
+    events: Iterable[msg.Event],
+    requested: Iterable[str] = (ORDERS,),
+    *,
     audit_only: Iterable[str] = (),
     worker_death: str | None = None,
     earlier: Iterable[msg.Event] = (),
-) -> list[NodeOutcome | AuditOnlyOutcome]:
+) -> Sequence[NodeOutcome | AuditOnlyOutcome]:
     """Return all outcomes in the order in which the ledger returns them.
 
     Args:
@@ -82,7 +105,8 @@ def test_outcome_table_covers_every_outcome() -> None:
 
 
 def test_outcome_table_covers_every_event_about_a_node() -> None:
-    not_about_nodes = {msg.ProjectLoaded, msg.NodeAudited, msg.SecretsKnown, msg.LogLine}
+    of_other_requests = {msg.ProjectLoaded, msg.PendingFound, msg.ObjectDropped, msg.JanitorFinished}
+    not_about_nodes = {*of_other_requests, msg.RestatementPlanned, msg.NodeAudited, msg.SecretsKnown, msg.LogLine}
     assert {type(event) for row in OUTCOME_TABLE for event in row.events} == {*get_args(msg.Event)} - not_about_nodes
 
 
@@ -108,7 +132,12 @@ def test_only_failed_non_blocking_audits_are_warnings() -> None:
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 def test_batches_may_finish_in_any_order(order: tuple[int, ...]) -> None:
     intervals = (D1, D2, D3)
-    events = [OPENED, msg.EvaluationPlanned({ORDERS: intervals}), *(batch(n, intervals[n]) for n in order), SUCCEEDED]
+    events: Events = [
+        OPENED,
+        msg.EvaluationPlanned({ORDERS: intervals}),
+        *(batch(n, intervals[n]) for n in order),
+        SUCCEEDED,
+    ]
     (outcome,) = outcomes_of(events)
     assert (outcome.outcome, outcome.intervals, outcome.rows) == (Outcome.EXECUTED, (days(1, 3),), 30)
 
@@ -266,12 +295,12 @@ def test_audits_selected_alone_are_returned_when_their_node_is_audited() -> None
 
 
 def test_adjacent_pending_intervals_are_merged() -> None:
-    (audited_only,) = outcomes_of([msg.NodeAudited(ORDERS, (D1, D2, days(4, 4)), None)], requested=[])
+    (audited_only,) = Ledger([]).feed(msg.NodeAudited(ORDERS, (D1, D2, days(4, 4)), None))
     assert audited_only == AuditOnlyOutcome(ORDERS, (), (days(1, 2), days(4, 4)), None)
 
 
 def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
-    assert outcomes_of([msg.NodeAudited(ORDERS, (), "no such table")], requested=[]) == [
+    assert Ledger([]).feed(msg.NodeAudited(ORDERS, (), "no such table")) == [
         AuditOnlyOutcome(ORDERS, (), (), "no such table")
     ]
 
@@ -331,7 +360,7 @@ def test_model_needs_correction_only_after_an_error_of_its_own(failure: msg.Node
 
 
 def test_failing_signal_interrupts_the_other_models() -> None:
-    failed = [OPENED, DIVISION, msg.RequestFailed("EvaluationError", "A signal raised an error.")]
+    failed: Events = [OPENED, DIVISION, msg.RequestFailed("EvaluationError", "A signal raised an error.")]
     outcomes = outcomes_of(failed, requested=[ORDERS, STAGING])
     assert sorted(node_outcomes(outcomes)) == sorted([(ORDERS, Outcome.FAILED), (STAGING, Outcome.INTERRUPTED)])
 
@@ -377,7 +406,7 @@ def test_reason_of_the_first_pass_is_dropped_in_the_second(idle: msg.Event, agai
 
 
 def test_model_that_waited_in_the_first_pass_and_ran_in_the_second_is_executed() -> None:
-    first = [msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
+    first: Events = [msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
     (outcome,) = outcomes_of([OPENED, *first, EMPTY_PLAN, ONE_BATCH, batch(0, D1), SUCCEEDED])
     assert isinstance(outcome, NodeOutcome)
     assert (outcome.outcome, outcome.signals) == (Outcome.EXECUTED, ())
@@ -393,14 +422,14 @@ def test_batches_of_both_passes_are_added_up() -> None:
 
 def test_intervals_of_the_first_pass_are_reported_if_the_second_fails() -> None:
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
-    events = [OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, failing_batch(0, D2), DIVISION, FAILED]
+    events: Events = [OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, failing_batch(0, D2), DIVISION, FAILED]
     (outcome,) = outcomes_of(events)
     assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
 
 
 def test_failures_of_the_first_pass_are_dropped() -> None:
     plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
-    first = [failing_batch(0, D1), DIVISION, msg.NodesBlocked({STAGING: (ORDERS,)})]
+    first: Events = [failing_batch(0, D1), DIVISION, msg.NodesBlocked({STAGING: (ORDERS,)})]
     second = [batch(0, D1, node=STAGING), batch(0, D1)]
     outcomes = outcomes_of([plan, *first, EMPTY_PLAN, plan, *second, SUCCEEDED], requested=[STAGING, ORDERS])
     assert node_outcomes(outcomes) == [(STAGING, Outcome.EXECUTED), (ORDERS, Outcome.EXECUTED)]
@@ -408,28 +437,35 @@ def test_failures_of_the_first_pass_are_dropped() -> None:
 
 
 def test_errors_of_the_first_pass_are_dropped_if_the_second_is_interrupted() -> None:
-    events = [ONE_BATCH, failing_batch(0, D1), DIVISION, EMPTY_PLAN, ONE_BATCH]
+    events: Events = [ONE_BATCH, failing_batch(0, D1), DIVISION, EMPTY_PLAN, ONE_BATCH]
     (outcome,) = outcomes_of(events, worker_death="killed")
     assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
 
 
 def test_audits_of_batches_that_failed_in_the_first_pass_are_dropped() -> None:
-    first = [audited("not_null", D1, 3), failing_batch(0, D1), AUDITS]
-    second = [audited("not_null", D1, 0), batch(0, D1)]
+    first: Events = [audited("not_null", D1, 3), failing_batch(0, D1), AUDITS]
+    second: Events = [audited("not_null", D1, 0), batch(0, D1)]
     (outcome,) = outcomes_of([OPENED, ONE_BATCH, *first, EMPTY_PLAN, ONE_BATCH, *second, SUCCEEDED])
     assert outcome.outcome is Outcome.EXECUTED
     assert outcome.audits == (audit_result("not_null", D1),)
 
 
 def test_audits_of_batches_that_finished_in_the_first_pass_count() -> None:
-    first = [audited("recent", D1, 1), batch(0, D1)]
-    second = [msg.EvaluationPlanned({ORDERS: (D2,)}), audited("recent", D2, 2), batch(0, D2)]
+    first: Events = [audited("recent", D1, 1), batch(0, D1)]
+    second: Events = [msg.EvaluationPlanned({ORDERS: (D2,)}), audited("recent", D2, 2), batch(0, D2)]
     (outcome,) = outcomes_of([OPENED, TWO_BATCHES, *first, EMPTY_PLAN, *second, SUCCEEDED])
     assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=3),)
 
 
 def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
-    events = [OPENED, ONE_BATCH, batch(0, D1), EMPTY_PLAN, msg.NodeUpToDate(ORDERS, "done", None, None), SUCCEEDED]
+    events: Events = [
+        OPENED,
+        ONE_BATCH,
+        batch(0, D1),
+        EMPTY_PLAN,
+        msg.NodeUpToDate(ORDERS, "done", None, None),
+        SUCCEEDED,
+    ]
     assert node_outcomes(outcomes_of(events)) == [(ORDERS, Outcome.EXECUTED)]
 
 
@@ -444,8 +480,13 @@ def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
     ids=["as it was", "another description", "another version", "other code in the same table"],
 )
 def test_batches_of_a_replaced_version_do_not_count(promoted_now: msg.PromotedVersion, outcome: Outcome) -> None:
-    first = [OPENED, TWO_BATCHES, audited("recent", D1, 1), batch(0, D1)]
-    second = [EMPTY_PLAN, replace(opened(ORDERS), promoted={ORDERS: promoted_now}), up_to_date_again(), SUCCEEDED]
+    first: Events = [OPENED, TWO_BATCHES, audited("recent", D1, 1), batch(0, D1)]
+    second: Events = [
+        EMPTY_PLAN,
+        replace(opened(ORDERS), promoted={ORDERS: promoted_now}),
+        up_to_date_again(),
+        SUCCEEDED,
+    ]
     (node_outcome,) = outcomes_of([*first, *second])
     assert isinstance(node_outcome, NodeOutcome)
     assert (node_outcome.outcome, node_outcome.promoted) == (outcome, promoted_now)
@@ -457,8 +498,8 @@ def up_to_date_again() -> msg.NodeUpToDate:
 
 
 def test_executed_model_that_is_planned_again_is_returned_again() -> None:
-    work = [audited("recent", D1), msg.RowsCounted(ORDERS, 7), batch(0, D1)]
-    more = [audited("recent", D2), msg.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]
+    work: Events = [audited("recent", D1), msg.RowsCounted(ORDERS, 7), batch(0, D1)]
+    more: Events = [audited("recent", D2), msg.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]
     second = msg.EvaluationPlanned({ORDERS: (D2,)})
     first, again = outcomes_of([OPENED, ONE_BATCH, *work, EMPTY_PLAN, second, *more, SUCCEEDED])
     assert (first.is_second_outcome, first.intervals, first.rows, first.row_count) == (False, (D1,), 10, 7)
@@ -467,8 +508,8 @@ def test_executed_model_that_is_planned_again_is_returned_again() -> None:
 
 
 def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
-    first = [ONE_BATCH, msg.RowsCounted(ORDERS, 7), batch(0, D1)]
-    second = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
+    first: Events = [ONE_BATCH, msg.RowsCounted(ORDERS, 7), batch(0, D1)]
+    second: Events = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
     once, again = outcomes_of([OPENED, *first, *second, SUCCEEDED])
     assert isinstance(once, NodeOutcome)
     assert isinstance(again, NodeOutcome)
@@ -476,7 +517,7 @@ def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
 
 
 def test_executed_model_that_fails_in_the_second_pass_is_returned_as_failed() -> None:
-    events = [ONE_BATCH, batch(0, D1), EMPTY_PLAN, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED]
+    events: Events = [ONE_BATCH, batch(0, D1), EMPTY_PLAN, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED]
     assert [(outcome.outcome, outcome.is_second_outcome) for outcome in outcomes_of(events)] == [
         (Outcome.EXECUTED, False),
         (Outcome.FAILED, True),
@@ -743,7 +784,8 @@ def test_intervals_are_sorted_and_disjoint(run: Run) -> None:
 @pytest.mark.parametrize("parameter", ["requested", "audit_only"])
 def test_repeated_first_event_changes_nothing(parameter: str) -> None:
     first = opened(missing=(ORDERS,))
-    assert len(outcomes_of([first, first, SUCCEEDED], **{"requested": (), parameter: (ORDERS,)})) == 1
+    nodes_by_parameter: dict[str, Any] = {"requested": (), parameter: (ORDERS,)}
+    assert len(outcomes_of([first, first, SUCCEEDED], **nodes_by_parameter)) == 1
 
 
 # -- events that SQLMesh should never send, and events before an early end ------------------------
@@ -757,7 +799,7 @@ def test_unplanned_batch_is_ignored_and_is_a_contradiction() -> None:
 
 
 def test_batches_of_the_first_pass_count_if_the_second_waits_for_a_signal() -> None:
-    second = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
+    second: Events = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
     (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), *second, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
 
@@ -766,4 +808,6 @@ def test_up_to_date_model_stays_up_to_date_if_the_worker_dies() -> None:
     ledger = Ledger([ORDERS])
     for event in (opened(ORDERS), msg.NodeUpToDate(ORDERS, "done", None, None)):
         ledger.feed(event)
-    assert [outcome.outcome for outcome in ledger.close("killed while auditing")] == [Outcome.UP_TO_DATE]
+    (outcome,) = ledger.close("killed while auditing")
+    assert isinstance(outcome, NodeOutcome)
+    assert outcome.outcome is Outcome.UP_TO_DATE

@@ -22,6 +22,7 @@ from unit.outcome_table import (
     STAGING,
     SUCCEEDED,
     TWO_BATCHES,
+    Events,
     audit_result,
     audited,
     batch,
@@ -387,7 +388,7 @@ def test_successful_retry_executes_only_the_open_nodes(ended_attempt: EndedAttem
 @every_ended_attempt
 def test_retry_with_persistent_failures_reports_only_its_own_errors(ended_attempt: EndedAttempt) -> None:
     ledger, retried = ended_attempt.paused(), sorted(ended_attempt.open_after)
-    events = [
+    events: Events = [
         planned(*retried),
         *(failing_batch(0, D1, node=node) for node in retried),
         *map(persistent_failure, retried),
@@ -464,7 +465,7 @@ PARTLY_FAILED = (TWO_BATCHES, batch(0, D1, duration_ms=5, rows=10, bytes=100), f
 
 
 def test_batches_finished_in_the_first_attempt_count() -> None:
-    second = [planned(ORDERS, interval=D2), batch(0, D2, duration_ms=7, rows=20, bytes=200)]
+    second: Events = [planned(ORDERS, interval=D2), batch(0, D2, duration_ms=7, rows=20, bytes=200)]
     (outcome,) = outcomes_of_last(PARTLY_FAILED, second)
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (days(1, 2),))
     assert (outcome.planned_batches, outcome.finished_batches) == (2, 2)
@@ -473,7 +474,7 @@ def test_batches_finished_in_the_first_attempt_count() -> None:
 
 def test_batches_of_all_attempts_are_added_up() -> None:
     plan = msg.EvaluationPlanned({ORDERS: (D2, D3)})
-    second = [plan, batch(1, D3), failing_batch(0, D2), LOST]
+    second: Events = [plan, batch(1, D3), failing_batch(0, D2), LOST]
     (outcome,) = outcomes_of_last(PARTLY_FAILED, second, [planned(ORDERS, interval=D2), batch(0, D2)])
     assert (outcome.outcome, outcome.intervals, outcome.attempts) == (Outcome.EXECUTED, (days(1, 3),), 3)
     assert (outcome.planned_batches, outcome.finished_batches) == (3, 3)
@@ -488,7 +489,7 @@ def test_model_is_executed_only_after_the_last_batch_of_the_second_attempt() -> 
 
 
 def test_intervals_of_the_first_attempt_are_reported_if_the_second_fails_persistently() -> None:
-    second = [planned(ORDERS, interval=D2), failing_batch(0, D2), DIVISION, FAILED]
+    second: Events = [planned(ORDERS, interval=D2), failing_batch(0, D2), DIVISION, FAILED]
     (outcome,) = outcomes_of_last(PARTLY_FAILED, second)
     assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
     assert (outcome.planned_batches, outcome.finished_batches) == (2, 1)
@@ -504,14 +505,20 @@ def test_intervals_of_the_first_attempt_are_reported_if_the_second_is_interrupte
 
 
 def test_audits_of_batches_that_failed_in_the_first_attempt_are_dropped() -> None:
-    first = [TWO_BATCHES, audited("not_null", D1, 1), batch(0, D1), audited("not_null", D2, 3), failing_batch(1, D2)]
-    second = [planned(ORDERS, interval=D2), audited("not_null", D2, 0, query="again"), batch(0, D2)]
+    first: Events = [
+        TWO_BATCHES,
+        audited("not_null", D1, 1),
+        batch(0, D1),
+        audited("not_null", D2, 3),
+        failing_batch(1, D2),
+    ]
+    second: Events = [planned(ORDERS, interval=D2), audited("not_null", D2, 0, query="again"), batch(0, D2)]
     (outcome,) = outcomes_of_last([*first, LOST], second)
     assert outcome.audits == (audit_result("not_null", days(1, 2), failing_rows=1),)
 
 
 def test_audit_failure_in_the_second_attempt_is_the_outcome() -> None:
-    second = [ONE_BATCH, audited("not_null", D1, 3), failing_batch(0, D1), audit_failure(ORDERS), FAILED]
+    second: Events = [ONE_BATCH, audited("not_null", D1, 3), failing_batch(0, D1), audit_failure(ORDERS), FAILED]
     (outcome,) = outcomes_of_last([ONE_BATCH, audited("not_null", D1), failing_batch(0, D1), LOST], second)
     assert (outcome.outcome, outcome.attempts, outcome.failed_audits) == (Outcome.AUDIT_FAILED, 2, ("not_null",))
     assert outcome.audits == (audit_result("not_null", D1, failing_rows=3),)
@@ -519,22 +526,22 @@ def test_audit_failure_in_the_second_attempt_is_the_outcome() -> None:
 
 @pytest.mark.parametrize(("counts", "row_count"), [((), None), ((9,), 9)], ids=["not counted again", "counted again"])
 def test_row_count_is_that_of_the_last_attempt(counts: tuple[int, ...], row_count: int | None) -> None:
-    first = [TWO_BATCHES, msg.RowsCounted(ORDERS, 7), batch(0, D1), LOST]
-    second = [planned(ORDERS, interval=D2), *(msg.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D2)]
+    first: Events = [TWO_BATCHES, msg.RowsCounted(ORDERS, 7), batch(0, D1), LOST]
+    second: Events = [planned(ORDERS, interval=D2), *(msg.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D2)]
     (outcome,) = outcomes_of_last(first, second)
     assert outcome.row_count == row_count
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3, 4])
 def test_outcome_has_the_number_of_attempts(attempts: int) -> None:
-    earlier = [[ONE_BATCH, LOST]] * (attempts - 1)
+    earlier: list[Events] = [[ONE_BATCH, LOST]] * (attempts - 1)
     (outcome,) = outcomes_of_last(*earlier, [ONE_BATCH, batch(0, D1)])
     assert outcome.attempts == attempts
 
 
 def test_only_open_nodes_count_another_attempt() -> None:
     ledger = Ledger(PARENTS_FIRST)
-    first = [
+    first: Events = [
         planned(*PARENTS_FIRST),
         batch(0, D1, node=STAGING),
         transient_failure(REFUNDS),
@@ -556,7 +563,7 @@ def test_only_open_nodes_count_another_attempt() -> None:
 
 @pytest.mark.parametrize("last", [SUCCEEDED, msg.EvaluationFinished("nothing_to_do")], ids=lambda event: event.status)
 def test_model_computed_by_another_process_between_attempts_is_up_to_date(last: msg.EvaluationFinished) -> None:
-    second = [planned(STAGING), batch(0, D1, node=STAGING), up_to_date(ORDERS), last]
+    second: Events = [planned(STAGING), batch(0, D1, node=STAGING), up_to_date(ORDERS), last]
     outcomes = outcomes_of_last(
         [planned(STAGING, ORDERS), transient_failure(STAGING), transient_failure(ORDERS)],
         second,
@@ -567,7 +574,7 @@ def test_model_computed_by_another_process_between_attempts_is_up_to_date(last: 
 
 
 def test_model_partly_computed_in_the_first_attempt_is_executed_if_the_second_finds_it_up_to_date() -> None:
-    second = [planned(STAGING), batch(0, D1, node=STAGING), up_to_date(ORDERS), SUCCEEDED]
+    second: Events = [planned(STAGING), batch(0, D1, node=STAGING), up_to_date(ORDERS), SUCCEEDED]
     outcomes = outcomes_of_last([*PARTLY_FAILED, transient_failure(STAGING)], second, requested=[STAGING, ORDERS])
     assert node_outcomes(outcomes)[ORDERS] is Outcome.EXECUTED
     (outcome,) = (candidate for candidate in outcomes if candidate.fqn == ORDERS)
@@ -581,8 +588,8 @@ def test_model_that_failed_and_then_waits_for_a_signal_is_failed() -> None:
 
 
 def test_model_blocked_in_both_attempts_names_the_culprit_of_the_second() -> None:
-    first = [planned(STAGING, REFUNDS, ORDERS), transient_failure(STAGING), transient_failure(REFUNDS)]
-    second = [planned(STAGING, REFUNDS, ORDERS), batch(0, D1, node=STAGING), persistent_failure(REFUNDS)]
+    first: Events = [planned(STAGING, REFUNDS, ORDERS), transient_failure(STAGING), transient_failure(REFUNDS)]
+    second: Events = [planned(STAGING, REFUNDS, ORDERS), batch(0, D1, node=STAGING), persistent_failure(REFUNDS)]
     outcomes = outcomes_of_last(
         [*first, msg.NodesBlocked({ORDERS: (REFUNDS, STAGING)})],
         [*second, msg.NodesBlocked({ORDERS: (REFUNDS,)}), FAILED],
@@ -593,7 +600,7 @@ def test_model_blocked_in_both_attempts_names_the_culprit_of_the_second() -> Non
 
 
 def test_plan_during_the_second_attempt_keeps_batches_of_the_first() -> None:
-    second = [msg.EvaluationPlanned({ORDERS: (D2, D3)}), batch(0, D2), EMPTY_PLAN]
+    second: Events = [msg.EvaluationPlanned({ORDERS: (D2, D3)}), batch(0, D2), EMPTY_PLAN]
     (outcome,) = outcomes_of_last(PARTLY_FAILED, [*second, planned(ORDERS, interval=D3), batch(0, D3)])
     assert (outcome.outcome, outcome.intervals, outcome.is_second_outcome) == (Outcome.EXECUTED, (days(1, 3),), False)
 
@@ -766,13 +773,13 @@ def test_batch_planned_only_in_the_first_attempt_is_a_contradiction_in_the_secon
 
 def test_audits_selected_alone_stay_open_until_they_are_reported() -> None:
     ledger = Ledger([], [STAGING, REFUNDS, ORDERS])
-    assert ledger.open_audit_only == (STAGING, REFUNDS, ORDERS)
+    assert [*ledger.open_audit_only] == [STAGING, REFUNDS, ORDERS]
     feed(ledger, [opened(ORDERS, STAGING, missing=(REFUNDS,))])
-    assert ledger.open_audit_only == (STAGING, ORDERS)
+    assert [*ledger.open_audit_only] == [STAGING, ORDERS]
     assert ledger.pause(frozenset()) == []
     [outcome] = feed(ledger, [msg.NodeAudited(ORDERS, (), None)])
     assert outcome == AuditOnlyOutcome(ORDERS, (), (), None)
-    assert ledger.open_audit_only == (STAGING,)
+    assert [*ledger.open_audit_only] == [STAGING]
     assert ledger.feed(SUCCEEDED) == [
         AuditOnlyOutcome(STAGING, (), (), "SQLMesh ended the run without evaluating them.")
     ]

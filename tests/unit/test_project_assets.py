@@ -263,7 +263,7 @@ def test_parents_with_one_key_are_one_dependency() -> None:
 
 def test_removed_dependency_stays_removed() -> None:
     def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
-        return by_catalog(spec.replace_attributes(deps=spec.deps[:1]), model_)
+        return by_catalog(spec.replace_attributes(deps=[*spec.deps][:1]), model_)
 
     project = manifest(
         *CATALOGS, model("staging.orders"), model("marts.revenue", reads=["core.orders", "staging.orders"])
@@ -356,10 +356,11 @@ def column_lineage(assets: ProjectAssets, name: str) -> dict[str, list[str]] | N
     metadata = stored(dict(assets.specs[fqn(name)].metadata))
     if "dagster/column_lineage" not in metadata:
         return None
-    lineage = metadata["dagster/column_lineage"].value.deps_by_column
+    lineage = metadata["dagster/column_lineage"].value
+    assert isinstance(lineage, dg.TableColumnLineage)
     return {
         column: [f"{column_dep.asset_key.to_user_string()}:{column_dep.column_name}" for column_dep in column_deps]
-        for column, column_deps in lineage.items()
+        for column, column_deps in lineage.deps_by_column.items()
     }
 
 

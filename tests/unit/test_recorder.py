@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -12,7 +12,7 @@ from dagster._core.execution.context.system import StepExecutionContext
 
 from dg_sqlmesh_component.run.recorder import recorded
 
-Results = Callable[[dg.AssetExecutionContext], Iterator[Any]]
+Results = Callable[[dg.AssetExecutionContext], Iterable[Any]]
 
 SPECS = [
     dg.AssetSpec("a", code_version="7"),
@@ -81,7 +81,8 @@ def events_of(
     """
 
     @dg.multi_asset(specs=SPECS, check_specs=CHECKS, can_subset=True)
-    def project(context):  # Dagster looks at the annotation itself, which is postponed here
+    # Dagster looks at the annotation of `context`, and annotations are postponed here.
+    def project(context):  # type: ignore[no-untyped-def]
         if context.run.tags.get("is_first"):
             yield dg.MaterializeResult(asset_key="c")
         else:
@@ -132,7 +133,7 @@ def test_recorded_events_equal_dagsters_own_without_outputs_of_checks(
 
 def test_output_of_a_blocking_check_with_a_downstream_step_is_recorded() -> None:
     @dg.asset(deps=["a"])
-    def page(): ...
+    def page() -> None: ...
 
     events = events_of(lambda context: recorded(context, results(context)), EVERYTHING, [page])
     outputs = [message.split('"')[1] for kind, message, _ in events if kind == "STEP_OUTPUT"]

@@ -137,6 +137,7 @@ def test_partial_secret_at_the_end_of_a_cut_query_is_redacted(characters: int) -
     redactor = Redactor({"DB_PASS": "hunter2-correct-horse"})
     query = f"SELECT '{'x' * 8}hunter2-correct-horse' AS {'y' * 100}"
     shown = redactor.sql(cut(query, characters))
+    assert shown is not None
     assert shown.startswith(f"SELECT '{'x' * 8}***")
     assert shown.endswith("-- cut here: 142 characters in all")
 

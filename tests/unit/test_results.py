@@ -135,7 +135,9 @@ def test_status_check_has_the_outcome_as_a_sentence_and_the_error_as_metadata(ro
 def test_model_that_was_not_executed_gets_an_observation_with_the_reason(row: Row) -> None:
     observation = reporter().observation(row.outcome)
     assert isinstance(observation, dg.AssetObservation)
-    assert (observation.asset_key, observation.description) == (KEY, row.reported.sentence)
+    is_up_to_date = row.outcome.outcome is Outcome.UP_TO_DATE
+    advice = " To compute a range again, set `restate` in the run config." if is_up_to_date else ""
+    assert (observation.asset_key, observation.description) == (KEY, row.reported.sentence + advice)
     assert plain(dict(observation.metadata)) == {**common_metadata(row.outcome), **row.reported.metadata}
 
 

@@ -78,7 +78,7 @@ def test_error_class_is_not_prepended_twice() -> None:
 @pytest.mark.parametrize("name", ["transient_errors", "persistent_errors"])
 def test_pattern_without_a_list_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        Retries(max_retries=1, **{name: "suspended"})  # type: ignore[arg-type]
+        Retries(max_retries=1, **{name: "suspended"})  # type: ignore[arg-type]  # it must refuse a wrong type
     assert (
         str(refusal.value) == f"`execution.retries.{name}` in defs.yaml is 'suspended'. Input should be a valid list."
     )
@@ -177,7 +177,8 @@ def test_delay_does_not_depend_on_max_retries(max_retries: int) -> None:
 def retries_from(value: Any) -> Retries | None:
     """Resolve `execution: {retries: ...}` in defs.yaml."""
     attributes = Execution.model().model_validate({"retries": value})
-    return Execution.resolve_from_model(dg.ResolutionContext.default(), attributes).retries
+    resolved: Execution = Execution.resolve_from_model(dg.ResolutionContext.default(), attributes)
+    return resolved.retries
 
 
 @pytest.mark.attribute("execution.retries.max_retries")

@@ -14,7 +14,7 @@ from dg_sqlmesh_component.config.run_config import (
 )
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.run.step import run_tags
+from dg_sqlmesh_component.run.request import run_tags
 
 EVERYTHING: dict[str, Any] = {
     "ignore_cron": True,
@@ -33,6 +33,7 @@ def test_default_run_config() -> None:
         "end": None,
         "environment": None,
         "skip_janitor": True,
+        "restate": None,
     }
 
 

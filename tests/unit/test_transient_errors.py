@@ -38,18 +38,20 @@ def error_raised_by(action: Callable[[], object]) -> Exception:
     """Return the error that an action raises."""
     with pytest.raises(Exception) as refused:
         action()
-    return refused.value
+    error: Exception = refused.value
+    return error
 
 
 def error_of_class(name: str, message: str, *bases: type[Exception]) -> Exception:
     """Return an error of a class with this name, like that of a client library that is not installed here."""
-    return type(name, bases or (Exception,), {})(message)
+    error: Exception = type(name, bases or (Exception,), {})(message)
+    return error
 
 
 def error_with_sqlstate(name: str, message: str, state: str) -> Exception:
     """Return an error with a SQLSTATE. Snowflake's driver writes `n/a` if there is none."""
     error = error_of_class(name, message)
-    error.sqlstate = state  # type: ignore[attr-defined]
+    error.sqlstate = state  # type: ignore[attr-defined]  # drivers define it
     return error
 
 
@@ -100,13 +102,14 @@ PERSISTENT_STATES = {
 
 def psycopg(state: str, base: type[Exception]) -> Exception:
     """Return an error like psycopg's, whose class has the SQLSTATE."""
-    return type("SomeState", (base,), {"sqlstate": state})("whatever the server said")
+    error: Exception = type("SomeState", (base,), {"sqlstate": state})("whatever the server said")
+    return error
 
 
 def psycopg2(state: str, base: type[Exception]) -> Exception:
     """Return an error like psycopg2's, which has the SQLSTATE of the server."""
-    error = type("SomeState", (base,), {"pgcode": None})("whatever the server said")
-    error.pgcode = state  # type: ignore[attr-defined]
+    error: Exception = type("SomeState", (base,), {"pgcode": None})("whatever the server said")
+    error.pgcode = state  # type: ignore[attr-defined]  # psycopg2 defines it
     return error
 
 

@@ -605,6 +605,7 @@ def test_asset_description_is_the_model_description() -> None:
 
 def test_columns_become_the_column_schema() -> None:
     schema = stored(dict(spec(EVERYTHING).metadata))["dagster/column_schema"].value
+    assert isinstance(schema, dg.TableSchema)
     assert [(column.name, column.type, column.description) for column in schema.columns] == [
         ("order_id", "INT", "Number of the order"),
         ("payload", "STRUCT<a INT>", None),

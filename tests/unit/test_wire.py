@@ -19,7 +19,7 @@ PROJECT = msg.OpenProject(paths=("/shop", "/core"), gateway="local", environment
 PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
 ADD_UP = replace(PROMOTED, table_name=None)
 
-REQUESTS: tuple[msg.Request, ...] = (
+REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest, msg.JanitorRequest] = (
     msg.LoadRequest(
         PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links"), limits=Limits(9, 8, 7)
     ),
@@ -43,14 +43,17 @@ REQUESTS: tuple[msg.Request, ...] = (
         manifest_facts=msg.ManifestFacts(
             "local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}
         ),
+        restate=msg.Restatement("2026-01-01", "2026-01-02", 5, 60.0, {"a": msg.RecordedCost(1_000, None, 3, None)}),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
+    msg.JanitorRequest(PROJECT, "dev", concurrent_tasks=4, holder="janitor run c0ffee", overlap_timeout=2.5),
 )
 EVENTS: tuple[msg.Event, ...] = (
     msg.ProjectLoaded(
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
     msg.PendingFound({"a": D1[0]}, next_due=(D2[0], "b")),
+    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, 1.5, None, 4, ("b",)),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
@@ -63,6 +66,8 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.NodeWaiting("a", ("files_arrived",), ("b",), ("c",)),
     msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5),
     msg.NodeAudited("a", (D1, D2), None),
+    msg.ObjectDropped("db.core__dev"),
+    msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),
     msg.SecretsKnown(("hunter2", "")),
     msg.LogLine("warning", "text", "sqlmesh"),
     msg.EvaluationFinished("nothing_to_do"),
@@ -196,7 +201,7 @@ def test_field_with_a_default_may_be_missing(adapter: Any, value: Any) -> None:
 
 
 def test_defaults_of_optional_request_fields() -> None:
-    load, evaluate, pending = (
+    load, evaluate, pending, clean_up = (
         wire.decode(
             wire.REQUEST,
             line_without(
@@ -206,6 +211,7 @@ def test_defaults_of_optional_request_fields() -> None:
         for request in REQUESTS
     )
     assert load == msg.LoadRequest(PROJECT, ("tag:finance",), (), include=())
+    assert clean_up == msg.JanitorRequest(PROJECT, environment=None, concurrent_tasks=None, holder="somebody")
     assert evaluate == replace(
         REQUESTS[1],
         start=None,
@@ -219,6 +225,7 @@ def test_defaults_of_optional_request_fields() -> None:
         overlap_timeout=0.0,
         environment_timeout=1,
         manifest_facts=None,
+        restate=None,
     )
     assert pending == REQUESTS[2]
 
@@ -231,6 +238,7 @@ every_error = pytest.mark.parametrize("error", ERRORS, ids=[type(error).__name__
 def test_error_is_persistent_by_default(error: msg.NodeFailed | msg.RequestFailed) -> None:
     assert error.is_transient is False
     decoded = wire.decode(wire.EVENT, line_without(wire.EVENT, error, "is_transient"))
+    assert isinstance(decoded, msg.NodeFailed | msg.RequestFailed)
     assert decoded.is_transient is False
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ def op_with_own_outputs(
     }
     check_by_output = {f"check_{number}": check for number, check in enumerate(checks)}
 
-    def run(context):
+    def run(context: Any) -> Iterator[Any]:
         yield from compute(context)
 
     run.__annotations__ = {"context": dg.AssetExecutionContext}
@@ -86,7 +86,7 @@ def events(result: dg.ExecuteInProcessResult, kind: dg.DagsterEventType) -> list
     return [event for event in result.all_events if event.event_type is kind]
 
 
-def materialized(result: dg.ExecuteInProcessResult) -> list[dg.AssetKey]:
+def materialized(result: dg.ExecuteInProcessResult) -> list[dg.AssetKey | None]:
     return [event.asset_key for event in events(result, EventType.ASSET_MATERIALIZATION)]
 
 
@@ -146,8 +146,10 @@ def test_observation_neither_materializes_nor_releases_downstream_steps(instance
     assert materialized(result) == []
     assert events(result, EventType.STEP_SKIPPED)
     (record,) = instance.fetch_observations(A, limit=5).records
-    assert record.asset_observation.description == "not executed"
-    assert record.asset_observation.metadata["sqlmesh/status"].value == "up_to_date"
+    observation = record.asset_observation
+    assert observation is not None
+    assert observation.description == "not executed"
+    assert observation.metadata["sqlmesh/status"].value == "up_to_date"
 
 
 def test_observe_result_creates_an_output(instance: dg.DagsterInstance) -> None:
@@ -201,7 +203,10 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
     """Return the error of the step as Dagster shows it."""
     (event,) = events(result, EventType.STEP_FAILURE)
     data = event.step_failure_data
-    return data.user_failure_data.description if data.user_failure_data else data.error.to_string()
+    if data.user_failure_data:
+        return str(data.user_failure_data.description)
+    assert data.error is not None
+    return data.error.to_string()
 
 
 # -- checks ---------------------------------------------------------------------------------------------
@@ -413,7 +418,7 @@ def test_asset_between_two_assets_of_an_op_splits_it_into_steps_with_one_run_sta
             run_config={"execution": {"config": {"multiprocess": {"start_method": {"forkserver": {}}}}}},
         )
         assert result.success
-        steps: dict[str, set[dg.AssetKey]] = {}
+        steps: dict[str | None, set[dg.AssetKey | None]] = {}
         started, processes = set(), set()
         for event in result.filter_events(lambda event: event.event_type is EventType.ASSET_MATERIALIZATION):
             steps.setdefault(event.step_key, set()).add(event.asset_key)
@@ -422,10 +427,19 @@ def test_asset_between_two_assets_of_an_op_splits_it_into_steps_with_one_run_sta
                 processes.add(event.materialization.metadata["process"].value)
         assert steps == {"one_op": {A, B}, "plain": {dg.AssetKey("plain")}, "one_op_2": {C, D}}
         assert len(processes) == 2
-        assert started == {instance.get_run_record_by_id(result.run_id).start_time}
+        record = instance.get_run_record_by_id(result.run_id)
+        assert record is not None
+        assert started == {record.start_time}
 
 
 # -- versions and properties ----------------------------------------------------------------------------
+
+
+def tags_of_latest_materialization(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, str]:
+    record = instance.get_latest_materialization_event(key)
+    assert record is not None
+    assert record.asset_materialization is not None
+    return record.asset_materialization.tags or {}
 
 
 def test_code_version_in_result_tags_wins_over_the_spec(instance: dg.DagsterInstance) -> None:
@@ -439,7 +453,7 @@ def test_code_version_in_result_tags_wins_over_the_spec(instance: dg.DagsterInst
 
     specs = [dg.AssetSpec(A, code_version="local"), dg.AssetSpec(B, code_version="local")]
     assert materialize(op_with_own_outputs(compute, specs), instance=instance).success
-    tags = {key: instance.get_latest_materialization_event(key).asset_materialization.tags for key in (A, B)}
+    tags = {key: tags_of_latest_materialization(instance, key) for key in (A, B)}
     assert tags[A]["dagster/code_version"] == "promoted"
     assert tags[A]["dagster/data_version"] == "data 1"
     assert tags[B]["dagster/code_version"] == "local"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def job(hook: Hook, results_by_step: dict[str, Any], selection: dg.AssetSelectio
         op_tags={"mine": "yes"},
         name="models",
     )
-    def models(context):
+    def models(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
         results_by_step[internals.step_key(context)] = hook(context)
         for key in context.selected_asset_keys:
             yield dg.MaterializeResult(asset_key=key)
@@ -134,7 +136,7 @@ def test_log_line_about_missing_outputs_can_be_suppressed(instance: dg.DagsterIn
     @dg.multi_asset(
         specs=[dg.AssetSpec("x", skippable=True)], check_specs=[dg.AssetCheckSpec("unseen", asset="x")], can_subset=True
     )
-    def silent(context):
+    def silent(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
         if is_quiet:
             internals.drop_missing_outputs_log(context)
         yield from ()
@@ -164,7 +166,9 @@ def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
     records = list(internals.check_records(instance, FINE))
     assert [record.run_id for record in records] == [run.run_id for run in instance.get_runs()]
     assert records[0].run_id == last[FINE].run_id
-    evaluation = last[FINE].event.asset_check_evaluation  # type: ignore[union-attr]
+    event = last[FINE].event
+    assert event is not None
+    evaluation = event.asset_check_evaluation
     assert evaluation is not None
     assert isinstance(evaluation.target_materialization_data, internals.TargetMaterialization)
 
@@ -172,7 +176,7 @@ def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
 def test_function_that_installs_signal_handlers_can_be_replaced() -> None:
     from dagster._utils.interrupts import capture_interrupts
 
-    original, wanted = internals.signal_installer(), []
+    original, wanted = internals.signal_installer(), list[Any]()
     before = signal.getsignal(signal.SIGINT)
     internals.replace_signal_installer(wanted.append)
     try:
@@ -239,6 +243,31 @@ def test_dagster_distinguishes_rebuild_from_load_of_definitions(load_type: Defin
         DefinitionsLoadContext.set(before)
 
 
+@pytest.mark.parametrize(
+    ("cron", "fields"),
+    [
+        ("0 9 * * 1-5", ("0", "9", "*", "*", "1-5")),
+        ("@hourly", ("0", "*", "*", "*", "*")),
+        ("@daily", ("0", "0", "*", "*", "*")),
+        ("@midnight", ("0", "0", "*", "*", "*")),
+        ("@weekly", ("0", "0", "*", "*", "0")),
+        ("@monthly", ("0", "0", "1", "*", "*")),
+        ("@yearly", ("0", "0", "1", "1", "*")),
+        ("@annually", ("0", "0", "1", "1", "*")),
+        ("0 6 * * * 30", None),
+        ("sometimes", None),
+    ],
+)
+def test_cron_has_five_fields_and_aliases_are_written_out(cron: str, fields: tuple[str, ...] | None) -> None:
+    assert internals.cron_fields(cron) == fields
+
+
+def test_ticks_of_a_cron_start_at_a_time_and_follow_the_time_zone() -> None:
+    start = datetime(2026, 10, 31, 13, tzinfo=timezone.utc)  # 9 o'clock in New York; in the night, an hour is repeated
+    ticks = internals.cron_ticks("0 9 * * *", "America/New_York", start)
+    assert [tick.astimezone(timezone.utc) for tick in islice(ticks, 2)] == [start, start + timedelta(hours=25)]
+
+
 def assets_around_partitioned_ones() -> list[dg.AssetsDefinition]:
     """`a` and `b`, between them `middle` and two assets with different partitions, and assets outside."""
     daily, hourly = dg.DailyPartitionsDefinition("2026-01-01"), dg.HourlyPartitionsDefinition("2026-01-01-00:00")
@@ -283,3 +312,14 @@ def test_plan_of_a_run_that_has_not_started_has_its_assets(instance: dg.DagsterI
 def test_crons_that_tick_at_the_same_time_are_one_tick() -> None:
     ticks = schedule_execution_time_iterator(0, ["@hourly", "0 * * * *", "@daily"], "UTC", ascending=True)
     assert [next(ticks).timestamp() for _ in range(3)] == [0, 3600, 7200]
+
+
+def test_metadata_is_logged_as_an_event_of_the_step(instance: dg.DagsterInstance) -> None:
+    def hook(context: dg.AssetExecutionContext) -> None:
+        internals.log_step_metadata(context, "Planned", {"table": dg.MetadataValue.int(3)})
+
+    run_id = job(hook, {}).execute_in_process(instance=instance).run_id
+    events = [entry.dagster_event for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)]
+    planned = [event for event in events if event is not None and event.message == "Planned"]
+    assert [event.step_key for event in planned] == ["models", "models_2"]
+    assert [event.engine_event_data.metadata["table"].value for event in planned] == [3, 3]

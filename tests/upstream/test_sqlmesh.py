@@ -489,7 +489,7 @@ def test_sqlmesh_reads_the_environment_before_each_node_to_detect_a_plan(shop: S
 
                 return run_all(*args, circuit_breaker=counted, **options)
 
-            scheduler.run = run_counted  # type: ignore[method-assign]
+            scheduler.run = run_counted
             return scheduler
 
     context = shop.open(type_=Counting)

@@ -227,3 +227,12 @@ def test_snapshots_are_read_without_optimized_queries_and_with_their_intervals(
     assert None not in renderer_caches()
     internals.read_snapshots_without_queries()
     assert set(renderer_caches()) == {None}
+
+
+def test_state_has_tables_of_snapshots_and_intervals(planned: Open) -> None:
+    context = planned(load=False)
+    snapshots, rows_after_plan = internals.count_snapshots_and_interval_rows(context)
+    assert snapshots == 3, "two models and a standalone audit"
+    context.run("prod", execution_time=NOW, skip_janitor=True)
+    _, rows_after_run = internals.count_snapshots_and_interval_rows(context)
+    assert rows_after_run > rows_after_plan

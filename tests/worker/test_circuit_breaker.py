@@ -48,7 +48,7 @@ def environment_check(planned: Path, tmp_path: Path) -> Iterator[CountedEnvironm
 
 
 def change_state(environment_check: CountedEnvironmentCheck, statement: str) -> None:
-    environment_check.context.state_sync.state_sync.engine_adapter.execute(statement)  # type: ignore[attr-defined]
+    environment_check.context.state_sync.state_sync.engine_adapter.execute(statement)
 
 
 def test_sqlmesh_is_asked_once_while_nothing_changes(environment_check: CountedEnvironmentCheck) -> None:

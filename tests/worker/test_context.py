@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 import pytest
@@ -42,10 +43,10 @@ def test_locked_state_is_not_initialized_again(
 
         def watched() -> object:
             state_sync = new_state_sync()
-            state_sync.migrate = lambda *_, **__: migrations.append(True)  # type: ignore[method-assign]
+            state_sync.migrate = lambda *_, **__: migrations.append(True)
             return state_sync
 
-        context._new_state_sync = watched  # type: ignore[method-assign, assignment]
+        context._new_state_sync = watched
         with pytest.raises(Exception) as refused:
             _ = context.state_sync
         # Plain SQLMesh starts to create a state that exists. If this changes, our context is no longer needed.
@@ -68,10 +69,11 @@ def test_read_only_projects_with_one_name_do_not_share_a_model_cache(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda *_: False)
     gateway = GatewayConfig(connection=DuckDBConnectionConfig())
+    pipe: Any = SimpleNamespace(log=lambda *_: None)
     columns_by_team = {}
     for project in projects:
         config = Config(model_defaults={"dialect": "duckdb"}, gateways={"here": gateway})
-        opening._move_cache_if_read_only({project: config}, SimpleNamespace(log=lambda *_: None))
+        opening._move_cache_if_read_only({project: config}, pipe)
         context = ExistingStateContext(paths=str(project), config=config, load=True)
         columns_by_team[project.parent.name] = list(context.get_model("t.one", raise_if_missing=True).columns_to_types)
         context.close()

@@ -1,10 +1,11 @@
-"""Serve an `EvaluationRequest`: exactly one `Context.run`, and its facts as events.
+"""Serve an `EvaluationRequest`: exactly one `Context.run`, or one restatement, and its facts as events.
 
 `evaluate` is the entry. It does this, in order:
 
 1. `_open`: open the project and its state. If another process holds the DuckDB file, wait and try again.
 2. `state_lock.hold_state_lock`: wait until no other run uses the state.
-3. `_evaluate`: read the environment, run its requested nodes, then evaluate audits of nodes that do not run.
+3. `_evaluate`: read the environment, run its requested nodes or restate them, then evaluate audits of nodes that do
+   not run.
 
 Everything comes from SQLMesh's state. The project's models are not parsed (`load=False`), because a run executes
 promoted models, whatever the local files contain.
@@ -17,7 +18,8 @@ Facts about the run come from two sources: SQLMesh calls its console while it wo
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,11 +27,12 @@ from sqlglot import exp
 from sqlmesh.core.config.connection import DuckDBConnectionConfig
 from sqlmesh.core.config.run import RunConfig
 from sqlmesh.core.environment import Environment, EnvironmentNamingInfo
+from sqlmesh.core.plan import Plan
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import to_datetime, to_timestamp
-from sqlmesh.utils.errors import SignalEvalError
+from sqlmesh.utils.errors import PlanError, SignalEvalError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import (
@@ -50,12 +53,14 @@ from dg_sqlmesh_component.worker.context import (
     state_connection,
     unfinished_plan,
 )
+from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder
-from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, record_audits
+from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, deployability, record_audits
+from dg_sqlmesh_component.worker.evaluate.automatic_restatements import restated_before_its_source
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.evaluate.pending_upstream import hold_back_pending_upstream
-from dg_sqlmesh_component.worker.evaluate.restatements import restated_before_its_source
+from dg_sqlmesh_component.worker.evaluate.restatement import ExactSelector, plan_restatement
 from dg_sqlmesh_component.worker.evaluate.running_queries import cut_off_queries
 from dg_sqlmesh_component.worker.evaluate.state_lock import LockWait, hold_state_lock
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
@@ -81,7 +86,7 @@ def evaluate(request: msg.EvaluationRequest, pipe: Pipe) -> None:
     lock_wait = LockWait(pipe, request.overlap_timeout)
     context = lock_wait.until(partial(_open, request, tracker))
     try:
-        with hold_state_lock(context, request, lock_wait, pipe):
+        with hold_state_lock(context, request.holder, lock_wait, pipe):
             pipe.send(_evaluate(request, context, tracker))
     except SQLMeshComponentError:
         raise
@@ -102,7 +107,7 @@ def _open(request: msg.EvaluationRequest, tracker: Tracker) -> _RecordingContext
         request.project,
         tracker,
         load=False,
-        context_type=_RecordingContext,
+        context_type=_RestatingContext if request.restate else _RecordingContext,
         concurrent_tasks=request.concurrent_tasks,
     )
     context.console = tracker
@@ -145,13 +150,14 @@ def _refuse_changed_defaults(request: msg.EvaluationRequest, context: ExistingSt
 
 def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracker: Tracker) -> msg.EvaluationFinished:
     _refuse_wrong_bounds(request)
+    restatement = _plan_restatement(request, context, tracker) if request.restate else None
     context.open_environment()
     status: msg.Status = "not_run"
     late_error: Exception | None = None
     tracker.pipe.begin()
     if context.requested:
         try:
-            status = _STATUS[_run(request, context)]
+            status = _run(request, context) if restatement is None else _restate(restatement, context, tracker)
         except Exception as error:  # a statement's: any driver's
             if not tracker.is_through or is_own_bug(error):
                 raise
@@ -181,7 +187,8 @@ def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracke
 
 def _refuse_wrong_bounds(request: msg.EvaluationRequest) -> None:
     bounds = {}
-    for name, text in (("start", request.start), ("end", request.end)):
+    wanted = request.restate or request
+    for name, text in (("start", wanted.start), ("end", wanted.end)):
         try:
             bounds[name] = to_timestamp(text, relative_base=to_datetime(request.execution_time)) if text else None
         except Exception as error:  # dateparser's errors are of many classes
@@ -192,13 +199,33 @@ def _refuse_wrong_bounds(request: msg.EvaluationRequest) -> None:
     start, end = bounds["start"], bounds["end"]
     if start is not None and end is not None and start > end:
         raise ConfigurationError(
-            f"In the run config, start {request.start!r} is after end {request.end!r}, so nothing would be computed. "
+            f"In the run config, start {wanted.start!r} is after end {wanted.end!r}, so nothing would be computed. "
             "Correct one of them."
         )
 
 
-def _run(request: msg.EvaluationRequest, context: _RecordingContext) -> CompletionStatus:
-    return context.run(
+def _plan_restatement(request: msg.EvaluationRequest, context: _RecordingContext, tracker: Tracker) -> Plan:
+    """Plan the restatement. From then on, the models that SQLMesh adds count as requested."""
+    _stored_environment(request, context)
+    _block_until_finalized(request, context, tracker.pipe)
+    plan = plan_restatement(request, context, tracker.pipe)
+    computed = {missing.snapshot_id.name for missing in plan.missing_intervals if missing.intervals}
+    context.prepare(tracker, replace(request, models=tuple(dict.fromkeys([*request.models, *sorted(computed)]))))
+    return plan
+
+
+def _restate(plan: Plan, context: _RecordingContext, tracker: Tracker) -> msg.Status:
+    try:
+        context.apply(plan)
+    except PlanError:
+        if not tracker.is_through:  # else SQLMesh has reported the failed models
+            raise
+        return "failure"
+    return "success"
+
+
+def _run(request: msg.EvaluationRequest, context: _RecordingContext) -> msg.Status:
+    status: CompletionStatus = context.run(
         request.environment,
         start=request.start,
         end=request.end,
@@ -208,6 +235,7 @@ def _run(request: msg.EvaluationRequest, context: _RecordingContext) -> Completi
         select_models=["*"],  # narrowed to exactly the requested nodes in `create_scheduler`
         no_auto_upstream=True,
     )
+    return _STATUS[status]
 
 
 def _block_until_finalized(request: msg.EvaluationRequest, context: _RecordingContext, pipe: Pipe) -> None:
@@ -341,6 +369,10 @@ class _RecordingContext(ExistingStateContext):
         if self._request.count_rows:
             self._tracker.count_rows = partial(self._rows_of, snapshot_evaluator)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+        if self._request.restate is not None:  # the plan has decided what is computed
+            self.current_scheduler = scheduler
+            self._tracker.coverages = self._coverages_of_state(scheduler.snapshots_by_name)
+            return scheduler
         run = scheduler.run
 
         def run_requested(*args: Any, **kwargs: Any) -> CompletionStatus:
@@ -364,6 +396,12 @@ class _RecordingContext(ExistingStateContext):
         replace_run(scheduler, run_requested)
         hold_back_pending_upstream(scheduler, self._tracker.note_held_back)
         return scheduler
+
+    def _coverages_of_state(self, snapshots: Mapping[str, Snapshot]) -> Coverages:
+        """The coverages before a restatement. The snapshots of its plan lack the restated range, the state has it."""
+        copies = {name: snapshot.copy() for name, snapshot in snapshots.items()}
+        self.state_reader.refresh_snapshot_intervals(copies.values())
+        return Coverages(copies, deployability(self._request, copies.values()), self._request.execution_time)
 
     def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
         """The pipe's listening thread calls this."""
@@ -400,3 +438,10 @@ class _RecordingContext(ExistingStateContext):
             return None
         dialect = self.config.get_connection(snapshot.model_gateway or self.selected_gateway).DIALECT
         return snapshot.qualified_view_name.table_for_environment(self.naming, dialect=dialect)
+
+
+class _RestatingContext(_RecordingContext):
+    """The context of a restatement, whose selections are fqns."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(selector=ExactSelector, **options)

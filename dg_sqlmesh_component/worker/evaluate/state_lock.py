@@ -20,9 +20,11 @@ from sqlmesh.core.context import Context
 
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted
-from dg_sqlmesh_component.protocol.messages import EvaluationRequest
 from dg_sqlmesh_component.worker.context import state_connection
 from dg_sqlmesh_component.worker.pipe import Pipe
+
+_POSTGRES = ("postgres", "gcp_postgres")
+_DUCKDB = "duckdb"
 
 POLL_SECONDS = 1.0
 REMIND_SECONDS = 60.0
@@ -86,20 +88,29 @@ class LockWait:
         time.sleep(min(POLL_SECONDS, max(self._seconds - waited, 0.0)))
 
 
+def is_lockable(context: Context) -> bool:
+    """Whether the SQLMesh state can be locked, which depends on its database."""
+    return state_connection(context).type_ in (*_POSTGRES, _DUCKDB)
+
+
 @contextmanager
-def hold_state_lock(context: Context, request: EvaluationRequest, lock_wait: LockWait, pipe: Pipe) -> Iterator[None]:
-    """Wait for the lock on the SQLMesh state and hold it."""
+def hold_state_lock(context: Context, holder: str, lock_wait: LockWait, pipe: Pipe) -> Iterator[None]:
+    """Wait for the lock on the SQLMesh state and hold it.
+
+    Args:
+        holder: The Dagster run, in words. Runs that wait for the lock log it.
+    """
     connection = state_connection(context)
-    if connection.type_ in ("postgres", "gcp_postgres"):
+    if connection.type_ in _POSTGRES:
         schema = context.config.get_state_schema(context.selected_gateway) or "sqlmesh"
         adapter = connection.create_engine_adapter()
         try:
-            lock_wait.until(lambda: _lock(adapter, schema, request.holder))
+            lock_wait.until(lambda: _lock(adapter, schema, holder))
             yield
         finally:
             adapter.close()  # this ends the session, and the session's lock with it
         return
-    if connection.type_ != "duckdb":
+    if connection.type_ != _DUCKDB:
         text = (
             f"SQLMesh's state in {connection.type_} cannot be locked, so a second run at the same time would compute "
             "the same intervals. Give the op's pool a limit of 1 in your deployment."

@@ -1,0 +1,99 @@
+"""When and where SQLMesh's janitor runs: `janitor` in `defs.yaml`.
+
+No `from __future__ import annotations`: Dagster reads the annotations of the class as objects.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import dagster as dg
+from pydantic import BaseModel, StrictBool
+
+from dg_sqlmesh_component.config.run_config import sanitized_environment
+from dg_sqlmesh_component.config.validation import convert_to_declared_types
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+
+@dataclass
+class Janitor(dg.Resolvable):
+    """A job that runs SQLMesh's janitor, and its schedule."""
+
+    cron: Annotated[
+        str,
+        dg.Resolver.default(
+            description="When the job runs. Default: every day at 4:00.", examples=["0 4 * * *", "30 2 * * 0"]
+        ),
+    ] = "0 4 * * *"
+    timezone: Annotated[
+        str | None,
+        dg.Resolver.default(description="Time zone of `cron`. Default: UTC.", examples=["Europe/Berlin"]),
+    ] = None
+    default_status: Annotated[
+        Literal["RUNNING", "STOPPED"],
+        dg.Resolver.default(
+            description='RUNNING: the schedule starts by itself. STOPPED: turn it on under "Automation" in Dagster\'s '
+            "UI. Default: STOPPED.",
+            examples=["RUNNING"],
+        ),
+    ] = "STOPPED"
+    name: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Name of the job and of its op. The schedule is `<name>_schedule`. Default: `<op>_janitor`, "
+            "for example `sqlmesh_shop_janitor`.",
+            examples=["clean_up_shop"],
+        ),
+    ] = None
+    tags: Annotated[
+        dict[str, str],
+        dg.Resolver.default(description="Tags of the job's runs. Default: none.", examples=[{"team": "data"}]),
+    ] = field(default_factory=dict)
+    environment: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Delete only this environment, if it has expired. SQLMesh then deletes no tables of models and "
+            "does not compact intervals. It needs SQLMesh 0.236.0. Default: everything that has expired.",
+            examples=["dev"],
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        convert_to_declared_types(self, Janitor, "janitor")
+        if self.environment is not None and sanitized_environment(self.environment) == "prod":
+            raise ConfigurationError(
+                f"`janitor.environment` in defs.yaml is {self.environment!r}, which never expires, so nothing would be "
+                "deleted. Name another environment, or remove `janitor.environment` to delete everything that has "
+                "expired."
+            )
+        try:
+            dg.ScheduleDefinition(job_name="janitor", cron_schedule=self.cron, execution_timezone=self.timezone)
+        except dg.DagsterInvalidDefinitionError as error:
+            raise ConfigurationError(
+                f"`janitor.cron` in defs.yaml is {self.cron!r}, with the time zone {self.timezone or 'UTC'!r}. Dagster "
+                f"refuses this: {error}"
+            ) from error
+
+
+def resolve_janitor(context: dg.ResolutionContext, model: Any) -> Any:
+    """Resolve `janitor`. true means a janitor with all defaults; false means none."""
+    if isinstance(model, BaseModel):
+        return Janitor.resolve_from_model(context, model)
+    value: Any = context.resolve_value(model) if isinstance(model, str) else model
+    if isinstance(value, str) and value.lower() in _SWITCHES:  # a variable's value is text
+        value = _SWITCHES[value.lower()]
+    if isinstance(value, bool):
+        return Janitor() if value else None
+    return value
+
+
+_SWITCHES = {"true": True, "false": False}
+
+JANITOR = dg.Resolver(
+    resolve_janitor,
+    model_field_type=StrictBool | Janitor.model() | None,
+    inject_before_resolve=False,
+    description="A job and a schedule for SQLMesh's janitor, which deletes expired environments and tables, and "
+    "compacts intervals. true: with all defaults. Default: no janitor.",
+    examples=[True, {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING"}],
+)
+"""How `defs.yaml` is resolved to a `Janitor`; None for no janitor."""

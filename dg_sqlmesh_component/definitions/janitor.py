@@ -1,0 +1,70 @@
+"""The job and the schedule of SQLMesh's janitor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+
+from dg_sqlmesh_component.config.janitor import Janitor
+from dg_sqlmesh_component.definitions.op import refuse_op_name
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+Compute = Callable[[dg.OpExecutionContext], Iterator[dg.Output[None]]]
+
+
+@dataclass(frozen=True)
+class JanitorJob:
+    """A job with one op, and its schedule.
+
+    Attributes:
+        component_op: The name of the component's op.
+
+    Raises:
+        ConfigurationError: The job would have a name that it cannot have.
+    """
+
+    configured: Janitor
+    component_op: str
+
+    def __post_init__(self) -> None:
+        if self.configured.name is not None:
+            refuse_op_name(self.configured.name, "janitor.name")
+        if self.name == self.component_op:
+            raise ConfigurationError(
+                f"`janitor.name` in defs.yaml is {self.name!r}, which is also the name of the op that runs SQLMesh. "
+                "Choose another name."
+            )
+
+    @property
+    def name(self) -> str:
+        """The name of the job and of its op."""
+        return self.configured.name or f"{self.component_op.rstrip('_')}_janitor"
+
+    def build(self, pool: str, compute: Compute) -> dg.Definitions:
+        """The job and its schedule.
+
+        Args:
+            pool: The pool of the component's op. The janitor and the component's runs share its limit.
+        """
+        scope = "everything that has expired"
+        if self.configured.environment:
+            scope = f"environment {self.configured.environment}, if it has expired"
+        description = f"Runs SQLMesh's janitor, which deletes {scope}. It waits until no run uses the SQLMesh state."
+
+        def run_janitor(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
+            yield from compute(context)
+
+        # Dagster looks at the annotation itself to decide which kind of context to pass.
+        run_janitor.__annotations__ = {"context": dg.OpExecutionContext}
+        op = dg.op(name=self.name, description=description, pool=pool, out=dg.Out(dg.Nothing))(run_janitor)
+        graph = dg.GraphDefinition(name=self.name, node_defs=[op], description=description)
+        job = graph.to_job(tags=self.configured.tags)
+        schedule = dg.ScheduleDefinition(
+            job=job,
+            cron_schedule=self.configured.cron,
+            execution_timezone=self.configured.timezone,
+            default_status=dg.DefaultScheduleStatus[self.configured.default_status],
+        )
+        return dg.Definitions(jobs=[job], schedules=[schedule])

@@ -1,0 +1,112 @@
+"""Restatements: the part of a request, and what the run reports about it before SQLMesh computes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.config.attributes import Restate
+from dg_sqlmesh_component.config.run_config import RestateConfig
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import counted, listed, unquoted
+from dg_sqlmesh_component.run.check_history import stored_value
+from dg_sqlmesh_component.run.wording import Wording, ranges
+
+
+def build_restatement(
+    config: RestateConfig, limits: Restate, assets: ProjectAssets, models: Collection[str], instance: dg.DagsterInstance
+) -> msg.Restatement:
+    """The restatement of these models, with the recorded costs of all models that it may compute.
+
+    Args:
+        models: The requested models, by fqn.
+    """
+    affected = (set(models) | assets.downstream_of(models)) & assets.specs.keys()
+    fqn_by_key = {assets.key(fqn): fqn for fqn in affected}
+    costs = {}
+    for record in instance.get_asset_records(list(fqn_by_key)):
+        fqn = fqn_by_key[record.asset_entry.asset_key]
+        last = record.asset_entry.last_materialization_record
+        if last is None or last.asset_materialization is None:
+            continue
+        cost = _cost(last.asset_materialization.metadata, is_incremental=assets.models[fqn].is_incremental)
+        if cost is not None:
+            costs[fqn] = cost
+    return msg.Restatement(config.start, config.end, limits.max_intervals, limits.max_seconds, costs)
+
+
+def _cost(metadata: Mapping[str, Any], *, is_incremental: bool) -> msg.RecordedCost | None:
+    """The cost of the computation that a materialization describes; None if it was not computed in Dagster."""
+    duration = stored_value(metadata, "duration_ms")
+    start, end = stored_value(metadata, "interval_start"), stored_value(metadata, "interval_end")
+    if duration is None or start is None or end is None:
+        return None
+    covered_ms = round((float(end) - float(start)) * 1000)
+    rows, size = stored_value(metadata, "rows"), stored_value(metadata, "bytes")
+    return msg.RecordedCost(int(duration), covered_ms if is_incremental else None, rows, size)
+
+
+def restatement_log(wording: Wording, planned: msg.RestatementPlanned) -> str:
+    """The log line of a planned restatement: each model with its range, and what else it means."""
+    intervals = sum(number for _, number in planned.ranges.values())
+    lines = [
+        f"This run restates {counted(len(planned.ranges), 'model')}, {counted(intervals, 'interval')}. "
+        f"{_estimate(planned)}",
+        *(
+            f"    {wording.assets.name(fqn)}: {ranges([interval])} ({counted(number, 'interval')})"
+            for fqn, (interval, number) in planned.ranges.items()
+        ),
+    ]
+    if planned.added:
+        names = listed([unquoted(fqn) for fqn in planned.added])
+        lines.append(f"Not selected, but downstream of a restated model, so SQLMesh computes them again: {names}.")
+    if planned.environments:
+        names = ", ".join(f"{name} ({counted(number, 'model')})" for name, number in planned.environments.items())
+        lines.append(f"These environments lose the same intervals of their own versions: {names}.")
+    return "\n".join(lines)
+
+
+def restatement_metadata(wording: Wording, planned: msg.RestatementPlanned) -> dict[str, dg.MetadataValue]:
+    """The planned restatement as metadata of the step."""
+    records = [
+        dg.TableRecord(
+            {
+                "model": wording.assets.name(fqn),
+                "range": ranges([interval]),
+                "intervals": number,
+                "selected": fqn not in planned.added,
+            }
+        )
+        for fqn, (interval, number) in planned.ranges.items()
+    ]
+    optional = {
+        "sqlmesh/estimated_seconds": planned.seconds,
+        "sqlmesh/estimated_rows": planned.rows,
+        "sqlmesh/estimated_bytes": planned.bytes,
+    }
+    metadata: dict[str, dg.MetadataValue] = {
+        "sqlmesh/restated": dg.MetadataValue.table(records),
+        **{
+            name: dg.MetadataValue.float(float(value)) if isinstance(value, float) else dg.MetadataValue.int(value)
+            for name, value in optional.items()
+            if value is not None
+        },
+    }
+    if planned.environments:
+        metadata["sqlmesh/environments_without_intervals"] = dg.MetadataValue.json(planned.environments)
+    return metadata
+
+
+def _estimate(planned: msg.RestatementPlanned) -> str:
+    if planned.seconds is None:
+        return "Dagster has no record of an earlier computation, so there is no estimate."
+    parts = [f"{planned.seconds:.1f} seconds of computation"]
+    parts += [] if planned.rows is None else [counted(planned.rows, "row")]
+    parts += [] if planned.bytes is None else [counted(planned.bytes, "byte")]
+    text = f"Estimate, from earlier runs: {', '.join(parts)}."
+    if planned.without_cost:
+        text += f" It leaves out {listed([unquoted(fqn) for fqn in planned.without_cost])}, without an earlier record."
+    return text

@@ -1,0 +1,121 @@
+"""Serve a `JanitorRequest`: run SQLMesh's janitor once while no run uses the state.
+
+The janitor deletes expired environments with their views, then expired versions of models (snapshots) with their
+tables. It then merges the rows that each run has added to the table of intervals. It reads only the state, so the
+project's models are not parsed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+
+import sqlmesh
+from sqlmesh.core.context import Context
+from sqlmesh.utils.concurrency import NodeExecutionFailedError
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
+from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.worker.context import (
+    ExistingStateContext,
+    PipeConsole,
+    describe_error,
+    explain,
+    open_context,
+    sqlmesh_command,
+    state_connection,
+)
+from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder
+from dg_sqlmesh_component.worker.evaluate.running_queries import cut_off_queries
+from dg_sqlmesh_component.worker.evaluate.state_lock import LockWait, hold_state_lock, is_lockable
+from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.sqlmesh_internals import count_snapshots_and_interval_rows
+from dg_sqlmesh_component.worker.transient_errors import is_transient
+
+CAN_LIMIT_TO_ENVIRONMENT = "environment" in inspect.signature(Context.run_janitor).parameters
+"""Whether this SQLMesh can clean up one environment alone. 0.235 cannot."""
+
+
+class _JanitorConsole(PipeConsole):
+    """SQLMesh's console while its janitor runs. Pool threads call it."""
+
+    def update_cleanup_progress(self, object_name: str) -> None:
+        self.pipe.send(msg.ObjectDropped(object_name))
+
+
+def run_janitor(request: msg.JanitorRequest, pipe: Pipe) -> None:
+    """Wait for the lock, clean up, and send what was deleted.
+
+    Raises:
+        ConfigurationError: The state cannot be locked, or this SQLMesh cannot clean up one environment alone.
+        EvaluationError: The janitor ended with an error.
+    """
+    show_holder(request.holder)
+    if request.environment is not None and not CAN_LIMIT_TO_ENVIRONMENT:
+        raise ConfigurationError(
+            f"`janitor.environment` in defs.yaml is {request.environment!r}, but SQLMesh {sqlmesh.__version__} cannot "
+            "clean up one environment alone. Upgrade SQLMesh to 0.236.0 or later, or remove `janitor.environment`."
+        )
+    lock_wait = LockWait(pipe, request.overlap_timeout)
+    context = lock_wait.until(partial(_open, request, _JanitorConsole(pipe)))
+    try:
+        with hold_state_lock(context, request.holder, lock_wait, pipe):
+            pipe.begin()
+            pipe.send(_clean_up(request, context, pipe))
+    finally:
+        context.close()
+
+
+def _open(request: msg.JanitorRequest, console: _JanitorConsole) -> ExistingStateContext:
+    """Open the project, then its state. A locked DuckDB file raises an error here."""
+    context = open_context(
+        request.project,
+        console,
+        load=False,
+        context_type=ExistingStateContext,
+        concurrent_tasks=request.concurrent_tasks,
+    )
+    context.console = console
+    try:
+        if not is_lockable(context):
+            raise ConfigurationError(
+                f"`janitor` in defs.yaml needs a lock, so that it never works during a run, and SQLMesh's state in "
+                f"{state_connection(context).type_} cannot be locked. Remove `janitor`. At a time without runs, use:"
+                f"{block(sqlmesh_command(request.project, 'janitor'))}"
+            )
+        context.state_reader.get_environments_summary()
+    except ConfigurationError:
+        context.close()
+        raise
+    except Exception as error:  # a driver's, or SQLMesh's about the version of the state
+        context.close()
+        raise explain(error, request.project) from error
+    return context
+
+
+def _clean_up(request: msg.JanitorRequest, context: ExistingStateContext, pipe: Pipe) -> msg.JanitorFinished:
+    pipe.cut_off_queries = partial(cut_off_queries, list(context.engine_adapters.values()), pipe)
+    only = {} if request.environment is None else {"environment": request.environment}
+    try:
+        environments_before, before = _environments(context), _size(context)
+        context.run_janitor(ignore_ttl=False, **only)
+        environments_after, after = _environments(context), _size(context)
+    except Exception as error:  # any driver's
+        # SQLMesh 0.235 raises this for a table that it cannot drop. It names the snapshot and not the reason.
+        reason = error.__cause__ if isinstance(error, NodeExecutionFailedError) and error.__cause__ else error
+        raise EvaluationError(
+            f"SQLMesh's janitor ended with an error: {describe_error(reason).rstrip('.')}. The next run of the janitor "
+            "tries again to delete what is left.",
+            is_transient=is_transient(reason),
+        ) from error
+    deleted = tuple(sorted(environments_before - environments_after))
+    return msg.JanitorFinished(deleted, before, after)
+
+
+def _environments(context: ExistingStateContext) -> frozenset[str]:
+    return frozenset(environment.name for environment in context.state_reader.get_environments_summary())
+
+
+def _size(context: ExistingStateContext) -> msg.StateSize:
+    return msg.StateSize(*count_snapshots_and_interval_rows(context))
