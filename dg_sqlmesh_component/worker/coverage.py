@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import merge_intervals
 from sqlmesh.utils.date import to_timestamp
 
@@ -19,20 +19,26 @@ def computed_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> list[ms
 
 
 class Coverages:
-    """The coverage of each incremental model of an environment. Snapshots must have the intervals of the state.
+    """The coverage of each incremental model of an environment. Snapshots must have the intervals of the state."""
 
-    Attributes:
-        pending: The pending intervals of each node that has some, by name. With those that a `lookback` computes again.
-    """
+    def __init__(
+        self,
+        snapshots: Mapping[str, Snapshot],
+        index: DeployabilityIndex,
+        execution_time: int,
+        pending: Mapping[Snapshot, Sequence[msg.Interval]],
+    ) -> None:
+        """Prepare the coverages of these snapshots, by name.
 
-    def __init__(self, snapshots: Mapping[str, Snapshot], index: DeployabilityIndex, execution_time: int) -> None:
+        Args:
+            pending: The answer of SQLMesh's `missing_intervals`, without bounds, with or without `ignore_cron`. It is
+                given because it takes half a second for 1,000 models. If it was asked without `end`, SQLMesh resolves a
+                relative `start` at that moment, so never earlier than it did when it planned the run.
+        """
         self._snapshots = snapshots
         self._index = index
         self._execution_time = execution_time
-        # Without bounds: what is missing does not depend on the run config. And without `end`: SQLMesh then resolves a
-        # relative `start` at this moment, so never earlier than it did when it planned the run.
-        pending = missing_intervals(snapshots.values(), execution_time=execution_time, deployability_index=index)
-        self.pending = {snapshot.name: intervals for snapshot, intervals in pending.items()}
+        self._pending = {snapshot.name: intervals for snapshot, intervals in pending.items()}
 
     def of(self, fqn: str, done: Iterable[msg.Interval] = ()) -> msg.IntervalCoverage | None:
         """The coverage of a model; None for a node that is no incremental model.
@@ -45,10 +51,10 @@ class Coverages:
             return None
         computed = merge_intervals([*computed_intervals(snapshot, self._index), *done])
         whole = (computed[0][0], computed[-1][1]) if computed else None
-        missing = uncovered(self.pending.get(fqn, ()), computed)
-        if missing and snapshot.allow_partials:
-            over = to_timestamp(snapshot.node.interval_unit.cron_floor(self._execution_time))
-            missing = [interval for interval in missing if interval[1] <= over]
+        missing = uncovered(self._pending.get(fqn, ()), computed)
+        if missing:
+            expected_until = _expected_until(snapshot, self._execution_time)
+            missing = [interval for interval in missing if interval[1] <= expected_until]
         if not missing:
             return msg.IntervalCoverage(fqn, whole)
         gaps = merge_intervals(missing)
@@ -71,6 +77,15 @@ def uncovered(intervals: Iterable[msg.Interval], covered: Sequence[msg.Interval]
         if position < 0 or covered[position][1] < interval[1]:
             missing.append(interval)
     return missing
+
+
+def _expected_until(snapshot: Snapshot, now: int) -> int:
+    """The instant up to which a model must be computed: the last tick of its cron, in whole intervals.
+
+    Without the second part, a model with `allow_partials` would lack an interval that is not over.
+    """
+    tick = snapshot.node.cron_floor(now)
+    return int(to_timestamp(snapshot.node.interval_unit.cron_floor(tick)))
 
 
 def _due_at(snapshot: Snapshot, end: int) -> int:

@@ -110,3 +110,8 @@ def test_coverage_and_check_show_what_the_state_lacks_after_each_outcome(tmp_pat
         restated = dagster.launch(assets=["t/days"], ops={"sqlmesh_shop": {"restate": restated_range}})
         assert restated.status_of("t/days") == "executed"
         assert numbers(restated.materializations["t/days"].metadata) == (1, 3)
+        computed_day = str(datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=6))
+        restated_range = {"start": computed_day, "end": computed_day}
+        failed_again = dagster.launch(assets=["t/broken"], ops={"sqlmesh_shop": {"restate": restated_range}})
+        assert failed_again.status_of("t/broken") == "audit_failed"
+        assert numbers(failed_again.observations["t/broken"].metadata) == (1, 5)  # the state still has the restated day

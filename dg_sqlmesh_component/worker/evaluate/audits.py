@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlglot import exp
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, missing_intervals
 from sqlmesh.utils.date import now_timestamp, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -148,7 +148,9 @@ def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, pipe: Pipe
     """Evaluate the requested audits over all computed intervals, as `sqlmesh audit` does, and no other audits."""
     snapshots = scheduler.snapshots_by_name
     index = deployability(request, snapshots.values())
-    coverages = Coverages(snapshots, index, request.execution_time)
+    pending = missing_intervals(snapshots.values(), execution_time=request.execution_time, deployability_index=index)
+    missing = {snapshot.name: tuple(intervals) for snapshot, intervals in pending.items()}
+    coverages = Coverages(snapshots, index, request.execution_time, pending)
     for fqn, uses in request.audit_only.items():
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened
@@ -162,7 +164,7 @@ def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, pipe: Pipe
                 pipe.send(_evaluate_alone(request, scheduler, snapshot, position, index))
         if coverage := coverages.of(fqn):
             pipe.send(coverage)
-        pipe.send(msg.NodeAudited(fqn, tuple(coverages.pending.get(fqn, ())), error))
+        pipe.send(msg.NodeAudited(fqn, missing.get(fqn, ()), error))
 
 
 def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...], evaluator: SnapshotEvaluator) -> list[int]:

@@ -29,7 +29,7 @@ from sqlmesh.core.config.run import RunConfig
 from sqlmesh.core.environment import Environment, EnvironmentNamingInfo
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo
+from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo, missing_intervals
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import to_datetime, to_timestamp
 from sqlmesh.utils.errors import PlanError, SignalEvalError
@@ -401,7 +401,9 @@ class _RecordingContext(ExistingStateContext):
         """The coverages before a restatement. The snapshots of its plan lack the restated range, the state has it."""
         copies = {name: snapshot.copy() for name, snapshot in snapshots.items()}
         self.state_reader.refresh_snapshot_intervals(copies.values())
-        return Coverages(copies, deployability(self._request, copies.values()), self._request.execution_time)
+        index, now = deployability(self._request, copies.values()), self._request.execution_time
+        pending = missing_intervals(copies.values(), execution_time=now, deployability_index=index)
+        return Coverages(copies, index, now, pending)
 
     def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
         """The pipe's listening thread calls this."""

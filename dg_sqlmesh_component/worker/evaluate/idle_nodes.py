@@ -30,10 +30,10 @@ def idle_nodes(
         tracker: Knows the planned batches, unready signals and intervals that are held back. It is given the coverages.
     """
     index = deployability(request, snapshots.values())
-    tracker.coverages = coverages = Coverages(snapshots, index, request.execution_time)
     pending = missing_intervals(
         snapshots.values(), execution_time=request.execution_time, ignore_cron=True, deployability_index=index
     )
+    tracker.coverages = coverages = Coverages(snapshots, index, request.execution_time, pending)
     pending_names = {snapshot.name for snapshot in pending}
     altered = data_altered_at(snapshots, index, {fqn for fqn, batches in tracker.planned.items() if batches})
     for fqn in sorted(nodes):
