@@ -39,7 +39,7 @@ def main() -> None:
             lab.project,
             "run",
         ]
-        measure(run, cwd=lab.project)  # computes what is pending since the plan
+        measure(run, cwd=lab.project)  # computes the pending intervals since the plan
 
         def tick(expected: range, days: int) -> Callable[[], object]:
             def find() -> None:

@@ -298,7 +298,7 @@ class EnvironmentOpened:
 
 @dataclass(frozen=True, slots=True)
 class RestatementPlanned:
-    """Sent before `EnvironmentOpened` if the request restates: what is about to be computed again.
+    """Sent before `EnvironmentOpened` if the request restates: the ranges that SQLMesh will compute again.
 
     It is sent for a restatement that is then refused for its size, too.
 
