@@ -321,6 +321,7 @@ def _assets_of(component: SQLMeshProjectComponent, manifest: Manifest, translato
         component.get_asset_spec,
         check_spec,
         status_checks=component.execution_status_check,
+        intervals_slack=component.intervals_check.slack if component.intervals_check else None,
     )
 
 

@@ -22,6 +22,7 @@ from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, Restate, SQLMeshProjectArgs
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.freshness import Freshness
+from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
 from dg_sqlmesh_component.config.janitor import Janitor
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.schedule import Schedule
@@ -42,6 +43,7 @@ DEFAULTS = {
 OPTIONAL = {
     "execution.retries": Retries.model(),
     "freshness": Freshness.model(),
+    "intervals_check": IntervalsCheck.model(),
     "schedule": Schedule.model(),
     "janitor": Janitor.model(),
 }

@@ -23,6 +23,7 @@ from dg_sqlmesh_component.config.attributes import (
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.freshness import Freshness, resolve_freshness
+from dg_sqlmesh_component.config.intervals_check import IntervalsCheck, resolve_intervals_check
 from dg_sqlmesh_component.config.janitor import JANITOR, Janitor
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.schedule import Schedule, resolve_schedule
@@ -111,6 +112,17 @@ class ComponentAttributes(dg.Resolvable):
             examples=[False],
         ),
     ] = True
+    intervals_check: Annotated[
+        IntervalsCheck | None,
+        dg.Resolver(
+            resolve_intervals_check,
+            model_field_type=bool | IntervalsCheck.model() | None,
+            inject_before_resolve=False,
+            description="Whether every incremental model has the check `sqlmesh_intervals_complete`, which fails if an "
+            "expected interval is not computed: true, or a mapping with a slack. Default: no such checks.",
+            examples=[True, {"slack": "6h"}],
+        ),
+    ] = None
     audits: Annotated[
         Audits,
         dg.Resolver.default(

@@ -8,13 +8,10 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 import dagster as dg
-from pydantic import BaseModel, StrictFloat, StrictInt, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
+from dg_sqlmesh_component.config.durations import WrittenDuration, duration
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-
-LONGEST_SLACK = timedelta(days=366)
-
-_DURATION = TypeAdapter(timedelta)
 
 
 @dataclass
@@ -24,7 +21,7 @@ class Freshness(dg.Resolvable):
     slack: Annotated[
         timedelta,
         dg.Resolver.default(
-            model_field_type=str | StrictInt | StrictFloat,
+            model_field_type=WrittenDuration,
             description="How much longer than the longest time between two ticks of its cron an asset may be without a "
             "materialization: seconds, or text such as 2h, 90m, 1 day or PT1H30M (ISO 8601). Choose more than the "
             "time from a tick to the end of the run. Required.",
@@ -34,16 +31,16 @@ class Freshness(dg.Resolvable):
     warn_slack: Annotated[
         timedelta | None,
         dg.Resolver.default(
-            model_field_type=str | StrictInt | StrictFloat | None,
+            model_field_type=WrittenDuration | None,
             description="A shorter slack, after which Dagster shows a warning. Default: no warning.",
             examples=["1h"],
         ),
     ] = None
 
     def __post_init__(self) -> None:
-        self.slack = _duration("slack", self.slack)
+        self.slack = duration("freshness.slack", self.slack)
         if self.warn_slack is not None:
-            self.warn_slack = _duration("warn_slack", self.warn_slack)
+            self.warn_slack = duration("freshness.warn_slack", self.warn_slack)
             if self.warn_slack >= self.slack:
                 raise ConfigurationError(
                     f"`freshness.warn_slack` in defs.yaml is {self.warn_slack}. It must be shorter than "
@@ -68,34 +65,3 @@ def resolve_freshness(context: dg.ResolutionContext, model: Any) -> Freshness | 
     if model is None:
         return None
     raise ConfigurationError(f"`freshness` in defs.yaml is {model!r}. Write a mapping, for example {{slack: 2h}}.")
-
-
-def _duration(name: str, value: object) -> timedelta:
-    """A value from YAML as a duration.
-
-    Raises:
-        ConfigurationError: It is no duration, negative, or longer than a year.
-    """
-    duration = _parsed(value)
-    if duration is None:
-        raise ConfigurationError(
-            f"`freshness.{name}` in defs.yaml is {value!r}. Write seconds, or text such as 2h, 90m, 1 day or PT1H30M."
-        )
-    if not timedelta(0) <= duration <= LONGEST_SLACK:
-        raise ConfigurationError(
-            f"`freshness.{name}` in defs.yaml is {value!r}. It must not be negative or longer than "
-            f"{LONGEST_SLACK.days} days."
-        )
-    return duration
-
-
-def _parsed(value: object) -> timedelta | None:
-    if isinstance(value, bool):
-        return None
-    # `2h` is the ISO 8601 duration `PT2H` without its beginning.
-    for written in (value, f"PT{value.strip().upper()}") if isinstance(value, str) else (value,):
-        try:
-            return _DURATION.validate_python(written)
-        except ValidationError:
-            continue
-    return None

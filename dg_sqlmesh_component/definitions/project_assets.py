@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -54,6 +55,8 @@ class ProjectAssets:
         node_by_check: The node of each check. The check of an external model or a standalone audit belongs to that
             node, and not to the model of its asset.
         check_by_audit: The check of each audit that has one, by the audit's node and position.
+        intervals_slack: How long an interval may be missing before the check of intervals of an incremental model
+            fails; None if there are no such checks.
     """
 
     manifest: Manifest
@@ -66,6 +69,7 @@ class ProjectAssets:
     fqn_by_key: Mapping[dg.AssetKey, str]
     node_by_check: Mapping[dg.AssetCheckKey, str]
     check_by_audit: Mapping[tuple[str, int], dg.AssetCheckKey]
+    intervals_slack: timedelta | None
 
     @classmethod
     def build(
@@ -76,11 +80,13 @@ class ProjectAssets:
         check_spec_of: CheckSpecOf,
         *,
         status_checks: bool = True,
+        intervals_slack: timedelta | None = None,
     ) -> ProjectAssets:
         """Translate the selected models.
 
         Args:
             status_checks: Whether each model has a status check.
+            intervals_slack: The attribute of that name.
 
         Raises:
             ProjectLoadError: Two models, or a model and a table that is read, have the same asset key.
@@ -97,7 +103,9 @@ class ProjectAssets:
         checks = _Checks(check_spec_of)
         for model in chosen:
             if status_checks:
-                checks.add_status(translator.status_check_spec(specs[model.fqn].key), model)
+                checks.add_own(translator.status_check_spec(specs[model.fqn].key), model)
+            if intervals_slack is not None and model.is_incremental:
+                checks.add_own(translator.intervals_check_spec(specs[model.fqn].key, intervals_slack), model)
             for audit in model.audits:
                 checks.add(specs[model.fqn], model, audit)
         carriers = _Carriers(chosen, models)
@@ -124,6 +132,7 @@ class ProjectAssets:
             fqn_by_key=fqn_by_key,
             node_by_check=checks.node_by_check,
             check_by_audit=checks.check_by_audit,
+            intervals_slack=intervals_slack,
         )
 
     @cached_property
@@ -312,7 +321,8 @@ class _Checks:
         self.node_by_check: dict[dg.AssetCheckKey, str] = {}
         self.check_by_audit: dict[tuple[str, int], dg.AssetCheckKey] = {}
 
-    def add_status(self, spec: dg.AssetCheckSpec, model: Model) -> None:
+    def add_own(self, spec: dg.AssetCheckSpec, model: Model) -> None:
+        """Add a check of ours, which belongs to no audit."""
         self.specs[spec.key] = spec
         self.node_by_check[spec.key] = model.fqn
 

@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -22,11 +23,14 @@ from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.dagster_internals import cron_fields
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
-from dg_sqlmesh_component.protocol.formatting import counted
+from dg_sqlmesh_component.protocol.formatting import counted, duration_text
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
 
 STATUS_CHECK = "sqlmesh_execution_status"
 """The check of every model that shows its outcome in the run."""
+
+INTERVALS_CHECK = "sqlmesh_intervals_complete"
+"""The optional check of every incremental model that shows whether it has gaps."""
 
 HAS_VIRTUAL_ASSETS = "is_virtual" in inspect.signature(dg.AssetSpec.__new__).parameters
 """Whether this Dagster has virtual assets, which are never stale by themselves; 1.13 and later do."""
@@ -191,6 +195,21 @@ class Translator:
             description="Passes if SQLMesh executed the model or had nothing to do.",
         )
 
+    @staticmethod
+    def intervals_check_spec(key: dg.AssetKey, slack: timedelta) -> dg.AssetCheckSpec:
+        """The check that shows whether an incremental model has gaps.
+
+        Args:
+            slack: How long an interval may be missing before the check fails.
+        """
+        longer = f"for longer than {duration_text(slack)} " if slack else ""
+        return dg.AssetCheckSpec(
+            INTERVALS_CHECK,
+            asset=key,
+            description=f"Fails if an expected interval is missing {longer}after its cron tick.",
+            metadata={"sqlmesh/slack_seconds": slack.total_seconds()},
+        )
+
     def audit_check_spec(self, node: Model | StandaloneAudit, audit: Audit, key: dg.AssetKey) -> dg.AssetCheckSpec:
         """The check of one audit. It blocks if a failed audit stops the model and its downstream models.
 
@@ -212,7 +231,7 @@ class Translator:
             # With its schema: a model may read tables of the same name in several schemas.
             check_name = f"{_identifier('_'.join(split_fqn(node.fqn)[-2:]))}__{check_name}"
             description += f" of the external model {node.name}"
-        elif check_name == STATUS_CHECK:
+        elif check_name in (STATUS_CHECK, INTERVALS_CHECK):
             check_name = f"{check_name}_audit"
         return dg.AssetCheckSpec(
             check_name,

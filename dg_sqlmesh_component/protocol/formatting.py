@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from difflib import get_close_matches
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -59,6 +59,11 @@ def utc_text(milliseconds: int) -> str:
     """An instant in UTC, to the second."""
     moment = datetime.fromtimestamp(milliseconds / 1000, tz=timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def duration_text(duration: timedelta) -> str:
+    """A duration as `2:00:00`, `30 days` or `1 day, 2:00:00`."""
+    return str(duration).removesuffix(", 0:00:00")
 
 
 def unquoted(fqn: str) -> str:

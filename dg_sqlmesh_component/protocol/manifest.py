@@ -101,6 +101,20 @@ class DbtNode:
     tests: str | None = None
 
 
+INCREMENTAL_KINDS = frozenset(
+    {
+        "INCREMENTAL_BY_TIME_RANGE",
+        "INCREMENTAL_BY_UNIQUE_KEY",
+        "INCREMENTAL_BY_PARTITION",
+        "INCREMENTAL_UNMANAGED",
+    }
+)
+"""Kinds of models whose query is given an interval and may select the rows of that interval only.
+
+A query of another kind selects everything (`FULL`, `VIEW`, `SEED`, `SCD_TYPE_2`), or nobody knows (`CUSTOM`).
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """One SQLMesh model.
@@ -185,8 +199,8 @@ class Model:
 
     @property
     def is_incremental(self) -> bool:
-        """True if SQLMesh computes it range by range, and not always as a whole."""
-        return self.kind.startswith("INCREMENTAL")
+        """True if SQLMesh computes it range by range, so that a missing interval can mean missing rows."""
+        return self.kind in INCREMENTAL_KINDS
 
     @property
     def is_executable(self) -> bool:

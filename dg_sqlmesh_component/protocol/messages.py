@@ -500,6 +500,39 @@ class NodeWaiting:
 
 
 @dataclass(frozen=True, slots=True)
+class IntervalCoverage:
+    """The computed intervals of an incremental model and its gaps, as in the state at that moment.
+
+    A gap is a range of adjoining missing intervals. An interval is missing if the model's start, end and cron require
+    it at the run's execution time, and if it is not computed.
+
+    Sent for each requested incremental model: before its `NodeUpToDate`, `NodeWaiting` or `NodeAudited`, or before the
+    `BatchFinished` of its last batch. If that batch does not finish, it is sent after the run. Void if SQLMesh starts
+    over.
+
+    Attributes:
+        computed: From the start of the first to the end of the last computed interval; None if there is none.
+        gaps: The oldest gaps, in order; at most `MAX_GAPS`.
+        gap_count: The number of all gaps.
+        missing_intervals: The number of single intervals in all gaps.
+        missing_since: When the oldest missing interval became due: the first tick of the cron at or after its end. None
+            if there are no gaps.
+    """
+
+    fqn: str
+    computed: Interval | None
+    gaps: tuple[Interval, ...] = ()
+    gap_count: int = 0
+    missing_intervals: int = 0
+    missing_since: int | None = None
+    type: Literal["interval_coverage"] = "interval_coverage"
+
+
+MAX_GAPS = 20
+"""How many gaps of a model are listed. Further gaps are counted."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeAudited:
     """Sent when the audits of an `audit_only` node are finished.
 
@@ -619,6 +652,7 @@ Event = (
     | NodesBlocked
     | NodeUpToDate
     | NodeWaiting
+    | IntervalCoverage
     | NodeAudited
     | ObjectDropped
     | JanitorFinished

@@ -11,18 +11,25 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import sql_metadata
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.run.coverage import coverage_metadata
 from dg_sqlmesh_component.run.outcomes import AuditResult, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.wording import Wording, ranges
 
 
 def outcome_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
-    """The promoted version, the computed data, and why a model was not executed."""
-    return {**_promoted(wording, outcome), **_computed(outcome), **_causes(wording, outcome)}
+    """The promoted version, the computed data, the coverage, and why a model was not executed."""
+    return {
+        **_promoted(wording, outcome),
+        **_computed(outcome),
+        **coverage_metadata(outcome.coverage),
+        **_causes(wording, outcome),
+    }
 
 
 def status_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
-    """The promoted version, and why a model was not executed."""
-    return {**_promoted(wording, outcome), **_causes(wording, outcome)}
+    """The promoted version, and why a model was not executed. The coverage too if it failed."""
+    coverage = outcome.coverage if outcome.outcome.is_failure else None
+    return {**_promoted(wording, outcome), **coverage_metadata(coverage), **_causes(wording, outcome)}
 
 
 def intervals_metadata(intervals: Sequence[msg.Interval]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ Evidence, in the order in which SQLMesh sends it:
 5. `EvaluationFinished`, `RequestFailed`, or the end of the process (`close`): the ledger settles each open entry by
    its strongest evidence (`_Entry.judge`).
 
+`IntervalCoverage` comes before the event that settles an incremental model. It is no evidence; the outcome includes it.
+
 Evidence is discarded in two cases:
 
 - A second `EvaluationPlanned`: a plan has landed and SQLMesh starts over. Finished batches count, all other evidence is
@@ -115,6 +117,7 @@ class NodeOutcome:
         audited_data: For `up_to_date` and `waiting`: the current version of the data and of the audits.
         altered_at: For `up_to_date` and `waiting`: when the data was last altered.
         computed: For `up_to_date`: all computed intervals.
+        coverage: The coverage of an incremental model after this run; None if it was not reported.
         computed_at: For `up_to_date`: when SQLMesh last computed one of them.
         attempts: The number of attempts, with retries inside the step.
         is_second_outcome: Whether this is the node's second outcome in this run, because a plan landed and SQLMesh
@@ -146,6 +149,7 @@ class NodeOutcome:
     altered_at: int | None = None
     computed: tuple[msg.Interval, ...] = ()
     computed_at: int | None = None
+    coverage: msg.IntervalCoverage | None = None
     attempts: int = 1
     is_second_outcome: bool = False
 
@@ -157,12 +161,14 @@ class AuditOnlyOutcome:
     Attributes:
         missing: The node's pending intervals.
         error: Why no audit was evaluated; None if they were evaluated.
+        coverage: The coverage of an incremental model; None if it was not reported.
     """
 
     fqn: str
     audits: tuple[AuditResult, ...]
     missing: tuple[msg.Interval, ...]
     error: str | None
+    coverage: msg.IntervalCoverage | None = None
 
 
 @dataclass(slots=True)
@@ -186,6 +192,7 @@ class _Entry:
     failed_upstream: tuple[str, ...] = ()
     up_to_date: msg.NodeUpToDate | None = None
     waiting: msg.NodeWaiting | None = None
+    coverage: msg.IntervalCoverage | None = None
     verdict: Outcome | None = None
     is_second_outcome: bool = False
     row_count: int | None = None
@@ -214,7 +221,7 @@ class _Entry:
         for position, evaluations in self.audits.items():
             self.audits[position] = [evaluation for evaluation in evaluations if evaluation.interval in finished]
         self.planned, self.unselected, self.failed_upstream, self.row_count = None, (), (), None
-        self.up_to_date, self.waiting = None, None
+        self.up_to_date, self.waiting, self.coverage = None, None, None
         self.failures.clear()
 
     def forget(self) -> None:
@@ -282,6 +289,7 @@ class _Entry:
             altered_at=idle.altered_at if idle else None,
             computed=up_to_date.intervals if up_to_date else (),
             computed_at=up_to_date.computed_at if up_to_date else None,
+            coverage=self.coverage,
             attempts=self.attempts,
             is_second_outcome=self.is_second_outcome,
         )
@@ -300,6 +308,7 @@ class Ledger:
         self._promoted: dict[str, msg.PromotedVersion] = {}
         self._audit_only = dict.fromkeys(audit_only)
         self._audited: dict[str, dict[int, list[msg.AuditEvaluated]]] = {}
+        self._audit_only_coverage: dict[str, msg.IntervalCoverage] = {}
         self._unrequested: set[str] = set()
         self._unplanned: set[str] = set()
         self._failed_after_success: dict[str, str] = {}
@@ -357,10 +366,15 @@ class Ledger:
                 self._entry(event.fqn).up_to_date = event
             case msg.NodeWaiting():
                 self._entry(event.fqn).waiting = event
+            case msg.IntervalCoverage() if event.fqn in self._audit_only:
+                self._audit_only_coverage[event.fqn] = event
+            case msg.IntervalCoverage():
+                self._entry(event.fqn).coverage = event
             case msg.NodeAudited():
                 self._audit_only.pop(event.fqn, None)
                 results = _audit_results(self._audited.pop(event.fqn, {}))
-                return [AuditOnlyOutcome(event.fqn, results, _merge(event.missing), event.error)]
+                coverage = self._audit_only_coverage.pop(event.fqn, None)
+                return [AuditOnlyOutcome(event.fqn, results, _merge(event.missing), event.error, coverage)]
             case msg.EvaluationFinished():
                 self._status = event.status
                 return self.close(None)

@@ -10,9 +10,10 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, STATUS_CHECK
 from dg_sqlmesh_component.protocol.formatting import counted, utc_text
 from dg_sqlmesh_component.run.check_history import NOT_EVALUATED, Data, EarlierResult, data_metadata, stored_value
+from dg_sqlmesh_component.run.coverage import intervals_result
 from dg_sqlmesh_component.run.metadata import (
     audit_metadata,
     intervals_metadata,
@@ -57,6 +58,7 @@ class Reporter:
             tags={"dagster/code_version": outcome.promoted.data_hash} if outcome.promoted else None,
             check_results=[
                 *self.status_check(outcome),
+                *self.intervals_check(outcome),
                 *self.audit_checks(outcome.fqn, outcome.audits),
                 *self.audits_not_promoted(outcome),
             ],
@@ -129,10 +131,8 @@ class Reporter:
     def _status_check(
         self, fqn: str, *, passed: bool, is_warning: bool, description: str, metadata: Mapping[str, Any] | None = None
     ) -> list[dg.AssetCheckResult]:
-        if fqn not in self.assets.specs:
-            return []
-        key = dg.AssetCheckKey(self.assets.key(fqn), STATUS_CHECK)
-        if key not in self.selected_checks:
+        key = self._selected_check(fqn, STATUS_CHECK)
+        if key is None:
             return []
         return [
             dg.AssetCheckResult(
@@ -144,6 +144,24 @@ class Reporter:
                 metadata=metadata,
             )
         ]
+
+    def intervals_check(self, outcome: NodeOutcome | AuditOnlyOutcome) -> list[dg.AssetCheckResult]:
+        """The intervals check of a model, if it is selected. Without a coverage, a failed model has no result."""
+        key, coverage = self._selected_check(outcome.fqn, INTERVALS_CHECK), outcome.coverage
+        if key is None:
+            return []
+        if coverage is None:
+            is_failure = outcome.outcome.is_failure if isinstance(outcome, NodeOutcome) else outcome.error is not None
+            return [] if is_failure else [not_evaluated(key, self.wording.why_no_coverage(outcome.fqn))]
+        reason = None
+        if isinstance(outcome, NodeOutcome) and outcome.outcome is Outcome.WAITING:
+            reason = self.wording.sentence(outcome)
+        return [intervals_result(key, self.wording, coverage, self.execution_time, reason)]
+
+    def _selected_check(self, fqn: str, name: str) -> dg.AssetCheckKey | None:
+        """The check of this name on a model's asset, if it is selected."""
+        key = dg.AssetCheckKey(self.assets.key(fqn), name) if fqn in self.assets.specs else None
+        return key if key in self.selected_checks else None
 
     # -- audits -----------------------------------------------------------------------------------
 
@@ -188,6 +206,7 @@ class Reporter:
                 is_warning=outcome.error is None,
                 description=self.wording.audit_only_sentence(outcome),
             ),
+            *self.intervals_check(outcome),
         ]
 
     def audits_not_promoted(self, outcome: NodeOutcome | AuditOnlyOutcome) -> list[dg.AssetCheckResult]:
@@ -199,12 +218,14 @@ class Reporter:
         return self._not_evaluated(outcome.fqn, reason, self.assets.checks_of_results(outcome.fqn, outcome.audits))
 
     def not_evaluated(self, outcome: NodeOutcome, reported: Set[dg.AssetCheckKey]) -> list[dg.AssetCheckResult]:
-        """Audit checks of a node that have no result. If a run fails, Dagster shows such checks as failed.
+        """Checks of a node that have no result. If a run fails, Dagster shows such checks as failed.
 
         Args:
             reported: The checks that have a result.
         """
-        return self._not_evaluated(outcome.fqn, self.wording.why_not_evaluated(outcome), reported)
+        reason, intervals = self.wording.why_not_evaluated(outcome), self._selected_check(outcome.fqn, INTERVALS_CHECK)
+        checks = self._not_evaluated(outcome.fqn, reason, reported)
+        return checks if intervals is None or intervals in reported else [*checks, not_evaluated(intervals, reason)]
 
     def _not_evaluated(
         self, node: str, reason: str, reported: Collection[dg.AssetCheckKey]

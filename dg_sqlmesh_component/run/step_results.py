@@ -139,6 +139,7 @@ class StepResults:
     def _check_results(self, outcome: NodeOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult]) -> Iterator[Any]:
         """The check results of a node that is not materialized."""
         yield from self.reporter.status_check(outcome)
+        yield from self.reporter.intervals_check(outcome)
         yield from self.reporter.audit_checks(outcome.fqn, outcome.audits)
         if outcome.outcome is Outcome.EXECUTED:
             yield from self.reporter.audits_not_promoted(outcome)

@@ -133,6 +133,13 @@ class Wording:
                     "data. Execute this check alone to evaluate it."
                 )
 
+    def why_no_coverage(self, fqn: str) -> str:
+        """Why a model that did not fail has no coverage."""
+        return (
+            f"the version of {self.assets.name(fqn)} that environment {self.environment} has promoted is not "
+            "incremental. Apply a plan to promote the local change."
+        )
+
     def was_not_started(self, outcome: NodeOutcome) -> bool:
         """Whether the run was cancelled before it reached the model."""
         return self.running is not None and not outcome.intervals and outcome.fqn not in self.running
@@ -185,11 +192,11 @@ class Wording:
 
 def ranges(intervals: Iterable[msg.Interval]) -> str:
     """Intervals as text: `[start, end)` in UTC. Whole days are shown without the time."""
-    return ", ".join(f"[{', '.join(_ends(interval))})" for interval in intervals)
+    return ", ".join(f"[{', '.join(interval_ends(interval))})" for interval in intervals)
 
 
-def _ends(interval: msg.Interval) -> list[str]:
-    """Start and end in the same format."""
+def interval_ends(interval: msg.Interval) -> list[str]:
+    """Start and end in UTC, in the same format: whole days are shown without the time."""
     ends = [utc_text(end) for end in interval]
     midnight = "T00:00:00Z"
     return [end.removesuffix(midnight) for end in ends] if all(end.endswith(midnight) for end in ends) else ends

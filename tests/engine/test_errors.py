@@ -379,12 +379,12 @@ def test_bug_of_this_package_during_a_run_is_reported_as_one_with_its_traceback(
         before = dagster.launch()
         bug.write_text(IN_TRACKER + "del Tracker.report_idle_nodes")
         planned = dagster.launch()
-        bug.write_text(IN_TRACKER + "del Tracker._count_after_last_batch")
+        bug.write_text(IN_TRACKER + "del Tracker._note_finished")
         in_batch = dagster.launch()
     for record, line in (
         (before, "TypeError: 'int' object is not callable"),
         (planned, "AttributeError: 'Tracker' object has no attribute 'report_idle_nodes'"),
-        (in_batch, "AttributeError: 'Tracker' object has no attribute '_count_after_last_batch'"),
+        (in_batch, "AttributeError: 'Tracker' object has no attribute '_note_finished'"),
     ):
         assert record.status == dg.DagsterRunStatus.FAILURE
         [failure] = record.failures

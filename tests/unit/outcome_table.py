@@ -140,6 +140,15 @@ UNSELECTED = (
 )
 
 
+COMPLETE = msg.IntervalCoverage(ORDERS, days(1, 2))
+ONE_GAP = msg.IntervalCoverage(ORDERS, days(1, 1), (D2,), 1, 1, day(3))
+GAP_TABLE = dg.MetadataValue.table(
+    [dg.TableRecord({"from": "2026-01-02", "to": "2026-01-03"})],
+    dg.TableSchema([dg.TableColumn("from", "timestamp"), dg.TableColumn("to", "timestamp")]),
+)
+MANY_GAPS = msg.IntervalCoverage(ORDERS, days(1, 1), (D2,), 3, 5, day(3))
+
+
 def at(milliseconds: int) -> float:
     """Return epoch seconds, as in Dagster's metadata."""
     return milliseconds / 1000
@@ -156,6 +165,7 @@ OUTCOME_TABLE = (
             batch(0, D1, duration_ms=5, rows=10, bytes=100),
             audited("not_null", D2),
             audited("recent", D2),
+            COMPLETE,
             msg.RowsCounted(ORDERS, 1_234),
             batch(1, D2, duration_ms=7, rows=20, bytes=200),
             SUCCEEDED,
@@ -172,6 +182,7 @@ OUTCOME_TABLE = (
             bytes=300,
             row_count=1_234,
             audits=(audit_result("not_null", days(1, 2)), audit_result("recent", days(1, 2))),
+            coverage=COMPLETE,
         ),
         Reported(
             "core.orders was executed for [2026-01-01, 2026-01-03).",
@@ -186,6 +197,10 @@ OUTCOME_TABLE = (
                 "sqlmesh/rows": 30,
                 "sqlmesh/bytes": 300,
                 "dagster/row_count": 1_234,
+                "sqlmesh/gaps": 0,
+                "sqlmesh/missing_intervals": 0,
+                "sqlmesh/coverage_from": at(day(1)),
+                "sqlmesh/coverage_to": at(day(3)),
             },
             {"not_null": (True, ERROR, None), "recent": (True, WARN, None)},
         ),
@@ -382,15 +397,24 @@ OUTCOME_TABLE = (
         (
             OPENED,
             msg.EvaluationPlanned({ORDERS: ()}),
+            MANY_GAPS,
             msg.NodeWaiting(ORDERS, ("files_arrived", "bank_holiday"), ()),
             SUCCEEDED,
         ),
-        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, signals=("files_arrived", "bank_holiday")),
+        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, signals=("files_arrived", "bank_holiday"), coverage=MANY_GAPS),
         Reported(
             "core.orders is waiting: its signal files_arrived, bank_holiday has no interval ready.",
             False,
             WARN,
-            {"sqlmesh/waiting_for": "its signal files_arrived, bank_holiday has no interval ready"},
+            {
+                "sqlmesh/waiting_for": "its signal files_arrived, bank_holiday has no interval ready",
+                "sqlmesh/gaps": 3,
+                "sqlmesh/missing_intervals": 5,
+                "sqlmesh/coverage_from": at(day(1)),
+                "sqlmesh/coverage_to": at(day(2)),
+                "sqlmesh/gap_table": GAP_TABLE,
+                "sqlmesh/gaps_cut": "2 newer gaps left out",
+            },
         ),
     ),
     Row(
@@ -446,12 +470,13 @@ OUTCOME_TABLE = (
     ),
     Row(
         "failed: its batch ended without a duration and the failure list names it",
-        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED),
+        (OPENED, ONE_BATCH, failing_batch(0, D1), DIVISION, ONE_GAP, FAILED),
         NodeOutcome(
             ORDERS,
             Outcome.FAILED,
             PROMOTED,
             planned_batches=1,
+            coverage=ONE_GAP,
             errors=("ConversionException: cannot cast 'x'",),
             needs_correction=True,
         ),
@@ -459,7 +484,14 @@ OUTCOME_TABLE = (
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
-            {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
+            {
+                "sqlmesh/error": "ConversionException: cannot cast 'x'",
+                "sqlmesh/gaps": 1,
+                "sqlmesh/missing_intervals": 1,
+                "sqlmesh/coverage_from": at(day(1)),
+                "sqlmesh/coverage_to": at(day(2)),
+                "sqlmesh/gap_table": GAP_TABLE,
+            },
         ),
     ),
     Row(

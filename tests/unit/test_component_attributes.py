@@ -34,6 +34,7 @@ EVERYTHING: dict[str, Any] = {
         "automation_condition": "{{ dg.AutomationCondition.eager() }}",
     },
     "external_models": {"key": "landing/{{ external.name }}", "keys": {"raw.events": "dlt/events"}},
+    "intervals_check": {"slack": "6h"},
     "automation": "cron",
     "freshness": {"slack": "2h", "warn_slack": "1h"},
     "op": {"name": "shop", "tags": {"team": "data"}, "pool": "warehouse", "description": "Runs it."},

@@ -68,6 +68,12 @@ METADATA_TYPES = {
     "sqlmesh/reason": dg.TextMetadataValue,
     "sqlmesh/next_due": dg.TimestampMetadataValue,
     "sqlmesh/computed_up_to": dg.TimestampMetadataValue,
+    "sqlmesh/gaps": dg.IntMetadataValue,
+    "sqlmesh/missing_intervals": dg.IntMetadataValue,
+    "sqlmesh/coverage_from": dg.TimestampMetadataValue,
+    "sqlmesh/coverage_to": dg.TimestampMetadataValue,
+    "sqlmesh/gap_table": dg.TableMetadataValue,
+    "sqlmesh/gaps_cut": dg.TextMetadataValue,
     "sqlmesh/waiting_for": dg.TextMetadataValue,
     "sqlmesh/blocked_by": dg.TextMetadataValue,
     "sqlmesh/failed_audits": dg.TextMetadataValue,
@@ -105,6 +111,11 @@ rows_executed = pytest.mark.parametrize(
 CAUSES = {f"sqlmesh/{name}" for name in ("waiting_for", "blocked_by", "failed_audits", "error")}
 """Metadata keys that explain why a model was not executed."""
 
+COVERAGE = {
+    f"sqlmesh/{name}" for name in ("gaps", "missing_intervals", "coverage_from", "coverage_to", "gap_table", "gaps_cut")
+}
+"""Metadata keys of the coverage."""
+
 
 # -- the table ------------------------------------------------------------------------------------
 
@@ -115,8 +126,9 @@ def test_status_check_has_the_outcome_as_a_sentence_and_the_error_as_metadata(ro
     (result,) = reporter().status_check(row.outcome)
     assert (result.asset_key, result.check_name) == (KEY, STATUS_CHECK)
     assert check_summary(result) == (row.reported.passed, row.reported.severity, row.description_of_status_check)
-    causes = {name: value for name, value in row.reported.metadata.items() if name in CAUSES}
-    assert plain(dict(result.metadata)) == {**common_metadata(row.outcome), **causes}
+    names = CAUSES | COVERAGE if row.outcome.outcome.is_failure else CAUSES
+    expected = {name: value for name, value in row.reported.metadata.items() if name in names}
+    assert plain(dict(result.metadata)) == {**common_metadata(row.outcome), **expected}
 
 
 @rows_not_executed

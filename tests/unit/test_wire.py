@@ -64,6 +64,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.NodesBlocked({"b": ("a",), "c": ()}),
     msg.NodeUpToDate("a", "its cron '@daily' is not due", next_due=D2[0], last_interval_end=None),
     msg.NodeWaiting("a", ("files_arrived",), ("b",), ("c",)),
+    msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5),
     msg.NodeAudited("a", (D1, D2), None),
     msg.ObjectDropped("db.core__dev"),
     msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),

@@ -17,6 +17,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError
 from dg_sqlmesh_component.protocol.manifest import cut, pair_audits
 from dg_sqlmesh_component.worker.context import describe_error
+from dg_sqlmesh_component.worker.coverage import Coverages, computed_intervals
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import audit_arguments
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_audits
@@ -29,11 +30,6 @@ def deployability(request: msg.EvaluationRequest, snapshots: Iterable[Snapshot])
     if request.environment == "prod":
         return DeployabilityIndex.all_deployable()
     return DeployabilityIndex.create(snapshots, start=request.start)
-
-
-def computed_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> list[msg.Interval]:
-    """The computed intervals of the table that the environment shows for a model."""
-    return snapshot.intervals if index.is_representative(snapshot) else snapshot.dev_intervals
 
 
 def altered_at(snapshot: Snapshot, index: DeployabilityIndex) -> int | None:
@@ -154,6 +150,7 @@ def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, pipe: Pipe
     index = deployability(request, snapshots.values())
     pending = missing_intervals(snapshots.values(), execution_time=request.execution_time, deployability_index=index)
     missing = {snapshot.name: tuple(intervals) for snapshot, intervals in pending.items()}
+    coverages = Coverages(snapshots, index, request.execution_time, pending)
     for fqn, uses in request.audit_only.items():
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened
@@ -165,6 +162,8 @@ def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, pipe: Pipe
                 if pipe.is_cancelled:
                     raise EvaluationError("The evaluation of audits was cancelled.")
                 pipe.send(_evaluate_alone(request, scheduler, snapshot, position, index))
+        if coverage := coverages.of(fqn):
+            pipe.send(coverage)
         pipe.send(msg.NodeAudited(fqn, missing.get(fqn, ()), error))
 
 

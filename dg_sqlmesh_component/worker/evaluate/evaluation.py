@@ -18,7 +18,7 @@ Facts about the run come from two sources: SQLMesh calls its console while it wo
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from sqlmesh.core.config.run import RunConfig
 from sqlmesh.core.environment import Environment, EnvironmentNamingInfo
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo
+from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo, missing_intervals
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import to_datetime, to_timestamp
 from sqlmesh.utils.errors import PlanError, SignalEvalError
@@ -53,8 +53,9 @@ from dg_sqlmesh_component.worker.context import (
     state_connection,
     unfinished_plan,
 )
+from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder
-from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, record_audits
+from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, deployability, record_audits
 from dg_sqlmesh_component.worker.evaluate.automatic_restatements import restated_before_its_source
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
@@ -163,6 +164,7 @@ def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracke
             late_error = error
     if status == "nothing_to_do":  # SQLMesh has planned nothing, so it has called no method of the console
         tracker.report_idle_nodes()
+    tracker.report_unfinished_coverage()
     if tracker.was_cancelled:  # before blocked nodes: SQLMesh left them out because the worker stopped the run
         in_flight = "cut off" if tracker.cut_off else "finished"
         raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new batch was started.")
@@ -369,6 +371,7 @@ class _RecordingContext(ExistingStateContext):
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         if self._request.restate is not None:  # the plan has chosen models and intervals
             self.current_scheduler = scheduler
+            self._tracker.coverages = self._coverages_of_state(scheduler.snapshots_by_name)
             return scheduler
         run = scheduler.run
 
@@ -393,6 +396,14 @@ class _RecordingContext(ExistingStateContext):
         replace_run(scheduler, run_requested)
         hold_back_pending_upstream(scheduler, self._tracker.note_held_back)
         return scheduler
+
+    def _coverages_of_state(self, snapshots: Mapping[str, Snapshot]) -> Coverages:
+        """The coverages before a restatement. The snapshots of its plan lack the restated range, the state has it."""
+        copies = {name: snapshot.copy() for name, snapshot in snapshots.items()}
+        self.state_reader.refresh_snapshot_intervals(copies.values())
+        index, now = deployability(self._request, copies.values()), self._request.execution_time
+        pending = missing_intervals(copies.values(), execution_time=now, deployability_index=index)
+        return Coverages(copies, index, now, pending)
 
     def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
         """The pipe's listening thread calls this."""

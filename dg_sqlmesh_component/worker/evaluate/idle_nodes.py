@@ -9,10 +9,10 @@ from sqlmesh.core.snapshot import Snapshot, missing_intervals
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.worker.coverage import Coverages, computed_intervals
 from dg_sqlmesh_component.worker.evaluate.audits import (
     altered_at,
     audited,
-    computed_intervals,
     data_altered_at,
     deployability,
 )
@@ -21,18 +21,19 @@ from dg_sqlmesh_component.worker.evaluate.tracker import Tracker, ancestors
 
 def idle_nodes(
     request: msg.EvaluationRequest, nodes: frozenset[str], snapshots: Mapping[str, Snapshot], tracker: Tracker
-) -> Iterator[msg.NodeUpToDate | msg.NodeWaiting]:
-    """Explain each node for which SQLMesh has planned no batch.
+) -> Iterator[msg.NodeUpToDate | msg.NodeWaiting | msg.IntervalCoverage]:
+    """Explain each node for which SQLMesh has planned no batch. The coverage of an incremental model comes first.
 
     Args:
         nodes: The nodes to run. All of them are in the environment.
         snapshots: The environment's, by name.
-        tracker: Knows the planned batches, unready signals and intervals that are held back.
+        tracker: Knows the planned batches, unready signals and intervals that are held back. It is given the coverages.
     """
     index = deployability(request, snapshots.values())
     pending = missing_intervals(
         snapshots.values(), execution_time=request.execution_time, ignore_cron=True, deployability_index=index
     )
+    tracker.coverages = coverages = Coverages(snapshots, index, request.execution_time, pending)
     pending_names = {snapshot.name for snapshot in pending}
     altered = data_altered_at(snapshots, index, {fqn for fqn, batches in tracker.planned.items() if batches})
     for fqn in sorted(nodes):
@@ -48,6 +49,8 @@ def idle_nodes(
                 idle = replace(idle, intervals=tuple(intervals), computed_at=altered_at(snapshot, index))
         else:
             idle = _waiting(fqn, tracker, snapshots)
+        if coverage := coverages.of(fqn):
+            yield coverage
         yield replace(
             idle,
             last_interval_end=intervals[-1][1] if intervals else None,

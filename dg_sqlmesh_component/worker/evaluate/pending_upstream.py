@@ -40,7 +40,8 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.worker.evaluate.audits import altered_at, computed_intervals
+from dg_sqlmesh_component.worker.coverage import computed_intervals
+from dg_sqlmesh_component.worker.evaluate.audits import altered_at
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
 

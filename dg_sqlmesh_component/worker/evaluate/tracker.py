@@ -15,6 +15,7 @@ from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshCompone
 from dg_sqlmesh_component.protocol.formatting import listed, plain, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
+from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.own_bugs import is_own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.transient_errors import is_transient
@@ -43,6 +44,7 @@ class Tracker(PipeConsole):
         is_through: Whether SQLMesh has reported the result of everything planned. Only `after_all` statements follow.
         count_rows: Counts the rows of a model's table after its last batch.
         idle_nodes: Events that explain why nodes without planned batches have nothing to do.
+        coverages: The coverages when SQLMesh planned; None before that.
     """
 
     def __init__(self, pipe: Pipe) -> None:
@@ -55,10 +57,12 @@ class Tracker(PipeConsole):
         self.is_through = False
         self.count_rows: Callable[[Snapshot], int | None] | None = None
         self.idle_nodes: Callable[[], Iterable[msg.Event]] = tuple
+        self.coverages: Coverages | None = None
         self._signal_owner: Snapshot | None = None
         self._failed: set[str] = set()
         self._blocked: set[str] = set()
         self._open_batches: Counter[str] = Counter()
+        self._finished: dict[str, list[msg.Interval]] = {}
         self._in_flight: Counter[str] = Counter()
         self._lock = Lock()
 
@@ -102,6 +106,7 @@ class Tracker(PipeConsole):
     ) -> None:
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self._open_batches = Counter({fqn: len(batches) for fqn, batches in self.planned.items()})
+        self._finished = {}
         if unselected := sorted(set().union(*self.held_back_by.values())):
             named = listed(list(map(unquoted, unselected)), _MAX_NAMED)
             text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
@@ -151,7 +156,7 @@ class Tracker(PipeConsole):
         **__: Any,
     ) -> None:
         if duration_ms is not None:
-            self._count_after_last_batch(snapshot)
+            self._note_finished(snapshot, interval)
         elif self.pipe.is_cut_off:
             self.was_cancelled = True
             self.cut_off.add(snapshot.name)
@@ -170,11 +175,22 @@ class Tracker(PipeConsole):
             )
         )
 
-    def _count_after_last_batch(self, snapshot: Snapshot) -> None:
+    def _note_finished(self, snapshot: Snapshot, interval: msg.Interval) -> None:
+        """Note a batch that SQLMesh has computed and recorded. After the last one, send the coverage and the rows."""
         with self._lock:  # batches of one model may end in several threads at once
             self._open_batches[snapshot.name] -= 1
+            self._finished.setdefault(snapshot.name, []).append(interval)
             is_last = self._open_batches[snapshot.name] == 0
-        if self.count_rows is None or not is_last:
+        if is_last:
+            self._report_coverage(snapshot.name)
+            self._count_rows(snapshot)
+
+    def _report_coverage(self, fqn: str) -> None:
+        if self.coverages is not None and (coverage := self.coverages.of(fqn, self._finished.get(fqn, ()))):
+            self.pipe.send(coverage)
+
+    def _count_rows(self, snapshot: Snapshot) -> None:
+        if self.count_rows is None:
             return
         try:
             rows = self.count_rows(snapshot)
@@ -199,6 +215,12 @@ class Tracker(PipeConsole):
             if not isinstance(error.__cause__, Cancelled) and fqn not in self.cut_off:
                 self._failed.add(fqn)
                 self._fail(fqn, error.__cause__ or error)
+
+    def report_unfinished_coverage(self) -> None:
+        """Send the coverage of planned models whose last batch has not finished."""
+        for fqn, batches in self._open_batches.items():
+            if batches:
+                self._report_coverage(fqn)
 
     def _fail(self, fqn: str, cause: BaseException) -> None:
         audits = cause.errors if isinstance(cause, NodeAuditsErrors) else []

@@ -1,0 +1,93 @@
+"""The interval coverage of a model as metadata, and the verdict of its check. Pure."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import counted, duration_text, utc_text
+from dg_sqlmesh_component.run.wording import Wording, interval_ends, ranges
+
+_MAX_NAMED = 5
+"""How many gaps the description of the check names. Its metadata lists more."""
+
+
+def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
+    """The coverage as numbers that Dagster plots, as times, and as a table of the gaps if there are any."""
+    if coverage is None:
+        return {}
+    metadata: dict[str, Any] = {
+        "sqlmesh/gaps": coverage.gap_count,
+        "sqlmesh/missing_intervals": coverage.missing_intervals,
+    }
+    if coverage.computed is not None:
+        start, end = coverage.computed
+        metadata["sqlmesh/coverage_from"] = dg.MetadataValue.timestamp(start / 1000)
+        metadata["sqlmesh/coverage_to"] = dg.MetadataValue.timestamp(end / 1000)
+    if coverage.gaps:
+        metadata["sqlmesh/gap_table"] = dg.MetadataValue.table(
+            [dg.TableRecord(dict(zip(("from", "to"), interval_ends(gap)))) for gap in coverage.gaps],
+            dg.TableSchema([dg.TableColumn("from", "timestamp"), dg.TableColumn("to", "timestamp")]),
+        )
+    if left_out := coverage.gap_count - len(coverage.gaps):
+        metadata["sqlmesh/gaps_cut"] = f"{counted(left_out, 'newer gap')} left out"
+    return metadata
+
+
+def intervals_result(
+    check: dg.AssetCheckKey,
+    wording: Wording,
+    coverage: msg.IntervalCoverage,
+    now: int,
+    reason: str | None,
+) -> dg.AssetCheckResult:
+    """The result of an intervals check.
+
+    Args:
+        now: The instant of the run, epoch milliseconds.
+        reason: A sentence that explains why the intervals are missing, if it is known.
+    """
+    slack = wording.assets.intervals_slack
+    assert slack is not None, "there are no such checks without it"
+    sentences = coverage_sentences(wording.assets.name(coverage.fqn), coverage, slack, now)
+    return dg.AssetCheckResult(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=is_complete(coverage, slack, now),
+        description=f"{sentences} {reason}" if reason else sentences,
+        metadata={"sqlmesh/environment": wording.environment, **coverage_metadata(coverage)},
+    )
+
+
+def is_complete(coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> bool:
+    """True if no interval is missing for longer than the slack.
+
+    Args:
+        now: The instant of the run, epoch milliseconds.
+    """
+    since = coverage.missing_since
+    return since is None or since + slack / timedelta(milliseconds=1) >= now
+
+
+def coverage_sentences(name: str, coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> str:
+    """What a model lacks, since when, and what to do.
+
+    Args:
+        name: The name of the model.
+    """
+    if coverage.missing_since is None:
+        return f"{name} has no gaps."
+    more = coverage.gap_count - _MAX_NAMED
+    named = ranges(coverage.gaps[:_MAX_NAMED]) + (f", and {counted(more, 'more gap')}" if more > 0 else "")
+    missing = f"{name} lacks {counted(coverage.missing_intervals, 'interval')}: {named}."
+    since = f"The oldest one became due at {utc_text(coverage.missing_since)}"
+    if is_complete(coverage, slack, now):
+        return f"{missing} {since}, which is within the slack of {duration_text(slack)}."
+    longer = f", longer ago than the slack of {duration_text(slack)}" if slack else ""
+    return (
+        f"{missing} {since}{longer}. Launch a run of the model, without `start` and `end` in the run config. It "
+        "computes the intervals, also if newer ones are computed. No restatement is needed."
+    )

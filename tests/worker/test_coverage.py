@@ -1,0 +1,129 @@
+"""The intervals that a model lacks, on real snapshots."""
+
+from __future__ import annotations
+
+import pytest
+from sqlglot import parse
+from sqlmesh.core.model import load_sql_based_model
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
+from sqlmesh.utils.date import to_timestamp
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.worker.coverage import Coverages, uncovered
+
+DAYS = [(0, 24), (24, 48), (48, 72)]
+
+
+@pytest.mark.parametrize(
+    ("covered", "missing"),
+    [
+        ([], DAYS),
+        ([(0, 72)], []),
+        ([(0, 24), (48, 72)], [(24, 48)]),
+        ([(0, 47)], [(24, 48), (48, 72)]),  # a part of an interval is not enough
+        ([(24, 72)], [(0, 24)]),
+        ([(-24, 24), (72, 96)], [(24, 48), (48, 72)]),
+    ],
+)
+def test_interval_is_missing_unless_one_range_covers_it(
+    covered: list[tuple[int, int]], missing: list[tuple[int, int]]
+) -> None:
+    assert uncovered(DAYS, covered) == missing
+
+
+def day(number: int, hour: int = 0) -> int:
+    """Return an hour of the n-th of March 2026, a month that begins on a Sunday, in epoch milliseconds."""
+    return int(to_timestamp(f"2026-03-{number:02d} {hour:02d}:00:00"))
+
+
+def coverage(
+    computed: list[tuple[int, int]],
+    now: int,
+    *properties: str,
+    kind: str = "INCREMENTAL_BY_TIME_RANGE (time_column ds)",
+    done: tuple[msg.Interval, ...] = (),
+) -> msg.IntervalCoverage | None:
+    """Return the coverage of a model that starts on the first of March.
+
+    Args:
+        computed: First and last day of each computed range.
+    """
+    text = f"MODEL (name t.days, kind {kind}, start '2026-03-01', {', '.join(['dialect duckdb', *properties])});"
+    parsed = parse(f"{text} SELECT 1 AS id, '2026-03-01' AS ds", dialect="duckdb")
+    snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
+    for first, last in computed:
+        snapshot.add_interval(day(first), day(last + 1))
+    index = DeployabilityIndex.all_deployable()
+    answers = {
+        Coverages(
+            {snapshot.name: snapshot},
+            index,
+            now,
+            missing_intervals([snapshot], execution_time=now, deployability_index=index, ignore_cron=ignore_cron),
+        ).of(snapshot.name, done)
+        for ignore_cron in (True, False)
+    }
+    [answer] = answers  # the same for both
+    return answer
+
+
+FQN = '"t"."days"'
+
+
+def test_hole_and_missing_tail_are_gaps_with_the_tick_at_which_the_oldest_was_due() -> None:
+    assert coverage([(1, 2), (5, 6)], day(9, 3)) == msg.IntervalCoverage(
+        FQN, (day(1), day(7)), ((day(3), day(5)), (day(7), day(9))), 2, 4, day(4)
+    )
+
+
+def test_intervals_that_this_run_has_computed_are_no_gap() -> None:
+    done = ((day(3), day(5)), (day(7), day(9)))
+    assert coverage([(1, 2), (5, 6)], day(9, 3), done=done) == msg.IntervalCoverage(FQN, (day(1), day(9)))
+
+
+def test_model_that_was_never_computed_lacks_everything_since_its_start() -> None:
+    assert coverage([], day(4)) == msg.IntervalCoverage(FQN, None, ((day(1), day(4)),), 1, 3, day(2))
+
+
+def test_interval_is_not_missing_before_its_cron_has_ticked() -> None:
+    weekly = "cron '@weekly'"  # Sundays: 1, 8, 15
+    unit = "interval_unit 'day'"
+    assert coverage([(1, 7)], day(14, 23), weekly, unit) == msg.IntervalCoverage(FQN, (day(1), day(8)))
+    assert coverage([(1, 7)], day(15), weekly, unit) == msg.IntervalCoverage(
+        FQN, (day(1), day(8)), ((day(8), day(15)),), 1, 7, day(15)
+    )
+
+
+def test_interval_that_lookback_computes_again_is_not_missing() -> None:
+    kind = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 3)"
+    assert coverage([(1, 7)], day(9), kind=kind) == msg.IntervalCoverage(
+        FQN, (day(1), day(8)), ((day(8), day(9)),), 1, 1, day(9)
+    )
+
+
+def test_interval_that_is_not_over_is_not_missing_with_allow_partials() -> None:
+    partials = ("cron '@hourly'", "interval_unit 'day'", "allow_partials true")
+    assert coverage([(1, 7)], day(8, 11), *partials) == msg.IntervalCoverage(FQN, (day(1), day(8)))
+    with_part = coverage([(1, 7)], day(9, 11), *partials, done=((day(8), day(8, 10)),))
+    assert with_part == msg.IntervalCoverage(FQN, (day(1), day(8, 10)), ((day(8), day(9)),), 1, 1, day(9))
+
+
+def test_intervals_after_the_end_of_the_model_are_not_missing() -> None:
+    assert coverage([(1, 4)], day(20), "end '2026-03-04'") == msg.IntervalCoverage(FQN, (day(1), day(5)))
+
+
+def test_gaps_beyond_the_limit_are_counted() -> None:
+    every_second_hour = tuple((day(1, hour), day(1, hour + 1)) for hour in range(0, 23, 2))
+    found = coverage([], day(2, 23), "cron '@hourly'", done=(*every_second_hour, *_a_day_later(every_second_hour)))
+    assert found is not None
+    assert (found.gap_count, len(found.gaps), found.missing_intervals) == (23, msg.MAX_GAPS, 23)
+    assert found.gaps[0] == (day(1, 1), day(1, 2))
+
+
+def _a_day_later(intervals: tuple[msg.Interval, ...]) -> list[msg.Interval]:
+    return [(start + day(2) - day(1), end + day(2) - day(1)) for start, end in intervals]
+
+
+@pytest.mark.parametrize("kind", ["FULL", "VIEW"])
+def test_kind_that_always_computes_everything_has_no_coverage(kind: str) -> None:
+    assert coverage([], day(4), kind=kind) is None
