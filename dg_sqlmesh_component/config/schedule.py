@@ -4,12 +4,11 @@ No `from __future__ import annotations`: Dagster reads the annotations of the da
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import dagster as dg
 from croniter import croniter
-from pydantic import BaseModel
 
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -73,16 +72,3 @@ class Schedule(dg.Resolvable):
                 f"`schedule.timezone` in defs.yaml is {self.timezone!r}, which is no time zone. Write a name such as "
                 "'Europe/Berlin'."
             ) from error
-
-
-def resolve_schedule(context: dg.ResolutionContext, model: Any) -> Schedule | None:
-    """Resolve `schedule`: true and false, or the attributes of the schedule."""
-    if isinstance(model, BaseModel):
-        configured: Schedule = Schedule.resolve_from_model(context, model)
-        return configured
-    value: object = context.resolve_value(model) if isinstance(model, str) else model
-    if value not in (True, False, None):
-        raise ConfigurationError(
-            f"`schedule` in defs.yaml is {value!r}. Write true, false, or a mapping with the attributes of a schedule."
-        )
-    return Schedule() if value else None

@@ -41,7 +41,7 @@ def convert_to_declared_types(
         try:
             converted = adapter.validate_python(value)
         except ValidationError as error:
-            shown = f"of type {type(value).__name__}" if name in secret else _shortened(value)
+            shown = f"of type {type(value).__name__}" if name in secret else shortened(value)
             reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors(include_url=False)))
             path = f"{attribute}.{name}" if attribute else name
             raise ConfigurationError(f"`{path}` in defs.yaml is {shown}. {reasons}.") from None
@@ -71,6 +71,7 @@ def _adapters(declaring: type) -> dict[str, TypeAdapter[Any]]:
     }
 
 
-def _shortened(value: object) -> str:
+def shortened(value: object) -> str:
+    """The value as an error shows it."""
     shown = repr(value)
     return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}..."

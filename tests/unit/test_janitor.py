@@ -11,7 +11,7 @@ import pytest
 from dg_sqlmesh_component import Janitor, SQLMeshProjectComponent
 from dg_sqlmesh_component.definitions.janitor import JanitorJob
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.run.janitor import MAX_NAMED_OBJECTS, deleted_metadata, dropped_metadata
 
 
@@ -28,24 +28,6 @@ def built(janitor: Janitor, component_op: str = "sqlmesh_shop") -> tuple[dg.JobD
     schedule = definitions.resolve_schedule_def(f"{JanitorJob(janitor, component_op).name}_schedule")
     assert isinstance(schedule, dg.ScheduleDefinition)
     return definitions.resolve_job_def(schedule.job_name), schedule
-
-
-@pytest.mark.parametrize("switched_on", [True, "{{ 'true' }}", "{{ 1 == 1 }}", {}])
-def test_true_and_an_empty_mapping_are_a_janitor_with_all_defaults(switched_on: Any) -> None:
-    assert resolved(switched_on) == Janitor()
-
-
-@pytest.mark.parametrize("switched_off", [False, None, "{{ 'False' }}"])
-def test_false_and_null_are_no_janitor(switched_off: Any) -> None:
-    assert resolved(switched_off) is None
-
-
-@pytest.mark.parametrize("value", [3, "daily", "{{ 'daily' }}", {"cron": 3}, {"schedule": "@daily"}])
-def test_other_values_are_refused(value: Any) -> None:
-    with pytest.raises(Exception, match=r"janitor|schedule|cron") as refused:
-        resolved(value)
-    causes = (refused.value, refused.value.__context__)
-    assert any(isinstance(error, (ValueError, SQLMeshComponentError)) for error in causes)
 
 
 def test_schedule_is_off_and_daily_by_default() -> None:
