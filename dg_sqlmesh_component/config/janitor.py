@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import dagster as dg
 
 from dg_sqlmesh_component.config.run_config import sanitized_environment
-from dg_sqlmesh_component.config.validation import convert_to_declared_types
+from dg_sqlmesh_component.config.validation import check_cron_and_time_zone, convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
@@ -64,10 +64,4 @@ class Janitor(dg.Resolvable):
                 "deleted. Name another environment, or remove `janitor.environment` to delete everything that has "
                 "expired."
             )
-        try:
-            dg.ScheduleDefinition(job_name="janitor", cron_schedule=self.cron, execution_timezone=self.timezone)
-        except dg.DagsterInvalidDefinitionError as error:
-            raise ConfigurationError(
-                f"`janitor.cron` in defs.yaml is {self.cron!r}, with the time zone {self.timezone or 'UTC'!r}. Dagster "
-                f"refuses this: {error}"
-            ) from error
+        check_cron_and_time_zone("janitor", self.cron, self.timezone)
