@@ -20,7 +20,9 @@ from sqlmesh.core.context import Context
 
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted
+from dg_sqlmesh_component.protocol.messages import EvaluationRequest, JanitorRequest
 from dg_sqlmesh_component.worker.context import state_connection
+from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 _POSTGRES = ("postgres", "gcp_postgres")
@@ -45,6 +47,7 @@ AND ((l.classid::bigint << 32) | l.objid::bigint) = {key}
 """
 
 _T = TypeVar("_T")
+_Context = TypeVar("_Context", bound=Context)
 
 
 class LockWait:
@@ -94,7 +97,26 @@ def is_lockable(context: Context) -> bool:
 
 
 @contextmanager
-def hold_state_lock(context: Context, holder: str, lock_wait: LockWait, pipe: Pipe) -> Iterator[None]:
+def locked_context(
+    request: EvaluationRequest | JanitorRequest, open_project: Callable[[], _Context], pipe: Pipe
+) -> Iterator[_Context]:
+    """Open a project, wait for the lock on its state and hold it. At the end, the project is closed.
+
+    Args:
+        open_project: Opens the project and its state. If it raises `DatabaseInUseError`, it is called again.
+    """
+    show_holder(request.holder)
+    lock_wait = LockWait(pipe, request.overlap_timeout)
+    context = lock_wait.until(open_project)
+    try:
+        with _state_lock(context, request.holder, lock_wait, pipe):
+            yield context
+    finally:
+        context.close()
+
+
+@contextmanager
+def _state_lock(context: Context, holder: str, lock_wait: LockWait, pipe: Pipe) -> Iterator[None]:
     """Wait for the lock on the SQLMesh state and hold it.
 
     Args:
