@@ -1,4 +1,4 @@
-"""Lock the SQLMesh state, so that only one run at a time uses it, across processes and hosts (ADR-0021).
+"""Lock the SQLMesh state (ADR-0021). Only one run, or the janitor, uses it at a time, across processes and hosts.
 
 SQLMesh has no such lock: two overlapping runs would both compute the same missing intervals. With the lock, a run waits
 for the run before it, and then finds those intervals computed.
@@ -156,7 +156,7 @@ def _lock(adapter: Any, schema: str, holder: str) -> None:
         other = None if is_locked else adapter.fetchone(_HOLDER.format(key=key))
     if is_locked:
         return
-    who = f"{other[0].removeprefix(_NAME)} since {other[1]:%Y-%m-%d %H:%M:%S %Z}" if other else "another run"
+    who = f"{other[0].removeprefix(_NAME)} since {other[1]:%Y-%m-%d %H:%M:%S %Z}" if other else "another run or janitor"
     raise DatabaseInUseError(
-        f"SQLMesh's state in schema {schema!r} is held by {who}. Two runs at a time would compute the same intervals."
+        f"SQLMesh's state in schema {schema!r} is held by {who}. Only one run, or the janitor, may use it at a time."
     )
