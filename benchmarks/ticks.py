@@ -1,7 +1,7 @@
-"""The cost of a tick of `schedule`: CPU seconds of the worker that finds pending models, and of `sqlmesh run`.
+"""The cost of a tick of `schedule` and of `polling_sensor`: CPU seconds of their workers, and of `sqlmesh run`.
 
-A round measures both once, with nothing pending, and the tick also with everything pending. `sqlmesh run` finds nothing
-to do, so it only reads the state too.
+A round measures all once, with nothing pending and nothing to record; the ticks also with everything pending or
+everything to record. `sqlmesh run` finds nothing to do, so it only reads the state too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 from lab import Lab, heading, measure, progress, ratio_row, row
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.worker_client.requests import find_pending, load_manifest
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.worker_client.requests import find_changes, find_pending, load_manifest
 
 DAY = 86_400
 
@@ -30,7 +31,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder).resolve(), options.models, mixed=True, audits=1)
         project = SQLMeshProject(paths=(lab.project,))
-        models = [model.fqn for model in load_manifest(project).models]
+        manifest = load_manifest(project)
+        models = [model.fqn for model in manifest.models]
         run: list[str | Path] = [
             sys.executable,
             "-c",
@@ -41,6 +43,8 @@ def main() -> None:
         ]
         measure(run, cwd=lab.project)  # computes the pending intervals since the plan
 
+        everything = find_changes(project, "prod", {}, int(time.time() * 1000))
+
         def tick(expected: range, days: int) -> Callable[[], object]:
             def find() -> None:
                 found = find_pending(project, "prod", models, int((time.time() + days * DAY) * 1000))
@@ -48,9 +52,20 @@ def main() -> None:
 
             return find
 
+        def look(expected: range, up_to: int) -> Callable[[], object]:
+            def find() -> None:
+                recorded = {model.fqn: msg.RecordedData(versions[model.fqn], up_to) for model in manifest.models}
+                found = find_changes(project, "prod", recorded, int(time.time() * 1000))
+                assert len(found.computed) in expected, len(found.computed)
+
+            versions = {fqn: promoted.version for fqn, promoted in everything.promoted.items()}
+            return find
+
         cases: dict[str, Callable[[], object]] = {
             "a tick, nothing pending": tick(range(1), 0),
             "a tick, everything pending": tick(range(options.models // 4, options.models + 1), 8),
+            "a tick of the sensor, nothing to record": look(range(1), int(time.time() * 1000)),
+            "a tick of the sensor, everything to record": look(range(options.models // 2, options.models + 1), 0),
             "`sqlmesh run`, nothing pending": lambda: measure(run, cwd=lab.project),
         }
         seconds: dict[str, list[float]] = {case: [] for case in cases}
@@ -61,8 +76,9 @@ def main() -> None:
     print(heading(f"{options.models} models, {options.rounds} rounds"))
     for case, values in seconds.items():
         print(row(case, values, " s of CPU"))
-    nothing, _, alone = seconds.values()
+    nothing, _, unchanged, _, alone = seconds.values()
     print(ratio_row("a tick / `sqlmesh run`, nothing pending", nothing, alone))
+    print(ratio_row("a tick of the sensor / `sqlmesh run`, nothing to do", unchanged, alone))
 
 
 def cpu_seconds(action: Callable[[], object]) -> float:

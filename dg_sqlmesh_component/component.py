@@ -40,6 +40,7 @@ from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.schedule.schedules import build_schedules
+from dg_sqlmesh_component.sensor.polling_sensor import build_sensor
 from dg_sqlmesh_component.state.source import ManifestSource, variables_without_secrets
 from dg_sqlmesh_component.worker_client.requests import load_manifest
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
@@ -280,7 +281,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             definitions = dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
             pool = self._op.pool(assets.manifest.environment)
             add_op = partial(code_location.add_op, label)
-            return dg.Definitions.merge(definitions, *_schedules_and_jobs(self, op_name, assets, pool, add_op))
+            return dg.Definitions.merge(definitions, *_automation_of(self, op_name, assets, pool, add_op))
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self._translator = Translator(manifest, self)
@@ -325,14 +326,14 @@ def _assets_of(component: SQLMeshProjectComponent, manifest: Manifest, translato
     )
 
 
-def _schedules_and_jobs(
+def _automation_of(
     component: SQLMeshProjectComponent,
     op_name: str,
     assets: ProjectAssets,
     pool: str,
     add_op: Callable[[str, str], None],
 ) -> list[dg.Definitions]:
-    """The schedules and the job of the janitor, if they are configured.
+    """The schedules, the sensor and the job of the janitor, if they are configured.
 
     Args:
         add_op: Registers the name of an op, with the attribute that sets it.
@@ -340,6 +341,8 @@ def _schedules_and_jobs(
     definitions = []
     if component.schedule is not None:
         definitions.append(build_schedules(component.schedule, op_name, component.project, assets))
+    if component.polling_sensor is not None:
+        definitions.append(build_sensor(component.polling_sensor, op_name, component.project, assets))
     if component.janitor is not None:
         janitor = JanitorJob(component.janitor, op_name)
         add_op(janitor.name, "janitor.name")

@@ -24,6 +24,7 @@ from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.freshness import Freshness
 from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
 from dg_sqlmesh_component.config.janitor import Janitor
+from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
@@ -45,6 +46,7 @@ OPTIONAL = {
     "freshness": Freshness.model(),
     "intervals_check": IntervalsCheck.model(),
     "schedule": Schedule.model(),
+    "polling_sensor": PollingSensor.model(),
     "janitor": Janitor.model(),
 }
 """Mappings that are null by default. A comment of the reference lists their attributes."""

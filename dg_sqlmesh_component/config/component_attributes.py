@@ -21,11 +21,13 @@ from dg_sqlmesh_component.config.attributes import (
     SQLMeshProjectArgs,
     resolve_project,
 )
+from dg_sqlmesh_component.config.durations import WrittenDuration
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.freshness import Freshness
 from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
 from dg_sqlmesh_component.config.janitor import Janitor
 from dg_sqlmesh_component.config.mappings import mapping
+from dg_sqlmesh_component.config.polling_sensor import PollingSensor, resolve_polling_sensor
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
@@ -197,6 +199,17 @@ class ComponentAttributes(dg.Resolvable):
             description="Schedules that launch a run of the models with pending intervals, when the cron of a model "
             "ticks: true, or a mapping with options. Default: none.",
             examples=[True, {"default_status": "RUNNING", "tags": {"team": "data"}}],
+        ),
+    ] = None
+    polling_sensor: Annotated[
+        PollingSensor | None,
+        dg.Resolver(
+            resolve_polling_sensor,
+            model_field_type=bool | WrittenDuration | PollingSensor.model() | None,
+            inject_before_resolve=False,
+            description="A sensor that records what the `sqlmesh` command, CI or another deployment has computed and "
+            "promoted: true, the time from one look to the next, or a mapping with options. Default: none.",
+            examples=[True, "10m", {"interval": "10m", "default_status": "RUNNING"}],
         ),
     ] = None
     janitor: Annotated[

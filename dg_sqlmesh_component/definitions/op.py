@@ -26,6 +26,9 @@ from dg_sqlmesh_component.protocol.manifest import Manifest
 PROJECT_TAG = "sqlmesh/project"
 """Tag of an op that identifies its SQLMesh project and how it is opened. Ops with equal tags run the same models."""
 
+RESTATE_TAG = "sqlmesh/restate"
+"""Tag of a run that computes a range again."""
+
 NAME_OF_A_PART = re.compile(r"_[0-9]+$")
 """The ending that Dagster gives to the second and later parts of an op that it splits: `<op>_2`."""
 

@@ -197,6 +197,37 @@ class PendingRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedData:
+    """The data of a model that Dagster's last record of it describes. Part of a `ChangesRequest`.
+
+    Attributes:
+        version: SQLMesh's snapshot version of the table.
+        up_to: Everything that was computed until this instant is recorded.
+    """
+
+    version: str
+    up_to: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesRequest:
+    """Find data that Dagster has not recorded, and what is promoted. A sensor sends it at each tick.
+
+    The worker reads the state. It does not load the project, and it does not take the lock of runs.
+
+    Attributes:
+        recorded: The models to look at, by fqn, with the data that Dagster has recorded; None if there is no record.
+        now: The instant for the interval coverage.
+    """
+
+    project: OpenProject
+    environment: str
+    recorded: dict[str, RecordedData | None]
+    now: int
+    type: Literal["find_changes"] = "find_changes"
+
+
+@dataclass(frozen=True, slots=True)
 class JanitorRequest:
     """Run SQLMesh's janitor once; the answer is one `JanitorFinished`.
 
@@ -213,7 +244,7 @@ class JanitorRequest:
     type: Literal["janitor"] = "janitor"
 
 
-Request = LoadRequest | EvaluationRequest | PendingRequest | JanitorRequest
+Request = LoadRequest | EvaluationRequest | PendingRequest | ChangesRequest | JanitorRequest
 
 
 # -- events ---------------------------------------------------------------------------------------
@@ -231,6 +262,41 @@ class PendingFound:
     pending: dict[str, int]
     next_due: tuple[int, str] | None
     type: Literal["pending_found"] = "pending_found"
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedData:
+    """Data of a model that Dagster has not recorded. Part of `ChangesFound`.
+
+    Attributes:
+        intervals: The intervals that were computed since the record; all computed intervals if there is none of this
+            version.
+        computed_at: When the last one was computed.
+        coverage: The coverage of an incremental model.
+    """
+
+    fqn: str
+    intervals: tuple[Interval, ...]
+    computed_at: int
+    coverage: IntervalCoverage | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesFound:
+    """The answer to a `ChangesRequest`.
+
+    Attributes:
+        plan_id: The last plan of the environment.
+        is_finalized: False if that plan is still updating the environment. Then nothing else is found.
+        promoted: The promoted models, by fqn, without external and embedded ones.
+        computed: Data that Dagster has not recorded, of requested models.
+    """
+
+    plan_id: str
+    is_finalized: bool
+    promoted: dict[str, PromotedVersion] = field(default_factory=dict)
+    computed: tuple[ComputedData, ...] = ()
+    type: Literal["changes_found"] = "changes_found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +327,7 @@ class AuditedData:
 
 @dataclass(frozen=True, slots=True)
 class PromotedVersion:
-    """The promoted version of one node, which a run executes. Part of `EnvironmentOpened`.
+    """The promoted version of one node, which a run executes. Part of `EnvironmentOpened` and `ChangesFound`.
 
     Attributes:
         version: SQLMesh's snapshot version, the suffix of the physical table.
@@ -641,6 +707,7 @@ class RequestFailed:
 Event = (
     ProjectLoaded
     | PendingFound
+    | ChangesFound
     | RestatementPlanned
     | EnvironmentOpened
     | EvaluationPlanned
@@ -662,5 +729,5 @@ Event = (
     | RequestFailed
 )
 
-LAST_EVENTS = (ProjectLoaded, PendingFound, EvaluationFinished, JanitorFinished, RequestFailed)
+LAST_EVENTS = (ProjectLoaded, PendingFound, ChangesFound, EvaluationFinished, JanitorFinished, RequestFailed)
 """The last event of every request is one of these."""

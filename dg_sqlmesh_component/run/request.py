@@ -17,6 +17,7 @@ from dg_sqlmesh_component.config.run_config import (
     refuse_restatement,
 )
 from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed_assets
+from dg_sqlmesh_component.definitions.op import RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import PARTITIONS_REFUSED, ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -46,14 +47,14 @@ class StepSettings:
 def run_tags(request: msg.EvaluationRequest) -> dict[str, str]:
     """The run's settings as tags, so that people can find runs by them."""
     settings = {
-        "environment": request.environment,
-        "ignore_cron": "true" if request.ignore_cron else None,
-        "start": request.start,
-        "end": request.end,
-        "skip_janitor": None if request.skip_janitor else "false",
-        "restate": f"{request.restate.start} to {request.restate.end}" if request.restate else None,
+        "sqlmesh/environment": request.environment,
+        "sqlmesh/ignore_cron": "true" if request.ignore_cron else None,
+        "sqlmesh/start": request.start,
+        "sqlmesh/end": request.end,
+        "sqlmesh/skip_janitor": None if request.skip_janitor else "false",
+        RESTATE_TAG: f"{request.restate.start} to {request.restate.end}" if request.restate else None,
     }
-    return {f"sqlmesh/{name}": value for name, value in settings.items() if value is not None}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> msg.EvaluationRequest:

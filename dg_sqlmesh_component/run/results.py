@@ -12,16 +12,15 @@ import dagster as dg
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, STATUS_CHECK
 from dg_sqlmesh_component.protocol.formatting import counted, utc_text
-from dg_sqlmesh_component.run.check_history import NOT_EVALUATED, Data, EarlierResult, data_metadata, stored_value
+from dg_sqlmesh_component.run.check_history import NOT_EVALUATED, Data, EarlierResult, data_metadata
 from dg_sqlmesh_component.run.coverage import intervals_result
 from dg_sqlmesh_component.run.metadata import (
     audit_metadata,
-    intervals_metadata,
     outcome_metadata,
     status_metadata,
-    timestamp,
 )
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.run.outside import outside_materialization, outside_metadata
 from dg_sqlmesh_component.run.wording import Wording
 
 
@@ -73,36 +72,11 @@ class Reporter:
         assert outcome.outcome is Outcome.UP_TO_DATE
         assert outcome.computed_at is not None
         assert outcome.promoted is not None
-        computed_at = utc_text(outcome.computed_at)
-        return dg.AssetMaterialization(
-            asset_key=self.assets.key(outcome.fqn),
-            metadata={
-                **outcome_metadata(self.wording, outcome),
-                **intervals_metadata(outcome.computed),
-                "sqlmesh/origin": f"outside of Dagster, at {computed_at}",
-                "sqlmesh/computed_at": timestamp(outcome.computed_at),
-            },
-            tags={
-                "dagster/data_version": f"{outcome.promoted.version}@{computed_at}",
-                "dagster/code_version": outcome.promoted.data_hash,
-            },
-        )
-
-    def is_current(self, last: dg.AssetMaterialization | None, recorded_at: float, outcome: NodeOutcome) -> bool:
-        """Whether the last stored materialization describes the current data of an up-to-date model.
-
-        Args:
-            recorded_at: When it was stored, in epoch seconds.
-        """
-        if last is None or outcome.promoted is None or outcome.computed_at is None:
-            return False
-        is_same_version = (
-            stored_value(last.metadata, "environment") == self.environment
-            and stored_value(last.metadata, "snapshot_version") == outcome.promoted.version
-        )
-        computed_at = stored_value(last.metadata, "computed_at")  # only if that data was computed outside of Dagster
-        seconds = recorded_at if computed_at is None else float(computed_at)
-        return is_same_version and outcome.computed_at <= round(seconds * 1000)
+        metadata = {
+            **outcome_metadata(self.wording, outcome),
+            **outside_metadata(self.environment, outcome.promoted.version, outcome.computed, outcome.computed_at),
+        }
+        return outside_materialization(self.assets.key(outcome.fqn), outcome.promoted, outcome.computed_at, metadata)
 
     def observation(self, outcome: NodeOutcome) -> dg.AssetObservation:
         """A model that was not executed, or not in the declared environment, and why. Never a materialization."""

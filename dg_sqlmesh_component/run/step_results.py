@@ -14,6 +14,7 @@ from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.run.check_history import EarlierResult, last_results
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
+from dg_sqlmesh_component.run.outside import unrecorded
 from dg_sqlmesh_component.run.results import Reporter
 from dg_sqlmesh_component.run.run_log import RunLog
 
@@ -158,23 +159,20 @@ class StepResults:
     # -- earlier runs -----------------------------------------------------------------------------
 
     def _computed_outside(self, outcomes: Sequence[NodeOutcome]) -> Set[str]:
-        """Up-to-date models whose current data no stored materialization describes."""
-        up_to_date = {
-            self.reporter.assets.key(outcome.fqn): outcome
+        """Up-to-date models whose current data Dagster has not recorded."""
+        if not self._is_declared:
+            return set()
+        computed = {
+            self.reporter.assets.key(outcome.fqn): (outcome.promoted.version, outcome.computed_at)
             for outcome in outcomes
             if outcome.outcome is Outcome.UP_TO_DATE
             and outcome.computed
             and outcome.computed_at is not None
+            and outcome.promoted is not None
             and outcome.fqn in self.reporter.assets.specs
         }
-        if not up_to_date or not self._is_declared:
-            return set()
-        computed_outside = {outcome.fqn for outcome in up_to_date.values()}
-        for record in self.context.instance.get_asset_records(list(up_to_date)):
-            last, outcome = record.asset_entry.last_materialization_record, up_to_date[record.asset_entry.asset_key]
-            if last is not None and self.reporter.is_current(last.asset_materialization, last.timestamp, outcome):
-                computed_outside.discard(outcome.fqn)
-        return computed_outside
+        keys = unrecorded(self.context.instance, computed, self.reporter.environment)
+        return {self.reporter.assets.fqn_by_key[key] for key in keys}
 
     def _checks_left_out(self) -> Iterator[Any]:
         """The checks that were not reported because of `record_unchanged: false`."""

@@ -18,20 +18,13 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.dagster_internals import assets_between, planned_assets
+from dg_sqlmesh_component.dagster_internals import assets_between
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.schedule.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.schedule.crons import ticked_models
 from dg_sqlmesh_component.worker_client.requests import find_pending
-
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 MOST_RUNS = 2
 """Runs of a component that may be unfinished: one that computes, and one that waits for it."""
@@ -55,27 +48,6 @@ class TickSettings:
     assets: ProjectAssets
 
 
-@dataclass(frozen=True)
-class _ActiveRun:
-    """An unfinished run of some of the component's assets.
-
-    Attributes:
-        assets: All assets of the run.
-        started_at: Epoch milliseconds; None if it has not started.
-        computes_all: Whether it computes all intervals that are pending when it starts.
-    """
-
-    run_id: str
-    assets: frozenset[dg.AssetKey]
-    started_at: int | None
-    computes_all: bool
-
-    def covers(self, asset: dg.AssetKey, ticked_at: int) -> bool:
-        """Whether it computes the pending intervals of a model whose cron ticked last at an instant."""
-        is_in_time = self.started_at is None or ticked_at <= self.started_at
-        return self.computes_all and asset in self.assets and is_in_time
-
-
 def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> dg.RunRequest | dg.SkipReason:
     """Request a run of the pending models, or give the reason why none is requested.
 
@@ -84,10 +56,10 @@ def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings)
             shows the tick as failed. The next tick requests the models that are still pending.
     """
     assets = settings.assets
-    active = _active_runs(context.instance, assets)
+    active = active_runs(context.instance, assets)
     if len(active) >= MOST_RUNS:
         return dg.SkipReason(
-            f"{counted(len(active), 'run')} of these models have not finished: {_run_ids(active)}. The next tick "
+            f"{counted(len(active), 'run')} of these models have not finished: {run_ids(active)}. The next tick "
             "requests the models that are still pending. If one of the runs has died, terminate it in Dagster."
         )
     pending, next_due = _pending(context, settings)
@@ -100,11 +72,11 @@ def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings)
     }
     if not requested:
         return dg.SkipReason(
-            f"Run {_run_ids(active)} has not finished, and computes all pending models: "
+            f"Run {run_ids(active)} has not finished, and computes all pending models: "
             f"{listed(sorted(assets.name(fqn) for fqn in pending))}."
         )
     if active:
-        context.log.info(f"Run {_run_ids(active)} has not finished. The requested run waits until it ends.")
+        context.log.info(f"Run {run_ids(active)} has not finished. The requested run waits until it ends.")
     requested |= assets_between(context.repository_def, requested) - assets.fqn_by_key.keys()
     return dg.RunRequest(
         run_key=f"{settings.name} {context.scheduled_execution_time.isoformat()}",
@@ -132,25 +104,3 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
     due, fqn = found.next_due
     at = datetime.fromtimestamp(due / 1000, timezone.utc)
     return found.pending, f" The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
-
-
-def _active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[_ActiveRun]:
-    active = []
-    for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
-        run = record.dagster_run
-        planned = planned_assets(instance, run)
-        if planned & assets.fqn_by_key.keys():
-            active.append(
-                _ActiveRun(
-                    run.run_id,
-                    frozenset(planned),
-                    None if record.start_time is None else int(record.start_time * 1000),
-                    # A run config may limit the intervals or name another environment.
-                    computes_all=run.status is not dg.DagsterRunStatus.CANCELING and not run.run_config.get("ops"),
-                )
-            )
-    return active
-
-
-def _run_ids(runs: Sequence[_ActiveRun]) -> str:
-    return listed([run.run_id for run in runs])

@@ -61,7 +61,8 @@ def main() -> None:
 
 
 def _serve(pipe: Pipe) -> None:
-    from dg_sqlmesh_component.protocol.messages import JanitorRequest, LoadRequest, PendingRequest
+    from dg_sqlmesh_component.protocol.messages import ChangesRequest, JanitorRequest, LoadRequest, PendingRequest
+    from dg_sqlmesh_component.worker.changes import find_changes
     from dg_sqlmesh_component.worker.context import with_default_gateway
     from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
     from dg_sqlmesh_component.worker.janitor import run_janitor
@@ -80,6 +81,9 @@ def _serve(pipe: Pipe) -> None:
     elif isinstance(request, PendingRequest):
         pipe.begin()
         pipe.send(find_pending(request, pipe))
+    elif isinstance(request, ChangesRequest):
+        pipe.begin()
+        pipe.send(find_changes(request, pipe))
     elif isinstance(request, JanitorRequest):
         run_janitor(request, pipe)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sqlmesh.core import constants as c
+from sqlmesh.core.environment import Environment
 from sqlmesh.core.scheduler import merged_missing_intervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, apply_auto_restatements
 from sqlmesh.utils.date import to_datetime, to_timestamp
@@ -50,14 +51,23 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
     )
 
 
-def _snapshots(request: msg.PendingRequest, context: ExistingStateContext) -> list[Snapshot]:
-    environment = context.state_reader.get_environment(request.environment)
+def existing_environment(project: msg.OpenProject, name: str, context: ExistingStateContext) -> Environment:
+    """The environment in the state.
+
+    Raises:
+        EnvironmentNotReadyError: It does not exist.
+    """
+    environment = context.state_reader.get_environment(name)
     if environment is None:
-        plan = plan_command(request.project, request.environment, context, is_new=True)
+        plan = plan_command(project, name, context, is_new=True)
         raise EnvironmentNotReadyError(
-            f"Environment {request.environment!r} does not exist in the SQLMesh state, so nothing can run. Create it:"
-            f"{block(plan)}"
+            f"Environment {name!r} does not exist in the SQLMesh state, so nothing can run. Create it:{block(plan)}"
         )
+    return environment
+
+
+def _snapshots(request: msg.PendingRequest, context: ExistingStateContext) -> list[Snapshot]:
+    environment = existing_environment(request.project, request.environment, context)
     return list(context.state_reader.get_snapshots(environment.snapshots).values())
 
 

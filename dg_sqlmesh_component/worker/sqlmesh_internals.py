@@ -7,6 +7,7 @@ function depends on. No other module of the worker uses private attributes of SQ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,36 @@ def read_snapshots_without_queries() -> None:
     constants.MAX_FORK_WORKERS = 1
     OptimizedQueryCache.put = lambda *_: None
     OptimizedQueryCache.with_optimized_query = lambda *_: False
+
+
+@dataclass(frozen=True)
+class ComputedRange:
+    """A range of a table that SQLMesh has computed, and when it did (epoch milliseconds)."""
+
+    interval: tuple[int, int]
+    at: int
+
+
+def computed_ranges(context: Context) -> dict[tuple[str, str, bool], list[ComputedRange]]:
+    """Every computed range that the state has, by the node's name, the table's version and whether it is a dev table.
+
+    SQLMesh's own methods merge the ranges and lose the times. Ranges that an old SQLMesh recorded without a time are
+    left out.
+    """
+    state = context.state_sync.state_sync.interval_state  # a context wraps its state in a cache
+    columns = ("name", "version", "dev_version", "is_dev", "start_ts", "end_ts", "last_altered_ts")
+    query = (
+        exp.select(*columns)
+        .from_(state.intervals_table)
+        .where(exp.column("is_removed").not_())
+        .where(exp.column("is_pending_restatement").not_())
+        .where(exp.column("last_altered_ts").is_(exp.null()).not_())
+    )
+    ranges: dict[tuple[str, str, bool], list[ComputedRange]] = {}
+    for name, version, dev_version, is_dev, start, end, at in state.engine_adapter.fetchall(query):
+        table = (name, dev_version if is_dev else version, bool(is_dev))
+        ranges.setdefault(table, []).append(ComputedRange((start, end), at))
+    return ranges
 
 
 # -- running --------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Sends a worker its request: load the project, find pending models, evaluate models, or clean up."""
+"""Sends a worker its request: load the project, find pending models or changes, evaluate models, or clean up."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -91,6 +91,23 @@ def find_pending(project: SQLMeshProject, environment: str, models: Collection[s
     """
     request = msg.PendingRequest(project.open_request, environment, frozenset(models), now)
     return _answer(project, request, msg.PendingFound)
+
+
+def find_changes(
+    project: SQLMeshProject, environment: str, recorded: Mapping[str, msg.RecordedData | None], now: int
+) -> msg.ChangesFound:
+    """Find data that Dagster has not recorded, and what is promoted. Only the state is read.
+
+    Args:
+        recorded: The models to look at, by fqn, with the data that Dagster has recorded.
+        now: Epoch milliseconds.
+
+    Raises:
+        DatabaseInUseError: The state is in a DuckDB file that another process has open.
+        SQLMeshComponentError: Any other; the class says who must act.
+    """
+    request = msg.ChangesRequest(project.open_request, environment, dict(recorded), now)
+    return _answer(project, request, msg.ChangesFound)
 
 
 def _answer(project: SQLMeshProject, request: msg.Request, answer: type[_Answer]) -> _Answer:

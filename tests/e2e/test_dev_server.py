@@ -249,6 +249,45 @@ def test_daemon_launches_one_run_of_the_pending_models(tmp_path: Path) -> None:
             assert [tick["error"] for tick in ticks if tick["error"]] == []
 
 
+SENSOR_TICKS = """
+query S($sensor: String!, $repository: String!, $location: String!) {
+  sensorOrError(sensorSelector: {
+    sensorName: $sensor, repositoryName: $repository, repositoryLocationName: $location
+  }) { ... on Sensor { sensorState { status ticks(limit: 20) { status skipReason error { message } } } } } }
+"""
+
+
+@pytest.mark.slow  # it waits for two ticks, half a minute apart
+def test_daemon_records_what_was_computed_outside_of_dagster_once(tmp_path: Path) -> None:
+    models = {"models/one.sql": "MODEL (name t.one, kind FULL, start '2026-01-01'); SELECT 1 AS id"}
+    project = write_project(tmp_path / "shop", models)
+    plan(project)
+    sensor = {"interval": 30, "default_status": "RUNNING"}
+    with dagster_project(tmp_path) as dagster:
+        dagster.add_component("shop", {"project": str(project), "polling_sensor": sensor})
+        with serve(dagster, tmp_path) as url:
+            server = Server(url, project, tmp_path / "server.log")
+            [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
+            names = {"repository": repository["name"], "location": repository["location"]["name"]}
+
+            def wait_for(reason: str) -> None:
+                deadline = time.monotonic() + 300
+                ticks: list[dict[str, Any]] = []
+                while not (ticks and reason in (ticks[0]["skipReason"] or "")):
+                    assert time.monotonic() < deadline, (ticks, server.log.read_text())
+                    time.sleep(1)
+                    found = server.ask(SENSOR_TICKS, sensor="sqlmesh_shop_sensor", **names)["sensorOrError"]
+                    ticks = found["sensorState"]["ticks"]
+                assert [tick["error"] for tick in ticks if tick["error"]] == []
+
+            wait_for("Nothing was computed")  # the tick before it has recorded the plan
+            sqlmesh(project, "run")
+            wait_for("Recorded 1 model computed outside of Dagster: t.one.")
+            wait_for("Nothing was computed")
+            [node] = server.ask(FRESHNESS)["assetNodes"]
+            assert [event["runId"] for event in node["assetMaterializations"]] == ["", ""]
+
+
 @pytest.mark.slow  # it waits for a tick, which SQLMesh allows every five minutes
 def test_daemon_requests_a_model_at_its_cron_and_evaluates_its_freshness(tmp_path: Path) -> None:
     models = {

@@ -105,7 +105,7 @@ def test_outcome_table_covers_every_outcome() -> None:
 
 
 def test_outcome_table_covers_every_event_about_a_node() -> None:
-    of_other_requests = {msg.ProjectLoaded, msg.PendingFound, msg.ObjectDropped, msg.JanitorFinished}
+    of_other_requests = {msg.ProjectLoaded, msg.PendingFound, msg.ChangesFound, msg.ObjectDropped, msg.JanitorFinished}
     not_about_nodes = {*of_other_requests, msg.RestatementPlanned, msg.NodeAudited, msg.SecretsKnown, msg.LogLine}
     assert {type(event) for row in OUTCOME_TABLE for event in row.events} == {*get_args(msg.Event)} - not_about_nodes
 

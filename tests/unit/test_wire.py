@@ -19,7 +19,7 @@ PROJECT = msg.OpenProject(paths=("/shop", "/core"), gateway="local", environment
 PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
 ADD_UP = replace(PROMOTED, table_name=None)
 
-REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest, msg.JanitorRequest] = (
+REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest, msg.ChangesRequest, msg.JanitorRequest] = (
     msg.LoadRequest(
         PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links"), limits=Limits(9, 8, 7)
     ),
@@ -46,6 +46,7 @@ REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest, msg.
         restate=msg.Restatement("2026-01-01", "2026-01-02", 5, 60.0, {"a": msg.RecordedCost(1_000, None, 3, None)}),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
+    msg.ChangesRequest(PROJECT, "prod", {"a": msg.RecordedData("1", D1[1]), "b": None}, now=D2[1]),
     msg.JanitorRequest(PROJECT, "dev", concurrent_tasks=4, holder="janitor run c0ffee", overlap_timeout=2.5),
 )
 EVENTS: tuple[msg.Event, ...] = (
@@ -53,6 +54,15 @@ EVENTS: tuple[msg.Event, ...] = (
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
     msg.PendingFound({"a": D1[0]}, next_due=(D2[0], "b")),
+    msg.ChangesFound(
+        "c0ffee",
+        is_finalized=True,
+        promoted={"a": PROMOTED},
+        computed=(
+            msg.ComputedData("a", (D1,), D2[1], msg.IntervalCoverage("a", D1)),
+            msg.ComputedData("b", (D1,), D2[1], None),
+        ),
+    ),
     msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, 1.5, None, 4, ("b",)),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
@@ -201,7 +211,7 @@ def test_field_with_a_default_may_be_missing(adapter: Any, value: Any) -> None:
 
 
 def test_defaults_of_optional_request_fields() -> None:
-    load, evaluate, pending, clean_up = (
+    load, evaluate, pending, _, clean_up = (
         wire.decode(
             wire.REQUEST,
             line_without(

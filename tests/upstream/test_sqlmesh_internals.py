@@ -36,6 +36,7 @@ FILES = {
     "audits/alone.sql": "AUDIT (name alone, standalone true); SELECT * FROM shop.orders WHERE id < 0",
 }
 NOW = "2026-01-05 00:00:00"
+DAY = 86_400_000
 
 
 @pytest.fixture
@@ -227,6 +228,24 @@ def test_snapshots_are_read_without_optimized_queries_and_with_their_intervals(
     assert None not in renderer_caches()
     internals.read_snapshots_without_queries()
     assert set(renderer_caches()) == {None}
+
+
+def test_state_has_the_time_at_which_each_range_was_computed(planned: Open) -> None:
+    context = planned(load=False)
+    context.run("prod", execution_time=NOW, skip_janitor=True)
+    context.run("prod", execution_time="2026-01-06 00:00:00", skip_janitor=True)
+    environment = context.state_reader.get_environment("prod")
+    assert environment is not None
+    (orders,) = (info for info in environment.snapshots if info.name.endswith('"orders"'))
+    table = (orders.name, orders.version, False)
+    ranges = internals.computed_ranges(context)[table]
+    assert [(end - start) // DAY for start, end in (found.interval for found in ranges)] == [4, 1]
+    first, second = (found.at for found in ranges)
+    assert first < second
+
+    context.state_sync.compact_intervals()  # as the janitor does: the time of the last computation is kept
+    (merged,) = internals.computed_ranges(context)[table]
+    assert (merged.interval[0], merged.interval[1], merged.at) == (ranges[0].interval[0], ranges[1].interval[1], second)
 
 
 def test_state_has_tables_of_snapshots_and_intervals(planned: Open) -> None:

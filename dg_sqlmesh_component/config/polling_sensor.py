@@ -1,0 +1,61 @@
+"""`polling_sensor` in `defs.yaml`.
+
+No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+import dagster as dg
+from pydantic import BaseModel
+
+from dg_sqlmesh_component.config.durations import WrittenDuration, duration
+from dg_sqlmesh_component.config.validation import convert_to_declared_types
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+SHORTEST_INTERVAL = timedelta(seconds=30)
+"""How often Dagster's daemon evaluates a sensor at most."""
+
+
+@dataclass
+class PollingSensor(dg.Resolvable):
+    """A sensor that records what was computed and promoted outside of Dagster."""
+
+    interval: Annotated[
+        timedelta,
+        dg.Resolver.default(
+            model_field_type=WrittenDuration,
+            description="The time from one look at the state to the next: seconds, or text such as 10m, 1h or PT5M "
+            "(ISO 8601). Default: 5m.",
+            examples=["10m", 600],
+        ),
+    ] = timedelta(minutes=5)
+    default_status: Annotated[
+        Literal["RUNNING", "STOPPED"],
+        dg.Resolver.default(
+            description="Whether the sensor is on before anybody has switched it on or off in Dagster. "
+            "Default: STOPPED.",
+            examples=["RUNNING"],
+        ),
+    ] = "STOPPED"
+
+    def __post_init__(self) -> None:
+        self.interval = duration("polling_sensor.interval", self.interval)
+        convert_to_declared_types(self, PollingSensor, "polling_sensor")
+        if self.interval < SHORTEST_INTERVAL:
+            raise ConfigurationError(
+                f"`polling_sensor.interval` in defs.yaml is {self.interval}. Dagster evaluates sensors every "
+                f"{SHORTEST_INTERVAL.seconds} seconds at most. Write a longer interval, for example 5m."
+            )
+
+
+def resolve_polling_sensor(context: dg.ResolutionContext, model: Any) -> PollingSensor | None:
+    """Resolve `polling_sensor`: true and false, an interval, or the attributes of the sensor."""
+    if isinstance(model, BaseModel):
+        configured: PollingSensor = PollingSensor.resolve_from_model(context, model)
+        return configured
+    value: Any = context.resolve_value(model) if isinstance(model, str) else model
+    if value in (False, None):
+        return None
+    return PollingSensor() if value is True else PollingSensor(duration("polling_sensor", value))

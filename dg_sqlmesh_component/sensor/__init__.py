@@ -1,0 +1,1 @@
+"""The sensor that records what was computed and promoted outside of Dagster."""

@@ -1,0 +1,136 @@
+"""What a plan has changed in an environment: found between two ticks, and reported as observations. Pure."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted
+from dg_sqlmesh_component.run.metadata import unapplied_change
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """The promoted models at one tick. The sensor's cursor contains it.
+
+    Attributes:
+        models: The version, data hash and metadata hash of each model, by fqn.
+    """
+
+    plan_id: str
+    models: Mapping[str, tuple[str, str, str]]
+
+    @classmethod
+    def of(cls, found: msg.ChangesFound) -> Promotion:
+        models = {
+            fqn: (promoted.version, promoted.data_hash, promoted.metadata_hash)
+            for fqn, promoted in found.promoted.items()
+        }
+        return cls(found.plan_id, models)
+
+    def cursor(self) -> str:
+        """The text that `from_cursor` reads. Compressed, because Dagster stores it with each tick."""
+        packed = base64.b64encode(zlib.compress(json.dumps(self.models).encode()))
+        return json.dumps({"plan_id": self.plan_id, "models": packed.decode()})
+
+    @classmethod
+    def from_cursor(cls, cursor: str) -> Promotion:
+        """The promotion in a cursor.
+
+        Raises:
+            ValueError: The cursor is no text of `cursor`.
+        """
+        try:
+            stored = json.loads(cursor)
+            models = json.loads(zlib.decompress(base64.b64decode(stored["models"])))
+            return cls(stored["plan_id"], {fqn: (str(v), str(d), str(m)) for fqn, (v, d, m) in models.items()})
+        except (KeyError, TypeError, AttributeError, zlib.error) as error:
+            raise ValueError(f"{cursor[:60]!r} is no cursor of this sensor") from error
+
+
+@dataclass(frozen=True)
+class PlanChanges:
+    """What has changed between two promotions.
+
+    Attributes:
+        by_model: `added`, `changed`, `changed upstream` or `removed`, by fqn. A model is `changed upstream` if only its
+            version differs, because a model upstream of it has changed.
+    """
+
+    plan_id: str
+    environment: str
+    by_model: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def between(cls, before: Promotion, after: Promotion, environment: str) -> PlanChanges:
+        by_model = {fqn: "added" for fqn in after.models if fqn not in before.models}
+        by_model |= {fqn: "removed" for fqn in before.models if fqn not in after.models}
+        for fqn, (version, *hashes) in after.models.items():
+            earlier = before.models.get(fqn)
+            if earlier is not None and earlier != (version, *hashes):
+                by_model[fqn] = "changed" if list(earlier[1:]) != hashes else "changed upstream"
+        return cls(after.plan_id, environment, dict(sorted(by_model.items())))
+
+    def named(self, change: str) -> str:
+        """The names of the models with this change."""
+        return listed([unquoted(fqn) for fqn, found in self.by_model.items() if found == change])
+
+    def sentence(self) -> str:
+        """What the plan has changed."""
+        kinds = [f"{change}: {self.named(change)}" for change in CHANGES if change in self.by_model.values()]
+        what = "; ".join(kinds) or "no model changed"
+        return f"Plan {self.plan_id} was applied to environment {self.environment} ({what})."
+
+    def observations(self, assets: ProjectAssets, promoted: Mapping[str, msg.PromotedVersion]) -> Iterator[Any]:
+        """One observation of each changed model that is an asset."""
+        lists = {f"sqlmesh/models_{change.replace(' ', '_')}": self.named(change) for change in CHANGES}
+        for fqn, change in self.by_model.items():
+            if fqn not in assets.specs:
+                continue
+            version = promoted.get(fqn)
+            unapplied = unapplied_change(assets, fqn, version) if version else None
+            own = {
+                "sqlmesh/environment": self.environment,
+                "sqlmesh/plan_id": self.plan_id,
+                "sqlmesh/plan_change": change,
+                "sqlmesh/snapshot_version": version.version if version else None,
+                "sqlmesh/unapplied_change": unapplied,
+                **lists,
+            }
+            yield dg.AssetObservation(
+                asset_key=assets.key(fqn),
+                description=f"{assets.name(fqn)} was {change} by plan {self.plan_id} in {self.environment}.",
+                metadata={name: value for name, value in own.items() if value},
+            )
+
+
+CHANGES = ("added", "changed", "changed upstream", "removed")
+
+
+def difference(assets: ProjectAssets, promoted: Mapping[str, msg.PromotedVersion], environment: str) -> str | None:
+    """How the definitions differ from the environment, and what to do; None if they do not.
+
+    Models that the component does not select, and models of other projects, do not count.
+    """
+    kinds = {
+        "not in the definitions": [fqn for fqn in promoted if fqn not in assets.models],
+        "not promoted": [fqn for fqn in assets.specs if fqn not in promoted],
+        "with another definition": [
+            fqn for fqn, version in promoted.items() if fqn in assets.specs and unapplied_change(assets, fqn, version)
+        ],
+    }
+    named = [f"{kind}: {listed(list(map(unquoted, fqns)))}" for kind, fqns in kinds.items() if fqns]
+    if not named:
+        return None
+    return (
+        f"The definitions differ from environment {environment} ({'; '.join(named)}). If the definitions are older, "
+        f"refresh them:{block('dg utils refresh-defs-state')}"
+    )

@@ -1,0 +1,285 @@
+"""The sensor records runs, restatements and plans that were made outside of Dagster, each once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.execution.api import create_execution_plan
+from harness import DagsterProject, dagster_project, plan, query, sqlmesh, write_project
+
+BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds), start '2026-01-01'"
+FAILING = "CASE WHEN @start_ds::DATE IN (SELECT day FROM ctl.broken) THEN error('broken day') ELSE 1 END"
+MODELS = {
+    "models/days.sql": f"MODEL (name t.days, {BY_DAY}); SELECT @start_ds::DATE AS ds, 1 AS n",
+    "models/total.sql": "MODEL (name t.total, kind FULL, start '2026-01-01'); SELECT sum(n) AS n FROM t.days",
+    "models/old.sql": "MODEL (name t.old, kind FULL, start '2026-01-01'); SELECT 1 AS n",
+}
+SENSOR = "sqlmesh_shop_sensor"
+NOTHING = "Nothing was computed or promoted outside of Dagster."
+TODAY = datetime.now(timezone.utc).date()
+
+
+def day(ago: int) -> str:
+    return f"{TODAY - timedelta(days=ago):%Y-%m-%d}"
+
+
+@dataclass
+class Tick:
+    """What one tick has recorded."""
+
+    text: str
+    materializations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    observations: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def intervals(self) -> dict[str, str]:
+        return {name: metadata["sqlmesh/intervals"] for name, metadata in self.materializations.items()}
+
+
+@dataclass
+class Sensor:
+    """Evaluates ticks and records their events, as Dagster's daemon does."""
+
+    dagster: DagsterProject
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Load the definitions again."""
+        self.repository = self.dagster.refresh().get_repository_def()
+        self.definition = self.repository.get_sensor_def(SENSOR)
+
+    def tick(self) -> Tick:
+        instance = self.dagster.instance
+        context = dg.build_sensor_context(instance, self.cursor, repository_def=self.repository)
+        result = self.definition.evaluate_tick(context)
+        self.cursor = result.cursor
+        tick = Tick(result.skip_message or "")
+        for event in result.asset_events:
+            instance.report_runless_asset_event(event)
+            is_data = isinstance(event, dg.AssetMaterialization)
+            events = tick.materializations if is_data else tick.observations
+            name = event.asset_key.to_user_string()
+            assert name not in events, "recorded twice"
+            events[name] = values(event.metadata)
+        return tick
+
+
+def values(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.value for name, value in metadata.items()}
+
+
+@pytest.fixture
+def dagster(tmp_path: Path) -> Iterator[DagsterProject]:
+    with dagster_project(tmp_path) as project:
+        yield project
+
+
+def shop(tmp_path: Path, dagster: DagsterProject, models: dict[str, str] = MODELS, **attributes: Any) -> Path:
+    project = write_project(tmp_path / "shop", models)
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.broken (day DATE)")
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", f"{day(3)} 12:00:00")
+    dagster.add_component(
+        "shop",
+        {"project": str(project), "polling_sensor": True, "execution": {"allow_restate": True}, **attributes},
+    )
+    return project
+
+
+@pytest.mark.attribute("polling_sensor")
+def test_everything_that_is_typed_in_a_shell_is_recorded_once(tmp_path: Path, dagster: DagsterProject) -> None:
+    project = shop(tmp_path, dagster)
+    sensor = Sensor(dagster)
+    first = sensor.tick()
+    assert first.intervals["t/days"] == f"[2026-01-01, {day(3)})"
+    assert set(first.materializations) == {"t/days", "t/total", "t/old"}
+    assert not first.observations
+    assert sensor.tick() == Tick(NOTHING)
+
+    sqlmesh(project, "run")
+    ran = sensor.tick()
+    assert ran.intervals == dict.fromkeys(("t/days", "t/total", "t/old"), f"[{day(3)}, {day(0)})")
+    assert ran.text == "Recorded 3 models computed outside of Dagster: t.days, t.old, t.total."
+    days = ran.materializations["t/days"]
+    assert days["sqlmesh/origin"].startswith("outside of Dagster, at 20")
+    assert (days["sqlmesh/gaps"], days["sqlmesh/missing_intervals"]) == (0, 0)
+    assert "sqlmesh/gaps" not in ran.materializations["t/total"]
+    assert sensor.tick() == Tick(NOTHING)
+
+    # Dagster's own runs, also a restatement, are not recorded again. They record models that they do not select.
+    restatement = {"sqlmesh_shop": {"restate": {"start": day(2), "end": day(2)}}}
+    ours = dagster.launch(assets=["t/days"], ops=restatement)
+    assert set(ours.materializations) == {"t/days", "t/total"}, ours.failures
+    assert not sensor.tick().materializations
+
+    a_past_day = ("--start", day(5), "--end", day(5))
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.days", *a_past_day)
+    restated = sensor.tick()
+    assert restated.intervals["t/days"] == f"[{day(5)}, {day(4)})"
+    assert set(restated.materializations) == {"t/days", "t/total"}
+    assert not restated.observations
+    assert "(no model changed)" in restated.text
+
+    # Whoever looks first records it: here it is a run.
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.old")
+    assert set(dagster.launch().computed_outside) == {"t/old"}
+    assert not sensor.tick().materializations
+
+
+def test_plans_are_recorded_as_observations_of_their_models(tmp_path: Path, dagster: DagsterProject) -> None:
+    project = shop(tmp_path, dagster)
+    sensor = Sensor(dagster)
+    sensor.tick()
+
+    (project / "models/new.sql").write_text("MODEL (name t.new, kind FULL, start '2026-01-01'); SELECT n FROM t.days")
+    (project / "models/total.sql").write_text(MODELS["models/total.sql"].replace("sum(n)", "max(n)"))
+    (project / "models/old.sql").unlink()
+    plan(project)
+    planned = sensor.tick()
+    assert set(planned.materializations) == {"t/total"}, "the plan has computed its new version"
+    assert set(planned.observations) == {"t/total", "t/old"}
+    total, old = planned.observations["t/total"], planned.observations["t/old"]
+    assert (total["sqlmesh/plan_change"], old["sqlmesh/plan_change"]) == ("changed", "removed")
+    plan_id = total["sqlmesh/plan_id"]
+    for observed in (total, old):
+        assert observed["sqlmesh/plan_id"] == plan_id
+        assert observed["sqlmesh/models_added"].endswith("t.new")
+        assert observed["sqlmesh/models_changed"].endswith("t.total")
+        assert observed["sqlmesh/models_removed"].endswith("t.old")
+    assert total["sqlmesh/unapplied_change"] == "data", "the definitions have its earlier version"
+    assert f"Plan {plan_id} was applied to environment prod (added: " in planned.text
+    assert "The definitions differ from environment prod (not in the definitions: " in planned.text
+    assert "dg utils refresh-defs-state" in planned.text
+    assert sensor.tick() == Tick(NOTHING)
+
+    sensor.refresh()
+    known = sensor.tick()
+    assert set(known.materializations) == {"t/new"}, "now it is an asset"
+    assert not known.observations
+
+
+def test_batches_of_a_failed_run_are_not_recorded_as_computed_elsewhere(
+    tmp_path: Path, dagster: DagsterProject
+) -> None:
+    models = {
+        "models/days.sql": "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1, "
+        f"batch_concurrency 1), start '{day(6)}'); SELECT @start_ds::DATE AS ds, {FAILING} AS n",
+    }
+    project = shop(tmp_path, dagster, models)
+    sensor = Sensor(dagster)
+    sensor.tick()
+    query(project, f"INSERT INTO ctl.broken VALUES ('{day(1)}')")
+    failed = dagster.launch()
+    assert failed.status_of("t/days") == "partly_executed"
+    assert sensor.tick() == Tick(NOTHING)
+
+    # What somebody computes after the failure is recorded.
+    query(project, "DELETE FROM ctl.broken")
+    sqlmesh(project, "run")
+    assert set(sensor.tick().materializations) == {"t/days"}
+
+
+def test_model_of_an_unfinished_run_is_left_to_that_run(tmp_path: Path, dagster: DagsterProject) -> None:
+    project = shop(tmp_path, dagster)
+    sensor = Sensor(dagster)
+    sensor.tick()
+    job = sensor.repository.get_job("__ASSET_JOB").get_subset(asset_selection={dg.AssetKey(["t", "days"])})
+    run = dagster.instance.create_run_for_job(job, create_execution_plan(job))
+    sqlmesh(project, "run")
+    tick = sensor.tick()
+    assert set(tick.materializations) == {"t/total", "t/old"}
+    assert f"Left to run {run.run_id}, which has not finished: t.days." in tick.text
+    dagster.instance.report_run_canceled(run)
+    assert set(sensor.tick().materializations) == {"t/days"}
+
+
+HOLD_DATABASE = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_locked_duckdb_file_and_unfinished_plan_skip_the_tick(tmp_path: Path, dagster: DagsterProject) -> None:
+    project = shop(tmp_path, dagster)
+    sensor = Sensor(dagster)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_DATABASE, project / "warehouse.duckdb"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "open\n"
+    try:
+        skipped = sensor.tick()
+    finally:
+        holder.communicate()
+    assert "The DuckDB file is in use by another process" in skipped.text
+    assert "The next tick looks again." in skipped.text
+
+    query(project, "UPDATE sqlmesh._environments SET finalized_ts = NULL")
+    skipped = sensor.tick()
+    assert skipped.text.startswith("Plan ")
+    assert "is updating environment prod. The next tick looks again." in skipped.text
+    query(project, "UPDATE sqlmesh._environments SET finalized_ts = 1")
+    assert set(sensor.tick().materializations) == {"t/days", "t/total", "t/old"}
+
+
+def test_development_environment_is_recorded_with_its_own_tables(tmp_path: Path, dagster: DagsterProject) -> None:
+    project = write_project(tmp_path / "shop", MODELS)
+    plan(project, "--execution-time", f"{day(3)} 12:00:00")
+    (project / "models/days.sql").write_text(MODELS["models/days.sql"].replace("1 AS n", "2 AS n"))
+    plan(project, "dev", "--execution-time", f"{day(3)} 12:00:00", "--forward-only", "--include-unmodified")
+    dagster.add_component("shop", {"project": {"path": str(project), "environment": "dev"}, "polling_sensor": "10m"})
+    sensor = Sensor(dagster)
+    assert set(sensor.tick().materializations) >= {"t/days", "t/old"}
+    sqlmesh(project, "run", "dev")
+    assert f", {day(0)})" in sensor.tick().intervals["t/days"]
+    assert sensor.tick() == Tick(NOTHING)
+
+
+@pytest.mark.attribute("polling_sensor.interval", "polling_sensor.default_status")
+def test_sensor_has_the_configured_interval_and_status(tmp_path: Path, dagster: DagsterProject) -> None:
+    project = write_project(tmp_path / "shop", MODELS)
+    configured = {
+        "plain": True,
+        "seconds": 600,
+        "text": "10m",
+        "mapping": {"interval": "1h", "default_status": "RUNNING"},
+    }
+    for name, value in configured.items():
+        dagster.add_component(
+            name,
+            {
+                "project": str(project),
+                "polling_sensor": value,
+                "op": {"name": name},
+                "select": "t.old",
+                "translation": {"key_prefix": name},
+            },
+        )
+    sensors = {sensor.name: sensor for sensor in dagster.refresh().get_repository_def().sensor_defs}
+    found = {
+        name: (sensors[f"{name}_sensor"].minimum_interval_seconds, sensors[f"{name}_sensor"].default_status)
+        for name in configured
+    }
+    stopped, running = dg.DefaultSensorStatus.STOPPED, dg.DefaultSensorStatus.RUNNING
+    assert found == {
+        "plain": (300, stopped),
+        "seconds": (600, stopped),
+        "text": (600, stopped),
+        "mapping": (3600, running),
+    }
