@@ -10,7 +10,7 @@ import multiprocessing
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -29,7 +29,12 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, BACKFILL_ID_TAG
 from dagster._utils import interrupts
-from dagster._utils.schedules import CroniterShim, cron_string_iterator, is_valid_cron_string
+from dagster._utils.schedules import (
+    CroniterShim,
+    cron_string_iterator,
+    is_valid_cron_string,
+    reverse_cron_string_iterator,
+)
 
 from dg_sqlmesh_component.protocol.graph import reachable
 
@@ -84,6 +89,14 @@ def cron_ticks(cron: str, timezone: str, start: datetime) -> Iterator[datetime]:
     Dagster has no public way to list them.
     """
     return cron_string_iterator(start.timestamp(), cron, timezone)
+
+
+def last_cron_tick(cron: str, time_zone: str, end: datetime) -> datetime:
+    """The last tick of a cron at or before a time, as Dagster's schedules see it. Nothing public computes it.
+
+    It is in UTC, because Python compares two times of another zone by their clocks, and an hour may be repeated.
+    """
+    return next(reverse_cron_string_iterator(end.timestamp(), cron, time_zone)).astimezone(timezone.utc)
 
 
 # -- the process of a step ------------------------------------------------------------------------

@@ -1,19 +1,124 @@
-"""The documents agree with the code."""
+"""The documents agree with the code, and their examples work.
+
+A YAML block of the README or of `docs` is a `defs.yaml`, its `attributes`, or some of them. A block with `ops` is run
+config. If a block shows another file, its first line is a comment with the name of that file, such as `# dagster.yaml`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from harness import REPOSITORY
+import dagster as dg
+import pytest
+import yaml
+from dagster.components.core.component_tree import ComponentTree
+from dagster.components.utils.project_paths import get_local_state_path
+from dagster_shared.yaml_utils import load_run_config_yaml
+from harness import COMPONENT, REPOSITORY, DagsterProject, dagster_project, load
+from unit.builders import fqn, manifest, model
 
+from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Manifest
 from dg_sqlmesh_component.run.outcomes import Outcome
+from dg_sqlmesh_component.state.manifest_file import write_manifest
 from dg_sqlmesh_component.worker.__main__ import SQLMESH_FLOOR
 
-README = (REPOSITORY / "README.md").read_text()
+README = REPOSITORY / "README.md"
+DOCUMENTS = [README, *sorted((REPOSITORY / "docs").rglob("*.md"))]
+SHOP = manifest(
+    model("core.orders", reads=["raw.orders", "raw.customers"]),
+    model("marts.revenue", reads=["core.orders"], kind="VIEW"),
+)
+ANSWER = AnsweredSelection(("tag:finance+",), ("scratch.*",), (fqn("marts.revenue"),))
+"""SQLMesh's answer to the selection in an example, so that loading it does not start SQLMesh."""
+CRM = model("crm.customers")
+"""The model of another component, to which an example refers."""
+
+
+def blocks(pattern: str) -> Iterator[Any]:
+    """Yield what a pattern with one group finds in the documents, each with its file and line as the test's id."""
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for match in re.finditer(pattern, text, re.DOTALL | re.MULTILINE):
+            line = text.count("\n", 0, match.start(1)) + 1
+            yield pytest.param(match[1], id=f"{document.relative_to(REPOSITORY)}:{line}")
+
+
+def file_of(block: str) -> str:
+    """Return the file that a YAML block shows: `run config`, or the name in its first line, or `defs.yaml`."""
+    named = re.match(r" *#.*?(\w+\.ya?ml)", block)
+    return "run config" if re.search("^ *ops:", block, re.MULTILINE) else named[1] if named else "defs.yaml"
+
+
+YAML_BLOCKS = list(blocks(r"^ *```yaml\n(.*?)^ *```"))
+DEFS_YAML = [block for block in YAML_BLOCKS if file_of(block.values[0]) == "defs.yaml"]
+RUN_CONFIG = [block for block in YAML_BLOCKS if file_of(block.values[0]) == "run config"]
+OTHER_YAML = [block for block in YAML_BLOCKS if block not in [*DEFS_YAML, *RUN_CONFIG]]
+JSON_RUN_CONFIG = list(blocks(r"--config-json '(\{.*?\})'"))
+PYTHON_BLOCKS = list(blocks(r"^ *```python\n(.*?)^ *```"))
+
+
+def store_manifest(dagster: DagsterProject, component: str, project: Manifest) -> None:
+    """Store the manifest of a component, so that loading its definitions does not start SQLMesh."""
+    loaded = ComponentTree.for_project(dagster.root / dagster.root.name).load_component(
+        component, SQLMeshProjectComponent
+    )
+    key = loaded.defs_state_config.key
+    write_manifest(replace(project, state_key=key), get_local_state_path(key, dagster.root))
+
+
+def definitions_of(folder: Path, component: dict[str, Any], **modules: str) -> dg.Definitions:
+    """Load a Dagster project with the component `shop`, the component `crm` and Python modules."""
+    with dagster_project(folder) as dagster:
+        component = {"type": COMPONENT, **component}
+        component["attributes"] = {"project": "../../../shop", **component["attributes"]}
+        dagster.add_component("shop", component.pop("attributes"), **component)
+        dagster.add_component("crm", {"project": "../../../crm"})
+        for name, code in modules.items():
+            dagster.add_module(name, code)
+        store_manifest(dagster, "crm", manifest(CRM))
+        store_manifest(dagster, "shop", replace(SHOP, selections=(ANSWER,)))
+        return load(dagster.root)
+
+
+@pytest.fixture(scope="module")
+def shop_job(tmp_path_factory: pytest.TempPathFactory) -> dg.JobDefinition:
+    """The job of all assets of a component in the folder `shop`."""
+    definitions = definitions_of(tmp_path_factory.mktemp("shop"), {"attributes": {}})
+    return definitions.resolve_implicit_global_asset_job_def()
+
+
+@pytest.mark.parametrize("block", DEFS_YAML)
+def test_defs_yaml_in_the_documents_loads(block: str, tmp_path: Path) -> None:
+    document = yaml.safe_load(block)
+    component = document if "attributes" in document else {"attributes": document}
+    definitions = definitions_of(tmp_path, component)
+    assert len(definitions.resolve_all_asset_keys()) > 2
+
+
+@pytest.mark.parametrize("block", [*RUN_CONFIG, *JSON_RUN_CONFIG])
+def test_run_config_in_the_documents_is_valid(block: str, shop_job: dg.JobDefinition) -> None:
+    assert dg.validate_run_config(shop_job, load_run_config_yaml(block))
+
+
+def test_python_in_the_documents_loads(tmp_path: Path) -> None:
+    modules = {re.sub(r"\W", "_", str(block.id)): block.values[0] for block in PYTHON_BLOCKS}
+    definitions = definitions_of(tmp_path, {"attributes": {}}, **modules)
+    dg.Definitions.validate_loadable(definitions)
+    assert definitions.resolve_job_def("finance").asset_layer.selected_asset_keys == {dg.AssetKey(["marts", "revenue"])}
+
+
+def test_other_yaml_in_the_documents_parses() -> None:
+    for block in OTHER_YAML:
+        assert yaml.safe_load(block.values[0]), block.id
 
 
 def test_outcome_table_in_the_readme_lists_every_outcome() -> None:
-    table = README.split("## Outcomes of a run")[1].split("\n## ")[0]
+    table = README.read_text().split("## Outcomes of a run")[1].split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [outcome.value for outcome in Outcome]
 
 
@@ -22,7 +127,7 @@ def test_minimum_sqlmesh_version_is_the_same_in_worker_and_pyproject() -> None:
 
 
 def test_links_between_documents_exist() -> None:
-    for document in [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").rglob("*.md")]:
+    for document in [*DOCUMENTS, REPOSITORY / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"

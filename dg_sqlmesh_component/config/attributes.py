@@ -15,6 +15,7 @@ import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import BaseModel, StrictInt
 
+from dg_sqlmesh_component.config.mappings import not_a_mapping
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.templates import TemplateScope
@@ -168,6 +169,8 @@ _DAGSTER_RESOLVER = TranslationFnResolver[Model](lambda model: {"model": Templat
 
 
 def _resolve_translation(context: dg.ResolutionContext, model: Any) -> TranslationFn[Model] | None:
+    if isinstance(model, str) and "{" not in model:  # no template, so it can never be a mapping
+        raise not_a_mapping("translation", model, {"group_name": "{{ model.schema }}"})
     return None if model is None else _DAGSTER_RESOLVER.fn.callable(context, model)
 
 

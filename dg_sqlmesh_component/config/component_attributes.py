@@ -23,12 +23,13 @@ from dg_sqlmesh_component.config.attributes import (
 )
 from dg_sqlmesh_component.config.durations import WrittenDuration
 from dg_sqlmesh_component.config.external_models import ExternalModels
-from dg_sqlmesh_component.config.freshness import Freshness, resolve_freshness
-from dg_sqlmesh_component.config.intervals_check import IntervalsCheck, resolve_intervals_check
-from dg_sqlmesh_component.config.janitor import JANITOR, Janitor
+from dg_sqlmesh_component.config.freshness import Freshness
+from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
+from dg_sqlmesh_component.config.janitor import Janitor
+from dg_sqlmesh_component.config.mappings import mapping
 from dg_sqlmesh_component.config.polling_sensor import PollingSensor, resolve_polling_sensor
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.schedule import Schedule, resolve_schedule
+from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.protocol.manifest import Model
 
@@ -66,7 +67,9 @@ class ComponentAttributes(dg.Resolvable):
     ] = None
     tag_convention: Annotated[
         TagConvention,
-        dg.Resolver.default(
+        mapping(
+            "tag_convention",
+            TagConvention,
             description="How tags of a SQLMesh model set properties of its asset: "
             "`<prefix><separator><property><separator><value>`. Properties: group_name, owner, kind, tag, key_prefix.",
             examples=[{"prefix": "dagster", "separator": ":"}],
@@ -75,7 +78,9 @@ class ComponentAttributes(dg.Resolvable):
     translation: Annotated[TranslationFn[Model] | None, TRANSLATION] = None
     external_models: Annotated[
         ExternalModels,
-        dg.Resolver.default(
+        mapping(
+            "external_models",
+            ExternalModels,
             description="How tables that SQLMesh reads, but does not produce, become upstream assets. By default "
             "Dagster links a dependency to the asset with that `dagster/table_name`.",
             examples=[{"key": "landing/{{ external.name }}", "keys": {"raw.orders": "dlt/shop/orders"}}],
@@ -93,7 +98,9 @@ class ComponentAttributes(dg.Resolvable):
     ] = field(default_factory=list)
     metadata_limits: Annotated[
         MetadataLimits,
-        dg.Resolver.default(
+        mapping(
+            "metadata_limits",
+            MetadataLimits,
             description="Limits for large metadata.",
             examples=[{"characters": 20_000, "lineage_pairs": 10_000}],
         ),
@@ -116,10 +123,10 @@ class ComponentAttributes(dg.Resolvable):
     ] = True
     intervals_check: Annotated[
         IntervalsCheck | None,
-        dg.Resolver(
-            resolve_intervals_check,
-            model_field_type=bool | IntervalsCheck.model() | None,
-            inject_before_resolve=False,
+        mapping(
+            "intervals_check",
+            IntervalsCheck,
+            is_switch=True,
             description="Whether every incremental model has the check `sqlmesh_intervals_complete`, which fails if an "
             "expected interval is not computed: true, or a mapping with a slack. Default: no such checks.",
             examples=[True, {"slack": "6h"}],
@@ -127,7 +134,9 @@ class ComponentAttributes(dg.Resolvable):
     ] = None
     audits: Annotated[
         Audits,
-        dg.Resolver.default(
+        mapping(
+            "audits",
+            Audits,
             description="Which audits are asset checks. SQLMesh evaluates all audits.",
             examples=[{"checks": "blocking"}],
         ),
@@ -142,10 +151,10 @@ class ComponentAttributes(dg.Resolvable):
     ] = None
     freshness: Annotated[
         Freshness | None,
-        dg.Resolver(
-            resolve_freshness,
-            model_field_type=Freshness.model() | None,
-            inject_before_resolve=False,
+        mapping(
+            "freshness",
+            Freshness,
+            is_optional=True,
             description="Freshness policy of each asset. An asset is stale if it was not materialized for longer than "
             "the longest time between two ticks of its cron, plus `slack`. Seeds, and models with an `end`, have none. "
             "Default: none.",
@@ -154,7 +163,10 @@ class ComponentAttributes(dg.Resolvable):
     ] = None
     op: Annotated[
         OpSpec | None,
-        dg.Resolver.default(
+        mapping(
+            "op",
+            OpSpec,
+            is_optional=True,
             description="The op that runs SQLMesh: name, tags, description and pool. "
             "Default pool: `sqlmesh_<project folder>_<environment>`.",
             examples=[{"name": "shop", "pool": "warehouse", "tags": {"team": "data"}}],
@@ -162,23 +174,28 @@ class ComponentAttributes(dg.Resolvable):
     ] = None
     execution: Annotated[
         Execution,
-        dg.Resolver.default(
-            description="How SQLMesh runs.", examples=[{"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}]
+        mapping(
+            "execution",
+            Execution,
+            description="How SQLMesh runs.",
+            examples=[{"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}],
         ),
     ] = field(default_factory=Execution)
     restate: Annotated[
         Restate,
-        dg.Resolver.default(
+        mapping(
+            "restate",
+            Restate,
             description="Limits of restatements, which `execution.allow_restate` allows.",
             examples=[{"max_intervals": 500, "max_seconds": 3600}],
         ),
     ] = field(default_factory=Restate)
     schedule: Annotated[
         Schedule | None,
-        dg.Resolver(
-            resolve_schedule,
-            model_field_type=bool | Schedule.model() | None,
-            inject_before_resolve=False,
+        mapping(
+            "schedule",
+            Schedule,
+            is_switch=True,
             description="Schedules that launch a run of the models with pending intervals, when the cron of a model "
             "ticks: true, or a mapping with options. Default: none.",
             examples=[True, {"default_status": "RUNNING", "tags": {"team": "data"}}],
@@ -195,4 +212,14 @@ class ComponentAttributes(dg.Resolvable):
             examples=[True, "10m", {"interval": "10m", "default_status": "RUNNING"}],
         ),
     ] = None
-    janitor: Annotated[Janitor | None, JANITOR] = None
+    janitor: Annotated[
+        Janitor | None,
+        mapping(
+            "janitor",
+            Janitor,
+            is_switch=True,
+            description="A job and a schedule for SQLMesh's janitor, which deletes expired environments and tables, "
+            "and compacts intervals. true: with all defaults. Default: no janitor.",
+            examples=[True, {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING"}],
+        ),
+    ] = None

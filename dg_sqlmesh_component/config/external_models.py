@@ -10,6 +10,7 @@ from typing import Annotated
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 
+from dg_sqlmesh_component.config.mappings import not_a_mapping
 from dg_sqlmesh_component.config.templates import TemplateScope
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -62,7 +63,9 @@ def _resolve_key(context: dg.ResolutionContext, template: str | None) -> KeyOfTa
     return key_of
 
 
-def _resolve_keys(context: dg.ResolutionContext, keys: Mapping[str, str]) -> dict[str, dg.AssetKey]:
+def _resolve_keys(context: dg.ResolutionContext, keys: Mapping[str, str] | str) -> dict[str, dg.AssetKey]:
+    if isinstance(keys, str):
+        raise not_a_mapping("external_models.keys", keys, {"raw.orders": "dlt/shop/orders"})
     return {
         name: _as_key(
             context.at_path(name).resolve_value(template), f"`external_models.keys` in defs.yaml, at {name!r},"

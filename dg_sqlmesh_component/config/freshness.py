@@ -5,10 +5,9 @@ No `from __future__ import annotations`: Dagster reads the annotations of the da
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import dagster as dg
-from pydantic import BaseModel
 
 from dg_sqlmesh_component.config.durations import WrittenDuration, duration
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -51,17 +50,3 @@ class Freshness(dg.Resolvable):
         """The policy of an asset, by the longest time between two ticks of its cron."""
         warn_window = None if self.warn_slack is None else longest_gap + self.warn_slack
         return dg.FreshnessPolicy.time_window(longest_gap + self.slack, warn_window)
-
-
-def resolve_freshness(context: dg.ResolutionContext, model: Any) -> Freshness | None:
-    """Resolve `freshness`.
-
-    Raises:
-        ConfigurationError: It is no mapping. Without this, Dagster's error names neither the attribute nor its value.
-    """
-    if isinstance(model, BaseModel):
-        freshness: Freshness = Freshness.resolve_from_model(context, model)
-        return freshness
-    if model is None:
-        return None
-    raise ConfigurationError(f"`freshness` in defs.yaml is {model!r}. Write a mapping, for example {{slack: 2h}}.")

@@ -5,13 +5,11 @@ No `from __future__ import annotations`: Dagster reads the annotations of the da
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import dagster as dg
-from pydantic import BaseModel
 
 from dg_sqlmesh_component.config.durations import WrittenDuration, duration
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
 @dataclass
@@ -30,16 +28,3 @@ class IntervalsCheck(dg.Resolvable):
 
     def __post_init__(self) -> None:
         self.slack = duration("intervals_check.slack", self.slack)
-
-
-def resolve_intervals_check(context: dg.ResolutionContext, model: Any) -> IntervalsCheck | None:
-    """Resolve `intervals_check`: true and false, or its attributes."""
-    if isinstance(model, BaseModel):
-        configured: IntervalsCheck = IntervalsCheck.resolve_from_model(context, model)
-        return configured
-    value: object = context.resolve_value(model) if isinstance(model, str) else model
-    if value not in (True, False, None):
-        raise ConfigurationError(
-            f"`intervals_check` in defs.yaml is {value!r}. Write true, false, or a mapping such as {{slack: 6h}}."
-        )
-    return IntervalsCheck() if value else None

@@ -4,13 +4,12 @@ No `from __future__ import annotations`: Dagster reads the annotations of the cl
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import dagster as dg
-from pydantic import BaseModel, StrictBool
 
 from dg_sqlmesh_component.config.run_config import sanitized_environment
-from dg_sqlmesh_component.config.validation import convert_to_declared_types
+from dg_sqlmesh_component.config.validation import check_cron_and_time_zone, convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
@@ -65,35 +64,4 @@ class Janitor(dg.Resolvable):
                 "deleted. Name another environment, or remove `janitor.environment` to delete everything that has "
                 "expired."
             )
-        try:
-            dg.ScheduleDefinition(job_name="janitor", cron_schedule=self.cron, execution_timezone=self.timezone)
-        except dg.DagsterInvalidDefinitionError as error:
-            raise ConfigurationError(
-                f"`janitor.cron` in defs.yaml is {self.cron!r}, with the time zone {self.timezone or 'UTC'!r}. Dagster "
-                f"refuses this: {error}"
-            ) from error
-
-
-def resolve_janitor(context: dg.ResolutionContext, model: Any) -> Any:
-    """Resolve `janitor`. true means a janitor with all defaults; false means none."""
-    if isinstance(model, BaseModel):
-        return Janitor.resolve_from_model(context, model)
-    value: Any = context.resolve_value(model) if isinstance(model, str) else model
-    if isinstance(value, str) and value.lower() in _SWITCHES:  # a variable's value is text
-        value = _SWITCHES[value.lower()]
-    if isinstance(value, bool):
-        return Janitor() if value else None
-    return value
-
-
-_SWITCHES = {"true": True, "false": False}
-
-JANITOR = dg.Resolver(
-    resolve_janitor,
-    model_field_type=StrictBool | Janitor.model() | None,
-    inject_before_resolve=False,
-    description="A job and a schedule for SQLMesh's janitor, which deletes expired environments and tables, and "
-    "compacts intervals. true: with all defaults. Default: no janitor.",
-    examples=[True, {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING"}],
-)
-"""How `defs.yaml` is resolved to a `Janitor`; None for no janitor."""
+        check_cron_and_time_zone("janitor", self.cron, self.timezone)

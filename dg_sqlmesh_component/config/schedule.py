@@ -4,14 +4,11 @@ No `from __future__ import annotations`: Dagster reads the annotations of the da
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Annotated, Literal
 
 import dagster as dg
-from croniter import croniter
-from pydantic import BaseModel
 
-from dg_sqlmesh_component.config.validation import convert_to_declared_types
+from dg_sqlmesh_component.config.validation import check_cron_and_time_zone, convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
@@ -54,35 +51,10 @@ class Schedule(dg.Resolvable):
 
     def __post_init__(self) -> None:
         convert_to_declared_types(self, Schedule, "schedule")
-        if self.cron is not None and not (croniter.is_valid(self.cron) and len(self.cron.split()) in (1, 5)):
-            raise ConfigurationError(
-                f"`schedule.cron` in defs.yaml is {self.cron!r}, which is no cron expression. Write five fields, for "
-                "example '0 6 * * *', or an alias such as '@daily'."
-            )
-        if self.timezone is None:
-            return
-        if self.cron is None:
+        if self.cron is not None:
+            check_cron_and_time_zone("schedule", self.cron, self.timezone)
+        elif self.timezone is not None:
             raise ConfigurationError(
                 "`schedule.timezone` in defs.yaml is the time zone of `schedule.cron`, which is not set. Without it, "
                 "each model has its own cron and time zone. Set `schedule.cron` too, or remove `schedule.timezone`."
             )
-        try:
-            ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ConfigurationError(
-                f"`schedule.timezone` in defs.yaml is {self.timezone!r}, which is no time zone. Write a name such as "
-                "'Europe/Berlin'."
-            ) from error
-
-
-def resolve_schedule(context: dg.ResolutionContext, model: Any) -> Schedule | None:
-    """Resolve `schedule`: true and false, or the attributes of the schedule."""
-    if isinstance(model, BaseModel):
-        configured: Schedule = Schedule.resolve_from_model(context, model)
-        return configured
-    value: object = context.resolve_value(model) if isinstance(model, str) else model
-    if value not in (True, False, None):
-        raise ConfigurationError(
-            f"`schedule` in defs.yaml is {value!r}. Write true, false, or a mapping with the attributes of a schedule."
-        )
-    return Schedule() if value else None

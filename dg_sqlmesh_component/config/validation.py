@@ -1,4 +1,4 @@
-"""Types and bounds of attributes after templates are rendered.
+"""Types, bounds and crons of attributes after templates are rendered.
 
 Dagster checks `defs.yaml` as it is written, where each template is a string, and does not check components made in
 Python.
@@ -11,6 +11,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, get_type_hints
 
+import dagster as dg
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -41,7 +42,7 @@ def convert_to_declared_types(
         try:
             converted = adapter.validate_python(value)
         except ValidationError as error:
-            shown = f"of type {type(value).__name__}" if name in secret else _shortened(value)
+            shown = f"of type {type(value).__name__}" if name in secret else shortened(value)
             reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors(include_url=False)))
             path = f"{attribute}.{name}" if attribute else name
             raise ConfigurationError(f"`{path}` in defs.yaml is {shown}. {reasons}.") from None
@@ -60,6 +61,32 @@ def require_at_least(attribute: str, declared: object, **bounds: int) -> None:
             raise ConfigurationError(f"`{attribute}.{name}` in defs.yaml is {number}; it must be at least {least}.")
 
 
+def check_cron_and_time_zone(attribute: str, cron: str, time_zone: str | None) -> None:
+    """Refuse a cron or a time zone that Dagster does not accept, in the attributes `cron` and `timezone` of a mapping.
+
+    Raises:
+        ConfigurationError: Dagster does not accept one of them.
+    """
+    if not _is_accepted(cron, None):
+        raise ConfigurationError(
+            f"`{attribute}.cron` in defs.yaml is {cron!r}, which Dagster does not accept as a cron. Write five "
+            "fields, for example '0 6 * * *', or an alias such as '@daily'."
+        )
+    if not _is_accepted(cron, time_zone):
+        raise ConfigurationError(
+            f"`{attribute}.timezone` in defs.yaml is {time_zone!r}, which is no time zone. Write a name such as "
+            "'Europe/Berlin'."
+        )
+
+
+def _is_accepted(cron: str, time_zone: str | None) -> bool:
+    try:
+        dg.ScheduleDefinition(job_name="any", cron_schedule=cron, execution_timezone=time_zone)
+    except dg.DagsterInvalidDefinitionError:
+        return False
+    return True
+
+
 @lru_cache
 def _adapters(declaring: type) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(declaring)
@@ -71,6 +98,7 @@ def _adapters(declaring: type) -> dict[str, TypeAdapter[Any]]:
     }
 
 
-def _shortened(value: object) -> str:
+def shortened(value: object) -> str:
+    """The value as an error shows it."""
     shown = repr(value)
     return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}..."

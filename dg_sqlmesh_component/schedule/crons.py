@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from zoneinfo import ZoneInfo
 
-from croniter import croniter
-
+from dg_sqlmesh_component.dagster_internals import last_cron_tick
 from dg_sqlmesh_component.protocol.manifest import Model
 
 UTC = "UTC"
@@ -21,21 +19,16 @@ def crons_by_time_zone(models: Iterable[Model]) -> dict[str, list[str]]:
     return {time_zone: sorted(crons[time_zone]) for time_zone in sorted(crons)}
 
 
-def ticked_models(models: Mapping[str, Model], crons: Sequence[str], now: datetime) -> dict[str, int]:
+def ticked_models(models: Mapping[str, Model], crons: Sequence[str], time_zone: str, now: datetime) -> dict[str, int]:
     """The models whose cron has ticked since the previous tick of a schedule, and when, in epoch milliseconds.
 
     Args:
         models: By fqn.
         crons: The crons of the schedule.
-        now: The time of the tick, in the schedule's time zone.
+        time_zone: The time zone of the schedule.
+        now: The time of the tick.
     """
-    previous = max(croniter(cron, now).get_prev(datetime) for cron in crons)
-    ticks = {fqn: _last_tick(model, now) for fqn, model in models.items()}
+    before = now.astimezone(timezone.utc) - timedelta(seconds=1)
+    previous = max(last_cron_tick(cron, time_zone, before) for cron in crons)
+    ticks = {fqn: last_cron_tick(model.cron, model.cron_tz or UTC, now) for fqn, model in models.items()}
     return {fqn: int(tick.timestamp() * 1000) for fqn, tick in ticks.items() if tick > previous}
-
-
-def _last_tick(model: Model, now: datetime) -> datetime:
-    """The last tick of a model's cron, which may be `now` itself."""
-    local = now.astimezone(ZoneInfo(model.cron_tz) if model.cron_tz else timezone.utc)
-    tick: datetime = croniter(model.cron, local + timedelta(seconds=1)).get_prev(datetime)
-    return tick

@@ -35,17 +35,12 @@ def build_schedules(
         crons = {configured.timezone or UTC: [configured.cron]}
     schedules = []
     for time_zone, cron_schedule in crons.items():
-        settings = TickSettings(_name(name, time_zone), cron_schedule, configured.tags, project, assets)
-        schedules.append(_schedule(settings, job.name, time_zone, dg.DefaultScheduleStatus[configured.default_status]))
+        settings = TickSettings(_name(name, time_zone), cron_schedule, time_zone, configured.tags, project, assets)
+        schedules.append(_schedule(settings, job.name, dg.DefaultScheduleStatus[configured.default_status]))
     return dg.Definitions(schedules=schedules, jobs=[job])
 
 
-def _schedule(
-    settings: TickSettings,
-    job: str,
-    time_zone: str,
-    default_status: dg.DefaultScheduleStatus,
-) -> dg.ScheduleDefinition:
+def _schedule(settings: TickSettings, job: str, default_status: dg.DefaultScheduleStatus) -> dg.ScheduleDefinition:
     def request_pending(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         return evaluate_tick(context, settings)
 
@@ -53,7 +48,7 @@ def _schedule(
         name=settings.name,
         job_name=job,
         cron_schedule=settings.crons,
-        execution_timezone=time_zone,
+        execution_timezone=settings.time_zone,
         execution_fn=request_pending,
         default_status=default_status,
         description=f"Runs the SQLMesh models of {settings.project.name} that have pending intervals.",

@@ -36,12 +36,13 @@ class TickSettings:
 
     Attributes:
         name: The schedule's name.
-        crons: The schedule's crons.
+        crons, time_zone: When the schedule ticks.
         tags: Tags of the requested runs.
     """
 
     name: str
     crons: Sequence[str]
+    time_zone: str
     tags: Mapping[str, str]
     project: SQLMeshProject
     assets: ProjectAssets
@@ -97,7 +98,7 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
             "has ticked since the previous tick."
         )
         models = {fqn: assets.models[fqn] for fqn in assets.specs}
-        return ticked_models(models, settings.crons, scheduled), ""
+        return ticked_models(models, settings.crons, settings.time_zone, scheduled), ""
     if found.next_due is None:
         return found.pending, f" None is promoted in environment {assets.manifest.environment!r}."
     due, fqn = found.next_due

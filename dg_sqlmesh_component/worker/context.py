@@ -7,7 +7,8 @@ import os
 import shlex
 import stat
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,6 +122,7 @@ def open_context(
             for config in configs.values():
                 _set_concurrency(config, project.gateway, concurrent_tasks)
         context = context_type(paths=list(project.paths), config=configs, gateway=project.gateway, load=False)
+        context.console = console
         if load:
             context.load(**({"model_fqns": set(models) or None, "use_project_index": True} if HAS_INDEX else {}))
         return context
@@ -134,6 +136,18 @@ def open_context(
             f"SQLMesh cannot load the project at {', '.join(project.paths)}: {describe_error(error)}",
             is_transient=is_transient(error),
         ) from error
+
+
+@contextmanager
+def closed_on_error(context: Context, project: OpenProject, environment: str | None = None) -> Iterator[None]:
+    """Close the context if its state cannot be read. The error is the one that `explain` makes of it."""
+    try:
+        yield
+    except Exception as error:  # a driver's, or SQLMesh's about the version of the state
+        context.close()
+        if isinstance(error, SQLMeshComponentError):
+            raise
+        raise explain(error, project, environment) from error
 
 
 def with_default_gateway(project: OpenProject) -> OpenProject:

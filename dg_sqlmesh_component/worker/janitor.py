@@ -20,15 +20,14 @@ from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.worker.context import (
     ExistingStateContext,
     PipeConsole,
+    closed_on_error,
     describe_error,
-    explain,
     open_context,
     sqlmesh_command,
     state_connection,
 )
-from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder
 from dg_sqlmesh_component.worker.evaluate.running_queries import cut_off_queries
-from dg_sqlmesh_component.worker.evaluate.state_lock import LockWait, hold_state_lock, is_lockable
+from dg_sqlmesh_component.worker.evaluate.state_lock import is_lockable, locked_context
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import count_snapshots_and_interval_rows
 from dg_sqlmesh_component.worker.transient_errors import is_transient
@@ -51,20 +50,14 @@ def run_janitor(request: msg.JanitorRequest, pipe: Pipe) -> None:
         ConfigurationError: The state cannot be locked, or this SQLMesh cannot clean up one environment alone.
         EvaluationError: The janitor ended with an error.
     """
-    show_holder(request.holder)
     if request.environment is not None and not CAN_LIMIT_TO_ENVIRONMENT:
         raise ConfigurationError(
             f"`janitor.environment` in defs.yaml is {request.environment!r}, but SQLMesh {sqlmesh.__version__} cannot "
             "clean up one environment alone. Upgrade SQLMesh to 0.236.0 or later, or remove `janitor.environment`."
         )
-    lock_wait = LockWait(pipe, request.overlap_timeout)
-    context = lock_wait.until(partial(_open, request, _JanitorConsole(pipe)))
-    try:
-        with hold_state_lock(context, request.holder, lock_wait, pipe):
-            pipe.begin()
-            pipe.send(_clean_up(request, context, pipe))
-    finally:
-        context.close()
+    with locked_context(request, partial(_open, request, _JanitorConsole(pipe)), pipe) as context:
+        pipe.begin()
+        pipe.send(_clean_up(request, context, pipe))
 
 
 def _open(request: msg.JanitorRequest, console: _JanitorConsole) -> ExistingStateContext:
@@ -76,8 +69,7 @@ def _open(request: msg.JanitorRequest, console: _JanitorConsole) -> ExistingStat
         context_type=ExistingStateContext,
         concurrent_tasks=request.concurrent_tasks,
     )
-    context.console = console
-    try:
+    with closed_on_error(context, request.project):
         if not is_lockable(context):
             raise ConfigurationError(
                 f"`janitor` in defs.yaml needs a lock, so that it never works during a run, and SQLMesh's state in "
@@ -85,12 +77,6 @@ def _open(request: msg.JanitorRequest, console: _JanitorConsole) -> ExistingStat
                 f"{block(sqlmesh_command(request.project, 'janitor'))}"
             )
         context.state_reader.get_environments_summary()
-    except ConfigurationError:
-        context.close()
-        raise
-    except Exception as error:  # a driver's, or SQLMesh's about the version of the state
-        context.close()
-        raise explain(error, request.project) from error
     return context
 
 

@@ -222,7 +222,8 @@ def test_janitor_fails_after_the_overlap_timeout_if_a_run_holds_the_lock(dagster
             [run] = dagster.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
         [failure] = record.failures
         assert f"SQLMesh's state in schema 'sqlmesh' is held by Dagster run {run.run_id} since " in failure
-        assert "This run has waited for 0 seconds (`execution.overlap_timeout` in defs.yaml)." in failure
+        assert "Only one run, or the janitor, may use it at a time. This run has waited for 0 seconds" in failure
+        assert "(`execution.overlap_timeout` in defs.yaml)." in failure
         assert metadata_of(record)["dropped_objects"] == 0
         record = run_janitor(dagster)
         assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures

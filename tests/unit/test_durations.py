@@ -1,14 +1,12 @@
-"""Durations in `defs.yaml`, and `intervals_check`."""
+"""Durations in `defs.yaml`."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-import dagster as dg
 import pytest
 
 from dg_sqlmesh_component.config.durations import duration
-from dg_sqlmesh_component.config.intervals_check import IntervalsCheck, resolve_intervals_check
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
@@ -30,18 +28,3 @@ def test_other_values_are_refused(written: object, advice: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         duration("intervals_check.slack", written)
     assert str(refusal.value).startswith(f"`intervals_check.slack` in defs.yaml is {written!r}. {advice}")
-
-
-@pytest.mark.parametrize(
-    ("written", "check"), [(True, IntervalsCheck(timedelta(0))), (False, None), (None, None), ("{{ false }}", None)]
-)
-def test_intervals_check_is_on_or_off(written: object, check: IntervalsCheck | None) -> None:
-    assert resolve_intervals_check(dg.ResolutionContext.default(), written) == check
-
-
-def test_intervals_check_that_is_neither_is_refused() -> None:
-    with pytest.raises(ConfigurationError) as refusal:
-        resolve_intervals_check(dg.ResolutionContext.default(), "6h")
-    assert str(refusal.value) == (
-        "`intervals_check` in defs.yaml is '6h'. Write true, false, or a mapping such as {slack: 6h}."
-    )

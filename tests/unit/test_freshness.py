@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from unit.builders import model, translator
 
-from dg_sqlmesh_component.config.freshness import Freshness, resolve_freshness
+from dg_sqlmesh_component.config.freshness import Freshness
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
 
@@ -64,12 +64,6 @@ def test_slack_that_is_no_duration_is_refused(written: str) -> None:
 def test_slack_that_is_negative_or_longer_than_a_year_is_refused(written: object) -> None:
     with pytest.raises(ConfigurationError, match=r"^`freshness\.slack` in defs\.yaml is "):
         freshness(slack=written)
-
-
-def test_freshness_that_is_no_mapping_is_refused() -> None:
-    with pytest.raises(ConfigurationError) as refusal:
-        resolve_freshness(dg.ResolutionContext.default(), "2h")
-    assert str(refusal.value) == "`freshness` in defs.yaml is '2h'. Write a mapping, for example {slack: 2h}."
 
 
 @pytest.mark.parametrize("warn_slack", ["2h", "3h"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from itertools import takewhile
 from zoneinfo import ZoneInfo
 
 import pytest
 from unit.builders import model
 
 from dg_sqlmesh_component.config.schedule import Schedule
+from dg_sqlmesh_component.dagster_internals import cron_ticks
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
 from dg_sqlmesh_component.schedule.crons import crons_by_time_zone, ticked_models
@@ -39,12 +41,21 @@ def test_models_have_ticked_since_the_previous_tick_of_the_schedule(now: str, ti
         "berlin": with_cron("0 1 * * *", "Europe/Berlin"),  # 00:00 UTC in winter
     }
     time = datetime.fromisoformat(now).replace(tzinfo=ZoneInfo("UTC"))
-    assert set(ticked_models(models, ["*/15 * * * *"], time)) == ticked
+    assert set(ticked_models(models, ["*/15 * * * *"], "UTC", time)) == ticked
 
 
 def test_tick_of_a_model_is_in_milliseconds() -> None:
     now = datetime(2026, 3, 1, 2, 0, tzinfo=ZoneInfo("Europe/Berlin"))
-    assert ticked_models({"hourly": with_cron("@hourly")}, ["@hourly"], now) == {"hourly": int(now.timestamp() * 1000)}
+    ticked = ticked_models({"hourly": with_cron("@hourly")}, ["@hourly"], "Europe/Berlin", now)
+    assert ticked == {"hourly": int(now.timestamp() * 1000)}
+
+
+@pytest.mark.parametrize("cron", ["30 2 * * *", "@hourly"])
+def test_model_has_ticked_at_every_tick_of_its_schedule_when_clocks_change(cron: str) -> None:
+    models = {"own": with_cron(cron, "Europe/Berlin")}
+    ticks = cron_ticks(cron, "Europe/Berlin", datetime(2026, 3, 1, tzinfo=ZoneInfo("Europe/Berlin")))
+    for tick in takewhile(lambda tick: tick.month < 12, ticks):
+        assert ticked_models(models, [cron], "Europe/Berlin", tick) == {"own": int(tick.timestamp() * 1000)}
 
 
 @pytest.mark.parametrize("cron", ["0 6 * * *", "@daily", "*/5 * * * 1-5"])
@@ -55,10 +66,15 @@ def test_cron_expressions_and_aliases_are_accepted(cron: str) -> None:
 @pytest.mark.parametrize(
     ("attributes", "error"),
     [
-        ({"cron": "every day"}, "`schedule.cron` in defs.yaml is 'every day', which is no cron expression"),
+        ({"cron": "every day"}, "`schedule.cron` in defs.yaml is 'every day', which Dagster does not accept as a cron"),
+        (
+            {"cron": "0 0 31 2 *"},
+            "`schedule.cron` in defs.yaml is '0 0 31 2 *', which Dagster does not accept as a cron",
+        ),
         ({"cron": "0 0 6 * * *"}, "Write five fields"),
         ({"timezone": "Europe/Berlin"}, "Set `schedule.cron` too, or remove `schedule.timezone`"),
         ({"cron": "@daily", "timezone": "Berlin"}, "`schedule.timezone` in defs.yaml is 'Berlin', which is no time"),
+        ({"cron": "@daily", "timezone": "Europe"}, "`schedule.timezone` in defs.yaml is 'Europe', which is no time"),
         ({"default_status": "ON"}, "`schedule.default_status` in defs.yaml is 'ON'"),
     ],
 )

@@ -268,6 +268,12 @@ def test_ticks_of_a_cron_start_at_a_time_and_follow_the_time_zone() -> None:
     assert [tick.astimezone(timezone.utc) for tick in islice(ticks, 2)] == [start, start + timedelta(hours=25)]
 
 
+def test_last_tick_of_a_cron_may_be_the_time_itself_and_follows_the_time_zone() -> None:
+    tick = datetime(2026, 11, 1, 14, tzinfo=timezone.utc)  # 9 o'clock in New York, after a night of 25 hours
+    for end, expected in ((tick, tick), (tick - timedelta(seconds=1), tick - timedelta(hours=25))):
+        assert internals.last_cron_tick("0 9 * * *", "America/New_York", end) == expected
+
+
 def assets_around_partitioned_ones() -> list[dg.AssetsDefinition]:
     """`a` and `b`, between them `middle` and two assets with different partitions, and assets outside."""
     daily, hourly = dg.DailyPartitionsDefinition("2026-01-01"), dg.HourlyPartitionsDefinition("2026-01-01-00:00")

@@ -3,7 +3,7 @@
 `evaluate` is the entry. It does this, in order:
 
 1. `_open`: open the project and its state. If another process holds the DuckDB file, wait and try again.
-2. `state_lock.hold_state_lock`: wait until no other run uses the state.
+2. `state_lock.locked_context`: wait until no other run uses the state.
 3. `_evaluate`: read the environment, run its requested nodes or restate them, then evaluate audits of nodes that do
    not run.
 
@@ -45,6 +45,7 @@ from dg_sqlmesh_component.protocol.errors import (
 from dg_sqlmesh_component.protocol.formatting import block, unquoted
 from dg_sqlmesh_component.worker.context import (
     ExistingStateContext,
+    closed_on_error,
     describe_error,
     environment_name,
     explain,
@@ -54,7 +55,6 @@ from dg_sqlmesh_component.worker.context import (
     unfinished_plan,
 )
 from dg_sqlmesh_component.worker.coverage import Coverages
-from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder
 from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, deployability, record_audits
 from dg_sqlmesh_component.worker.evaluate.automatic_restatements import restated_before_its_source
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
@@ -62,7 +62,7 @@ from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.evaluate.pending_upstream import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.evaluate.restatement import ExactSelector, plan_restatement
 from dg_sqlmesh_component.worker.evaluate.running_queries import cut_off_queries
-from dg_sqlmesh_component.worker.evaluate.state_lock import LockWait, hold_state_lock
+from dg_sqlmesh_component.worker.evaluate.state_lock import locked_context
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.evaluate.unknown_upstream import refuse_unknown_upstream
 from dg_sqlmesh_component.worker.own_bugs import is_own_bug
@@ -81,12 +81,9 @@ _STATUS: dict[CompletionStatus, msg.Status] = {
 
 def evaluate(request: msg.EvaluationRequest, pipe: Pipe) -> None:
     """Run the requested nodes. Every fact goes into the pipe as soon as it is known."""
-    show_holder(request.holder)
     tracker = Tracker(pipe)
-    lock_wait = LockWait(pipe, request.overlap_timeout)
-    context = lock_wait.until(partial(_open, request, tracker))
     try:
-        with hold_state_lock(context, request.holder, lock_wait, pipe):
+        with locked_context(request, partial(_open, request, tracker), pipe) as context:
             pipe.send(_evaluate(request, context, tracker))
     except SQLMeshComponentError:
         raise
@@ -94,8 +91,6 @@ def evaluate(request: msg.EvaluationRequest, pipe: Pipe) -> None:
         raise tracker.fail_signal(error) from error
     except Exception as error:  # SQLMesh, its engine's driver and a project's signals raise anything
         raise explain(error, request.project, request.environment) from error
-    finally:
-        context.close()
 
 
 # -- open the project and its state ---------------------------------------------------------------
@@ -110,20 +105,14 @@ def _open(request: msg.EvaluationRequest, tracker: Tracker) -> _RecordingContext
         context_type=_RestatingContext if request.restate else _RecordingContext,
         concurrent_tasks=request.concurrent_tasks,
     )
-    context.console = tracker
     context.prepare(tracker, request)
     context.config.run = RunConfig(
         environment_check_interval=min(ENVIRONMENT_CHECK_SECONDS, max(request.environment_timeout, 1)),
         environment_check_max_wait=max(request.environment_timeout, 1),
     )
-    try:
+    with closed_on_error(context, request.project, request.environment):
         _refuse_changed_defaults(request, context)
         context.state_reader.get_environment(request.environment)
-    except Exception as error:  # a driver's, or SQLMesh's about the version of the state
-        context.close()
-        if isinstance(error, ConfigurationError):
-            raise
-        raise explain(error, request.project, request.environment) from error
     return context
 
 

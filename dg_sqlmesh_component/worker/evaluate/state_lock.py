@@ -1,4 +1,4 @@
-"""Lock the SQLMesh state, so that only one run at a time uses it, across processes and hosts (ADR-0021).
+"""Lock the SQLMesh state (ADR-0021). Only one run, or the janitor, uses it at a time, across processes and hosts.
 
 SQLMesh has no such lock: two overlapping runs would both compute the same missing intervals. With the lock, a run waits
 for the run before it, and then finds those intervals computed.
@@ -20,7 +20,9 @@ from sqlmesh.core.context import Context
 
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted
+from dg_sqlmesh_component.protocol.messages import EvaluationRequest, JanitorRequest
 from dg_sqlmesh_component.worker.context import state_connection
+from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 _POSTGRES = ("postgres", "gcp_postgres")
@@ -45,6 +47,7 @@ AND ((l.classid::bigint << 32) | l.objid::bigint) = {key}
 """
 
 _T = TypeVar("_T")
+_Context = TypeVar("_Context", bound=Context)
 
 
 class LockWait:
@@ -94,7 +97,26 @@ def is_lockable(context: Context) -> bool:
 
 
 @contextmanager
-def hold_state_lock(context: Context, holder: str, lock_wait: LockWait, pipe: Pipe) -> Iterator[None]:
+def locked_context(
+    request: EvaluationRequest | JanitorRequest, open_project: Callable[[], _Context], pipe: Pipe
+) -> Iterator[_Context]:
+    """Open a project, wait for the lock on its state and hold it. At the end, the project is closed.
+
+    Args:
+        open_project: Opens the project and its state. If it raises `DatabaseInUseError`, it is called again.
+    """
+    show_holder(request.holder)
+    lock_wait = LockWait(pipe, request.overlap_timeout)
+    context = lock_wait.until(open_project)
+    try:
+        with _state_lock(context, request.holder, lock_wait, pipe):
+            yield context
+    finally:
+        context.close()
+
+
+@contextmanager
+def _state_lock(context: Context, holder: str, lock_wait: LockWait, pipe: Pipe) -> Iterator[None]:
     """Wait for the lock on the SQLMesh state and hold it.
 
     Args:
@@ -134,7 +156,7 @@ def _lock(adapter: Any, schema: str, holder: str) -> None:
         other = None if is_locked else adapter.fetchone(_HOLDER.format(key=key))
     if is_locked:
         return
-    who = f"{other[0].removeprefix(_NAME)} since {other[1]:%Y-%m-%d %H:%M:%S %Z}" if other else "another run"
+    who = f"{other[0].removeprefix(_NAME)} since {other[1]:%Y-%m-%d %H:%M:%S %Z}" if other else "another run or janitor"
     raise DatabaseInUseError(
-        f"SQLMesh's state in schema {schema!r} is held by {who}. Two runs at a time would compute the same intervals."
+        f"SQLMesh's state in schema {schema!r} is held by {who}. Only one run, or the janitor, may use it at a time."
     )

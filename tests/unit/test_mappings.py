@@ -1,0 +1,88 @@
+"""Attributes of `defs.yaml` that are mappings: text in place of a mapping, switches, and templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from dagster.components.resolved.core_models import OpSpec
+from dagster.components.resolved.errors import ResolutionException
+from unit.test_component_attributes import EVERYTHING, loaded
+
+from dg_sqlmesh_component import Janitor
+from dg_sqlmesh_component.config.attributes import Audits
+from dg_sqlmesh_component.config.freshness import Freshness
+from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
+from dg_sqlmesh_component.config.schedule import Schedule
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+SWITCHES = {"schedule": Schedule, "janitor": Janitor, "intervals_check": IntervalsCheck}
+
+
+def resolved(attribute: str, value: Any) -> Any:
+    """Resolve one attribute as Dagster does from a `defs.yaml`."""
+    return getattr(loaded({**EVERYTHING, attribute: value}), attribute)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "advice"),
+    [
+        ("tag_convention", 'Write a mapping, for example {"prefix": "dagster", "separator": ":"}.'),
+        ("translation", 'Write a mapping, for example {"group_name": "{{ model.schema }}"}.'),
+        (
+            "external_models",
+            'Write a mapping, for example {"key": "landing/{{ external.name }}", "keys": {"raw.orders":',
+        ),
+        ("external_models.keys", 'Write a mapping, for example {"raw.orders": "dlt/shop/orders"}.'),
+        ("metadata_limits", 'Write a mapping, for example {"characters": 20000, "lineage_pairs": 10000}.'),
+        ("audits", 'Write a mapping, for example {"checks": "blocking"}.'),
+        ("freshness", 'Write a mapping, for example {"slack": "2h"}.'),
+        ("op", 'Write a mapping, for example {"name": "shop", "pool": "warehouse", "tags": {"team": "data"}}.'),
+        ("execution", 'Write a mapping, for example {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}.'),
+        ("restate", 'Write a mapping, for example {"max_intervals": 500, "max_seconds": 3600}.'),
+        ("schedule", 'Write true, false or a mapping, for example {"default_status": "RUNNING", "tags":'),
+        ("janitor", 'Write true, false or a mapping, for example {"cron": "30 2 * * 0", "timezone":'),
+        ("intervals_check", 'Write true, false or a mapping, for example {"slack": "6h"}.'),
+    ],
+)
+def test_text_in_place_of_a_mapping_is_refused_with_an_example(attribute: str, advice: str) -> None:
+    name, _, key = attribute.partition(".")
+    with pytest.raises(ConfigurationError) as refusal:
+        resolved(name, {key: "daily"} if key else "daily")
+    assert str(refusal.value).startswith(f"`{attribute}` in defs.yaml is 'daily'. {advice}")
+
+
+@pytest.mark.parametrize("attribute", SWITCHES)
+@pytest.mark.parametrize("value", [True, {}, "true", "{{ 'true' }}", "{{ 1 == 1 }}"])
+def test_true_and_an_empty_mapping_mean_all_defaults(attribute: str, value: Any) -> None:
+    assert resolved(attribute, value) == SWITCHES[attribute]()
+
+
+@pytest.mark.parametrize("attribute", SWITCHES)
+@pytest.mark.parametrize("value", [False, None, "{{ 'False' }}", "{{ none }}"])
+def test_false_and_null_switch_off(attribute: str, value: Any) -> None:
+    assert resolved(attribute, value) is None
+
+
+@pytest.mark.parametrize("attribute", ["freshness", "op"])
+def test_null_is_the_default_of_an_optional_mapping(attribute: str) -> None:
+    assert resolved(attribute, None) is None
+    assert resolved(attribute, "{{ none }}") is None
+
+
+@pytest.mark.parametrize(
+    ("attribute", "template", "expected"),
+    [
+        ("audits", "{{ {'checks': 'none'} }}", Audits("none")),
+        ("freshness", "{{ {'slack': '2h'} }}", Freshness("2h")),  # type: ignore[arg-type]  # becomes a duration
+        ("janitor", "{{ {'name': 'clean'} }}", Janitor(name="clean")),
+        ("op", "{{ {'name': 'sales'} }}", OpSpec(name="sales")),
+    ],
+)
+def test_template_may_render_to_a_mapping(attribute: str, template: str, expected: object) -> None:
+    assert resolved(attribute, template) == expected
+
+
+def test_unknown_key_in_a_mapping_from_a_template_is_refused() -> None:
+    with pytest.raises(ResolutionException, match="cheks"):
+        resolved("audits", "{{ {'cheks': 'none'} }}")
