@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
-from pydantic import BaseModel, StrictInt
+from pydantic import StrictInt
 
-from dg_sqlmesh_component.config.mappings import not_a_mapping
+from dg_sqlmesh_component.config.mappings import mapping, not_a_mapping
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.templates import TemplateScope
@@ -267,16 +267,6 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name.casefold(), pattern.casefold())
 
 
-def resolve_retries(context: dg.ResolutionContext, model: Any) -> Any:
-    """Resolve `retries`. A number, or a template of one, is `max_retries`."""
-    if isinstance(model, BaseModel):
-        return Retries.resolve_from_model(context, model)
-    value: Any = context.resolve_value(model) if isinstance(model, str) else model
-    if isinstance(value, bool) or not isinstance(value, (int, str)):  # a variable's number may be text
-        return value
-    return Retries(max_retries=value)  # type: ignore[arg-type]  # text becomes a number there
-
-
 @dataclass
 class Restate(dg.Resolvable):
     """Limits of restatements."""
@@ -356,10 +346,11 @@ class Execution(dg.Resolvable):
     ] = True
     retries: Annotated[
         Retries | None,
-        dg.Resolver(
-            resolve_retries,
-            model_field_type=StrictInt | Retries.model() | None,
-            inject_before_resolve=False,
+        mapping(
+            "execution.retries",
+            Retries,
+            is_optional=True,
+            shorthand=("max_retries", StrictInt),
             description="Retries inside the step for transient errors, such as a lost connection: a number, or a "
             "mapping with delays and error patterns. Only missing intervals are recomputed. Errors in SQL and failing "
             "audits are never retried. Default: none.",

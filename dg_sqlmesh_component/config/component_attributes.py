@@ -27,7 +27,7 @@ from dg_sqlmesh_component.config.freshness import Freshness
 from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
 from dg_sqlmesh_component.config.janitor import Janitor
 from dg_sqlmesh_component.config.mappings import mapping
-from dg_sqlmesh_component.config.polling_sensor import PollingSensor, resolve_polling_sensor
+from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
@@ -203,10 +203,11 @@ class ComponentAttributes(dg.Resolvable):
     ] = None
     polling_sensor: Annotated[
         PollingSensor | None,
-        dg.Resolver(
-            resolve_polling_sensor,
-            model_field_type=bool | WrittenDuration | PollingSensor.model() | None,
-            inject_before_resolve=False,
+        mapping(
+            "polling_sensor",
+            PollingSensor,
+            is_switch=True,
+            shorthand=("interval", WrittenDuration),
             description="A sensor that records what the `sqlmesh` command, CI or another deployment has computed and "
             "promoted: true, the time from one look to the next, or a mapping with options. Default: none.",
             examples=[True, "10m", {"interval": "10m", "default_status": "RUNNING"}],

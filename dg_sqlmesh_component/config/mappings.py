@@ -23,6 +23,7 @@ def mapping(
     examples: list[Any],
     is_optional: bool = False,
     is_switch: bool = False,
+    shorthand: tuple[str, Any] | None = None,
 ) -> dg.Resolver:
     """The resolver of an attribute whose value is a mapping. It resolves to an instance of a class.
 
@@ -34,10 +35,13 @@ def mapping(
         examples: At least one is a mapping. The first one is in the error.
         is_optional: Whether null is allowed. It means None.
         is_switch: Whether true and false are allowed, too. true means a mapping without keys, false and null mean None.
+        shorthand: A key and the type of its value, if that value alone is allowed too. Any other text than true and
+            false is such a value.
     """
     model: Any = attributes.model()
     example = next(example for example in examples if isinstance(example, Mapping))
     allowed = "true, false or a mapping" if is_switch else "a mapping"
+    key, key_type = shorthand or (None, None)
 
     def resolve(context: dg.ResolutionContext, written: Any) -> Any:
         value: Any = context.resolve_value(written) if isinstance(written, str) else written
@@ -45,6 +49,8 @@ def mapping(
             value = _switched(value)
             if isinstance(value, bool):
                 return attributes() if value else None
+        if key is not None and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            value = {key: value}
         if isinstance(value, Mapping):  # from a template
             value = model.model_validate(value)
         if isinstance(value, model):
@@ -53,7 +59,9 @@ def mapping(
             return value
         raise not_a_mapping(attribute, value, example, allowed)
 
-    field_type = StrictBool | model | None if is_switch else model | None if is_optional else model
+    field_type: Any = StrictBool | model | None if is_switch else model | None if is_optional else model
+    if key is not None:
+        field_type = field_type | key_type
     return dg.Resolver(
         resolve, model_field_type=field_type, inject_before_resolve=False, description=description, examples=examples
     )

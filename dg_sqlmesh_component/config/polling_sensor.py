@@ -5,10 +5,9 @@ No `from __future__ import annotations`: Dagster reads the annotations of the da
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import dagster as dg
-from pydantic import BaseModel
 
 from dg_sqlmesh_component.config.durations import WrittenDuration, duration
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
@@ -48,14 +47,3 @@ class PollingSensor(dg.Resolvable):
                 f"`polling_sensor.interval` in defs.yaml is {self.interval}. Dagster evaluates sensors every "
                 f"{SHORTEST_INTERVAL.seconds} seconds at most. Write a longer interval, for example 5m."
             )
-
-
-def resolve_polling_sensor(context: dg.ResolutionContext, model: Any) -> PollingSensor | None:
-    """Resolve `polling_sensor`: true and false, an interval, or the attributes of the sensor."""
-    if isinstance(model, BaseModel):
-        configured: PollingSensor = PollingSensor.resolve_from_model(context, model)
-        return configured
-    value: Any = context.resolve_value(model) if isinstance(model, str) else model
-    if value in (False, None):
-        return None
-    return PollingSensor() if value is True else PollingSensor(duration("polling_sensor", value))

@@ -14,16 +14,11 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInf
 from sqlmesh.core.snapshot.definition import merge_intervals
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
-from dg_sqlmesh_component.worker.context import ExistingStateContext, PipeConsole, explain, open_context
+from dg_sqlmesh_component.worker.context import ExistingStateContext
 from dg_sqlmesh_component.worker.coverage import Coverages, computed_intervals
-from dg_sqlmesh_component.worker.pending import existing_environment
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.sqlmesh_internals import (
-    ComputedRange,
-    computed_ranges,
-    read_snapshots_without_queries,
-)
+from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
+from dg_sqlmesh_component.worker.state import environment_in_state, promoted_version
 
 
 def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
@@ -33,10 +28,7 @@ def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
         EnvironmentNotReadyError: The environment does not exist.
         DatabaseInUseError: Another process has the DuckDB file of the state open.
     """
-    read_snapshots_without_queries()
-    context = open_context(request.project, PipeConsole(pipe), load=False, context_type=ExistingStateContext)
-    try:
-        environment = existing_environment(request.project, request.environment, context)
+    with environment_in_state(request, pipe) as (context, environment):
         if environment.finalized_ts is None:
             return msg.ChangesFound(environment.plan_id, is_finalized=False)
         return msg.ChangesFound(
@@ -49,21 +41,6 @@ def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
             },
             computed=tuple(_computed(request, environment, context)),
         )
-    except SQLMeshComponentError:
-        raise
-    except Exception as error:  # SQLMesh and the driver of the state raise anything
-        raise explain(error, request.project, request.environment) from error
-    finally:
-        context.close()
-
-
-def promoted_version(info: SnapshotTableInfo, table_name: str | None = None) -> msg.PromotedVersion:
-    return msg.PromotedVersion(
-        version=info.version,
-        data_hash=info.fingerprint.data_hash,
-        metadata_hash=info.fingerprint.metadata_hash,
-        table_name=table_name,
-    )
 
 
 def computed_since(

@@ -5,23 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sqlmesh.core import constants as c
-from sqlmesh.core.environment import Environment
 from sqlmesh.core.scheduler import merged_missing_intervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, apply_auto_restatements
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError, SQLMeshComponentError
-from dg_sqlmesh_component.protocol.formatting import block
-from dg_sqlmesh_component.worker.context import (
-    ExistingStateContext,
-    PipeConsole,
-    explain,
-    open_context,
-    plan_command,
-)
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.sqlmesh_internals import read_snapshots_without_queries
+from dg_sqlmesh_component.worker.state import environment_in_state
 
 
 def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
@@ -31,44 +21,16 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         EnvironmentNotReadyError: The environment does not exist.
         DatabaseInUseError: Another process has the DuckDB file of the state open.
     """
-    read_snapshots_without_queries()
-    context = open_context(request.project, PipeConsole(pipe), load=False, context_type=ExistingStateContext)
-    try:
-        snapshots = _snapshots(request, context)
-        ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
-        pending = _pending(snapshots, request)
-    except SQLMeshComponentError:
-        raise
-    except Exception as error:  # SQLMesh and the driver of the state raise anything
-        raise explain(error, request.project, request.environment) from error
-    finally:
-        context.close()
+    with environment_in_state(request, pipe) as (context, environment):
+        snapshots = list(context.state_reader.get_snapshots(environment.snapshots).values())
+    pending = _pending(snapshots, request)
+    ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
     now = to_datetime(request.now)
     dues = [(to_timestamp(snapshot.node.cron_next(now)), snapshot.name) for snapshot in ours]
     return msg.PendingFound(
         {snapshot.name: to_timestamp(snapshot.node.cron_floor(now)) for snapshot in ours if snapshot.name in pending},
         min(dues, default=None),
     )
-
-
-def existing_environment(project: msg.OpenProject, name: str, context: ExistingStateContext) -> Environment:
-    """The environment in the state.
-
-    Raises:
-        EnvironmentNotReadyError: It does not exist.
-    """
-    environment = context.state_reader.get_environment(name)
-    if environment is None:
-        plan = plan_command(project, name, context, is_new=True)
-        raise EnvironmentNotReadyError(
-            f"Environment {name!r} does not exist in the SQLMesh state, so nothing can run. Create it:{block(plan)}"
-        )
-    return environment
-
-
-def _snapshots(request: msg.PendingRequest, context: ExistingStateContext) -> list[Snapshot]:
-    environment = existing_environment(request.project, request.environment, context)
-    return list(context.state_reader.get_snapshots(environment.snapshots).values())
 
 
 def _pending(snapshots: Iterable[Snapshot], request: msg.PendingRequest) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,10 +14,16 @@ from dg_sqlmesh_component import Janitor
 from dg_sqlmesh_component.config.attributes import Audits
 from dg_sqlmesh_component.config.freshness import Freshness
 from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
+from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
-SWITCHES = {"schedule": Schedule, "janitor": Janitor, "intervals_check": IntervalsCheck}
+SWITCHES = {
+    "schedule": Schedule,
+    "janitor": Janitor,
+    "intervals_check": IntervalsCheck,
+    "polling_sensor": PollingSensor,
+}
 
 
 def resolved(attribute: str, value: Any) -> Any:
@@ -81,6 +88,17 @@ def test_null_is_the_default_of_an_optional_mapping(attribute: str) -> None:
 )
 def test_template_may_render_to_a_mapping(attribute: str, template: str, expected: object) -> None:
     assert resolved(attribute, template) == expected
+
+
+@pytest.mark.parametrize("value", [600, "10m", "{{ '600' }}", "{{ {'interval': 600} }}", {"interval": "PT10M"}])
+def test_interval_of_the_sensor_may_stand_alone(value: Any) -> None:
+    assert resolved("polling_sensor", value) == PollingSensor(timedelta(minutes=10))
+
+
+def test_wrong_interval_of_the_sensor_is_refused() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        resolved("polling_sensor", "often")
+    assert str(refusal.value).startswith("`polling_sensor.interval` in defs.yaml is 'often'. Write seconds, or text")
 
 
 def test_unknown_key_in_a_mapping_from_a_template_is_refused() -> None:
