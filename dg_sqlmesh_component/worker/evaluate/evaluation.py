@@ -68,6 +68,7 @@ from dg_sqlmesh_component.worker.evaluate.unknown_upstream import refuse_unknown
 from dg_sqlmesh_component.worker.own_bugs import is_own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
+from dg_sqlmesh_component.worker.state import promoted_version
 
 ENVIRONMENT_CHECK_SECONDS = 5
 """How often a run checks whether the plan that is updating its environment has finished."""
@@ -329,12 +330,7 @@ class _RecordingContext(ExistingStateContext):
             msg.EnvironmentOpened(
                 environment=environment.name,
                 promoted={
-                    fqn: msg.PromotedVersion(
-                        version=known[fqn].version,
-                        data_hash=known[fqn].fingerprint.data_hash,
-                        metadata_hash=known[fqn].fingerprint.metadata_hash,
-                        table_name=self._table_name(known[fqn]),
-                    )
+                    fqn: promoted_version(known[fqn], self._table_name(known[fqn]))
                     for fqn in _requested(request)
                     if fqn in known
                 },
