@@ -13,7 +13,8 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.execution.api import create_execution_plan
-from harness import DagsterProject, dagster_project, plan, query, sqlmesh, write_project
+from harness import DagsterProject, dagster_project, plan, query, sqlmesh, wait_until, write_project
+from postgres import postgres_server
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds), start '2026-01-01'"
 FAILING = "CASE WHEN @start_ds::DATE IN (SELECT day FROM ctl.broken) THEN error('broken day') ELSE 1 END"
@@ -202,6 +203,34 @@ def test_model_of_an_unfinished_run_is_left_to_that_run(tmp_path: Path, dagster:
     assert f"Left to run {run.run_id}, which has not finished: t.days." in tick.text
     dagster.instance.report_run_canceled(run)
     assert set(sensor.tick().materializations) == {"t/days"}
+
+
+WAITING_QUERY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
+
+
+def test_batches_of_a_run_in_progress_on_postgres_are_left_to_that_run(tmp_path: Path) -> None:
+    pause = f"CASE WHEN @start_ds = '{day(1)}' THEN pg_advisory_xact_lock(7)::text ELSE '' END"
+    models = {
+        "models/slow.sql": "MODEL (name t.slow, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1, "
+        f"batch_concurrency 1), start '{day(6)}'); SELECT @start_ds::DATE AS ds, {pause} AS paused",
+    }
+    with postgres_server() as server, dagster_project(tmp_path) as dagster:
+        server.query("CREATE DATABASE sensed")
+        project = write_project(tmp_path / "shop", models, config=server.config("sensed"))
+        sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", f"{day(3)} 12:00:00")
+        dagster.add_component("shop", {"project": str(project), "polling_sensor": True})
+        sensor = Sensor(dagster)
+        assert sensor.tick().intervals == {"t/slow": f"[{day(6)}, {day(3)})"}
+        with server.advisory_lock(7, "sensed"):  # the last of three batches waits for this lock
+            process = dagster.launch_in_new_process()
+            wait_until(lambda: bool(server.query(WAITING_QUERY)), process)
+            during = sensor.tick()
+        run_id = process.communicate(timeout=200)[0].split()[-1]
+        assert during == Tick(f"Left to run {run_id}, which has not finished: t.slow.")
+        assert sensor.tick() == Tick(NOTHING)
+        assert set(dagster.run_record(run_id).materializations) == {"t/slow"}
+        sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.slow", "--start", day(5))
+        assert sensor.tick().intervals == {"t/slow": f"[{day(5)}, {day(0)})"}
 
 
 HOLD_DATABASE = """
