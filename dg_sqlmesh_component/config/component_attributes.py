@@ -209,7 +209,7 @@ class ComponentAttributes(dg.Resolvable):
             is_switch=True,
             shorthand=("interval", WrittenDuration),
             description="A sensor that records what the `sqlmesh` command, CI or another deployment has computed and "
-            "promoted: true, the time from one look to the next, or a mapping with options. Default: none.",
+            "promoted: true, the time between two ticks, or a mapping with options. Default: none.",
             examples=[True, "10m", {"interval": "10m", "default_status": "RUNNING"}],
         ),
     ] = None

@@ -25,8 +25,7 @@ class PollingSensor(dg.Resolvable):
         timedelta,
         dg.Resolver.default(
             model_field_type=WrittenDuration,
-            description="The time from one look at the state to the next: seconds, or text such as 10m, 1h or PT5M "
-            "(ISO 8601). Default: 5m.",
+            description="The time between two ticks: seconds, or text such as 10m, 1h or PT5M (ISO 8601). Default: 5m.",
             examples=["10m", 600],
         ),
     ] = timedelta(minutes=5)
