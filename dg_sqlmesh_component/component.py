@@ -3,7 +3,7 @@
 Dagster reads the annotations of the dataclass as objects, so they must not be postponed.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -280,8 +280,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             code_location.add(label, op_name, assets.specs)
             definitions = dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
             pool = self._op.pool(assets.manifest.environment)
-            add_op = partial(code_location.add_op, label)
-            return dg.Definitions.merge(definitions, *_automation_of(self, op_name, assets, pool, add_op))
+            return dg.Definitions.merge(definitions, *_automation_of(self, op_name, label, assets, code_location, pool))
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self._translator = Translator(manifest, self)
@@ -329,23 +328,22 @@ def _assets_of(component: SQLMeshProjectComponent, manifest: Manifest, translato
 def _automation_of(
     component: SQLMeshProjectComponent,
     op_name: str,
+    label: str,
     assets: ProjectAssets,
+    code_location: CodeLocation,
     pool: str,
-    add_op: Callable[[str, str], None],
 ) -> list[dg.Definitions]:
-    """The schedules, the sensor and the job of the janitor, if they are configured.
-
-    Args:
-        add_op: Registers the name of an op, with the attribute that sets it.
-    """
+    """The schedules, the sensor and the job of the janitor, if they are configured."""
     definitions = []
     if component.schedule is not None:
         definitions.append(build_schedules(component.schedule, op_name, component.project, assets))
     if component.polling_sensor is not None:
-        definitions.append(build_sensor(component.polling_sensor, op_name, component.project, assets))
+        definitions.append(
+            build_sensor(component.polling_sensor, op_name, component.project, assets, code_location.models)
+        )
     if component.janitor is not None:
         janitor = JanitorJob(component.janitor, op_name)
-        add_op(janitor.name, "janitor.name")
+        code_location.add_op(label, janitor.name, "janitor.name")
         compute = partial(clean_up, project=component.project, janitor=component.janitor, execution=component.execution)
         definitions.append(janitor.build(pool, compute))
     return definitions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,21 +25,22 @@ class Promotion:
         models: The version, data hash and metadata hash of each model, by fqn.
     """
 
+    environment: str
     plan_id: str
     models: Mapping[str, tuple[str, str, str]]
 
     @classmethod
-    def of(cls, found: msg.ChangesFound) -> Promotion:
+    def of(cls, environment: str, found: msg.ChangesFound) -> Promotion:
         models = {
             fqn: (promoted.version, promoted.data_hash, promoted.metadata_hash)
             for fqn, promoted in found.promoted.items()
         }
-        return cls(found.plan_id, models)
+        return cls(environment, found.plan_id, models)
 
     def cursor(self) -> str:
         """The text that `from_cursor` reads. Compressed, because Dagster stores it with each tick."""
         packed = base64.b64encode(zlib.compress(json.dumps(self.models).encode()))
-        return json.dumps({"plan_id": self.plan_id, "models": packed.decode()})
+        return json.dumps({"environment": self.environment, "plan_id": self.plan_id, "models": packed.decode()})
 
     @classmethod
     def from_cursor(cls, cursor: str) -> Promotion:
@@ -51,7 +52,8 @@ class Promotion:
         try:
             stored = json.loads(cursor)
             models = json.loads(zlib.decompress(base64.b64decode(stored["models"])))
-            return cls(stored["plan_id"], {fqn: (str(v), str(d), str(m)) for fqn, (v, d, m) in models.items()})
+            hashes = {fqn: (str(version), str(data), str(text)) for fqn, (version, data, text) in models.items()}
+            return cls(stored["environment"], stored["plan_id"], hashes)
         except (KeyError, TypeError, AttributeError, zlib.error) as error:
             raise ValueError(f"{cursor[:60]!r} is no cursor of this sensor") from error
 
@@ -70,14 +72,14 @@ class PlanChanges:
     by_model: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, before: Promotion, after: Promotion, environment: str) -> PlanChanges:
+    def between(cls, before: Promotion, after: Promotion) -> PlanChanges:
         by_model = {fqn: "added" for fqn in after.models if fqn not in before.models}
         by_model |= {fqn: "removed" for fqn in before.models if fqn not in after.models}
         for fqn, (version, *hashes) in after.models.items():
             earlier = before.models.get(fqn)
             if earlier is not None and earlier != (version, *hashes):
                 by_model[fqn] = "changed" if list(earlier[1:]) != hashes else "changed upstream"
-        return cls(after.plan_id, environment, dict(sorted(by_model.items())))
+        return cls(after.plan_id, after.environment, dict(sorted(by_model.items())))
 
     def named(self, change: str) -> str:
         """The names of the models with this change."""
@@ -107,21 +109,30 @@ class PlanChanges:
             }
             yield dg.AssetObservation(
                 asset_key=assets.key(fqn),
-                description=f"{assets.name(fqn)} was {change} by plan {self.plan_id} in {self.environment}.",
+                description=f"Plan {self.plan_id} has {CHANGES[change]} {assets.name(fqn)} in {self.environment}.",
                 metadata={name: value for name, value in own.items() if value},
             )
 
 
-CHANGES = ("added", "changed", "changed upstream", "removed")
+CHANGES = {
+    "added": "added",
+    "changed": "changed",
+    "changed upstream": "changed a model upstream of",
+    "removed": "removed",
+}
+"""The kinds of changes, and what a plan has done."""
 
 
-def difference(assets: ProjectAssets, promoted: Mapping[str, msg.PromotedVersion], environment: str) -> str | None:
+def difference(
+    assets: ProjectAssets, promoted: Mapping[str, msg.PromotedVersion], environment: str, owned: Set[str]
+) -> str | None:
     """How the definitions differ from the environment, and what to do; None if they do not.
 
-    Models that the component does not select, and models of other projects, do not count.
+    Args:
+        owned: The models of all components of the code location, by fqn.
     """
     kinds = {
-        "not in the definitions": [fqn for fqn in promoted if fqn not in assets.models],
+        "not in the definitions": [fqn for fqn in promoted if fqn not in assets.models and fqn not in owned],
         "not promoted": [fqn for fqn in assets.specs if fqn not in promoted],
         "with another definition": [
             fqn for fqn, version in promoted.items() if fqn in assets.specs and unapplied_change(assets, fqn, version)

@@ -8,7 +8,7 @@ recorded by now, or the run is unfinished and will record it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import dagster as dg
 
@@ -27,14 +27,18 @@ from dg_sqlmesh_component.worker_client.requests import find_changes
 
 
 def build_sensor(
-    configured: PollingSensor, op_name: str, project: SQLMeshProject, assets: ProjectAssets
+    configured: PollingSensor, op_name: str, project: SQLMeshProject, assets: ProjectAssets, owned: Set[str]
 ) -> dg.Definitions:
-    """The sensor that records runs and plans made outside of Dagster."""
+    """The sensor that records runs and plans made outside of Dagster.
+
+    Args:
+        owned: The models of all components of the code location, by fqn. Components are still being added to it.
+    """
     if not assets.specs:
         return dg.Definitions()
 
     def record_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return evaluate_tick(context, project, assets)
+        return evaluate_tick(context, project, assets, owned)
 
     sensor = dg.SensorDefinition(
         name=f"{op_name}_sensor",
@@ -47,9 +51,12 @@ def build_sensor(
 
 
 def evaluate_tick(
-    context: dg.SensorEvaluationContext, project: SQLMeshProject, assets: ProjectAssets
+    context: dg.SensorEvaluationContext, project: SQLMeshProject, assets: ProjectAssets, owned: Set[str]
 ) -> dg.SensorResult:
     """Record what was computed and promoted outside of Dagster since the last record.
+
+    Args:
+        owned: The models of all components of the code location, by fqn.
 
     Raises:
         SQLMeshComponentError: The state cannot be read, for example because the environment does not exist. Dagster
@@ -68,7 +75,7 @@ def evaluate_tick(
             "If the plan was interrupted, apply it again."
         )
     new, left_to_runs, active = _unrecorded_data(context.instance, assets, found)
-    before, after = _earlier_promotion(context), Promotion.of(found)
+    before, after = _earlier_promotion(context), Promotion.of(environment, found)
     events: list[dg.AssetMaterialization | dg.AssetObservation] = [
         _materialization(assets, found.promoted[data.fqn], data) for data in new
     ]
@@ -77,10 +84,10 @@ def evaluate_tick(
         sentences.append(f"Recorded {counted(len(new), 'model')} computed outside of Dagster: {_names(assets, new)}.")
     if left_to_runs:
         sentences.append(f"Left to run {run_ids(active)}, which has not finished: {_names(assets, left_to_runs)}.")
-    if before is not None and before.plan_id != after.plan_id:
-        plan = PlanChanges.between(before, after, environment)
+    if before is not None and before.environment == environment and before.plan_id != after.plan_id:
+        plan = PlanChanges.between(before, after)
         events += plan.observations(assets, found.promoted)
-        sentences += filter(None, [plan.sentence(), difference(assets, found.promoted, environment)])
+        sentences += filter(None, [plan.sentence(), difference(assets, found.promoted, environment, owned)])
     return dg.SensorResult(
         asset_events=events,
         skip_reason=" ".join(sentences) or "Nothing was computed or promoted outside of Dagster.",

@@ -16,7 +16,7 @@ from dg_sqlmesh_component.sensor.plans import PlanChanges, Promotion, difference
 
 
 def promotion(plan_id: str = "plan", **models: tuple[str, str, str]) -> Promotion:
-    return Promotion(plan_id, {fqn(f"t.{name}"): versions for name, versions in models.items()})
+    return Promotion("prod", plan_id, {fqn(f"t.{name}"): versions for name, versions in models.items()})
 
 
 def promoted(**models: tuple[str, str, str]) -> dict[str, msg.PromotedVersion]:
@@ -36,21 +36,21 @@ def test_other_text_is_no_cursor(cursor: str) -> None:
 
 def test_cursor_of_a_thousand_models_is_short() -> None:
     models = {f"model_{number}": (str(number * 7_919_777), str(number * 3_571), "1") for number in range(1000)}
-    assert len(Promotion("c0ffee", models).cursor()) < 25_000
+    assert len(Promotion("prod", "c0ffee", models).cursor()) < 25_000
 
 
 def test_plan_changes_are_added_changed_and_removed_models() -> None:
     before = promotion("one", same=("1", "1", "1"), data=("1", "1", "1"), text=("1", "1", "1"), below=("1", "1", "1"))
     after = promotion("two", same=("1", "1", "1"), data=("2", "2", "1"), text=("1", "1", "2"), new=("1", "1", "1"))
     below = {**after.models, fqn("t.below"): ("2", "1", "1")}
-    changes = PlanChanges.between(before, Promotion("two", below), "prod")
+    changes = PlanChanges.between(before, Promotion("prod", "two", below))
     assert changes.by_model == {
         fqn("t.below"): "changed upstream",
         fqn("t.data"): "changed",
         fqn("t.new"): "added",
         fqn("t.text"): "changed",
     }
-    assert PlanChanges.between(before, after, "prod").by_model[fqn("t.below")] == "removed"
+    assert PlanChanges.between(before, after).by_model[fqn("t.below")] == "removed"
     assert changes.sentence() == (
         "Plan two was applied to environment prod "
         "(added: db.t.new; changed: db.t.data, db.t.text; changed upstream: db.t.below)."
@@ -63,7 +63,7 @@ def test_observation_names_the_change_of_its_model_and_all_models_of_the_plan() 
     changes = PlanChanges("two", "prod", {fqn("t.a"): "changed", fqn("t.b"): "removed", fqn("t.c"): "added"})
     changed, removed = changes.observations(assets, versions)
     assert isinstance(changed, dg.AssetObservation)
-    assert changed.description == "t.a was changed by plan two in prod."
+    assert changed.description == "Plan two has changed t.a in prod."
     metadata = {name: value.value for name, value in changed.metadata.items()}
     assert metadata == {
         "sqlmesh/environment": "prod",
@@ -81,7 +81,9 @@ def test_observation_names_the_change_of_its_model_and_all_models_of_the_plan() 
 
 def test_difference_of_definitions_and_environment_is_named() -> None:
     assets = project_assets(manifest(model("t.a"), model("t.b")))
-    text = difference(assets, promoted(a=("2", "other", "1"), c=("1", "1", "1")), "prod")
+    text = difference(
+        assets, promoted(a=("2", "other", "1"), c=("1", "1", "1"), d=("1", "1", "1")), "prod", {fqn("t.d")}
+    )
     assert text is not None
     assert text.startswith(
         "The definitions differ from environment prod (not in the definitions: db.t.c; not promoted: db.t.b; "
@@ -89,7 +91,7 @@ def test_difference_of_definitions_and_environment_is_named() -> None:
     )
     a, b = (assets.models[fqn(name)] for name in ("t.a", "t.b"))
     same = {found.fqn: msg.PromotedVersion("1", found.data_hash, found.metadata_hash) for found in (a, b)}
-    assert difference(assets, same, "prod") is None
+    assert difference(assets, same, "prod", set()) is None
 
 
 def test_sensor_looks_every_five_minutes_by_default() -> None:
