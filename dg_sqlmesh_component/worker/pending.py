@@ -26,10 +26,14 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
     pending = _pending(snapshots, request)
     ours = [snapshot for snapshot in snapshots if snapshot.name in request.models and not snapshot.is_symbolic]
     now = to_datetime(request.now)
-    dues = [(to_timestamp(snapshot.node.cron_next(now)), snapshot.name) for snapshot in ours]
+    # Many models have the same cron, and SQLMesh needs 0.2 ms to evaluate one.
+    node_by_cron = {(snapshot.node.cron, snapshot.node.cron_tz): snapshot.node for snapshot in ours}
+    last = {cron: to_timestamp(node.cron_floor(now)) for cron, node in node_by_cron.items()}
+    due = {cron: to_timestamp(node.cron_next(now)) for cron, node in node_by_cron.items()}
+    crons = {snapshot.name: (snapshot.node.cron, snapshot.node.cron_tz) for snapshot in ours}
     return msg.PendingFound(
-        {snapshot.name: to_timestamp(snapshot.node.cron_floor(now)) for snapshot in ours if snapshot.name in pending},
-        min(dues, default=None),
+        {name: last[cron] for name, cron in crons.items() if name in pending},
+        min(((due[cron], name) for name, cron in crons.items()), default=None),
     )
 
 

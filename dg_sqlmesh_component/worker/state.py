@@ -19,7 +19,7 @@ from dg_sqlmesh_component.worker.context import (
     plan_command,
 )
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.sqlmesh_internals import read_snapshots_without_queries
+from dg_sqlmesh_component.worker.sqlmesh_internals import read_snapshots_without_cache
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def environment_in_state(
         EnvironmentNotReadyError: The environment does not exist.
         DatabaseInUseError: Another process has the DuckDB file of the state open.
     """
-    read_snapshots_without_queries()
+    read_snapshots_without_cache()
     project, name = request.project, request.environment
     context = open_context(project, PipeConsole(pipe), load=False, context_type=ExistingStateContext)
     with closed_on_error(context, project, name):

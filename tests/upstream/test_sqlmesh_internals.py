@@ -14,7 +14,8 @@ from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
 from sqlmesh.core.loader import LoadedProject
-from sqlmesh.core.model.cache import OptimizedQueryCache
+from sqlmesh.core.snapshot import missing_intervals
+from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.utils import CompletionStatus
 
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
@@ -212,22 +213,28 @@ def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> No
     }
 
 
-def test_snapshots_are_read_without_optimized_queries_and_with_their_intervals(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
+def test_snapshots_are_read_from_the_state_without_the_cache_and_with_their_intervals(
+    opened: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OptimizedQueryCache, "put", OptimizedQueryCache.put)  # restored after the test
-    monkeypatch.setattr(OptimizedQueryCache, "with_optimized_query", OptimizedQueryCache.with_optimized_query)
+    monkeypatch.setattr(SnapshotCache, "get_or_load", SnapshotCache.get_or_load)  # restored after the test
     opened().plan(auto_apply=True, no_prompts=True, execution_time=NOW)
 
-    def renderer_caches() -> list[Any]:
+    def pending() -> dict[str, Any]:
         context = opened(load=False)
         snapshots = context.state_reader.get_snapshots(context.state_reader.get_environment("prod").snapshots)
         assert all(snapshot.intervals for snapshot in snapshots.values() if snapshot.is_model)
-        return [s.model._query_renderer._optimized_cache for s in snapshots.values() if s.is_model]
+        found = missing_intervals(snapshots.values(), execution_time="2026-01-07 00:00:00")
+        return {snapshot.name: intervals for snapshot, intervals in found.items()}
 
-    assert None not in renderer_caches()
-    internals.read_snapshots_without_queries()
-    assert set(renderer_caches()) == {None}
+    with_cache = pending()
+    assert len(with_cache) == 3
+    files = list((folder / ".cache" / "snapshot").iterdir())
+    assert len(files) == 3
+    for path in files:
+        path.write_bytes(b"not read")
+    internals.read_snapshots_without_cache()
+    assert pending() == with_cache
+    assert {path.read_bytes() for path in files} == {b"not read"}
 
 
 def test_state_has_the_time_at_which_each_range_was_computed(planned: Open) -> None:
