@@ -39,7 +39,7 @@ soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects; 
 	$(BIN)/python tests/soak/random_projects.py
 	$(BIN)/python tests/soak/random_subsets.py
 
-bench: $(VENV)/.test  ## every table of docs/performance.md; hours, on a machine that does nothing else
+bench: $(VENV)/.test  ## the tables of docs/performance.md; hours, on a machine that does nothing else
 	$(BIN)/python benchmarks/definitions.py
 	$(BIN)/python benchmarks/runs.py --measure steps memory launches
 	$(BIN)/python benchmarks/growth.py
@@ -47,6 +47,7 @@ bench: $(VENV)/.test  ## every table of docs/performance.md; hours, on a machine
 	$(BIN)/python benchmarks/column_lineage.py
 	$(BIN)/python benchmarks/ticks.py
 	$(BIN)/python benchmarks/janitor.py
+	$(BIN)/python benchmarks/restatements.py --work 3000000
 
 services:  ## PostgreSQL, from Debian's packages; without it the tests that start a server are skipped
 	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,47 @@ def instants(_root: Path) -> dict[str, Any]:
     }
 
 
+def compute(root: Path, what: str, until: str, *assets: str) -> dict[str, Any]:
+    """Compute pending intervals up to a day (`end`), or a range again (`restate`, `<start>..<end>`).
+
+    Returns the number of computed models, and `[seconds, rows]` over all of them, as estimated and as recorded.
+    """
+    config = {"end": until} if what == "end" else {"restate": dict(zip(("start", "end"), until.split("..")))}
+    job = definitions(root).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            run_config={"ops": {"sqlmesh_shop": {"config": config}}},
+            asset_selection=[dg.AssetKey.from_user_string(asset) for asset in assets] or None,
+        )
+        events = [entry.dagster_event for entry in instance.all_logs(result.run_id) if entry.dagster_event]
+    costs = [
+        event.materialization.metadata
+        for event in events
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION
+    ]
+    planned = [event.engine_event_data.metadata for event in events if "Planned restatement" in (event.message or "")]
+    return {
+        "models": len(costs),
+        "estimated": [_value(planned[0], f"estimated_{name}") for name in ("seconds", "rows")] if planned else [],
+        "actual": [
+            sum(_value(metadata, "duration_ms") for metadata in costs) / 1000,
+            sum(_value(metadata, "rows") or 0 for metadata in costs),
+        ],
+    }
+
+
+def _value(metadata: Mapping[str, Any], name: str) -> Any:
+    value = metadata.get(f"sqlmesh/{name}")
+    return None if value is None else value.value
+
+
 if __name__ == "__main__":
     measurements: dict[str, Callable[..., dict[str, Any]]] = {
         "load": load,
         "step": step,
         "results": results,
         "instants": instants,
+        "compute": compute,
     }
     print(json.dumps(measurements[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])))

@@ -300,7 +300,11 @@ If runs alternate between two environments, the second evaluation is the wanted 
 def last_check_records(
     instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey]
 ) -> dict[dg.AssetCheckKey, CheckRecord]:
-    """The last completed evaluation of each check, all in one query. The public API reads one check per call."""
+    """The last completed evaluation of each check, all in one call. The public API reads one check per call.
+
+    Dagster's SQL storages still query each check: once for the evaluation that this run has planned, and once more for
+    the last completed one.
+    """
     summaries = instance.event_log_storage.get_asset_check_summary_records(list(checks)) if checks else {}
     return {
         check: summary.last_completed_check_execution_record

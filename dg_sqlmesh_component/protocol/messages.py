@@ -104,7 +104,7 @@ class ManifestFacts:
 
 @dataclass(frozen=True, slots=True)
 class RecordedCost:
-    """What the last computation of a model took, as Dagster has recorded it.
+    """What a computation of a model took, as Dagster has recorded it.
 
     Attributes:
         covered_ms: The length of the computed range. None for a model that is always computed as a whole.
@@ -123,14 +123,15 @@ class Restatement:
     Attributes:
         start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
         max_intervals, max_seconds: Refuse a larger restatement. None for no limit.
-        costs: By fqn, for the estimate. Models that Dagster has no record of are missing.
+        costs: By fqn, for the estimate: the last one of each length of range. Models that Dagster has no record of are
+            missing.
     """
 
     start: str
     end: str
     max_intervals: int | None = None
     max_seconds: float | None = None
-    costs: dict[str, RecordedCost] = field(default_factory=dict)
+    costs: dict[str, tuple[RecordedCost, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

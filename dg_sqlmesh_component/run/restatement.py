@@ -15,6 +15,9 @@ from dg_sqlmesh_component.protocol.formatting import counted, listed, unquoted
 from dg_sqlmesh_component.run.check_history import stored_value
 from dg_sqlmesh_component.run.wording import Wording, ranges
 
+_MAX_RECORDS = 20
+"""How many of a model's last materializations the estimate reads."""
+
 
 def build_restatement(
     config: RestateConfig, limits: Restate, assets: ProjectAssets, models: Collection[str], instance: dg.DagsterInstance
@@ -25,17 +28,22 @@ def build_restatement(
         models: The requested models, by fqn.
     """
     affected = (set(models) | assets.downstream_of(models)) & assets.specs.keys()
-    fqn_by_key = {assets.key(fqn): fqn for fqn in affected}
-    costs = {}
-    for record in instance.get_asset_records(list(fqn_by_key)):
-        fqn = fqn_by_key[record.asset_entry.asset_key]
-        last = record.asset_entry.last_materialization_record
-        if last is None or last.asset_materialization is None:
-            continue
-        cost = _cost(last.asset_materialization.metadata, is_incremental=assets.models[fqn].is_incremental)
+    costs = {
+        fqn: _costs(instance, assets.key(fqn), is_incremental=assets.models[fqn].is_incremental) for fqn in affected
+    }
+    recorded = {fqn: by_length for fqn, by_length in costs.items() if by_length}
+    return msg.Restatement(config.start, config.end, limits.max_intervals, limits.max_seconds, recorded)
+
+
+def _costs(instance: dg.DagsterInstance, asset: dg.AssetKey, *, is_incremental: bool) -> tuple[msg.RecordedCost, ...]:
+    """The recorded costs of a model, the last one of each length of range."""
+    by_length: dict[int | None, msg.RecordedCost] = {}
+    for record in instance.fetch_materializations(asset, limit=_MAX_RECORDS).records:
+        assert record.asset_materialization is not None, "the record of a materialization has one"
+        cost = _cost(record.asset_materialization.metadata, is_incremental=is_incremental)
         if cost is not None:
-            costs[fqn] = cost
-    return msg.Restatement(config.start, config.end, limits.max_intervals, limits.max_seconds, costs)
+            by_length.setdefault(cost.covered_ms, cost)
+    return tuple(by_length.values())
 
 
 def _cost(metadata: Mapping[str, Any], *, is_incremental: bool) -> msg.RecordedCost | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from harness import EXECUTORS, DagsterProject, dagster_project, plan, query, sqlmesh, state, write_project
+from harness import EXECUTORS, DagsterProject, dagster_project, query, sqlmesh, state, write_project
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 DAYS = "range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
@@ -30,6 +31,8 @@ MODELS = {
     "models/seed.sql": "MODEL (name raw.countries, kind SEED (path '../seeds/countries.csv')); ",
     "seeds/countries.csv": "code\nDE\n",
 }
+BY_DAY_MODELS = ("raw.orders", "marts.revenue", "raw.other")
+DAY = datetime.timedelta(days=1)
 OP = "sqlmesh_shop"
 ALLOWED = {"execution": {"allow_restate": True, "environments": ["dev"]}}
 
@@ -44,12 +47,18 @@ def rows(project: Path, schema: str = "marts") -> dict[str, int]:
     return dict(found)
 
 
+def days_of(project: Path, model: str) -> list[datetime.date]:
+    """The day of each row of a model, in order."""
+    return [day for (day,) in query(project, f"SELECT ds::DATE FROM {model} ORDER BY ds")]
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
+    """A project of which the last thirty days are missing."""
     project = write_project(tmp_path / "shop", MODELS, CONFIG)
     query(project, "CREATE SCHEMA ctl")
     query(project, "CREATE TABLE ctl.source AS SELECT 1 AS n")
-    plan(project)
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "30 days ago")
     return project
 
 
@@ -61,12 +70,25 @@ def dagster(tmp_path: Path) -> Iterator[DagsterProject]:
 
 @pytest.mark.attribute("execution.allow_restate")
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_restated_day_is_computed_again_with_its_downstream_models(
+def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(
     dagster: DagsterProject, project: Path, executor: str
 ) -> None:
     dagster.add_component("shop", {"project": str(project), **ALLOWED})
     dagster.refresh()
-    assert dagster.launch(executor).status is dg.DagsterRunStatus.SUCCESS
+    planned = {model: days_of(project, model) for model in BY_DAY_MODELS}
+    run = dagster.launch(executor)
+    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    assert run.step_keys == [OP]
+    assert set(run.materializations) == {"raw/orders", "marts/revenue", "marts/total", "raw/other"}
+    for model in BY_DAY_MODELS:
+        metadata = run.materializations[model.replace(".", "/")].metadata
+        first = planned[model][-1] + DAY
+        missing = [day for day in days_of(project, model) if day >= first]
+        assert missing == [first + i * DAY for i in range(len(missing))]
+        assert len(missing) in (30, 31)  # 31, if midnight came between the plan and the run
+        assert metadata["sqlmesh/intervals"].value == f"[{first}, {missing[-1] + DAY})"
+        assert metadata["sqlmesh/batches"].value == 1
+
     query(project, "UPDATE ctl.source SET n = 7")
     before = state(project)
 

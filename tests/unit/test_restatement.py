@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from unit.builders import days
+from typing import Any
 
+import dagster as dg
+import pytest
+from unit.builders import days, fqn, manifest, model, project_assets
+
+from dg_sqlmesh_component.config.attributes import Restate
 from dg_sqlmesh_component.config.run_config import (
     RestateConfig,
     SQLMeshRunConfig,
@@ -13,6 +17,7 @@ from dg_sqlmesh_component.config.run_config import (
 )
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.run.restatement import build_restatement
 from dg_sqlmesh_component.worker.evaluate.restatement import estimated, refuse_large
 
 DAY_MS = 86_400_000
@@ -25,15 +30,55 @@ def restatement(**more: object) -> msg.Restatement:
 
 def test_estimate_is_in_proportion_to_the_recorded_range() -> None:
     costs = {
-        "a": msg.RecordedCost(10_000, covered_ms=10 * DAY_MS, rows=100, bytes=1_000),  # two of ten days
-        "b": msg.RecordedCost(5_000, covered_ms=None, rows=7),  # always computed as a whole
+        "a": (msg.RecordedCost(10_000, covered_ms=10 * DAY_MS, rows=100, bytes=1_000),),  # two of ten days
+        "b": (msg.RecordedCost(5_000, covered_ms=None, rows=7),),  # always computed as a whole
     }
     planned = estimated(restatement(costs=costs), TWO_DAYS, {"dev": 1})
     assert (planned.seconds, planned.rows, planned.bytes, planned.without_cost) == (7.0, 27, 200, ())
 
 
+def test_estimate_uses_the_record_whose_range_is_closest_in_length() -> None:
+    costs = tuple(msg.RecordedCost(ms, covered_ms=length * DAY_MS) for ms, length in ((60, 1), (90, 30), (70, 5)))
+    for length, seconds in ((1, 0.06), (2, 0.12), (3, 0.042), (10, 0.14), (30, 0.09), (60, 0.18)):
+        planned = estimated(restatement(costs={"a": costs}), {"a": (days(1, length), length)}, {})
+        assert planned.seconds == pytest.approx(seconds)
+
+
+def test_restatement_has_the_last_recorded_cost_of_each_length_also_of_downstream_models() -> None:
+    def record(asset: str, **metadata: Any) -> None:
+        stored = {f"sqlmesh/{name}": value for name, value in metadata.items()}
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(dg.AssetKey.from_user_string(asset), metadata=stored)
+        )
+
+    def of_days(first: int, last: int) -> dict[str, Any]:
+        start, end = (dg.MetadataValue.timestamp(instant / 1000) for instant in days(first, last))
+        return {"interval_start": start, "interval_end": end}
+
+    project = manifest(
+        model("raw.orders", kind="INCREMENTAL_BY_TIME_RANGE"),
+        model("marts.total", reads=["raw.orders"]),
+        model("marts.never_computed", reads=["raw.orders"]),
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        record("raw/orders", duration_ms=3_000, rows=30, **of_days(1, 30))
+        record("raw/orders", duration_ms=300, rows=1, **of_days(31, 31))
+        record("raw/orders", duration_ms=200, rows=1, **of_days(32, 32))
+        record("raw/orders", origin="outside")  # computed outside of Dagster: it has no duration
+        record("marts/total", duration_ms=50, **of_days(1, 32))
+        config = RestateConfig(start="2026-01-01", end="2026-01-02")
+        built = build_restatement(config, Restate(), project_assets(project), [fqn("raw.orders")], instance)
+    assert built.costs == {
+        fqn("raw.orders"): (
+            msg.RecordedCost(200, covered_ms=DAY_MS, rows=1),
+            msg.RecordedCost(3_000, covered_ms=30 * DAY_MS, rows=30),
+        ),
+        fqn("marts.total"): (msg.RecordedCost(50, covered_ms=None),),
+    }
+
+
 def test_models_without_a_record_are_named_and_left_out_of_the_estimate() -> None:
-    planned = estimated(restatement(costs={"a": msg.RecordedCost(1_000, 2 * DAY_MS)}), TWO_DAYS, {})
+    planned = estimated(restatement(costs={"a": (msg.RecordedCost(1_000, 2 * DAY_MS),)}), TWO_DAYS, {})
     assert (planned.seconds, planned.rows, planned.bytes, planned.without_cost) == (1.0, None, None, ("b",))
 
 
@@ -49,14 +94,14 @@ def test_no_record_at_all_means_no_estimate() -> None:
     ],
 )
 def test_restatement_beyond_a_limit_is_refused(limits: dict[str, object], error: str) -> None:
-    costs = {"a": msg.RecordedCost(1_000, 2 * DAY_MS)}
+    costs = {"a": (msg.RecordedCost(1_000, 2 * DAY_MS),)}
     restate = restatement(costs=costs, **limits)
     with pytest.raises(ConfigurationError, match=error):
         refuse_large(restate, estimated(restate, TWO_DAYS, {}))
 
 
 def test_restatement_at_its_limits_is_accepted() -> None:
-    restate = restatement(costs={"a": msg.RecordedCost(1_000, 2 * DAY_MS)}, max_intervals=4, max_seconds=1.0)
+    restate = restatement(costs={"a": (msg.RecordedCost(1_000, 2 * DAY_MS),)}, max_intervals=4, max_seconds=1.0)
     refuse_large(restate, estimated(restate, TWO_DAYS, {}))
 
 

@@ -7,6 +7,7 @@ also removes the intervals of other versions of these models from the state: the
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
@@ -100,12 +101,12 @@ def _why_not(snapshot: Snapshot, environment: str) -> str:
 def estimated(
     restate: msg.Restatement, ranges: Mapping[str, tuple[msg.Interval, int]], environments: Mapping[str, int]
 ) -> msg.RestatementPlanned:
-    """The restatement with its estimate: the recorded cost of each model, in proportion to the length of its range."""
+    """The restatement with its estimate: recorded costs of each model, in proportion to the length of its range."""
     seconds, rows, sizes = [], [], []
     for fqn, ((start, end), _) in ranges.items():
-        cost = restate.costs.get(fqn)
-        if cost is None:
+        if fqn not in restate.costs:
             continue
+        cost = _closest(restate.costs[fqn], end - start)
         part = (end - start) / cost.covered_ms if cost.covered_ms else 1.0
         seconds.append(part * cost.duration_ms / 1000)
         rows += [] if cost.rows is None else [part * cost.rows]
@@ -119,6 +120,14 @@ def estimated(
         bytes=round(sum(sizes)) if sizes else None,
         without_cost=tuple(sorted(ranges.keys() - restate.costs.keys())),
     )
+
+
+def _closest(costs: tuple[msg.RecordedCost, ...], length: int) -> msg.RecordedCost:
+    """The record of the range that is closest in length.
+
+    Each computation has a fixed cost. In a model with a short query, 30 days take little longer than one day.
+    """
+    return min(costs, key=lambda cost: abs(math.log(length / cost.covered_ms)) if cost.covered_ms else 0)
 
 
 def _environments(plan: Plan, context: Context) -> dict[str, int]:
