@@ -343,7 +343,8 @@ def _automation_of(
         )
     if component.janitor is not None:
         janitor = JanitorJob(component.janitor, op_name)
-        code_location.add_op(label, janitor.name, "janitor.name")
+        for name in (janitor.name, janitor.op_name):
+            code_location.add_op(label, name, "janitor.name")
         compute = partial(clean_up, project=component.project, janitor=component.janitor, execution=component.execution)
         definitions.append(janitor.build(pool, compute))
     return definitions

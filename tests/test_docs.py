@@ -97,6 +97,7 @@ def test_defs_yaml_in_the_documents_loads(block: str, tmp_path: Path) -> None:
     document = yaml.safe_load(block)
     component = document if "attributes" in document else {"attributes": document}
     definitions = definitions_of(tmp_path, component)
+    dg.Definitions.validate_loadable(definitions)  # as `dg check defs` does
     assert len(definitions.resolve_all_asset_keys()) > 2
 
 

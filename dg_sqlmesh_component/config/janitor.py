@@ -38,8 +38,8 @@ class Janitor(dg.Resolvable):
     name: Annotated[
         str | None,
         dg.Resolver.default(
-            description="Name of the job and of its op. The schedule is `<name>_schedule`. Default: `<op>_janitor`, "
-            "for example `sqlmesh_shop_janitor`.",
+            description="Name of the job. Its op is `<name>_op`, and the schedule is `<name>_schedule`. Default: "
+            "`<op>_janitor`, for example `sqlmesh_shop_janitor`.",
             examples=["clean_up_shop"],
         ),
     ] = None

@@ -31,16 +31,21 @@ class JanitorJob:
     def __post_init__(self) -> None:
         if self.configured.name is not None:
             refuse_op_name(self.configured.name, "janitor.name")
-        if self.name == self.component_op:
+        if self.component_op in (self.name, self.op_name):
             raise ConfigurationError(
-                f"`janitor.name` in defs.yaml is {self.name!r}, which is also the name of the op that runs SQLMesh. "
-                "Choose another name."
+                f"`janitor.name` in defs.yaml is {self.name!r}. The job or its op, {self.op_name!r}, would have the "
+                "name of the op that runs SQLMesh. Choose another name."
             )
 
     @property
     def name(self) -> str:
-        """The name of the job and of its op."""
+        """The name of the job. Dagster allows no op of that name too."""
         return self.configured.name or f"{self.component_op.rstrip('_')}_janitor"
+
+    @property
+    def op_name(self) -> str:
+        """The name of the job's op."""
+        return f"{self.name}_op"
 
     def build(self, pool: str, compute: Compute) -> dg.Definitions:
         """The job and its schedule.
@@ -58,7 +63,7 @@ class JanitorJob:
 
         # Dagster looks at the annotation itself to decide which kind of context to pass.
         run_janitor.__annotations__ = {"context": dg.OpExecutionContext}
-        op = dg.op(name=self.name, description=description, pool=pool, out=dg.Out(dg.Nothing))(run_janitor)
+        op = dg.op(name=self.op_name, description=description, pool=pool, out=dg.Out(dg.Nothing))(run_janitor)
         graph = dg.GraphDefinition(name=self.name, node_defs=[op], description=description)
         job = graph.to_job(tags=self.configured.tags)
         schedule = dg.ScheduleDefinition(

@@ -52,7 +52,7 @@ def intervals_result(
     """
     slack = wording.assets.intervals_slack
     assert slack is not None, "there are no such checks without it"
-    sentences = coverage_sentences(wording.assets.name(coverage.fqn), coverage, slack, now)
+    sentences = coverage_sentences(wording.assets.name(coverage.fqn), coverage, slack, now, advises=reason is None)
     return dg.AssetCheckResult(
         asset_key=check.asset_key,
         check_name=check.name,
@@ -72,11 +72,14 @@ def is_complete(coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> b
     return since is None or since + slack / timedelta(milliseconds=1) >= now
 
 
-def coverage_sentences(name: str, coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> str:
+def coverage_sentences(
+    name: str, coverage: msg.IntervalCoverage, slack: timedelta, now: int, *, advises: bool = True
+) -> str:
     """What a model lacks, since when, and what to do.
 
     Args:
         name: The name of the model.
+        advises: Whether to advise a run of the model.
     """
     if coverage.missing_since is None:
         return f"{name} has no gaps."
@@ -87,7 +90,8 @@ def coverage_sentences(name: str, coverage: msg.IntervalCoverage, slack: timedel
     if is_complete(coverage, slack, now):
         return f"{missing} {since}, which is within the slack of {duration_text(slack)}."
     longer = f", longer ago than the slack of {duration_text(slack)}" if slack else ""
-    return (
-        f"{missing} {since}{longer}. Launch a run of the model, without `start` and `end` in the run config. It "
-        "computes the intervals, also if newer ones are computed. No restatement is needed."
+    advice = (
+        " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals, also if "
+        "newer ones are computed. No restatement is needed."
     )
+    return f"{missing} {since}{longer}.{advice if advises else ''}"

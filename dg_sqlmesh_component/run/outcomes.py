@@ -475,7 +475,8 @@ class Ledger:
         self._promoted |= event.promoted
         refusal = (
             f"Not promoted in environment {event.environment}, so not run. To promote the project's files:"
-            f"{block(event.plan_command)}"
+            f"{block(event.plan_command)}\n\nIf its file was deleted, refresh the manifest, and then reload the "
+            f"definitions:{block('dg utils refresh-defs-state')}"
         )
         settled: list[NodeOutcome | AuditOnlyOutcome] = []
         for fqn in event.missing:

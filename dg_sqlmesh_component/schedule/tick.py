@@ -62,9 +62,9 @@ def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings)
             f"{counted(len(active), 'run')} of these models have not finished: {run_ids(active)}. The next tick "
             "requests the models that are still pending. If one of the runs has died, terminate it in Dagster."
         )
-    pending, next_due = _pending(context, settings)
+    pending, why_none = _pending(context, settings)
     if not pending:
-        return dg.SkipReason(f"No model has pending intervals.{next_due}")
+        return dg.SkipReason(why_none)
     requested = {
         assets.key(fqn)
         for fqn, ticked_at in pending.items()
@@ -86,7 +86,7 @@ def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings)
 
 
 def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> tuple[dict[str, int], str]:
-    """The pending models with the last tick of each, and a sentence about the next model."""
+    """The pending models with the last tick of each, and the reason if there are none."""
     assets = settings.assets
     scheduled = context.scheduled_execution_time
     now = max(int(scheduled.timestamp() * 1000), int(time.time() * 1000))  # a missed tick is evaluated later
@@ -98,9 +98,13 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
             "has ticked since the previous tick."
         )
         models = {fqn: assets.models[fqn] for fqn in assets.specs}
-        return ticked_models(models, settings.crons, settings.time_zone, scheduled), ""
+        return ticked_models(models, settings.crons, settings.time_zone, scheduled), (
+            "The SQLMesh state cannot be read, and no model's cron has ticked since the previous tick. The next tick "
+            f"requests all pending models. {error}"
+        )
+    none = "No model has pending intervals."
     if found.next_due is None:
-        return found.pending, f" None is promoted in environment {assets.manifest.environment!r}."
+        return found.pending, f"{none} No model is promoted in environment {assets.manifest.environment!r}."
     due, fqn = found.next_due
     at = datetime.fromtimestamp(due / 1000, timezone.utc)
-    return found.pending, f" The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
+    return found.pending, f"{none} The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."

@@ -88,8 +88,7 @@ class PlanChanges:
     def sentence(self) -> str:
         """What the plan has changed."""
         kinds = [f"{change}: {self.named(change)}" for change in CHANGES if change in self.by_model.values()]
-        what = "; ".join(kinds) or "no model changed"
-        return f"Plan {self.plan_id} was applied to environment {self.environment} ({what})."
+        return f"Plan {self.plan_id} was applied to environment {self.environment} ({'; '.join(kinds)})."
 
     def observations(self, assets: ProjectAssets, promoted: Mapping[str, msg.PromotedVersion]) -> Iterator[Any]:
         """One observation of each changed model that is an asset."""
@@ -143,5 +142,5 @@ def difference(
         return None
     return (
         f"The definitions differ from environment {environment} ({'; '.join(named)}). If the definitions are older, "
-        f"refresh them:{block('dg utils refresh-defs-state')}"
+        f"refresh the manifest, and then reload the definitions:{block('dg utils refresh-defs-state')}"
     )

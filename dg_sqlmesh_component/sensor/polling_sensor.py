@@ -8,19 +8,21 @@ recorded by now, or the run is unfinished and will record it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 
 import dagster as dg
 
 from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.run.coverage import coverage_metadata
+from dg_sqlmesh_component.run.coverage import coverage_metadata, intervals_result
 from dg_sqlmesh_component.run.metadata import unapplied_change
 from dg_sqlmesh_component.run.outside import outside_materialization, outside_metadata, recorded_data, unrecorded
+from dg_sqlmesh_component.run.wording import Wording
 from dg_sqlmesh_component.schedule.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.sensor.plans import PlanChanges, Promotion, difference
 from dg_sqlmesh_component.worker_client.requests import find_changes
@@ -62,11 +64,11 @@ def evaluate_tick(
         SQLMeshComponentError: The state cannot be read, for example because the environment does not exist. Dagster
             shows the tick as failed. The next tick looks again, and nothing is lost.
     """
-    environment = assets.manifest.environment
+    environment, now = assets.manifest.environment, int(time.time() * 1000)
     recorded = recorded_data(context.instance, assets.fqn_by_key, environment)
     by_fqn = {fqn: recorded.get(assets.key(fqn)) for fqn in assets.specs}
     try:
-        found = find_changes(project, environment, by_fqn, int(time.time() * 1000))
+        found = find_changes(project, environment, by_fqn, now)
     except DatabaseInUseError as error:
         return dg.SensorResult(skip_reason=f"{error} The next tick looks again.")
     if not found.is_finalized:
@@ -76,9 +78,9 @@ def evaluate_tick(
         )
     new, left_to_runs, active = _unrecorded_data(context.instance, assets, found)
     before, after = _earlier_promotion(context), Promotion.of(environment, found)
-    events: list[dg.AssetMaterialization | dg.AssetObservation] = [
-        _materialization(assets, found.promoted[data.fqn], data) for data in new
-    ]
+    events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
+    for data in new:
+        events += [_materialization(assets, found.promoted[data.fqn], data), *_intervals_check(assets, data, now)]
     sentences = []
     if new:
         sentences.append(f"Recorded {counted(len(new), 'model')} computed outside of Dagster: {_names(assets, new)}.")
@@ -87,10 +89,13 @@ def evaluate_tick(
     if before is not None and before.environment == environment and before.plan_id != after.plan_id:
         plan = PlanChanges.between(before, after)
         events += plan.observations(assets, found.promoted)
-        sentences += filter(None, [plan.sentence(), difference(assets, found.promoted, environment, owned)])
+        sentences += [plan.sentence()] if plan.by_model else []  # a restatement is a plan too, and changes no model
+    if not sentences:
+        sentences.append("Nothing was computed or promoted outside of Dagster.")
+    sentences += filter(None, [difference(assets, found.promoted, environment, owned)])
     return dg.SensorResult(
         asset_events=events,
-        skip_reason=" ".join(sentences) or "Nothing was computed or promoted outside of Dagster.",
+        skip_reason=" ".join(sentences),
         cursor=after.cursor(),
     )
 
@@ -128,6 +133,22 @@ def _materialization(
     if change := unapplied_change(assets, data.fqn, promoted):
         metadata["sqlmesh/unapplied_change"] = change
     return outside_materialization(assets.key(data.fqn), promoted, data.computed_at, metadata)
+
+
+def _intervals_check(assets: ProjectAssets, data: msg.ComputedData, now: int) -> Iterator[dg.AssetCheckEvaluation]:
+    """The result of the model's intervals check, if it has one."""
+    check = dg.AssetCheckKey(assets.key(data.fqn), INTERVALS_CHECK)
+    if data.coverage is None or check not in assets.node_by_check:
+        return
+    result = intervals_result(check, Wording(assets, assets.manifest.environment), data.coverage, now, None)
+    yield dg.AssetCheckEvaluation(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=result.passed,
+        severity=result.severity,
+        description=result.description,
+        metadata=result.metadata,
+    )
 
 
 def _earlier_promotion(context: dg.SensorEvaluationContext) -> Promotion | None:

@@ -274,7 +274,7 @@ def explain(error: Exception, project: OpenProject, environment: str | None = No
     if is_locked(text):
         return DatabaseInUseError(
             "The DuckDB file is in use by another process, and DuckDB lets only one process write at a time: "
-            f"{holder_sentence(text)} End that process, or wait for it.",
+            f"{holder_sentence(text)} Wait for that process, or end it.",
             is_transient=True,
         )
     if "Please run a migration" in text:

@@ -18,6 +18,11 @@ def computed_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> list[ms
     return snapshot.intervals if index.is_representative(snapshot) else snapshot.dev_intervals
 
 
+def is_incremental(snapshot: Snapshot) -> bool:
+    """Whether SQLMesh computes a node range by range."""
+    return snapshot.is_model and snapshot.model_kind_name.value in INCREMENTAL_KINDS
+
+
 class Coverages:
     """The coverage of each incremental model of an environment. Snapshots must have the intervals of the state."""
 
@@ -47,7 +52,7 @@ class Coverages:
             done: Intervals that were computed and recorded after the snapshots were read.
         """
         snapshot = self._snapshots[fqn]
-        if not snapshot.is_model or snapshot.model_kind_name.value not in INCREMENTAL_KINDS:
+        if not is_incremental(snapshot):
             return None
         computed = merge_intervals([*computed_intervals(snapshot, self._index), *done])
         whole = (computed[0][0], computed[-1][1]) if computed else None

@@ -344,7 +344,7 @@ def test_error_of_duckdb_file_locked_while_a_project_is_loaded_names_the_process
         holder.wait()
     assert "The DuckDB file is in use by another process" in message
     assert f"PID {holder.pid}" in message
-    assert message.endswith("End that process, or wait for it.")
+    assert message.endswith("Wait for that process, or end it.")
 
 
 CONFIG_WITH_BUG = """

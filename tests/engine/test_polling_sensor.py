@@ -39,6 +39,7 @@ class Tick:
     text: str
     materializations: dict[str, dict[str, Any]] = field(default_factory=dict)
     observations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    checks: dict[str, bool] = field(default_factory=dict)
 
     @property
     def intervals(self) -> dict[str, str]:
@@ -68,6 +69,9 @@ class Sensor:
         tick = Tick(result.skip_message or "")
         for event in result.asset_events:
             instance.report_runless_asset_event(event)
+            if isinstance(event, dg.AssetCheckEvaluation):
+                tick.checks[f"{event.asset_key.to_user_string()}:{event.check_name}"] = event.passed
+                continue
             is_data = isinstance(event, dg.AssetMaterialization)
             events = tick.materializations if is_data else tick.observations
             name = event.asset_key.to_user_string()
@@ -130,7 +134,7 @@ def test_everything_that_is_typed_in_a_shell_is_recorded_once(tmp_path: Path, da
     assert restated.intervals["t/days"] == f"[{day(5)}, {day(4)})"
     assert set(restated.materializations) == {"t/days", "t/total"}
     assert not restated.observations
-    assert "(no model changed)" in restated.text
+    assert "Plan" not in restated.text, "it has changed no model"
 
     # Whoever looks first records it: here it is a run.
     sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.old")
@@ -162,12 +166,15 @@ def test_plans_are_recorded_as_observations_of_their_models(tmp_path: Path, dags
     assert f"Plan {plan_id} was applied to environment prod (added: " in planned.text
     assert "The definitions differ from environment prod (not in the definitions: " in planned.text
     assert "dg utils refresh-defs-state" in planned.text
-    assert sensor.tick() == Tick(NOTHING)
+    again = sensor.tick()
+    assert not again.observations
+    assert again.text.startswith(f"{NOTHING} The definitions differ from environment prod"), "as long as it is true"
 
     sensor.refresh()
     known = sensor.tick()
     assert set(known.materializations) == {"t/new"}, "now it is an asset"
     assert not known.observations
+    assert "differ" not in known.text
 
 
 def test_batches_of_a_failed_run_are_not_recorded_as_computed_elsewhere(
@@ -189,6 +196,16 @@ def test_batches_of_a_failed_run_are_not_recorded_as_computed_elsewhere(
     query(project, "DELETE FROM ctl.broken")
     sqlmesh(project, "run")
     assert set(sensor.tick().materializations) == {"t/days"}
+
+
+def test_intervals_check_is_evaluated_with_the_recorded_data(tmp_path: Path, dagster: DagsterProject) -> None:
+    project = shop(tmp_path, dagster, intervals_check=True)
+    sensor = Sensor(dagster)
+    first = sensor.tick()
+    assert first.checks == {"t/days:sqlmesh_intervals_complete": False}
+    assert first.materializations["t/days"]["sqlmesh/missing_intervals"] == 3
+    sqlmesh(project, "run")
+    assert sensor.tick().checks == {"t/days:sqlmesh_intervals_complete": True}
 
 
 def test_model_of_an_unfinished_run_is_left_to_that_run(tmp_path: Path, dagster: DagsterProject) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,13 +139,17 @@ def test_refused_restatement_computes_nothing(dagster: DagsterProject, project: 
     [failure] = refused.failures
     assert "`restate.max_intervals` in defs.yaml is 2. Nothing was computed." in failure
     assert "raw.orders: [2026-02-10, 2026-02-13) (3 intervals)" in refused.log
+    assert re.search(r"marts\.total: \[2026-01-01, \S+\) \(1 interval\)", refused.log), "computed as a whole: once"
     [failure] = dagster.launch(ops=day, assets=["raw/countries", "raw/orders"]).failures
     assert "cannot restate warehouse.raw.countries (a seed is loaded again only if its file changes)." in failure
     instant = restate("3 days ago", "3 days ago")
     [failure] = dagster.launch(ops=instant, assets=["raw/orders"]).failures
     assert "raw.orders (no complete interval of its unit, day, lies in this range). Nothing was computed." in failure
     [failure] = dagster.launch(ops=restate("2026-02-12", "2026-02-10"), assets=["raw/orders"]).failures
-    assert "start '2026-02-12' is after end '2026-02-10'" in failure
+    assert "start '2026-02-12' (2026-02-12T00:00:00Z) is after end '2026-02-10' (2026-02-10T00:00:00Z)" in failure
+    [failure] = dagster.launch(ops=restate("2026-02-12", "2999-01-01"), assets=["raw/orders"]).failures
+    assert "SQLMesh refuses the restatement: PlanError: Plan end date" in failure
+    assert failure.endswith("Nothing was computed. Correct `restate` in the run config.")
 
     dagster.add_component("shop", {"project": str(project), **ALLOWED, "restate": {"max_seconds": 0}})
     dagster.refresh()

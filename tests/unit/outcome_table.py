@@ -131,6 +131,8 @@ FAILED = msg.EvaluationFinished("failure")
 DIVISION = msg.NodeFailed(ORDERS, "ConversionException", "ConversionException: cannot cast 'x'", ())
 NOT_PROMOTED = (
     "Not promoted in environment prod, so not run. To promote the project's files:\n\n    cd /shop && sqlmesh plan"
+    "\n\nIf its file was deleted, refresh the manifest, and then reload the definitions:\n\n"
+    "    dg utils refresh-defs-state"
 )
 AUDITS = msg.NodeFailed(ORDERS, "NodeAuditsErrors", "Audit not_null failed: 3 rows", ("not_null",))
 LOST = msg.NodeFailed(ORDERS, "OperationalError", "OperationalError: the connection was lost", (), is_transient=True)

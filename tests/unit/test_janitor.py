@@ -25,6 +25,7 @@ def built(janitor: Janitor, component_op: str = "sqlmesh_shop") -> tuple[dg.JobD
         yield dg.Output(None)
 
     definitions = JanitorJob(janitor, component_op).build("sqlmesh_shop_prod", compute)
+    dg.Definitions.validate_loadable(definitions)
     schedule = definitions.resolve_schedule_def(f"{JanitorJob(janitor, component_op).name}_schedule")
     assert isinstance(schedule, dg.ScheduleDefinition)
     return definitions.resolve_job_def(schedule.job_name), schedule

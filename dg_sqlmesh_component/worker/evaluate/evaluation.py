@@ -42,7 +42,7 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     StatementError,
 )
-from dg_sqlmesh_component.protocol.formatting import block, unquoted
+from dg_sqlmesh_component.protocol.formatting import block, unquoted, utc_text
 from dg_sqlmesh_component.worker.context import (
     ExistingStateContext,
     closed_on_error,
@@ -189,8 +189,8 @@ def _refuse_wrong_bounds(request: msg.EvaluationRequest) -> None:
     start, end = bounds["start"], bounds["end"]
     if start is not None and end is not None and start > end:
         raise ConfigurationError(
-            f"In the run config, start {wanted.start!r} is after end {wanted.end!r}, so nothing would be computed. "
-            "Correct one of them."
+            f"In the run config, start {wanted.start!r} ({utc_text(start)}) is after end {wanted.end!r} "
+            f"({utc_text(end)}), so nothing would be computed. Correct one of them."
         )
 
 

@@ -25,6 +25,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, unquoted
 from dg_sqlmesh_component.worker.context import describe_error
+from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 
@@ -60,10 +61,17 @@ def plan_restatement(request: msg.EvaluationRequest, context: Context, pipe: Pip
             skip_linter=True,
         ).build()
     except PlanError as error:
-        raise ConfigurationError(f"SQLMesh refuses the restatement: {describe_error(error)}") from error
+        raise ConfigurationError(
+            f"SQLMesh refuses the restatement: {describe_error(error).rstrip('.')}. Nothing was computed. Correct "
+            "`restate` in the run config."
+        ) from error
     snapshots = {snapshot.name: snapshot for snapshot in plan.context_diff.snapshots.values()}
     ranges = {
-        missing.snapshot_id.name: ((missing.intervals[0][0], missing.intervals[-1][1]), len(missing.intervals))
+        missing.snapshot_id.name: (
+            (missing.intervals[0][0], missing.intervals[-1][1]),
+            # SQLMesh counts days for a view too, but computes it once.
+            len(missing.intervals) if is_incremental(snapshots[missing.snapshot_id.name]) else 1,
+        )
         for missing in plan.missing_intervals
         if missing.intervals
     }
@@ -84,7 +92,8 @@ def _refuse_unrestatable(
     ]
     if reasons:
         raise ConfigurationError(
-            f"SQLMesh cannot restate {listed(reasons)}. Nothing was computed. Leave these models out of the run."
+            f"SQLMesh cannot restate {listed(reasons)}. Nothing was computed. Choose another range, or leave these "
+            "models out of the run."
         )
 
 
