@@ -16,6 +16,8 @@ import yaml
 from example_projects import assets_and_checks_in_readme, copy_example, require_fresh_readme, run_readme_plan
 from harness import REPOSITORY, DagsterProject, query, run
 
+pytestmark = pytest.mark.slow
+
 # The DuckDB version of the test environment, because both environments open the same files.
 PACKAGES = ["dagster-dbt", "dbt-duckdb", "dbt-core>=1.8", "dagster-dg-cli", f"duckdb=={version('duckdb')}"]
 # The source distribution of this dependency of dbt-core downloads a binary, which some machines do not allow.
@@ -80,7 +82,6 @@ def test_one_run_executes_dbt_then_sqlmesh_then_a_plain_asset(dbt_environment: P
     assert assets["usage/daily_rides"][1] == {"rides", "stations"}  # linked by the tables' names
 
 
-@pytest.mark.slow
 def test_dbt_project_runs_in_sqlmesh_and_its_tests_are_checks(dbt_environment: Path, tmp_path: Path) -> None:
     """Dagster runs in the test environment, and only SQLMesh runs in the environment with dbt.
 
