@@ -264,7 +264,8 @@ def test_daemon_records_what_was_computed_outside_of_dagster_once(tmp_path: Path
     plan(project)
     sensor = {"interval": 30, "default_status": "RUNNING"}
     with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project), "polling_sensor": sensor})
+        others = {"schedule": True, "janitor": True, "intervals_check": True, "freshness": {"slack": "1h"}}
+        dagster.add_component("shop", {"project": str(project), "polling_sensor": sensor, **others})
         with serve(dagster, tmp_path) as url:
             server = Server(url, project, tmp_path / "server.log")
             [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
