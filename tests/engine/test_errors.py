@@ -246,8 +246,12 @@ def test_model_that_is_not_promoted_does_not_stop_promoted_models(tmp_path: Path
     command = f"\n\n    cd {project} && sqlmesh plan"
     [description] = record.failures
     assert "t.two, t.three: Not promoted in environment prod, so not run." in description
-    assert description.endswith(command)
-    assert str(record.checks["t/two:sqlmesh_execution_status"].description).endswith(command)
+    advice = (
+        f"{command}\n\nIf its file was deleted, refresh the manifest, and then reload the definitions:\n\n"
+        "    dg utils refresh-defs-state"
+    )
+    assert description.endswith(advice)
+    assert str(record.checks["t/two:sqlmesh_execution_status"].description).endswith(advice)
     assert alone.status_of("t/two") == "not_in_environment"
     assert refused.failures == [
         "Environment 'prod' has promoted none of the models of the SQLMesh project at "
