@@ -7,7 +7,6 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any
 
 import dagster as dg
 
@@ -90,8 +89,14 @@ class PlanChanges:
         kinds = [f"{change}: {self.named(change)}" for change in CHANGES if change in self.by_model.values()]
         return f"Plan {self.plan_id} was applied to environment {self.environment} ({'; '.join(kinds)})."
 
-    def observations(self, assets: ProjectAssets, promoted: Mapping[str, msg.PromotedVersion]) -> Iterator[Any]:
-        """One observation of each changed model that is an asset."""
+    def observations(
+        self, assets: ProjectAssets, promoted: Mapping[str, msg.PromotedVersion], differs: str | None = None
+    ) -> Iterator[dg.AssetObservation]:
+        """One observation of each changed model that is an asset.
+
+        Args:
+            differs: How the definitions differ from the environment.
+        """
         lists = {f"sqlmesh/models_{change.replace(' ', '_')}": self.named(change) for change in CHANGES}
         for fqn, change in self.by_model.items():
             if fqn not in assets.specs:
@@ -108,7 +113,8 @@ class PlanChanges:
             }
             yield dg.AssetObservation(
                 asset_key=assets.key(fqn),
-                description=f"Plan {self.plan_id} has {CHANGES[change]} {assets.name(fqn)} in {self.environment}.",
+                description=f"Plan {self.plan_id} has {CHANGES[change]} {assets.name(fqn)} in {self.environment}."
+                + (f" {differs}" if differs else ""),
                 metadata={name: value for name, value in own.items() if value},
             )
 

@@ -86,13 +86,14 @@ def evaluate_tick(
         sentences.append(f"Recorded {counted(len(new), 'model')} computed outside of Dagster: {_names(assets, new)}.")
     if left_to_runs:
         sentences.append(f"Left to run {run_ids(active)}, which has not finished: {_names(assets, left_to_runs)}.")
+    differs = difference(assets, found.promoted, environment, owned)
     if before is not None and before.environment == environment and before.plan_id != after.plan_id:
         plan = PlanChanges.between(before, after)
-        events += plan.observations(assets, found.promoted)
+        events += plan.observations(assets, found.promoted, differs)
         sentences += [plan.sentence()] if plan.by_model else []  # a restatement is a plan too, and changes no model
     if not sentences:
         sentences.append("Nothing was computed or promoted outside of Dagster.")
-    sentences += filter(None, [difference(assets, found.promoted, environment, owned)])
+    sentences += [differs] if differs else []
     return dg.SensorResult(
         asset_events=events,
         skip_reason=" ".join(sentences),

@@ -40,6 +40,7 @@ class Tick:
     materializations: dict[str, dict[str, Any]] = field(default_factory=dict)
     observations: dict[str, dict[str, Any]] = field(default_factory=dict)
     checks: dict[str, bool] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
 
     @property
     def intervals(self) -> dict[str, str]:
@@ -77,6 +78,8 @@ class Sensor:
             name = event.asset_key.to_user_string()
             assert name not in events, "recorded twice"
             events[name] = values(event.metadata)
+            if event.description:
+                tick.descriptions[name] = event.description
         return tick
 
 
@@ -163,6 +166,7 @@ def test_plans_are_recorded_as_observations_of_their_models(tmp_path: Path, dags
         assert observed["sqlmesh/models_changed"].endswith("t.total")
         assert observed["sqlmesh/models_removed"].endswith("t.old")
     assert total["sqlmesh/unapplied_change"] == "data", "the definitions have its earlier version"
+    assert "refresh the manifest" in planned.descriptions["t/total"]
     assert f"Plan {plan_id} was applied to environment prod (added: " in planned.text
     assert "The definitions differ from environment prod (not in the definitions: " in planned.text
     assert "dg utils refresh-defs-state" in planned.text
