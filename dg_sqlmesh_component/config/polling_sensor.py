@@ -19,7 +19,7 @@ SHORTEST_INTERVAL = timedelta(seconds=30)
 
 @dataclass
 class PollingSensor(dg.Resolvable):
-    """A sensor that records what was computed and promoted outside of Dagster."""
+    """A sensor that records runs and plans made outside of Dagster."""
 
     interval: Annotated[
         timedelta,

@@ -212,7 +212,7 @@ class RecordedData:
 
 @dataclass(frozen=True, slots=True)
 class ChangesRequest:
-    """Find data that Dagster has not recorded, and what is promoted. A sensor sends it at each tick.
+    """Find data that Dagster has not recorded, and the promoted models. A sensor sends it at each tick.
 
     The worker reads the state. It does not load the project, and it does not take the lock of runs.
 

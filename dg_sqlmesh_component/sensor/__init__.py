@@ -1,1 +1,1 @@
-"""The sensor that records what was computed and promoted outside of Dagster."""
+"""The sensor that records runs and plans made outside of Dagster."""

@@ -1,4 +1,4 @@
-"""What a plan has changed in an environment: found between two ticks, and reported as observations. Pure."""
+"""The changes of plans in an environment: found between two ticks, and reported as observations. Pure."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Promotion:
 
 @dataclass(frozen=True)
 class PlanChanges:
-    """What has changed between two promotions.
+    """The changes between two promotions.
 
     Attributes:
         by_model: `added`, `changed`, `changed upstream` or `removed`, by fqn. A model is `changed upstream` if only its

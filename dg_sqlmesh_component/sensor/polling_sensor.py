@@ -55,7 +55,7 @@ def build_sensor(
 def evaluate_tick(
     context: dg.SensorEvaluationContext, project: SQLMeshProject, assets: ProjectAssets, owned: Set[str]
 ) -> dg.SensorResult:
-    """Record what was computed and promoted outside of Dagster since the last record.
+    """Record data and plans that are new since the last record, and that were made outside of Dagster.
 
     Args:
         owned: The models of all components of the code location, by fqn.

@@ -1,4 +1,4 @@
-"""Find data that Dagster has not recorded, and what is promoted. Reads the state only.
+"""Find data that Dagster has not recorded, and the promoted models. Reads the state only.
 
 The state has a row for each range that SQLMesh has computed, with the time. A restatement adds rows too, so it is
 found although the model has no new interval.
@@ -22,7 +22,7 @@ from dg_sqlmesh_component.worker.state import environment_in_state, promoted_ver
 
 
 def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
-    """Find what is promoted, and data of the requested models that Dagster has not recorded.
+    """Find the promoted models, and data of the requested models that Dagster has not recorded.
 
     Raises:
         EnvironmentNotReadyError: The environment does not exist.
@@ -50,8 +50,8 @@ def computed_since(
 
     Args:
         version: The promoted version.
-        ranges: What was computed in its table, and when. SQLMesh's janitor merges ranges: then more intervals than the
-            new ones are returned, but never fewer.
+        ranges: The computed ranges of its table, with times. SQLMesh's janitor merges ranges: then more intervals than
+            the new ones are returned, but never fewer.
         computed: All computed intervals of its table.
     """
     if recorded is None or recorded.version != version:

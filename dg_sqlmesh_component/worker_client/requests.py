@@ -96,7 +96,7 @@ def find_pending(project: SQLMeshProject, environment: str, models: Collection[s
 def find_changes(
     project: SQLMeshProject, environment: str, recorded: Mapping[str, msg.RecordedData | None], now: int
 ) -> msg.ChangesFound:
-    """Find data that Dagster has not recorded, and what is promoted. Only the state is read.
+    """Find data that Dagster has not recorded, and the promoted models. Only the state is read.
 
     Args:
         recorded: The models to look at, by fqn, with the data that Dagster has recorded.

@@ -1,4 +1,4 @@
-"""What a plan has changed between two ticks, and the attributes of `polling_sensor`."""
+"""The changes of plans between two ticks, and the attributes of `polling_sensor`."""
 
 from __future__ import annotations
 
