@@ -299,6 +299,27 @@ def wait_until(is_true: Callable[[], bool], *processes: subprocess.Popen[str]) -
         time.sleep(0.02)
 
 
+HOLD_DATABASE = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def duckdb_file_in_use(path: Path) -> Iterator[None]:
+    """Let another process have a DuckDB file open until the block ends."""
+    command = [sys.executable, "-c", HOLD_DATABASE, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        try:
+            yield
+        finally:
+            holder.communicate()
+
+
 @contextmanager
 def dagster_project(folder: Path) -> Iterator[DagsterProject]:
     """Create an empty Dagster project below `folder`. Its package name is unique in this process."""

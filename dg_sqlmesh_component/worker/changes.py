@@ -56,7 +56,9 @@ def computed_since(
     """
     if recorded is None or recorded.version != version:
         return tuple(computed)
-    return tuple(merge_intervals([found.interval for found in ranges if found.at > recorded.up_to]))
+    return tuple(
+        merge_intervals([computed_range.interval for computed_range in ranges if computed_range.at > recorded.up_to])
+    )
 
 
 def _computed(
@@ -80,16 +82,15 @@ def _computed(
         deployability_index=index,
     )
     coverages = Coverages(snapshots, index, request.now, missing)
-    found = []
+    unrecorded = []
     for name, snapshot in snapshots.items():
         of_table = ranges.get(table_of(snapshot, index))
         if name not in infos or of_table is None or not _is_new(infos[name], of_table, request):
             continue
         computed = computed_intervals(snapshot, index)
         if intervals := computed_since(request.recorded[name], infos[name].version, of_table, computed):
-            at = max(found.at for found in of_table)
-            found.append(msg.ComputedData(name, intervals, at, coverages.of(name)))
-    return found
+            unrecorded.append(msg.ComputedData(name, intervals, _last_computed_at(of_table), coverages.of(name)))
+    return unrecorded
 
 
 def table_of(snapshot: Snapshot, index: DeployabilityIndex) -> tuple[str, str, bool]:
@@ -108,4 +109,8 @@ def _is_new(info: SnapshotTableInfo, ranges: Sequence[ComputedRange] | None, req
     recorded = request.recorded[info.name]
     if not ranges:
         return False
-    return recorded is None or recorded.version != info.version or max(found.at for found in ranges) > recorded.up_to
+    return recorded is None or recorded.version != info.version or _last_computed_at(ranges) > recorded.up_to
+
+
+def _last_computed_at(ranges: Sequence[ComputedRange]) -> int:
+    return max(computed_range.at for computed_range in ranges)

@@ -74,7 +74,7 @@ def test_coverage_and_check_show_what_the_state_lacks_after_each_outcome(tmp_pat
             check = record.checks[f"{name}:{CHECK}"]
             assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
 
-        # A hole behind newer data, and a run that may not fill it: the model was materialized, and it is incomplete.
+        # A gap before newer data, and a run config that leaves it out: the model is materialized and incomplete.
         query(project, "DELETE FROM sqlmesh._intervals WHERE name LIKE '%days%'")
         bounded = dagster.launch(assets=["t/days"], ops={"sqlmesh_shop": {"start": "2 days ago"}})
         assert bounded.status_of("t/days") == "executed"

@@ -1,4 +1,4 @@
-"""The janitor's job: what it deletes, that it waits for runs, and what it reports."""
+"""The janitor's job: the objects that it deletes, its report, and its wait for runs."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -13,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.execution.api import create_execution_plan
-from harness import DagsterProject, dagster_project, plan, query, sqlmesh, wait_until, write_project
+from harness import DagsterProject, dagster_project, duckdb_file_in_use, plan, query, sqlmesh, wait_until, write_project
 from postgres import postgres_server
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds), start '2026-01-01'"
@@ -254,29 +252,11 @@ def test_batches_of_a_run_in_progress_on_postgres_are_left_to_that_run(tmp_path:
         assert sensor.tick().intervals == {"t/slow": f"[{day(5)}, {day(0)})"}
 
 
-HOLD_DATABASE = """
-import sys, duckdb
-connection = duckdb.connect(sys.argv[1])
-print("open", flush=True)
-sys.stdin.read()
-"""
-
-
 def test_locked_duckdb_file_and_unfinished_plan_skip_the_tick(tmp_path: Path, dagster: DagsterProject) -> None:
     project = shop(tmp_path, dagster)
     sensor = Sensor(dagster)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD_DATABASE, project / "warehouse.duckdb"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "open\n"
-    try:
+    with duckdb_file_in_use(project / "warehouse.duckdb"):
         skipped = sensor.tick()
-    finally:
-        holder.communicate()
     assert "The DuckDB file is in use by another process" in skipped.text
     assert "The next tick looks again." in skipped.text
 

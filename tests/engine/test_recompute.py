@@ -55,7 +55,7 @@ def days_of(project: Path, model: str) -> list[datetime.date]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project of which the last thirty days are missing."""
+    """A project whose models lack the last thirty days."""
     project = write_project(tmp_path / "shop", MODELS, CONFIG)
     query(project, "CREATE SCHEMA ctl")
     query(project, "CREATE TABLE ctl.source AS SELECT 1 AS n")

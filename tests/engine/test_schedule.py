@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -16,7 +14,17 @@ import pytest
 import time_machine
 from dagster._core.execution.api import create_execution_plan
 from dagster._utils.schedules import schedule_execution_time_iterator
-from harness import DagsterProject, RunRecord, dagster_project, query, script, sqlmesh, state, write_project
+from harness import (
+    DagsterProject,
+    RunRecord,
+    dagster_project,
+    duckdb_file_in_use,
+    query,
+    script,
+    sqlmesh,
+    state,
+    write_project,
+)
 
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 
@@ -227,12 +235,6 @@ def by_day() -> None: ...
 @dg.asset(key=["out", "after"], deps=[["marts", "report"]])
 def after() -> None: ...
 """
-HOLD_DATABASE = """
-import sys, duckdb
-connection = duckdb.connect(sys.argv[1])
-print("open", flush=True)
-sys.stdin.read()
-"""
 MIDNIGHT = at("2025-10-26T00:00")
 
 
@@ -288,21 +290,11 @@ def test_run_with_a_run_config_does_not_count_as_computing_pending_models(small:
 def test_crons_of_the_manifest_decide_while_the_duckdb_file_is_in_use(
     small: Scheduler, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD_DATABASE, small.project / "warehouse.duckdb"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "open\n"
-    try:
+    with duckdb_file_in_use(small.project / "warehouse.duckdb"):
         request = small.tick(SCHEDULE, MIDNIGHT)
-        log = capsys.readouterr().err
-        assert requested_models(request) == {"raw.plain", "mid.made", "marts.report"}
-        assert "The SQLMesh state cannot be read: The DuckDB file is in use by another process" in log
-    finally:
-        holder.communicate()
+    log = capsys.readouterr().err
+    assert requested_models(request) == {"raw.plain", "mid.made", "marts.report"}
+    assert "The SQLMesh state cannot be read: The DuckDB file is in use by another process" in log
 
 
 def test_missing_environment_fails_the_tick_with_the_plan(dagster: DagsterProject, tmp_path: Path) -> None:
