@@ -43,7 +43,7 @@ def main() -> None:
         ]
         measure(run, cwd=lab.project)  # computes the pending intervals since the plan
 
-        everything = find_changes(project, "prod", {}, int(time.time() * 1000))
+        everything = find_changes(project, "prod", msg.Records(), int(time.time() * 1000))
 
         def tick(expected: range, days: int) -> Callable[[], object]:
             def find() -> None:
@@ -54,9 +54,11 @@ def main() -> None:
 
         def look(expected: range, up_to: int) -> Callable[[], object]:
             def find() -> None:
-                recorded = {model.fqn: msg.RecordedData(versions[model.fqn], up_to) for model in manifest.models}
-                found = find_changes(project, "prod", recorded, int(time.time() * 1000))
-                assert len(found.computed) in expected, len(found.computed)
+                recorded = msg.Records(
+                    {model.fqn: msg.RecordedData(versions[model.fqn], up_to) for model in manifest.models}
+                )
+                found = find_changes(project, "prod", recorded, int(time.time() * 1000)).compared.unrecorded
+                assert len(found) in expected, len(found)
 
             versions = {fqn: promoted.version for fqn, promoted in everything.promoted.items()}
             return find

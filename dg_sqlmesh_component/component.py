@@ -279,8 +279,9 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self._code_location = code_location
             code_location.add(label, op_name, assets.specs)
             definitions = dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
-            pool = self._op.pool(assets.manifest.environment)
-            return dg.Definitions.merge(definitions, *_automation_of(self, op_name, label, assets, code_location, pool))
+            pool, project_tag = self._op.pool(assets.manifest.environment), self._op.project_tag(assets.manifest)
+            automation = _automation_of(self, op_name, label, assets, code_location, pool, project_tag)
+            return dg.Definitions.merge(definitions, *automation)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self._translator = Translator(manifest, self)
@@ -332,6 +333,7 @@ def _automation_of(
     assets: ProjectAssets,
     code_location: CodeLocation,
     pool: str,
+    project_tag: str,
 ) -> list[dg.Definitions]:
     """The schedules, the sensor and the job of the janitor, if they are configured."""
     definitions = []
@@ -339,7 +341,14 @@ def _automation_of(
         definitions.append(build_schedules(component.schedule, op_name, component.project, assets))
     if component.polling_sensor is not None:
         definitions.append(
-            build_sensor(component.polling_sensor, op_name, component.project, assets, code_location.models)
+            build_sensor(
+                component.polling_sensor,
+                op_name,
+                component.project,
+                assets,
+                code_location.models,
+                project_tag,
+            )
         )
     if component.janitor is not None:
         janitor = JanitorJob(component.janitor, op_name)

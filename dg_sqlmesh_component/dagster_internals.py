@@ -16,6 +16,16 @@ from typing import Any, TypeVar
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    DEFAULT_DATA_VERSION,
+    NULL_EVENT_POINTER,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from dagster._core.events import EngineEventData
 from dagster._core.execution.context.system import StepExecutionContext
@@ -270,6 +280,58 @@ def log_step_metadata(
 ) -> None:
     """Add an event with metadata to the step. Nothing public attaches metadata to a step before its results."""
     dg.DagsterEvent.engine_event(_step_context(context), message, EngineEventData(metadata=metadata))
+
+
+def step_metadata(
+    instance: dg.DagsterInstance, run_id: str
+) -> Iterator[tuple[str | None, Mapping[str, dg.MetadataValue]]]:
+    """The step and the metadata of each event that `log_step_metadata` has added to a run, in order."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        if entry.dagster_event is not None:
+            yield entry.step_key, entry.dagster_event.engine_event_data.metadata
+
+
+def forget_data_version(context: dg.AssetExecutionContext, key: dg.AssetKey) -> None:
+    """Let Dagster read the data version of an asset again. It does not notice an `AssetMaterialization` of the step."""
+    _step_context(context).wipe_input_asset_version_info(key)
+
+
+class DataVersions:
+    """The tags with which Dagster decides whether an asset is in sync with the assets upstream of it.
+
+    Dagster adds them to a `MaterializeResult`, and has no public way to add them to an `AssetMaterialization`.
+
+    Args:
+        upstream: Returns the assets that an asset depends on.
+    """
+
+    def __init__(
+        self, instance: dg.DagsterInstance, upstream: Callable[[dg.AssetKey], Collection[dg.AssetKey]]
+    ) -> None:
+        self._instance = instance
+        self._upstream = upstream
+        self._versions: dict[dg.AssetKey, str] = {}
+
+    def materialized(self, key: dg.AssetKey, version: str) -> None:
+        """Note a materialization. Dagster may store it later."""
+        self._versions[key] = version
+
+    def tags_of_materialization(self, key: dg.AssetKey, version: str, code_version: str | None) -> dict[str, str]:
+        """The tags of a materialization that is made now, which is noted."""
+        tags = {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+        tags |= {} if code_version is None else {CODE_VERSION_TAG: code_version}
+        for parent in self._upstream(key):
+            tags[get_input_data_version_tag(parent)] = self._version(parent)
+            tags[get_input_event_pointer_tag(parent)] = NULL_EVENT_POINTER  # Dagster uses it for partitions only
+        self.materialized(key, version)
+        return tags
+
+    def _version(self, key: dg.AssetKey) -> str:
+        if key not in self._versions:
+            record = self._instance.get_latest_data_version_record(key)
+            found = extract_data_version_from_entry(record.event_log_entry) if record else None
+            self._versions[key] = (found or DEFAULT_DATA_VERSION).value
+        return self._versions[key]
 
 
 def cache_output_keys(context: dg.AssetExecutionContext) -> None:

@@ -408,11 +408,12 @@ class RunRecord:
             if entry.dagster_event and entry.dagster_event.event_type == kind
         ]
 
-    @cached_property
-    def _all_materializations(self) -> dict[str, dg.AssetMaterialization]:
+    def _materializations(self, *, is_outside: bool) -> dict[str, dg.AssetMaterialization]:
         materializations = [
-            event.event_specific_data.materialization
+            materialization
             for event in self.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
+            if ("sqlmesh/origin" in (materialization := event.event_specific_data.materialization).metadata)
+            is is_outside
         ]
         by_key = {event.asset_key.to_user_string(): event for event in materializations}
         assert len(by_key) == len(materializations), "an asset was materialized twice"
@@ -421,14 +422,12 @@ class RunRecord:
     @cached_property
     def materializations(self) -> dict[str, dg.AssetMaterialization]:
         """The materializations of data that this run has computed, by asset."""
-        return {
-            key: event for key, event in self._all_materializations.items() if "sqlmesh/origin" not in event.metadata
-        }
+        return self._materializations(is_outside=False)
 
     @cached_property
     def computed_outside(self) -> dict[str, dg.AssetMaterialization]:
         """The materializations of data that was computed outside of Dagster, by asset."""
-        return {key: event for key, event in self._all_materializations.items() if "sqlmesh/origin" in event.metadata}
+        return self._materializations(is_outside=True)
 
     @cached_property
     def observations(self) -> dict[str, dg.AssetObservation]:
@@ -484,5 +483,7 @@ class RunRecord:
 
     def status_of(self, asset: str) -> str | None:
         """Return the `sqlmesh/status` of an asset's event. None if it has neither materialization nor observation."""
-        event = self._all_materializations.get(asset) or self.observations.get(asset)
+        if asset in self.computed_outside and asset not in self.materializations and asset not in self.observations:
+            return "up_to_date"
+        event = self.materializations.get(asset) or self.observations.get(asset)
         return str(event.metadata["sqlmesh/status"].value) if event else None

@@ -26,8 +26,8 @@ ALLOWED_IMPORTS = {
     "state": {"protocol", "config", "worker_client", "state", INTERNALS},
     "definitions": {"protocol", "config", "definitions", INTERNALS},
     "run": {"protocol", "config", "worker_client", "definitions", "run", INTERNALS},
-    "schedule": {"protocol", "config", "worker_client", "definitions", "schedule", INTERNALS},
-    "sensor": {"protocol", "config", "worker_client", "definitions", "run", "schedule", "sensor", INTERNALS},
+    "schedule": {"protocol", "config", "worker_client", "definitions", "run", "schedule", INTERNALS},
+    "sensor": {"protocol", "config", "worker_client", "definitions", "run", "sensor", INTERNALS},
 }
 """The folders and modules that each folder may import. Modules at the top of the package may import everything."""
 

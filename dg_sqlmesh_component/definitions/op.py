@@ -99,7 +99,7 @@ class ComponentOp:
         op = dg.op(
             name=name,
             description=self.configured.description or f"Runs SQLMesh in environment {environment}.",
-            tags={**(self.configured.tags or {}), PROJECT_TAG: self._project_tag(assets.manifest)},
+            tags={**(self.configured.tags or {}), PROJECT_TAG: self.project_tag(assets.manifest)},
             pool=self.pool(environment),
             config_schema=_config_fields(config_schema),
             ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
@@ -117,7 +117,7 @@ class ComponentOp:
             can_subset=True,
         )
 
-    def _project_tag(self, manifest: Manifest) -> str:
+    def project_tag(self, manifest: Manifest) -> str:
         """Equal for two components that run the same models, however their YAML is written."""
         project = self.project
         folders = map(str, [*project.paths, project.working_directory or project.paths[0]])

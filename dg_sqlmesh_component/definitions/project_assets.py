@@ -158,6 +158,11 @@ class ProjectAssets:
         beyond = {model: tuple(sorted(reachable(reads(model), reads))) for model in models}
         return {model: nodes for model, nodes in beyond.items() if nodes}
 
+    def with_upstream(self, models: Iterable[str]) -> tuple[str, ...]:
+        """These models and all models upstream of them that are assets of ours, parents before children."""
+        nodes = reachable(models, lambda node: self.models[node].depends_on if node in self.models else ())
+        return tuple(fqn for fqn in self.parents_first if fqn in nodes and fqn in self.specs)
+
     def downstream_of(self, nodes: Collection[str]) -> set[str]:
         """Models and standalone audits downstream of any of these nodes, at any distance."""
 

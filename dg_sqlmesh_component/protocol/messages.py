@@ -1,5 +1,7 @@
 """The messages between Dagster's process and the worker: one request to the worker, then events from it.
 
+A step answers one of the events, `StateLocked`, with `Records`.
+
 Messages are frozen dataclasses of plain values, standard library only. `wire` converts them to lines of JSON.
 Instants are epoch milliseconds in UTC, as in SQLMesh. An interval does not include its end.
 `fqn` is SQLMesh's quoted name of a model, or the name of a standalone audit: both are nodes of a run.
@@ -199,15 +201,50 @@ class PendingRequest:
 
 @dataclass(frozen=True, slots=True)
 class RecordedData:
-    """The data of a model that Dagster's last record of it describes. Part of a `ChangesRequest`.
+    """The data of a model that Dagster's last record of it describes. Part of `Records`.
 
     Attributes:
         version: SQLMesh's snapshot version of the table.
         up_to: Everything that was computed until this instant is recorded.
+        data_hash, metadata_hash: As in `PromotedVersion`.
     """
 
     version: str
     up_to: int
+    data_hash: str = ""
+    metadata_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedRestatement:
+    """Ranges that a restatement was to compute again, and that it did not. Part of `Records`.
+
+    SQLMesh counts these ranges as computed. Rows of them may be missing.
+
+    Attributes:
+        run_id: The Dagster run that has restated.
+        version: SQLMesh's snapshot version of the table.
+        since: When the restatement began.
+    """
+
+    run_id: str
+    fqn: str
+    version: str
+    ranges: tuple[Interval, ...]
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What Dagster knows about the data of models. Part of a `ChangesRequest`, and the answer to `StateLocked`.
+
+    Attributes:
+        data: The models to look at, by fqn, with the data that Dagster has recorded; None if there is no record.
+        unfinished: Restatements that may not have computed all of their ranges.
+    """
+
+    data: dict[str, RecordedData | None] = field(default_factory=dict)
+    unfinished: tuple[UnfinishedRestatement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +254,13 @@ class ChangesRequest:
     The worker reads the state. It does not load the project, and it does not take the lock of runs.
 
     Attributes:
-        recorded: The models to look at, by fqn, with the data that Dagster has recorded; None if there is no record.
+        records: What Dagster has recorded.
         now: The instant for the interval coverage.
     """
 
     project: OpenProject
     environment: str
-    recorded: dict[str, RecordedData | None]
+    records: Records
     now: int
     type: Literal["find_changes"] = "find_changes"
 
@@ -267,19 +304,32 @@ class PendingFound:
 
 @dataclass(frozen=True, slots=True)
 class ComputedData:
-    """Data of a model that Dagster has not recorded. Part of `ChangesFound`.
+    """Data of a model that Dagster has not recorded. Part of `DataComparedWithRecords`.
 
     Attributes:
-        intervals: The intervals that were computed since the record; all computed intervals if there is none of this
-            version.
-        computed_at: When the last one was computed.
-        coverage: The coverage of an incremental model.
+        ranges: The ranges that were computed since the record, each with the instant of its computation. If there is no
+            record of this version: all computed intervals, with the last instant.
+        coverage: The coverage of an incremental model, if it was requested.
     """
 
     fqn: str
-    intervals: tuple[Interval, ...]
-    computed_at: int
-    coverage: IntervalCoverage | None
+    promoted: PromotedVersion
+    ranges: tuple[tuple[Interval, int], ...]
+    coverage: IntervalCoverage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataComparedWithRecords:
+    """How the state differs from Dagster's records. Sent before anything runs, and part of `ChangesFound`.
+
+    Attributes:
+        unrecorded: Data that Dagster has not recorded.
+        finished_runs: The Dagster runs whose unfinished restatements somebody has finished since.
+    """
+
+    unrecorded: tuple[ComputedData, ...] = ()
+    finished_runs: tuple[str, ...] = ()
+    type: Literal["data_compared_with_records"] = "data_compared_with_records"
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,14 +340,25 @@ class ChangesFound:
         plan_id: The last plan of the environment.
         is_finalized: False if that plan is still updating the environment. Then nothing else is found.
         promoted: The promoted models, by fqn, without external and embedded ones.
-        computed: Data that Dagster has not recorded, of requested models.
+        compared: How the state differs from Dagster's records.
     """
 
     plan_id: str
     is_finalized: bool
     promoted: dict[str, PromotedVersion] = field(default_factory=dict)
-    computed: tuple[ComputedData, ...] = ()
+    compared: DataComparedWithRecords = field(default_factory=DataComparedWithRecords)
     type: Literal["changes_found"] = "changes_found"
+
+
+@dataclass(frozen=True, slots=True)
+class StateLocked:
+    """Sent when no other run uses the SQLMesh state any more. The worker then waits for `Records`.
+
+    From now on, Dagster's records of data that other runs have computed are complete: a run holds the lock until its
+    results are stored.
+    """
+
+    type: Literal["state_locked"] = "state_locked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +436,7 @@ class RestatementPlanned:
         environments: Other environments that lose intervals of these models, with the number of models.
         seconds, rows, bytes: The estimate, from recorded costs; None if nothing is recorded.
         without_cost: Models that the estimate leaves out, because Dagster has no record of a computation.
+        planned_at: When it was planned.
 
     Source: `Plan.missing_intervals` of a plan with `restate_models`.
     """
@@ -386,6 +448,7 @@ class RestatementPlanned:
     rows: int | None
     bytes: int | None
     without_cost: tuple[str, ...]
+    planned_at: int = 0
     type: Literal["restatement_planned"] = "restatement_planned"
 
 
@@ -449,6 +512,7 @@ class BatchFinished:
         batch_index: Index in the planned batches, from 0. Batches end in any order.
         duration_ms: Wall time; None if the batch raised an error.
         rows, bytes: As the engine reports them; None if it does not.
+        at: When it ended, after SQLMesh has written the interval to its state.
 
     Source: `Console.update_snapshot_evaluation_progress`, which SQLMesh calls for a failing batch too.
     """
@@ -459,6 +523,7 @@ class BatchFinished:
     duration_ms: int | None
     rows: int | None
     bytes: int | None
+    at: int = 0
     type: Literal["batch_finished"] = "batch_finished"
 
 
@@ -530,8 +595,6 @@ class NodeUpToDate:
         last_interval_end: The end of its last computed interval; None if nothing was ever computed.
         audited_data: The table version and definitions that its audits would be about.
         altered_at: When its data was last altered; for a view or an audit, when the data that it reads was.
-        intervals: Its computed intervals, adjoining intervals merged; empty for an audit.
-        computed_at: When SQLMesh last computed any interval, in any process; None if it never did.
     """
 
     fqn: str
@@ -540,8 +603,6 @@ class NodeUpToDate:
     last_interval_end: int | None
     audited_data: AuditedData | None = None
     altered_at: int | None = None
-    intervals: tuple[Interval, ...] = ()
-    computed_at: int | None = None
     type: Literal["node_up_to_date"] = "node_up_to_date"
 
 
@@ -584,6 +645,7 @@ class IntervalCoverage:
         missing_intervals: The number of single intervals in all gaps.
         missing_since: When the oldest missing interval became due: the first tick of the cron at or after its end. None
             if there are no gaps.
+        unrestated: Computed ranges whose restatement has not finished. Rows of them may be missing.
     """
 
     fqn: str
@@ -592,6 +654,7 @@ class IntervalCoverage:
     gap_count: int = 0
     missing_intervals: int = 0
     missing_since: int | None = None
+    unrestated: tuple[Interval, ...] = ()
     type: Literal["interval_coverage"] = "interval_coverage"
 
 
@@ -606,11 +669,13 @@ class NodeAudited:
     Attributes:
         missing: Pending intervals, without which the audits are about older data.
         error: Why no audits were evaluated; None if they were, each with its own `AuditEvaluated`.
+        at: When the first of them began.
     """
 
     fqn: str
     missing: tuple[Interval, ...]
     error: str | None
+    at: int = 0
     type: Literal["node_audited"] = "node_audited"
 
 
@@ -709,6 +774,8 @@ Event = (
     ProjectLoaded
     | PendingFound
     | ChangesFound
+    | StateLocked
+    | DataComparedWithRecords
     | RestatementPlanned
     | EnvironmentOpened
     | EvaluationPlanned

@@ -13,12 +13,13 @@ from pydantic_core import PydanticSerializationError
 
 from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.manifest import Manifest
-from dg_sqlmesh_component.protocol.messages import Event, Request
+from dg_sqlmesh_component.protocol.messages import Event, Records, Request
 
 _T = TypeVar("_T")
 
 REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+RECORDS: TypeAdapter[Records] = TypeAdapter(Records)
 MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 LOADING = "\0dg_sqlmesh: loads the configuration"

@@ -17,7 +17,9 @@ NOT_EVALUATED = "sqlmesh/not_evaluated"
 """Metadata of a check result that only says why the audit was not evaluated."""
 
 Data: TypeAlias = tuple[str, msg.AuditedData, int]
-"""The data that a result describes: environment, version of data and audits, end of the last computed interval (ms)."""
+"""The data that a result describes: environment, version of data and audits, everything computed until then (ms)."""
+
+_AUDITED_DATA = "sqlmesh/audited_data"
 
 _MAX_RECORDS = 50
 """How many results of a check are searched for the last one in the environment of the run."""
@@ -31,7 +33,6 @@ class EarlierResult:
         run_id: The run in which the audit was evaluated.
         evaluated_at: When it was evaluated, in epoch seconds.
         audited_data: The data that was audited; None if it is not stored.
-        is_audit_only: Whether the audit was evaluated without running its model.
     """
 
     passed: bool
@@ -39,7 +40,6 @@ class EarlierResult:
     run_id: str
     evaluated_at: float
     audited_data: Data | None = None
-    is_audit_only: bool = False
 
     @property
     def is_blocking_failure(self) -> bool:
@@ -130,32 +130,24 @@ def _earlier_result(record: CheckRecord) -> EarlierResult | None:
     else:
         # The record's own time is when Dagster planned the check.
         run_id, evaluated_at = record.run_id, record.event.timestamp
-    is_audit_only = "sqlmesh/evaluated_alone" in metadata
-    return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), is_audit_only)
+    return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata))
 
 
-def data_metadata(data: Data | None, is_audit_only: bool) -> dict[str, Any]:
+def data_metadata(data: Data | None) -> dict[str, Any]:
     """The audited data as metadata; `data_in` reads it."""
     if data is None:
         return {}
-    environment, audited, computed_up_to = data
-    return {
-        "sqlmesh/environment": environment,
-        "sqlmesh/snapshot_version": audited.version,
-        "sqlmesh/audits_version": audited.audits,
-        "sqlmesh/computed_up_to": dg.MetadataValue.timestamp(computed_up_to / 1000),
-        **({"sqlmesh/evaluated_alone": True} if is_audit_only else {}),
-    }
+    environment, audited, up_to = data
+    described = {"environment": environment, "version": audited.version, "audits": audited.audits, "up_to": up_to}
+    return {_AUDITED_DATA: dg.MetadataValue.json(described)}
 
 
 def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
-    """The audited data in a check result's metadata; None if it is incomplete."""
-    names = ("environment", "snapshot_version", "audits_version", "computed_up_to")
-    values = [stored_value(metadata, name) for name in names]
-    if None in values:
+    """The audited data in a check result's metadata; None if there is none."""
+    described = stored_value(metadata, "audited_data")
+    if not isinstance(described, Mapping):
         return None
-    environment, version, audits, computed_up_to = values
-    return str(environment), msg.AuditedData(str(version), str(audits)), round(float(computed_up_to) * 1000)
+    return described["environment"], msg.AuditedData(described["version"], described["audits"]), described["up_to"]
 
 
 def stored_value(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:

@@ -56,8 +56,8 @@ def intervals_result(
     return dg.AssetCheckResult(
         asset_key=check.asset_key,
         check_name=check.name,
-        passed=is_complete(coverage, slack, now),
-        description=f"{sentences} {reason}" if reason else sentences,
+        passed=is_complete(coverage, slack, now) and not coverage.unrestated,
+        description=" ".join(filter(None, [sentences, reason, *wording.unrestated(coverage.fqn, coverage.unrestated)])),
         metadata={"sqlmesh/environment": wording.environment, **coverage_metadata(coverage)},
     )
 

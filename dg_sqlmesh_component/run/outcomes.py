@@ -43,6 +43,7 @@ from enum import Enum
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.protocol.intervals import merged
 
 
 class Outcome(str, Enum):
@@ -116,9 +117,8 @@ class NodeOutcome:
         last_interval_end: For `up_to_date` and `waiting`: the end of the last computed interval.
         audited_data: For `up_to_date` and `waiting`: the current version of the data and of the audits.
         altered_at: For `up_to_date` and `waiting`: when the data was last altered.
-        computed: For `up_to_date`: all computed intervals.
+        computed_until: When the last batch of this run ended, epoch milliseconds; None if no batch was started.
         coverage: The coverage of an incremental model after this run; None if it was not reported.
-        computed_at: For `up_to_date`: when SQLMesh last computed one of them.
         attempts: The number of attempts, with retries inside the step.
         is_second_outcome: Whether this is the node's second outcome in this run, because a plan landed and SQLMesh
             computed the node again.
@@ -147,11 +147,15 @@ class NodeOutcome:
     last_interval_end: int | None = None
     audited_data: msg.AuditedData | None = None
     altered_at: int | None = None
-    computed: tuple[msg.Interval, ...] = ()
-    computed_at: int | None = None
+    computed_until: int | None = None
     coverage: msg.IntervalCoverage | None = None
     attempts: int = 1
     is_second_outcome: bool = False
+
+    @property
+    def unrestated(self) -> tuple[msg.Interval, ...]:
+        """Computed ranges whose restatement has not finished."""
+        return self.coverage.unrestated if self.coverage else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,7 @@ class AuditOnlyOutcome:
         missing: The node's pending intervals.
         error: Why no audit was evaluated; None if they were evaluated.
         coverage: The coverage of an incremental model; None if it was not reported.
+        evaluated_at: When the first audit began, epoch milliseconds.
     """
 
     fqn: str
@@ -169,6 +174,12 @@ class AuditOnlyOutcome:
     missing: tuple[msg.Interval, ...]
     error: str | None
     coverage: msg.IntervalCoverage | None = None
+    evaluated_at: int | None = None
+
+    @property
+    def unrestated(self) -> tuple[msg.Interval, ...]:
+        """Computed ranges whose restatement has not finished."""
+        return self.coverage.unrestated if self.coverage else ()
 
 
 @dataclass(slots=True)
@@ -181,6 +192,7 @@ class _Entry:
         earlier: Batches that finished before SQLMesh started over, or in an earlier attempt.
         earlier_errors: The errors of earlier attempts.
         verdict: The outcome; None while the entry is open.
+        computed_until: When its last batch ended, with or without an error.
     """
 
     planned: tuple[msg.Interval, ...] | None = None
@@ -198,6 +210,7 @@ class _Entry:
     row_count: int | None = None
     attempts: int = 1
     earlier_errors: tuple[str, ...] = ()
+    computed_until: int | None = None
 
     @property
     def is_open(self) -> bool:
@@ -265,7 +278,7 @@ class _Entry:
             fqn=fqn,
             outcome=outcome,
             promoted=promoted,
-            intervals=_merge(batch.interval for batch in done),
+            intervals=merged(batch.interval for batch in done),
             planned_batches=len(self.planned or ()) + len(self.earlier),
             finished_batches=len(done),
             duration_ms=sum(batch.duration_ms or 0 for batch in done),
@@ -287,8 +300,7 @@ class _Entry:
             last_interval_end=idle.last_interval_end if idle else None,
             audited_data=idle.audited_data if idle else None,
             altered_at=idle.altered_at if idle else None,
-            computed=up_to_date.intervals if up_to_date else (),
-            computed_at=up_to_date.computed_at if up_to_date else None,
+            computed_until=self.computed_until,
             coverage=self.coverage,
             attempts=self.attempts,
             is_second_outcome=self.is_second_outcome,
@@ -374,7 +386,7 @@ class Ledger:
                 self._audit_only.pop(event.fqn, None)
                 results = _audit_results(self._audited.pop(event.fqn, {}))
                 coverage = self._audit_only_coverage.pop(event.fqn, None)
-                return [AuditOnlyOutcome(event.fqn, results, _merge(event.missing), event.error, coverage)]
+                return [AuditOnlyOutcome(event.fqn, results, merged(event.missing), event.error, coverage, event.at)]
             case msg.EvaluationFinished():
                 self._status = event.status
                 return self.close(None)
@@ -500,6 +512,7 @@ class Ledger:
 
     def _finish_batch(self, event: msg.BatchFinished) -> list[NodeOutcome | AuditOnlyOutcome]:
         entry = self._entry(event.fqn)
+        entry.computed_until = event.at
         if event.duration_ms is None:
             return []
         planned = entry.planned or ()
@@ -547,16 +560,6 @@ def _messages(failures: Iterable[msg.NodeFailed]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(failure.message for failure in failures))
 
 
-def _merge(intervals: Iterable[msg.Interval]) -> tuple[msg.Interval, ...]:
-    merged: list[msg.Interval] = []
-    for start, end in sorted(intervals):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return tuple(merged)
-
-
 def _total(values: list[int | None]) -> int | None:
     known = [value for value in values if value is not None]
     return sum(known) if known and len(known) == len(values) else None
@@ -570,7 +573,7 @@ def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditRe
         ]
         if not evaluated:
             continue  # the audit has `skip true`
-        intervals = _merge(evaluation.interval for evaluation in evaluated)
+        intervals = merged(evaluation.interval for evaluation in evaluated)
         if evaluated[-1].of_whole_table:  # a later batch replaces the rows that an earlier evaluation has seen
             evaluated = evaluated[-1:]
         shown = next((evaluation for evaluation in evaluated if evaluation.failing_rows), evaluated[-1])

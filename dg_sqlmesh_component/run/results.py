@@ -11,6 +11,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, STATUS_CHECK
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, utc_text
 from dg_sqlmesh_component.run.check_history import NOT_EVALUATED, Data, EarlierResult, data_metadata
 from dg_sqlmesh_component.run.coverage import intervals_result
@@ -20,7 +21,7 @@ from dg_sqlmesh_component.run.metadata import (
     status_metadata,
 )
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
-from dg_sqlmesh_component.run.outside import outside_materialization, outside_metadata
+from dg_sqlmesh_component.run.records import record_metadata
 from dg_sqlmesh_component.run.wording import Wording
 
 
@@ -45,40 +46,27 @@ class Reporter:
 
     # -- models -----------------------------------------------------------------------------------
 
-    def materialization(self, outcome: NodeOutcome) -> dg.MaterializeResult[None]:
+    def materialization(
+        self, outcome: NodeOutcome, recorded: msg.RecordedData | None = None
+    ) -> dg.MaterializeResult[None]:
         """An executed model, with a result for each of its selected checks."""
         assert outcome.outcome is Outcome.EXECUTED
         version = outcome.promoted.version if outcome.promoted else "unknown"
         return dg.MaterializeResult(
             asset_key=self.assets.key(outcome.fqn),
-            metadata=outcome_metadata(self.wording, outcome),
+            metadata={**outcome_metadata(self.wording, outcome), **record_metadata(self.environment, recorded)},
             data_version=dg.DataVersion(f"{version}@{utc_text(self.execution_time)}"),
             # Dagster would record the local file's version, but the promoted version was executed.
             tags={"dagster/code_version": outcome.promoted.data_hash} if outcome.promoted else None,
             check_results=[
                 *self.status_check(outcome),
                 *self.intervals_check(outcome),
-                *self.audit_checks(outcome.fqn, outcome.audits),
+                *self.audit_checks(outcome.fqn, outcome.audits, outcome.computed_until),
                 *self.audits_not_promoted(outcome),
             ],
         )
 
-    def computed_outside(self, outcome: NodeOutcome) -> dg.AssetMaterialization:
-        """An up-to-date model whose data was computed outside of Dagster, with all of its intervals.
-
-        This is no `MaterializeResult`, because Dagster refuses one after those of downstream assets. Downstream models
-        may already be executed.
-        """
-        assert outcome.outcome is Outcome.UP_TO_DATE
-        assert outcome.computed_at is not None
-        assert outcome.promoted is not None
-        metadata = {
-            **outcome_metadata(self.wording, outcome),
-            **outside_metadata(self.environment, outcome.promoted.version, outcome.computed, outcome.computed_at),
-        }
-        return outside_materialization(self.assets.key(outcome.fqn), outcome.promoted, outcome.computed_at, metadata)
-
-    def observation(self, outcome: NodeOutcome) -> dg.AssetObservation:
+    def observation(self, outcome: NodeOutcome, recorded: msg.RecordedData | None = None) -> dg.AssetObservation:
         """A model that was not executed, or not in the declared environment, and why. Never a materialization."""
         description = self.wording.sentence(outcome)
         if outcome.outcome is Outcome.UP_TO_DATE:
@@ -86,19 +74,20 @@ class Reporter:
         return dg.AssetObservation(
             asset_key=self.assets.key(outcome.fqn),
             description=description,
-            metadata=outcome_metadata(self.wording, outcome),
+            metadata={**outcome_metadata(self.wording, outcome), **record_metadata(self.environment, recorded)},
         )
 
     def status_check(self, outcome: NodeOutcome) -> list[dg.AssetCheckResult]:
         """The status check of a model, if it is selected."""
         # A model that was cancelled has not failed.
         is_cancelled = outcome.outcome is Outcome.INTERRUPTED and self.wording.running is not None
+        unrestated = self.wording.unrestated(outcome.fqn, outcome.unrestated)
         return self._status_check(
             outcome.fqn,
-            passed=outcome.outcome in (Outcome.EXECUTED, Outcome.UP_TO_DATE),
-            is_warning=outcome.outcome is Outcome.WAITING or is_cancelled,
+            passed=outcome.outcome in (Outcome.EXECUTED, Outcome.UP_TO_DATE) and not unrestated,
+            is_warning=(outcome.outcome is Outcome.WAITING or is_cancelled) and not unrestated,
             # The metadata contains the error, and the step logs it. Dagster logs this text again, in quotes.
-            description=self.wording.summary(outcome),
+            description=" ".join([self.wording.summary(outcome), *unrestated]),
             metadata=status_metadata(self.wording, outcome),
         )
 
@@ -139,13 +128,11 @@ class Reporter:
 
     # -- audits -----------------------------------------------------------------------------------
 
-    def audit_checks(
-        self, node: str, audits: Sequence[AuditResult], *, is_audit_only: bool = False
-    ) -> list[dg.AssetCheckResult]:
+    def audit_checks(self, node: str, audits: Sequence[AuditResult], up_to: int | None) -> list[dg.AssetCheckResult]:
         """The selected checks of audits that SQLMesh evaluated in this run.
 
         Args:
-            is_audit_only: Whether the audits were evaluated without running the model.
+            up_to: The results are about everything that was computed until then.
         """
         return [
             dg.AssetCheckResult(
@@ -157,28 +144,29 @@ class Reporter:
                 metadata={
                     **audit_metadata(audit),
                     "sqlmesh/environment": self.environment,
-                    **data_metadata(self._data_of(audit), is_audit_only),
+                    **data_metadata(self._data_of(audit, up_to)),
                 },
             )
             for key, audit in self.assets.checks_of_results(node, audits).items()
             if key in self.selected_checks and audit.error is None
         ]
 
-    def _data_of(self, audit: AuditResult) -> Data | None:
-        if audit.audited_data is None or not audit.intervals:
+    def _data_of(self, audit: AuditResult, up_to: int | None) -> Data | None:
+        if audit.audited_data is None or up_to is None:
             return None
-        return (self.environment, audit.audited_data, audit.intervals[-1][1])
+        return (self.environment, audit.audited_data, up_to)
 
     def audited(self, outcome: AuditOnlyOutcome) -> list[dg.AssetCheckResult]:
         """The checks of a node whose audits were evaluated without running it."""
+        unrestated = self.wording.unrestated(outcome.fqn, outcome.unrestated)
         return [
-            *self.audit_checks(outcome.fqn, outcome.audits, is_audit_only=True),
+            *self.audit_checks(outcome.fqn, outcome.audits, outcome.evaluated_at),
             *(self.audits_not_promoted(outcome) if outcome.error is None else ()),
             *self._status_check(
                 outcome.fqn,
-                passed=not (outcome.missing or outcome.error),
-                is_warning=outcome.error is None,
-                description=self.wording.audit_only_sentence(outcome),
+                passed=not (outcome.missing or outcome.error or unrestated),
+                is_warning=outcome.error is None and not unrestated,
+                description=" ".join([self.wording.audit_only_sentence(outcome), *unrestated]),
             ),
             *self.intervals_check(outcome),
         ]
@@ -213,17 +201,13 @@ class Reporter:
     # -- results of earlier runs ------------------------------------------------------------------
 
     def still_applies(self, outcome: NodeOutcome, result: EarlierResult) -> bool:
-        """Whether an earlier result describes the current data of a node that was not run.
-
-        The failure of a blocking audit in a run of its model never does. If the model has nothing to do now, SQLMesh
-        has computed it since then, so the audit has passed outside of Dagster.
-        """
-        if outcome.audited_data is None or outcome.last_interval_end is None:
+        """Whether an earlier result describes the current data of a node that was not run."""
+        if result.audited_data is None or outcome.last_interval_end is None:
             return False
-        data = (self.environment, outcome.audited_data, outcome.last_interval_end)
+        environment, audited, up_to = result.audited_data
+        is_same = (environment, audited) == (self.environment, outcome.audited_data)
         # A restatement alters the data; for a view, so does a new computation of its upstream models.
-        is_older = result.evaluated_at * 1000 < (outcome.altered_at or 0)
-        return result.audited_data == data and not is_older and (result.is_audit_only or not result.is_blocking_failure)
+        return is_same and (outcome.altered_at or 0) <= up_to
 
     def carried_over(
         self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, EarlierResult]
@@ -236,7 +220,7 @@ class Reporter:
                 passed=result.passed,
                 severity=result.severity,
                 description=f"{result.sentence}. Repeated, because {self.assets.name(outcome.fqn)} was not executed.",
-                metadata={**data_metadata(result.audited_data, result.is_audit_only), **result.label},
+                metadata={**data_metadata(result.audited_data), **result.label},
             )
             for key, result in results.items()
             if self.still_applies(outcome, result)

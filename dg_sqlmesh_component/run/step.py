@@ -7,6 +7,7 @@ events alone.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from dg_sqlmesh_component.protocol.errors import (
 )
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.run import retry_decision
+from dg_sqlmesh_component.run.active_runs import computing_since_tag
 from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.check_history import last_evaluations
@@ -31,6 +33,7 @@ from dg_sqlmesh_component.run.request import StepSettings, build_request, report
 from dg_sqlmesh_component.run.results import Reporter, not_evaluated
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_results import StepResults
+from dg_sqlmesh_component.run.unfinished_restatements import RestatementMemory, finish, unfinished_restatements
 from dg_sqlmesh_component.run.wording import as_sentence
 from dg_sqlmesh_component.worker_client.requests import serving
 from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
@@ -92,7 +95,10 @@ class _Step:
         self._request = request
         self._retries = execution.retries
         self.interruption = Interruption(self._cancel)
+        self._open_worker = ExitStack()
         self._worker: Worker | None = None
+        self._computes = False
+        self._restatement = RestatementMemory(context, assets)
         self._in_flight: tuple[str, ...] = ()
         self._cut_off: set[str] = set()
         self._problems: list[str] = []
@@ -107,10 +113,22 @@ class _Step:
         self._results = StepResults(context, reporter, self._log, execution.record_unchanged)
 
     def run(self) -> Iterator[Any]:
-        """Yield all results of the step, then raise if it failed or was cancelled."""
+        """Yield all results of the step, then raise if it failed or was cancelled.
+
+        The last worker holds the lock on the SQLMesh state until Dagster has stored all results.
+        """
+        with self._open_worker:
+            failure = yield from self._results_until_failure()
+        if self.interruption.is_cancelled:
+            finished = failure.description if failure and failure.description else "Everything had finished by then."
+            raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {finished}")
+        if failure is not None:
+            raise failure
+
+    def _results_until_failure(self) -> Generator[Any, None, dg.Failure | None]:
         end = yield from self._attempts()
         yield from self._settle(end)
-        self._problems += self._ledger.contradictions
+        self._problems += [*self._ledger.contradictions, *self._restatement.end(self._results.outcomes, self._wording)]
         failure = self._failure()
         # Dagster shows checks without a result as failed in a failed run, and as skipped in a cancelled run.
         if failure is not None and not self.interruption.is_cancelled:
@@ -124,11 +142,7 @@ class _Step:
         yield from self._results.release_checks()
         self._log.nothing_to_do(self._results.unobserved)
         self._log.backfill(self._results.outcomes)
-        if self.interruption.is_cancelled:
-            finished = failure.description if failure and failure.description else "Everything had finished by then."
-            raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {finished}")
-        if failure is not None:
-            raise failure
+        return failure
 
     def _failure(self) -> dg.Failure | None:
         problems = [*self._problems, *self._results.known_failures]
@@ -154,27 +168,51 @@ class _Step:
         return end
 
     def _attempt(self, request: msg.EvaluationRequest) -> Generator[Any, None, retry_decision.End]:
-        """Run SQLMesh once and report each node as soon as it is settled."""
+        """Run SQLMesh once and report each node as soon as it is settled. The worker stays open."""
+        self._open_worker.close()  # the records of an earlier attempt are stored
         try:
-            with serving(self._project, request) as self._worker:
-                if self.interruption.is_cancelled:
-                    self._worker.cancel()
-                for event in self._worker:
-                    event = self._retries.classify(event) if self._retries else event
-                    if isinstance(event, (msg.EvaluationFinished, msg.RequestFailed)):
-                        return event
-                    if isinstance(event, msg.EnvironmentOpened):
-                        self._wording.plan_command = event.plan_command
-                    if isinstance(event, msg.BatchesInFlight):
-                        self._in_flight = event.nodes
-                        self._cut_off.update(event.nodes)
-                    if isinstance(event, msg.RestatementPlanned):
-                        self._add(event.added)
-                    self._log.event(event)
-                    yield from self._results.report(self._ledger.feed(event))
+            self._worker = worker = self._open_worker.enter_context(serving(self._project, request))
+            if self.interruption.is_cancelled:
+                worker.cancel()
+            for event in worker:
+                event = self._retries.classify(event) if self._retries else event
+                if isinstance(event, (msg.EvaluationFinished, msg.RequestFailed)):
+                    return event
+                self._note(event, worker)
+                self._log.event(event)
+                if isinstance(event, msg.DataComparedWithRecords):
+                    finish(self._context.instance, event.finished_runs)
+                    yield from self._results.record_outside_data(event.unrecorded)
+                yield from self._results.report(self._ledger.feed(event))
         except SQLMeshComponentError as error:
             return error  # the worker died or could not be started; nodes that had finished were reported
         raise AssertionError("a worker that ends without a last event raises")
+
+    def _note(self, event: msg.Event, worker: Worker) -> None:
+        match event:
+            case msg.StateLocked():
+                worker.answer(self._records())
+            case msg.RestatementPlanned():
+                self._add(event.added)
+                self._restatement.planned = event
+            case msg.EnvironmentOpened():
+                self._wording.plan_command = event.plan_command
+                self._restatement.begin(event.promoted)
+            case msg.BatchesInFlight():
+                self._in_flight = event.nodes
+                self._cut_off.update(event.nodes)
+
+    def _records(self) -> msg.Records:
+        """What Dagster has recorded. The run gets a tag: data that is computed from now on is this run's."""
+        if not self._wording.is_declared:
+            return msg.Records()
+        instance, run = self._context.instance, self._context.run
+        if not self._computes:
+            instance.add_run_tags(run.run_id, computing_since_tag())
+            self._computes = True
+        models = self._assets.with_upstream([*self._request.models, *self._request.audit_only])
+        unfinished = unfinished_restatements(instance, self._restatement.project, except_run=run.run_id)
+        return msg.Records(self._results.read_records(models), unfinished)
 
     def _add(self, models: Sequence[str]) -> None:
         """Report models that SQLMesh adds to a restatement like the requested ones."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import is_only_step
+from dg_sqlmesh_component.dagster_internals import DataVersions, forget_data_version, is_only_step
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.run.check_history import EarlierResult, last_results
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
-from dg_sqlmesh_component.run.outside import unrecorded
+from dg_sqlmesh_component.run.records import (
+    materialized_data,
+    outside_data,
+    outside_materialization,
+    record_of,
+    recorded_data,
+)
 from dg_sqlmesh_component.run.results import Reporter
 from dg_sqlmesh_component.run.run_log import RunLog
 
@@ -30,7 +38,7 @@ class StepResults:
         record_unchanged: Whether each model that had nothing to do is observed. If not, and the run has no other step,
             its checks are not reported either.
         unobserved: Outcomes of models that had nothing to do and are not observed.
-        known_failures: Failures of blocking audits in earlier runs that still apply, each as a sentence.
+        known_failures: What earlier runs have left in a bad state, each as a sentence.
     """
 
     context: dg.AssetExecutionContext
@@ -41,11 +49,53 @@ class StepResults:
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
     unobserved: list[NodeOutcome] = field(default_factory=list)
     known_failures: list[str] = field(default_factory=list)
+    _recorded: dict[str, msg.RecordedData | None] = field(default_factory=dict)
+    _computed_outside: set[str] = field(default_factory=set)
     _reported: set[dg.AssetCheckKey] = field(default_factory=set)
 
     def report(self, settled: Sequence[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
         """The results of settled nodes, parents before children."""
         yield from self._remembered(self._results(settled))
+
+    # -- records ----------------------------------------------------------------------------------
+
+    def read_records(self, models: Sequence[str]) -> dict[str, msg.RecordedData | None]:
+        """Dagster's records of the models, by fqn. No other run of ours changes them until this step has ended."""
+        self._recorded |= materialized_data(self.context.instance, self.reporter.assets, models)
+        return {fqn: self._recorded[fqn] for fqn in models}
+
+    def record_outside_data(self, compared: Sequence[msg.ComputedData]) -> Iterator[dg.AssetMaterialization]:
+        """Materializations of data that was computed outside of Dagster, parents before children."""
+        if not compared:
+            return
+        assets, instance = self.reporter.assets, self.context.instance
+        active = active_runs(instance, assets)
+        self._recorded |= recorded_data(instance, assets, [data.fqn for data in compared])
+        outside, left_to_runs = outside_data(compared, self._recorded, active)
+        for data in outside:
+            self._recorded[data.fqn] = data.record
+            self._computed_outside.add(data.fqn)
+            yield outside_materialization(assets, data, self._data_versions)
+            forget_data_version(self.context, assets.key(data.fqn))
+        if left_to_runs:
+            names = listed([assets.name(fqn) for fqn in left_to_runs])
+            self.context.log.info(f"Left to run {run_ids(active)}, which has not finished: {names}.")
+
+    def _record(self, outcome: NodeOutcome) -> msg.RecordedData | None:
+        """What Dagster knows of the model's data after this outcome."""
+        if outcome.promoted is None or not self._is_declared:
+            return None
+        known = self._recorded.get(outcome.fqn)
+        instants = [known.up_to] if known and known.version == outcome.promoted.version else []
+        instants += [] if outcome.computed_until is None else [outcome.computed_until]
+        return record_of(outcome.promoted, max(instants)) if instants else None
+
+    @cached_property
+    def _data_versions(self) -> DataVersions:
+        upstream = self.context.assets_def.asset_deps
+        return DataVersions(self.context.instance, lambda key: upstream[key])
+
+    # -- results ----------------------------------------------------------------------------------
 
     def fill_in(self) -> Iterator[Any]:
         """A result for each check that has none. If a step fails, Dagster would show these checks as failed."""
@@ -67,7 +117,9 @@ class StepResults:
             checks = [result] if isinstance(result, dg.AssetCheckResult) else []
             if isinstance(result, dg.MaterializeResult):
                 assert result.asset_key is not None, "our results always have a key"
+                assert result.data_version is not None, "our results always have a data version"
                 self._release.healthy.add(result.asset_key)
+                self._data_versions.materialized(result.asset_key, result.data_version.value)
                 checks = list(result.check_results or ())
             for check in checks:
                 assert check.asset_key is not None, "our results always have a key"
@@ -78,8 +130,8 @@ class StepResults:
     def _results(self, settled: Sequence[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
         outcomes = [outcome for outcome in settled if isinstance(outcome, NodeOutcome)]
         earlier = self._earlier_results([outcome for outcome in outcomes if self._repeats_results(outcome)])
-        computed_outside = self._computed_outside(outcomes)
         for outcome in settled:
+            self.known_failures += self.reporter.wording.unrestated(outcome.fqn, outcome.unrestated)
             self.log.audits(outcome)
             if isinstance(outcome, AuditOnlyOutcome):
                 self.audited.append(outcome)
@@ -87,13 +139,9 @@ class StepResults:
             else:
                 self.outcomes.append(outcome)
                 self.log.outcome(outcome)
-                yield from self._results_of(
-                    outcome, earlier.get(outcome.fqn, {}), is_computed_outside=outcome.fqn in computed_outside
-                )
+                yield from self._results_of(outcome, earlier.get(outcome.fqn, {}))
 
-    def _results_of(
-        self, outcome: NodeOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult], *, is_computed_outside: bool
-    ) -> Iterator[Any]:
+    def _results_of(self, outcome: NodeOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult]) -> Iterator[Any]:
         if outcome.is_second_outcome:
             return  # the first outcome was reported; if the second one is a failure, it is in the Failure
         is_asset = outcome.fqn in self.reporter.assets.specs  # else a standalone audit or an external model
@@ -103,35 +151,34 @@ class StepResults:
             yield from self._materialization(outcome)
             return
         elif self._is_declared:
-            yield from self._not_executed(outcome, earlier, is_computed_outside=is_computed_outside)
+            yield from self._not_executed(outcome, earlier)
         if is_asset and self._is_selected(outcome):
             yield from self._release.asset(outcome)
 
     def _materialization(self, outcome: NodeOutcome) -> Iterator[Any]:
-        result = self.reporter.materialization(outcome)
+        result = self.reporter.materialization(outcome, self._record(outcome))
         if self._is_selected(outcome):
             yield result
             return
         # Dagster accepts a `MaterializeResult` of a selected asset only.
         assert result.asset_key is not None, "our results always have a key"
         assert result.data_version is not None, "our results always have a data version"
-        tags = {**(result.tags or {}), "dagster/data_version": result.data_version.value}
+        code_version = outcome.promoted.data_hash if outcome.promoted else None
+        tags = self._data_versions.tags_of_materialization(result.asset_key, result.data_version.value, code_version)
         yield dg.AssetMaterialization(asset_key=result.asset_key, metadata=result.metadata, tags=tags)
+        forget_data_version(self.context, result.asset_key)
         yield from result.check_results or ()
 
     def _is_selected(self, outcome: NodeOutcome) -> bool:
         """Whether the model's asset is an output of this step. A restatement computes other models too."""
         return self.reporter.assets.key(outcome.fqn) in self.context.selected_asset_keys
 
-    def _not_executed(
-        self, outcome: NodeOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult], *, is_computed_outside: bool
-    ) -> Iterator[Any]:
+    def _not_executed(self, outcome: NodeOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult]) -> Iterator[Any]:
         """The results of a node that was not executed, or that is no asset."""
         is_observed = self.record_unchanged or outcome.outcome is not Outcome.UP_TO_DATE
-        if is_computed_outside:
-            yield self.reporter.computed_outside(outcome)
-        elif outcome.fqn in self.reporter.assets.specs and is_observed:
-            yield self.reporter.observation(outcome)
+        has_event = outcome.outcome is Outcome.UP_TO_DATE and outcome.fqn in self._computed_outside
+        if outcome.fqn in self.reporter.assets.specs and is_observed and not has_event:
+            yield self.reporter.observation(outcome, self._record(outcome))
         if not is_observed:
             self.unobserved.append(outcome)
         if is_observed or not self._is_only_step:
@@ -141,7 +188,7 @@ class StepResults:
         """The check results of a node that is not materialized."""
         yield from self.reporter.status_check(outcome)
         yield from self.reporter.intervals_check(outcome)
-        yield from self.reporter.audit_checks(outcome.fqn, outcome.audits)
+        yield from self.reporter.audit_checks(outcome.fqn, outcome.audits, outcome.computed_until)
         if outcome.outcome is Outcome.EXECUTED:
             yield from self.reporter.audits_not_promoted(outcome)
         yield from self.reporter.carried_over(outcome, earlier)
@@ -157,22 +204,6 @@ class StepResults:
         return is_only_step(self.context)
 
     # -- earlier runs -----------------------------------------------------------------------------
-
-    def _computed_outside(self, outcomes: Sequence[NodeOutcome]) -> Set[str]:
-        """Up-to-date models whose current data Dagster has not recorded."""
-        if not self._is_declared:
-            return set()
-        computed = {
-            self.reporter.assets.key(outcome.fqn): (outcome.promoted.version, outcome.computed_at)
-            for outcome in outcomes
-            if outcome.outcome is Outcome.UP_TO_DATE
-            and outcome.computed
-            and outcome.computed_at is not None
-            and outcome.promoted is not None
-            and outcome.fqn in self.reporter.assets.specs
-        }
-        keys = unrecorded(self.context.instance, computed, self.reporter.environment)
-        return {self.reporter.assets.fqn_by_key[key] for key in keys}
 
     def _checks_left_out(self) -> Iterator[Any]:
         """The checks that were not reported because of `record_unchanged: false`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
@@ -140,6 +140,16 @@ class Wording:
             "incremental. Apply a plan to promote the local change."
         )
 
+    def unrestated(self, fqn: str, intervals: Sequence[msg.Interval]) -> list[str]:
+        """What to do about the ranges of a model whose restatement has not finished, as one text; empty without any."""
+        if not intervals:
+            return []
+        return [
+            f"The restatement of {self.assets.name(fqn)} has not finished for {ranges(intervals)}: rows may be missing "
+            "or old there, and SQLMesh does not count these intervals as pending. To compute them, launch a run of the "
+            f"model with `{_restate_config(intervals[0][0], intervals[-1][1])}` in the run config."
+        ]
+
     def was_not_started(self, outcome: NodeOutcome) -> bool:
         """Whether the run was cancelled before it reached the model."""
         return self.running is not None and not outcome.intervals and outcome.fqn not in self.running
@@ -200,6 +210,14 @@ def interval_ends(interval: msg.Interval) -> list[str]:
     ends = [utc_text(end) for end in interval]
     midnight = "T00:00:00Z"
     return [end.removesuffix(midnight) for end in ends] if all(end.endswith(midnight) for end in ends) else ends
+
+
+def _restate_config(start: int, end: int) -> str:
+    """The run config that computes a range again. SQLMesh includes the day of an end that is a date."""
+    bounds = [utc_text(start), utc_text(end)]
+    if all(bound.endswith("T00:00:00Z") for bound in bounds):
+        bounds = [utc_text(start)[:10], utc_text(end - 1)[:10]]
+    return f"restate: {{start: '{bounds[0]}', end: '{bounds[1]}'}}"
 
 
 def as_sentence(text: str) -> str:

@@ -22,7 +22,7 @@ from dg_sqlmesh_component.dagster_internals import assets_between
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.schedule.active_runs import active_runs, run_ids
+from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.schedule.crons import ticked_models
 from dg_sqlmesh_component.worker_client.requests import find_pending
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import dagster as dg
 
@@ -14,52 +12,46 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted
 from dg_sqlmesh_component.run.metadata import unapplied_change
+from dg_sqlmesh_component.run.records import record_metadata, record_of
 
 
 @dataclass(frozen=True)
-class Promotion:
-    """The promoted models at one tick. The sensor's cursor contains it.
+class LastPlan:
+    """The plan at the previous tick. The sensor's cursor contains it.
 
     Attributes:
-        models: The version, data hash and metadata hash of each model, by fqn.
+        unpromoted: The models of the definitions that it had not promoted, by fqn.
     """
 
     environment: str
     plan_id: str
-    models: Mapping[str, tuple[str, str, str]]
+    unpromoted: tuple[str, ...]
 
     @classmethod
-    def of(cls, environment: str, found: msg.ChangesFound) -> Promotion:
-        models = {
-            fqn: (promoted.version, promoted.data_hash, promoted.metadata_hash)
-            for fqn, promoted in found.promoted.items()
-        }
-        return cls(environment, found.plan_id, models)
+    def of(cls, environment: str, found: msg.ChangesFound, assets: ProjectAssets) -> LastPlan:
+        return cls(environment, found.plan_id, tuple(sorted(assets.specs.keys() - found.promoted.keys())))
 
     def cursor(self) -> str:
-        """The text that `from_cursor` reads. Compressed, because Dagster stores it with each tick."""
-        packed = base64.b64encode(zlib.compress(json.dumps(self.models).encode()))
-        return json.dumps({"environment": self.environment, "plan_id": self.plan_id, "models": packed.decode()})
+        """The text that `from_cursor` reads."""
+        return json.dumps(asdict(self))
 
     @classmethod
-    def from_cursor(cls, cursor: str) -> Promotion:
-        """The promotion in a cursor.
+    def from_cursor(cls, cursor: str) -> LastPlan:
+        """The plan in a cursor.
 
         Raises:
             ValueError: The cursor is no text of `cursor`.
         """
         try:
             stored = json.loads(cursor)
-            models = json.loads(zlib.decompress(base64.b64decode(stored["models"])))
-            hashes = {fqn: (str(version), str(data), str(text)) for fqn, (version, data, text) in models.items()}
-            return cls(stored["environment"], stored["plan_id"], hashes)
-        except (KeyError, TypeError, AttributeError, zlib.error) as error:
+            return cls(stored["environment"], stored["plan_id"], tuple(stored["unpromoted"]))
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{cursor[:60]!r} is no cursor of this sensor") from error
 
 
 @dataclass(frozen=True)
 class PlanChanges:
-    """The changes between two promotions.
+    """What plans have changed since the previous tick.
 
     Attributes:
         by_model: `added`, `changed`, `changed upstream` or `removed`, by fqn. A model is `changed upstream` if only its
@@ -71,14 +63,27 @@ class PlanChanges:
     by_model: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, before: Promotion, after: Promotion) -> PlanChanges:
-        by_model = {fqn: "added" for fqn in after.models if fqn not in before.models}
-        by_model |= {fqn: "removed" for fqn in before.models if fqn not in after.models}
-        for fqn, (version, *hashes) in after.models.items():
-            earlier = before.models.get(fqn)
-            if earlier is not None and earlier != (version, *hashes):
-                by_model[fqn] = "changed" if list(earlier[1:]) != hashes else "changed upstream"
-        return cls(after.plan_id, after.environment, dict(sorted(by_model.items())))
+    def between(
+        cls, before: LastPlan, found: msg.ChangesFound, recorded: Mapping[str, msg.RecordedData | None]
+    ) -> PlanChanges:
+        """The changes of the models of the definitions.
+
+        Args:
+            recorded: Dagster's records of these models, by fqn.
+        """
+        by_model = {}
+        for fqn, record in sorted(recorded.items()):
+            promoted = found.promoted.get(fqn)
+            if promoted is None:
+                if fqn not in before.unpromoted:
+                    by_model[fqn] = "removed"
+            elif fqn in before.unpromoted:
+                by_model[fqn] = "added"
+            elif record and (record.data_hash, record.metadata_hash) != (promoted.data_hash, promoted.metadata_hash):
+                by_model[fqn] = "changed"
+            elif record and record.version != promoted.version:
+                by_model[fqn] = "changed upstream"
+        return cls(found.plan_id, before.environment, by_model)
 
     def named(self, change: str) -> str:
         """The names of the models with this change."""
@@ -90,18 +95,23 @@ class PlanChanges:
         return f"Plan {self.plan_id} was applied to environment {self.environment} ({'; '.join(kinds)})."
 
     def observations(
-        self, assets: ProjectAssets, promoted: Mapping[str, msg.PromotedVersion], differs: str | None = None
+        self,
+        assets: ProjectAssets,
+        promoted: Mapping[str, msg.PromotedVersion],
+        recorded: Mapping[str, msg.RecordedData | None],
+        differs: str | None = None,
     ) -> Iterator[dg.AssetObservation]:
-        """One observation of each changed model that is an asset.
+        """One observation of each changed model.
 
         Args:
+            recorded: The records of the models after this tick, by fqn.
             differs: How the definitions differ from the environment.
         """
         lists = {f"sqlmesh/models_{change.replace(' ', '_')}": self.named(change) for change in CHANGES}
         for fqn, change in self.by_model.items():
-            if fqn not in assets.specs:
-                continue
-            version = promoted.get(fqn)
+            version, record = promoted.get(fqn), recorded.get(fqn)
+            if version and record and record.version == version.version:
+                record = record_of(version, record.up_to)  # so that a change of metadata is reported once
             unapplied = unapplied_change(assets, fqn, version) if version else None
             own = {
                 "sqlmesh/environment": self.environment,
@@ -115,7 +125,10 @@ class PlanChanges:
                 asset_key=assets.key(fqn),
                 description=f"Plan {self.plan_id} has {CHANGES[change]} {assets.name(fqn)} in {self.environment}."
                 + (f" {differs}" if differs else ""),
-                metadata={name: value for name, value in own.items() if value},
+                metadata={
+                    **{name: value for name, value in own.items() if value},
+                    **record_metadata(self.environment, record),
+                },
             )
 
 

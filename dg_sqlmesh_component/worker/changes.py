@@ -1,7 +1,7 @@
-"""Find data that Dagster has not recorded, and the promoted models. Reads the state only.
+"""Compare the state with Dagster's records: find data that they do not describe, and the promoted models.
 
-The state has a row for each range that SQLMesh has computed, with the time. A restatement adds rows too, so it is
-found although the model has no new interval.
+Only the state is read. It has a row for each range that SQLMesh has computed, with the time. A restatement adds rows
+too, so it is found although the model has no new interval.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from sqlmesh.core import constants as c
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo, missing_intervals
-from sqlmesh.core.snapshot.definition import merge_intervals
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.context import ExistingStateContext
 from dg_sqlmesh_component.worker.coverage import Coverages, computed_intervals
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -31,6 +31,7 @@ def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
     with environment_in_state(request, pipe) as (context, environment):
         if environment.finalized_ts is None:
             return msg.ChangesFound(environment.plan_id, is_finalized=False)
+        found = Comparison(request.records, environment, context)
         return msg.ChangesFound(
             environment.plan_id,
             is_finalized=True,
@@ -39,78 +40,106 @@ def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
                 for info in environment.snapshots
                 if info.is_model and not info.is_symbolic
             },
-            computed=tuple(_computed(request, environment, context)),
+            compared=found.event(coverages=found.coverages(request.now)),
         )
 
 
-def computed_since(
-    recorded: msg.RecordedData | None, version: str, ranges: Sequence[ComputedRange], computed: Sequence[msg.Interval]
-) -> tuple[msg.Interval, ...]:
-    """The intervals of a model that were computed and that Dagster has not recorded.
+class Comparison:
+    """The state of an environment, compared with Dagster's records.
 
-    Args:
-        version: The promoted version.
-        ranges: The computed ranges of its table, with times. SQLMesh's janitor merges ranges: then more intervals than
-            the new ones are returned, but never fewer.
-        computed: All computed intervals of its table.
+    Attributes:
+        unrestated: The ranges of each model whose restatement has not finished, by fqn.
+        finished_runs: The Dagster runs whose unfinished restatements somebody has finished since.
     """
-    if recorded is None or recorded.version != version:
-        return tuple(computed)
-    return tuple(
-        merge_intervals([computed_range.interval for computed_range in ranges if computed_range.at > recorded.up_to])
-    )
 
+    def __init__(self, records: msg.Records, environment: Environment, context: ExistingStateContext) -> None:
+        self._records = records
+        self._ranges = computed_ranges(context)
+        self._infos = {info.name: info for info in environment.snapshots}
+        requested = [self._infos[fqn] for fqn in records.data if fqn in self._infos]
+        if environment.name == c.PROD:
+            self._index = DeployabilityIndex.all_deployable()
+            restated = {restatement.fqn for restatement in records.unfinished}
+            # Most models have not changed, so only the others are read. This takes most of the time of a large project.
+            read = [info for info in requested if info.name in restated or self._is_new(info)]
+            self._snapshots = _read(context, read)
+        else:  # which table a model shows depends on all models upstream of it
+            self._snapshots = _read(context, environment.snapshots if requested else [])
+            self._index = DeployabilityIndex.create(self._snapshots.values())
+        self.unrestated: dict[str, list[msg.Interval]] = {}
+        open_runs: set[str] = set()
+        for restatement in records.unfinished:
+            if left := self._left_of(restatement):
+                self.unrestated.setdefault(restatement.fqn, []).extend(left)
+                open_runs.add(restatement.run_id)
+        self.finished_runs = {restatement.run_id for restatement in records.unfinished} - open_runs
 
-def _computed(
-    request: msg.ChangesRequest, environment: Environment, context: ExistingStateContext
-) -> list[msg.ComputedData]:
-    ranges = computed_ranges(context)
-    infos = {info.name: info for info in environment.snapshots if info.name in request.recorded}
-    if request.environment == c.PROD:
-        index = DeployabilityIndex.all_deployable()
-        # Most models have not changed, so only the others are read. This takes most of the time of a large project.
-        changed = [
-            info for info in infos.values() if _is_new(info, ranges.get((info.name, info.version, False)), request)
+    def event(self, coverages: Coverages | None = None) -> msg.DataComparedWithRecords:
+        """The comparison as an event.
+
+        Args:
+            coverages: Adds the coverage of each model.
+        """
+        unrecorded = []
+        for fqn in self._records.data:
+            if fqn in self._snapshots and (ranges := self._unrecorded(self._snapshots[fqn])):
+                coverage = coverages.of(fqn) if coverages else None
+                unrecorded.append(msg.ComputedData(fqn, promoted_version(self._infos[fqn]), ranges, coverage))
+        return msg.DataComparedWithRecords(tuple(unrecorded), tuple(sorted(self.finished_runs)))
+
+    def coverages(self, now: int) -> Coverages:
+        """The coverages of the models with unrecorded data.
+
+        Args:
+            now: Epoch milliseconds.
+        """
+        requested = [self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots]
+        pending = missing_intervals(requested, execution_time=now, deployability_index=self._index)
+        return Coverages(self._snapshots, self._index, now, pending, self.unrestated)
+
+    def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:
+        """The ranges of a model's table that Dagster has not recorded, with times.
+
+        SQLMesh's janitor merges ranges: then more than the new ones are returned, but never less.
+        """
+        info, recorded = self._infos[snapshot.name], self._records.data[snapshot.name]
+        ranges = self._ranges_of(snapshot)
+        if not ranges:
+            return ()
+        if recorded is None or recorded.version != info.version:
+            at = max(computed.at for computed in ranges)
+            return tuple((interval, at) for interval in computed_intervals(snapshot, self._index))
+        return tuple((computed.interval, computed.at) for computed in ranges if computed.at > recorded.up_to)
+
+    def _is_new(self, info: SnapshotTableInfo) -> bool:
+        """Whether a table of prod has data that Dagster has not recorded."""
+        recorded = self._records.data[info.name]
+        up_to = -1 if recorded is None or recorded.version != info.version else recorded.up_to
+        return any(computed.at > up_to for computed in self._ranges.get((info.name, info.version, False), ()))
+
+    def _left_of(self, restatement: msg.UnfinishedRestatement) -> Sequence[msg.Interval]:
+        """The ranges of a restatement that nobody has computed since it began.
+
+        A merged range has the time of its newest part. It may contain an older part, so it is no evidence.
+        """
+        info, snapshot = self._infos.get(restatement.fqn), self._snapshots.get(restatement.fqn)
+        if info is None or info.version != restatement.version:
+            return ()  # a plan has built another table
+        if snapshot is None:
+            return restatement.ranges
+        since = [
+            computed.interval
+            for computed in self._ranges_of(snapshot)
+            if computed.at > restatement.since and not computed.is_merged
         ]
-        snapshots = _read(context, changed)
-    else:  # which table a model shows depends on all models upstream of it
-        snapshots = _read(context, environment.snapshots)
-        index = DeployabilityIndex.create(snapshots.values())
-    missing = missing_intervals(
-        [snapshots[name] for name in infos if name in snapshots],
-        execution_time=request.now,
-        deployability_index=index,
-    )
-    coverages = Coverages(snapshots, index, request.now, missing)
-    unrecorded = []
-    for name, snapshot in snapshots.items():
-        of_table = ranges.get(table_of(snapshot, index))
-        if name not in infos or of_table is None or not _is_new(infos[name], of_table, request):
-            continue
-        computed = computed_intervals(snapshot, index)
-        if intervals := computed_since(request.recorded[name], infos[name].version, of_table, computed):
-            unrecorded.append(msg.ComputedData(name, intervals, _last_computed_at(of_table), coverages.of(name)))
-    return unrecorded
+        return subtract(restatement.ranges, since)
 
-
-def table_of(snapshot: Snapshot, index: DeployabilityIndex) -> tuple[str, str, bool]:
-    """The key in `computed_ranges` of the table that the environment shows."""
-    is_representative = index.is_representative(snapshot)
-    version = snapshot.version_get_or_generate() if is_representative else snapshot.dev_version
-    return snapshot.name, version, not is_representative
+    def _ranges_of(self, snapshot: Snapshot) -> Sequence[ComputedRange]:
+        """The computed ranges of the table that the environment shows."""
+        is_representative = self._index.is_representative(snapshot)
+        version = snapshot.version_get_or_generate() if is_representative else snapshot.dev_version
+        return self._ranges.get((snapshot.name, version, not is_representative), ())
 
 
 def _read(context: ExistingStateContext, infos: Sequence[SnapshotTableInfo]) -> Mapping[str, Snapshot]:
-    return {snapshot.name: snapshot for snapshot in context.state_reader.get_snapshots(infos).values()}
-
-
-def _is_new(info: SnapshotTableInfo, ranges: Sequence[ComputedRange] | None, request: msg.ChangesRequest) -> bool:
-    """Whether a table has data that Dagster has not recorded."""
-    recorded = request.recorded[info.name]
-    if not ranges:
-        return False
-    return recorded is None or recorded.version != info.version or _last_computed_at(ranges) > recorded.up_to
-
-
-def _last_computed_at(ranges: Sequence[ComputedRange]) -> int:
-    return max(computed_range.at for computed_range in ranges)
+    return {snapshot.name: snapshot for snapshot in context.state_reader.get_snapshots(infos).values()} if infos else {}

@@ -10,6 +10,7 @@ from sqlmesh.core.snapshot.definition import merge_intervals
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
 
 
@@ -32,6 +33,7 @@ class Coverages:
         index: DeployabilityIndex,
         execution_time: int,
         pending: Mapping[Snapshot, Sequence[msg.Interval]],
+        unrestated: Mapping[str, Sequence[msg.Interval]],
     ) -> None:
         """Prepare the coverages of these snapshots, by name.
 
@@ -39,29 +41,41 @@ class Coverages:
             pending: The answer of SQLMesh's `missing_intervals`, without bounds, with or without `ignore_cron`. It is
                 given because it takes half a second for 1,000 models. If it was asked without `end`, SQLMesh resolves a
                 relative `start` at that moment, so never earlier than it did when it planned the run.
+            unrestated: The ranges of each model whose restatement by a Dagster run has not finished.
         """
         self._snapshots = snapshots
         self._index = index
         self._execution_time = execution_time
         self._pending = {snapshot.name: intervals for snapshot, intervals in pending.items()}
+        self._unrestated = unrestated
 
-    def of(self, fqn: str, done: Iterable[msg.Interval] = ()) -> msg.IntervalCoverage | None:
+    def lacks_intervals(self, fqn: str) -> bool:
+        """Whether a node has a pending interval."""
+        return fqn in self._pending
+
+    def of(
+        self, fqn: str, done: Sequence[msg.Interval] = (), undone: Sequence[msg.Interval] = ()
+    ) -> msg.IntervalCoverage | None:
         """The coverage of a model; None for a node that is no incremental model.
 
         Args:
             done: Intervals that were computed and recorded after the snapshots were read.
+            undone: Intervals of a restatement that has failed after the snapshots were read.
         """
         snapshot = self._snapshots[fqn]
         if not is_incremental(snapshot):
             return None
         computed = merge_intervals([*computed_intervals(snapshot, self._index), *done])
         whole = (computed[0][0], computed[-1][1]) if computed else None
+        # SQLMesh itself remembers the automatic restatements that have not finished.
+        automatic = subtract(computed, subtract(computed, snapshot.pending_restatement_intervals))
+        unrestated = subtract([*self._unrestated.get(fqn, ()), *automatic, *undone], done)
         missing = uncovered(self._pending.get(fqn, ()), computed)
         if missing:
             expected_until = _expected_until(snapshot, self._execution_time)
             missing = [interval for interval in missing if interval[1] <= expected_until]
         if not missing:
-            return msg.IntervalCoverage(fqn, whole)
+            return msg.IntervalCoverage(fqn, whole, unrestated=unrestated)
         gaps = merge_intervals(missing)
         return msg.IntervalCoverage(
             fqn=fqn,
@@ -70,6 +84,7 @@ class Coverages:
             gap_count=len(gaps),
             missing_intervals=len(missing),
             missing_since=_due_at(snapshot, missing[0][1]),
+            unrestated=unrestated,
         )
 
 

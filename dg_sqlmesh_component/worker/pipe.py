@@ -1,8 +1,8 @@
 """The worker's end of the pipe.
 
 stdout carries events and nothing else. So file descriptor 1 is pointed at stderr before any project
-code runs: whatever a model, a driver or a subprocess prints becomes a log line. stdin carries the request,
-then `cancel` and `cut off`. If stdin ends, the parent is gone.
+code runs: whatever a model, a driver or a subprocess prints becomes a log line. stdin carries the request and the
+records, and `cancel`, `cut off` and `release`. If stdin ends, the parent is gone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import FrameType
 
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
-from dg_sqlmesh_component.protocol.messages import LAST_EVENTS, Event, Level, LogLine, Request, RequestFailed
+from dg_sqlmesh_component.protocol.messages import LAST_EVENTS, Event, Level, LogLine, Records, Request, RequestFailed
 
 PARENT_GONE_GRACE_SECONDS = 10.0
 """How long batches in flight may take to finish after the parent is gone."""
@@ -45,7 +45,8 @@ class Pipe:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         self._lock = threading.Lock()
-        self._request: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._is_released = threading.Event()
         self._beginning = threading.Lock()
         self._has_begun = False
         self.is_cancelled = False
@@ -59,7 +60,15 @@ class Pipe:
 
     def receive(self) -> Request:
         """Wait for the request."""
-        return wire.decode(wire.REQUEST, self._request.get())
+        return wire.decode(wire.REQUEST, self._messages.get())
+
+    def receive_records(self) -> Records:
+        """Wait for the answer to `StateLocked`. If the request is cancelled meanwhile, this process ends."""
+        return wire.decode(wire.RECORDS, self._messages.get())
+
+    def await_release(self) -> None:
+        """Wait, after the last event, until the parent has stored everything or is gone."""
+        self._is_released.wait()
 
     def begin(self) -> None:
         """Call this before the work starts. From now on, a cancelled request finishes its batches before it ends.
@@ -98,7 +107,7 @@ class Pipe:
 
     def fail(self, error: SQLMeshComponentError) -> None:
         """Send the last event of a failed request."""
-        self.send(RequestFailed(type(error).__name__, str(error), error.is_transient))
+        self.send(failed(error))
 
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
         self.is_cancelled = True
@@ -107,14 +116,16 @@ class Pipe:
         request = self._requests.readline()
         if not request:
             os._exit(0)
-        self._request.put(request)
+        self._messages.put(request)
+        commands = {b"cancel": self._cancel, b"cut off": self._cut_off_now, b"release": self._is_released.set}
         for line in self._requests:
-            if line.strip() == b"cancel":
-                self._cancel()
-            elif line.strip() == b"cut off":
-                self._cut_off_now()
+            if (command := commands.get(line.strip())) is not None:
+                command()
+            else:
+                self._messages.put(line)
         # End of file: the parent closed its end or died. Nobody needs batches that still run after the grace
         # period, so the whole process group is killed, including forked loaders.
+        self._is_released.set()
         self._cut_off_now()
         threading.Event().wait(PARENT_GONE_GRACE_SECONDS)
         os.killpg(os.getpgrp(), signal.SIGKILL)
@@ -131,6 +142,11 @@ class Pipe:
         self.is_cut_off = True
         if self.cut_off_queries is not None:
             self.cut_off_queries()
+
+
+def failed(error: SQLMeshComponentError) -> RequestFailed:
+    """The last event of a failed request."""
+    return RequestFailed(type(error).__name__, str(error), error.is_transient)
 
 
 def _print_line(text: str) -> None:

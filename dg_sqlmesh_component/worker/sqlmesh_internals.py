@@ -79,10 +79,15 @@ def read_snapshots_without_cache() -> None:
 
 @dataclass(frozen=True)
 class ComputedRange:
-    """A range of a table that SQLMesh has computed, and when it did (epoch milliseconds)."""
+    """A range of a table that SQLMesh has computed.
+
+    Attributes:
+        at: When it was computed (epoch milliseconds); the newest instant if SQLMesh's janitor has merged ranges.
+    """
 
     interval: tuple[int, int]
     at: int
+    is_merged: bool
 
 
 def computed_ranges(context: Context) -> dict[tuple[str, str, bool], list[ComputedRange]]:
@@ -92,7 +97,7 @@ def computed_ranges(context: Context) -> dict[tuple[str, str, bool], list[Comput
     left out.
     """
     state = context.state_sync.state_sync.interval_state  # a context wraps its state in a cache
-    columns = ("name", "version", "dev_version", "is_dev", "start_ts", "end_ts", "last_altered_ts")
+    columns = ("name", "version", "dev_version", "is_dev", "start_ts", "end_ts", "last_altered_ts", "is_compacted")
     query = (
         exp.select(*columns)
         .from_(state.intervals_table)
@@ -101,9 +106,9 @@ def computed_ranges(context: Context) -> dict[tuple[str, str, bool], list[Comput
         .where(exp.column("last_altered_ts").is_(exp.null()).not_())
     )
     ranges: dict[tuple[str, str, bool], list[ComputedRange]] = {}
-    for name, version, dev_version, is_dev, start, end, at in state.engine_adapter.fetchall(query):
+    for name, version, dev_version, is_dev, start, end, at, is_merged in state.engine_adapter.fetchall(query):
         table = (name, dev_version if is_dev else version, bool(is_dev))
-        ranges.setdefault(table, []).append(ComputedRange((start, end), at))
+        ranges.setdefault(table, []).append(ComputedRange((start, end), at, bool(is_merged)))
     return ranges
 
 

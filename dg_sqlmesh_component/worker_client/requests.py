@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -93,21 +93,18 @@ def find_pending(project: SQLMeshProject, environment: str, models: Collection[s
     return _answer(project, request, msg.PendingFound)
 
 
-def find_changes(
-    project: SQLMeshProject, environment: str, recorded: Mapping[str, msg.RecordedData | None], now: int
-) -> msg.ChangesFound:
+def find_changes(project: SQLMeshProject, environment: str, records: msg.Records, now: int) -> msg.ChangesFound:
     """Find data that Dagster has not recorded, and the promoted models. Only the state is read.
 
     Args:
-        recorded: The models to look at, by fqn, with the data that Dagster has recorded.
+        records: What Dagster has recorded of the models to look at.
         now: Epoch milliseconds.
 
     Raises:
         DatabaseInUseError: The state is in a DuckDB file that another process has open.
         SQLMeshComponentError: Any other; the class says who must act.
     """
-    request = msg.ChangesRequest(project.open_request, environment, dict(recorded), now)
-    return _answer(project, request, msg.ChangesFound)
+    return _answer(project, msg.ChangesRequest(project.open_request, environment, records, now), msg.ChangesFound)
 
 
 def _answer(project: SQLMeshProject, request: msg.Request, answer: type[_Answer]) -> _Answer:

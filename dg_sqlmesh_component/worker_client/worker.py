@@ -1,10 +1,12 @@
 """A running worker: its events, and how it is stopped.
 
 Theory of operation. The worker is a process that serves one request. It writes events to stdout, one JSON object per
-line. Output of the project's code goes to stderr. It reads the request from stdin, and later `cancel` and `cut off`.
+line. Output of the project's code goes to stderr. It reads the request from stdin, then `Records`, and `cancel`,
+`cut off` and `release`.
 
 States: *serving* until its last event (`ProjectLoaded`, `EvaluationFinished` or `RequestFailed`), then *ending*,
-then *gone*. `cancel` and `stop` lead from serving to ending too. The worker may die at any time.
+then *gone*. `cancel` and `stop` lead from serving to ending too. The worker may die at any time. A worker that holds
+the lock on the SQLMesh state keeps it until `stop`.
 
 - Two threads read stdout and stderr into one queue at once, so SQLMesh never waits for the consumer of the events. A
   third thread waits for the process to end. After that, nothing waits longer than LAST_EVENTS_SECONDS, because a child
@@ -114,9 +116,14 @@ class Worker:
             if self._ending.ident is None:
                 self._ending.start()
 
+    def answer(self, records: msg.Records) -> None:
+        """Answer `StateLocked`."""
+        self._send(wire.encode(wire.RECORDS, records))
+
     def stop(self) -> None:
-        """Stop the worker and wait until it has ended: no worker outlives its request."""
+        """Stop the worker and wait until it has ended: no worker outlives its request. It releases its lock."""
         try:
+            self._send(b"release\n")
             self.cancel()
             self._ending.join()
         finally:

@@ -14,6 +14,8 @@ from dagster._core.execution.api import create_execution_plan
 from harness import DagsterProject, dagster_project, duckdb_file_in_use, plan, query, sqlmesh, wait_until, write_project
 from postgres import postgres_server
 
+from dg_sqlmesh_component.run.active_runs import computing_since_tag
+
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds), start '2026-01-01'"
 FAILING = "CASE WHEN @start_ds::DATE IN (SELECT day FROM ctl.broken) THEN error('broken day') ELSE 1 END"
 MODELS = {
@@ -160,13 +162,14 @@ def test_plans_are_recorded_as_observations_of_their_models(tmp_path: Path, dags
     plan_id = total["sqlmesh/plan_id"]
     for observed in (total, old):
         assert observed["sqlmesh/plan_id"] == plan_id
-        assert observed["sqlmesh/models_added"].endswith("t.new")
         assert observed["sqlmesh/models_changed"].endswith("t.total")
         assert observed["sqlmesh/models_removed"].endswith("t.old")
     assert total["sqlmesh/unapplied_change"] == "data", "the definitions have its earlier version"
     assert "refresh the manifest" in planned.descriptions["t/total"]
-    assert f"Plan {plan_id} was applied to environment prod (added: " in planned.text
+    assert f"Plan {plan_id} was applied to environment prod (changed: " in planned.text
     assert "The definitions differ from environment prod (not in the definitions: " in planned.text
+    assert ".t.new; " in planned.text
+    assert len(sensor.cursor or "") < 200
     assert "dg utils refresh-defs-state" in planned.text
     again = sensor.tick()
     assert not again.observations
@@ -210,12 +213,15 @@ def test_intervals_check_is_evaluated_with_the_recorded_data(tmp_path: Path, dag
     assert sensor.tick().checks == {"t/days:sqlmesh_intervals_complete": True}
 
 
-def test_model_of_an_unfinished_run_is_left_to_that_run(tmp_path: Path, dagster: DagsterProject) -> None:
+def test_data_computed_since_an_unfinished_run_holds_the_lock_is_left_to_it(
+    tmp_path: Path, dagster: DagsterProject
+) -> None:
     project = shop(tmp_path, dagster)
     sensor = Sensor(dagster)
-    sensor.tick()
     job = sensor.repository.get_job("__ASSET_JOB").get_subset(asset_selection={dg.AssetKey(["t", "days"])})
     run = dagster.instance.create_run_for_job(job, create_execution_plan(job))
+    assert set(sensor.tick().materializations) == {"t/days", "t/total", "t/old"}, "the run has computed nothing"
+    dagster.instance.add_run_tags(run.run_id, computing_since_tag())
     sqlmesh(project, "run")
     tick = sensor.tick()
     assert set(tick.materializations) == {"t/total", "t/old"}

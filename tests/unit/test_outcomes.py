@@ -96,7 +96,10 @@ def test_events_give_the_outcome_of_the_table(row: Row) -> None:
     outcomes = outcomes_of(
         row.events, requested=(ORDERS, *row.other_models), worker_death=row.worker_death, earlier=row.earlier_events
     )
-    assert [outcome for outcome in outcomes if outcome.fqn == ORDERS] == [row.outcome]
+    of_orders = [outcome for outcome in outcomes if outcome.fqn == ORDERS]
+    assert [replace(outcome, computed_until=None) for outcome in of_orders] == [row.outcome]
+    batches = [event for event in row.events if isinstance(event, msg.BatchFinished) and event.fqn == ORDERS]
+    assert not batches or of_orders[0].computed_until == max(batch.at for batch in batches)
     assert {outcome.fqn for outcome in outcomes} == {ORDERS, *row.other_models}
 
 
@@ -106,7 +109,15 @@ def test_outcome_table_covers_every_outcome() -> None:
 
 def test_outcome_table_covers_every_event_about_a_node() -> None:
     of_other_requests = {msg.ProjectLoaded, msg.PendingFound, msg.ChangesFound, msg.ObjectDropped, msg.JanitorFinished}
-    not_about_nodes = {*of_other_requests, msg.RestatementPlanned, msg.NodeAudited, msg.SecretsKnown, msg.LogLine}
+    about_records = {msg.StateLocked, msg.DataComparedWithRecords}
+    not_about_nodes = {
+        *of_other_requests,
+        *about_records,
+        msg.RestatementPlanned,
+        msg.NodeAudited,
+        msg.SecretsKnown,
+        msg.LogLine,
+    }
     assert {type(event) for row in OUTCOME_TABLE for event in row.events} == {*get_args(msg.Event)} - not_about_nodes
 
 
@@ -288,20 +299,20 @@ def test_audit_passes_if_no_row_failed(failing_rows: int, passed: bool) -> None:
 def test_audits_selected_alone_are_returned_when_their_node_is_audited() -> None:
     ledger = Ledger([], [ORDERS])
     assert ledger.feed(audited("not_null", days(1, 3), 2)) == []
-    assert ledger.feed(msg.NodeAudited(ORDERS, (D3,), None)) == [
-        AuditOnlyOutcome(ORDERS, (audit_result("not_null", days(1, 3), failing_rows=2),), (D3,), None)
+    assert ledger.feed(msg.NodeAudited(ORDERS, (D3,), None, 7)) == [
+        AuditOnlyOutcome(ORDERS, (audit_result("not_null", days(1, 3), failing_rows=2),), (D3,), None, evaluated_at=7)
     ]
     assert ledger.contradictions == ()
 
 
 def test_adjacent_pending_intervals_are_merged() -> None:
     (audited_only,) = Ledger([]).feed(msg.NodeAudited(ORDERS, (D1, D2, days(4, 4)), None))
-    assert audited_only == AuditOnlyOutcome(ORDERS, (), (days(1, 2), days(4, 4)), None)
+    assert audited_only == AuditOnlyOutcome(ORDERS, (), (days(1, 2), days(4, 4)), None, evaluated_at=0)
 
 
 def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
     assert Ledger([]).feed(msg.NodeAudited(ORDERS, (), "no such table")) == [
-        AuditOnlyOutcome(ORDERS, (), (), "no such table")
+        AuditOnlyOutcome(ORDERS, (), (), "no such table", evaluated_at=0)
     ]
 
 

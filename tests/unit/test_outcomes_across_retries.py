@@ -778,7 +778,7 @@ def test_audits_selected_alone_stay_open_until_they_are_reported() -> None:
     assert [*ledger.open_audit_only] == [STAGING, ORDERS]
     assert ledger.pause(frozenset()) == []
     [outcome] = feed(ledger, [msg.NodeAudited(ORDERS, (), None)])
-    assert outcome == AuditOnlyOutcome(ORDERS, (), (), None)
+    assert outcome == AuditOnlyOutcome(ORDERS, (), (), None, evaluated_at=0)
     assert [*ledger.open_audit_only] == [STAGING]
     assert ledger.feed(SUCCEEDED) == [
         AuditOnlyOutcome(STAGING, (), (), "SQLMesh ended the run without evaluating them.")
@@ -796,8 +796,9 @@ def test_audits_selected_alone_are_reported_by_the_attempt_that_evaluates_them()
     first = feed(ledger, [audited("recent", D1, 1, node=STAGING), msg.NodeAudited(STAGING, (D2,), None)])
     assert ledger.pause(frozenset()) == []
     second = feed(ledger, [audited("not_null", D1, 2), msg.NodeAudited(ORDERS, (), None), SUCCEEDED])
-    assert first == [AuditOnlyOutcome(STAGING, (audit_result("recent", D1, failing_rows=1),), (D2,), None)]
-    assert second == [AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1, failing_rows=2),), (), None)]
+    recent, not_null = audit_result("recent", D1, failing_rows=1), audit_result("not_null", D1, failing_rows=2)
+    assert first == [AuditOnlyOutcome(STAGING, (recent,), (D2,), None, evaluated_at=0)]
+    assert second == [AuditOnlyOutcome(ORDERS, (not_null,), (), None, evaluated_at=0)]
 
 
 def test_audits_selected_alone_and_never_evaluated_report_the_reason() -> None:

@@ -12,56 +12,53 @@ from unit.builders import fqn, manifest, model, project_assets
 from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.sensor.plans import PlanChanges, Promotion, difference
-
-
-def promotion(plan_id: str = "plan", **models: tuple[str, str, str]) -> Promotion:
-    return Promotion("prod", plan_id, {fqn(f"t.{name}"): versions for name, versions in models.items()})
+from dg_sqlmesh_component.sensor.plans import LastPlan, PlanChanges, difference
 
 
 def promoted(**models: tuple[str, str, str]) -> dict[str, msg.PromotedVersion]:
     return {fqn(f"t.{name}"): msg.PromotedVersion(*versions) for name, versions in models.items()}
 
 
-def test_cursor_contains_the_promotion() -> None:
-    before = promotion("c0ffee", a=("1", "2", "3"), b=("4", "5", "6"))
-    assert Promotion.from_cursor(before.cursor()) == before
+def test_cursor_contains_the_plan_and_the_models_that_it_had_not_promoted() -> None:
+    assets = project_assets(manifest(model("t.a"), model("t.b")))
+    last = LastPlan.of("prod", msg.ChangesFound("c0ffee", True, promoted(a=("1", "2", "3"))), assets)
+    assert last == LastPlan("prod", "c0ffee", (fqn("t.b"),))
+    assert LastPlan.from_cursor(last.cursor()) == last
 
 
-@pytest.mark.parametrize("cursor", ["", "text", "[]", "{}", '{"plan_id": "a", "models": "text"}', '{"models": null}'])
+@pytest.mark.parametrize("cursor", ["", "text", "[]", "{}", '{"plan_id": "a"}', '{"unpromoted": null}'])
 def test_other_text_is_no_cursor(cursor: str) -> None:
     with pytest.raises(ValueError):
-        Promotion.from_cursor(cursor)
-
-
-def test_cursor_of_a_thousand_models_is_short() -> None:
-    models = {f"model_{number}": (str(number * 7_919_777), str(number * 3_571), "1") for number in range(1000)}
-    assert len(Promotion("prod", "c0ffee", models).cursor()) < 25_000
+        LastPlan.from_cursor(cursor)
 
 
 def test_plan_changes_are_added_changed_and_removed_models() -> None:
-    before = promotion("one", same=("1", "1", "1"), data=("1", "1", "1"), text=("1", "1", "1"), below=("1", "1", "1"))
-    after = promotion("two", same=("1", "1", "1"), data=("2", "2", "1"), text=("1", "1", "2"), new=("1", "1", "1"))
-    below = {**after.models, fqn("t.below"): ("2", "1", "1")}
-    changes = PlanChanges.between(before, Promotion("prod", "two", below))
+    before = LastPlan("prod", "one", (fqn("t.new"), fqn("t.never")))
+    recorded = {fqn(f"t.{name}"): msg.RecordedData("1", 0, "1", "1") for name in ("same", "data", "text", "below")}
+    recorded |= {fqn("t.gone"): msg.RecordedData("1", 0, "1", "1")}
+    after = promoted(
+        same=("1", "1", "1"), data=("2", "2", "1"), text=("1", "1", "2"), below=("2", "1", "1"), new=("1", "1", "1")
+    )
+    found = msg.ChangesFound("two", is_finalized=True, promoted=after)
+    changes = PlanChanges.between(before, found, {**recorded, **dict.fromkeys(before.unpromoted)})
     assert changes.by_model == {
         fqn("t.below"): "changed upstream",
         fqn("t.data"): "changed",
+        fqn("t.gone"): "removed",
         fqn("t.new"): "added",
         fqn("t.text"): "changed",
     }
-    assert PlanChanges.between(before, after).by_model[fqn("t.below")] == "removed"
     assert changes.sentence() == (
         "Plan two was applied to environment prod "
-        "(added: db.t.new; changed: db.t.data, db.t.text; changed upstream: db.t.below)."
+        "(added: db.t.new; changed: db.t.data, db.t.text; changed upstream: db.t.below; removed: db.t.gone)."
     )
 
 
 def test_observation_names_the_change_of_its_model_and_all_models_of_the_plan() -> None:
-    assets = project_assets(manifest(model("t.a"), model("t.b")))
+    assets = project_assets(manifest(model("t.a"), model("t.b"), model("t.c")))
     versions = promoted(a=("2", "other", "1"), c=("1", "1", "1"))
     changes = PlanChanges("two", "prod", {fqn("t.a"): "changed", fqn("t.b"): "removed", fqn("t.c"): "added"})
-    changed, removed = changes.observations(assets, versions)
+    changed, removed, _ = changes.observations(assets, versions, {fqn("t.a"): msg.RecordedData("2", 5, "1", "1")})
     assert isinstance(changed, dg.AssetObservation)
     assert changed.description == "Plan two has changed t.a in prod."
     metadata = {name: value.value for name, value in changed.metadata.items()}
@@ -74,6 +71,13 @@ def test_observation_names_the_change_of_its_model_and_all_models_of_the_plan() 
         "sqlmesh/models_added": "db.t.c",
         "sqlmesh/models_changed": "db.t.a",
         "sqlmesh/models_removed": "db.t.b",
+        "sqlmesh/record": {
+            "environment": "prod",
+            "version": "2",
+            "up_to": 5,
+            "data_hash": "other",
+            "metadata_hash": "1",
+        },
     }
     assert removed.asset_key == dg.AssetKey(["t", "b"])
     assert removed.metadata["sqlmesh/plan_change"].value == "removed"

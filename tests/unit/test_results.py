@@ -158,7 +158,7 @@ def test_executed_model_gets_a_materialization_with_a_result_for_each_check(row:
 
 @every_row
 def test_evaluated_audits_are_reported_for_every_outcome(row: Row) -> None:
-    results = reporter().audit_checks(ORDERS, row.outcome.audits)
+    results = reporter().audit_checks(ORDERS, row.outcome.audits, day(2))
     assert {check.check_name: check_summary(check) for check in results} == row.reported.audits
 
 
@@ -298,7 +298,7 @@ def test_audit_missing_from_another_environment_names_that_environment() -> None
 
 def test_failed_audit_reports_rows_intervals_and_query() -> None:
     failed = AuditResult("not_null", 0, {"columns": "(id)"}, True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2))
-    (result,) = reporter().audit_checks(ORDERS, [failed])
+    (result,) = reporter().audit_checks(ORDERS, [failed], day(2))
     assert check_summary(result) == (False, ERROR, "3 rows failed.")
     assert plain(dict(result.metadata)) == {
         "sqlmesh/audit": "not_null",
@@ -316,13 +316,13 @@ def test_failed_audit_reports_rows_intervals_and_query() -> None:
 
 
 def test_audit_without_arguments_or_query_omits_their_metadata() -> None:
-    (result,) = reporter().audit_checks(ORDERS, [audit_result("recent", D1, query=None)])
+    (result,) = reporter().audit_checks(ORDERS, [audit_result("recent", D1, query=None)], day(2))
     assert {"sqlmesh/arguments", "sqlmesh/query"}.isdisjoint(result.metadata)
 
 
 def test_severity_comes_from_the_result_not_from_the_definition() -> None:
     softened = replace(audit_result("not_null", D1, failing_rows=1), blocking=False)
-    (result,) = reporter().audit_checks(ORDERS, [softened])
+    (result,) = reporter().audit_checks(ORDERS, [softened], day(2))
     assert check_summary(result) == (False, WARN, "1 row failed.")
 
 
@@ -338,10 +338,12 @@ def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
         "The check passed in run run-7 at 2026-01-01T00:00:00Z. Repeated, because core.orders was not executed.",
     )
     assert plain(dict(result.metadata)) == {
-        "sqlmesh/environment": "prod",
-        "sqlmesh/snapshot_version": AUDITED.version,
-        "sqlmesh/audits_version": AUDITED.audits,
-        "sqlmesh/computed_up_to": day(2) / 1000,
+        "sqlmesh/audited_data": {
+            "environment": "prod",
+            "version": AUDITED.version,
+            "audits": AUDITED.audits,
+            "up_to": day(2),
+        },
         "sqlmesh/carried_over": True,
         "sqlmesh/evaluated_in_run": "run-7",
         "sqlmesh/evaluated_at": day(1) / 1000,
@@ -350,34 +352,32 @@ def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("passed", "severity", "is_carried"),
-    [(True, ERROR, True), (True, WARN, True), (False, WARN, True), (False, ERROR, False)],
+    ("passed", "severity", "failures"),
+    [(True, ERROR, 0), (True, WARN, 0), (False, WARN, 0), (False, ERROR, 1)],
     ids=["blocking, passed", "non-blocking, passed", "non-blocking, failed", "blocking, failed"],
 )
-def test_failed_blocking_audit_of_a_run_of_its_model_is_not_carried_over(
-    passed: bool, severity: dg.AssetCheckSeverity, is_carried: bool
+def test_result_of_the_current_data_is_carried_over(
+    passed: bool, severity: dg.AssetCheckSeverity, failures: int
 ) -> None:
     earlier = {RECENT: EarlierResult(passed, severity, "run-7", EVALUATED, DATA)}
     results = reporter().carried_over(IDLE, earlier)
-    assert [(check.passed, check.severity) for check in results] == ([(passed, severity)] if is_carried else [])
-    assert reporter().known_failures(IDLE, earlier) == []
+    assert [(check.passed, check.severity) for check in results] == [(passed, severity)]
+    assert len(reporter().known_failures(IDLE, earlier)) == failures
 
 
 OTHER_DATA = {
-    "more is computed": replace(IDLE, last_interval_end=day(3)),
     "nothing is computed": replace(IDLE, last_interval_end=None),
     "another version": replace(IDLE, audited_data=replace(AUDITED, version="another")),
     "another audit": replace(IDLE, audited_data=replace(AUDITED, audits="another")),
-    "restated since": replace(IDLE, altered_at=day(1) + 1),
+    "computed since": replace(IDLE, altered_at=day(2) + 1),
     "unknown": replace(IDLE, audited_data=None),
 }
 
 
 @pytest.mark.parametrize("node_outcome", OTHER_DATA.values(), ids=OTHER_DATA.keys())
-@pytest.mark.parametrize("was_alone", [False, True])
 @pytest.mark.parametrize("passed", [False, True])
-def test_result_of_other_data_is_not_carried_over(node_outcome: NodeOutcome, was_alone: bool, passed: bool) -> None:
-    earlier = {RECENT: EarlierResult(passed, ERROR, "run-7", EVALUATED, DATA, was_alone)}
+def test_result_of_other_data_is_not_carried_over(node_outcome: NodeOutcome, passed: bool) -> None:
+    earlier = {RECENT: EarlierResult(passed, ERROR, "run-7", EVALUATED, DATA)}
     assert reporter().carried_over(node_outcome, earlier) == []
     assert reporter().known_failures(node_outcome, earlier) == []
 
@@ -392,13 +392,16 @@ def test_blocking_audit_that_failed_alone_is_carried_over_as_failed_while_the_da
     node_outcome: NodeOutcome,
 ) -> None:
     alone = AuditOnlyOutcome(
-        ORDERS, (replace(audit_result("recent", D1, failing_rows=1), audited_data=AUDITED),), (), None
+        ORDERS,
+        (replace(audit_result("recent", D1, failing_rows=1), audited_data=AUDITED),),
+        (),
+        None,
+        evaluated_at=day(2),
     )
     evaluated = next(result for result in reporter().audited(alone) if result.check_name == "recent")
     for _ in range(2):  # a result that was carried over is carried over again
         metadata = stored(dict(evaluated.metadata))
-        assert metadata["sqlmesh/evaluated_alone"].value is True
-        earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata), is_audit_only=True)}
+        earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata))}
         [evaluated] = reporter().carried_over(node_outcome, earlier)
         assert (evaluated.passed, evaluated.severity) == (False, ERROR)
         assert reporter().known_failures(node_outcome, earlier) == [
@@ -408,9 +411,8 @@ def test_blocking_audit_that_failed_alone_is_carried_over_as_failed_while_the_da
 
 
 def test_audit_result_records_the_audited_data() -> None:
-    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), audited_data=AUDITED)])
+    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), audited_data=AUDITED)], day(2))
     assert data_in(stored(dict(result.metadata))) == DATA
-    assert "sqlmesh/evaluated_alone" not in result.metadata
 
 
 # -- checks selected alone ------------------------------------------------------------------------
@@ -749,5 +751,5 @@ def test_audit_used_twice_reports_each_result_on_its_own_check() -> None:
     )
     assets = project_assets(manifest(model("core.orders", audits=uses)))
     results = [AuditResult("not_null", n, {"columns": column}, True, n, None, (D1,)) for n, column in enumerate("ab")]
-    checks = reporter(assets).audit_checks(ORDERS, results)
+    checks = reporter(assets).audit_checks(ORDERS, results, day(2))
     assert {check.check_name: check.passed for check in checks} == {"not_null_a": True, "not_null_b": False}

@@ -19,6 +19,10 @@ PROJECT = msg.OpenProject(paths=("/shop", "/core"), gateway="local", environment
 PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
 ADD_UP = replace(PROMOTED, table_name=None)
 
+RECORDS = msg.Records(
+    {"a": msg.RecordedData("1", D1[1], "2", "3"), "b": None},
+    (msg.UnfinishedRestatement("c0ffee", "a", "1", (D1, D2), D2[1]),),
+)
 REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest, msg.ChangesRequest, msg.JanitorRequest] = (
     msg.LoadRequest(
         PROJECT, select=("tag:finance",), exclude=(), include=("column_lineage", "sql", "links"), limits=Limits(9, 8, 7)
@@ -46,7 +50,7 @@ REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest, msg.
         restate=msg.Restatement("2026-01-01", "2026-01-02", 5, 60.0, {"a": (msg.RecordedCost(1_000, None, 3, None),)}),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
-    msg.ChangesRequest(PROJECT, "prod", {"a": msg.RecordedData("1", D1[1]), "b": None}, now=D2[1]),
+    msg.ChangesRequest(PROJECT, "prod", RECORDS, now=D2[1]),
     msg.JanitorRequest(PROJECT, "dev", concurrent_tasks=4, holder="janitor run c0ffee", overlap_timeout=2.5),
 )
 EVENTS: tuple[msg.Event, ...] = (
@@ -58,11 +62,15 @@ EVENTS: tuple[msg.Event, ...] = (
         "c0ffee",
         is_finalized=True,
         promoted={"a": PROMOTED},
-        computed=(
-            msg.ComputedData("a", (D1,), D2[1], msg.IntervalCoverage("a", D1)),
-            msg.ComputedData("b", (D1,), D2[1], None),
+        compared=msg.DataComparedWithRecords(
+            (
+                msg.ComputedData("a", PROMOTED, ((D1, D2[1]),), msg.IntervalCoverage("a", D1)),
+                msg.ComputedData("b", PROMOTED, ((D1, D2[1]),), None),
+            )
         ),
     ),
+    msg.StateLocked(),
+    msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),), ("c0ffee",)),
     msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, 1.5, None, 4, ("b",)),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
@@ -74,7 +82,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.NodesBlocked({"b": ("a",), "c": ()}),
     msg.NodeUpToDate("a", "its cron '@daily' is not due", next_due=D2[0], last_interval_end=None),
     msg.NodeWaiting("a", ("files_arrived",), ("b",), ("c",)),
-    msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5),
+    msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5, (D2,)),
     msg.NodeAudited("a", (D1, D2), None),
     msg.ObjectDropped("db.core__dev"),
     msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),
@@ -85,7 +93,11 @@ EVENTS: tuple[msg.Event, ...] = (
 )
 """One example of each event. An optional field is None in one example and set in another."""
 
-LINES = [(wire.REQUEST, message) for message in REQUESTS] + [(wire.EVENT, message) for message in EVENTS]
+LINES = [
+    *((wire.REQUEST, message) for message in REQUESTS),
+    *((wire.EVENT, message) for message in EVENTS),
+    (wire.RECORDS, RECORDS),
+]
 every_line = pytest.mark.parametrize(("adapter", "value"), LINES, ids=[type(value).__name__ for _, value in LINES])
 
 SENTENCE = "This version of dg_sqlmesh_component cannot read a line between Dagster and SQLMesh's process: "

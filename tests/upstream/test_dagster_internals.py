@@ -15,8 +15,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from dagster._core.execution.api import create_execution_plan
+from dagster._core.loader import LoadingContextForTest
 from dagster._utils.schedules import schedule_execution_time_iterator
 from harness import dagster_project, load
 
@@ -329,3 +331,63 @@ def test_metadata_is_logged_as_an_event_of_the_step(instance: dg.DagsterInstance
     planned = [event for event in events if event is not None and event.message == "Planned"]
     assert [event.step_key for event in planned] == ["models", "models_2"]
     assert [event.engine_event_data.metadata["table"].value for event in planned] == [3, 3]
+
+
+def test_metadata_of_a_step_can_be_read_from_the_run(instance: dg.DagsterInstance) -> None:
+    def log(context: dg.AssetExecutionContext) -> None:
+        internals.log_step_metadata(context, "told", {"number": dg.MetadataValue.int(7)})
+
+    result = job(log, {}).execute_in_process(instance=instance)
+    logged = [
+        (step, metadata["number"].value)
+        for step, metadata in internals.step_metadata(instance, result.run_id)
+        if "number" in metadata
+    ]
+    assert logged == [("models", 7), ("models_2", 7)]
+
+
+def stale_causes(instance: dg.DagsterInstance, *specs: dg.AssetSpec) -> dict[str, list[str]]:
+    @dg.multi_asset(specs=specs, can_subset=True)
+    def assets():  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
+        ...
+
+    graph = dg.Definitions(assets=[assets]).get_repository_def().asset_graph
+    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    causes = {spec.key.to_user_string(): resolver.get_stale_causes(spec.key) for spec in specs}
+    return {key: [cause.reason for cause in of_asset] for key, of_asset in causes.items()}
+
+
+def test_materialization_with_version_tags_is_in_sync_with_its_upstream_assets(instance: dg.DagsterInstance) -> None:
+    upstream, table = dg.AssetSpec("upstream", code_version="1"), dg.AssetKey("table")
+    downstream = dg.AssetSpec("downstream", deps=["upstream", table], code_version="1")
+    deps = {upstream.key: [], downstream.key: [upstream.key, table]}
+    for tagged in (False, True):
+        versions = internals.DataVersions(instance, deps.__getitem__)
+        for spec in (upstream, downstream):
+            tags = versions.tags_of_materialization(spec.key, "v1", "1")
+            own = {name: value for name, value in tags.items() if "/input_" not in name}
+            event = dg.AssetMaterialization(spec.key, tags=tags if tagged else own)
+            instance.report_runless_asset_event(event)
+        reasons = [] if tagged else ["has a new dependency on table", "has a new dependency on upstream"]
+        assert stale_causes(instance, upstream, downstream) == {"upstream": [], "downstream": reasons}
+    assert (
+        internals.DataVersions(instance, deps.__getitem__).tags_of_materialization(downstream.key, "v2", None)[
+            "dagster/input_data_version/upstream"
+        ]
+        == "v1"
+    )
+
+
+def test_data_version_of_an_asset_materialized_in_the_step_can_be_forgotten(instance: dg.DagsterInstance) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization("middle", tags={"dagster/data_version": "old"}))
+
+    @dg.multi_asset(specs=[dg.AssetSpec("b", deps=["middle"])])
+    def models(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
+        yield dg.AssetMaterialization("middle", tags={"dagster/data_version": "new"})
+        internals.forget_data_version(context, MIDDLE)
+        yield dg.MaterializeResult("b")
+
+    assert dg.materialize([models], instance=instance).success
+    record = instance.fetch_materializations(B, limit=1).records[0]
+    assert record.asset_materialization is not None
+    assert (record.asset_materialization.tags or {})["dagster/input_data_version/middle"] == "new"

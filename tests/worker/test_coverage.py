@@ -42,6 +42,9 @@ def coverage(
     *properties: str,
     kind: str = "INCREMENTAL_BY_TIME_RANGE (time_column ds)",
     done: tuple[msg.Interval, ...] = (),
+    undone: tuple[msg.Interval, ...] = (),
+    unrestated: tuple[msg.Interval, ...] = (),
+    restated_by_sqlmesh: tuple[msg.Interval, ...] = (),
 ) -> msg.IntervalCoverage | None:
     """Return the coverage of a model that starts on the first of March.
 
@@ -53,6 +56,7 @@ def coverage(
     snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
     for first, last in computed:
         snapshot.add_interval(day(first), day(last + 1))
+    snapshot.pending_restatement_intervals = list(restated_by_sqlmesh)
     index = DeployabilityIndex.all_deployable()
     answers = {
         Coverages(
@@ -60,7 +64,8 @@ def coverage(
             index,
             now,
             missing_intervals([snapshot], execution_time=now, deployability_index=index, ignore_cron=ignore_cron),
-        ).of(snapshot.name, done)
+            {snapshot.name: unrestated},
+        ).of(snapshot.name, done, undone)
         for ignore_cron in (True, False)
     }
     [answer] = answers  # the same for both
@@ -127,3 +132,21 @@ def _a_day_later(intervals: tuple[msg.Interval, ...]) -> list[msg.Interval]:
 @pytest.mark.parametrize("kind", ["FULL", "VIEW"])
 def test_kind_that_always_computes_everything_has_no_coverage(kind: str) -> None:
     assert coverage([], day(4), kind=kind) is None
+
+
+def test_unfinished_restatements_are_listed_until_the_range_is_computed_again() -> None:
+    four_days = [(1, 4)]
+    assert coverage(four_days, day(5), unrestated=((day(2), day(4)),)) == msg.IntervalCoverage(
+        FQN, (day(1), day(5)), unrestated=((day(2), day(4)),)
+    )
+    left = coverage(four_days, day(5), unrestated=((day(2), day(4)),), done=((day(2), day(3)),))
+    assert left is not None
+    assert left.unrestated == ((day(3), day(4)),)
+    failed = coverage(four_days, day(5), undone=((day(1), day(2)),))
+    assert failed is not None
+    assert failed.unrestated == ((day(1), day(2)),)
+
+
+def test_automatic_restatement_that_has_not_finished_is_listed_as_far_as_it_was_computed() -> None:
+    automatic = coverage([(1, 3)], day(4), restated_by_sqlmesh=((day(2), day(9)),))
+    assert automatic == msg.IntervalCoverage(FQN, (day(1), day(4)), unrestated=((day(2), day(4)),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from itertools import count
 from typing import Any
@@ -144,17 +144,26 @@ def _reads_others(snapshot: Snapshot, query: exp.Expr | None, index: Deployabili
 # -- audits of nodes that do not run ----------------------------------------------------------------
 
 
-def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, pipe: Pipe) -> None:
-    """Evaluate the requested audits over all computed intervals, as `sqlmesh audit` does, and no other audits."""
+def audit_alone(
+    request: msg.EvaluationRequest,
+    scheduler: Scheduler,
+    unrestated: Mapping[str, Sequence[msg.Interval]],
+    pipe: Pipe,
+) -> None:
+    """Evaluate the requested audits over all computed intervals, as `sqlmesh audit` does, and no other audits.
+
+    Args:
+        unrestated: The ranges of each model whose restatement has not finished, by fqn.
+    """
     snapshots = scheduler.snapshots_by_name
     index = deployability(request, snapshots.values())
     pending = missing_intervals(snapshots.values(), execution_time=request.execution_time, deployability_index=index)
     missing = {snapshot.name: tuple(intervals) for snapshot, intervals in pending.items()}
-    coverages = Coverages(snapshots, index, request.execution_time, pending)
+    coverages = Coverages(snapshots, index, request.execution_time, pending, unrestated)
     for fqn, uses in request.audit_only.items():
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened
-        snapshot, error = snapshots[fqn], None
+        snapshot, error, at = snapshots[fqn], None, now_timestamp()
         if not computed_intervals(snapshot, index):
             error = "Nothing has been computed yet, so there is nothing to audit."
         else:
@@ -164,7 +173,7 @@ def audit_alone(request: msg.EvaluationRequest, scheduler: Scheduler, pipe: Pipe
                 pipe.send(_evaluate_alone(request, scheduler, snapshot, position, index))
         if coverage := coverages.of(fqn):
             pipe.send(coverage)
-        pipe.send(msg.NodeAudited(fqn, missing.get(fqn, ()), error))
+        pipe.send(msg.NodeAudited(fqn, missing.get(fqn, ()), error, at))
 
 
 def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...], evaluator: SnapshotEvaluator) -> list[int]:

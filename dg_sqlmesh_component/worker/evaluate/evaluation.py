@@ -3,9 +3,10 @@
 `evaluate` is the entry. It does this, in order:
 
 1. `_open`: open the project and its state. If another process holds the DuckDB file, wait and try again.
-2. `state_lock.locked_context`: wait until no other run uses the state.
-3. `_evaluate`: read the environment, run its requested nodes or restate them, then evaluate audits of nodes that do
-   not run.
+2. `state_lock.locked_context`: wait until no other run uses the state. The lock is held until the step has stored
+   everything.
+3. `_evaluate`: read the environment, compare it with Dagster's records, run its requested nodes or restate them, then
+   evaluate audits of nodes that do not run.
 
 Everything comes from SQLMesh's state. The project's models are not parsed (`load=False`), because a run executes
 promoted models, whatever the local files contain.
@@ -17,8 +18,9 @@ Facts about the run come from two sources: SQLMesh calls its console while it wo
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -43,6 +45,7 @@ from dg_sqlmesh_component.protocol.errors import (
     StatementError,
 )
 from dg_sqlmesh_component.protocol.formatting import block, unquoted, utc_text
+from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.context import (
     ExistingStateContext,
     closed_on_error,
@@ -54,7 +57,7 @@ from dg_sqlmesh_component.worker.context import (
     state_connection,
     unfinished_plan,
 )
-from dg_sqlmesh_component.worker.coverage import Coverages
+from dg_sqlmesh_component.worker.coverage import Coverages, is_incremental
 from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, deployability, record_audits
 from dg_sqlmesh_component.worker.evaluate.automatic_restatements import restated_before_its_source
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
@@ -66,7 +69,7 @@ from dg_sqlmesh_component.worker.evaluate.state_lock import locked_context
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.evaluate.unknown_upstream import refuse_unknown_upstream
 from dg_sqlmesh_component.worker.own_bugs import is_own_bug
-from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.pipe import Pipe, failed
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
 from dg_sqlmesh_component.worker.state import promoted_version
 
@@ -85,13 +88,26 @@ def evaluate(request: msg.EvaluationRequest, pipe: Pipe) -> None:
     tracker = Tracker(pipe)
     try:
         with locked_context(request, partial(_open, request, tracker), pipe) as context:
-            pipe.send(_evaluate(request, context, tracker))
+            pipe.send(_served(request, context, tracker))
+            pipe.await_release()
     except SQLMeshComponentError:
         raise
-    except SignalEvalError as error:
-        raise tracker.fail_signal(error) from error
-    except Exception as error:  # SQLMesh, its engine's driver and a project's signals raise anything
+    except Exception as error:  # any driver's
         raise explain(error, request.project, request.environment) from error
+
+
+def _served(
+    request: msg.EvaluationRequest, context: _RecordingContext, tracker: Tracker
+) -> msg.EvaluationFinished | msg.RequestFailed:
+    """The last event. An error becomes one here, so that the lock is still held when the step stores its results."""
+    try:
+        return _evaluate(request, context, tracker)
+    except SQLMeshComponentError as error:
+        return failed(error)
+    except SignalEvalError as error:
+        return failed(tracker.fail_signal(error))
+    except Exception as error:  # noqa: BLE001  # SQLMesh, its engine's driver and a project's signals raise anything
+        return failed(explain(error, request.project, request.environment))
 
 
 # -- open the project and its state ---------------------------------------------------------------
@@ -140,6 +156,8 @@ def _refuse_changed_defaults(request: msg.EvaluationRequest, context: ExistingSt
 
 def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracker: Tracker) -> msg.EvaluationFinished:
     _refuse_wrong_bounds(request)
+    tracker.pipe.send(msg.StateLocked())
+    context.records = tracker.pipe.receive_records()
     restatement = _plan_restatement(request, context, tracker) if request.restate else None
     context.open_environment()
     status: msg.Status = "not_run"
@@ -171,7 +189,8 @@ def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracke
         ) from late_error
     if request.audit_only:
         _block_until_finalized(request, context, tracker.pipe)
-        audit_alone(request, context.scheduler(environment=request.environment), tracker.pipe)
+        scheduler = context.scheduler(environment=request.environment)
+        audit_alone(request, scheduler, context.unrestated, tracker.pipe)
     return msg.EvaluationFinished(status)
 
 
@@ -306,6 +325,10 @@ class _RecordingContext(ExistingStateContext):
     """Nodes that have views in the environment. In a development environment, only changed nodes have views."""
     current_scheduler: Scheduler | None = None
     """The scheduler that runs or has run the requested nodes. SQLMesh makes another one when it starts over."""
+    records: msg.Records
+    """What Dagster has recorded, or knows from this worker."""
+    unrestated: Mapping[str, Sequence[msg.Interval]] = {}
+    """The ranges of each model whose restatement has not finished, by fqn."""
 
     def prepare(self, tracker: Tracker, request: msg.EvaluationRequest) -> None:
         self._tracker = tracker
@@ -345,6 +368,17 @@ class _RecordingContext(ExistingStateContext):
                 ),
             )
         )
+        self._compare_with_records(environment)
+
+    def _compare_with_records(self, environment: Environment) -> None:
+        """Report data that Dagster has not recorded; after a plan has landed, only data of versions that are new."""
+        comparison = Comparison(self.records, environment, self)
+        self.unrestated = comparison.unrestated
+        self._tracker.pipe.send(comparison.event())
+        # This run itself reports what it computes.
+        compared = {info.name: msg.RecordedData(info.version, sys.maxsize) for info in environment.snapshots}
+        data = {fqn: compared.get(fqn, recorded) for fqn, recorded in self.records.data.items()}
+        self.records = replace(self.records, data=data)
 
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         """SQLMesh calls this before a run, before it starts over, and before audits are evaluated."""
@@ -356,7 +390,16 @@ class _RecordingContext(ExistingStateContext):
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         if self._request.restate is not None:  # the plan has chosen models and intervals
             self.current_scheduler = scheduler
-            self._tracker.coverages = self._coverages_of_state(scheduler.snapshots_by_name)
+            self._tracker.coverages = self._coverages(scheduler.snapshots_by_name)
+            self._tracker.replaces_rows = {
+                snapshot.name
+                for snapshot in scheduler.snapshots.values()
+                if is_incremental(snapshot)
+                and (
+                    snapshot.full_history_restatement_only
+                    or not snapshot_evaluator.get_adapter(snapshot.model_gateway).SUPPORTS_TRANSACTIONS
+                )
+            }
             return scheduler
         run = scheduler.run
 
@@ -365,9 +408,7 @@ class _RecordingContext(ExistingStateContext):
                 self._tracker.start_over()
                 self.open_environment()
             self.current_scheduler = scheduler
-            self._tracker.idle_nodes = lambda: idle_nodes(
-                self._request, self.requested, scheduler.snapshots_by_name, self._tracker
-            )
+            self._tracker.idle_nodes = partial(self._idle_nodes, scheduler.snapshots_by_name)
             # SQLMesh's selection language cannot select these nodes: it has no quoting for names
             # with spaces or dashes, cannot name standalone audits, ignores what it does not find, and
             # its parser recurses once per name (about a thousand overflow Python's stack).
@@ -382,13 +423,25 @@ class _RecordingContext(ExistingStateContext):
         hold_back_pending_upstream(scheduler, self._tracker.note_held_back)
         return scheduler
 
-    def _coverages_of_state(self, snapshots: Mapping[str, Snapshot]) -> Coverages:
-        """The coverages before a restatement. The snapshots of its plan lack the restated range, the state has it."""
-        copies = {name: snapshot.copy() for name, snapshot in snapshots.items()}
-        self.state_reader.refresh_snapshot_intervals(copies.values())
-        index, now = deployability(self._request, copies.values()), self._request.execution_time
-        pending = missing_intervals(copies.values(), execution_time=now, deployability_index=index)
-        return Coverages(copies, index, now, pending)
+    def _idle_nodes(self, snapshots: Mapping[str, Snapshot]) -> Iterable[msg.Event]:
+        coverages = self._tracker.coverages = self._coverages(snapshots)
+        return idle_nodes(self._request, self.requested, snapshots, self._tracker, coverages)
+
+    def _coverages(self, snapshots: Mapping[str, Snapshot]) -> Coverages:
+        """The coverages as in the state. A scheduler's snapshots lack the intervals that SQLMesh restates."""
+        is_restatement = self._request.restate is not None
+        restated = {
+            name: snapshot.copy()
+            for name, snapshot in snapshots.items()
+            if is_restatement or (snapshot.is_model and snapshot.pending_restatement_intervals)
+        }
+        self.state_reader.refresh_snapshot_intervals(restated.values())
+        snapshots, now = {**snapshots, **restated}, self._request.execution_time
+        index = deployability(self._request, snapshots.values())
+        pending = missing_intervals(
+            snapshots.values(), execution_time=now, ignore_cron=not is_restatement, deployability_index=index
+        )
+        return Coverages(snapshots, index, now, pending, self.unrestated)
 
     def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
         """The pipe's listening thread calls this."""

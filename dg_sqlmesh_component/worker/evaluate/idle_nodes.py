@@ -5,36 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from sqlmesh.core.snapshot import Snapshot, missing_intervals
+from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.coverage import Coverages, computed_intervals
-from dg_sqlmesh_component.worker.evaluate.audits import (
-    altered_at,
-    audited,
-    data_altered_at,
-    deployability,
-)
+from dg_sqlmesh_component.worker.evaluate.audits import audited, data_altered_at, deployability
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker, ancestors
 
 
 def idle_nodes(
-    request: msg.EvaluationRequest, nodes: frozenset[str], snapshots: Mapping[str, Snapshot], tracker: Tracker
+    request: msg.EvaluationRequest,
+    nodes: frozenset[str],
+    snapshots: Mapping[str, Snapshot],
+    tracker: Tracker,
+    coverages: Coverages,
 ) -> Iterator[msg.NodeUpToDate | msg.NodeWaiting | msg.IntervalCoverage]:
     """Explain each node for which SQLMesh has planned no batch. The coverage of an incremental model comes first.
 
     Args:
         nodes: The nodes to run. All of them are in the environment.
         snapshots: The environment's, by name.
-        tracker: Knows the planned batches, unready signals and intervals that are held back. It is given the coverages.
+        tracker: Knows the planned batches, unready signals and intervals that are held back.
     """
     index = deployability(request, snapshots.values())
-    pending = missing_intervals(
-        snapshots.values(), execution_time=request.execution_time, ignore_cron=True, deployability_index=index
-    )
-    tracker.coverages = coverages = Coverages(snapshots, index, request.execution_time, pending)
-    pending_names = {snapshot.name for snapshot in pending}
     altered = data_altered_at(snapshots, index, {fqn for fqn, batches in tracker.planned.items() if batches})
     for fqn in sorted(nodes):
         batches = tracker.planned.get(fqn)
@@ -44,9 +38,7 @@ def idle_nodes(
         intervals = computed_intervals(snapshot, index)
         idle: msg.NodeUpToDate | msg.NodeWaiting
         if batches is None:  # nothing is pending; an empty tuple means that no pending interval is ready
-            idle = _up_to_date(snapshot, fqn in pending_names, request)
-            if snapshot.is_model and not snapshot.is_symbolic:
-                idle = replace(idle, intervals=tuple(intervals), computed_at=altered_at(snapshot, index))
+            idle = _up_to_date(snapshot, coverages.lacks_intervals(fqn), request)
         else:
             idle = _waiting(fqn, tracker, snapshots)
         if coverage := coverages.of(fqn):

@@ -19,6 +19,7 @@ from sqlmesh.core.plan import Plan
 from sqlmesh.core.plan.common import identify_restatement_intervals_across_snapshot_versions
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -128,6 +129,7 @@ def estimated(
         rows=round(sum(rows)) if rows else None,
         bytes=round(sum(sizes)) if sizes else None,
         without_cost=tuple(sorted(ranges.keys() - restate.costs.keys())),
+        planned_at=now_timestamp(),
     )
 
 

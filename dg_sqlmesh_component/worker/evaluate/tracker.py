@@ -8,12 +8,14 @@ from threading import Lock
 from typing import Any
 
 from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import NodeAuditsErrors
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.formatting import listed, plain, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
 from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.own_bugs import is_own_bug
@@ -45,6 +47,7 @@ class Tracker(PipeConsole):
         count_rows: Counts the rows of a model's table after its last batch.
         idle_nodes: Events that explain why nodes without planned batches have nothing to do.
         coverages: The coverages when SQLMesh planned; None before that.
+        replaces_rows: In a restatement, the models whose rows are deleted before others are inserted.
     """
 
     def __init__(self, pipe: Pipe) -> None:
@@ -58,9 +61,12 @@ class Tracker(PipeConsole):
         self.count_rows: Callable[[Snapshot], int | None] | None = None
         self.idle_nodes: Callable[[], Iterable[msg.Event]] = tuple
         self.coverages: Coverages | None = None
+        self.replaces_rows: Set[str] | None = None
         self._signal_owner: Snapshot | None = None
         self._failed: set[str] = set()
         self._blocked: set[str] = set()
+        self._failed_audits: set[str] = set()
+        self._started: set[str] = set()
         self._open_batches: Counter[str] = Counter()
         self._finished: dict[str, list[msg.Interval]] = {}
         self._in_flight: Counter[str] = Counter()
@@ -138,6 +144,7 @@ class Tracker(PipeConsole):
             raise Cancelled
         with self._lock:
             self._in_flight[snapshot.name] += 1
+            self._started.add(snapshot.name)
 
     def report_in_flight(self) -> None:
         """Send the nodes that are still running. Safe from any thread."""
@@ -172,6 +179,7 @@ class Tracker(PipeConsole):
                 duration_ms=duration_ms,
                 rows=getattr(execution_stats, "total_rows_processed", None),
                 bytes=getattr(execution_stats, "total_bytes_processed", None),
+                at=now_timestamp(),
             )
         )
 
@@ -186,8 +194,16 @@ class Tracker(PipeConsole):
             self._count_rows(snapshot)
 
     def _report_coverage(self, fqn: str) -> None:
-        if self.coverages is not None and (coverage := self.coverages.of(fqn, self._finished.get(fqn, ()))):
+        finished = self._finished.get(fqn, [])
+        if self.coverages is not None and (coverage := self.coverages.of(fqn, finished, self._undone(fqn))):
             self.pipe.send(coverage)
+
+    def _undone(self, fqn: str) -> tuple[msg.Interval, ...]:
+        """The intervals of a restatement whose rows may be missing or wrong now, because a batch has not finished."""
+        if self.replaces_rows is None or fqn not in self._started:
+            return ()
+        may_have_changed = fqn in self.replaces_rows or fqn in self._failed_audits
+        return subtract(self.planned[fqn], self._finished.get(fqn, ())) if may_have_changed else ()
 
     def _count_rows(self, snapshot: Snapshot) -> None:
         if self.count_rows is None:
@@ -224,6 +240,8 @@ class Tracker(PipeConsole):
 
     def _fail(self, fqn: str, cause: BaseException) -> None:
         audits = cause.errors if isinstance(cause, NodeAuditsErrors) else []
+        if audits:
+            self._failed_audits.add(fqn)
         self.pipe.send(
             msg.NodeFailed(
                 fqn=fqn,

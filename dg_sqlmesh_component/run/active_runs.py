@@ -1,9 +1,10 @@
-"""The unfinished runs of a component's models, for ticks."""
+"""The unfinished runs of a component's models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 import dagster as dg
 
@@ -11,6 +12,9 @@ from dg_sqlmesh_component.dagster_internals import planned_assets
 from dg_sqlmesh_component.definitions.op import RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.formatting import listed
+
+COMPUTING_SINCE_TAG = "sqlmesh/computing_since"
+"""Tag of a run: when it has taken the lock on the SQLMesh state."""
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -29,23 +33,26 @@ class ActiveRun:
         assets: All assets of the run.
         started_at: Epoch milliseconds; None if it has not started.
         computes_all: Whether it computes all intervals that are pending when it starts.
-        is_restatement: Whether it computes a range again. It may compute more models than those of its assets.
+        models: The models that it computes, by fqn; None if they may be more than its assets, as in a restatement.
+        computing_since: When it has taken the lock on the SQLMesh state, epoch milliseconds; None if it has not.
     """
 
     run_id: str
     assets: frozenset[dg.AssetKey]
     started_at: int | None
     computes_all: bool
-    is_restatement: bool
+    models: frozenset[str] | None
+    computing_since: int | None
 
     def covers(self, asset: dg.AssetKey, ticked_at: int) -> bool:
         """Whether it computes the pending intervals of a model whose cron ticked last at an instant."""
         is_in_time = self.started_at is None or ticked_at <= self.started_at
         return self.computes_all and asset in self.assets and is_in_time
 
-    def may_compute(self, asset: dg.AssetKey) -> bool:
-        """Whether it may compute a model, so that it will record the model itself."""
-        return self.is_restatement or asset in self.assets
+    def has_computed(self, fqn: str, at: int) -> bool:
+        """Whether data of a model that was computed at an instant may be its own, so that it will record the data."""
+        is_since = self.computing_since is not None and self.computing_since <= at
+        return is_since and (self.models is None or fqn in self.models)
 
 
 def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[ActiveRun]:
@@ -61,10 +68,22 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
                     None if record.start_time is None else int(record.start_time * 1000),
                     # A run config may limit the intervals or name another environment.
                     computes_all=run.status is not dg.DagsterRunStatus.CANCELING and not run.run_config.get("ops"),
-                    is_restatement=RESTATE_TAG in run.tags,
+                    models=None
+                    if RESTATE_TAG in run.tags
+                    else frozenset(assets.fqn_by_key[key] for key in planned & assets.fqn_by_key.keys()),
+                    computing_since=_instant(run.tags.get(COMPUTING_SINCE_TAG)),
                 )
             )
     return active
+
+
+def computing_since_tag() -> dict[str, str]:
+    """The tag of a run that takes the lock on the SQLMesh state now."""
+    return {COMPUTING_SINCE_TAG: datetime.now(timezone.utc).isoformat(timespec="milliseconds")}
+
+
+def _instant(text: str | None) -> int | None:
+    return None if text is None else round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
 def run_ids(runs: Sequence[ActiveRun]) -> str:

@@ -1,0 +1,174 @@
+"""Dagster's records of the models' data, and the data that they do not describe.
+
+Each materialization and observation of a model in the declared environment has a record: the version of the table, and
+an instant. Everything that SQLMesh had computed until then is recorded. What SQLMesh has computed since then, and no
+unfinished run of ours is about to record, was computed outside of Dagster. Runs and the sensor apply this rule, so the
+first of them records the data, and the other finds it recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.dagster_internals import DataVersions
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import utc_text
+from dg_sqlmesh_component.protocol.intervals import merged
+from dg_sqlmesh_component.run.active_runs import ActiveRun
+from dg_sqlmesh_component.run.coverage import coverage_metadata
+from dg_sqlmesh_component.run.metadata import intervals_metadata, unapplied_change
+
+RECORD = "sqlmesh/record"
+
+_PAGE = 50
+"""Events that one query reads. Usually the newest has a record."""
+
+
+def record_metadata(environment: str, recorded: msg.RecordedData | None) -> dict[str, Any]:
+    """The record as metadata of a materialization or an observation."""
+    if recorded is None:
+        return {}
+    return {RECORD: dg.MetadataValue.json({"environment": environment, **asdict(recorded)})}
+
+
+def record_of(promoted: msg.PromotedVersion, up_to: int) -> msg.RecordedData:
+    """The record of a promoted version.
+
+    Args:
+        up_to: Everything that was computed until then is recorded, epoch milliseconds.
+    """
+    return msg.RecordedData(promoted.version, up_to, promoted.data_hash, promoted.metadata_hash)
+
+
+def materialized_data(
+    instance: dg.DagsterInstance, assets: ProjectAssets, models: Collection[str]
+) -> dict[str, msg.RecordedData | None]:
+    """The data that the last materialization of each model describes, by fqn."""
+    recorded: dict[str, msg.RecordedData | None] = dict.fromkeys(models)
+    environment = assets.manifest.environment
+    for record in instance.get_asset_records([assets.key(fqn) for fqn in models]):
+        entry = record.asset_entry
+        if entry.last_materialization_record is not None:
+            # Somebody may have reported a materialization in Dagster's UI.
+            recorded[assets.fqn_by_key[entry.asset_key]] = _record_in(
+                entry.last_materialization_record, environment
+            ) or _newest(_events(instance.fetch_materializations, entry.asset_key), environment)
+    return recorded
+
+
+def recorded_data(
+    instance: dg.DagsterInstance, assets: ProjectAssets, models: Collection[str]
+) -> dict[str, msg.RecordedData | None]:
+    """The data that the last materialization or observation of each model describes, by fqn.
+
+    A run that has computed some batches of a model, and then failed, observes the model.
+    """
+    recorded = materialized_data(instance, assets, models)
+    for fqn, materialized in recorded.items():
+        since = dg.AssetRecordsFilter(
+            asset_key=assets.key(fqn), after_timestamp=materialized.up_to / 1000 if materialized else None
+        )
+        observed = _newest(_events(instance.fetch_observations, since), assets.manifest.environment)
+        if observed and (materialized is None or observed.up_to > materialized.up_to):
+            recorded[fqn] = observed
+    return recorded
+
+
+def _events(fetch: Callable[..., Any], of: dg.AssetKey | dg.AssetRecordsFilter) -> Iterator[dg.EventLogRecord]:
+    """Events, the newest first."""
+    page = fetch(of, limit=_PAGE)
+    yield from page.records
+    while page.has_more:
+        page = fetch(of, limit=_PAGE, cursor=page.cursor)
+        yield from page.records
+
+
+def _newest(events: Iterator[dg.EventLogRecord], environment: str) -> msg.RecordedData | None:
+    return next((record for event in events if (record := _record_in(event, environment))), None)
+
+
+def _record_in(event: dg.EventLogRecord, environment: str) -> msg.RecordedData | None:
+    of_asset = event.asset_materialization or event.asset_observation
+    stored = of_asset.metadata.get(RECORD) if of_asset else None
+    if not isinstance(stored, dg.JsonMetadataValue) or not isinstance(stored.value, Mapping):
+        return None
+    record = dict(stored.value)
+    return msg.RecordedData(**record) if record.pop("environment") == environment else None
+
+
+# -- data computed outside of Dagster -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OutsideData:
+    """Data of a model that was computed outside of Dagster, and that no record describes.
+
+    Attributes:
+        computed_at: When the last interval was computed, epoch milliseconds.
+    """
+
+    fqn: str
+    promoted: msg.PromotedVersion
+    intervals: tuple[msg.Interval, ...]
+    computed_at: int
+    coverage: msg.IntervalCoverage | None
+
+    @property
+    def record(self) -> msg.RecordedData:
+        """The record of its materialization."""
+        return record_of(self.promoted, self.computed_at)
+
+
+def outside_data(
+    compared: Sequence[msg.ComputedData], recorded: Mapping[str, msg.RecordedData | None], active: Sequence[ActiveRun]
+) -> tuple[list[OutsideData], list[str]]:
+    """The data to record, and the models with data that unfinished runs have computed and will record.
+
+    Args:
+        compared: Data that older records do not describe.
+        recorded: The records, read after the unfinished runs.
+        active: The unfinished runs, read after the state.
+    """
+    outside, left_to_runs = [], []
+    for data in compared:
+        record = recorded.get(data.fqn)
+        up_to = record.up_to if record and record.version == data.promoted.version else -1
+        unrecorded = [(interval, at) for interval, at in data.ranges if at > up_to]
+        ours = [(interval, at) for interval, at in unrecorded if any(run.has_computed(data.fqn, at) for run in active)]
+        others = [found for found in unrecorded if found not in ours]
+        if ours:
+            left_to_runs.append(data.fqn)
+        if others:
+            intervals, computed_at = merged(interval for interval, _ in others), max(at for _, at in others)
+            outside.append(OutsideData(data.fqn, data.promoted, intervals, computed_at, data.coverage))
+    return outside, left_to_runs
+
+
+def outside_materialization(
+    assets: ProjectAssets, data: OutsideData, versions: DataVersions
+) -> dg.AssetMaterialization:
+    """The materialization of a model that was computed outside of Dagster.
+
+    This is no `MaterializeResult`: Dagster accepts one only for assets of the step, and only one for each.
+    """
+    key, promoted = assets.key(data.fqn), data.promoted
+    change = unapplied_change(assets, data.fqn, promoted)
+    return dg.AssetMaterialization(
+        asset_key=key,
+        metadata={
+            "sqlmesh/origin": f"outside of Dagster, at {utc_text(data.computed_at)}",
+            **intervals_metadata(data.intervals),
+            **coverage_metadata(data.coverage),
+            **({"sqlmesh/unapplied_change": change} if change else {}),
+            "sqlmesh/snapshot_version": promoted.version,
+            **record_metadata(assets.manifest.environment, data.record),
+        },
+        tags=versions.tags_of_materialization(
+            key, f"{promoted.version}@{utc_text(data.computed_at)}", promoted.data_hash
+        ),
+    )

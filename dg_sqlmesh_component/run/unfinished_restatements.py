@@ -1,0 +1,118 @@
+"""Restatements that have not computed all of their ranges.
+
+On engines without transactions, SQLMesh deletes the rows of a range before it inserts others. If that fails, the rows
+are gone, and SQLMesh's state still has the range as computed. So the run that restates is the memory: it has a tag from
+its beginning, and an event with its ranges. The tag changes when the run has computed all of them, or when a later run
+or tick finds that somebody has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import dagster as dg
+
+from dg_sqlmesh_component.dagster_internals import log_step_metadata, step_metadata
+from dg_sqlmesh_component.definitions.op import PROJECT_TAG
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.run.outcomes import NodeOutcome
+from dg_sqlmesh_component.run.wording import Wording
+
+_TAG = "sqlmesh/restatement"
+_FINISHED = "finished"
+_RANGES = "sqlmesh/unfinished_restatement"
+
+
+class RestatementMemory:
+    """Remembers the ranges of one step's restatement. If the step restates nothing, it does nothing.
+
+    Attributes:
+        project: The tag of the op that identifies its project.
+        planned: The restatement; None until SQLMesh has planned it.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, assets: ProjectAssets) -> None:
+        self._context = context
+        self._assets = assets
+        self.project = context.op_execution_context.op_def.tags[PROJECT_TAG]
+        self.planned: msg.RestatementPlanned | None = None
+        self._versions: dict[str, str] = {}
+
+    def begin(self, promoted: Mapping[str, msg.PromotedVersion]) -> None:
+        """Remember all ranges, before SQLMesh computes anything."""
+        if self.planned is None:
+            return
+        self._versions |= {fqn: version.version for fqn, version in promoted.items()}
+        incremental = {fqn: [interval] for fqn, (interval, _) in self.planned.ranges.items() if self._loses_rows(fqn)}
+        self._log("Ranges that this run restates", incremental)
+        self._context.instance.add_run_tags(self._context.run.run_id, {_TAG: _unfinished(self.project)})
+
+    def end(self, outcomes: Sequence[NodeOutcome], wording: Wording) -> list[str]:
+        """Remember only the ranges that were not computed. Return texts about those without a coverage."""
+        if self.planned is None or not self._versions:
+            return []
+        reported = {outcome.fqn: outcome.coverage.unrestated for outcome in outcomes if outcome.coverage}
+        unreported = {
+            outcome.fqn: subtract([self.planned.ranges[outcome.fqn][0]], outcome.intervals)
+            for outcome in outcomes
+            if outcome.outcome.is_failure and outcome.fqn in self.planned.ranges and self._loses_rows(outcome.fqn)
+            if outcome.fqn not in reported and not wording.was_not_started(outcome)
+        }
+        self._log("Ranges whose rows may be missing or old", {**reported, **unreported})
+        if not _ranges_of(self._context.instance, self._context.run.run_id):  # of no other step of the run either
+            finish(self._context.instance, [self._context.run.run_id])
+        return [sentence for fqn, ranges in unreported.items() for sentence in wording.unrestated(fqn, ranges)]
+
+    def _loses_rows(self, fqn: str) -> bool:
+        return fqn in self._assets.models and self._assets.models[fqn].is_incremental
+
+    def _log(self, message: str, ranges: Mapping[str, Sequence[msg.Interval]]) -> None:
+        assert self.planned is not None, "the restatement has begun"
+        models = {
+            fqn: {"version": self._versions[fqn], "ranges": [list(interval) for interval in intervals]}
+            for fqn, intervals in ranges.items()
+            if fqn in self._versions and intervals
+        }
+        metadata = {_RANGES: dg.MetadataValue.json({"since": self.planned.planned_at, "models": models})}
+        log_step_metadata(self._context, message, metadata)
+
+
+def finish(instance: dg.DagsterInstance, run_ids: Collection[str]) -> None:
+    """Forget the ranges of these runs, because somebody has computed them."""
+    for run_id in run_ids:
+        instance.add_run_tags(run_id, {_TAG: _FINISHED})
+
+
+def unfinished_restatements(
+    instance: dg.DagsterInstance, project: str, *, except_run: str | None = None
+) -> tuple[msg.UnfinishedRestatement, ...]:
+    """The ranges of a project that restatements have left behind, as far as Dagster knows."""
+    runs = instance.get_run_records(dg.RunsFilter(tags={_TAG: _unfinished(project)}))
+    return tuple(
+        restatement
+        for record in runs
+        if record.dagster_run.run_id != except_run
+        for restatement in _ranges_of(instance, record.dagster_run.run_id)
+    )
+
+
+def _unfinished(project: str) -> str:
+    return f"unfinished {project}"
+
+
+def _ranges_of(instance: dg.DagsterInstance, run_id: str) -> list[msg.UnfinishedRestatement]:
+    """The ranges in the last event of each step of a run."""
+    last = {
+        step: value.value
+        for step, metadata in step_metadata(instance, run_id)
+        if isinstance(value := metadata.get(_RANGES), dg.JsonMetadataValue) and isinstance(value.value, Mapping)
+    }
+    return [
+        msg.UnfinishedRestatement(
+            run_id, fqn, left["version"], tuple((start, end) for start, end in left["ranges"]), of_step["since"]
+        )
+        for of_step in last.values()
+        for fqn, left in of_step["models"].items()
+    ]

@@ -1,0 +1,232 @@
+"""Dagster's records of data agree with the SQLMesh state, and nothing that is in sync is shown as unsynced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+from harness import DagsterProject, RunRecord, dagster_project, query, sqlmesh, write_project
+
+OP = "sqlmesh_shop"
+TODAY = datetime.now(timezone.utc).date()
+BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1, batch_concurrency 1), cron '@daily'"
+FAILING = "CASE WHEN @start_ds::DATE IN (SELECT day FROM ctl.broken) THEN error('broken day') ELSE 1 END"
+
+
+def day(ago: int) -> str:
+    return f"{TODAY - timedelta(days=ago):%Y-%m-%d}"
+
+
+MODELS = {
+    "models/days.sql": f"MODEL (name t.days, {BY_DAY}, start '{day(8)}', audits (soft)); "
+    f"SELECT @start_ds::DATE AS ds, {FAILING} AS n",
+    "models/shown.sql": f"MODEL (name t.shown, kind VIEW, start '{day(8)}'); SELECT ds, n FROM t.days",
+    "models/total.sql": f"MODEL (name t.total, kind FULL, start '{day(8)}'); SELECT sum(n) AS n FROM t.shown",
+    "models/alone.sql": f"MODEL (name t.alone, kind FULL, start '{day(8)}'); SELECT 1 AS n",
+    "audits/soft.sql": "AUDIT (name soft, blocking false); SELECT * FROM @this_model WHERE n < 0",
+}
+DOWNSTREAM = {"t/days", "t/shown", "t/total"}
+EVERYTHING = {*DOWNSTREAM, "t/alone"}
+
+
+@pytest.fixture
+def dagster(tmp_path: Path) -> Iterator[DagsterProject]:
+    with dagster_project(tmp_path) as project:
+        yield project
+
+
+def shop(tmp_path: Path, dagster: DagsterProject, planned: str = f"{day(3)} 12:00:00", **attributes: Any) -> Path:
+    """Write and plan the project, and add its component.
+
+    Args:
+        planned: The execution time of the plan.
+    """
+    project = write_project(tmp_path / "shop", MODELS)
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.broken (day DATE)")
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", planned)
+    dagster.add_component(
+        "shop",
+        {"project": str(project), "intervals_check": True, "execution": {"allow_restate": True}, **attributes},
+    )
+    dagster.refresh()
+    return project
+
+
+def broken(project: Path, *days: str) -> None:
+    """Let the batches of these days of t.days fail, and no others."""
+    query(project, "DELETE FROM ctl.broken")
+    for broken_day in days:
+        query(project, f"INSERT INTO ctl.broken VALUES ('{broken_day}')")
+
+
+def restate(start: str, end: str) -> dict[str, Any]:
+    return {OP: {"restate": {"start": start, "end": end}}}
+
+
+def restate_in_a_shell(project: Path, start: str, end: str) -> None:
+    sqlmesh(
+        *(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.days", "--start", start, "--end", end)
+    )
+
+
+def outside(run: RunRecord) -> dict[str, str]:
+    """The intervals that a run has recorded as computed outside of Dagster."""
+    return {key: str(event.metadata["sqlmesh/intervals"].value) for key, event in run.computed_outside.items()}
+
+
+def unsynced(dagster: DagsterProject) -> dict[str, list[str]]:
+    """The reasons why Dagster marks assets as unsynced, by asset."""
+    graph = dagster.refresh().get_repository_def().asset_graph
+    resolver = CachingStaleStatusResolver(dagster.instance, graph, LoadingContextForTest(dagster.instance))
+    causes = {
+        key.to_user_string(): [cause.reason for cause in resolver.get_stale_causes(key)]
+        for key in graph.materializable_asset_keys
+    }
+    return {key: reasons for key, reasons in causes.items() if reasons}
+
+
+# -- outside data -------------------------------------------------------------------------------------
+
+
+def test_outside_restatement_is_recorded_although_a_run_computes_the_newest_day_first(
+    tmp_path: Path, dagster: DagsterProject
+) -> None:
+    project = shop(tmp_path, dagster, planned=f"{day(1)} 12:00:00")
+    assert outside(dagster.launch(ops={OP: {"end": day(2)}}))["t/days"] == f"[{day(8)}, {day(1)})"
+    restate_in_a_shell(project, day(6), day(5))
+    run = dagster.launch()
+    assert outside(run)["t/days"] == f"[{day(6)}, {day(4)})"
+    assert run.materializations["t/days"].metadata["sqlmesh/intervals"].value == f"[{day(1)}, {day(0)})"
+    assert not dagster.launch().computed_outside
+
+
+def test_batches_of_a_failed_run_are_never_outside_data_however_many_observations_follow(
+    tmp_path: Path, dagster: DagsterProject
+) -> None:
+    project = shop(tmp_path, dagster)
+    dagster.launch(assets=["t/alone"])
+    broken(project, day(1))
+    failed = dagster.launch()
+    assert failed.status_of("t/days") == "partly_executed"
+    for _ in range(60):
+        dagster.instance.report_runless_asset_event(dg.AssetObservation(dg.AssetKey(["t", "days"])))
+    again = dagster.launch()
+    assert again.status_of("t/days") == "failed"
+    assert not again.computed_outside
+    broken(project)
+    sqlmesh(project, "run")
+    assert outside(dagster.launch())["t/days"] == f"[{day(1)}, {day(0)})", "only what the shell has computed"
+
+
+def test_run_of_a_subset_records_outside_data_of_upstream_models_first(tmp_path: Path, dagster: DagsterProject) -> None:
+    shop(tmp_path, dagster)
+    run = dagster.launch(assets=["t/total"])
+    assert set(run.computed_outside) == DOWNSTREAM
+    assert not run.materializations
+
+
+# -- audits -------------------------------------------------------------------------------------------
+
+
+def test_audit_results_of_a_restatement_are_repeated_by_the_next_run(tmp_path: Path, dagster: DagsterProject) -> None:
+    shop(tmp_path, dagster)
+    dagster.launch()
+    assert dagster.launch(ops=restate(day(5), day(4)), assets=["t/days"]).checks["t/days:soft"].passed
+    idle = dagster.launch()
+    assert idle.status_of("t/days") == "up_to_date"
+    assert idle.checks["t/days:soft"].passed
+    assert "sqlmesh/carried_over" in idle.checks["t/days:soft"].metadata
+
+
+# -- restatements that fail ---------------------------------------------------------------------------
+
+
+def health(run: RunRecord) -> dict[str, bool]:
+    names = ("t/days:sqlmesh_execution_status", "t/days:sqlmesh_intervals_complete")
+    return {name.split("_")[1]: run.checks[name].passed for name in names if name in run.checks}
+
+
+LOST = {"execution": False, "intervals": False}
+HEALTHY = {"execution": True, "intervals": True}
+
+
+@pytest.mark.parametrize("healed_by", ["dagster", "shell"])
+def test_failed_restatement_fails_the_checks_until_somebody_has_computed_the_range_again(
+    tmp_path: Path, dagster: DagsterProject, healed_by: str
+) -> None:
+    project = shop(tmp_path, dagster)
+    dagster.launch()
+    broken(project, day(5))
+    failed = dagster.launch(ops=restate(day(6), day(5)), assets=["t/days"])
+    assert query(project, "SELECT count(*) FROM t.days") == [(7,)], "SQLMesh has deleted the rows of a day"
+    lost = f"The restatement of t.days has not finished for [{day(5)}, {day(4)}): rows may be missing or old there"
+    assert lost in failed.failures[0]
+    assert f"`restate: {{start: '{day(5)}', end: '{day(5)}'}}` in the run config" in failed.failures[0]
+    assert health(failed) == LOST
+
+    broken(project)
+    for later in (dagster.launch(), dagster.launch(assets=["t/days"])):
+        assert later.status == dg.DagsterRunStatus.FAILURE
+        assert lost in later.failures[0]
+        assert health(later) == LOST
+    assert lost not in dagster.launch(assets=["t/alone"]).log
+
+    if healed_by == "dagster":
+        assert health(dagster.launch(ops=restate(day(5), day(5)), assets=["t/days"])) == HEALTHY
+    else:
+        restate_in_a_shell(project, day(5), day(5))
+    assert query(project, "SELECT count(*) FROM t.days") == [(8,)]
+    healthy = dagster.launch()
+    assert healthy.status == dg.DagsterRunStatus.SUCCESS, healthy.failures
+    assert health(healthy) == HEALTHY
+    tags = dagster.instance.get_run_by_id(failed.run_id)
+    assert tags is not None
+    assert tags.tags["sqlmesh/restatement"] == "finished"
+
+
+def test_failed_automatic_restatement_fails_the_checks_and_shows_no_gaps(
+    tmp_path: Path, dagster: DagsterProject
+) -> None:
+    automatic = MODELS["models/days.sql"].replace(
+        "batch_size 1", "auto_restatement_cron '@daily', auto_restatement_intervals 3, batch_size 1"
+    )
+    project = write_project(tmp_path / "shop", {**MODELS, "models/days.sql": automatic})
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.broken (day DATE)")
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", f"{day(1)} 12:00:00")
+    sqlmesh(project, "run", "--ignore-cron")
+    dagster.add_component("shop", {"project": str(project), "intervals_check": True})
+    dagster.refresh()
+    query(project, "UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = 1")
+    broken(project, day(2))
+    failed = dagster.launch()
+    assert failed.status == dg.DagsterRunStatus.FAILURE
+    assert health(failed) == LOST
+    description = failed.description_of("t/days:sqlmesh_intervals_complete")
+    assert description.startswith(f"t.days has no gaps. The restatement of t.days has not finished for [{day(2)}, ")
+    broken(project)
+    assert health(dagster.launch()) == HEALTHY
+
+
+# -- in sync ------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_unsynced_after_a_plan_a_run_a_restatement_and_outside_data(
+    tmp_path: Path, dagster: DagsterProject
+) -> None:
+    project = shop(tmp_path, dagster, planned="now")
+    adopted = dagster.launch()
+    assert set(adopted.computed_outside) == EVERYTHING
+    assert not unsynced(dagster)
+    assert set(dagster.launch(ops=restate(day(3), day(2)), assets=["t/days"]).materializations) == DOWNSTREAM
+    assert not unsynced(dagster)
+    restate_in_a_shell(project, day(4), day(3))
+    assert set(dagster.launch(assets=["t/total"]).computed_outside) == DOWNSTREAM
+    assert not unsynced(dagster)
