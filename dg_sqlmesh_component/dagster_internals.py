@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -191,13 +192,23 @@ def planned_selection(
     return next((step.entity_keys for step in plan.steps if step.key == key), None)
 
 
-def planned_assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Set[dg.AssetKey]:
-    """The assets in the stored plan of a run, also of a run that has not started. Nothing public has them."""
-    snapshot_id = run.execution_plan_snapshot_id
-    if snapshot_id is None:
-        return frozenset()
-    steps = instance.get_execution_plan_snapshot(snapshot_id).steps
-    return {key for step in steps for key in step.entity_keys if isinstance(key, dg.AssetKey)}
+def planned_assets(instance: dg.DagsterInstance, runs: Iterable[dg.DagsterRun]) -> list[Set[dg.AssetKey]]:
+    """The assets of each run, also of a run that has not started. Nothing public has them.
+
+    A run without a selection is of a whole job, whose assets are in its stored plan. Reading a plan of 100 assets takes
+    10 ms, and all runs of a job have the same plan, so each plan is read once.
+    """
+
+    @cache
+    def of_plan(snapshot_id: str | None) -> Set[dg.AssetKey]:
+        steps = instance.get_execution_plan_snapshot(snapshot_id).steps if snapshot_id else ()
+        return {key for step in steps for key in step.entity_keys if isinstance(key, dg.AssetKey)}
+
+    def of_run(run: dg.DagsterRun) -> Set[dg.AssetKey]:
+        has_selection = run.asset_selection or run.asset_check_selection
+        return (run.asset_selection or frozenset()) if has_selection else of_plan(run.execution_plan_snapshot_id)
+
+    return [of_run(run) for run in runs]
 
 
 def assets_of_run(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:

@@ -50,9 +50,9 @@ class ActiveRun:
 
 def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[ActiveRun]:
     active = []
-    for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
-        run = record.dagster_run
-        planned = planned_assets(instance, run)
+    records = instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
+    runs = [record.dagster_run for record in records]
+    for record, run, planned in zip(records, runs, planned_assets(instance, runs)):
         if planned & assets.fqn_by_key.keys():
             active.append(
                 ActiveRun(
