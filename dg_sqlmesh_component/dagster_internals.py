@@ -28,7 +28,15 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
-from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, BACKFILL_ID_TAG
+from dagster._core.storage.tags import (
+    ASSET_RESUME_RETRY_TAG,
+    BACKFILL_ID_TAG,
+    DOCKER_IMAGE_TAG,
+    GLOBAL_CONCURRENCY_TAG,
+    HIDDEN_TAG_PREFIX,
+    SYSTEM_TAG_PREFIX,
+    USER_EDITABLE_SYSTEM_TAGS,
+)
 from dagster._utils import interrupts
 from dagster._utils.schedules import (
     CroniterShim,
@@ -224,6 +232,12 @@ def repeats_failed_assets(run: dg.DagsterRun) -> bool:
 def is_part_of_backfill(run: dg.DagsterRun) -> bool:
     """Whether a backfill has launched the run."""
     return BACKFILL_ID_TAG in run.tags
+
+
+def is_reserved_tag(key: str) -> bool:
+    """Whether a tag of runs is one that Dagster sets itself. Nothing public lists those that users may set."""
+    may_be_set = [*USER_EDITABLE_SYSTEM_TAGS, GLOBAL_CONCURRENCY_TAG, DOCKER_IMAGE_TAG]
+    return key.startswith((SYSTEM_TAG_PREFIX, HIDDEN_TAG_PREFIX)) and key not in may_be_set
 
 
 # -- selections -----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ SWITCHES = {
 
 def resolved(attribute: str, value: Any) -> Any:
     """Resolve one attribute as Dagster does from a `defs.yaml`."""
-    return getattr(loaded({**EVERYTHING, attribute: value}), attribute)
+    return getattr(loaded({**EVERYTHING, "automation": None, attribute: value}), attribute)
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,12 @@ def test_dagster_tags_runs_of_backfills_and_asset_retries() -> None:
     )
 
 
+def test_tags_that_dagster_sets_are_reserved_and_tags_that_control_runs_are_not() -> None:
+    reserved = ["dagster/schedule_name", "dagster/backfill", "dagster/run_key", ".dagster/repository"]
+    free = ["dagster/priority", "dagster/max_retries", "dagster/concurrency_key", "dagster/image", "team"]
+    assert [key for key in [*reserved, *free] if internals.is_reserved_tag(key)] == reserved
+
+
 def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
