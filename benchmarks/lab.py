@@ -6,12 +6,14 @@ show the median and the range of all rounds.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +94,22 @@ def peak_megabytes(command: Sequence[str | Path], *, cwd: Path, **env: str) -> f
     return peak
 
 
+def warn_without_bytecode() -> None:
+    """Warn if the numbers would contain the time of the compiler."""
+    causes = ["PYTHONDONTWRITEBYTECODE is set"] if os.environ.get("PYTHONDONTWRITEBYTECODE") else []
+    for package in ("dagster", "sqlmesh", "sqlglot", "dg_sqlmesh_component"):
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None or not os.path.exists(importlib.util.cache_from_source(found.origin)):
+            causes.append(f"{package} has no bytecode")
+    if causes:
+        command = f"{sys.executable} -m compileall -q {sysconfig.get_path('purelib')} {HERE.parent}"
+        print(
+            f"Warning: {', '.join(causes)}. Processes may compile what they import, and the numbers would "
+            f"contain that. Unset the variable, and compile the packages: {command}",
+            file=sys.stderr,
+        )
+
+
 def _environment() -> dict[str, str]:
     """Environment variables of the measured processes: this Python's commands come first, and bytecode is kept.
 
@@ -129,6 +147,7 @@ class Lab:
     """
 
     def __init__(self, folder: Path, models: int, *, planned: bool = True, **shape: Any) -> None:
+        warn_without_bytecode()
         self.folder = folder
         self.models = models
         self.project = folder / "sqlmesh"

@@ -72,6 +72,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     def __post_init__(self) -> None:
         convert_to_declared_types(self, SQLMeshProjectComponent, secret=("project",))  # its `env` may hold passwords
+        self.refuse_contradictions()
         self._source = ManifestSource(
             self.project,
             _selectors(self.select),
@@ -336,27 +337,19 @@ def _automation_of(
     project_tag: str,
 ) -> list[dg.Definitions]:
     """The schedules, the sensor and the job of the janitor, if they are configured."""
-    definitions = []
+    by_attribute: dict[str, dg.Definitions] = {}
     if component.schedule is not None:
-        definitions.append(build_schedules(component.schedule, op_name, component.project, assets))
+        by_attribute["schedule.name"] = build_schedules(component.schedule, op_name, component.project, assets)
     if component.polling_sensor is not None:
-        definitions.append(
-            build_sensor(
-                component.polling_sensor,
-                op_name,
-                component.project,
-                assets,
-                code_location.models,
-                project_tag,
-            )
+        by_attribute["op.name"] = build_sensor(
+            component.polling_sensor, op_name, component.project, assets, code_location.models, project_tag
         )
     if component.janitor is not None:
-        janitor = JanitorJob(component.janitor, op_name)
-        for name in (janitor.name, janitor.op_name):
-            code_location.add_op(label, name, "janitor.name")
         compute = partial(clean_up, project=component.project, janitor=component.janitor, execution=component.execution)
-        definitions.append(janitor.build(pool, compute))
-    return definitions
+        by_attribute["janitor.name"] = JanitorJob(component.janitor, op_name).build(pool, compute)
+    for attribute, definitions in by_attribute.items():
+        code_location.add_definitions(label, attribute, definitions)
+    return list(by_attribute.values())
 
 
 def _with_answer(
@@ -370,12 +363,14 @@ def _with_answer(
 
 
 def _refuse_unset_variables(component: SQLMeshProjectComponent, attributes: BaseModel) -> None:
-    """Refuse templates whose variable is not set. Else all models would be selected, or the default pool be used."""
+    """Refuse templates whose variable is not set. Else all models would be selected, or a default be used."""
     for name in ("select", "exclude"):
         refuse_unset_variable(name, getattr(attributes, name, None), getattr(component, name))
-    op = getattr(attributes, "op", None)
-    for name in ("name", "pool", "description"):
-        refuse_unset_variable(f"op.{name}", getattr(op, name, None), getattr(component.op, name, None))
+    for name, written in attributes:
+        for key, text in written if isinstance(written, BaseModel) else ():
+            resolved = getattr(getattr(component, name), key, text)
+            if isinstance(text, str) and "{{" in text and (resolved is None or isinstance(resolved, str)):
+                refuse_unset_variable(f"{name}.{key}", text, resolved)
 
 
 def _without_traceback(error: Exception) -> Exception:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -37,7 +38,15 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
-from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, BACKFILL_ID_TAG
+from dagster._core.storage.tags import (
+    ASSET_RESUME_RETRY_TAG,
+    BACKFILL_ID_TAG,
+    DOCKER_IMAGE_TAG,
+    GLOBAL_CONCURRENCY_TAG,
+    HIDDEN_TAG_PREFIX,
+    SYSTEM_TAG_PREFIX,
+    USER_EDITABLE_SYSTEM_TAGS,
+)
 from dagster._utils import interrupts
 from dagster._utils.schedules import (
     CroniterShim,
@@ -201,13 +210,23 @@ def planned_selection(
     return next((step.entity_keys for step in plan.steps if step.key == key), None)
 
 
-def planned_assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Set[dg.AssetKey]:
-    """The assets in the stored plan of a run, also of a run that has not started. Nothing public has them."""
-    snapshot_id = run.execution_plan_snapshot_id
-    if snapshot_id is None:
-        return frozenset()
-    steps = instance.get_execution_plan_snapshot(snapshot_id).steps
-    return {key for step in steps for key in step.entity_keys if isinstance(key, dg.AssetKey)}
+def planned_assets(instance: dg.DagsterInstance, runs: Iterable[dg.DagsterRun]) -> list[Set[dg.AssetKey]]:
+    """The assets of each run, also of a run that has not started. Nothing public has them.
+
+    A run without a selection is of a whole job, whose assets are in its stored plan. Reading a plan of 100 assets takes
+    10 ms, and all runs of a job have the same plan, so each plan is read once.
+    """
+
+    @cache
+    def of_plan(snapshot_id: str | None) -> Set[dg.AssetKey]:
+        steps = instance.get_execution_plan_snapshot(snapshot_id).steps if snapshot_id else ()
+        return {key for step in steps for key in step.entity_keys if isinstance(key, dg.AssetKey)}
+
+    def of_run(run: dg.DagsterRun) -> Set[dg.AssetKey]:
+        has_selection = run.asset_selection or run.asset_check_selection
+        return (run.asset_selection or frozenset()) if has_selection else of_plan(run.execution_plan_snapshot_id)
+
+    return [of_run(run) for run in runs]
 
 
 def assets_of_run(context: dg.AssetExecutionContext) -> Set[dg.AssetKey]:
@@ -223,6 +242,12 @@ def repeats_failed_assets(run: dg.DagsterRun) -> bool:
 def is_part_of_backfill(run: dg.DagsterRun) -> bool:
     """Whether a backfill has launched the run."""
     return BACKFILL_ID_TAG in run.tags
+
+
+def is_reserved_tag(key: str) -> bool:
+    """Whether a tag of runs is one that Dagster sets itself. Nothing public lists those that users may set."""
+    may_be_set = [*USER_EDITABLE_SYSTEM_TAGS, GLOBAL_CONCURRENCY_TAG, DOCKER_IMAGE_TAG]
+    return key.startswith((SYSTEM_TAG_PREFIX, HIDDEN_TAG_PREFIX)) and key not in may_be_set
 
 
 # -- selections -----------------------------------------------------------------------------------

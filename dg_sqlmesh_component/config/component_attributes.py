@@ -31,6 +31,7 @@ from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.config.tag_convention import TagConvention
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
 
 
@@ -224,3 +225,20 @@ class ComponentAttributes(dg.Resolvable):
             examples=[True, {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING"}],
         ),
     ] = None
+
+    def refuse_contradictions(self) -> None:
+        """Refuse attributes that have no effect, or a wrong one, together with others.
+
+        Raises:
+            ConfigurationError: With the attributes.
+        """
+        if self.schedule is not None and self.automation is not None:
+            raise ConfigurationError(
+                "defs.yaml has both `schedule` and `automation`, so Dagster would request each model twice. Remove one "
+                "of them."
+            )
+        if self.restate != Restate() and not self.execution.allow_restate:
+            raise ConfigurationError(
+                "`restate` in defs.yaml limits restatements, which are not allowed. Set `execution.allow_restate: "
+                "true`, or remove `restate`."
+            )

@@ -11,6 +11,7 @@ from pydantic import StrictBool
 
 from dg_sqlmesh_component.config.validation import shortened
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import block
 
 _SWITCHES = {"true": True, "false": False}
 
@@ -71,8 +72,10 @@ def not_a_mapping(
     attribute: str, value: object, example: Mapping[str, Any], allowed: str = "a mapping"
 ) -> ConfigurationError:
     """The error for a value that is none of the allowed ones."""
+    keys = "".join(f"\n  {key}: {json.dumps(setting)}" for key, setting in example.items())  # JSON is YAML
+    written = block(f"{attribute.rpartition('.')[2]}:{keys}")
     return ConfigurationError(
-        f"`{attribute}` in defs.yaml is {shortened(value)}. Write {allowed}, for example {json.dumps(example)}."
+        f"`{attribute}` in defs.yaml is {shortened(value)}. Write {allowed}, for example:{written}"
     )
 
 

@@ -93,6 +93,22 @@ def refuse_restatement(config: SQLMeshRunConfig, *, is_allowed: bool) -> None:
         )
 
 
+def refuse_blank_bounds(config: SQLMeshRunConfig) -> None:
+    """Refuse blank text in `start` and `end`, for which SQLMesh would take the whole history.
+
+    Raises:
+        ConfigurationError: With the option.
+    """
+    for where, bounds in (("", config), ("restate.", config.restate)):
+        for name in ("start", "end") if bounds is not None else ():
+            text = getattr(bounds, name)
+            if text is not None and not text.strip():
+                raise ConfigurationError(
+                    f"`{where}{name}` in the run config is {text!r}. Write a date, an instant or words such as "
+                    f"'1 week ago'{'' if where else ', or leave it out'}."
+                )
+
+
 def refuse_options_without_effect(config: SQLMeshRunConfig, environment: str, *, runs_models: bool) -> None:
     """Refuse run config that SQLMesh would ignore.
 

@@ -34,7 +34,10 @@ class Schedule(dg.Resolvable):
     ] = "STOPPED"
     tags: Annotated[
         dict[str, str],
-        dg.Resolver.default(description="Tags of the runs.", examples=[{"team": "data"}]),
+        dg.Resolver.default(
+            description="Tags of the runs, without keys that Dagster or this component sets.",
+            examples=[{"team": "data"}],
+        ),
     ] = field(default_factory=dict)
     cron: Annotated[
         str | None,

@@ -1,28 +1,85 @@
-"""A JSON schema of `defs.yaml` with which `dg check yaml` names the wrong key."""
+"""Errors in `defs.yaml` that name the wrong key: in its JSON schema, for `dg check yaml`, and when Dagster loads it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails
 
 Schema = dict[str, Any]
 
 _TEMPLATE = r"\{[{%]"
 """A text with this is a template, whose value is not known yet."""
 
+_WRONG_TYPES = {
+    "bool_type": "a boolean",
+    "dict_type": "a mapping",
+    "float_type": "a number",
+    "int_type": "a number",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "string_type": "text",
+}
+"""What pydantic expected, by the type of its error."""
+
 
 @cache
 def with_named_errors(model: type[BaseModel]) -> type[BaseModel]:
-    """A subclass of the attributes' model, whose JSON schema went through `name_errors`."""
+    """A subclass of the attributes' model whose errors name the wrong key."""
 
     def model_json_schema(_: type[BaseModel], *args: Any, **options: Any) -> Schema:
         return name_errors(model.model_json_schema(*args, **options))
 
-    members = {"__module__": model.__module__, "model_json_schema": classmethod(model_json_schema)}
+    def validate(_: type[BaseModel], value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseModel:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            errors = without_repetitions(error.errors(include_url=False), value)
+            raise ValidationError.from_exception_data(error.title, errors) from None
+
+    members = {
+        "__module__": model.__module__,
+        "model_json_schema": classmethod(model_json_schema),
+        "validate_attributes": model_validator(mode="wrap")(classmethod(validate)),  # type: ignore[arg-type]
+    }
     return type(model.__name__, (model,), members)
+
+
+def without_repetitions(errors: Sequence[ErrorDetails], written: Any) -> list[InitErrorDetails]:
+    """One error for each wrong value. For a union, pydantic reports one for each of its members.
+
+    Args:
+        written: The attributes that were validated.
+    """
+    by_path: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for error in errors:
+        by_path.setdefault(_written_path(error["loc"], written), []).append(error)
+    kept: list[InitErrorDetails] = []
+    for path, found in by_path.items():
+        others = [error for error in found if error["type"] not in _WRONG_TYPES]
+        has_error_inside = any(other != path and other[: len(path)] == path for other in by_path)
+        for error in others:
+            location = (*path, error["loc"][-1]) if error["type"] == "missing" else path
+            kept.append({"ctx": {}, **error, "loc": location})  # type: ignore[typeddict-unknown-key]
+        if not others and not has_error_inside:
+            types = " or ".join(dict.fromkeys(_WRONG_TYPES[error["type"]] for error in found))
+            # Dagster copies each error by its type, so it must be one of pydantic's.
+            context = {"error": f"write {types}"}
+            kept.append({"type": "value_error", "ctx": context, "loc": path, "input": found[0]["input"]})
+    return kept
+
+
+def _written_path(location: tuple[int | str, ...], written: Any) -> tuple[int | str, ...]:
+    """The keys of a location, without the names of union members that pydantic puts between them."""
+    path = []
+    for key in location:
+        if (isinstance(written, Mapping) and key in written) or (isinstance(written, list) and isinstance(key, int)):
+            path.append(key)
+            written = written[key]  # type: ignore[index]
+    return tuple(path)
 
 
 def name_errors(schema: Schema) -> Schema:

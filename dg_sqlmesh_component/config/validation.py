@@ -50,14 +50,14 @@ def convert_to_declared_types(
 
 
 def require_at_least(attribute: str, declared: object, **bounds: int) -> None:
-    """Refuse numbers below their bounds. A field may be None.
+    """Refuse numbers below their bounds, and NaN. A field may be None.
 
     Raises:
         ConfigurationError: A number is too small.
     """
     for name, least in bounds.items():
         number = getattr(declared, name)
-        if number is not None and number < least:
+        if number is not None and not number >= least:
             raise ConfigurationError(f"`{attribute}.{name}` in defs.yaml is {number}; it must be at least {least}.")
 
 

@@ -1,4 +1,4 @@
-"""The components of one code location, and the conflicts between two of them.
+"""The components of one code location, and the conflicts between two of them, or between names of one.
 
 Dagster would report these conflicts late, and without the names of the components.
 """
@@ -14,15 +14,21 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import shared_in_code_location
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
+_NAMES_OF_DAGSTER = {
+    ("job or op", "__ASSET_JOB"): ("Dagster", ""),
+    ("schedule or sensor", "default_automation_condition_sensor"): ("Dagster", ""),
+}
+"""The owner of each name, as component and attribute, by kind and name."""
+
 
 class CodeLocation:
-    """The components of one code location that are built so far: their ops, assets, tables and manifests.
+    """The components of one code location that are built so far: their names, assets, tables and manifests.
 
     Each component is named by its label (`component_label`).
     """
 
     def __init__(self) -> None:
-        self._component_by_op: dict[str, str] = {}
+        self._name_owners = dict(_NAMES_OF_DAGSTER)
         self._table_by_key: dict[dg.AssetKey, tuple[str, str]] = {}
         self._produced: set[dg.AssetKey | str] = set()
         self._external_owners: dict[dg.AssetKey | str, str] = {}
@@ -39,19 +45,30 @@ class CodeLocation:
         """The code location that is being loaded. Each load of it starts with an empty one."""
         return shared_in_code_location(context, cls)
 
-    def add_op(self, component: str, name: str, attribute: str) -> None:
-        """Register the name of an op.
+    def add_definitions(self, component: str, attribute: str, definitions: dg.Definitions) -> None:
+        """Register the names of jobs, their ops, schedules and sensors.
 
         Args:
-            attribute: The attribute that sets the name.
+            attribute: The attribute that sets their names.
 
         Raises:
-            ConfigurationError: Another component has an op of that name.
+            ConfigurationError: One of them has the name of another definition.
         """
-        other = self._component_by_op.setdefault(name, component)
-        if other != component:
+        for job in definitions.jobs or ():
+            self._add_name(component, attribute, "job or op", job.name)
+            for op in job.graph.node_defs if isinstance(job, dg.JobDefinition) else ():
+                self._add_name(component, attribute, "job or op", op.name)
+        for ticking in (*(definitions.schedules or ()), *(definitions.sensors or ())):
+            self._add_name(component, attribute, "schedule or sensor", ticking.name)
+
+    def _add_name(self, component: str, attribute: str, kind: str, name: str) -> None:
+        """Register a name. Dagster does not accept two of one kind, and does not name the attributes that set them."""
+        owner = (component, attribute)
+        other = self._name_owners.setdefault((kind, name), owner)
+        if other != owner:
+            owners = f"`{attribute}` of {component} and {f'`{other[1]}` of {other[0]}' if other[1] else other[0]}"
             raise ConfigurationError(
-                f"{other} and {component} both name their op {name!r}. Give one of them another `{attribute}`."
+                f"{owners} would both give the name {name!r} to a {kind}. Set another `{attribute}` in defs.yaml."
             )
 
     def add(self, component: str, op_name: str, specs: Mapping[str, dg.AssetSpec]) -> None:
@@ -64,9 +81,10 @@ class CodeLocation:
             specs: The component's assets, by the fqn of their models.
 
         Raises:
-            ConfigurationError: Another component has an op of that name, or shows one of these tables as external.
+            ConfigurationError: Another op or job has that name, or another component shows one of these tables as
+                external.
         """
-        self.add_op(component, op_name, "op.name")
+        self._add_name(component, "op.name", "job or op", op_name)
         self._models |= specs.keys()
         for spec in specs.values():
             self._add_produced(component, spec)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from dg_sqlmesh_component.config.janitor import Janitor
-from dg_sqlmesh_component.definitions.op import refuse_op_name
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.definitions.op import refuse_op_name, refuse_reserved_tags
 
 Compute = Callable[[dg.OpExecutionContext], Iterator[dg.Output[None]]]
 
@@ -29,13 +28,9 @@ class JanitorJob:
     component_op: str
 
     def __post_init__(self) -> None:
+        refuse_reserved_tags("janitor.tags", self.configured.tags)
         if self.configured.name is not None:
             refuse_op_name(self.configured.name, "janitor.name")
-        if self.component_op in (self.name, self.op_name):
-            raise ConfigurationError(
-                f"`janitor.name` in defs.yaml is {self.name!r}. The job or its op, {self.op_name!r}, would have the "
-                "name of the op that runs SQLMesh. Choose another name."
-            )
 
     @property
     def name(self) -> str:

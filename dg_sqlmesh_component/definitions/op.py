@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from dagster.components.resolved.core_models import OpSpec
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
+from dg_sqlmesh_component.dagster_internals import is_reserved_tag
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import short_hash
@@ -164,16 +165,38 @@ def refuse_op_name(name: str, attribute: str = "op.name") -> None:
     Raises:
         ConfigurationError: Dagster refuses the name, or gives such names to parts of an op.
     """
-    where = f"`{attribute}` in defs.yaml is {name!r}"
     if NAME_OF_A_PART.search(name):
         raise ConfigurationError(
-            f"{where}. It must not end in an underscore and a number: Dagster gives such names to the parts of an "
-            "op that it splits, and runs only one of two ops with the same name."
+            f"`{attribute}` in defs.yaml is {name!r}. It must not end in an underscore and a number: Dagster "
+            "gives such names to the parts of an op that it splits, and runs only one of two ops with the same name."
         )
+    refuse_name(name, attribute)
+
+
+def refuse_name(name: str, attribute: str) -> None:
+    """Refuse a name that Dagster refuses.
+
+    Raises:
+        ConfigurationError: With the rule.
+    """
     try:
         dg.op(name=name)(lambda: None)
     except dg.DagsterInvalidDefinitionError as error:
-        raise ConfigurationError(f"{where}, which Dagster refuses: {error}") from error
+        raise ConfigurationError(f"`{attribute}` in defs.yaml is {name!r}, which Dagster refuses: {error}") from error
+
+
+def refuse_reserved_tags(attribute: str, tags: Mapping[str, str]) -> None:
+    """Refuse tags of runs that Dagster or this package sets.
+
+    Raises:
+        ConfigurationError: With the first of them.
+    """
+    for key in tags:
+        if is_reserved_tag(key) or key.startswith("sqlmesh/"):
+            owner = "this component" if key.startswith("sqlmesh/") else "Dagster"
+            raise ConfigurationError(
+                f"`{attribute}` in defs.yaml contains {key!r}, a tag that {owner} sets itself. Choose another name."
+            )
 
 
 class _Namer:

@@ -14,7 +14,7 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.formatting import listed
 
 COMPUTING_SINCE_TAG = "sqlmesh/computing_since"
-"""Tag of a run: when it has taken the lock on the SQLMesh state."""
+"""Tag of a run: when it has first taken a lock on a SQLMesh state."""
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -34,7 +34,7 @@ class ActiveRun:
         started_at: Epoch milliseconds; None if it has not started.
         computes_all: Whether it computes all intervals that are pending when it starts.
         models: The models that it computes, by fqn; None if they may be more than its assets, as in a restatement.
-        computing_since: When it has taken the lock on the SQLMesh state, epoch milliseconds; None if it has not.
+        computing_since: When it has first taken a lock on a SQLMesh state, epoch milliseconds; None if it has not.
     """
 
     run_id: str
@@ -57,9 +57,9 @@ class ActiveRun:
 
 def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[ActiveRun]:
     active = []
-    for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
-        run = record.dagster_run
-        planned = planned_assets(instance, run)
+    records = instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
+    runs = [record.dagster_run for record in records]
+    for record, run, planned in zip(records, runs, planned_assets(instance, runs)):
         if planned & assets.fqn_by_key.keys():
             active.append(
                 ActiveRun(
@@ -71,19 +71,25 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
                     models=None
                     if RESTATE_TAG in run.tags
                     else frozenset(assets.fqn_by_key[key] for key in planned & assets.fqn_by_key.keys()),
-                    computing_since=_instant(run.tags.get(COMPUTING_SINCE_TAG)),
+                    computing_since=_instant(run.tags[COMPUTING_SINCE_TAG])
+                    if COMPUTING_SINCE_TAG in run.tags
+                    else None,
                 )
             )
     return active
 
 
-def computing_since_tag() -> dict[str, str]:
-    """The tag of a run that takes the lock on the SQLMesh state now."""
-    return {COMPUTING_SINCE_TAG: datetime.now(timezone.utc).isoformat(timespec="milliseconds")}
+def mark_as_computing(instance: dg.DagsterInstance, run_id: str) -> int:
+    """Give a run the tag, unless another step of it has. Return the present, in epoch milliseconds."""
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    run = instance.get_run_by_id(run_id)
+    if run is not None and COMPUTING_SINCE_TAG not in run.tags:
+        instance.add_run_tags(run_id, {COMPUTING_SINCE_TAG: now})
+    return _instant(now)
 
 
-def _instant(text: str | None) -> int | None:
-    return None if text is None else round(datetime.fromisoformat(text).timestamp() * 1000)
+def _instant(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
 def run_ids(runs: Sequence[ActiveRun]) -> str:

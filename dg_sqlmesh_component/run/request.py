@@ -13,6 +13,7 @@ from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
     chosen_environment,
     config_of_run,
+    refuse_blank_bounds,
     refuse_options_without_effect,
     refuse_restatement,
 )
@@ -81,6 +82,7 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         elif node not in nodes:
             audit_only.add(node)
     config = _run_config(context)
+    refuse_blank_bounds(config)
     refuse_restatement(config, is_allowed=execution.allow_restate)
     environment = chosen_environment(config, assets.manifest.environment, tuple(execution.environments))
     # A step that has only checks gets the config of the whole run, so all assets of the run count.

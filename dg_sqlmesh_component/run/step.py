@@ -23,7 +23,7 @@ from dg_sqlmesh_component.protocol.errors import (
 )
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.run import retry_decision
-from dg_sqlmesh_component.run.active_runs import computing_since_tag
+from dg_sqlmesh_component.run.active_runs import mark_as_computing
 from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.check_history import last_evaluations
@@ -97,7 +97,7 @@ class _Step:
         self.interruption = Interruption(self._cancel)
         self._open_worker = ExitStack()
         self._worker: Worker | None = None
-        self._computes = False
+        self._computing_since: int | None = None
         self._restatement = RestatementMemory(context, assets)
         self._in_flight: tuple[str, ...] = ()
         self._cut_off: set[str] = set()
@@ -182,7 +182,7 @@ class _Step:
                 self._log.event(event)
                 if isinstance(event, msg.DataComparedWithRecords):
                     finish(self._context.instance, event.finished_runs)
-                    yield from self._results.record_outside_data(event.unrecorded)
+                    yield from self._results.record_outside_data(event.unrecorded, self._computing_since)
                 yield from self._results.report(self._ledger.feed(event))
         except SQLMeshComponentError as error:
             return error  # the worker died or could not be started; nodes that had finished were reported
@@ -207,9 +207,8 @@ class _Step:
         if not self._wording.is_declared:
             return msg.Records()
         instance, run = self._context.instance, self._context.run
-        if not self._computes:
-            instance.add_run_tags(run.run_id, computing_since_tag())
-            self._computes = True
+        if self._computing_since is None:
+            self._computing_since = mark_as_computing(instance, run.run_id)
         models = self._assets.with_upstream([*self._request.models, *self._request.audit_only])
         unfinished = unfinished_restatements(instance, self._restatement.project, except_run=run.run_id)
         return msg.Records(self._results.read_records(models), unfinished)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -64,12 +64,22 @@ class StepResults:
         self._recorded |= materialized_data(self.context.instance, self.reporter.assets, models)
         return {fqn: self._recorded[fqn] for fqn in models}
 
-    def record_outside_data(self, compared: Sequence[msg.ComputedData]) -> Iterator[dg.AssetMaterialization]:
-        """Materializations of data that was computed outside of Dagster, parents before children."""
+    def record_outside_data(
+        self, compared: Sequence[msg.ComputedData], computing_since: int | None
+    ) -> Iterator[dg.AssetMaterialization]:
+        """Materializations of data that was computed outside of Dagster, parents before children.
+
+        Args:
+            computing_since: When this step has taken the lock, epoch milliseconds. Another step of the run may have
+                computed before.
+        """
         if not compared:
             return
-        assets, instance = self.reporter.assets, self.context.instance
-        active = active_runs(instance, assets)
+        assets, instance, own = self.reporter.assets, self.context.instance, self.context.run.run_id
+        active = [
+            replace(run, computing_since=computing_since) if run.run_id == own else run
+            for run in active_runs(instance, assets)
+        ]
         self._recorded |= recorded_data(instance, assets, [data.fqn for data in compared])
         outside, left_to_runs = outside_data(compared, self._recorded, active)
         for data in outside:

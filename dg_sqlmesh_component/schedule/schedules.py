@@ -10,6 +10,7 @@ import dagster as dg
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.dagster_internals import WithAssetsBetween
+from dg_sqlmesh_component.definitions.op import refuse_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.schedule.crons import UTC, crons_by_time_zone
 from dg_sqlmesh_component.schedule.tick import TickSettings, evaluate_tick
@@ -19,6 +20,9 @@ def build_schedules(
     configured: Schedule, op_name: str, project: SQLMeshProject, assets: ProjectAssets
 ) -> dg.Definitions:
     """One schedule for each time zone of the models' crons, or one for the configured cron, and their job."""
+    refuse_reserved_tags("schedule.tags", configured.tags)
+    if configured.name is not None:
+        refuse_name(configured.name, "schedule.name")
     if not assets.specs:
         return dg.Definitions()
     name = configured.name or f"{op_name}_schedule"
@@ -57,4 +61,5 @@ def _schedule(settings: TickSettings, job: str, default_status: dg.DefaultSchedu
 
 def _name(name: str, time_zone: str) -> str:
     """The schedule's name. It does not depend on the other time zones, so it never changes."""
-    return name if time_zone == UTC else f"{name}_{re.sub('[^a-z0-9]+', '_', time_zone.lower())}"
+    time_zone_name = time_zone.lower().replace("+", "_plus_")  # `Etc/GMT+1` is not `Etc/GMT-1`
+    return name if time_zone == UTC else f"{name}_{re.sub('[^a-z0-9]+', '_', time_zone_name)}"

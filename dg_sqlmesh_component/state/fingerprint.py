@@ -52,7 +52,8 @@ def fingerprint_of(project: SQLMeshProject, question: Sequence[str]) -> Fingerpr
         return None
     environment = project.process_environment
     configuration = "\n".join(_text(folder / name) for folder in project.paths for name in (*CONFIG_FILES, ".env"))
-    files_elsewhere = list(_files_elsewhere(project, environment))
+    # A missing file counts like one that must not be read: its path depends on the user, and so would the fingerprint.
+    files_elsewhere = [path for path in _files_elsewhere(project, environment) if os.path.isfile(path)]
     stamps = {str(path): _stamp(path) for folder in project.paths for path in _files(folder)}
     model_files = {path for folder in project.paths for path in stamps if _is_model_file(path, folder)}
     digest = hashlib.sha256()
@@ -114,7 +115,7 @@ def _python_code(module: Path) -> str:
 
 
 def _files_elsewhere(project: SQLMeshProject, environment: Mapping[str, str]) -> Iterator[Path]:
-    """The files that SQLMesh and dbt read outside of the project, whether they exist or not."""
+    """The files that SQLMesh and dbt read outside of the project if they exist."""
     home = Path(environment.get("HOME") or Path.home())
     personal = Path(environment.get("SQLMESH_HOME") or home / ".sqlmesh")
     yield from (personal / name for name in CONFIG_FILES if not name.endswith(".py"))

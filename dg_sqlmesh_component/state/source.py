@@ -121,6 +121,8 @@ class ManifestSource:
             )
             if is_refresh:
                 raise ConfigurationError(problem) from error
+            if manifest == before:  # files may not show each change, so it was loaded again
+                return
             _LOGGER.warning(f"{problem} Until then each process loads the project again.")
             self._unstored = manifest
 

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from harness import REPOSITORY
+
+WARN = "import sys; sys.path.insert(0, 'benchmarks'); import lab; lab.warn_without_bytecode()"
+
+
+def test_benchmarks_warn_if_they_would_measure_the_compiler(tmp_path: Path) -> None:
+    def warning(**env: str) -> str:
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        command = [sys.executable, "-c", WARN]
+        return subprocess.run(
+            command, cwd=REPOSITORY, env={**variables, **env}, capture_output=True, text=True, check=True
+        ).stderr
+
+    assert warning(PYTHONDONTWRITEBYTECODE="1").startswith("Warning: PYTHONDONTWRITEBYTECODE is set")
+    empty = warning(PYTHONPYCACHEPREFIX=str(tmp_path))
+    assert "dagster has no bytecode, sqlmesh has no bytecode, sqlglot has no bytecode" in empty
+    assert "-m compileall -q" in empty
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,10 @@ def test_variable_reaches_sqlmesh_unchanged(
         {"select": "{{ env.OF_THE_TEST }}"},
         {"exclude": "{{ env.OF_THE_TEST }}"},
         {"op": {"pool": "{{ env.OF_THE_TEST }}"}},
+        {"schedule": {"name": "{{ env.OF_THE_TEST }}"}},
+        {"schedule": {"name": "shop_{{ env.OF_THE_TEST }}"}},
+        {"janitor": {"environment": "{{ env.OF_THE_TEST }}"}},
+        {"execution": {"allow_restate": True}, "restate": {"max_seconds": "{{ env.OF_THE_TEST }}"}},
         {"external_models": {"key": "{{ env.OF_THE_TEST }}/{{ external.name }}"}},
         {"translation": {"key": "{{ env.OF_THE_TEST }}/{{ model.name }}"}},
         {"project": {"path": "../../../shop", "environment": "dev_{{ env.OF_THE_TEST }}"}},
@@ -461,7 +465,7 @@ def test_two_components_with_same_op_name_are_an_error_that_names_both(dagster: 
     assert len(ops) == 2
     dagster.add_component("a-b", {"project": "../../../shop", "op": {"name": "sqlmesh_a_b"}})
     message = dagster.load_error()
-    assert "both name their op 'sqlmesh_a_b'" in message
+    assert "would both give the name 'sqlmesh_a_b' to a job or op. Set another `op.name`" in message
     assert "defs/a-b" in message
     assert "defs/a_b" in message
 

@@ -104,10 +104,14 @@ def test_invalid_selection_is_quoted_in_error(tmp_path: Path, attribute: str) ->
     assert "tag:finance" in message
 
 
-def test_selection_without_match_is_quoted_in_error(tmp_path: Path) -> None:
-    write_project(tmp_path, ONE_MODEL)
-    message = project_load_error(SQLMeshProject((tmp_path,)), ConfigurationError, select=["tag:finanze"])
-    assert "matches no model: 'tag:finanze'" in message
+def test_selection_without_match_is_quoted_in_error_with_what_exists(tmp_path: Path) -> None:
+    project = SQLMeshProject((write_project(tmp_path, ONE_MODEL),))
+    message = project_load_error(project, ConfigurationError, select=["tag:finanze"])
+    assert "matches no model: 'tag:finanze'. No model has a tag." in message
+    write_project(tmp_path, {"models/two.sql": "MODEL (name t.two, kind FULL, tags [daily, sales]); SELECT 1 AS id"})
+    message = project_load_error(project, ConfigurationError, select=["+tag:nope"])
+    assert "matches no model: '+tag:nope'. Known: tag:daily, tag:sales." in message
+    assert "'t.twoo'. Did you mean t.two" in project_load_error(project, ConfigurationError, select=["t.twoo"])
 
 
 def test_project_with_only_external_and_embedded_models_is_an_error_and_empty_project_is_not(tmp_path: Path) -> None:

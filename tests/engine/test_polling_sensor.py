@@ -14,7 +14,7 @@ from dagster._core.execution.api import create_execution_plan
 from harness import DagsterProject, dagster_project, duckdb_file_in_use, plan, query, sqlmesh, wait_until, write_project
 from postgres import postgres_server
 
-from dg_sqlmesh_component.run.active_runs import computing_since_tag
+from dg_sqlmesh_component.run.active_runs import mark_as_computing
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds), start '2026-01-01'"
 FAILING = "CASE WHEN @start_ds::DATE IN (SELECT day FROM ctl.broken) THEN error('broken day') ELSE 1 END"
@@ -221,7 +221,7 @@ def test_data_computed_since_an_unfinished_run_holds_the_lock_is_left_to_it(
     job = sensor.repository.get_job("__ASSET_JOB").get_subset(asset_selection={dg.AssetKey(["t", "days"])})
     run = dagster.instance.create_run_for_job(job, create_execution_plan(job))
     assert set(sensor.tick().materializations) == {"t/days", "t/total", "t/old"}, "the run has computed nothing"
-    dagster.instance.add_run_tags(run.run_id, computing_since_tag())
+    mark_as_computing(dagster.instance, run.run_id)
     sqlmesh(project, "run")
     tick = sensor.tick()
     assert set(tick.materializations) == {"t/total", "t/old"}

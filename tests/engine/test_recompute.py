@@ -135,8 +135,14 @@ def test_refused_restatement_computes_nothing(dagster: DagsterProject, project: 
 
     dagster.add_component("shop", {"project": str(project), **ALLOWED, "restate": {"max_intervals": 2}})
     dagster.refresh()
+    for blank in (restate("", ""), {OP: {"start": " "}}):
+        [failure] = dagster.launch(ops=blank, assets=["raw/orders"]).failures
+        assert re.match(r"`(restate\.)?start` in the run config is ' ?'\. Write a date", failure)
     refused = dagster.launch(ops=restate("2026-02-10", "2026-02-12"), assets=["raw/orders"])
     [failure] = refused.failures
+    asked_for = "from 2026-02-10T00:00:00Z to 2026-02-13T00:00:00Z"
+    assert failure.startswith(f"The restatement {asked_for} would compute 7 intervals of 3 models; ")
+    assert f"The run config asks for the range {asked_for}." in refused.log
     assert "`restate.max_intervals` in defs.yaml is 2. Nothing was computed." in failure
     assert "raw.orders: [2026-02-10, 2026-02-13) (3 intervals)" in refused.log
     assert re.search(r"marts\.total: \[2026-01-01, \S+\) \(1 interval\)", refused.log), "computed as a whole: once"

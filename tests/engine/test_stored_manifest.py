@@ -234,6 +234,26 @@ def test_unwritable_manifest_folder_is_logged_and_definitions_are_current(
     )
 
 
+def test_current_manifest_in_a_read_only_folder_is_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLMesh reads the state for a project with a name, so files do not show each change."""
+    project = write_project(tmp_path / "shop", ONE_MODEL, CONFIG + "project: shop\n")
+    with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
+        dagster.add_component("shop", {"project": str(project)})
+        dagster.refresh()
+
+        def deny(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(source, "write_manifest", deny)  # root can write to every folder
+        assert assets(dagster.refresh()) == {"t/one"}
+        assert "cannot be stored" not in caplog.text
+        (project / "models" / "two.sql").write_text(SECOND_MODEL)
+        assert assets(dagster.refresh()) == {"t/one", "t/two"}
+        assert "cannot be stored" in caplog.text
+
+
 def test_two_components_with_same_relative_path_have_separate_manifests(tmp_path: Path) -> None:
     with dagster_project(tmp_path) as dagster:
         for name in ("one", "two"):

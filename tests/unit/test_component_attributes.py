@@ -39,6 +39,7 @@ EVERYTHING: dict[str, Any] = {
     "freshness": {"slack": "2h", "warn_slack": "1h"},
     "op": {"name": "shop", "tags": {"team": "data"}, "pool": "warehouse", "description": "Runs it."},
     "execution": {
+        "allow_restate": True,
         "concurrent_tasks": 2,
         "environments": ["dev"],
         "overlap_timeout": 10,
@@ -188,6 +189,23 @@ def test_metadata_limit_below_its_minimum_is_refused(name: str, value: int, leas
     with pytest.raises(ConfigurationError) as refusal:
         MetadataLimits(**{name: value})
     assert str(refusal.value) == f"`metadata_limits.{name}` in defs.yaml is {value}; it must be at least {least}."
+
+
+@pytest.mark.parametrize(
+    ("attributes", "error"),
+    [
+        ({"schedule": True, "automation": "cron"}, "has both `schedule` and `automation`, .* Remove one of them"),
+        ({"restate": {"max_seconds": 9}, "execution": {}}, "Set `execution.allow_restate: true`, or remove `restate`"),
+    ],
+    ids=str,
+)
+def test_contradicting_attributes_are_refused(attributes: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigurationError, match=error):
+        loaded({"project": "shop", **attributes})
+
+
+def test_attributes_without_a_value_contradict_nothing() -> None:
+    assert loaded({"project": "shop", "schedule": True, "restate": {"max_seconds": None}, "automation": None}).schedule
 
 
 def test_project_without_folder_is_refused() -> None:

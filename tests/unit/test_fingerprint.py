@@ -293,6 +293,18 @@ def test_changed_file_in_a_folder_named_by_a_variable_changes_the_fingerprint(
     assert fingerprint_without_models(moved) != before
 
 
+def test_home_folder_of_another_user_does_not_change_the_fingerprint(
+    project: SQLMeshProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest is stored where an image is built, and read by the user that runs Dagster."""
+    fingerprints = set()
+    (tmp_path / "file").touch()
+    for home in (tmp_path, tmp_path / "nobody" / "lives" / "here", tmp_path / "file"):
+        monkeypatch.setenv("HOME", str(home))
+        fingerprints.add(fingerprint_without_models(project))
+    assert len(fingerprints) == 1
+
+
 def test_variable_read_by_a_dbt_model_changes_the_fingerprint(project: SQLMeshProject) -> None:
     writing("dbt_project.yml")(project.paths[0])
     writing("models/m.sql", "SELECT '{{ env_var(\"EXTRA\") }}'")(project.paths[0])

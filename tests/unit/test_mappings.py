@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import yaml
 from dagster.components.resolved.core_models import OpSpec
 from dagster.components.resolved.errors import ResolutionException
 from unit.test_component_attributes import EVERYTHING, loaded
@@ -28,35 +29,45 @@ SWITCHES = {
 
 def resolved(attribute: str, value: Any) -> Any:
     """Resolve one attribute as Dagster does from a `defs.yaml`."""
-    return getattr(loaded({**EVERYTHING, attribute: value}), attribute)
+    return getattr(loaded({**EVERYTHING, "automation": None, attribute: value}), attribute)
 
 
 @pytest.mark.parametrize(
-    ("attribute", "advice"),
+    ("attribute", "allowed"),
     [
-        ("tag_convention", 'Write a mapping, for example {"prefix": "dagster", "separator": ":"}.'),
-        ("translation", 'Write a mapping, for example {"group_name": "{{ model.schema }}"}.'),
-        (
-            "external_models",
-            'Write a mapping, for example {"key": "landing/{{ external.name }}", "keys": {"raw.orders":',
-        ),
-        ("external_models.keys", 'Write a mapping, for example {"raw.orders": "dlt/shop/orders"}.'),
-        ("metadata_limits", 'Write a mapping, for example {"characters": 20000, "lineage_pairs": 10000}.'),
-        ("audits", 'Write a mapping, for example {"checks": "blocking"}.'),
-        ("freshness", 'Write a mapping, for example {"slack": "2h"}.'),
-        ("op", 'Write a mapping, for example {"name": "shop", "pool": "warehouse", "tags": {"team": "data"}}.'),
-        ("execution", 'Write a mapping, for example {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]}.'),
-        ("restate", 'Write a mapping, for example {"max_intervals": 500, "max_seconds": 3600}.'),
-        ("schedule", 'Write true, false or a mapping, for example {"default_status": "RUNNING", "tags":'),
-        ("janitor", 'Write true, false or a mapping, for example {"cron": "30 2 * * 0", "timezone":'),
-        ("intervals_check", 'Write true, false or a mapping, for example {"slack": "6h"}.'),
+        ("tag_convention", "a mapping"),
+        ("translation", "a mapping"),
+        ("external_models", "a mapping"),
+        ("external_models.keys", "a mapping"),
+        ("metadata_limits", "a mapping"),
+        ("audits", "a mapping"),
+        ("freshness", "a mapping"),
+        ("op", "a mapping"),
+        ("execution", "a mapping"),
+        ("restate", "a mapping"),
+        ("schedule", "true, false or a mapping"),
+        ("janitor", "true, false or a mapping"),
+        ("intervals_check", "true, false or a mapping"),
     ],
 )
-def test_text_in_place_of_a_mapping_is_refused_with_an_example(attribute: str, advice: str) -> None:
+def test_text_in_place_of_a_mapping_is_refused_with_an_example_in_yaml(attribute: str, allowed: str) -> None:
     name, _, key = attribute.partition(".")
     with pytest.raises(ConfigurationError) as refusal:
         resolved(name, {key: "daily"} if key else "daily")
-    assert str(refusal.value).startswith(f"`{attribute}` in defs.yaml is 'daily'. {advice}")
+    problem, _, example = str(refusal.value).partition("\n\n")
+    assert problem == f"`{attribute}` in defs.yaml is 'daily'. Write {allowed}, for example:"
+    [(written, value)] = yaml.safe_load(example).items()
+    assert written == (key or name)
+    assert value
+    options = {"execution": {"allow_restate": True}} if name == "restate" else {}
+    if name != "external_models":  # the example names a table of another project
+        assert loaded({**EVERYTHING, "automation": None, **options, name: value})
+
+
+def test_example_is_in_the_form_of_the_file() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        resolved("freshness", "2h")
+    assert str(refusal.value).endswith('for example:\n\n    freshness:\n      slack: "2h"')
 
 
 @pytest.mark.parametrize("attribute", SWITCHES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import dagster as dg
@@ -89,7 +90,10 @@ def test_no_record_at_all_means_no_estimate() -> None:
 @pytest.mark.parametrize(
     ("limits", "error"),
     [
-        ({"max_intervals": 3}, "would compute 4 intervals of 2 models; `restate.max_intervals` in defs.yaml is 3"),
+        (
+            {"max_intervals": 3},
+            "^The restatement from a to b would compute 4 intervals of 2 models; `restate.max_intervals` in .* is 3",
+        ),
         ({"max_seconds": 0.5}, "would take about 1 seconds, .* `restate.max_seconds` in defs.yaml is 0.5"),
     ],
 )
@@ -97,15 +101,21 @@ def test_restatement_beyond_a_limit_is_refused(limits: dict[str, object], error:
     costs = {"a": (msg.RecordedCost(1_000, 2 * DAY_MS),)}
     restate = restatement(costs=costs, **limits)
     with pytest.raises(ConfigurationError, match=error):
-        refuse_large(restate, estimated(restate, TWO_DAYS, {}))
+        refuse_large(restate, estimated(restate, TWO_DAYS, {}), "from a to b")
 
 
 def test_restatement_at_its_limits_is_accepted() -> None:
     restate = restatement(costs={"a": (msg.RecordedCost(1_000, 2 * DAY_MS),)}, max_intervals=4, max_seconds=1.0)
-    refuse_large(restate, estimated(restate, TWO_DAYS, {}))
+    refuse_large(restate, estimated(restate, TWO_DAYS, {}), "from a to b")
 
 
 RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
+
+
+@pytest.mark.parametrize("limits", [{"max_seconds": math.nan}, {"max_seconds": -1}, {"max_intervals": 0}], ids=str)
+def test_limit_that_cannot_be_exceeded_or_kept_is_refused(limits: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"`restate\.max_\w+` in defs\.yaml is \S+; it must be at least"):
+        Restate(**limits)
 
 
 def test_restatement_must_be_allowed() -> None:

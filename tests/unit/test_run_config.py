@@ -9,6 +9,7 @@ from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
     chosen_environment,
     config_of_run,
+    refuse_blank_bounds,
     refuse_options_without_effect,
     sanitized_environment,
 )
@@ -110,6 +111,30 @@ def test_environment_that_is_not_allowed_is_refused(asked_for: str, allowed: lis
 )
 def test_environment_name_is_sanitized_like_sqlmesh(name: str, stored: str) -> None:
     assert sanitized_environment(name) == stored == sanitized_environment(stored)
+
+
+# -- bounds ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("start", ", or leave it out."),
+        ("end", ", or leave it out."),
+        ("restate.start", "."),
+        ("restate.end", "."),
+    ],
+)
+def test_blank_bound_is_refused_with_its_option(option: str, blank: str, remedy: str) -> None:
+    name = option.rpartition(".")[2]
+    restate = {"start": "2026-01-01", "end": "2026-01-02", name: blank}
+    config = SQLMeshRunConfig(**{"restate": restate} if "." in option else {name: blank})
+    with pytest.raises(ConfigurationError) as refusal:
+        refuse_blank_bounds(config)
+    assert str(refusal.value) == (
+        f"`{option}` in the run config is {blank!r}. Write a date, an instant or words such as '1 week ago'{remedy}"
+    )
 
 
 # -- options without effect -----------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 from unit.test_component_attributes import ATTRIBUTE_PATHS, EVERYTHING, replaced, values
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
@@ -56,6 +57,36 @@ def test_json_schema_of_the_attributes_is_valid() -> None:
 )
 def test_wrong_key_or_value_is_reported_by_name(attributes: dict[str, Any], expected: list[str]) -> None:
     messages = messages_of(attributes)
+    assert len(messages) == len(expected)
+    assert all(error.startswith(start) for error, start in zip(messages, expected)), messages
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        (
+            {"schedule": {"default_statu": "RUNNING"}},
+            ["schedule.default_statu: Extra inputs are not permitted"],
+        ),
+        ({"schedule": {"tags": {"a": 5}}}, ["schedule.tags.a: Value error, write text"]),
+        ({"schedule": 5}, ["schedule: Value error, write a boolean or a mapping or text"]),
+        ({"janitor": {"cron": 5}}, ["janitor.cron: Value error, write text"]),
+        ({"polling_sensor": {"interva": 5}}, ["polling_sensor.interva: Extra inputs are not permitted"]),
+        (
+            {"execution": {"retries": {"max_retry": 3}}},
+            [
+                "execution.retries.max_retries: Field required",
+                "execution.retries.max_retry: Extra inputs are not permitted",
+            ],
+        ),
+        ({"select": {"a": 1}, "nope": 1}, ["select: Value error, write text or a list", "nope: Extra inputs"]),
+    ],
+    ids=str,
+)
+def test_wrong_key_or_value_is_one_error_when_dagster_loads_it(attributes: dict[str, Any], expected: list[str]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        SQLMeshProjectComponent.get_model_cls().model_validate({"project": "shop", **attributes})
+    messages = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in caught.value.errors()]
     assert len(messages) == len(expected)
     assert all(error.startswith(start) for error, start in zip(messages, expected)), messages
 

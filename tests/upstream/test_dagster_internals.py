@@ -157,6 +157,12 @@ def test_dagster_tags_runs_of_backfills_and_asset_retries() -> None:
     )
 
 
+def test_tags_that_dagster_sets_are_reserved_and_tags_that_control_runs_are_not() -> None:
+    reserved = ["dagster/schedule_name", "dagster/backfill", "dagster/run_key", ".dagster/repository"]
+    free = ["dagster/priority", "dagster/max_retries", "dagster/concurrency_key", "dagster/image", "team"]
+    assert [key for key in [*reserved, *free] if internals.is_reserved_tag(key)] == reserved
+
+
 def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,10 +317,39 @@ def test_assets_between_are_those_of_the_requested_ones_only() -> None:
     assert internals.assets_between(repository, [A]) == set()
 
 
-def test_plan_of_a_run_that_has_not_started_has_its_assets(instance: dg.DagsterInstance) -> None:
-    queued = job(lambda _: None, {})
-    run = instance.create_run_for_job(queued, create_execution_plan(queued))
-    assert internals.planned_assets(instance, run) == {A, MIDDLE, B, LAST}
+def test_assets_of_runs_that_have_not_started_are_the_selected_ones_or_those_of_the_plan(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(assets: set[dg.AssetKey] | None = None, checks: set[dg.AssetCheckKey] | None = None) -> dg.DagsterRun:
+        queued = job(lambda _: None, {}).get_subset(asset_selection=assets, asset_check_selection=checks)
+        plan = create_execution_plan(queued)
+        created = instance.create_run_for_job(queued, plan)._replace(
+            asset_selection=assets, asset_check_selection=checks
+        )
+        steps = instance.get_execution_plan_snapshot(created.execution_plan_snapshot_id or "").steps
+        in_plan = {key for step in steps for key in step.entity_keys if isinstance(key, dg.AssetKey)}
+        assert internals.planned_assets(instance, [created]) == [in_plan]
+        return created
+
+    runs = [run(), run({A}), run({A, LAST}, {FINE}), run(set(), {FINE}), run(None, {FINE}), run(set()), run()]
+    read, stored_plan = list[str](), instance.get_execution_plan_snapshot
+
+    def counted(snapshot_id: str) -> Any:
+        read.append(snapshot_id)
+        return stored_plan(snapshot_id)
+
+    monkeypatch.setattr(instance, "get_execution_plan_snapshot", counted)
+    everything = {A, MIDDLE, B, LAST}
+    assert internals.planned_assets(instance, runs) == [
+        everything,
+        {A},
+        {A, LAST},
+        set(),
+        set(),
+        everything,
+        everything,
+    ]
+    assert read == [runs[0].execution_plan_snapshot_id]
 
 
 def test_crons_that_tick_at_the_same_time_are_one_tick() -> None:

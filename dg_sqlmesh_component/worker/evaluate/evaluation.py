@@ -33,7 +33,6 @@ from sqlmesh.core.plan import Plan
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo, missing_intervals
 from sqlmesh.utils import CompletionStatus
-from sqlmesh.utils.date import to_datetime, to_timestamp
 from sqlmesh.utils.errors import PlanError, SignalEvalError
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -44,7 +43,7 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     StatementError,
 )
-from dg_sqlmesh_component.protocol.formatting import block, unquoted, utc_text
+from dg_sqlmesh_component.protocol.formatting import block, unquoted
 from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.context import (
     ExistingStateContext,
@@ -60,6 +59,7 @@ from dg_sqlmesh_component.worker.context import (
 from dg_sqlmesh_component.worker.coverage import Coverages, is_incremental
 from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, deployability, record_audits
 from dg_sqlmesh_component.worker.evaluate.automatic_restatements import restated_before_its_source
+from dg_sqlmesh_component.worker.evaluate.bounds import resolved_range
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.evaluate.pending_upstream import hold_back_pending_upstream
@@ -155,7 +155,8 @@ def _refuse_changed_defaults(request: msg.EvaluationRequest, context: ExistingSt
 
 
 def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracker: Tracker) -> msg.EvaluationFinished:
-    _refuse_wrong_bounds(request)
+    if asked_for := resolved_range(request):
+        tracker.pipe.log("info", f"The run config asks for the range {asked_for}.")
     tracker.pipe.send(msg.StateLocked())
     context.records = tracker.pipe.receive_records()
     restatement = _plan_restatement(request, context, tracker) if request.restate else None
@@ -192,25 +193,6 @@ def _evaluate(request: msg.EvaluationRequest, context: _RecordingContext, tracke
         scheduler = context.scheduler(environment=request.environment)
         audit_alone(request, scheduler, context.unrestated, tracker.pipe)
     return msg.EvaluationFinished(status)
-
-
-def _refuse_wrong_bounds(request: msg.EvaluationRequest) -> None:
-    bounds = {}
-    wanted = request.restate or request
-    for name, text in (("start", wanted.start), ("end", wanted.end)):
-        try:
-            bounds[name] = to_timestamp(text, relative_base=to_datetime(request.execution_time)) if text else None
-        except Exception as error:  # dateparser's errors are of many classes
-            raise ConfigurationError(
-                f"SQLMesh cannot parse {name} {text!r} of the run config as a date or time. "
-                "Write a date, an instant or words such as '1 week ago'."
-            ) from error
-    start, end = bounds["start"], bounds["end"]
-    if start is not None and end is not None and start > end:
-        raise ConfigurationError(
-            f"In the run config, start {wanted.start!r} ({utc_text(start)}) is after end {wanted.end!r} "
-            f"({utc_text(end)}), so nothing would be computed. Correct one of them."
-        )
 
 
 def _plan_restatement(request: msg.EvaluationRequest, context: _RecordingContext, tracker: Tracker) -> Plan:

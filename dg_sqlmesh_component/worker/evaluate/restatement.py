@@ -27,6 +27,7 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, unquoted
 from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.coverage import is_incremental
+from dg_sqlmesh_component.worker.evaluate.bounds import resolved_range
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 
@@ -79,7 +80,7 @@ def plan_restatement(request: msg.EvaluationRequest, context: Context, pipe: Pip
     _refuse_unrestatable(request, requested, ranges.keys(), snapshots)
     planned = estimated(restate, ranges, _environments(plan, context) if request.environment == c.PROD else {})
     pipe.send(replace(planned, added=tuple(sorted(ranges.keys() - set(request.models)))))
-    refuse_large(restate, planned)
+    refuse_large(restate, planned, resolved_range(request))
     return plan
 
 
@@ -153,8 +154,11 @@ def _environments(plan: Plan, context: Context) -> dict[str, int]:
     return dict(Counter(name for request in cleared.values() for name in sorted(request.environment_names)))
 
 
-def refuse_large(restate: msg.Restatement, planned: msg.RestatementPlanned) -> None:
+def refuse_large(restate: msg.Restatement, planned: msg.RestatementPlanned, asked_for: str) -> None:
     """Refuse a restatement beyond a limit.
+
+    Args:
+        asked_for: The range of the run config.
 
     Raises:
         ConfigurationError: With the size, the limit and what to do.
@@ -163,12 +167,12 @@ def refuse_large(restate: msg.Restatement, planned: msg.RestatementPlanned) -> N
     remedy = "Choose a shorter range or fewer models, or raise the limit in defs.yaml."
     if restate.max_intervals is not None and intervals > restate.max_intervals:
         raise ConfigurationError(
-            f"The restatement would compute {counted(intervals, 'interval')} of "
+            f"The restatement {asked_for} would compute {counted(intervals, 'interval')} of "
             f"{counted(len(planned.ranges), 'model')}; `restate.max_intervals` in defs.yaml is "
             f"{restate.max_intervals}. Nothing was computed. {remedy}"
         )
     if restate.max_seconds is not None and (planned.seconds or 0) > restate.max_seconds:
         raise ConfigurationError(
-            f"The restatement would take about {planned.seconds:.0f} seconds, as estimated from earlier runs; "
-            f"`restate.max_seconds` in defs.yaml is {restate.max_seconds:g}. Nothing was computed. {remedy}"
+            f"The restatement {asked_for} would take about {planned.seconds:.0f} seconds, as estimated from earlier "
+            f"runs; `restate.max_seconds` in defs.yaml is {restate.max_seconds:g}. Nothing was computed. {remedy}"
         )

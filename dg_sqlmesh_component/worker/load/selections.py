@@ -71,8 +71,10 @@ def _expand(context: Context, origin: str, selections: tuple[str, ...]) -> set[s
                 f"{describe_error(error)} Examples: my_schema.my_model, my_schema.*, tag:finance, +my_schema.my_model."
             ) from error
         if not matched:
-            known = {model.name for model in context.models.values()}
-            known |= {f"tag:{tag}" for model in context.models.values() for tag in model.tags}
-            raise ConfigurationError(f"{origin} matches no model: {selection!r}.{did_you_mean(selection, known)}")
+            models = context.models.values()
+            tags = {f"tag:{tag}" for model in models for tag in model.tags}
+            known = tags if "tag:" in selection else {model.name for model in models}
+            advice = did_you_mean(selection, known) or " No model has a tag."
+            raise ConfigurationError(f"{origin} matches no model: {selection!r}.{advice}")
         chosen |= matched
     return chosen
