@@ -34,10 +34,11 @@ help:  ## this list
 fuzz: $(VENV)/.test  ## the unit tests once more, on random input that no run before has drawn
 	$(BIN)/python $(PYTEST) --hypothesis-profile=fuzz tests/unit $(PYTEST_ARGS)
 
-soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects; about an hour and a half
+soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects and sequences of actions; about two and a half hours
 	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)
 	$(BIN)/python tests/soak/random_projects.py
 	$(BIN)/python tests/soak/random_subsets.py
+	$(BIN)/python tests/soak/random_sequences.py
 
 bench: $(VENV)/.test  ## the tables of docs/performance.md; hours, on a machine that does nothing else
 	$(BIN)/python benchmarks/definitions.py

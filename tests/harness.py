@@ -72,7 +72,7 @@ def sqlmesh(project: Path, *arguments: str, check: bool = True) -> str:
     """Run the `sqlmesh` command in the project's folder and return its output."""
     # The path is always given, because the command looks up its default when it is imported.
     path = [] if "-p" in arguments else ["-p", str(project)]
-    status, output = _run_in_fork(["sqlmesh", *path, *arguments], project)
+    status, output = run_in_fork(["sqlmesh", *path, *arguments], project)
     assert not check or status == 0, f"sqlmesh {arguments} ended with {status}:\n{output}"
     return output
 
@@ -88,7 +88,7 @@ def _sqlmesh_server() -> subprocess.Popen[str]:
     return server
 
 
-def _run_in_fork(arguments: list[str], folder: Path) -> tuple[int, str]:
+def run_in_fork(arguments: list[str], folder: Path) -> tuple[int, str]:
     """Run the `sqlmesh` command or a script. Return its exit status and output."""
     server = _sqlmesh_server()
     assert server.stdin is not None
@@ -122,7 +122,7 @@ def state(folder: Path, environment: str = "prod", path: str = ".") -> dict[str,
 
 def script(name: str, folder: Path, *arguments: str) -> Any:
     """Run a script of this folder in another folder. Return the JSON in the last line of its output."""
-    status, output = _run_in_fork([str(TESTS / name), *arguments], folder)
+    status, output = run_in_fork([str(TESTS / name), *arguments], folder)
     assert status == 0, output
     content: dict[str, Any] = json.loads(output.splitlines()[-1])
     return content

@@ -11,6 +11,8 @@ import sys
 from functools import cache
 from typing import Any
 
+import clock
+
 
 def serve_in_fork(request: dict[str, Any]) -> None:
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -20,6 +22,7 @@ def serve_in_fork(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
+    clock.follow()
     first, *rest = request["arguments"]
     sys.argv = [first, *rest]
     if first == "sqlmesh":

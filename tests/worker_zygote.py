@@ -16,9 +16,13 @@ import subprocess
 import sys
 import threading
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
+
+import clock
 
 PACKAGE = Path(__file__).resolve().parent.parent / "dg_sqlmesh_component"
 READ_WHEN_IMPORTED = ("HOME", "PYTHON", "SQLMESH", "MAX_FORK_WORKERS")
@@ -70,6 +74,27 @@ def start(folder: Path, environment: dict[str, str]) -> ForkedWorker:
     reader = os.fdopen(status, "rb")
     pid = int(reader.readline())
     return ForkedWorker(pid, os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), os.fdopen(stderr, "rb"), reader)
+
+
+@contextmanager
+def forked_workers() -> Iterator[None]:
+    """Let this process start its workers as forks during the block."""
+    import pytest
+
+    from dg_sqlmesh_component.config.project import SQLMeshProject
+    from dg_sqlmesh_component.worker_client import start as worker_start
+
+    start_process = worker_start.start
+
+    def fork_or_start(project: SQLMeshProject) -> subprocess.Popen[bytes] | ForkedWorker:
+        environment = project.process_environment
+        if project.python is None and can_fork(environment):
+            return start(project.working_directory or project.paths[0], environment)
+        return start_process(project)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(worker_start, "start", fork_or_start)
+        yield
 
 
 @cache
@@ -138,6 +163,7 @@ def _work(request: dict[str, Any], descriptors: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
+    clock.follow()
     sys.argv = ["worker"]
     from dg_sqlmesh_component.worker.__main__ import main
 

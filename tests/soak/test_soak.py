@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import worker_zygote
 from soak import random_subsets
 from soak.random_projects import try_random_project
+from soak.random_sequences import try_sequence
 from soak.soak import FAULTS, soak, table
 
 
@@ -25,3 +27,10 @@ def test_dagster_records_what_happened_in_a_random_project(tmp_path: Path) -> No
 
 def test_no_row_is_lost_if_random_subsets_run_before_the_whole_project(tmp_path: Path) -> None:
     assert " models, " in random_subsets.try_random_subsets(random.Random(3), tmp_path)
+
+
+def test_state_rows_and_records_agree_after_each_action_of_a_random_sequence(tmp_path: Path) -> None:
+    with worker_zygote.forked_workers():
+        sequence = try_sequence(5, tmp_path)
+    not_yet_true = ("adopted", "lost", "outside", "stale")
+    assert not [text for check, text in sequence.disagreements if check not in not_yet_true], sequence.actions

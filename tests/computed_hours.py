@@ -1,0 +1,89 @@
+"""What a DuckDB file contains of SQLMesh's state: versions and intervals. It is read without SQLMesh's code.
+
+Intervals are sets of hours, so that differences and unions are those of sets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from harness import query
+
+HOUR = 3_600_000
+Hours = frozenset[int]
+"""Intervals, as the hours since 1970 that they contain."""
+NONE: Hours = frozenset()
+INTERVAL_ROWS = """
+SELECT id, name, version, start_ts, end_ts, is_removed, is_compacted FROM sqlmesh._intervals
+WHERE NOT is_dev AND NOT is_pending_restatement ORDER BY created_ts, is_removed
+"""
+
+
+@dataclass(frozen=True)
+class State:
+    """The promoted version of each model of schema t, and its intervals.
+
+    Attributes:
+        versions: The promoted versions.
+        rows: The rows of `_intervals` of these versions, by id: hours, and whether a computation has written the row.
+        computed: The hours that the state has as computed.
+    """
+
+    versions: dict[str, str]
+    rows: dict[str, dict[str, tuple[Hours, bool]]]
+    computed: dict[str, Hours]
+
+    @classmethod
+    def of(cls, project: Path) -> State:
+        [(promoted,)] = query(project, "SELECT snapshots FROM sqlmesh._environments WHERE name = 'prod'")
+        versions = {_name(snapshot["name"]): snapshot["version"] for snapshot in json.loads(promoted)}
+        rows: dict[str, dict[str, tuple[Hours, bool]]] = {name: {} for name in versions}
+        computed = dict.fromkeys(versions, NONE)
+        for row, fqn, version, start, end, is_removed, is_compacted in query(project, INTERVAL_ROWS):
+            name, hours = _name(fqn), frozenset(range(start // HOUR, end // HOUR))
+            if versions.get(name) == version:
+                rows[name][row] = (hours, not is_removed and not is_compacted)
+                computed[name] = computed[name] - hours if is_removed else computed[name] | hours
+        return cls(versions, rows, computed)
+
+    def computed_since(self, before: State) -> dict[str, Hours]:
+        """The hours of each model that were computed after `before`, also those that were computed again."""
+        found = {}
+        for name, rows in self.rows.items():
+            new = [hours for row, (hours, is_new) in rows.items() if is_new and row not in before.rows[name]]
+            found[name] = NONE.union(*new)
+        return {name: hours for name, hours in found.items() if hours}
+
+
+def text_of(hours: Collection[int]) -> str:
+    """Hours as intervals, for a person."""
+    starts = sorted(hour for hour in hours if hour - 1 not in hours)
+    ends = sorted(hour + 1 for hour in hours if hour + 1 not in hours)
+    return ", ".join(f"[{_text(start)}, {_text(end)})" for start, end in zip(starts, ends)) or "nothing"
+
+
+def recorded_hours(metadata: Mapping[str, Any]) -> Hours | None:
+    """The hours of `sqlmesh/intervals`. None if the text is cut."""
+    text = str(metadata["sqlmesh/intervals"].value) if "sqlmesh/intervals" in metadata else ""
+    if " more" in text:
+        return None
+    ends = [[_hour(end) for end in found] for found in re.findall(r"\[([^,]+), ([^)]+)\)", text)]
+    return frozenset(hour for start, end in ends for hour in range(start, end))
+
+
+def _name(fqn: str) -> str:
+    return fqn.split('"')[-2]
+
+
+def _text(hour: int) -> str:
+    return f"{datetime.fromtimestamp(hour * 3600, timezone.utc):%Y-%m-%dT%H}"
+
+
+def _hour(text: str) -> int:
+    return int(datetime.fromisoformat(text.rstrip("Z")).replace(tzinfo=timezone.utc).timestamp()) // 3600

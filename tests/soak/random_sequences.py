@@ -1,0 +1,594 @@
+"""Run random sequences of actions, and compare state, rows and records after each of them.
+
+    python tests/soak/random_sequences.py --sequences 100 --seed 1
+
+Each sequence has a random project and its own clock, which all processes share. An action is a tick, a run, a
+restatement, a plan, a command in a shell or a failure. A twin project has its own DuckDB file: only the `sqlmesh`
+command changes it, at the same instants. What is expected follows from SQLMesh's state, from the rows and from
+docs/observe.md, recompute.md, scheduling.md and reliability.md, never from the code of the package.
+
+The last action of a row is in its column `n`: so the rows show what was computed when, without the state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import clock
+import dagster as dg
+import pytest
+import worker_zygote
+from computed_hours import HOUR, NONE, Hours, State, recorded_hours, text_of
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+from dagster._utils.schedules import schedule_execution_time_iterator
+from harness import DagsterProject, RunRecord, dagster_project, query, run_in_fork, write_project
+from random_models import CRONS, RandomModel, random_models
+
+CHECKS = {
+    "records": "a model is materialized if and only if the run has computed it, with exactly its intervals",
+    "outside": "data from outside is recorded once, with exactly its intervals; data of our runs never is",
+    "adopted": "data of which Dagster has no record at all is recorded once, with exactly its intervals",
+    "rows": "the rows of the last action are those of the intervals in the state",
+    "twin": "intervals, rows and success are those of a project driven by the `sqlmesh` command alone",
+    "ticks": "a tick of a schedule requests what `sqlmesh run` computes",
+    "lost": "the checks of a model that a failed restatement has emptied stay failed until it is computed again",
+    "green": "after a run of all models, the status check of each model without a problem is passed",
+    "errors": "no action raises an error",
+    "stale": "no asset is stale whose upstream models were computed before it",
+}
+CONFIG = """
+gateways: {{local: {{connection: {{type: duckdb, database: warehouse.duckdb}}}}}}
+default_gateway: local
+model_defaults: {{dialect: duckdb, start: '{start:%Y-%m-%d}'}}
+disable_anonymized_analytics: true
+"""
+ATTRIBUTES = {
+    "schedule": True,
+    "polling_sensor": True,
+    "janitor": True,
+    "intervals_check": True,
+    "execution": {"allow_restate": True},
+}
+OP = "sqlmesh_shop"
+STARTS = ("2025-10-22", "2025-10-30", "2026-01-14", "2026-03-05", "2026-03-26")
+"""The first days of sequences: among them, clocks change in Berlin and New York."""
+
+# -- one sequence ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Outside:
+    """Data of a model that was computed outside of Dagster and that Dagster has not recorded."""
+
+    required: Hours
+    allowed: Hours
+    """`required`, and what our runs have computed again since then."""
+    first: Hours = NONE
+    """The part that was computed before Dagster's first record of this version."""
+    is_merged: bool = False
+    """SQLMesh's janitor has merged the intervals, so the record may contain more."""
+
+
+@dataclass
+class Sequence:
+    """A project, its twin, and what is known of both."""
+
+    rng: random.Random
+    folder: Path
+    dagster: DagsterProject
+    disagreements: list[tuple[str, str]] = field(default_factory=list)
+    """Names of checks, and what they have found."""
+    actions: list[str] = field(default_factory=list)
+    outside: dict[str, Outside] = field(default_factory=dict)
+    gone: dict[str, Hours] = field(default_factory=dict)
+    """Hours that the state has as computed, and that have no rows."""
+    lost: dict[str, Hours] = field(default_factory=dict)
+    """The part of `gone` that a failed restatement of ours has deleted."""
+    computed_in: dict[str, int] = field(default_factory=dict)
+    """The last action that has computed a model."""
+    broken: set[str] = field(default_factory=set)
+    cursor: str | None = None
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """The outcomes of models in runs, and how often the twin was replaced by a copy."""
+
+    def __post_init__(self) -> None:
+        self.models = random_models(self.rng)
+        self.changes = Counter[str]()
+        start = datetime.fromisoformat(f"{self.rng.choice(STARTS)}T00:00+00:00")
+        files = {f"models/{model.name}.sql": model.text(0) for model in self.models}
+        files |= {f"seeds/{model.name}.csv": "n\n1\n" for model in self.models if model.kind == "SEED"}
+        config = CONFIG.format(start=start - timedelta(weeks=4))
+        self.project = write_project(self.folder / "shop", files, config)
+        query(self.project, "CREATE SCHEMA ctl")
+        query(self.project, "CREATE TABLE ctl.action AS SELECT 0 AS n")
+        query(self.project, "CREATE TABLE ctl.broken (name TEXT, day DATE)")
+        self.offset = 0.0
+        self.move_to(start + timedelta(minutes=self.rng.randint(5, 25)))
+        with self.clock():
+            self.shell(self.project, "plan", "--auto-apply", "--no-prompts")
+            self.twin = Path(shutil.copytree(self.project, self.folder / "twin"))
+            self.dagster.add_component("shop", {"project": str(self.project), **ATTRIBUTES})
+            self.refresh()
+        self.state = State.of(self.project)
+        self.outside = {name: Outside(hours, hours, hours) for name, hours in self.state.computed.items()}
+        self.computed_in = dict.fromkeys(self.state.versions, 0)
+
+    # -- time
+
+    def move_to(self, instant: datetime) -> None:
+        self.offset = instant.timestamp() - time.monotonic()
+
+    @property
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(time.monotonic() + self.offset, timezone.utc)
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Show the time of this sequence to this process and to the processes that it starts."""
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv(clock.VARIABLE, str(self.offset))
+            traveller = clock.start(self.offset)
+            try:
+                yield
+            finally:
+                traveller.stop()
+
+    def wait(self) -> None:
+        """Move the time forward, to an instant that is some minutes away from ticks of crons."""
+        later = self.now + timedelta(hours=self.rng.choice((0, 0, 1, 3, 7, 13, 24, 24, 50)))
+        later = later.replace(minute=self.rng.randint(5, 25))
+        self.move_to(later if later > self.now + timedelta(minutes=2) else later + timedelta(hours=1))
+
+    # -- tools
+
+    def refresh(self) -> None:
+        self.definitions = self.dagster.refresh()
+        self.repository = self.definitions.get_repository_def()
+
+    def shell(self, project: Path, *arguments: str) -> bool:
+        """Run the `sqlmesh` command. Return whether it has succeeded."""
+        return run_in_fork(["sqlmesh", "-p", str(project), *arguments], project)[0] == 0
+
+    def in_both_shells(self, *arguments: str) -> None:
+        for project in (self.project, self.twin):
+            self.shell(project, *arguments)
+
+    def launch(
+        self, models: Collection[str], config: Mapping[str, Any] | None = None, job: str = "sqlmesh_shop_job"
+    ) -> RunRecord:
+        result = self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.dagster.instance,
+            asset_selection=[key_of(name) for name in sorted(models)] or None,
+            run_config={"ops": {OP: {"config": dict(config)}}} if config else None,
+            raise_on_error=False,
+        )
+        return RunRecord(self.dagster.instance, result.run_id)
+
+    def disagree(self, check: str, text: str) -> None:
+        self.disagreements.append((check, f"action {len(self.actions)}: {text}"))
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [model.name for model in self.models]
+
+    def downstream_of(self, names: Collection[str]) -> set[str]:
+        found = set(names)
+        for model in self.models:  # parents first
+            if found & {parent.name for parent in model.upstream}:
+                found.add(model.name)
+        return found
+
+    # -- actions
+
+    def act(self, action: Callable[[Sequence], None]) -> None:
+        """Do one action in both projects, and compare."""
+        self.wait()
+        self.actions.append(action.__name__)
+        number = len(self.actions)
+        with self.clock():
+            for project in (self.project, self.twin):
+                query(project, f"UPDATE ctl.action SET n = {number}")
+            action(self)
+            self.actions[-1] += f" at {self.now:%Y-%m-%dT%H:%M:%S}"
+
+    def describe(self, text: str) -> None:
+        self.actions[-1] += f" {text}"
+
+    def check_run(
+        self, record: RunRecord, selected: Collection[str], twin_succeeded: bool | None, *, is_restatement: bool = False
+    ) -> None:
+        """Compare the records of a run with the state and the rows."""
+        before, self.state, gone_before = self.state, State.of(self.project), dict(self.gone)
+        computed = self.state.computed_since(before)
+        statuses = {name: status_of(record, name) for name in self.names}
+        self.outcomes.update(statuses[name] for name in selected)
+        for name in self.names:
+            event = record.materializations.get(f"t/{name}") or record.observations.get(f"t/{name}")
+            hours, found = computed.get(name, NONE), recorded_hours(event.metadata) if event else NONE
+            is_materialized = f"t/{name}" in record.materializations
+            if is_materialized != bool(hours) and not (hours and name in self.broken):
+                self.disagree("records", f"{name} is {statuses[name]}, and has computed {text_of(hours)}")
+            elif found not in (hours, None):
+                self.disagree("records", f"{name} has recorded {text_of(found)}, and computed {text_of(hours)}")
+        self.check_outside(record.computed_outside, {name for name in selected if statuses[name] == "up_to_date"})
+        for name, hours in computed.items():
+            if name in self.outside:
+                whole = not self.model(name).has_time
+                self.outside[name].required = NONE if whole else self.outside[name].required - hours
+        self.check_rows(computed)
+        if is_restatement and record.status != dg.DagsterRunStatus.SUCCESS:
+            for name, gone in self.gone.items():
+                self.lost[name] = self.lost.get(name, NONE) | (gone - gone_before.get(name, NONE))
+        if twin_succeeded is not None:
+            if twin_succeeded != (record.status == dg.DagsterRunStatus.SUCCESS):
+                self.disagree("twin", f"SQLMesh has succeeded: {twin_succeeded}; here: {record.failures or 'success'}")
+            self.check_twin()
+        self.check_lost()
+        if set(selected) == set(self.names) and not is_restatement:
+            for name in self.names:
+                is_green = self.check_passed(name, "sqlmesh_execution_status")
+                if statuses[name] in ("executed", "up_to_date") and not self.lost.get(name) and not is_green:
+                    self.disagree("green", f"the status check of {name} ({statuses[name]}) is failed")
+        self.check_stale()
+
+    def check_shell(self) -> None:
+        """Note what was computed outside of Dagster, and compare both projects."""
+        before, self.state = self.state, State.of(self.project)
+        computed = self.state.computed_since(before)
+        for name, version in self.state.versions.items():
+            hours = computed.get(name, NONE)
+            if version != before.versions[name]:
+                everything = self.state.computed[name]
+                self.outside[name] = Outside(everything, everything, everything)
+                self.lost.pop(name, None)
+            elif hours:
+                data = self.outside.setdefault(name, Outside(NONE, NONE))
+                data.required, data.allowed = data.required | hours, data.allowed | hours
+            if name in self.outside and before.rows[name].keys() - self.state.rows[name].keys():
+                self.outside[name].is_merged = True
+        self.check_rows(computed)
+        self.check_twin()
+
+    def check_outside(self, recorded: Mapping[str, dg.AssetMaterialization], required: Collection[str]) -> None:
+        """Compare the records of data from outside with what was computed there.
+
+        Args:
+            required: The models whose data must be recorded now.
+        """
+        for name in self.names:
+            data, event = self.outside.get(name, Outside(NONE, NONE)), recorded.get(f"t/{name}")
+            if event is None and name not in required:
+                continue
+            self.outside.pop(name, None)
+            found = recorded_hours(event.metadata) if event else NONE
+            if event and event.metadata["sqlmesh/snapshot_version"].value != self.state.versions[name]:
+                self.disagree("outside", f"{name} is recorded with another version")
+            if found is None:
+                continue
+            missing = data.required - found
+            if missing and missing <= data.first:
+                self.disagree("adopted", f"{name} lacks a record of {text_of(missing)}")
+            elif missing:
+                self.disagree("outside", f"{name} lacks a record of {text_of(missing)}")
+            if event and (not data.allowed or found - (self.state.computed[name] if data.is_merged else data.allowed)):
+                self.disagree("outside", f"{name} is recorded with {text_of(found)}, new is {text_of(data.allowed)}")
+
+    def check_rows(self, computed: Mapping[str, Hours]) -> None:
+        """Compare the rows of this action with the state."""
+        number = len(self.actions)
+        for name, hours in computed.items():
+            self.computed_in[name] = number
+            if self.model(name).kind in ("VIEW", "SEED"):
+                continue
+            if self.model(name).has_time:
+                found = self.hours_with_rows(name, number)
+                if found != hours:
+                    self.disagree("rows", f"{name} has new rows of {text_of(found)}, and computed {text_of(hours)}")
+            elif (rows := query(self.project, f"SELECT n FROM t.{name}")) != [(number,)]:
+                self.disagree("rows", f"{name} was computed, and its rows are {rows}")
+        for model in self.models:
+            if model.has_time:
+                self.gone[model.name] = self.state.computed[model.name] - self.hours_with_rows(model.name)
+        self.lost = {name: hours & self.gone[name] for name, hours in self.lost.items()}
+
+    def check_twin(self) -> None:
+        """Compare intervals and rows of both projects."""
+        if differing := self.differing_models():
+            self.disagree("twin", "; ".join(f"{name}: {text}" for name, text in differing.items()))
+            self.copy_to_twin()
+
+    def differing_models(self) -> dict[str, str]:
+        differing, twin = {}, State.of(self.twin)
+        for name in self.names:
+            mine, theirs = self.state.computed[name], twin.computed[name]
+            rows = [query(project, f"SELECT * FROM t.{name} ORDER BY ALL") for project in (self.project, self.twin)]
+            if mine != theirs:
+                differing[name] = f"only here {text_of(mine - theirs)}, only in the twin {text_of(theirs - mine)}"
+            elif rows[0] != rows[1]:
+                differing[name] = f"other rows: {sorted(set(rows[0]) ^ set(rows[1]))[:4]}"
+        return differing
+
+    def copy_to_twin(self) -> None:
+        self.outcomes["copy of the twin"] += 1
+        shutil.copy(self.project / "warehouse.duckdb", self.twin / "warehouse.duckdb")
+
+    def check_lost(self) -> None:
+        """The checks of models with lost rows must be failed."""
+        for name, hours in self.lost.items():
+            for check in ("sqlmesh_execution_status", "sqlmesh_intervals_complete"):
+                if hours and self.check_passed(name, check):
+                    self.disagree("lost", f"{name} lacks the rows of {text_of(hours)}, and {check} is passed")
+
+    def check_stale(self) -> None:
+        """Models that were computed after their upstream models must not be stale."""
+        instance = self.dagster.instance
+        resolver = CachingStaleStatusResolver(instance, self.repository.asset_graph, LoadingContextForTest(instance))
+        for model in self.models:
+            family = {model.name, *(parent.name for parent in model.upstream)}
+            in_order = all(self.computed_in[model.name] >= self.computed_in[name] for name in family)
+            causes = [cause.reason for cause in resolver.get_stale_causes(key_of(model.name))]
+            if in_order and causes and not family & self.outside.keys():
+                self.disagree("stale", f"{model.name} is stale: {causes}")
+
+    def model(self, name: str) -> RandomModel:
+        return self.models[int(name[1:])]
+
+    def hours_with_rows(self, name: str, number: int | None = None) -> Hours:
+        """The hours of a model that have rows, or rows of one action."""
+        size = 24 if CRONS[self.model(name).cron] == "day" else 1
+        where = "" if number is None else f"WHERE n = {number}"
+        starts = query(self.project, f"SELECT DISTINCT epoch_ms(ts) // {HOUR} FROM t.{name} {where}")
+        return frozenset(hour for (start,) in starts for hour in range(start, start + size))
+
+    def check_passed(self, name: str, check: str) -> bool:
+        """Whether the last result of a check is passed."""
+        key = dg.AssetCheckKey(key_of(name), check)
+        record = self.dagster.instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
+        event = record.event.dagster_event if record and record.event else None
+        return bool(event and event.asset_check_evaluation_data.passed)
+
+
+def status_of(record: RunRecord, name: str) -> str:
+    """The outcome of a model in a run."""
+    key = f"t/{name}"
+    if key in record.materializations:
+        return "executed"
+    if key in record.computed_outside:
+        return "up_to_date"
+    return str(record.observations[key].metadata["sqlmesh/status"].value) if key in record.observations else "none"
+
+
+def key_of(name: str) -> dg.AssetKey:
+    return dg.AssetKey(["t", name])
+
+
+# -- actions --------------------------------------------------------------------------------------
+
+
+def tick_of_schedule(sequence: Sequence) -> None:
+    """Evaluate the next tick of a schedule, and launch the run that it requests."""
+    schedules = {schedule.name: schedule for schedule in sequence.repository.schedule_defs}
+    schedule = schedules[sequence.rng.choice(sorted(schedules.keys() - {"sqlmesh_shop_janitor_schedule"}))]
+    scheduled = next(
+        schedule_execution_time_iterator(
+            sequence.now.timestamp(), schedule.cron_schedule, schedule.execution_timezone, ascending=True
+        )
+    )
+    sequence.move_to(scheduled + timedelta(seconds=20))
+    with sequence.clock():
+        context = dg.build_schedule_context(sequence.dagster.instance, scheduled, repository_def=sequence.repository)
+        requests = schedule.evaluate_tick(context).run_requests
+        requested = {key.path[-1] for request in requests or () for key in request.asset_selection or ()}
+        sequence.describe(f"{schedule.name} {sorted(requested)}")
+        before = State.of(sequence.twin)
+        record = sequence.launch(requested) if requested else None
+        succeeded = sequence.shell(sequence.twin, "run")
+        computed = set(State.of(sequence.twin).computed_since(before))
+        if computed - requested:
+            sequence.disagree("ticks", f"requested {sorted(requested)}, SQLMesh computes {sorted(computed)}")
+        if record:
+            sequence.check_run(record, requested, succeeded)
+
+
+def run_of_all(sequence: Sequence) -> None:
+    record = sequence.launch(sequence.names)
+    sequence.check_run(record, sequence.names, sequence.shell(sequence.twin, "run"))
+
+
+def run_without_cron(sequence: Sequence) -> None:
+    record = sequence.launch(sequence.names, {"ignore_cron": True})
+    sequence.check_run(record, sequence.names, sequence.shell(sequence.twin, "run", "--ignore-cron"))
+
+
+def run_of_subset(sequence: Sequence) -> None:
+    """Run some models. The twin runs those that do not wait.
+
+    Models that wait in part may differ from the twin: they have computed less, or failed in other intervals.
+    """
+    selected = sequence.rng.sample(sequence.names, sequence.rng.randint(1, len(sequence.names) - 1))
+    sequence.describe(str(selected))
+    record = sequence.launch(selected)
+    sequence.check_run(record, selected, None)
+    options = [option for name in selected if status_of(record, name) != "waiting" for option in named(name)]
+    if options:
+        sequence.shell(sequence.twin, "run", "--no-auto-upstream", *options)
+    twin = State.of(sequence.twin)
+    waited = {name for name in selected if sequence.state.computed[name] < twin.computed[name]} | sequence.broken
+    differing = sequence.differing_models()
+    if differing.keys() - sequence.downstream_of(waited):
+        sequence.disagree("twin", "; ".join(f"{name}: {text}" for name, text in differing.items()))
+    if differing:
+        sequence.copy_to_twin()
+
+
+def named(name: str) -> tuple[str, str]:
+    return ("--select-model", f"t.{name}")
+
+
+def restatement(sequence: Sequence) -> None:
+    """Restate past days of some models in a run. A third of these runs fail."""
+    selected, first, last = random_restatement(sequence)
+    if sequence.rng.random() < 0.33:
+        break_model(sequence, selected[:1])
+    record = sequence.launch(selected, {"restate": {"start": first, "end": last}})
+    succeeded = sequence.shell(sequence.twin, *restate_options(selected, first, last))
+    sequence.check_run(record, selected, succeeded, is_restatement=True)
+
+
+def restatement_in_shell(sequence: Sequence) -> None:
+    sequence.in_both_shells(*restate_options(*random_restatement(sequence)))
+    sequence.check_shell()
+
+
+def random_restatement(sequence: Sequence) -> tuple[list[str], str, str]:
+    names = [model.name for model in sequence.models if model.kind not in ("SEED", "INCREMENTAL_UNMANAGED")]
+    selected = sorted(sequence.rng.sample(names, min(len(names), sequence.rng.choice((1, 1, 2)))))
+    days = sorted(sequence.rng.sample(range(8, 20), 2))
+    last, first = (f"{sequence.now - timedelta(days=ago):%Y-%m-%d}" for ago in days)
+    sequence.describe(f"{selected} {first} {last}")
+    return selected, first, last
+
+
+def restate_options(selected: Collection[str], first: str, last: str) -> list[str]:
+    models = [option for name in selected for option in ("--restate-model", f"t.{name}")]
+    return ["plan", "--auto-apply", "--no-prompts", *models, "--start", first, "--end", last]
+
+
+def run_in_shell(sequence: Sequence) -> None:
+    options = sequence.rng.choice(([], ["--skip-janitor"], ["--skip-janitor"], ["--skip-janitor", "--ignore-cron"]))
+    sequence.describe(" ".join(options))
+    sequence.in_both_shells("run", *options)
+    sequence.check_shell()
+
+
+def plan_of_changed_model(sequence: Sequence) -> None:
+    mend(sequence)
+    model = sequence.rng.choice(sequence.models)
+    sequence.describe(model.name)
+    sequence.changes[model.name] += 1
+    for project in (sequence.project, sequence.twin):
+        if model.kind == "SEED":
+            (project / f"seeds/{model.name}.csv").write_text(f"n\n{sequence.changes[model.name]}\n")
+        else:
+            (project / f"models/{model.name}.sql").write_text(model.text(sequence.changes[model.name]))
+    sequence.in_both_shells("plan", "--auto-apply", "--no-prompts")
+    sequence.check_shell()
+    sequence.refresh()
+
+
+def break_model(sequence: Sequence, names: Collection[str] = ()) -> None:
+    """Make one of these models, or of all, fail, for all days or for some of them."""
+    name = sequence.rng.choice(list(names) or sequence.names)
+    day, days = sequence.now.date(), sequence.rng.choice((range(-3, 30), range(-3, 4), range(9, 12)))
+    sequence.describe(f"{name} {days}")
+    sequence.broken.add(name)
+    values = ", ".join(f"('{name}', '{day - timedelta(days=ago)}')" for ago in days)
+    for project in (sequence.project, sequence.twin):
+        query(project, f"INSERT INTO ctl.broken VALUES {values}")
+
+
+def mend(sequence: Sequence) -> None:
+    sequence.broken.clear()
+    for project in (sequence.project, sequence.twin):
+        query(project, "DELETE FROM ctl.broken")
+
+
+def janitor(sequence: Sequence) -> None:
+    record = sequence.launch((), job="sqlmesh_shop_janitor")
+    if record.status != dg.DagsterRunStatus.SUCCESS:
+        sequence.disagree("records", f"the janitor has failed: {record.failures}")
+    sequence.shell(sequence.twin, "janitor")
+    sequence.check_shell()
+
+
+def tick_of_sensor(sequence: Sequence) -> None:
+    sensor = sequence.repository.get_sensor_def("sqlmesh_shop_sensor")
+    context = dg.build_sensor_context(sequence.dagster.instance, sequence.cursor, repository_def=sequence.repository)
+    result = sensor.evaluate_tick(context)
+    sequence.cursor = result.cursor
+    for event in result.asset_events:
+        sequence.dagster.instance.report_runless_asset_event(event)
+    data = [event for event in result.asset_events if isinstance(event, dg.AssetMaterialization)]
+    sequence.check_outside({event.asset_key.to_user_string(): event for event in data}, sequence.names)
+    sequence.check_lost()
+    sequence.check_stale()
+
+
+ACTIONS = {
+    tick_of_schedule: 4,
+    run_of_all: 2,
+    run_without_cron: 1,
+    run_of_subset: 3,
+    restatement: 3,
+    restatement_in_shell: 2,
+    run_in_shell: 3,
+    plan_of_changed_model: 1,
+    break_model: 3,
+    mend: 2,
+    janitor: 1,
+    tick_of_sensor: 4,
+}
+
+
+def try_sequence(seed: int, folder: Path) -> Sequence:
+    """Run one sequence, which ends with a run of all models and a tick of the sensor."""
+    rng = random.Random(seed)
+    with dagster_project(folder) as dagster:
+        sequence = Sequence(rng, folder, dagster)
+        actions = rng.choices(list(ACTIONS), list(ACTIONS.values()), k=rng.randint(8, 14))
+        try:
+            for action in [*actions, mend, run_without_cron, tick_of_sensor]:
+                sequence.act(action)
+        except Exception:  # noqa: BLE001  # the next sequences run too
+            sequence.disagree("errors", traceback.format_exc())
+    return sequence
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sequences", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1, help="the seed of the first sequence; the next has the next")
+    parser.add_argument("--without", nargs="+", choices=CHECKS, default=(), metavar="CHECK", help=", ".join(CHECKS))
+    arguments = parser.parse_args()
+    start, actions, outcomes = time.monotonic(), Counter[str](), Counter[str]()
+    failing: dict[str, list[int]] = {check: [] for check in CHECKS if check not in arguments.without}
+    with worker_zygote.forked_workers():
+        for seed in range(arguments.seed, arguments.seed + arguments.sequences):
+            with tempfile.TemporaryDirectory() as folder:
+                sequence = try_sequence(seed, Path(folder).resolve())
+            actions.update(text.split()[0] for text in sequence.actions)
+            outcomes += sequence.outcomes
+            found = [(check, text) for check, text in sequence.disagreements if check in failing]
+            for check in failing:
+                failing[check] += [seed] if check in dict(found) else []
+            print(f"seed {seed}: {len(sequence.models)} models, {len(sequence.actions)} actions", flush=True)
+            if found:
+                models = [f"{model.name}: {model.kind}, {model.cron} {model.zone}" for model in sequence.models]
+                lines = [*models, *(f"{number}. {text}" for number, text in enumerate(sequence.actions, 1))]
+                lines += [f"DISAGREES ({check}): {text}" for check, text in found]
+                print(*(f"    {line}" for line in lines), sep="\n", flush=True)
+    for check, seeds in failing.items():
+        print(f"{check}: {CHECKS[check]}: {f'no, seeds {seeds}' if seeds else 'yes'}")
+    print(f"actions: {dict(actions)}\noutcomes: {dict(outcomes)}\n{time.monotonic() - start:.0f} seconds")
+    sys.exit(any(failing.values()))
+
+
+if __name__ == "__main__":
+    main()
