@@ -209,7 +209,9 @@ class _Step:
         instance, run = self._context.instance, self._context.run
         if self._computing_since is None:
             self._computing_since = mark_as_computing(instance, run.run_id)
-        models = self._assets.with_upstream([*self._request.models, *self._request.audit_only])
+        requested = {*self._request.models, *self._request.audit_only}
+        added = self._assets.downstream_of(requested) if self._request.restate else set()
+        models = self._assets.with_upstream(requested | added)
         unfinished = unfinished_restatements(instance, self._restatement.project, except_run=run.run_id)
         return msg.Records(self._results.read_records(models), unfinished)
 

@@ -373,14 +373,15 @@ class _RecordingContext(ExistingStateContext):
         if self._request.restate is not None:  # the plan has chosen models and intervals
             self.current_scheduler = scheduler
             self._tracker.coverages = self._coverages(scheduler.snapshots_by_name)
+            incremental = [snapshot for snapshot in scheduler.snapshots.values() if is_incremental(snapshot)]
+            self._tracker.replaces_table = {
+                snapshot.name for snapshot in incremental if snapshot.full_history_restatement_only
+            }
             self._tracker.replaces_rows = {
                 snapshot.name
-                for snapshot in scheduler.snapshots.values()
-                if is_incremental(snapshot)
-                and (
-                    snapshot.full_history_restatement_only
-                    or not snapshot_evaluator.get_adapter(snapshot.model_gateway).SUPPORTS_TRANSACTIONS
-                )
+                for snapshot in incremental
+                if not snapshot.full_history_restatement_only
+                and not snapshot_evaluator.get_adapter(snapshot.model_gateway).SUPPORTS_TRANSACTIONS
             }
             return scheduler
         run = scheduler.run

@@ -47,7 +47,9 @@ class Tracker(PipeConsole):
         count_rows: Counts the rows of a model's table after its last batch.
         idle_nodes: Events that explain why nodes without planned batches have nothing to do.
         coverages: The coverages when SQLMesh planned; None before that.
-        replaces_rows: In a restatement, the models whose rows are deleted before others are inserted.
+        replaces_rows: In a restatement, the models of which SQLMesh deletes rows before it inserts others, without a
+            transaction. None in a run.
+        replaces_table: In a restatement, the models whose first batch replaces the whole table.
     """
 
     def __init__(self, pipe: Pipe) -> None:
@@ -62,6 +64,7 @@ class Tracker(PipeConsole):
         self.idle_nodes: Callable[[], Iterable[msg.Event]] = tuple
         self.coverages: Coverages | None = None
         self.replaces_rows: Set[str] | None = None
+        self.replaces_table: Set[str] = frozenset()
         self._signal_owner: Snapshot | None = None
         self._failed: set[str] = set()
         self._blocked: set[str] = set()
@@ -202,8 +205,10 @@ class Tracker(PipeConsole):
         """The intervals of a restatement whose rows may be missing or wrong now, because a batch has not finished."""
         if self.replaces_rows is None or fqn not in self._started:
             return ()
-        may_have_changed = fqn in self.replaces_rows or fqn in self._failed_audits
-        return subtract(self.planned[fqn], self._finished.get(fqn, ())) if may_have_changed else ()
+        finished = self._finished.get(fqn, [])
+        is_cut = fqn in self.replaces_table and finished
+        may_have_changed = is_cut or fqn in self.replaces_rows or fqn in self._failed_audits
+        return subtract(self.planned[fqn], finished) if may_have_changed else ()
 
     def _count_rows(self, snapshot: Snapshot) -> None:
         if self.count_rows is None:
