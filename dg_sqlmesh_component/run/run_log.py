@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 import dagster as dg
 
@@ -15,15 +16,11 @@ from dg_sqlmesh_component.run.metadata import unapplied_change
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.run.wording import Wording
+from dg_sqlmesh_component.run.worker_output import WorkerOutput
 
 _IF_STALE = "\n\nIf the plan reports no changes, the manifest is stale. Refresh it:" + block(
     "dg utils refresh-defs-state"
 )
-
-
-def log_line(log: dg.DagsterLogManager, line: msg.LogLine) -> None:
-    """Write a line of the worker to a step's log."""
-    log.log(level=line.level.upper(), msg=f"[{line.source}] {line.text}")
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,14 @@ class RunLog:
     reported_checks: Set[dg.AssetCheckKey]
     owned: Set[str]
 
+    @cached_property
+    def output(self) -> WorkerOutput:
+        return WorkerOutput(self.context.log)
+
     def event(self, event: msg.Event) -> None:
         log = self.context.log
         if isinstance(event, msg.LogLine):
-            log_line(log, event)
+            self.output.write(event)
         elif isinstance(event, msg.RestatementPlanned):
             log.warning(restatement_log(self.wording, event))
             log_step_metadata(self.context, "Planned restatement", restatement_metadata(self.wording, event))
