@@ -124,7 +124,7 @@ class _Step:
         yield from self._results.release_checks()
         self._log.nothing_to_do(self._results.unobserved)
         self._log.backfill(self._results.outcomes)
-        self._log.output.close()
+        self._log.end(self._results.outcomes)
         if self.interruption.is_cancelled:
             finished = failure.description if failure and failure.description else "Everything had finished by then."
             raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {finished}")

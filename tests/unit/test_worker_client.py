@@ -144,7 +144,7 @@ def test_log_line_does_not_move_past_another_event(fake_worker: Callable[[str], 
 
 def test_lines_before_a_broken_event_are_logged(fake_worker: Callable[[str], SQLMeshProject]) -> None:
     line = msg.LogLine("warning", "text", "driver")
-    events = []
+    events: list[msg.Event] = []
     project = fake_worker(writing([wire.encode(wire.EVENT, line), b"[]\n"]))
     with serving(project, REQUEST) as worker, pytest.raises(WorkerError):
         events.extend(worker)

@@ -15,7 +15,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dg_sqlmesh_component.run.worker_output.MAX_CHARACTERS", 100)
 
 
-def logged(lines: Sequence[msg.LogLine]) -> list[tuple[int, str]]:
+def logged(lines: Sequence[msg.LogLine]) -> list[tuple[str | int, str]]:
     """Return level and text of what the log of a step contains."""
 
     @dg.op
