@@ -540,6 +540,23 @@ class BatchesInFlight:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchesRunning:
+    """Sent from time to time while batches run, if a batch has started or ended since the last one.
+
+    Attributes:
+        running: By node with a batch in flight: finished batches, planned batches, seconds since its first one started.
+        finished, planned: Nodes whose planned batches have all finished, and all nodes with planned batches.
+
+    Source: `Console.start_snapshot_evaluation_progress` and `Console.update_snapshot_evaluation_progress`.
+    """
+
+    running: dict[str, tuple[int, int, float]]
+    finished: int
+    planned: int
+    type: Literal["batches_running"] = "batches_running"
+
+
+@dataclass(frozen=True, slots=True)
 class RowsCounted:
     """The rows of a model's table after its last batch. Sent before that batch's `BatchFinished`."""
 
@@ -782,6 +799,7 @@ Event = (
     | AuditEvaluated
     | BatchFinished
     | BatchesInFlight
+    | BatchesRunning
     | RowsCounted
     | NodeFailed
     | NodesBlocked

@@ -8,6 +8,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
+from dg_sqlmesh_component.run.summary import summary_line
 from dg_sqlmesh_component.run.wording import Wording, as_sentence
 
 
@@ -32,11 +33,7 @@ def build_failure(
     if not lines and not problems and not any(outcome.outcome.is_failure for outcome in outcomes):
         return None
     nodes_by_kind = {kind: [outcome.fqn for outcome in outcomes if outcome.outcome is kind] for kind in Outcome}
-    worst_first = sorted(Outcome, key=lambda kind: (not kind.is_failure, kind is Outcome.BLOCKED))
-    counts = ", ".join(
-        f"{len(nodes_by_kind[kind])} {kind.value.replace('_', ' ')}" for kind in worst_first if nodes_by_kind[kind]
-    )
-    head = [f"SQLMesh in environment {wording.environment}: {counts}."] if counts else []
+    head = [summary_line(wording, outcomes)] if outcomes else []
     return dg.Failure(
         description=_paragraphs([*head, *problems, *lines]),
         metadata={f"sqlmesh/{kind.value}": wording.names(nodes) for kind, nodes in nodes_by_kind.items() if nodes},

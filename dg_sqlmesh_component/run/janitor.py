@@ -14,7 +14,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.run.cancellation import Interruption
-from dg_sqlmesh_component.run.run_log import log_line
+from dg_sqlmesh_component.run.worker_output import WorkerOutput
 from dg_sqlmesh_component.worker_client.requests import serving
 from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
 
@@ -49,10 +49,12 @@ class _JanitorStep:
         self._request = request
         self._worker: Worker | None = None
         self._dropped: list[str] = []
+        self._output = WorkerOutput(context.log)
         self.interruption = Interruption(self._cancel)
 
     def run(self) -> Iterator[dg.Output[None]]:
         end = self._serve()
+        self._output.close()
         if self.interruption.is_cancelled:
             raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {self._summary(end)}")
         if not isinstance(end, msg.JanitorFinished):
@@ -75,7 +77,7 @@ class _JanitorStep:
                     if isinstance(event, msg.ObjectDropped):
                         self._dropped.append(event.name)
                     elif isinstance(event, msg.LogLine):
-                        log_line(self._context.log, event)
+                        self._output.write(event)
         except SQLMeshComponentError as error:
             return error  # the worker died or could not be started
         raise AssertionError("a worker that ends without a last event raises")

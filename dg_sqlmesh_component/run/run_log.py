@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 import dagster as dg
 
@@ -14,16 +15,13 @@ from dg_sqlmesh_component.protocol.formatting import block, counted, listed, unq
 from dg_sqlmesh_component.run.metadata import unapplied_change
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.restatement import restatement_log, restatement_metadata
+from dg_sqlmesh_component.run.summary import summary_line, summary_metadata
 from dg_sqlmesh_component.run.wording import Wording
+from dg_sqlmesh_component.run.worker_output import WorkerOutput
 
 _IF_STALE = "\n\nIf the plan reports no changes, the manifest is stale. Refresh it:" + block(
     "dg utils refresh-defs-state"
 )
-
-
-def log_line(log: dg.DagsterLogManager, line: msg.LogLine) -> None:
-    """Write a line of the worker to a step's log."""
-    log.log(level=line.level.upper(), msg=f"[{line.source}] {line.text}")
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,14 @@ class RunLog:
     reported_checks: Set[dg.AssetCheckKey]
     owned: Set[str]
 
+    @cached_property
+    def output(self) -> WorkerOutput:
+        return WorkerOutput(self.context.log)
+
     def event(self, event: msg.Event) -> None:
         log = self.context.log
         if isinstance(event, msg.LogLine):
-            log_line(log, event)
+            self.output.write(event)
         elif isinstance(event, msg.RestatementPlanned):
             log.warning(restatement_log(self.wording, event))
             log_step_metadata(self.context, "Planned restatement", restatement_metadata(self.wording, event))
@@ -52,6 +54,8 @@ class RunLog:
             nodes = self._counted([node for node, planned in event.batches.items() if planned])
             if batches:
                 log.info(f"SQLMesh computes {counted(batches, 'batch', 'batches')} of {nodes}.")
+        elif isinstance(event, msg.BatchesRunning):
+            log.info(self.wording.progress(event))
         elif isinstance(event, msg.EnvironmentOpened):
             self._warn_of_differences(event)
             self._warn_of_unowned(event)
@@ -138,6 +142,13 @@ class RunLog:
                 f"starts no runs of assets downstream of them. Not executed in this run: {listed(sorted(idle))}. "
                 "Launch a run of their downstream assets."
             )
+
+    def end(self, outcomes: Sequence[NodeOutcome]) -> None:
+        """Log how many lines were left out, and the summary of the step. The second outcome of a node is its last."""
+        self.output.close()
+        last = {outcome.fqn: outcome for outcome in outcomes}.values()
+        if last:
+            log_step_metadata(self.context, summary_line(self.wording, last), summary_metadata(self.wording, last))
 
     def _counted(self, nodes: Collection[str]) -> str:
         audits = sum(node in self.wording.assets.standalone_audits for node in nodes)

@@ -142,6 +142,7 @@ class _Step:
         yield from self._results.release_checks()
         self._log.nothing_to_do(self._results.unobserved)
         self._log.backfill(self._results.outcomes)
+        self._log.end(self._results.outcomes)
         return failure
 
     def _failure(self) -> dg.Failure | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from datetime import timedelta
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import block, counted, listed, utc_text
+from dg_sqlmesh_component.protocol.formatting import block, counted, duration_text, listed, utc_text
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 
@@ -171,6 +172,15 @@ class Wording:
         )
         pending = listed([self.assets.name(fqn) for fqn in outcome.unselected])
         return f"models upstream have pending intervals and are not part of this step: {pending}. {advice}"
+
+    def progress(self, event: msg.BatchesRunning) -> str:
+        """Which nodes run, the longest-running ones first, and how many have finished."""
+        running = [
+            f"{self.assets.name(fqn)} for {duration_text(timedelta(seconds=int(seconds)))}"
+            + (f" ({finished} of {planned} batches finished)" if planned > 1 else "")
+            for fqn, (finished, planned, seconds) in sorted(event.running.items(), key=lambda item: -item[1][2])
+        ]
+        return f"Running: {listed(running)}. Finished: {event.finished} of {event.planned}."
 
     def names(self, nodes: Iterable[str]) -> str:
         """The names of nodes, separated by commas."""

@@ -13,6 +13,7 @@ the lock on the SQLMesh state keeps it until `stop`.
   process that left the process group may keep the pipes open.
 - Iteration yields the queue's content up to the last event, with secrets hidden. All lines that were printed before the
   last event come before it: the worker marks their end on stderr.
+- Log lines of one moment are joined. No line moves past another event.
 - The worker is stopped in three stages: `cancel` (it finishes the batches in flight, FINISH_GRACE_SECONDS), `cut off`
   (it cancels their queries, CUT_OFF_GRACE_SECONDS), SIGKILL of the process group. `cancel` starts this in a thread;
   `stop` waits until it is done.
@@ -27,6 +28,7 @@ import queue
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,6 +40,7 @@ from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError, StoppedError, WorkerError
 from dg_sqlmesh_component.protocol.formatting import counted, without_colours
 from dg_sqlmesh_component.protocol.redaction import Redactor
+from dg_sqlmesh_component.worker_client.joined_lines import JoinedLines
 
 FINISH_GRACE_SECONDS = 10.0
 """How long a cancelled worker may take to finish the batches in flight."""
@@ -83,32 +86,55 @@ class Worker:
             WorkerError: The worker died or broke the protocol.
             StoppedError: The worker was cancelled, did not end, and was killed.
         """
-        while (item := self._queue.get()) is not None:
-            event = item if isinstance(item, msg.LogLine) else wire.decode(wire.EVENT, item)
+        lines = JoinedLines()
+        for event in self._received(lines):
+            if isinstance(event, msg.LogLine):
+                readable = replace(event, text=self._readable(event.text))
+                yield from lines.add(readable, time.monotonic())
+                continue
+            yield from lines.take()
+            if isinstance(event, msg.RequestFailed):
+                event = self._redactor.event(event)
+                yield replace(event, message=f"{event.message}{self._configuration_output()}")
+            elif event is not None:
+                yield self._redactor.event(event)
+            if isinstance(event, msg.LAST_EVENTS):
+                return
+        yield from lines.take()
+        raise self._error()
+
+    def _received(self, lines: JoinedLines) -> Iterator[msg.Event | None]:
+        """The queue's content up to the last event. None: no further lines arrived within the moment of `lines`."""
+        while True:
+            try:
+                item = self._queue.get(timeout=lines.seconds_left(time.monotonic()))
+            except queue.Empty:
+                yield None
+                continue
+            if item is None:
+                return
+            if isinstance(item, msg.LogLine):
+                yield item
+                continue
+            try:
+                event = wire.decode(wire.EVENT, item)
+            except WorkerError:
+                yield None
+                raise
             if isinstance(event, msg.SecretsKnown):
                 self._redactor.add(event.values)
                 continue
-            if isinstance(event, msg.LogLine):
-                yield self._readable_line(event)
-                continue
-            event = self._redactor.event(event)
-            if not isinstance(event, msg.LAST_EVENTS):
-                yield event
-                continue
-            self._has_printed_all.wait(LAST_EVENTS_SECONDS)
-            yield from self._late_lines()
-            if isinstance(event, msg.RequestFailed):
-                event = replace(event, message=f"{event.message}{self._configuration_output()}")
+            if isinstance(event, msg.LAST_EVENTS):
+                yield from self._late_lines()
             yield event
-            return
-        raise self._error()
 
     def _late_lines(self) -> Iterator[msg.LogLine]:
         """Lines that were printed before the last event and arrive after it, because they come through another pipe."""
+        self._has_printed_all.wait(LAST_EVENTS_SECONDS)
         while not self._queue.empty():
             item = self._queue.get()
             if isinstance(item, msg.LogLine):
-                yield self._readable_line(item)
+                yield item
 
     def cancel(self) -> None:
         """Start to stop the worker, in the three stages. Returns at once; safe from any thread."""
@@ -204,9 +230,6 @@ class Worker:
             f"SQLMesh's process {_cause_of_death(status)}.{output}",
             is_transient=status in (-signal.SIGKILL, -signal.SIGTERM),  # it did not crash
         )
-
-    def _readable_line(self, line: msg.LogLine) -> msg.LogLine:
-        return replace(line, text=self._readable(line.text))
 
     def _readable(self, text: str) -> str:
         """The line without secrets, shortened. Only the start of a very long line is searched for secrets.

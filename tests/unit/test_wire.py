@@ -77,6 +77,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
     msg.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
     msg.BatchesInFlight(("a", "b")),
+    msg.BatchesRunning({"a": (3, 12, 61.5)}, finished=2, planned=5),
     msg.RowsCounted("a", 1_234),
     msg.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",), is_transient=True),
     msg.NodesBlocked({"b": ("a",), "c": ()}),

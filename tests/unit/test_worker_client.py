@@ -109,6 +109,9 @@ def test_error_for_a_killed_worker_names_the_signal(fake_worker: Callable[[str],
         events_from(fake_worker("os.kill(os.getpid(), 9)"))
 
 
+COUNTED = msg.RowsCounted("a", 3)
+
+
 def printing(*lines: str) -> str:
     return "".join(f"print({line!r}, file=sys.stderr, flush=True)\n" for line in lines)
 
@@ -123,6 +126,31 @@ def test_late_output_is_logged_before_the_last_event(
     assert events[0] == msg.LogLine("info", "late", "output")
 
 
+def test_thousands_of_lines_become_a_few_events(fake_worker: Callable[[str], SQLMeshProject]) -> None:
+    lines = [f"line {number}" for number in range(7_700)]
+    *logged, last = events_from(fake_worker(printing(*lines, wire.PRINTED) + writing([LAST_EVENT])))
+    assert [line for event in logged if isinstance(event, msg.LogLine) for line in event.text.split("\n")] == lines
+    assert len(logged) < 770
+    assert last == msg.EvaluationFinished("success")
+
+
+def test_log_line_does_not_move_past_another_event(fake_worker: Callable[[str], SQLMeshProject]) -> None:
+    line = msg.LogLine("warning", "text", "driver")
+    *events, _ = events_from(
+        fake_worker(writing([*[wire.encode(wire.EVENT, line), wire.encode(wire.EVENT, COUNTED)] * 3, LAST_EVENT]))
+    )
+    assert events == [line, COUNTED] * 3
+
+
+def test_lines_before_a_broken_event_are_logged(fake_worker: Callable[[str], SQLMeshProject]) -> None:
+    line = msg.LogLine("warning", "text", "driver")
+    events: list[msg.Event] = []
+    project = fake_worker(writing([wire.encode(wire.EVENT, line), b"[]\n"]))
+    with serving(project, REQUEST) as worker, pytest.raises(WorkerError):
+        events.extend(worker)
+    assert events == [line]
+
+
 LOADED = ("model", wire.LOADING, "configuration", "", wire.LOADED, "driver")
 FAILED = wire.encode(wire.EVENT, msg.RequestFailed("ProjectLoadError", "No such table."))
 
@@ -133,7 +161,7 @@ def test_output_of_the_configuration_is_not_logged_but_all_other_output_is(
     events = events_from(
         fake_worker(f"{printing(*LOADED)}\nsys.stderr.close(); os.close(2)\ntime.sleep(0.5)\n{writing([LAST_EVENT])}")
     )
-    assert [event.text for event in events if isinstance(event, msg.LogLine)] == ["model", "driver"]
+    assert [event.text for event in events if isinstance(event, msg.LogLine)] == ["model\ndriver"]
 
 
 @pytest.mark.parametrize(

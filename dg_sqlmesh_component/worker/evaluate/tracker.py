@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import time
 from collections.abc import Callable, Iterable, Mapping, Set
-from threading import Lock
+from threading import Thread
 from typing import Any
 
 from sqlmesh.core.snapshot import Snapshot
@@ -18,6 +18,7 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
 from dg_sqlmesh_component.worker.coverage import Coverages
+from dg_sqlmesh_component.worker.evaluate.progress import Progress
 from dg_sqlmesh_component.worker.own_bugs import is_own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.transient_errors import is_transient
@@ -69,11 +70,9 @@ class Tracker(PipeConsole):
         self._failed: set[str] = set()
         self._blocked: set[str] = set()
         self._failed_audits: set[str] = set()
-        self._started: set[str] = set()
-        self._open_batches: Counter[str] = Counter()
         self._finished: dict[str, list[msg.Interval]] = {}
-        self._in_flight: Counter[str] = Counter()
-        self._lock = Lock()
+        self._progress = Progress()
+        self._progress_reports = Thread(target=self._report_progress, name="dg-sqlmesh-progress", daemon=True)
 
     # -- before the first batch ---------------------------------------------------------------------
 
@@ -114,7 +113,9 @@ class Tracker(PipeConsole):
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *_: Any, **__: Any
     ) -> None:
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
-        self._open_batches = Counter({fqn: len(batches) for fqn, batches in self.planned.items()})
+        self._progress.plan({fqn: len(batches) for fqn, batches in self.planned.items()})
+        if self._progress_reports.ident is None:
+            self._progress_reports.start()
         self._finished = {}
         if unselected := sorted(set().union(*self.held_back_by.values())):
             named = listed(list(map(unquoted, unselected)), _MAX_NAMED)
@@ -145,15 +146,17 @@ class Tracker(PipeConsole):
         if self.pipe.is_cancelled:
             self.was_cancelled = True
             raise Cancelled
-        with self._lock:
-            self._in_flight[snapshot.name] += 1
-            self._started.add(snapshot.name)
+        self._progress.start(snapshot.name, time.monotonic())
 
     def report_in_flight(self) -> None:
         """Send the nodes that are still running. Safe from any thread."""
-        with self._lock:
-            nodes = tuple(sorted(+self._in_flight))
-        self.pipe.send(msg.BatchesInFlight(nodes))
+        self.pipe.send(msg.BatchesInFlight(self._progress.running))
+
+    def _report_progress(self) -> None:
+        while True:
+            time.sleep(1)
+            if (report := self._progress.report(time.monotonic())) is not None:
+                self.pipe.send(report)
 
     def update_snapshot_evaluation_progress(
         self,
@@ -166,12 +169,13 @@ class Tracker(PipeConsole):
         **__: Any,
     ) -> None:
         if duration_ms is not None:
-            self._note_finished(snapshot, interval)
+            self._finished.setdefault(snapshot.name, []).append(interval)
         elif self.pipe.is_cut_off:
             self.was_cancelled = True
             self.cut_off.add(snapshot.name)
-        with self._lock:
-            self._in_flight[snapshot.name] -= 1
+        if self._progress.end(snapshot.name, is_finished=duration_ms is not None):
+            self._report_coverage(snapshot.name)
+            self._count_rows(snapshot)
         if self.pipe.is_cut_off:
             self.report_in_flight()
         self.pipe.send(
@@ -186,16 +190,6 @@ class Tracker(PipeConsole):
             )
         )
 
-    def _note_finished(self, snapshot: Snapshot, interval: msg.Interval) -> None:
-        """Note a batch that SQLMesh has computed and recorded. After the last one, send the coverage and the rows."""
-        with self._lock:  # batches of one model may end in several threads at once
-            self._open_batches[snapshot.name] -= 1
-            self._finished.setdefault(snapshot.name, []).append(interval)
-            is_last = self._open_batches[snapshot.name] == 0
-        if is_last:
-            self._report_coverage(snapshot.name)
-            self._count_rows(snapshot)
-
     def _report_coverage(self, fqn: str) -> None:
         finished = self._finished.get(fqn, [])
         if self.coverages is not None and (coverage := self.coverages.of(fqn, finished, self._undone(fqn))):
@@ -203,7 +197,7 @@ class Tracker(PipeConsole):
 
     def _undone(self, fqn: str) -> tuple[msg.Interval, ...]:
         """The intervals of a restatement whose rows may be missing or wrong now, because a batch has not finished."""
-        if self.replaces_rows is None or fqn not in self._started:
+        if self.replaces_rows is None or not self._progress.has_started(fqn):
             return ()
         finished = self._finished.get(fqn, [])
         is_cut = fqn in self.replaces_table and finished
@@ -239,9 +233,8 @@ class Tracker(PipeConsole):
 
     def report_unfinished_coverage(self) -> None:
         """Send the coverage of planned models whose last batch has not finished."""
-        for fqn, batches in self._open_batches.items():
-            if batches:
-                self._report_coverage(fqn)
+        for fqn in self._progress.unfinished:
+            self._report_coverage(fqn)
 
     def _fail(self, fqn: str, cause: BaseException) -> None:
         audits = cause.errors if isinstance(cause, NodeAuditsErrors) else []

@@ -1,0 +1,91 @@
+"""Which nodes run, and how far they are. Pure: the caller passes the time.
+
+A report is rare, because it becomes an event of Dagster: a run of many hours has about a hundred.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from threading import Lock
+
+from dg_sqlmesh_component.protocol import messages as msg
+
+FIRST_SECONDS = 1.0
+"""The first report comes so long after the start of the first batch. Shorter runs have none."""
+
+SHORTEST_PAUSE_SECONDS = 10.0
+"""There is at most one report in this time."""
+
+PAUSE_SHARE = 20
+"""A pause lasts at least this fraction of the time since the first batch: one twentieth."""
+
+
+class Progress:
+    """Batches of one run that have started and finished. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._planned: Mapping[str, int] = {}
+        self._finished: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
+        self._started: dict[str, float] = {}
+        self._has_changed = False
+        self._next_report = 0.0
+
+    def plan(self, batches: Mapping[str, int]) -> None:
+        """Note the number of batches of each node. What has finished before belongs to another plan."""
+        with self._lock:
+            self._planned = batches
+            self._finished.clear()
+
+    def start(self, fqn: str, now: float) -> None:
+        """Note that a batch starts."""
+        with self._lock:
+            if not self._started:
+                self._next_report = now + FIRST_SECONDS
+            self._started.setdefault(fqn, now)
+            self._in_flight[fqn] += 1
+            self._has_changed = True
+
+    def end(self, fqn: str, *, is_finished: bool) -> bool:
+        """Note that a batch ends. Return whether it has finished as the last batch of its node."""
+        with self._lock:
+            self._in_flight[fqn] -= 1
+            self._finished[fqn] += is_finished
+            self._has_changed = True
+            return is_finished and self._finished[fqn] == self._planned.get(fqn)
+
+    def has_started(self, fqn: str) -> bool:
+        """Whether a batch of a node has started."""
+        with self._lock:
+            return fqn in self._started
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The nodes with a batch in flight, sorted."""
+        with self._lock:
+            return tuple(sorted(+self._in_flight))
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """The planned nodes whose last batch has not finished."""
+        with self._lock:
+            return tuple(fqn for fqn, batches in self._planned.items() if self._finished[fqn] < batches)
+
+    def report(self, now: float) -> msg.BatchesRunning | None:
+        """What runs now; None if it is too early, nothing runs, or nothing has changed since the last report."""
+        with self._lock:
+            running = +self._in_flight
+            if not running or not self._has_changed or now < self._next_report:
+                return None
+            began = min(self._started.values())
+            self._next_report = now + max(SHORTEST_PAUSE_SECONDS, (now - began) / PAUSE_SHARE)
+            self._has_changed = False
+            return msg.BatchesRunning(
+                running={
+                    fqn: (self._finished[fqn], self._planned.get(fqn, 1), now - self._started[fqn]) for fqn in running
+                },
+                finished=sum(self._finished[fqn] == batches for fqn, batches in self._planned.items() if batches),
+                planned=sum(batches > 0 for batches in self._planned.values()),
+            )

@@ -1,0 +1,102 @@
+"""The log of a run shows which models run. At its end, a summary shows what was executed, and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from harness import YEARLY_CRON, DagsterProject, RunRecord, dagster_project, plan, wait_until, write_project
+
+PAUSING_MODEL = """
+import time
+from pathlib import Path
+
+import pandas as pd
+from sqlmesh import model
+from sqlmesh.core.model.kind import ModelKindName
+
+
+@model(
+    "t.pause",
+    kind=dict(name=ModelKindName.INCREMENTAL_BY_TIME_RANGE, time_column="day", batch_size=1),
+    columns={"day": "date"},
+)
+def execute(context, start, end, execution_time, **kwargs):
+    while Path("pause").exists() and Path("first_batch").exists():
+        time.sleep(0.02)
+    if Path("pause").exists():
+        Path("first_batch").touch()
+    return pd.DataFrame({"day": [start.date()]})
+"""
+FILES = {
+    "models/pause.py": PAUSING_MODEL,
+    "models/after.sql": "MODEL (name t.after, kind FULL); SELECT count(*) AS days FROM t.pause",
+    "models/idle.sql": f"MODEL (name t.idle, kind FULL, cron '{YEARLY_CRON}', start '2020-01-01'); SELECT 1 AS id",
+    "models/late.sql": "MODEL (name t.late, kind FULL, signals (never(on_days := 1))); SELECT 1 AS id",
+    "signals/__init__.py": "from pathlib import Path\nfrom sqlmesh import signal\n\n\n@signal()\n"
+    "def never(batch, on_days: int):\n    return not Path('is_late').exists()\n",
+}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[tuple[Path, DagsterProject]]:
+    project = write_project(tmp_path / "shop", FILES)
+    plan(project)
+    (project / "is_late").touch()
+    with dagster_project(tmp_path) as dagster:
+        dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
+        dagster.refresh()
+        yield project, dagster
+
+
+def summary_of(record: RunRecord) -> tuple[str, Mapping[str, Any]]:
+    """Return the line and the tables at the end of a run's only step."""
+    [event] = [
+        event
+        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
+        if event.message.startswith("SQLMesh in environment")
+    ]
+    tables = event.event_specific_data.metadata
+    return event.message, {name: [row.data for row in table.records] for name, table in tables.items()}
+
+
+def test_log_shows_a_running_model_and_the_end_shows_every_model(shop: tuple[Path, DagsterProject]) -> None:
+    project, dagster = shop
+    pause = project / "pause"
+    pause.touch()
+    process = dagster.launch_in_new_process()
+
+    def is_reported() -> bool:
+        return any("Running: t.pause for " in dagster.run_record(run.run_id).log for run in dagster.instance.get_runs())
+
+    wait_until(is_reported, process)
+    pause.unlink()
+    process.wait(300)
+    [run] = dagster.instance.get_runs()
+    record = dagster.run_record(run.run_id)
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert " (1 of 3 batches finished). Finished: 0 of 2." in record.log
+    line, tables = summary_of(record)
+    assert line == "SQLMesh in environment prod: 2 executed, 1 up to date, 1 waiting."
+    slowest = tables["sqlmesh/slowest"]
+    assert [(row["model"], row["batches"]) for row in slowest] == [("t.pause", 3), ("t.after", 1)]
+    assert slowest[0]["seconds"] >= 1.0
+    assert [(row["model"], row["outcome"]) for row in tables["sqlmesh/not_executed"]] == [
+        ("t.late", "waiting"),
+        ("t.idle", "up_to_date"),
+    ]
+    assert tables["sqlmesh/not_executed"][0]["reason"] == ("t.late is waiting: its signal never has no interval ready.")
+
+
+def test_quick_run_of_another_environment_has_no_progress_and_a_summary(shop: tuple[Path, DagsterProject]) -> None:
+    project, dagster = shop
+    plan(project, "dev", "--include-unmodified")
+    record = dagster.launch(ops={"sqlmesh_shop": {"environment": "dev"}})
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    line, tables = summary_of(record)
+    assert line == "SQLMesh in environment dev: 2 executed, 1 up to date, 1 waiting."
+    assert {row["model"] for row in tables["sqlmesh/slowest"]} == {"t.pause", "t.after"}
+    assert record.log.count("Running: ") <= 1
