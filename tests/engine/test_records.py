@@ -230,3 +230,44 @@ def test_nothing_is_unsynced_after_a_plan_a_run_a_restatement_and_outside_data(
     restate_in_a_shell(project, day(4), day(3))
     assert set(dagster.launch(assets=["t/total"]).computed_outside) == DOWNSTREAM
     assert not unsynced(dagster)
+
+
+# -- the sensor ---------------------------------------------------------------------------------------
+
+
+def tick(dagster: DagsterProject) -> str:
+    """Evaluate the sensor and record its events, as Dagster's daemon does. Return the text on the tick's page."""
+    repository = dagster.refresh().get_repository_def()
+    context = dg.build_sensor_context(dagster.instance, repository_def=repository)
+    result = repository.get_sensor_def(f"{OP}_sensor").evaluate_tick(context)
+    for event in result.asset_events:
+        dagster.instance.report_runless_asset_event(event)
+    return result.skip_message or ""
+
+
+def last_result(dagster: DagsterProject, check: str) -> bool:
+    key = dg.AssetCheckKey(dg.AssetKey(["t", "days"]), check)
+    (record,) = dagster.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert record.event is not None
+    assert record.event.asset_check_evaluation is not None
+    return record.event.asset_check_evaluation.passed
+
+
+def test_sensor_leaves_nothing_unsynced_and_no_lost_rows_in_good_health(
+    tmp_path: Path, dagster: DagsterProject
+) -> None:
+    project = shop(tmp_path, dagster, polling_sensor=True)
+    tick(dagster)
+    assert not unsynced(dagster)
+    broken(project, day(5))
+    dagster.launch(ops=restate(day(6), day(5)), assets=["t/days"])
+    broken(project)
+    sqlmesh(project, "run")
+    tick(dagster)
+    assert not last_result(dagster, "sqlmesh_intervals_complete")
+    assert not last_result(dagster, "sqlmesh_execution_status")
+    restate_in_a_shell(project, day(5), day(5))
+    tick(dagster)
+    assert last_result(dagster, "sqlmesh_intervals_complete")
+    assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
+    assert not unsynced(dagster)
