@@ -425,6 +425,20 @@ class RunRecord:
         return self._materializations(is_outside=False)
 
     @cached_property
+    def reported_outside(self) -> dict[str, dg.AssetMaterialization]:
+        """The same as `computed_outside`, for assets that failed in the run. These are no events of the run."""
+        since, until = self.entries[0].timestamp, self.entries[-1].timestamp
+        reported = {}
+        for asset in self.observations:
+            key = dg.AssetKey.from_user_string(asset)
+            for record in self.instance.fetch_materializations(
+                dg.AssetRecordsFilter(key, after_timestamp=since, before_timestamp=until), limit=9
+            ).records:
+                if not record.run_id and record.asset_materialization is not None:
+                    reported[asset] = record.asset_materialization
+        return reported
+
+    @cached_property
     def computed_outside(self) -> dict[str, dg.AssetMaterialization]:
         """The materializations of data that was computed outside of Dagster, by asset."""
         return self._materializations(is_outside=True)
@@ -483,7 +497,5 @@ class RunRecord:
 
     def status_of(self, asset: str) -> str | None:
         """Return the `sqlmesh/status` of an asset's event. None if it has neither materialization nor observation."""
-        if asset in self.computed_outside and asset not in self.materializations and asset not in self.observations:
-            return "up_to_date"
         event = self.materializations.get(asset) or self.observations.get(asset)
         return str(event.metadata["sqlmesh/status"].value) if event else None

@@ -128,6 +128,7 @@ class _Step:
     def _results_until_failure(self) -> Generator[Any, None, dg.Failure | None]:
         end = yield from self._attempts()
         yield from self._settle(end)
+        yield from self._results.record_remaining_outside_data()
         self._problems += [*self._ledger.contradictions, *self._restatement.end(self._results.outcomes, self._wording)]
         failure = self._failure()
         # Dagster shows checks without a result as failed in a failed run, and as skipped in a cancelled run.
@@ -183,7 +184,7 @@ class _Step:
                 self._log.event(event)
                 if isinstance(event, msg.DataComparedWithRecords):
                     finish(self._context.instance, event.finished_runs)
-                    yield from self._results.record_outside_data(event.unrecorded, self._computing_since)
+                    self._results.note_outside_data(event.unrecorded, self._computing_since)
                 yield from self._results.report(self._ledger.feed(event))
         except SQLMeshComponentError as error:
             return error  # the worker died or could not be started; nodes that had finished were reported

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from dg_sqlmesh_component.run.check_history import EarlierResult, last_results
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.records import (
+    OutsideData,
     materialized_data,
     outside_data,
     outside_materialization,
@@ -50,7 +51,7 @@ class StepResults:
     unobserved: list[NodeOutcome] = field(default_factory=list)
     known_failures: list[str] = field(default_factory=list)
     _recorded: dict[str, msg.RecordedData | None] = field(default_factory=dict)
-    _computed_outside: set[str] = field(default_factory=set)
+    _outside: dict[str, OutsideData] = field(default_factory=dict)
     _reported: set[dg.AssetCheckKey] = field(default_factory=set)
 
     def report(self, settled: Sequence[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
@@ -64,10 +65,8 @@ class StepResults:
         self._recorded |= materialized_data(self.context.instance, self.reporter.assets, models)
         return {fqn: self._recorded[fqn] for fqn in models}
 
-    def record_outside_data(
-        self, compared: Sequence[msg.ComputedData], computing_since: int | None
-    ) -> Iterator[dg.AssetMaterialization]:
-        """Materializations of data that was computed outside of Dagster, parents before children.
+    def note_outside_data(self, compared: Sequence[msg.ComputedData], computing_since: int | None) -> None:
+        """Find the data that was computed outside of Dagster. Each model's is recorded before its own outcome.
 
         Args:
             computing_since: When this step has taken the lock, epoch milliseconds. Another step of the run may have
@@ -82,14 +81,39 @@ class StepResults:
         ]
         self._recorded |= recorded_data(instance, assets, [data.fqn for data in compared])
         outside, left_to_runs = outside_data(compared, self._recorded, active)
-        for data in outside:
-            self._recorded[data.fqn] = data.record
-            self._computed_outside.add(data.fqn)
-            yield outside_materialization(assets, data, self._data_versions)
-            forget_data_version(self.context, assets.key(data.fqn))
+        self._outside |= {data.fqn: data for data in outside}
+        self._recorded |= {data.fqn: data.record for data in outside}
         if left_to_runs:
             names = listed([assets.name(fqn) for fqn in left_to_runs])
             self.context.log.info(f"Left to run {run_ids(active)}, which has not finished: {names}.")
+
+    def record_outside_data(self, models: Iterable[str], *, in_run: bool = True) -> Iterator[dg.AssetMaterialization]:
+        """The materializations of these models' data that was computed outside of Dagster.
+
+        Args:
+            in_run: Whether they are events of this run. An asset with such an event counts as materialized by the run.
+        """
+        assets = self.reporter.assets
+        for data in [self._outside.pop(fqn) for fqn in models if fqn in self._outside]:
+            materialization = outside_materialization(assets, data, self._data_versions)
+            if in_run:
+                yield materialization
+            else:
+                self.context.instance.report_runless_asset_event(materialization)
+            forget_data_version(self.context, assets.key(data.fqn))
+
+    def record_remaining_outside_data(self) -> Iterator[dg.AssetMaterialization]:
+        """The materializations of models that this step does not select, or that have no outcome."""
+        for fqn in list(self._outside):  # parents before children, as in the records
+            is_selected = self.reporter.assets.key(fqn) in self.context.selected_asset_keys
+            yield from self.record_outside_data([fqn], in_run=not is_selected)
+
+    def _outside_data_before(self, outcome: NodeOutcome) -> Iterator[dg.AssetMaterialization]:
+        """The outside data of a model; if it has not failed, also of the models upstream, whose data it has read."""
+        if self._outside:
+            is_failure = outcome.outcome.is_failure
+            models = [outcome.fqn] if is_failure else self.reporter.assets.with_upstream([outcome.fqn])
+            yield from self.record_outside_data(models, in_run=not is_failure)
 
     def _record(self, outcome: NodeOutcome) -> msg.RecordedData | None:
         """What Dagster knows of the model's data after this outcome."""
@@ -149,6 +173,7 @@ class StepResults:
             else:
                 self.outcomes.append(outcome)
                 self.log.outcome(outcome)
+                yield from self._outside_data_before(outcome)
                 yield from self._results_of(outcome, earlier.get(outcome.fqn, {}))
 
     def _results_of(self, outcome: NodeOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult]) -> Iterator[Any]:
@@ -186,8 +211,7 @@ class StepResults:
     def _not_executed(self, outcome: NodeOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult]) -> Iterator[Any]:
         """The results of a node that was not executed, or that is no asset."""
         is_observed = self.record_unchanged or outcome.outcome is not Outcome.UP_TO_DATE
-        has_event = outcome.outcome is Outcome.UP_TO_DATE and outcome.fqn in self._computed_outside
-        if outcome.fqn in self.reporter.assets.specs and is_observed and not has_event:
+        if outcome.fqn in self.reporter.assets.specs and is_observed:
             yield self.reporter.observation(outcome, self._record(outcome))
         if not is_observed:
             self.unobserved.append(outcome)

@@ -108,9 +108,10 @@ from dg_sqlmesh_component.worker_client.requests import serving
 project = SQLMeshProject((Path(sys.argv[1]),))
 models = ('"warehouse"."t"."first"', '"warehouse"."t"."mortal"')
 request = msg.EvaluationRequest(project.open_request, "prod", models, (), {}, int(sys.argv[2]))
-with serving(project, request) as events:
-    for event in events:
-        pass
+with serving(project, request) as worker:
+    for event in worker:
+        if isinstance(event, msg.StateLocked):
+            worker.answer(msg.Records())
 """
 
 

@@ -142,10 +142,10 @@ def test_run_of_checks_in_dev_audits_the_table_that_dev_shows(tmp_path: Path) ->
         checks_only = dagster.launch(checks=["t/reader:soft"])
         record = dagster.launch()
     assert checks_only.status == dg.DagsterRunStatus.SUCCESS
-    assert "sqlmesh/computed_up_to" in checks_only.checks["t/reader:soft"].metadata
+    assert "sqlmesh/audited_data" in checks_only.checks["t/reader:soft"].metadata
     assert record.status_of("t/reader") == "executed"
     # Without this metadata, the result is never carried over.
-    assert "sqlmesh/computed_up_to" not in record.checks["t/reader:soft"].metadata
+    assert "sqlmesh/audited_data" not in record.checks["t/reader:soft"].metadata
     # The plan has not changed t.apart, so dev has no view of it.
     counted = {key for key, event in record.materializations.items() if "dagster/row_count" in event.metadata}
     assert counted == {"t/source", "t/reader"}

@@ -227,7 +227,10 @@ class Sequence:
                 self.disagree("records", f"{name} is {statuses[name]}, and has computed {text_of(hours)}")
             elif found not in (hours, None):
                 self.disagree("records", f"{name} has recorded {text_of(found)}, and computed {text_of(hours)}")
-        self.check_outside(record.computed_outside, {name for name in selected if statuses[name] == "up_to_date"})
+        self.check_outside(
+            {**record.computed_outside, **record.reported_outside},
+            {name for name in selected if statuses[name] == "up_to_date"},
+        )
         for name, hours in computed.items():
             if name in self.outside:
                 whole = not self.model(name).has_time
@@ -343,7 +346,7 @@ class Sequence:
         instance = self.dagster.instance
         resolver = CachingStaleStatusResolver(instance, self.repository.asset_graph, LoadingContextForTest(instance))
         for model in self.models:
-            family = {model.name, *(parent.name for parent in model.upstream)}
+            family = {model.name, *(parent.name for parent in seen_through_views(model))}
             in_order = all(self.computed_in[model.name] >= self.computed_in[name] for name in family)
             causes = [cause.reason for cause in resolver.get_stale_causes(key_of(model.name))]
             if in_order and causes and not family & self.outside.keys():
@@ -365,6 +368,14 @@ class Sequence:
         record = self.dagster.instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
         event = record.event.dagster_event if record and record.event else None
         return bool(event and event.asset_check_evaluation_data.passed)
+
+
+def seen_through_views(model: RandomModel) -> Iterator[RandomModel]:
+    """The models that a model reads, and those that the views among them read: Dagster looks through views."""
+    for parent in model.upstream:
+        yield parent
+        if parent.kind == "VIEW":
+            yield from seen_through_views(parent)
 
 
 def status_of(record: RunRecord, name: str) -> str:
