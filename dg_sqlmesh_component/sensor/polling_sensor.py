@@ -90,7 +90,9 @@ def evaluate_tick(
     if before is not None and before.environment == environment and before.plan_id != after.plan_id:
         plan = PlanChanges.between(before, after)
         events += plan.observations(assets, found.promoted, differs)
-        sentences += [plan.sentence()] if plan.by_model else []  # a restatement is a plan too, and changes no model
+        sentences += (
+            [plan.sentence(assets)] if plan.by_model else []
+        )  # a restatement is a plan too, and changes no model
     if not sentences:
         sentences.append("Nothing was computed or promoted outside of Dagster.")
     sentences += [differs] if differs else []
