@@ -130,32 +130,31 @@ def _earlier_result(record: CheckRecord) -> EarlierResult | None:
     else:
         # The record's own time is when Dagster planned the check.
         run_id, evaluated_at = record.run_id, record.event.timestamp
-    is_audit_only = "sqlmesh/evaluated_alone" in metadata
-    return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), is_audit_only)
+    return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, *data_in(metadata))
 
 
 def data_metadata(data: Data | None, is_audit_only: bool) -> dict[str, Any]:
-    """The audited data as metadata; `data_in` reads it."""
+    """The audited data as one entry for later runs; `data_in` reads it."""
     if data is None:
         return {}
-    environment, audited, computed_up_to = data
-    return {
-        "sqlmesh/environment": environment,
-        "sqlmesh/snapshot_version": audited.version,
-        "sqlmesh/audits_version": audited.audits,
-        "sqlmesh/computed_up_to": dg.MetadataValue.timestamp(computed_up_to / 1000),
-        **({"sqlmesh/evaluated_alone": True} if is_audit_only else {}),
+    environment, audited, computed_until = data
+    entry = {
+        "environment": environment,
+        "version": audited.version,
+        "audits": audited.audits,
+        "computed_until": computed_until,
+        "is_audit_only": is_audit_only,
     }
+    return {"sqlmesh/record": dg.MetadataValue.json(entry)}
 
 
-def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
-    """The audited data in a check result's metadata; None if it is incomplete."""
-    names = ("environment", "snapshot_version", "audits_version", "computed_up_to")
-    values = [stored_value(metadata, name) for name in names]
-    if None in values:
-        return None
-    environment, version, audits, computed_up_to = values
-    return str(environment), msg.AuditedData(str(version), str(audits)), round(float(computed_up_to) * 1000)
+def data_in(metadata: Mapping[str, dg.MetadataValue]) -> tuple[Data | None, bool]:
+    """The audited data in a check result's metadata, and whether the audit was evaluated without running its model."""
+    entry = stored_value(metadata, "record")
+    if entry is None:
+        return None, False
+    data = (entry["environment"], msg.AuditedData(entry["version"], entry["audits"]), entry["computed_until"])
+    return data, entry["is_audit_only"]
 
 
 def stored_value(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:

@@ -31,7 +31,7 @@ def recorded_data(
         if last is None or materialization is None:
             continue
         metadata = materialization.metadata
-        if stored_value(metadata, "environment") == environment:
+        if stored_value(metadata, "environment") in (None, environment):  # None: the declared one
             computed_at = stored_value(metadata, "computed_at")  # only if that data was computed outside of Dagster
             seconds = last.timestamp if computed_at is None else float(computed_at)
             version = str(stored_value(metadata, "snapshot_version"))
@@ -92,9 +92,9 @@ def _was_observed(instance: dg.DagsterInstance, key: dg.AssetKey, version: str, 
         metadata = record.asset_observation.metadata if record.asset_observation else {}
         if (
             record.timestamp * 1000 >= at
-            and stored_value(metadata, "environment") == environment
+            and stored_value(metadata, "environment") in (None, environment)
             and stored_value(metadata, "snapshot_version") == version
-            and stored_value(metadata, "interval_end") is not None
+            and stored_value(metadata, "intervals") is not None
         ):
             return True
     return False
