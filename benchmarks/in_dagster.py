@@ -106,7 +106,7 @@ def compute(root: Path, what: str, until: str, *assets: str) -> dict[str, Any]:
         "models": len(costs),
         "estimated": [_value(planned[0], f"estimated_{name}") for name in ("seconds", "rows")] if planned else [],
         "actual": [
-            sum(_value(metadata, "duration_ms") for metadata in costs) / 1000,
+            sum(_value(metadata, "seconds") for metadata in costs),
             sum(_value(metadata, "rows") or 0 for metadata in costs),
         ],
     }

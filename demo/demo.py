@@ -118,7 +118,7 @@ class Row:
     carried_over: bool = False
 
     def cells(self) -> list[str]:
-        milliseconds = self.metadata.get("sqlmesh/duration_ms")
+        seconds = self.metadata.get("sqlmesh/seconds")
         passed = len(self.checks["passed"])
         checks = [f"{passed} passed"] if passed else []
         checks += [f"{word}: {', '.join(self.checks[word])}" for word in ("warned", "failed") if self.checks[word]]
@@ -128,7 +128,7 @@ class Row:
             self.outcome,
             self.metadata.get("sqlmesh/intervals", "-"),
             str(self.metadata.get("dagster/row_count", "-")),
-            "-" if milliseconds is None else f"{milliseconds / 1000:.2f}",
+            "-" if seconds is None else f"{seconds:.2f}",
             "; ".join(checks) or "-",
         ]
 
@@ -165,7 +165,7 @@ def read_model(event: dg.EventLogEntry) -> Row | None:
         return None
     model, why = ".".join(asset_event.asset_key.path), asset_event.description
     metadata: dict[str, Any] = {name: value.value for name, value in asset_event.metadata.items()}
-    outcome = metadata["sqlmesh/status"]
+    outcome = metadata.get("sqlmesh/status", "executed")
     materialized = event.asset_materialization is not None
     require(materialized == (outcome == "executed"), f"{model} is {outcome}, but materialized: {materialized}.")
     if "sqlmesh/reason" in metadata:

@@ -275,7 +275,11 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         with paused_garbage_collection():
             assets = self._translate(self._source.read_or_load(state_path, self._storage_problem))
             op = self._op.build(
-                op_name, assets, lambda context: recorded(context, self.execute(context)), self.op_config_schema
+                op_name,
+                assets,
+                lambda context: recorded(context, self.execute(context)),
+                self.op_config_schema,
+                allows_restatement=self.execution.allow_restate,
             )
             self._code_location = code_location
             code_location.add(label, op_name, assets.specs)

@@ -496,6 +496,7 @@ class RunRecord:
         return "\n".join(entry.user_message for entry in self.entries if not entry.dagster_event)
 
     def status_of(self, asset: str) -> str | None:
-        """Return the `sqlmesh/status` of an asset's event. None if it has neither materialization nor observation."""
+        """Return the outcome of an asset: `sqlmesh/status` of its event, else `executed`. None without an event."""
         event = self.materializations.get(asset) or self.observations.get(asset)
-        return str(event.metadata["sqlmesh/status"].value) if event else None
+        status = event and event.metadata.get("sqlmesh/status")
+        return str(status.value) if status else "executed" if event else None

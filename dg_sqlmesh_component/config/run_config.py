@@ -53,6 +53,38 @@ class SQLMeshRunConfig(dg.Config):
     )
 
 
+def config_fields(schema: type[SQLMeshRunConfig], *, allows_restatement: bool) -> dict[str, dg.Field]:
+    """The fields of the op's config.
+
+    Dagster's launchpad shows only fields with a default. So, if restatements are allowed, `restate` has the default
+    `{}`, which restates nothing.
+    """
+    fields = dict(schema.to_fields_dict())  # a copy: Dagster shares the original
+    if allows_restatement:
+        ends = {
+            name: dg.Field(str, is_required=False, description=field.description)
+            for name, field in RestateConfig.model_fields.items()
+        }
+        fields["restate"] = dg.Field(dg.Noneable(ends), default_value={}, description=fields["restate"].description)
+    return fields
+
+
+def run_config(values: Mapping[str, Any]) -> SQLMeshRunConfig:
+    """The run config of an op's config. Fields that an overridden schema has added are left out.
+
+    Raises:
+        ConfigurationError: `restate` lacks its start or end.
+    """
+    known = {name: values[name] for name in SQLMeshRunConfig.model_fields if name in values}
+    known["restate"] = known.get("restate") or None
+    missing = RestateConfig.model_fields.keys() - known["restate"].keys() if known["restate"] else ()
+    if missing:
+        raise ConfigurationError(
+            f"`restate` in the run config has no {' and no '.join(missing)}. Set its start and end."
+        )
+    return SQLMeshRunConfig(**known)
+
+
 def chosen_environment(config: SQLMeshRunConfig, declared: str, allowed: Sequence[str]) -> str:
     """The environment to run: the declared environment, or the one of the run config if it is allowed.
 

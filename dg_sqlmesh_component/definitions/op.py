@@ -17,7 +17,7 @@ import dagster as dg
 from dagster.components.resolved.core_models import OpSpec
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
+from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig, config_fields
 from dg_sqlmesh_component.dagster_internals import is_reserved_tag
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -74,7 +74,15 @@ class ComponentOp:
         """The concurrency pool of the op."""
         return self.configured.pool or re.sub(r"[^A-Za-z0-9_]", "_", f"sqlmesh_{self.project.name}_{environment}")
 
-    def build(self, name: str, assets: ProjectAssets, compute: Compute, config_schema: object) -> dg.AssetsDefinition:
+    def build(
+        self,
+        name: str,
+        assets: ProjectAssets,
+        compute: Compute,
+        config_schema: object,
+        *,
+        allows_restatement: bool = False,
+    ) -> dg.AssetsDefinition:
         """The op, which yields every asset and check of the project, or a subset of them.
 
         Raises:
@@ -102,7 +110,7 @@ class ComponentOp:
             description=self.configured.description or f"Runs SQLMesh in environment {environment}.",
             tags={**(self.configured.tags or {}), PROJECT_TAG: self.project_tag(assets.manifest)},
             pool=self.pool(environment),
-            config_schema=_config_fields(config_schema),
+            config_schema=_config_fields(config_schema, allows_restatement=allows_restatement),
             ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
             out={
                 **{output: dg.Out(dg.Nothing, is_required=False) for output in key_by_output},
@@ -127,11 +135,11 @@ class ComponentOp:
         return f"{project.name}_{short_hash(opened_with)}"
 
 
-def _config_fields(config_schema: object) -> dict[str, Any]:
+def _config_fields(config_schema: object, *, allows_restatement: bool) -> dict[str, Any]:
     if config_schema is None:
         return {}
     if isinstance(config_schema, type) and issubclass(config_schema, SQLMeshRunConfig):
-        return config_schema.to_fields_dict()
+        return config_fields(config_schema, allows_restatement=allows_restatement)
     raise ConfigurationError(
         f"op_config_schema returned {config_schema!r}. It must be a property that returns a subclass of "
         "SQLMeshRunConfig, or None."

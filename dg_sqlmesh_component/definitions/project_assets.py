@@ -14,7 +14,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.translator import Dependencies, Translator, fqn_of, model_label
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
-from dg_sqlmesh_component.protocol.formatting import counted, did_you_mean, short_hash
+from dg_sqlmesh_component.protocol.formatting import counted, did_you_mean, short_hash, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import (
     Audit,
@@ -184,7 +184,7 @@ class ProjectAssets:
 
     def name(self, node: str) -> str:
         """The name of a node in messages: the model's name as written, or the standalone audit's."""
-        return self.models[node].name if node in self.models else node
+        return self.models[node].name if node in self.models else unquoted(node)
 
     def key(self, node: str) -> dg.AssetKey:
         """The asset key of a model that is an asset."""

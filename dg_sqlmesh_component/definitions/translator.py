@@ -23,7 +23,7 @@ from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.dagster_internals import cron_fields
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
-from dg_sqlmesh_component.protocol.formatting import counted, duration_text
+from dg_sqlmesh_component.protocol.formatting import counted, duration_text, fenced
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
 
 STATUS_CHECK = "sqlmesh_execution_status"
@@ -31,6 +31,12 @@ STATUS_CHECK = "sqlmesh_execution_status"
 
 INTERVALS_CHECK = "sqlmesh_intervals_complete"
 """The optional check of every incremental model that shows whether it has gaps."""
+
+WHEN_SKIPPED = (
+    "Skipped if a run does not execute the model and the last result is not about the current data of all tables that "
+    "the audit reads. To evaluate it, execute the check alone."
+)
+"""Part of the description of each audit's check: Dagster shows no reason for a skipped check."""
 
 HAS_VIRTUAL_ASSETS = "is_virtual" in inspect.signature(dg.AssetSpec.__new__).parameters
 """Whether this Dagster has virtual assets, which are never stale by themselves; 1.13 and later do."""
@@ -146,7 +152,10 @@ class Translator:
         dbt = model.dbt or DbtNode("")
         is_virtual = self._attributes.virtual_views and HAS_VIRTUAL_ASSETS and model.kind == "VIEW"
         virtual: dict[str, Any] = {"is_virtual": True} if is_virtual else {}
+        owners = properties.owners or _default_owners(model)
         metadata = _definition_metadata(model)
+        if model.owner and not any(model.owner in owner for owner in owners):  # a tag or Dagster prevents it
+            metadata["sqlmesh/owner"] = model.owner
         if "storage_kind" in self._attributes.include_metadata:
             metadata["dagster/storage_kind"] = model.engine
         python = ["python"] if model.source_type == "python" else []
@@ -155,9 +164,9 @@ class Translator:
                 key=self._keys[model.fqn],
                 deps=self._deps(model),
                 # Never empty: Dagster would show the op's description, which is the same for every model.
-                description=model.description or f"SQLMesh model {model.name} ({model.kind}).",
+                description=_described(model.description or f"SQLMesh model {model.name} ({model.kind}).", model.query),
                 group_name=properties.group_name or _identifier(dbt.group or model.schema),
-                owners=properties.owners or _default_owners(model),
+                owners=owners,
                 tags={
                     "sqlmesh/kind": model.kind.lower(),
                     **_ordinary_tags(properties.ordinary_tags),
@@ -226,7 +235,7 @@ class Translator:
             metadata["sqlmesh/path"] = dg.MetadataValue.path(audit.path)
         arguments = f" ({', '.join(f'{name} := {value}' for name, value in audit.args.items())})" if audit.args else ""
         description = f"SQLMesh audit {audit.name}{arguments}"
-        check_name = audit.check_name
+        check_name, query = audit.check_name, audit.query if "sql" in self._attributes.include_metadata else None
         if isinstance(node, Model) and node.is_external:
             # With its schema: a model may read tables of the same name in several schemas.
             check_name = f"{_identifier('_'.join(split_fqn(node.fqn)[-2:]))}__{check_name}"
@@ -236,7 +245,7 @@ class Translator:
         return dg.AssetCheckSpec(
             check_name,
             asset=key,
-            description=audit.description or f"{description}.",
+            description=_described(f"{audit.description or f'{description}.'}\n\n{WHEN_SKIPPED}", query),
             blocking=audit.blocking,
             metadata=metadata,
         )
@@ -358,10 +367,14 @@ def _dagster_problem(**properties: Any) -> str | None:
     return None
 
 
+def _described(description: str, query: str | None) -> str:
+    """A description in Markdown, with the query if it is known."""
+    return f"{description}\n\n{fenced(query, 'sql')}" if query else description
+
+
 def sql_metadata(query: str) -> dg.MarkdownMetadataValue:
     """SQL as a block of code in the UI."""
-    fence = "````" if "```" in query else "```"
-    return dg.MetadataValue.md(f"{fence}sql\n{query}\n{fence}")
+    return dg.MetadataValue.md(fenced(query, "sql"))
 
 
 class Dependencies(dict[dg.AssetKey, dg.AssetDep]):
@@ -421,7 +434,7 @@ def _default_owners(model: Model) -> list[str]:
         return []
     name = model.owner_email or model.owner
     owner = name if _EMAIL.fullmatch(name) or name.startswith("team:") else f"team:{name}"
-    # An owner that Dagster refuses must not prevent loading the project. It still appears in the metadata.
+    # An owner that Dagster refuses must not prevent loading the project. The metadata shows it.
     return [] if _dagster_problem(owners=(owner,)) else [owner]
 
 
@@ -451,10 +464,8 @@ def _tag_value(text: str) -> str:
 
 
 def _definition_metadata(model: Model) -> dict[str, Any]:
+    """Properties that Dagster's page of the asset does not show elsewhere."""
     properties = {
-        "model": model.name,
-        "kind": model.kind,
-        "source_type": model.source_type,
         "cron": model.cron,
         "cron_tz": model.cron_tz,
         "interval_unit": model.interval_unit,
@@ -469,11 +480,8 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
         "partitioned_by": ", ".join(model.partitioned_by),
         "clustered_by": ", ".join(model.clustered_by),
         "storage_format": model.storage_format,
-        "dialect": model.dialect,
         "gateway": model.gateway,
         "project": model.project,
-        "owner": model.owner,
-        "tags": ", ".join(model.tags),
         "signals": ", ".join(model.signals),
         "dbt_unique_id": model.dbt.unique_id if model.dbt else None,
     }
@@ -481,8 +489,6 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
     metadata["dagster/table_name"] = model.table_name
     if model.dbt and model.dbt.meta:
         metadata["sqlmesh/dbt_meta"] = dg.MetadataValue.text(model.dbt.meta)
-    if model.query:
-        metadata["sqlmesh/query"] = sql_metadata(model.query)
     if model.source_url:
         metadata["sqlmesh/source"] = dg.MetadataValue.url(model.source_url)
     if model.columns:

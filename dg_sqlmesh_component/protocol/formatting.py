@@ -22,6 +22,12 @@ def plain(text: object) -> str:
     return without_colours(str(text)).strip()
 
 
+def fenced(text: str, language: str = "") -> str:
+    """Text as a block of code in Markdown."""
+    fence = "````" if "```" in text else "```"
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
 def block(text: str) -> str:
     """A command or an error on its own lines, to be appended to a sentence.
 

@@ -134,20 +134,20 @@ def _earlier_result(record: CheckRecord) -> EarlierResult | None:
 
 
 def data_metadata(data: Data | None) -> dict[str, Any]:
-    """The audited data as metadata; `data_in` reads it."""
+    """The audited data as one entry for later runs; `data_in` reads it."""
     if data is None:
         return {}
     environment, audited, up_to = data
-    described = {"environment": environment, "version": audited.version, "audits": audited.audits, "up_to": up_to}
-    return {_AUDITED_DATA: dg.MetadataValue.json(described)}
+    entry = {"environment": environment, "version": audited.version, "audits": audited.audits, "up_to": up_to}
+    return {"sqlmesh/record": dg.MetadataValue.json(entry)}
 
 
 def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
     """The audited data in a check result's metadata; None if there is none."""
-    described = stored_value(metadata, "audited_data")
-    if not isinstance(described, Mapping):
+    entry = stored_value(metadata, "record")
+    if entry is None:
         return None
-    return described["environment"], msg.AuditedData(described["version"], described["audits"]), described["up_to"]
+    return entry["environment"], msg.AuditedData(entry["version"], entry["audits"]), entry["up_to"]
 
 
 def stored_value(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:

@@ -16,18 +16,15 @@ _MAX_NAMED = 5
 
 
 def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
-    """The coverage as numbers that Dagster plots, as times, and as a table of the gaps if there are any."""
+    """The covered range. If something is missing: also the numbers, and a table of the gaps."""
     if coverage is None:
         return {}
-    metadata: dict[str, Any] = {
-        "sqlmesh/gaps": coverage.gap_count,
-        "sqlmesh/missing_intervals": coverage.missing_intervals,
-    }
+    metadata: dict[str, Any] = {}
     if coverage.computed is not None:
-        start, end = coverage.computed
-        metadata["sqlmesh/coverage_from"] = dg.MetadataValue.timestamp(start / 1000)
-        metadata["sqlmesh/coverage_to"] = dg.MetadataValue.timestamp(end / 1000)
+        metadata["sqlmesh/coverage"] = ranges([coverage.computed])
     if coverage.gaps:
+        metadata["sqlmesh/gaps"] = coverage.gap_count
+        metadata["sqlmesh/missing_intervals"] = coverage.missing_intervals
         metadata["sqlmesh/gap_table"] = dg.MetadataValue.table(
             [dg.TableRecord(dict(zip(("from", "to"), interval_ends(gap)))) for gap in coverage.gaps],
             dg.TableSchema([dg.TableColumn("from", "timestamp"), dg.TableColumn("to", "timestamp")]),
@@ -58,7 +55,8 @@ def intervals_result(
         check_name=check.name,
         passed=is_complete(coverage, slack, now) and not coverage.unrestated,
         description=" ".join(filter(None, [sentences, reason, *wording.unrestated(coverage.fqn, coverage.unrestated)])),
-        metadata={"sqlmesh/environment": wording.environment, **coverage_metadata(coverage)},
+        # Always the number, so that Dagster plots when something was missing.
+        metadata={**coverage_metadata(coverage), "sqlmesh/missing_intervals": coverage.missing_intervals},
     )
 
 
@@ -82,7 +80,8 @@ def coverage_sentences(
         advises: Whether to advise a run of the model.
     """
     if coverage.missing_since is None:
-        return f"{name} has no gaps."
+        covered = f" in {ranges([coverage.computed])}" if coverage.computed else ""
+        return f"{name} has no gaps{covered}."
     more = coverage.gap_count - _MAX_NAMED
     named = ranges(coverage.gaps[:_MAX_NAMED]) + (f", and {counted(more, 'more gap')}" if more > 0 else "")
     missing = f"{name} lacks {counted(coverage.missing_intervals, 'interval')}: {named}."

@@ -16,6 +16,7 @@ from dg_sqlmesh_component.config.run_config import (
     refuse_blank_bounds,
     refuse_options_without_effect,
     refuse_restatement,
+    run_config,
 )
 from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed_assets
 from dg_sqlmesh_component.definitions.op import RESTATE_TAG
@@ -150,10 +151,8 @@ def _uses(assets: ProjectAssets, node: str, selected: Set[dg.AssetCheckKey]) -> 
 
 
 def _run_config(context: dg.AssetExecutionContext) -> SQLMeshRunConfig:
-    """The run config. Fields that an overridden schema has added are left out."""
     op = context.op_execution_context
-    config = config_of_run(context.run.run_config, op.op_handle.name, op.op_def.name, op.op_config)
-    return SQLMeshRunConfig(**{name: config[name] for name in SQLMeshRunConfig.model_fields if name in config})
+    return run_config(config_of_run(context.run.run_config, op.op_handle.name, op.op_def.name, op.op_config))
 
 
 def _run_started_at(context: dg.AssetExecutionContext) -> int:

@@ -11,9 +11,9 @@ from dg_sqlmesh_component.config.attributes import Restate
 from dg_sqlmesh_component.config.run_config import RestateConfig
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, listed, unquoted
+from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.run.check_history import stored_value
-from dg_sqlmesh_component.run.wording import Wording, ranges
+from dg_sqlmesh_component.run.wording import Wording, length_of, ranges
 
 _MAX_RECORDS = 20
 """How many of a model's last materializations the estimate reads."""
@@ -48,13 +48,11 @@ def _costs(instance: dg.DagsterInstance, asset: dg.AssetKey, *, is_incremental: 
 
 def _cost(metadata: Mapping[str, Any], *, is_incremental: bool) -> msg.RecordedCost | None:
     """The cost of the computation that a materialization describes; None if it was not computed in Dagster."""
-    duration = stored_value(metadata, "duration_ms")
-    start, end = stored_value(metadata, "interval_start"), stored_value(metadata, "interval_end")
-    if duration is None or start is None or end is None:
+    seconds, covered_ms = stored_value(metadata, "seconds"), length_of(str(stored_value(metadata, "intervals")))
+    if seconds is None or not covered_ms:
         return None
-    covered_ms = round((float(end) - float(start)) * 1000)
     rows, size = stored_value(metadata, "rows"), stored_value(metadata, "bytes")
-    return msg.RecordedCost(int(duration), covered_ms if is_incremental else None, rows, size)
+    return msg.RecordedCost(round(seconds * 1000), covered_ms if is_incremental else None, rows, size)
 
 
 def restatement_log(wording: Wording, planned: msg.RestatementPlanned) -> str:
@@ -62,14 +60,14 @@ def restatement_log(wording: Wording, planned: msg.RestatementPlanned) -> str:
     intervals = sum(number for _, number in planned.ranges.values())
     lines = [
         f"This run restates {counted(len(planned.ranges), 'model')}, {counted(intervals, 'interval')}. "
-        f"{_estimate(planned)}",
+        f"{_estimate(wording, planned)}",
         *(
             f"    {wording.assets.name(fqn)}: {ranges([interval])} ({counted(number, 'interval')})"
             for fqn, (interval, number) in planned.ranges.items()
         ),
     ]
     if planned.added:
-        names = listed([unquoted(fqn) for fqn in planned.added])
+        names = listed(list(map(wording.assets.name, planned.added)))
         lines.append(f"Not selected, but downstream of a restated model, so SQLMesh computes them again: {names}.")
     if planned.environments:
         names = ", ".join(f"{name} ({counted(number, 'model')})" for name, number in planned.environments.items())
@@ -108,7 +106,7 @@ def restatement_metadata(wording: Wording, planned: msg.RestatementPlanned) -> d
     return metadata
 
 
-def _estimate(planned: msg.RestatementPlanned) -> str:
+def _estimate(wording: Wording, planned: msg.RestatementPlanned) -> str:
     if planned.seconds is None:
         return "Dagster has no record of an earlier computation, so there is no estimate."
     parts = [f"{planned.seconds:.1f} seconds of computation"]
@@ -116,5 +114,6 @@ def _estimate(planned: msg.RestatementPlanned) -> str:
     parts += [] if planned.bytes is None else [counted(planned.bytes, "byte")]
     text = f"Estimate, from earlier runs: {', '.join(parts)}."
     if planned.without_cost:
-        text += f" It leaves out {listed([unquoted(fqn) for fqn in planned.without_cost])}, without an earlier record."
+        names = listed(list(map(wording.assets.name, planned.without_cost)))
+        text += f" It leaves out {names}, without an earlier record."
     return text

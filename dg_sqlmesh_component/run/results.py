@@ -12,7 +12,7 @@ import dagster as dg
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, STATUS_CHECK
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, utc_text
+from dg_sqlmesh_component.protocol.formatting import utc_text
 from dg_sqlmesh_component.run.check_history import NOT_EVALUATED, Data, EarlierResult, data_metadata
 from dg_sqlmesh_component.run.coverage import intervals_result
 from dg_sqlmesh_component.run.metadata import (
@@ -33,12 +33,14 @@ class Reporter:
         selected_checks: Checks of this step; no others are reported.
         environment: The environment of the run.
         execution_time: The instant of the run, epoch milliseconds.
+        allows_restatement: Whether `restate` in the run config is allowed.
     """
 
     assets: ProjectAssets
     selected_checks: Set[dg.AssetCheckKey]
     environment: str
     execution_time: int
+    allows_restatement: bool = True
 
     @cached_property
     def wording(self) -> Wording:
@@ -69,8 +71,10 @@ class Reporter:
     def observation(self, outcome: NodeOutcome, recorded: msg.RecordedData | None = None) -> dg.AssetObservation:
         """A model that was not executed, or not in the declared environment, and why. Never a materialization."""
         description = self.wording.sentence(outcome)
-        if outcome.outcome is Outcome.UP_TO_DATE:
-            description += " To compute a range again, set `restate` in the run config."
+        model = self.assets.models.get(outcome.fqn)
+        if outcome.outcome is Outcome.UP_TO_DATE and model is not None and model.kind != "SEED":
+            allow = "" if self.allows_restatement else "`execution.allow_restate: true` in defs.yaml, and then "
+            description += f" To compute a range again, set {allow}`restate` in the run config."
         return dg.AssetObservation(
             asset_key=self.assets.key(outcome.fqn),
             description=description,
@@ -140,12 +144,8 @@ class Reporter:
                 check_name=key.name,
                 passed=audit.passed,
                 severity=self.assets.severity(node, audit.blocking),
-                description=None if audit.passed else f"{counted(audit.failing_rows, 'row')} failed.",
-                metadata={
-                    **audit_metadata(audit),
-                    "sqlmesh/environment": self.environment,
-                    **data_metadata(self._data_of(audit, up_to)),
-                },
+                description=self.wording.audit_result(audit),
+                metadata={**audit_metadata(audit), **data_metadata(self._data_of(audit, up_to))},
             )
             for key, audit in self.assets.checks_of_results(node, audits).items()
             if key in self.selected_checks and audit.error is None
@@ -225,6 +225,26 @@ class Reporter:
             for key, result in results.items()
             if self.still_applies(outcome, result)
         ]
+
+    def not_repeated(
+        self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, EarlierResult]
+    ) -> dict[dg.AssetCheckKey, str]:
+        """Why the last results of a node that was not executed are not repeated, as clauses after "because"."""
+        return {
+            check: self._why_not_repeated(results.get(check))
+            for check in self.assets.audit_checks.get(outcome.fqn, ())
+            if check in self.selected_checks and not (check in results and self.still_applies(outcome, results[check]))
+        }
+
+    def _why_not_repeated(self, result: EarlierResult | None) -> str:
+        if result is None:
+            return "no run of Dagster has evaluated its audit"
+        if result.audited_data is None:
+            return (
+                f"its audit has read other tables than the one that environment {self.environment} shows for its "
+                "model, and their data may have changed since"
+            )
+        return "its last result is not about the current data and audits"
 
     def known_failures(self, outcome: NodeOutcome, results: Mapping[dg.AssetCheckKey, EarlierResult]) -> list[str]:
         """The blocking audits of a node that failed earlier and still apply, each as a sentence."""

@@ -106,7 +106,7 @@ class _Step:
         is_declared = request.environment == assets.manifest.environment
         self._checks = set(reported_checks(context)) if is_declared else set()
         """Shared with the objects below, because a restatement adds the checks of downstream models."""
-        reporter = Reporter(assets, self._checks, request.environment, request.execution_time)
+        reporter = Reporter(assets, self._checks, request.environment, request.execution_time, execution.allow_restate)
         self._wording = reporter.wording
         self._wording.is_restatement = request.restate is not None
         self._log = RunLog(context, self._wording, self._checks, settings.owned)

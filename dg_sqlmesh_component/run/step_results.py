@@ -268,15 +268,14 @@ class StepResults:
         results: dict[str, dict[dg.AssetCheckKey, EarlierResult]] = {}
         for check, result in last.items():
             results.setdefault(outcome_by_check[check].fqn, {})[check] = result
-        unknown = [
-            f"{check.asset_key.to_user_string()}:{check.name}"
-            for check, outcome in outcome_by_check.items()
-            if check not in last or not self.reporter.still_applies(outcome, last[check])
-        ]
-        if unknown:
+        checks_by_reason: dict[str, list[str]] = {}
+        for outcome in unchanged:
+            for check, why in self.reporter.not_repeated(outcome, results.get(outcome.fqn, {})).items():
+                checks_by_reason.setdefault(why, []).append(f"{check.asset_key.to_user_string()}:{check.name}")
+        for why, checks in checks_by_reason.items():
             self.context.log.info(
-                f"Without a result in this run: {counted(len(unknown), 'audit')} of models that were not executed. "
-                "No earlier result is known to apply to their current data. To evaluate audits now, execute their "
-                f"checks alone: {listed(unknown, MAX_NAMED_CHECKS)}."
+                f"Not evaluated in this run: {counted(len(checks), 'audit')} of models that were not executed. No "
+                f"earlier result is repeated, because {why}. To evaluate audits now, execute their checks alone: "
+                f"{listed(checks, MAX_NAMED_CHECKS)}."
             )
         return results

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
@@ -114,6 +115,12 @@ class Wording:
             return f"{name} could not be evaluated.{block(audit.error)}"
         return f"{name} passed." if audit.passed else f"{name} failed: {counted(audit.failing_rows, 'row')}."
 
+    def audit_result(self, audit: AuditResult) -> str:
+        """The result of an audit on its check's page: the number of failing rows and the range."""
+        rows = "No row" if audit.passed else counted(audit.failing_rows, "row")
+        audited = listed([ranges([interval]) for interval in audit.intervals])
+        return f"{rows} failed{f' in {audited}' if audited else ''}."
+
     def why_not_evaluated(self, outcome: NodeOutcome) -> str:
         """Why a node's audits have no result."""
         name = self.assets.name(outcome.fqn)
@@ -213,6 +220,16 @@ class Wording:
 def ranges(intervals: Iterable[msg.Interval]) -> str:
     """Intervals as text: `[start, end)` in UTC. Whole days are shown without the time."""
     return ", ".join(f"[{', '.join(interval_ends(interval))})" for interval in intervals)
+
+
+def length_of(text: str) -> int:
+    """The length in milliseconds of the intervals that `ranges` has written; 0 if `listed` has left some out."""
+    if " more" in text:
+        return 0
+    instants = [datetime.fromisoformat(end) for end in re.findall(r"[-\dT:]{10,}", text)]
+    return sum(
+        (end - start) // timedelta(milliseconds=1) for start, end in zip(instants[::2], instants[1::2], strict=True)
+    )
 
 
 def interval_ends(interval: msg.Interval) -> list[str]:

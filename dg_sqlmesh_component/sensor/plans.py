@@ -10,7 +10,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import block, listed, unquoted
+from dg_sqlmesh_component.protocol.formatting import block, listed
 from dg_sqlmesh_component.run.metadata import unapplied_change
 from dg_sqlmesh_component.run.records import record_metadata, record_of
 
@@ -85,13 +85,13 @@ class PlanChanges:
                 by_model[fqn] = "changed upstream"
         return cls(found.plan_id, before.environment, by_model)
 
-    def named(self, change: str) -> str:
+    def named(self, change: str, assets: ProjectAssets) -> str:
         """The names of the models with this change."""
-        return listed([unquoted(fqn) for fqn, found in self.by_model.items() if found == change])
+        return listed([assets.name(fqn) for fqn, found in self.by_model.items() if found == change])
 
-    def sentence(self) -> str:
+    def sentence(self, assets: ProjectAssets) -> str:
         """What the plan has changed."""
-        kinds = [f"{change}: {self.named(change)}" for change in CHANGES if change in self.by_model.values()]
+        kinds = [f"{change}: {self.named(change, assets)}" for change in CHANGES if change in self.by_model.values()]
         return f"Plan {self.plan_id} was applied to environment {self.environment} ({'; '.join(kinds)})."
 
     def observations(
@@ -107,14 +107,13 @@ class PlanChanges:
             recorded: The records of the models after this tick, by fqn.
             differs: How the definitions differ from the environment.
         """
-        lists = {f"sqlmesh/models_{change.replace(' ', '_')}": self.named(change) for change in CHANGES}
+        lists = {f"sqlmesh/models_{change.replace(' ', '_')}": self.named(change, assets) for change in CHANGES}
         for fqn, change in self.by_model.items():
             version, record = promoted.get(fqn), recorded.get(fqn)
             if version and record and record.version == version.version:
                 record = record_of(version, record.up_to)  # so that a change of metadata is reported once
             unapplied = unapplied_change(assets, fqn, version) if version else None
             own = {
-                "sqlmesh/environment": self.environment,
                 "sqlmesh/plan_id": self.plan_id,
                 "sqlmesh/plan_change": change,
                 "sqlmesh/snapshot_version": version.version if version else None,
@@ -156,10 +155,11 @@ def difference(
             fqn for fqn, version in promoted.items() if fqn in assets.specs and unapplied_change(assets, fqn, version)
         ],
     }
-    named = [f"{kind}: {listed(list(map(unquoted, fqns)))}" for kind, fqns in kinds.items() if fqns]
+    named = [f"{kind}: {listed(list(map(assets.name, fqns)))}" for kind, fqns in kinds.items() if fqns]
     if not named:
         return None
     return (
         f"The definitions differ from environment {environment} ({'; '.join(named)}). If the definitions are older, "
-        f"refresh the manifest, and then reload the definitions:{block('dg utils refresh-defs-state')}"
+        'click "Reload definitions" in `dg dev`. In a deployment, refresh the manifest, and then reload them:'
+        f"{block('dg utils refresh-defs-state')}"
     )

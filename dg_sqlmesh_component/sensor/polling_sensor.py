@@ -113,7 +113,8 @@ def evaluate_tick(
         plan = PlanChanges.between(before, found, recorded)
         after = {**recorded, **{data.fqn: data.record for data in new}}
         events += plan.observations(assets, found.promoted, after, differs)
-        sentences += [plan.sentence()] if plan.by_model else []  # a restatement is a plan too, and changes no model
+        if plan.by_model:  # a restatement is a plan too, and changes no model
+            sentences.append(plan.sentence(assets))
     if not sentences:
         sentences.append("Nothing was computed or promoted outside of Dagster.")
     sentences += [differs] if differs else []

@@ -178,7 +178,7 @@ class ManifestSource:
             since = time.monotonic()
             manifest = LOADED_IN_PROCESS[loaded_as] = self._load(manifest)
             _LOGGER.warning(
-                f"{problem} SQLMesh loaded the project directly, in {time.monotonic() - since:.1f} seconds, as it "
+                f"{problem}\nSQLMesh loaded the project directly, in {time.monotonic() - since:.1f} seconds, as it "
                 "will in every process. To load it once for all of them: dg utils refresh-defs-state"
             )
         self._loaded_as = loaded_as

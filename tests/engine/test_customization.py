@@ -272,7 +272,7 @@ def test_precedence_is_defaults_tags_translation_override_post_processing(overri
     assert spec.tags["by_override"] == "by_tag"
     assert spec.tags["last"] == "override"
     assert spec.group_name == "at_last"
-    assert "SELECT" in spec.metadata["sqlmesh/query"].value
+    assert "```sql\nSELECT" in str(spec.description)
     assert spec.metadata["dagster/storage_kind"] == "duckdb"
 
 

@@ -441,18 +441,18 @@ def test_metadata_limits_cut_queries_schemas_and_lineage(dagster: DagsterProject
     dagster.add_component("shop", attributes)
     key = dg.AssetKey(["t", "wide"])
     definitions = dagster.refresh().resolve_assets_def(key)
-    metadata = definitions.get_asset_spec(key).metadata
+    spec = definitions.get_asset_spec(key)
+    metadata = spec.metadata
     check = definitions.get_spec_for_check_key(dg.AssetCheckKey(key, "long_one"))
     assert [column.name for column in metadata["dagster/column_schema"].columns] == [f"column_{n}" for n in range(3)]
     assert metadata["sqlmesh/columns_cut"].startswith("17 columns left out")
     assert len(metadata["dagster/column_lineage"].deps_by_column) == 5
     assert metadata["sqlmesh/column_lineage_cut"].startswith("15 pairs of columns left out")
     evaluated = dagster.launch().checks["t/wide:long_one"]
-    for query in (metadata["sqlmesh/query"], check.metadata["sqlmesh/query"], evaluated.metadata["sqlmesh/query"]):
-        assert isinstance(query, dg.MarkdownMetadataValue)
-        assert query.value is not None
-        assert "-- cut here" in query.value
-        assert len(query.value) == 200 + len("```sql\n\n```")
+    of_model, of_check = (str(text).partition("\n\n")[2] for text in (spec.description, check.description))
+    for query in (of_model, of_check, evaluated.metadata["sqlmesh/query"].value):
+        assert "-- cut here" in str(query)
+        assert len(str(query)) == 200 + len("```sql\n\n```")
 
 
 def test_two_components_with_same_op_name_are_an_error_that_names_both(dagster: DagsterProject) -> None:

@@ -144,8 +144,8 @@ def test_properties_of_a_model_become_properties_of_its_asset(zoo: LoadedProject
         ]
     )
     expected = {
-        "model": "zoo.orders", "kind": "INCREMENTAL_BY_TIME_RANGE", "cron": "0 6 * * *", "start": "2026-01-02",
-        "grain": "id", "references": "note", "dialect": "duckdb", "lookback": 2, "batch_size": 10, "owner": "ada",
+        "cron": "0 6 * * *", "start": "2026-01-02",
+        "grain": "id", "references": "note", "lookback": 2, "batch_size": 10, "owner": "ada",
         "interval_unit": "day",
     }  # fmt: skip
     assert {name: spec.metadata[f"sqlmesh/{name}"] for name in expected} == expected

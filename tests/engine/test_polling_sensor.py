@@ -121,8 +121,9 @@ def test_everything_that_is_typed_in_a_shell_is_recorded_once(tmp_path: Path, da
     assert ran.text == "Recorded 3 models computed outside of Dagster: t.days, t.old, t.total."
     days = ran.materializations["t/days"]
     assert days["sqlmesh/origin"].startswith("outside of Dagster, at 20")
-    assert (days["sqlmesh/gaps"], days["sqlmesh/missing_intervals"]) == (0, 0)
-    assert "sqlmesh/gaps" not in ran.materializations["t/total"]
+    assert days["sqlmesh/coverage"].endswith(f", {day(0)})")
+    assert "sqlmesh/gaps" not in days
+    assert "sqlmesh/coverage" not in ran.materializations["t/total"]
     assert sensor.tick() == Tick(NOTHING)
 
     # Dagster's own runs, also a restatement, are not recorded again. They record models that they do not select.

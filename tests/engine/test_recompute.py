@@ -147,10 +147,10 @@ def test_refused_restatement_computes_nothing(dagster: DagsterProject, project: 
     assert "raw.orders: [2026-02-10, 2026-02-13) (3 intervals)" in refused.log
     assert re.search(r"marts\.total: \[2026-01-01, \S+\) \(1 interval\)", refused.log), "computed as a whole: once"
     [failure] = dagster.launch(ops=day, assets=["raw/countries", "raw/orders"]).failures
-    assert "cannot restate warehouse.raw.countries (a seed is loaded again only if its file changes)." in failure
+    assert "cannot restate raw.countries (a seed: to load it again, change its file and apply a plan)." in failure
     instant = restate("3 days ago", "3 days ago")
     [failure] = dagster.launch(ops=instant, assets=["raw/orders"]).failures
-    assert "raw.orders (no complete interval of its unit, day, lies in this range). Nothing was computed." in failure
+    assert "raw.orders (no complete interval of its unit, day, lies in this range: choose a longer one)." in failure
     [failure] = dagster.launch(ops=restate("2026-02-12", "2026-02-10"), assets=["raw/orders"]).failures
     assert "start '2026-02-12' (2026-02-12T00:00:00Z) is after end '2026-02-10' (2026-02-10T00:00:00Z)" in failure
     [failure] = dagster.launch(ops=restate("2026-02-12", "2999-01-01"), assets=["raw/orders"]).failures

@@ -118,7 +118,7 @@ def test_forward_only_preview_in_dev_counts_as_computed(tmp_path: Path) -> None:
     assert carried.metadata["sqlmesh/carried_over"].value is True
     assert not carried.passed
     assert not checks_only.checks["t/days:not_null_id"].passed
-    assert checks_only.checks["t/days:not_null_id"].metadata["sqlmesh/failing_rows"].value == 5
+    assert checks_only.checks["t/days:not_null_id"].metadata["sqlmesh/failing_row_count"].value == 5
     assert "has nothing to do" in str(checks_only.checks["t/days:sqlmesh_execution_status"].description)
 
 
@@ -142,10 +142,10 @@ def test_run_of_checks_in_dev_audits_the_table_that_dev_shows(tmp_path: Path) ->
         checks_only = dagster.launch(checks=["t/reader:soft"])
         record = dagster.launch()
     assert checks_only.status == dg.DagsterRunStatus.SUCCESS
-    assert "sqlmesh/audited_data" in checks_only.checks["t/reader:soft"].metadata
+    assert "sqlmesh/record" in checks_only.checks["t/reader:soft"].metadata
     assert record.status_of("t/reader") == "executed"
     # Without this metadata, the result is never carried over.
-    assert "sqlmesh/audited_data" not in record.checks["t/reader:soft"].metadata
+    assert "sqlmesh/record" not in record.checks["t/reader:soft"].metadata
     # The plan has not changed t.apart, so dev has no view of it.
     counted = {key for key, event in record.materializations.items() if "dagster/row_count" in event.metadata}
     assert counted == {"t/source", "t/reader"}

@@ -72,8 +72,8 @@ def stored_days(project: Path, table: str) -> list[str]:
     return [str(day) for (day,) in query(project, f"SELECT ds FROM {table} ORDER BY ds")]
 
 
-def interval_end(record: RunRecord, asset: str) -> object:
-    return record.materializations[asset].metadata["sqlmesh/interval_end"].value
+def interval_end(record: RunRecord, asset: str) -> str:
+    return str(record.materializations[asset].metadata["sqlmesh/intervals"].value).rpartition(", ")[2]
 
 
 @pytest.mark.parametrize("where", ["in another run", "in a retry", "in another step"])

@@ -240,7 +240,7 @@ def test_audit_of_whole_table_has_same_result_in_a_run_and_alone(tmp_path: Path)
     assert batches > 1
     for run in (record, checks_only):
         assert [run.checks[check].passed for check in checks] == [False, True]
-        assert run.checks[checks[0]].metadata["sqlmesh/failing_rows"].value == 1
+        assert run.checks[checks[0]].metadata["sqlmesh/failing_row_count"].value == 1
 
 
 def test_result_of_another_version_or_environment_is_not_carried_over(tmp_path: Path) -> None:
@@ -266,8 +266,13 @@ def test_result_of_another_version_or_environment_is_not_carried_over(tmp_path: 
     assert in_dev.checks[check].metadata["sqlmesh/evaluated_in_run"].value == executed.run_id, (
         "the result of prod, not of dev"
     )
-    assert check not in changed.checks, "the result is unknown"
-    assert "Without a result in this run: 1 audit of models that were not executed." in changed.log
+    unknown = changed.checks[check]
+    reason = "because its last result is not about the current data and audits."
+    assert (unknown.passed, unknown.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert str(unknown.description).startswith("Not evaluated: t.one was not executed in this run, and no earlier ")
+    assert reason in str(unknown.description)
+    assert "Not evaluated in this run: 1 audit of models that were not executed. No earlier result is " in changed.log
+    assert reason.rstrip(".") in changed.log
 
 
 REPORT = """
@@ -398,7 +403,7 @@ def test_audit_of_an_external_model_is_a_check_and_blocks_downstream_models(tmp_
     assert set(after.materializations) == {"t/reader"}
     failed = record.checks["t/reader:raw_landed__not_null_id"]
     assert (failed.passed, failed.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert failed.metadata["sqlmesh/failing_rows"].value == 1
+    assert failed.metadata["sqlmesh/failing_row_count"].value == 1
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert set(record.materializations) == {"t/other"}
     assert record.status_of("t/reader") == "blocked"

@@ -41,7 +41,7 @@ class Reported:
     Attributes:
         sentence: Text of the log line and the observation.
         passed, severity: Result of the status check.
-        metadata: In addition to `sqlmesh/status`, `sqlmesh/environment` and `sqlmesh/snapshot_version`.
+        metadata: In addition to `sqlmesh/status` and `sqlmesh/snapshot_version`.
         audits: Passed, severity and description of each audit's check, by the check's name.
     """
 
@@ -142,6 +142,9 @@ UNSELECTED = (
 )
 
 
+SEVERITIES = {"not_null": ERROR, "recent": WARN}
+"""The severity of each audit."""
+
 COMPLETE = msg.IntervalCoverage(ORDERS, days(1, 2))
 ONE_GAP = msg.IntervalCoverage(ORDERS, days(1, 1), (D2,), 1, 1, day(3))
 GAP_TABLE = dg.MetadataValue.table(
@@ -149,6 +152,11 @@ GAP_TABLE = dg.MetadataValue.table(
     dg.TableSchema([dg.TableColumn("from", "timestamp"), dg.TableColumn("to", "timestamp")]),
 )
 MANY_GAPS = msg.IntervalCoverage(ORDERS, days(1, 1), (D2,), 3, 5, day(3))
+
+
+def code(text: str) -> str:
+    """Return text as a block of code in Markdown."""
+    return f"```\n{text}\n```"
 
 
 def at(milliseconds: int) -> float:
@@ -192,19 +200,17 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-03)",
-                "sqlmesh/interval_start": at(day(1)),
-                "sqlmesh/interval_end": at(day(3)),
                 "sqlmesh/batches": 2,
-                "sqlmesh/duration_ms": 12,
+                "sqlmesh/seconds": 0.012,
                 "sqlmesh/rows": 30,
                 "sqlmesh/bytes": 300,
                 "dagster/row_count": 1_234,
-                "sqlmesh/gaps": 0,
-                "sqlmesh/missing_intervals": 0,
-                "sqlmesh/coverage_from": at(day(1)),
-                "sqlmesh/coverage_to": at(day(3)),
+                "sqlmesh/coverage": "[2026-01-01, 2026-01-03)",
             },
-            {"not_null": (True, ERROR, None), "recent": (True, WARN, None)},
+            {
+                name: (True, severity, "No row failed in [2026-01-01, 2026-01-03).")
+                for name, severity in SEVERITIES.items()
+            },
         ),
     ),
     Row(
@@ -236,15 +242,16 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
-                "sqlmesh/interval_start": at(day(1)),
-                "sqlmesh/interval_end": at(day(2)),
                 "sqlmesh/batches": 1,
-                "sqlmesh/duration_ms": 5,
+                "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,
                 "sqlmesh/bytes": 100,
                 "sqlmesh/waiting_for": UNSELECTED,
             },
-            {"not_null": (True, ERROR, None), "recent": (True, WARN, None)},
+            {
+                name: (True, severity, "No row failed in [2026-01-01, 2026-01-02).")
+                for name, severity in SEVERITIES.items()
+            },
         ),
     ),
     Row(
@@ -273,12 +280,13 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
-                "sqlmesh/interval_start": at(day(1)),
-                "sqlmesh/interval_end": at(day(2)),
                 "sqlmesh/batches": 1,
-                "sqlmesh/duration_ms": 5,
+                "sqlmesh/seconds": 0.005,
             },
-            {"not_null": (True, ERROR, None), "recent": (False, WARN, "1 row failed.")},
+            {
+                "not_null": (True, ERROR, "No row failed in [2026-01-01, 2026-01-02)."),
+                "recent": (False, WARN, "1 row failed in [2026-01-01, 2026-01-02)."),
+            },
         ),
     ),
     Row(
@@ -312,16 +320,17 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-03)",
-                "sqlmesh/interval_start": at(day(1)),
-                "sqlmesh/interval_end": at(day(3)),
                 "sqlmesh/batches": 2,
-                "sqlmesh/duration_ms": 12,
+                "sqlmesh/seconds": 0.012,
                 "sqlmesh/rows": 30,
                 "sqlmesh/bytes": 300,
                 "dagster/row_count": 30,
                 "sqlmesh/attempts": 2,
             },
-            {"not_null": (True, ERROR, None), "recent": (True, WARN, None)},
+            {
+                name: (True, severity, "No row failed in [2026-01-01, 2026-01-03).")
+                for name, severity in SEVERITIES.items()
+            },
         ),
         earlier_events=(
             OPENED,
@@ -412,8 +421,7 @@ OUTCOME_TABLE = (
                 "sqlmesh/waiting_for": "its signal files_arrived, bank_holiday has no interval ready",
                 "sqlmesh/gaps": 3,
                 "sqlmesh/missing_intervals": 5,
-                "sqlmesh/coverage_from": at(day(1)),
-                "sqlmesh/coverage_to": at(day(2)),
+                "sqlmesh/coverage": "[2026-01-01, 2026-01-02)",
                 "sqlmesh/gap_table": GAP_TABLE,
                 "sqlmesh/gaps_cut": "2 newer gaps left out",
             },
@@ -487,11 +495,10 @@ OUTCOME_TABLE = (
             False,
             ERROR,
             {
-                "sqlmesh/error": "ConversionException: cannot cast 'x'",
+                "sqlmesh/error": code("ConversionException: cannot cast 'x'"),
                 "sqlmesh/gaps": 1,
                 "sqlmesh/missing_intervals": 1,
-                "sqlmesh/coverage_from": at(day(1)),
-                "sqlmesh/coverage_to": at(day(2)),
+                "sqlmesh/coverage": "[2026-01-01, 2026-01-02)",
                 "sqlmesh/gap_table": GAP_TABLE,
             },
         ),
@@ -512,7 +519,7 @@ OUTCOME_TABLE = (
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
-            {"sqlmesh/error": "ConversionException: cannot cast 'x'", "sqlmesh/attempts": 2},
+            {"sqlmesh/error": code("ConversionException: cannot cast 'x'"), "sqlmesh/attempts": 2},
         ),
         earlier_events=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
     ),
@@ -532,7 +539,7 @@ OUTCOME_TABLE = (
             "\n\n    OperationalError: the connection was lost",
             False,
             ERROR,
-            {"sqlmesh/error": "OperationalError: the connection was lost", "sqlmesh/attempts": 2},
+            {"sqlmesh/error": code("OperationalError: the connection was lost"), "sqlmesh/attempts": 2},
         ),
         earlier_events=(OPENED, ONE_BATCH, failing_batch(0, D1), LOST),
     ),
@@ -551,7 +558,7 @@ OUTCOME_TABLE = (
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
-            {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
+            {"sqlmesh/error": code("ConversionException: cannot cast 'x'")},
         ),
         worker_death="SQLMesh's process was killed.",
     ),
@@ -570,7 +577,7 @@ OUTCOME_TABLE = (
             "core.orders (models/orders.sql) failed.\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
-            {"sqlmesh/error": "ConversionException: cannot cast 'x'"},
+            {"sqlmesh/error": code("ConversionException: cannot cast 'x'")},
         ),
     ),
     Row(
@@ -591,7 +598,7 @@ OUTCOME_TABLE = (
             False,
             ERROR,
             {
-                "sqlmesh/error": "ConversionException: cannot cast 'x'\nAudit not_null failed: 3 rows",
+                "sqlmesh/error": code("ConversionException: cannot cast 'x'\nAudit not_null failed: 3 rows"),
                 "sqlmesh/failed_audits": "not_null",
             },
         ),
@@ -621,8 +628,11 @@ OUTCOME_TABLE = (
             "core.orders (models/orders.sql) failed its audit not_null (3 rows).",
             False,
             ERROR,
-            {"sqlmesh/error": "Audit not_null failed: 3 rows", "sqlmesh/failed_audits": "not_null"},
-            audits={"not_null": (False, ERROR, "3 rows failed."), "recent": (True, WARN, None)},
+            {"sqlmesh/error": code("Audit not_null failed: 3 rows"), "sqlmesh/failed_audits": "not_null"},
+            audits={
+                "not_null": (False, ERROR, "3 rows failed in [2026-01-01, 2026-01-02)."),
+                "recent": (True, WARN, "No row failed in [2026-01-01, 2026-01-02)."),
+            },
         ),
     ),
     Row(
@@ -649,13 +659,11 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
-                "sqlmesh/interval_start": at(day(1)),
-                "sqlmesh/interval_end": at(day(2)),
                 "sqlmesh/batches": 1,
-                "sqlmesh/duration_ms": 5,
+                "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,
                 "sqlmesh/bytes": 100,
-                "sqlmesh/error": "ConversionException: cannot cast 'x'",
+                "sqlmesh/error": code("ConversionException: cannot cast 'x'"),
             },
         ),
     ),
@@ -685,16 +693,14 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
-                "sqlmesh/interval_start": at(day(1)),
-                "sqlmesh/interval_end": at(day(2)),
                 "sqlmesh/batches": 1,
-                "sqlmesh/duration_ms": 5,
+                "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,
                 "sqlmesh/bytes": 100,
-                "sqlmesh/error": "Audit not_null failed: 3 rows",
+                "sqlmesh/error": code("Audit not_null failed: 3 rows"),
                 "sqlmesh/failed_audits": "not_null",
             },
-            {"not_null": (False, ERROR, "3 rows failed.")},
+            {"not_null": (False, ERROR, "3 rows failed in [2026-01-02, 2026-01-03).")},
         ),
     ),
     Row(
@@ -719,13 +725,11 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
-                "sqlmesh/interval_start": at(day(1)),
-                "sqlmesh/interval_end": at(day(2)),
                 "sqlmesh/batches": 1,
-                "sqlmesh/duration_ms": 5,
+                "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,
                 "sqlmesh/bytes": 100,
-                "sqlmesh/error": "SQLMesh's process was killed.",
+                "sqlmesh/error": code("SQLMesh's process was killed."),
             },
         ),
         worker_death="SQLMesh's process was killed.",
@@ -744,7 +748,7 @@ OUTCOME_TABLE = (
             "core.orders was interrupted: SQLMesh's process was killed.",
             False,
             ERROR,
-            {"sqlmesh/error": "SQLMesh's process was killed."},
+            {"sqlmesh/error": code("SQLMesh's process was killed.")},
         ),
         worker_death="SQLMesh's process was killed.",
         other_models=(STAGING,),
@@ -757,7 +761,7 @@ OUTCOME_TABLE = (
             "core.orders was interrupted: The run was cancelled.",
             False,
             ERROR,
-            {"sqlmesh/error": "The run was cancelled."},
+            {"sqlmesh/error": code("The run was cancelled.")},
         ),
     ),
     Row(
@@ -773,7 +777,7 @@ OUTCOME_TABLE = (
             "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
-            {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
+            {"sqlmesh/error": code("SQLMesh ended the run without reporting an outcome for it.")},
         ),
     ),
     Row(
@@ -790,7 +794,7 @@ OUTCOME_TABLE = (
             "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
-            {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
+            {"sqlmesh/error": code("SQLMesh ended the run without reporting an outcome for it.")},
         ),
     ),
     Row(
@@ -806,7 +810,7 @@ OUTCOME_TABLE = (
             "core.orders was interrupted: The run was cancelled.",
             False,
             ERROR,
-            {"sqlmesh/error": "The run was cancelled."},
+            {"sqlmesh/error": code("The run was cancelled.")},
         ),
     ),
     Row(
@@ -831,7 +835,7 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/reason": "all complete intervals are computed",
-                "sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it.",
+                "sqlmesh/error": code("SQLMesh ended the run without reporting an outcome for it."),
             },
         ),
     ),
@@ -847,7 +851,7 @@ OUTCOME_TABLE = (
             f"core.orders: {NOT_PROMOTED}",
             False,
             ERROR,
-            {"sqlmesh/error": NOT_PROMOTED},
+            {"sqlmesh/error": code(NOT_PROMOTED)},
         ),
     ),
 )

@@ -71,7 +71,7 @@ def test_gap_may_be_as_old_as_the_slack(slack: timedelta, now: int, complete: bo
 def test_model_without_gaps_is_complete() -> None:
     assert is_complete(COMPLETE, timedelta(0), day(1000))
     assert check(NodeOutcome(ORDERS, Outcome.EXECUTED, PROMOTED, coverage=COMPLETE)) == [
-        (True, dg.AssetCheckSeverity.ERROR, "core.orders has no gaps.")
+        (True, dg.AssetCheckSeverity.ERROR, "core.orders has no gaps in [2026-01-01, 2026-01-03).")
     ]
 
 

@@ -11,9 +11,10 @@ from dagster.components.resolved.core_models import OpSpec
 from unit.builders import audit, manifest, model, project_assets, standalone
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig, config_of_run
+from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig, config_of_run, run_config
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Manifest
 
 Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
@@ -29,10 +30,15 @@ def materialize_selection(context: dg.AssetExecutionContext) -> Iterator[Any]:
 
 
 def built(
-    project: Manifest, compute: Compute = materialize_selection, config_schema: object = None, **configured: Any
+    project: Manifest,
+    compute: Compute = materialize_selection,
+    config_schema: object = None,
+    allows_restatement: bool = False,
+    **configured: Any,
 ) -> dg.AssetsDefinition:
     op = ComponentOp(OpSpec(**configured), SQLMeshProject((Path("/shop"),)), ())
-    return op.build(configured.get("name", "shop"), project_assets(project), compute, config_schema)
+    name, assets = configured.get("name", "shop"), project_assets(project)
+    return op.build(name, assets, compute, config_schema, allows_restatement=allows_restatement)
 
 
 def paths(keys: Any) -> set[tuple[str, ...]]:
@@ -319,3 +325,18 @@ def test_model_in_a_second_step_needs_the_outputs_of_its_parents_in_the_first() 
         ("core", "a_b"),
         ("raw", "scored"),
     }
+
+
+@pytest.mark.parametrize("schema", [SQLMeshRunConfig, OurConfig], ids=["the default", "a subclass"])
+def test_restate_has_a_default_that_the_launchpad_shows_only_if_it_is_allowed(schema: type[SQLMeshRunConfig]) -> None:
+    """The launchpad leaves out fields whose default is null."""
+    for is_allowed, default in ((True, {}), (False, None), (True, {})):
+        config_type = built(SHOP, config_schema=schema, allows_restatement=is_allowed).op.config_schema.config_type
+        assert isinstance(config_type, dg.Shape)
+        assert config_type.fields["restate"].default_value == default
+
+
+def test_empty_restate_restates_nothing_and_one_without_end_is_refused() -> None:
+    assert run_config({"restate": {}}) == run_config({"restate": None}) == SQLMeshRunConfig()
+    with pytest.raises(ConfigurationError, match="`restate` in the run config has no end"):
+        run_config({"restate": {"start": "2026-01-01"}})

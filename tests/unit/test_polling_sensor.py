@@ -48,9 +48,10 @@ def test_plan_changes_are_added_changed_and_removed_models() -> None:
         fqn("t.new"): "added",
         fqn("t.text"): "changed",
     }
-    assert changes.sentence() == (
+    assets = project_assets(manifest(model("t.data"), model("t.text"), model("t.below"), model("t.gone")))
+    assert changes.sentence(assets) == (
         "Plan two was applied to environment prod "
-        "(added: db.t.new; changed: db.t.data, db.t.text; changed upstream: db.t.below; removed: db.t.gone)."
+        "(added: db.t.new; changed: t.data, t.text; changed upstream: t.below; removed: t.gone)."
     )
 
 
@@ -63,14 +64,13 @@ def test_observation_names_the_change_of_its_model_and_all_models_of_the_plan() 
     assert changed.description == "Plan two has changed t.a in prod."
     metadata = {name: value.value for name, value in changed.metadata.items()}
     assert metadata == {
-        "sqlmesh/environment": "prod",
         "sqlmesh/plan_id": "two",
         "sqlmesh/plan_change": "changed",
         "sqlmesh/snapshot_version": "2",
         "sqlmesh/unapplied_change": "data",
-        "sqlmesh/models_added": "db.t.c",
-        "sqlmesh/models_changed": "db.t.a",
-        "sqlmesh/models_removed": "db.t.b",
+        "sqlmesh/models_added": "t.c",
+        "sqlmesh/models_changed": "t.a",
+        "sqlmesh/models_removed": "t.b",
         "sqlmesh/record": {
             "environment": "prod",
             "version": "2",
@@ -90,9 +90,10 @@ def test_difference_of_definitions_and_environment_is_named() -> None:
     )
     assert text is not None
     assert text.startswith(
-        "The definitions differ from environment prod (not in the definitions: db.t.c; not promoted: db.t.b; "
-        "with another definition: db.t.a)."
+        "The definitions differ from environment prod (not in the definitions: db.t.c; not promoted: t.b; "
+        "with another definition: t.a)."
     )
+    assert 'click "Reload definitions" in `dg dev`' in text
     a, b = (assets.models[fqn(name)] for name in ("t.a", "t.b"))
     same = {found.fqn: msg.PromotedVersion("1", found.data_hash, found.metadata_hash) for found in (a, b)}
     assert difference(assets, same, "prod", set()) is None

@@ -18,10 +18,13 @@ from dg_sqlmesh_component.config.run_config import (
 )
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.run.restatement import build_restatement
+from dg_sqlmesh_component.run.wording import length_of, ranges
 from dg_sqlmesh_component.worker.evaluate.restatement import estimated, refuse_large
 
 DAY_MS = 86_400_000
+D1_START = days(1, 1)[0]
 TWO_DAYS = {"a": (days(1, 2), 2), "b": (days(1, 2), 2)}
 
 
@@ -52,21 +55,19 @@ def test_restatement_has_the_last_recorded_cost_of_each_length_also_of_downstrea
             dg.AssetMaterialization(dg.AssetKey.from_user_string(asset), metadata=stored)
         )
 
-    def of_days(first: int, last: int) -> dict[str, Any]:
-        start, end = (dg.MetadataValue.timestamp(instant / 1000) for instant in days(first, last))
-        return {"interval_start": start, "interval_end": end}
-
     project = manifest(
         model("raw.orders", kind="INCREMENTAL_BY_TIME_RANGE"),
         model("marts.total", reads=["raw.orders"]),
         model("marts.never_computed", reads=["raw.orders"]),
     )
     with dg.DagsterInstance.ephemeral() as instance:
-        record("raw/orders", duration_ms=3_000, rows=30, **of_days(1, 30))
-        record("raw/orders", duration_ms=300, rows=1, **of_days(31, 31))
-        record("raw/orders", duration_ms=200, rows=1, **of_days(32, 32))
-        record("raw/orders", origin="outside")  # computed outside of Dagster: it has no duration
-        record("marts/total", duration_ms=50, **of_days(1, 32))
+        record("raw/orders", seconds=3.0, rows=30, intervals=ranges([days(1, 30)]))
+        record("raw/orders", seconds=0.3, rows=1, intervals=ranges([days(31, 31)]))
+        record("raw/orders", seconds=0.2, rows=1, intervals=ranges([days(32, 32)]))
+        record(
+            "raw/orders", origin="outside", intervals=ranges([days(1, 32)])
+        )  # computed outside of Dagster: it has no duration
+        record("marts/total", seconds=0.05, intervals=ranges([days(1, 32)]))
         config = RestateConfig(start="2026-01-01", end="2026-01-02")
         built = build_restatement(config, Restate(), project_assets(project), [fqn("raw.orders")], instance)
     assert built.costs == {
@@ -76,6 +77,13 @@ def test_restatement_has_the_last_recorded_cost_of_each_length_also_of_downstrea
         ),
         fqn("marts.total"): (msg.RecordedCost(50, covered_ms=None),),
     }
+
+
+def test_length_of_recorded_ranges_is_their_sum_and_unknown_if_some_are_left_out() -> None:
+    hour = (D1_START + 3_600_000, D1_START + 7_200_000)
+    assert length_of(ranges([days(1, 2), days(5, 5)])) == 3 * DAY_MS
+    assert length_of(ranges([hour])) == 3_600_000
+    assert length_of(listed([ranges([days(day, day)]) for day in range(1, 31, 2)], 10)) == 0
 
 
 def test_models_without_a_record_are_named_and_left_out_of_the_estimate() -> None:

@@ -57,10 +57,8 @@ METADATA_TYPES = {
     "sqlmesh/environment": dg.TextMetadataValue,
     "sqlmesh/snapshot_version": dg.TextMetadataValue,
     "sqlmesh/intervals": dg.TextMetadataValue,
-    "sqlmesh/interval_start": dg.TimestampMetadataValue,
-    "sqlmesh/interval_end": dg.TimestampMetadataValue,
     "sqlmesh/batches": dg.IntMetadataValue,
-    "sqlmesh/duration_ms": dg.IntMetadataValue,
+    "sqlmesh/seconds": dg.FloatMetadataValue,
     "sqlmesh/rows": dg.IntMetadataValue,
     "sqlmesh/bytes": dg.IntMetadataValue,
     "dagster/row_count": dg.IntMetadataValue,
@@ -70,14 +68,13 @@ METADATA_TYPES = {
     "sqlmesh/computed_up_to": dg.TimestampMetadataValue,
     "sqlmesh/gaps": dg.IntMetadataValue,
     "sqlmesh/missing_intervals": dg.IntMetadataValue,
-    "sqlmesh/coverage_from": dg.TimestampMetadataValue,
-    "sqlmesh/coverage_to": dg.TimestampMetadataValue,
+    "sqlmesh/coverage": dg.TextMetadataValue,
     "sqlmesh/gap_table": dg.TableMetadataValue,
     "sqlmesh/gaps_cut": dg.TextMetadataValue,
     "sqlmesh/waiting_for": dg.TextMetadataValue,
     "sqlmesh/blocked_by": dg.TextMetadataValue,
     "sqlmesh/failed_audits": dg.TextMetadataValue,
-    "sqlmesh/error": dg.TextMetadataValue,
+    "sqlmesh/error": dg.MarkdownMetadataValue,
 }
 """Every metadata key that an outcome may have, with its type."""
 
@@ -93,10 +90,14 @@ def check_summary(result: dg.AssetCheckResult) -> tuple[bool, dg.AssetCheckSever
     return (result.passed, result.severity, result.description)
 
 
+def status_metadata(outcome: NodeOutcome) -> dict[str, str]:
+    return {} if outcome.outcome is Outcome.EXECUTED else {"sqlmesh/status": outcome.outcome.value}
+
+
 def common_metadata(outcome: NodeOutcome) -> dict[str, str]:
-    """Return the metadata that every result has."""
+    """Return the metadata that every materialization and observation has."""
     promoted = {"sqlmesh/snapshot_version": outcome.promoted.version} if outcome.promoted else {}
-    return {"sqlmesh/status": outcome.outcome.value, "sqlmesh/environment": "prod", **promoted}
+    return {**status_metadata(outcome), **promoted}
 
 
 every_row = pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
@@ -111,9 +112,7 @@ rows_executed = pytest.mark.parametrize(
 CAUSES = {f"sqlmesh/{name}" for name in ("waiting_for", "blocked_by", "failed_audits", "error")}
 """Metadata keys that explain why a model was not executed."""
 
-COVERAGE = {
-    f"sqlmesh/{name}" for name in ("gaps", "missing_intervals", "coverage_from", "coverage_to", "gap_table", "gaps_cut")
-}
+COVERAGE = {f"sqlmesh/{name}" for name in ("gaps", "missing_intervals", "coverage", "gap_table", "gaps_cut")}
 """Metadata keys of the coverage."""
 
 
@@ -128,7 +127,7 @@ def test_status_check_has_the_outcome_as_a_sentence_and_the_error_as_metadata(ro
     assert check_summary(result) == (row.reported.passed, row.reported.severity, row.description_of_status_check)
     names = CAUSES | COVERAGE if row.outcome.outcome.is_failure else CAUSES
     expected = {name: value for name, value in row.reported.metadata.items() if name in names}
-    assert plain(dict(result.metadata)) == {**common_metadata(row.outcome), **expected}
+    assert plain(dict(result.metadata)) == {**status_metadata(row.outcome), **expected}
 
 
 @rows_not_executed
@@ -139,6 +138,16 @@ def test_model_that_was_not_executed_gets_an_observation_with_the_reason(row: Ro
     advice = " To compute a range again, set `restate` in the run config." if is_up_to_date else ""
     assert (observation.asset_key, observation.description) == (KEY, row.reported.sentence + advice)
     assert plain(dict(observation.metadata)) == {**common_metadata(row.outcome), **row.reported.metadata}
+
+
+def test_advice_to_restate_names_the_attribute_that_allows_it_and_is_left_out_for_a_seed() -> None:
+    forbidding = replace(reporter(), allows_restatement=False)
+    assert str(forbidding.observation(IDLE).description).endswith(
+        " To compute a range again, set `execution.allow_restate: true` in defs.yaml, and then `restate` in the run "
+        "config."
+    )
+    seed = reporter(project_assets(manifest(model("core.orders", kind="SEED"))))
+    assert "restate" not in str(seed.observation(IDLE).description)
 
 
 @rows_not_executed
@@ -172,8 +181,8 @@ def test_metadata_values_have_the_expected_types(row: Row) -> None:
 
 
 def test_outcome_table_covers_every_metadata_key() -> None:
-    seen = {key for row in OUTCOME_TABLE for key in {**common_metadata(row.outcome), **row.reported.metadata}}
-    assert seen == {*METADATA_TYPES}
+    seen = {key for row in OUTCOME_TABLE for key in {**common_metadata_of_dev(row.outcome), **row.reported.metadata}}
+    assert seen == {*METADATA_TYPES, "dagster/table_name"}
 
 
 @every_row
@@ -229,9 +238,8 @@ def test_unselected_audit_missing_from_the_environment_has_no_result() -> None:
 def test_unapplied_local_change_is_in_the_metadata(data_hash: str, metadata_hash: str, change: str | None) -> None:
     promoted = msg.PromotedVersion("3117", data_hash, metadata_hash)
     assert unapplied_change(ASSETS, ORDERS, promoted) == change
-    outcome = replace(EXECUTED, promoted=promoted)
-    for metadata in (reporter().materialization(outcome).metadata, reporter().status_check(outcome)[0].metadata):
-        assert plain(dict(metadata or {})).get("sqlmesh/unapplied_change") == change
+    metadata = reporter().materialization(replace(EXECUTED, promoted=promoted)).metadata
+    assert plain(dict(metadata or {})).get("sqlmesh/unapplied_change") == change
 
 
 def test_standalone_audit_has_no_unapplied_change() -> None:
@@ -262,12 +270,9 @@ def common_metadata_of_dev(outcome: NodeOutcome) -> dict[str, str]:
 def test_results_name_the_environment_and_its_table(row: Row) -> None:
     dev_reporter, outcome = reporter(environment="dev"), in_dev(row)
     executed = outcome.outcome is Outcome.EXECUTED
-    for result in (
-        dev_reporter.materialization(outcome) if executed else dev_reporter.observation(outcome),
-        *dev_reporter.status_check(outcome),
-    ):
-        metadata = plain(dict(result.metadata or {}))
-        assert {key: metadata.get(key) for key in common_metadata_of_dev(outcome)} == common_metadata_of_dev(outcome)
+    result = dev_reporter.materialization(outcome) if executed else dev_reporter.observation(outcome)
+    metadata = plain(dict(result.metadata or {}))
+    assert {key: metadata.get(key) for key in common_metadata_of_dev(outcome)} == common_metadata_of_dev(outcome)
 
 
 @rows_executed
@@ -296,34 +301,29 @@ def test_audit_missing_from_another_environment_names_that_environment() -> None
 # -- audits ---------------------------------------------------------------------------------------
 
 
-def test_failed_audit_reports_rows_intervals_and_query() -> None:
+def test_failed_audit_reports_number_of_rows_intervals_and_query() -> None:
     failed = AuditResult("not_null", 0, {"columns": "(id)"}, True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2))
     (result,) = reporter().audit_checks(ORDERS, [failed], day(2))
-    assert check_summary(result) == (False, ERROR, "3 rows failed.")
+    description = "3 rows failed in [2026-01-01, 2026-01-02), [2026-01-02, 2026-01-03)."
+    assert check_summary(result) == (False, ERROR, description)
     assert plain(dict(result.metadata)) == {
-        "sqlmesh/audit": "not_null",
-        "sqlmesh/failing_rows": 3,
-        "sqlmesh/blocking": True,
-        "sqlmesh/intervals": "[2026-01-01, 2026-01-02), [2026-01-02, 2026-01-03)",
-        "sqlmesh/arguments": {"columns": "(id)"},
+        "sqlmesh/failing_row_count": 3,
         "sqlmesh/query": "```sql\nSELECT * FROM t WHERE id IS NULL\n```",
-        "sqlmesh/environment": "prod",
     }
     types = {key: type(value) for key, value in stored(dict(result.metadata)).items()}
-    assert types["sqlmesh/failing_rows"] is dg.IntMetadataValue
-    assert types["sqlmesh/blocking"] is dg.BoolMetadataValue
+    assert types["sqlmesh/failing_row_count"] is dg.IntMetadataValue
     assert types["sqlmesh/query"] is dg.MarkdownMetadataValue
 
 
-def test_audit_without_arguments_or_query_omits_their_metadata() -> None:
+def test_audit_without_query_omits_its_metadata() -> None:
     (result,) = reporter().audit_checks(ORDERS, [audit_result("recent", D1, query=None)], day(2))
-    assert {"sqlmesh/arguments", "sqlmesh/query"}.isdisjoint(result.metadata)
+    assert set(result.metadata) == {"sqlmesh/failing_row_count"}
 
 
 def test_severity_comes_from_the_result_not_from_the_definition() -> None:
     softened = replace(audit_result("not_null", D1, failing_rows=1), blocking=False)
     (result,) = reporter().audit_checks(ORDERS, [softened], day(2))
-    assert check_summary(result) == (False, WARN, "1 row failed.")
+    assert check_summary(result) == (False, WARN, "1 row failed in [2026-01-01, 2026-01-02).")
 
 
 # -- carried over ---------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
         "The check passed in run run-7 at 2026-01-01T00:00:00Z. Repeated, because core.orders was not executed.",
     )
     assert plain(dict(result.metadata)) == {
-        "sqlmesh/audited_data": {
+        "sqlmesh/record": {
             "environment": "prod",
             "version": AUDITED.version,
             "audits": AUDITED.audits,
@@ -415,6 +415,28 @@ def test_audit_result_records_the_audited_data() -> None:
     assert data_in(stored(dict(result.metadata))) == DATA
 
 
+NOT_REPEATED = {
+    "no run of Dagster has evaluated its audit": {},
+    "its audit has read other tables than the one that environment prod shows for its model, and their data may have "
+    "changed since": {NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED)},
+    "its last result is not about the current data and audits": {
+        NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED, ("prod", AUDITED, day(1) - 1))
+    },
+}
+
+
+@pytest.mark.parametrize(("why", "earlier"), NOT_REPEATED.items(), ids=["unknown", "other tables", "other data"])
+def test_reason_is_known_if_an_earlier_result_is_not_repeated(
+    why: str, earlier: dict[dg.AssetCheckKey, EarlierResult]
+) -> None:
+    assert reporter(selected={NOT_NULL}).not_repeated(IDLE, earlier) == {NOT_NULL: why}
+
+
+def test_result_that_is_repeated_needs_no_reason() -> None:
+    earlier = {NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED, DATA)}
+    assert reporter(selected={NOT_NULL}).not_repeated(IDLE, earlier) == {}
+
+
 # -- checks selected alone ------------------------------------------------------------------------
 
 
@@ -423,7 +445,7 @@ def test_audits_selected_alone_pass_the_status_check_if_nothing_is_pending() -> 
         AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (), None)
     )
     assert {check.check_name: check_summary(check) for check in results} == {
-        "not_null": (True, ERROR, None),
+        "not_null": (True, ERROR, "No row failed in [2026-01-01, 2026-01-02)."),
         STATUS_CHECK: (True, WARN, "core.orders has nothing to do. Only checks were selected."),
     }
 
@@ -464,7 +486,7 @@ def test_standalone_audit_has_a_check_and_no_status_check() -> None:
         "orders_add_up",
         False,
         WARN,
-        "2 rows failed.",
+        "2 rows failed in [2026-01-01, 2026-01-02).",
     )
 
 
@@ -474,7 +496,7 @@ def test_audit_of_an_external_model_is_a_check_on_its_downstream_model() -> None
     result = AuditResult("not_null", 0, {}, True, 2, None, (D1,))
     (check,) = reporter(assets).audited(AuditOnlyOutcome(events.fqn, (result,), (D2,), None))
     assert (check.asset_key, check.check_name) == (KEY, "raw_events__not_null")
-    assert check_summary(check) == (False, ERROR, "2 rows failed.")
+    assert check_summary(check) == (False, ERROR, "2 rows failed in [2026-01-01, 2026-01-02).")
 
 
 def test_renamed_check_has_the_result_of_its_audit() -> None:

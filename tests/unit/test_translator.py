@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from unit.builders import EVERYTHING, attributes, audit, external_models, manifest, model, plain, stored, translator
 
 from dg_sqlmesh_component.config.tag_convention import TagConvention
-from dg_sqlmesh_component.definitions.translator import STATUS_CHECK, Dependencies, Translator, sql_metadata
+from dg_sqlmesh_component.definitions.translator import (
+    STATUS_CHECK,
+    WHEN_SKIPPED,
+    Dependencies,
+    Translator,
+    sql_metadata,
+)
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.manifest import Model
 
@@ -315,9 +321,13 @@ def test_owner_of_the_model_owns_the_asset(owner: str | None, email: str | None,
     ("owner", "email"),
     [("bob@host.c", None), ("bob", "bob@localhost"), ("bob", "Bob <bob@example.com>"), ("team:", None)],
 )
-def test_any_owner_loads(owner: str, email: str | None) -> None:
+def test_any_owner_loads_and_is_shown(owner: str, email: str | None) -> None:
     asset = spec(model(owner=owner, owner_email=email))
-    assert plain(dict(asset.metadata))["sqlmesh/owner"] == owner
+    assert owner in str([*asset.owners, asset.metadata.get("sqlmesh/owner")])
+
+
+def test_owner_that_dagster_shows_is_no_metadata() -> None:
+    assert "sqlmesh/owner" not in spec(model(owner="bob")).metadata
 
 
 def test_owners_from_tags_replace_the_owner_of_the_model() -> None:
@@ -599,7 +609,7 @@ def test_code_version_is_the_data_hash() -> None:
 
 
 def test_asset_description_is_the_model_description() -> None:
-    assert spec(EVERYTHING).description == EVERYTHING.description
+    assert spec(replace(EVERYTHING, query=None)).description == EVERYTHING.description
     assert spec(model()).description == "SQLMesh model core.orders (FULL)."
 
 
@@ -619,12 +629,9 @@ def test_file_of_the_model_is_its_code_reference() -> None:
     ]
 
 
-def test_every_model_property_is_in_the_asset_metadata() -> None:
+def test_asset_metadata_has_the_properties_that_dagster_does_not_show_elsewhere() -> None:
     metadata = plain({key: value for key, value in spec(EVERYTHING).metadata.items() if key.startswith("sqlmesh/")})
     assert metadata == {
-        "sqlmesh/model": "core.orders",
-        "sqlmesh/kind": "INCREMENTAL_BY_TIME_RANGE",
-        "sqlmesh/source_type": "sql",
         "sqlmesh/cron": "@daily",
         "sqlmesh/cron_tz": "Europe/Berlin",
         "sqlmesh/interval_unit": "day",
@@ -639,33 +646,26 @@ def test_every_model_property_is_in_the_asset_metadata() -> None:
         "sqlmesh/partitioned_by": "ordered_at",
         "sqlmesh/clustered_by": "customer_id",
         "sqlmesh/storage_format": "parquet",
-        "sqlmesh/dialect": "duckdb",
         "sqlmesh/gateway": "warehouse",
         "sqlmesh/project": "shop",
-        "sqlmesh/owner": "bob",
-        "sqlmesh/tags": "dagster:group_name:finance, pii:eu",
         "sqlmesh/signals": "files_arrived",
-        "sqlmesh/query": '```sql\nSELECT "id" AS "order_id" FROM "staging"."orders"\n```',
         "sqlmesh/source": "https://example.com/acme/shop/blob/c0ffee/models/orders.sql",
     }
 
 
 def test_unset_model_properties_have_no_metadata() -> None:
     assert set(spec(model(path=None)).metadata) == {
-        "sqlmesh/model",
-        "sqlmesh/kind",
-        "sqlmesh/source_type",
         "sqlmesh/cron",
         "sqlmesh/interval_unit",
-        "sqlmesh/dialect",
         "dagster/table_name",
     }
 
 
-def test_sql_is_markdown_and_links_are_urls() -> None:
-    metadata = stored(dict(spec(EVERYTHING).metadata))
-    assert isinstance(metadata["sqlmesh/query"], dg.MarkdownMetadataValue)
-    assert isinstance(metadata["sqlmesh/source"], dg.UrlMetadataValue)
+def test_query_is_a_code_block_in_the_description_and_links_are_urls() -> None:
+    asset = spec(EVERYTHING)
+    sql = '```sql\nSELECT "id" AS "order_id" FROM "staging"."orders"\n```'
+    assert asset.description == f"{EVERYTHING.description}\n\n{sql}"
+    assert isinstance(stored(dict(asset.metadata))["sqlmesh/source"], dg.UrlMetadataValue)
 
 
 def test_table_name_is_the_table_that_consumers_read() -> None:
@@ -700,7 +700,7 @@ def test_only_blocking_audits_are_blocking_checks() -> None:
 
 def test_check_metadata_has_every_property_of_the_audit() -> None:
     check = checks_of(EVERYTHING)["not_null"]
-    assert check.description == "SQLMesh audit not_null (columns := (order_id))."
+    assert check.description == f"SQLMesh audit not_null (columns := (order_id)).\n\n{WHEN_SKIPPED}"
     assert plain(dict(check.metadata or {})) == {
         "sqlmesh/audit": "not_null",
         "sqlmesh/blocking": True,
@@ -712,13 +712,21 @@ def test_check_metadata_has_every_property_of_the_audit() -> None:
 
 def test_check_of_a_built_in_audit_omits_empty_metadata() -> None:
     check = checks_of(model(audits=(audit("forall", query=None, path=None),)))["forall"]
-    assert check.description == "SQLMesh audit forall."
+    assert check.description == f"SQLMesh audit forall.\n\n{WHEN_SKIPPED}"
     assert set(check.metadata or {}) == {"sqlmesh/audit", "sqlmesh/blocking"}
 
 
 def test_check_description_is_the_audit_description() -> None:
     assert checks_of(model(audits=(audit(description="No order without a number."),)))["not_null"].description == (
-        "No order without a number."
+        f"No order without a number.\n\n{WHEN_SKIPPED}"
+    )
+
+
+def test_check_description_ends_with_the_query_if_sql_is_included() -> None:
+    of = model(audits=(audit(),))
+    check = translator(of, include_metadata=["sql"]).audit_check_spec(of, of.audits[0], ORDERS_KEY)
+    assert check.description == (
+        f"SQLMesh audit not_null.\n\n{WHEN_SKIPPED}\n\n```sql\nSELECT * FROM @this_model WHERE not_null\n```"
     )
 
 
@@ -737,7 +745,7 @@ def test_check_of_an_external_model_has_the_table_in_its_name(table: str, name: 
 def test_check_of_an_external_model_names_the_model() -> None:
     checks = checks_of(model("raw.events", kind="EXTERNAL", audits=(audit(args={"columns": "a", "n": "1"}),)))
     assert checks["raw_events__not_null"].description == (
-        "SQLMesh audit not_null (columns := a, n := 1) of the external model raw.events."
+        f"SQLMesh audit not_null (columns := a, n := 1) of the external model raw.events.\n\n{WHEN_SKIPPED}"
     )
 
 

@@ -24,7 +24,7 @@ from sqlmesh.utils.errors import PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import counted, listed, unquoted
+from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.evaluate.bounds import resolved_range
@@ -88,25 +88,25 @@ def _refuse_unrestatable(
     request: msg.EvaluationRequest, requested: list[str], restated: Set[str], snapshots: Mapping[str, Snapshot]
 ) -> None:
     reasons = [
-        f"{unquoted(fqn)} ({_why_not(snapshots[fqn], request.environment)})"
+        f"{snapshots[fqn].model.name} ({_why_not(snapshots[fqn], request.environment)})"
         for fqn in requested
         if fqn in snapshots and fqn not in restated
     ]
     if reasons:
         raise ConfigurationError(
-            f"SQLMesh cannot restate {listed(reasons)}. Nothing was computed. Choose another range, or leave these "
-            "models out of the run."
+            f"SQLMesh cannot restate {listed(reasons)}. Nothing was computed. Leave these models out of the run."
         )
 
 
 def _why_not(snapshot: Snapshot, environment: str) -> str:
     if snapshot.is_seed:
-        return "a seed is loaded again only if its file changes"
+        return "a seed: to load it again, change its file and apply a plan"
     if environment != c.PROD and not snapshot.is_paused:
         return f"environment {environment} shows the table of prod: restate it in prod"
     if snapshot.disable_restatement:
         return f"kind {snapshot.model.kind.name.value}: `disable_restatement` is true"
-    return f"no complete interval of its unit, {snapshot.node.interval_unit.value}, lies in this range"
+    unit = snapshot.node.interval_unit.value
+    return f"no complete interval of its unit, {unit}, lies in this range: choose a longer one"
 
 
 def estimated(
