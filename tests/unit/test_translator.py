@@ -726,9 +726,7 @@ def test_check_description_ends_with_the_query_if_sql_is_included() -> None:
     of = model(audits=(audit(),))
     check = translator(of, include_metadata=["sql"]).audit_check_spec(of, of.audits[0], ORDERS_KEY)
     assert check.description == (
-        f"SQLMesh audit not_null.\n\n{WHEN_SKIPPED}\n\n"
-        "```sql\nSELECT * FROM @this_model WHERE not_null\n```"
-    
+        f"SQLMesh audit not_null.\n\n{WHEN_SKIPPED}\n\n```sql\nSELECT * FROM @this_model WHERE not_null\n```"
     )
 
 
