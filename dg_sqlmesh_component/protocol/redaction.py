@@ -14,6 +14,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.manifest import CUT_NOTE, Audit, DbtNode, Model, StandaloneAudit
 
 HIDDEN = "***"
@@ -41,6 +42,28 @@ _ASSIGNED = re.compile(
         | (?: api | private | access | account | storage | shared ) _?key ) ) \b
         ( ["']? [ \t]* [=:] [ \t]* ) ( "[^"]*" | '[^']*' | [^\s,;&)}\]]+ )"""
 )
+
+_WITHOUT_SECRETS = (
+    msg.PendingFound,
+    msg.ChangesFound,
+    msg.StateLocked,
+    msg.DataComparedWithRecords,
+    msg.RestatementPlanned,
+    msg.EnvironmentOpened,
+    msg.EvaluationPlanned,
+    msg.BatchFinished,
+    msg.BatchesInFlight,
+    msg.BatchesRunning,
+    msg.RowsCounted,
+    msg.NodesBlocked,
+    msg.NodeUpToDate,
+    msg.NodeWaiting,
+    msg.IntervalCoverage,
+    msg.ObjectDropped,
+    msg.JanitorFinished,
+    msg.EvaluationFinished,
+)
+"""Events of names, numbers, instants and texts of this package: no text of the project, of a driver or of a query."""
 
 _E = TypeVar("_E", bound=msg.Event)
 
@@ -130,7 +153,11 @@ class Redactor:
         return replace(node, audit=self._audit(node.audit), dbt=self._dbt(node.dbt))
 
     def event(self, event: _E) -> _E:
-        """The event without secrets in its texts."""
+        """The event without secrets in its texts.
+
+        Raises:
+            WorkerError: No rule says which texts of this type of event may contain secrets.
+        """
         if isinstance(event, msg.LogLine):
             return replace(event, text=self.text(event.text))
         if isinstance(event, (msg.NodeFailed, msg.RequestFailed)):
@@ -147,4 +174,6 @@ class Redactor:
                 standalone_audits=tuple(map(self._standalone_audit, event.manifest.standalone_audits)),
             )
             return replace(event, manifest=manifest)
-        return event
+        if isinstance(event, _WITHOUT_SECRETS):
+            return event
+        raise WorkerError(f"No rule hides secrets in events of the type {type(event).__name__}, so it was not read.")

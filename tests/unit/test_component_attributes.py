@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import dagster as dg
 import pytest
@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from unit.builders import audit, manifest, model
 
+import dg_sqlmesh_component
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits
+from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
 
@@ -247,3 +249,20 @@ def test_names_of_no_audit_are_refused_only_in_a_list() -> None:
     Audits(checks=["not_*"]).refuse_unmatched(["NOT_NULL"])
     with pytest.raises(ConfigurationError, match=r"names 'not_nul', .* Did you mean not_null\?"):
         Audits(checks=["not_nul"]).refuse_unmatched(["not_null", "unique_values"])
+
+
+def _resolved_classes(declaring: type) -> set[type]:
+    """The classes that the attributes of a class resolve to, and theirs."""
+    found: set[type] = set()
+    for annotation in get_type_hints(declaring).values():
+        for candidate in (annotation, *get_args(annotation)):
+            if isinstance(candidate, type) and candidate.__module__.startswith("dg_sqlmesh_component.config"):
+                found |= {candidate} | _resolved_classes(candidate)
+    return found
+
+
+def test_every_class_that_an_attribute_resolves_to_is_importable_from_the_package() -> None:
+    classes = _resolved_classes(ComponentAttributes)
+    assert len(classes) > 10
+    assert {found.__name__ for found in classes if not hasattr(dg_sqlmesh_component, found.__name__)} == set()
+    assert issubclass(ConfigurationError, dg_sqlmesh_component.SQLMeshComponentError)

@@ -1,12 +1,14 @@
 """Secrets are redacted in all text, and other text is unchanged."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from unit.builders import audit, manifest, model
+from unit.test_wire import EVENTS
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.manifest import Column, DbtNode, StandaloneAudit, cut
 from dg_sqlmesh_component.protocol.redaction import Redactor
 
@@ -187,3 +189,19 @@ def test_manifest_is_redacted_except_names_used_for_keys_and_groups() -> None:
 
 def test_secrets_event_does_not_show_its_values_in_repr() -> None:
     assert "hunter2" not in repr(msg.SecretsKnown(("hunter2!",)))
+
+
+@dataclass(frozen=True)
+class UnknownEvent:
+    text: str = "hunter2"
+
+
+def test_event_of_a_type_without_a_rule_cannot_leave_the_worker() -> None:
+    with pytest.raises(WorkerError, match="No rule hides secrets in events of the type UnknownEvent"):
+        Redactor({}).event(UnknownEvent())  # type: ignore[type-var]
+
+
+def test_every_event_has_a_rule() -> None:
+    consumed_before = {msg.SecretsKnown}
+    for event in EVENTS:
+        assert type(event) in consumed_before or Redactor({}).event(event) is not None
