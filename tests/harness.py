@@ -426,16 +426,15 @@ class RunRecord:
 
     @cached_property
     def reported_outside(self) -> dict[str, dg.AssetMaterialization]:
-        """The same as `computed_outside`, for assets that failed in the run. These are no events of the run."""
+        """The same as `computed_outside`, for assets that had something to do. These are no events of the run."""
         since, until = self.entries[0].timestamp, self.entries[-1].timestamp
         reported = {}
-        for asset in self.observations:
-            key = dg.AssetKey.from_user_string(asset)
+        for key in self.instance.get_asset_keys():
             for record in self.instance.fetch_materializations(
                 dg.AssetRecordsFilter(key, after_timestamp=since, before_timestamp=until), limit=9
             ).records:
                 if not record.run_id and record.asset_materialization is not None:
-                    reported[asset] = record.asset_materialization
+                    reported[key.to_user_string()] = record.asset_materialization
         return reported
 
     @cached_property
@@ -497,6 +496,6 @@ class RunRecord:
 
     def status_of(self, asset: str) -> str | None:
         """Return the outcome of an asset: `sqlmesh/status` of its event, else `executed`. None without an event."""
-        event = self.materializations.get(asset) or self.observations.get(asset)
+        event = self.materializations.get(asset) or self.observations.get(asset) or self.computed_outside.get(asset)
         status = event and event.metadata.get("sqlmesh/status")
         return str(status.value) if status else "executed" if event else None

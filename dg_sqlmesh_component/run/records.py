@@ -150,17 +150,21 @@ def outside_data(
 
 
 def outside_materialization(
-    assets: ProjectAssets, data: OutsideData, versions: DataVersions
+    assets: ProjectAssets, data: OutsideData, versions: DataVersions, of_outcome: Mapping[str, Any]
 ) -> dg.AssetMaterialization:
     """The materialization of a model that was computed outside of Dagster.
 
     This is no `MaterializeResult`: Dagster accepts one only for assets of the step, and only one for each.
+
+    Args:
+        of_outcome: Metadata of the model's outcome in the run that records the data.
     """
     key, promoted = assets.key(data.fqn), data.promoted
     change = unapplied_change(assets, data.fqn, promoted)
     return dg.AssetMaterialization(
         asset_key=key,
         metadata={
+            **of_outcome,
             "sqlmesh/origin": f"outside of Dagster, at {utc_text(data.computed_at)}",
             **intervals_metadata(data.intervals),
             **coverage_metadata(data.coverage),

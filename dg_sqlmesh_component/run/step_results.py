@@ -15,6 +15,7 @@ from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.run.check_history import EarlierResult, last_results
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
+from dg_sqlmesh_component.run.metadata import outcome_metadata
 from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.records import (
     OutsideData,
@@ -52,6 +53,7 @@ class StepResults:
     known_failures: list[str] = field(default_factory=list)
     _recorded: dict[str, msg.RecordedData | None] = field(default_factory=dict)
     _outside: dict[str, OutsideData] = field(default_factory=dict)
+    _materialized_outside: set[str] = field(default_factory=set)
     _reported: set[dg.AssetCheckKey] = field(default_factory=set)
 
     def report(self, settled: Sequence[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
@@ -87,33 +89,38 @@ class StepResults:
             names = listed([assets.name(fqn) for fqn in left_to_runs])
             self.context.log.info(f"Left to run {run_ids(active)}, which has not finished: {names}.")
 
-    def record_outside_data(self, models: Iterable[str], *, in_run: bool = True) -> Iterator[dg.AssetMaterialization]:
-        """The materializations of these models' data that was computed outside of Dagster.
+    def record_remaining_outside_data(self) -> Iterator[dg.AssetMaterialization]:
+        """The outside data of models that this step does not select, or that have no outcome."""
+        yield from self._outside_data_of(list(self._outside))
+
+    def _outside_data_before(self, outcome: NodeOutcome) -> Iterator[dg.AssetMaterialization]:
+        """The outside data of a model; if it has not failed, first that of the models upstream, which it has read."""
+        if not self._outside:
+            return
+        if not outcome.outcome.is_failure:
+            for fqn in self.reporter.assets.with_upstream([outcome.fqn])[:-1]:
+                yield from self._outside_data_of([fqn], in_run={} if self._is_selected(fqn) else None)
+        in_run = outcome_metadata(self.reporter.wording, outcome) if outcome.outcome is Outcome.UP_TO_DATE else None
+        yield from self._outside_data_of([outcome.fqn], in_run=in_run)
+
+    def _outside_data_of(
+        self, models: Iterable[str], in_run: Mapping[str, Any] | None = None
+    ) -> Iterator[dg.AssetMaterialization]:
+        """Record the data of these models that was computed outside of Dagster.
 
         Args:
-            in_run: Whether they are events of this run. An asset with such an event counts as materialized by the run.
+            in_run: Further metadata, if the materializations are events of this run. To Dagster, the run has then
+                materialized the assets. This is right only for models that had nothing to do.
         """
         assets = self.reporter.assets
         for data in [self._outside.pop(fqn) for fqn in models if fqn in self._outside]:
-            materialization = outside_materialization(assets, data, self._data_versions)
-            if in_run:
-                yield materialization
-            else:
+            materialization = outside_materialization(assets, data, self._data_versions, in_run or {})
+            if in_run is None:
                 self.context.instance.report_runless_asset_event(materialization)
+            else:
+                self._materialized_outside.add(data.fqn)
+                yield materialization
             forget_data_version(self.context, assets.key(data.fqn))
-
-    def record_remaining_outside_data(self) -> Iterator[dg.AssetMaterialization]:
-        """The materializations of models that this step does not select, or that have no outcome."""
-        for fqn in list(self._outside):  # parents before children, as in the records
-            is_selected = self.reporter.assets.key(fqn) in self.context.selected_asset_keys
-            yield from self.record_outside_data([fqn], in_run=not is_selected)
-
-    def _outside_data_before(self, outcome: NodeOutcome) -> Iterator[dg.AssetMaterialization]:
-        """The outside data of a model; if it has not failed, also of the models upstream, whose data it has read."""
-        if self._outside:
-            is_failure = outcome.outcome.is_failure
-            models = [outcome.fqn] if is_failure else self.reporter.assets.with_upstream([outcome.fqn])
-            yield from self.record_outside_data(models, in_run=not is_failure)
 
     def _record(self, outcome: NodeOutcome) -> msg.RecordedData | None:
         """What Dagster knows of the model's data after this outcome."""
@@ -187,12 +194,12 @@ class StepResults:
             return
         elif self._is_declared:
             yield from self._not_executed(outcome, earlier)
-        if is_asset and self._is_selected(outcome):
+        if is_asset and self._is_selected(outcome.fqn):
             yield from self._release.asset(outcome)
 
     def _materialization(self, outcome: NodeOutcome) -> Iterator[Any]:
         result = self.reporter.materialization(outcome, self._record(outcome))
-        if self._is_selected(outcome):
+        if self._is_selected(outcome.fqn):
             yield result
             return
         # Dagster accepts a `MaterializeResult` of a selected asset only.
@@ -204,14 +211,15 @@ class StepResults:
         forget_data_version(self.context, result.asset_key)
         yield from result.check_results or ()
 
-    def _is_selected(self, outcome: NodeOutcome) -> bool:
+    def _is_selected(self, fqn: str) -> bool:
         """Whether the model's asset is an output of this step. A restatement computes other models too."""
-        return self.reporter.assets.key(outcome.fqn) in self.context.selected_asset_keys
+        return self.reporter.assets.key(fqn) in self.context.selected_asset_keys
 
     def _not_executed(self, outcome: NodeOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult]) -> Iterator[Any]:
         """The results of a node that was not executed, or that is no asset."""
         is_observed = self.record_unchanged or outcome.outcome is not Outcome.UP_TO_DATE
-        if outcome.fqn in self.reporter.assets.specs and is_observed:
+        is_materialized = outcome.outcome is Outcome.UP_TO_DATE and outcome.fqn in self._materialized_outside
+        if outcome.fqn in self.reporter.assets.specs and is_observed and not is_materialized:
             yield self.reporter.observation(outcome, self._record(outcome))
         if not is_observed:
             self.unobserved.append(outcome)

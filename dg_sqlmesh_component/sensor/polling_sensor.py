@@ -98,7 +98,7 @@ def evaluate_tick(
     versions = _data_versions(context)
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
     for data in new:
-        events += [outside_materialization(assets, data, versions), *_intervals_check(assets, data, now)]
+        events += [outside_materialization(assets, data, versions, {}), *_intervals_check(assets, data, now)]
     sentences = []
     if new:
         names = _names(assets, [data.fqn for data in new])
