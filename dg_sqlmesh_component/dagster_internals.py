@@ -277,6 +277,12 @@ def assets_between(repository: dg.RepositoryDefinition | None, keys: Collection[
     return frozenset() if repository is None else _between(repository.asset_graph, keys)
 
 
+def assets_downstream(repository: dg.RepositoryDefinition | None, keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
+    """These assets and all assets downstream of them. The arguments are those of `assets_between`."""
+    selection = dg.AssetSelection.assets(*keys).downstream()
+    return frozenset() if repository is None else selection.resolve(repository.asset_graph)
+
+
 def _between(asset_graph: BaseAssetGraph[Any], keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
     assets = dg.AssetSelection.assets(*keys)
     path = (assets.downstream() & assets.upstream()).resolve(asset_graph)

@@ -185,7 +185,8 @@ class EvaluationRequest:
 class PendingRequest:
     """Find the models that `sqlmesh run` would compute now. A schedule sends it at each tick.
 
-    The worker reads the state. It does not load the project, and it does not take the lock of runs.
+    The worker reads the state, and evaluates signals of pending models. It does not load the project, and it does not
+    take the lock of runs.
 
     Attributes:
         models: The models to look at, by fqn.
@@ -293,12 +294,15 @@ class PendingFound:
     """The answer to a `PendingRequest`.
 
     Attributes:
-        pending: The models with pending intervals, by fqn, and when the cron of each has ticked last.
+        pending: The models with pending intervals that are ready, by fqn, and when the cron of each has ticked last.
         next_due: The next tick of the requested models' crons, and its model; None if no model is promoted.
+        waiting: The models of which no pending interval is ready, by fqn, and the names of their own signals that are
+            not ready. None of its own: a model upstream of it waits.
     """
 
     pending: dict[str, int]
     next_due: tuple[int, str] | None
+    waiting: dict[str, tuple[str, ...]] = field(default_factory=dict)
     type: Literal["pending_found"] = "pending_found"
 
 

@@ -4,6 +4,9 @@ A tick requests the models that `sqlmesh run` would compute at that moment, with
 about to compute. A run computes the intervals that are pending when it starts. So it covers a model that it has
 selected, if the model's cron has not ticked since the run started.
 
+A model of which no pending interval is ready waits. Nor does a tick request the models that read it through an asset of
+another component: this asset and they run when the model is ready.
+
 While one run is in progress, the next one waits for the lock. A third one would only wait too: the tick is skipped, and
 the next tick requests the models that are still pending.
 """
@@ -18,10 +21,11 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.dagster_internals import assets_between
+from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.messages import PendingFound
 from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.schedule.crons import ticked_models
 from dg_sqlmesh_component.worker_client.requests import find_pending
@@ -72,7 +76,7 @@ def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings)
     }
     if not requested:
         return dg.SkipReason(
-            f"Run {run_ids(active)} has not finished, and computes all pending models: "
+            f"Run {run_ids(active)} has not finished, and computes these pending models: "
             f"{listed(sorted(assets.name(fqn) for fqn in pending))}."
         )
     if active:
@@ -86,7 +90,7 @@ def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings)
 
 
 def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> tuple[dict[str, int], str]:
-    """The pending models with the last tick of each, and the reason if there are none."""
+    """The ready pending models with the last tick of each, and the reason if there are none."""
     assets = settings.assets
     scheduled = context.scheduled_execution_time
     now = max(int(scheduled.timestamp() * 1000), int(time.time() * 1000))  # a missed tick is evaluated later
@@ -102,9 +106,25 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
             "The SQLMesh state cannot be read, and no model's cron has ticked since the previous tick. The next tick "
             f"requests all pending models. {error}"
         )
+    if found.waiting:
+        waiting = {**found.waiting, **dict.fromkeys(_downstream_of_others(context.repository_def, assets, found), ())}
+        named = listed(sorted(f"{assets.name(fqn)} ({', '.join(waiting[fqn]) or 'upstream'})" for fqn in waiting))
+        if pending := {fqn: ticked_at for fqn, ticked_at in found.pending.items() if fqn not in waiting}:
+            context.log.info(f"Not requested, because they wait for signals: {named}.")
+        return pending, f"No pending model is ready. Waiting for signals: {named}. The next tick looks again."
     none = "No model has pending intervals."
     if found.next_due is None:
         return found.pending, f"{none} No model is promoted in environment {assets.manifest.environment!r}."
     due, fqn = found.next_due
     at = datetime.fromtimestamp(due / 1000, timezone.utc)
     return found.pending, f"{none} The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
+
+
+def _downstream_of_others(
+    repository: dg.RepositoryDefinition | None, assets: ProjectAssets, found: PendingFound
+) -> set[str]:
+    """The ready models downstream of other components' assets that are downstream of a waiting model."""
+    waiting, ready = ({assets.key(fqn) for fqn in models} for models in (found.waiting, found.pending))
+    between = assets_between(repository, waiting | ready) & assets_downstream(repository, waiting)
+    held_back = assets_downstream(repository, between - assets.fqn_by_key.keys()) & ready
+    return {assets.fqn_by_key[key] for key in held_back}

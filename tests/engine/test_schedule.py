@@ -263,9 +263,146 @@ def test_tick_requests_the_asset_between_two_models_too(small: Scheduler) -> Non
     )
 
 
+LANDED_UNTIL = """
+import pathlib
+from sqlmesh import signal
+
+
+@signal()
+def landed(batch):
+    until = pathlib.Path("landed until").read_text()
+    if until == "hanging":
+        import time
+
+        time.sleep(600)
+    return [interval for interval in batch if f"{interval[1]:%Y-%m-%d}" <= until]
+"""
+NOTHING = "2000-01-01"
+LANDING = {
+    "signals/__init__.py": "",
+    "signals/landed.py": LANDED_UNTIL,
+    "models/plain.sql": "MODEL (name raw.plain, kind FULL); SELECT 1 AS n",
+    "models/landing.sql": f"MODEL (name raw.landing, {BY_TIME}, cron '@daily', signals (landed()));"
+    " SELECT @start_dt::TIMESTAMP AS at, 1 AS n",
+    "models/reader.sql": f"MODEL (name marts.reader, {BY_TIME}, cron '@daily');"
+    " SELECT at, n FROM raw.landing WHERE at BETWEEN @start_dt AND @end_dt",
+}
+
+
+FRESH = """
+from sqlmesh import signal
+
+
+@signal()
+def fresh(batch, context):
+    return bool(context.parent_intervals)
+"""
+
+
+def planned_at_noon_before_midnight(
+    dagster: DagsterProject, tmp_path: Path, files: dict[str, str], **attributes: Any
+) -> Scheduler:
+    project = write_project(tmp_path / "shop", files, CONFIG.format(start="2025-10-13"))
+    query(project, "CREATE SCHEMA mid")
+    query(project, "CREATE TABLE mid.made AS SELECT 1 AS n")
+    (project / "landed until").write_text("2030-01-01")
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "2025-10-25T12:00")
+    dagster.add_component("shop", {"project": str(project), "schedule": True, **attributes})
+    return Scheduler(dagster, project)
+
+
+WAITING = "Waiting for signals: marts.reader (upstream), raw.landing (landed). The next tick looks again."
+
+
+def test_tick_requests_a_model_with_a_signal_only_for_ready_intervals(
+    dagster: DagsterProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scheduler = planned_at_noon_before_midnight(dagster, tmp_path, LANDING)
+    landed = scheduler.project / "landed until"
+    landed.write_text(NOTHING)
+    assert scheduler.tick(SCHEDULE, MIDNIGHT - timedelta(hours=1)).startswith("No model has pending intervals.")
+    request = scheduler.tick(SCHEDULE, MIDNIGHT)
+    assert requested_models(request) == {"raw.plain"}
+    assert "wait for signals: marts.reader (upstream), raw.landing (landed)." in capsys.readouterr().err
+    assert set(scheduler.launch(request, MIDNIGHT).materializations) == {"raw/plain"}
+    assert scheduler.tick(SCHEDULE, MIDNIGHT) == f"No pending model is ready. {WAITING}"
+
+    next_day = MIDNIGHT + timedelta(days=1)
+    landed.write_text("2025-10-26")  # one of two pending days
+    request = scheduler.tick(SCHEDULE, next_day)
+    assert requested_models(request) == {"raw.plain", "raw.landing", "marts.reader"}
+    assert len(scheduler.launch(request, next_day).materializations) == 3
+    assert scheduler.tick(SCHEDULE, next_day) == f"No pending model is ready. {WAITING}"
+
+    landed.write_text("2025-10-27")
+    request = scheduler.tick(SCHEDULE, next_day)
+    assert requested_models(request) == {"raw.landing", "marts.reader"}
+    assert len(scheduler.launch(request, next_day).materializations) == 2
+    assert scheduler.tick(SCHEDULE, next_day).startswith("No model has pending intervals. The next is ")
+    for table in ("raw.landing", "marts.reader"):
+        assert query(scheduler.project, f'SELECT max("at")::TEXT FROM {table}') == [("2025-10-26 00:00:00",)]
+
+
+def test_signal_that_raises_leads_to_a_run_that_reports_the_error(dagster: DagsterProject, tmp_path: Path) -> None:
+    scheduler = planned_at_noon_before_midnight(dagster, tmp_path, LANDING)
+    (scheduler.project / "landed until").unlink()
+    request = scheduler.tick(SCHEDULE, MIDNIGHT)
+    assert requested_models(request) == {"raw.plain", "raw.landing", "marts.reader"}
+    run = scheduler.launch(request, MIDNIGHT)
+    assert run.status == dg.DagsterRunStatus.FAILURE
+    assert run.status_of("raw/landing") == "failed"
+    assert "A signal of warehouse.raw.landing raised an error" in str(run.failures)
+
+
+@pytest.mark.slow  # waits for MAX_SIGNAL_SECONDS
+def test_tick_requests_all_pending_models_if_a_signal_hangs(dagster: DagsterProject, tmp_path: Path) -> None:
+    scheduler = planned_at_noon_before_midnight(dagster, tmp_path, LANDING)
+    (scheduler.project / "landed until").write_text("hanging")
+    request = scheduler.tick(SCHEDULE, MIDNIGHT)
+    assert requested_models(request) == {"raw.plain", "raw.landing", "marts.reader"}
+
+
+def test_freshness_signal_is_ready_after_an_upstream_model_was_computed_in_an_earlier_run(
+    dagster: DagsterProject, tmp_path: Path
+) -> None:
+    """SQLMesh alone would find the signal not ready, and the model would never be requested."""
+    files = SMALL | {
+        "signals/__init__.py": "",
+        "signals/fresh.py": FRESH,
+        "models/report.sql": "MODEL (name marts.report, kind FULL, signals (fresh())); SELECT n FROM raw.plain",
+    }
+    scheduler = planned_at_noon_before_midnight(dagster, tmp_path, files)
+    assert requested_models(scheduler.tick(SCHEDULE, MIDNIGHT)) == {"raw.plain", "marts.report"}
+    plain = dg.RunRequest(asset_selection=[dg.AssetKey(["raw", "plain"])])
+    assert set(scheduler.launch(plain, MIDNIGHT).materializations) == {"raw/plain"}
+    request = scheduler.tick(SCHEDULE, MIDNIGHT)
+    assert requested_models(request) == {"marts.report"}
+    assert set(scheduler.launch(request, MIDNIGHT).materializations) == {"marts/report"}
+    assert scheduler.tick(SCHEDULE, MIDNIGHT).startswith("No model has pending intervals.")
+
+
+def test_model_downstream_of_a_waiting_model_through_another_asset_is_requested_with_it(
+    dagster: DagsterProject, tmp_path: Path
+) -> None:
+    """Otherwise it would be computed from yesterday's asset, and no later tick would request the asset."""
+    report = "MODEL (name marts.report, kind FULL); SELECT n FROM mid.made"
+    files = {**SMALL, **LANDING, "models/report.sql": report}
+    dagster.add_module("between", ASSETS_BETWEEN.replace("plain", "landing"))
+    scheduler = planned_at_noon_before_midnight(dagster, tmp_path, files)
+    landed = scheduler.project / "landed until"
+    landed.write_text(NOTHING)
+    request = scheduler.tick(SCHEDULE, MIDNIGHT)
+    assert requested_models(request) == {"raw.plain"}
+    scheduler.launch(request, MIDNIGHT)
+    assert "marts.report (upstream), raw.landing (landed)" in scheduler.tick(SCHEDULE, MIDNIGHT)
+    landed.write_text("2025-10-26")
+    request = scheduler.tick(SCHEDULE, MIDNIGHT)
+    assert requested_models(request) == {"raw.landing", "marts.reader", "mid.made", "marts.report"}
+
+
 def test_tick_during_unfinished_runs_is_explained_and_its_models_are_not_lost(small: Scheduler) -> None:
     first = small.create_run()
-    covered = f"Run {first} has not finished, and computes all pending models: marts.report, raw.plain."
+    covered = f"Run {first} has not finished, and computes these pending models: marts.report, raw.plain."
     assert small.tick(SCHEDULE, MIDNIGHT) == covered
     small.start(first, MIDNIGHT + timedelta(seconds=1))
     assert small.tick(SCHEDULE, MIDNIGHT) == covered

@@ -99,7 +99,7 @@ def hold_back_pending_upstream(scheduler: Scheduler, report: Callable[[str, Set[
     replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
 
 
-def _has_signals(snapshot: Snapshot) -> bool:
+def has_signals(snapshot: Snapshot) -> bool:
     return snapshot.is_model and bool(snapshot.model.signals)
 
 
@@ -254,9 +254,9 @@ def _altered_since(
     """
     running = {snapshot.name: snapshot for snapshot in requested}
     last_intervals = {}
-    for snapshot in filter(_has_signals, running.values()):
+    for snapshot in filter(has_signals, running.values()):
         for parent in (by_name.get(parent.name) for parent in snapshot.parents if parent.name not in running):
-            if parent is None or parent.is_symbolic or _has_signals(parent):
+            if parent is None or parent.is_symbolic or has_signals(parent):
                 continue
             intervals = computed_intervals(parent, index)
             if intervals and (altered_at(parent, index) or 0) > (altered_at(snapshot, index) or 0):
