@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from sqlmesh.core import constants as c
@@ -77,27 +76,20 @@ def _waiting(
     reports the error.
     """
     context.console = tracker = Tracker(pipe)
+    signal.signal(signal.SIGALRM, _expire)
+    signal.alarm(MAX_SIGNAL_SECONDS)
     try:
-        with _time_limit():
-            scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
-            hold_back_pending_upstream(scheduler, tracker.note_held_back)
-            batches = scheduler.batch_intervals(intervals, index, environment.naming_info)
+        scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
+        hold_back_pending_upstream(scheduler, tracker.note_held_back)
+        batches = scheduler.batch_intervals(intervals, index, environment.naming_info)
     except Exception:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
         return {}
+    finally:
+        signal.alarm(0)
     unready = tracker.unready_signals
     return {snapshot.name: tuple(unready.get(snapshot.name, ())) for snapshot, batch in batches.items() if not batch}
 
 
-@contextmanager
-def _time_limit() -> Iterator[None]:
-    """Raise an error in a block that needs too long. Code in C, such as a driver's, may return later."""
-
-    def expire(*_: Any) -> None:
-        raise TimeoutError(f"The signals were not evaluated in {MAX_SIGNAL_SECONDS} seconds.")
-
-    signal.signal(signal.SIGALRM, expire)
-    signal.alarm(MAX_SIGNAL_SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
+def _expire(*_: Any) -> None:
+    """End the evaluation of signals. Code in C, such as a driver's, may return later."""
+    raise TimeoutError(f"The signals were not evaluated in {MAX_SIGNAL_SECONDS} seconds.")
