@@ -75,13 +75,9 @@ def test_result_is_carried_over_until_data_or_audit_changes(
     assert record.status_of("t/source") == "executed"
     assert record.status_of("t/kept") == record.status_of("t/shown") == "up_to_date"
     assert {name for name, result in record.checks.items() if "sqlmesh/carried_over" in result.metadata} == carried_over
-    # The log and the page of each other check name the reason.
-    reasons = {name: str(record.checks[name].description) for name in set(checks) - carried_over}
-    assert all(reason.startswith("Not evaluated: ") for reason in reasons.values())
+    assert set(checks) & record.checks.keys() == carried_over
     other_tables = "because its audit has read other tables than the one that environment prod shows for its model"
-    assert other_tables in reasons["t/kept:related"]
     assert other_tables in record.log
-    assert {check.severity for name, check in record.checks.items() if name in reasons} == {dg.AssetCheckSeverity.WARN}
 
 
 def test_result_from_another_environment_does_not_hide_failure_in_this_one(

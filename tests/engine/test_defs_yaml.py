@@ -449,7 +449,7 @@ def test_metadata_limits_cut_queries_schemas_and_lineage(dagster: DagsterProject
     assert len(metadata["dagster/column_lineage"].deps_by_column) == 5
     assert metadata["sqlmesh/column_lineage_cut"].startswith("15 pairs of columns left out")
     evaluated = dagster.launch().checks["t/wide:long_one"]
-    of_model, of_check = (str(text).partition("\n\n")[2] for text in (spec.description, check.description))
+    of_model, of_check = (f"```sql{str(text).partition('```sql')[2]}" for text in (spec.description, check.description))
     for query in (of_model, of_check, evaluated.metadata["sqlmesh/query"].value):
         assert "-- cut here" in str(query)
         assert len(str(query)) == 200 + len("```sql\n\n```")

@@ -381,18 +381,16 @@ def test_bug_of_this_package_during_a_run_is_reported_as_one_with_its_traceback(
     with dagster_project(tmp_path) as dagster:
         dagster.add_component("shop", {"project": str(project), "include_metadata": ["row_count"]})
         dagster.refresh()
-        bug.write_text(
-            "from dg_sqlmesh_component.worker.evaluate import evaluation; evaluation._refuse_wrong_bounds = 0"
-        )
+        bug.write_text("from dg_sqlmesh_component.worker.evaluate import evaluation; evaluation.resolved_range = 0")
         before = dagster.launch()
         bug.write_text(IN_TRACKER + "del Tracker.report_idle_nodes")
         planned = dagster.launch()
-        bug.write_text(IN_TRACKER + "del Tracker._note_finished")
+        bug.write_text(IN_TRACKER + "del Tracker._report_coverage")
         in_batch = dagster.launch()
     for record, line in (
         (before, "TypeError: 'int' object is not callable"),
         (planned, "AttributeError: 'Tracker' object has no attribute 'report_idle_nodes'"),
-        (in_batch, "AttributeError: 'Tracker' object has no attribute '_note_finished'"),
+        (in_batch, "AttributeError: 'Tracker' object has no attribute '_report_coverage'"),
     ):
         assert record.status == dg.DagsterRunStatus.FAILURE
         [failure] = record.failures

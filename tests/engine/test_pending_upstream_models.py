@@ -101,7 +101,7 @@ def test_standalone_audit_waits_until_all_its_models_are_computed(tmp_path: Path
         check = "mid/other:as_many"
         alone = dagster.launch(assets=["mid/other"])
         assert alone.status == dg.DagsterRunStatus.SUCCESS, alone.failures
-        assert str(alone.checks[check].description).startswith("Not evaluated: as_many was not executed in this run")
+        assert check not in alone.checks
         assert f"as_many is waiting: {WAITING_REASON}" in alone.log
         assert dagster.launch().checks[check].passed
 
