@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dagster as dg
 import pytest
-from unit.builders import DAY, day, days, stored
+from unit.builders import DAY, day, days
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
@@ -56,17 +55,9 @@ def test_other_runs_are_no_reason_to_leave_data(unfinished: ActiveRun) -> None:
     assert (data.intervals, left) == ((days(1, 9),), [])
 
 
-def test_record_is_one_entry_of_metadata() -> None:
+def test_record_is_one_line_of_metadata() -> None:
     recorded = msg.RecordedData("7", 30, "data", "text")
-    value = stored(record_metadata("prod", recorded))[RECORD]
-    assert isinstance(value, dg.JsonMetadataValue)
-    assert value.value == {
-        "environment": "prod",
-        "version": "7",
-        "up_to": 30,
-        "data_hash": "data",
-        "metadata_hash": "text",
-    }
+    assert record_metadata("prod", recorded) == {RECORD: "prod 7 30 data text"}
     assert record_metadata("prod", None) == {}
 
 
