@@ -94,12 +94,12 @@ class StepResults:
         yield from self._outside_data_of(list(self._outside))
 
     def _outside_data_before(self, outcome: NodeOutcome) -> Iterator[dg.AssetMaterialization]:
-        """The outside data of a model; if it has not failed, first that of the models upstream, which it has read."""
+        """The outside data of a model, after that of the models upstream, which it has read."""
         if not self._outside:
             return
-        if not outcome.outcome.is_failure:
-            for fqn in self.reporter.assets.with_upstream([outcome.fqn])[:-1]:
-                yield from self._outside_data_of([fqn], in_run={} if self._is_selected(fqn) else None)
+        for fqn in self.reporter.assets.with_upstream([outcome.fqn])[:-1]:
+            is_idle = self._is_selected(fqn) and not outcome.outcome.is_failure
+            yield from self._outside_data_of([fqn], in_run={} if is_idle else None)
         in_run = outcome_metadata(self.reporter.wording, outcome) if outcome.outcome is Outcome.UP_TO_DATE else None
         yield from self._outside_data_of([outcome.fqn], in_run=in_run)
 

@@ -274,3 +274,21 @@ def test_sensor_leaves_nothing_unsynced_and_no_lost_rows_in_good_health(
     assert last_result(dagster, "sqlmesh_intervals_complete")
     assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
     assert not unsynced(dagster)
+
+
+def test_failed_model_is_in_sync_with_upstream_models_that_the_run_does_not_select(
+    tmp_path: Path, dagster: DagsterProject
+) -> None:
+    fails = "CASE WHEN EXISTS (SELECT day FROM ctl.broken) THEN error('broken') END"
+    broken_total = MODELS["models/total.sql"].replace("sum(n)", fails)
+    project = write_project(tmp_path / "shop", {**MODELS, "models/total.sql": broken_total})
+    query(project, "CREATE SCHEMA ctl")
+    query(project, "CREATE TABLE ctl.broken (day DATE)")
+    sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
+    dagster.add_component("shop", {"project": str(project), "execution": {"allow_restate": True}})
+    dagster.refresh()
+    broken(project, "2000-01-01")
+    failed = dagster.launch(ops=restate(day(3), day(2)), assets=["t/total"])
+    assert failed.status_of("t/total") == "failed"
+    assert set(failed.reported_outside) == DOWNSTREAM
+    assert not unsynced(dagster)
