@@ -88,7 +88,7 @@ def finish(instance: dg.DagsterInstance, run_ids: Collection[str]) -> None:
 def unfinished_restatements(
     instance: dg.DagsterInstance, project: str, *, except_run: str | None = None
 ) -> tuple[msg.UnfinishedRestatement, ...]:
-    """The ranges of a project that restatements have left behind, as far as Dagster knows."""
+    """The ranges that restatements of a project have not computed, as far as Dagster knows."""
     runs = instance.get_run_records(dg.RunsFilter(tags={_TAG: _unfinished(project)}))
     return tuple(
         restatement

@@ -4,8 +4,8 @@ A tick requests the models that `sqlmesh run` would compute at that moment, with
 about to compute. A run computes the intervals that are pending when it starts. So it covers a model that it has
 selected, if the model's cron has not ticked since the run started.
 
-A model of which no pending interval is ready waits. Nor does a tick request the models that read it through an asset of
-another component: this asset and they run when the model is ready.
+If no pending interval of a model is ready, the model waits, and a tick does not request it. Models that read it through
+an asset of another component wait too: the asset and they run when the model is ready.
 
 While one run is in progress, the next one waits for the lock. A third one would only wait too: the tick is skipped, and
 the next tick requests the models that are still pending.

@@ -357,7 +357,7 @@ class _RecordingContext(ExistingStateContext):
         comparison = Comparison(self.records, environment, self)
         self.unrestated = comparison.unrestated
         self._tracker.pipe.send(comparison.event())
-        # This run itself reports what it computes.
+        # The run reports its own data itself.
         compared = {info.name: msg.RecordedData(info.version, sys.maxsize) for info in environment.snapshots}
         data = {fqn: compared.get(fqn, recorded) for fqn, recorded in self.records.data.items()}
         self.records = replace(self.records, data=data)
