@@ -298,11 +298,13 @@ class PendingFound:
         next_due: The next tick of the requested models' crons, and its model; None if no model is promoted.
         waiting: The models of which no pending interval is ready, by fqn, and the names of their own signals that are
             not ready. None of its own: a model upstream of it waits.
+        signal_error: Why SQLMesh could not evaluate the signals. Then no model waits: a run reports the error.
     """
 
     pending: dict[str, int]
     next_due: tuple[int, str] | None
     waiting: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    signal_error: str | None = None
     type: Literal["pending_found"] = "pending_found"
 
 

@@ -44,7 +44,6 @@ _ASSIGNED = re.compile(
 )
 
 _WITHOUT_SECRETS = (
-    msg.PendingFound,
     msg.ChangesFound,
     msg.StateLocked,
     msg.DataComparedWithRecords,
@@ -162,6 +161,8 @@ class Redactor:
             return replace(event, text=self.text(event.text))
         if isinstance(event, (msg.NodeFailed, msg.RequestFailed)):
             return replace(event, message=self.text(event.message))
+        if isinstance(event, msg.PendingFound):
+            return replace(event, signal_error=event.signal_error and self.text(event.signal_error))
         if isinstance(event, msg.NodeAudited):
             return replace(event, error=event.error and self.text(event.error))
         if isinstance(event, msg.AuditEvaluated):

@@ -106,6 +106,11 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
             "The SQLMesh state cannot be read, and no model's cron has ticked since the previous tick. The next tick "
             f"requests all pending models. {error}"
         )
+    if found.signal_error is not None:
+        context.log.warning(
+            "SQLMesh could not evaluate the signals, so this tick requests all pending models, also those that wait: "
+            f"{found.signal_error}"
+        )
     if found.waiting:
         waiting = {**found.waiting, **dict.fromkeys(_downstream_of_others(context.repository_def, assets, found), ())}
         named = listed(sorted(f"{assets.name(fqn)} ({', '.join(waiting[fqn]) or 'upstream'})" for fqn in waiting))

@@ -33,9 +33,12 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
     with environment_in_state(request, pipe) as (context, environment):
         by_id = context.state_reader.get_snapshots(environment.snapshots)
         intervals, index = _missing_intervals(by_id, request)
-        waiting = (
-            _waiting(context, environment, by_id, intervals, index, pipe) if any(map(has_signals, intervals)) else {}
-        )
+        waiting, signal_error = {}, None
+        if any(map(has_signals, intervals)):
+            try:
+                waiting = _waiting(context, environment, by_id, intervals, index, pipe)
+            except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
+                signal_error = f"{type(error).__name__}: {error}"
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in by_id.values() if snapshot.name in request.models and not snapshot.is_symbolic]
     now = to_datetime(request.now)
@@ -48,6 +51,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         {name: last[cron] for name, cron in crons.items() if name in pending},
         min(((due[cron], name) for name, cron in crons.items()), default=None),
         {name: signals for name, signals in waiting.items() if name in crons},
+        signal_error,
     )
 
 
@@ -72,8 +76,10 @@ def _waiting(
 ) -> dict[str, tuple[str, ...]]:
     """The nodes of which no missing interval is ready, each with its own signals that are not ready.
 
-    SQLMesh evaluates the signals as in a run of all nodes. If it cannot, or needs too long, no node waits: then a run
-    reports the error.
+    SQLMesh evaluates the signals as in a run of all nodes.
+
+    Raises:
+        SignalEvalError: A signal has raised an error, or they need more than `MAX_SIGNAL_SECONDS`.
     """
     context.console = tracker = Tracker(pipe)
     signal.signal(signal.SIGALRM, _expire)
@@ -82,8 +88,6 @@ def _waiting(
         scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
         hold_back_pending_upstream(scheduler, tracker.note_held_back)
         batches = scheduler.batch_intervals(intervals, index, environment.naming_info)
-    except Exception:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
-        return {}
     finally:
         signal.alarm(0)
     unready = tracker.unready_signals

@@ -343,11 +343,17 @@ def test_tick_requests_a_model_with_a_signal_only_for_ready_intervals(
         assert query(scheduler.project, f'SELECT max("at")::TEXT FROM {table}') == [("2025-10-26 00:00:00",)]
 
 
-def test_signal_that_raises_leads_to_a_run_that_reports_the_error(dagster: DagsterProject, tmp_path: Path) -> None:
+UNEVALUATED = "SQLMesh could not evaluate the signals, so this tick requests all pending models, also those that wait: "
+
+
+def test_signal_that_raises_leads_to_a_run_that_reports_the_error(
+    dagster: DagsterProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     scheduler = planned_at_noon_before_midnight(dagster, tmp_path, LANDING)
     (scheduler.project / "landed until").unlink()
     request = scheduler.tick(SCHEDULE, MIDNIGHT)
     assert requested_models(request) == {"raw.plain", "raw.landing", "marts.reader"}
+    assert f"{UNEVALUATED}SignalEvalError: " in capsys.readouterr().err
     run = scheduler.launch(request, MIDNIGHT)
     assert run.status == dg.DagsterRunStatus.FAILURE
     assert run.status_of("raw/landing") == "failed"
@@ -355,11 +361,16 @@ def test_signal_that_raises_leads_to_a_run_that_reports_the_error(dagster: Dagst
 
 
 @pytest.mark.slow  # waits for MAX_SIGNAL_SECONDS
-def test_tick_requests_all_pending_models_if_a_signal_hangs(dagster: DagsterProject, tmp_path: Path) -> None:
+def test_tick_requests_all_pending_models_if_a_signal_hangs(
+    dagster: DagsterProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     scheduler = planned_at_noon_before_midnight(dagster, tmp_path, LANDING)
     (scheduler.project / "landed until").write_text("hanging")
     request = scheduler.tick(SCHEDULE, MIDNIGHT)
     assert requested_models(request) == {"raw.plain", "raw.landing", "marts.reader"}
+    log = capsys.readouterr().err
+    assert UNEVALUATED in log
+    assert "The signals were not evaluated in 20 seconds." in log
 
 
 def test_freshness_signal_is_ready_after_an_upstream_model_was_computed_in_an_earlier_run(

@@ -57,7 +57,9 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.ProjectLoaded(
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
-    msg.PendingFound({"a": D1[0]}, next_due=(D2[0], "b"), waiting={"c": ("landed",), "d": ()}),
+    msg.PendingFound(
+        {"a": D1[0]}, next_due=(D2[0], "b"), waiting={"c": ("landed",), "d": ()}, signal_error="SignalEvalError: x"
+    ),
     msg.ChangesFound(
         "c0ffee",
         is_finalized=True,
