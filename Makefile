@@ -12,15 +12,18 @@ PYTEST := -m pytest -n 3
 BY_FILE := --dist loadfile --no-loadscope-reorder
 # What a contributor runs before each commit: the pure parts, what we need from upstream, YAML, the scaffolder, and every
 # row of the outcome table in runs through the real worker.
-FAST_TESTS := tests/unit tests/worker tests/upstream $(wildcard tests/test_*.py) \
+FAST_TESTS := tests/unit tests/upstream $(wildcard tests/test_*.py) \
 	tests/engine/test_outcome_rows.py tests/e2e/test_scaffold.py
 # Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-rest test-all bench services soak fuzz test-floors test-newest lint format clean
+.PHONY: help demo test test-unit test-rest test-all bench services soak fuzz test-floors test-newest lint format clean
 
 test: $(VENV)/.test  ## the tests to run before each commit: at most four minutes
 	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
+
+test-unit: $(VENV)/.test  ## the tests that start no run, in seconds
+	$(BIN)/python $(PYTEST) tests/unit $(PYTEST_ARGS)
 
 test-rest: $(VENV)/.test  ## the tests that `make test` leaves out, except the slow ones
 	$(BIN)/python $(PYTEST) $(BY_FILE) $(addprefix --ignore=,$(FAST_TESTS)) $(PYTEST_ARGS)

@@ -13,7 +13,7 @@ import generate
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.messages import Addition
-from dg_sqlmesh_component.worker_client.requests import load_manifest
+from dg_sqlmesh_component.worker_client.calls import load_manifest
 
 
 def seconds(project: SQLMeshProject, include: Sequence[Addition]) -> tuple[float, int, int]:

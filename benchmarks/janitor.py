@@ -14,7 +14,7 @@ from lab import heading, measure, row
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker_client.requests import serving
+from dg_sqlmesh_component.worker_client.calls import serving
 
 # A plan in the past, and a run on each of the next days, so that every run has pending intervals.
 PREPARE = """

@@ -18,7 +18,7 @@ from lab import Lab, heading, measure, progress, ratio_row, row
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker_client.requests import find_changes, find_pending, load_manifest
+from dg_sqlmesh_component.worker_client.calls import find_changes, find_pending, load_manifest
 
 DAY = 86_400
 

@@ -27,14 +27,14 @@ from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
 from dg_sqlmesh_component.definitions.garbage_collection import paused_garbage_collection
-from dg_sqlmesh_component.definitions.janitor import JanitorJob
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
+from dg_sqlmesh_component.janitor.job import JanitorJob
+from dg_sqlmesh_component.janitor.step import clean_up
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import Addition
-from dg_sqlmesh_component.run.janitor import clean_up
 from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.step import execute_step
@@ -42,7 +42,7 @@ from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.schedule.schedules import build_schedules
 from dg_sqlmesh_component.sensor.polling_sensor import build_sensor
 from dg_sqlmesh_component.state.source import ManifestSource, variables_without_secrets
-from dg_sqlmesh_component.worker_client.requests import load_manifest
+from dg_sqlmesh_component.worker_client.calls import load_manifest
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 
 

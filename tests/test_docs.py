@@ -23,7 +23,7 @@ from unit.builders import fqn, manifest, model
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Manifest
-from dg_sqlmesh_component.run.outcomes import Outcome
+from dg_sqlmesh_component.report.outcomes import Outcome
 from dg_sqlmesh_component.state.manifest_file import write_manifest
 from dg_sqlmesh_component.worker.__main__ import SQLMESH_FLOOR
 

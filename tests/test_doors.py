@@ -25,13 +25,15 @@ ALLOWED_IMPORTS = {
     "worker_client": {"protocol", "config", "worker_client"},
     "state": {"protocol", "config", "worker_client", "state", INTERNALS},
     "definitions": {"protocol", "config", "definitions", INTERNALS},
-    "run": {"protocol", "config", "worker_client", "definitions", "run", INTERNALS},
+    "report": {"protocol", "definitions", "report", INTERNALS},
+    "run": {"protocol", "config", "worker_client", "definitions", "report", "run", INTERNALS},
+    "janitor": {"protocol", "config", "worker_client", "definitions", "run", "janitor", INTERNALS},
     "schedule": {"protocol", "config", "worker_client", "definitions", "run", "schedule", INTERNALS},
-    "sensor": {"protocol", "config", "worker_client", "definitions", "run", "sensor", INTERNALS},
+    "sensor": {"protocol", "config", "worker_client", "definitions", "report", "run", "sensor", INTERNALS},
 }
 """The folders and modules that each folder may import. Modules at the top of the package may import everything."""
 
-WITHOUT_DAGSTER = ("protocol", "worker", "run/outcomes.py", "run/retry_decision.py")
+WITHOUT_DAGSTER = ("protocol", "worker", "report/outcomes.py", "run/ledger.py", "run/retry_decision.py")
 """Folders and modules that never import Dagster, neither directly nor through modules of the package."""
 
 
@@ -113,7 +115,7 @@ def test_loading_definitions_does_not_import_sqlmesh(tmp_path: Path) -> None:
     script = (
         "import json, sys, dg_sqlmesh_component\nfrom pathlib import Path\n"
         "from dg_sqlmesh_component import SQLMeshProject\n"
-        "from dg_sqlmesh_component.worker_client.requests import load_manifest\n"
+        "from dg_sqlmesh_component.worker_client.calls import load_manifest\n"
         f"models = load_manifest(SQLMeshProject((Path({str(project)!r}),))).models\n"
         "theirs = sorted(name for name in sys.modules if name.split('.')[0] in ('sqlmesh', 'sqlglot'))\n"
         "print(json.dumps([len(models), theirs]))\n"

@@ -16,7 +16,7 @@ from dg_sqlmesh_component.dagster_internals import PlannedStep, awaited_outputs,
 from dg_sqlmesh_component.definitions.op import PROJECT_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.run.outcomes import NodeOutcome, Outcome
+from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
 
 
 @dataclass

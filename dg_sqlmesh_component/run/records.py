@@ -9,41 +9,18 @@ first of them records the data, and the other finds it recorded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
 from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import utc_text
 from dg_sqlmesh_component.protocol.intervals import merged
+from dg_sqlmesh_component.report.records import OutsideData, record_in
 from dg_sqlmesh_component.run.active_runs import ActiveRun
-from dg_sqlmesh_component.run.coverage import coverage_metadata
-from dg_sqlmesh_component.run.metadata import intervals_metadata, unapplied_change
-
-RECORD = "sqlmesh/record"
 
 _PAGE = 50
 """Events that one query reads. Usually the newest has a record."""
-
-
-def record_metadata(environment: str, recorded: msg.RecordedData | None) -> dict[str, Any]:
-    """The record as metadata of a materialization or an observation."""
-    if recorded is None:
-        return {}
-    # One line: Dagster shows it on the asset's page.
-    return {RECORD: " ".join(map(str, (environment, *astuple(recorded))))}
-
-
-def record_of(promoted: msg.PromotedVersion, up_to: int) -> msg.RecordedData:
-    """The record of a promoted version.
-
-    Args:
-        up_to: Everything that was computed until then is recorded, epoch milliseconds.
-    """
-    return msg.RecordedData(promoted.version, up_to, promoted.data_hash, promoted.metadata_hash)
 
 
 def materialized_data(
@@ -56,7 +33,7 @@ def materialized_data(
         entry = record.asset_entry
         if entry.last_materialization_record is not None:
             # Somebody may have reported a materialization in Dagster's UI.
-            recorded[assets.fqn_by_key[entry.asset_key]] = _record_in(
+            recorded[assets.fqn_by_key[entry.asset_key]] = record_in(
                 entry.last_materialization_record, environment
             ) or _newest(_events(instance.fetch_materializations, entry.asset_key), environment)
     return recorded
@@ -90,39 +67,10 @@ def _events(fetch: Callable[..., Any], of: dg.AssetKey | dg.AssetRecordsFilter) 
 
 
 def _newest(events: Iterator[dg.EventLogRecord], environment: str) -> msg.RecordedData | None:
-    return next((record for event in events if (record := _record_in(event, environment))), None)
-
-
-def _record_in(event: dg.EventLogRecord, environment: str) -> msg.RecordedData | None:
-    of_asset = event.asset_materialization or event.asset_observation
-    stored = of_asset.metadata.get(RECORD) if of_asset else None
-    if not isinstance(stored, dg.TextMetadataValue) or stored.value is None:
-        return None
-    of_environment, version, up_to, data_hash, metadata_hash = stored.value.split(" ")
-    return msg.RecordedData(version, int(up_to), data_hash, metadata_hash) if of_environment == environment else None
+    return next((record for event in events if (record := record_in(event, environment))), None)
 
 
 # -- data computed outside of Dagster -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class OutsideData:
-    """Data of a model that was computed outside of Dagster, and that no record describes.
-
-    Attributes:
-        computed_at: When the last interval was computed, epoch milliseconds.
-    """
-
-    fqn: str
-    promoted: msg.PromotedVersion
-    intervals: tuple[msg.Interval, ...]
-    computed_at: int
-    coverage: msg.IntervalCoverage | None
-
-    @property
-    def record(self) -> msg.RecordedData:
-        """The record of its materialization."""
-        return record_of(self.promoted, self.computed_at)
 
 
 def outside_data(
@@ -148,32 +96,3 @@ def outside_data(
             intervals, computed_at = merged(interval for interval, _ in others), max(at for _, at in others)
             outside.append(OutsideData(data.fqn, data.promoted, intervals, computed_at, data.coverage))
     return outside, left_to_runs
-
-
-def outside_materialization(
-    assets: ProjectAssets, data: OutsideData, versions: DataVersions, of_outcome: Mapping[str, Any]
-) -> dg.AssetMaterialization:
-    """The materialization of a model that was computed outside of Dagster.
-
-    This is no `MaterializeResult`: Dagster accepts one only for assets of the step, and only one for each.
-
-    Args:
-        of_outcome: Metadata of the model's outcome in the run that records the data.
-    """
-    key, promoted = assets.key(data.fqn), data.promoted
-    change = unapplied_change(assets, data.fqn, promoted)
-    return dg.AssetMaterialization(
-        asset_key=key,
-        metadata={
-            **of_outcome,
-            "sqlmesh/origin": f"outside of Dagster, at {utc_text(data.computed_at)}",
-            **intervals_metadata(data.intervals),
-            **coverage_metadata(data.coverage),
-            **({"sqlmesh/unapplied_change": change} if change else {}),
-            "sqlmesh/snapshot_version": promoted.version,
-            **record_metadata(assets.manifest.environment, data.record),
-        },
-        tags=versions.tags_of_materialization(
-            key, f"{promoted.version}@{utc_text(data.computed_at)}", promoted.data_hash
-        ),
-    )

@@ -12,8 +12,8 @@ from dg_sqlmesh_component.config.run_config import RestateConfig
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.run.check_history import stored_value
-from dg_sqlmesh_component.run.wording import Wording, length_of, ranges
+from dg_sqlmesh_component.report.earlier_results import stored_value
+from dg_sqlmesh_component.report.wording import Wording, length_of, ranges
 
 _MAX_RECORDS = 20
 """How many of a model's last materializations the estimate reads."""

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError, StatementError
-from dg_sqlmesh_component.run.outcomes import Ledger
+from dg_sqlmesh_component.run.ledger import Ledger
 
 End: TypeAlias = msg.EvaluationFinished | msg.RequestFailed | SQLMeshComponentError
 """The event or error that ended an attempt."""

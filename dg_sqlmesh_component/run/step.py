@@ -22,20 +22,20 @@ from dg_sqlmesh_component.protocol.errors import (
     StoppedError,
 )
 from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.report.failure import build_failure
+from dg_sqlmesh_component.report.results import Reporter, not_evaluated
+from dg_sqlmesh_component.report.wording import as_sentence
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.active_runs import mark_as_computing
 from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.check_history import last_evaluations
-from dg_sqlmesh_component.run.failure import build_failure
-from dg_sqlmesh_component.run.outcomes import Ledger
+from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.request import StepSettings, build_request, reported_checks, run_tags
-from dg_sqlmesh_component.run.results import Reporter, not_evaluated
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_results import StepResults
 from dg_sqlmesh_component.run.unfinished_restatements import RestatementMemory, finish, unfinished_restatements
-from dg_sqlmesh_component.run.wording import as_sentence
-from dg_sqlmesh_component.worker_client.requests import serving
+from dg_sqlmesh_component.worker_client.calls import serving
 from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
 
 _REFUSED = "the run was refused"

@@ -12,20 +12,15 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import DataVersions, forget_data_version, is_only_step
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.report.earlier_results import EarlierResult
+from dg_sqlmesh_component.report.metadata import outcome_metadata
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
+from dg_sqlmesh_component.report.records import OutsideData, outside_materialization, record_of
+from dg_sqlmesh_component.report.results import Reporter
 from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
-from dg_sqlmesh_component.run.check_history import EarlierResult, last_results
+from dg_sqlmesh_component.run.check_history import last_results
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
-from dg_sqlmesh_component.run.metadata import outcome_metadata
-from dg_sqlmesh_component.run.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
-from dg_sqlmesh_component.run.records import (
-    OutsideData,
-    materialized_data,
-    outside_data,
-    outside_materialization,
-    record_of,
-    recorded_data,
-)
-from dg_sqlmesh_component.run.results import Reporter
+from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.run.run_log import RunLog
 
 MAX_NAMED_CHECKS = 3

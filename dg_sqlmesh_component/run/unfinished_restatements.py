@@ -17,8 +17,8 @@ from dg_sqlmesh_component.definitions.op import PROJECT_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.run.outcomes import NodeOutcome
-from dg_sqlmesh_component.run.wording import Wording
+from dg_sqlmesh_component.report.outcomes import NodeOutcome
+from dg_sqlmesh_component.report.wording import Wording
 
 _TAG = "sqlmesh/restatement"
 _FINISHED = "finished"

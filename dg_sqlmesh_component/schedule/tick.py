@@ -28,7 +28,7 @@ from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.protocol.messages import PendingFound
 from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.schedule.crons import ticked_models
-from dg_sqlmesh_component.worker_client.requests import find_pending
+from dg_sqlmesh_component.worker_client.calls import find_pending
 
 MOST_RUNS = 2
 """Runs of a component that may be unfinished: one that computes, and one that waits for it."""

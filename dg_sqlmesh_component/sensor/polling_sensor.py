@@ -19,19 +19,14 @@ from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.report.coverage import intervals_result
+from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
+from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import ActiveRun, active_runs, run_ids
-from dg_sqlmesh_component.run.coverage import intervals_result
-from dg_sqlmesh_component.run.records import (
-    OutsideData,
-    materialized_data,
-    outside_data,
-    outside_materialization,
-    recorded_data,
-)
+from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.run.unfinished_restatements import finish, unfinished_restatements
-from dg_sqlmesh_component.run.wording import Wording
 from dg_sqlmesh_component.sensor.plans import LastPlan, PlanChanges, difference
-from dg_sqlmesh_component.worker_client.requests import find_changes
+from dg_sqlmesh_component.worker_client.calls import find_changes
 
 
 def build_sensor(

@@ -32,7 +32,7 @@ from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 from dg_sqlmesh_component.state.fingerprint import fingerprint_of
 from dg_sqlmesh_component.state.manifest_file import read_manifest, write_manifest
-from dg_sqlmesh_component.worker_client.requests import load_manifest
+from dg_sqlmesh_component.worker_client.calls import load_manifest
 
 _LOGGER = logging.getLogger("dg_sqlmesh_component")
 

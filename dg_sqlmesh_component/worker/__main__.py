@@ -65,11 +65,11 @@ def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.worker.changes import find_changes
     from dg_sqlmesh_component.worker.context import with_default_gateway
     from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
+    from dg_sqlmesh_component.worker.evaluate.pending import find_pending
     from dg_sqlmesh_component.worker.janitor import run_janitor
     from dg_sqlmesh_component.worker.load.project import (
         load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
     )
-    from dg_sqlmesh_component.worker.pending import find_pending
 
     gc.freeze()  # imported objects stay, and forked processes share them
     gc.enable()

@@ -17,8 +17,8 @@ from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.context import ExistingStateContext
 from dg_sqlmesh_component.worker.coverage import Coverages, computed_intervals
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.promoted import environment_in_state, promoted_version
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
-from dg_sqlmesh_component.worker.state import environment_in_state, promoted_version
 
 
 def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:

@@ -26,10 +26,10 @@ from dg_sqlmesh_component.worker.context import (
     sqlmesh_command,
     state_connection,
 )
-from dg_sqlmesh_component.worker.evaluate.running_queries import cut_off_queries
-from dg_sqlmesh_component.worker.evaluate.state_lock import is_lockable, locked_context
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.running_queries import cut_off_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import count_snapshots_and_interval_rows
+from dg_sqlmesh_component.worker.state_lock import is_lockable, locked_context
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 CAN_LIMIT_TO_ENVIRONMENT = "environment" in inspect.signature(Context.run_janitor).parameters

@@ -17,7 +17,7 @@ from harness import BIN, CONFIG, DagsterProject, dagster_project, plan, run, wri
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Manifest
-from dg_sqlmesh_component.worker_client.requests import load_manifest
+from dg_sqlmesh_component.worker_client.calls import load_manifest
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 

@@ -23,7 +23,7 @@ from dg_sqlmesh_component.protocol.errors import (
     ProjectLoadError,
     SQLMeshComponentError,
 )
-from dg_sqlmesh_component.worker_client.requests import load_manifest
+from dg_sqlmesh_component.worker_client.calls import load_manifest
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 

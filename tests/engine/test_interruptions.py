@@ -103,7 +103,7 @@ import sys
 from pathlib import Path
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.worker_client.requests import serving
+from dg_sqlmesh_component.worker_client.calls import serving
 
 project = SQLMeshProject((Path(sys.argv[1]),))
 models = ('"warehouse"."t"."first"', '"warehouse"."t"."mortal"')

@@ -19,7 +19,7 @@ from postgres import postgres_server
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker_client.requests import serving
+from dg_sqlmesh_component.worker_client.calls import serving
 
 JANITOR = "sqlmesh_shop_janitor"
 # A version of a model expires at once when no environment shows it.

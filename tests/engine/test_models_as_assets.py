@@ -16,7 +16,7 @@ import yaml
 from harness import CONFIG, REPOSITORY, dagster_project, plan, query, sqlmesh, write_project
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.worker_client.requests import load_manifest
+from dg_sqlmesh_component.worker_client.calls import load_manifest
 
 ZOO = {
     "external_models.yaml": """

@@ -25,7 +25,7 @@ from harness import (
     state,
 )
 
-from dg_sqlmesh_component.run.wording import interval_ends, ranges
+from dg_sqlmesh_component.report.wording import interval_ends, ranges
 
 DOWNSTREAM_ASSETS = """
 import dagster as dg

@@ -64,14 +64,14 @@ from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
 from dg_sqlmesh_component.worker.evaluate.pending_upstream import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.evaluate.restatement import ExactSelector, plan_restatement
-from dg_sqlmesh_component.worker.evaluate.running_queries import cut_off_queries
-from dg_sqlmesh_component.worker.evaluate.state_lock import locked_context
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.evaluate.unknown_upstream import refuse_unknown_upstream
 from dg_sqlmesh_component.worker.own_bugs import is_own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe, failed
+from dg_sqlmesh_component.worker.promoted import promoted_version
+from dg_sqlmesh_component.worker.running_queries import cut_off_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
-from dg_sqlmesh_component.worker.state import promoted_version
+from dg_sqlmesh_component.worker.state_lock import locked_context
 
 ENVIRONMENT_CHECK_SECONDS = 5
 """How often a run checks whether the plan that is updating its environment has finished."""

@@ -1,0 +1,1 @@
+"""Runs of SQLMesh's janitor."""

@@ -1,0 +1,1 @@
+"""What a run or tick reports about its models. Pure."""

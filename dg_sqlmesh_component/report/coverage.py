@@ -1,0 +1,96 @@
+"""The interval coverage of a model as metadata, and the verdict of its check. Pure."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import counted, duration_text, utc_text
+from dg_sqlmesh_component.report.wording import Wording, interval_ends, ranges
+
+_MAX_NAMED = 5
+"""How many gaps the description of the check names. Its metadata lists more."""
+
+
+def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
+    """The covered range. If something is missing: also the numbers, and a table of the gaps."""
+    if coverage is None:
+        return {}
+    metadata: dict[str, Any] = {}
+    if coverage.computed is not None:
+        metadata["sqlmesh/coverage"] = ranges([coverage.computed])
+    if coverage.gaps:
+        metadata["sqlmesh/gaps"] = coverage.gap_count
+        metadata["sqlmesh/missing_intervals"] = coverage.missing_intervals
+        metadata["sqlmesh/gap_table"] = dg.MetadataValue.table(
+            [dg.TableRecord(dict(zip(("from", "to"), interval_ends(gap)))) for gap in coverage.gaps],
+            dg.TableSchema([dg.TableColumn("from", "timestamp"), dg.TableColumn("to", "timestamp")]),
+        )
+    if left_out := coverage.gap_count - len(coverage.gaps):
+        metadata["sqlmesh/gaps_cut"] = f"{counted(left_out, 'newer gap')} left out"
+    return metadata
+
+
+def intervals_result(
+    check: dg.AssetCheckKey,
+    wording: Wording,
+    coverage: msg.IntervalCoverage,
+    now: int,
+    reason: str | None,
+) -> dg.AssetCheckResult:
+    """The result of an intervals check.
+
+    Args:
+        now: The instant of the run, epoch milliseconds.
+        reason: A sentence that explains why the intervals are missing, if it is known.
+    """
+    slack = wording.assets.intervals_slack
+    assert slack is not None, "there are no such checks without it"
+    sentences = coverage_sentences(wording.assets.name(coverage.fqn), coverage, slack, now, advises=reason is None)
+    return dg.AssetCheckResult(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=is_complete(coverage, slack, now) and not coverage.unrestated,
+        description=" ".join(filter(None, [sentences, reason, *wording.unrestated(coverage.fqn, coverage.unrestated)])),
+        # Always the number, so that Dagster plots when something was missing.
+        metadata={**coverage_metadata(coverage), "sqlmesh/missing_intervals": coverage.missing_intervals},
+    )
+
+
+def is_complete(coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> bool:
+    """True if no interval is missing for longer than the slack.
+
+    Args:
+        now: The instant of the run, epoch milliseconds.
+    """
+    since = coverage.missing_since
+    return since is None or since + slack / timedelta(milliseconds=1) >= now
+
+
+def coverage_sentences(
+    name: str, coverage: msg.IntervalCoverage, slack: timedelta, now: int, *, advises: bool = True
+) -> str:
+    """What a model lacks, since when, and what to do.
+
+    Args:
+        name: The name of the model.
+        advises: Whether to advise a run of the model.
+    """
+    if coverage.missing_since is None:
+        covered = f" in {ranges([coverage.computed])}" if coverage.computed else ""
+        return f"{name} has no gaps{covered}."
+    more = coverage.gap_count - _MAX_NAMED
+    named = ranges(coverage.gaps[:_MAX_NAMED]) + (f", and {counted(more, 'more gap')}" if more > 0 else "")
+    missing = f"{name} lacks {counted(coverage.missing_intervals, 'interval')}: {named}."
+    since = f"The oldest one became due at {utc_text(coverage.missing_since)}"
+    if is_complete(coverage, slack, now):
+        return f"{missing} {since}, which is within the slack of {duration_text(slack)}."
+    longer = f", longer ago than the slack of {duration_text(slack)}" if slack else ""
+    advice = (
+        " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals, also if "
+        "newer ones are computed. No restatement is needed."
+    )
+    return f"{missing} {since}{longer}.{advice if advises else ''}"

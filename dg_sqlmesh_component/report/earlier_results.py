@@ -1,0 +1,78 @@
+"""Results of checks from earlier runs, and the metadata in which a result stores its data for later runs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import dagster as dg
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import utc_text
+
+NOT_EVALUATED = "sqlmesh/not_evaluated"
+"""Metadata of a check result that only says why the audit was not evaluated."""
+
+Data: TypeAlias = tuple[str, msg.AuditedData, int]
+"""The data that a result describes: environment, version of data and audits, everything computed until then (ms)."""
+
+
+@dataclass(frozen=True)
+class EarlierResult:
+    """The last known result of a check whose model was not executed in this run.
+
+    Attributes:
+        run_id: The run in which the audit was evaluated.
+        evaluated_at: When it was evaluated, in epoch seconds.
+        audited_data: The data that was audited; None if it is not stored.
+    """
+
+    passed: bool
+    severity: dg.AssetCheckSeverity
+    run_id: str
+    evaluated_at: float
+    audited_data: Data | None = None
+
+    @property
+    def is_blocking_failure(self) -> bool:
+        """Whether the result stops downstream models."""
+        return not self.passed and self.severity is dg.AssetCheckSeverity.ERROR
+
+    @property
+    def label(self) -> dict[str, dg.MetadataValue]:
+        """Metadata that marks a result as repeated."""
+        return {
+            "sqlmesh/carried_over": dg.MetadataValue.bool(True),
+            "sqlmesh/evaluated_in_run": dg.MetadataValue.text(self.run_id),
+            "sqlmesh/evaluated_at": dg.MetadataValue.timestamp(self.evaluated_at),
+        }
+
+    @property
+    def sentence(self) -> str:
+        """The result, its run and its time, without a full stop."""
+        verdict = "passed" if self.passed else "failed"
+        return f"The check {verdict} in run {self.run_id[:8]} at {utc_text(round(self.evaluated_at * 1000))}"
+
+
+def data_metadata(data: Data | None) -> dict[str, Any]:
+    """The audited data as one entry for later runs; `data_in` reads it."""
+    if data is None:
+        return {}
+    environment, audited, up_to = data
+    entry = {"environment": environment, "version": audited.version, "audits": audited.audits, "up_to": up_to}
+    return {"sqlmesh/record": dg.MetadataValue.json(entry)}
+
+
+def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
+    """The audited data in a check result's metadata; None if there is none."""
+    entry = stored_value(metadata, "record")
+    if entry is None:
+        return None
+    return entry["environment"], msg.AuditedData(entry["version"], entry["audits"]), entry["up_to"]
+
+
+def stored_value(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:
+    """The value of `sqlmesh/<name>` in stored metadata; None if there is none."""
+    value = metadata.get(f"sqlmesh/{name}")
+    return None if value is None else value.value

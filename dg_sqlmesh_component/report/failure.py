@@ -1,0 +1,106 @@
+"""The Failure that ends a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from dg_sqlmesh_component.protocol.formatting import MAX_LISTED
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
+from dg_sqlmesh_component.report.summary import summary_line
+from dg_sqlmesh_component.report.wording import Wording, as_sentence
+
+
+def build_failure(
+    wording: Wording,
+    outcomes: Sequence[NodeOutcome],
+    audited: Sequence[AuditOnlyOutcome],
+    problems: Sequence[str],
+) -> dg.Failure | None:
+    """One Failure with the first failed models, their errors and the models that they blocked; None if nothing failed.
+
+    Args:
+        problems: Sentences about the whole step.
+    """
+    lines = [
+        *_failed_lines(wording, outcomes),
+        *_not_promoted_lines(wording, outcomes),
+        *_interrupted_lines(wording, outcomes, problems),
+        *_audit_lines(wording, audited),
+        *_advice_lines(wording, outcomes),
+    ]
+    if not lines and not problems and not any(outcome.outcome.is_failure for outcome in outcomes):
+        return None
+    nodes_by_kind = {kind: [outcome.fqn for outcome in outcomes if outcome.outcome is kind] for kind in Outcome}
+    head = [summary_line(wording, outcomes)] if outcomes else []
+    return dg.Failure(
+        description=_paragraphs([*head, *problems, *lines]),
+        metadata={f"sqlmesh/{kind.value}": wording.names(nodes) for kind, nodes in nodes_by_kind.items() if nodes},
+    )
+
+
+def _failed_lines(wording: Wording, outcomes: Sequence[NodeOutcome]) -> list[str]:
+    """The error of each failed model, up to a limit; beyond it, the models' names."""
+    listed_elsewhere = (Outcome.BLOCKED, Outcome.INTERRUPTED, Outcome.NOT_IN_ENVIRONMENT)
+    failed = [outcome for outcome in outcomes if outcome.outcome.is_failure and outcome.outcome not in listed_elsewhere]
+    blocked = [outcome for outcome in outcomes if outcome.outcome is Outcome.BLOCKED]
+    lines = []
+    for failure in failed[:MAX_LISTED]:
+        blocked_by_it = [outcome.fqn for outcome in blocked if failure.fqn in outcome.failed_upstream]
+        lines.append(
+            wording.sentence(failure) + (f"\n\nBlocked by it: {wording.names(blocked_by_it)}." if blocked_by_it else "")
+        )
+    rest = [failure.fqn for failure in failed[MAX_LISTED:]]
+    return [*lines, f"Failed as well: {wording.names(rest)}."] if rest else lines
+
+
+def _interrupted_lines(wording: Wording, outcomes: Sequence[NodeOutcome], problems: Sequence[str]) -> list[str]:
+    """One line for each model with finished batches; for the others, one line for each cause."""
+    interrupted = [outcome for outcome in outcomes if outcome.outcome is Outcome.INTERRUPTED]
+    lines = [wording.sentence(outcome) for outcome in interrupted if outcome.intervals]
+    not_started = [outcome.fqn for outcome in interrupted if wording.was_not_started(outcome)]
+    if not_started:
+        lines.append(f"Not started: {wording.names(not_started)}. The next run executes them.")
+    without_batches = [
+        outcome for outcome in interrupted if not outcome.intervals and not wording.was_not_started(outcome)
+    ]
+    for cause, nodes in _by_error(without_batches).items():
+        reason = "" if cause in problems else f" {as_sentence(cause)}"
+        lines.append(f"Interrupted: {wording.names(nodes)}.{reason}")
+    return lines
+
+
+def _not_promoted_lines(wording: Wording, outcomes: Sequence[NodeOutcome]) -> list[str]:
+    """The models that are not promoted, with the plan that promotes them."""
+    missing = [outcome for outcome in outcomes if outcome.outcome is Outcome.NOT_IN_ENVIRONMENT]
+    return [f"{wording.names(nodes)}: {reason}" for reason, nodes in _by_error(missing).items()]
+
+
+def _by_error(outcomes: Sequence[NodeOutcome]) -> dict[str, list[str]]:
+    nodes: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        nodes.setdefault(" ".join(outcome.errors), []).append(outcome.fqn)
+    return nodes
+
+
+def _audit_lines(wording: Wording, audited: Sequence[AuditOnlyOutcome]) -> list[str]:
+    """Errors and blocking failures of audits that were evaluated without running their models."""
+    audits = [(outcome.fqn, audit) for outcome in audited for audit in outcome.audits]
+    return [
+        *(wording.audit_only_sentence(outcome) for outcome in audited if outcome.error),
+        *(wording.audit_sentence(fqn, audit) for fqn, audit in audits if audit.error),
+        *(wording.audit_sentence(fqn, audit) for fqn, audit in audits if audit.blocking and audit.failing_rows),
+    ]
+
+
+def _advice_lines(wording: Wording, outcomes: Sequence[NodeOutcome]) -> list[str]:
+    """One advice for all failed models. Models that are not promoted have an advice of their own, and come first."""
+    is_promoted = all(outcome.outcome is not Outcome.NOT_IN_ENVIRONMENT for outcome in outcomes)
+    needs_correction = any(outcome.needs_correction for outcome in outcomes)
+    return [wording.correction_advice()] if needs_correction and is_promoted else []
+
+
+def _paragraphs(texts: Sequence[str]) -> str:
+    """One text per line. A blank line follows a text of several lines."""
+    return "".join(f"{text}\n\n" if "\n" in text else f"{text}\n" for text in texts).rstrip("\n")

@@ -1,0 +1,113 @@
+"""Metadata of materializations, observations and check results. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.translator import sql_metadata
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import fenced, listed
+from dg_sqlmesh_component.report.coverage import coverage_metadata
+from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.report.wording import Wording, ranges
+
+
+def outcome_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
+    """The promoted version, the computed data, the coverage, and why a model was not executed."""
+    return {
+        **_promoted(wording, outcome),
+        **_computed(outcome),
+        **coverage_metadata(outcome.coverage),
+        **_causes(wording, outcome),
+    }
+
+
+def status_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
+    """Why a model was not executed. The coverage too if it failed."""
+    coverage = outcome.coverage if outcome.outcome.is_failure else None
+    return {**_status(outcome), **coverage_metadata(coverage), **_causes(wording, outcome)}
+
+
+def intervals_metadata(intervals: Sequence[msg.Interval]) -> dict[str, Any]:
+    return {"sqlmesh/intervals": listed([ranges([interval]) for interval in intervals])}
+
+
+def audit_metadata(audit: AuditResult) -> dict[str, Any]:
+    """The number of failing rows and the query. The check's description has the rest."""
+    query = {"sqlmesh/query": sql_metadata(audit.query)} if audit.query else {}
+    return {"sqlmesh/failing_row_count": audit.failing_rows, **query}
+
+
+def unapplied_change(assets: ProjectAssets, node: str, promoted: msg.PromotedVersion) -> str | None:
+    """How a model's local file differs from the promoted version: `data`, `metadata` or None.
+
+    Only the model's own definition counts. The upstream model reports a change upstream.
+    """
+    model = assets.models.get(node)
+    if model is None:
+        return None
+    if model.data_hash != promoted.data_hash:
+        return "data"
+    return None if model.metadata_hash == promoted.metadata_hash else "metadata"
+
+
+def timestamp(milliseconds: int) -> dg.TimestampMetadataValue:
+    return dg.MetadataValue.timestamp(milliseconds / 1000)
+
+
+def _status(outcome: NodeOutcome) -> dict[str, Any]:
+    """The outcome, unless it is the usual one."""
+    return {} if outcome.outcome is Outcome.EXECUTED else {"sqlmesh/status": outcome.outcome.value}
+
+
+def _promoted(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
+    metadata = _status(outcome)
+    if not wording.is_declared:
+        metadata["sqlmesh/environment"] = wording.environment
+    if outcome.promoted is not None:
+        metadata["sqlmesh/snapshot_version"] = outcome.promoted.version
+        if outcome.promoted.table_name and not wording.is_declared:
+            metadata["dagster/table_name"] = outcome.promoted.table_name
+        change = unapplied_change(wording.assets, outcome.fqn, outcome.promoted)
+        if change:
+            metadata["sqlmesh/unapplied_change"] = change
+    return metadata
+
+
+def _computed(outcome: NodeOutcome) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    if outcome.intervals:
+        metadata = {
+            **intervals_metadata(outcome.intervals),
+            "sqlmesh/batches": outcome.finished_batches,
+            "sqlmesh/seconds": outcome.duration_ms / 1000,  # a number, so that Dagster plots it
+        }
+    optional = {
+        "sqlmesh/rows": outcome.rows,
+        "dagster/row_count": outcome.row_count,
+        "sqlmesh/bytes": outcome.bytes,
+        "sqlmesh/attempts": outcome.attempts if outcome.attempts > 1 else None,
+        "sqlmesh/reason": outcome.reason,
+        "sqlmesh/next_due": timestamp(outcome.next_due) if outcome.next_due else None,
+    }
+    if outcome.last_interval_end and outcome.coverage is None:
+        optional["sqlmesh/computed_up_to"] = timestamp(outcome.last_interval_end)
+    return {**metadata, **{name: value for name, value in optional.items() if value is not None}}
+
+
+def _causes(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
+    """Why a model was not executed. A run's page in Dagster shows metadata, but no descriptions."""
+    is_waiting = outcome.outcome is Outcome.WAITING or (outcome.outcome is Outcome.EXECUTED and outcome.unselected)
+    error = "\n".join(outcome.errors)
+    metadata = {
+        "sqlmesh/waiting_for": wording.awaited(outcome) if is_waiting else None,
+        "sqlmesh/blocked_by": wording.names(outcome.failed_upstream),
+        "sqlmesh/failed_audits": ", ".join(outcome.failed_audits),
+        # As code: line breaks stay, and a caret points at its place.
+        "sqlmesh/error": error and dg.MetadataValue.md(fenced(error)),
+    }
+    return {name: value for name, value in metadata.items() if value}

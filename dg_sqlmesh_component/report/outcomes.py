@@ -1,0 +1,144 @@
+"""What SQLMesh did with the nodes of one run: the facts that everything in this folder reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from dg_sqlmesh_component.protocol import messages as msg
+
+
+class Outcome(str, Enum):
+    """What SQLMesh did with one requested node."""
+
+    EXECUTED = "executed"
+    UP_TO_DATE = "up_to_date"
+    WAITING = "waiting"
+    BLOCKED = "blocked"
+    FAILED = "failed"
+    AUDIT_FAILED = "audit_failed"
+    PARTLY_EXECUTED = "partly_executed"
+    INTERRUPTED = "interrupted"
+    NOT_IN_ENVIRONMENT = "not_in_environment"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether this outcome fails the step."""
+        return self not in (Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.WAITING)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """The result of one audit of one node, over all batches on which it was evaluated in this run.
+
+    Attributes:
+        failing_rows: The sum over all batches; 0 if the audit passed.
+        query: The rendered SQL of a failing batch if there is one, else of the last batch.
+        intervals: The intervals on which it was evaluated; adjoining ones are merged.
+        audited_data: The version of the data and of the audits.
+        error: Why it could not be evaluated; None if it was evaluated.
+    """
+
+    name: str
+    position: int
+    args: dict[str, str]
+    blocking: bool
+    failing_rows: int
+    query: str | None
+    intervals: tuple[msg.Interval, ...]
+    audited_data: msg.AuditedData | None = None
+    error: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was evaluated and found no failing row."""
+        return self.failing_rows == 0 and self.error is None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOutcome:
+    """What SQLMesh did with one requested node in this run.
+
+    Attributes:
+        promoted: The version that the environment has promoted; None if state was never read.
+        intervals: The intervals computed in this run; adjoining ones are merged.
+        planned_batches, finished_batches: They differ only if something went wrong.
+        duration_ms: The sum over finished batches.
+        rows, bytes: The sum over finished batches; None unless the engine reported each of them.
+        row_count: Rows of the whole table after the last batch; None unless they were counted.
+        audits: The audit results of this run, in the model's order.
+        errors: SQLMesh's error messages, each distinct one once.
+        failed_audits: Names of the blocking audits that caused the failure.
+        needs_correction: Whether it failed for a cause in the project or its data that a retry alone does not remove.
+        failed_upstream: For `blocked`: the failed nodes upstream.
+        signals: For `waiting`: the node's own signals that were not ready.
+        upstream: For `waiting`: nodes upstream whose signals were not ready.
+        unselected: Models upstream with pending intervals that this run was not asked to execute. For `waiting`, and
+            for `executed` if some intervals had to wait for these models.
+        reason, next_due: For `up_to_date`: why there was nothing to do, and when the cron ticks next.
+        last_interval_end: For `up_to_date` and `waiting`: the end of the last computed interval.
+        audited_data: For `up_to_date` and `waiting`: the current version of the data and of the audits.
+        altered_at: For `up_to_date` and `waiting`: when the data was last altered.
+        computed_until: When the last batch of this run ended, epoch milliseconds; None if no batch was started.
+        coverage: The coverage of an incremental model after this run; None if it was not reported.
+        attempts: The number of attempts, with retries inside the step.
+        is_second_outcome: Whether this is the node's second outcome in this run, because a plan landed and SQLMesh
+            computed the node again.
+    """
+
+    fqn: str
+    outcome: Outcome
+    promoted: msg.PromotedVersion | None = None
+    intervals: tuple[msg.Interval, ...] = ()
+    planned_batches: int = 0
+    finished_batches: int = 0
+    duration_ms: int = 0
+    rows: int | None = None
+    bytes: int | None = None
+    row_count: int | None = None
+    audits: tuple[AuditResult, ...] = ()
+    errors: tuple[str, ...] = ()
+    failed_audits: tuple[str, ...] = ()
+    needs_correction: bool = False
+    failed_upstream: tuple[str, ...] = ()
+    signals: tuple[str, ...] = ()
+    upstream: tuple[str, ...] = ()
+    unselected: tuple[str, ...] = ()
+    reason: str | None = None
+    next_due: int | None = None
+    last_interval_end: int | None = None
+    audited_data: msg.AuditedData | None = None
+    altered_at: int | None = None
+    computed_until: int | None = None
+    coverage: msg.IntervalCoverage | None = None
+    attempts: int = 1
+    is_second_outcome: bool = False
+
+    @property
+    def unrestated(self) -> tuple[msg.Interval, ...]:
+        """Computed ranges whose restatement has not finished."""
+        return self.coverage.unrestated if self.coverage else ()
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOnlyOutcome:
+    """The result of a node whose audits were requested without running it.
+
+    Attributes:
+        missing: The node's pending intervals.
+        error: Why no audit was evaluated; None if they were evaluated.
+        coverage: The coverage of an incremental model; None if it was not reported.
+        evaluated_at: When the first audit began, epoch milliseconds.
+    """
+
+    fqn: str
+    audits: tuple[AuditResult, ...]
+    missing: tuple[msg.Interval, ...]
+    error: str | None
+    coverage: msg.IntervalCoverage | None = None
+    evaluated_at: int | None = None
+
+    @property
+    def unrestated(self) -> tuple[msg.Interval, ...]:
+        """Computed ranges whose restatement has not finished."""
+        return self.coverage.unrestated if self.coverage else ()

@@ -1,0 +1,62 @@
+"""How a step ended: a line with the number of models of each outcome, and tables of its models. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+import dagster as dg
+
+from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
+from dg_sqlmesh_component.report.wording import Wording
+
+MAX_ROWS = 50
+"""How many models a table has. The other models are counted."""
+
+_WORST_FIRST = sorted(Outcome, key=lambda kind: (not kind.is_failure, kind is Outcome.BLOCKED))
+
+
+def summary_line(wording: Wording, outcomes: Collection[NodeOutcome]) -> str:
+    """How many models have each outcome, failures first."""
+    numbers = Counter(outcome.outcome for outcome in outcomes)
+    counts = ", ".join(f"{numbers[kind]} {kind.value.replace('_', ' ')}" for kind in _WORST_FIRST if numbers[kind])
+    return f"SQLMesh in environment {wording.environment}: {counts}."
+
+
+def summary_metadata(wording: Wording, outcomes: Collection[NodeOutcome]) -> dict[str, dg.MetadataValue]:
+    """The executed models, slowest first, and the other models with the reason, failures first."""
+    executed = [outcome for outcome in outcomes if outcome.outcome is Outcome.EXECUTED]
+    others = [outcome for outcome in outcomes if outcome.outcome is not Outcome.EXECUTED]
+    slowest = [
+        dg.TableRecord(
+            {
+                "model": wording.assets.name(outcome.fqn),
+                "seconds": round(outcome.duration_ms / 1000, 1),
+                "batches": outcome.finished_batches,
+            }
+        )
+        for outcome in sorted(executed, key=lambda outcome: -outcome.duration_ms)
+    ]
+    not_executed = [
+        dg.TableRecord(
+            {
+                "model": wording.assets.name(outcome.fqn),
+                "outcome": outcome.outcome.value,
+                "reason": wording.summary(outcome),
+            }
+        )
+        for outcome in sorted(
+            others, key=lambda outcome: (not outcome.outcome.is_failure, outcome.outcome is Outcome.UP_TO_DATE)
+        )
+    ]
+    return {**_table("sqlmesh/slowest", slowest), **_table("sqlmesh/not_executed", not_executed)}
+
+
+def _table(name: str, records: Sequence[dg.TableRecord]) -> dict[str, dg.MetadataValue]:
+    """The first records as a table, and the number of those that it leaves out."""
+    metadata: dict[str, dg.MetadataValue] = {}
+    if records:
+        metadata[name] = dg.MetadataValue.table(records[:MAX_ROWS])
+    if len(records) > MAX_ROWS:
+        metadata[f"{name}_cut"] = dg.MetadataValue.int(len(records) - MAX_ROWS)
+    return metadata

@@ -1,0 +1,252 @@
+"""Sentences about the outcomes of a step. Pure."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import block, counted, duration_text, listed, utc_text
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
+
+
+@dataclass
+class Wording:
+    """Describes the outcomes of one step.
+
+    Attributes:
+        environment: The environment of the run.
+        running: The models that were running when the run was cancelled; None if it was not cancelled.
+        is_restatement: Whether the run computes a range again.
+        plan_command: The `sqlmesh plan` that updates the environment; None until the worker has read the environment.
+    """
+
+    assets: ProjectAssets
+    environment: str
+    running: Set[str] | None = None
+    plan_command: str | None = None
+    is_restatement: bool = False
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether the run is in the declared environment. Only there are assets materialized and checks evaluated."""
+        return self.environment == self.assets.manifest.environment
+
+    def sentence(self, outcome: NodeOutcome) -> str:
+        """What SQLMesh did with a model, and the error if it failed."""
+        has_error = outcome.outcome in (Outcome.FAILED, Outcome.PARTLY_EXECUTED) or (
+            outcome.outcome is Outcome.AUDIT_FAILED and not self._failing_audits(outcome)
+        )
+        return self.summary(outcome) + ("".join(map(block, outcome.errors)) if has_error else "")
+
+    def summary(self, outcome: NodeOutcome) -> str:
+        """What SQLMesh did with a model, without the error. The environment is named if it is not the declared one."""
+        place = "" if self.is_declared else f"In environment {self.environment}: "
+        return place + self._summary(outcome)
+
+    def _summary(self, outcome: NodeOutcome) -> str:
+        name = self.assets.name(outcome.fqn)
+        match outcome.outcome:
+            case Outcome.EXECUTED:
+                pending = f" Its other intervals are waiting: {self.awaited(outcome)}." if outcome.unselected else ""
+                return f"{name} was executed for {ranges(outcome.intervals)}.{pending}"
+            case Outcome.UP_TO_DATE:
+                due = f" Next due at {utc_text(outcome.next_due)}." if outcome.next_due else ""
+                return f"{name} had nothing to do: {outcome.reason}.{due}"
+            case Outcome.WAITING:
+                return f"{name} is waiting: {self.awaited(outcome)}."
+            case Outcome.BLOCKED:
+                return self._blocked(outcome)
+            case Outcome.FAILED:
+                return f"{name}{self._file(outcome)} failed.{self._why_not_retried(outcome)}"
+            case Outcome.AUDIT_FAILED:
+                return f"{name}{self._file(outcome)} failed its audit{self._failing_audits(outcome) or '.'}"
+            case Outcome.PARTLY_EXECUTED:
+                return (
+                    f"{name}{self._file(outcome)} failed after {outcome.finished_batches} of "
+                    f"{counted(outcome.planned_batches, 'batch', 'batches')}. "
+                    f"The computed intervals are kept: {ranges(outcome.intervals)}."
+                    f"{self._why_not_retried(outcome)}"
+                )
+            case Outcome.INTERRUPTED if self.was_not_started(outcome):
+                return f"{name} was not started: the run was cancelled. The next run executes it."
+            case Outcome.INTERRUPTED:
+                cause = " ".join(map(as_sentence, outcome.errors))
+                finished = f"Finished before that: {ranges(outcome.intervals)}." if outcome.intervals else ""
+                separator = "\n\n" if "\n" in cause else " "
+                return f"{name} was interrupted: {cause}{separator}{finished}".rstrip()
+            case Outcome.NOT_IN_ENVIRONMENT:
+                return f"{name}: {' '.join(outcome.errors)}"
+
+    def correction_advice(self) -> str:
+        """What to do after models failed for a cause that a retry alone does not remove."""
+        again = (
+            "launch the same restatement again: SQLMesh does not count the failed intervals as pending. "
+            if self.is_restatement
+            else "launch the run again. It computes only the pending intervals. "
+        )
+        advice = (
+            f"Correct the model or its data, then {again}"
+            "If you change a file of the project, apply a plan before that run"
+        )
+        return f"{advice}:{block(self.plan_command)}" if self.plan_command else f"{advice}."
+
+    def audit_only_sentence(self, outcome: AuditOnlyOutcome) -> str:
+        """The state of a model whose audits were evaluated without running it."""
+        name = self.assets.name(outcome.fqn)
+        if outcome.error:
+            return f"{name}: its audits could not be evaluated: {outcome.error}"
+        if outcome.missing:
+            return (
+                f"{name} has pending intervals: {ranges(outcome.missing)}. Only checks were selected, so it was not "
+                "executed."
+            )
+        return f"{name} has nothing to do. Only checks were selected."
+
+    def audit_sentence(self, fqn: str, audit: AuditResult) -> str:
+        """The result of one audit of a node. The environment is named if it is not the declared one."""
+        place = "" if self.is_declared else f" in environment {self.environment}"
+        name = f"{self.assets.name(fqn)}{place}: audit {audit.name}"
+        if audit.error:
+            return f"{name} could not be evaluated.{block(audit.error)}"
+        return f"{name} passed." if audit.passed else f"{name} failed: {counted(audit.failing_rows, 'row')}."
+
+    def audit_result(self, audit: AuditResult) -> str:
+        """The result of an audit on its check's page: the number of failing rows and the range."""
+        rows = "No row" if audit.passed else counted(audit.failing_rows, "row")
+        audited = listed([ranges([interval]) for interval in audit.intervals])
+        return f"{rows} failed{f' in {audited}' if audited else ''}."
+
+    def why_not_evaluated(self, outcome: NodeOutcome) -> str:
+        """Why a node's audits have no result."""
+        name = self.assets.name(outcome.fqn)
+        match outcome.outcome:
+            case Outcome.BLOCKED:
+                return self._blocked(outcome)
+            case Outcome.FAILED | Outcome.PARTLY_EXECUTED:
+                return f"{name} failed."
+            case Outcome.AUDIT_FAILED:
+                return f"{name} failed another audit."
+            case Outcome.INTERRUPTED:
+                return f"{name} was interrupted."
+            case Outcome.NOT_IN_ENVIRONMENT:
+                return f"{name} is not promoted in environment {self.environment}."
+            case _:
+                return (
+                    f"{name} was not executed in this run, and no earlier result is known to apply to its current "
+                    "data. Execute this check alone to evaluate it."
+                )
+
+    def why_no_coverage(self, fqn: str) -> str:
+        """Why a model that did not fail has no coverage."""
+        return (
+            f"the version of {self.assets.name(fqn)} that environment {self.environment} has promoted is not "
+            "incremental. Apply a plan to promote the local change."
+        )
+
+    def unrestated(self, fqn: str, intervals: Sequence[msg.Interval]) -> list[str]:
+        """What to do about the ranges of a model whose restatement has not finished, as one text; empty without any."""
+        if not intervals:
+            return []
+        return [
+            f"The restatement of {self.assets.name(fqn)} has not finished for {ranges(intervals)}: rows may be missing "
+            "or old there, and SQLMesh does not count these intervals as pending. To compute them, launch a run of the "
+            f"model with `{_restate_config(intervals[0][0], intervals[-1][1])}` in the run config."
+        ]
+
+    def was_not_started(self, outcome: NodeOutcome) -> bool:
+        """Whether the run was cancelled before it reached the model."""
+        return self.running is not None and not outcome.intervals and outcome.fqn not in self.running
+
+    def awaited(self, outcome: NodeOutcome) -> str:
+        """What a model waits for: the text after "is waiting:", without the last full stop. It may end with advice."""
+        if outcome.signals:
+            return f"its signal {', '.join(outcome.signals)} has no interval ready"
+        if outcome.upstream:
+            return f"upstream of it, {self.names(outcome.upstream)} waits for a signal"
+        if not outcome.unselected:
+            return "none of its pending intervals is ready"
+        others = [self.assets.name(fqn) for fqn in outcome.unselected if fqn not in self.assets.specs]
+        advice = (
+            f"Not in this component: {listed(others)}. If the file was deleted, promote the deletion with "
+            "`sqlmesh plan`. If not, run the model with its own component or with `sqlmesh run`"
+            if others
+            else "Select them too, with all models upstream of them"
+        )
+        pending = listed([self.assets.name(fqn) for fqn in outcome.unselected])
+        return f"models upstream have pending intervals and are not part of this step: {pending}. {advice}"
+
+    def progress(self, event: msg.BatchesRunning) -> str:
+        """Which nodes run, the longest-running ones first, and how many have finished."""
+        running = [
+            f"{self.assets.name(fqn)} for {duration_text(timedelta(seconds=int(seconds)))}"
+            + (f" ({finished} of {planned} batches finished)" if planned > 1 else "")
+            for fqn, (finished, planned, seconds) in sorted(event.running.items(), key=lambda item: -item[1][2])
+        ]
+        return f"Running: {listed(running)}. Finished: {event.finished} of {event.planned}."
+
+    def names(self, nodes: Iterable[str]) -> str:
+        """The names of nodes, separated by commas."""
+        return ", ".join(map(self.assets.name, nodes))
+
+    def _blocked(self, outcome: NodeOutcome) -> str:
+        failed = f": {self.names(outcome.failed_upstream)}" if outcome.failed_upstream else ""
+        return f"{self.assets.name(outcome.fqn)} was not executed, because a model upstream of it failed{failed}."
+
+    def _file(self, outcome: NodeOutcome) -> str:
+        """The model's file, relative to the project's folder."""
+        model = self.assets.models.get(outcome.fqn)
+        path = model.path if model else None
+        for folder in self.assets.manifest.paths:
+            if path is not None and path.startswith(f"{folder}{os.sep}"):
+                return f" ({os.path.relpath(path, folder)})"
+        return ""
+
+    def _failing_audits(self, outcome: NodeOutcome) -> str:
+        failing = [audit for audit in outcome.audits if audit.blocking and not audit.passed]
+        names = ", ".join(f"{audit.name} ({counted(audit.failing_rows, 'row')})" for audit in failing)
+        return f" {names}." if names else ""
+
+    def _why_not_retried(self, outcome: NodeOutcome) -> str:
+        """Why a later attempt left out a model that had failed."""
+        is_waiting = outcome.signals or outcome.upstream or outcome.unselected
+        return f" Another attempt left it out: {self.awaited(outcome)}." if is_waiting else ""
+
+
+def ranges(intervals: Iterable[msg.Interval]) -> str:
+    """Intervals as text: `[start, end)` in UTC. Whole days are shown without the time."""
+    return ", ".join(f"[{', '.join(interval_ends(interval))})" for interval in intervals)
+
+
+def length_of(text: str) -> int:
+    """The length in milliseconds of the intervals that `ranges` has written; 0 if `listed` has left some out."""
+    if " more" in text:
+        return 0
+    instants = [datetime.fromisoformat(end) for end in re.findall(r"[-\dT:]{10,}", text)]
+    return sum(
+        (end - start) // timedelta(milliseconds=1) for start, end in zip(instants[::2], instants[1::2], strict=True)
+    )
+
+
+def interval_ends(interval: msg.Interval) -> list[str]:
+    """Start and end in UTC, in the same format: whole days are shown without the time."""
+    ends = [utc_text(end) for end in interval]
+    midnight = "T00:00:00Z"
+    return [end.removesuffix(midnight) for end in ends] if all(end.endswith(midnight) for end in ends) else ends
+
+
+def _restate_config(start: int, end: int) -> str:
+    """The run config that computes a range again. SQLMesh includes the day of an end that is a date."""
+    bounds = [utc_text(start), utc_text(end)]
+    if all(bound.endswith("T00:00:00Z") for bound in bounds):
+        bounds = [utc_text(start)[:10], utc_text(end - 1)[:10]]
+    return f"restate: {{start: '{bounds[0]}', end: '{bounds[1]}'}}"
+
+
+def as_sentence(text: str) -> str:
+    """The text, with a full stop if it has no end mark."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."

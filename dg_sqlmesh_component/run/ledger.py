@@ -1,0 +1,457 @@
+"""Turns the worker's events into one outcome for each requested node. Pure: no I/O.
+
+Theory of operation. The ledger has one entry for each requested node. Each event adds evidence to entries. An entry is
+*open* until the ledger *settles* it: it assigns one `Outcome` and returns it once, as soon as it is certain.
+
+Evidence, in the order in which SQLMesh sends it:
+
+1. `EnvironmentOpened`: the promoted nodes. Requested nodes that are not promoted are settled: `not_in_environment`.
+2. `EvaluationPlanned`: the batches of each node that has something to compute. For the other nodes, `NodeUpToDate` or
+   `NodeWaiting` follows.
+3. `AuditEvaluated`, `BatchFinished`: a batch without a duration has failed. When the last planned batch of a node has
+   finished, the node is settled: `executed`. No other outcome of a planned node is certain before the end.
+4. `NodeFailed`, `NodesBlocked`: after SQLMesh has executed the last node, the nodes that failed and those that it
+   left out because of a failure.
+5. `EvaluationFinished`, `RequestFailed`, or the end of the process (`close`): the ledger settles each open entry by
+   its strongest evidence (`_Entry.judge`).
+
+`IntervalCoverage` comes before the event that settles an incremental model. It is no evidence; the outcome includes it.
+
+Evidence is discarded in two cases:
+
+- A second `EvaluationPlanned`: a plan has landed and SQLMesh starts over. Finished batches count, all other evidence is
+  void. A settled node that SQLMesh plans again gets a second outcome.
+- `pause`: an attempt ends and another one follows. Some entries stay open and keep their finished batches.
+
+Invariants:
+
+- Each requested node gets exactly one outcome. If SQLMesh computes it again after a plan has landed, it gets a second
+  one, marked `is_second_outcome`.
+- `executed` requires that every planned batch has finished. One event of SQLMesh is never enough.
+- If SQLMesh reports something that the request rules out, that is a contradiction, and the step fails.
+- If the run ends before SQLMesh has planned anything, no node has an outcome.
+
+The outcome table in the documentation, these rules and the parameters of their tests must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import WorkerError
+from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.protocol.intervals import merged
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
+
+
+@dataclass(slots=True)
+class _Entry:
+    """The evidence about one node so far.
+
+    Attributes:
+        planned: The batches that SQLMesh plans now; None until it plans the node, and again when it starts over.
+        finished: Finished batches of the current plan, by index.
+        earlier: Batches that finished before SQLMesh started over, or in an earlier attempt.
+        earlier_errors: The errors of earlier attempts.
+        verdict: The outcome; None while the entry is open.
+        computed_until: When its last batch ended, with or without an error.
+    """
+
+    planned: tuple[msg.Interval, ...] | None = None
+    unselected: tuple[str, ...] = ()
+    finished: dict[int, msg.BatchFinished] = field(default_factory=dict)
+    earlier: list[msg.BatchFinished] = field(default_factory=list)
+    audits: dict[int, list[msg.AuditEvaluated]] = field(default_factory=dict)
+    failures: list[msg.NodeFailed] = field(default_factory=list)
+    failed_upstream: tuple[str, ...] = ()
+    up_to_date: msg.NodeUpToDate | None = None
+    waiting: msg.NodeWaiting | None = None
+    coverage: msg.IntervalCoverage | None = None
+    verdict: Outcome | None = None
+    is_second_outcome: bool = False
+    row_count: int | None = None
+    attempts: int = 1
+    earlier_errors: tuple[str, ...] = ()
+    computed_until: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.verdict is None
+
+    @property
+    def done(self) -> list[msg.BatchFinished]:
+        return [*self.earlier, *self.finished.values()]
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether SQLMesh has reported why it did not plan the node."""
+        return self.up_to_date is not None or self.waiting is not None
+
+    def start_over(self) -> None:
+        """Keep finished batches and their audits; discard all other evidence."""
+        self.earlier.extend(self.finished.values())
+        self.finished.clear()
+        # SQLMesh computes a failed batch again and evaluates its audits again.
+        finished = {batch.interval for batch in self.earlier}
+        for position, evaluations in self.audits.items():
+            self.audits[position] = [evaluation for evaluation in evaluations if evaluation.interval in finished]
+        self.planned, self.unselected, self.failed_upstream, self.row_count = None, (), (), None
+        self.up_to_date, self.waiting, self.coverage = None, None, None
+        self.failures.clear()
+
+    def forget(self) -> None:
+        """Discard finished batches and audits."""
+        self.earlier.clear()
+        self.finished.clear()
+        self.audits.clear()
+
+    def judge(self, interruption: str | None) -> tuple[Outcome, tuple[str, ...]]:
+        """The outcome and errors of an open node at the end of the run. The strongest evidence comes first.
+
+        Args:
+            interruption: Why the run was cut off; None if SQLMesh ended it.
+        """
+        if self.failures:
+            errors = _messages(self.failures)
+            if self.done:
+                return Outcome.PARTLY_EXECUTED, errors
+            if all(failure.failed_audits for failure in self.failures):
+                return Outcome.AUDIT_FAILED, errors
+            return Outcome.FAILED, errors
+        if self.failed_upstream:
+            return Outcome.BLOCKED, ()
+        if self.done and not self.planned and (interruption is None or self.is_explained):
+            return Outcome.EXECUTED, ()  # all before SQLMesh started over, and it then planned no more
+        if self.waiting is not None:
+            if self.earlier_errors:  # it was ready when it failed, so a retry that has to wait does not excuse it
+                return Outcome.PARTLY_EXECUTED if self.done else Outcome.FAILED, self.earlier_errors
+            return Outcome.WAITING, ()
+        if self.planned is None and self.up_to_date is not None:
+            return Outcome.UP_TO_DATE, ()
+        return Outcome.INTERRUPTED, (interruption or "SQLMesh ended the run without reporting an outcome for it.",)
+
+    def outcome(
+        self, fqn: str, outcome: Outcome, errors: tuple[str, ...], promoted: msg.PromotedVersion | None
+    ) -> NodeOutcome:
+        done, up_to_date, waiting = self.done, self.up_to_date, self.waiting
+        idle = up_to_date or waiting
+        unselected = self.unselected if outcome is Outcome.EXECUTED else ()
+        return NodeOutcome(
+            fqn=fqn,
+            outcome=outcome,
+            promoted=promoted,
+            intervals=merged(batch.interval for batch in done),
+            planned_batches=len(self.planned or ()) + len(self.earlier),
+            finished_batches=len(done),
+            duration_ms=sum(batch.duration_ms or 0 for batch in done),
+            rows=_total([batch.rows for batch in done]),
+            bytes=_total([batch.bytes for batch in done]),
+            row_count=self.row_count,
+            audits=_audit_results(self.audits),
+            errors=errors,
+            failed_audits=tuple(dict.fromkeys(name for failure in self.failures for name in failure.failed_audits)),
+            needs_correction=any(
+                not failure.is_transient and failure.error_type != WorkerError.__name__ for failure in self.failures
+            ),
+            failed_upstream=self.failed_upstream,
+            signals=waiting.signals if waiting else (),
+            upstream=waiting.upstream if waiting else (),
+            unselected=waiting.unselected if waiting else unselected,
+            reason=up_to_date.reason if up_to_date else None,
+            next_due=up_to_date.next_due if up_to_date else None,
+            last_interval_end=idle.last_interval_end if idle else None,
+            audited_data=idle.audited_data if idle else None,
+            altered_at=idle.altered_at if idle else None,
+            computed_until=self.computed_until,
+            coverage=self.coverage,
+            attempts=self.attempts,
+            is_second_outcome=self.is_second_outcome,
+        )
+
+
+class Ledger:
+    """Collects the evidence of a run and settles every requested node.
+
+    Args:
+        requested: The models and standalone audits to run.
+        audit_only: Nodes whose audits are requested without running them.
+    """
+
+    def __init__(self, requested: Iterable[str], audit_only: Iterable[str] = ()) -> None:
+        self._entries = {fqn: _Entry() for fqn in requested}
+        self._promoted: dict[str, msg.PromotedVersion] = {}
+        self._audit_only = dict.fromkeys(audit_only)
+        self._audited: dict[str, dict[int, list[msg.AuditEvaluated]]] = {}
+        self._audit_only_coverage: dict[str, msg.IntervalCoverage] = {}
+        self._unrequested: set[str] = set()
+        self._unplanned: set[str] = set()
+        self._failed_after_success: dict[str, str] = {}
+        self._failed_earlier: frozenset[str] = frozenset()
+        self._status: str | None = None
+        self._closed = False
+        self._has_begun = False
+
+    @property
+    def never_began(self) -> bool:
+        """Whether the run ended before SQLMesh planned, failed or audited anything. No node has an outcome then."""
+        return self._closed and not self._has_begun and self._status is None
+
+    @property
+    def contradictions(self) -> tuple[str, ...]:
+        """Reports of SQLMesh that the request rules out, each as a sentence. Any of them fails the step."""
+        contradictions = [f"SQLMesh executed {fqn}, which was not requested." for fqn in sorted(self._unrequested)]
+        if self._status == "failure" and not any(
+            entry.failures or entry.failed_upstream for entry in self._entries.values()
+        ):
+            contradictions.append("SQLMesh reported a failed run but named no model that failed.")
+        contradictions += [
+            f"SQLMesh finished a batch of {fqn} that it had not planned."
+            for fqn in sorted(self._unplanned - self._unrequested)
+        ]
+        return (*contradictions, *self._failed_after_success.values())
+
+    def add(self, nodes: Iterable[str]) -> None:
+        """Expect outcomes of more nodes: those that SQLMesh adds to a restatement."""
+        for fqn in nodes:
+            self._entries.setdefault(fqn, _Entry())
+
+    def feed(self, event: msg.Event) -> list[NodeOutcome | AuditOnlyOutcome]:
+        """Add one event; return the nodes that it settles, parents before children."""
+        self._has_begun = self._has_begun or isinstance(event, _BEGUN)
+        match event:
+            case msg.EnvironmentOpened():
+                return self._note_promoted(event)
+            case msg.EvaluationPlanned():
+                self._plan(event)
+            case msg.AuditEvaluated():
+                entry = self._entries.get(event.fqn)
+                audits = entry.audits if entry else self._audited.setdefault(event.fqn, {})
+                audits.setdefault(event.position, []).append(event)
+            case msg.BatchFinished():
+                return self._finish_batch(event)
+            case msg.RowsCounted():
+                self._entry(event.fqn).row_count = event.rows
+            case msg.NodeFailed():
+                self._fail(event)
+            case msg.NodesBlocked():
+                for fqn, failed_upstream in event.failed_upstream.items():
+                    self._entry(fqn).failed_upstream = failed_upstream
+            case msg.NodeUpToDate():
+                self._entry(event.fqn).up_to_date = event
+            case msg.NodeWaiting():
+                self._entry(event.fqn).waiting = event
+            case msg.IntervalCoverage() if event.fqn in self._audit_only:
+                self._audit_only_coverage[event.fqn] = event
+            case msg.IntervalCoverage():
+                self._entry(event.fqn).coverage = event
+            case msg.NodeAudited():
+                self._audit_only.pop(event.fqn, None)
+                results = _audit_results(self._audited.pop(event.fqn, {}))
+                coverage = self._audit_only_coverage.pop(event.fqn, None)
+                return [AuditOnlyOutcome(event.fqn, results, merged(event.missing), event.error, coverage, event.at)]
+            case msg.EvaluationFinished():
+                self._status = event.status
+                return self.close(None)
+            case msg.RequestFailed():
+                # The step's failure has the message of such an error, with its traceback, once.
+                is_unexpected = event.error == WorkerError.__name__
+                return self.close("The worker raised an unexpected error." if is_unexpected else event.message)
+        return []
+
+    def close(self, interruption: str | None) -> list[NodeOutcome | AuditOnlyOutcome]:
+        """Settle every open node, unless the run never began.
+
+        Args:
+            interruption: Why no more events will come; None if SQLMesh ended the run.
+        """
+        if self._closed:
+            return []
+        self._closed = True
+        if self.never_began:
+            return []
+        error = interruption or "SQLMesh ended the run without evaluating them."
+        return [
+            *(self._settle(fqn, *entry.judge(interruption)) for fqn, entry in self._open_entries.items()),
+            *(AuditOnlyOutcome(fqn, _audit_results(self._audited.get(fqn, {})), (), error) for fqn in self._audit_only),
+        ]
+
+    @property
+    def _open_entries(self) -> dict[str, _Entry]:
+        return {fqn: entry for fqn, entry in self._entries.items() if entry.is_open}
+
+    # -- attempts ---------------------------------------------------------------------------------
+
+    @property
+    def open_audit_only(self) -> tuple[str, ...]:
+        """Nodes whose audits are requested without running them, and not evaluated yet."""
+        return tuple(self._audit_only)
+
+    def worth_retrying(self, interruption_is_transient: bool) -> frozenset[str]:
+        """The open nodes that may succeed in another attempt, after this one has ended.
+
+        These are the nodes that failed for transient causes only, and the nodes that only such failures blocked. If a
+        transient cause interrupted the whole attempt, the nodes without evidence are included too. The ledger does not
+        know the graph, so the caller removes nodes downstream of `failed_for_good`.
+        """
+        entries = self._open_entries
+        failed = {
+            fqn
+            for fqn, entry in entries.items()
+            if entry.failures and all(failure.is_transient for failure in entry.failures)
+        }
+        blocked = {
+            fqn
+            for fqn, entry in entries.items()
+            if not entry.failures and entry.failed_upstream and set(entry.failed_upstream) <= failed
+        }
+        interrupted = {
+            fqn
+            for fqn, entry in entries.items()
+            if interruption_is_transient and not (entry.failures or entry.failed_upstream or entry.is_explained)
+        }
+        return frozenset(failed | blocked | interrupted)
+
+    @property
+    def failed_for_good(self) -> frozenset[str]:
+        """Requested nodes that failed in this or an earlier attempt for a cause that is not transient."""
+        failed_now = {
+            fqn for fqn, entry in self._entries.items() if any(not failure.is_transient for failure in entry.failures)
+        }
+        return self._failed_earlier | failed_now
+
+    def pause(self, kept: frozenset[str]) -> list[NodeOutcome | AuditOnlyOutcome]:
+        """End an attempt before another attempt starts. The nodes in `kept` stay open, all others are settled."""
+        self._failed_earlier = self.failed_for_good
+        settled: list[NodeOutcome | AuditOnlyOutcome] = [
+            self._settle(fqn, *entry.judge(None)) for fqn, entry in self._open_entries.items() if fqn not in kept
+        ]
+        for fqn in kept:
+            entry = self._entries[fqn]
+            entry.attempts += 1
+            entry.earlier_errors = _messages(entry.failures) or entry.earlier_errors
+            entry.start_over()
+        self._audited.clear()
+        return settled
+
+    # -- evidence ---------------------------------------------------------------------------------
+
+    def _entry(self, fqn: str) -> _Entry:
+        """The node's entry. A node that was not requested is a contradiction, and its entry is discarded."""
+        if fqn not in self._entries:
+            self._unrequested.add(fqn)
+            return _Entry()
+        return self._entries[fqn]
+
+    def _note_promoted(self, event: msg.EnvironmentOpened) -> list[NodeOutcome | AuditOnlyOutcome]:
+        for fqn, entry in self._open_entries.items():
+            if _is_other_code(self._promoted.get(fqn), event.promoted.get(fqn)):
+                entry.forget()  # a plan has landed: the environment no longer shows the table with these batches
+        self._promoted |= event.promoted
+        refusal = (
+            f"Not promoted in environment {event.environment}, so not run. To promote the project's files:"
+            f"{block(event.plan_command)}\n\nIf its file was deleted, refresh the manifest, and then reload the "
+            f"definitions:{block('dg utils refresh-defs-state')}"
+        )
+        settled: list[NodeOutcome | AuditOnlyOutcome] = []
+        for fqn in event.missing:
+            if fqn in self._audit_only:
+                del self._audit_only[fqn]
+                settled.append(AuditOnlyOutcome(fqn, (), (), refusal))
+            elif fqn in self._entries and self._entries[fqn].is_open:
+                settled.append(self._settle(fqn, Outcome.NOT_IN_ENVIRONMENT, (refusal,)))
+        return settled
+
+    def _plan(self, event: msg.EvaluationPlanned) -> None:
+        """Start over and note the batches. The first plan also starts over, which changes no entry without evidence."""
+        for entry in self._entries.values():
+            entry.start_over()
+        for fqn, batches in event.batches.items():
+            entry = self._entry(fqn)
+            entry.planned, entry.unselected = batches, event.unselected.get(fqn, ())
+            if not entry.is_open:
+                entry.verdict, entry.is_second_outcome = None, True
+                entry.forget()
+
+    def _finish_batch(self, event: msg.BatchFinished) -> list[NodeOutcome | AuditOnlyOutcome]:
+        entry = self._entry(event.fqn)
+        entry.computed_until = event.at
+        if event.duration_ms is None:
+            return []
+        planned = entry.planned or ()
+        if event.batch_index not in range(len(planned)):
+            self._unplanned.add(event.fqn)
+            return []
+        entry.finished[event.batch_index] = event
+        if not entry.is_open or len(entry.finished) < len(planned):
+            return []
+        return [self._settle(event.fqn, Outcome.EXECUTED)]
+
+    def _fail(self, event: msg.NodeFailed) -> None:
+        entry = self._entry(event.fqn)
+        entry.failures.append(event)
+        if entry.verdict is not None and not entry.verdict.is_failure:
+            outcome = entry.verdict.value.replace("_", " ")
+            self._failed_after_success.setdefault(
+                event.fqn, f"SQLMesh reported that {event.fqn} was {outcome}, and then that it failed: {event.message}"
+            )
+
+    def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
+        entry = self._entries[fqn]
+        entry.verdict = outcome
+        return entry.outcome(fqn, outcome, errors, self._promoted.get(fqn))
+
+
+_BEGUN = (
+    msg.EvaluationPlanned,
+    msg.AuditEvaluated,
+    msg.BatchFinished,
+    msg.NodeFailed,
+    msg.NodesBlocked,
+    msg.NodeUpToDate,
+    msg.NodeWaiting,
+    msg.NodeAudited,
+)
+"""Events that SQLMesh sends only after it has begun with the requested nodes."""
+
+
+def _is_other_code(before: msg.PromotedVersion | None, now: msg.PromotedVersion | None) -> bool:
+    return bool(before and now and (before.version, before.data_hash) != (now.version, now.data_hash))
+
+
+def _messages(failures: Iterable[msg.NodeFailed]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(failure.message for failure in failures))
+
+
+def _total(values: list[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditResult, ...]:
+    results = []
+    for position, evaluations in sorted(audits.items()):
+        evaluated = [
+            evaluation for evaluation in evaluations if evaluation.failing_rows is not None or evaluation.error
+        ]
+        if not evaluated:
+            continue  # the audit has `skip true`
+        intervals = merged(evaluation.interval for evaluation in evaluated)
+        if evaluated[-1].of_whole_table:  # a later batch replaces the rows that an earlier evaluation has seen
+            evaluated = evaluated[-1:]
+        shown = next((evaluation for evaluation in evaluated if evaluation.failing_rows), evaluated[-1])
+        results.append(
+            AuditResult(
+                name=shown.name,
+                position=position,
+                args=shown.args,
+                blocking=shown.blocking,
+                failing_rows=sum(evaluation.failing_rows or 0 for evaluation in evaluated),
+                query=shown.query,
+                intervals=intervals,
+                audited_data=evaluated[-1].audited_data,
+                error=next((evaluation.error for evaluation in evaluated if evaluation.error), None),
+            )
+        )
+    return tuple(results)

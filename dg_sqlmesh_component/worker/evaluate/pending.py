@@ -1,0 +1,99 @@
+"""Find the models with pending intervals that are ready, as a run would plan them. The state is only read."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from sqlmesh.core import constants as c
+from sqlmesh.core.environment import Environment
+from sqlmesh.core.scheduler import SnapshotToIntervals, merged_missing_intervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, apply_auto_restatements
+from sqlmesh.utils.date import to_datetime, to_timestamp
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.worker.context import ExistingStateContext
+from dg_sqlmesh_component.worker.evaluate.pending_upstream import has_signals, hold_back_pending_upstream
+from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
+from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.promoted import environment_in_state
+
+MAX_SIGNAL_SECONDS = 20
+"""How long a tick evaluates signals. Dagster ends a tick after 60 seconds."""
+
+
+def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
+    """Find the requested models for which a run would plan batches.
+
+    Raises:
+        EnvironmentNotReadyError: The environment does not exist.
+        DatabaseInUseError: Another process has the DuckDB file of the state open.
+    """
+    with environment_in_state(request, pipe) as (context, environment):
+        by_id = context.state_reader.get_snapshots(environment.snapshots)
+        intervals, index = _missing_intervals(by_id, request)
+        waiting, signal_error = {}, None
+        if any(map(has_signals, intervals)):
+            try:
+                waiting = _waiting(context, environment, by_id, intervals, index, pipe)
+            except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
+                signal_error = f"{type(error).__name__}: {error}"
+    pending = {snapshot.name for snapshot in intervals} - waiting.keys()
+    ours = [snapshot for snapshot in by_id.values() if snapshot.name in request.models and not snapshot.is_symbolic]
+    now = to_datetime(request.now)
+    # Many models have the same cron, and SQLMesh needs 0.2 ms to evaluate one.
+    node_by_cron = {(snapshot.node.cron, snapshot.node.cron_tz): snapshot.node for snapshot in ours}
+    last = {cron: to_timestamp(node.cron_floor(now)) for cron, node in node_by_cron.items()}
+    due = {cron: to_timestamp(node.cron_next(now)) for cron, node in node_by_cron.items()}
+    crons = {snapshot.name: (snapshot.node.cron, snapshot.node.cron_tz) for snapshot in ours}
+    return msg.PendingFound(
+        {name: last[cron] for name, cron in crons.items() if name in pending},
+        min(((due[cron], name) for name, cron in crons.items()), default=None),
+        {name: signals for name, signals in waiting.items() if name in crons},
+        signal_error,
+    )
+
+
+def _missing_intervals(
+    by_id: dict[SnapshotId, Snapshot], request: msg.PendingRequest
+) -> tuple[SnapshotToIntervals, DeployabilityIndex]:
+    """The missing intervals of all nodes. `Scheduler.run` calls the same functions."""
+    is_prod = request.environment == c.PROD
+    if is_prod:
+        apply_auto_restatements(by_id, request.now)  # removes intervals of these objects; the state is not changed
+    index = DeployabilityIndex.all_deployable() if is_prod else DeployabilityIndex.create(by_id.values())
+    return merged_missing_intervals(by_id.values(), execution_time=request.now, deployability_index=index), index
+
+
+def _waiting(
+    context: ExistingStateContext,
+    environment: Environment,
+    by_id: Mapping[SnapshotId, Snapshot],
+    intervals: SnapshotToIntervals,
+    index: DeployabilityIndex,
+    pipe: Pipe,
+) -> dict[str, tuple[str, ...]]:
+    """The nodes of which no missing interval is ready, each with its own signals that are not ready.
+
+    SQLMesh evaluates the signals as in a run of all nodes.
+
+    Raises:
+        SignalEvalError: A signal has raised an error, or they need more than `MAX_SIGNAL_SECONDS`.
+    """
+    context.console = tracker = Tracker(pipe)
+    signal.signal(signal.SIGALRM, _expire)
+    signal.alarm(MAX_SIGNAL_SECONDS)
+    try:
+        scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
+        hold_back_pending_upstream(scheduler, tracker.note_held_back)
+        batches = scheduler.batch_intervals(intervals, index, environment.naming_info)
+    finally:
+        signal.alarm(0)
+    unready = tracker.unready_signals
+    return {snapshot.name: tuple(unready.get(snapshot.name, ())) for snapshot, batch in batches.items() if not batch}
+
+
+def _expire(*_: Any) -> None:
+    """End the evaluation of signals. Code in C, such as a driver's, may return later."""
+    raise TimeoutError(f"The signals were not evaluated in {MAX_SIGNAL_SECONDS} seconds.")

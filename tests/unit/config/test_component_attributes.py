@@ -1,0 +1,268 @@
+"""Attributes of the component: any value in any place either loads or is refused with a readable error."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import dagster as dg
+import pytest
+import yaml
+from dagster.components.resolved.errors import ResolutionException
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from unit.builders import audit, manifest, model
+
+import dg_sqlmesh_component
+from dg_sqlmesh_component import SQLMeshProjectComponent
+from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits
+from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
+from dg_sqlmesh_component.definitions.automation import cron_tick_condition
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
+
+REFERENCE = Path(__file__).parents[3] / "component.yaml"
+EVERYTHING: dict[str, Any] = {
+    **yaml.safe_load(REFERENCE.read_text())["attributes"],
+    "translation": {
+        "key": "ours/{{ model.name }}",
+        "group_name": "{{ model.schema }}",
+        "owners": ["team:data"],
+        "tags": {"layer": "{{ model.schema }}"},
+        "metadata": {"kind": "{{ model.kind }}"},
+        "kinds": ["sql"],
+        "automation_condition": "{{ dg.AutomationCondition.eager() }}",
+    },
+    "external_models": {"key": "landing/{{ external.name }}", "keys": {"raw.events": "dlt/events"}},
+    "intervals_check": {"slack": "6h"},
+    "automation": "cron",
+    "freshness": {"slack": "2h", "warn_slack": "1h"},
+    "op": {"name": "shop", "tags": {"team": "data"}, "pool": "warehouse", "description": "Runs it."},
+    "execution": {
+        "allow_restate": True,
+        "concurrent_tasks": 2,
+        "environments": ["dev"],
+        "overlap_timeout": 10,
+        "environment_timeout": 10,
+        "retries": {"max_retries": 2, "delay": 1, "backoff": "linear", "jitter": "full", "transient_errors": ["x"]},
+    },
+}
+PROJECT = manifest(
+    model("core.orders", audits=(audit("not_null"),), tags=("dagster:group_name:finance", "a:b:c", "")),
+    model("marts.revenue", reads=["core.orders", "raw.events"]),
+)
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**6), 10**6)
+    | st.floats(allow_nan=True)
+    | st.text(max_size=20)
+    | st.sampled_from(["{{ nope }}", "{{ model.nope }}", "{{", "{{ 1/0 }}", "../..", "a/b", "/", "*", "prod"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def attribute_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every attribute and list item."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in inner:
+        yield (*path, key)
+        yield from attribute_paths(child, (*path, key))
+
+
+def replaced(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    attributes = copy.deepcopy(EVERYTHING)
+    parent: Any = attributes
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    return attributes
+
+
+ATTRIBUTE_PATHS = sorted(attribute_paths(EVERYTHING), key=str)
+
+
+def loaded(attributes: dict[str, Any]) -> SQLMeshProjectComponent:
+    parsed = yaml.safe_load(yaml.safe_dump(attributes, allow_unicode=True))
+    model_type = SQLMeshProjectComponent.get_model_cls()
+    assert model_type is not None
+    component = SQLMeshProjectComponent.load(model_type.model_validate(parsed), _context())
+    component._translate(PROJECT)
+    return component
+
+
+def test_base_attributes_load() -> None:
+    assert loaded(EVERYTHING).asset_key_for_model("marts.revenue")
+
+
+def test_template_of_translation_can_keep_the_condition_that_automation_gives() -> None:
+    condition = "{{ dg.AutomationCondition.eager() if model.schema == 'marts' else spec.automation_condition }}"
+    component = loaded({**EVERYTHING, "automation": "cron", "translation": {"automation_condition": condition}})
+    conditions = {spec.key.path[0]: spec.automation_condition for spec in component._project_assets.specs.values()}
+    assert conditions == {
+        "core": cron_tick_condition("@daily", "UTC"),
+        "marts": dg.AutomationCondition.eager(),
+    }
+
+
+# Dagster checks types before it renders templates, so a template may give any of these values.
+AWKWARD: list[Any] = [
+    *["", " ", "\x00", "a\nb", "2024-01-01", "{{ none }}", "{{ [1] }}", "{{ {} }}", "{{ {1: 2} }}", "{{ 1 / 3 }}"],
+    *["{{ dg.AutomationCondition }}", "{{ dg.AutomationCondition.eager }}", "{{ model.tags }}", "{{ spec }}"],
+    *[None, True, 0, 1.5, float("nan"), [], [None], [[]], {}, {"": ""}, {"a": None}, {"a": [{}]}],
+]
+
+
+def loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    try:
+        loaded(replaced(path, value))
+    except (ValidationError, ResolutionException, SQLMeshComponentError) as refusal:
+        assert str(refusal)  # noqa: PT017  # the type of the error does not matter here
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(ATTRIBUTE_PATHS), values)
+def test_random_value_of_an_attribute_loads_or_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    loads_or_is_refused(path, value)
+
+
+@pytest.mark.parametrize("value", AWKWARD, ids=repr)
+def test_awkward_value_of_an_attribute_loads_or_is_refused(value: Any) -> None:
+    for path in ATTRIBUTE_PATHS:
+        loads_or_is_refused(path, value)
+
+
+@pytest.mark.parametrize(
+    ("path", "refusal"),
+    [
+        (("project",), "`project` in defs.yaml is of type list. "),  # a mapping with `env` is allowed
+        (("project", "gateway"), "`project.gateway` in defs.yaml is [1]. Input should be a valid string."),
+        (("project", "env"), "`project.env` in defs.yaml is of type list. Input should be a valid dictionary."),
+        (("execution", "retries", "delay"), "`execution.retries.delay` in defs.yaml is [1]. Input should be a valid"),
+        (("translation", "metadata"), "`translation` in defs.yaml cannot be applied to Model core.orders ("),
+    ],
+    ids=str,
+)
+def test_template_that_renders_a_wrong_type_is_refused_with_its_attribute(path: tuple[str, ...], refusal: str) -> None:
+    with pytest.raises((SQLMeshComponentError, ResolutionException)) as raised:
+        loaded(replaced(path, "{{ [1] }}"))
+    assert refusal in str(raised.value)
+
+
+def test_text_of_an_environment_variable_becomes_number_or_boolean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TASKS", "7")
+    monkeypatch.setenv("CHECKS", "false")
+    attributes = {**EVERYTHING, "execution": {"concurrent_tasks": "{{ env.TASKS }}"}}
+    component = loaded({**attributes, "execution_status_check": "{{ env.CHECKS }}"})
+    assert (component.execution.concurrent_tasks, component.execution_status_check) == (7, False)
+
+
+def _context() -> dg.ComponentLoadContext:
+    from dagster.components.core.component_tree import ComponentTree
+
+    return ComponentTree.for_test().load_context
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [
+        ("concurrent_tasks", 0, 1),
+        ("concurrent_tasks", -4, 1),
+        ("overlap_timeout", -1.0, 0),
+        ("environment_timeout", -1, 0),
+    ],
+)
+def test_execution_number_below_its_minimum_is_refused(name: str, value: Any, least: int) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        Execution(**{name: value})
+    assert str(refusal.value) == f"`execution.{name}` in defs.yaml is {value}; it must be at least {least}."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"), [("characters", 99, 100), ("columns", -1, 0), ("lineage_pairs", -1, 0)]
+)
+def test_metadata_limit_below_its_minimum_is_refused(name: str, value: int, least: int) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        MetadataLimits(**{name: value})
+    assert str(refusal.value) == f"`metadata_limits.{name}` in defs.yaml is {value}; it must be at least {least}."
+
+
+@pytest.mark.parametrize(
+    ("attributes", "error"),
+    [
+        ({"schedule": True, "automation": "cron"}, "has both `schedule` and `automation`, .* Remove one of them"),
+        ({"restate": {"max_seconds": 9}, "execution": {}}, "Set `execution.allow_restate: true`, or remove `restate`"),
+    ],
+    ids=str,
+)
+def test_contradicting_attributes_are_refused(attributes: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigurationError, match=error):
+        loaded({"project": "shop", **attributes})
+
+
+def test_attributes_without_a_value_contradict_nothing() -> None:
+    assert loaded({"project": "shop", "schedule": True, "restate": {"max_seconds": None}, "automation": None}).schedule
+
+
+def test_project_without_folder_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="it needs at least one folder"):
+        loaded({**EVERYTHING, "project": {"path": []}})
+
+
+def test_op_name_that_dagster_uses_for_parts_of_an_op_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"`op\.name` in defs\.yaml is 'load_2'\. It must not end in"):
+        loaded({**EVERYTHING, "op": {"name": "load_2"}})
+    assert loaded({**EVERYTHING, "op": {"name": "load2"}})
+
+
+@pytest.mark.parametrize(
+    ("checks", "with_check"),
+    [
+        ("all", ["not_null", "unique_values", "Recent"]),
+        ("blocking", ["not_null"]),
+        ("none", []),
+        ([], []),
+        (["UNIQUE_*", "recent"], ["unique_values", "Recent"]),
+        (["not_nul"], []),
+    ],
+    ids=str,
+)
+def test_audits_are_checks_as_configured(checks: Any, with_check: list[str]) -> None:
+    audits = [audit("not_null"), audit("unique_values", blocking=False), audit("Recent", blocking=False)]
+    assert [each.name for each in audits if Audits(checks=checks).has_check(each)] == with_check
+
+
+@pytest.mark.parametrize("checks", ["some", 3, None])
+def test_other_values_for_audit_checks_are_refused(checks: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"`audits\.checks` in defs\.yaml is "):
+        Audits(checks=checks)
+
+
+def test_names_of_no_audit_are_refused_only_in_a_list() -> None:
+    Audits(checks="blocking").refuse_unmatched(["not_null"])
+    Audits(checks=["not_*"]).refuse_unmatched(["NOT_NULL"])
+    with pytest.raises(ConfigurationError, match=r"names 'not_nul', .* Did you mean not_null\?"):
+        Audits(checks=["not_nul"]).refuse_unmatched(["not_null", "unique_values"])
+
+
+def _resolved_classes(declaring: type) -> set[type]:
+    """The classes that the attributes of a class resolve to, and theirs."""
+    found: set[type] = set()
+    for annotation in get_type_hints(declaring).values():
+        for candidate in (annotation, *get_args(annotation)):
+            if isinstance(candidate, type) and candidate.__module__.startswith("dg_sqlmesh_component.config"):
+                found |= {candidate} | _resolved_classes(candidate)
+    return found
+
+
+def test_every_class_that_an_attribute_resolves_to_is_importable_from_the_package() -> None:
+    classes = _resolved_classes(ComponentAttributes)
+    assert len(classes) > 10
+    assert {found.__name__ for found in classes if not hasattr(dg_sqlmesh_component, found.__name__)} == set()
+    assert issubclass(ConfigurationError, dg_sqlmesh_component.SQLMeshComponentError)

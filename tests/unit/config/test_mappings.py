@@ -1,0 +1,117 @@
+"""Attributes of `defs.yaml` that are mappings: text in place of a mapping, switches, and templates."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import yaml
+from dagster.components.resolved.core_models import OpSpec
+from dagster.components.resolved.errors import ResolutionException
+from unit.config.test_component_attributes import EVERYTHING, loaded
+
+from dg_sqlmesh_component import Janitor
+from dg_sqlmesh_component.config.attributes import Audits
+from dg_sqlmesh_component.config.freshness import Freshness
+from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
+from dg_sqlmesh_component.config.polling_sensor import PollingSensor
+from dg_sqlmesh_component.config.schedule import Schedule
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+SWITCHES = {
+    "schedule": Schedule,
+    "janitor": Janitor,
+    "intervals_check": IntervalsCheck,
+    "polling_sensor": PollingSensor,
+}
+
+
+def resolved(attribute: str, value: Any) -> Any:
+    """Resolve one attribute as Dagster does from a `defs.yaml`."""
+    return getattr(loaded({**EVERYTHING, "automation": None, attribute: value}), attribute)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "allowed"),
+    [
+        ("tag_convention", "a mapping"),
+        ("translation", "a mapping"),
+        ("external_models", "a mapping"),
+        ("external_models.keys", "a mapping"),
+        ("metadata_limits", "a mapping"),
+        ("audits", "a mapping"),
+        ("freshness", "a mapping"),
+        ("op", "a mapping"),
+        ("execution", "a mapping"),
+        ("restate", "a mapping"),
+        ("schedule", "true, false or a mapping"),
+        ("janitor", "true, false or a mapping"),
+        ("intervals_check", "true, false or a mapping"),
+    ],
+)
+def test_text_in_place_of_a_mapping_is_refused_with_an_example_in_yaml(attribute: str, allowed: str) -> None:
+    name, _, key = attribute.partition(".")
+    with pytest.raises(ConfigurationError) as refusal:
+        resolved(name, {key: "daily"} if key else "daily")
+    problem, _, example = str(refusal.value).partition("\n\n")
+    assert problem == f"`{attribute}` in defs.yaml is 'daily'. Write {allowed}, for example:"
+    [(written, value)] = yaml.safe_load(example).items()
+    assert written == (key or name)
+    assert value
+    options = {"execution": {"allow_restate": True}} if name == "restate" else {}
+    if name != "external_models":  # the example names a table of another project
+        assert loaded({**EVERYTHING, "automation": None, **options, name: value})
+
+
+def test_example_is_in_the_form_of_the_file() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        resolved("freshness", "2h")
+    assert str(refusal.value).endswith('for example:\n\n    freshness:\n      slack: "2h"')
+
+
+@pytest.mark.parametrize("attribute", SWITCHES)
+@pytest.mark.parametrize("value", [True, {}, "true", "{{ 'true' }}", "{{ 1 == 1 }}"])
+def test_true_and_an_empty_mapping_mean_all_defaults(attribute: str, value: Any) -> None:
+    assert resolved(attribute, value) == SWITCHES[attribute]()
+
+
+@pytest.mark.parametrize("attribute", SWITCHES)
+@pytest.mark.parametrize("value", [False, None, "{{ 'False' }}", "{{ none }}"])
+def test_false_and_null_switch_off(attribute: str, value: Any) -> None:
+    assert resolved(attribute, value) is None
+
+
+@pytest.mark.parametrize("attribute", ["freshness", "op"])
+def test_null_is_the_default_of_an_optional_mapping(attribute: str) -> None:
+    assert resolved(attribute, None) is None
+    assert resolved(attribute, "{{ none }}") is None
+
+
+@pytest.mark.parametrize(
+    ("attribute", "template", "expected"),
+    [
+        ("audits", "{{ {'checks': 'none'} }}", Audits("none")),
+        ("freshness", "{{ {'slack': '2h'} }}", Freshness("2h")),  # type: ignore[arg-type]  # becomes a duration
+        ("janitor", "{{ {'name': 'clean'} }}", Janitor(name="clean")),
+        ("op", "{{ {'name': 'sales'} }}", OpSpec(name="sales")),
+    ],
+)
+def test_template_may_render_to_a_mapping(attribute: str, template: str, expected: object) -> None:
+    assert resolved(attribute, template) == expected
+
+
+@pytest.mark.parametrize("value", [600, "10m", "{{ '600' }}", "{{ {'interval': 600} }}", {"interval": "PT10M"}])
+def test_interval_of_the_sensor_may_stand_alone(value: Any) -> None:
+    assert resolved("polling_sensor", value) == PollingSensor(timedelta(minutes=10))
+
+
+def test_wrong_interval_of_the_sensor_is_refused() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        resolved("polling_sensor", "often")
+    assert str(refusal.value).startswith("`polling_sensor.interval` in defs.yaml is 'often'. Write seconds, or text")
+
+
+def test_unknown_key_in_a_mapping_from_a_template_is_refused() -> None:
+    with pytest.raises(ResolutionException, match="cheks"):
+        resolved("audits", "{{ {'cheks': 'none'} }}")

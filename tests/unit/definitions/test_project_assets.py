@@ -1,0 +1,930 @@
+"""The assets and checks of a project, and the way back to models and audits."""
+
+from typing import Any
+
+import dagster as dg
+import pytest
+from unit.builders import (
+    EVERYTHING,
+    audit,
+    days,
+    external_models,
+    fqn,
+    manifest,
+    model,
+    plain,
+    project_assets,
+    standalone,
+    stored,
+    with_key_prefix,
+)
+
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model
+from dg_sqlmesh_component.report.outcomes import AuditResult
+
+ORDERS_KEY = dg.AssetKey(["core", "orders"])
+D1 = days(1, 1)
+
+
+def deps(assets: ProjectAssets, name: str) -> set[str]:
+    """Return the keys that a model's asset depends on."""
+    return {dep.asset_key.to_user_string() for dep in assets.specs[fqn(name)].deps}
+
+
+# -- assets ---------------------------------------------------------------------------------------
+
+
+def test_unselected_model_is_still_a_dependency() -> None:
+    project = manifest(
+        model("core.orders", reads=["staging.orders"]), model("staging.orders"), selected=["core.orders"]
+    )
+    assets = project_assets(project)
+    assert [dep.asset_key for dep in assets.specs[fqn("core.orders")].deps] == [dg.AssetKey(["staging", "orders"])]
+    assert set(assets.specs) == {fqn("core.orders")}
+
+
+def test_external_and_embedded_models_are_not_assets() -> None:
+    project = manifest(model("core.orders"), model("core.inner", kind="EMBEDDED"), model("raw.events", kind="EXTERNAL"))
+    assert set(project_assets(project).specs) == {fqn("core.orders")}
+
+
+def test_overridden_spec_decides_the_key_of_asset_and_checks() -> None:
+    assets = project_assets(manifest(model("core.orders", audits=(audit(),))), asset=with_key_prefix("ours"))
+    key = dg.AssetKey(["ours", "core", "orders"])
+    assert assets.fqn_by_key == {key: fqn("core.orders")}
+    assert {check.asset_key for check in assets.checks} == {key}
+    assert results_by_check_name(assets, fqn("core.orders"), result("not_null")) == {"not_null": result("not_null")}
+
+
+@pytest.mark.parametrize("kind", ["FULL", "VIEW", "SEED"])
+def test_overridden_spec_is_kept_unchanged(kind: str) -> None:
+    orders = model("core.orders", kind=kind, tags=("pii",), owner="bob", columns=EVERYTHING.columns)
+    overridden: list[dg.AssetSpec] = []
+
+    def override(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
+        overridden.append(spec.replace_attributes(automation_condition=dg.AutomationCondition.eager(), skippable=True))
+        return overridden[-1]
+
+    assert [*project_assets(manifest(orders), asset=override).specs.values()] == overridden
+
+
+# -- dependencies follow keys ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["not selected", "both"]
+)
+@pytest.mark.parametrize("through_embedded", [True, False], ids=["through an embedded model", "directly"])
+def test_dependencies_follow_an_overridden_key(selected: list[str], through_embedded: bool) -> None:
+    reader = model("marts.revenue", reads=["core.inner" if through_embedded else "core.orders", "raw.events"])
+    inner = model("core.inner", reads=["core.orders"], kind="EMBEDDED")
+    project = manifest(model("core.orders"), reader, inner, selected=selected)
+    assert deps(project_assets(project, asset=with_key_prefix("ours")), "marts.revenue") == {
+        "ours/core/orders",
+        "raw/events",
+    }
+
+
+def test_two_components_of_one_project_share_keys() -> None:
+    models = [model("core.orders"), model("marts.revenue", reads=["core.orders"])]
+    upstream, downstream = (
+        project_assets(manifest(*models, selected=[name]), asset=with_key_prefix("ours"))
+        for name in ("core.orders", "marts.revenue")
+    )
+    assert deps(downstream, "marts.revenue") == {key.to_user_string() for key in upstream.fqn_by_key}
+
+
+def test_models_may_swap_their_keys() -> None:
+    swapped = {"core.orders": "core/refunds", "core.refunds": "core/orders"}
+
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        return spec.replace_attributes(key=swapped.get(model_.name, spec.key.to_user_string()).split("/"))
+
+    reader = model("marts.revenue", reads=["core.orders"])
+    assets = project_assets(manifest(model("core.orders"), model("core.refunds"), reader), asset=override)
+    assert deps(assets, "marts.revenue") == {"core/refunds"}
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"partition_mapping": dg.LastPartitionMapping(), "metadata": {"why": "late rows"}},
+        {"partition_mapping": dg.TimeWindowPartitionMapping(start_offset=-1)},
+        {"metadata": {"why": "late rows"}},
+        {"metadata": {"dagster/table_name": "db.core.orders", "why": "late rows"}},
+    ],
+    ids=lambda properties: " and ".join(properties),
+)
+def test_dependency_keeps_its_metadata_and_partition_mapping_when_its_key_changes(properties: dict[str, Any]) -> None:
+    of_orders = dg.AssetDep(ORDERS_KEY, **properties)
+
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        spec = with_key_prefix("ours")(spec, model_)
+        return (
+            spec.replace_attributes(deps=[of_orders, dg.AssetDep("other")]) if model_.name == "marts.revenue" else spec
+        )
+
+    assets = project_assets(
+        manifest(model("core.orders"), model("marts.revenue", reads=["core.orders"])), asset=override
+    )
+    assert list(assets.specs[fqn("marts.revenue")].deps) == [
+        of_orders._replace(asset_key=ORDERS_KEY.with_prefix("ours")),
+        dg.AssetDep("other"),
+    ]
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
+@pytest.mark.parametrize(
+    ("attributes", "key"),
+    [
+        ({}, "raw/events"),
+        ({"key": "lake/{{ external.name }}"}, "lake/events"),
+        ({"keys": {"events": "dlt/e"}}, "dlt/e"),
+    ],
+    ids=["default", "key template", "keys"],
+)
+def test_overridden_model_keys_do_not_apply_to_external_tables(
+    attributes: dict[str, Any], key: str, declared: bool
+) -> None:
+    tables = [model("raw.events", kind="EXTERNAL")] if declared else []
+    project = manifest(model("core.orders", reads=["raw.events"]), *tables)
+    assert deps(
+        project_assets(project, outside=external_models(**attributes), asset=with_key_prefix("ours")), "core.orders"
+    ) == {key}
+
+
+def by_catalog(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+    """An overridden `get_asset_spec` that gives every asset its catalog."""
+    return spec.replace_attributes(key=[model_.catalog or "none", model_.schema, model_.table])
+
+
+def by_table(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+    """An overridden `get_asset_spec` that leaves the schema out."""
+    return spec.replace_attributes(key=[model_.table])
+
+
+CATALOGS = [model("a.core.orders"), model("b.core.orders"), model("core.orders")]
+
+
+@pytest.mark.parametrize(
+    ("reads", "keys"),
+    [
+        (["a.core.orders", "b.core.orders"], {"a/core/orders", "b/core/orders"}),
+        (["a.core.orders", "b.core.orders", "core.orders"], {"a/core/orders", "b/core/orders", "db/core/orders"}),
+        (["b.core.orders"], {"b/core/orders"}),
+        (["core.orders", "lake.core.orders"], {"db/core/orders", "core/orders"}),
+    ],
+    ids=["two models", "three models", "one model", "a model and an external table"],
+)
+@pytest.mark.parametrize("selected", [True, False], ids=["selected", "not selected"])
+def test_shared_default_key_is_replaced_by_the_key_of_each_parent(
+    reads: list[str], keys: set[str], selected: bool
+) -> None:
+    chosen = ["marts.revenue", *(["a.core.orders", "b.core.orders", "core.orders"] if selected else [])]
+    project = manifest(*CATALOGS, model("marts.revenue", reads=reads), selected=chosen)
+    assert deps(project_assets(project, asset=by_catalog), "marts.revenue") == keys
+
+
+def test_dependency_metadata_applies_to_each_parent_with_its_default_key() -> None:
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        deps_with_metadata = [dep._replace(metadata={"why": "late rows"}) for dep in spec.deps]
+        return by_catalog(spec.replace_attributes(deps=deps_with_metadata), model_)
+
+    project = manifest(*CATALOGS, model("marts.revenue", reads=["a.core.orders", "b.core.orders"]))
+    assert dependencies(project_assets(project, asset=override), "marts.revenue") == {
+        "a/core/orders": {"why": "late rows"},
+        "b/core/orders": {"why": "late rows"},
+    }
+
+
+@pytest.mark.parametrize("selected", ["core.orders", "marts.orders"], ids=["of another model", "of its reader"])
+def test_unselected_model_with_the_key_of_an_asset_is_refused(selected: str) -> None:
+    models = [model("core.orders"), model("staging.orders")]
+    reader = model("marts.orders", reads=["staging.orders"])
+    chosen = ["marts.revenue", selected] if selected == "core.orders" else [selected]
+    above = model("marts.revenue", reads=["staging.orders"])
+    with pytest.raises(ProjectLoadError) as refusal:
+        project_assets(manifest(*models, reader, above, selected=chosen), asset=by_table)
+    name = "revenue" if selected == "core.orders" else "orders"
+    assert str(refusal.value) == (
+        f'Model marts.{name} (/shop/models/{name}.sql) reads "db"."staging"."orders", which is not selected and whose '
+        f"asset key orders is that of Model {selected} (/shop/models/orders.sql). Give one of them another key, for "
+        "instance with a tag 'dagster:key_prefix:<prefix>'."
+    )
+
+
+def test_overridden_table_name_of_a_dependency_is_kept() -> None:
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        renamed_deps = [dep._replace(metadata={"dagster/table_name": "ours"}) for dep in spec.deps]
+        return spec.replace_attributes(deps=renamed_deps)
+
+    assets = project_assets(manifest(model("marts.revenue", reads=["raw.events"])), asset=override)
+    assert dependencies(assets, "marts.revenue") == {"raw/events": {"dagster/table_name": "ours"}}
+
+
+def test_downstream_of_includes_indirect_models_and_standalone_audits() -> None:
+    project = manifest(
+        model("staging.orders"),
+        model("core.inner", reads=["staging.orders"], kind="EMBEDDED"),
+        model("core.orders", reads=["core.inner"]),
+        model("marts.revenue", reads=["core.orders"]),
+        model("core.refunds"),
+        standalone_audits=[standalone("add_up", ["core.orders"]), standalone("apart", ["core.refunds"])],
+    )
+    assets = project_assets(project)
+    assert assets.downstream_of([]) == set()
+    assert assets.downstream_of([fqn("marts.revenue")]) == set()
+    below = {fqn("core.inner"), fqn("core.orders"), fqn("marts.revenue"), "add_up"}
+    assert assets.downstream_of([fqn("staging.orders")]) == below
+
+
+def test_read_beyond_lists_upstream_nodes_that_are_not_assets() -> None:
+    project = manifest(
+        model("core.left_out", reads=["raw.events"]),
+        model("core.inner", reads=["core.left_out"], kind="EMBEDDED"),
+        model("core.orders", reads=["core.inner"]),
+        model("marts.revenue", reads=["core.orders"]),
+        selected=["core.orders", "marts.revenue"],
+    )
+    assets = project_assets(project)
+    beyond = (fqn("core.inner"), fqn("core.left_out"), fqn("raw.events"))
+    assert assets.upstream_outside_assets([fqn("core.orders"), fqn("marts.revenue")]) == {fqn("core.orders"): beyond}
+
+
+def test_parents_with_one_key_are_one_dependency() -> None:
+    models = [model("core.orders"), model("staging.orders")]
+    reader = model("marts.revenue", reads=["core.orders", "staging.orders"])
+    assets = project_assets(manifest(*models, reader, selected=["marts.revenue"]), asset=by_table)
+    assert [dep.asset_key.to_user_string() for dep in assets.specs[fqn("marts.revenue")].deps] == ["orders"]
+
+
+def test_removed_dependency_stays_removed() -> None:
+    def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
+        return by_catalog(spec.replace_attributes(deps=[*spec.deps][:1]), model_)
+
+    project = manifest(
+        *CATALOGS, model("staging.orders"), model("marts.revenue", reads=["core.orders", "staging.orders"])
+    )
+    assert deps(project_assets(project, asset=override), "marts.revenue") == {"db/core/orders"}
+
+
+# -- the table name of a dependency ---------------------------------------------------------------
+
+
+def dependencies(assets: ProjectAssets, name: str) -> dict[str, dict[str, Any]]:
+    """Return the metadata of each dependency of a model's asset, by key."""
+    return {dep.asset_key.to_user_string(): plain(dict(dep.metadata or {})) for dep in assets.specs[fqn(name)].deps}
+
+
+def test_dependency_on_another_component_names_its_table_under_the_overridden_key() -> None:
+    project = manifest(
+        model("core.orders"), model("marts.revenue", reads=["core.orders", "raw.events"]), selected=["marts.revenue"]
+    )
+    assert dependencies(project_assets(project, asset=with_key_prefix("ours")), "marts.revenue") == {
+        "ours/core/orders": {"dagster/table_name": "db.core.orders"},
+        "raw/events": {"dagster/table_name": "db.raw.events"},
+    }
+
+
+def test_tables_with_a_shared_default_key_are_named_under_their_own_keys() -> None:
+    both = [model(f"{catalog}.core.orders", table_name=f"{catalog}.core.orders") for catalog in "ab"]
+    reader = model("marts.revenue", reads=["a.core.orders", "b.core.orders"])
+    project = manifest(*both, reader, selected=["marts.revenue"])
+    assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": {}}
+    assert dependencies(project_assets(project, asset=by_catalog), "marts.revenue") == {
+        "a/core/orders": {"dagster/table_name": "a.core.orders"},
+        "b/core/orders": {"dagster/table_name": "b.core.orders"},
+    }
+
+
+@pytest.mark.parametrize("name", ["marts.both", "marts.one", "marts.other"])
+def test_tables_with_one_final_key_are_not_named(name: str) -> None:
+    readers = [
+        model("marts.both", reads=["core.orders", "staging.orders"]),
+        model("marts.one", reads=["core.orders"]),
+        model("marts.other", reads=["staging.orders"]),
+    ]
+    project = manifest(
+        model("core.orders"),
+        model("staging.orders"),
+        *readers,
+        selected=[downstream_model.name for downstream_model in readers],
+    )
+    assert dependencies(project_assets(project, asset=by_table), name) == {"orders": {}}
+
+
+@pytest.mark.parametrize(
+    ("selected", "expected"),
+    [
+        (["a.core.orders", "marts.revenue"], {}),
+        (["marts.revenue"], {}),
+        (["a.core.orders", "b.core.orders", "marts.revenue"], None),
+    ],
+    ids=["the other table is not selected", "neither is", "both are"],
+)
+def test_key_of_a_selected_asset_names_no_table(selected: list[str], expected: dict[str, str] | None) -> None:
+    models = [model("a.core.orders"), model("b.core.orders", table_name="b.core.orders")]
+    readers = [model("marts.revenue", reads=["a.core.orders"]), model("marts.other", reads=["b.core.orders"])]
+    project = manifest(*models, *readers, selected=selected)
+    if expected is None:
+        with pytest.raises(ProjectLoadError, match=r"^Two models become the asset core/orders"):
+            project_assets(project)
+    else:
+        assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": expected}
+
+
+def test_mapped_key_names_no_table() -> None:
+    project = manifest(
+        model("core.orders", reads=["raw.events"]), model("marts.revenue", reads=["raw.events", "raw.rates"])
+    )
+    assets = project_assets(project, outside=external_models(keys={"raw.events": "dlt/events"}))
+    assert dependencies(assets, "core.orders") == {"dlt/events": {}}
+    assert dependencies(assets, "marts.revenue") == {
+        "dlt/events": {},
+        "raw/rates": {"dagster/table_name": "db.raw.rates"},
+    }
+
+
+# -- column lineage -------------------------------------------------------------------------------
+
+
+def column_lineage(assets: ProjectAssets, name: str) -> dict[str, list[str]] | None:
+    """Return the upstream columns of each column as `key:column`. None if there is no lineage."""
+    metadata = stored(dict(assets.specs[fqn(name)].metadata))
+    if "dagster/column_lineage" not in metadata:
+        return None
+    lineage = metadata["dagster/column_lineage"].value
+    assert isinstance(lineage, dg.TableColumnLineage)
+    return {
+        column: [f"{column_dep.asset_key.to_user_string()}:{column_dep.column_name}" for column_dep in column_deps]
+        for column, column_deps in lineage.deps_by_column.items()
+    }
+
+
+def reading(*pairs: str, **more: tuple[str, ...]) -> dict[str, Any]:
+    """Return column lineage as pairs `schema.table:column`: for the column `total`, and by name for others."""
+    return {
+        "column_lineage": {
+            column: tuple((fqn(pair.split(":")[0]), pair.split(":")[1]) for pair in made_of)
+            for column, made_of in {"total": pairs, **more}.items()
+        }
+    }
+
+
+REVENUE = model(
+    "marts.revenue",
+    reads=["core.orders", "core.inner", "raw.events"],
+    **reading("core.orders:amount", "core.inner:rate", "raw.events:tax", day=("core.orders:day",), nothing=()),
+)
+INNER = model(
+    "core.inner",
+    reads=["core.deepest", "raw.rates"],
+    kind="EMBEDDED",
+    **reading(rate=("core.deepest:rate", "raw.rates:rate", "core.orders:amount")),
+)
+DEEPEST = model("core.deepest", reads=["core.orders"], kind="EMBEDDED", **reading(rate=("core.orders:currency",)))
+
+
+def test_column_lineage_passes_through_embedded_models() -> None:
+    assets = project_assets(manifest(model("core.orders"), REVENUE, INNER, DEEPEST))
+    assert column_lineage(assets, "marts.revenue") == {
+        "total": ["core/orders:amount", "core/orders:currency", "raw/events:tax", "raw/rates:rate"],
+        "day": ["core/orders:day"],
+    }
+
+
+@pytest.mark.parametrize(
+    "selected", [["marts.revenue"], ["core.orders", "marts.revenue"]], ids=["not selected", "both"]
+)
+def test_column_lineage_uses_overridden_keys(selected: list[str]) -> None:
+    outside = external_models(key="lake/{{ external.name }}", keys={"raw.rates": "dlt/rates"})
+    project = manifest(model("core.orders"), REVENUE, INNER, DEEPEST, selected=selected)
+    assert column_lineage(project_assets(project, outside=outside, asset=with_key_prefix("ours")), "marts.revenue") == {
+        "total": ["dlt/rates:rate", "lake/events:tax", "ours/core/orders:amount", "ours/core/orders:currency"],
+        "day": ["ours/core/orders:day"],
+    }
+
+
+def test_column_lineage_leads_to_the_key_of_an_external_model() -> None:
+    events = model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))
+    revenue = model("marts.revenue", reads=["raw.events"], **reading("raw.events:tax"))
+    assert column_lineage(project_assets(manifest(revenue, events)), "marts.revenue") == {
+        "total": ["lake/raw/events:tax"]
+    }
+
+
+@pytest.mark.parametrize("inner", [None, {}, {"other": ()}], ids=["not requested", "untraced", "of other columns"])
+def test_column_untraced_in_an_embedded_model_has_no_lineage(inner: dict[str, Any] | None) -> None:
+    embedded = model("core.inner", kind="EMBEDDED", column_lineage=inner)
+    revenue = model("marts.revenue", reads=["core.inner"], **reading("core.inner:rate", day=("raw.events:day",)))
+    lineage = column_lineage(project_assets(manifest(revenue, embedded)), "marts.revenue")
+    assert lineage == {"day": ["raw/events:day"]}
+
+
+@pytest.mark.parametrize("lineage", [None, {}], ids=["not requested", "untraced"])
+def test_model_without_lineage_has_no_lineage_metadata(lineage: dict[str, Any] | None) -> None:
+    revenue = model("marts.revenue", column_lineage=lineage)
+    assert column_lineage(project_assets(manifest(revenue)), "marts.revenue") is None
+
+
+@pytest.mark.parametrize(
+    ("left_out", "note"),
+    [
+        (0, None),
+        (1, "1 pair of columns left out; `metadata_limits.lineage_pairs` in defs.yaml sets the limit"),
+        (3, "3 pairs of columns left out; `metadata_limits.lineage_pairs` in defs.yaml sets the limit"),
+    ],
+    ids=["whole", "one pair cut", "cut"],
+)
+def test_cut_column_lineage_has_a_note(left_out: int, note: str | None) -> None:
+    revenue = model("marts.revenue", **reading("raw.events:tax"), column_lineage_cut=left_out)
+    metadata = project_assets(manifest(revenue)).specs[fqn("marts.revenue")].metadata
+    assert plain(dict(metadata)).get("sqlmesh/column_lineage_cut") == note
+
+
+def test_overridden_column_lineage_is_kept() -> None:
+    written_lineage = dg.TableColumnLineage({"total": [dg.TableColumnDep(asset_key=["ours"], column_name="x")]})
+    assets = project_assets(
+        manifest(REVENUE),
+        asset=lambda spec, _: spec.merge_attributes(metadata={"dagster/column_lineage": written_lineage}),
+    )
+    assert column_lineage(assets, "marts.revenue") == {"total": ["ours:x"]}
+
+
+# -- collisions of keys ---------------------------------------------------------------------------
+
+
+def test_two_models_with_one_key_are_refused_with_both_files_and_a_fix() -> None:
+    project = manifest(model("a.core.orders", path="/shop/a.sql"), model("b.core.orders", path="/shop/b.sql"))
+    with pytest.raises(ProjectLoadError) as refusal:
+        project_assets(project)
+    assert str(refusal.value) == (
+        "Two models become the asset core/orders: Model a.core.orders (/shop/a.sql) and Model b.core.orders "
+        "(/shop/b.sql). Give one of them another key, for instance with a tag 'dagster:key_prefix:<prefix>' in its "
+        "MODEL block, or with `translation.key` in defs.yaml."
+    )
+
+
+def test_two_models_with_one_default_key_load_if_one_has_a_prefix() -> None:
+    project = manifest(model("a.core.orders"), model("b.core.orders", tags=("dagster:key_prefix:b",)))
+    assert set(project_assets(project).fqn_by_key) == {ORDERS_KEY, dg.AssetKey(["b", "core", "orders"])}
+
+
+def test_two_models_with_one_key_load_if_one_is_not_selected() -> None:
+    project = manifest(model("a.core.orders"), model("b.core.orders"), selected=["a.core.orders"])
+    assert project_assets(project).fqn_by_key == {ORDERS_KEY: fqn("a.core.orders")}
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
+@pytest.mark.parametrize("through_embedded", [True, False], ids=["through an embedded model", "directly"])
+def test_external_table_with_the_key_of_a_model_is_refused(declared: bool, through_embedded: bool) -> None:
+    reader = model("marts.revenue", reads=["core.inner" if through_embedded else "lake.core.orders"])
+    inner = model("core.inner", reads=["lake.core.orders"], kind="EMBEDDED")
+    table = [model("lake.core.orders", kind="EXTERNAL")] if declared else []
+    with pytest.raises(ProjectLoadError) as refusal:
+        project_assets(manifest(model("core.orders"), reader, inner, *table))
+    assert str(refusal.value) == (
+        'Model marts.revenue (/shop/models/revenue.sql) reads the external table "lake"."core"."orders", whose asset '
+        "key core/orders is that of Model core.orders (/shop/models/orders.sql). Give the table another key with "
+        "`external_models.keys` in defs.yaml, or the model, for instance with a tag 'dagster:key_prefix:<prefix>'."
+    )
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"key": "core/{{ external.name }}"}, {"keys": {"raw.orders": "core/orders"}}],
+    ids=["by the template", "by the map"],
+)
+def test_external_table_configured_with_the_key_of_a_model_is_refused(attributes: dict[str, Any]) -> None:
+    project = manifest(model("core.orders"), model("marts.revenue", reads=["raw.orders"]))
+    with pytest.raises(
+        ProjectLoadError, match=r"^Model marts\.revenue .* whose asset key core/orders is that of Model co"
+    ):
+        project_assets(project, outside=external_models(**attributes))
+
+
+def test_external_table_with_the_key_of_a_model_loads_if_given_another_key() -> None:
+    project = manifest(model("core.orders"), model("marts.revenue", reads=["lake.core.orders", "core.orders"]))
+    assets = project_assets(project, outside=external_models(keys={"lake.core.orders": "lake/orders"}))
+    assert deps(assets, "marts.revenue") == {"core/orders", "lake/orders"}
+
+
+def test_overridden_key_of_a_model_is_checked_for_collisions() -> None:
+    project = manifest(model("core.orders"), model("marts.revenue", reads=["ours.core.orders"]))
+    outside = external_models(key="{{ external.catalog }}/{{ external.schema }}/{{ external.name }}")
+    assert deps(project_assets(project, outside=outside), "marts.revenue") == {"ours/core/orders"}
+    with pytest.raises(ProjectLoadError, match=r"whose asset key ours/core/orders is that of Model core\.orders"):
+        project_assets(project, outside=outside, asset=with_key_prefix("ours"))
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def names(assets: ProjectAssets, name: str = "core.orders") -> list[str]:
+    """Return the names of the checks on a model's asset, in order."""
+    return [check.name for check in assets.checks if check.asset_key == assets.key(fqn(name))]
+
+
+def nodes(assets: ProjectAssets) -> dict[str, str]:
+    """Return the node of each audit's check, by the check's name."""
+    return {check.name: node for check, node in assets.node_by_check.items() if check.name != STATUS_CHECK}
+
+
+def test_model_has_the_status_check_and_one_check_for_each_audit() -> None:
+    assets = project_assets(manifest(EVERYTHING, model("staging.orders")))
+    assert names(assets) == [STATUS_CHECK, "not_null", "forall"]
+    assert names(assets, "staging.orders") == [STATUS_CHECK]
+    assert {key: spec.key for key, spec in assets.checks.items()} == {key: key for key in assets.checks}
+
+
+def test_checks_map_back_to_their_audits() -> None:
+    assets = project_assets(manifest(EVERYTHING))
+    not_null, forall = dg.AssetCheckKey(ORDERS_KEY, "not_null"), dg.AssetCheckKey(ORDERS_KEY, "forall")
+    assert assets.check_by_audit == {(EVERYTHING.fqn, 0): not_null, (EVERYTHING.fqn, 1): forall}
+    assert assets.audit_checks == {EVERYTHING.fqn: (not_null, forall)}
+    assert {*assets.node_by_check} == {*assets.checks}
+    assert {*assets.node_by_check.values()} == {EVERYTHING.fqn}
+
+
+def test_audit_named_like_the_status_check_has_its_own_check() -> None:
+    assets = project_assets(manifest(model("core.orders", audits=(audit(STATUS_CHECK),))))
+    assert names(assets) == [STATUS_CHECK, f"{STATUS_CHECK}_audit"]
+    assert list(results_by_check_name(assets, fqn("core.orders"), result(STATUS_CHECK))) == [f"{STATUS_CHECK}_audit"]
+
+
+# -- overridden checks ----------------------------------------------------------------------------
+
+
+def test_renamed_check_still_belongs_to_its_audit() -> None:
+    assets = project_assets(manifest(EVERYTHING), check=lambda spec, of: spec._replace(name=f"ours_{of.name}"))
+    assert names(assets) == [STATUS_CHECK, "ours_not_null", "ours_forall"]
+    assert nodes(assets) == {"ours_not_null": EVERYTHING.fqn, "ours_forall": EVERYTHING.fqn}
+    assert results_by_check_name(assets, EVERYTHING.fqn, result("forall", 1)) == {"ours_forall": result("forall", 1)}
+
+
+def test_audit_without_check_has_no_check_anywhere() -> None:
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec | None:
+        return None if audit_.name == "not_null" else spec
+
+    assets = project_assets(manifest(EVERYTHING), check=override)
+    assert names(assets) == [STATUS_CHECK, "forall"]
+    assert [check.name for check in assets.audit_checks[EVERYTHING.fqn]] == ["forall"]
+    both = [result("not_null", 0, columns="(order_id)"), result("forall", 1)]
+    assert results_by_check_name(assets, EVERYTHING.fqn, *both) == {"forall": both[1]}
+
+
+PROJECT = manifest(
+    model("core.orders", reads=["raw.events"], audits=(audit("not_null"), audit("forall", position=1))),
+    model("raw.events", kind="EXTERNAL", audits=(audit("unique"),)),
+    standalone_audits=[standalone("add_up", ["core.orders"])],
+)
+"""`core.orders` has checks for its own audits, those of an external model, and a standalone audit."""
+
+
+@pytest.mark.parametrize("misplaced", ["not_null", "unique", "add_up"], ids=["own", "external", "standalone"])
+def test_check_moved_to_another_asset_is_refused(misplaced: str) -> None:
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name="moved", asset_key=dg.AssetKey("theirs")) if audit_.name == misplaced else spec
+
+    with pytest.raises(ConfigurationError) as refusal:
+        project_assets(PROJECT, check=override)
+    assert str(refusal.value) == (
+        f"get_asset_check_spec puts the check 'moved' of the audit {misplaced} on the asset theirs; "
+        "it belongs to core/orders."
+    )
+
+
+@pytest.mark.parametrize("name", ["not_null", STATUS_CHECK], ids=["that of another audit", "that of the status check"])
+def test_check_renamed_to_a_taken_name_is_refused(name: str) -> None:
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name=name) if audit_.name == "forall" else spec
+
+    with pytest.raises(ConfigurationError) as refusal:
+        project_assets(PROJECT, check=override)
+    assert str(refusal.value) == (
+        f"Two audits of core/orders have the check name {name!r}. Each check of an asset needs its own name. Return "
+        "another name from get_asset_check_spec."
+    )
+
+
+@pytest.mark.parametrize(
+    ("renamed", "name"),
+    [("unique", "not_null_08be2645"), ("add_up", "not_null_be1ea849")],
+    ids=["external", "standalone"],
+)
+def test_check_of_another_node_is_renamed_if_the_model_uses_its_name(renamed: str, name: str) -> None:
+    def override(spec: dg.AssetCheckSpec, audit_: Audit) -> dg.AssetCheckSpec:
+        return spec._replace(name="not_null") if audit_.name == renamed else spec
+
+    assets = project_assets(PROJECT, check=override)
+    node = {"unique": fqn("raw.events"), "add_up": "add_up"}[renamed]
+    assert {check: check_node for check, check_node in nodes(assets).items() if check_node == node} == {name: node}
+    assert nodes(assets)["not_null"] == fqn("core.orders")
+    assert list(results_by_check_name(assets, node, result(renamed))) == [name]
+
+
+# -- audits of external models --------------------------------------------------------------------
+
+
+def audited(name: str, *audits: Audit) -> Model:
+    """Return an external model with audits."""
+    return model(name, kind="EXTERNAL", audits=audits or (audit(),))
+
+
+def checks_of_other_nodes(project: Manifest) -> dict[str, tuple[str, str]]:
+    """Return asset and node of each check whose node is not an asset, by the check's name."""
+    assets = project_assets(project)
+    return {
+        check.name: (check.asset_key.to_user_string(), node)
+        for check, node in assets.node_by_check.items()
+        if node not in assets.specs
+    }
+
+
+def test_audits_of_an_external_model_are_checks_on_its_first_downstream_model() -> None:
+    readers = [model(name, reads=["raw.events"]) for name in ("marts.revenue", "core.orders", "staging.orders")]
+    project = manifest(*readers, audited("raw.events", audit(), audit("forall", position=1, blocking=False)))
+    events = fqn("raw.events")
+    assert checks_of_other_nodes(project) == {
+        "raw_events__not_null": ("core/orders", events),
+        "raw_events__forall": ("core/orders", events),
+    }
+    assets = project_assets(project)
+    assert [(check.name, assets.checks[check].blocking) for check in assets.audit_checks[events]] == [
+        ("raw_events__not_null", True),
+        ("raw_events__forall", False),
+    ]
+    assert results_by_check_name(assets, events, result("forall", 1)) == {"raw_events__forall": result("forall", 1)}
+
+
+@pytest.mark.parametrize(
+    ("selected", "readers"),
+    [
+        (["marts.revenue"], {"raw_events__not_null": ("marts/revenue", fqn("raw.events"))}),
+        (["core.orders", "marts.revenue"], {"raw_events__not_null": ("core/orders", fqn("raw.events"))}),
+        (["core.other"], {}),
+    ],
+    ids=["one of two downstream models", "both downstream models", "no downstream model"],
+)
+def test_checks_of_an_external_model_are_on_a_selected_model(
+    selected: list[str], readers: dict[str, tuple[str, str]]
+) -> None:
+    models = [model(name, reads=["raw.events"]) for name in ("core.orders", "marts.revenue")]
+    assert (
+        checks_of_other_nodes(manifest(*models, model("core.other"), audited("raw.events"), selected=selected))
+        == readers
+    )
+
+
+def test_checks_of_an_external_model_pass_through_embedded_models() -> None:
+    outer = model("core.outer", reads=["core.inner"], kind="EMBEDDED")
+    inner = model("core.inner", reads=["raw.events"], kind="EMBEDDED")
+    project = manifest(model("core.orders", reads=["core.outer"]), outer, inner, audited("raw.events"))
+    assert checks_of_other_nodes(project) == {"raw_events__not_null": ("core/orders", fqn("raw.events"))}
+
+
+def test_external_models_without_audits_or_downstream_models_have_no_checks() -> None:
+    project = manifest(
+        model("core.orders", reads=["raw.events"]), model("raw.events", kind="EXTERNAL"), audited("raw.unread")
+    )
+    assert checks_of_other_nodes(project) == {}
+
+
+def test_checks_of_other_nodes_do_not_rename_checks_of_the_model() -> None:
+    own = (audit("raw_events__not_null"), audit("not_null", position=1))
+    project = manifest(
+        model("core.orders", reads=["raw.events", "lake.events"], audits=own),
+        audited("raw.events"),
+        audited("lake.events"),
+        standalone_audits=[standalone("not_null", ["core.orders"])],
+    )
+    assert names(project_assets(project)) == [
+        STATUS_CHECK,
+        "raw_events__not_null",
+        "not_null",
+        "lake_events__not_null",
+        "raw_events__not_null_5eb895c8",
+        "not_null_b64e9560",
+    ]
+    assert checks_of_other_nodes(project) == {
+        "lake_events__not_null": ("core/orders", fqn("lake.events")),
+        "raw_events__not_null_5eb895c8": ("core/orders", fqn("raw.events")),
+        "not_null_b64e9560": ("core/orders", "not_null"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("models", "externals"),
+    [
+        (["core.orders"], {"raw.events"}),
+        (["core.orders", "marts.revenue"], {"raw.events", "raw.rates"}),
+        (["core.other"], set()),
+        ([], set()),
+    ],
+)
+def test_external_models_are_audited_with_their_downstream_models(models: list[str], externals: set[str]) -> None:
+    inner = model("core.inner", reads=["raw.rates"], kind="EMBEDDED")
+    orders = model("core.orders", reads=["raw.events", "raw.plain"], audits=(audit(),))
+    readers = [orders, model("marts.revenue", reads=["core.inner"])]
+    tables = [audited("raw.events"), audited("raw.rates"), model("raw.plain", kind="EXTERNAL")]
+    assets = project_assets(manifest(*readers, inner, model("core.other", reads=["core.orders"]), *tables))
+    assert assets.external_models_with_audits(map(fqn, models)) == {*map(fqn, externals)}
+
+
+# -- results and their checks ---------------------------------------------------------------------
+
+
+def result(name: str, position: int = 0, **args: str) -> AuditResult:
+    return AuditResult(name, position, args, True, 0, None, (D1,))
+
+
+def results_by_check_name(assets: ProjectAssets, node: str, *results: AuditResult) -> dict[str, AuditResult]:
+    return {key.name: audit_result for key, audit_result in assets.checks_of_results(node, results).items()}
+
+
+TWICE = (
+    audit("not_null", position=0, check_name="not_null_a", args={"columns": "a"}),
+    audit("forall", position=1),
+    audit("not_null", position=2, check_name="not_null_b", args={"columns": "b"}),
+)
+
+
+def test_results_match_the_checks_of_their_audits() -> None:
+    assets = project_assets(manifest(EVERYTHING))
+    not_null, forall = result("not_null", 0), result("forall", 1)
+    assert results_by_check_name(assets, EVERYTHING.fqn, forall, not_null) == {"not_null": not_null, "forall": forall}
+
+
+def test_results_of_an_audit_used_twice_are_matched_by_arguments() -> None:
+    a, b = result("not_null", 0, columns="a"), result("not_null", 2, columns="b")
+    assets = project_assets(manifest(model(audits=TWICE)))
+    assert results_by_check_name(assets, fqn("core.orders"), b, a) == {"not_null_a": a, "not_null_b": b}
+
+
+def test_results_match_if_the_promoted_model_has_another_audit_order() -> None:
+    a, b = result("not_null", 5, columns="a"), result("not_null", 7, columns="b")
+    assets = project_assets(manifest(model(audits=TWICE)))
+    assert results_by_check_name(assets, fqn("core.orders"), a, b) == {"not_null_a": a, "not_null_b": b}
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["in their order", "the other way round"])
+def test_audits_with_changed_arguments_are_matched_by_order(order: int) -> None:
+    first, second = result("not_null", 5, columns="x"), result("not_null", 7, columns="y")
+    results_by_check = results_by_check_name(
+        project_assets(manifest(model(audits=TWICE))), fqn("core.orders"), *[first, second][::order]
+    )
+    assert results_by_check == {"not_null_a": first, "not_null_b": second}
+
+
+def test_audit_of_the_promoted_model_only_has_no_check() -> None:
+    a, b, third = (result("not_null", n, columns=column) for n, column in enumerate("abc"))
+    assets = project_assets(manifest(model(audits=TWICE)))
+    assert results_by_check_name(assets, fqn("core.orders"), a, b, third, result("removed")) == {
+        "not_null_a": a,
+        "not_null_b": b,
+    }
+
+
+@pytest.mark.parametrize(
+    ("promoted", "checks"),
+    [("ba", {"not_null_a": "a", "not_null_b": "b"}), ("b", {"not_null_b": "b"})],
+    ids=["in another order", "only one of them"],
+)
+def test_result_matches_the_check_with_its_arguments(promoted: str, checks: dict[str, str]) -> None:
+    assets = project_assets(manifest(model(audits=TWICE)))
+    results = [result("not_null", n, columns=column) for n, column in enumerate(promoted)]
+    results_by_check = results_by_check_name(assets, fqn("core.orders"), *results)
+    assert {name: audit_result.args["columns"] for name, audit_result in results_by_check.items()} == checks
+
+
+# -- standalone audits ----------------------------------------------------------------------------
+
+
+def test_standalone_audit_is_a_check_on_a_selected_model_that_it_reads() -> None:
+    add_up = standalone("orders_add_up", ["core.orders", "core.a_table_of_theirs", "marts.revenue"])
+    project = manifest(model("core.orders"), model("marts.revenue"), standalone_audits=[add_up])
+    assets = project_assets(project)
+    key = dg.AssetCheckKey(ORDERS_KEY, "orders_add_up")
+    assert nodes(assets) == {"orders_add_up": "orders_add_up"}
+    assert assets.standalone_audits == {"orders_add_up": add_up}
+    assert assets.checks[key].blocking is False
+    assert assets.checks_of_results("orders_add_up", [result("orders_add_up")]) == {key: result("orders_add_up")}
+
+
+@pytest.mark.parametrize(
+    ("unchecked", "readers"),
+    [
+        ((), {}),
+        (("add_up",), {"add_up": "core.orders"}),
+        (("add_up", "fresh"), {"add_up": "core.orders", "fresh": "marts.revenue"}),
+        (("not_null",), {}),
+    ],
+    ids=["none of them", "one of them", "both", "a model's own audit"],
+)
+def test_standalone_audit_without_check_runs_with_the_model_that_it_reads(
+    unchecked: tuple[str, ...], readers: dict[str, str]
+) -> None:
+    project = manifest(
+        model("core.orders", audits=(audit("not_null"),)),
+        model("marts.revenue"),
+        standalone_audits=[
+            standalone("add_up", ["core.orders", "marts.revenue"]),
+            standalone("fresh", ["core.a_table_of_theirs", "marts.revenue"]),
+            standalone("theirs", ["raw.events"]),
+        ],
+    )
+    assets = project_assets(project, check=lambda spec, of: None if of.name in unchecked else spec)
+    assert assets.unchecked_standalone_audits == {name: fqn(reader) for name, reader in readers.items()}
+    assert {*assets.standalone_audits} == {"add_up", "fresh"}
+    assert {*nodes(assets).values()} == {fqn("core.orders"), "add_up", "fresh"} - {
+        fqn("core.orders") if name == "not_null" else name for name in unchecked
+    }
+
+
+READ_IN_MANY_WAYS = (
+    model("core.orders", reads=["raw.orders"]),
+    model("core.sides", reads=["raw.events"], kind="EMBEDDED"),
+    model("core.all", reads=["core.orders", "core.sides"]),
+    model("marts.revenue", reads=["core.all"]),
+    model("raw.events", kind="EXTERNAL"),
+)
+
+
+@pytest.mark.parametrize(
+    ("upstream_names", "carrier"),
+    [
+        (["core.orders"], "core.orders"),
+        (["marts.revenue", "core.orders"], "marts.revenue"),
+        (["core.all", "core.orders"], "core.all"),
+        (["raw.events", "core.orders"], "core.orders"),
+        (["raw.events"], "core.all"),
+        (["raw.orders"], "core.orders"),
+        (["core.sides"], "core.all"),
+        (["raw.nobody_reads_it"], None),
+    ],
+)
+def test_standalone_audit_is_on_the_last_model_it_reads_or_the_first_downstream_model(
+    upstream_names: list[str], carrier: str | None
+) -> None:
+    project = manifest(*READ_IN_MANY_WAYS, standalone_audits=[standalone("add_up", upstream_names)])
+    on = [check.asset_key.path for check, node in project_assets(project).node_by_check.items() if node == "add_up"]
+    assert on == ([carrier.split(".")] if carrier else [])
+
+
+def test_standalone_audit_of_models_of_another_component_has_no_check() -> None:
+    """This also holds if it reads an external table that one of our models reads."""
+    for upstream_names in (["core.all"], ["core.all", "raw.orders"]):
+        project = manifest(
+            *READ_IN_MANY_WAYS, selected=["core.orders"], standalone_audits=[standalone("theirs", upstream_names)]
+        )
+        assert (project_assets(project).standalone_audits, len(project_assets(project).checks)) == ({}, 1)
+
+
+def test_standalone_audit_named_like_a_model_audit_has_its_own_check() -> None:
+    project = manifest(
+        model("core.orders", audits=(audit("not_null"),)), standalone_audits=[standalone("not_null", ["core.orders"])]
+    )
+    assert nodes(project_assets(project)) == {"not_null": fqn("core.orders"), "not_null_b64e9560": "not_null"}
+
+
+def test_standalone_audits_with_similar_names_have_one_check_each() -> None:
+    alike = [standalone(name, ["core.orders"], check_name="not_null") for name in ("not null", "not-null", "not_null")]
+    assets = project_assets(manifest(model("core.orders", audits=(audit("not_null"),)), standalone_audits=alike))
+    assert nodes(assets) == {
+        "not_null": fqn("core.orders"),
+        "not_null_79511543": "not null",
+        "not_null_2a93d711": "not-null",
+        "not_null_b64e9560": "not_null",
+    }
+
+
+# -- from keys to models --------------------------------------------------------------------------
+
+
+def test_asset_keys_map_back_to_model_names() -> None:
+    assets = project_assets(manifest(model("core.orders"), model("marts.revenue")))
+    assert {assets.key(node): node for node in assets.specs} == assets.fqn_by_key
+
+
+def test_nodes_have_readable_names() -> None:
+    assets = project_assets(manifest(model("core.orders"), standalone_audits=[standalone("add_up", ["core.orders"])]))
+    assert (assets.name(fqn("core.orders")), assets.name("add_up")) == ("core.orders", "add_up")
+
+
+def test_assets_are_in_topological_order() -> None:
+    names = ["z.source", "a.middle", "b.last"]
+    chain = [model(names[0]), model(names[1], reads=[names[0]]), model(names[2], reads=[names[1]])]
+    assert project_assets(manifest(*chain)).parents_first == tuple(map(fqn, names))
+
+
+def test_asset_with_partitions_is_refused() -> None:
+    """Dagster would show the partition of a run as materialized, regardless of what SQLMesh computed."""
+
+    def partitioned(spec: dg.AssetSpec, _: Model) -> dg.AssetSpec:
+        return spec.replace_attributes(partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
+
+    with pytest.raises(ConfigurationError, match=r"Model core\.orders \(.*\) has a `partitions_def`\. SQLMesh itself"):
+        project_assets(manifest(model("core.orders")), asset=partitioned)

@@ -1,0 +1,98 @@
+"""`janitor` in `defs.yaml`, and the job and schedule that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from dg_sqlmesh_component import Janitor, SQLMeshProjectComponent
+from dg_sqlmesh_component.janitor.job import JanitorJob
+from dg_sqlmesh_component.janitor.step import MAX_NAMED_OBJECTS, deleted_metadata, dropped_metadata
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+
+def resolved(janitor: Any) -> Janitor | None:
+    attributes = {"project": "x", "janitor": janitor}
+    return SQLMeshProjectComponent.from_attributes_dict(attributes=attributes).janitor
+
+
+def built(janitor: Janitor, component_op: str = "sqlmesh_shop") -> tuple[dg.JobDefinition, dg.ScheduleDefinition]:
+    def compute(_: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
+        yield dg.Output(None)
+
+    definitions = JanitorJob(janitor, component_op).build("sqlmesh_shop_prod", compute)
+    dg.Definitions.validate_loadable(definitions)
+    schedule = definitions.resolve_schedule_def(f"{JanitorJob(janitor, component_op).name}_schedule")
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    return definitions.resolve_job_def(schedule.job_name), schedule
+
+
+def test_schedule_is_off_and_daily_by_default() -> None:
+    job, schedule = built(Janitor())
+    assert (job.name, schedule.name) == ("sqlmesh_shop_janitor", "sqlmesh_shop_janitor_schedule")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 4 * * *", None)
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    assert job.execute_in_process().success
+
+
+@pytest.mark.attribute("janitor.cron", "janitor.timezone", "janitor.default_status", "janitor.name", "janitor.tags")
+def test_schedule_and_job_are_as_configured() -> None:
+    janitor = resolved(
+        {
+            "cron": "30 2 * * 0",
+            "timezone": "Europe/Berlin",
+            "default_status": "RUNNING",
+            "name": "clean",
+            "tags": {"team": "data"},
+        }
+    )
+    assert janitor is not None
+    job, schedule = built(janitor)
+    assert (job.name, schedule.name, schedule.job_name) == ("clean", "clean_schedule", "clean")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 2 * * 0", "Europe/Berlin")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    assert job.tags["team"] == "data"
+
+
+def test_janitor_uses_the_pool_of_the_component() -> None:
+    job, _ = built(Janitor())
+    assert [op.pool for op in job.all_node_defs if isinstance(op, dg.OpDefinition)] == ["sqlmesh_shop_prod"]
+
+
+def test_component_op_that_ends_in_a_number_gives_a_valid_name() -> None:
+    assert JanitorJob(Janitor(), "sqlmesh_shop_2_").name == "sqlmesh_shop_2_janitor"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"cron": "at night"}, r"`janitor\.cron` in defs\.yaml is 'at night', which Dagster does not accept as a cron"),
+        ({"timezone": "Mars"}, r"`janitor\.timezone` in defs\.yaml is 'Mars', which is no time zone"),
+        ({"default_status": "ON"}, r"`janitor\.default_status` in defs\.yaml is 'ON'\."),
+        ({"environment": "Prod"}, r"`janitor\.environment` in defs\.yaml is 'Prod', which never expires"),
+    ],
+)
+def test_wrong_values_are_refused_with_their_attribute(attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Janitor(**attributes)
+
+
+@pytest.mark.parametrize("name", ["clean-up", "clean_2", ""])
+def test_names_that_the_op_cannot_have_are_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"`janitor\.name` in defs\.yaml is '{name}'"):
+        JanitorJob(Janitor(name=name), "sqlmesh_shop")
+
+
+def test_metadata_names_a_limited_number_of_objects_and_counts_all() -> None:
+    metadata = dropped_metadata([f"t{number}" for number in range(MAX_NAMED_OBJECTS + 1)])
+    assert metadata["sqlmesh/dropped_objects"] == MAX_NAMED_OBJECTS + 1
+    assert len(metadata["sqlmesh/dropped_object_names"].value) == MAX_NAMED_OBJECTS
+
+
+def test_snapshots_that_a_plan_added_meanwhile_are_not_deleted_ones() -> None:
+    end = msg.JanitorFinished((), before=msg.StateSize(3, 9), after=msg.StateSize(4, 3))
+    assert deleted_metadata(end)["sqlmesh/deleted_snapshots"] == 0

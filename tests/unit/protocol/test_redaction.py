@@ -1,0 +1,207 @@
+"""Secrets are redacted in all text, and other text is unchanged."""
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+from unit.builders import audit, manifest, model
+from unit.protocol.test_wire import EVENTS
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import WorkerError
+from dg_sqlmesh_component.protocol.manifest import Column, DbtNode, StandaloneAudit, cut
+from dg_sqlmesh_component.protocol.redaction import Redactor
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://ada:hunter2@db:5432/shop refused", "postgresql://ada:***@db:5432/shop refused"),
+        ("mysql://:hunter2@db/shop", "mysql://:***@db/shop"),
+        ("host=db password=hunter2 dbname=shop", "host=db password=*** dbname=shop"),
+        ("{'user': 'ada', 'password': 'hunter 2'}", "{'user': 'ada', 'password': ***}"),
+        ('{"api_key": "abc", "x": 1}', '{"api_key": ***, "x": 1}'),
+        ("PGPASSWORD=hunter2 psql", "PGPASSWORD=*** psql"),
+        ("motherduck_token=abc&x=1", "motherduck_token=***&x=1"),
+        ("secret: s3cr3t, next", "secret: ***, next"),
+        ("DB_PASS=hunter2 psql", "DB_PASS=*** psql"),
+        ("AccountName=shop;AccountKey=abc==;x", "AccountName=shop;AccountKey=***;x"),
+        ("postgres://ada:pa@ss1word@db/shop", "postgres://ada:***@db/shop"),
+        ("  password: hunter2: se: cret9\n            ^ (line: 3)", "  password: ***\n            ^ (line: 3)"),
+    ],
+)  # fmt: skip
+def test_text_that_looks_like_a_secret_is_redacted(text: str, shown: str) -> None:
+    assert Redactor({}).text(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://sqlmesh.readthedocs.io/en/stable/reference/configuration/#run",
+        'Binder Error: column "password" not found',
+        "t.tokens was executed for [2026-01-01, 2026-01-02).",
+        "12:30:45 ada@example.com",
+        "SELECT secret FROM vault",
+        "Invalid field 'password':\n  Input should be a valid string",
+        "https://example.com/a:b and <ada@example.com>",
+        "audits pass: 3, bypass=yes, compass: north",
+        "the primary key=id and the partition_key=day",
+    ],
+)
+def test_text_without_secrets_is_unchanged(text: str) -> None:
+    assert Redactor({}).text(text) == text
+
+
+def test_values_of_secret_variables_are_redacted_anywhere() -> None:
+    redactor = Redactor({"WAREHOUSE_PASSWORD": "hunter2!", "HOME": "/home/ada", "SHOP_TOKEN": "abc", "API_KEY": ""})
+    assert redactor.text("got hunter2! in /home/ada, abc") == "got *** in /home/ada, abc"  # abc is too short
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DB_PASS",
+        "pass",
+        "AZURE_ACCOUNT_KEY",
+        "AZURE_STORAGE_KEY",
+        "STORAGE_SAS",
+        "PG_DSN",
+        "AZ_CONNECTION_STRING",
+        "MYSQL_PWD",
+        "MYSQL_PW",
+        "SNOWFLAKE_PAT",
+        "SALT",
+    ],
+)
+def test_variable_with_a_secret_name_is_redacted(name: str) -> None:
+    assert Redactor({name: "hunter2!"}).text("it is hunter2!") == "it is ***"
+
+
+@pytest.mark.parametrize(
+    "name", ["BYPASS", "COMPASS_URL", "PRIMARY_KEY", "NASA_HOST", "PARTITION_KEY", "PWD", "OLDPWD"]
+)
+def test_variable_with_an_ordinary_name_is_unchanged(name: str) -> None:
+    assert Redactor({name: "hunter2!"}).text("it is hunter2!") == "it is hunter2!"
+
+
+def test_quoted_and_url_encoded_forms_of_a_secret_are_redacted() -> None:
+    secret = 'a\\b"c ü@/d'
+    redactor = Redactor({"DB_PASS": secret})
+    for text in (secret, repr(secret), json.dumps(secret), "a%5Cb%22c%20%C3%BC%40%2Fd"):
+        assert "b" not in redactor.text(text)
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "shown"),
+    [
+        ("hunter2!\n", "401 for hunter2!.", "401 for ***."),
+        ("-----BEGIN KEY-----\nMIIE\n  QhJ7a8\n-----END KEY-----\n", "QhJ7a8 -----END KEY-", "*** -----END KEY-"),
+        ("p\udce4ss99", "it is p\ufffdss99, p?ss99 or p\udce4ss99", "it is ***, *** or ***"),
+    ],
+    ids=["trailing line break", "key of several lines", "invalid Unicode"],
+)  # fmt: skip
+def test_stripped_partial_and_decoded_forms_of_a_secret_are_redacted(secret: str, text: str, shown: str) -> None:
+    assert Redactor({"DB_PASS": secret}).text(text) == shown
+
+
+def test_secret_that_contains_another_is_redacted_as_a_whole() -> None:
+    redactor = Redactor({})
+    redactor.add(["horse", "correct-horse"])
+    assert redactor.text("correct-horse horse") == "*** ***"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        msg.LogLine("info", "it is hunter2!", "output"),
+        msg.RequestFailed("EvaluationError", "it is hunter2!"),
+        msg.NodeFailed('"t"."x"', "OperationalError", "it is hunter2!", ()),
+        msg.NodeAudited('"t"."x"', (), "it is hunter2!"),
+        msg.AuditEvaluated('"t"."x"', "a", 0, {}, True, None, None, (0, 1), error="it is hunter2!"),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_events_with_free_text_are_redacted(event: msg.Event) -> None:
+    redactor = Redactor({})
+    redactor.add(["hunter2!"])
+    assert "it is ***" in repr(redactor.event(event))
+    assert "hunter2" not in repr(redactor.event(event))
+
+
+@pytest.mark.parametrize("quoted", ["'pa''ss-word'", r"'pa\'ss-word'"])
+def test_secret_in_an_sql_string_is_redacted(quoted: str) -> None:
+    redactor = Redactor({"DB_PASS": "pa'ss-word"})
+    assert redactor.sql(f"SELECT {quoted}") == "SELECT '***'"
+
+
+@pytest.mark.parametrize("characters", range(60, 70))
+def test_partial_secret_at_the_end_of_a_cut_query_is_redacted(characters: int) -> None:
+    redactor = Redactor({"DB_PASS": "hunter2-correct-horse"})
+    query = f"SELECT '{'x' * 8}hunter2-correct-horse' AS {'y' * 100}"
+    shown = redactor.sql(cut(query, characters))
+    assert shown is not None
+    assert shown.startswith(f"SELECT '{'x' * 8}***")
+    assert shown.endswith("-- cut here: 142 characters in all")
+
+
+def test_password_in_a_url_in_sql_is_redacted() -> None:
+    assert Redactor({}).sql("SELECT 'https://ada:hunter2@db/x'") == "SELECT 'https://ada:***@db/x'"
+
+
+def test_query_is_redacted_only_for_known_secrets() -> None:
+    redactor = Redactor({"MODE_TOKEN": "user"})
+    redactor.add(["hunter2!"])
+    assert redactor.sql("SELECT user FROM t WHERE key = 'hunter2!'") == "SELECT user FROM t WHERE key = '***'"
+    evaluated = msg.AuditEvaluated('"t"."x"', "a", 0, {}, True, 1, "SELECT 'hunter2!'", (0, 1))
+    loaded = msg.ProjectLoaded(manifest(model("t.x", query="SELECT 'hunter2!'"), model("t.y")))
+    for event in (evaluated, loaded):
+        assert "'***'" in repr(redactor.event(event))
+        assert "hunter2" not in repr(redactor.event(event))
+
+
+def test_manifest_is_redacted_except_names_used_for_keys_and_groups() -> None:
+    """A variable may be part of a model's properties, and the manifest is stored and shown."""
+    secret_text = "of hunter2!, by Ada"
+    check = audit("known", args={"is_in": f"('{secret_text}')"}, query=secret_text, description=secret_text)
+    dbt = DbtNode("model.shop.x", None, meta=secret_text, severity=None, tests=None)
+    model_with_secrets = model(
+        "t.x",
+        description=secret_text,
+        owner="hunter2!",
+        tags=("dagster:key_prefix:hunter2!",),
+        columns=(Column("id", "INT", secret_text), Column("n", "INT", None)),
+        audits=(check,),
+        dbt=dbt,
+    )
+    standalone_audit = StandaloneAudit(check, (), "@daily", None, dbt)
+    redactor = Redactor({})
+    redactor.add(["hunter2!"])
+    redacted = redactor.event(msg.ProjectLoaded(manifest(model_with_secrets, standalone_audits=[standalone_audit])))
+    [redacted_model] = redacted.manifest.models
+    assert redacted_model.columns[1] == Column("n", "INT", None)
+    assert (redacted_model.owner, redacted_model.tags) == (model_with_secrets.owner, model_with_secrets.tags), (
+        "of names keys and groups are made"
+    )
+    assert "hunter2" not in repr(replace(redacted.manifest, models=(replace(redacted_model, owner=None, tags=()),)))
+    evaluated = msg.AuditEvaluated('"t"."x"', "known", 0, {"is_in": secret_text}, True, 1, None, (0, 1))
+    assert redactor.event(evaluated).args == {"is_in": "of ***, by Ada"}
+
+
+def test_secrets_event_does_not_show_its_values_in_repr() -> None:
+    assert "hunter2" not in repr(msg.SecretsKnown(("hunter2!",)))
+
+
+@dataclass(frozen=True)
+class UnknownEvent:
+    text: str = "hunter2"
+
+
+def test_event_of_a_type_without_a_rule_cannot_leave_the_worker() -> None:
+    with pytest.raises(WorkerError, match="No rule hides secrets in events of the type UnknownEvent"):
+        Redactor({}).event(UnknownEvent())  # type: ignore[type-var]
+
+
+def test_every_event_has_a_rule() -> None:
+    consumed_before = {msg.SecretsKnown}
+    for event in EVENTS:
+        assert type(event) in consumed_before or Redactor({}).event(event) is not None

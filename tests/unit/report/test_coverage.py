@@ -1,0 +1,165 @@
+"""The interval coverage of a model as metadata and as a check."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+from unit.builders import HOUR, attributes, day, days, fqn, manifest, model, plain
+from unit.outcome_table import COMPLETE, MANY_GAPS, ONE_GAP, ORDERS, PROMOTED
+
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, Translator
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS, Manifest
+from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
+from dg_sqlmesh_component.report.results import Reporter
+from dg_sqlmesh_component.run.ledger import Ledger
+
+KEY = dg.AssetCheckKey(dg.AssetKey(["core", "orders"]), INTERVALS_CHECK)
+
+
+def assets(project: Manifest, slack: timedelta | None = timedelta(0)) -> ProjectAssets:
+    translator = Translator(project, attributes())
+    return ProjectAssets.build(
+        project,
+        translator,
+        translator.asset_spec,
+        lambda spec, node, audit: translator.audit_check_spec(node, audit, spec.key),
+        intervals_slack=slack,
+    )
+
+
+SHOP = manifest(model("core.orders", kind="INCREMENTAL_BY_TIME_RANGE"))
+
+
+def check(
+    outcome: NodeOutcome | AuditOnlyOutcome, slack: timedelta = timedelta(0), now: int = day(3) + HOUR
+) -> list[tuple[bool, dg.AssetCheckSeverity, str | None]]:
+    """Return the results of the intervals check in a run at this instant."""
+    project_assets = assets(SHOP, slack)
+    results = Reporter(project_assets, {KEY}, "prod", now).intervals_check(outcome)
+    assert {(result.asset_key, result.check_name) for result in results} <= {(KEY.asset_key, KEY.name)}
+    return [(result.passed, result.severity, result.description) for result in results]
+
+
+@pytest.mark.parametrize("kind", ["INCREMENTAL_BY_TIME_RANGE", "FULL", "VIEW", "SEED", "SCD_TYPE_2_BY_TIME", "CUSTOM"])
+def test_only_incremental_models_have_the_check(kind: str) -> None:
+    checks = assets(manifest(model("core.orders", kind=kind))).checks
+    assert (KEY in checks) == (kind in INCREMENTAL_KINDS)
+
+
+def test_check_is_off_by_default() -> None:
+    assert KEY not in assets(SHOP, None).checks
+
+
+@pytest.mark.parametrize(
+    ("slack", "now", "complete"),
+    [
+        (timedelta(0), day(3), True),
+        (timedelta(0), day(3) + 1, False),
+        (timedelta(hours=2), day(3) + 2 * HOUR, True),
+        (timedelta(hours=2), day(3) + 2 * HOUR + 1, False),
+    ],
+)
+def test_gap_may_be_as_old_as_the_slack(slack: timedelta, now: int, complete: bool) -> None:
+    assert is_complete(ONE_GAP, slack, now) is complete
+
+
+def test_model_without_gaps_is_complete() -> None:
+    assert is_complete(COMPLETE, timedelta(0), day(1000))
+    assert check(NodeOutcome(ORDERS, Outcome.EXECUTED, PROMOTED, coverage=COMPLETE)) == [
+        (True, dg.AssetCheckSeverity.ERROR, "core.orders has no gaps in [2026-01-01, 2026-01-03).")
+    ]
+
+
+def test_failed_check_names_gaps_and_what_to_do_although_the_model_was_executed() -> None:
+    assert check(NodeOutcome(ORDERS, Outcome.EXECUTED, PROMOTED, coverage=ONE_GAP)) == [
+        (
+            False,
+            dg.AssetCheckSeverity.ERROR,
+            "core.orders lacks 1 interval: [2026-01-02, 2026-01-03). The oldest one became due at 2026-01-03T00:00:00Z."
+            " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals, also "
+            "if newer ones are computed. No restatement is needed.",
+        )
+    ]
+
+
+def test_gap_within_the_slack_passes_and_is_named() -> None:
+    [(passed, _, description)] = check(
+        NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, coverage=ONE_GAP), timedelta(hours=2)
+    )
+    assert passed
+    assert description == (
+        "core.orders lacks 1 interval: [2026-01-02, 2026-01-03). The oldest one became due at 2026-01-03T00:00:00Z, "
+        "which is within the slack of 2:00:00."
+    )
+
+
+def test_check_of_a_waiting_model_says_what_it_waits_for() -> None:
+    [(passed, _, description)] = check(
+        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, signals=("files_arrived",), coverage=ONE_GAP)
+    )
+    assert not passed
+    assert str(description).endswith("core.orders is waiting: its signal files_arrived has no interval ready.")
+
+
+def test_result_of_a_run_of_checks_only_has_the_coverage() -> None:
+    [(passed, _, _)] = check(AuditOnlyOutcome(ORDERS, (), (), None, ONE_GAP))
+    assert not passed
+
+
+def test_version_that_is_not_incremental_gives_a_warning() -> None:
+    expected = [
+        (
+            False,
+            dg.AssetCheckSeverity.WARN,
+            "Not evaluated: the version of core.orders that environment prod has promoted is not incremental. Apply a "
+            "plan to promote the local change.",
+        )
+    ]
+    assert check(NodeOutcome(ORDERS, Outcome.EXECUTED, PROMOTED)) == expected
+    assert check(AuditOnlyOutcome(ORDERS, (), (), None)) == expected
+
+
+@pytest.mark.parametrize("error", ["", "the run was cancelled"])
+def test_model_that_failed_without_coverage_gets_the_reason_once(error: str) -> None:
+    outcome = NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, errors=(error,))
+    assert check(outcome) == []
+    reporter = Reporter(assets(SHOP), {KEY}, "prod", day(3))
+    assert [result.description for result in reporter.not_evaluated(outcome, set())] == [
+        "Not evaluated: core.orders was interrupted."
+    ]
+    assert reporter.not_evaluated(outcome, {KEY}) == []
+
+
+def test_description_names_five_gaps_and_counts_the_others() -> None:
+    gaps = tuple(days(number, number) for number in range(1, 14, 2))
+    many = replace(MANY_GAPS, gaps=gaps, gap_count=30, missing_intervals=40)
+    text = coverage_sentences("core.orders", many, timedelta(0), day(30))
+    assert text.startswith("core.orders lacks 40 intervals: [2026-01-01, 2026-01-02), ")
+    assert "[2026-01-09, 2026-01-10), and 25 more gaps." in text
+    assert "[2026-01-11" not in text
+    assert plain(coverage_metadata(many))["sqlmesh/gaps_cut"] == "23 newer gaps left out"
+
+
+def test_coverage_is_void_if_sqlmesh_starts_over() -> None:
+    ledger = Ledger([ORDERS], ["core.other"])
+    promoted = msg.EnvironmentOpened("prod", {ORDERS: PROMOTED}, (), "sqlmesh plan")
+    plan = msg.EvaluationPlanned({ORDERS: (days(1, 1),)})
+    for event in (promoted, plan, ONE_GAP, msg.EvaluationPlanned({}), plan):
+        ledger.feed(event)
+    [outcome] = ledger.feed(msg.BatchFinished(ORDERS, 0, days(1, 1), 5, None, None))
+    assert isinstance(outcome, NodeOutcome)
+    assert outcome.coverage is None
+
+
+def test_coverage_of_a_node_that_is_only_audited_is_part_of_its_outcome() -> None:
+    other = fqn("core.other")
+    ledger = Ledger([ORDERS], [other])
+    ledger.feed(replace(ONE_GAP, fqn=other))
+    [outcome] = ledger.feed(msg.NodeAudited(other, (), None))
+    assert outcome.coverage == replace(ONE_GAP, fqn=other)

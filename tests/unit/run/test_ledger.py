@@ -1,0 +1,819 @@
+"""The ledger: it takes events and returns one outcome for each requested node."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import Any, get_args, overload
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unit.builders import DAY, HOUR, day, days, fqn
+from unit.outcome_table import (
+    AUDITS,
+    D1,
+    D2,
+    D3,
+    DIVISION,
+    FAILED,
+    NOT_PROMOTED,
+    ONE_BATCH,
+    OPENED,
+    ORDERS,
+    OUTCOME_TABLE,
+    PROMOTED,
+    STAGING,
+    SUCCEEDED,
+    TWO_BATCHES,
+    Events,
+    Row,
+    audit_result,
+    audited,
+    batch,
+    failing_batch,
+    open_nodes,
+    opened,
+)
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
+from dg_sqlmesh_component.run.ledger import Ledger
+
+REVENUE = fqn("marts.revenue")
+EMPTY_PLAN = msg.EvaluationPlanned({})
+
+
+@overload
+def outcomes_of(
+    events: Iterable[msg.Event],
+    requested: Iterable[str] = (ORDERS,),
+    *,
+    worker_death: str | None = None,
+    earlier: Iterable[msg.Event] = (),
+) -> Sequence[NodeOutcome]: ...
+
+
+@overload
+def outcomes_of(
+    events: Iterable[msg.Event],
+    requested: Iterable[str] = (ORDERS,),
+    *,
+    audit_only: Iterable[str],
+    worker_death: str | None = None,
+    earlier: Iterable[msg.Event] = (),
+) -> Sequence[NodeOutcome | AuditOnlyOutcome]: ...
+
+
+def outcomes_of(
+    events: Iterable[msg.Event],
+    requested: Iterable[str] = (ORDERS,),
+    *,
+    audit_only: Iterable[str] = (),
+    worker_death: str | None = None,
+    earlier: Iterable[msg.Event] = (),
+) -> Sequence[NodeOutcome | AuditOnlyOutcome]:
+    """Return all outcomes in the order in which the ledger returns them.
+
+    Args:
+        worker_death: Why there is no last event.
+        earlier: Events of a first attempt. It leaves every unsettled node open.
+    """
+    ledger = Ledger(requested, audit_only)
+    outcomes = [outcome for event in earlier for outcome in ledger.feed(event)]
+    outcomes += ledger.pause(open_nodes(ledger)) if earlier else []
+    outcomes += [outcome for event in events for outcome in ledger.feed(event)]
+    return outcomes + (ledger.close(worker_death) if worker_death else [])
+
+
+def node_outcomes(outcomes: Iterable[NodeOutcome | AuditOnlyOutcome]) -> list[tuple[str, Outcome]]:
+    return [(outcome.fqn, outcome.outcome) for outcome in outcomes if isinstance(outcome, NodeOutcome)]
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
+def test_events_give_the_outcome_of_the_table(row: Row) -> None:
+    outcomes = outcomes_of(
+        row.events, requested=(ORDERS, *row.other_models), worker_death=row.worker_death, earlier=row.earlier_events
+    )
+    of_orders = [outcome for outcome in outcomes if outcome.fqn == ORDERS]
+    assert [replace(outcome, computed_until=None) for outcome in of_orders] == [row.outcome]
+    batches = [event for event in row.events if isinstance(event, msg.BatchFinished) and event.fqn == ORDERS]
+    assert not batches or of_orders[0].computed_until == max(batch.at for batch in batches)
+    assert {outcome.fqn for outcome in outcomes} == {ORDERS, *row.other_models}
+
+
+def test_outcome_table_covers_every_outcome() -> None:
+    assert {row.outcome.outcome for row in OUTCOME_TABLE} == set(Outcome)
+
+
+def test_outcome_table_covers_every_event_about_a_node() -> None:
+    of_other_requests = {msg.ProjectLoaded, msg.PendingFound, msg.ChangesFound, msg.ObjectDropped, msg.JanitorFinished}
+    about_records = {msg.StateLocked, msg.DataComparedWithRecords}
+    logged_only = {msg.RestatementPlanned, msg.BatchesRunning, msg.SecretsKnown, msg.LogLine}
+    not_about_nodes = {*of_other_requests, *about_records, *logged_only, msg.NodeAudited}
+    assert {type(event) for row in OUTCOME_TABLE for event in row.events} == {*get_args(msg.Event)} - not_about_nodes
+
+
+def test_only_executed_up_to_date_and_waiting_are_healthy() -> None:
+    healthy = {outcome for outcome in Outcome if not outcome.is_failure}
+    assert healthy == {Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.WAITING}
+
+
+def test_only_failed_non_blocking_audits_are_warnings() -> None:
+    failed = {
+        row.title: [(audit.name, audit.blocking) for audit in row.outcome.audits if not audit.passed]
+        for row in OUTCOME_TABLE
+        if row.outcome.outcome is Outcome.EXECUTED
+    }
+    assert {title: audits for title, audits in failed.items() if audits} == {
+        "executed with a warning: the same, and a non-blocking audit failed": [("recent", False)]
+    }
+
+
+# -- batches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
+def test_batches_may_finish_in_any_order(order: tuple[int, ...]) -> None:
+    intervals = (D1, D2, D3)
+    events: Events = [
+        OPENED,
+        msg.EvaluationPlanned({ORDERS: intervals}),
+        *(batch(n, intervals[n]) for n in order),
+        SUCCEEDED,
+    ]
+    (outcome,) = outcomes_of(events)
+    assert (outcome.outcome, outcome.intervals, outcome.rows) == (Outcome.EXECUTED, (days(1, 3),), 30)
+
+
+def test_executed_is_returned_once_with_the_last_batch() -> None:
+    ledger = Ledger([ORDERS])
+    handed_out = [len(ledger.feed(event)) for event in (OPENED, TWO_BATCHES, batch(1, D2), batch(0, D1), SUCCEEDED)]
+    assert handed_out == [0, 0, 0, 1, 0]
+
+
+def test_batch_reported_twice_counts_once() -> None:
+    assert outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), batch(0, D1)]) == []
+
+
+def test_outcomes_come_in_the_order_of_execution() -> None:
+    plan = msg.EvaluationPlanned({REVENUE: (D1,), ORDERS: (D1, D2), STAGING: (D1,)})
+    batches = [batch(0, D1, node=STAGING), batch(0, D1), batch(1, D2), batch(0, D1, node=REVENUE)]
+    outcomes = outcomes_of(
+        [opened(STAGING, ORDERS, REVENUE), plan, *batches, SUCCEEDED], requested=[REVENUE, ORDERS, STAGING]
+    )
+    assert [outcome.fqn for outcome in outcomes] == [STAGING, ORDERS, REVENUE]
+
+
+def test_outcomes_settled_at_the_end_come_in_requested_order() -> None:
+    assert [outcome.fqn for outcome in outcomes_of([SUCCEEDED], requested=[STAGING, REVENUE, ORDERS])] == [
+        STAGING,
+        REVENUE,
+        ORDERS,
+    ]
+
+
+@pytest.mark.parametrize(
+    "last", [SUCCEEDED, FAILED, msg.EvaluationFinished("nothing_to_do")], ids=lambda event: event.status
+)
+@pytest.mark.parametrize("evidence", [(), (DIVISION,), (AUDITS,)], ids=["no failure named", "error", "audit"])
+def test_failed_batch_never_gives_an_executed_outcome(
+    last: msg.EvaluationFinished, evidence: tuple[msg.Event, ...]
+) -> None:
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), failing_batch(1, D2), *evidence, last])
+    assert outcome.outcome is not Outcome.EXECUTED
+    assert outcome.outcome.is_failure
+
+
+def test_adjacent_and_overlapping_intervals_are_merged() -> None:
+    half_day = (day(2), day(2) + DAY // 2)
+    intervals = (days(5, 5), half_day, D1, days(2, 3), (day(9), day(9) + HOUR))
+    plan = msg.EvaluationPlanned({ORDERS: intervals})
+    (outcome,) = outcomes_of([plan, *(batch(n, interval) for n, interval in enumerate(intervals))])
+    assert outcome.intervals == (days(1, 3), days(5, 5), (day(9), day(9) + HOUR))
+
+
+@pytest.mark.parametrize(
+    ("rows", "total"),
+    [((10, 20), 30), ((0, 0), 0), ((None, 20), None), ((None, None), None)],
+    ids=["reported by every batch", "zero is a number", "one batch did not report", "never reported"],
+)
+def test_rows_and_bytes_are_known_only_if_every_batch_reports_them(
+    rows: tuple[int | None, ...], total: int | None
+) -> None:
+    batches = [batch(n, interval, rows=rows[n], bytes=rows[n]) for n, interval in enumerate((D1, D2))]
+    (outcome,) = outcomes_of([TWO_BATCHES, *batches])
+    assert (outcome.rows, outcome.bytes) == (total, total)
+
+
+@pytest.mark.parametrize(
+    ("counts", "row_count"), [((), None), ((0,), 0), ((7,), 7), ((7, 9), 9)], ids=["never", "none", "once", "twice"]
+)
+def test_row_count_is_the_last_count(counts: tuple[int, ...], row_count: int | None) -> None:
+    (outcome,) = outcomes_of([ONE_BATCH, *(msg.RowsCounted(ORDERS, rows) for rows in counts), batch(0, D1)])
+    assert (outcome.outcome, outcome.row_count, outcome.rows) == (Outcome.EXECUTED, row_count, 10)
+
+
+def test_row_counts_belong_to_their_own_model() -> None:
+    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,), REVENUE: (D1,)})
+    work = [
+        event
+        for node, rows in ((STAGING, 1), (ORDERS, 2))
+        for event in (msg.RowsCounted(node, rows), batch(0, D1, node=node))
+    ]
+    outcomes = outcomes_of([plan, *work, batch(0, D1, node=REVENUE), SUCCEEDED], requested=[STAGING, ORDERS, REVENUE])
+    assert [event.row_count for event in outcomes if isinstance(event, NodeOutcome)] == [1, 2, None]
+
+
+def test_row_count_alone_does_not_mean_executed() -> None:
+    (outcome,) = outcomes_of([OPENED, ONE_BATCH, msg.RowsCounted(ORDERS, 7), failing_batch(0, D1), DIVISION, FAILED])
+    assert outcome.outcome is Outcome.FAILED
+
+
+# -- audits ---------------------------------------------------------------------------------------
+
+
+def test_audit_sums_failing_rows_and_has_the_query_of_a_failed_batch() -> None:
+    audits = [
+        audited("recent", D1, 0, query="first"),
+        audited("recent", D2, 2, query="second"),
+        audited("recent", D3, 3, query="third"),
+    ]
+    (outcome,) = outcomes_of([ONE_BATCH, *audits, batch(0, D1)])
+    assert outcome.audits == (audit_result("recent", days(1, 3), failing_rows=5, query="second"),)
+
+
+def test_passed_audit_has_the_query_of_the_last_batch() -> None:
+    (outcome,) = outcomes_of(
+        [ONE_BATCH, audited("recent", D1, query="a"), audited("recent", D2, query="b"), batch(0, D1)]
+    )
+    assert outcome.audits == (audit_result("recent", days(1, 2), query="b"),)
+
+
+def test_audits_come_in_the_order_of_the_model() -> None:
+    (outcome,) = outcomes_of([ONE_BATCH, audited("recent", D1), audited("not_null", D1), batch(0, D1)])
+    assert [audit.name for audit in outcome.audits] == ["not_null", "recent"]
+
+
+def test_audit_used_twice_on_a_model_gives_two_results() -> None:
+    evaluations = [
+        msg.AuditEvaluated(ORDERS, "not_null", position, {"columns": column}, True, rows, None, D1)
+        for position, (column, rows) in enumerate([("a", 0), ("b", 4)])
+    ]
+    (outcome,) = outcomes_of([ONE_BATCH, *evaluations, batch(0, D1)])
+    assert [(audit.args, audit.failing_rows) for audit in outcome.audits] == [
+        ({"columns": "a"}, 0),
+        ({"columns": "b"}, 4),
+    ]
+
+
+def test_skipped_audit_has_no_result() -> None:
+    (outcome,) = outcomes_of([ONE_BATCH, audited("not_null", D1, None), audited("recent", D1), batch(0, D1)])
+    assert [audit.name for audit in outcome.audits] == ["recent"]
+
+
+@pytest.mark.parametrize(("last", "rows"), [(0, 0), (2, 2)])
+def test_audit_of_the_whole_table_keeps_only_the_last_batch(last: int, rows: int) -> None:
+    """If a model has no time column, the audits of each batch read the whole table."""
+    whole = [
+        replace(audited("recent", day, failing_rows), of_whole_table=True)
+        for day, failing_rows in ((D1, 3), (D2, last))
+    ]
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, whole[0], batch(0, D1), whole[1], batch(1, D2), SUCCEEDED])
+    assert isinstance(outcome, NodeOutcome)
+    assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=rows),)
+
+
+@pytest.mark.parametrize(("failing_rows", "passed"), [(0, True), (1, False)])
+def test_audit_passes_if_no_row_failed(failing_rows: int, passed: bool) -> None:
+    assert audit_result("recent", D1, failing_rows=failing_rows).passed is passed
+
+
+def test_audits_selected_alone_are_returned_when_their_node_is_audited() -> None:
+    ledger = Ledger([], [ORDERS])
+    assert ledger.feed(audited("not_null", days(1, 3), 2)) == []
+    assert ledger.feed(msg.NodeAudited(ORDERS, (D3,), None, 7)) == [
+        AuditOnlyOutcome(ORDERS, (audit_result("not_null", days(1, 3), failing_rows=2),), (D3,), None, evaluated_at=7)
+    ]
+    assert ledger.contradictions == ()
+
+
+def test_adjacent_pending_intervals_are_merged() -> None:
+    (audited_only,) = Ledger([]).feed(msg.NodeAudited(ORDERS, (D1, D2, days(4, 4)), None))
+    assert audited_only == AuditOnlyOutcome(ORDERS, (), (days(1, 2), days(4, 4)), None, evaluated_at=0)
+
+
+def test_audits_that_could_not_be_evaluated_have_the_error() -> None:
+    assert Ledger([]).feed(msg.NodeAudited(ORDERS, (), "no such table")) == [
+        AuditOnlyOutcome(ORDERS, (), (), "no such table", evaluated_at=0)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("events", "worker_death", "error"),
+    [
+        (
+            [opened(missing=(ORDERS,)), msg.EvaluationFinished("not_run")],
+            None,
+            NOT_PROMOTED,
+        ),
+        ([OPENED, SUCCEEDED], None, "SQLMesh ended the run without evaluating them."),
+        (
+            [OPENED, msg.NodeAudited(STAGING, (), None), msg.RequestFailed("EvaluationError", "cancelled")],
+            None,
+            "cancelled",
+        ),
+        ([OPENED, msg.NodeAudited(STAGING, (), None)], "killed", "killed"),
+    ],
+    ids=["not promoted", "not evaluated", "the request failed", "the worker died"],
+)
+def test_unevaluated_audits_are_reported_with_the_reason(
+    events: list[msg.Event], worker_death: str | None, error: str
+) -> None:
+    outcomes = outcomes_of(events, requested=[], audit_only=[ORDERS], worker_death=worker_death)
+    assert [outcome for outcome in outcomes if outcome.fqn == ORDERS] == [AuditOnlyOutcome(ORDERS, (), (), error)]
+
+
+@pytest.mark.parametrize(
+    ("events", "worker_death"),
+    [([OPENED, msg.RequestFailed("ConfigurationError", "a wrong date")], None), ([], "killed"), ([OPENED], "killed")],
+    ids=["refused", "died before any event", "died before the plan"],
+)
+def test_run_that_ends_before_planning_interrupts_nothing(events: list[msg.Event], worker_death: str | None) -> None:
+    assert outcomes_of(events, requested=[ORDERS], audit_only=[STAGING], worker_death=worker_death) == []
+
+
+def test_traceback_of_an_unexpected_error_is_not_repeated_for_each_interrupted_model() -> None:
+    unexpected = msg.RequestFailed("WorkerError", "This is a bug.\n\nTraceback (most recent call last): ...")
+    outcomes = outcomes_of([OPENED, ONE_BATCH, unexpected], requested=[ORDERS, STAGING])
+    assert {outcome.errors for outcome in outcomes} == {("The worker raised an unexpected error.",)}
+
+
+@pytest.mark.parametrize(
+    ("failure", "needs_correction"),
+    [
+        (DIVISION, True),
+        (msg.NodeFailed(ORDERS, "OperationalError", "the connection was lost", (), is_transient=True), False),
+        (msg.NodeFailed(ORDERS, "WorkerError", "This is a bug.", ()), False),
+    ],
+    ids=["error of the model", "transient error", "bug of this package"],
+)
+def test_model_needs_correction_only_after_an_error_of_its_own(failure: msg.NodeFailed, needs_correction: bool) -> None:
+    (outcome,) = outcomes_of([OPENED, ONE_BATCH, failing_batch(0, D1), failure, FAILED])
+    assert (outcome.outcome, outcome.needs_correction) == (Outcome.FAILED, needs_correction)
+
+
+def test_failing_signal_interrupts_the_other_models() -> None:
+    failed: Events = [OPENED, DIVISION, msg.RequestFailed("EvaluationError", "A signal raised an error.")]
+    outcomes = outcomes_of(failed, requested=[ORDERS, STAGING])
+    assert sorted(node_outcomes(outcomes)) == sorted([(ORDERS, Outcome.FAILED), (STAGING, Outcome.INTERRUPTED)])
+
+
+def test_audits_evaluated_before_the_worker_died_are_kept() -> None:
+    (outcome,) = outcomes_of([audited("not_null", D1, 2)], requested=[], audit_only=[ORDERS], worker_death="killed")
+    assert outcome == AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1, failing_rows=2),), (), "killed")
+
+
+# -- a plan is applied during the run, and SQLMesh starts over ------------------------------------
+
+
+def test_batches_of_the_first_pass_count_if_the_second_has_nothing_to_do() -> None:
+    again = msg.NodeUpToDate(ORDERS, "all complete intervals are computed", day(4), day(2))
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, again, SUCCEEDED])
+    assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
+    assert (outcome.planned_batches, outcome.finished_batches, outcome.is_second_outcome) == (1, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("second_pass", "outcome"),
+    [([msg.NodeUpToDate(ORDERS, "done", None, None)], Outcome.EXECUTED), ([], Outcome.INTERRUPTED)],
+    ids=["reported up to date", "not reported"],
+)
+def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_reported_up_to_date(
+    second_pass: list[msg.Event], outcome: Outcome
+) -> None:
+    outcomes = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, *second_pass], worker_death="killed")
+    assert node_outcomes(outcomes) == [(ORDERS, outcome)]
+
+
+@pytest.mark.parametrize("again", [ONE_BATCH, msg.EvaluationPlanned({ORDERS: ()})], ids=["planned", "nothing is ready"])
+@pytest.mark.parametrize(
+    "idle",
+    [msg.NodeUpToDate(ORDERS, "done", None, day(3)), msg.NodeWaiting(ORDERS, ("landed",), ())],
+    ids=["up to date", "waiting"],
+)
+def test_reason_of_the_first_pass_is_dropped_in_the_second(idle: msg.Event, again: msg.Event) -> None:
+    (outcome,) = outcomes_of([OPENED, msg.EvaluationPlanned({}), idle, EMPTY_PLAN, again], worker_death="killed")
+    assert isinstance(outcome, NodeOutcome)
+    assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
+    assert (outcome.reason, outcome.signals, outcome.last_interval_end) == (None, (), None)
+
+
+def test_model_that_waited_in_the_first_pass_and_ran_in_the_second_is_executed() -> None:
+    first: Events = [msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
+    (outcome,) = outcomes_of([OPENED, *first, EMPTY_PLAN, ONE_BATCH, batch(0, D1), SUCCEEDED])
+    assert isinstance(outcome, NodeOutcome)
+    assert (outcome.outcome, outcome.signals) == (Outcome.EXECUTED, ())
+
+
+def test_batches_of_both_passes_are_added_up() -> None:
+    second = msg.EvaluationPlanned({ORDERS: (D2,)})
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, batch(0, D2), SUCCEEDED])
+    assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (days(1, 2),))
+    assert (outcome.planned_batches, outcome.finished_batches) == (2, 2)
+    assert (outcome.rows, outcome.duration_ms) == (20, 10)
+
+
+def test_intervals_of_the_first_pass_are_reported_if_the_second_fails() -> None:
+    second = msg.EvaluationPlanned({ORDERS: (D2,)})
+    events: Events = [OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, second, failing_batch(0, D2), DIVISION, FAILED]
+    (outcome,) = outcomes_of(events)
+    assert (outcome.outcome, outcome.intervals) == (Outcome.PARTLY_EXECUTED, (D1,))
+
+
+def test_failures_of_the_first_pass_are_dropped() -> None:
+    plan = msg.EvaluationPlanned({STAGING: (D1,), ORDERS: (D1,)})
+    first: Events = [failing_batch(0, D1), DIVISION, msg.NodesBlocked({STAGING: (ORDERS,)})]
+    second = [batch(0, D1, node=STAGING), batch(0, D1)]
+    outcomes = outcomes_of([plan, *first, EMPTY_PLAN, plan, *second, SUCCEEDED], requested=[STAGING, ORDERS])
+    assert node_outcomes(outcomes) == [(STAGING, Outcome.EXECUTED), (ORDERS, Outcome.EXECUTED)]
+    assert all(outcome.errors == outcome.failed_audits == outcome.failed_upstream == () for outcome in outcomes)
+
+
+def test_errors_of_the_first_pass_are_dropped_if_the_second_is_interrupted() -> None:
+    events: Events = [ONE_BATCH, failing_batch(0, D1), DIVISION, EMPTY_PLAN, ONE_BATCH]
+    (outcome,) = outcomes_of(events, worker_death="killed")
+    assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
+
+
+def test_audits_of_batches_that_failed_in_the_first_pass_are_dropped() -> None:
+    first: Events = [audited("not_null", D1, 3), failing_batch(0, D1), AUDITS]
+    second: Events = [audited("not_null", D1, 0), batch(0, D1)]
+    (outcome,) = outcomes_of([OPENED, ONE_BATCH, *first, EMPTY_PLAN, ONE_BATCH, *second, SUCCEEDED])
+    assert outcome.outcome is Outcome.EXECUTED
+    assert outcome.audits == (audit_result("not_null", D1),)
+
+
+def test_audits_of_batches_that_finished_in_the_first_pass_count() -> None:
+    first: Events = [audited("recent", D1, 1), batch(0, D1)]
+    second: Events = [msg.EvaluationPlanned({ORDERS: (D2,)}), audited("recent", D2, 2), batch(0, D2)]
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, *first, EMPTY_PLAN, *second, SUCCEEDED])
+    assert outcome.audits == (audit_result("recent", days(1, 2), failing_rows=3),)
+
+
+def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
+    events: Events = [
+        OPENED,
+        ONE_BATCH,
+        batch(0, D1),
+        EMPTY_PLAN,
+        msg.NodeUpToDate(ORDERS, "done", None, None),
+        SUCCEEDED,
+    ]
+    assert node_outcomes(outcomes_of(events)) == [(ORDERS, Outcome.EXECUTED)]
+
+
+@pytest.mark.parametrize(
+    ("promoted_now", "outcome"),
+    [
+        (PROMOTED, Outcome.EXECUTED),
+        (replace(PROMOTED, metadata_hash="another"), Outcome.EXECUTED),
+        (replace(PROMOTED, version="another"), Outcome.UP_TO_DATE),
+        (replace(PROMOTED, data_hash="another"), Outcome.UP_TO_DATE),
+    ],
+    ids=["as it was", "another description", "another version", "other code in the same table"],
+)
+def test_batches_of_a_replaced_version_do_not_count(promoted_now: msg.PromotedVersion, outcome: Outcome) -> None:
+    first: Events = [OPENED, TWO_BATCHES, audited("recent", D1, 1), batch(0, D1)]
+    second: Events = [
+        EMPTY_PLAN,
+        replace(opened(ORDERS), promoted={ORDERS: promoted_now}),
+        up_to_date_again(),
+        SUCCEEDED,
+    ]
+    (node_outcome,) = outcomes_of([*first, *second])
+    assert isinstance(node_outcome, NodeOutcome)
+    assert (node_outcome.outcome, node_outcome.promoted) == (outcome, promoted_now)
+    assert bool(node_outcome.intervals) == bool(node_outcome.audits) == (outcome is Outcome.EXECUTED)
+
+
+def up_to_date_again() -> msg.NodeUpToDate:
+    return msg.NodeUpToDate(ORDERS, "the plan has computed it", None, None)
+
+
+def test_executed_model_that_is_planned_again_is_returned_again() -> None:
+    work: Events = [audited("recent", D1), msg.RowsCounted(ORDERS, 7), batch(0, D1)]
+    more: Events = [audited("recent", D2), msg.RowsCounted(ORDERS, 9), batch(0, D2, rows=20)]
+    second = msg.EvaluationPlanned({ORDERS: (D2,)})
+    first, again = outcomes_of([OPENED, ONE_BATCH, *work, EMPTY_PLAN, second, *more, SUCCEEDED])
+    assert (first.is_second_outcome, first.intervals, first.rows, first.row_count) == (False, (D1,), 10, 7)
+    assert (again.is_second_outcome, again.intervals, again.rows, again.row_count) == (True, (D2,), 20, 9)
+    assert again.audits == (audit_result("recent", D2),)
+
+
+def test_row_count_of_the_first_pass_is_not_used_for_the_second() -> None:
+    first: Events = [ONE_BATCH, msg.RowsCounted(ORDERS, 7), batch(0, D1)]
+    second: Events = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: (D2,)}), batch(0, D2)]
+    once, again = outcomes_of([OPENED, *first, *second, SUCCEEDED])
+    assert isinstance(once, NodeOutcome)
+    assert isinstance(again, NodeOutcome)
+    assert (once.row_count, again.is_second_outcome, again.row_count) == (7, True, None)
+
+
+def test_executed_model_that_fails_in_the_second_pass_is_returned_as_failed() -> None:
+    events: Events = [ONE_BATCH, batch(0, D1), EMPTY_PLAN, ONE_BATCH, failing_batch(0, D1), DIVISION, FAILED]
+    assert [(outcome.outcome, outcome.is_second_outcome) for outcome in outcomes_of(events)] == [
+        (Outcome.EXECUTED, False),
+        (Outcome.FAILED, True),
+    ]
+
+
+def test_model_executed_in_the_first_pass_and_failed_unplanned_in_the_second_is_a_contradiction() -> None:
+    ledger = Ledger([ORDERS])
+    for event in (ONE_BATCH, batch(0, D1), EMPTY_PLAN, DIVISION, FAILED):
+        ledger.feed(event)
+    assert ledger.contradictions
+
+
+# -- contradictions and the end -------------------------------------------------------------------
+
+
+def test_execution_of_an_unrequested_model_is_a_contradiction() -> None:
+    ledger = Ledger([ORDERS])
+    plan = msg.EvaluationPlanned({ORDERS: (D1,), REVENUE: (D1,)})
+    for event in (opened(ORDERS), plan, batch(0, D1), batch(0, D1, node=REVENUE), SUCCEEDED):
+        assert all(outcome.fqn == ORDERS for outcome in ledger.feed(event))
+    assert ledger.contradictions == (f"SQLMesh executed {REVENUE}, which was not requested.",)
+
+
+def test_row_count_of_an_unrequested_model_is_a_contradiction() -> None:
+    ledger = Ledger([ORDERS])
+    assert ledger.feed(msg.RowsCounted(REVENUE, 7)) == []
+    assert ledger.contradictions == (f"SQLMesh executed {REVENUE}, which was not requested.",)
+
+
+def test_failed_run_without_a_failed_node_is_a_contradiction() -> None:
+    ledger = Ledger([ORDERS])
+    for event in (ONE_BATCH, batch(0, D1), FAILED):
+        ledger.feed(event)
+    assert ledger.contradictions == ("SQLMesh reported a failed run but named no model that failed.",)
+
+
+@pytest.mark.parametrize("evidence", [DIVISION, msg.NodesBlocked({ORDERS: (STAGING,)})], ids=["failed", "blocked"])
+def test_failed_run_with_a_failed_or_blocked_node_is_no_contradiction(evidence: msg.Event) -> None:
+    ledger = Ledger([ORDERS])
+    for event in (ONE_BATCH, evidence, FAILED):
+        ledger.feed(event)
+    assert ledger.contradictions == ()
+
+
+def test_model_executed_and_failed_is_a_contradiction() -> None:
+    ledger = Ledger([ORDERS])
+    for event in (ONE_BATCH, batch(0, D1), DIVISION, FAILED):
+        ledger.feed(event)
+    assert ledger.contradictions == (
+        f"SQLMesh reported that {ORDERS} was executed, and then that it failed: {DIVISION.message}",
+    )
+
+
+def test_ledger_returns_nothing_after_the_last_event() -> None:
+    ledger = Ledger([ORDERS])
+    assert len(ledger.feed(SUCCEEDED)) == 1
+    assert ledger.close("the worker died") == []
+    assert ledger.feed(msg.RequestFailed("WorkerError", "died")) == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [msg.LogLine("error", "a driver's chatter", "output"), msg.SecretsKnown(("hunter2",))],
+    ids=lambda event: event.type,
+)
+def test_events_about_no_node_change_nothing(event: msg.Event) -> None:
+    assert outcomes_of([event]) == []
+    assert outcomes_of([OPENED, ONE_BATCH, event, batch(0, D1), event, SUCCEEDED]) == outcomes_of(
+        [OPENED, ONE_BATCH, batch(0, D1)]
+    )
+
+
+# -- random events --------------------------------------------------------------------------------
+
+NODES = ("a", "b", "c")
+nodes = st.sampled_from(NODES)
+texts = st.sampled_from(["x", "y"])
+names = st.lists(texts, max_size=2).map(tuple)
+starts_and_lengths = st.tuples(st.integers(0, 3), st.integers(1, 3))
+intervals = starts_and_lengths.map(lambda pair: (pair[0] * DAY, (pair[0] + pair[1]) * DAY))
+amounts = st.none() | st.integers(0, 9)
+durations = st.sampled_from([1, 2, 3, None])
+plans = st.builds(msg.EvaluationPlanned, st.dictionaries(nodes, st.lists(intervals, max_size=2).map(tuple)))
+evidence = st.one_of(
+    st.builds(msg.BatchFinished, nodes, st.integers(0, 2), intervals, durations, amounts, amounts),
+    st.builds(
+        msg.AuditEvaluated, nodes, texts, st.integers(0, 1), st.just({}), st.booleans(), amounts, texts, intervals
+    ),
+    st.builds(msg.RowsCounted, nodes, st.integers(0, 9)),
+    st.builds(msg.NodeFailed, nodes, texts, texts, names, st.booleans()),
+    st.builds(msg.NodesBlocked, st.dictionaries(nodes, st.lists(nodes, max_size=2).map(tuple), max_size=2)),
+    st.builds(msg.NodeUpToDate, nodes, texts, amounts, amounts),
+    st.builds(msg.NodeWaiting, nodes, names, names, names),
+    st.builds(msg.LogLine, st.just("info"), texts, texts),
+)
+finishes = st.builds(msg.EvaluationFinished, st.sampled_from(get_args(msg.Status)))
+last_words = st.lists(finishes | finishes | st.builds(msg.RequestFailed, texts, texts), max_size=2)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The events of one attempt, and the nodes that stay open for the next attempt.
+
+    Attributes:
+        kept_open: The nodes that stay open. None stands for those that are worth retrying.
+    """
+
+    events: tuple[msg.Event, ...]
+    kept_open: frozenset[str] | None
+    was_interrupted: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """The requested nodes and the attempts."""
+
+    requested: tuple[str, ...]
+    audit_only: tuple[str, ...]
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def events(self) -> list[msg.Event]:
+        return [event for attempt in self.attempts for event in attempt.events]
+
+    def up_to_the_end(self, ledger: Ledger) -> list[NodeOutcome | AuditOnlyOutcome]:
+        """Return the outcomes before the last events of the last attempt."""
+        handed_out: list[NodeOutcome | AuditOnlyOutcome] = []
+        for number, attempt in enumerate(self.attempts, start=1):
+            handed_out += [outcome for event in attempt.events if not is_last(event) for outcome in ledger.feed(event)]
+            if number < len(self.attempts):
+                worth_it = ledger.worth_retrying(attempt.was_interrupted)
+                kept = worth_it if attempt.kept_open is None else attempt.kept_open & open_nodes(ledger)
+                handed_out += ledger.pause(kept)
+        return handed_out
+
+    @property
+    def handed_out(self) -> list[NodeOutcome | AuditOnlyOutcome]:
+        ledger = Ledger(self.requested, self.audit_only)
+        handed_out = self.up_to_the_end(ledger)
+        handed_out += [
+            outcome for event in self.attempts[-1].events if is_last(event) for outcome in ledger.feed(event)
+        ]
+        return handed_out + ledger.close("the worker died")
+
+    @property
+    def outcomes(self) -> list[NodeOutcome]:
+        return [outcome for outcome in self.handed_out if isinstance(outcome, NodeOutcome)]
+
+
+def is_last(event: msg.Event) -> bool:
+    return isinstance(event, msg.EvaluationFinished | msg.RequestFailed)
+
+
+@st.composite
+def any_runs(draw: st.DrawFn) -> Run:
+    """Draw attempts of up to two plans each: batches in any order, mostly finished, mixed with other events."""
+    requested = draw(st.lists(nodes, unique=True).map(tuple))
+    missing = draw(st.sampled_from([(), (), (), ("a",)]))
+    to_audit = [node for node in NODES if node not in requested]
+    run = Run(requested, tuple(to_audit), ())
+    for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
+        audited_nodes = [node for node in to_audit if node not in missing and draw(st.booleans())]
+        to_audit = [node for node in to_audit if node not in audited_nodes]
+        attempt = draw(any_attempts(missing, [msg.NodeAudited(node, (), None) for node in audited_nodes]))
+        run = replace(run, attempts=(*run.attempts, attempt))
+    return run
+
+
+@st.composite
+def any_attempts(draw: st.DrawFn, missing: tuple[str, ...], audited_nodes: list[msg.NodeAudited]) -> Attempt:
+    events: list[msg.Event] = [opened(*NODES, missing=missing)]
+    for plan in draw(st.lists(plans, min_size=1, max_size=2)):
+        batches = [(node, n, interval) for node, planned in plan.batches.items() for n, interval in enumerate(planned)]
+        work: list[msg.Event] = [
+            batch(n, interval, node=node, duration_ms=draw(durations)) for node, n, interval in batches
+        ]
+        noise = draw(st.lists(evidence, max_size=3))
+        events += [plan, *draw(st.permutations([*work, *noise]))]
+    events += [*draw(st.lists(evidence, max_size=2)), *audited_nodes, *draw(last_words)]
+    return Attempt(tuple(events), draw(st.none() | st.frozensets(nodes)), draw(st.booleans()))
+
+
+deterministic = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+
+
+@deterministic
+@given(any_runs())
+def test_every_requested_node_gets_exactly_one_outcome(run: Run) -> None:
+    outcomes = run.outcomes
+    assert sorted(outcome.fqn for outcome in outcomes if not outcome.is_second_outcome) == sorted(run.requested)
+    assert {outcome.fqn for outcome in outcomes} == {*run.requested}
+    audited_only = [outcome.fqn for outcome in run.handed_out if isinstance(outcome, AuditOnlyOutcome)]
+    assert sorted(audited_only) == sorted(run.audit_only)
+
+
+@deterministic
+@given(any_runs(), nodes)
+def test_failure_named_at_the_end_is_never_lost(run: Run, node: str) -> None:
+    ledger = Ledger(run.requested, run.audit_only)
+    failure = msg.NodeFailed(node, "Error", "boom", ())
+    outcomes = run.up_to_the_end(ledger)
+    outcomes += [outcome for event in (failure, FAILED) for outcome in ledger.feed(event)]
+    failed = [fqn for fqn, outcome in node_outcomes(outcomes) if outcome.is_failure]
+    assert node in failed or ledger.contradictions
+
+
+@deterministic
+@given(any_runs(), nodes)
+def test_persistent_failure_of_an_open_node_is_never_retried(run: Run, node: str) -> None:
+    ledger = Ledger(run.requested, run.audit_only)
+    run.up_to_the_end(ledger)
+    ledger.feed(msg.NodeFailed(node, "Error", "boom", ()))
+    assert node not in ledger.worth_retrying(True) | ledger.worth_retrying(False)
+
+
+@deterministic
+@given(any_runs())
+def test_nodes_worth_retrying_are_open_and_pause_settles_all_others(run: Run) -> None:
+    ledger = Ledger(run.requested, run.audit_only)
+    run.up_to_the_end(ledger)
+    open_before = open_nodes(ledger)
+    retried = ledger.worth_retrying(False)
+    assert retried <= ledger.worth_retrying(True) <= open_before <= {*run.requested}
+    assert {fqn for fqn, _ in node_outcomes(ledger.pause(retried))} == open_before - retried
+    assert open_nodes(ledger) == retried
+
+
+@deterministic
+@given(any_runs())
+def test_attempts_of_an_outcome_are_between_one_and_all(run: Run) -> None:
+    assert all(1 <= outcome.attempts <= len(run.attempts) for outcome in run.outcomes)
+
+
+@deterministic
+@given(any_runs())
+def test_executed_model_has_batches_with_a_duration(run: Run) -> None:
+    nodes_with_finished_batches = {
+        event.fqn for event in run.events if isinstance(event, msg.BatchFinished) and event.duration_ms is not None
+    }
+    for outcome in run.outcomes:
+        if outcome.outcome is Outcome.EXECUTED:
+            assert outcome.fqn in nodes_with_finished_batches
+            assert outcome.finished_batches >= outcome.planned_batches
+            assert outcome.intervals
+            assert not outcome.errors
+
+
+@deterministic
+@given(any_runs())
+def test_every_failure_except_blocked_has_errors(run: Run) -> None:
+    for outcome in run.outcomes:
+        assert bool(outcome.errors) == (outcome.outcome.is_failure and outcome.outcome is not Outcome.BLOCKED)
+
+
+@deterministic
+@given(any_runs())
+def test_intervals_are_sorted_and_disjoint(run: Run) -> None:
+    for outcome in run.outcomes:
+        assert all(start < end for start, end in outcome.intervals)
+        assert all(earlier[1] < later[0] for earlier, later in zip(outcome.intervals, outcome.intervals[1:]))
+
+
+@pytest.mark.parametrize("parameter", ["requested", "audit_only"])
+def test_repeated_first_event_changes_nothing(parameter: str) -> None:
+    first = opened(missing=(ORDERS,))
+    nodes_by_parameter: dict[str, Any] = {"requested": (), parameter: (ORDERS,)}
+    assert len(outcomes_of([first, first, SUCCEEDED], **nodes_by_parameter)) == 1
+
+
+# -- events that SQLMesh should never send, and events before an early end ------------------------
+
+
+def test_unplanned_batch_is_ignored_and_is_a_contradiction() -> None:
+    ledger = Ledger([ORDERS])
+    for event in (opened(ORDERS), TWO_BATCHES, batch(7, D1), batch(9, D2)):
+        assert not ledger.feed(event)
+    assert ledger.contradictions == (f"SQLMesh finished a batch of {ORDERS} that it had not planned.",)
+
+
+def test_batches_of_the_first_pass_count_if_the_second_waits_for_a_signal() -> None:
+    second: Events = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
+    (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), *second, SUCCEEDED])
+    assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
+
+
+def test_up_to_date_model_stays_up_to_date_if_the_worker_dies() -> None:
+    ledger = Ledger([ORDERS])
+    for event in (opened(ORDERS), msg.NodeUpToDate(ORDERS, "done", None, None)):
+        ledger.feed(event)
+    (outcome,) = ledger.close("killed while auditing")
+    assert isinstance(outcome, NodeOutcome)
+    assert outcome.outcome is Outcome.UP_TO_DATE

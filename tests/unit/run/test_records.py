@@ -1,0 +1,75 @@
+"""Which data was computed outside of Dagster, and what a record of data contains."""
+
+from __future__ import annotations
+
+import pytest
+from unit.builders import DAY, day, days
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.intervals import merged, subtract
+from dg_sqlmesh_component.report.records import RECORD, record_metadata
+from dg_sqlmesh_component.run.active_runs import ActiveRun
+from dg_sqlmesh_component.run.records import outside_data
+
+PROMOTED = msg.PromotedVersion("7", "data", "text", None)
+DATA = msg.ComputedData("a", PROMOTED, ((days(1, 8), 10), (days(2, 2), 20), (days(3, 3), 20), (days(9, 9), 30)))
+
+
+def run(since: int | None, *models: str) -> ActiveRun:
+    """Return an unfinished run of these models; without models, it restates."""
+    return ActiveRun("c0ffee", frozenset(), None, True, frozenset(models) if models else None, since)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "intervals", "computed_at"),
+    [
+        (None, (days(1, 9),), 30),
+        (msg.RecordedData("6", 100), (days(1, 9),), 30),
+        (msg.RecordedData("7", 10), (days(2, 3), days(9, 9)), 30),
+        (msg.RecordedData("7", 20), (days(9, 9),), 30),
+    ],
+)
+def test_everything_computed_after_the_record_of_the_version_is_outside_data(
+    recorded: msg.RecordedData | None, intervals: tuple[msg.Interval, ...], computed_at: int
+) -> None:
+    [data], left = outside_data([DATA], {"a": recorded}, [])
+    assert (data.intervals, data.computed_at) == (intervals, computed_at)
+    assert (data.record.version, data.record.up_to) == ("7", computed_at)
+    assert left == []
+
+
+def test_recorded_data_is_not_outside_data() -> None:
+    assert outside_data([DATA], {"a": msg.RecordedData("7", 30)}, []) == ([], [])
+
+
+@pytest.mark.parametrize("unfinished", [run(20, "a"), run(20)], ids=["a run of the model", "a restatement"])
+def test_data_computed_since_an_unfinished_run_holds_the_lock_is_left_to_it(unfinished: ActiveRun) -> None:
+    [data], left = outside_data([DATA], {"a": None}, [unfinished])
+    assert (data.intervals, data.computed_at, left) == ((days(1, 8),), 10, ["a"])
+
+
+@pytest.mark.parametrize(
+    "unfinished", [run(None, "a"), run(31, "a"), run(20, "b")], ids=["waits", "began later", "of another model"]
+)
+def test_other_runs_are_no_reason_to_leave_data(unfinished: ActiveRun) -> None:
+    [data], left = outside_data([DATA], {"a": None}, [unfinished])
+    assert (data.intervals, left) == ((days(1, 9),), [])
+
+
+def test_record_is_one_line_of_metadata() -> None:
+    recorded = msg.RecordedData("7", 30, "data", "text")
+    assert record_metadata("prod", recorded) == {RECORD: "prod 7 30 data text"}
+    assert record_metadata("prod", None) == {}
+
+
+def test_adjoining_and_overlapping_intervals_are_merged() -> None:
+    assert merged([days(3, 4), days(1, 1), days(2, 3), days(6, 6)]) == (days(1, 4), days(6, 6))
+
+
+def test_removed_intervals_leave_the_parts_around_them() -> None:
+    assert subtract([days(1, 9)], [days(3, 4), days(9, 12)]) == (days(1, 2), days(5, 8))
+    assert subtract([days(1, 2), days(4, 5)], [(day(2), day(4) + DAY // 2)]) == (
+        days(1, 1),
+        (day(4) + DAY // 2, day(6)),
+    )
+    assert subtract([days(2, 3)], [days(1, 9)]) == ()

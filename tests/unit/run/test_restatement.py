@@ -1,0 +1,144 @@
+"""The estimate of a restatement, its refusals, and what a run reports about it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import dagster as dg
+import pytest
+from unit.builders import days, fqn, manifest, model, project_assets
+
+from dg_sqlmesh_component.config.attributes import Restate
+from dg_sqlmesh_component.config.run_config import (
+    RestateConfig,
+    SQLMeshRunConfig,
+    refuse_options_without_effect,
+    refuse_restatement,
+)
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.report.wording import length_of, ranges
+from dg_sqlmesh_component.run.restatement import build_restatement
+from dg_sqlmesh_component.worker.evaluate.restatement import estimated, refuse_large
+
+DAY_MS = 86_400_000
+D1_START = days(1, 1)[0]
+TWO_DAYS = {"a": (days(1, 2), 2), "b": (days(1, 2), 2)}
+
+
+def restatement(**more: object) -> msg.Restatement:
+    return msg.Restatement("2026-01-01", "2026-01-02", **more)  # type: ignore[arg-type]
+
+
+def test_estimate_is_in_proportion_to_the_recorded_range() -> None:
+    costs = {
+        "a": (msg.RecordedCost(10_000, covered_ms=10 * DAY_MS, rows=100, bytes=1_000),),  # two of ten days
+        "b": (msg.RecordedCost(5_000, covered_ms=None, rows=7),),  # always computed as a whole
+    }
+    planned = estimated(restatement(costs=costs), TWO_DAYS, {"dev": 1})
+    assert (planned.seconds, planned.rows, planned.bytes, planned.without_cost) == (7.0, 27, 200, ())
+
+
+def test_estimate_uses_the_record_whose_range_is_closest_in_length() -> None:
+    costs = tuple(msg.RecordedCost(ms, covered_ms=length * DAY_MS) for ms, length in ((60, 1), (90, 30), (70, 5)))
+    for length, seconds in ((1, 0.06), (2, 0.12), (3, 0.042), (10, 0.14), (30, 0.09), (60, 0.18)):
+        planned = estimated(restatement(costs={"a": costs}), {"a": (days(1, length), length)}, {})
+        assert planned.seconds == pytest.approx(seconds)
+
+
+def test_restatement_has_the_last_recorded_cost_of_each_length_also_of_downstream_models() -> None:
+    def record(asset: str, **metadata: Any) -> None:
+        stored = {f"sqlmesh/{name}": value for name, value in metadata.items()}
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(dg.AssetKey.from_user_string(asset), metadata=stored)
+        )
+
+    project = manifest(
+        model("raw.orders", kind="INCREMENTAL_BY_TIME_RANGE"),
+        model("marts.total", reads=["raw.orders"]),
+        model("marts.never_computed", reads=["raw.orders"]),
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        record("raw/orders", seconds=3.0, rows=30, intervals=ranges([days(1, 30)]))
+        record("raw/orders", seconds=0.3, rows=1, intervals=ranges([days(31, 31)]))
+        record("raw/orders", seconds=0.2, rows=1, intervals=ranges([days(32, 32)]))
+        record(
+            "raw/orders", origin="outside", intervals=ranges([days(1, 32)])
+        )  # computed outside of Dagster: it has no duration
+        record("marts/total", seconds=0.05, intervals=ranges([days(1, 32)]))
+        config = RestateConfig(start="2026-01-01", end="2026-01-02")
+        built = build_restatement(config, Restate(), project_assets(project), [fqn("raw.orders")], instance)
+    assert built.costs == {
+        fqn("raw.orders"): (
+            msg.RecordedCost(200, covered_ms=DAY_MS, rows=1),
+            msg.RecordedCost(3_000, covered_ms=30 * DAY_MS, rows=30),
+        ),
+        fqn("marts.total"): (msg.RecordedCost(50, covered_ms=None),),
+    }
+
+
+def test_length_of_recorded_ranges_is_their_sum_and_unknown_if_some_are_left_out() -> None:
+    hour = (D1_START + 3_600_000, D1_START + 7_200_000)
+    assert length_of(ranges([days(1, 2), days(5, 5)])) == 3 * DAY_MS
+    assert length_of(ranges([hour])) == 3_600_000
+    assert length_of(listed([ranges([days(day, day)]) for day in range(1, 31, 2)], 10)) == 0
+
+
+def test_models_without_a_record_are_named_and_left_out_of_the_estimate() -> None:
+    planned = estimated(restatement(costs={"a": (msg.RecordedCost(1_000, 2 * DAY_MS),)}), TWO_DAYS, {})
+    assert (planned.seconds, planned.rows, planned.bytes, planned.without_cost) == (1.0, None, None, ("b",))
+
+
+def test_no_record_at_all_means_no_estimate() -> None:
+    assert estimated(restatement(), TWO_DAYS, {}).seconds is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        (
+            {"max_intervals": 3},
+            "^The restatement from a to b would compute 4 intervals of 2 models; `restate.max_intervals` in .* is 3",
+        ),
+        ({"max_seconds": 0.5}, "would take about 1 seconds, .* `restate.max_seconds` in defs.yaml is 0.5"),
+    ],
+)
+def test_restatement_beyond_a_limit_is_refused(limits: dict[str, object], error: str) -> None:
+    costs = {"a": (msg.RecordedCost(1_000, 2 * DAY_MS),)}
+    restate = restatement(costs=costs, **limits)
+    with pytest.raises(ConfigurationError, match=error):
+        refuse_large(restate, estimated(restate, TWO_DAYS, {}), "from a to b")
+
+
+def test_restatement_at_its_limits_is_accepted() -> None:
+    restate = restatement(costs={"a": (msg.RecordedCost(1_000, 2 * DAY_MS),)}, max_intervals=4, max_seconds=1.0)
+    refuse_large(restate, estimated(restate, TWO_DAYS, {}), "from a to b")
+
+
+RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
+
+
+@pytest.mark.parametrize("limits", [{"max_seconds": math.nan}, {"max_seconds": -1}, {"max_intervals": 0}], ids=str)
+def test_limit_that_cannot_be_exceeded_or_kept_is_refused(limits: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"`restate\.max_\w+` in defs\.yaml is \S+; it must be at least"):
+        Restate(**limits)
+
+
+def test_restatement_must_be_allowed() -> None:
+    config = SQLMeshRunConfig(restate=RESTATE)
+    refuse_restatement(config, is_allowed=True)
+    with pytest.raises(ConfigurationError, match="allow_restate: true"):
+        refuse_restatement(config, is_allowed=False)
+
+
+def test_restatement_with_options_of_a_run_is_refused() -> None:
+    config = SQLMeshRunConfig(restate=RESTATE, start="2026-01-01", ignore_cron=True)
+    with pytest.raises(ConfigurationError, match="sets restate and ignore_cron and start"):
+        refuse_options_without_effect(config, "prod", runs_models=True)
+
+
+def test_restatement_of_checks_alone_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="sets restate, but only checks are selected"):
+        refuse_options_without_effect(SQLMeshRunConfig(restate=RESTATE), "prod", runs_models=False)

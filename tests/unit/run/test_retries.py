@@ -1,0 +1,282 @@
+"""Retries inside the step: which errors are transient, the delays, and what is retried."""
+
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster.components.resolved.errors import ResolutionException
+from pydantic import ValidationError
+from unit.builders import fqn, manifest, model, project_assets, retries
+from unit.outcome_table import AUDITS, DIVISION, LOST, OUTCOME_TABLE
+
+from dg_sqlmesh_component.config.attributes import Execution
+from dg_sqlmesh_component.config.retries import Retries
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, ConfigurationError, SQLMeshComponentError
+from dg_sqlmesh_component.run.ledger import Ledger
+from dg_sqlmesh_component.run.retry_decision import next_attempt
+
+# -- transient and persistent errors --------------------------------------------------------------
+
+ERROR_TEXT = "OperationalError: the warehouse was suspended"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_known_transient", "expected"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"transient_errors": ["suspended"]}, False, True),
+        ({"transient_errors": ["suspended"]}, True, True),
+        ({"transient_errors": ["other"]}, False, False),
+        ({"transient_errors": ["other"]}, True, True),
+        ({"transient_errors": ["other", "suspended"]}, False, True),
+        ({"persistent_errors": ["suspended"]}, True, False),
+        ({"persistent_errors": ["suspended"]}, False, False),
+        ({"persistent_errors": ["other"]}, True, True),
+        ({"persistent_errors": ["other", "suspended"]}, True, False),
+        ({"transient_errors": ["suspended"], "persistent_errors": ["suspended"]}, False, False),
+        ({"transient_errors": ["suspended"], "persistent_errors": ["warehouse"]}, True, False),
+        ({"transient_errors": ["suspended"], "persistent_errors": ["other"]}, False, True),
+    ],
+)
+def test_persistent_errors_win_over_transient_errors_and_both_over_the_default(
+    attributes: dict[str, list[str]], is_known_transient: bool, expected: bool
+) -> None:
+    assert retries(**attributes).is_transient(ERROR_TEXT, is_known_transient) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_match"),
+    [
+        ("OperationalError", True),
+        ("^OperationalError: the", True),
+        ("suspended$", True),
+        ("ware.*suspended", True),
+        ("Error: the warehouse", True),
+        ("^the warehouse", False),
+        ("Suspended", False),
+        ("(?i)SUSPENDED", True),
+        ("", True),
+    ],
+)
+def test_pattern_is_searched_in_error_class_and_message(pattern: str, is_match: bool) -> None:
+    failed = msg.NodeFailed("a", "OperationalError", "the warehouse was suspended", ())
+    refused = msg.RequestFailed("OperationalError", "the warehouse was suspended")
+    for event in (failed, refused):
+        assert retries(transient_errors=[pattern]).classify(event) == replace(event, is_transient=is_match)
+        known = replace(event, is_transient=True)
+        assert retries(persistent_errors=[pattern]).classify(known) == replace(event, is_transient=not is_match)
+
+
+def test_error_class_is_not_prepended_twice() -> None:
+    event = msg.NodeFailed("a", "OperationalError", "OperationalError: the warehouse was suspended", ())
+    assert retries(transient_errors=["^OperationalError: the"]).classify(event) == replace(event, is_transient=True)
+
+
+@pytest.mark.parametrize("name", ["transient_errors", "persistent_errors"])
+def test_pattern_without_a_list_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        Retries(max_retries=1, **{name: "suspended"})  # type: ignore[arg-type]  # it must refuse a wrong type
+    assert (
+        str(refusal.value) == f"`execution.retries.{name}` in defs.yaml is 'suspended'. Input should be a valid list."
+    )
+
+
+def test_pattern_is_searched_in_every_line() -> None:
+    event = msg.RequestFailed("WorkerError", "SQLMesh's process ended.\nIts last lines:\nwarehouse suspended")
+    classified = retries(transient_errors=["warehouse suspended"]).classify(event)
+    assert classified == replace(event, is_transient=True)
+
+
+@pytest.mark.parametrize(
+    "event", [LOST, DIVISION, msg.RequestFailed("WorkerError", "killed", is_transient=True)], ids=str
+)
+def test_classification_is_unchanged_without_patterns(event: msg.NodeFailed | msg.RequestFailed) -> None:
+    assert retries().classify(event) == event
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("attribute", ["transient_errors", "persistent_errors"])
+def test_patterns_never_apply_to_failed_audits(attribute: str, known: bool) -> None:
+    event = replace(AUDITS, is_transient=known)
+    assert retries(**{attribute: [""]}).classify(event) is event
+
+
+NO_ERRORS = {
+    event.type: event
+    for row in OUTCOME_TABLE
+    for event in row.events
+    if not isinstance(event, msg.NodeFailed | msg.RequestFailed)
+}
+
+
+@pytest.mark.parametrize("event", NO_ERRORS.values(), ids=NO_ERRORS)
+def test_events_that_are_no_errors_are_unchanged(event: msg.Event) -> None:
+    assert retries(transient_errors=[""]).classify(event) is event
+
+
+@pytest.mark.parametrize("error", ERRORS_BY_NAME.values(), ids=ERRORS_BY_NAME)
+def test_errors_of_this_package_are_persistent_by_default(error: type[SQLMeshComponentError]) -> None:
+    assert (str(error("boom")), error("boom").is_transient) == ("boom", False)
+    assert (str(error("boom", is_transient=True)), error("boom", is_transient=True).is_transient) == ("boom", True)
+
+
+# -- delays ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attributes", "delays"),
+    [
+        ({}, [10, 10, 10, 10]),
+        ({"delay": 2.5}, [2.5, 2.5, 2.5, 2.5]),
+        ({"delay": 0}, [0, 0, 0, 0]),
+        ({"delay": 2.5, "backoff": "linear"}, [2.5, 5, 7.5, 10]),
+        ({"delay": 2.5, "backoff": "exponential"}, [2.5, 7.5, 17.5, 37.5]),
+        ({"backoff": "exponential"}, [10, 30, 70, 150]),
+        ({"delay": 0, "backoff": "exponential", "jitter": "full"}, [0, 0, 0, 0]),
+    ],
+    ids=lambda parameter: " ".join(map(str, parameter.values())) or "defaults" if isinstance(parameter, dict) else "",
+)
+def test_delay_grows_by_the_configured_backoff(attributes: dict[str, Any], delays: list[float]) -> None:
+    assert [retries(**attributes).delay_before(attempt) for attempt in (2, 3, 4, 5)] == delays
+
+
+@pytest.mark.parametrize(
+    ("attributes", "attempt", "shortest", "longest"),
+    [
+        ({"jitter": "full"}, 2, 0, 8),
+        ({"jitter": "full"}, 5, 0, 8),
+        ({"jitter": "full", "backoff": "linear"}, 4, 0, 24),
+        ({"jitter": "full", "backoff": "exponential"}, 4, 0, 56),
+        ({"jitter": "plus_minus"}, 2, 0, 16),
+        ({"jitter": "plus_minus", "backoff": "linear"}, 4, 16, 32),
+        ({"jitter": "plus_minus", "backoff": "exponential"}, 4, 48, 64),
+    ],
+    ids=lambda parameter: " ".join(parameter.values()) if isinstance(parameter, dict) else str(parameter),
+)
+def test_jitter_varies_the_delay_within_bounds(
+    attributes: dict[str, Any], attempt: int, shortest: float, longest: float
+) -> None:
+    policy = retries(delay=8, **attributes)
+    delays = [policy.delay_before(attempt) for _ in range(500)]
+    assert all(shortest <= delay <= longest for delay in delays)
+    middle, margin = (shortest + longest) / 2, (longest - shortest) / 4
+    assert min(delays) < middle - margin < middle + margin < max(delays)
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 100])
+def test_delay_does_not_depend_on_max_retries(max_retries: int) -> None:
+    assert retries(max_retries=max_retries, delay=1, backoff="linear").delay_before(8) == 7
+
+
+# -- the attributes in defs.yaml ------------------------------------------------------------------
+
+
+def retries_from(value: Any) -> Retries | None:
+    """Resolve `execution: {retries: ...}` in defs.yaml."""
+    attributes = Execution.model().model_validate({"retries": value})
+    resolved: Execution = Execution.resolve_from_model(dg.ResolutionContext.default(), attributes)
+    return resolved.retries
+
+
+@pytest.mark.attribute("execution.retries.max_retries")
+@pytest.mark.parametrize("value", [3, "3", "{{ 1 + 2 }}", "{{ env.RETRIES }}", {"max_retries": 3}], ids=str)
+def test_number_is_short_for_max_retries(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRIES", "3")
+    assert retries_from(value) == Retries(max_retries=3)
+
+
+@pytest.mark.parametrize("value", [None, "{{ none }}"], ids=str)
+def test_retries_may_be_none(value: Any) -> None:
+    assert retries_from(value) is None
+
+
+@pytest.mark.parametrize("value", [True, 1.5, [3], "many", "{{ true }}", "{{ [3] }}"], ids=str)
+def test_retries_refuse_other_types_than_number_and_mapping(value: Any) -> None:
+    with pytest.raises((ResolutionException, ConfigurationError, ValidationError), match="retries"):
+        retries_from(value)
+
+
+def test_only_max_retries_is_required() -> None:
+    assert retries(max_retries=2) == Retries(
+        max_retries=2, delay=10.0, backoff=None, jitter=None, transient_errors=[], persistent_errors=[]
+    )
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"max_retries": 1.5},
+        {"max_retries": None},
+        {"delay": None},
+        {"backoff": 2},
+        {"jitter": True},
+        {"transient_errors": {}},
+        {"persistent_errors": [7]},
+        {"max_attempts": 2},
+    ],
+    ids=str,
+)
+def test_wrong_retry_attribute_is_refused_by_name(attributes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(attributes))):
+        retries(**attributes)
+
+
+@pytest.mark.parametrize("attribute", ["transient_errors", "persistent_errors"])
+@pytest.mark.parametrize(
+    ("pattern", "rule"),
+    [
+        ("(suspended", "missing ), unterminated subpattern at position 0"),
+        ("[a-", "unterminated character set at position 0"),
+        ("*suspended", "nothing to repeat at position 0"),
+    ],
+)
+def test_invalid_regular_expression_is_refused_with_its_attribute(attribute: str, pattern: str, rule: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        retries(**{attribute: ["suspended", pattern]})
+    assert str(refusal.value) == (
+        f"`execution.retries.{attribute}` in defs.yaml has {pattern!r}, which is not a regular expression: {rule}."
+    )
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"max_retries": -1}, {"max_retries": 1, "delay": -1}, {"max_retries": 1, "backoff": "quadratic"}]
+)
+def test_invalid_retry_policy_is_refused_at_load(attributes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"execution\.retries"):
+        Retries(**attributes)
+
+
+# -- the next attempt of a step -------------------------------------------------------------------
+
+DOWNSTREAM, AUDITED = "marts.revenue", "core.orders"
+
+
+def next_request(*events: msg.Event, end: msg.EvaluationFinished | msg.RequestFailed) -> msg.EvaluationRequest | None:
+    """Return the request of the next attempt in a project in which `marts.revenue` reads `staging.orders`."""
+    project = manifest(model("staging.orders"), model(DOWNSTREAM, reads=["staging.orders"]), model(AUDITED))
+    nodes = (fqn("staging.orders"), fqn(DOWNSTREAM))
+    request = msg.EvaluationRequest(msg.OpenProject(("/shop",), None, None, None), "prod", nodes, (), {AUDITED: ()}, 0)
+    ledger = Ledger(nodes, [AUDITED])
+    for event in events:
+        ledger.feed(event)
+    return next_attempt(request, ledger, end, retries().is_transient, project_assets(project).downstream_of)
+
+
+def test_refused_request_is_not_retried() -> None:
+    assert next_request(end=msg.EvaluationFinished("not_run")) is None
+
+
+def test_downstream_model_of_a_persistent_failure_is_not_retried() -> None:
+    worker_death = msg.RequestFailed("WorkerError", "killed", is_transient=True)
+    failed = msg.NodeFailed(fqn("staging.orders"), "BinderException", "no such column", ())
+    retry_after_death, retry_after_persistent_failure = (
+        next_request(end=worker_death),
+        next_request(failed, end=worker_death),
+    )
+    assert retry_after_death is not None
+    assert retry_after_death.models == (fqn("staging.orders"), fqn(DOWNSTREAM))
+    assert retry_after_persistent_failure is not None
+    assert (retry_after_persistent_failure.models, retry_after_persistent_failure.audit_only) == ((), {AUDITED: ()})
