@@ -26,6 +26,7 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 from dagster.components.core import load_defs
 
 # Each load of definitions also describes every installed component, for the lists of `dg`. That takes most of the time
@@ -206,12 +207,14 @@ class DagsterProject:
         """Load the definitions as `dg dev` does at its start, which also stores the manifest."""
         # After a launch in this process, Dagster still has the load context of a run. A run stores no manifest, so
         # each of the several loads of a launch would load the SQLMesh project again.
-        DefinitionsLoadContext.set(DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION))
-        os.environ["DAGSTER_IS_DEV_CLI"] = "1"
-        try:
-            return load(self.root)
-        finally:
-            del os.environ["DAGSTER_IS_DEV_CLI"]
+        # After many instances in this process, Dagster may have the storage of an earlier one.
+        with set_defs_state_storage(self.instance.defs_state_storage):
+            DefinitionsLoadContext.set(DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION))
+            os.environ["DAGSTER_IS_DEV_CLI"] = "1"
+            try:
+                return load(self.root)
+            finally:
+                del os.environ["DAGSTER_IS_DEV_CLI"]
 
     def load_error(self) -> str:
         """Load the definitions, which must fail. Return the messages of the error and its causes."""

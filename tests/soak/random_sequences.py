@@ -102,6 +102,7 @@ class Sequence:
     lost: dict[str, Hours] = field(default_factory=dict)
     """The part of `gone` that a failed restatement of ours has deleted."""
     computed_in: dict[str, int] = field(default_factory=dict)
+    changed_in: dict[str, int] = field(default_factory=dict)
     """The last action that has computed a model."""
     broken: set[str] = field(default_factory=set)
     cursor: str | None = None
@@ -347,7 +348,9 @@ class Sequence:
         resolver = CachingStaleStatusResolver(instance, self.repository.asset_graph, LoadingContextForTest(instance))
         for model in self.models:
             family = {model.name, *(parent.name for parent in seen_through_views(model))}
-            in_order = all(self.computed_in[model.name] >= self.computed_in[name] for name in family)
+            # A forward-only change keeps the data: the model has new code until it is computed next.
+            since = [self.changed_in.get(model.name, 0), *(self.computed_in[name] for name in family)]
+            in_order = self.computed_in[model.name] >= max(since)
             causes = [cause.reason for cause in resolver.get_stale_causes(key_of(model.name))]
             if in_order and causes and not family & self.outside.keys():
                 self.disagree("stale", f"{model.name} is stale: {causes}")
@@ -496,6 +499,7 @@ def plan_of_changed_model(sequence: Sequence) -> None:
     model = sequence.rng.choice(sequence.models)
     sequence.describe(model.name)
     sequence.changes[model.name] += 1
+    sequence.changed_in[model.name] = len(sequence.actions)
     for project in (sequence.project, sequence.twin):
         if model.kind == "SEED":
             (project / f"seeds/{model.name}.csv").write_text(f"n\n{sequence.changes[model.name]}\n")
