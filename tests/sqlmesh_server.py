@@ -36,17 +36,18 @@ def serve_in_fork(request: dict[str, Any]) -> None:
 def import_sqlmesh() -> None:
     """Import, once for all forks, the modules that SQLMesh imports at its start and when it runs."""
     import duckdb  # noqa: F401
-    import importlib_metadata
     import pandas  # noqa: F401
     import sqlmesh.cli.main
     import sqlmesh.magics  # noqa: F401
+    from sqlmesh.core import context_diff
     from sqlmesh.utils.date import to_datetime
 
     to_datetime("6 days ago")  # compiles dateparser's expressions
 
     # Each plan looks up the installed packages. That takes a third of the time of a small plan.
-    importlib_metadata.packages_distributions = cache(importlib_metadata.packages_distributions)
-    importlib_metadata.packages_distributions()
+    metadata = context_diff.metadata  # the standard library's, or a backport
+    metadata.packages_distributions = cache(metadata.packages_distributions)
+    metadata.packages_distributions()
 
 
 def main() -> None:

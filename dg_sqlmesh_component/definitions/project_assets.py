@@ -244,6 +244,17 @@ class ProjectAssets:
         is_error = is_blocking or bool(standalone and standalone.dbt and standalone.dbt.severity == "error")
         return dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN
 
+    def checks_of(self, node: str) -> Sequence[dg.AssetCheckKey]:
+        """The checks of a node, those of its audits last."""
+        return self._checks_by_node.get(node, ())
+
+    @cached_property
+    def _checks_by_node(self) -> Mapping[str, list[dg.AssetCheckKey]]:
+        checks_by_node: dict[str, list[dg.AssetCheckKey]] = {}
+        for check, node in self.node_by_check.items():
+            checks_by_node.setdefault(node, []).append(check)
+        return checks_by_node
+
     @cached_property
     def audit_checks(self) -> Mapping[str, tuple[dg.AssetCheckKey, ...]]:
         """The checks of each node's audits, by node."""

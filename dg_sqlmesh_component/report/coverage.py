@@ -9,7 +9,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, duration_text, utc_text
-from dg_sqlmesh_component.report.wording import Wording, interval_ends, ranges
+from dg_sqlmesh_component.report.wording import interval_ends, ranges
 
 _MAX_NAMED = 5
 """How many gaps the description of the check names. Its metadata lists more."""
@@ -32,32 +32,6 @@ def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
     if left_out := coverage.gap_count - len(coverage.gaps):
         metadata["sqlmesh/gaps_cut"] = f"{counted(left_out, 'newer gap')} left out"
     return metadata
-
-
-def intervals_result(
-    check: dg.AssetCheckKey,
-    wording: Wording,
-    coverage: msg.IntervalCoverage,
-    now: int,
-    reason: str | None,
-) -> dg.AssetCheckResult:
-    """The result of an intervals check.
-
-    Args:
-        now: The instant of the run, epoch milliseconds.
-        reason: A sentence that explains why the intervals are missing, if it is known.
-    """
-    slack = wording.assets.intervals_slack
-    assert slack is not None, "there are no such checks without it"
-    sentences = coverage_sentences(wording.assets.name(coverage.fqn), coverage, slack, now, advises=reason is None)
-    return dg.AssetCheckResult(
-        asset_key=check.asset_key,
-        check_name=check.name,
-        passed=is_complete(coverage, slack, now) and not coverage.unrestated,
-        description=" ".join(filter(None, [sentences, reason, *wording.unrestated(coverage.fqn, coverage.unrestated)])),
-        # Always the number, so that Dagster plots when something was missing.
-        metadata={**coverage_metadata(coverage), "sqlmesh/missing_intervals": coverage.missing_intervals},
-    )
 
 
 def is_complete(coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> bool:

@@ -17,18 +17,26 @@ def build_failure(
     outcomes: Sequence[NodeOutcome],
     audited: Sequence[AuditOnlyOutcome],
     problems: Sequence[str],
+    *,
+    is_restatement: bool = False,
+    plan_command: str | None = None,
 ) -> dg.Failure | None:
     """One Failure with the first failed models, their errors and the models that they blocked; None if nothing failed.
 
     Args:
         problems: Sentences about the whole step.
+        plan_command: The `sqlmesh plan` that updates the environment; None if the worker has not read the environment.
     """
+    # Models that are not promoted have an advice of their own, which comes first.
+    is_promoted = all(outcome.outcome is not Outcome.NOT_IN_ENVIRONMENT for outcome in outcomes)
+    needs_correction = is_promoted and any(outcome.needs_correction for outcome in outcomes)
+    advice = wording.correction_advice(is_restatement=is_restatement, plan_command=plan_command)
     lines = [
         *_failed_lines(wording, outcomes),
         *_not_promoted_lines(wording, outcomes),
         *_interrupted_lines(wording, outcomes, problems),
         *_audit_lines(wording, audited),
-        *_advice_lines(wording, outcomes),
+        *([advice] if needs_correction else []),
     ]
     if not lines and not problems and not any(outcome.outcome.is_failure for outcome in outcomes):
         return None
@@ -42,12 +50,10 @@ def build_failure(
 
 def _failed_lines(wording: Wording, outcomes: Sequence[NodeOutcome]) -> list[str]:
     """The error of each failed model, up to a limit; beyond it, the models' names."""
-    listed_elsewhere = (Outcome.BLOCKED, Outcome.INTERRUPTED, Outcome.NOT_IN_ENVIRONMENT)
-    failed = [outcome for outcome in outcomes if outcome.outcome.is_failure and outcome.outcome not in listed_elsewhere]
-    blocked = [outcome for outcome in outcomes if outcome.outcome is Outcome.BLOCKED]
+    failed = [outcome for outcome in outcomes if outcome.outcome.rule.is_cause]
     lines = []
     for failure in failed[:MAX_LISTED]:
-        blocked_by_it = [outcome.fqn for outcome in blocked if failure.fqn in outcome.failed_upstream]
+        blocked_by_it = [outcome.fqn for outcome in outcomes if failure.fqn in outcome.failed_upstream]
         lines.append(
             wording.sentence(failure) + (f"\n\nBlocked by it: {wording.names(blocked_by_it)}." if blocked_by_it else "")
         )
@@ -59,12 +65,10 @@ def _interrupted_lines(wording: Wording, outcomes: Sequence[NodeOutcome], proble
     """One line for each model with finished batches; for the others, one line for each cause."""
     interrupted = [outcome for outcome in outcomes if outcome.outcome is Outcome.INTERRUPTED]
     lines = [wording.sentence(outcome) for outcome in interrupted if outcome.intervals]
-    not_started = [outcome.fqn for outcome in interrupted if wording.was_not_started(outcome)]
+    not_started = [outcome.fqn for outcome in interrupted if outcome.was_not_started]
     if not_started:
         lines.append(f"Not started: {wording.names(not_started)}. The next run executes them.")
-    without_batches = [
-        outcome for outcome in interrupted if not outcome.intervals and not wording.was_not_started(outcome)
-    ]
+    without_batches = [outcome for outcome in interrupted if not outcome.intervals and not outcome.was_not_started]
     for cause, nodes in _by_error(without_batches).items():
         reason = "" if cause in problems else f" {as_sentence(cause)}"
         lines.append(f"Interrupted: {wording.names(nodes)}.{reason}")
@@ -92,13 +96,6 @@ def _audit_lines(wording: Wording, audited: Sequence[AuditOnlyOutcome]) -> list[
         *(wording.audit_sentence(fqn, audit) for fqn, audit in audits if audit.error),
         *(wording.audit_sentence(fqn, audit) for fqn, audit in audits if audit.blocking and audit.failing_rows),
     ]
-
-
-def _advice_lines(wording: Wording, outcomes: Sequence[NodeOutcome]) -> list[str]:
-    """One advice for all failed models. Models that are not promoted have an advice of their own, and come first."""
-    is_promoted = all(outcome.outcome is not Outcome.NOT_IN_ENVIRONMENT for outcome in outcomes)
-    needs_correction = any(outcome.needs_correction for outcome in outcomes)
-    return [wording.correction_advice()] if needs_correction and is_promoted else []
 
 
 def _paragraphs(texts: Sequence[str]) -> str:

@@ -1,7 +1,11 @@
-"""What SQLMesh did with the nodes of one run: the facts that everything in this folder reports."""
+"""What SQLMesh did with the nodes of one run, and what each outcome means.
+
+`RULES` decides everything that depends on the kind of an outcome. The sentence of each kind is in `wording.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -22,9 +26,70 @@ class Outcome(str, Enum):
     NOT_IN_ENVIRONMENT = "not_in_environment"
 
     @property
+    def rule(self) -> Rule:
+        """What this outcome means."""
+        return RULES[self]
+
+    @property
     def is_failure(self) -> bool:
         """Whether this outcome fails the step."""
-        return self not in (Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.WAITING)
+        return self.rule.verdict is Verdict.FAILED
+
+
+class Verdict(Enum):
+    """The result of a status check. Any that has failed fails the step."""
+
+    PASSED = "passed"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+class Event(Enum):
+    """The event by which Dagster knows of an outcome."""
+
+    MATERIALIZATION = "materialization"
+    OBSERVATION = "observation"
+    OPTIONAL_OBSERVATION = "observation, unless `record_unchanged` is false"
+
+
+class Released(Enum):
+    """The downstream steps that may run after an outcome, without a materialization of this run."""
+
+    ALL = "all"
+    OWN_PROJECT = "steps of the same SQLMesh project only"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one outcome means.
+
+    Attributes:
+        verdict_if_cancelled: The verdict if the run was cancelled.
+        repeats: Whether the data is unchanged, so that the last results of the model's audits are repeated.
+        is_cause: For a failure: whether the step's Failure describes it with its error. Otherwise, the Failure lists it
+            below what caused it.
+    """
+
+    verdict: Verdict
+    verdict_if_cancelled: Verdict = Verdict.FAILED
+    event: Event = Event.OBSERVATION
+    releases: Released = Released.NONE
+    repeats: bool = False
+    is_cause: bool = False
+
+
+RULES: Mapping[Outcome, Rule] = {
+    Outcome.EXECUTED: Rule(Verdict.PASSED, event=Event.MATERIALIZATION, releases=Released.ALL),
+    Outcome.UP_TO_DATE: Rule(Verdict.PASSED, event=Event.OPTIONAL_OBSERVATION, releases=Released.ALL, repeats=True),
+    Outcome.WAITING: Rule(Verdict.WARNING, releases=Released.OWN_PROJECT, repeats=True),
+    Outcome.BLOCKED: Rule(Verdict.FAILED),
+    Outcome.FAILED: Rule(Verdict.FAILED, is_cause=True),
+    Outcome.AUDIT_FAILED: Rule(Verdict.FAILED, is_cause=True),
+    Outcome.PARTLY_EXECUTED: Rule(Verdict.FAILED, is_cause=True),
+    Outcome.INTERRUPTED: Rule(Verdict.FAILED, verdict_if_cancelled=Verdict.WARNING),
+    Outcome.NOT_IN_ENVIRONMENT: Rule(Verdict.FAILED),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +144,8 @@ class NodeOutcome:
         last_interval_end: For `up_to_date` and `waiting`: the end of the last computed interval.
         audited_data: For `up_to_date` and `waiting`: the current version of the data and of the audits.
         altered_at: For `up_to_date` and `waiting`: when the data was last altered.
+        is_cancelled: Whether the run was being cancelled when the outcome became certain.
+        was_cut_off: Whether its queries were cancelled.
         computed_until: When the last batch of this run ended, epoch milliseconds; None if no batch was started.
         coverage: The coverage of an incremental model after this run; None if it was not reported.
         attempts: The number of attempts, with retries inside the step.
@@ -109,10 +176,23 @@ class NodeOutcome:
     last_interval_end: int | None = None
     audited_data: msg.AuditedData | None = None
     altered_at: int | None = None
+    is_cancelled: bool = False
+    was_cut_off: bool = False
     computed_until: int | None = None
     coverage: msg.IntervalCoverage | None = None
     attempts: int = 1
     is_second_outcome: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """The result of the node's status check."""
+        is_cancelled = self.is_cancelled and self.outcome.is_failure
+        return self.outcome.rule.verdict_if_cancelled if is_cancelled else self.outcome.rule.verdict
+
+    @property
+    def was_not_started(self) -> bool:
+        """Whether the run was cancelled before it reached the node."""
+        return self.is_cancelled and not self.intervals and not self.was_cut_off
 
     @property
     def unrestated(self) -> tuple[msg.Interval, ...]:

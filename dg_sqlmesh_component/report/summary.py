@@ -7,26 +7,27 @@ from collections.abc import Collection, Sequence
 
 import dagster as dg
 
-from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
+from dg_sqlmesh_component.report.outcomes import Event, NodeOutcome, Outcome, Verdict
 from dg_sqlmesh_component.report.wording import Wording
 
 MAX_ROWS = 50
 """How many models a table has. The other models are counted."""
 
-_WORST_FIRST = sorted(Outcome, key=lambda kind: (not kind.is_failure, kind is Outcome.BLOCKED))
+_WORST_FIRST = (Verdict.FAILED, Verdict.WARNING, Verdict.PASSED)
+_CAUSES_FIRST = sorted(Outcome, key=lambda kind: (not kind.is_failure, not kind.rule.is_cause))
 
 
 def summary_line(wording: Wording, outcomes: Collection[NodeOutcome]) -> str:
     """How many models have each outcome, failures first."""
     numbers = Counter(outcome.outcome for outcome in outcomes)
-    counts = ", ".join(f"{numbers[kind]} {kind.value.replace('_', ' ')}" for kind in _WORST_FIRST if numbers[kind])
+    counts = ", ".join(f"{numbers[kind]} {kind.value.replace('_', ' ')}" for kind in _CAUSES_FIRST if numbers[kind])
     return f"SQLMesh in environment {wording.environment}: {counts}."
 
 
 def summary_metadata(wording: Wording, outcomes: Collection[NodeOutcome]) -> dict[str, dg.MetadataValue]:
     """The executed models, slowest first, and the other models with the reason, failures first."""
-    executed = [outcome for outcome in outcomes if outcome.outcome is Outcome.EXECUTED]
-    others = [outcome for outcome in outcomes if outcome.outcome is not Outcome.EXECUTED]
+    executed = [outcome for outcome in outcomes if outcome.outcome.rule.event is Event.MATERIALIZATION]
+    others = [outcome for outcome in outcomes if outcome not in executed]
     slowest = [
         dg.TableRecord(
             {
@@ -45,9 +46,7 @@ def summary_metadata(wording: Wording, outcomes: Collection[NodeOutcome]) -> dic
                 "reason": wording.summary(outcome),
             }
         )
-        for outcome in sorted(
-            others, key=lambda outcome: (not outcome.outcome.is_failure, outcome.outcome is Outcome.UP_TO_DATE)
-        )
+        for outcome in sorted(others, key=lambda outcome: _WORST_FIRST.index(outcome.outcome.rule.verdict))
     ]
     return {**_table("sqlmesh/slowest", slowest), **_table("sqlmesh/not_executed", not_executed)}
 

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, duration_text, listed, utc_text
+from dg_sqlmesh_component.report.earlier_results import EarlierResult
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 
-@dataclass
+@dataclass(frozen=True)
 class Wording:
-    """Describes the outcomes of one step.
-
-    Attributes:
-        environment: The environment of the run.
-        running: The models that were running when the run was cancelled; None if it was not cancelled.
-        is_restatement: Whether the run computes a range again.
-        plan_command: The `sqlmesh plan` that updates the environment; None until the worker has read the environment.
-    """
+    """Describes the outcomes of one run in an environment."""
 
     assets: ProjectAssets
     environment: str
-    running: Set[str] | None = None
-    plan_command: str | None = None
-    is_restatement: bool = False
 
     @property
     def is_declared(self) -> bool:
@@ -38,9 +29,8 @@ class Wording:
 
     def sentence(self, outcome: NodeOutcome) -> str:
         """What SQLMesh did with a model, and the error if it failed."""
-        has_error = outcome.outcome in (Outcome.FAILED, Outcome.PARTLY_EXECUTED) or (
-            outcome.outcome is Outcome.AUDIT_FAILED and not self._failing_audits(outcome)
-        )
+        is_in_summary = outcome.outcome is Outcome.AUDIT_FAILED and self._failing_audits(outcome)
+        has_error = outcome.outcome.rule.is_cause and not is_in_summary
         return self.summary(outcome) + ("".join(map(block, outcome.errors)) if has_error else "")
 
     def summary(self, outcome: NodeOutcome) -> str:
@@ -60,7 +50,8 @@ class Wording:
             case Outcome.WAITING:
                 return f"{name} is waiting: {self.awaited(outcome)}."
             case Outcome.BLOCKED:
-                return self._blocked(outcome)
+                failed = f": {self.names(outcome.failed_upstream)}" if outcome.failed_upstream else ""
+                return f"{name} was not executed, because a model upstream of it failed{failed}."
             case Outcome.FAILED:
                 return f"{name}{self._file(outcome)} failed.{self._why_not_retried(outcome)}"
             case Outcome.AUDIT_FAILED:
@@ -72,7 +63,7 @@ class Wording:
                     f"The computed intervals are kept: {ranges(outcome.intervals)}."
                     f"{self._why_not_retried(outcome)}"
                 )
-            case Outcome.INTERRUPTED if self.was_not_started(outcome):
+            case Outcome.INTERRUPTED if outcome.was_not_started:
                 return f"{name} was not started: the run was cancelled. The next run executes it."
             case Outcome.INTERRUPTED:
                 cause = " ".join(map(as_sentence, outcome.errors))
@@ -82,18 +73,18 @@ class Wording:
             case Outcome.NOT_IN_ENVIRONMENT:
                 return f"{name}: {' '.join(outcome.errors)}"
 
-    def correction_advice(self) -> str:
+    def correction_advice(self, *, is_restatement: bool, plan_command: str | None) -> str:
         """What to do after models failed for a cause that a retry alone does not remove."""
         again = (
             "launch the same restatement again: SQLMesh does not count the failed intervals as pending. "
-            if self.is_restatement
+            if is_restatement
             else "launch the run again. It computes only the pending intervals. "
         )
         advice = (
             f"Correct the model or its data, then {again}"
             "If you change a file of the project, apply a plan before that run"
         )
-        return f"{advice}:{block(self.plan_command)}" if self.plan_command else f"{advice}."
+        return f"{advice}:{block(plan_command)}" if plan_command else f"{advice}."
 
     def audit_only_sentence(self, outcome: AuditOnlyOutcome) -> str:
         """The state of a model whose audits were evaluated without running it."""
@@ -123,29 +114,32 @@ class Wording:
 
     def why_not_evaluated(self, outcome: NodeOutcome) -> str:
         """Why a node's audits have no result."""
-        name = self.assets.name(outcome.fqn)
-        match outcome.outcome:
-            case Outcome.BLOCKED:
-                return self._blocked(outcome)
-            case Outcome.FAILED | Outcome.PARTLY_EXECUTED:
-                return f"{name} failed."
-            case Outcome.AUDIT_FAILED:
-                return f"{name} failed another audit."
-            case Outcome.INTERRUPTED:
-                return f"{name} was interrupted."
-            case Outcome.NOT_IN_ENVIRONMENT:
-                return f"{name} is not promoted in environment {self.environment}."
-            case _:
-                return (
-                    f"{name} was not executed in this run, and no earlier result is known to apply to its current "
-                    "data. Execute this check alone to evaluate it."
-                )
+        if outcome.outcome.is_failure:
+            return self.summary(outcome)
+        return (
+            f"{self.assets.name(outcome.fqn)} was not executed in this run, and no earlier result is known to apply to "
+            "its current data. Execute this check alone to evaluate it."
+        )
+
+    def known_failure(self, fqn: str, check: str, result: EarlierResult) -> str:
+        """A blocking audit that failed in an earlier run and was not evaluated since."""
+        return (
+            f"{self.assets.name(fqn)}: the check {check} failed when its audit was last evaluated (run "
+            f"{result.run_id}), and nothing has been computed since. Execute the check alone to evaluate it again."
+        )
 
     def why_no_coverage(self, fqn: str) -> str:
         """Why a model that did not fail has no coverage."""
+        return self._promoted_version(fqn, "is not incremental")
+
+    def why_not_promoted(self, fqn: str) -> str:
+        """Why an audit of a model was not evaluated with the model's other audits."""
+        return self._promoted_version(fqn, "does not have this audit")
+
+    def _promoted_version(self, fqn: str, difference: str) -> str:
         return (
-            f"the version of {self.assets.name(fqn)} that environment {self.environment} has promoted is not "
-            "incremental. Apply a plan to promote the local change."
+            f"the version of {self.assets.name(fqn)} that environment {self.environment} has promoted {difference}. "
+            "Apply a plan to promote the local change."
         )
 
     def unrestated(self, fqn: str, intervals: Sequence[msg.Interval]) -> list[str]:
@@ -157,10 +151,6 @@ class Wording:
             "or old there, and SQLMesh does not count these intervals as pending. To compute them, launch a run of the "
             f"model with `{_restate_config(intervals[0][0], intervals[-1][1])}` in the run config."
         ]
-
-    def was_not_started(self, outcome: NodeOutcome) -> bool:
-        """Whether the run was cancelled before it reached the model."""
-        return self.running is not None and not outcome.intervals and outcome.fqn not in self.running
 
     def awaited(self, outcome: NodeOutcome) -> str:
         """What a model waits for: the text after "is waiting:", without the last full stop. It may end with advice."""
@@ -192,10 +182,6 @@ class Wording:
     def names(self, nodes: Iterable[str]) -> str:
         """The names of nodes, separated by commas."""
         return ", ".join(map(self.assets.name, nodes))
-
-    def _blocked(self, outcome: NodeOutcome) -> str:
-        failed = f": {self.names(outcome.failed_upstream)}" if outcome.failed_upstream else ""
-        return f"{self.assets.name(outcome.fqn)} was not executed, because a model upstream of it failed{failed}."
 
     def _file(self, outcome: NodeOutcome) -> str:
         """The model's file, relative to the project's folder."""

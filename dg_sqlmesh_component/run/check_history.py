@@ -8,6 +8,7 @@ from itertools import islice
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import CheckRecord, check_records, last_check_records
+from dg_sqlmesh_component.report.checks import evaluation_of, not_evaluated, repeated
 from dg_sqlmesh_component.report.earlier_results import NOT_EVALUATED, EarlierResult, data_in, stored_value
 
 _MAX_RECORDS = 50
@@ -48,22 +49,18 @@ def last_evaluations(
     Args:
         why: Why the run evaluates none, as a clause after "because".
     """
-    repeated = {}
+    evaluations = {}
     for check, record in last_check_records(instance, checks).items():
         evaluation, earlier = _evaluation(record), _earlier_result(record)
-        if evaluation is not None:
-            description = f"{earlier.sentence}. Repeated, because {why}." if earlier else evaluation.description
-            repeated[check] = dg.AssetCheckEvaluation(
-                asset_key=check.asset_key,
-                check_name=check.name,
-                passed=evaluation.passed,
-                metadata={**evaluation.metadata, **(earlier.label if earlier else {})},
-                target_materialization_data=evaluation.target_materialization_data,
-                severity=evaluation.severity,
-                description=description,
-                blocking=False,
-            )
-    return repeated
+        if evaluation is None:
+            continue
+        target = evaluation.target_materialization_data
+        if earlier is None:
+            result = not_evaluated(check, (evaluation.description or "").removeprefix("Not evaluated: "))
+        else:
+            result = repeated(check, earlier, why, evaluation.metadata)
+        evaluations[check] = evaluation_of(result, target)
+    return evaluations
 
 
 def _evaluation(record: CheckRecord) -> dg.AssetCheckEvaluation | None:

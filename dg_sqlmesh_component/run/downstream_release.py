@@ -16,7 +16,7 @@ from dg_sqlmesh_component.dagster_internals import PlannedStep, awaited_outputs,
 from dg_sqlmesh_component.definitions.op import PROJECT_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
+from dg_sqlmesh_component.report.outcomes import NodeOutcome, Released
 
 
 @dataclass
@@ -33,11 +33,12 @@ class DownstreamRelease:
 
     def asset(self, outcome: NodeOutcome) -> Iterator[dg.DagsterEvent]:
         """Release the output of a model that has not failed and was not materialized in this run."""
-        if outcome.outcome not in (Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.WAITING):
+        releases = outcome.outcome.rule.releases
+        if releases is Released.NONE:
             return
         key = self.assets.key(outcome.fqn)
         output = self.context.assets_def.get_output_name_for_asset_key(key)
-        if outcome.outcome is Outcome.WAITING and self._holds_back(outcome, output):
+        if releases is Released.OWN_PROJECT and self._holds_back(outcome, output):
             return
         self.healthy.add(key)
         yield from self._release(output)

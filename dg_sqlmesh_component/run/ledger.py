@@ -75,6 +75,7 @@ class _Entry:
     attempts: int = 1
     earlier_errors: tuple[str, ...] = ()
     computed_until: int | None = None
+    was_cut_off: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -133,7 +134,13 @@ class _Entry:
         return Outcome.INTERRUPTED, (interruption or "SQLMesh ended the run without reporting an outcome for it.",)
 
     def outcome(
-        self, fqn: str, outcome: Outcome, errors: tuple[str, ...], promoted: msg.PromotedVersion | None
+        self,
+        fqn: str,
+        outcome: Outcome,
+        errors: tuple[str, ...],
+        promoted: msg.PromotedVersion | None,
+        *,
+        is_cancelled: bool,
     ) -> NodeOutcome:
         done, up_to_date, waiting = self.done, self.up_to_date, self.waiting
         idle = up_to_date or waiting
@@ -164,6 +171,8 @@ class _Entry:
             last_interval_end=idle.last_interval_end if idle else None,
             audited_data=idle.audited_data if idle else None,
             altered_at=idle.altered_at if idle else None,
+            is_cancelled=is_cancelled,
+            was_cut_off=self.was_cut_off,
             computed_until=self.computed_until,
             coverage=self.coverage,
             attempts=self.attempts,
@@ -192,6 +201,7 @@ class Ledger:
         self._status: str | None = None
         self._closed = False
         self._has_begun = False
+        self._is_cancelled = False
 
     @property
     def never_began(self) -> bool:
@@ -211,6 +221,10 @@ class Ledger:
             for fqn in sorted(self._unplanned - self._unrequested)
         ]
         return (*contradictions, *self._failed_after_success.values())
+
+    def cancel(self) -> None:
+        """Mark the outcomes that become certain from now on as those of a cancelled run."""
+        self._is_cancelled = True
 
     def add(self, nodes: Iterable[str]) -> None:
         """Expect outcomes of more nodes: those that SQLMesh adds to a restatement."""
@@ -235,6 +249,9 @@ class Ledger:
                 self._entry(event.fqn).row_count = event.rows
             case msg.NodeFailed():
                 self._fail(event)
+            case msg.BatchesInFlight():
+                for fqn in event.nodes:
+                    self._entry(fqn).was_cut_off = True
             case msg.NodesBlocked():
                 for fqn, failed_upstream in event.failed_upstream.items():
                     self._entry(fqn).failed_upstream = failed_upstream
@@ -400,7 +417,7 @@ class Ledger:
     def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
         entry = self._entries[fqn]
         entry.verdict = outcome
-        return entry.outcome(fqn, outcome, errors, self._promoted.get(fqn))
+        return entry.outcome(fqn, outcome, errors, self._promoted.get(fqn), is_cancelled=self._is_cancelled)
 
 
 _BEGUN = (

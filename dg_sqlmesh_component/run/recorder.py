@@ -21,6 +21,7 @@ from dg_sqlmesh_component.dagster_internals import (
     cache_output_keys,
     drop_missing_outputs_log,
 )
+from dg_sqlmesh_component.report.checks import evaluation_of
 from dg_sqlmesh_component.run.request import reported_checks
 
 
@@ -30,14 +31,9 @@ def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Itera
     drop_missing_outputs_log(context)
     recorder = _Recorder(context)
     for result in results:
-        if isinstance(result, dg.AssetMaterialization):
+        if isinstance(result, (dg.AssetMaterialization, dg.MaterializeResult)) and result.asset_key:
             yield result
             recorder.materialized(result.asset_key)
-        elif isinstance(result, dg.MaterializeResult) and result.asset_key and not context.has_partition_key:
-            yield result._replace(check_results=[])
-            recorder.materialized(result.asset_key)
-            for check in result.check_results or ():
-                yield from recorder.check(check)
         elif isinstance(result, dg.AssetCheckResult):
             yield from recorder.check(result)
         else:
@@ -77,16 +73,7 @@ class _Recorder:
         holds_back = blocking and not result.passed and result.severity is dg.AssetCheckSeverity.ERROR
         if is_selected and self._output_by_check[key] in self._awaited and not holds_back:
             yield dg.Output(None, output_name=self._output_by_check[key])
-        yield dg.AssetCheckEvaluation(
-            asset_key=key.asset_key,
-            check_name=key.name,
-            passed=result.passed,
-            metadata=result.metadata,
-            target_materialization_data=self._target(key.asset_key),
-            severity=result.severity,
-            description=result.description,
-            blocking=blocking,
-        )
+        yield evaluation_of(result, self._target(key.asset_key), blocking=blocking)
 
     def _target(self, asset: dg.AssetKey) -> TargetMaterialization | None:
         """The materialization that a check's result is about."""

@@ -22,9 +22,9 @@ from dg_sqlmesh_component.protocol.errors import (
     StoppedError,
 )
 from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.report.checks import Checks, not_evaluated
 from dg_sqlmesh_component.report.failure import build_failure
-from dg_sqlmesh_component.report.results import Reporter, not_evaluated
-from dg_sqlmesh_component.report.wording import as_sentence
+from dg_sqlmesh_component.report.wording import Wording, as_sentence
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.active_runs import mark_as_computing
 from dg_sqlmesh_component.run.cancellation import Interruption
@@ -33,6 +33,7 @@ from dg_sqlmesh_component.run.check_history import last_evaluations
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.request import StepSettings, build_request, reported_checks, run_tags
 from dg_sqlmesh_component.run.run_log import RunLog
+from dg_sqlmesh_component.run.step_records import StepRecords
 from dg_sqlmesh_component.run.step_results import StepResults
 from dg_sqlmesh_component.run.unfinished_restatements import RestatementMemory, finish, unfinished_restatements
 from dg_sqlmesh_component.worker_client.calls import serving
@@ -100,17 +101,22 @@ class _Step:
         self._computing_since: int | None = None
         self._restatement = RestatementMemory(context, assets)
         self._in_flight: tuple[str, ...] = ()
-        self._cut_off: set[str] = set()
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
-        is_declared = request.environment == assets.manifest.environment
-        self._checks = set(reported_checks(context)) if is_declared else set()
-        """Shared with the objects below, because a restatement adds the checks of downstream models."""
-        reporter = Reporter(assets, self._checks, request.environment, request.execution_time, execution.allow_restate)
-        self._wording = reporter.wording
-        self._wording.is_restatement = request.restate is not None
-        self._log = RunLog(context, self._wording, self._checks, settings.owned)
-        self._results = StepResults(context, reporter, self._log, execution.record_unchanged)
+        self._plan_command: str | None = None
+        self._wording = wording = Wording(assets, request.environment)
+        self._records = StepRecords(context, wording)
+        checks = set(reported_checks(context)) if wording.is_declared else set()
+        self._log = RunLog(context, wording, checks, settings.owned)
+        self._results = StepResults(
+            context,
+            Checks(wording, request.execution_time),
+            self._records,
+            self._log,
+            checks,
+            execution.record_unchanged,
+            execution.allow_restate,
+        )
 
     def run(self) -> Iterator[Any]:
         """Yield all results of the step, then raise if it failed or was cancelled.
@@ -128,7 +134,7 @@ class _Step:
     def _results_until_failure(self) -> Generator[Any, None, dg.Failure | None]:
         end = yield from self._attempts()
         yield from self._settle(end)
-        yield from self._results.record_remaining_outside_data()
+        yield from self._records.record_remaining_outside_data()
         self._problems += [*self._ledger.contradictions, *self._restatement.end(self._results.outcomes, self._wording)]
         failure = self._failure()
         # Dagster shows checks without a result as failed in a failed run, and as skipped in a cancelled run.
@@ -148,7 +154,14 @@ class _Step:
 
     def _failure(self) -> dg.Failure | None:
         problems = [*self._problems, *self._results.known_failures]
-        return build_failure(self._wording, self._results.outcomes, self._results.audited, problems)
+        return build_failure(
+            self._wording,
+            self._results.outcomes,
+            self._results.audited,
+            problems,
+            is_restatement=self._request.restate is not None,
+            plan_command=self._plan_command,
+        )
 
     # -- attempts ---------------------------------------------------------------------------------
 
@@ -184,7 +197,7 @@ class _Step:
                 self._log.event(event)
                 if isinstance(event, msg.DataComparedWithRecords):
                     finish(self._context.instance, event.finished_runs)
-                    self._results.note_outside_data(event.unrecorded, self._computing_since)
+                    self._records.note_outside_data(event.unrecorded, self._computing_since)
                 yield from self._results.report(self._ledger.feed(event))
         except SQLMeshComponentError as error:
             return error  # the worker died or could not be started; nodes that had finished were reported
@@ -193,18 +206,17 @@ class _Step:
     def _note(self, event: msg.Event, worker: Worker) -> None:
         match event:
             case msg.StateLocked():
-                worker.answer(self._records())
+                worker.answer(self._recorded())
             case msg.RestatementPlanned():
                 self._add(event.added)
                 self._restatement.planned = event
             case msg.EnvironmentOpened():
-                self._wording.plan_command = event.plan_command
+                self._plan_command = event.plan_command
                 self._restatement.begin(event.promoted)
             case msg.BatchesInFlight():
                 self._in_flight = event.nodes
-                self._cut_off.update(event.nodes)
 
-    def _records(self) -> msg.Records:
+    def _recorded(self) -> msg.Records:
         """What Dagster has recorded. The run gets a tag: data that is computed from now on is this run's."""
         if not self._wording.is_declared:
             return msg.Records()
@@ -215,7 +227,7 @@ class _Step:
         added = self._assets.downstream_of(requested) if self._request.restate else set()
         models = self._assets.with_upstream(requested | added)
         unfinished = unfinished_restatements(instance, self._restatement.project, except_run=run.run_id)
-        return msg.Records(self._results.read_records(models), unfinished)
+        return msg.Records(self._records.read(models), unfinished)
 
     def _add(self, models: Sequence[str]) -> None:
         """Report models that SQLMesh adds to a restatement like the requested ones."""
@@ -223,7 +235,7 @@ class _Step:
         self._request = replace(self._request, models=tuple(dict.fromkeys([*self._request.models, *models])))
         if self._wording.is_declared:
             keys = {self._assets.key(fqn) for fqn in models if fqn in self._assets.specs}
-            self._checks |= {check for check in self._assets.checks if check.asset_key in keys}
+            self._results.selected |= {check for check in self._assets.checks if check.asset_key in keys}
 
     def _next_attempt(self, finished_attempts: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
         if self._retries is None or finished_attempts > self._retries.max_retries or self.interruption.is_cancelled:
@@ -258,7 +270,7 @@ class _Step:
     def _settle(self, end: retry_decision.End) -> Iterator[Any]:
         """Report the nodes that are open after the last attempt."""
         if self.interruption.is_cancelled:
-            self._wording.running = self._cut_off
+            self._ledger.cancel()
         if isinstance(end, msg.EvaluationFinished):
             settled = self._ledger.feed(end)
         elif isinstance(end, msg.RequestFailed):

@@ -58,7 +58,7 @@ class RestatementMemory:
             outcome.fqn: subtract([self.planned.ranges[outcome.fqn][0]], outcome.intervals)
             for outcome in outcomes
             if outcome.outcome.is_failure and outcome.fqn in self.planned.ranges and self._loses_rows(outcome.fqn)
-            if outcome.fqn not in reported and not wording.was_not_started(outcome)
+            if outcome.fqn not in reported and not outcome.was_not_started
         }
         self._log("Ranges whose rows may be missing or old", {**reported, **unreported})
         if not _ranges_of(self._context.instance, self._context.run.run_id):  # of no other step of the run either

@@ -7,7 +7,7 @@ unfinished runs, then the records again. So data of our own runs is recorded by 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 
 import dagster as dg
 
@@ -15,11 +15,10 @@ from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.report.coverage import intervals_result
+from dg_sqlmesh_component.report.checks import Checks, evaluation_of
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import ActiveRun, active_runs, run_ids
@@ -91,9 +90,12 @@ def evaluate_tick(
     finish(instance, found.compared.finished_runs)
     new, left_to_runs, active = _outside_data(instance, assets, found.compared.unrecorded)
     versions = _data_versions(context)
+    checks = Checks(Wording(assets, environment), now)
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
     for data in new:
-        events += [outside_materialization(assets, data, versions, {}), *_intervals_check(assets, data, now)]
+        results = [checks.result(check, data) for check in assets.checks_of(data.fqn)]
+        events.append(outside_materialization(assets, data, versions, {}))
+        events += [evaluation_of(result) for result in results if result is not None]
     sentences = []
     if new:
         names = _names(assets, [data.fqn for data in new])
@@ -133,22 +135,6 @@ def _data_versions(context: dg.SensorEvaluationContext) -> DataVersions:
     assert context.repository_def is not None, "Dagster evaluates a sensor with its definitions"
     graph = context.repository_def.asset_graph
     return DataVersions(context.instance, lambda key: graph.get(key).parent_keys)
-
-
-def _intervals_check(assets: ProjectAssets, data: OutsideData, now: int) -> Iterator[dg.AssetCheckEvaluation]:
-    """The result of the model's intervals check, if it has one."""
-    check = dg.AssetCheckKey(assets.key(data.fqn), INTERVALS_CHECK)
-    if data.coverage is None or check not in assets.node_by_check:
-        return
-    result = intervals_result(check, Wording(assets, assets.manifest.environment), data.coverage, now, None)
-    yield dg.AssetCheckEvaluation(
-        asset_key=check.asset_key,
-        check_name=check.name,
-        passed=result.passed,
-        severity=result.severity,
-        description=result.description,
-        metadata=result.metadata,
-    )
 
 
 def _earlier_plan(context: dg.SensorEvaluationContext) -> LastPlan | None:

@@ -167,4 +167,4 @@ def test_audit_that_raises_in_a_run_does_not_lose_earlier_results(tmp_path: Path
     assert record.status_of("t/model") == "failed"
     assert not record.checks["t/model:soft"].passed
     broken = record.checks["t/model:broken"]
-    assert (broken.severity, broken.description) == (dg.AssetCheckSeverity.WARN, "Not evaluated: t.model failed.")
+    assert (broken.severity, broken.description) == (dg.AssetCheckSeverity.WARN, "Not evaluated: t.model (models/model.sql) failed.")

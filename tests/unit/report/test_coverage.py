@@ -14,9 +14,10 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, Translator
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS, Manifest
+from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
-from dg_sqlmesh_component.report.results import Reporter
+from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.ledger import Ledger
 
 KEY = dg.AssetCheckKey(dg.AssetKey(["core", "orders"]), INTERVALS_CHECK)
@@ -41,7 +42,8 @@ def check(
 ) -> list[tuple[bool, dg.AssetCheckSeverity, str | None]]:
     """Return the results of the intervals check in a run at this instant."""
     project_assets = assets(SHOP, slack)
-    results = Reporter(project_assets, {KEY}, "prod", now).intervals_check(outcome)
+    result = Checks(Wording(project_assets, "prod"), now).result(KEY, outcome)
+    results = [] if result is None else [result]
     assert {(result.asset_key, result.check_name) for result in results} <= {(KEY.asset_key, KEY.name)}
     return [(result.passed, result.severity, result.description) for result in results]
 
@@ -129,11 +131,7 @@ def test_version_that_is_not_incremental_gives_a_warning() -> None:
 def test_model_that_failed_without_coverage_gets_the_reason_once(error: str) -> None:
     outcome = NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, errors=(error,))
     assert check(outcome) == []
-    reporter = Reporter(assets(SHOP), {KEY}, "prod", day(3))
-    assert [result.description for result in reporter.not_evaluated(outcome, set())] == [
-        "Not evaluated: core.orders was interrupted."
-    ]
-    assert reporter.not_evaluated(outcome, {KEY}) == []
+    assert Wording(assets(SHOP), "prod").why_not_evaluated(outcome).startswith("core.orders was interrupted")
 
 
 def test_description_names_five_gaps_and_counts_the_others() -> None:

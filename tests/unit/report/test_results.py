@@ -1,5 +1,6 @@
 """Outcomes become Dagster results and one Failure."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import dagster as dg
@@ -23,12 +24,13 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, utc_text
+from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.earlier_results import Data, EarlierResult, data_in
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
-from dg_sqlmesh_component.report.results import Reporter
-from dg_sqlmesh_component.report.wording import ranges
+from dg_sqlmesh_component.report.results import materialization, observation
+from dg_sqlmesh_component.report.wording import Wording, ranges
 
 ASSETS = project_assets(SHOP)
 KEY = dg.AssetKey(["core", "orders"])
@@ -79,11 +81,36 @@ METADATA_TYPES = {
 """Every metadata key that an outcome may have, with its type."""
 
 
-def reporter(
-    assets: ProjectAssets = ASSETS, selected: set[dg.AssetCheckKey] | None = None, environment: str = "prod"
-) -> Reporter:
-    """Return the reporter of a step. All checks are selected unless `selected` is given."""
-    return Reporter(assets, {*assets.checks} if selected is None else selected, environment, STARTED_AT)
+def wording(assets: ProjectAssets = ASSETS, environment: str = "prod") -> Wording:
+    return Wording(assets, environment)
+
+
+def checks_of(
+    node: NodeOutcome | AuditOnlyOutcome,
+    assets: ProjectAssets = ASSETS,
+    environment: str = "prod",
+    earlier: Mapping[dg.AssetCheckKey, EarlierResult] | None = None,
+) -> dict[str, dg.AssetCheckResult]:
+    """Return the results of a node's checks, by the check's name."""
+    checks = Checks(wording(assets, environment), STARTED_AT)
+    results = [checks.result(check, node, (earlier or {}).get(check)) for check in assets.checks_of(node.fqn)]
+    return {str(result.check_name): result for result in results if result is not None}
+
+
+def audited(*audits: AuditResult) -> dict[str, dg.AssetCheckResult]:
+    """Return the results of the checks of an executed model's audits."""
+    results = checks_of(replace(EXECUTED, audits=audits, computed_until=day(2)))
+    return {name: result for name, result in results.items() if name in {audit.name for audit in audits}}
+
+
+def event_of(outcome: NodeOutcome, environment: str = "prod") -> dg.MaterializeResult[None] | dg.AssetObservation:
+    if outcome.outcome is Outcome.EXECUTED:
+        return materialization(wording(environment=environment), outcome, STARTED_AT)
+    return observation(wording(environment=environment), outcome)
+
+
+def materialized(outcome: NodeOutcome) -> dg.MaterializeResult[None]:
+    return materialization(wording(), outcome, STARTED_AT)
 
 
 def check_summary(result: dg.AssetCheckResult) -> tuple[bool, dg.AssetCheckSeverity, str | None]:
@@ -122,7 +149,7 @@ COVERAGE = {f"sqlmesh/{name}" for name in ("gaps", "missing_intervals", "coverag
 @every_row
 def test_status_check_has_the_outcome_as_a_sentence_and_the_error_as_metadata(row: Row) -> None:
     """Dagster logs the description once more, in quotes."""
-    (result,) = reporter().status_check(row.outcome)
+    result = checks_of(row.outcome)[STATUS_CHECK]
     assert (result.asset_key, result.check_name) == (KEY, STATUS_CHECK)
     assert check_summary(result) == (row.reported.passed, row.reported.severity, row.description_of_status_check)
     names = CAUSES | COVERAGE if row.outcome.outcome.is_failure else CAUSES
@@ -132,51 +159,47 @@ def test_status_check_has_the_outcome_as_a_sentence_and_the_error_as_metadata(ro
 
 @rows_not_executed
 def test_model_that_was_not_executed_gets_an_observation_with_the_reason(row: Row) -> None:
-    observation = reporter().observation(row.outcome)
-    assert isinstance(observation, dg.AssetObservation)
+    observed = observation(wording(), row.outcome)
+    assert isinstance(observed, dg.AssetObservation)
     is_up_to_date = row.outcome.outcome is Outcome.UP_TO_DATE
     advice = " To compute a range again, set `restate` in the run config." if is_up_to_date else ""
-    assert (observation.asset_key, observation.description) == (KEY, row.reported.sentence + advice)
-    assert plain(dict(observation.metadata)) == {**common_metadata(row.outcome), **row.reported.metadata}
+    assert (observed.asset_key, observed.description) == (KEY, row.reported.sentence + advice)
+    assert plain(dict(observed.metadata)) == {**common_metadata(row.outcome), **row.reported.metadata}
 
 
 def test_advice_to_restate_names_the_attribute_that_allows_it_and_is_left_out_for_a_seed() -> None:
-    forbidding = replace(reporter(), allows_restatement=False)
-    assert str(forbidding.observation(IDLE).description).endswith(
+    assert str(observation(wording(), IDLE, allows_restatement=False).description).endswith(
         " To compute a range again, set `execution.allow_restate: true` in defs.yaml, and then `restate` in the run "
         "config."
     )
-    seed = reporter(project_assets(manifest(model("core.orders", kind="SEED"))))
-    assert "restate" not in str(seed.observation(IDLE).description)
+    seed = wording(project_assets(manifest(model("core.orders", kind="SEED"))))
+    assert "restate" not in str(observation(seed, IDLE).description)
 
 
 @rows_not_executed
 def test_model_that_was_not_executed_is_never_materialized(row: Row) -> None:
     with pytest.raises(AssertionError):
-        reporter().materialization(row.outcome)
+        materialized(row.outcome)
 
 
 @rows_executed
 def test_executed_model_gets_a_materialization_with_a_result_for_each_check(row: Row) -> None:
-    result = reporter().materialization(row.outcome)
+    result = materialized(row.outcome)
     assert result.asset_key == KEY
     assert plain(dict(result.metadata or {})) == {**common_metadata(row.outcome), **row.reported.metadata}
-    checks = {check.check_name: check_summary(check) for check in result.check_results or ()}
+    checks = {name: check_summary(check) for name, check in checks_of(row.outcome).items()}
     assert checks == {STATUS_CHECK: (True, ERROR, row.reported.sentence), **row.reported.audits}
 
 
 @every_row
 def test_evaluated_audits_are_reported_for_every_outcome(row: Row) -> None:
-    results = reporter().audit_checks(ORDERS, row.outcome.audits, day(2))
-    assert {check.check_name: check_summary(check) for check in results} == row.reported.audits
+    results = {name: check_summary(check) for name, check in checks_of(row.outcome).items() if name != STATUS_CHECK}
+    assert results == row.reported.audits
 
 
 @every_row
 def test_metadata_values_have_the_expected_types(row: Row) -> None:
-    default_reporter = reporter()
-    executed = row.outcome.outcome is Outcome.EXECUTED
-    result = default_reporter.materialization(row.outcome) if executed else default_reporter.observation(row.outcome)
-    types = {key: type(value) for key, value in stored(dict(result.metadata or {})).items()}
+    types = {key: type(value) for key, value in stored(dict(event_of(row.outcome).metadata or {})).items()}
     assert types == {key: METADATA_TYPES[key] for key in types}
 
 
@@ -187,7 +210,7 @@ def test_outcome_table_covers_every_metadata_key() -> None:
 
 @every_row
 def test_step_fails_as_the_outcome_table_states(row: Row) -> None:
-    failure = build_failure(reporter().wording, [row.outcome], [], [])
+    failure = build_failure(wording(), [row.outcome], [], [])
     assert (failure is not None) == row.outcome.outcome.is_failure
 
 
@@ -195,39 +218,27 @@ def test_step_fails_as_the_outcome_table_states(row: Row) -> None:
 
 
 def test_each_execution_has_its_own_data_version() -> None:
-    version = reporter().materialization(EXECUTED).data_version
+    version = materialized(EXECUTED).data_version
     assert version == dg.DataVersion("3117@2026-01-03T00:00:04Z")
 
 
 def test_code_version_is_that_of_the_promoted_version() -> None:
     drifted = replace(EXECUTED, promoted=msg.PromotedVersion("3117", data_hash="9", metadata_hash="2001"))
-    assert reporter().materialization(drifted).tags == {"dagster/code_version": "9"}
+    assert materialized(drifted).tags == {"dagster/code_version": "9"}
 
 
 def test_executed_model_without_promoted_version_has_no_code_version() -> None:
-    result = reporter().materialization(replace(EXECUTED, promoted=None))
+    result = materialized(replace(EXECUTED, promoted=None))
     assert (result.tags, result.data_version) == (None, dg.DataVersion("unknown@2026-01-03T00:00:04Z"))
 
 
-def test_only_selected_checks_are_reported() -> None:
-    only_recent = reporter(selected={RECENT}).materialization(EXECUTED)
-    assert [check.check_name for check in only_recent.check_results or ()] == ["recent"]
-    assert not reporter(selected=set()).materialization(EXECUTED).check_results
-
-
 def test_selected_audit_missing_from_the_environment_does_not_pass() -> None:
-    result = reporter().materialization(replace(EXECUTED, audits=(audit_result("not_null", D1),)))
-    assert {check.check_name: check_summary(check) for check in result.check_results or ()}["recent"] == (
+    assert check_summary(checks_of(replace(EXECUTED, audits=(audit_result("not_null", D1),)))["recent"]) == (
         False,
         WARN,
         "Not evaluated: the version of core.orders that environment prod has promoted does not have this audit. "
         "Apply a plan to promote the local change.",
     )
-
-
-def test_unselected_audit_missing_from_the_environment_has_no_result() -> None:
-    result = reporter(selected={STATUS, NOT_NULL}).materialization(replace(EXECUTED, audits=()))
-    assert [check.check_name for check in result.check_results or ()] == [STATUS_CHECK, "not_null"]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +249,7 @@ def test_unselected_audit_missing_from_the_environment_has_no_result() -> None:
 def test_unapplied_local_change_is_in_the_metadata(data_hash: str, metadata_hash: str, change: str | None) -> None:
     promoted = msg.PromotedVersion("3117", data_hash, metadata_hash)
     assert unapplied_change(ASSETS, ORDERS, promoted) == change
-    metadata = reporter().materialization(replace(EXECUTED, promoted=promoted)).metadata
+    metadata = materialized(replace(EXECUTED, promoted=promoted)).metadata
     assert plain(dict(metadata or {})).get("sqlmesh/unapplied_change") == change
 
 
@@ -247,7 +258,7 @@ def test_standalone_audit_has_no_unapplied_change() -> None:
 
 
 def test_empty_table_has_row_count_zero() -> None:
-    metadata = reporter().materialization(replace(EXECUTED, row_count=0)).metadata
+    metadata = materialized(replace(EXECUTED, row_count=0)).metadata
     assert plain(dict(metadata or {}))["dagster/row_count"] == 0
 
 
@@ -268,34 +279,31 @@ def common_metadata_of_dev(outcome: NodeOutcome) -> dict[str, str]:
 
 @every_row
 def test_results_name_the_environment_and_its_table(row: Row) -> None:
-    dev_reporter, outcome = reporter(environment="dev"), in_dev(row)
-    executed = outcome.outcome is Outcome.EXECUTED
-    result = dev_reporter.materialization(outcome) if executed else dev_reporter.observation(outcome)
-    metadata = plain(dict(result.metadata or {}))
+    outcome = in_dev(row)
+    metadata = plain(dict(event_of(outcome, "dev").metadata or {}))
     assert {key: metadata.get(key) for key in common_metadata_of_dev(outcome)} == common_metadata_of_dev(outcome)
 
 
 @rows_executed
 def test_results_of_the_declared_environment_have_no_table_name(row: Row) -> None:
-    assert "dagster/table_name" not in (reporter().materialization(in_dev(row)).metadata or {})
+    assert "dagster/table_name" not in (event_of(in_dev(row)).metadata or {})
 
 
 def test_node_without_a_table_in_another_environment_has_no_table_name() -> None:
-    assert "dagster/table_name" not in (reporter(environment="dev").materialization(EXECUTED).metadata or {})
+    assert "dagster/table_name" not in (event_of(EXECUTED, "dev").metadata or {})
 
 
 def test_failure_names_the_environment() -> None:
-    failure = build_failure(reporter(environment="dev").wording, [BLOCKED], [], [])
+    failure = build_failure(wording(environment="dev"), [BLOCKED], [], [])
     assert failure is not None
     assert failure.description == "SQLMesh in environment dev: 1 blocked."
 
 
 def test_audit_missing_from_another_environment_names_that_environment() -> None:
-    result = reporter(selected={RECENT}, environment="dev").materialization(replace(EXECUTED, audits=()))
-    assert [check.description for check in result.check_results or ()] == [
+    assert checks_of(replace(EXECUTED, audits=()), environment="dev")["recent"].description == (
         "Not evaluated: the version of core.orders that environment dev has promoted does not have this audit. "
         "Apply a plan to promote the local change."
-    ]
+    )
 
 
 # -- audits ---------------------------------------------------------------------------------------
@@ -303,7 +311,7 @@ def test_audit_missing_from_another_environment_names_that_environment() -> None
 
 def test_failed_audit_reports_number_of_rows_intervals_and_query() -> None:
     failed = AuditResult("not_null", 0, {"columns": "(id)"}, True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2))
-    (result,) = reporter().audit_checks(ORDERS, [failed], day(2))
+    (result,) = audited(failed).values()
     description = "3 rows failed in [2026-01-01, 2026-01-02), [2026-01-02, 2026-01-03)."
     assert check_summary(result) == (False, ERROR, description)
     assert plain(dict(result.metadata)) == {
@@ -316,13 +324,13 @@ def test_failed_audit_reports_number_of_rows_intervals_and_query() -> None:
 
 
 def test_audit_without_query_omits_its_metadata() -> None:
-    (result,) = reporter().audit_checks(ORDERS, [audit_result("recent", D1, query=None)], day(2))
+    (result,) = audited(audit_result("recent", D1, query=None)).values()
     assert set(result.metadata) == {"sqlmesh/failing_row_count"}
 
 
 def test_severity_comes_from_the_result_not_from_the_definition() -> None:
     softened = replace(audit_result("not_null", D1, failing_rows=1), blocking=False)
-    (result,) = reporter().audit_checks(ORDERS, [softened], day(2))
+    (result,) = audited(softened).values()
     assert check_summary(result) == (False, WARN, "1 row failed in [2026-01-01, 2026-01-02).")
 
 
@@ -330,7 +338,7 @@ def test_severity_comes_from_the_result_not_from_the_definition() -> None:
 
 
 def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
-    (result,) = reporter().carried_over(IDLE, {NOT_NULL: EarlierResult(True, ERROR, "run-7", day(1) / 1000, DATA)})
+    result = checks_of(IDLE, earlier={NOT_NULL: EarlierResult(True, ERROR, "run-7", day(1) / 1000, DATA)})["not_null"]
     assert (result.asset_key, result.check_name) == (KEY, "not_null")
     assert check_summary(result) == (
         True,
@@ -352,17 +360,14 @@ def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("passed", "severity", "failures"),
-    [(True, ERROR, 0), (True, WARN, 0), (False, WARN, 0), (False, ERROR, 1)],
+    ("passed", "severity", "fails"),
+    [(True, ERROR, False), (True, WARN, False), (False, WARN, False), (False, ERROR, True)],
     ids=["blocking, passed", "non-blocking, passed", "non-blocking, failed", "blocking, failed"],
 )
-def test_result_of_the_current_data_is_carried_over(
-    passed: bool, severity: dg.AssetCheckSeverity, failures: int
-) -> None:
-    earlier = {RECENT: EarlierResult(passed, severity, "run-7", EVALUATED, DATA)}
-    results = reporter().carried_over(IDLE, earlier)
-    assert [(check.passed, check.severity) for check in results] == [(passed, severity)]
-    assert len(reporter().known_failures(IDLE, earlier)) == failures
+def test_result_of_the_current_data_is_carried_over(passed: bool, severity: dg.AssetCheckSeverity, fails: bool) -> None:
+    earlier = EarlierResult(passed, severity, "run-7", EVALUATED, DATA)
+    result = checks_of(IDLE, earlier={RECENT: earlier})["recent"]
+    assert (result.passed, result.severity, earlier.is_blocking_failure) == (passed, severity, fails)
 
 
 OTHER_DATA = {
@@ -378,13 +383,13 @@ OTHER_DATA = {
 @pytest.mark.parametrize("passed", [False, True])
 def test_result_of_other_data_is_not_carried_over(node_outcome: NodeOutcome, passed: bool) -> None:
     earlier = {RECENT: EarlierResult(passed, ERROR, "run-7", EVALUATED, DATA)}
-    assert reporter().carried_over(node_outcome, earlier) == []
-    assert reporter().known_failures(node_outcome, earlier) == []
+    assert set(checks_of(node_outcome, earlier=earlier)) == {STATUS_CHECK}
 
 
 @pytest.mark.parametrize("of", [None, ("dev", AUDITED, day(2))], ids=["not on record", "another environment"])
 def test_result_of_unknown_data_is_not_carried_over(of: Data | None) -> None:
-    assert reporter().carried_over(IDLE, {RECENT: EarlierResult(True, ERROR, "run-7", EVALUATED, of)}) == []
+    earlier = {RECENT: EarlierResult(True, ERROR, "run-7", EVALUATED, of)}
+    assert set(checks_of(IDLE, earlier=earlier)) == {STATUS_CHECK}
 
 
 @pytest.mark.parametrize("node_outcome", [IDLE, replace(IDLE, outcome=Outcome.WAITING)], ids=["up to date", "waiting"])
@@ -398,20 +403,20 @@ def test_blocking_audit_that_failed_alone_is_carried_over_as_failed_while_the_da
         None,
         evaluated_at=day(2),
     )
-    evaluated = next(result for result in reporter().audited(alone) if result.check_name == "recent")
+    evaluated = checks_of(alone)["recent"]
     for _ in range(2):  # a result that was carried over is carried over again
         metadata = stored(dict(evaluated.metadata))
-        earlier = {RECENT: EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata))}
-        [evaluated] = reporter().carried_over(node_outcome, earlier)
+        earlier = EarlierResult(False, ERROR, "run-7", EVALUATED, data_in(metadata))
+        evaluated = checks_of(node_outcome, earlier={RECENT: earlier})["recent"]
         assert (evaluated.passed, evaluated.severity) == (False, ERROR)
-        assert reporter().known_failures(node_outcome, earlier) == [
+        assert wording().known_failure(ORDERS, "recent", earlier) == (
             "core.orders: the check recent failed when its audit was last evaluated (run run-7), and nothing has been "
             "computed since. Execute the check alone to evaluate it again."
-        ]
+        )
 
 
 def test_audit_result_records_the_audited_data() -> None:
-    [result] = reporter().audit_checks(ORDERS, [replace(audit_result("recent", D1), audited_data=AUDITED)], day(2))
+    [result] = audited(replace(audit_result("recent", D1), audited_data=AUDITED)).values()
     assert data_in(stored(dict(result.metadata))) == DATA
 
 
@@ -429,46 +434,35 @@ NOT_REPEATED = {
 def test_reason_is_known_if_an_earlier_result_is_not_repeated(
     why: str, earlier: dict[dg.AssetCheckKey, EarlierResult]
 ) -> None:
-    assert reporter(selected={NOT_NULL}).not_repeated(IDLE, earlier) == {NOT_NULL: why}
+    assert Checks(wording(), STARTED_AT).why_not_repeated(IDLE, earlier.get(NOT_NULL)) == why
 
 
 def test_result_that_is_repeated_needs_no_reason() -> None:
-    earlier = {NOT_NULL: EarlierResult(True, ERROR, "run-7", EVALUATED, DATA)}
-    assert reporter(selected={NOT_NULL}).not_repeated(IDLE, earlier) == {}
+    earlier = EarlierResult(True, ERROR, "run-7", EVALUATED, DATA)
+    assert Checks(wording(), STARTED_AT).why_not_repeated(IDLE, earlier) is None
 
 
 # -- checks selected alone ------------------------------------------------------------------------
 
 
 def test_audits_selected_alone_pass_the_status_check_if_nothing_is_pending() -> None:
-    results = reporter(selected={NOT_NULL, STATUS}).audited(
-        AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (), None)
-    )
-    assert {check.check_name: check_summary(check) for check in results} == {
-        "not_null": (True, ERROR, "No row failed in [2026-01-01, 2026-01-02)."),
-        STATUS_CHECK: (True, WARN, "core.orders has nothing to do. Only checks were selected."),
-    }
+    results = checks_of(AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (), None))
+    assert check_summary(results["not_null"]) == (True, ERROR, "No row failed in [2026-01-01, 2026-01-02).")
+    sentence = "core.orders has nothing to do. Only checks were selected."
+    assert check_summary(results[STATUS_CHECK]) == (True, ERROR, sentence)
 
 
 def test_audits_selected_alone_report_pending_intervals() -> None:
-    results = reporter(selected={STATUS}).audited(AuditOnlyOutcome(ORDERS, (), (days(3, 4),), None))
-    assert [check_summary(check) for check in results] == [
-        (
-            False,
-            WARN,
-            "core.orders has pending intervals: [2026-01-03, 2026-01-05). "
-            "Only checks were selected, so it was not executed.",
-        )
-    ]
-
-
-def test_audits_selected_alone_do_not_report_an_unselected_status_check() -> None:
-    audited = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1), audit_result("recent", D1)), (D2,), None)
-    assert [check.check_name for check in reporter(selected={NOT_NULL}).audited(audited)] == ["not_null"]
+    assert check_summary(checks_of(AuditOnlyOutcome(ORDERS, (), (days(3, 4),), None))[STATUS_CHECK]) == (
+        False,
+        WARN,
+        "core.orders has pending intervals: [2026-01-03, 2026-01-05). "
+        "Only checks were selected, so it was not executed.",
+    )
 
 
 def test_status_check_fails_if_audits_could_not_be_evaluated() -> None:
-    (check,) = reporter().audited(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet."))
+    (check,) = checks_of(AuditOnlyOutcome(ORDERS, (), (), "Nothing has been computed yet.")).values()
     assert check_summary(check) == (
         False,
         ERROR,
@@ -480,7 +474,7 @@ def test_standalone_audit_has_a_check_and_no_status_check() -> None:
     orders = model("core.orders")
     assets = project_assets(manifest(orders, standalone_audits=[standalone("orders_add_up", ["core.orders"])]))
     result = AuditResult("orders_add_up", 0, {}, False, 2, None, (D1,))
-    (check,) = reporter(assets).audited(AuditOnlyOutcome("orders_add_up", (result,), (), None))
+    (check,) = checks_of(AuditOnlyOutcome("orders_add_up", (result,), (), None), assets).values()
     assert (check.asset_key, check.check_name, *check_summary(check)) == (
         KEY,
         "orders_add_up",
@@ -494,22 +488,20 @@ def test_audit_of_an_external_model_is_a_check_on_its_downstream_model() -> None
     events = model("raw.events", kind="EXTERNAL", audits=(audit("not_null"),))
     assets = project_assets(manifest(model("core.orders", reads=["raw.events"]), events))
     result = AuditResult("not_null", 0, {}, True, 2, None, (D1,))
-    (check,) = reporter(assets).audited(AuditOnlyOutcome(events.fqn, (result,), (D2,), None))
+    (check,) = checks_of(AuditOnlyOutcome(events.fqn, (result,), (D2,), None), assets).values()
     assert (check.asset_key, check.check_name) == (KEY, "raw_events__not_null")
     assert check_summary(check) == (False, ERROR, "2 rows failed in [2026-01-01, 2026-01-02).")
 
 
 def test_renamed_check_has_the_result_of_its_audit() -> None:
     assets = project_assets(SHOP, check=lambda spec, audit_: spec._replace(name=f"ours_{audit_.name}"))
-    result = reporter(assets).materialization(EXECUTED)
-    assert [check.check_name for check in result.check_results or ()] == [STATUS_CHECK, "ours_not_null", "ours_recent"]
+    assert list(checks_of(EXECUTED, assets)) == [STATUS_CHECK, "ours_not_null", "ours_recent"]
 
 
 def test_audit_without_a_check_has_no_result() -> None:
     assets = project_assets(SHOP, check=lambda spec, of: spec if of.name == "recent" else None)
     for outcome in (EXECUTED, replace(EXECUTED, audits=())):
-        result = reporter(assets).materialization(outcome)
-        assert [check.check_name for check in result.check_results or ()] == [STATUS_CHECK, "recent"]
+        assert list(checks_of(outcome, assets)) == [STATUS_CHECK, "recent"]
 
 
 # -- the failure ----------------------------------------------------------------------------------
@@ -517,7 +509,7 @@ def test_audit_without_a_check_has_no_result() -> None:
 
 def test_healthy_step_has_no_failure() -> None:
     passed = AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (D2,), None)
-    assert build_failure(reporter().wording, [EXECUTED], [passed], []) is None
+    assert build_failure(wording(), [EXECUTED], [passed], []) is None
 
 
 def test_failure_names_failed_models_errors_and_blocked_models() -> None:
@@ -531,7 +523,7 @@ def test_failure_names_failed_models_errors_and_blocked_models() -> None:
         NodeOutcome(b_child, Outcome.BLOCKED, failed_upstream=(b,)),
         NodeOutcome(of_both, Outcome.BLOCKED, failed_upstream=(a, b)),
     ]
-    failure = build_failure(reporter(assets).wording, outcomes, [], [])
+    failure = build_failure(wording(assets), outcomes, [], [])
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 audit failed, 3 blocked.\n"
@@ -547,15 +539,13 @@ def test_failure_names_failed_models_errors_and_blocked_models() -> None:
 
 
 def test_model_blocked_from_outside_of_the_step_fails_the_step() -> None:
-    failure = build_failure(reporter().wording, [BLOCKED], [], [])
+    failure = build_failure(wording(), [BLOCKED], [], [])
     assert failure is not None
     assert failure.description == "SQLMesh in environment prod: 1 blocked."
 
 
 def test_failure_counts_executed_models() -> None:
-    failure = build_failure(
-        reporter().wording, [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)], [], []
-    )
+    failure = build_failure(wording(), [EXECUTED, replace(FAILED, fqn=STAGING, needs_correction=False)], [], [])
     assert failure is not None
     assert failure.description == (
         "SQLMesh in environment prod: 1 failed, 1 executed.\n"
@@ -568,9 +558,8 @@ NEEDS_CORRECTION = NodeOutcome(ORDERS, Outcome.FAILED, errors=("boom",), needs_c
 
 
 def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
-    wording = reporter().wording
-    wording.plan_command = "cd /shop && sqlmesh plan"
-    failure = build_failure(wording, [NEEDS_CORRECTION, replace(NEEDS_CORRECTION, fqn=STAGING)], [], [])
+    outcomes = [NEEDS_CORRECTION, replace(NEEDS_CORRECTION, fqn=STAGING)]
+    failure = build_failure(wording(), outcomes, [], [], plan_command="cd /shop && sqlmesh plan")
     assert failure is not None
     assert (failure.description or "").endswith(
         "\n\n    boom\n\n"
@@ -589,33 +578,33 @@ NOT_PROMOTED_MODEL = NodeOutcome(STAGING, Outcome.NOT_IN_ENVIRONMENT, errors=("N
     ids=["a retry may help", "a plan comes first"],
 )
 def test_failure_has_no_advice_if_another_action_comes_first(outcomes: list[NodeOutcome]) -> None:
-    failure = build_failure(reporter().wording, outcomes, [], [])
+    failure = build_failure(wording(), outcomes, [], [])
     assert failure is not None
     assert "Correct the model" not in (failure.description or "")
 
 
 def test_problem_of_the_whole_run_fails_the_step_even_if_all_models_were_executed() -> None:
-    failure = build_failure(reporter().wording, [EXECUTED], [], ["SQLMesh's process was killed."])
+    failure = build_failure(wording(), [EXECUTED], [], ["SQLMesh's process was killed."])
     assert failure is not None
     assert failure.description == "SQLMesh in environment prod: 1 executed.\nSQLMesh's process was killed."
 
 
 def test_problem_without_outcomes_is_the_whole_failure() -> None:
-    failure = build_failure(reporter().wording, [], [], ["There is no folder /shop."])
+    failure = build_failure(wording(), [], [], ["There is no folder /shop."])
     assert failure is not None
     assert (failure.description, dict(failure.metadata)) == ("There is no folder /shop.", {})
 
 
 def test_only_blocking_audits_selected_alone_fail_the_step() -> None:
     failed = [audit_result("not_null", D1, failing_rows=3), audit_result("recent", D1, failing_rows=9)]
-    failure = build_failure(reporter().wording, [], [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
+    failure = build_failure(wording(), [], [AuditOnlyOutcome(ORDERS, tuple(failed), (), None)], [])
     assert failure is not None
     assert failure.description == "core.orders: audit not_null failed: 3 rows."
-    assert build_failure(reporter().wording, [], [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
+    assert build_failure(wording(), [], [AuditOnlyOutcome(ORDERS, (failed[1],), (), None)], []) is None
 
 
 def test_audits_that_could_not_be_evaluated_fail_the_step() -> None:
-    failure = build_failure(reporter().wording, [], [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
+    failure = build_failure(wording(), [], [AuditOnlyOutcome(ORDERS, (), (), "no such table")], [])
     assert failure is not None
     assert failure.description == "core.orders: its audits could not be evaluated: no such table"
 
@@ -626,7 +615,7 @@ def test_failure_with_many_models_describes_some_and_names_all() -> None:
     assets = project_assets(manifest(*map(model, [*failed, *blocked])))
     outcomes = [NodeOutcome(fqn(name), Outcome.FAILED, errors=("boom",)) for name in failed]
     outcomes += [NodeOutcome(fqn(name), Outcome.BLOCKED, failed_upstream=(fqn(failed[0]),)) for name in blocked]
-    failure = build_failure(reporter(assets).wording, outcomes, [], [])
+    failure = build_failure(wording(assets), outcomes, [], [])
     assert failure is not None
     head, *lines, last = (failure.description or "").splitlines()
     assert head == f"SQLMesh in environment prod: {count} failed, {count} blocked."
@@ -656,7 +645,7 @@ def test_cause_that_interrupts_many_models_is_reported_once() -> None:
         NodeOutcome(c, Outcome.INTERRUPTED, errors=("The database is locked.",), intervals=(D1,)),
     ]
     failure = build_failure(
-        reporter(project_assets(manifest(*map(model, names)))).wording, outcomes, [], ["The database is locked."]
+        wording(project_assets(manifest(*map(model, names)))), outcomes, [], ["The database is locked."]
     )
     assert failure is not None
     assert (failure.description or "").splitlines() == [
@@ -670,26 +659,23 @@ def test_cause_that_interrupts_many_models_is_reported_once() -> None:
 # -- cancelled runs -------------------------------------------------------------------------------
 
 
+CANCELLED = NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("The run was cancelled.",), is_cancelled=True)
+
+
 def test_model_not_started_by_a_cancelled_run_gets_a_warning() -> None:
-    cancelled = reporter()
-    cancelled.wording.running = {STAGING}
-    (check,) = cancelled.status_check(NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("The run was cancelled.",)))
+    check = checks_of(CANCELLED)[STATUS_CHECK]
     sentence = "core.orders was not started: the run was cancelled. The next run executes it."
     assert check_summary(check) == (False, WARN, sentence)
 
 
 def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
-    cancelled = reporter()
-    cancelled.wording.running = {ORDERS}
-    outcome = NodeOutcome(ORDERS, Outcome.INTERRUPTED, errors=("The run was cancelled.",))
-    assert cancelled.wording.sentence(outcome) == "core.orders was interrupted: The run was cancelled."
+    running = replace(CANCELLED, was_cut_off=True)
+    assert wording().sentence(running) == "core.orders was interrupted: The run was cancelled."
 
 
 def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> None:
-    cancelled = reporter()
-    cancelled.wording.running = {STAGING}
-    outcomes = [NodeOutcome(fqn, Outcome.INTERRUPTED, errors=("The run was cancelled.",)) for fqn in (STAGING, ORDERS)]
-    failure = build_failure(cancelled.wording, outcomes, [], ["The run was cancelled."])
+    outcomes = [replace(CANCELLED, fqn=STAGING, was_cut_off=True), CANCELLED]
+    failure = build_failure(wording(), outcomes, [], ["The run was cancelled."])
     assert failure is not None
     assert failure.description is not None
     assert failure.description.splitlines()[1:] == [
@@ -701,8 +687,8 @@ def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> No
 
 @pytest.mark.parametrize("outcome", [Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.FAILED, Outcome.BLOCKED])
 def test_sentences_about_another_environment_name_it(outcome: Outcome) -> None:
-    elsewhere = Reporter(ASSETS, frozenset(), "dev", STARTED_AT)
-    assert elsewhere.wording.sentence(NodeOutcome(ORDERS, outcome)).startswith("In environment dev: core.orders ")
+    sentence = wording(environment="dev").sentence(NodeOutcome(ORDERS, outcome))
+    assert sentence.startswith("In environment dev: core.orders ")
 
 
 # -- text -----------------------------------------------------------------------------------------
@@ -745,25 +731,24 @@ def test_intervals_of_whole_days_are_shown_without_time(intervals: tuple[msg.Int
     ids=["one line", "with a mark below a line"],
 )
 def test_error_text_is_an_indented_block(error: str, sentence: str) -> None:
-    assert reporter().wording.sentence(replace(FAILED, errors=(error,))) == sentence
+    assert wording().sentence(replace(FAILED, errors=(error,))) == sentence
 
 
 def test_audit_failure_with_unknown_rows_quotes_sqlmesh() -> None:
     outcome = NodeOutcome(ORDERS, Outcome.AUDIT_FAILED, errors=("Audit not_null failed",), failed_audits=("not_null",))
     assert (
-        reporter().wording.sentence(outcome)
-        == "core.orders (models/orders.sql) failed its audit.\n\n    Audit not_null failed"
+        wording().sentence(outcome) == "core.orders (models/orders.sql) failed its audit.\n\n    Audit not_null failed"
     )
 
 
 def test_blocked_model_without_known_culprit_names_none() -> None:
-    sentence = reporter().wording.sentence(replace(BLOCKED, failed_upstream=()))
+    sentence = wording().sentence(replace(BLOCKED, failed_upstream=()))
     assert sentence == "core.orders was not executed, because a model upstream of it failed."
 
 
 def test_node_that_is_no_model_is_shown_by_its_name() -> None:
     outcome = NodeOutcome("orders_add_up", Outcome.FAILED, errors=("boom",))
-    assert reporter().wording.sentence(outcome) == "orders_add_up failed.\n\n    boom"
+    assert wording().sentence(outcome) == "orders_add_up failed.\n\n    boom"
 
 
 def test_audit_used_twice_reports_each_result_on_its_own_check() -> None:
@@ -773,5 +758,5 @@ def test_audit_used_twice_reports_each_result_on_its_own_check() -> None:
     )
     assets = project_assets(manifest(model("core.orders", audits=uses)))
     results = [AuditResult("not_null", n, {"columns": column}, True, n, None, (D1,)) for n, column in enumerate("ab")]
-    checks = reporter(assets).audit_checks(ORDERS, results, day(2))
-    assert {check.check_name: check.passed for check in checks} == {"not_null_a": True, "not_null_b": False}
+    checks = checks_of(replace(EXECUTED, audits=tuple(results)), assets)
+    assert (checks["not_null_a"].passed, checks["not_null_b"].passed) == (True, False)

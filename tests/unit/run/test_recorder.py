@@ -34,31 +34,17 @@ WITHOUT_CHECKS = A_AND_C.without_checks()
 
 def results(context: dg.AssetExecutionContext) -> Iterator[Any]:
     """Yield results for two assets materialized now, one materialized earlier and one never materialized."""
-    yield dg.MaterializeResult(
-        asset_key="a",
-        metadata={"rows": 3},
-        data_version=dg.DataVersion("1"),
-        check_results=[dg.AssetCheckResult(passed=True, asset_key="a", check_name="fine", metadata={"failing": 0})],
-    )
+    yield dg.MaterializeResult(asset_key="a", metadata={"rows": 3}, data_version=dg.DataVersion("1"))
+    yield dg.AssetCheckResult(passed=True, asset_key="a", check_name="fine", metadata={"failing": 0})
     yield dg.AssetCheckResult(
         passed=False, asset_key="a", check_name="late", severity=dg.AssetCheckSeverity.WARN, description="2 rows."
     )
     if len(context.selected_asset_keys) > 2:
-        failing = dg.AssetCheckResult(passed=False, asset_key="b", check_name="stops")
-        yield dg.MaterializeResult(asset_key="b", data_version=dg.DataVersion("1"), check_results=[failing])
+        yield dg.MaterializeResult(asset_key="b", data_version=dg.DataVersion("1"))
+        yield dg.AssetCheckResult(passed=False, asset_key="b", check_name="stops")
         yield dg.AssetCheckResult(passed=True, asset_key="d")  # this asset has only one check
     yield dg.AssetObservation("c", metadata={"why": "nothing to do"})
     yield dg.AssetCheckResult(passed=True, asset_key="c", check_name="warns")
-
-
-def checks_after_materializations(results: Iterator[Any]) -> Iterator[Any]:
-    """Yield checks after their materialization, as newer versions of Dagster do. Older versions put them before it."""
-    for result in results:
-        if isinstance(result, dg.MaterializeResult):
-            yield result._replace(check_results=[])
-            yield from result.check_results
-        else:
-            yield result
 
 
 def without_outputs_of_checks(events: list[Any]) -> list[Any]:
@@ -126,7 +112,7 @@ def test_recorded_events_equal_dagsters_own_without_outputs_of_checks(
     selection: dg.AssetSelection,
 ) -> None:
     cheaper = events_of(lambda context: recorded(context, results(context)), selection)
-    ordinary = events_of(lambda context: checks_after_materializations(results(context)), selection)
+    ordinary = events_of(results, selection)
     assert cheaper == (ordinary if selection is WITHOUT_CHECKS else without_outputs_of_checks(ordinary))
     assert len({kind for kind, _, _ in cheaper}) >= 5
 

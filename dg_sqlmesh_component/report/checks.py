@@ -1,0 +1,200 @@
+"""The last word about a check, for steps and for the sensor. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import dagster as dg
+
+from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, STATUS_CHECK
+from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
+from dg_sqlmesh_component.report.earlier_results import NOT_EVALUATED, EarlierResult, data_metadata
+from dg_sqlmesh_component.report.metadata import audit_metadata, status_metadata
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, Event, NodeOutcome, Verdict
+from dg_sqlmesh_component.report.records import OutsideData
+from dg_sqlmesh_component.report.wording import Wording
+
+Reported: TypeAlias = NodeOutcome | AuditOnlyOutcome | OutsideData
+"""What a step or a tick reports about one node."""
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Decides the results of checks.
+
+    Attributes:
+        now: The instant of the run or tick, epoch milliseconds.
+    """
+
+    wording: Wording
+    now: int
+
+    def result(
+        self, check: dg.AssetCheckKey, node: Reported, earlier: EarlierResult | None = None
+    ) -> dg.AssetCheckResult | None:
+        """The result of a check after what was reported about its node; None if there is none.
+
+        Args:
+            earlier: The last result of an audit. It is repeated if the node's data is unchanged.
+        """
+        if check.name == INTERVALS_CHECK:
+            return self._intervals(check, node)
+        if isinstance(node, OutsideData):
+            return None
+        if check.name == STATUS_CHECK:
+            return self._status(check, node)
+        audit = self.wording.assets.checks_of_results(node.fqn, node.audits).get(check)
+        if audit is not None:
+            return None if audit.error else self._audited(check, node, audit)
+        if _has_evaluated_all(node):
+            return not_evaluated(check, self.wording.why_not_promoted(node.fqn))
+        if isinstance(node, NodeOutcome) and earlier is not None and self.why_not_repeated(node, earlier) is None:
+            why = f"{self.wording.assets.name(node.fqn)} was not executed"
+            return repeated(check, earlier, why, data_metadata(earlier.audited_data))
+        return None
+
+    def why_not_repeated(self, node: NodeOutcome, earlier: EarlierResult | None) -> str | None:
+        """Why the last result of an audit is not repeated, as a clause after "because"; None if it is."""
+        if earlier is None:
+            return "no run of Dagster has evaluated its audit"
+        if earlier.audited_data is None:
+            return (
+                f"its audit has read other tables than the one that environment {self.wording.environment} shows for "
+                "its model, and their data may have changed since"
+            )
+        environment, audited, up_to = earlier.audited_data
+        is_same = (environment, audited) == (self.wording.environment, node.audited_data)
+        # A restatement alters the data; for a view, so does a new computation of its upstream models.
+        is_unaltered = node.last_interval_end is not None and (node.altered_at or 0) <= up_to
+        if node.outcome.rule.repeats and is_same and is_unaltered:
+            return None
+        return "its last result is not about the current data and audits"
+
+    def _status(self, check: dg.AssetCheckKey, node: NodeOutcome | AuditOnlyOutcome) -> dg.AssetCheckResult:
+        if isinstance(node, AuditOnlyOutcome):
+            sentence, metadata = self.wording.audit_only_sentence(node), None
+            verdict = Verdict.FAILED if node.error else Verdict.WARNING if node.missing else Verdict.PASSED
+        else:
+            # The metadata contains the error, and the step logs it. Dagster logs this text again, in quotes.
+            sentence, metadata = self.wording.summary(node), status_metadata(self.wording, node)
+            verdict = node.verdict
+        unrestated = self.wording.unrestated(node.fqn, node.unrestated)
+        verdict = Verdict.FAILED if unrestated else verdict
+        return _result(check, verdict, " ".join([sentence, *unrestated]), metadata)
+
+    def _intervals(self, check: dg.AssetCheckKey, node: Reported) -> dg.AssetCheckResult | None:
+        wording, coverage = self.wording, node.coverage
+        if coverage is None:
+            has_result = not isinstance(node, OutsideData) and not _has_failed(node)
+            return not_evaluated(check, wording.why_no_coverage(node.fqn)) if has_result else None
+        slack = wording.assets.intervals_slack
+        assert slack is not None, "there are no such checks without it"
+        is_waiting = isinstance(node, NodeOutcome) and node.outcome.rule.verdict is Verdict.WARNING
+        sentences = [
+            coverage_sentences(wording.assets.name(node.fqn), coverage, slack, self.now, advises=not is_waiting),
+            *([wording.sentence(node)] if isinstance(node, NodeOutcome) and is_waiting else []),
+            *wording.unrestated(node.fqn, coverage.unrestated),
+        ]
+        passes = is_complete(coverage, slack, self.now) and not coverage.unrestated
+        # Always the number, so that Dagster plots when something was missing.
+        metadata = {**coverage_metadata(coverage), "sqlmesh/missing_intervals": coverage.missing_intervals}
+        return _result(check, Verdict.PASSED if passes else Verdict.FAILED, " ".join(sentences), metadata)
+
+    def _audited(
+        self, check: dg.AssetCheckKey, node: NodeOutcome | AuditOnlyOutcome, audit: AuditResult
+    ) -> dg.AssetCheckResult:
+        # The result is about everything that was computed until then.
+        up_to = node.computed_until if isinstance(node, NodeOutcome) else node.evaluated_at
+        data = None
+        if audit.audited_data is not None and up_to is not None:
+            data = (self.wording.environment, audit.audited_data, up_to)
+        return dg.AssetCheckResult(
+            asset_key=check.asset_key,
+            check_name=check.name,
+            passed=audit.passed,
+            severity=self.wording.assets.severity(node.fqn, audit.blocking),
+            description=self.wording.audit_result(audit),
+            metadata={**audit_metadata(audit), **data_metadata(data)},
+        )
+
+
+def repeated(
+    check: dg.AssetCheckKey, earlier: EarlierResult, why: str, metadata: Mapping[str, Any]
+) -> dg.AssetCheckResult:
+    """An earlier result once more, labelled with its run and time.
+
+    Args:
+        why: Why the check was not evaluated, as a clause after "because".
+    """
+    return dg.AssetCheckResult(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=earlier.passed,
+        severity=earlier.severity,
+        description=f"{earlier.sentence}. Repeated, because {why}.",
+        metadata={**metadata, **earlier.label},
+    )
+
+
+def not_evaluated(check: dg.AssetCheckKey, reason: str) -> dg.AssetCheckResult:
+    """A warning instead of a result.
+
+    Args:
+        reason: Follows "Not evaluated:" in the description.
+    """
+    return _result(check, Verdict.WARNING, f"Not evaluated: {reason}", {NOT_EVALUATED: True})
+
+
+def evaluation_of(
+    result: dg.AssetCheckResult, target: Any = None, *, blocking: bool = False
+) -> dg.AssetCheckEvaluation:
+    """The result as an event.
+
+    Args:
+        target: The materialization that the result is about.
+        blocking: Whether a failure stops steps downstream.
+    """
+    check = key_of(result)
+    return dg.AssetCheckEvaluation(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=result.passed,
+        metadata=result.metadata,
+        target_materialization_data=target,
+        severity=result.severity,
+        description=result.description,
+        blocking=blocking,
+    )
+
+
+def key_of(result: dg.AssetCheckResult) -> dg.AssetCheckKey:
+    """The check of a result of this package, which always names it."""
+    assert result.asset_key is not None, result
+    assert result.check_name is not None, result
+    return dg.AssetCheckKey(result.asset_key, result.check_name)
+
+
+def _result(
+    check: dg.AssetCheckKey, verdict: Verdict, description: str, metadata: Mapping[str, Any] | None = None
+) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=verdict is Verdict.PASSED,
+        severity=dg.AssetCheckSeverity.WARN if verdict is Verdict.WARNING else dg.AssetCheckSeverity.ERROR,
+        description=description,
+        metadata=metadata,
+    )
+
+
+def _has_evaluated_all(node: NodeOutcome | AuditOnlyOutcome) -> bool:
+    """Whether SQLMesh has evaluated all audits of the promoted version."""
+    if isinstance(node, AuditOnlyOutcome):
+        return node.error is None
+    return node.outcome.rule.event is Event.MATERIALIZATION
+
+
+def _has_failed(node: NodeOutcome | AuditOnlyOutcome) -> bool:
+    return node.outcome.is_failure if isinstance(node, NodeOutcome) else node.error is not None

@@ -1,0 +1,113 @@
+"""The records of a step's models, and their data that was computed outside of Dagster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.dagster_internals import DataVersions, forget_data_version
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.report.metadata import outcome_metadata
+from dg_sqlmesh_component.report.outcomes import Event, NodeOutcome
+from dg_sqlmesh_component.report.records import OutsideData, outside_materialization, record_of
+from dg_sqlmesh_component.report.wording import Wording
+from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
+from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
+
+
+@dataclass
+class StepRecords:
+    """Reads and extends the records of one step's models.
+
+    Attributes:
+        materialized_outside: Models whose outside data is materialized as an event of this run.
+    """
+
+    context: dg.AssetExecutionContext
+    wording: Wording
+    materialized_outside: set[str] = field(default_factory=set)
+    _recorded: dict[str, msg.RecordedData | None] = field(default_factory=dict)
+    _outside: dict[str, OutsideData] = field(default_factory=dict)
+
+    def read(self, models: Sequence[str]) -> dict[str, msg.RecordedData | None]:
+        """Dagster's records of the models, by fqn. No other run of ours changes them until this step has ended."""
+        self._recorded |= materialized_data(self.context.instance, self.wording.assets, models)
+        return {fqn: self._recorded[fqn] for fqn in models}
+
+    def note_outside_data(self, compared: Sequence[msg.ComputedData], computing_since: int | None) -> None:
+        """Find the data that was computed outside of Dagster. Each model's is recorded before its own outcome.
+
+        Args:
+            computing_since: When this step has taken the lock, epoch milliseconds. Another step of the run may have
+                computed before.
+        """
+        if not compared:
+            return
+        assets, instance, own = self.wording.assets, self.context.instance, self.context.run.run_id
+        active = [
+            replace(run, computing_since=computing_since) if run.run_id == own else run
+            for run in active_runs(instance, assets)
+        ]
+        self._recorded |= recorded_data(instance, assets, [data.fqn for data in compared])
+        outside, left_to_runs = outside_data(compared, self._recorded, active)
+        self._outside |= {data.fqn: data for data in outside}
+        self._recorded |= {data.fqn: data.record for data in outside}
+        if left_to_runs:
+            names = listed([assets.name(fqn) for fqn in left_to_runs])
+            self.context.log.info(f"Left to run {run_ids(active)}, which has not finished: {names}.")
+
+    def record_remaining_outside_data(self) -> Iterator[dg.AssetMaterialization]:
+        """The outside data of models that this step does not select, or that have no outcome."""
+        yield from self._outside_data_of(list(self._outside))
+
+    def outside_data_before(self, outcome: NodeOutcome) -> Iterator[dg.AssetMaterialization]:
+        """The outside data of a model, after that of the models upstream, which it has read."""
+        if not self._outside:
+            return
+        for fqn in self.wording.assets.with_upstream([outcome.fqn])[:-1]:
+            is_idle = self.is_selected(fqn) and not outcome.outcome.is_failure
+            yield from self._outside_data_of([fqn], in_run={} if is_idle else None)
+        is_idle = outcome.outcome.rule.event is Event.OPTIONAL_OBSERVATION
+        yield from self._outside_data_of([outcome.fqn], outcome_metadata(self.wording, outcome) if is_idle else None)
+
+    def _outside_data_of(
+        self, models: Iterable[str], in_run: Mapping[str, Any] | None = None
+    ) -> Iterator[dg.AssetMaterialization]:
+        """Record the data of these models that was computed outside of Dagster.
+
+        Args:
+            in_run: Further metadata, if the materializations are events of this run. To Dagster, the run has then
+                materialized the assets. This is right only for models that had nothing to do.
+        """
+        assets = self.wording.assets
+        for data in [self._outside.pop(fqn) for fqn in models if fqn in self._outside]:
+            materialization = outside_materialization(assets, data, self.data_versions, in_run or {})
+            if in_run is None:
+                self.context.instance.report_runless_asset_event(materialization)
+            else:
+                self.materialized_outside.add(data.fqn)
+                yield materialization
+            forget_data_version(self.context, assets.key(data.fqn))
+
+    def after(self, outcome: NodeOutcome) -> msg.RecordedData | None:
+        """What Dagster knows of the model's data after this outcome."""
+        if outcome.promoted is None or not self.wording.is_declared:
+            return None
+        known = self._recorded.get(outcome.fqn)
+        instants = [known.up_to] if known and known.version == outcome.promoted.version else []
+        instants += [] if outcome.computed_until is None else [outcome.computed_until]
+        return record_of(outcome.promoted, max(instants)) if instants else None
+
+    def is_selected(self, fqn: str) -> bool:
+        """Whether the model's asset is an output of this step. A restatement computes other models too."""
+        return self.wording.assets.key(fqn) in self.context.selected_asset_keys
+
+    @cached_property
+    def data_versions(self) -> DataVersions:
+        upstream = self.context.assets_def.asset_deps
+        return DataVersions(self.context.instance, lambda key: upstream[key])
