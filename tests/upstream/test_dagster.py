@@ -152,16 +152,6 @@ def test_observation_neither_materializes_nor_releases_downstream_steps(instance
     assert observation.metadata["sqlmesh/status"].value == "up_to_date"
 
 
-def test_observe_result_creates_an_output(instance: dg.DagsterInstance) -> None:
-    """ADR-0005: so we never use it for a model that was not executed."""
-
-    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield dg.ObserveResult(asset_key=A)
-
-    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), instance=instance)
-    assert materialized(result) == [A]
-
-
 def test_yielded_result_is_stored_despite_a_later_failure(instance: dg.DagsterInstance) -> None:
     """ADR-0001, ADR-0009: a model reported before the failure stays materialized."""
     stored_while_running = []
@@ -212,9 +202,7 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
 # -- checks ---------------------------------------------------------------------------------------------
 
 
-def test_raised_failure_is_the_step_error_despite_a_failed_blocking_check(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_raised_failure_is_the_step_error_despite_a_failed_blocking_check(instance: dg.DagsterInstance) -> None:
     """ADR-0003, ADR-0004: `audit_failed` is a check that failed with ERROR, no materialization, and one Failure."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -228,9 +216,7 @@ def test_raised_failure_is_the_step_error_despite_a_failed_blocking_check(
     assert materialized(result) == []
 
 
-def test_failed_blocking_check_alone_fails_the_step_with_dagsters_message(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_failed_blocking_check_alone_fails_the_step_with_dagsters_message(instance: dg.DagsterInstance) -> None:
     """ADR-0004: so we raise our own Failure. Dagster names the check but not the reason."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -354,9 +340,7 @@ CLASHING = [
 ]
 
 
-def test_op_with_own_output_names_can_have_checks_with_equal_joined_names(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_op_with_own_output_names_can_have_checks_with_equal_joined_names(instance: dg.DagsterInstance) -> None:
     """ADR-0001, ADR-0003: checks have the names of audits, which follow no rule of Dagster."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -574,13 +558,6 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
     with create_defs_folder_sandbox() as sandbox:
         (sandbox.defs_folder_path.parent / "library.py").write_text(LIBRARY)
         yield Folder(sandbox)
-
-
-@pytest.mark.parametrize("file", ["defs.yaml", "component.yaml"])
-def test_component_loads_from_defs_yaml_and_component_yaml(folder: Folder, file: str) -> None:
-    """ADR-0011: a component.yaml alone still loads."""
-    folder.declare(file, asset="declared")
-    assert folder.assets() == ["declared"]
 
 
 def test_defs_yaml_wins_over_component_yaml(folder: Folder) -> None:
