@@ -7,20 +7,16 @@ python tests/soak/random_projects.py --projects 30 --seed 1
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
+from drawn import try_many
 from harness import CONFIG, planned_shop, raise_flags
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 
 NAMES = (
     "orders",
@@ -134,33 +130,6 @@ def try_random_project(rng: random.Random, folder: Path) -> str:
         assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
         assert not {key.split("/", 1)[1] for key in second_run.materializations} & materialized
     return f"{len(models)} models, {sorted(map(str, set(statuses.values())))}"
-
-
-def try_many(description: str, trial: Callable[[random.Random, Path], str]) -> None:
-    """Run a trial on as many random projects as the command line says, each in its own folder, and print the results.
-
-    Raises:
-        AssertionError: A trial failed. Hypothesis names the project.
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--projects", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-
-    @seed(arguments.seed)
-    @settings(
-        max_examples=arguments.projects,
-        deadline=None,
-        phases=[Phase.generate],  # each step of shrinking a project would take 15 seconds
-        suppress_health_check=list(HealthCheck),
-        database=None,
-    )
-    @given(st.randoms(use_true_random=False))
-    def run_trial(rng: random.Random) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            print(trial(rng, Path(folder).resolve()), flush=True)
-
-    run_trial()
 
 
 if __name__ == "__main__":

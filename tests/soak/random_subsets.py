@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
+from drawn import try_many
 from harness import Shop, planned_shop
-from soak.random_projects import try_many
 
 KINDS = (
     "INCREMENTAL_BY_TIME_RANGE (time_column ts)",
