@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -106,9 +107,14 @@ def run_in_fork(arguments: list[str], folder: Path) -> tuple[int, str]:
         return int(server.stdout.readline()), output.read()
 
 
-def plan(project: Path, *arguments: str) -> str:
-    """Apply a plan as of three days ago, so that a run of today has pending intervals."""
-    return sqlmesh(project, "plan", *arguments, "--auto-apply", "--no-prompts", "--execution-time", "3 days ago")
+def plan(project: Path, *arguments: str, at: str | None = "3 days ago") -> str:
+    """Apply a plan as of three days ago, so that a run of today has pending intervals.
+
+    Args:
+        at: The execution time. None is now.
+    """
+    time_of_plan = () if at is None else ("--execution-time", at)
+    return sqlmesh(project, "plan", *arguments, "--auto-apply", "--no-prompts", *time_of_plan)
 
 
 def state(folder: Path, environment: str = "prod", path: str = ".") -> dict[str, Any]:
@@ -302,6 +308,18 @@ def wait_until(is_true: Callable[[], bool], *processes: subprocess.Popen[str]) -
         time.sleep(0.02)
 
 
+def processes_in(folder: Path) -> list[int]:
+    """Return the processes whose working directory is this folder, as that of SQLMesh's processes is the project."""
+    pids = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if Path(os.readlink(process / "cwd")) == folder:
+                pids.append(int(process.name))
+        except OSError:
+            continue  # it has ended
+    return pids
+
+
 HOLD_DATABASE = """
 import sys, duckdb
 connection = duckdb.connect(sys.argv[1])
@@ -311,33 +329,37 @@ sys.stdin.read()
 
 
 @contextmanager
-def duckdb_file_in_use(path: Path) -> Iterator[None]:
-    """Let another process have a DuckDB file open until the block ends."""
+def duckdb_file_in_use(path: Path) -> Iterator[int]:
+    """Let another process have a DuckDB file open until the block ends. Yield its id."""
     command = [sys.executable, "-c", HOLD_DATABASE, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
         try:
-            yield
+            yield holder.pid
         finally:
             holder.communicate()
+
+
+def write_dagster_project(root: Path) -> Path:
+    """Write the files of an empty Dagster project, whose package has the name of its folder."""
+    package = root / root.name
+    (package / "defs").mkdir(parents=True)
+    (root / "pyproject.toml").write_text(
+        f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{root.name}"\n'
+    )
+    (package / "__init__.py").write_text("")
+    (package / "definitions.py").write_text(
+        "from pathlib import Path\n\nimport dagster as dg\n\n\n@dg.definitions\ndef defs():\n"
+        "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
+    )
+    return root
 
 
 @contextmanager
 def dagster_project(folder: Path) -> Iterator[DagsterProject]:
     """Create an empty Dagster project below `folder`. Its package name is unique in this process."""
-    name = f"orchestra_{uuid.uuid4().hex[:8]}"
-    root = folder / name
-    defs = root / name / "defs"
-    defs.mkdir(parents=True)
-    (root / "pyproject.toml").write_text(
-        f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{name}"\n'
-    )
-    (root / name / "__init__.py").write_text("")
-    (root / name / "definitions.py").write_text(
-        "from pathlib import Path\n\nimport dagster as dg\n\n\n@dg.definitions\ndef defs():\n"
-        "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
-    )
+    root = write_dagster_project(folder / f"orchestra_{uuid.uuid4().hex[:8]}")
     sys.path.insert(0, str(root))  # instead of installing it
     shutil.copytree(_empty_dagster_home(), folder / "dagster_home")
     with dg.instance_for_test(temp_dir=str(folder / "dagster_home")) as instance:
@@ -353,12 +375,14 @@ def _empty_dagster_home() -> str:
     return home
 
 
-def copy_project(name: str, folder: Path) -> Path:
-    """Copy tests/projects/<name> below `folder`. The copy uses YEARLY_CRON instead of '@yearly'."""
-    project = Path(shutil.copytree(TESTS / "projects" / name, folder / name))
-    for model in project.glob("models/*.sql"):
-        model.write_text(model.read_text().replace("@yearly", YEARLY_CRON))
-    return project
+@contextmanager
+def ledger_shop(folder: Path) -> Iterator[Shop]:
+    """Plan tests/projects/ledger, with YEARLY_CRON instead of '@yearly'."""
+    source = TESTS / "projects" / "ledger"
+    files = {str(file.relative_to(source)): file.read_text() for file in source.rglob("*.*") if file.is_file()}
+    files = {name: text.replace("@yearly", YEARLY_CRON) for name, text in files.items()}
+    with planned_shop(folder, files, files["config.yaml"]) as shop:
+        yield shop
 
 
 CONFIG = """
@@ -375,16 +399,131 @@ disable_anonymized_analytics: true
 """
 
 
+PYTHON_CONFIG = """
+import os
+import time
+from pathlib import Path
+
+from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
+
+config = Config(
+    gateways={"local": GatewayConfig(connection=DuckDBConnectionConfig(database="warehouse.duckdb"))},
+    model_defaults=ModelDefaultsConfig(dialect="duckdb", start="6 days ago"),
+)
+"""
+
+
 def write_project(folder: Path, files: dict[str, str], config: str = CONFIG) -> Path:
     """Write a SQLMesh project.
 
     Args:
         files: The text of each file, by path.
+        config: The text of `config.yaml`, unless `files` has a `config.py`.
     """
-    for name, text in {"config.yaml": config, **files}.items():
+    if "config.py" not in files:
+        files = {"config.yaml": config, **files}
+    for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return folder
+
+
+def python_model(name: str, code: str, depends_on: Sequence[str] = ()) -> str:
+    """Return the file of a model in Python that runs some code and then returns one row."""
+    return f"""
+import os
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+from sqlmesh import model
+
+
+@model({name!r}, kind="FULL", columns={{"id": "int"}}, depends_on={list(depends_on)})
+def execute(context, start, end, execution_time, **kwargs):
+{textwrap.indent(textwrap.dedent(code).strip(), "    ")}
+    return pd.DataFrame({{"id": [1]}})
+"""
+
+
+PAUSE = """
+if Path("pause").exists():
+    Path("pausing").touch()
+    while Path("pause").exists():
+        time.sleep(0.02)
+"""
+"""Code that waits while the project has a file `pause`, and meanwhile creates `pausing`."""
+
+
+@dataclass
+class Shop(DagsterProject):
+    """A SQLMesh project, and a Dagster project with a component of it. The first launch loads the definitions."""
+
+    project: Path
+    is_loaded: bool = False
+
+    def configure(self, **attributes: Any) -> dg.Definitions:
+        """Write the component's `defs.yaml` again, and load the definitions."""
+        self.add_component("shop", {"project": str(self.project), **attributes})
+        return self.refresh()
+
+    def refresh(self) -> dg.Definitions:
+        self.is_loaded = True
+        return super().refresh()
+
+    def launch(self, *arguments: Any, **options: Any) -> RunRecord:
+        if not self.is_loaded:
+            self.refresh()
+        return super().launch(*arguments, **options)
+
+    def launch_in_new_process(self, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        if not self.is_loaded:
+            self.refresh()
+        return super().launch_in_new_process(*arguments, **options)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return query(self.project, sql)
+
+    def plan(self, *arguments: str, at: str | None = "3 days ago") -> str:
+        return plan(self.project, *arguments, at=at)
+
+    def sqlmesh(self, *arguments: str) -> str:
+        return sqlmesh(self.project, *arguments)
+
+    def state(self) -> dict[str, Any]:
+        return state(self.project)
+
+
+NewShop = Callable[..., Shop]
+"""The arguments of `planned_shop` without its folder."""
+
+
+@contextmanager
+def planned_shop(
+    folder: Path,
+    files: dict[str, str],
+    config: str = CONFIG,
+    tables: dict[str, str] | None = None,
+    planned_at: str | None = "3 days ago",
+    **attributes: Any,
+) -> Iterator[Shop]:
+    """Write and plan a SQLMesh project, and create a Dagster project with a component of it.
+
+    Args:
+        tables: The queries of tables that exist before the plan, by name.
+        planned_at: The execution time of the plan. None: no plan is applied.
+        attributes: The attributes of the component in addition to `project`.
+    """
+    project = write_project(folder / "shop", files, config)
+    for table, rows in (tables or {}).items():
+        query(project, f"CREATE SCHEMA IF NOT EXISTS {table.split('.')[0]}")
+        query(project, f"CREATE TABLE {table} AS {rows}")
+    if planned_at:
+        plan(project, at=planned_at)
+    with dagster_project(folder) as dagster:
+        dagster.add_component("shop", {"project": str(project), **attributes})
+        yield Shop(dagster.root, dagster.instance, project)
 
 
 @dataclass

@@ -14,22 +14,12 @@ import urllib.request
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import (
-    BIN,
-    COMPONENT,
-    DagsterProject,
-    dagster_project,
-    plan,
-    query,
-    run,
-    sqlmesh,
-    state,
-    write_project,
-)
+from harness import BIN, COMPONENT, DagsterProject, Shop, dagster_project, plan, planned_shop, run
 
 LOCATION = "query { repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
 ASSETS = """
@@ -67,8 +57,16 @@ query F { assetNodes { assetKey { path } freshnessStatusInfo { freshnessStatus }
 @dataclass
 class Server:
     url: str
-    project: Path
     log: Path
+
+    @cached_property
+    def repository(self) -> dict[str, str]:
+        """The selector of the repository."""
+        [repository] = self.ask(LOCATION)["repositoriesOrError"]["nodes"]
+        return {
+            "repositoryName": repository["name"],
+            "repositoryLocationName": repository["location"]["name"],
+        }
 
     def ask(self, query: str, **variables: Any) -> Any:
         body = json.dumps({"query": query, "variables": variables}).encode()
@@ -80,11 +78,9 @@ class Server:
 
     def launch(self, keys: Collection[str], run_config: dict[str, Any] | None = None) -> dict[str, str]:
         """Launch assets as the UI does. Return the run's id and its status at its end."""
-        [repository] = self.ask(LOCATION)["repositoriesOrError"]["nodes"]
         params = {
             "selector": {
-                "repositoryLocationName": repository["location"]["name"],
-                "repositoryName": repository["name"],
+                **self.repository,
                 "pipelineName": "__ASSET_JOB",
                 "assetSelection": [{"path": key.split("/")} for key in sorted(keys)],
             },
@@ -101,23 +97,22 @@ class Server:
         return {"id": run_id, "status": status}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("dev")
-    with dagster_project(folder) as dagster:
+@pytest.fixture
+def starter(tmp_path: Path) -> Iterator[Shop]:
+    """The starter, scaffolded and planned."""
+    with dagster_project(tmp_path) as dagster:
         run([BIN / "dg", "scaffold", "defs", COMPONENT, "shop", "--json-params", '{"init": true}'], cwd=dagster.root)
-        project = dagster.root / "sqlmesh_project"
-        plan(project)
+        plan(dagster.root / "sqlmesh_project")
         defs_yaml = dagster.root / dagster.root.name / "defs" / "shop" / "defs.yaml"
         defs_yaml.write_text(defs_yaml.read_text() + "\n  execution: {allow_restate: true}\n")
-        with serve(dagster, folder) as url:
-            yield Server(url, project, folder / "server.log")
+        yield Shop(dagster.root, dagster.instance, dagster.root / "sqlmesh_project")
 
 
 class serve:  # used like a function
     """Run `dg dev` on a free port until the block ends, in the Dagster project's folder."""
 
-    def __init__(self, dagster: DagsterProject, folder: Path) -> None:
+    def __init__(self, dagster: DagsterProject) -> None:
+        folder = dagster.root.parent
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -134,14 +129,14 @@ class serve:  # used like a function
             start_new_session=True,
         )
 
-    def __enter__(self) -> str:
+    def __enter__(self) -> Server:
         url = f"http://127.0.0.1:{self.port}"
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             assert self.process.poll() is None, Path(self.log.name).read_text()
             try:
                 with urllib.request.urlopen(f"{url}/server_info", timeout=5):
-                    return url
+                    return Server(url, Path(self.log.name))
             except (urllib.error.URLError, TimeoutError):
                 time.sleep(0.5)
         raise AssertionError(f"dg dev does not answer:\n{Path(self.log.name).read_text()}")
@@ -159,134 +154,125 @@ class serve:  # used like a function
             self.log.close()
 
 
-def test_web_server_shows_every_model_and_the_results_of_a_launched_run(server: Server) -> None:
-    assets = {"/".join(node["assetKey"]["path"]): node for node in server.ask(ASSETS)["assetNodes"]}
-    keys = {key for key, node in assets.items() if node["isMaterializable"]}
-    assert keys == {
-        "reference/products", "staging/orders", "core/daily_orders", "marts/revenue_by_product",
-        "marts/revenue_by_country", "marts/weekly_revenue",
-    }  # fmt: skip
-    daily = assets["core/daily_orders"]
-    assert daily["groupName"] == "sales"
-    assert {"sqlmesh", "duckdb"} <= set(daily["kinds"])
-    assert daily["owners"] == [{"email": "analytics@example.com"}]
-    assert daily["description"]
-    [schema] = [entry["schema"] for entry in daily["metadataEntries"] if entry["label"] == "dagster/column_schema"]
-    assert "order_date" in {column["name"] for column in schema["columns"]}
-    checks = {check["name"]: check["blocking"] for check in daily["assetChecksOrError"]["checks"]}
-    assert checks == {
-        "sqlmesh_execution_status": False,
-        "not_null_order_date_product_id_country_code": True,
-        "no_negative_revenue": True,
-        "unusually_large_order_threshold_250": False,
-    }
+def test_web_server_shows_every_model_and_the_results_of_a_launched_run(starter: Shop) -> None:
+    with serve(starter) as server:
+        assets = {"/".join(node["assetKey"]["path"]): node for node in server.ask(ASSETS)["assetNodes"]}
+        keys = {key for key, node in assets.items() if node["isMaterializable"]}
+        assert keys == {
+            "reference/products", "staging/orders", "core/daily_orders", "marts/revenue_by_product",
+            "marts/revenue_by_country", "marts/weekly_revenue",
+        }  # fmt: skip
+        daily = assets["core/daily_orders"]
+        assert daily["groupName"] == "sales"
+        assert {"sqlmesh", "duckdb"} <= set(daily["kinds"])
+        assert daily["owners"] == [{"email": "analytics@example.com"}]
+        assert daily["description"]
+        [schema] = [entry["schema"] for entry in daily["metadataEntries"] if entry["label"] == "dagster/column_schema"]
+        assert "order_date" in {column["name"] for column in schema["columns"]}
+        checks = {check["name"]: check["blocking"] for check in daily["assetChecksOrError"]["checks"]}
+        assert checks == {
+            "sqlmesh_execution_status": False,
+            "not_null_order_date_product_id_country_code": True,
+            "no_negative_revenue": True,
+            "unusually_large_order_threshold_250": False,
+        }
 
-    # No process holds the warehouse between runs, so the command line and a query work while the server runs.
-    assert "core__daily_orders" in sqlmesh(server.project, "table_name", "core.daily_orders")
-    before = state(server.project)["intervals"]
-    assert query(server.project, "SELECT count(*) > 0 FROM core.daily_orders") == [(True,)]
+        # No process holds the warehouse between runs, so the command line and a query work while the server runs.
+        assert "core__daily_orders" in starter.sqlmesh("table_name", "core.daily_orders")
+        before = starter.state()["intervals"]
+        assert starter.query("SELECT count(*) > 0 FROM core.daily_orders") == [(True,)]
 
-    assert server.launch(keys)["status"] == "SUCCESS"
+        assert server.launch(keys)["status"] == "SUCCESS"
 
-    after = state(server.project)["intervals"]
-    grew = {"/".join(part.strip('"') for part in fqn.split(".")[-2:]) for fqn in after if after[fqn] > before[fqn]}
-    nodes = server.ask(RESULTS, keys=[{"path": key.split("/")} for key in sorted(keys)])["assetNodes"]
-    is_from_plan = {}  # whether the materialization is of data that the plan has computed
-    for node in nodes:
-        [materialization] = node["assetMaterializations"]
-        labels = {entry["label"] for entry in materialization["metadataEntries"]}
-        is_from_plan["/".join(node["assetKey"]["path"])] = "sqlmesh/origin" in labels
-        assert not node["assetObservations"]
-    assert "core/daily_orders" in grew
-    assert is_from_plan == {key: key not in grew for key in keys}
+        after = starter.state()["intervals"]
+        grew = {"/".join(part.strip('"') for part in fqn.split(".")[-2:]) for fqn in after if after[fqn] > before[fqn]}
+        nodes = server.ask(RESULTS, keys=[{"path": key.split("/")} for key in sorted(keys)])["assetNodes"]
+        is_from_plan = {}  # whether the materialization is of data that the plan has computed
+        for node in nodes:
+            [materialization] = node["assetMaterializations"]
+            labels = {entry["label"] for entry in materialization["metadataEntries"]}
+            is_from_plan["/".join(node["assetKey"]["path"])] = "sqlmesh/origin" in labels
+            assert not node["assetObservations"]
+        assert "core/daily_orders" in grew
+        assert is_from_plan == {key: key not in grew for key in keys}
 
-    # The UI's mutation restates a day, too, and reports the downstream models that are not selected.
-    day = f"{datetime.now(timezone.utc) - timedelta(days=3):%Y-%m-%d}"
-    restate = {"ops": {"sqlmesh_shop": {"config": {"restate": {"start": day, "end": day}}}}}
-    run = server.launch(["core/daily_orders"], restate)
-    assert run["status"] == "SUCCESS"
-    nodes = server.ask(RESULTS, keys=[{"path": key.split("/")} for key in sorted(keys)])["assetNodes"]
-    restated = {
-        "/".join(node["assetKey"]["path"]) for node in nodes if node["assetMaterializations"][0]["runId"] == run["id"]
-    }
-    assert restated >= {"core/daily_orders", "marts/revenue_by_product"}
+        # The UI's mutation restates a day, too, and reports the downstream models that are not selected.
+        day = f"{datetime.now(timezone.utc) - timedelta(days=3):%Y-%m-%d}"
+        restate = {"ops": {"sqlmesh_shop": {"config": {"restate": {"start": day, "end": day}}}}}
+        run = server.launch(["core/daily_orders"], restate)
+        assert run["status"] == "SUCCESS"
+        nodes = server.ask(RESULTS, keys=[{"path": key.split("/")} for key in sorted(keys)])["assetNodes"]
+        restated = {
+            "/".join(node["assetKey"]["path"])
+            for node in nodes
+            if node["assetMaterializations"][0]["runId"] == run["id"]
+        }
+        assert restated >= {"core/daily_orders", "marts/revenue_by_product"}
 
-    output = server.log.read_text()
-    assert "Traceback" not in output
-    assert "SELECT" not in output.replace("AssetSelection", ""), "SQLMesh's own output floods the terminal"
+        output = server.log.read_text()
+        assert "Traceback" not in output
+        assert "SELECT" not in output.replace("AssetSelection", ""), "SQLMesh's own output floods the terminal"
 
 
 TICKS = """
-query T($schedule: String!, $repository: String!, $location: String!) {
-  scheduleOrError(scheduleSelector: {
-    scheduleName: $schedule, repositoryName: $repository, repositoryLocationName: $location
-  }) { ... on Schedule { scheduleState { status ticks(limit: 5) { status runIds skipReason error { message } } } } } }
+query T($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) {
+  ... on Schedule { scheduleState { status ticks(limit: 5) { status runIds skipReason error { message } } } } } }
 """
 
 
 @pytest.mark.slow  # it waits for two ticks, a minute apart
-def test_daemon_launches_one_run_of_the_pending_models(tmp_path: Path) -> None:
-    with dagster_project(tmp_path) as dagster:
-        run([BIN / "dg", "scaffold", "defs", COMPONENT, "shop", "--json-params", '{"init": true}'], cwd=dagster.root)
-        project = dagster.root / "sqlmesh_project"
-        plan(project)
-        schedule = {"cron": "* * * * *", "default_status": "RUNNING"}
-        dagster.add_component("shop", {"project": str(project), "schedule": schedule})
-        with serve(dagster, tmp_path) as url:
-            server = Server(url, project, tmp_path / "server.log")
-            [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
-            names = {"repository": repository["name"], "location": repository["location"]["name"]}
-            ticks: list[dict[str, Any]] = []
-            deadline = time.monotonic() + 300
-            while not any("No model has pending" in (tick["skipReason"] or "") for tick in ticks):
-                assert time.monotonic() < deadline, ticks
-                time.sleep(1)
-                state_of_schedule = server.ask(TICKS, schedule="sqlmesh_shop_schedule", **names)["scheduleOrError"]
-                ticks = state_of_schedule["scheduleState"]["ticks"]
-            run_ids = [run_id for tick in ticks for run_id in tick["runIds"]]
-            assert len(run_ids) == 1, ticks
-            assert server.ask(RUN, id=run_ids[0])["runOrError"]["status"] == "SUCCESS"
-            assert [tick["error"] for tick in ticks if tick["error"]] == []
+def test_daemon_launches_one_run_of_the_pending_models(starter: Shop) -> None:
+    starter.add_component(
+        "shop", {"project": str(starter.project), "schedule": {"cron": "* * * * *", "default_status": "RUNNING"}}
+    )
+    with serve(starter) as server:
+        selector = {**server.repository, "scheduleName": "sqlmesh_shop_schedule"}
+        ticks: list[dict[str, Any]] = []
+        deadline = time.monotonic() + 300
+        while not any("No model has pending" in (tick["skipReason"] or "") for tick in ticks):
+            assert time.monotonic() < deadline, ticks
+            time.sleep(1)
+            ticks = server.ask(TICKS, selector=selector)["scheduleOrError"]["scheduleState"]["ticks"]
+        run_ids = [run_id for tick in ticks for run_id in tick["runIds"]]
+        assert len(run_ids) == 1, ticks
+        assert server.ask(RUN, id=run_ids[0])["runOrError"]["status"] == "SUCCESS"
+        assert [tick["error"] for tick in ticks if tick["error"]] == []
 
 
 SENSOR_TICKS = """
-query S($sensor: String!, $repository: String!, $location: String!) {
-  sensorOrError(sensorSelector: {
-    sensorName: $sensor, repositoryName: $repository, repositoryLocationName: $location
-  }) { ... on Sensor { sensorState { status ticks(limit: 20) { status skipReason error { message } } } } } }
+query S($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) {
+  ... on Sensor { sensorState { status ticks(limit: 20) { status skipReason error { message } } } } } }
 """
 
 
 @pytest.mark.slow  # it waits for two ticks, half a minute apart
 def test_daemon_records_what_was_computed_outside_of_dagster_once(tmp_path: Path) -> None:
     models = {"models/one.sql": "MODEL (name t.one, kind FULL, start '2026-01-01'); SELECT 1 AS id"}
-    project = write_project(tmp_path / "shop", models)
-    plan(project)
-    sensor = {"interval": 30, "default_status": "RUNNING"}
-    with dagster_project(tmp_path) as dagster:
-        others = {"schedule": True, "janitor": True, "intervals_check": True, "freshness": {"slack": "1h"}}
-        dagster.add_component("shop", {"project": str(project), "polling_sensor": sensor, **others})
-        with serve(dagster, tmp_path) as url:
-            server = Server(url, project, tmp_path / "server.log")
-            [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
-            names = {"repository": repository["name"], "location": repository["location"]["name"]}
+    attributes: dict[str, Any] = {
+        "polling_sensor": {"interval": 30, "default_status": "RUNNING"},
+        "schedule": True,
+        "janitor": True,
+        "intervals_check": True,
+        "freshness": {"slack": "1h"},
+    }
+    with planned_shop(tmp_path, models, **attributes) as shop, serve(shop) as server:
+        selector = {**server.repository, "sensorName": "sqlmesh_shop_sensor"}
 
-            def wait_for(reason: str) -> None:
-                deadline = time.monotonic() + 300
-                ticks: list[dict[str, Any]] = []
-                while not (ticks and reason in (ticks[0]["skipReason"] or "")):
-                    assert time.monotonic() < deadline, (ticks, server.log.read_text())
-                    time.sleep(1)
-                    found = server.ask(SENSOR_TICKS, sensor="sqlmesh_shop_sensor", **names)["sensorOrError"]
-                    ticks = found["sensorState"]["ticks"]
-                assert [tick["error"] for tick in ticks if tick["error"]] == []
+        def wait_for(reason: str) -> None:
+            deadline = time.monotonic() + 300
+            ticks: list[dict[str, Any]] = []
+            while not (ticks and reason in (ticks[0]["skipReason"] or "")):
+                assert time.monotonic() < deadline, (ticks, server.log.read_text())
+                time.sleep(1)
+                ticks = server.ask(SENSOR_TICKS, selector=selector)["sensorOrError"]["sensorState"]["ticks"]
+            assert [tick["error"] for tick in ticks if tick["error"]] == []
 
-            wait_for("Nothing was computed")  # the tick before it has recorded the plan
-            sqlmesh(project, "run")
-            wait_for("Recorded 1 model computed outside of Dagster: t.one.")
-            wait_for("Nothing was computed")
-            [node] = server.ask(FRESHNESS)["assetNodes"]
-            assert [event["runId"] for event in node["assetMaterializations"]] == ["", ""]
+        wait_for("Nothing was computed")  # the tick before it has recorded the plan
+        shop.sqlmesh("run")
+        wait_for("Recorded 1 model computed outside of Dagster: t.one.")
+        wait_for("Nothing was computed")
+        [node] = server.ask(FRESHNESS)["assetNodes"]
+        assert [event["runId"] for event in node["assetMaterializations"]] == ["", ""]
 
 
 @pytest.mark.slow  # it waits for a tick, which SQLMesh allows every five minutes
@@ -295,34 +281,24 @@ def test_daemon_requests_a_model_at_its_cron_and_evaluates_its_freshness(tmp_pat
         "models/often.sql": "MODEL (name t.often, kind FULL, cron '*/5 * * * *'); SELECT id FROM raw.events",
         "models/daily.sql": "MODEL (name t.daily, kind FULL); SELECT id FROM t.often",
     }
-    project = write_project(tmp_path / "shop", models)
-    query(project, "CREATE SCHEMA raw")
-    query(project, "CREATE TABLE raw.events AS SELECT 1 AS id")
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project), "automation": "cron", "freshness": {"slack": "1h"}})
-        with serve(dagster, tmp_path) as url:
-            server = Server(url, project, tmp_path / "server.log")
-            [repository] = server.ask(LOCATION)["repositoriesOrError"]["nodes"]
-            selector = {
-                "repositoryLocationName": repository["location"]["name"],
-                "repositoryName": repository["name"],
-                "sensorName": "default_automation_condition_sensor",
-            }
-            started = server.ask(START_SENSOR, selector=selector)["startSensor"]
-            assert started["sensorState"]["status"] == "RUNNING", started
+    options: dict[str, Any] = {"automation": "cron", "freshness": {"slack": "1h"}}
+    tables = {"raw.events": "SELECT 1 AS id"}
+    with planned_shop(tmp_path, models, tables=tables, planned_at="now", **options) as shop, serve(shop) as server:
+        selector = {**server.repository, "sensorName": "default_automation_condition_sensor"}
+        started = server.ask(START_SENSOR, selector=selector)["startSensor"]
+        assert started["sensorState"]["status"] == "RUNNING", started
 
-            def nodes() -> dict[str, dict[str, Any]]:
-                return {"/".join(node["assetKey"]["path"]): node for node in server.ask(FRESHNESS)["assetNodes"]}
+        def nodes() -> dict[str, dict[str, Any]]:
+            return {"/".join(node["assetKey"]["path"]): node for node in server.ask(FRESHNESS)["assetNodes"]}
 
-            deadline = time.monotonic() + 600
-            while nodes()["t/often"]["freshnessStatusInfo"]["freshnessStatus"] != "HEALTHY":
-                assert time.monotonic() < deadline, server.log.read_text()
-                time.sleep(1)
-            [automated] = server.ask(AUTOMATED_RUNS)["runsOrError"]["results"]
-            assert automated["status"] in ("STARTED", "SUCCESS")
-            assert "dagster/from_automation_condition" in {tag["key"] for tag in automated["tags"]}
-            often, daily = nodes()["t/often"], nodes()["t/daily"]
-            assert [event["runId"] for event in often["assetMaterializations"]] == [automated["runId"]]
-            assert not daily["assetMaterializations"], "its cron has not ticked"
-            assert often["internalFreshnessPolicy"] == {"failWindowSeconds": 65 * 60, "warnWindowSeconds": None}
+        deadline = time.monotonic() + 600
+        while nodes()["t/often"]["freshnessStatusInfo"]["freshnessStatus"] != "HEALTHY":
+            assert time.monotonic() < deadline, server.log.read_text()
+            time.sleep(1)
+        [automated] = server.ask(AUTOMATED_RUNS)["runsOrError"]["results"]
+        assert automated["status"] in ("STARTED", "SUCCESS")
+        assert "dagster/from_automation_condition" in {tag["key"] for tag in automated["tags"]}
+        often, daily = nodes()["t/often"], nodes()["t/daily"]
+        assert [event["runId"] for event in often["assetMaterializations"]] == [automated["runId"]]
+        assert not daily["assetMaterializations"], "its cron has not ticked"
+        assert often["internalFreshnessPolicy"] == {"failWindowSeconds": 65 * 60, "warnWindowSeconds": None}

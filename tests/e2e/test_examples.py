@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import duckdb
@@ -23,16 +22,29 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def grown(before: dict[str, Any], after: dict[str, Any]) -> set[tuple[str, ...]]:
-    """Return the models with new intervals, as the parts of their names."""
-    grew = [fqn for fqn in after["intervals"] if after["intervals"][fqn] > before["intervals"][fqn]]
-    return {tuple(part.strip('"') for part in fqn.split(".")) for fqn in grew}
+def launch_example(
+    root: Path, instance: dg.DagsterInstance, folder: Path, path: str = "."
+) -> tuple[dg.Definitions, RunRecord, set[tuple[str, ...]]]:
+    """Plan an example as its README says, and launch all assets. The run and its checks must succeed.
 
+    Args:
+        folder: The folder from which `path` leads to the SQLMesh project.
 
-def require_success(record: RunRecord) -> None:
+    Returns:
+        The definitions, the record of the run, and the models with new intervals, as the parts of their names.
+    """
+    run_readme_plan(root.name, root)
+    before = state(folder, path=path)["intervals"]
+    dagster = DagsterProject(root, instance)
+    definitions = dagster.refresh()
+    require_fresh_readme(root.name, definitions)
+    record = dagster.launch()
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert record.checks
     assert [name for name, check in record.checks.items() if not check.passed] == []
+    after = state(folder, path=path)["intervals"]
+    grew = {tuple(part.strip('"') for part in fqn.split(".")) for fqn in after if after[fqn] > before[fqn]}
+    return definitions, record, grew
 
 
 def spec(definitions: dg.Definitions, key: str) -> dg.AssetSpec:
@@ -46,16 +58,10 @@ def test_jaffle_shop_runs_landing_models_and_report_in_one_run(tmp_path: Path, i
     importlib.import_module(
         "jaffle_shop.defs.landing"
     ).till_orders()  # the README's first command materializes this asset
-    run_readme_plan("jaffle_shop", root)
-    before = state(project)
-    dagster = DagsterProject(root, instance)
-    definitions = dagster.refresh()
-    require_fresh_readme("jaffle_shop", definitions)
-    record = dagster.launch()
-    require_success(record)
+    definitions, record, grew = launch_example(root, instance, project)
     order = list(record.materializations)
     assert (order[0], order[-1]) == ("point_of_sale/till_orders", "weekly_report")
-    grew = grown(before, state(project)) - {("warehouse", "raw", "orders")}  # external: its audits ran
+    grew -= {("warehouse", "raw", "orders")}  # external: its audits ran
     assert grew == {
         ("warehouse", "staging", "menu"),
         ("warehouse", "staging", "orders"),
@@ -77,14 +83,7 @@ def test_jaffle_shop_runs_landing_models_and_report_in_one_run(tmp_path: Path, i
 def test_multi_repo_runs_models_of_both_repositories(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     root = copy_example("multi_repo", tmp_path)
     folder = root / "repositories"
-    run_readme_plan("multi_repo", root)
-    before = state(folder, path="core")
-    dagster = DagsterProject(root, instance)
-    definitions = dagster.refresh()
-    require_fresh_readme("multi_repo", definitions)
-    record = dagster.launch()
-    require_success(record)
-    grew = grown(before, state(folder, path="core"))
+    definitions, record, grew = launch_example(root, instance, folder, path="core")
     assert {"/".join(name[1:]) for name in grew} == set(record.materializations)
     assert set(record.materializations) == {"core/orders", "core/customers", "marketing/segments"}
     assert spec(definitions, "core/orders").metadata["sqlmesh/project"] == "core"
@@ -97,14 +96,8 @@ def test_multi_gateway_models_are_in_the_database_of_their_gateway(
 ) -> None:
     root = copy_example("multi_gateway", tmp_path)
     project = root / "sqlmesh_project"
-    run_readme_plan("multi_gateway", root)
-    before = state(project)
-    dagster = DagsterProject(root, instance)
-    definitions = dagster.refresh()
-    require_fresh_readme("multi_gateway", definitions)
-    record = dagster.launch()
-    require_success(record)
-    assert {"/".join(name) for name in grown(before, state(project))} == set(record.materializations)
+    definitions, record, grew = launch_example(root, instance, project)
+    assert {"/".join(name) for name in grew} == set(record.materializations)
     for key in ("lake/greenhouse/readings", "warehouse/greenhouse/daily_climate"):
         catalog, schema, table = key.split("/")
         metadata = spec(definitions, key).metadata

@@ -31,9 +31,7 @@ def read_defs_yaml(dagster: DagsterProject, name: str) -> Any:
     return yaml.safe_load((dagster.root / dagster.root.name / "defs" / name / "defs.yaml").read_text())
 
 
-def test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes(
-    dagster: DagsterProject,
-) -> None:
+def test_scaffold_writes_relative_path_of_existing_project_and_dg_check_passes(dagster: DagsterProject) -> None:
     project = write_project(dagster.root.parent / "my shop", ONE_MODEL)
     params = {"project_path": "../my shop", "gateway": "local", "environment": "prod"}
     _, output = dg(dagster, "scaffold", "defs", COMPONENT, "shop", "--json-params", json.dumps(params))

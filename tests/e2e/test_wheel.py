@@ -12,7 +12,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from harness import COMPONENT, REPOSITORY, json_in, run
+from harness import COMPONENT, REPOSITORY, json_in, run, write_dagster_project
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys, dg_sqlmesh_component
@@ -64,17 +64,7 @@ def test_wheel_scaffolds_and_loads_starter_in_fresh_environment(wheel: Path, res
             [floor] = re.findall(rf'^  "{name}>=([\d.]+)"', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
             assert resolution == "highest" or version == floor
 
-    root = tmp_path / "orchestra_of_the_wheel"
-    package = root / root.name
-    (package / "defs").mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (root / "pyproject.toml").write_text(
-        f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{root.name}"\n'
-    )
-    (package / "definitions.py").write_text(
-        "from pathlib import Path\nimport dagster as dg\n\n@dg.definitions\ndef defs():\n"
-        "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
-    )
+    root = write_dagster_project(tmp_path / "orchestra_of_the_wheel")
     path = f"{python.parent}:/usr/bin:/bin"
     dg = python.parent / "dg"
     installed = run([python, "-c", "import dg_sqlmesh_component as c; print(c.__path__[0])"], cwd=tmp_path).stdout

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import dagster as dg
 import pytest
-from harness import DagsterProject, dagster_project, plan, query, write_project
+from harness import DagsterProject, planned_shop
 
 BERLIN = "cron_tz 'Europe/Berlin'"
 EVENTS_SINCE = "SELECT * FROM raw.events WHERE day BETWEEN @start_date AND @end_date"
@@ -28,22 +29,14 @@ FRIDAY = datetime(2026, 3, 6, tzinfo=timezone.utc)
 
 @pytest.fixture(scope="module")
 def dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterProject]:
-    folder = tmp_path_factory.mktemp("automation")
-    project = write_project(folder / "shop", MODELS)
-    query(project, "CREATE SCHEMA raw")
-    query(project, "CREATE TABLE raw.events AS SELECT 1 AS id, current_date - 3 AS day")
-    plan(project)
-    with dagster_project(folder) as dagster:
-        dagster.add_component(
-            "shop",
-            {
-                "project": str(project),
-                "automation": "cron",
-                "freshness": {"slack": "2h", "warn_slack": 3600},
-                "external_models": {"assets": True},
-            },
-        )
-        yield dagster
+    attributes: dict[str, Any] = {
+        "automation": "cron",
+        "freshness": {"slack": "2h", "warn_slack": 3600},
+        "external_models": {"assets": True},
+    }
+    tables = {"raw.events": "SELECT 1 AS id, current_date - 3 AS day"}
+    with planned_shop(tmp_path_factory.mktemp("automation"), MODELS, tables=tables, **attributes) as shop:
+        yield shop
 
 
 def requested_at(dagster: DagsterProject, *times: datetime) -> list[set[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import CONFIG, YEARLY_CRON, dagster_project, plan, query, sqlmesh, write_project
+from harness import CONFIG, YEARLY_CRON, NewShop, sqlmesh, write_project
 
 from dg_sqlmesh_component import dagster_internals
 
@@ -57,21 +57,19 @@ def restate(project: Path) -> None:
     ],
 )
 def test_result_is_carried_over_until_data_or_audit_changes(
-    tmp_path: Path, change: Callable[[Path], None], carried_over: set[str]
+    new_shop: NewShop, change: Callable[[Path], None], carried_over: set[str]
 ) -> None:
     """Some results are never carried over: of a view if its upstream model was computed in the same run or is an
     external table, and of an audit that reads other models.
     """
-    project = write_project(tmp_path / "shop", FILES, CONFIG_WITH_FLAGS)
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "3 hours ago")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        checks = ["t/kept:soft", "t/kept:hard", "t/kept:related", "t/shown:soft", "t/outside:soft"]
-        assert set(dagster.launch(checks=checks).checks) == set(checks)
-        change(project)
-        dagster.refresh()
-        record = dagster.launch()
+    shop = new_shop(FILES, CONFIG_WITH_FLAGS, planned_at=None)
+    shop.sqlmesh("plan", "--auto-apply", "--no-prompts", "--execution-time", "3 hours ago")
+    shop.refresh()
+    checks = ["t/kept:soft", "t/kept:hard", "t/kept:related", "t/shown:soft", "t/outside:soft"]
+    assert set(shop.launch(checks=checks).checks) == set(checks)
+    change(shop.project)
+    shop.refresh()
+    record = shop.launch()
     assert record.status_of("t/source") == "executed"
     assert record.status_of("t/kept") == record.status_of("t/shown") == "up_to_date"
     assert {name for name, result in record.checks.items() if "sqlmesh/carried_over" in result.metadata} == carried_over
@@ -81,25 +79,24 @@ def test_result_is_carried_over_until_data_or_audit_changes(
 
 
 def test_result_from_another_environment_does_not_hide_failure_in_this_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_shop: NewShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dagster_internals, "_PAGE", 1)
     model = f"MODEL (name t.kept, kind FULL, {YEARLY}, audits (soft, hard)); SELECT {{}} AS id"
     audits = {name: FILES[name] for name in ("audits/soft.sql", "audits/hard.sql")}
-    project = write_project(tmp_path / "shop", {"models/kept.sql": model.format(1), **audits}, CONFIG_WITH_FLAGS)
-    plan(project)
-    write_project(project, {"models/kept.sql": model.format(2)}, CONFIG_WITH_FLAGS)
-    plan(project, "dev")
-    write_project(project, {"models/kept.sql": model.format(1)}, CONFIG_WITH_FLAGS)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
-        dagster.refresh()
-        for (table,) in query(project, "SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 't__kept__%'"):
-            query(project, f"UPDATE sqlmesh__t.{table} SET id = -1 WHERE id = 1")
-        assert dagster.launch(checks=["t/kept:hard"]).status == dg.DagsterRunStatus.FAILURE
-        for _ in range(2):
-            in_dev = dagster.launch(checks=["t/kept:hard"], ops={"sqlmesh_shop": {"environment": "dev"}})
-            assert in_dev.status == dg.DagsterRunStatus.SUCCESS
-        record = dagster.launch(assets=["t/kept"], checks=["t/kept:hard"])
+    shop = new_shop(
+        {"models/kept.sql": model.format(1), **audits}, CONFIG_WITH_FLAGS, execution={"environments": ["dev"]}
+    )
+    write_project(shop.project, {"models/kept.sql": model.format(2)}, CONFIG_WITH_FLAGS)
+    shop.plan("dev")
+    write_project(shop.project, {"models/kept.sql": model.format(1)}, CONFIG_WITH_FLAGS)
+    shop.refresh()
+    for (table,) in shop.query("SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 't__kept__%'"):
+        shop.query(f"UPDATE sqlmesh__t.{table} SET id = -1 WHERE id = 1")
+    assert shop.launch(checks=["t/kept:hard"]).status == dg.DagsterRunStatus.FAILURE
+    for _ in range(2):
+        in_dev = shop.launch(checks=["t/kept:hard"], ops={"sqlmesh_shop": {"environment": "dev"}})
+        assert in_dev.status == dg.DagsterRunStatus.SUCCESS
+    record = shop.launch(assets=["t/kept"], checks=["t/kept:hard"])
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert "t.kept: the check hard failed when its audit was last evaluated" in record.failures[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -264,7 +263,6 @@ other = named("other_one")
 @pytest.mark.attribute("project.config", "project.working_directory")
 def test_configured_config_and_working_directory_are_used(dagster: DagsterProject) -> None:
     project = write_project(dagster.root / "shop", {**ONE_MODEL, "config.py": NAMED_CONFIGS})
-    (project / "config.yaml").unlink()
     (dagster.root / "elsewhere").mkdir()
     arguments = {"path": "../../../shop", "config": "other", "working_directory": "../../../elsewhere"}
     assert manifest_of(dagster, arguments).environment == "other_one"
@@ -337,36 +335,6 @@ def test_default_pool_is_named_after_project_and_environment(dagster: DagsterPro
     write_project(dagster.root / "my shop", ONE_MODEL)
     dagster.add_component("shop", {"project": {"path": "../../../my shop", "environment": "dev"}})
     assert dagster.refresh().resolve_assets_def(dg.AssetKey(["t", "one"])).op.pool == "sqlmesh_my_shop_dev"
-
-
-SLOW_MODEL = """
-import time
-import typing as t
-
-import pandas as pd
-from sqlmesh import model
-
-
-@model("t.slow", kind="FULL", columns={"id": "int"}, depends_on=["t.one"])
-def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
-    time.sleep(4)
-    return pd.DataFrame({"id": [1]})
-"""
-
-
-def test_results_are_recorded_while_sqlmesh_still_runs(dagster: DagsterProject) -> None:
-    project = write_project(dagster.root / "shop", {**ONE_MODEL, "models/slow.py": SLOW_MODEL})
-    plan(project)
-    dagster.add_component("shop", {"project": "../../../shop"})
-    dagster.refresh()
-    record = dagster.launch("in_process")
-    recorded = {
-        entry.dagster_event.materialization.asset_key.to_user_string(): entry.timestamp
-        for entry in record.entries
-        if entry.dagster_event and entry.dagster_event.is_step_materialization
-    }
-    assert recorded["t/slow"] - recorded["t/one"] > 3
-    assert abs(time.time() - recorded["t/slow"]) < 60
 
 
 DOWNSTREAM_ASSET = """

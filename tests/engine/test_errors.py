@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +11,19 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import CONFIG, YEARLY_CRON, DagsterProject, dagster_project, plan, query, run, sqlmesh, write_project
+from harness import (
+    CONFIG,
+    PYTHON_CONFIG,
+    YEARLY_CRON,
+    NewShop,
+    Shop,
+    duckdb_file_in_use,
+    planned_shop,
+    python_model,
+    run,
+    sqlmesh,
+    write_project,
+)
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import (
@@ -112,6 +122,7 @@ def test_selection_without_match_is_quoted_in_error_with_what_exists(tmp_path: P
     message = project_load_error(project, ConfigurationError, select=["+tag:nope"])
     assert "matches no model: '+tag:nope'. Known: tag:daily, tag:sales." in message
     assert "'t.twoo'. Did you mean t.two" in project_load_error(project, ConfigurationError, select=["t.twoo"])
+    assert not (tmp_path / "warehouse.duckdb").exists(), "loading a project does not create its database"
 
 
 def test_project_with_only_external_and_embedded_models_is_an_error_and_empty_project_is_not(tmp_path: Path) -> None:
@@ -155,18 +166,9 @@ def test_too_old_sqlmesh_is_reported_with_both_versions(tmp_path: Path) -> None:
     assert re.search(r"has SQLMesh 0\.150\.0; at least 0\.\d+\.\d+ is needed", message)
 
 
-def test_load_error_reaches_the_user(tmp_path: Path) -> None:
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("gone", {"project": "../nowhere"})
-        message = dagster.load_error()
-    assert f"There is no folder {dagster.root / dagster.root.name / 'defs' / 'nowhere'}" in message
-
-
-def test_project_code_that_exits_is_named_by_file_and_line(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", {"models/leaves.py": "import sys\nsys.exit(0)\n"})
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        message = dagster.load_error()
+def test_project_code_that_exits_is_named_by_file_and_line(new_shop: NewShop) -> None:
+    shop = new_shop({"models/leaves.py": "import sys\nsys.exit(0)\n"}, planned_at=None)
+    message = shop.load_error()
     assert "Code of the SQLMesh project ended SQLMesh's process: " in message
     assert "models/leaves.py, line 2, in <module>, raised SystemExit(0), as `sys.exit` does." in message
 
@@ -175,18 +177,14 @@ def test_project_code_that_exits_is_named_by_file_and_line(tmp_path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
-    folder = tmp_path_factory.mktemp("errors")
-    project = write_project(folder / "shop", ONE_MODEL)
-    plan(project)
-    with dagster_project(folder) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        yield project, dagster
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with planned_shop(tmp_path_factory.mktemp("errors"), ONE_MODEL) as shop:
+        shop.refresh()
+        yield shop
 
 
-def failure_of_run(dagster: DagsterProject, **selection: Any) -> str:
-    record = dagster.launch("in_process", **selection)
+def failure_of_run(shop: Shop, **selection: Any) -> str:
+    record = shop.launch(**selection)
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert not record.materializations
     [description] = record.failures
@@ -195,16 +193,13 @@ def failure_of_run(dagster: DagsterProject, **selection: Any) -> str:
 
 def test_error_of_missing_environment_names_plan_command(tmp_path: Path) -> None:
     """Without an option, SQLMesh refuses to create an environment that has no change."""
-    project = write_project(tmp_path / "new shop", ONE_MODEL)
-    plan(project)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": {"path": str(project), "environment": "dev_ada"}})
-        dagster.refresh()
-        record = dagster.launch()
+    with planned_shop(tmp_path / "new folder", ONE_MODEL) as shop:
+        shop.configure(project={"path": str(shop.project), "environment": "dev_ada"})
+        record = shop.launch()
         [description] = record.failures
-        [arguments] = re.findall(rf"cd '{project}' && sqlmesh (plan [-\w ]+)", description)
-        sqlmesh(project, *arguments.split(), "--auto-apply", "--no-prompts")
-        assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
+        [arguments] = re.findall(rf"cd '{shop.project}' && sqlmesh (plan [-\w ]+)", description)
+        shop.sqlmesh(*arguments.split(), "--auto-apply", "--no-prompts")
+        assert shop.launch().status == dg.DagsterRunStatus.SUCCESS
     assert "Environment 'dev_ada' does not exist" in description
     assert description.count("does not exist") == 1
     assert record.not_evaluated_reasons == {"Not evaluated: the run was refused."}
@@ -213,41 +208,31 @@ def test_error_of_missing_environment_names_plan_command(tmp_path: Path) -> None
     assert "memory" not in description
 
 
-def test_error_of_missing_environment_recognizes_state_in_memory(tmp_path: Path) -> None:
+def test_error_of_missing_environment_recognizes_state_in_memory(new_shop: NewShop) -> None:
     in_memory = CONFIG.replace("      database: warehouse.duckdb\n", "")
     assert in_memory != CONFIG
-    project = write_project(tmp_path / "shop", ONE_MODEL, config=in_memory)
-    plan(project)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        description = failure_of_run(dagster)
+    description = failure_of_run(new_shop(ONE_MODEL, in_memory))
     assert "Environment 'prod' does not exist" in description
     assert "a plan's result is lost when the process that applied it ends" in description
     assert "`database: warehouse.duckdb`" in description
 
 
-def test_model_that_is_not_promoted_does_not_stop_promoted_models(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", ONE_MODEL)
-    plan(project)
+def test_model_that_is_not_promoted_does_not_stop_promoted_models(new_shop: NewShop) -> None:
+    shop = new_shop(ONE_MODEL)
     audited = "MODEL (name t.two, kind FULL, audits (not_null(columns := (id)))); SELECT 2 AS id"
-    (project / "models" / "two.sql").write_text(audited)
-    (project / "models" / "three.sql").write_text("MODEL (name t.three, kind FULL); SELECT id FROM t.two")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record = dagster.launch("in_process")
-        alone = dagster.launch("in_process", assets=["t/two"])
-        dagster.add_component("shop", {"project": str(project), "exclude": "t.one"})
-        dagster.refresh()
-        refused = dagster.launch("in_process")
+    (shop.project / "models" / "two.sql").write_text(audited)
+    (shop.project / "models" / "three.sql").write_text("MODEL (name t.three, kind FULL); SELECT id FROM t.two")
+    record = shop.launch("in_process")
+    alone = shop.launch("in_process", assets=["t/two"])
+    shop.configure(exclude="t.one")
+    refused = shop.launch("in_process")
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert set(record.materializations) == {"t/one"}
     assert (record.status_of("t/two"), record.status_of("t/three")) == ("not_in_environment", "not_in_environment")
     unevaluated = [check for name, check in record.checks.items() if name.startswith("t/two:not_null")]
     assert [(check.passed, check.severity) for check in unevaluated] == [(False, dg.AssetCheckSeverity.WARN)]
     assert unevaluated[0].description == "Not evaluated: t.two is not promoted in environment prod."
-    command = f"\n\n    cd {project} && sqlmesh plan"
+    command = f"\n\n    cd {shop.project} && sqlmesh plan"
     [description] = record.failures
     assert "t.two, t.three: Not promoted in environment prod, so not run." in description
     advice = (
@@ -259,32 +244,26 @@ def test_model_that_is_not_promoted_does_not_stop_promoted_models(tmp_path: Path
     assert alone.status_of("t/two") == "not_in_environment"
     assert refused.failures == [
         "Environment 'prod' has promoted none of the models of the SQLMesh project at "
-        f"{project}, so nothing can run. To promote them:{command}"
+        f"{shop.project}, so nothing can run. To promote them:{command}"
     ]
     repeated = [check for check in refused.checks.values() if "sqlmesh/not_evaluated" not in check.metadata]
     assert all(str(check.description).endswith("Repeated, because the run was refused.") for check in repeated)
 
 
-def test_model_promoted_as_external_or_embedded_is_not_in_environment(tmp_path: Path) -> None:
+def test_model_promoted_as_external_or_embedded_is_not_in_environment(new_shop: NewShop) -> None:
     """SQLMesh would never compute it."""
-    project = write_project(
-        tmp_path / "shop",
+    shop = new_shop(
         {
             "external_models.yaml": "- name: t.landed\n  columns: {id: int}\n",
             "models/inlined.sql": "MODEL (name t.inlined, kind EMBEDDED); SELECT 1 AS id",
             "models/reader.sql": "MODEL (name t.reader, kind FULL); SELECT id FROM t.landed JOIN t.inlined USING (id)",
         },
+        tables={"t.landed": "SELECT 1 AS id"},
     )
-    query(project, "CREATE SCHEMA t")
-    query(project, "CREATE TABLE t.landed AS SELECT 1 AS id")
-    plan(project)
-    (project / "external_models.yaml").unlink()
+    (shop.project / "external_models.yaml").unlink()
     for name in ("landed", "inlined"):
-        (project / f"models/{name}.sql").write_text(f"MODEL (name t.{name}, kind FULL); SELECT 1 AS id")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record = dagster.launch()
+        (shop.project / f"models/{name}.sql").write_text(f"MODEL (name t.{name}, kind FULL); SELECT 1 AS id")
+    record = shop.launch()
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert {record.status_of(f"t/{name}") for name in ("landed", "inlined")} == {"not_in_environment"}
     assert set(record.materializations) == {"t/reader"}
@@ -294,77 +273,45 @@ def test_model_promoted_as_external_or_embedded_is_not_in_environment(tmp_path: 
 @pytest.mark.parametrize(
     "selection", [{}, {"checks": ["t/one:sqlmesh_execution_status"]}], ids=["run of models", "run of checks"]
 )
-def test_run_waits_for_unfinished_plan_until_environment_timeout(
-    shop: tuple[Path, DagsterProject], selection: dict[str, list[str]]
-) -> None:
+def test_run_waits_for_unfinished_plan_until_environment_timeout(shop: Shop, selection: dict[str, list[str]]) -> None:
     """Until then its views may belong to two plans, so checks are not evaluated either."""
-    project, dagster = shop
-    [(finalized,)] = query(project, "SELECT finalized_ts FROM sqlmesh._environments")
-    query(project, "UPDATE sqlmesh._environments SET finalized_ts = NULL")
-    dagster.add_component("shop", {"project": str(project), "execution": {"environment_timeout": 2}})
+    [(finalized,)] = shop.query("SELECT finalized_ts FROM sqlmesh._environments")
+    shop.query("UPDATE sqlmesh._environments SET finalized_ts = NULL")
+    shop.add_component("shop", {"project": str(shop.project), "execution": {"environment_timeout": 2}})
     start = time.monotonic()
     try:
-        description = failure_of_run(dagster, **selection)
+        description = failure_of_run(shop, **selection)
     finally:
-        query(project, f"UPDATE sqlmesh._environments SET finalized_ts = {finalized}")
+        shop.query(f"UPDATE sqlmesh._environments SET finalized_ts = {finalized}")
     assert time.monotonic() - start < 60
     assert "is being updated by a plan that has not finished" in description
-    assert f"cd {project} && sqlmesh plan prod" in description
+    assert f"cd {shop.project} && sqlmesh plan prod" in description
 
 
-def hold_warehouse(project: Path) -> subprocess.Popen[bytes]:
-    """Start a process that holds the project's DuckDB file."""
-    code = (
-        f"import duckdb, time; held = duckdb.connect({str(project / 'warehouse.duckdb')!r});"
-        "print('held', flush=True); time.sleep(600)"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    return holder
-
-
-def test_error_of_locked_duckdb_file_names_the_process_that_holds_it(shop: tuple[Path, DagsterProject]) -> None:
-    project, dagster = shop
-    holder = hold_warehouse(project)
-    try:
-        dagster.add_component("shop", {"project": str(project), "execution": {"overlap_timeout": 2}})
-        description = failure_of_run(dagster)
-    finally:
-        holder.kill()
-        holder.wait()
+def test_error_of_locked_duckdb_file_names_the_process_that_holds_it(shop: Shop) -> None:
+    with duckdb_file_in_use(shop.project / "warehouse.duckdb") as pid:
+        shop.add_component("shop", {"project": str(shop.project), "execution": {"overlap_timeout": 2}})
+        description = failure_of_run(shop)
     assert "The DuckDB file is in use by another process" in description
     if sys.platform == "linux":
         assert f"is held by `{Path(sys.executable).name} -c " in description
-        assert f"(PID {holder.pid}, started at " in description
-    assert f"PID {holder.pid}" in description
+        assert f"(PID {pid}, started at " in description
+    assert f"PID {pid}" in description
     assert "This run has waited for 2 seconds" in description
 
 
 def test_error_of_duckdb_file_locked_while_a_project_is_loaded_names_the_process_that_holds_it(tmp_path: Path) -> None:
     """A project with a name reads the state while it is loaded."""
     project = write_project(tmp_path, ONE_MODEL, CONFIG + "project: shop\n")
-    holder = hold_warehouse(project)
-    try:
+    with duckdb_file_in_use(project / "warehouse.duckdb") as pid:
         message = project_load_error(SQLMeshProject((project,)), DatabaseInUseError)
-    finally:
-        holder.kill()
-        holder.wait()
     assert "The DuckDB file is in use by another process" in message
-    assert f"PID {holder.pid}" in message
+    assert f"PID {pid}" in message
     assert message.endswith("Wait for that process, or end it.")
 
 
-CONFIG_WITH_BUG = """
-import pathlib
-
-from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
-
-config = Config(
-    gateways={"local": GatewayConfig(connection=DuckDBConnectionConfig(database="warehouse.duckdb"))},
-    model_defaults=ModelDefaultsConfig(dialect="duckdb", start="6 days ago"),
-)
-bug = pathlib.Path(__file__).parent / "bug.py"
+CONFIG_WITH_BUG = f"""{PYTHON_CONFIG}
+bug = Path(__file__).parent / "bug.py"
 if bug.exists():
     exec(bug.read_text())
 """
@@ -372,21 +319,17 @@ IN_TRACKER = "from dg_sqlmesh_component.worker.evaluate.tracker import Tracker; 
 """Without one of its methods, the next line of our own code that calls it raises an AttributeError."""
 
 
-def test_bug_of_this_package_during_a_run_is_reported_as_one_with_its_traceback(tmp_path: Path) -> None:
+def test_bug_of_this_package_during_a_run_is_reported_as_one_with_its_traceback(new_shop: NewShop) -> None:
     """A real worker, whose code is damaged by the project's configuration."""
-    project = write_project(tmp_path / "shop", {**ONE_MODEL, "config.py": CONFIG_WITH_BUG})
-    (project / "config.yaml").unlink()
-    plan(project)
-    bug = project / "bug.py"
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project), "include_metadata": ["row_count"]})
-        dagster.refresh()
-        bug.write_text("from dg_sqlmesh_component.worker.evaluate import evaluation; evaluation.resolved_range = 0")
-        before = dagster.launch()
-        bug.write_text(IN_TRACKER + "del Tracker.report_idle_nodes")
-        planned = dagster.launch()
-        bug.write_text(IN_TRACKER + "del Tracker._report_coverage")
-        in_batch = dagster.launch()
+    shop = new_shop({**ONE_MODEL, "config.py": CONFIG_WITH_BUG}, include_metadata=["row_count"])
+    bug = shop.project / "bug.py"
+    shop.refresh()
+    bug.write_text("from dg_sqlmesh_component.worker.evaluate import evaluation; evaluation.resolved_range = 0")
+    before = shop.launch()
+    bug.write_text(IN_TRACKER + "del Tracker.report_idle_nodes")
+    planned = shop.launch()
+    bug.write_text(IN_TRACKER + "del Tracker._report_coverage")
+    in_batch = shop.launch()
     for record, line in (
         (before, "TypeError: 'int' object is not callable"),
         (planned, "AttributeError: 'Tracker' object has no attribute 'report_idle_nodes'"),
@@ -409,25 +352,15 @@ def test_bug_of_this_package_during_a_run_is_reported_as_one_with_its_traceback(
 @pytest.mark.parametrize(
     ("recorded", "advice"), [("0.1.0", "sqlmesh migrate"), ("9.9.9", "Upgrade SQLMesh in the interpreter")]
 )
-def test_error_of_state_from_another_sqlmesh_version_says_what_to_do(
-    shop: tuple[Path, DagsterProject], recorded: str, advice: str
-) -> None:
-    project, dagster = shop
-    [(version,)] = query(project, "SELECT sqlmesh_version FROM sqlmesh._versions")
-    query(project, f"UPDATE sqlmesh._versions SET sqlmesh_version = '{recorded}'")
+def test_error_of_state_from_another_sqlmesh_version_says_what_to_do(shop: Shop, recorded: str, advice: str) -> None:
+    [(version,)] = shop.query("SELECT sqlmesh_version FROM sqlmesh._versions")
+    shop.query(f"UPDATE sqlmesh._versions SET sqlmesh_version = '{recorded}'")
     try:
-        description = failure_of_run(dagster)
+        description = failure_of_run(shop)
     finally:
-        query(project, f"UPDATE sqlmesh._versions SET sqlmesh_version = '{version}'")
+        shop.query(f"UPDATE sqlmesh._versions SET sqlmesh_version = '{version}'")
     assert recorded in description
     assert advice in description
-
-
-def test_loading_a_project_does_not_create_its_database(tmp_path: Path) -> None:
-    write_project(tmp_path, ONE_MODEL)
-    load_manifest(SQLMeshProject((tmp_path,)), select=["t.*"])
-    assert not (tmp_path / "warehouse.duckdb").exists()
-    assert os.listdir(tmp_path)
 
 
 AFTER_ALL = {
@@ -439,23 +372,20 @@ AFTER_ALL = {
 }
 
 
-def test_failed_after_all_statement_fails_the_run_but_not_the_models(tmp_path: Path) -> None:
+def test_failed_after_all_statement_fails_the_run_but_not_the_models(new_shop: NewShop) -> None:
     statements = "after_all:\n  - SELECT error('Connection reset by peer') FROM ctl.late\n"
-    project = write_project(tmp_path / "shop", AFTER_ALL, CONFIG + "\n" + statements)
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.late (id INT)")
-    query(project, "CREATE TABLE ctl.up AS SELECT true AS is_up WHERE false")
-    plan(project)
-    query(project, "INSERT INTO ctl.late VALUES (1)")
-    query(project, "INSERT INTO ctl.up VALUES (true)")
-    with dagster_project(tmp_path) as dagster:
-        # A retry without pending intervals would run no statement and succeed.
-        retries = {"max_retries": 2, "delay": 0, "transient_errors": ["Connection reset by peer"]}
-        dagster.add_component("shop", {"project": str(project), "execution": {"retries": retries}})
-        dagster.refresh()
-        both = dagster.launch()
-        query(project, "UPDATE ctl.up SET is_up = false")
-        alone = dagster.launch()
+    retries = {"max_retries": 2, "delay": 0, "transient_errors": ["Connection reset by peer"]}
+    shop = new_shop(
+        AFTER_ALL,
+        CONFIG + "\n" + statements,
+        tables={"ctl.late": "SELECT NULL::INT AS id LIMIT 0", "ctl.up": "SELECT true AS is_up WHERE false"},
+        execution={"retries": retries},
+    )
+    shop.query("INSERT INTO ctl.late VALUES (1)")
+    shop.query("INSERT INTO ctl.up VALUES (true)")
+    both = shop.launch()
+    shop.query("UPDATE ctl.up SET is_up = false")
+    alone = shop.launch()
     for record in (both, alone):
         assert record.status == dg.DagsterRunStatus.FAILURE
         assert "an `after_all` statement fails: " in record.failures[0]
@@ -468,59 +398,36 @@ def test_failed_after_all_statement_fails_the_run_but_not_the_models(tmp_path: P
     assert set(alone.materializations) == {"t/broken", "t/below"}
 
 
-CONFIG_THAT_PRINTS_TOKEN = """
-import os
-
-from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
-
-print("loading with", os.environ["API_TOKEN"])
-config = Config(
-    gateways={"local": GatewayConfig(connection=DuckDBConnectionConfig(database=os.environ["WAREHOUSE"]))},
-    model_defaults=ModelDefaultsConfig(dialect="duckdb", start="6 days ago"),
+CONFIG_THAT_PRINTS_TOKEN = PYTHON_CONFIG.replace('"warehouse.duckdb"', 'os.environ["WAREHOUSE"]') + (
+    'print("loading with", os.environ["API_TOKEN"])\n'
 )
-"""
-MODEL_THAT_PRINTS_TOKEN = """
-import os
-
-import pandas as pd
-from sqlmesh import model
-
-
-@model("t.one", columns={"id": "int"}, kind="FULL")
-def execute(context, **kwargs):
-    if os.path.exists("is_up"):
-        print("using", os.environ["API_TOKEN"])
-        raise ValueError(f"no answer to {os.environ['API_TOKEN']}")
-    return pd.DataFrame({"id": [1]})
+PRINT_TOKEN = """
+if os.path.exists("is_up"):
+    print("using", os.environ["API_TOKEN"])
+    raise ValueError(f"no answer to {os.environ['API_TOKEN']}")
 """
 
 
-def test_env_file_of_project_is_loaded_and_its_secrets_are_hidden(tmp_path: Path) -> None:
+def test_env_file_of_project_is_loaded_and_its_secrets_are_hidden(new_shop: NewShop) -> None:
     env = "WAREHOUSE=named_there.duckdb\nAPI_TOKEN=correct-horse-battery\n"
-    project = write_project(
-        tmp_path / "shop",
-        {"models/one.py": MODEL_THAT_PRINTS_TOKEN, ".env": env, "config.py": CONFIG_THAT_PRINTS_TOKEN},
+    shop = new_shop(
+        {"models/one.py": python_model("t.one", PRINT_TOKEN), ".env": env, "config.py": CONFIG_THAT_PRINTS_TOKEN}
     )
-    (project / "config.yaml").unlink()
-    plan(project)
-    assert (project / "named_there.duckdb").exists()
-    (project / "is_up").touch()
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record = dagster.launch()
-        [failure] = record.failures
-        assert "no answer to ***" in failure
-        assert "using ***" in record.log
-        assert "loading with" not in record.log, "the config prints it in every run"
-        assert "correct-horse" not in "".join(map(str, record.entries))
-        (project / "config.py").write_text(f"{CONFIG_THAT_PRINTS_TOKEN}\nraise ValueError(os.environ['API_TOKEN'])")
-        error_text = dagster.load_error()
-        assert "Failed to load config file: ***" in error_text
-        assert "The configuration printed before the error:\nloading with ***" in error_text
-        failed = dagster.launch()
-        assert "The configuration printed before the error:\nloading with ***" in failed.failures[0]
-        assert "correct-horse" not in error_text
+    assert (shop.project / "named_there.duckdb").exists()
+    (shop.project / "is_up").touch()
+    record = shop.launch()
+    [failure] = record.failures
+    assert "no answer to ***" in failure
+    assert "using ***" in record.log
+    assert "loading with" not in record.log, "the config prints it in every run"
+    assert "correct-horse" not in "".join(map(str, record.entries))
+    (shop.project / "config.py").write_text(f"{CONFIG_THAT_PRINTS_TOKEN}\nraise ValueError(os.environ['API_TOKEN'])")
+    error_text = shop.load_error()
+    assert "Failed to load config file: ***" in error_text
+    assert "The configuration printed before the error:\nloading with ***" in error_text
+    failed = shop.launch()
+    assert "The configuration printed before the error:\nloading with ***" in failed.failures[0]
+    assert "correct-horse" not in error_text
 
 
 SIGNAL_THAT_RAISES = """
@@ -533,23 +440,18 @@ def landed(batch):
 """
 
 
-def test_signal_that_raises_fails_its_model(tmp_path: Path) -> None:
-    project = write_project(
-        tmp_path / "shop",
+def test_signal_that_raises_fails_its_model(new_shop: NewShop) -> None:
+    shop = new_shop(
         {
             "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
             "models/gated.sql": "MODEL (name t.gated, kind FULL, signals (landed())); SELECT 1 AS id",
             "signals/landed.py": SIGNAL_THAT_RAISES.replace("raise", "return True\n    raise"),
-        },
+        }
     )
-    plan(project)
     # The signal is part of the model's code, so a plan must promote the signal that raises.
-    (project / "signals" / "landed.py").write_text(SIGNAL_THAT_RAISES)
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--skip-backfill", "--execution-time", "3 days ago")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record = dagster.launch()
+    (shop.project / "signals" / "landed.py").write_text(SIGNAL_THAT_RAISES)
+    shop.plan("--skip-backfill")
+    record = shop.launch()
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert record.status_of("t/gated") == "failed"
     assert record.status_of("t/fine") == "interrupted"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import CONFIG, DagsterProject, dagster_project, plan, write_project
+from harness import CONFIG, Shop, planned_shop
 
 from dg_sqlmesh_component.worker_client.worker import LONGEST_LINE
 
@@ -35,15 +35,12 @@ ALL_MODELS = {"t/first", "t/talkative"}
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[tuple[Path, DagsterProject]]:
+def shop(tmp_path: Path) -> Iterator[Shop]:
     """A project below a folder with spaces and non-ASCII letters. Its database is in a separate folder."""
     (tmp_path / "data").mkdir()
     config = CONFIG.replace("warehouse.duckdb", str(tmp_path / "data" / "warehouse.duckdb"))
-    project = write_project(tmp_path / "Läden & Höfe (日本)" / "shop", FILES, config)
-    plan(project)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        yield project, dagster
+    with planned_shop(tmp_path / "Läden & Höfe (日本)", FILES, config) as shop:
+        yield shop
 
 
 def in_namespace(*preparation: str) -> list[str]:
@@ -53,43 +50,38 @@ def in_namespace(*preparation: str) -> list[str]:
     return ["unshare", "-m", "sh", "-c", " && ".join([*preparation, 'exec "$@"']), "sh"]
 
 
-def test_project_in_read_only_folder_runs(shop: tuple[Path, DagsterProject]) -> None:
-    project, dagster = shop
-    shutil.rmtree(project / ".cache")
-    folder = shlex.quote(str(project))
+def test_project_in_read_only_folder_runs(shop: Shop) -> None:
+    shutil.rmtree(shop.project / ".cache")
+    folder = shlex.quote(str(shop.project))
     wrapper = in_namespace(f"mount --bind {folder} {folder}", f"mount -o remount,ro,bind {folder} {folder}")
-    run_id = dagster.launch_in_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
-    record = dagster.run_record(run_id)
+    run_id = shop.launch_in_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
+    record = shop.run_record(run_id)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == ALL_MODELS
-    assert f"{project} cannot be written to, so SQLMesh's cache is kept in " in record.log
+    assert f"{shop.project} cannot be written to, so SQLMesh's cache is kept in " in record.log
 
 
-def test_full_disk_fails_the_run_and_next_run_computes_the_rest(
-    shop: tuple[Path, DagsterProject],
-) -> None:
-    project, dagster = shop
-    dagster.refresh()
-    data = project.parents[1] / "data"
+def test_full_disk_fails_the_run_and_next_run_computes_the_rest(shop: Shop) -> None:
+    shop.refresh()
+    data = shop.project.parents[1] / "data"
     shutil.copy(data / "warehouse.duckdb", data.parent / "copy")
     size = (data / "warehouse.duckdb").stat().st_size // 1024 + 64
     wrapper = in_namespace(
         f"mount -t tmpfs -o size={size}k tmpfs {shlex.quote(str(data))}",
         f"cp {shlex.quote(str(data.parent / 'copy'))} {shlex.quote(str(data / 'warehouse.duckdb'))}",
     )
-    run_id = dagster.launch_in_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
-    record = dagster.run_record(run_id)
+    run_id = shop.launch_in_new_process(wrapper=wrapper).communicate(timeout=200)[0].split()[-1]
+    record = shop.run_record(run_id)
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert "No space left on device" in record.failures[0]
-    second_run = dagster.launch()
+    second_run = shop.launch()
     assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
     assert set(second_run.materializations) == ALL_MODELS
 
 
-def test_run_needs_no_home_folder_and_very_long_line_is_cut(shop: tuple[Path, DagsterProject]) -> None:
-    _, dagster = shop
-    run_id = dagster.launch_in_new_process(HOME="/nobody/lives/here").communicate(timeout=200)[0].split()[-1]
-    record = dagster.run_record(run_id)
+def test_run_needs_no_home_folder_and_very_long_line_is_cut(shop: Shop) -> None:
+    run_id = shop.launch_in_new_process(HOME="/nobody/lives/here").communicate(timeout=200)[0].split()[-1]
+    record = shop.run_record(run_id)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == ALL_MODELS
     assert f"x [{3_000_000 - LONGEST_LINE} more characters]" in record.log

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import dagster as dg
 import pytest
 from dagster._core.instance.runs.run_domain import RunDomain
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG
-from harness import EXECUTORS, YEARLY_CRON, DagsterProject, RunRecord, dagster_project, plan, query, write_project
+from harness import EXECUTORS, YEARLY_CRON, NewShop, RunRecord, Shop
 
 FILES = {
     "models/fine.sql": "MODEL (name t.fine, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id",
@@ -38,22 +35,17 @@ def report_of_broken() -> None: ...
 @dg.asset(deps=[dg.AssetKey(["t", "fine"]), dg.AssetKey(["t", "broken"])])
 def report_of_both() -> None: ...
 """
+FLAGS = {"ctl.flags": "SELECT false AS is_up"}
 HEALTHY_REPORTS = {"report_of_fine", "report_of_idle"}
 CONTINUE_AFTER_FAILURE = {"step_dependency_config": {"require_upstream_step_success": False}}
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[tuple[Path, DagsterProject]]:
-    project = write_project(tmp_path / "shop", FILES)
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.flags AS SELECT false AS is_up")
-    plan(project)
-    query(project, "UPDATE ctl.flags SET is_up = true")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.add_module("reports", REPORTS)
-        dagster.refresh()
-        yield project, dagster
+def shop(new_shop: NewShop) -> Shop:
+    shop = new_shop(FILES, tables=FLAGS)
+    shop.query("UPDATE ctl.flags SET is_up = true")
+    shop.add_module("reports", REPORTS)
+    return shop
 
 
 def reports(record: RunRecord) -> set[str]:
@@ -61,9 +53,8 @@ def reports(record: RunRecord) -> set[str]:
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_healthy_branches_continue_if_executor_allows_it(shop: tuple[Path, DagsterProject], executor: str) -> None:
-    _, dagster = shop
-    record = dagster.launch(executor, executor_config=CONTINUE_AFTER_FAILURE)
+def test_healthy_branches_continue_if_executor_allows_it(shop: Shop, executor: str) -> None:
+    record = shop.launch(executor, executor_config=CONTINUE_AFTER_FAILURE)
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert record.status_of("t/idle") == "up_to_date"
     assert record.status_of("t/below_broken") == "blocked"
@@ -72,15 +63,12 @@ def test_healthy_branches_continue_if_executor_allows_it(shop: tuple[Path, Dagst
     assert "t.broken" in record.failures[0]
 
 
-def test_retry_from_failure_runs_all_downstream_assets(
-    shop: tuple[Path, DagsterProject],
-) -> None:
-    project, dagster = shop
-    record = dagster.launch()
+def test_retry_from_failure_runs_all_downstream_assets(shop: Shop) -> None:
+    record = shop.launch()
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert reports(record) == set()
-    query(project, "UPDATE ctl.flags SET is_up = false")
-    second_run = dagster.launch(retry_of=record.run_id)
+    shop.query("UPDATE ctl.flags SET is_up = false")
+    second_run = shop.launch(retry_of=record.run_id)
     assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
     assert set(second_run.materializations) == {
         "t/broken",
@@ -92,15 +80,12 @@ def test_retry_from_failure_runs_all_downstream_assets(
     assert second_run.status_of("t/fine") == "up_to_date"
 
 
-def test_run_of_unmaterialized_assets_runs_all_downstream_assets(
-    shop: tuple[Path, DagsterProject],
-) -> None:
+def test_run_of_unmaterialized_assets_runs_all_downstream_assets(shop: Shop) -> None:
     """This is the selection of Dagster's retry from asset failure."""
-    project, dagster = shop
-    record = dagster.launch()
-    query(project, "UPDATE ctl.flags SET is_up = false")
+    record = shop.launch()
+    shop.query("UPDATE ctl.flags SET is_up = false")
     everything = ["t/fine", "t/broken", "t/idle", "t/below_broken", *HEALTHY_REPORTS, "report_of_broken"]
-    second_run = dagster.launch(assets=[key for key in everything if key not in record.materializations])
+    second_run = shop.launch(assets=[key for key in everything if key not in record.materializations])
     assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
     assert set(second_run.materializations) == {"t/broken", "t/below_broken", *HEALTHY_REPORTS, "report_of_broken"}
     assert "t/fine" in record.materializations
@@ -115,36 +100,30 @@ FROM ctl.flags
 """
 
 
-def test_retry_from_asset_failure_reports_non_blocking_checks_again(tmp_path: Path) -> None:
+def test_retry_from_asset_failure_reports_non_blocking_checks_again(new_shop: NewShop) -> None:
     """Dagster does not select non-blocking checks for this retry if they have a result, passed or failed."""
     few = "AUDIT (name few, blocking false); SELECT * FROM @this_model WHERE ds = current_date - 2"
-    project = write_project(tmp_path / "shop", {"models/days.sql": FAILING_DAYS_MODEL, "audits/few.sql": few})
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.flags AS SELECT false AS is_up")
-    plan(project)
-    query(project, "UPDATE ctl.flags SET is_up = true")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record = dagster.launch()
-        assert record.status_of("t/days") == "partly_executed"
-        assert record.checks["t/days:few"].passed
-        run = dagster.instance.get_run_by_id(record.run_id)
-        assert run is not None
-        assert run.execution_plan_snapshot_id is not None
-        plan_of_run = dagster.instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
-        repeated, checks = RunDomain(dagster.instance).get_keys_to_reexecute(record.run_id, plan_of_run)
-        assert (repeated, checks) == ({dg.AssetKey(["t", "days"])}, set())
-        query(project, "UPDATE ctl.flags SET is_up = false")
-        second_run = dagster.launch(assets_without_checks=["t/days"], tags={ASSET_RESUME_RETRY_TAG: "true"})
-        # Dagster gives a retry of only checks the config of the failed run.
-        checks_only = dagster.launch(
-            checks=["t/days:few"],
-            tags={ASSET_RESUME_RETRY_TAG: "true"},
-            ops={"sqlmesh_shop": {"ignore_cron": True}},
-        )
-        keys = [dg.AssetCheckKey(dg.AssetKey(["t", "days"]), name) for name in ("few", "sqlmesh_execution_status")]
-        last = dagster.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    shop = new_shop({"models/days.sql": FAILING_DAYS_MODEL, "audits/few.sql": few}, tables=FLAGS)
+    shop.query("UPDATE ctl.flags SET is_up = true")
+    record = shop.launch()
+    assert record.status_of("t/days") == "partly_executed"
+    assert record.checks["t/days:few"].passed
+    run = shop.instance.get_run_by_id(record.run_id)
+    assert run is not None
+    assert run.execution_plan_snapshot_id is not None
+    plan_of_run = shop.instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+    repeated, checks = RunDomain(shop.instance).get_keys_to_reexecute(record.run_id, plan_of_run)
+    assert (repeated, checks) == ({dg.AssetKey(["t", "days"])}, set())
+    shop.query("UPDATE ctl.flags SET is_up = false")
+    second_run = shop.launch(assets_without_checks=["t/days"], tags={ASSET_RESUME_RETRY_TAG: "true"})
+    # Dagster gives a retry of only checks the config of the failed run.
+    checks_only = shop.launch(
+        checks=["t/days:few"],
+        tags={ASSET_RESUME_RETRY_TAG: "true"},
+        ops={"sqlmesh_shop": {"ignore_cron": True}},
+    )
+    keys = [dg.AssetCheckKey(dg.AssetKey(["t", "days"]), name) for name in ("few", "sqlmesh_execution_status")]
+    last = shop.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
     assert checks_only.status == dg.DagsterRunStatus.SUCCESS, checks_only.failures
     assert {name: check.passed for name, check in second_run.checks.items()} == {
@@ -157,14 +136,10 @@ def test_retry_from_asset_failure_reports_non_blocking_checks_again(tmp_path: Pa
     }
 
 
-def test_backfill_run_logs_models_that_the_backfill_counts_as_failed(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
-    plan(project)
+def test_backfill_run_logs_models_that_the_backfill_counts_as_failed(new_shop: NewShop) -> None:
+    shop = new_shop({"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     backfill = {"dagster/backfill": "abcdefgh"}
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        executed, idle = dagster.launch(tags=backfill), dagster.launch(tags=backfill)
+    executed, idle = shop.launch(tags=backfill), shop.launch(tags=backfill)
     assert "counts assets that were not materialized as failed" not in executed.log
     assert idle.status == dg.DagsterRunStatus.SUCCESS
     assert (

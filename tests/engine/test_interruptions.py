@@ -12,53 +12,35 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import REPOSITORY, DagsterProject, dagster_project, plan, state, wait_until, write_project
+from harness import REPOSITORY, NewShop, Shop, planned_shop, python_model, wait_until
 
-DYING_MODEL = """
-import typing as t
+DIE = """
+if Path("die").exists():
+    print("last words", flush=True)
+    how = Path("die").read_text()
+    if how == "segfault":
+        import ctypes
 
-import pandas as pd
-from sqlmesh import model
-
-
-@model("t.mortal", kind="FULL", columns={"id": "int"}, depends_on=["t.first"])
-def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
-    import ctypes
-    import os
-    import time
-
-    if os.path.exists("die"):
-        print("last words", flush=True)
-        with open("die") as file:
-            how = file.read()
-        if how == "segfault":
-            ctypes.string_at(0)
-        elif how == "exit":
-            os._exit(7)
-        elif how == "sleep":
-            with open("pid", "w") as file:
-                file.write(str(os.getpid()))
-            time.sleep(600)
-        else:
-            os.kill(os.getpid(), int(how))
-    return pd.DataFrame({"id": [1]})
+        ctypes.string_at(0)
+    elif how == "exit":
+        os._exit(7)
+    elif how == "sleep":
+        Path("pid").write_text(str(os.getpid()))
+        time.sleep(600)
+    else:
+        os.kill(os.getpid(), int(how))
 """
 FILES = {
     "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id",
-    "models/mortal.py": DYING_MODEL,
+    "models/mortal.py": python_model("t.mortal", DIE, ["t.first"]),
     "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.mortal",
 }
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
-    folder = tmp_path_factory.mktemp("interruptions")
-    project = write_project(folder / "mortal", FILES)
-    plan(project)
-    with dagster_project(folder) as dagster:
-        dagster.add_component("mortal", {"project": str(project)})
-        dagster.refresh()
-        yield project, dagster
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with planned_shop(tmp_path_factory.mktemp("interruptions"), FILES) as shop:
+        yield shop
 
 
 @pytest.mark.parametrize(
@@ -69,13 +51,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Dagst
         ("9", "was killed by signal 9 (SIGKILL) (out of memory?)"),
     ],
 )
-def test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output(
-    shop: tuple[Path, DagsterProject], death: str, cause: str
-) -> None:
-    project, dagster = shop
-    (project / "die").write_text(death)
-    record = dagster.launch("in_process")
-    (project / "die").unlink()
+def test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output(shop: Shop, death: str, cause: str) -> None:
+    (shop.project / "die").write_text(death)
+    record = shop.launch("in_process")
+    (shop.project / "die").unlink()
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert record.status_of("t/mortal") == "interrupted"
     assert record.status_of("t/last") == "interrupted"
@@ -87,11 +66,10 @@ def test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output(
     assert set(record.materializations) <= {"t/first"}
 
 
-def test_next_run_computes_interrupted_models_once(shop: tuple[Path, DagsterProject]) -> None:
-    project, dagster = shop
-    before = state(project)["intervals"]
-    record = dagster.launch("in_process")
-    after = state(project)["intervals"]
+def test_next_run_computes_interrupted_models_once(shop: Shop) -> None:
+    before = shop.state()["intervals"]
+    record = shop.launch("in_process")
+    after = shop.state()["intervals"]
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert {fqn.split('"')[-2] for fqn in after if after[fqn] > before[fqn]} == {
         key.split("/")[1] for key in record.materializations
@@ -115,9 +93,8 @@ with serving(project, request) as worker:
 """
 
 
-def test_worker_ends_if_its_parent_is_killed(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "mortal", FILES)
-    plan(project)
+def test_worker_ends_if_its_parent_is_killed(new_shop: NewShop) -> None:
+    project = new_shop(FILES).project
     (project / "die").write_text("sleep")
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT_SCRIPT, str(project), str(int(time.time() * 1000))], cwd=REPOSITORY

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import DagsterProject, dagster_project, query, sqlmesh, write_project
+from harness import NewShop
 
 CHECK = "sqlmesh_intervals_complete"
 DAILY = "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds){}); SELECT {} AS id, @start_ds::DATE AS ds"
@@ -25,95 +25,79 @@ FILES = {
 }
 
 
-def make_project(folder: Path) -> Path:
-    flag = folder / "ready"
-    files = {**FILES, "signals/ready.py": FILES["signals/ready.py"].replace("FLAG", repr(str(flag)))}
-    project = write_project(folder / "shop", files)
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.flags AS SELECT 1 AS is_fine")
-    flag.touch()
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "5 days ago")
-    flag.unlink()
-    query(project, "UPDATE ctl.flags SET is_fine = 0")
-    return project
-
-
 def numbers(metadata: Mapping[str, Any]) -> tuple[int, int]:
     gaps, missing = (metadata.get(f"sqlmesh/{name}") for name in ("gaps", "missing_intervals"))
     return gaps.value if gaps else 0, missing.value if missing else 0
 
 
-def set_slack(dagster: DagsterProject, project: Path, intervals_check: object) -> None:
-    dagster.add_component(
-        "shop",
-        {"project": str(project), "intervals_check": intervals_check, "execution": {"allow_restate": True}},
-    )
-    dagster.refresh()
-
-
 @pytest.mark.attribute("intervals_check", "intervals_check.slack")
-def test_coverage_and_check_show_what_the_state_lacks_after_each_outcome(tmp_path: Path) -> None:
-    project = make_project(tmp_path)
-    with dagster_project(tmp_path) as dagster:
-        set_slack(dagster, project, True)
-        record = dagster.launch()
-        executed = record.materializations["t/days"]
-        assert numbers(executed.metadata) == (0, 0)
-        assert "sqlmesh/coverage" in executed.metadata
-        assert {"sqlmesh/gaps", "sqlmesh/missing_intervals", "sqlmesh/gap_table"}.isdisjoint(executed.metadata)
-        assert record.checks[f"t/days:{CHECK}"].metadata["sqlmesh/missing_intervals"].value == 0
-        assert record.checks[f"t/days:{CHECK}"].passed
-        assert "sqlmesh/coverage" not in record.materializations["t/full"].metadata
-        assert f"t/full:{CHECK}" not in record.checks
+def test_coverage_and_check_show_what_the_state_lacks_after_each_outcome(tmp_path: Path, new_shop: NewShop) -> None:
+    flag = tmp_path / "ready"
+    flag.touch()
+    files = {**FILES, "signals/ready.py": FILES["signals/ready.py"].replace("FLAG", repr(str(flag)))}
+    restate_allowed = {"execution": {"allow_restate": True}}
+    tables = {"ctl.flags": "SELECT 1 AS is_fine"}
+    shop = new_shop(files, tables=tables, planned_at="5 days ago", intervals_check=True, **restate_allowed)
+    flag.unlink()
+    shop.query("UPDATE ctl.flags SET is_fine = 0")
+    record = shop.launch()
+    executed = record.materializations["t/days"]
+    assert numbers(executed.metadata) == (0, 0)
+    assert "sqlmesh/coverage" in executed.metadata
+    assert {"sqlmesh/gaps", "sqlmesh/missing_intervals", "sqlmesh/gap_table"}.isdisjoint(executed.metadata)
+    assert record.checks[f"t/days:{CHECK}"].metadata["sqlmesh/missing_intervals"].value == 0
+    assert record.checks[f"t/days:{CHECK}"].passed
+    assert "sqlmesh/coverage" not in record.materializations["t/full"].metadata
+    assert f"t/full:{CHECK}" not in record.checks
 
-        assert record.status_of("t/asks") == "waiting"
-        assert numbers(record.observations["t/asks"].metadata) == (1, 5)
-        assert "its signal never_ready" in str(record.checks[f"t/asks:{CHECK}"].description)
-        assert record.status_of("t/broken") == "audit_failed"
-        failed = record.checks["t/broken:sqlmesh_execution_status"]
-        assert numbers(failed.metadata) == (1, 5)
-        for name in ("t/asks", "t/broken"):
-            check = record.checks[f"{name}:{CHECK}"]
-            assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert record.status_of("t/asks") == "waiting"
+    assert numbers(record.observations["t/asks"].metadata) == (1, 5)
+    assert "its signal never_ready" in str(record.checks[f"t/asks:{CHECK}"].description)
+    assert record.status_of("t/broken") == "audit_failed"
+    failed = record.checks["t/broken:sqlmesh_execution_status"]
+    assert numbers(failed.metadata) == (1, 5)
+    for name in ("t/asks", "t/broken"):
+        check = record.checks[f"{name}:{CHECK}"]
+        assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
 
-        # A gap before newer data, and a run config that leaves it out: the model is materialized and incomplete.
-        query(project, "DELETE FROM sqlmesh._intervals WHERE name LIKE '%days%'")
-        bounded = dagster.launch(assets=["t/days"], ops={"sqlmesh_shop": {"start": "2 days ago"}})
-        assert bounded.status_of("t/days") == "executed"
-        assert numbers(bounded.materializations["t/days"].metadata) == (1, 4)
-        table: Any = bounded.materializations["t/days"].metadata["sqlmesh/gap_table"]
-        assert [set(gap.data) for gap in table.records] == [{"from", "to"}]
-        assert not bounded.checks[f"t/days:{CHECK}"].passed
-        assert "Launch a run of the model" in str(bounded.checks[f"t/days:{CHECK}"].description)
+    # A gap before newer data, and a run config that leaves it out: the model is materialized and incomplete.
+    shop.query("DELETE FROM sqlmesh._intervals WHERE name LIKE '%days%'")
+    bounded = shop.launch(assets=["t/days"], ops={"sqlmesh_shop": {"start": "2 days ago"}})
+    assert bounded.status_of("t/days") == "executed"
+    assert numbers(bounded.materializations["t/days"].metadata) == (1, 4)
+    table: Any = bounded.materializations["t/days"].metadata["sqlmesh/gap_table"]
+    assert [set(gap.data) for gap in table.records] == [{"from", "to"}]
+    assert not bounded.checks[f"t/days:{CHECK}"].passed
+    assert "Launch a run of the model" in str(bounded.checks[f"t/days:{CHECK}"].description)
 
-        again = dagster.launch(assets=["t/days"], ops={"sqlmesh_shop": {"start": "2 days ago"}})
-        assert again.status_of("t/days") == "up_to_date"
-        assert numbers(again.observations["t/days"].metadata) == (1, 4)
-        assert not again.checks[f"t/days:{CHECK}"].passed
+    again = shop.launch(assets=["t/days"], ops={"sqlmesh_shop": {"start": "2 days ago"}})
+    assert again.status_of("t/days") == "up_to_date"
+    assert numbers(again.observations["t/days"].metadata) == (1, 4)
+    assert not again.checks[f"t/days:{CHECK}"].passed
 
-        only_check = dagster.launch(checks=[f"t/days:{CHECK}"])
-        assert only_check.status == dg.DagsterRunStatus.SUCCESS
-        assert not only_check.checks[f"t/days:{CHECK}"].passed
-        set_slack(dagster, project, {"slack": "30 days"})
-        patient = dagster.launch(checks=[f"t/days:{CHECK}", f"t/asks:{CHECK}"])
-        assert {name: check.passed for name, check in patient.checks.items()} == {
-            f"t/days:{CHECK}": True,
-            f"t/asks:{CHECK}": True,
-        }
-        assert "within the slack of 30 days." in str(patient.checks[f"t/days:{CHECK}"].description)
+    only_check = shop.launch(checks=[f"t/days:{CHECK}"])
+    assert only_check.status == dg.DagsterRunStatus.SUCCESS
+    assert not only_check.checks[f"t/days:{CHECK}"].passed
+    shop.configure(intervals_check={"slack": "30 days"}, **restate_allowed)
+    patient = shop.launch(checks=[f"t/days:{CHECK}", f"t/asks:{CHECK}"])
+    assert {name: check.passed for name, check in patient.checks.items()} == {
+        f"t/days:{CHECK}": True,
+        f"t/asks:{CHECK}": True,
+    }
+    assert "within the slack of 30 days." in str(patient.checks[f"t/days:{CHECK}"].description)
 
-        repaired = dagster.launch(assets=["t/days"])
-        assert numbers(repaired.materializations["t/days"].metadata) == (0, 0)
-        assert str(repaired.checks[f"t/days:{CHECK}"].description).startswith("t.days has no gaps in [")
-        query(project, "DELETE FROM sqlmesh._intervals WHERE name LIKE '%days%'")
-        dagster.launch(assets=["t/days"], ops={"sqlmesh_shop": {"end": "3 days ago"}})
-        restated_day = str(datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=5))
-        restated_range = {"start": restated_day, "end": restated_day}
-        restated = dagster.launch(assets=["t/days"], ops={"sqlmesh_shop": {"restate": restated_range}})
-        assert restated.status_of("t/days") == "executed"
-        assert numbers(restated.materializations["t/days"].metadata) == (1, 3)
-        computed_day = str(datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=6))
-        restated_range = {"start": computed_day, "end": computed_day}
-        failed_again = dagster.launch(assets=["t/broken"], ops={"sqlmesh_shop": {"restate": restated_range}})
-        assert failed_again.status_of("t/broken") == "audit_failed"
-        assert numbers(failed_again.observations["t/broken"].metadata) == (1, 5)  # the state still has the restated day
+    repaired = shop.launch(assets=["t/days"])
+    assert numbers(repaired.materializations["t/days"].metadata) == (0, 0)
+    assert str(repaired.checks[f"t/days:{CHECK}"].description).startswith("t.days has no gaps in [")
+    shop.query("DELETE FROM sqlmesh._intervals WHERE name LIKE '%days%'")
+    shop.launch(assets=["t/days"], ops={"sqlmesh_shop": {"end": "3 days ago"}})
+    restated_day = str(datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=5))
+    restated_range = {"start": restated_day, "end": restated_day}
+    restated = shop.launch(assets=["t/days"], ops={"sqlmesh_shop": {"restate": restated_range}})
+    assert restated.status_of("t/days") == "executed"
+    assert numbers(restated.materializations["t/days"].metadata) == (1, 3)
+    computed_day = str(datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=6))
+    restated_range = {"start": computed_day, "end": computed_day}
+    failed_again = shop.launch(assets=["t/broken"], ops={"sqlmesh_shop": {"restate": restated_range}})
+    assert failed_again.status_of("t/broken") == "audit_failed"
+    assert numbers(failed_again.observations["t/broken"].metadata) == (1, 5)  # the state still has the restated day

@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import CONFIG, DagsterProject, RunRecord, dagster_project, plan, query, sqlmesh, wait_until, write_project
+from harness import CONFIG, PAUSE, NewShop, RunRecord, Shop, python_model, wait_until, write_project
 from postgres import postgres_server
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -22,6 +22,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker_client.calls import serving
 
 JANITOR = "sqlmesh_shop_janitor"
+PAUSING_MODEL = {"models/pause.py": python_model("t.pause", PAUSE)}
 # A version of a model expires at once when no environment shows it.
 EXPIRING_CONFIG = f"{CONFIG}snapshot_ttl: in 0 seconds\n"
 COUNTED_MODEL = "MODEL (name t.counted, kind FULL); SELECT count(*) + {added} AS days FROM t.daily"
@@ -30,35 +31,12 @@ MODELS = {
     "SELECT @start_ds::DATE AS day",
     "models/counted.sql": COUNTED_MODEL.format(added=0),
 }
-PAUSING_MODEL = """
-import time
-import typing as t
-from pathlib import Path
-
-import pandas as pd
-from sqlmesh import model
 
 
-@model("t.pause", kind="FULL", columns={"id": "int"})
-def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
-    if Path("pause").exists():
-        Path("pausing").touch()
-        while Path("pause").exists():
-            time.sleep(0.02)
-    return pd.DataFrame({"id": [1]})
-"""
-
-
-@pytest.fixture
-def dagster(tmp_path: Path) -> Iterator[DagsterProject]:
-    with dagster_project(tmp_path) as project:
-        yield project
-
-
-def run_janitor(dagster: DagsterProject) -> RunRecord:
+def run_janitor(shop: Shop) -> RunRecord:
     """Run the janitor's job, and return what Dagster recorded."""
-    job = dagster.refresh().resolve_job_def(JANITOR)
-    return dagster.run_record(job.execute_in_process(instance=dagster.instance, raise_on_error=False).run_id)
+    job = shop.refresh().resolve_job_def(JANITOR)
+    return shop.run_record(job.execute_in_process(instance=shop.instance, raise_on_error=False).run_id)
 
 
 def metadata_of(record: RunRecord) -> dict[str, Any]:
@@ -72,21 +50,21 @@ def metadata_of(record: RunRecord) -> dict[str, Any]:
     return {name.removeprefix("sqlmesh/"): entry.value for name, entry in metadata.items()}
 
 
-def promote_changed_model(project: Path, environment: str, added: int) -> None:
+def promote_changed_model(shop: Shop, environment: str, added: int) -> None:
     """Promote a new version of t.counted in an environment, then invalidate the environment."""
-    (project / "models/counted.sql").write_text(COUNTED_MODEL.format(added=added))
-    plan(project, environment)
-    sqlmesh(project, "invalidate", environment)
-    (project / "models/counted.sql").write_text(COUNTED_MODEL.format(added=0))
+    (shop.project / "models/counted.sql").write_text(COUNTED_MODEL.format(added=added))
+    shop.plan(environment)
+    shop.sqlmesh("invalidate", environment)
+    (shop.project / "models/counted.sql").write_text(COUNTED_MODEL.format(added=0))
 
 
 @contextmanager
-def when_janitor_waits(dagster: DagsterProject, job_runs: int, then: Callable[[], None]) -> Iterator[None]:
+def when_janitor_waits(shop: Shop, job_runs: int, then: Callable[[], None]) -> Iterator[None]:
     """During the block, call `then` as soon as the last of so many runs of the janitor's job waits for the lock."""
 
     def is_waiting() -> bool:
-        runs = dagster.instance.get_runs(dg.RunsFilter(job_name=JANITOR))
-        return len(runs) == job_runs and "Waiting, for 3600 seconds" in dagster.run_record(runs[0].run_id).log
+        runs = shop.instance.get_runs(dg.RunsFilter(job_name=JANITOR))
+        return len(runs) == job_runs and "Waiting, for 3600 seconds" in shop.run_record(runs[0].run_id).log
 
     def watch() -> None:
         wait_until(is_waiting)
@@ -98,134 +76,122 @@ def when_janitor_waits(dagster: DagsterProject, job_runs: int, then: Callable[[]
     thread.join()
 
 
-def tables(project: Path) -> set[str]:
-    rows = query(project, "SELECT table_schema || '.' || table_name FROM information_schema.tables")
+def tables(shop: Shop) -> set[str]:
+    rows = shop.query("SELECT table_schema || '.' || table_name FROM information_schema.tables")
     return {name for (name,) in rows if not name.startswith("sqlmesh.")}
 
 
 @pytest.mark.attribute("janitor")
-def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(dagster: DagsterProject) -> None:
-    project = write_project(dagster.root / "shop", MODELS, EXPIRING_CONFIG)
-    plan(project)
-    dagster.add_component("shop", {"project": "../../../shop"})
-    definitions = dagster.refresh()
+def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS, EXPIRING_CONFIG)
+    definitions = shop.refresh()
     assert not definitions.jobs
     assert not definitions.schedules
-    assert set(dagster.launch().materializations) == {"t/daily", "t/counted"}
-    tables_of_prod = tables(project)
-    promote_changed_model(project, "dev", added=1)
-    assert "t__dev.counted" in tables(project)
+    assert set(shop.launch().materializations) == {"t/daily", "t/counted"}
+    tables_of_prod = tables(shop)
+    promote_changed_model(shop, "dev", added=1)
+    assert "t__dev.counted" in tables(shop)
 
-    dagster.add_component("shop", {"project": "../../../shop", "janitor": True})
-    record = run_janitor(dagster)
+    shop.configure(janitor=True)
+    record = run_janitor(shop)
     metadata = metadata_of(record)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert metadata["deleted_environments"] == ["dev"]
     assert metadata["deleted_snapshots"] == 1
     assert {name.split(".")[1] for name in metadata["dropped_object_names"]} == {"t__dev", "sqlmesh__t"}
     assert metadata["dropped_objects"] == len(metadata["dropped_object_names"])
-    assert tables(project) == tables_of_prod
+    assert tables(shop) == tables_of_prod
     # A plan and a run have added a row for each model of prod.
     assert metadata["interval_rows_before"] > metadata["interval_rows_after"] == 2
-    assert query(project, "SELECT count(*) FROM sqlmesh._intervals") == [(2,)]
+    assert shop.query("SELECT count(*) FROM sqlmesh._intervals") == [(2,)]
     assert "SQLMesh's janitor deleted 1 environment (dev) and 1 version of a model, and dropped " in record.log
 
-    after = dagster.launch()
+    after = shop.launch()
     assert after.status == dg.DagsterRunStatus.SUCCESS
     assert set(after.observations) == {"t/daily", "t/counted"}, "nothing is pending"
     assert not after.computed_outside, "the janitor computes nothing"
     assert {after.status_of(model) for model in after.observations} == {"up_to_date"}
 
-    promote_changed_model(project, "dev", added=2)
-    [(changed_table,)] = query(
-        project,
+    promote_changed_model(shop, "dev", added=2)
+    [(changed_table,)] = shop.query(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'sqlmesh__t' "
         f"AND 'sqlmesh__t.' || table_name NOT IN {(*tables_of_prod, '')}",
     )
-    query(project, f"DROP VIEW t__dev.counted; DROP TABLE sqlmesh__t.{changed_table}")
-    query(project, f"CREATE VIEW sqlmesh__t.{changed_table} AS SELECT 1 AS id")
-    record = run_janitor(dagster)
+    shop.query(f"DROP VIEW t__dev.counted; DROP TABLE sqlmesh__t.{changed_table}")
+    shop.query(f"CREATE VIEW sqlmesh__t.{changed_table} AS SELECT 1 AS id")
+    record = run_janitor(shop)
     metadata = metadata_of(record)
     assert record.status == dg.DagsterRunStatus.FAILURE
     [failure] = record.failures
     assert failure.startswith("SQLMesh's janitor ended with an error: ")
     assert f"{changed_table} is of type View" in failure
     assert any(name.endswith(".t__dev") for name in metadata["dropped_object_names"]), "dropped before the error"
-    query(project, f"DROP VIEW sqlmesh__t.{changed_table}")
-    record = run_janitor(dagster)
+    shop.query(f"DROP VIEW sqlmesh__t.{changed_table}")
+    record = run_janitor(shop)
     metadata = metadata_of(record)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert (metadata["deleted_snapshots"], metadata["interval_rows_after"]) == (1, 2)
 
 
 @pytest.mark.attribute("janitor.environment")
-def test_janitor_of_one_environment_deletes_only_that_one(dagster: DagsterProject) -> None:
-    project = write_project(dagster.root / "shop", MODELS, EXPIRING_CONFIG)
-    plan(project)
-    promote_changed_model(project, "one", added=1)
-    promote_changed_model(project, "two", added=2)
-    dagster.add_component("shop", {"project": "../../../shop", "janitor": {"environment": "One"}})
-    record = run_janitor(dagster)
+def test_janitor_of_one_environment_deletes_only_that_one(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS, EXPIRING_CONFIG, janitor={"environment": "One"})
+    promote_changed_model(shop, "one", added=1)
+    promote_changed_model(shop, "two", added=2)
+    record = run_janitor(shop)
     metadata = metadata_of(record)
     if version("sqlmesh").startswith("0.235."):
         [failure] = record.failures
         assert "`janitor.environment` in defs.yaml is 'One', but SQLMesh 0.235." in failure
-        assert "t__one.counted" in tables(project)
+        assert "t__one.counted" in tables(shop)
         return
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert metadata["deleted_environments"] == ["one"]
     assert metadata["deleted_snapshots"] == 0
-    assert "t__one.counted" not in tables(project)
-    assert "t__two.counted" in tables(project)
+    assert "t__one.counted" not in tables(shop)
+    assert "t__two.counted" in tables(shop)
 
 
 @contextmanager
-def paused_run(dagster: DagsterProject, project: Path) -> Iterator[subprocess.Popen[str]]:
+def paused_run(shop: Shop) -> Iterator[subprocess.Popen[str]]:
     """During the block, a run of all assets computes t.pause. It ends when the file `pause` is deleted."""
-    (project / "pause").touch()
-    process = dagster.launch_in_new_process()
-    wait_until((project / "pausing").exists, process)
+    (shop.project / "pause").touch()
+    process = shop.launch_in_new_process()
+    wait_until((shop.project / "pausing").exists, process)
     try:
         yield process
     finally:
-        (project / "pause").unlink(missing_ok=True)
-    run = dagster.run_record(process.communicate(timeout=300)[0].split()[-1])
+        (shop.project / "pause").unlink(missing_ok=True)
+    run = shop.run_record(process.communicate(timeout=300)[0].split()[-1])
     assert run.status == dg.DagsterRunStatus.SUCCESS
     assert set(run.materializations) == {"t/pause"}
 
 
-def test_janitor_waits_for_a_run_and_can_be_cancelled_meanwhile(dagster: DagsterProject) -> None:
-    project = write_project(dagster.root / "shop", {"models/pause.py": PAUSING_MODEL})
-    plan(project)
-    dagster.add_component("shop", {"project": "../../../shop", "janitor": True})
-    dagster.refresh()
-    with paused_run(dagster, project):
-        with when_janitor_waits(dagster, 1, lambda: os.kill(os.getpid(), signal.SIGTERM)):
-            cancelled = run_janitor(dagster)
+def test_janitor_waits_for_a_run_and_can_be_cancelled_meanwhile(new_shop: NewShop) -> None:
+    shop = new_shop(PAUSING_MODEL, janitor=True)
+    with paused_run(shop):
+        with when_janitor_waits(shop, 1, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+            cancelled = run_janitor(shop)
         [failure] = cancelled.failures
         assert "The run was cancelled. SQLMesh's janitor had dropped 0 views, schemas and tables." in failure
-        with when_janitor_waits(dagster, 2, (project / "pause").unlink):
-            record = run_janitor(dagster)
+        with when_janitor_waits(shop, 2, (shop.project / "pause").unlink):
+            record = run_janitor(shop)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
 
 
-def test_janitor_fails_after_the_overlap_timeout_if_a_run_holds_the_lock(dagster: DagsterProject) -> None:
+def test_janitor_fails_after_the_overlap_timeout_if_a_run_holds_the_lock(new_shop: NewShop) -> None:
     with postgres_server() as server:
         config = server.config("postgres")
-        project = write_project(dagster.root / "shop", {"models/pause.py": PAUSING_MODEL}, config)
-        plan(project)
-        attributes = {"project": "../../../shop", "janitor": True, "execution": {"overlap_timeout": 0}}
-        dagster.add_component("shop", attributes)
-        dagster.refresh()
-        with paused_run(dagster, project):
-            record = run_janitor(dagster)
-            [run] = dagster.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        shop = new_shop(PAUSING_MODEL, config, janitor=True, execution={"overlap_timeout": 0})
+        with paused_run(shop):
+            record = run_janitor(shop)
+            [run] = shop.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
         [failure] = record.failures
         assert f"SQLMesh's state in schema 'sqlmesh' is held by Dagster run {run.run_id} since " in failure
         assert "Only one run, or the janitor, may use it at a time. This run has waited for 0 seconds" in failure
         assert "(`execution.overlap_timeout` in defs.yaml)." in failure
         assert metadata_of(record)["dropped_objects"] == 0
-        record = run_janitor(dagster)
+        record = run_janitor(shop)
         assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
         assert metadata_of(record)["interval_rows_after"] == 1
 

@@ -8,22 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from harness import (
-    EXECUTORS,
-    DagsterProject,
-    RunRecord,
-    copy_project,
-    dagster_project,
-    plan,
-    query,
-    raise_flags,
-    state,
-)
+from harness import EXECUTORS, RunRecord, Shop, ledger_shop, raise_flags
 
 from dg_sqlmesh_component.report.wording import interval_ends, ranges
 
@@ -46,28 +35,22 @@ class LedgerRun:
     before: dict[str, Any]
     after: dict[str, Any]
     runs: int
-    project: Path
-    dagster: DagsterProject
+    shop: Shop
 
 
 @pytest.fixture(scope="module", params=EXECUTORS)
 def ledger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerRun]:
-    folder = tmp_path_factory.mktemp("rows")
-    project = copy_project("ledger", folder)
-    plan(project)
-    raise_flags(project, "failing", "audited_block", "audited_warn", "events_warn", "batched")
-    (project / "hold").touch()
-    with dagster_project(folder) as dagster:
-        dagster.add_component("ledger", {"project": str(project)})
-        dagster.add_module("plain", DOWNSTREAM_ASSETS)
-        dagster.refresh()
-        before, runs_before = state(project), _count_runs(project)
-        record = dagster.launch(request.param)
-        yield LedgerRun(record, before, state(project), _count_runs(project) - runs_before, project, dagster)
+    with ledger_shop(tmp_path_factory.mktemp("rows")) as shop:
+        raise_flags(shop.project, "failing", "audited_block", "audited_warn", "events_warn", "batched")
+        (shop.project / "hold").touch()
+        shop.add_module("plain", DOWNSTREAM_ASSETS)
+        before, runs_before = shop.state(), _count_runs(shop)
+        record = shop.launch(request.param)
+        yield LedgerRun(record, before, shop.state(), _count_runs(shop) - runs_before, shop)
 
 
-def _count_runs(project: Path) -> int:
-    return int(query(project, "SELECT count(*) FROM ctl.runs")[0][0])
+def _count_runs(shop: Shop) -> int:
+    return int(shop.query("SELECT count(*) FROM ctl.runs")[0][0])
 
 
 def _asset(fqn: str) -> str:
@@ -110,7 +93,7 @@ def test_materialized_models_are_those_with_new_intervals(ledger: LedgerRun) -> 
 
 def test_one_dagster_run_is_one_sqlmesh_run(ledger: LedgerRun) -> None:
     assert ledger.runs == 1
-    assert [step for step in ledger.record.step_keys if step.startswith("sqlmesh")] == ["sqlmesh_ledger"]
+    assert [step for step in ledger.record.step_keys if step.startswith("sqlmesh")] == ["sqlmesh_shop"]
 
 
 def test_only_executed_models_are_materialized(ledger: LedgerRun) -> None:
@@ -235,7 +218,7 @@ def test_one_failure_names_failed_models_their_errors_and_blocked_models(ledger:
     ):
         assert text in failure
     assert failure.count("Correct the model or its data, then launch the run again.") == 1
-    assert failure.endswith(f"apply a plan before that run:\n\n    cd {ledger.project} && sqlmesh plan")
+    assert failure.endswith(f"apply a plan before that run:\n\n    cd {ledger.shop.project} && sqlmesh plan")
 
 
 def test_output_of_a_model_is_in_the_log(ledger: LedgerRun) -> None:
@@ -244,31 +227,31 @@ def test_output_of_a_model_is_in_the_log(ledger: LedgerRun) -> None:
 
 
 def test_worker_never_imports_dagster(ledger: LedgerRun) -> None:
-    [(dagster_imported,)] = query(ledger.project, "SELECT dagster_imported FROM t.talkative")
+    [(dagster_imported,)] = ledger.shop.query("SELECT dagster_imported FROM t.talkative")
     assert dagster_imported is False
 
 
 @pytest.mark.parametrize("ledger", ["multiprocess"], indirect=True)
 def test_second_run_computes_the_rest_and_carries_over_check_results(ledger: LedgerRun) -> None:
     """After the causes are fixed, models that failed, waited or were blocked run. The other models are up to date."""
-    raise_flags(ledger.project)
-    (ledger.project / "hold").unlink()
-    before, runs = state(ledger.project), _count_runs(ledger.project)
-    record = ledger.dagster.launch("in_process")
-    after = state(ledger.project)
+    raise_flags(ledger.shop.project)
+    (ledger.shop.project / "hold").unlink()
+    before, runs = ledger.shop.state(), _count_runs(ledger.shop)
+    record = ledger.shop.launch("in_process")
+    after = ledger.shop.state()
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     grown = {_asset(f) for f, n in after["intervals"].items() if n > before["intervals"][f] and f.startswith('"')}
     assert set(record.materializations) - {"plain/below_up_to_date", "plain/below_waiting"} == grown
     assert grown == {a for a, o in EXPECTED.items() if o not in ("executed", "up_to_date")}
-    assert _count_runs(ledger.project) == runs + 1
+    assert _count_runs(ledger.shop) == runs + 1
     carried = record.checks["t/events:not_null_id"]
     assert carried.passed
     assert carried.metadata["sqlmesh/carried_over"].value is True
     assert carried.metadata["sqlmesh/evaluated_in_run"].value == ledger.record.run_id
     assert {"plain/below_up_to_date", "plain/below_waiting"} <= set(record.materializations)
-    third_run = ledger.dagster.launch("in_process")
+    third_run = ledger.shop.launch("in_process")
     assert set(third_run.materializations) == {"plain/below_up_to_date", "plain/below_waiting"}
     assert third_run.checks["t/events:not_null_id"].metadata["sqlmesh/evaluated_in_run"].value == ledger.record.run_id
     assert "t/events:flag_is_down_flag_name_events_warn" not in third_run.checks, "the audit reads another table"
     assert "No earlier result is repeated, because its audit has read other tables" in third_run.log
-    assert state(ledger.project) == after
+    assert ledger.shop.state() == after

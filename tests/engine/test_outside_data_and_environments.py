@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
-from harness import (
-    EXECUTORS,
-    YEARLY_CRON,
-    DagsterProject,
-    RunRecord,
-    dagster_project,
-    plan,
-    query,
-    sqlmesh,
-    write_project,
-)
+from harness import EXECUTORS, YEARLY_CRON, DagsterProject, NewShop, RunRecord, Shop, planned_shop
 
 MODELS = {
     "models/daily.sql": "MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2026-01-01', "
@@ -36,20 +26,12 @@ KEYS = {"t/daily", "t/shown", "t/full", "t/colours"}
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
-    folder = tmp_path_factory.mktemp("first_day")
-    project = write_project(folder / "shop", MODELS)
-    plan(project)
-    with dagster_project(folder) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        yield project, dagster
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with planned_shop(tmp_path_factory.mktemp("first_day"), MODELS) as shop:
+        yield shop
 
 
-def test_data_computed_outside_of_dagster_is_materialized_once(
-    shop: tuple[Path, DagsterProject], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project, dagster = shop
+def test_data_computed_outside_of_dagster_is_materialized_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     lookups: Counter[str] = Counter()
     get_asset_records = dg.DagsterInstance.get_asset_records
 
@@ -58,7 +40,7 @@ def test_data_computed_outside_of_dagster_is_materialized_once(
         return get_asset_records(self, keys)
 
     monkeypatch.setattr(dg.DagsterInstance, "get_asset_records", count_lookups)
-    first = dagster.launch()
+    first = shop.launch()
     assert first.status == dg.DagsterRunStatus.SUCCESS
     assert set(first.computed_outside) == KEYS
     assert not first.materializations
@@ -70,27 +52,25 @@ def test_data_computed_outside_of_dagster_is_materialized_once(
     assert lookups["get_asset_records"] <= 2  # one for these models, one for the results of their checks
 
     # Dagster has recorded the data, so nothing is materialized again.
-    assert set(dagster.launch("multiprocess").observations) == KEYS
+    assert set(shop.launch("multiprocess").observations) == KEYS
 
     a_past_day = ("--start", "2026-01-02", "--end", "2026-01-02")
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.daily", *a_past_day)
-    restated = dagster.launch()
+    shop.sqlmesh("plan", "--auto-apply", "--no-prompts", "--restate-model", "t.daily", *a_past_day)
+    restated = shop.launch()
     assert set(restated.computed_outside) == {"t/daily", "t/shown", "t/full"}, "and its downstream models"
     assert set(restated.observations) == {"t/colours"}
-    assert not dagster.launch().computed_outside
+    assert not shop.launch().computed_outside
 
 
-def test_new_version_computed_by_plan_is_materialized(
-    shop: tuple[Path, DagsterProject],
-) -> None:
-    project, dagster = shop
-    dagster.launch()
-    (project / "seeds" / "colours.csv").write_text("name\nred\nblue\n")
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
-    dagster.refresh()
-    assert set(dagster.launch().computed_outside) == {"t/colours"}
+def test_new_version_computed_by_plan_is_materialized(shop: Shop) -> None:
+    shop.launch()
+    (shop.project / "seeds" / "colours.csv").write_text("name\nred\nblue\n")
+    shop.sqlmesh("plan", "--auto-apply", "--no-prompts")
+    shop.refresh()
+    assert set(shop.launch().computed_outside) == {"t/colours"}
 
 
+DEV_ALLOWED: dict[str, Any] = {"execution": {"environments": ["dev"]}}
 DEV_FILES = {
     "models/orders.sql": "MODEL (name t.orders, kind FULL, start '2026-01-01', "
     "audits (not_null(columns := (id)), small)); SELECT 1 AS id, 1 AS quantity",
@@ -102,18 +82,12 @@ DEV_FILES = {
 
 
 @pytest.fixture(scope="module")
-def with_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
-    folder = tmp_path_factory.mktemp("with_dev")
-    project = write_project(folder / "shop", DEV_FILES)
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.error_if AS SELECT false AS is_on")
-    plan(project)
-    plan(project, "dev", "--include-unmodified")
-    with dagster_project(folder) as dagster:
-        dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
-        dagster.add_module("report", REPORT)
-        dagster.refresh()
-        yield project, dagster
+def with_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    tables = {"ctl.error_if": "SELECT false AS is_on"}
+    with planned_shop(tmp_path_factory.mktemp("with_dev"), DEV_FILES, tables=tables, **DEV_ALLOWED) as shop:
+        shop.plan("dev", "--include-unmodified")
+        shop.add_module("report", REPORT)
+        yield shop
 
 
 REPORT = """
@@ -131,11 +105,10 @@ def launch_in_dev(dagster: DagsterProject, executor: str = "in_process") -> RunR
 
 @pytest.mark.attribute("execution.environments")
 @pytest.mark.parametrize("executor", EXECUTORS)
-def test_run_in_another_environment_only_observes(with_dev: tuple[Path, DagsterProject], executor: str) -> None:
-    project, dagster = with_dev
-    query(project, "UPDATE ctl.error_if SET is_on = false")
-    plan(project, "dev", "--include-unmodified", "--restate-model", "t.orders")  # now it has pending intervals
-    record = launch_in_dev(dagster, executor)
+def test_run_in_another_environment_only_observes(with_dev: Shop, executor: str) -> None:
+    with_dev.query("UPDATE ctl.error_if SET is_on = false")
+    with_dev.plan("dev", "--include-unmodified", "--restate-model", "t.orders")  # now it has pending intervals
+    record = launch_in_dev(with_dev, executor)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == {"report"}, "the selected downstream asset runs"
     assert not record.computed_outside
@@ -144,20 +117,17 @@ def test_run_in_another_environment_only_observes(with_dev: tuple[Path, DagsterP
     assert {event.metadata["sqlmesh/environment"].value for event in record.observations.values()} == {"dev"}
 
 
-def test_run_in_another_environment_can_fail_and_logs_audit_results(
-    with_dev: tuple[Path, DagsterProject],
-) -> None:
-    project, dagster = with_dev
-    (project / "models" / "orders.sql").write_text(
+def test_run_in_another_environment_can_fail_and_logs_audit_results(with_dev: Shop) -> None:
+    (with_dev.project / "models" / "orders.sql").write_text(
         DEV_FILES["models/orders.sql"].replace("1 AS quantity", "2 AS quantity")
     )
-    plan(project, "dev", "--skip-backfill")
-    query(project, "UPDATE ctl.error_if SET is_on = true")
+    with_dev.plan("dev", "--skip-backfill")
+    with_dev.query("UPDATE ctl.error_if SET is_on = true")
     try:
-        record = launch_in_dev(dagster)
+        record = launch_in_dev(with_dev)
     finally:
-        query(project, "UPDATE ctl.error_if SET is_on = false")
-        (project / "models" / "orders.sql").write_text(DEV_FILES["models/orders.sql"])
+        with_dev.query("UPDATE ctl.error_if SET is_on = false")
+        (with_dev.project / "models" / "orders.sql").write_text(DEV_FILES["models/orders.sql"])
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert (record.status_of("t/orders"), record.status_of("t/revenue")) == ("executed", "audit_failed")
     assert "In environment dev: t.orders was executed for" in str(record.observations["t/orders"].description)
@@ -170,24 +140,21 @@ def test_run_in_another_environment_can_fail_and_logs_audit_results(
     assert failure.startswith("SQLMesh in environment dev: 1 audit failed, 1 executed.")
 
 
-def test_runs_without_evaluation_carry_over_results_of_declared_environment(tmp_path: Path) -> None:
+def test_runs_without_evaluation_carry_over_results_of_declared_environment(new_shop: NewShop) -> None:
     """Without a result, Dagster would show these checks as skipped or, if the run fails, as failed without a reason."""
 
     def results(record: RunRecord) -> dict[str, tuple[bool, dg.AssetCheckSeverity]]:
         return {name: (check.passed, check.severity) for name, check in record.checks.items()}
 
-    project = write_project(tmp_path / "shop", DEV_FILES)
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.error_if AS SELECT true AS is_on")  # a blocking audit fails in prod
-    plan(project, "--skip-backfill")
-    plan(project, "dev", "--include-unmodified", "--skip-backfill")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
-        dagster.refresh()
-        prod = dagster.launch()
-        query(project, "UPDATE ctl.error_if SET is_on = false")
-        dev = launch_in_dev(dagster)
-        refused = dagster.launch(ops={"sqlmesh_shop": {"environment": "elsewhere"}})
+    shop = new_shop(
+        DEV_FILES, tables={"ctl.error_if": "SELECT true AS is_on"}, planned_at=None, execution={"environments": ["dev"]}
+    )
+    shop.plan("--skip-backfill")
+    shop.plan("dev", "--include-unmodified", "--skip-backfill")
+    prod = shop.launch()
+    shop.query("UPDATE ctl.error_if SET is_on = false")
+    dev = launch_in_dev(shop)
+    refused = shop.launch(ops={"sqlmesh_shop": {"environment": "elsewhere"}})
     assert results(prod)["t/revenue:fits"] == (False, dg.AssetCheckSeverity.ERROR)
     assert dev.status == dg.DagsterRunStatus.SUCCESS, "a repeated failure of a blocking audit stops nothing"
     assert refused.status == dg.DagsterRunStatus.FAILURE
@@ -199,15 +166,14 @@ def test_runs_without_evaluation_carry_over_results_of_declared_environment(tmp_
         assert str(check.description).endswith(f". Repeated, because {reason}.")
 
 
-def test_log_names_promoted_models_without_component(with_dev: tuple[Path, DagsterProject]) -> None:
-    project, dagster = with_dev
-    dagster.add_component("shop", {"project": str(project), "select": "t.orders"})
-    dagster.refresh()
+def test_log_names_promoted_models_without_component(with_dev: Shop) -> None:
+    with_dev.add_component("shop", {"project": str(with_dev.project), "select": "t.orders"})
+    with_dev.refresh()
     unowned = "not assets of any component in this code location, so no Dagster run executes them: warehouse.t.revenue."
     try:
-        assert unowned in dagster.launch().log
-        dagster.add_component("rest", {"project": str(project), "exclude": "t.orders"})
-        dagster.refresh()
-        assert "not assets of any component" not in dagster.launch().log
+        assert unowned in with_dev.launch().log
+        with_dev.add_component("rest", {"project": str(with_dev.project), "exclude": "t.orders"})
+        with_dev.refresh()
+        assert "not assets of any component" not in with_dev.launch().log
     finally:
-        dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
+        with_dev.add_component("shop", {"project": str(with_dev.project), "execution": {"environments": ["dev"]}})

@@ -7,11 +7,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 import pytest
-from harness import DagsterProject, RunRecord, dagster_project, plan, query, wait_until, write_project
+from harness import NewShop, RunRecord, Shop, processes_in, python_model, wait_until
 from postgres import Server, postgres_server
 
 # Append-only: an interval that is computed twice has its rows twice.
@@ -20,22 +20,12 @@ MODEL (name t.appended, kind INCREMENTAL_UNMANAGED, cron '@daily', start '{start
 SELECT @start_ds AS since, @end_ds AS until FROM t.before
 """
 UPSTREAM_MODEL = "MODEL (name t.before, kind FULL); SELECT 1 AS id"
-SLOW_MODEL = """
-import time
-import typing as t
-
-import pandas as pd
-from sqlmesh import model
-
-
-@model("t.slow", kind="FULL", columns={"id": "int"}, depends_on=["t.appended"])
-def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
-    from pathlib import Path
-
-    print("the password is correct-horse-battery, or postgresql://ada:staple@127.0.0.1/shop")
-    while Path("hold").exists():
-        time.sleep(0.02)
-    return pd.DataFrame({"id": [1]})
+PRINT_PASSWORDS = """
+print("the password is correct-horse-battery, or postgresql://ada:staple@127.0.0.1/shop")
+"""
+HOLD = """
+while Path("hold").exists():
+    time.sleep(0.02)
 """
 
 
@@ -46,51 +36,43 @@ def server() -> Iterator[Server]:
 
 
 def project_files() -> dict[str, str]:
-    from datetime import datetime, timedelta, timezone
-
     start = (datetime.now(timezone.utc) - timedelta(days=6)).strftime("%Y-%m-%d")
     return {
         "models/before.sql": UPSTREAM_MODEL,
         "models/appended.sql": APPENDING_MODEL.format(start=start),
-        "models/slow.py": SLOW_MODEL,
+        "models/slow.py": python_model("t.slow", PRINT_PASSWORDS + HOLD, ["t.appended"]),
     }
 
 
 @contextmanager
-def two_runs(dagster: DagsterProject, project: Path) -> Iterator[list[RunRecord]]:
+def two_runs(shop: Shop) -> Iterator[list[RunRecord]]:
     """Launch two runs. t.slow of the first run does not end before the second run waits.
 
     Yields while the second run waits. After the block, both runs have ended and the yielded list has their records.
     """
-    (project / "hold").touch()
+    (shop.project / "hold").touch()
     records: list[RunRecord] = []
-    processes = [dagster.launch_in_new_process() for _ in range(2)]
+    processes = [shop.launch_in_new_process() for _ in range(2)]
 
     def a_run_is_waiting() -> bool:
-        return any("Waiting, for " in dagster.run_record(run.run_id).log for run in dagster.instance.get_runs())
+        return any("Waiting, for " in shop.run_record(run.run_id).log for run in shop.instance.get_runs())
 
     try:
         wait_until(a_run_is_waiting, *processes)
         yield records
     finally:
-        (project / "hold").unlink()
-    records += [dagster.run_record(process.communicate(timeout=300)[0].split()[-1]) for process in processes]
+        (shop.project / "hold").unlink()
+    records += [shop.run_record(process.communicate(timeout=300)[0].split()[-1]) for process in processes]
 
 
 @pytest.mark.attribute("execution.overlap_timeout")
-def test_overlapping_runs_on_postgres_compute_every_interval_once(server: Server, tmp_path: Path) -> None:
+def test_overlapping_runs_on_postgres_compute_every_interval_once(server: Server, new_shop: NewShop) -> None:
     server.query("CREATE DATABASE appending")
-    project = write_project(
-        tmp_path / "shop", project_files(), server.config("appending", password="correct-horse-battery")
-    )
-    plan(project)
+    shop = new_shop(project_files(), server.config("appending", password="correct-horse-battery"))
     [(planned_rows,)] = server.query("SELECT count(*) FROM t.appended", "appending")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        with two_runs(dagster, project) as records:
-            # A transaction that stays open would keep PostgreSQL from cleaning up.
-            assert server.query(LOCK_HOLDER_QUERY) == [("idle", None)]
+    with two_runs(shop) as records:
+        # A transaction that stays open would keep PostgreSQL from cleaning up.
+        assert server.query(LOCK_HOLDER_QUERY) == [("idle", None)]
     assert [record.status for record in records] == [dg.DagsterRunStatus.SUCCESS] * 2, [
         record.failures for record in records
     ]
@@ -128,72 +110,47 @@ LOCK_HOLDER_QUERY = (
 
 
 # A fork keeps the sockets of its parent process open.
-FORKING_MODEL = SLOW_MODEL.replace(
-    """    while Path("hold").exists():
-        time.sleep(0.02)
-""",
-    """    import os
-
-    if Path("fork").exists():
-        if os.fork():
-            Path("forked").touch()
-        time.sleep(600)
-""",
-)
+FORK = """
+if Path("fork").exists():
+    if os.fork():
+        Path("forked").touch()
+    time.sleep(600)
+"""
 
 
 @pytest.mark.parametrize("victims", ["run process", "run and SQLMesh processes"])
-def test_lock_of_killed_run_is_released(server: Server, tmp_path: Path, victims: str) -> None:
+def test_lock_of_killed_run_is_released(server: Server, new_shop: NewShop, victims: str) -> None:
     database = f"killed_{len(victims)}"
     server.query(f"CREATE DATABASE {database}")
     config = server.config(database, password="correct-horse-battery")
-    project = write_project(tmp_path / "shop", {**project_files(), "models/slow.py": FORKING_MODEL}, config)
-    plan(project)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project), "execution": {"overlap_timeout": 120}})
-        dagster.refresh()
-        (project / "fork").touch()
-        first = dagster.launch_in_new_process()
-        wait_until((project / "forked").exists, first)
-        assert server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", database)
-        first.kill()
-        if victims != "run process":
-            for pid in _leaders_in(project):
+    files = {**project_files(), "models/slow.py": python_model("t.slow", PRINT_PASSWORDS + FORK, ["t.appended"])}
+    shop = new_shop(files, config, execution={"overlap_timeout": 120})
+    (shop.project / "fork").touch()
+    first = shop.launch_in_new_process()
+    wait_until((shop.project / "forked").exists, first)
+    assert server.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'", database)
+    first.kill()
+    if victims != "run process":
+        for pid in processes_in(shop.project):
+            if os.getpgid(pid) == pid:  # not their forks
                 os.kill(pid, signal.SIGKILL)
-        first.wait()
-        (project / "fork").unlink()
-        second = dagster.launch()
+    first.wait()
+    (shop.project / "fork").unlink()
+    second = shop.launch()
     assert second.status == dg.DagsterRunStatus.SUCCESS, second.failures
     [(rows, days)] = server.query("SELECT count(*), count(DISTINCT since) FROM t.appended", database)
     assert rows == days
 
 
-def _leaders_in(folder: Path) -> list[int]:
-    """Return the SQLMesh processes that run in a folder, without their forks."""
-    pids = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _folder_of(pid) == folder]
-    return [pid for pid in pids if os.getpgid(pid) == pid]
-
-
-def _folder_of(pid: int) -> Path | None:
-    try:
-        return Path(os.readlink(f"/proc/{pid}/cwd"))
-    except OSError:
-        return None  # it has ended
-
-
-def test_second_run_on_duckdb_waits_for_the_file(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", project_files())
-    plan(project)
-    [(planned_rows,)] = query(project, "SELECT count(*) FROM t.appended")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        with two_runs(dagster, project) as records:
-            pass
+def test_second_run_on_duckdb_waits_for_the_file(new_shop: NewShop) -> None:
+    shop = new_shop(project_files())
+    [(planned_rows,)] = shop.query("SELECT count(*) FROM t.appended")
+    with two_runs(shop) as records:
+        pass
     assert [record.status for record in records] == [dg.DagsterRunStatus.SUCCESS] * 2, [
         record.failures for record in records
     ]
-    [(rows,)] = query(project, "SELECT count(*) FROM t.appended")
+    [(rows,)] = shop.query("SELECT count(*) FROM t.appended")
     assert rows == planned_rows + 1
     assert sorted(len(record.materializations) for record in records) == [0, 3]
     waiter, other = sorted(records, key=lambda record: len(record.materializations))

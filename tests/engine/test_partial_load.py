@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import dagster_project, write_project
+from harness import NewShop, write_project
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
@@ -151,22 +151,20 @@ def test_partial_load_reports_same_error_as_full_load(
 
 
 @pytest.mark.skipif(not HAS_INDEX, reason="This SQLMesh version has no index of a project and always loads all of it.")
-def test_dev_reload_of_changed_model_does_not_load_unrelated_models(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", FILES)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        change(project, "star", "SELECT *", "SELECT id")
-        # SQLMesh cannot parse this file, but its size and time say that it has not changed.
-        untouched = project / "models" / "apart.sql"
-        seen = untouched.stat()
-        untouched.write_text("?" * seen.st_size)
-        os.utime(untouched, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-        shutil.rmtree(project / ".cache" / "model_definition")
-        dagster.refresh()
-        [state] = dagster.root.rglob("state")
-        columns = {model["table"]: model["columns"] for model in json.loads(state.read_text())["models"]}
-        assert [column["name"] for column in columns["deep"]] == ["id", "four"]
-        assert [column["name"] for column in columns["apart"]] == ["id"]
-        (project / "macros" / "more.py").write_text("")
-        assert "apart.sql" in dagster.load_error()
+def test_dev_reload_of_changed_model_does_not_load_unrelated_models(new_shop: NewShop) -> None:
+    shop = new_shop(FILES, planned_at=None)
+    shop.refresh()
+    change(shop.project, "star", "SELECT *", "SELECT id")
+    # SQLMesh cannot parse this file, but its size and time say that it has not changed.
+    untouched = shop.project / "models" / "apart.sql"
+    seen = untouched.stat()
+    untouched.write_text("?" * seen.st_size)
+    os.utime(untouched, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    shutil.rmtree(shop.project / ".cache" / "model_definition")
+    shop.refresh()
+    [state] = shop.root.rglob("state")
+    columns = {model["table"]: model["columns"] for model in json.loads(state.read_text())["models"]}
+    assert [column["name"] for column in columns["deep"]] == ["id", "four"]
+    assert [column["name"] for column in columns["apart"]] == ["id"]
+    (shop.project / "macros" / "more.py").write_text("")
+    assert "apart.sql" in shop.load_error()

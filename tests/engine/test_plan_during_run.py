@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import dagster_project, plan, state, wait_until, write_project
+from harness import NewShop, wait_until
 from postgres import postgres_server
 
 WAITING_QUERY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
@@ -15,39 +14,34 @@ MODEL = "MODEL (name t.{name}, kind FULL, start '{start}'); SELECT 1 AS id, {pau
 
 
 @pytest.mark.parametrize("is_removed", [False, True], ids=["a model changed", "a model removed"])
-def test_plan_during_a_run_restarts_sqlmesh_and_each_result_is_recorded_once(tmp_path: Path, is_removed: bool) -> None:
+def test_plan_during_a_run_restarts_sqlmesh_and_each_result_is_recorded_once(
+    new_shop: NewShop, is_removed: bool
+) -> None:
     start = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 6 * 86400))
     today = time.strftime("%Y-%m-%d", time.gmtime())
     pause = f"CASE WHEN @execution_ds >= '{today}' THEN pg_advisory_xact_lock(7)::text ELSE '' END"
     with postgres_server() as server:
         server.query("CREATE DATABASE landing")
-        project = write_project(
-            tmp_path / "shop",
-            {
-                "models/first.sql": MODEL.format(name="first", start=start, pause="''", source=""),
-                "models/slow.sql": MODEL.format(name="slow", start=start, pause=pause, source="FROM t.first"),
-                "models/last.sql": MODEL.format(name="last", start=start, pause="''", source="FROM t.slow"),
-            },
-            config=server.config("landing"),
-        )
-        plan(project)
-        with dagster_project(tmp_path) as dagster:
-            dagster.add_component("shop", {"project": str(project)})
-            dagster.refresh()
-            before = state(project)["intervals"]
-            with server.advisory_lock(7, "landing"):  # t.slow waits for this lock until the plan is applied
-                process = dagster.launch_in_new_process()
-                wait_until(lambda: bool(server.query(WAITING_QUERY)), process)
-                changed = MODEL.format(name="last", start=start, pause="'changed'", source="FROM t.slow")
-                if is_removed:
-                    (project / "models" / "last.sql").unlink()
-                else:
-                    (project / "models" / "last.sql").write_text(changed)
-                plan(project)
-            run_id = process.communicate(timeout=200)[0].split()[-1]
-            stored = state(project)
-            after = stored["intervals"]
-        record = dagster.run_record(run_id)
+        files = {
+            "models/first.sql": MODEL.format(name="first", start=start, pause="''", source=""),
+            "models/slow.sql": MODEL.format(name="slow", start=start, pause=pause, source="FROM t.first"),
+            "models/last.sql": MODEL.format(name="last", start=start, pause="''", source="FROM t.slow"),
+        }
+        shop = new_shop(files, server.config("landing"))
+        before = shop.state()["intervals"]
+        with server.advisory_lock(7, "landing"):  # t.slow waits for this lock until the plan is applied
+            process = shop.launch_in_new_process()
+            wait_until(lambda: bool(server.query(WAITING_QUERY)), process)
+            changed = MODEL.format(name="last", start=start, pause="'changed'", source="FROM t.slow")
+            if is_removed:
+                (shop.project / "models" / "last.sql").unlink()
+            else:
+                (shop.project / "models" / "last.sql").write_text(changed)
+            shop.plan()
+        run_id = process.communicate(timeout=200)[0].split()[-1]
+        stored = shop.state()
+        after = stored["intervals"]
+        record = shop.run_record(run_id)
         assert "A plan changed the environment during the run: SQLMesh starts over" in record.log
         if is_removed:
             assert record.status == dg.DagsterRunStatus.FAILURE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.execution.api import create_execution_plan
-from harness import DagsterProject, dagster_project, duckdb_file_in_use, plan, query, sqlmesh, wait_until, write_project
+from harness import DagsterProject, NewShop, dagster_project, duckdb_file_in_use, wait_until, write_project
 from postgres import postgres_server
 
 from dg_sqlmesh_component.run.active_runs import mark_as_computing
@@ -88,34 +88,24 @@ def values(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def dagster(tmp_path: Path) -> Iterator[DagsterProject]:
-    with dagster_project(tmp_path) as project:
-        yield project
-
-
-def shop(tmp_path: Path, dagster: DagsterProject, models: dict[str, str] = MODELS, **attributes: Any) -> Path:
-    project = write_project(tmp_path / "shop", models)
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.broken (day DATE)")
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", f"{day(3)} 12:00:00")
-    dagster.add_component(
-        "shop",
-        {"project": str(project), "polling_sensor": True, "execution": {"allow_restate": True}, **attributes},
-    )
-    return project
+def new_sensed(new_shop: NewShop) -> NewShop:
+    """Create a project with a sensor, of MODELS if no others are given, planned as of noon three days ago."""
+    options = {"planned_at": f"{day(3)} 12:00:00", "polling_sensor": True, "execution": {"allow_restate": True}}
+    tables = {"ctl.broken": "SELECT NULL::DATE AS day LIMIT 0"}
+    return lambda models=MODELS, **attributes: new_shop(models, **{"tables": tables, **options, **attributes})
 
 
 @pytest.mark.attribute("polling_sensor")
-def test_everything_that_is_typed_in_a_shell_is_recorded_once(tmp_path: Path, dagster: DagsterProject) -> None:
-    project = shop(tmp_path, dagster)
-    sensor = Sensor(dagster)
+def test_everything_that_is_typed_in_a_shell_is_recorded_once(new_sensed: NewShop) -> None:
+    shop = new_sensed()
+    sensor = Sensor(shop)
     first = sensor.tick()
     assert first.intervals["t/days"] == f"[2026-01-01, {day(3)})"
     assert set(first.materializations) == {"t/days", "t/total", "t/old"}
     assert not first.observations
     assert sensor.tick() == Tick(NOTHING)
 
-    sqlmesh(project, "run")
+    shop.sqlmesh("run")
     ran = sensor.tick()
     assert ran.intervals == dict.fromkeys(("t/days", "t/total", "t/old"), f"[{day(3)}, {day(0)})")
     assert ran.text == "Recorded 3 models computed outside of Dagster: t.days, t.old, t.total."
@@ -128,12 +118,12 @@ def test_everything_that_is_typed_in_a_shell_is_recorded_once(tmp_path: Path, da
 
     # Dagster's own runs, also a restatement, are not recorded again. They record models that they do not select.
     restatement = {"sqlmesh_shop": {"restate": {"start": day(2), "end": day(2)}}}
-    ours = dagster.launch(assets=["t/days"], ops=restatement)
+    ours = shop.launch(assets=["t/days"], ops=restatement)
     assert set(ours.materializations) == {"t/days", "t/total"}, ours.failures
     assert not sensor.tick().materializations
 
     a_past_day = ("--start", day(5), "--end", day(5))
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.days", *a_past_day)
+    shop.plan("--restate-model", "t.days", *a_past_day, at=None)
     restated = sensor.tick()
     assert restated.intervals["t/days"] == f"[{day(5)}, {day(4)})"
     assert set(restated.materializations) == {"t/days", "t/total"}
@@ -141,20 +131,22 @@ def test_everything_that_is_typed_in_a_shell_is_recorded_once(tmp_path: Path, da
     assert "Plan" not in restated.text, "it has changed no model"
 
     # Whoever looks first records it: here it is a run.
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.old")
-    assert set(dagster.launch().computed_outside) == {"t/old"}
+    shop.plan("--restate-model", "t.old", at=None)
+    assert set(shop.launch().computed_outside) == {"t/old"}
     assert not sensor.tick().materializations
 
 
-def test_plans_are_recorded_as_observations_of_their_models(tmp_path: Path, dagster: DagsterProject) -> None:
-    project = shop(tmp_path, dagster)
-    sensor = Sensor(dagster)
+def test_plans_are_recorded_as_observations_of_their_models(new_sensed: NewShop) -> None:
+    shop = new_sensed()
+    sensor = Sensor(shop)
     sensor.tick()
 
-    (project / "models/new.sql").write_text("MODEL (name t.new, kind FULL, start '2026-01-01'); SELECT n FROM t.days")
-    (project / "models/total.sql").write_text(MODELS["models/total.sql"].replace("sum(n)", "max(n)"))
-    (project / "models/old.sql").unlink()
-    plan(project)
+    (shop.project / "models/new.sql").write_text(
+        "MODEL (name t.new, kind FULL, start '2026-01-01'); SELECT n FROM t.days"
+    )
+    (shop.project / "models/total.sql").write_text(MODELS["models/total.sql"].replace("sum(n)", "max(n)"))
+    (shop.project / "models/old.sql").unlink()
+    shop.plan()
     planned = sensor.tick()
     assert set(planned.materializations) == {"t/total"}, "the plan has computed its new version"
     assert set(planned.observations) == {"t/total", "t/old"}
@@ -183,113 +175,106 @@ def test_plans_are_recorded_as_observations_of_their_models(tmp_path: Path, dags
     assert "differ" not in known.text
 
 
-def test_batches_of_a_failed_run_are_not_recorded_as_computed_elsewhere(
-    tmp_path: Path, dagster: DagsterProject
-) -> None:
+def test_batches_of_a_failed_run_are_not_recorded_as_computed_elsewhere(new_sensed: NewShop) -> None:
     models = {
         "models/days.sql": "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1, "
         f"batch_concurrency 1), start '{day(6)}'); SELECT @start_ds::DATE AS ds, {FAILING} AS n",
     }
-    project = shop(tmp_path, dagster, models)
-    sensor = Sensor(dagster)
+    shop = new_sensed(models)
+    sensor = Sensor(shop)
     sensor.tick()
-    query(project, f"INSERT INTO ctl.broken VALUES ('{day(1)}')")
-    failed = dagster.launch()
+    shop.query(f"INSERT INTO ctl.broken VALUES ('{day(1)}')")
+    failed = shop.launch()
     assert failed.status_of("t/days") == "partly_executed"
     assert sensor.tick() == Tick(NOTHING)
 
     # What somebody computes after the failure is recorded.
-    query(project, "DELETE FROM ctl.broken")
-    sqlmesh(project, "run")
+    shop.query("DELETE FROM ctl.broken")
+    shop.sqlmesh("run")
     assert set(sensor.tick().materializations) == {"t/days"}
 
 
-def test_intervals_check_is_evaluated_with_the_recorded_data(tmp_path: Path, dagster: DagsterProject) -> None:
-    project = shop(tmp_path, dagster, intervals_check=True)
-    sensor = Sensor(dagster)
+def test_intervals_check_is_evaluated_with_the_recorded_data(new_sensed: NewShop) -> None:
+    shop = new_sensed(intervals_check=True)
+    sensor = Sensor(shop)
     first = sensor.tick()
     assert first.checks == {"t/days:sqlmesh_intervals_complete": False}
     assert first.materializations["t/days"]["sqlmesh/missing_intervals"] == 3
-    sqlmesh(project, "run")
+    shop.sqlmesh("run")
     assert sensor.tick().checks == {"t/days:sqlmesh_intervals_complete": True}
 
 
-def test_data_computed_since_an_unfinished_run_holds_the_lock_is_left_to_it(
-    tmp_path: Path, dagster: DagsterProject
-) -> None:
-    project = shop(tmp_path, dagster)
-    sensor = Sensor(dagster)
+def test_data_computed_since_an_unfinished_run_holds_the_lock_is_left_to_it(new_sensed: NewShop) -> None:
+    shop = new_sensed()
+    sensor = Sensor(shop)
     job = sensor.repository.get_job("__ASSET_JOB").get_subset(asset_selection={dg.AssetKey(["t", "days"])})
-    run = dagster.instance.create_run_for_job(job, create_execution_plan(job))
+    run = shop.instance.create_run_for_job(job, create_execution_plan(job))
     assert set(sensor.tick().materializations) == {"t/days", "t/total", "t/old"}, "the run has computed nothing"
-    mark_as_computing(dagster.instance, run.run_id)
-    sqlmesh(project, "run")
+    mark_as_computing(shop.instance, run.run_id)
+    shop.sqlmesh("run")
     tick = sensor.tick()
     assert set(tick.materializations) == {"t/total", "t/old"}
     assert f"Left to run {run.run_id}, which has not finished: t.days." in tick.text
-    dagster.instance.report_run_canceled(run)
+    shop.instance.report_run_canceled(run)
     assert set(sensor.tick().materializations) == {"t/days"}
 
 
 WAITING_QUERY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
 
 
-def test_batches_of_a_run_in_progress_on_postgres_are_left_to_that_run(tmp_path: Path) -> None:
+def test_batches_of_a_run_in_progress_on_postgres_are_left_to_that_run(new_sensed: NewShop) -> None:
     pause = f"CASE WHEN @start_ds = '{day(1)}' THEN pg_advisory_xact_lock(7)::text ELSE '' END"
     models = {
         "models/slow.sql": "MODEL (name t.slow, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1, "
         f"batch_concurrency 1), start '{day(6)}'); SELECT @start_ds::DATE AS ds, {pause} AS paused",
     }
-    with postgres_server() as server, dagster_project(tmp_path) as dagster:
+    with postgres_server() as server:
         server.query("CREATE DATABASE sensed")
-        project = write_project(tmp_path / "shop", models, config=server.config("sensed"))
-        sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", f"{day(3)} 12:00:00")
-        dagster.add_component("shop", {"project": str(project), "polling_sensor": True})
-        sensor = Sensor(dagster)
+        shop = new_sensed(models, config=server.config("sensed"), tables=None)
+        sensor = Sensor(shop)
         assert sensor.tick().intervals == {"t/slow": f"[{day(6)}, {day(3)})"}
         with server.advisory_lock(7, "sensed"):  # the last of three batches waits for this lock
-            process = dagster.launch_in_new_process()
+            process = shop.launch_in_new_process()
             wait_until(lambda: bool(server.query(WAITING_QUERY)), process)
             during = sensor.tick()
         run_id = process.communicate(timeout=200)[0].split()[-1]
         assert during == Tick(f"Left to run {run_id}, which has not finished: t.slow.")
         assert sensor.tick() == Tick(NOTHING)
-        assert set(dagster.run_record(run_id).materializations) == {"t/slow"}
-        sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.slow", "--start", day(5))
+        assert set(shop.run_record(run_id).materializations) == {"t/slow"}
+        shop.plan("--restate-model", "t.slow", "--start", day(5), at=None)
         assert sensor.tick().intervals == {"t/slow": f"[{day(5)}, {day(0)})"}
 
 
-def test_locked_duckdb_file_and_unfinished_plan_skip_the_tick(tmp_path: Path, dagster: DagsterProject) -> None:
-    project = shop(tmp_path, dagster)
-    sensor = Sensor(dagster)
-    with duckdb_file_in_use(project / "warehouse.duckdb"):
+def test_locked_duckdb_file_and_unfinished_plan_skip_the_tick(new_sensed: NewShop) -> None:
+    shop = new_sensed()
+    sensor = Sensor(shop)
+    with duckdb_file_in_use(shop.project / "warehouse.duckdb"):
         skipped = sensor.tick()
     assert "The DuckDB file is in use by another process" in skipped.text
     assert "The next tick looks again." in skipped.text
 
-    query(project, "UPDATE sqlmesh._environments SET finalized_ts = NULL")
+    shop.query("UPDATE sqlmesh._environments SET finalized_ts = NULL")
     skipped = sensor.tick()
     assert skipped.text.startswith("Plan ")
     assert "is updating environment prod. The next tick looks again." in skipped.text
-    query(project, "UPDATE sqlmesh._environments SET finalized_ts = 1")
+    shop.query("UPDATE sqlmesh._environments SET finalized_ts = 1")
     assert set(sensor.tick().materializations) == {"t/days", "t/total", "t/old"}
 
 
-def test_development_environment_is_recorded_with_its_own_tables(tmp_path: Path, dagster: DagsterProject) -> None:
-    project = write_project(tmp_path / "shop", MODELS)
-    plan(project, "--execution-time", f"{day(3)} 12:00:00")
-    (project / "models/days.sql").write_text(MODELS["models/days.sql"].replace("1 AS n", "2 AS n"))
-    plan(project, "dev", "--execution-time", f"{day(3)} 12:00:00", "--forward-only", "--include-unmodified")
-    dagster.add_component("shop", {"project": {"path": str(project), "environment": "dev"}, "polling_sensor": "10m"})
-    sensor = Sensor(dagster)
+def test_development_environment_is_recorded_with_its_own_tables(new_sensed: NewShop) -> None:
+    shop = new_sensed()
+    (shop.project / "models/days.sql").write_text(MODELS["models/days.sql"].replace("1 AS n", "2 AS n"))
+    shop.plan("dev", "--forward-only", "--include-unmodified", at=f"{day(3)} 12:00:00")
+    shop.configure(project={"path": str(shop.project), "environment": "dev"}, polling_sensor="10m")
+    sensor = Sensor(shop)
     assert set(sensor.tick().materializations) >= {"t/days", "t/old"}
-    sqlmesh(project, "run", "dev")
+    shop.sqlmesh("run", "dev")
     assert f", {day(0)})" in sensor.tick().intervals["t/days"]
     assert sensor.tick() == Tick(NOTHING)
 
 
 @pytest.mark.attribute("polling_sensor.interval", "polling_sensor.default_status")
-def test_sensor_has_the_configured_interval_and_status(tmp_path: Path, dagster: DagsterProject) -> None:
+def test_sensor_has_the_configured_interval_and_status(tmp_path: Path) -> None:
     project = write_project(tmp_path / "shop", MODELS)
     configured = {
         "plain": True,
@@ -297,18 +282,11 @@ def test_sensor_has_the_configured_interval_and_status(tmp_path: Path, dagster: 
         "text": "10m",
         "mapping": {"interval": "1h", "default_status": "RUNNING"},
     }
-    for name, value in configured.items():
-        dagster.add_component(
-            name,
-            {
-                "project": str(project),
-                "polling_sensor": value,
-                "op": {"name": name},
-                "select": "t.old",
-                "translation": {"key_prefix": name},
-            },
-        )
-    sensors = {sensor.name: sensor for sensor in dagster.refresh().get_repository_def().sensor_defs}
+    with dagster_project(tmp_path) as dagster:
+        for name, value in configured.items():
+            names = {"op": {"name": name}, "translation": {"key_prefix": name}}
+            dagster.add_component(name, {"project": str(project), "polling_sensor": value, "select": "t.old", **names})
+        sensors = {sensor.name: sensor for sensor in dagster.refresh().get_repository_def().sensor_defs}
     found = {
         name: (sensors[f"{name}_sensor"].minimum_interval_seconds, sensors[f"{name}_sensor"].default_status)
         for name in configured

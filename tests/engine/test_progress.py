@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 import pytest
-from harness import YEARLY_CRON, DagsterProject, RunRecord, dagster_project, plan, wait_until, write_project
+from harness import YEARLY_CRON, NewShop, RunRecord, Shop, wait_until
 
 PAUSING_MODEL = """
 import time
@@ -42,14 +41,10 @@ FILES = {
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[tuple[Path, DagsterProject]]:
-    project = write_project(tmp_path / "shop", FILES)
-    plan(project)
-    (project / "is_late").touch()
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
-        dagster.refresh()
-        yield project, dagster
+def shop(new_shop: NewShop) -> Shop:
+    shop = new_shop(FILES, execution={"environments": ["dev"]})
+    (shop.project / "is_late").touch()
+    return shop
 
 
 def summary_of(record: RunRecord) -> tuple[str, Mapping[str, Any]]:
@@ -63,20 +58,19 @@ def summary_of(record: RunRecord) -> tuple[str, Mapping[str, Any]]:
     return event.message, {name: [row.data for row in table.records] for name, table in tables.items()}
 
 
-def test_log_shows_a_running_model_and_the_end_shows_every_model(shop: tuple[Path, DagsterProject]) -> None:
-    project, dagster = shop
-    pause = project / "pause"
+def test_log_shows_a_running_model_and_the_end_shows_every_model(shop: Shop) -> None:
+    pause = shop.project / "pause"
     pause.touch()
-    process = dagster.launch_in_new_process()
+    process = shop.launch_in_new_process()
 
     def is_reported() -> bool:
-        return any("Running: t.pause for " in dagster.run_record(run.run_id).log for run in dagster.instance.get_runs())
+        return any("Running: t.pause for " in shop.run_record(run.run_id).log for run in shop.instance.get_runs())
 
     wait_until(is_reported, process)
     pause.unlink()
     process.wait(300)
-    [run] = dagster.instance.get_runs()
-    record = dagster.run_record(run.run_id)
+    [run] = shop.instance.get_runs()
+    record = shop.run_record(run.run_id)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert " (1 of 3 batches finished). Finished: 0 of 2." in record.log
     line, tables = summary_of(record)
@@ -91,10 +85,9 @@ def test_log_shows_a_running_model_and_the_end_shows_every_model(shop: tuple[Pat
     assert tables["sqlmesh/not_executed"][0]["reason"] == ("t.late is waiting: its signal never has no interval ready.")
 
 
-def test_quick_run_of_another_environment_has_no_progress_and_a_summary(shop: tuple[Path, DagsterProject]) -> None:
-    project, dagster = shop
-    plan(project, "dev", "--include-unmodified")
-    record = dagster.launch(ops={"sqlmesh_shop": {"environment": "dev"}})
+def test_quick_run_of_another_environment_has_no_progress_and_a_summary(shop: Shop) -> None:
+    shop.plan("dev", "--include-unmodified")
+    record = shop.launch(ops={"sqlmesh_shop": {"environment": "dev"}})
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     line, tables = summary_of(record)
     assert line == "SQLMesh in environment dev: 2 executed, 1 up to date, 1 waiting."

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
-from harness import DagsterProject, RunRecord, dagster_project, query, sqlmesh, write_project
+from harness import NewShop, RunRecord, Shop
 
 OP = "sqlmesh_shop"
 TODAY = datetime.now(timezone.utc).date()
@@ -36,44 +34,30 @@ EVERYTHING = {*DOWNSTREAM, "t/alone"}
 
 
 @pytest.fixture
-def dagster(tmp_path: Path) -> Iterator[DagsterProject]:
-    with dagster_project(tmp_path) as project:
-        yield project
+def new_recorded(new_shop: NewShop) -> NewShop:
+    """Create a project of MODELS, some of them replaced, whose checks and restatements are on."""
+
+    def create(models: dict[str, str] = MODELS, planned_at: str = f"{day(3)} 12:00:00", **attributes: Any) -> Shop:
+        tables = {"ctl.broken": "SELECT NULL::DATE AS day LIMIT 0"}
+        options = {"intervals_check": True, "execution": {"allow_restate": True}, **attributes}
+        return new_shop({**MODELS, **models}, tables=tables, planned_at=planned_at, **options)
+
+    return create
 
 
-def shop(tmp_path: Path, dagster: DagsterProject, planned: str = f"{day(3)} 12:00:00", **attributes: Any) -> Path:
-    """Write and plan the project, and add its component.
-
-    Args:
-        planned: The execution time of the plan.
-    """
-    project = write_project(tmp_path / "shop", MODELS)
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.broken (day DATE)")
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", planned)
-    dagster.add_component(
-        "shop",
-        {"project": str(project), "intervals_check": True, "execution": {"allow_restate": True}, **attributes},
-    )
-    dagster.refresh()
-    return project
-
-
-def broken(project: Path, *days: str) -> None:
+def broken(shop: Shop, *days: str) -> None:
     """Let the batches of these days of t.days fail, and no others."""
-    query(project, "DELETE FROM ctl.broken")
+    shop.query("DELETE FROM ctl.broken")
     for broken_day in days:
-        query(project, f"INSERT INTO ctl.broken VALUES ('{broken_day}')")
+        shop.query(f"INSERT INTO ctl.broken VALUES ('{broken_day}')")
 
 
 def restate(start: str, end: str) -> dict[str, Any]:
     return {OP: {"restate": {"start": start, "end": end}}}
 
 
-def restate_in_a_shell(project: Path, start: str, end: str) -> None:
-    sqlmesh(
-        *(project, "plan", "--auto-apply", "--no-prompts", "--restate-model", "t.days", "--start", start, "--end", end)
-    )
+def restate_in_a_shell(shop: Shop, start: str, end: str) -> None:
+    shop.plan("--restate-model", "t.days", "--start", start, "--end", end, at=None)
 
 
 def outside(run: RunRecord) -> dict[str, str]:
@@ -82,7 +66,7 @@ def outside(run: RunRecord) -> dict[str, str]:
     return {key: str(event.metadata["sqlmesh/intervals"].value) for key, event in materializations.items()}
 
 
-def unsynced(dagster: DagsterProject) -> dict[str, list[str]]:
+def unsynced(dagster: Shop) -> dict[str, list[str]]:
     """The reasons why Dagster marks assets as unsynced, by asset."""
     graph = dagster.refresh().get_repository_def().asset_graph
     resolver = CachingStaleStatusResolver(dagster.instance, graph, LoadingContextForTest(dagster.instance))
@@ -97,38 +81,38 @@ def unsynced(dagster: DagsterProject) -> dict[str, list[str]]:
 
 
 def test_outside_restatement_is_recorded_although_a_run_computes_the_newest_day_first(
-    tmp_path: Path, dagster: DagsterProject
+    new_recorded: NewShop,
 ) -> None:
-    project = shop(tmp_path, dagster, planned=f"{day(1)} 12:00:00")
-    assert outside(dagster.launch(ops={OP: {"end": day(2)}}))["t/days"] == f"[{day(8)}, {day(1)})"
-    restate_in_a_shell(project, day(6), day(5))
-    run = dagster.launch()
+    shop = new_recorded(planned_at=f"{day(1)} 12:00:00")
+    assert outside(shop.launch(ops={OP: {"end": day(2)}}))["t/days"] == f"[{day(8)}, {day(1)})"
+    restate_in_a_shell(shop, day(6), day(5))
+    run = shop.launch()
     assert outside(run)["t/days"] == f"[{day(6)}, {day(4)})"
     assert run.materializations["t/days"].metadata["sqlmesh/intervals"].value == f"[{day(1)}, {day(0)})"
-    assert not outside(dagster.launch())
+    assert not outside(shop.launch())
 
 
 def test_batches_of_a_failed_run_are_never_outside_data_however_many_observations_follow(
-    tmp_path: Path, dagster: DagsterProject
+    new_recorded: NewShop,
 ) -> None:
-    project = shop(tmp_path, dagster)
-    dagster.launch(assets=["t/alone"])
-    broken(project, day(1))
-    failed = dagster.launch()
+    shop = new_recorded()
+    shop.launch(assets=["t/alone"])
+    broken(shop, day(1))
+    failed = shop.launch()
     assert failed.status_of("t/days") == "partly_executed"
     for _ in range(60):
-        dagster.instance.report_runless_asset_event(dg.AssetObservation(dg.AssetKey(["t", "days"])))
-    again = dagster.launch()
+        shop.instance.report_runless_asset_event(dg.AssetObservation(dg.AssetKey(["t", "days"])))
+    again = shop.launch()
     assert again.status_of("t/days") == "failed"
     assert not outside(again)
-    broken(project)
-    sqlmesh(project, "run")
-    assert outside(dagster.launch())["t/days"] == f"[{day(1)}, {day(0)})", "only what the shell has computed"
+    broken(shop)
+    shop.sqlmesh("run")
+    assert outside(shop.launch())["t/days"] == f"[{day(1)}, {day(0)})", "only what the shell has computed"
 
 
-def test_run_of_a_subset_records_outside_data_of_upstream_models_first(tmp_path: Path, dagster: DagsterProject) -> None:
-    shop(tmp_path, dagster)
-    run = dagster.launch(assets=["t/total"])
+def test_run_of_a_subset_records_outside_data_of_upstream_models_first(new_recorded: NewShop) -> None:
+    shop = new_recorded()
+    run = shop.launch(assets=["t/total"])
     assert set(outside(run)) == DOWNSTREAM
     assert set(run.computed_outside) <= {"t/total"}, "other assets were not materialized by the run"
 
@@ -136,11 +120,11 @@ def test_run_of_a_subset_records_outside_data_of_upstream_models_first(tmp_path:
 # -- audits -------------------------------------------------------------------------------------------
 
 
-def test_audit_results_of_a_restatement_are_repeated_by_the_next_run(tmp_path: Path, dagster: DagsterProject) -> None:
-    shop(tmp_path, dagster)
-    dagster.launch()
-    assert dagster.launch(ops=restate(day(5), day(4)), assets=["t/days"]).checks["t/days:soft"].passed
-    idle = dagster.launch()
+def test_audit_results_of_a_restatement_are_repeated_by_the_next_run(new_recorded: NewShop) -> None:
+    shop = new_recorded()
+    shop.launch()
+    assert shop.launch(ops=restate(day(5), day(4)), assets=["t/days"]).checks["t/days:soft"].passed
+    idle = shop.launch()
     assert idle.status_of("t/days") == "up_to_date"
     assert idle.checks["t/days:soft"].passed
     assert "sqlmesh/carried_over" in idle.checks["t/days:soft"].metadata
@@ -160,85 +144,76 @@ HEALTHY = {"execution": True, "intervals": True}
 
 @pytest.mark.parametrize("healed_by", ["dagster", "shell"])
 def test_failed_restatement_fails_the_checks_until_somebody_has_computed_the_range_again(
-    tmp_path: Path, dagster: DagsterProject, healed_by: str
+    new_recorded: NewShop, healed_by: str
 ) -> None:
-    project = shop(tmp_path, dagster)
-    dagster.launch()
-    broken(project, day(5))
-    failed = dagster.launch(ops=restate(day(6), day(5)), assets=["t/days"])
-    assert query(project, "SELECT count(*) FROM t.days") == [(7,)], "SQLMesh has deleted the rows of a day"
+    shop = new_recorded()
+    shop.launch()
+    broken(shop, day(5))
+    failed = shop.launch(ops=restate(day(6), day(5)), assets=["t/days"])
+    assert shop.query("SELECT count(*) FROM t.days") == [(7,)], "SQLMesh has deleted the rows of a day"
     lost = f"The restatement of t.days has not finished for [{day(5)}, {day(4)}): rows may be missing or old there"
     assert lost in failed.failures[0]
     assert f"`restate: {{start: '{day(5)}', end: '{day(5)}'}}` in the run config" in failed.failures[0]
     assert health(failed) == LOST
 
-    broken(project)
-    for later in (dagster.launch(), dagster.launch(assets=["t/days"])):
+    broken(shop)
+    for later in (shop.launch(), shop.launch(assets=["t/days"])):
         assert later.status == dg.DagsterRunStatus.FAILURE
         assert lost in later.failures[0]
         assert health(later) == LOST
-    assert lost not in dagster.launch(assets=["t/alone"]).log
+    assert lost not in shop.launch(assets=["t/alone"]).log
 
     if healed_by == "dagster":
-        assert health(dagster.launch(ops=restate(day(5), day(5)), assets=["t/days"])) == HEALTHY
+        assert health(shop.launch(ops=restate(day(5), day(5)), assets=["t/days"])) == HEALTHY
     else:
-        restate_in_a_shell(project, day(5), day(5))
-    assert query(project, "SELECT count(*) FROM t.days") == [(8,)]
-    healthy = dagster.launch()
+        restate_in_a_shell(shop, day(5), day(5))
+    assert shop.query("SELECT count(*) FROM t.days") == [(8,)]
+    healthy = shop.launch()
     assert healthy.status == dg.DagsterRunStatus.SUCCESS, healthy.failures
     assert health(healthy) == HEALTHY
-    tags = dagster.instance.get_run_by_id(failed.run_id)
+    tags = shop.instance.get_run_by_id(failed.run_id)
     assert tags is not None
     assert tags.tags["sqlmesh/restatement"] == "finished"
 
 
-def test_failed_automatic_restatement_fails_the_checks_and_shows_no_gaps(
-    tmp_path: Path, dagster: DagsterProject
-) -> None:
+def test_failed_automatic_restatement_fails_the_checks_and_shows_no_gaps(new_recorded: NewShop) -> None:
     automatic = MODELS["models/days.sql"].replace(
         "batch_size 1", "auto_restatement_cron '@daily', auto_restatement_intervals 3, batch_size 1"
     )
-    project = write_project(tmp_path / "shop", {**MODELS, "models/days.sql": automatic})
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.broken (day DATE)")
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", f"{day(1)} 12:00:00")
-    sqlmesh(project, "run", "--ignore-cron")
-    dagster.add_component("shop", {"project": str(project), "intervals_check": True})
-    dagster.refresh()
-    query(project, "UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = 1")
-    broken(project, day(2))
-    failed = dagster.launch()
+    shop = new_recorded({"models/days.sql": automatic}, planned_at=f"{day(1)} 12:00:00")
+    shop.sqlmesh("run", "--ignore-cron")
+    shop.query("UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = 1")
+    broken(shop, day(2))
+    failed = shop.launch()
     assert failed.status == dg.DagsterRunStatus.FAILURE
     assert health(failed) == LOST
     description = failed.description_of("t/days:sqlmesh_intervals_complete")
     assert description.startswith(
         f"t.days has no gaps in [{day(8)}, {day(0)}). The restatement of t.days has not finished for [{day(2)}, "
     )
-    broken(project)
-    assert health(dagster.launch()) == HEALTHY
+    broken(shop)
+    assert health(shop.launch()) == HEALTHY
 
 
 # -- in sync ------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_unsynced_after_a_plan_a_run_a_restatement_and_outside_data(
-    tmp_path: Path, dagster: DagsterProject
-) -> None:
-    project = shop(tmp_path, dagster, planned="now")
-    adopted = dagster.launch()
+def test_nothing_is_unsynced_after_a_plan_a_run_a_restatement_and_outside_data(new_recorded: NewShop) -> None:
+    shop = new_recorded(planned_at="now")
+    adopted = shop.launch()
     assert set(outside(adopted)) == EVERYTHING
-    assert not unsynced(dagster)
-    assert set(dagster.launch(ops=restate(day(3), day(2)), assets=["t/days"]).materializations) == DOWNSTREAM
-    assert not unsynced(dagster)
-    restate_in_a_shell(project, day(4), day(3))
-    assert set(outside(dagster.launch(assets=["t/total"]))) == DOWNSTREAM
-    assert not unsynced(dagster)
+    assert not unsynced(shop)
+    assert set(shop.launch(ops=restate(day(3), day(2)), assets=["t/days"]).materializations) == DOWNSTREAM
+    assert not unsynced(shop)
+    restate_in_a_shell(shop, day(4), day(3))
+    assert set(outside(shop.launch(assets=["t/total"]))) == DOWNSTREAM
+    assert not unsynced(shop)
 
 
 # -- the sensor ---------------------------------------------------------------------------------------
 
 
-def tick(dagster: DagsterProject) -> str:
+def tick(dagster: Shop) -> str:
     """Evaluate the sensor and record its events, as Dagster's daemon does. Return the text on the tick's page."""
     repository = dagster.refresh().get_repository_def()
     context = dg.build_sensor_context(dagster.instance, repository_def=repository)
@@ -248,47 +223,38 @@ def tick(dagster: DagsterProject) -> str:
     return result.skip_message or ""
 
 
-def last_result(dagster: DagsterProject, check: str) -> bool:
+def last_result(shop: Shop, check: str) -> bool:
     key = dg.AssetCheckKey(dg.AssetKey(["t", "days"]), check)
-    (record,) = dagster.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    (record,) = shop.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
     assert record.event is not None
     assert record.event.asset_check_evaluation is not None
     return record.event.asset_check_evaluation.passed
 
 
-def test_sensor_leaves_nothing_unsynced_and_no_lost_rows_in_good_health(
-    tmp_path: Path, dagster: DagsterProject
-) -> None:
-    project = shop(tmp_path, dagster, polling_sensor=True)
-    tick(dagster)
-    assert not unsynced(dagster)
-    broken(project, day(5))
-    dagster.launch(ops=restate(day(6), day(5)), assets=["t/days"])
-    broken(project)
-    sqlmesh(project, "run")
-    tick(dagster)
-    assert not last_result(dagster, "sqlmesh_intervals_complete")
-    assert not last_result(dagster, "sqlmesh_execution_status")
-    restate_in_a_shell(project, day(5), day(5))
-    tick(dagster)
-    assert last_result(dagster, "sqlmesh_intervals_complete")
-    assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
-    assert not unsynced(dagster)
+def test_sensor_leaves_nothing_unsynced_and_no_lost_rows_in_good_health(new_recorded: NewShop) -> None:
+    shop = new_recorded(polling_sensor=True)
+    tick(shop)
+    assert not unsynced(shop)
+    broken(shop, day(5))
+    shop.launch(ops=restate(day(6), day(5)), assets=["t/days"])
+    broken(shop)
+    shop.sqlmesh("run")
+    tick(shop)
+    assert not last_result(shop, "sqlmesh_intervals_complete")
+    assert not last_result(shop, "sqlmesh_execution_status")
+    restate_in_a_shell(shop, day(5), day(5))
+    tick(shop)
+    assert last_result(shop, "sqlmesh_intervals_complete")
+    assert shop.launch().status == dg.DagsterRunStatus.SUCCESS
+    assert not unsynced(shop)
 
 
-def test_failed_model_is_in_sync_with_upstream_models_that_the_run_does_not_select(
-    tmp_path: Path, dagster: DagsterProject
-) -> None:
+def test_failed_model_is_in_sync_with_upstream_models_that_the_run_does_not_select(new_recorded: NewShop) -> None:
     fails = "CASE WHEN EXISTS (SELECT day FROM ctl.broken) THEN error('broken') END"
     broken_total = MODELS["models/total.sql"].replace("sum(n)", fails)
-    project = write_project(tmp_path / "shop", {**MODELS, "models/total.sql": broken_total})
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.broken (day DATE)")
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts")
-    dagster.add_component("shop", {"project": str(project), "execution": {"allow_restate": True}})
-    dagster.refresh()
-    broken(project, "2000-01-01")
-    failed = dagster.launch(ops=restate(day(3), day(2)), assets=["t/total"])
+    shop = new_recorded({"models/total.sql": broken_total}, planned_at="now")
+    broken(shop, "2000-01-01")
+    failed = shop.launch(ops=restate(day(3), day(2)), assets=["t/total"])
     assert failed.status_of("t/total") == "failed"
     assert set(failed.reported_outside) == DOWNSTREAM
-    assert not unsynced(dagster)
+    assert not unsynced(shop)

@@ -1,14 +1,187 @@
-"""Automatic restatements: upstream models are restated before downstream models, also across runs."""
+"""`restate` in the run config computes a range again, and automatic restatements are in order across runs."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import datetime
+import re
+from typing import Any
 
-from harness import dagster_project, plan, query, write_project
+import dagster as dg
+import pytest
+from harness import CONFIG, EXECUTORS, NewShop, Shop
 
+BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 DAYS = "range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
+MODELS = {
+    "models/orders.sql": f"MODEL (name raw.orders, {BY_DAY}, audits (not_null(columns := (n)))); "
+    f"SELECT @start_ds::DATE + i::INT AS ds, (SELECT max(n) FROM ctl.source) AS n FROM {DAYS}",
+    "models/revenue.sql": f"MODEL (name marts.revenue, {BY_DAY}, audits (not_null(columns := (n)))); "
+    "SELECT ds, n FROM raw.orders WHERE ds BETWEEN @start_ds AND @end_ds",
+    "models/total.sql": "MODEL (name marts.total, kind FULL); SELECT sum(n) AS n FROM marts.revenue",
+    "models/other.sql": f"MODEL (name raw.other, {BY_DAY}); SELECT @start_ds::DATE + i::INT AS ds FROM {DAYS}",
+    "models/seed.sql": "MODEL (name raw.countries, kind SEED (path '../seeds/countries.csv')); ",
+    "seeds/countries.csv": "code\nDE\n",
+}
+BY_DAY_MODELS = ("raw.orders", "marts.revenue", "raw.other")
+DAY = datetime.timedelta(days=1)
+OP = "sqlmesh_shop"
+ALLOWED: dict[str, Any] = {"execution": {"allow_restate": True, "environments": ["dev"]}}
+
+
+def restate(start: str, end: str, **more: Any) -> dict[str, Any]:
+    return {OP: {"restate": {"start": start, "end": end}, **more}}
+
+
+def rows(shop: Shop, schema: str = "marts") -> dict[str, int]:
+    """The value of each day in revenue that is not the first one."""
+    found = shop.query(f"SELECT ds::DATE::TEXT, n FROM {schema}.revenue WHERE n <> 1 ORDER BY ds")
+    return dict(found)
+
+
+def days_of(shop: Shop, model: str) -> list[datetime.date]:
+    """The day of each row of a model, in order."""
+    return [day for (day,) in shop.query(f"SELECT ds::DATE FROM {model} ORDER BY ds")]
+
+
+@pytest.fixture
+def shop(new_shop: NewShop) -> Shop:
+    """A project whose models lack the last thirty days."""
+    tables = {"ctl.source": "SELECT 1 AS n"}
+    config = CONFIG.replace("6 days ago", "'2026-01-01'")
+    return new_shop(MODELS, config, tables=tables, planned_at="30 days ago", **ALLOWED)
+
+
+@pytest.mark.attribute("execution.allow_restate")
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(shop: Shop, executor: str) -> None:
+    planned = {model: days_of(shop, model) for model in BY_DAY_MODELS}
+    run = shop.launch(executor)
+    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    assert run.step_keys == [OP]
+    assert set(run.materializations) == {"raw/orders", "marts/revenue", "marts/total", "raw/other"}
+    for model in BY_DAY_MODELS:
+        metadata = run.materializations[model.replace(".", "/")].metadata
+        first = planned[model][-1] + DAY
+        missing = [day for day in days_of(shop, model) if day >= first]
+        assert missing == [first + i * DAY for i in range(len(missing))]
+        assert len(missing) in (30, 31)  # 31, if midnight came between the plan and the run
+        assert metadata["sqlmesh/intervals"].value == f"[{first}, {missing[-1] + DAY})"
+        assert metadata["sqlmesh/batches"].value == 1
+
+    shop.query("UPDATE ctl.source SET n = 7")
+    before = shop.state()
+
+    run = shop.launch(executor, ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
+    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    assert rows(shop) == {"2026-02-10": 7}
+    assert set(run.materializations) == {"raw/orders", "marts/revenue", "marts/total"}
+    intervals = {key: event.metadata["sqlmesh/intervals"].value for key, event in run.materializations.items()}
+    assert intervals["raw/orders"] == intervals["marts/revenue"] == "[2026-02-10, 2026-02-11)"
+    assert {name: check.passed for name, check in run.checks.items()} == {
+        "raw/orders:not_null_n": True,
+        "raw/orders:sqlmesh_execution_status": True,
+        "marts/revenue:not_null_n": True,
+        "marts/revenue:sqlmesh_execution_status": True,
+        "marts/total:sqlmesh_execution_status": True,
+    }
+    assert "This run restates 3 models" in run.log
+    assert "    raw.orders: [2026-02-10, 2026-02-11) (1 interval)" in run.log
+    assert "Not selected, but downstream of a restated model, so SQLMesh computes them again: " in run.log
+    [table] = [
+        event.event_specific_data.metadata["sqlmesh/restated"]
+        for event in run.events(dg.DagsterEventType.ENGINE_EVENT)
+        if "sqlmesh/restated" in event.event_specific_data.metadata
+    ]
+    assert {record.data["model"] for record in table.records} == {"raw.orders", "marts.revenue", "marts.total"}
+    assert shop.state()["data_hashes"] == before["data_hashes"]
+
+    # The next run finds nothing to do, and nothing that was computed outside of Dagster.
+    after = shop.launch(executor)
+    assert not after.materializations
+    assert not after.computed_outside
+
+
+@pytest.mark.attribute("restate.max_intervals", "restate.max_seconds")
+def test_refused_restatement_computes_nothing(shop: Shop) -> None:
+    shop.configure()
+    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+    shop.query("UPDATE ctl.source SET n = 7")
+    day = restate("2026-02-10", "2026-02-10")
+    [failure] = shop.launch(ops=day, assets=["raw/orders"]).failures
+    assert "asks for a restatement, which defs.yaml does not allow" in failure
+
+    shop.configure(**ALLOWED, restate={"max_intervals": 2})
+    for blank in (restate("", ""), {OP: {"start": " "}}):
+        [failure] = shop.launch(ops=blank, assets=["raw/orders"]).failures
+        assert re.match(r"`(restate\.)?start` in the run config is ' ?'\. Write a date", failure)
+    refused = shop.launch(ops=restate("2026-02-10", "2026-02-12"), assets=["raw/orders"])
+    [failure] = refused.failures
+    asked_for = "from 2026-02-10T00:00:00Z to 2026-02-13T00:00:00Z"
+    assert failure.startswith(f"The restatement {asked_for} would compute 7 intervals of 3 models; ")
+    assert f"The run config asks for the range {asked_for}." in refused.log
+    assert "`restate.max_intervals` in defs.yaml is 2. Nothing was computed." in failure
+    assert "raw.orders: [2026-02-10, 2026-02-13) (3 intervals)" in refused.log
+    assert re.search(r"marts\.total: \[2026-01-01, \S+\) \(1 interval\)", refused.log), "computed as a whole: once"
+    [failure] = shop.launch(ops=day, assets=["raw/countries", "raw/orders"]).failures
+    assert "cannot restate raw.countries (a seed: to load it again, change its file and apply a plan)." in failure
+    instant = restate("3 days ago", "3 days ago")
+    [failure] = shop.launch(ops=instant, assets=["raw/orders"]).failures
+    assert "raw.orders (no complete interval of its unit, day, lies in this range: choose a longer one)." in failure
+    [failure] = shop.launch(ops=restate("2026-02-12", "2026-02-10"), assets=["raw/orders"]).failures
+    assert "start '2026-02-12' (2026-02-12T00:00:00Z) is after end '2026-02-10' (2026-02-10T00:00:00Z)" in failure
+    [failure] = shop.launch(ops=restate("2026-02-12", "2999-01-01"), assets=["raw/orders"]).failures
+    assert "SQLMesh refuses the restatement: PlanError: Plan end date" in failure
+    assert failure.endswith("Nothing was computed. Correct `restate` in the run config.")
+
+    shop.configure(**ALLOWED, restate={"max_seconds": 0})
+    [failure] = shop.launch(ops=day, assets=["raw/orders"]).failures
+    assert "as estimated from earlier runs; `restate.max_seconds` in defs.yaml is 0" in failure
+    assert rows(shop) == {}
+
+
+def test_restatement_in_dev_leaves_prod_as_it_is_and_one_in_prod_names_dev(shop: Shop) -> None:
+    orders = shop.project / "models/orders.sql"
+    orders.write_text(orders.read_text().replace("AS n FROM range", "+ 0 AS n FROM range"))
+    shop.plan("dev")
+    shop.query("UPDATE ctl.source SET n = 7")
+    in_dev = restate("2026-02-10", "2026-02-10", environment="dev")
+    run = shop.launch(ops=in_dev, assets=["raw/orders"])
+    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    assert (rows(shop, "marts__dev"), rows(shop)) == ({"2026-02-10": 7}, {})
+    assert not run.materializations
+    assert set(run.observations) == {"raw/orders", "marts/revenue", "marts/total"}
+    [failure] = shop.launch(ops=in_dev, assets=["raw/other"]).failures
+    assert "raw.other (environment dev shows the table of prod: restate it in prod)" in failure
+
+    # In prod, the promoted version of raw.orders is restated, and not the changed file.
+    run = shop.launch(ops=restate("2026-02-11", "2026-02-11"), assets=["raw/orders"])
+    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    assert "These environments lose the same intervals of their own versions: dev (3 models)." in run.log
+    assert "Local files differ from environment prod. This run executes the promoted version of raw.orders" in run.log
+    assert rows(shop) == {"2026-02-11": 7}
+    assert rows(shop, "marts__dev") == {"2026-02-10": 7}
+
+
+def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
+    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+    shop.query("UPDATE ctl.source SET n = NULL")
+    run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
+    [failure] = run.failures
+    assert "launch the same restatement again" in failure
+    assert not run.materializations
+    assert not run.checks["raw/orders:not_null_n"].passed
+    assert not run.checks["marts/revenue:sqlmesh_execution_status"].passed
+
+    shop.query("UPDATE ctl.source SET n = 7")
+    run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
+    assert run.status is dg.DagsterRunStatus.SUCCESS
+    assert rows(shop) == {"2026-02-10": 7}
+
+
+# -- automatic restatements ---------------------------------------------------------------------------
+
 AUTO_RESTATEMENT = "auto_restatement_cron '@hourly', auto_restatement_intervals 3"
-FILES = {
+AUTOMATIC = {
     "models/source.sql": f"MODEL (name t.source, kind INCREMENTAL_BY_TIME_RANGE (time_column ds, {AUTO_RESTATEMENT})); "
     f"SELECT @start_ds::DATE + i::INT AS ds, (SELECT max(v) FROM raw.numbers) AS x FROM {DAYS}",
     "models/middle.sql": "MODEL (name t.middle, kind EMBEDDED); SELECT ds, x FROM t.source",
@@ -17,24 +190,17 @@ FILES = {
 }
 
 
-def test_downstream_model_run_alone_is_not_restated_before_its_upstream_model(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", FILES)
-    query(project, "CREATE SCHEMA raw")
-    query(project, "CREATE TABLE raw.numbers AS SELECT 1 AS v")
-    plan(project)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        dagster.launch()
-        query(project, "UPDATE raw.numbers SET v = 2")
-        query(
-            project,
-            "UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = next_auto_restatement_ts - 7200000",
-        )
-        alone = dagster.launch(assets=["t/reader"])
-        everything = dagster.launch()
+def test_downstream_model_run_alone_is_not_restated_before_its_upstream_model(new_shop: NewShop) -> None:
+    shop = new_shop(AUTOMATIC, tables={"raw.numbers": "SELECT 1 AS v"})
+    shop.launch()
+    shop.query("UPDATE raw.numbers SET v = 2")
+    shop.query(
+        "UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = next_auto_restatement_ts - 7200000",
+    )
+    alone = shop.launch(assets=["t/reader"])
+    everything = shop.launch()
     assert alone.status_of("t/reader") == "up_to_date"
     assert "it would restate warehouse.t.reader before models upstream of it" in alone.log
     assert everything.status_of("t/source") == everything.status_of("t/reader") == "executed"
     restated = "SELECT ds FROM {} WHERE x = 2 ORDER BY 1"
-    assert query(project, restated.format("t.reader")) == query(project, restated.format("t.source")) != []
+    assert shop.query(restated.format("t.reader")) == shop.query(restated.format("t.source")) != []

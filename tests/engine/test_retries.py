@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 import pytest
-from harness import CONFIG, DagsterProject, dagster_project, plan, state, write_project
+from harness import CONFIG, NewShop, Shop, python_model
 
-FLAKY_MODEL = """
-import os
-import signal
-import typing as t
-from pathlib import Path
-
-import pandas as pd
-from sqlmesh import model
-
-
-@model("t.flaky", kind="FULL", columns={"id": "int"}, depends_on=["t.fine"])
-def execute(context, start, end, execution_time, **kwargs: t.Any) -> pd.DataFrame:
-    with open("attempts", "a") as attempts:
-        attempts.write(".")
-    for fault in ("lose_connection", "kill"):
-        if Path(fault).exists():
-            Path(fault).unlink()
-            if fault == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise ConnectionError("the connection was lost")
-    return pd.DataFrame({"id": [1]})
+BREAK_ONCE = """
+with open("attempts", "a") as attempts:
+    attempts.write(".")
+for fault in ("lose_connection", "kill"):
+    if Path(fault).exists():
+        Path(fault).unlink()
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ConnectionError("the connection was lost")
 """
 FILES = {
     "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
-    "models/flaky.py": FLAKY_MODEL,
+    "models/flaky.py": python_model("t.flaky", BREAK_ONCE, ["t.fine"]),
     "models/below_flaky.sql": "MODEL (name t.below_flaky, kind FULL); SELECT id FROM t.flaky",
     "models/broken.sql": "MODEL (name t.broken, kind FULL, start '2026-01-01'); "
     "SELECT CASE WHEN @execution_ds > '{today}' THEN error('boom') ELSE '' END AS never",
@@ -43,34 +30,20 @@ HEALTHY_MODELS = ["t/fine", "t/flaky", "t/below_flaky"]
 
 
 @pytest.fixture
-def flaky(tmp_path: Path) -> Iterator[tuple[Path, DagsterProject]]:
-    files = {**FILES, "models/broken.sql": FILES["models/broken.sql"].format(today=_two_days_ago())}
-    project = write_project(tmp_path / "flaky", files)
-    plan(project)
-    (project / "attempts").unlink()
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component(
-            "flaky", {"project": str(project), "execution": {"retries": {"max_retries": 2, "delay": 0.1}}}
-        )
-        dagster.refresh()
-        yield project, dagster
-
-
-def _two_days_ago() -> str:
-    from datetime import datetime, timedelta, timezone
-
-    return (datetime.now(timezone.utc) - timedelta(days=2)).strftime("%Y-%m-%d")
+def flaky(new_shop: NewShop) -> Shop:
+    two_days_ago = f"{datetime.now(timezone.utc) - timedelta(days=2):%Y-%m-%d}"
+    files = {**FILES, "models/broken.sql": FILES["models/broken.sql"].format(today=two_days_ago)}
+    shop = new_shop(files, execution={"retries": {"max_retries": 2, "delay": 0.1}})
+    (shop.project / "attempts").unlink()
+    return shop
 
 
 @pytest.mark.attribute("execution.retries", "execution.retries.max_retries", "execution.retries.delay")
-def test_retry_computes_only_models_with_transient_errors_and_their_downstream_models(
-    flaky: tuple[Path, DagsterProject],
-) -> None:
-    project, dagster = flaky
-    (project / "lose_connection").touch()
-    before = state(project)["intervals"]
-    record = dagster.launch("multiprocess")
-    after = state(project)["intervals"]
+def test_retry_computes_only_models_with_transient_errors_and_their_downstream_models(flaky: Shop) -> None:
+    (flaky.project / "lose_connection").touch()
+    before = flaky.state()["intervals"]
+    record = flaky.launch("multiprocess")
+    after = flaky.state()["intervals"]
     assert {asset: record.status_of(asset) for asset in ["t/broken", "t/below_both"]} == {
         "t/broken": "failed",
         "t/below_both": "blocked",
@@ -85,7 +58,7 @@ def test_retry_computes_only_models_with_transient_errors_and_their_downstream_m
         "t/flaky": 2,
         "t/below_flaky": 2,
     }
-    assert (project / "attempts").read_text() == ".."
+    assert (flaky.project / "attempts").read_text() == ".."
     assert "Attempt 2 of 3 starts in 0.1 seconds" in record.log
     assert "Attempt 3" not in record.log  # no transient error is left, and the persistent error is not retried
     [failure] = record.failures
@@ -93,35 +66,28 @@ def test_retry_computes_only_models_with_transient_errors_and_their_downstream_m
     assert "boom" in failure
 
 
-def test_retry_after_killed_worker_computes_the_rest(
-    flaky: tuple[Path, DagsterProject],
-) -> None:
-    project, dagster = flaky
-    (project / "kill").touch()
-    record = dagster.launch("in_process", assets=HEALTHY_MODELS)
+def test_retry_after_killed_worker_computes_the_rest(flaky: Shop) -> None:
+    (flaky.project / "kill").touch()
+    record = flaky.launch("in_process", assets=HEALTHY_MODELS)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == set(HEALTHY_MODELS)
     assert "sqlmesh/attempts" not in record.materializations["t/fine"].metadata
-    assert (project / "attempts").read_text() == ".."
+    assert (flaky.project / "attempts").read_text() == ".."
     assert "SIGKILL" in record.log
 
 
 @pytest.mark.parametrize(
     ("fails_at", "is_fine"), [("once.", True), ("once%", False)], ids=["first attempt fails", "every attempt fails"]
 )
-def test_retry_runs_failed_after_all_statement_again(tmp_path: Path, fails_at: str, is_fine: bool) -> None:
+def test_retry_runs_failed_after_all_statement_again(new_shop: NewShop, fails_at: str, is_fine: bool) -> None:
     statement = f"SELECT CASE WHEN content LIKE '{fails_at}' THEN error('too early') END FROM read_text('attempts')"
     files = {name: FILES[name] for name in ("models/fine.sql", "models/flaky.py")}
-    project = write_project(tmp_path / "shop", files, f"{CONFIG}\nafter_all:\n  - {statement}\n")
-    plan(project)
-    (project / "attempts").write_text("once")
-    (project / "lose_connection").touch()
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component(
-            "shop", {"project": str(project), "execution": {"retries": {"max_retries": 2, "delay": 0}}}
-        )
-        dagster.refresh()
-        record = dagster.launch()
+    shop = new_shop(
+        files, f"{CONFIG}\nafter_all:\n  - {statement}\n", execution={"retries": {"max_retries": 2, "delay": 0}}
+    )
+    (shop.project / "attempts").write_text("once")
+    (shop.project / "lose_connection").touch()
+    record = shop.launch()
     assert (record.status == dg.DagsterRunStatus.SUCCESS) is is_fine, record.failures
     assert set(record.materializations) == {"t/fine", "t/flaky"}
     assert (
@@ -131,36 +97,29 @@ def test_retry_runs_failed_after_all_statement_again(tmp_path: Path, fails_at: s
     assert is_fine or "too early" in record.failures[0]
 
 
-def test_selected_checks_are_evaluated_although_after_all_statement_failed(
-    tmp_path: Path,
-) -> None:
+def test_selected_checks_are_evaluated_although_after_all_statement_failed(new_shop: NewShop) -> None:
     files = {
         "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
         "models/audited.sql": "MODEL (name t.audited, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id",
     }
     statement = "SELECT CASE WHEN count(*) > 0 THEN error('too late') END FROM glob('is_late')"
-    project = write_project(tmp_path / "shop", files, f"{CONFIG}\nafter_all:\n  - {statement}\n")
-    plan(project)
-    (project / "is_late").touch()
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component(
-            "shop", {"project": str(project), "execution": {"retries": {"max_retries": 1, "delay": 0}}}
-        )
-        dagster.refresh()
-        record = dagster.launch(assets=["t/fine"], checks=["t/audited:not_null_id"])
+    shop = new_shop(
+        files, f"{CONFIG}\nafter_all:\n  - {statement}\n", execution={"retries": {"max_retries": 1, "delay": 0}}
+    )
+    (shop.project / "is_late").touch()
+    record = shop.launch(assets=["t/fine"], checks=["t/audited:not_null_id"])
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert "too late" in record.failures[0]
     assert record.checks["t/audited:not_null_id"].passed
 
 
-def test_transient_error_fails_at_once_without_retries(flaky: tuple[Path, DagsterProject]) -> None:
-    project, dagster = flaky
-    dagster.add_component("flaky", {"project": str(project)})
-    (project / "lose_connection").touch()
-    record = dagster.launch("in_process", assets=HEALTHY_MODELS)
+def test_transient_error_fails_at_once_without_retries(flaky: Shop) -> None:
+    flaky.configure()
+    (flaky.project / "lose_connection").touch()
+    record = flaky.launch("in_process", assets=HEALTHY_MODELS)
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert (record.status_of("t/flaky"), record.status_of("t/below_flaky")) == ("failed", "blocked")
-    second_run = dagster.launch("in_process", assets=HEALTHY_MODELS)
+    second_run = flaky.launch("in_process", assets=HEALTHY_MODELS)
     assert (second_run.status_of("t/fine"), set(second_run.materializations)) == (
         "up_to_date",
         {"t/flaky", "t/below_flaky"},

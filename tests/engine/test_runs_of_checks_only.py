@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 import pytest
-from harness import DagsterProject, dagster_project, plan, query, write_project
+from harness import NewShop, Shop, planned_shop, write_project
 
 DAILY_ROWS = "@start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
 FILES = {
@@ -29,30 +28,23 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterProject]:
-    folder = tmp_path_factory.mktemp("alone")
-    project = write_project(folder / "shop", FILES)
-    query(project, "CREATE SCHEMA raw")
-    query(project, "CREATE TABLE raw.source AS SELECT 1 AS id")
-    query(project, "CREATE TABLE raw.flags AS SELECT 1 AS is_fine, 1 AS is_known")
-    plan(project)
-    with dagster_project(folder) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
-        query(project, "UPDATE raw.flags SET is_fine = 0")
-        yield dagster
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    tables = {"raw.source": "SELECT 1 AS id", "raw.flags": "SELECT 1 AS is_fine, 1 AS is_known"}
+    with planned_shop(tmp_path_factory.mktemp("alone"), FILES, tables=tables) as shop:
+        assert shop.launch().status == dg.DagsterRunStatus.SUCCESS
+        shop.query("UPDATE raw.flags SET is_fine = 0")
+        yield shop
 
 
 @pytest.mark.parametrize("check", ["soft", "not_null_id", "sqlmesh_execution_status"])
-def test_run_of_one_check_ignores_other_audits_of_the_model(shop: DagsterProject, check: str) -> None:
+def test_run_of_one_check_ignores_other_audits_of_the_model(shop: Shop, check: str) -> None:
     record = shop.launch(checks=[f"t/model:{check}"])
     assert record.status == dg.DagsterRunStatus.SUCCESS
     assert list(record.checks) == [f"t/model:{check}"]
     assert record.checks[f"t/model:{check}"].passed
 
 
-def test_audit_that_raises_does_not_lose_results_of_other_audits(shop: DagsterProject) -> None:
+def test_audit_that_raises_does_not_lose_results_of_other_audits(shop: Shop) -> None:
     record = shop.launch(checks=["t/model:soft", "t/model:broken", "t/model:hard", "t/model:not_null_id"])
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert {name: result.passed for name, result in record.checks.items()} == {
@@ -66,53 +58,41 @@ def test_audit_that_raises_does_not_lose_results_of_other_audits(shop: DagsterPr
     assert "t.model: audit hard failed: 1 row." in failure
 
 
-def test_failed_audit_without_its_check_in_the_run_is_logged(tmp_path: Path) -> None:
+def test_failed_audit_without_its_check_in_the_run_is_logged(new_shop: NewShop) -> None:
     """The check of this external table belongs to another downstream model."""
-    project = write_project(tmp_path / "shop", {name: FILES[name] for name in FILES if "model.sql" not in name})
-    write_project(project, {"models/second.sql": "MODEL (name t.second, kind FULL); SELECT id FROM raw.source"})
-    query(project, "CREATE SCHEMA raw")
-    query(project, "CREATE TABLE raw.source AS SELECT 1 AS id")
-    query(project, "CREATE TABLE raw.flags AS SELECT 1 AS is_fine, 0 AS is_known")
-    plan(project)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record = dagster.launch(assets=["t/second"])
+    files = {name: FILES[name] for name in FILES if "model.sql" not in name}
+    files["models/second.sql"] = "MODEL (name t.second, kind FULL); SELECT id FROM raw.source"
+    tables = {"raw.source": "SELECT 1 AS id", "raw.flags": "SELECT 1 AS is_fine, 0 AS is_known"}
+    record = new_shop(files, tables=tables).launch(assets=["t/second"])
     assert record.status == dg.DagsterRunStatus.SUCCESS
     assert "raw.source: audit known failed: 1 row. Its check t/first:raw_source__known is not part" in record.log
 
 
-def test_check_of_audit_that_is_not_promoted_warns(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
-    plan(project)
+def test_check_of_audit_that_is_not_promoted_warns(new_shop: NewShop) -> None:
+    shop = new_shop({"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     write_project(
-        project, {"models/one.sql": "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"}
+        shop.project,
+        {"models/one.sql": "MODEL (name t.one, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id"},
     )
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record = dagster.launch(checks=["t/one:not_null_id"])
+    record = shop.launch(checks=["t/one:not_null_id"])
     result = record.checks["t/one:not_null_id"]
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert "Apply a plan to promote the local change" in str(result.description)
 
 
-def test_forward_only_preview_in_dev_counts_as_computed(tmp_path: Path) -> None:
+def test_forward_only_preview_in_dev_counts_as_computed(new_shop: NewShop) -> None:
     """SQLMesh stores the intervals of a forward-only change separately for dev and prod."""
     model = "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE ({kind}), audits (not_null(columns := (id)))); SELECT "
     kind = "time_column ds"
-    project = write_project(tmp_path / "shop", {"models/days.sql": f"{model.format(kind=kind)} 1 AS id, {DAILY_ROWS}"})
-    plan(project)
+    shop = new_shop({"models/days.sql": f"{model.format(kind=kind)} 1 AS id, {DAILY_ROWS}"})
     forward_only = model.format(kind=f"{kind}, forward_only true")
-    write_project(project, {"models/days.sql": f"{forward_only} NULLIF(2, 2) AS id, {DAILY_ROWS}"})
-    plan(project, "dev", "--start", "5 days ago")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": {"path": str(project), "environment": "dev"}})
-        dagster.refresh()
-        assert dagster.launch().status_of("t/days") == "executed"
-        second_run = dagster.launch()
-        checks_only = dagster.launch(checks=["t/days:not_null_id", "t/days:sqlmesh_execution_status"])
+    write_project(shop.project, {"models/days.sql": f"{forward_only} NULLIF(2, 2) AS id, {DAILY_ROWS}"})
+    shop.plan("dev", "--start", "5 days ago")
+    shop.configure(project={"path": str(shop.project), "environment": "dev"})
+    assert shop.launch().status_of("t/days") == "executed"
+    second_run = shop.launch()
+    checks_only = shop.launch(checks=["t/days:not_null_id", "t/days:sqlmesh_execution_status"])
     assert "all complete intervals are computed" in str(second_run.observations["t/days"].description)
     carried = second_run.checks["t/days:not_null_id"]
     assert carried.metadata["sqlmesh/carried_over"].value is True
@@ -122,25 +102,25 @@ def test_forward_only_preview_in_dev_counts_as_computed(tmp_path: Path) -> None:
     assert "has nothing to do" in str(checks_only.checks["t/days:sqlmesh_execution_status"].description)
 
 
-def test_run_of_checks_in_dev_audits_the_table_that_dev_shows(tmp_path: Path) -> None:
+def test_run_of_checks_in_dev_audits_the_table_that_dev_shows(new_shop: NewShop) -> None:
     """If an upstream model has a new column in dev, the table that dev shows is that of prod. A run in dev computes
     another table.
     """
     model = "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds), {}); SELECT "
     source = model.format("source", "description ''") + "1 AS id, "
     reader = model.format("reader", "audits (soft())") + "id, ds FROM t.source WHERE ds BETWEEN @start_ds AND @end_ds"
-    project = write_project(tmp_path / "shop", {"models/source.sql": source + DAILY_ROWS, "models/reader.sql": reader})
-    apart = "MODEL (name t.apart, kind FULL); SELECT 1 AS id"
-    write_project(project, {"audits/soft.sql": FILES["audits/soft.sql"], "models/apart.sql": apart})
-    plan(project)
-    write_project(project, {"models/source.sql": f"{source} 2 AS other, {DAILY_ROWS}"})
-    plan(project, "dev")
-    with dagster_project(tmp_path) as dagster:
-        development = {"path": str(project), "environment": "dev"}
-        dagster.add_component("shop", {"project": development, "include_metadata": ["row_count"]})
-        dagster.refresh()
-        checks_only = dagster.launch(checks=["t/reader:soft"])
-        record = dagster.launch()
+    files = {
+        "models/source.sql": source + DAILY_ROWS,
+        "models/reader.sql": reader,
+        "models/apart.sql": "MODEL (name t.apart, kind FULL); SELECT 1 AS id",
+        "audits/soft.sql": FILES["audits/soft.sql"],
+    }
+    shop = new_shop(files)
+    write_project(shop.project, {"models/source.sql": f"{source} 2 AS other, {DAILY_ROWS}"})
+    shop.plan("dev")
+    shop.configure(project={"path": str(shop.project), "environment": "dev"}, include_metadata=["row_count"])
+    checks_only = shop.launch(checks=["t/reader:soft"])
+    record = shop.launch()
     assert checks_only.status == dg.DagsterRunStatus.SUCCESS
     assert "sqlmesh/record" in checks_only.checks["t/reader:soft"].metadata
     assert record.status_of("t/reader") == "executed"
@@ -152,18 +132,12 @@ def test_run_of_checks_in_dev_audits_the_table_that_dev_shows(tmp_path: Path) ->
     assert "could not be counted" not in record.log
 
 
-def test_audit_that_raises_in_a_run_does_not_lose_earlier_results(tmp_path: Path) -> None:
+def test_audit_that_raises_in_a_run_does_not_lose_earlier_results(new_shop: NewShop) -> None:
     model = "MODEL (name t.model, kind FULL, audits (soft(), broken())); SELECT -1 AS id"
     files = {"models/model.sql": model, **{name: FILES[name] for name in ("audits/soft.sql", "audits/broken.sql")}}
-    project = write_project(tmp_path / "shop", files)
-    query(project, "CREATE SCHEMA raw")
-    query(project, "CREATE TABLE raw.flags AS SELECT 1 AS is_fine")
-    plan(project)
-    query(project, "UPDATE raw.flags SET is_fine = 0")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record = dagster.launch()
+    shop = new_shop(files, tables={"raw.flags": "SELECT 1 AS is_fine"})
+    shop.query("UPDATE raw.flags SET is_fine = 0")
+    record = shop.launch()
     assert record.status_of("t/model") == "failed"
     assert not record.checks["t/model:soft"].passed
     broken = record.checks["t/model:broken"]

@@ -14,32 +14,11 @@ import pytest
 import time_machine
 from dagster._core.execution.api import create_execution_plan
 from dagster._utils.schedules import schedule_execution_time_iterator
-from harness import (
-    DagsterProject,
-    RunRecord,
-    dagster_project,
-    duckdb_file_in_use,
-    query,
-    script,
-    sqlmesh,
-    state,
-    write_project,
-)
+from harness import CONFIG, NewShop, RunRecord, Shop, duckdb_file_in_use, script, state
 
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 
-CONFIG = """
-gateways:
-  local:
-    connection:
-      type: duckdb
-      database: warehouse.duckdb
-default_gateway: local
-model_defaults:
-  dialect: duckdb
-  start: {start}
-disable_anonymized_analytics: true
-"""
+CONFIG_SINCE = CONFIG.replace("6 days ago", "{start}")
 BY_TIME = "kind INCREMENTAL_BY_TIME_RANGE (time_column at)"
 FAILING = "CASE WHEN (SELECT count(*) FROM ctl.broken) > 0 THEN error('broken') ELSE 1 END"
 MODELS = {
@@ -65,18 +44,11 @@ def milliseconds(instant: datetime) -> int:
     return int(instant.timestamp() * 1000)
 
 
-@pytest.fixture
-def dagster(tmp_path: Path) -> Iterator[DagsterProject]:
-    with dagster_project(tmp_path) as project:
-        yield project
-
-
 @dataclass
 class Scheduler:
     """Evaluates ticks and launches the requested runs, at frozen times, like Dagster's daemon."""
 
-    dagster: DagsterProject
-    project: Path
+    dagster: Shop
 
     def __post_init__(self) -> None:
         self.definitions = self.dagster.refresh()
@@ -145,14 +117,6 @@ def grown(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
     return {name(fqn) for fqn, computed in after["intervals"].items() if computed > before["intervals"][fqn]}
 
 
-def shop(tmp_path: Path, start: str, planned: str) -> Path:
-    project = write_project(tmp_path / "shop", MODELS, CONFIG.format(start=start))
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.broken (n INT)")
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", planned)
-    return project
-
-
 def is_hourly_or_in_dst_night(time: datetime) -> bool:
     """Most ticks of `*/10` are missed, except in the nights when the clocks change."""
     nights = ("2025-10-26", "2025-11-02", "2026-03-08", "2026-03-29")
@@ -182,22 +146,23 @@ AUTUMN_NIGHT = {
 )
 @pytest.mark.timeout(3600)
 def test_ticks_request_what_sqlmesh_computes(
-    dagster: DagsterProject, tmp_path: Path, start: str, hours: int, is_evaluated: Callable[[datetime], bool]
+    new_shop: NewShop, tmp_path: Path, start: str, hours: int, is_evaluated: Callable[[datetime], bool]
 ) -> None:
-    project = shop(tmp_path, f"{at(start) - timedelta(days=11):%Y-%m-%d}", start)
-    dagster.add_component("shop", {"project": str(project), "schedule": True})
-    scheduler = Scheduler(dagster, project)
+    config = CONFIG_SINCE.format(start=f"{at(start) - timedelta(days=11):%Y-%m-%d}")
+    tables = {"ctl.broken": "SELECT NULL::INT AS n LIMIT 0"}
+    shop = new_shop(MODELS, config, tables=tables, planned_at=start, schedule=True)
+    scheduler = Scheduler(shop)
     assert set(scheduler.schedules) == {SCHEDULE, f"{SCHEDULE}_europe_berlin", f"{SCHEDULE}_america_new_york"}
     ticks = [tick for tick in scheduler.ticks(at(start), at(start) + timedelta(hours=hours)) if is_evaluated(tick[0])]
     requested: set[str] = set()
     for number, (time, schedule) in enumerate(ticks):
         # raw.hourly fails in every fourth stretch of three ticks, so its pending intervals are left for later ticks.
-        query(project, "DELETE FROM ctl.broken")
+        shop.query("DELETE FROM ctl.broken")
         if number // 3 % 4 == 1:
-            query(project, "INSERT INTO ctl.broken VALUES (1)")
-        before = state(project)
+            shop.query("INSERT INTO ctl.broken VALUES (1)")
+        before = shop.state()
         # What SQLMesh itself computes at this time, on a copy of the warehouse and its state.
-        copy = Path(shutil.copytree(project, tmp_path / "copy"))
+        copy = Path(shutil.copytree(shop.project, tmp_path / "copy"))
         planned = {name(fqn) for fqn in script("sqlmesh_run_at.py", copy, str(milliseconds(time)))}
         expected = grown(before, state(copy))
         shutil.rmtree(copy)
@@ -206,7 +171,7 @@ def test_ticks_request_what_sqlmesh_computes(
         if isinstance(request, dg.RunRequest):
             run = scheduler.launch(request, time)
             assert {key.replace("/", ".") for key in run.materializations} == expected, (time, run.failures)
-        assert grown(before, state(project)) == expected, (time, schedule)
+        assert grown(before, shop.state()) == expected, (time, schedule)
         requested |= planned
     assert requested == {"raw.often", "raw.hourly", "marts.daily", "marts.weekly", "marts.night", "marts.morning"}
 
@@ -238,16 +203,21 @@ def after() -> None: ...
 MIDNIGHT = at("2025-10-26T00:00")
 
 
+def planned_at_noon_before_midnight(
+    new_shop: NewShop, files: dict[str, str], module: str = "", schedule: object = True
+) -> Scheduler:
+    files = {**files, "landed until": "2030-01-01"}
+    options = {"tables": {"mid.made": "SELECT 1 AS n"}, "planned_at": "2025-10-25T12:00", "schedule": schedule}
+    shop = new_shop(files, CONFIG_SINCE.format(start="2025-10-13"), **options)
+    if module:
+        shop.add_module("between", module)
+    return Scheduler(shop)
+
+
 @pytest.fixture
-def small(dagster: DagsterProject, tmp_path: Path) -> Scheduler:
+def small(new_shop: NewShop) -> Scheduler:
     """Two daily models with an asset between them. Both have a pending day at MIDNIGHT."""
-    project = write_project(tmp_path / "shop", SMALL, CONFIG.format(start="2025-10-13"))
-    query(project, "CREATE SCHEMA mid")
-    query(project, "CREATE TABLE mid.made AS SELECT 1 AS n")
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "2025-10-25T12:00")
-    dagster.add_module("between", ASSETS_BETWEEN)
-    dagster.add_component("shop", {"project": str(project), "schedule": {"tags": {"team": "data"}}})
-    return Scheduler(dagster, project)
+    return planned_at_noon_before_midnight(new_shop, SMALL, ASSETS_BETWEEN, schedule={"tags": {"team": "data"}})
 
 
 @pytest.mark.attribute("schedule", "schedule.tags")
@@ -299,26 +269,14 @@ def fresh(batch, context):
 """
 
 
-def planned_at_noon_before_midnight(
-    dagster: DagsterProject, tmp_path: Path, files: dict[str, str], **attributes: Any
-) -> Scheduler:
-    project = write_project(tmp_path / "shop", files, CONFIG.format(start="2025-10-13"))
-    query(project, "CREATE SCHEMA mid")
-    query(project, "CREATE TABLE mid.made AS SELECT 1 AS n")
-    (project / "landed until").write_text("2030-01-01")
-    sqlmesh(project, "plan", "--auto-apply", "--no-prompts", "--execution-time", "2025-10-25T12:00")
-    dagster.add_component("shop", {"project": str(project), "schedule": True, **attributes})
-    return Scheduler(dagster, project)
-
-
 WAITING = "Waiting for signals: marts.reader (upstream), raw.landing (landed). The next tick looks again."
 
 
 def test_tick_requests_a_model_with_a_signal_only_for_ready_intervals(
-    dagster: DagsterProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    new_shop: NewShop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scheduler = planned_at_noon_before_midnight(dagster, tmp_path, LANDING)
-    landed = scheduler.project / "landed until"
+    scheduler = planned_at_noon_before_midnight(new_shop, LANDING)
+    landed = scheduler.dagster.project / "landed until"
     landed.write_text(NOTHING)
     assert scheduler.tick(SCHEDULE, MIDNIGHT - timedelta(hours=1)).startswith("No model has pending intervals.")
     request = scheduler.tick(SCHEDULE, MIDNIGHT)
@@ -340,17 +298,17 @@ def test_tick_requests_a_model_with_a_signal_only_for_ready_intervals(
     assert len(scheduler.launch(request, next_day).materializations) == 2
     assert scheduler.tick(SCHEDULE, next_day).startswith("No model has pending intervals. The next is ")
     for table in ("raw.landing", "marts.reader"):
-        assert query(scheduler.project, f'SELECT max("at")::TEXT FROM {table}') == [("2025-10-26 00:00:00",)]
+        assert scheduler.dagster.query(f'SELECT max("at")::TEXT FROM {table}') == [("2025-10-26 00:00:00",)]
 
 
 UNEVALUATED = "SQLMesh could not evaluate the signals, so this tick requests all pending models, also those that wait: "
 
 
 def test_signal_that_raises_leads_to_a_run_that_reports_the_error(
-    dagster: DagsterProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    new_shop: NewShop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scheduler = planned_at_noon_before_midnight(dagster, tmp_path, LANDING)
-    (scheduler.project / "landed until").unlink()
+    scheduler = planned_at_noon_before_midnight(new_shop, LANDING)
+    (scheduler.dagster.project / "landed until").unlink()
     request = scheduler.tick(SCHEDULE, MIDNIGHT)
     assert requested_models(request) == {"raw.plain", "raw.landing", "marts.reader"}
     assert f"{UNEVALUATED}SignalEvalError: " in capsys.readouterr().err
@@ -362,10 +320,10 @@ def test_signal_that_raises_leads_to_a_run_that_reports_the_error(
 
 @pytest.mark.slow  # waits for MAX_SIGNAL_SECONDS
 def test_tick_requests_all_pending_models_if_a_signal_hangs(
-    dagster: DagsterProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    new_shop: NewShop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scheduler = planned_at_noon_before_midnight(dagster, tmp_path, LANDING)
-    (scheduler.project / "landed until").write_text("hanging")
+    scheduler = planned_at_noon_before_midnight(new_shop, LANDING)
+    (scheduler.dagster.project / "landed until").write_text("hanging")
     request = scheduler.tick(SCHEDULE, MIDNIGHT)
     assert requested_models(request) == {"raw.plain", "raw.landing", "marts.reader"}
     log = capsys.readouterr().err
@@ -373,16 +331,14 @@ def test_tick_requests_all_pending_models_if_a_signal_hangs(
     assert "The signals were not evaluated in 20 seconds." in log
 
 
-def test_freshness_signal_is_ready_after_an_upstream_model_was_computed_in_an_earlier_run(
-    dagster: DagsterProject, tmp_path: Path
-) -> None:
+def test_freshness_signal_is_ready_after_an_upstream_model_was_computed_in_an_earlier_run(new_shop: NewShop) -> None:
     """SQLMesh alone would find the signal not ready, and the model would never be requested."""
     files = SMALL | {
         "signals/__init__.py": "",
         "signals/fresh.py": FRESH,
         "models/report.sql": "MODEL (name marts.report, kind FULL, signals (fresh())); SELECT n FROM raw.plain",
     }
-    scheduler = planned_at_noon_before_midnight(dagster, tmp_path, files)
+    scheduler = planned_at_noon_before_midnight(new_shop, files)
     assert requested_models(scheduler.tick(SCHEDULE, MIDNIGHT)) == {"raw.plain", "marts.report"}
     plain = dg.RunRequest(asset_selection=[dg.AssetKey(["raw", "plain"])])
     assert set(scheduler.launch(plain, MIDNIGHT).materializations) == {"raw/plain"}
@@ -392,15 +348,12 @@ def test_freshness_signal_is_ready_after_an_upstream_model_was_computed_in_an_ea
     assert scheduler.tick(SCHEDULE, MIDNIGHT).startswith("No model has pending intervals.")
 
 
-def test_model_downstream_of_a_waiting_model_through_another_asset_is_requested_with_it(
-    dagster: DagsterProject, tmp_path: Path
-) -> None:
+def test_model_downstream_of_a_waiting_model_through_another_asset_is_requested_with_it(new_shop: NewShop) -> None:
     """Otherwise it would be computed from yesterday's asset, and no later tick would request the asset."""
     report = "MODEL (name marts.report, kind FULL); SELECT n FROM mid.made"
     files = {**SMALL, **LANDING, "models/report.sql": report}
-    dagster.add_module("between", ASSETS_BETWEEN.replace("plain", "landing"))
-    scheduler = planned_at_noon_before_midnight(dagster, tmp_path, files)
-    landed = scheduler.project / "landed until"
+    scheduler = planned_at_noon_before_midnight(new_shop, files, ASSETS_BETWEEN.replace("plain", "landing"))
+    landed = scheduler.dagster.project / "landed until"
     landed.write_text(NOTHING)
     request = scheduler.tick(SCHEDULE, MIDNIGHT)
     assert requested_models(request) == {"raw.plain"}
@@ -438,27 +391,23 @@ def test_run_with_a_run_config_does_not_count_as_computing_pending_models(small:
 def test_crons_of_the_manifest_decide_while_the_duckdb_file_is_in_use(
     small: Scheduler, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with duckdb_file_in_use(small.project / "warehouse.duckdb"):
+    with duckdb_file_in_use(small.dagster.project / "warehouse.duckdb"):
         request = small.tick(SCHEDULE, MIDNIGHT)
     log = capsys.readouterr().err
     assert requested_models(request) == {"raw.plain", "mid.made", "marts.report"}
     assert "The SQLMesh state cannot be read: The DuckDB file is in use by another process" in log
 
 
-def test_missing_environment_fails_the_tick_with_the_plan(dagster: DagsterProject, tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", SMALL, CONFIG.format(start="2025-10-13"))
-    dagster.add_component("shop", {"project": str(project), "schedule": True})
-    scheduler = Scheduler(dagster, project)
+def test_missing_environment_fails_the_tick_with_the_plan(new_shop: NewShop) -> None:
+    scheduler = Scheduler(new_shop(SMALL, planned_at=None, schedule=True))
     with pytest.raises(EnvironmentNotReadyError, match=r"does not exist .* Create it:\n\n.* sqlmesh plan"):
         scheduler.tick(SCHEDULE, MIDNIGHT)
 
 
 @pytest.mark.attribute("schedule.name", "schedule.cron", "schedule.timezone", "schedule.default_status")
-def test_schedule_has_the_configured_name_cron_time_zone_and_status(dagster: DagsterProject, tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", SMALL, CONFIG.format(start="2025-10-13"))
+def test_schedule_has_the_configured_name_cron_time_zone_and_status(new_shop: NewShop) -> None:
     schedule = {"name": "shop", "cron": "0 6 * * *", "timezone": "Europe/Berlin", "default_status": "RUNNING"}
-    dagster.add_component("shop", {"project": str(project), "schedule": schedule})
-    (built,) = dagster.refresh().get_repository_def().schedule_defs
+    (built,) = new_shop(SMALL, planned_at=None, schedule=schedule).refresh().get_repository_def().schedule_defs
     assert (built.name, built.cron_schedule, built.execution_timezone, built.default_status, built.job_name) == (
         "shop_europe_berlin",
         ["0 6 * * *"],

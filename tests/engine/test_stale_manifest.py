@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.execution.api import execute_run
-from harness import DagsterProject, dagster_project, plan, query, reconstructable_asset_job, write_project
+from harness import DagsterProject, NewShop, dagster_project, plan, query, reconstructable_asset_job, write_project
 
 ASSET_BETWEEN = """
 import dagster as dg
@@ -26,20 +26,15 @@ def build_job(dagster: DagsterProject) -> dg.ReconstructableJob:
     return reconstructable_asset_job(dagster.root, {"launch": [uuid.uuid4().hex]})
 
 
-def test_step_fails_if_reload_removed_a_requested_model(tmp_path: Path) -> None:
+def test_step_fails_if_reload_removed_a_requested_model(new_shop: NewShop) -> None:
     """The project is reloaded between launch and step, for example while the run is queued."""
-    project = write_project(
-        tmp_path / "shop", {"models/first.sql": FIRST, "models/third.sql": THIRD.format(3, "first")}
-    )
-    plan(project)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        run = dagster.instance.create_run_for_job(build_job(dagster).get_definition())
-        (project / "models/third.sql").unlink()
-        dagster.refresh()
-        execute_run(build_job(dagster), run, dagster.instance)
-        record = dagster.run_record(run.run_id)
+    shop = new_shop({"models/first.sql": FIRST, "models/third.sql": THIRD.format(3, "first")})
+    shop.refresh()
+    run = shop.instance.create_run_for_job(build_job(shop).get_definition())
+    (shop.project / "models/third.sql").unlink()
+    shop.refresh()
+    execute_run(build_job(shop), run, shop.instance)
+    record = shop.run_record(run.run_id)
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert record.failures == [
         "The project was reloaded after this run was created. No longer part of this step: t/third, "
@@ -48,25 +43,22 @@ def test_step_fails_if_reload_removed_a_requested_model(tmp_path: Path) -> None:
     assert not record.materializations
 
 
-def test_retry_fails_if_reload_moved_failed_model_to_another_step(tmp_path: Path) -> None:
+def test_retry_fails_if_reload_moved_failed_model_to_another_step(new_shop: NewShop) -> None:
     """The model was fixed and now reads another model. A retry that succeeds without it would hide the failure."""
     files = {"first": FIRST, "second": SECOND, "third": THIRD.format("error('boom')", "second")}
-    project = write_project(tmp_path / "shop", {f"models/{name}.sql": text for name, text in files.items()})
-    query(project, "CREATE SCHEMA landing")
-    query(project, "CREATE TABLE landing.late AS SELECT 1 AS id WHERE false")
-    plan(project)
-    query(project, "INSERT INTO landing.late VALUES (1)")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.add_module("landing", ASSET_BETWEEN)
-        dagster.refresh()
-        failed = dagster.launch()
-        assert failed.status_of("t/third") == "failed"
-        (project / "models/third.sql").write_text(THIRD.format(3, "first"))
-        plan(project)
-        dagster.refresh()
-        retried = dagster.launch(retry_of=failed.run_id)
-        new_run = dagster.launch()
+    shop = new_shop(
+        {f"models/{name}.sql": text for name, text in files.items()},
+        tables={"landing.late": "SELECT 1 AS id WHERE false"},
+    )
+    shop.query("INSERT INTO landing.late VALUES (1)")
+    shop.add_module("landing", ASSET_BETWEEN)
+    failed = shop.launch()
+    assert failed.status_of("t/third") == "failed"
+    (shop.project / "models/third.sql").write_text(THIRD.format(3, "first"))
+    shop.plan()
+    shop.refresh()
+    retried = shop.launch(retry_of=failed.run_id)
+    new_run = shop.launch()
     assert retried.status == dg.DagsterRunStatus.FAILURE
     assert (
         "after the run that this one repeats was created. No longer part of this step: t/third." in retried.failures[0]
@@ -93,24 +85,21 @@ def count_rows(project: Path, model: str) -> int:
 
 
 @pytest.mark.parametrize("through", ["", "an embedded model"])
-def test_run_fails_if_promoted_model_reads_model_missing_from_manifest(tmp_path: Path, through: str) -> None:
+def test_run_fails_if_promoted_model_reads_model_missing_from_manifest(new_shop: NewShop, through: str) -> None:
     """If the last model ran without its upstream model, it would lack three days permanently, in successful runs."""
     files = {"first": daily_model("first", ""), "last": daily_model("last", "t.first")}
-    project = write_project(tmp_path / "shop", {f"models/{name}.sql": text for name, text in files.items()})
-    plan(project)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        (project / "models/middle.sql").write_text(daily_model("middle", "t.first"))
-        (project / "models/last.sql").write_text(daily_model("last", "t.thin" if through else "t.middle"))
-        if through:
-            (project / "models/thin.sql").write_text("MODEL (name t.thin, kind EMBEDDED); SELECT ds FROM t.middle")
-        plan(project)
-        before = count_rows(project, "last")
-        refused = dagster.launch()
-        assert count_rows(project, "first") == count_rows(project, "last") == before
-        dagster.refresh()
-        record = dagster.launch()
+    shop = new_shop({f"models/{name}.sql": text for name, text in files.items()})
+    shop.refresh()
+    (shop.project / "models/middle.sql").write_text(daily_model("middle", "t.first"))
+    (shop.project / "models/last.sql").write_text(daily_model("last", "t.thin" if through else "t.middle"))
+    if through:
+        (shop.project / "models/thin.sql").write_text("MODEL (name t.thin, kind EMBEDDED); SELECT ds FROM t.middle")
+    shop.plan()
+    before = count_rows(shop.project, "last")
+    refused = shop.launch()
+    assert count_rows(shop.project, "first") == count_rows(shop.project, "last") == before
+    shop.refresh()
+    record = shop.launch()
     assert refused.status == dg.DagsterRunStatus.FAILURE
     [failure] = refused.failures
     assert "does not know of: warehouse.t.last reads warehouse.t.middle" in failure
@@ -118,7 +107,7 @@ def test_run_fails_if_promoted_model_reads_model_missing_from_manifest(tmp_path:
     assert not refused.materializations
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == {"t/first", "t/middle", "t/last"}
-    assert count_rows(project, "first") == count_rows(project, "last") == before + 3
+    assert count_rows(shop.project, "first") == count_rows(shop.project, "last") == before + 3
 
 
 def test_run_fails_if_dependency_between_two_components_is_missing_from_manifest(

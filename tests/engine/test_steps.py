@@ -14,14 +14,13 @@ from harness import (
     COMPONENT,
     CONFIG,
     EXECUTORS,
-    DagsterProject,
-    copy_project,
+    NewShop,
+    Shop,
     dagster_project,
+    ledger_shop,
     plan,
     query,
     raise_flags,
-    sqlmesh,
-    state,
     write_project,
 )
 
@@ -51,17 +50,17 @@ def made():
 def test_asset_between_two_models_splits_the_run_into_steps_with_same_execution_time(
     executor: str, tmp_path: Path
 ) -> None:
-    project = write_project(tmp_path / "bread", MODELS_AROUND_AN_ASSET, CONFIG + BEFORE_ALL)
+    project = write_project(tmp_path / "shop", MODELS_AROUND_AN_ASSET, CONFIG + BEFORE_ALL)
     plan(project)
     with dagster_project(tmp_path) as dagster:
-        dagster.add_component("bread", {"project": str(project)})
+        dagster.add_component("shop", {"project": str(project)})
         dagster.add_module("between", ASSET_BETWEEN.format(file=str(project / "warehouse.duckdb")))
         dagster.refresh()
-        record = dagster.launch(executor, ops={"sqlmesh_bread": {"ignore_cron": True}})
+        record = dagster.launch(executor, ops={"sqlmesh_shop": {"ignore_cron": True}})
         assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
         assert record.log.count("ignore_cron true") == 2  # the run config of the first step also applies to the second
         assert {"t/first", "t/beside", "mid/made", "t/last"} == set(record.materializations)
-        assert len([step for step in record.step_keys if step.startswith("sqlmesh_bread")]) == 2
+        assert len([step for step in record.step_keys if step.startswith("sqlmesh_shop")]) == 2
         stored_run = dagster.instance.get_run_record_by_id(record.run_id)
         assert stored_run is not None
         [(first,)], [(last,)] = (query(project, f"SELECT executed_at FROM t.{name}") for name in ("first", "last"))
@@ -78,20 +77,16 @@ exec {python} "$@"
 """
 
 
-def test_worker_starts_before_its_step_and_for_no_other_step(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
-    plan(project)
+def test_worker_starts_before_its_step_and_for_no_other_step(tmp_path: Path, new_shop: NewShop) -> None:
+    shop = new_shop({"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
     starts, python = tmp_path / "starts", tmp_path / "python"
     python.write_text(PYTHON_WRAPPER.format(starts=starts, python=sys.executable))
     python.chmod(0o755)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": {"path": str(project), "python": str(python)}})
-        dagster.add_module(
-            "plain", "import dagster as dg\n\n@dg.asset(deps=[dg.AssetKey(['t', 'one'])])\ndef page(): ...\n"
-        )
-        dagster.refresh()
-        starts.unlink()
-        record = dagster.launch("multiprocess")
+    page = "import dagster as dg\n\n@dg.asset(deps=[dg.AssetKey(['t', 'one'])])\ndef page(): ...\n"
+    shop.add_module("plain", page)
+    shop.configure(project={"path": str(shop.project), "python": str(python)})
+    starts.unlink()
+    record = shop.launch("multiprocess")
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert set(record.materializations) == {"t/one", "page"}
     [started] = map(float, starts.read_text().split())
@@ -130,26 +125,20 @@ def test_split_step_is_not_confused_with_another_component(tmp_path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DagsterProject]]:
-    folder = tmp_path_factory.mktemp("steps")
-    project = copy_project("ledger", folder)
-    plan(project)
-    with dagster_project(folder) as dagster:
-        dagster.add_component("ledger", {"project": str(project)})
-        dagster.add_module(
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with ledger_shop(tmp_path_factory.mktemp("steps")) as shop:
+        shop.add_module(
             "plain",
             "import dagster as dg\n\n@dg.asset(key='below_waiting', deps=[['t', 'gated']])\ndef below(): ...\n\n"
             "@dg.asset(key='below_yearly', deps=[['t', 'yearly']])\ndef below_yearly(): ...\n",
         )
-        dagster.refresh()
-        yield project, dagster
+        yield shop
 
 
-def test_run_of_a_subset_executes_exactly_the_subset(ledger: tuple[Path, DagsterProject]) -> None:
-    project, dagster = ledger
-    before = state(project)["intervals"]
-    record = dagster.launch("in_process", assets=["t/odd name-x", "t/talkative"])
-    after = state(project)["intervals"]
+def test_run_of_a_subset_executes_exactly_the_subset(ledger: Shop) -> None:
+    before = ledger.state()["intervals"]
+    record = ledger.launch("in_process", assets=["t/odd name-x", "t/talkative"])
+    after = ledger.state()["intervals"]
     assert set(record.materializations) == {"t/odd name-x", "t/talkative"}
     assert {fqn for fqn in after if after[fqn] != before[fqn]} == {
         '"warehouse"."t"."odd name-x"',
@@ -157,21 +146,19 @@ def test_run_of_a_subset_executes_exactly_the_subset(ledger: tuple[Path, Dagster
     }
 
 
-def test_waiting_model_holds_back_downstream_assets_and_the_run_succeeds(ledger: tuple[Path, DagsterProject]) -> None:
-    project, dagster = ledger
-    (project / "hold").touch()
-    record = dagster.launch("in_process", assets=["t/gated", "t/yearly", "below_waiting", "below_yearly"])
-    (project / "hold").unlink()
+def test_waiting_model_holds_back_downstream_assets_and_the_run_succeeds(ledger: Shop) -> None:
+    (ledger.project / "hold").touch()
+    record = ledger.launch("in_process", assets=["t/gated", "t/yearly", "below_waiting", "below_yearly"])
+    (ledger.project / "hold").unlink()
     assert record.status == dg.DagsterRunStatus.SUCCESS
     assert record.status_of("t/gated") == "waiting"
     assert set(record.materializations) == {"below_yearly"}
 
 
-def test_run_of_checks_only_evaluates_audits_and_executes_nothing(ledger: tuple[Path, DagsterProject]) -> None:
-    project, dagster = ledger
-    before = state(project)
-    raise_flags(project, "events_warn", "standalone")
-    record = dagster.launch(
+def test_run_of_checks_only_evaluates_audits_and_executes_nothing(ledger: Shop) -> None:
+    before = ledger.state()
+    raise_flags(ledger.project, "events_warn", "standalone")
+    record = ledger.launch(
         "in_process",
         checks=[
             "t/events:flag_is_down_flag_name_events_warn",
@@ -180,7 +167,7 @@ def test_run_of_checks_only_evaluates_audits_and_executes_nothing(ledger: tuple[
             "t/events:sqlmesh_execution_status",
         ],
     )
-    raise_flags(project)
+    raise_flags(ledger.project)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert not record.materializations
     assert {name: check.passed for name, check in record.checks.items()} == {
@@ -190,16 +177,7 @@ def test_run_of_checks_only_evaluates_audits_and_executes_nothing(ledger: tuple[
         "t/events:sqlmesh_execution_status": False,
     }
     assert "has pending intervals" in record.description_of("t/events:sqlmesh_execution_status")
-    assert state(project) == before
-
-
-def test_failed_blocking_audit_fails_a_run_of_checks_only(ledger: tuple[Path, DagsterProject]) -> None:
-    project, dagster = ledger
-    raise_flags(project, "audited_block")
-    record = dagster.launch("in_process", checks=["t/audited:flag_is_down_flag_name_audited_block"])
-    raise_flags(project)
-    assert record.status == dg.DagsterRunStatus.FAILURE
-    assert record.failures == ["t.audited: audit flag_is_down failed: 1 row."]
+    assert ledger.state() == before
 
 
 FAILING_DAYS_FILES = {
@@ -225,16 +203,10 @@ AUDIT (name known, blocking false); SELECT * FROM @this_model WHERE v IS NULL;
 """
 
 
-def test_audit_of_whole_table_has_same_result_in_a_run_and_alone(tmp_path: Path) -> None:
-    project = write_project(
-        tmp_path / "shop", {"models/upserted.sql": UPSERTED_MODEL, "audits/soft.sql": NON_BLOCKING_AUDITS}
-    )
-    plan(project)
+def test_audit_of_whole_table_has_same_result_in_a_run_and_alone(new_shop: NewShop) -> None:
+    shop = new_shop({"models/upserted.sql": UPSERTED_MODEL, "audits/soft.sql": NON_BLOCKING_AUDITS})
     checks = ["t/upserted:positive", "t/upserted:known"]
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record, checks_only = dagster.launch(), dagster.launch(checks=checks)
+    record, checks_only = shop.launch(), shop.launch(checks=checks)
     batches = record.materializations["t/upserted"].metadata["sqlmesh/batches"].value
     assert isinstance(batches, int)
     assert batches > 1
@@ -243,22 +215,18 @@ def test_audit_of_whole_table_has_same_result_in_a_run_and_alone(tmp_path: Path)
         assert run.checks[checks[0]].metadata["sqlmesh/failing_row_count"].value == 1
 
 
-def test_result_of_another_version_or_environment_is_not_carried_over(tmp_path: Path) -> None:
+def test_result_of_another_version_or_environment_is_not_carried_over(new_shop: NewShop) -> None:
     soft = {"audits/soft.sql": "AUDIT (name positive, blocking false); SELECT * FROM @this_model WHERE id < 0"}
     model = "MODEL (name t.one, kind FULL, audits (positive())); SELECT {id} AS id"
-    project = write_project(tmp_path / "shop", {"models/one.sql": model.format(id=1), **soft})
-    plan(project)
-    plan(project, "dev", "--include-unmodified")
+    shop = new_shop({"models/one.sql": model.format(id=1), **soft}, execution={"environments": ["dev"]})
+    shop.plan("dev", "--include-unmodified")
     check = "t/one:positive"
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project), "execution": {"environments": ["dev"]}})
-        dagster.refresh()
-        executed, same = dagster.launch(), dagster.launch()
-        in_dev = dagster.launch(ops={"sqlmesh_shop": {"environment": "dev"}})
-        (project / "models" / "one.sql").write_text(model.format(id=-1))
-        sqlmesh(project, "plan", "--auto-apply", "--no-prompts")  # computes the model, and its audit fails
-        dagster.refresh()
-        changed = dagster.launch()
+    executed, same = shop.launch(), shop.launch()
+    in_dev = shop.launch(ops={"sqlmesh_shop": {"environment": "dev"}})
+    (shop.project / "models" / "one.sql").write_text(model.format(id=-1))
+    shop.plan(at=None)  # computes the model, and its audit fails
+    shop.refresh()
+    changed = shop.launch()
     assert executed.checks[check].passed
     assert same.checks[check].passed
     assert same.checks[check].metadata["sqlmesh/carried_over"].value is True
@@ -285,33 +253,27 @@ def healthy() -> None: ...
 CONTINUE_AFTER_FAILURE = {"step_dependency_config": {"require_upstream_step_success": False}}
 
 
-def test_failed_blocking_check_fails_later_runs_until_its_audit_passes(tmp_path: Path) -> None:
+def test_failed_blocking_check_fails_later_runs_until_its_audit_passes(new_shop: NewShop) -> None:
     audited = "kind FULL, audits (not_null(columns := (id)))"
-    project = write_project(
-        tmp_path / "shop",
+    shop = new_shop(
         {
             "models/audited.sql": f"MODEL (name t.audited, {audited}); SELECT 1 AS id",
             "models/fine.sql": f"MODEL (name t.fine, {audited}); SELECT 1 AS id",
-        },
+        }
     )
-    plan(project)
     check = "t/audited:not_null_id"
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.add_module("report", REPORT)
-        dagster.refresh()
-        assert dagster.launch().status == dg.DagsterRunStatus.SUCCESS
-        [(table,)] = query(project, "SELECT table_schema || '.' || table_name FROM information_schema.tables "
-                           "WHERE table_name LIKE 't__audited__%' AND table_name NOT LIKE '%dev'")  # fmt: skip
-        query(project, f"UPDATE sqlmesh__t.{table.split('.')[1]} SET id = NULL")
-        checks_only = dagster.launch(checks=[check])
-        later_runs = [dagster.launch(), dagster.launch(executor_config=CONTINUE_AFTER_FAILURE)]
-        dagster.add_component("shop", {"project": str(project), "execution": {"record_unchanged": False}})
-        dagster.refresh()
-        later_runs += [dagster.launch(), dagster.launch(executor_config=CONTINUE_AFTER_FAILURE)]
-        query(project, f"UPDATE sqlmesh__t.{table.split('.')[1]} SET id = 1")
-        passed = dagster.launch(checks=[check])
-        fixed = dagster.launch()
+    shop.add_module("report", REPORT)
+    assert shop.launch().status == dg.DagsterRunStatus.SUCCESS
+    [(table,)] = shop.query("SELECT table_schema || '.' || table_name FROM information_schema.tables "
+                       "WHERE table_name LIKE 't__audited__%' AND table_name NOT LIKE '%dev'")  # fmt: skip
+    shop.query(f"UPDATE sqlmesh__t.{table.split('.')[1]} SET id = NULL")
+    checks_only = shop.launch(checks=[check])
+    later_runs = [shop.launch(), shop.launch(executor_config=CONTINUE_AFTER_FAILURE)]
+    shop.configure(execution={"record_unchanged": False})
+    later_runs += [shop.launch(), shop.launch(executor_config=CONTINUE_AFTER_FAILURE)]
+    shop.query(f"UPDATE sqlmesh__t.{table.split('.')[1]} SET id = 1")
+    passed = shop.launch(checks=[check])
+    fixed = shop.launch()
     assert (checks_only.status, checks_only.checks[check].passed) == (dg.DagsterRunStatus.FAILURE, False)
     for record in later_runs:
         assert record.status == dg.DagsterRunStatus.FAILURE
@@ -325,15 +287,11 @@ def test_failed_blocking_check_fails_later_runs_until_its_audit_passes(tmp_path:
     assert {"report", "healthy"} <= set(fixed.materializations)
 
 
-def test_failure_remains_if_checks_of_other_models_are_evaluated_after_it(tmp_path: Path) -> None:
+def test_failure_remains_if_checks_of_other_models_are_evaluated_after_it(new_shop: NewShop) -> None:
     yesterday = (datetime.now(timezone.utc) - timedelta(days=1)).strftime("%Y-%m-%d")
     files = {name: text.replace("{yesterday}", yesterday) for name, text in FAILING_DAYS_FILES.items()}
-    project = write_project(tmp_path / "shop", files)
-    plan(project)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record = dagster.launch("in_process", assets=["t/days", "t/total"], checks=["t/audited:not_null_id"])
+    shop = new_shop(files)
+    record = shop.launch("in_process", assets=["t/days", "t/total"], checks=["t/audited:not_null_id"])
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert (record.status_of("t/days"), record.status_of("t/total")) == ("partly_executed", "blocked")
     assert not record.materializations
@@ -344,17 +302,14 @@ def test_failure_remains_if_checks_of_other_models_are_evaluated_after_it(tmp_pa
     assert "starts over" not in record.log
 
 
-def test_unapplied_change_is_logged_and_promoted_version_runs(
-    ledger: tuple[Path, DagsterProject],
-) -> None:
-    project, dagster = ledger
-    promoted = state(project)["data_hashes"]['"warehouse"."t"."through_embedded"']
-    model = project / "models" / "through_embedded.sql"
+def test_unapplied_change_is_logged_and_promoted_version_runs(ledger: Shop) -> None:
+    promoted = ledger.state()["data_hashes"]['"warehouse"."t"."through_embedded"']
+    model = ledger.project / "models" / "through_embedded.sql"
     original = model.read_text()
     model.write_text(original.replace("max(double_id)", "min(double_id)"))
     try:
-        dagster.refresh()
-        record = dagster.launch("in_process", assets=["t/events", "t/through_embedded"])
+        ledger.refresh()
+        record = ledger.launch("in_process", assets=["t/events", "t/through_embedded"])
     finally:
         model.write_text(original)
     assert "t.through_embedded (data changed)" in record.log
@@ -362,7 +317,7 @@ def test_unapplied_change_is_logged_and_promoted_version_runs(
     materialization = record.materializations["t/through_embedded"]
     assert materialization.metadata["sqlmesh/unapplied_change"].value == "data"
     assert (materialization.tags or {})["dagster/code_version"] == promoted
-    [(most,)] = query(project, "SELECT most FROM t.through_embedded")
+    [(most,)] = ledger.query("SELECT most FROM t.through_embedded")
     assert most > 2
 
 
@@ -379,20 +334,16 @@ AUDITED_EXTERNAL = {
 }
 
 
-def test_audit_of_an_external_model_is_a_check_and_blocks_downstream_models(tmp_path: Path) -> None:
+def test_audit_of_an_external_model_is_a_check_and_blocks_downstream_models(new_shop: NewShop) -> None:
     before_all = (
         "before_all:\n  - CREATE SCHEMA IF NOT EXISTS raw\n  - CREATE TABLE IF NOT EXISTS raw.landed (id INT)\n"
     )
-    project = write_project(tmp_path / "shop", AUDITED_EXTERNAL, CONFIG + before_all)
-    plan(project)
-    query(project, "INSERT INTO raw.landed VALUES (NULL)")
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record = dagster.launch("in_process")
-        query(project, "DELETE FROM raw.landed")
-        checks_only = dagster.launch("in_process", checks=["t/reader:raw_landed__not_null_id"])
-        after = dagster.launch("in_process", assets=["t/reader"])
+    shop = new_shop(AUDITED_EXTERNAL, CONFIG + before_all)
+    shop.query("INSERT INTO raw.landed VALUES (NULL)")
+    record = shop.launch("in_process")
+    shop.query("DELETE FROM raw.landed")
+    checks_only = shop.launch("in_process", checks=["t/reader:raw_landed__not_null_id"])
+    after = shop.launch("in_process", assets=["t/reader"])
     assert checks_only.status == dg.DagsterRunStatus.SUCCESS
     assert checks_only.checks["t/reader:raw_landed__not_null_id"].passed
     assert after.checks["t/reader:raw_landed__not_null_id"].passed

@@ -9,11 +9,12 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
-from harness import BIN, CONFIG, DagsterProject, dagster_project, load, plan, run, write_project
+from harness import BIN, CONFIG, PYTHON_CONFIG, DagsterProject, NewShop, dagster_project, load, run, write_project
 
 from dg_sqlmesh_component import component
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -39,17 +40,15 @@ def load_in_production(dagster: DagsterProject) -> dg.Definitions:
     return load(dagster.root)
 
 
-def test_dev_reloads_project_only_if_it_has_changed(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", ONE_MODEL)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        assert assets(dagster.refresh()) == {"t/one"}
-        written = manifest_file(dagster).stat().st_mtime_ns
-        assert assets(dagster.refresh()) == {"t/one"}
-        assert manifest_file(dagster).stat().st_mtime_ns == written
-        (project / "models" / "two.sql").write_text(SECOND_MODEL)
-        assert assets(dagster.refresh()) == {"t/one", "t/two"}
-        assert manifest_file(dagster).stat().st_mtime_ns > written
+def test_dev_reloads_project_only_if_it_has_changed(new_shop: NewShop) -> None:
+    shop = new_shop(ONE_MODEL, planned_at=None)
+    assert assets(shop.refresh()) == {"t/one"}
+    written = manifest_file(shop).stat().st_mtime_ns
+    assert assets(shop.refresh()) == {"t/one"}
+    assert manifest_file(shop).stat().st_mtime_ns == written
+    (shop.project / "models" / "two.sql").write_text(SECOND_MODEL)
+    assert assets(shop.refresh()) == {"t/one", "t/two"}
+    assert manifest_file(shop).stat().st_mtime_ns > written
 
 
 @pytest.mark.parametrize(
@@ -63,19 +62,17 @@ def test_dev_reloads_project_only_if_it_has_changed(tmp_path: Path) -> None:
     ids=["truncated", "of a newer version", "of another component", "without state key"],
 )
 def test_unusable_stored_manifest_is_replaced_by_a_fresh_load(
-    tmp_path: Path,
+    new_shop: NewShop,
     damage: Callable[[bytes], bytes],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
-    project = write_project(tmp_path / "shop", ONE_MODEL)
-    with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        file = manifest_file(dagster)
-        file.write_bytes(damage(file.read_bytes()))
-        assert assets(load_in_production(dagster)) == {"t/one"}
+    shop = new_shop(ONE_MODEL, planned_at=None)
+    shop.refresh()
+    file = manifest_file(shop)
+    file.write_bytes(damage(file.read_bytes()))
+    assert assets(load_in_production(shop)) == {"t/one"}
     assert f"The stored manifest of the SQLMesh project, {file}, " in caplog.text
     assert re.search(
         r"dg utils refresh-defs-state$\nSQLMesh loaded the project directly, in ", caplog.text, re.MULTILINE
@@ -83,67 +80,52 @@ def test_unusable_stored_manifest_is_replaced_by_a_fresh_load(
 
 
 def test_process_without_stored_manifest_loads_project_once_and_warns(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    new_shop: NewShop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
-    project = write_project(tmp_path / "shop", ONE_MODEL)
-    with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
-        dagster.add_component("shop", {"project": str(project)})
-        for _ in range(2):
-            assert assets(load_in_production(dagster)) == {"t/one"}
-        (project / "models" / "two.sql").write_text(SECOND_MODEL)
-        assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
+    shop = new_shop(ONE_MODEL, planned_at=None)
+    for _ in range(2):
+        assert assets(load_in_production(shop)) == {"t/one"}
+    (shop.project / "models" / "two.sql").write_text(SECOND_MODEL)
+    assert assets(load_in_production(shop)) == {"t/one", "t/two"}
     messages = [entry.message for entry in caplog.records if "There is no stored manifest" in entry.message]
     assert len(messages) == 2
     assert "To load it once for all of them: dg utils refresh-defs-state" in messages[0]
 
 
-@pytest.mark.parametrize("config", ["with project name", "with subprocess"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"config": CONFIG + "project: shop\n"},
+        {"files": {**ONE_MODEL, "config.py": "import subprocess" + PYTHON_CONFIG}},
+    ],
+    ids=["with project name", "with subprocess"],
+)
 def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_change(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, config: str
+    new_shop: NewShop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
 ) -> None:
     """Dagster builds the definitions six times for a run."""
     monkeypatch.setattr(source, "LOADED_IN_PROCESS", {})
-    project = write_project(
-        tmp_path / "shop", ONE_MODEL, CONFIG + ("project: shop\n" if config == "with project name" else "")
-    )
-    if config == "with subprocess":
-        (project / "config.yaml").unlink()
-        (project / "config.py").write_text(CONFIG_WITH_SUBPROCESS)
-    with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
-        dagster.add_component("shop", {"project": str(project)})
-        for load_type in (DefinitionsLoadType.INITIALIZATION, *(DefinitionsLoadType.RECONSTRUCTION,) * 2):
-            DefinitionsLoadContext.set(DefinitionsLoadContext(load_type))
-            assert assets(load(dagster.root)) == {"t/one"}
-        assert caplog.text.count("There is no stored manifest") == 1
-        (project / "models" / "two.sql").write_text(SECOND_MODEL)
-        assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
-
-
-CONFIG_WITH_SUBPROCESS = """
-import subprocess
-from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
-
-gateway = GatewayConfig(connection=DuckDBConnectionConfig(database="warehouse.duckdb"))
-config = Config(gateways={"local": gateway}, model_defaults=ModelDefaultsConfig(dialect="duckdb"))
-"""
+    shop = new_shop(**{"files": ONE_MODEL, "planned_at": None, **config})
+    for load_type in (DefinitionsLoadType.INITIALIZATION, *(DefinitionsLoadType.RECONSTRUCTION,) * 2):
+        DefinitionsLoadContext.set(DefinitionsLoadContext(load_type))
+        assert assets(load(shop.root)) == {"t/one"}
+    assert caplog.text.count("There is no stored manifest") == 1
+    (shop.project / "models" / "two.sql").write_text(SECOND_MODEL)
+    assert assets(load_in_production(shop)) == {"t/one", "t/two"}
 
 
 def test_project_is_loaded_directly_if_manifest_folder_is_unreadable(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    new_shop: NewShop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    project = write_project(tmp_path / "shop", ONE_MODEL)
-    with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        folder = manifest_file(dagster).parent
-        shutil.rmtree(folder)
-        folder.write_text("no folder")
-        assert assets(load_in_production(dagster)) == {"t/one"}
-        assert assets(dagster.refresh()) == {"t/one"}
-        done = run(
-            [BIN / "dg", "utils", "refresh-defs-state"], cwd=dagster.root, check=False, PYTHONPATH=str(dagster.root)
-        )
+    shop = new_shop(ONE_MODEL, planned_at=None)
+    shop.refresh()
+    folder = manifest_file(shop).parent
+    shutil.rmtree(folder)
+    folder.write_text("no folder")
+    assert assets(load_in_production(shop)) == {"t/one"}
+    assert assets(shop.refresh()) == {"t/one"}
+    done = run([BIN / "dg", "utils", "refresh-defs-state"], cwd=shop.root, check=False, PYTHONPATH=str(shop.root))
     warning = (
         f"The stored manifest of the SQLMesh project 'shop' cannot be looked for in {folder}: File exists. Give the"
     )
@@ -154,6 +136,7 @@ def test_project_is_loaded_directly_if_manifest_folder_is_unreadable(
 
 COMPONENT_IN_PYTHON = """
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from dg_sqlmesh_component import SQLMeshProjectComponent
@@ -214,22 +197,20 @@ def test_refresh_defs_state_always_loads_the_whole_project(tmp_path: Path) -> No
     assert written[0] < written[1]
 
 
+def deny(*_: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
 def test_unwritable_manifest_folder_is_logged_and_definitions_are_current(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, new_shop: NewShop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = write_project(tmp_path / "shop", ONE_MODEL)
-    with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        (project / "models" / "two.sql").write_text(SECOND_MODEL)
-
-        def deny(*_: object) -> None:
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(source, "write_manifest", deny)  # root can write to every folder
-        assert assets(dagster.refresh()) == {"t/one", "t/two"}
-        with pytest.raises(ConfigurationError, match=r"cannot be stored in .*: Permission denied\. Give the user"):
-            component.SQLMeshProjectComponent(project=SQLMeshProject((project,))).write_state_to_path(tmp_path / "x")
+    shop = new_shop(ONE_MODEL, planned_at=None)
+    shop.refresh()
+    (shop.project / "models" / "two.sql").write_text(SECOND_MODEL)
+    monkeypatch.setattr(source, "write_manifest", deny)  # root can write to every folder
+    assert assets(shop.refresh()) == {"t/one", "t/two"}
+    with pytest.raises(ConfigurationError, match=r"cannot be stored in .*: Permission denied\. Give the user"):
+        component.SQLMeshProjectComponent(project=SQLMeshProject((shop.project,))).write_state_to_path(tmp_path / "x")
     assert (
         "Permission denied. Give the user that runs Dagster write permission on that folder. Until then each"
         in caplog.text
@@ -237,23 +218,17 @@ def test_unwritable_manifest_folder_is_logged_and_definitions_are_current(
 
 
 def test_current_manifest_in_a_read_only_folder_is_no_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    new_shop: NewShop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLMesh reads the state for a project with a name, so files do not show each change."""
-    project = write_project(tmp_path / "shop", ONE_MODEL, CONFIG + "project: shop\n")
-    with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-
-        def deny(*_: object) -> None:
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(source, "write_manifest", deny)  # root can write to every folder
-        assert assets(dagster.refresh()) == {"t/one"}
-        assert "cannot be stored" not in caplog.text
-        (project / "models" / "two.sql").write_text(SECOND_MODEL)
-        assert assets(dagster.refresh()) == {"t/one", "t/two"}
-        assert "cannot be stored" in caplog.text
+    shop = new_shop(ONE_MODEL, CONFIG + "project: shop\n", planned_at=None)
+    shop.refresh()
+    monkeypatch.setattr(source, "write_manifest", deny)  # root can write to every folder
+    assert assets(shop.refresh()) == {"t/one"}
+    assert "cannot be stored" not in caplog.text
+    (shop.project / "models" / "two.sql").write_text(SECOND_MODEL)
+    assert assets(shop.refresh()) == {"t/one", "t/two"}
+    assert "cannot be stored" in caplog.text
 
 
 def test_two_components_with_same_relative_path_have_separate_manifests(tmp_path: Path) -> None:
@@ -282,32 +257,27 @@ def test_two_components_that_differ_only_in_a_secret_are_an_error(tmp_path: Path
     """Secrets are not part of the state key, so one component would show the models of the other."""
     project = write_project(tmp_path / "shop", ONE_MODEL)
     with dagster_project(tmp_path) as dagster:
-        for shop in ("eu", "us"):
-            env = {"SHOP_TOKEN": f"hunter2 of {shop}"}
-            dagster.add_component(
-                shop, {"project": {"path": str(project), "env": env}, "translation": {"key_prefix": shop}}
-            )
+
+        def add_components(**env: str) -> None:
+            for shop in ("eu", "us"):
+                env_of_shop = {name: value.format(shop) for name, value in env.items()}
+                attributes = {"path": str(project), "env": env_of_shop}
+                dagster.add_component(shop, {"project": attributes, "translation": {"key_prefix": shop}})
+
+        add_components(SHOP_TOKEN="hunter2 of {}")
         message = dagster.load_error()
-        assert re.search(
-            r"defs/eu.* and .*defs/us.* would share one stored manifest.* differ only in SHOP_TOKEN of", message
-        )
+        shared = r"defs/eu.* and .*defs/us.* would share one stored manifest.* differ only in SHOP_TOKEN of"
+        assert re.search(shared, message)
         assert "hunter2" not in message
-        for shop in ("eu", "us"):
-            env = {"SHOP_TOKEN": f"hunter2 of {shop}", "SHOP": shop}
-            dagster.add_component(
-                shop, {"project": {"path": str(project), "env": env}, "translation": {"key_prefix": shop}}
-            )
+        add_components(SHOP_TOKEN="hunter2 of {}", SHOP="{}")
         assert assets(dagster.refresh()) == {"eu/t/one", "us/t/one"}
 
 
-def test_step_does_not_read_model_files(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "shop", ONE_MODEL)
-    plan(project)
-    with dagster_project(tmp_path) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        (project / "models" / "one.sql").write_text("MODEL (name t.one, kind FULL); SELECT FROM WHERE")
-        (project / "models" / "two.py").write_text("raise RuntimeError('read')")
-        record = dagster.launch()
+def test_step_does_not_read_model_files(new_shop: NewShop) -> None:
+    shop = new_shop(ONE_MODEL)
+    shop.refresh()
+    (shop.project / "models" / "one.sql").write_text("MODEL (name t.one, kind FULL); SELECT FROM WHERE")
+    (shop.project / "models" / "two.py").write_text("raise RuntimeError('read')")
+    record = shop.launch()
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     assert record.status_of("t/one") == "executed"

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
 from drawn import try_many
-from harness import CONFIG, dagster_project, plan, query, raise_flags, state, write_project
+from harness import CONFIG, planned_shop, raise_flags
 
 NAMES = (
     "orders",
@@ -106,19 +106,14 @@ def try_random_project(rng: random.Random, folder: Path) -> str:
     files = {f"models/m{number}.sql": model.text for number, model in enumerate(models)}
     # Three weeks, because SQLMesh's plan fails if a model reads a weekly model without a complete week.
     config = CONFIG.replace("6 days ago", "3 weeks ago")
-    project = write_project(folder / "shop", {**files, "audits/flag_is_off.sql": AUDIT}, config)
-    query(project, "CREATE SCHEMA ctl")
-    query(project, "CREATE TABLE ctl.flags (name TEXT)")
-    plan(project)
+    files["audits/flag_is_off.sql"] = AUDIT
     audits = [f"audit_{number}_{audit}" for number in range(len(models)) for audit in range(2)]
     failing = [f"fails_{number}" for number, model in enumerate(models) if model.fails]
-    raise_flags(project, *(flag for flag in [*audits, *failing] if rng.random() < 0.3))
-    before = state(project)["intervals"]
-    with dagster_project(folder) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        record = dagster.launch(rng.choice(("in_process", "multiprocess")))
-        after = state(project)["intervals"]
+    with planned_shop(folder, files, config, {"ctl.flags": "SELECT '' AS name LIMIT 0"}) as shop:
+        raise_flags(shop.project, *(flag for flag in [*audits, *failing] if rng.random() < 0.3))
+        before = shop.state()["intervals"]
+        record = shop.launch(rng.choice(("in_process", "multiprocess")))
+        after = shop.state()["intervals"]
         assets = {model.name for model in models if model.kind != "EMBEDDED"}
         grown = {fqn.split('"')[-2] for fqn in after if after[fqn] > before.get(fqn, 0)} & assets
         materialized = {key.split("/", 1)[1] for key in record.materializations}
@@ -130,8 +125,8 @@ def try_random_project(rng: random.Random, folder: Path) -> str:
         assert not materialized & observed
         is_red = bool(set(statuses.values()) - {"executed", "up_to_date", "waiting"})
         assert (record.status == dg.DagsterRunStatus.FAILURE) is is_red, (statuses, record.failures)
-        raise_flags(project)
-        second_run = dagster.launch()
+        raise_flags(shop.project)
+        second_run = shop.launch()
         assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
         assert not {key.split("/", 1)[1] for key in second_run.materializations} & materialized
     return f"{len(models)} models, {sorted(map(str, set(statuses.values())))}"

@@ -38,7 +38,7 @@ from computed_hours import HOUR, NONE, Hours, State, recorded_hours, text_of
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster._utils.schedules import schedule_execution_time_iterator
-from harness import DagsterProject, RunRecord, dagster_project, query, run_in_fork, write_project
+from harness import CONFIG, DagsterProject, RunRecord, dagster_project, query, run_in_fork, write_project
 from random_models import CRONS, RandomModel, random_models
 
 CHECKS = {
@@ -53,12 +53,6 @@ CHECKS = {
     "errors": "no action raises an error",
     "stale": "no asset is stale whose upstream models were computed before it",
 }
-CONFIG = """
-gateways: {{local: {{connection: {{type: duckdb, database: warehouse.duckdb}}}}}}
-default_gateway: local
-model_defaults: {{dialect: duckdb, start: '{start:%Y-%m-%d}'}}
-disable_anonymized_analytics: true
-"""
 ATTRIBUTES = {
     "schedule": True,
     "polling_sensor": True,
@@ -115,7 +109,7 @@ class Sequence:
         start = datetime.fromisoformat(f"{self.rng.choice(STARTS)}T00:00+00:00")
         files = {f"models/{model.name}.sql": model.text(0) for model in self.models}
         files |= {f"seeds/{model.name}.csv": "n\n1\n" for model in self.models if model.kind == "SEED"}
-        config = CONFIG.format(start=start - timedelta(weeks=4))
+        config = CONFIG.replace("6 days ago", f"{start - timedelta(weeks=4):%Y-%m-%d}")
         self.project = write_project(self.folder / "shop", files, config)
         query(self.project, "CREATE SCHEMA ctl")
         query(self.project, "CREATE TABLE ctl.action AS SELECT 0 AS n")

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
 from drawn import try_many
-from harness import DagsterProject, dagster_project, plan, query, write_project
+from harness import Shop, planned_shop
 
 KINDS = (
     "INCREMENTAL_BY_TIME_RANGE (time_column ts)",
@@ -87,34 +87,25 @@ def try_random_subsets(rng: random.Random, folder: Path) -> str:
         AssertionError: There are too few or too many rows.
     """
     models = random_models(rng)
-    config = """
-gateways: {local: {connection: {type: duckdb, database: warehouse.duckdb}}}
-model_defaults: {dialect: duckdb, start: 6 days ago}
-disable_anonymized_analytics: true
-"""
-    project = write_project(folder / "shop", {f"models/{model.name}.sql": model.text for model in models}, config)
-    plan(project)
     today = datetime.datetime.now(datetime.timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     assets = [f"t/{model.name}" for model in models if model.kind != "EMBEDDED"]
-    with dagster_project(folder) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        runs = [_run_random_subset(rng, dagster, assets) for _ in range(rng.randint(2, 4))]
-        last = dagster.launch()
+    with planned_shop(folder, {f"models/{model.name}.sql": model.text for model in models}) as shop:
+        runs = [_run_random_subset(rng, shop, assets) for _ in range(rng.randint(2, 4))]
+        last = shop.launch()
         assert last.status == dg.DagsterRunStatus.SUCCESS, last.failures
     for model in models:
         if model.kind != "EMBEDDED":
             where = f"ts < '{today:%Y-%m-%d}'"
-            rows = query(project, f"SELECT count(*), min(n), max(n) FROM t.{model.name} WHERE {where}")
+            rows = shop.query(f"SELECT count(*), min(n), max(n) FROM t.{model.name} WHERE {where}")
             expected = [(6 * (24 if model.unit == "hour" else 1), model.expected, model.expected)]
             assert rows == expected, (model, runs, rows)
     return f"{len(models)} models, {runs}"
 
 
-def _run_random_subset(rng: random.Random, dagster: DagsterProject, assets: list[str]) -> list[str]:
+def _run_random_subset(rng: random.Random, shop: Shop, assets: list[str]) -> list[str]:
     selected = sorted(rng.sample(assets, rng.randint(1, len(assets))))
     end = rng.choice((None, None, "1 day ago", "2 days ago"))
-    record = dagster.launch(assets=selected, ops={"sqlmesh_shop": {"end": end}} if end else None)
+    record = shop.launch(assets=selected, ops={"sqlmesh_shop": {"end": end}} if end else None)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
     return [f"{asset.removeprefix('t/')} {record.status_of(asset)}" for asset in selected]
 

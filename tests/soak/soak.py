@@ -30,8 +30,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
-from harness import EXECUTORS, DagsterProject, RunRecord, dagster_project, plan, query, state, write_project
-from postgres import Server, postgres_server
+from harness import EXECUTORS, DagsterProject, RunRecord, Shop, planned_shop, processes_in
+from postgres import postgres_server
 
 DAYS = """
 MODEL (
@@ -62,9 +62,7 @@ VICTIMS = ("SQLMesh's process", "the step's process", "the run's process", "all 
 class Testbed:
     """A planned project on one engine that can be restored to its initial state."""
 
-    engine: str
-    project: Path
-    dagster: DagsterProject
+    shop: Shop
     restore: Callable[[], None]
     query: Callable[[str], list[tuple[Any, ...]]]
     day: date | None = None
@@ -75,7 +73,7 @@ class Testbed:
         while self.day != _today():
             self.day = _today()
             self.restore()
-            record = self.dagster.launch()
+            record = self.shop.launch()
             assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
             assert len(record.materializations) == len(MODELS), record.materializations.keys()
             self.expected = self.measure()
@@ -91,12 +89,19 @@ class Testbed:
     def measure(self) -> dict[str, Any]:
         """Return the rows of the tables and the intervals of the SQLMesh state."""
         *counts, appended = self.query(COUNTS)[0]
-        return {"counts": counts, "intervals": state(self.project)["intervals"], "appended": appended}
+        return {"counts": counts, "intervals": self.shop.state()["intervals"], "appended": appended}
+
+    def run_ids(self) -> list[str]:
+        """Return the ids of all runs, oldest first."""
+        return [run.run_id for run in reversed(list(self.shop.instance.get_runs()))]
+
+    def records_since(self, earlier_runs: list[str]) -> list[RunRecord]:
+        return [self.shop.run_record(run_id) for run_id in self.run_ids() if run_id not in earlier_runs]
 
     def wait_for_workers(self) -> None:
         """Wait until all workers of a trial have ended."""
         deadline = time.monotonic() + 60
-        while workers_in(self.project):
+        while processes_in(self.shop.project):
             assert time.monotonic() < deadline, "a worker outlived its step by a minute"
             time.sleep(0.05)
 
@@ -106,46 +111,27 @@ def create_testbed(engine: str, folder: Path) -> Iterator[Testbed]:
     """Create a project that was planned as of three days ago, with a component in a Dagster project."""
     folder.mkdir()
     if engine == "postgres":
-        with postgres_server() as server, _on_postgres(server, folder) as testbed:
-            yield testbed
+        with postgres_server() as server:
+            server.query("CREATE DATABASE trial")
+            files = {path: text.format(pause="pg_sleep(0.05)::text") for path, text in FILES.items()}
+            with planned_shop(folder, files, server.config("trial", start="8 days ago")) as shop:
+                server.query("CREATE DATABASE baseline TEMPLATE trial")
+
+                def restore_database() -> None:
+                    server.query("DROP DATABASE trial WITH (FORCE)")
+                    server.query("CREATE DATABASE trial TEMPLATE baseline")
+
+                yield Testbed(shop, restore_database, lambda sql: server.query(sql, "trial"))
     else:
-        project = _planned(folder / "shop", "''", {})
-        shutil.copy(project / "warehouse.duckdb", folder / "baseline")
-        with _dagster_with_shop(folder, project) as dagster:
+        files = {path: text.format(pause="''") for path, text in FILES.items()}
+        with planned_shop(folder, files) as shop:
+            shutil.copy(shop.project / "warehouse.duckdb", folder / "baseline")
 
-            def restore() -> None:
-                (project / "warehouse.duckdb.wal").unlink(missing_ok=True)
-                shutil.copy(folder / "baseline", project / "warehouse.duckdb")
+            def restore_file() -> None:
+                (shop.project / "warehouse.duckdb.wal").unlink(missing_ok=True)
+                shutil.copy(folder / "baseline", shop.project / "warehouse.duckdb")
 
-            yield Testbed(engine, project, dagster, restore, lambda sql: query(project, sql))
-
-
-@contextmanager
-def _on_postgres(server: Server, folder: Path) -> Iterator[Testbed]:
-    server.query("CREATE DATABASE trial")
-    project = _planned(folder / "shop", "pg_sleep(0.05)::text", {"config": server.config("trial", start="8 days ago")})
-    server.query("CREATE DATABASE baseline TEMPLATE trial")
-    with _dagster_with_shop(folder, project) as dagster:
-
-        def restore() -> None:
-            server.query("DROP DATABASE trial WITH (FORCE)")
-            server.query("CREATE DATABASE trial TEMPLATE baseline")
-
-        yield Testbed("postgres", project, dagster, restore, lambda sql: server.query(sql, "trial"))
-
-
-def _planned(project: Path, pause: str, config: dict[str, str]) -> Path:
-    write_project(project, {path: text.format(pause=pause) for path, text in FILES.items()}, **config)
-    plan(project)
-    return project
-
-
-@contextmanager
-def _dagster_with_shop(folder: Path, project: Path) -> Iterator[DagsterProject]:
-    with dagster_project(folder) as dagster:
-        dagster.add_component("shop", {"project": str(project)})
-        dagster.refresh()
-        yield dagster
+            yield Testbed(shop, restore_file, shop.query)
 
 
 def _today() -> date:
@@ -155,39 +141,27 @@ def _today() -> date:
 # -- processes ------------------------------------------------------------------------------------
 
 
-def launch_forked(dagster: DagsterProject, executor: str, log: Path) -> int:
+def launch_forked(shop: Shop, executor: str) -> int:
     """Launch all assets in a fork, which has already imported Dagster. Return its process id."""
     pid = os.fork()
     if pid:
         return pid
     try:
         os.setsid()
-        with log.open("a") as output:
+        with (shop.project.parent / "log").open("a") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
-        with dg.DagsterInstance.from_config(dagster.instance.root_directory) as instance:
-            DagsterProject(dagster.root, instance).launch(executor)
+        with dg.DagsterInstance.from_config(shop.instance.root_directory) as instance:
+            DagsterProject(shop.root, instance).launch(executor)
     except BaseException:  # noqa: BLE001  # the process ends here
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
 
 
-def workers_in(project: Path) -> list[int]:
-    """Return the SQLMesh processes of a project. They run in its folder."""
-    pids = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if Path(os.readlink(process / "cwd")) == project:
-                pids.append(int(process.name))
-        except OSError:
-            continue  # it has ended
-    return pids
-
-
 def await_worker(project: Path, run: int) -> None:
     """Wait until SQLMesh's process has started, or the run is over."""
-    while not workers_in(project) and os.waitid(os.P_PID, run, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    while not processes_in(project) and os.waitid(os.P_PID, run, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(0.01)
 
 
@@ -200,7 +174,7 @@ def parent_of(pid: int) -> int | None:
 
 def kill(victim: str, run: int, project: Path) -> bool:
     """Kill processes of a run. Return whether there was a process to kill."""
-    workers = workers_in(project)
+    workers = processes_in(project)
     steps = [pid for pid in map(parent_of, workers) if pid is not None]
     victims = {
         "SQLMesh's process": workers,
@@ -222,18 +196,16 @@ def kill(victim: str, run: int, project: Path) -> bool:
 def kill_once(testbed: Testbed, victim: str, executor: str, fraction: float, usual: float) -> Counter[str]:
     """Kill a run at a random point, run again, and compare. Return the counts of this trial."""
     testbed.restore()
-    earlier_runs = _run_ids(testbed)
-    run = launch_forked(testbed.dagster, executor, testbed.project.parent / "log")
-    await_worker(testbed.project, run)
+    earlier_runs = testbed.run_ids()
+    run = launch_forked(testbed.shop, executor)
+    await_worker(testbed.shop.project, run)
     time.sleep(fraction * usual)
-    hit = kill(victim, run, testbed.project)
+    hit = kill(victim, run, testbed.shop.project)
     os.waitpid(run, 0)
-    second_run = launch_forked(testbed.dagster, executor, testbed.project.parent / "log")
+    second_run = launch_forked(testbed.shop, executor)
     _, status = os.waitpid(second_run, 0)
     testbed.wait_for_workers()
-    records = [
-        RunRecord(testbed.dagster.instance, run_id) for run_id in _run_ids(testbed) if run_id not in earlier_runs
-    ]
+    records = testbed.records_since(earlier_runs)
     counts = Counter({"tried": 1, "hit": int(hit)})
     if status or records[-1].status != dg.DagsterRunStatus.SUCCESS:
         counts["the next run failed"] += 1
@@ -262,15 +234,13 @@ def _compare(testbed: Testbed, records: list[RunRecord]) -> Counter[str]:
 def overlap_once(testbed: Testbed, executor: str, seconds_apart: float) -> Counter[str]:
     """Launch two runs at the same time, and compare. Return the counts of this trial."""
     testbed.restore()
-    earlier_runs = _run_ids(testbed)
-    runs = [launch_forked(testbed.dagster, executor, testbed.project.parent / "log")]
+    earlier_runs = testbed.run_ids()
+    runs = [launch_forked(testbed.shop, executor)]
     time.sleep(seconds_apart)
-    runs.append(launch_forked(testbed.dagster, executor, testbed.project.parent / "log"))
+    runs.append(launch_forked(testbed.shop, executor))
     statuses = [os.waitpid(run, 0)[1] for run in runs]
     testbed.wait_for_workers()
-    records = [
-        RunRecord(testbed.dagster.instance, run_id) for run_id in _run_ids(testbed) if run_id not in earlier_runs
-    ]
+    records = testbed.records_since(earlier_runs)
     counts = Counter({"tried": 1})
     if any(statuses) or any(record.status != dg.DagsterRunStatus.SUCCESS for record in records):
         counts["a run failed"] += 1
@@ -279,16 +249,11 @@ def overlap_once(testbed: Testbed, executor: str, seconds_apart: float) -> Count
     return counts
 
 
-def _run_ids(testbed: Testbed) -> list[str]:
-    """Return the ids of all runs, oldest first."""
-    return [run.run_id for run in reversed(list(testbed.dagster.instance.get_runs()))]
-
-
 def usual_seconds(testbed: Testbed, executor: str) -> float:
     """Measure how long an undisturbed run takes from the start of its worker."""
     testbed.restore()
-    run = launch_forked(testbed.dagster, executor, testbed.project.parent / "log")
-    await_worker(testbed.project, run)
+    run = launch_forked(testbed.shop, executor)
+    await_worker(testbed.shop.project, run)
     start = time.monotonic()
     os.waitpid(run, 0)
     return time.monotonic() - start

@@ -82,6 +82,23 @@ def materialize(
     return dg.materialize(assets, instance=instance, raise_on_error=False, **options)
 
 
+def run_op(
+    instance: dg.DagsterInstance,
+    *results: Any,
+    specs: Sequence[dg.AssetSpec] = (dg.AssetSpec(A),),
+    checks: Sequence[dg.AssetCheckSpec] = (),
+) -> dg.ExecuteInProcessResult:
+    """Run an op that yields these results and raises the Failure among them, and an asset downstream of A."""
+
+    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
+        for result in results:
+            if isinstance(result, dg.Failure):
+                raise result
+            yield result
+
+    return materialize(op_with_own_outputs(compute, specs, checks), DOWNSTREAM, instance=instance)
+
+
 def events(result: dg.ExecuteInProcessResult, kind: dg.DagsterEventType) -> list[DagsterEvent]:
     return [event for event in result.all_events if event.event_type is kind]
 
@@ -99,6 +116,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 # -- materialized, observed, released -------------------------------------------------------------------
 
 BLOCKING = dg.AssetCheckSpec("audit", asset=A, blocking=True)
+FAILED_AUDIT = dg.AssetCheckResult(asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.ERROR)
 DOWNSTREAM = plain_asset(dg.AssetKey("downstream"), A)
 
 
@@ -125,11 +143,7 @@ def test_output_event_alone_lets_downstream_steps_run_without_a_materialization(
 
 def test_downstream_steps_are_skipped_without_an_output(instance: dg.DagsterInstance) -> None:
     """ADR-0005: waiting and blocked models yield no output. All others need the output event."""
-
-    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield from ()
-
-    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
+    result = run_op(instance)
     assert result.success
     assert materialized(result) == []
     assert [event.step_key for event in events(result, EventType.STEP_SKIPPED)] == ["downstream"]
@@ -137,11 +151,8 @@ def test_downstream_steps_are_skipped_without_an_output(instance: dg.DagsterInst
 
 def test_observation_neither_materializes_nor_releases_downstream_steps(instance: dg.DagsterInstance) -> None:
     """ADR-0005: a model that was not executed gets an observation."""
-
-    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield dg.AssetObservation(A, description="not executed", metadata={"sqlmesh/status": "up_to_date"})
-
-    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), DOWNSTREAM, instance=instance)
+    observed = dg.AssetObservation(A, description="not executed", metadata={"sqlmesh/status": "up_to_date"})
+    result = run_op(instance, observed)
     assert result.success
     assert materialized(result) == []
     assert events(result, EventType.STEP_SKIPPED)
@@ -150,16 +161,6 @@ def test_observation_neither_materializes_nor_releases_downstream_steps(instance
     assert observation is not None
     assert observation.description == "not executed"
     assert observation.metadata["sqlmesh/status"].value == "up_to_date"
-
-
-def test_observe_result_creates_an_output(instance: dg.DagsterInstance) -> None:
-    """ADR-0005: so we never use it for a model that was not executed."""
-
-    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield dg.ObserveResult(asset_key=A)
-
-    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), instance=instance)
-    assert materialized(result) == [A]
 
 
 def test_yielded_result_is_stored_despite_a_later_failure(instance: dg.DagsterInstance) -> None:
@@ -179,23 +180,14 @@ def test_yielded_result_is_stored_despite_a_later_failure(instance: dg.DagsterIn
 
 def test_result_of_a_downstream_asset_before_its_upstream_is_refused(instance: dg.DagsterInstance) -> None:
     """ADR-0001, ADR-0005: so we yield results of upstream models first, even if they are known late."""
-
-    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield dg.MaterializeResult(asset_key=B)
-        yield dg.MaterializeResult(asset_key=A)
-
-    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A), dg.AssetSpec(B, deps=[A])]), instance=instance)
+    results: list[Any] = [dg.MaterializeResult(asset_key=key) for key in (B, A)]
+    result = run_op(instance, *results, specs=[dg.AssetSpec(A), dg.AssetSpec(B, deps=[A])])
     assert "was yielded before its dependency" in failure(result)
 
 
 def test_yielding_an_output_twice_is_refused(instance: dg.DagsterInstance) -> None:
     """ADR-0009: an outcome cannot be taken back; a second pass of SQLMesh reports nothing new."""
-
-    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield dg.MaterializeResult(asset_key=A)
-        yield dg.MaterializeResult(asset_key=A)
-
-    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)]), instance=instance)
+    result = run_op(instance, dg.MaterializeResult(asset_key=A), dg.MaterializeResult(asset_key=A))
     assert "multiple times" in failure(result)
 
 
@@ -212,44 +204,26 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
 # -- checks ---------------------------------------------------------------------------------------------
 
 
-def test_raised_failure_is_the_step_error_despite_a_failed_blocking_check(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_raised_failure_is_the_step_error_despite_a_failed_blocking_check(instance: dg.DagsterInstance) -> None:
     """ADR-0003, ADR-0004: `audit_failed` is a check that failed with ERROR, no materialization, and one Failure."""
-
-    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.ERROR)
-        raise dg.Failure("a failed its audit", metadata={"sqlmesh/audit_failed": "a"})
-
-    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
+    error = dg.Failure("a failed its audit", metadata={"sqlmesh/audit_failed": "a"})
+    result = run_op(instance, FAILED_AUDIT, error, checks=[BLOCKING])
     assert failure(result) == "a failed its audit"
     (evaluation,) = result.get_asset_check_evaluations()
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert materialized(result) == []
 
 
-def test_failed_blocking_check_alone_fails_the_step_with_dagsters_message(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_failed_blocking_check_alone_fails_the_step_with_dagsters_message(instance: dg.DagsterInstance) -> None:
     """ADR-0004: so we raise our own Failure. Dagster names the check but not the reason."""
-
-    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield dg.AssetCheckResult(asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.ERROR)
-
-    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), instance=instance)
+    result = run_op(instance, FAILED_AUDIT, checks=[BLOCKING])
     assert "1 blocking asset check failed with ERROR severity" in failure(result)
 
 
 def test_check_failed_with_warn_does_not_fail_the_run(instance: dg.DagsterInstance) -> None:
     """ADR-0003: a non-blocking audit that failed."""
-
-    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        warning = dg.AssetCheckResult(
-            asset_key=A, check_name="audit", passed=False, severity=dg.AssetCheckSeverity.WARN
-        )
-        yield dg.MaterializeResult(asset_key=A, check_results=[warning])
-
-    result = materialize(op_with_own_outputs(compute, [dg.AssetSpec(A)], [BLOCKING]), DOWNSTREAM, instance=instance)
+    warning = FAILED_AUDIT._replace(severity=dg.AssetCheckSeverity.WARN)
+    result = run_op(instance, dg.MaterializeResult(asset_key=A, check_results=[warning]), checks=[BLOCKING])
     assert result.success
     assert materialized(result) == [A, dg.AssetKey("downstream")]
 
@@ -354,9 +328,7 @@ CLASHING = [
 ]
 
 
-def test_op_with_own_output_names_can_have_checks_with_equal_joined_names(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_op_with_own_output_names_can_have_checks_with_equal_joined_names(instance: dg.DagsterInstance) -> None:
     """ADR-0001, ADR-0003: checks have the names of audits, which follow no rule of Dagster."""
 
     def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
@@ -444,19 +416,16 @@ def tags_of_latest_materialization(instance: dg.DagsterInstance, key: dg.AssetKe
 
 def test_code_version_in_result_tags_wins_over_the_spec(instance: dg.DagsterInstance) -> None:
     """ADR-0007: we record the version that ran, not that of the file."""
-
-    def compute(_: dg.AssetExecutionContext) -> Iterator[Any]:
-        yield dg.MaterializeResult(
-            asset_key=A, data_version=dg.DataVersion("data 1"), tags={"dagster/code_version": "promoted"}
-        )
-        yield dg.MaterializeResult(asset_key=B)
-
+    tags = {"dagster/code_version": "promoted"}
+    promoted: dg.MaterializeResult[None] = dg.MaterializeResult(
+        asset_key=A, data_version=dg.DataVersion("data 1"), tags=tags
+    )
     specs = [dg.AssetSpec(A, code_version="local"), dg.AssetSpec(B, code_version="local")]
-    assert materialize(op_with_own_outputs(compute, specs), instance=instance).success
-    tags = {key: tags_of_latest_materialization(instance, key) for key in (A, B)}
-    assert tags[A]["dagster/code_version"] == "promoted"
-    assert tags[A]["dagster/data_version"] == "data 1"
-    assert tags[B]["dagster/code_version"] == "local"
+    assert run_op(instance, promoted, dg.MaterializeResult(asset_key=B), specs=specs).success
+    recorded = {key: tags_of_latest_materialization(instance, key) for key in (A, B)}
+    assert recorded[A]["dagster/code_version"] == "promoted"
+    assert recorded[A]["dagster/data_version"] == "data 1"
+    assert recorded[B]["dagster/code_version"] == "local"
 
 
 @pytest.mark.parametrize(
@@ -574,13 +543,6 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
     with create_defs_folder_sandbox() as sandbox:
         (sandbox.defs_folder_path.parent / "library.py").write_text(LIBRARY)
         yield Folder(sandbox)
-
-
-@pytest.mark.parametrize("file", ["defs.yaml", "component.yaml"])
-def test_component_loads_from_defs_yaml_and_component_yaml(folder: Folder, file: str) -> None:
-    """ADR-0011: a component.yaml alone still loads."""
-    folder.declare(file, asset="declared")
-    assert folder.assets() == ["declared"]
 
 
 def test_defs_yaml_wins_over_component_yaml(folder: Folder) -> None:

@@ -35,11 +35,12 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.lineage import column_dependencies
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, missing_intervals
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import NodeAuditsErrors, SignalEvalError, SQLMeshError
+
+from dg_sqlmesh_component.worker import sqlmesh_internals as internals
 
 # -- the project: planned up to the 3rd of January, and run on the 5th ----------------------------------
 
@@ -523,22 +524,6 @@ def test_run_needs_only_the_configuration_and_the_state(shop: Shop) -> None:
     assert console.executed() == {ORDERS, REVENUE, DAYS, TOTALS, STANDALONE_AUDIT}
 
 
-def test_context_loads_files_with_the_load_method_of_its_loaders(shop: Shop) -> None:
-    """We replace that method to see which models come from files: `load.project._LoadedContext`."""
-    context = shop.open()
-    [loader] = context._loaders
-    loaded_projects, load = [], loader.load
-
-    def seen(*args: Any, **kwargs: Any) -> Any:
-        loaded_projects.append(load(*args, **kwargs))
-        return loaded_projects[-1]
-
-    loader.load = seen
-    context.load()
-    assert loaded_projects[0].models.keys() == context.models.keys()
-    assert loaded_projects[0].standalone_audits.keys() == context.standalone_audits.keys() == {STANDALONE_AUDIT}
-
-
 def test_missing_environment_is_none_in_state_and_an_error_in_a_run(shop: Shop) -> None:
     """ADR-0008: we check first and refuse with the command of the plan."""
     context = shop.open()
@@ -899,16 +884,7 @@ def test_models_are_selected_from_a_loaded_project_without_state(
     loaded: Context, selection: str, selected: set[str]
 ) -> None:
     """ADR-0014: `select` and `exclude` in defs.yaml are SQLMesh's own selection language."""
-    selector = NativeSelector(
-        None,
-        models=loaded._models,
-        context_path=loaded.path,
-        dag=loaded.dag,
-        default_catalog=loaded.default_catalog,
-        dialect=loaded.default_dialect,
-        cache_dir=loaded.cache_dir,
-    )
-    assert selector.expand_model_selections([selection]) == selected
+    assert internals.selector_of(loaded).expand_model_selections([selection]) == selected
 
 
 # -- names and lineage --------------------------------------------------------------------------------
