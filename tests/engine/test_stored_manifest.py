@@ -98,7 +98,7 @@ def test_process_without_stored_manifest_loads_project_once_and_warns(
     assert "To load it once for all of them: dg utils refresh-defs-state" in messages[0]
 
 
-@pytest.mark.parametrize("config", ["with project name", "with subprocess"])
+@pytest.mark.parametrize("config", ["with project name", "as a module"])
 def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_change(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, config: str
 ) -> None:
@@ -107,9 +107,9 @@ def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_chang
     project = write_project(
         tmp_path / "shop", ONE_MODEL, CONFIG + ("project: shop\n" if config == "with project name" else "")
     )
-    if config == "with subprocess":
+    if config == "as a module":
         (project / "config.yaml").unlink()
-        (project / "config.py").write_text(CONFIG_WITH_SUBPROCESS)
+        (project / "config.py").write_text(CONFIG_MODULE)
     with dagster_project(tmp_path) as dagster, caplog.at_level(logging.WARNING):
         dagster.add_component("shop", {"project": str(project)})
         for load_type in (DefinitionsLoadType.INITIALIZATION, *(DefinitionsLoadType.RECONSTRUCTION,) * 2):
@@ -120,8 +120,7 @@ def test_project_is_loaded_once_per_process_if_its_files_do_not_show_every_chang
         assert assets(load_in_production(dagster)) == {"t/one", "t/two"}
 
 
-CONFIG_WITH_SUBPROCESS = """
-import subprocess
+CONFIG_MODULE = """
 from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
 
 gateway = GatewayConfig(connection=DuckDBConnectionConfig(database="warehouse.duckdb"))
