@@ -1,12 +1,10 @@
-"""Types of the attributes in `defs.yaml`, and the functions that resolve them.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclasses as objects.
-"""
+"""Types of the attributes in `defs.yaml`, and the functions that resolve them."""
 
 import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -15,6 +13,7 @@ import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import StrictInt
 
+from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
 from dg_sqlmesh_component.config.mappings import mapping, not_a_mapping
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
@@ -112,11 +111,7 @@ def _verbatim(written: object, resolved: Any) -> Any:
 
 
 def refuse_unset_variable(attribute: str, written: object, resolved: object) -> None:
-    """Refuse a template that resolves to nothing, or that contains the word None instead of a variable's value.
-
-    Raises:
-        ConfigurationError: The variable that it names is not set.
-    """
+    """Refuse a template that resolves to nothing, or that contains the word None instead of a variable's value."""
     has_none = isinstance(written, str) and "{{" in written and "None" not in written and "None" in str(resolved)
     if written and (not resolved or has_none):
         raise ConfigurationError(
@@ -247,14 +242,7 @@ class Audits(dg.Resolvable):
         return any(_matches(audit.name, pattern) for pattern in self.checks)
 
     def refuse_unmatched(self, names: Collection[str]) -> None:
-        """Refuse a name that no audit of the project has.
-
-        Args:
-            names: The names of all audits of the project.
-
-        Raises:
-            ConfigurationError: With the closest names.
-        """
+        """Refuse a name that is not among `names`, those of all audits of the project."""
         for pattern in self.checks if isinstance(self.checks, list) else ():
             if not any(_matches(name, pattern) for name in names):
                 raise ConfigurationError(
@@ -265,6 +253,24 @@ class Audits(dg.Resolvable):
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name.casefold(), pattern.casefold())
+
+
+@dataclass
+class IntervalsCheck(dg.Resolvable):
+    """The check `sqlmesh_intervals_complete` of every incremental model."""
+
+    slack: Annotated[
+        Duration,
+        dg.Resolver.default(
+            model_field_type=WrittenDuration,
+            description="How long an interval may be missing before the check fails, from the first tick of the "
+            "model's cron after its end: seconds, or text such as 2h, 90m, 1 day or PT1H30M (ISO 8601). Default: 0.",
+            examples=["6h", 3600],
+        ),
+    ] = timedelta(0)
+
+    def __post_init__(self) -> None:
+        convert_to_declared_types(self, IntervalsCheck, "intervals_check")
 
 
 @dataclass

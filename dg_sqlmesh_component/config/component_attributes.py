@@ -1,7 +1,4 @@
-"""Everything under `attributes` in `defs.yaml`: each attribute with its type, default and description.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
-"""
+"""Everything under `attributes` in `defs.yaml`: each attribute with its type, default and description."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -14,6 +11,7 @@ from dg_sqlmesh_component.config.attributes import (
     TRANSLATION,
     Audits,
     Execution,
+    IntervalsCheck,
     MetadataAddition,
     MetadataLimits,
     Restate,
@@ -24,7 +22,6 @@ from dg_sqlmesh_component.config.attributes import (
 from dg_sqlmesh_component.config.durations import WrittenDuration
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.freshness import Freshness
-from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
 from dg_sqlmesh_component.config.janitor import Janitor
 from dg_sqlmesh_component.config.mappings import mapping
 from dg_sqlmesh_component.config.polling_sensor import PollingSensor
@@ -227,11 +224,7 @@ class ComponentAttributes(dg.Resolvable):
     ] = None
 
     def refuse_contradictions(self) -> None:
-        """Refuse attributes that have no effect, or a wrong one, together with others.
-
-        Raises:
-            ConfigurationError: With the attributes.
-        """
+        """Refuse attributes that have no effect, or a wrong one, together with others."""
         if self.schedule is not None and self.automation is not None:
             raise ConfigurationError(
                 "defs.yaml has both `schedule` and `automation`, so Dagster would request each model twice. Remove one "

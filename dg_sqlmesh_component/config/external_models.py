@@ -1,7 +1,4 @@
-"""Asset keys of the tables that SQLMesh reads and does not compute.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclasses as objects.
-"""
+"""Asset keys of the tables that SQLMesh reads and does not compute."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,4 @@
-"""When an asset is stale.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
-"""
+"""When an asset is stale."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,7 +6,8 @@ from typing import Annotated
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.durations import WrittenDuration, duration
+from dg_sqlmesh_component.config.durations import Duration, OptionalDuration, WrittenDuration
+from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
@@ -18,7 +16,7 @@ class Freshness(dg.Resolvable):
     """The time after which an asset without a new materialization is stale, on top of the longest gap of its cron."""
 
     slack: Annotated[
-        timedelta,
+        Duration,
         dg.Resolver.default(
             model_field_type=WrittenDuration,
             description="How much longer than the longest time between two ticks of its cron an asset may be without a "
@@ -28,7 +26,7 @@ class Freshness(dg.Resolvable):
         ),
     ]
     warn_slack: Annotated[
-        timedelta | None,
+        OptionalDuration,
         dg.Resolver.default(
             model_field_type=WrittenDuration | None,
             description="A shorter slack, after which Dagster shows a warning. Default: no warning.",
@@ -37,14 +35,12 @@ class Freshness(dg.Resolvable):
     ] = None
 
     def __post_init__(self) -> None:
-        self.slack = duration("freshness.slack", self.slack)
-        if self.warn_slack is not None:
-            self.warn_slack = duration("freshness.warn_slack", self.warn_slack)
-            if self.warn_slack >= self.slack:
-                raise ConfigurationError(
-                    f"`freshness.warn_slack` in defs.yaml is {self.warn_slack}. It must be shorter than "
-                    f"`freshness.slack`, which is {self.slack}."
-                )
+        convert_to_declared_types(self, Freshness, "freshness")
+        if self.warn_slack is not None and self.warn_slack >= self.slack:
+            raise ConfigurationError(
+                f"`freshness.warn_slack` in defs.yaml is {self.warn_slack}. It must be shorter than "
+                f"`freshness.slack`, which is {self.slack}."
+            )
 
     def policy(self, longest_gap: timedelta) -> dg.FreshnessPolicy:
         """The policy of an asset, by the longest time between two ticks of its cron."""

@@ -1,7 +1,4 @@
-"""When and where SQLMesh's janitor runs: `janitor` in `defs.yaml`.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the class as objects.
-"""
+"""When and where SQLMesh's janitor runs: `janitor` in `defs.yaml`."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

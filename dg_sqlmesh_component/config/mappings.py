@@ -1,7 +1,5 @@
 """How attributes of `defs.yaml` that are mappings are resolved."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

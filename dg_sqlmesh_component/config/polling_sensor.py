@@ -1,7 +1,4 @@
-"""`polling_sensor` in `defs.yaml`.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
-"""
+"""`polling_sensor` in `defs.yaml`."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,7 +6,7 @@ from typing import Annotated, Literal
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.durations import WrittenDuration, duration
+from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -22,7 +19,7 @@ class PollingSensor(dg.Resolvable):
     """A sensor that records runs and plans made outside of Dagster."""
 
     interval: Annotated[
-        timedelta,
+        Duration,
         dg.Resolver.default(
             model_field_type=WrittenDuration,
             description="The time between two ticks: seconds, or text such as 10m, 1h or PT5M (ISO 8601). Default: 5m.",
@@ -39,7 +36,6 @@ class PollingSensor(dg.Resolvable):
     ] = "STOPPED"
 
     def __post_init__(self) -> None:
-        self.interval = duration("polling_sensor.interval", self.interval)
         convert_to_declared_types(self, PollingSensor, "polling_sensor")
         if self.interval < SHORTEST_INTERVAL:
             raise ConfigurationError(

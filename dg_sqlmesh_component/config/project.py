@@ -1,7 +1,5 @@
 """The folders of a SQLMesh project, and how to open it."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping

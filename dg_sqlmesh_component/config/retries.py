@@ -1,7 +1,4 @@
-"""Retries inside the step: which errors are retried, and after which delay.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the class as objects.
-"""
+"""Retries inside the step: which errors are retried, and after which delay."""
 
 import re
 from dataclasses import dataclass, field, replace

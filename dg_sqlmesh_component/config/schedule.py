@@ -1,7 +1,4 @@
-"""`schedule` in `defs.yaml`.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
-"""
+"""`schedule` in `defs.yaml`."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

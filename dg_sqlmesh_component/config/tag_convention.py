@@ -1,7 +1,4 @@
-"""Tags of a SQLMesh model that set properties of its asset (ADR-0006).
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
-"""
+"""Tags of a SQLMesh model that set properties of its asset (ADR-0006)."""
 
 from dataclasses import dataclass
 from typing import Annotated

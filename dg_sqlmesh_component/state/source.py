@@ -208,10 +208,8 @@ class ManifestSource:
             )
         return manifest
 
-    # -- selections -------------------------------------------------------------------------------
-
-    def store_answer(self, manifest: Manifest, answered: AnsweredSelection) -> Manifest:
-        """Store SQLMesh's answer to a selection, so that no later load starts SQLMesh for it.
+    def answer(self, manifest: Manifest, select: tuple[str, ...], exclude: tuple[str, ...]) -> Manifest:
+        """Let SQLMesh evaluate a new selection, and store its answer, so that no later load starts SQLMesh for it.
 
         Args:
             manifest: The manifest that `read_or_load` returned, perhaps with answers that were added since.
@@ -219,6 +217,8 @@ class ManifestSource:
         Returns:
             The manifest with the answer.
         """
+        models = load_manifest(self.project, select, exclude, asked_by="get_asset_selection").selected
+        answered = AnsweredSelection(select, exclude, models)
         with_answer = replace(manifest, selections=(*manifest.selections, answered))
         if self._loaded_as is not None:
             LOADED_IN_PROCESS[self._loaded_as] = with_answer
@@ -229,9 +229,9 @@ class ManifestSource:
                     write_manifest(replace(stored, selections=(*stored.selections, answered)), self._read_from)
             except (ConfigurationError, OSError) as error:
                 _LOGGER.warning(
-                    f"get_asset_selection(select={answered.select}, exclude={answered.exclude}) started SQLMesh, and "
-                    f"its answer cannot be stored: {error}. Run `dg check defs` after `dg utils refresh-defs-state` "
-                    "where the image is built. Until then every process starts SQLMesh for it."
+                    f"get_asset_selection(select={select}, exclude={exclude}) started SQLMesh, and its answer cannot "
+                    f"be stored: {error}. Run `dg check defs` after `dg utils refresh-defs-state` where the image is "
+                    "built. Until then every process starts SQLMesh for it."
                 )
         return with_answer
 

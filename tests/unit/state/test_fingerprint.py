@@ -228,7 +228,7 @@ def test_user_name_counts_only_if_the_configuration_reads_it(
 
 
 def test_fingerprint_depends_on_the_requested_content(project: SQLMeshProject) -> None:
-    requests = [], ["a"], ["a", "b"], ["ab"], ["", "ab"]
+    requests: tuple[list[str], ...] = [], ["a"], ["a", "b"], ["ab"], ["", "ab"]
     assert len({fingerprint_without_models(project, requested) for requested in requests}) == len(requests)
 
 
