@@ -89,13 +89,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def get_asset_spec(self, model: Model) -> dg.AssetSpec:
         """The asset of one model: the defaults, the tag convention, then `translation`. Override it to change more.
 
-        ```python
-        class Ours(SQLMeshProjectComponent):
-            def get_asset_spec(self, model):
-                spec = super().get_asset_spec(model)
-                return spec.merge_attributes(tags={"layer": model.schema})
-        ```
-
         Raises:
             ProjectLoadError: Dagster refuses a property of the model.
             ConfigurationError: `translation` cannot be applied, or Dagster refuses its result.
@@ -109,13 +102,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
         SQLMesh runs the audit in any case. Without a check, a failure shows only in the step's failure.
 
-        ```python
-        class Ours(SQLMeshProjectComponent):
-            def get_asset_check_spec(self, asset_spec, node, audit):
-                spec = super().get_asset_check_spec(asset_spec, node, audit)
-                return spec._replace(description=f"Ask the data team about {audit.name}.")
-        ```
-
         Args:
             asset_spec: The asset of the check.
             node: The owner of the audit: the asset's model, an external model that it reads, or a standalone audit.
@@ -124,13 +110,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     def execute(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
         """Run SQLMesh for the selected assets and checks, and yield the results. Override it to do more around it.
-
-        ```python
-        class Ours(SQLMeshProjectComponent):
-            def execute(self, context):
-                context.log.info("before")
-                yield from super().execute(context)
-        ```
 
         Raises:
             dagster.Failure: At the end, if a selected asset or check failed or could not be computed.
@@ -148,18 +127,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     @property
     def op_config_schema(self) -> type[SQLMeshRunConfig] | None:
-        """The run config, as the launchpad shows it. Override it with a subclass to add fields, or with None for none.
-
-        ```python
-        class OurConfig(SQLMeshRunConfig):
-            ticket: str | None = None
-
-        class Ours(SQLMeshProjectComponent):
-            @property
-            def op_config_schema(self):
-                return OurConfig
-        ```
-        """
+        """The run config, as the launchpad shows it. Override it to return a subclass with more fields, or None."""
         return SQLMeshRunConfig
 
     # -- for other components, jobs and schedules -----------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Annotated
 import dagster as dg
 
 from dg_sqlmesh_component.config.durations import Duration, OptionalDuration, WrittenDuration
+from dg_sqlmesh_component.config.mappings import described
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -17,20 +18,21 @@ class Freshness(dg.Resolvable):
 
     slack: Annotated[
         Duration,
-        dg.Resolver.default(
-            model_field_type=WrittenDuration,
-            description="How much longer than the longest time between two ticks of its cron an asset may be without a "
+        described(
+            "How much longer than the longest time between two ticks of its cron an asset may be without a "
             "materialization: seconds, or text such as 2h, 90m, 1 day or PT1H30M (ISO 8601). Choose more than the "
             "time from a tick to the end of the run. Required.",
-            examples=["2h", 7200],
+            "2h",
+            7200,
+            written_as=WrittenDuration,
         ),
     ]
     warn_slack: Annotated[
         OptionalDuration,
-        dg.Resolver.default(
-            model_field_type=WrittenDuration | None,
-            description="A shorter slack, after which Dagster shows a warning. Default: no warning.",
-            examples=["1h"],
+        described(
+            "A shorter slack, after which Dagster shows a warning. Default: no warning.",
+            "1h",
+            written_as=WrittenDuration | None,
         ),
     ] = None
 

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated
 
 import dagster as dg
 
 from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
+from dg_sqlmesh_component.config.mappings import DefaultStatus, described
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -20,20 +21,14 @@ class PollingSensor(dg.Resolvable):
 
     interval: Annotated[
         Duration,
-        dg.Resolver.default(
-            model_field_type=WrittenDuration,
-            description="The time between two ticks: seconds, or text such as 10m, 1h or PT5M (ISO 8601). Default: 5m.",
-            examples=["10m", 600],
+        described(
+            "The time between two ticks: seconds, or text such as 10m, 1h or PT5M (ISO 8601). Default: 5m.",
+            "10m",
+            600,
+            written_as=WrittenDuration,
         ),
     ] = timedelta(minutes=5)
-    default_status: Annotated[
-        Literal["RUNNING", "STOPPED"],
-        dg.Resolver.default(
-            description="Whether the sensor is on before anybody has switched it on or off in Dagster. "
-            "Default: STOPPED.",
-            examples=["RUNNING"],
-        ),
-    ] = "STOPPED"
+    default_status: DefaultStatus = "STOPPED"
 
     def __post_init__(self) -> None:
         convert_to_declared_types(self, PollingSensor, "polling_sensor")

@@ -50,12 +50,19 @@ class SQLMeshRunConfig(dg.Config):
     )
 
 
-def config_fields(schema: type[SQLMeshRunConfig], *, allows_restatement: bool) -> dict[str, dg.Field]:
-    """The fields of the op's config.
+def config_fields(schema: object, *, allows_restatement: bool) -> dict[str, dg.Field]:
+    """The fields of the op's config, from `op_config_schema`.
 
     Dagster's launchpad shows only fields with a default. So, if restatements are allowed, `restate` has the default
     `{}`, which restates nothing.
     """
+    if schema is None:
+        return {}
+    if not (isinstance(schema, type) and issubclass(schema, SQLMeshRunConfig)):
+        raise ConfigurationError(
+            f"op_config_schema returned {schema!r}. It must be a property that returns a subclass of SQLMeshRunConfig, "
+            "or None."
+        )
     fields = dict(schema.to_fields_dict())  # a copy: Dagster shares the original
     if allows_restatement:
         ends = {

@@ -17,7 +17,7 @@ import dagster as dg
 from dagster.components.resolved.core_models import OpSpec
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig, config_fields
+from dg_sqlmesh_component.config.run_config import config_fields
 from dg_sqlmesh_component.dagster_internals import is_reserved_tag
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -110,7 +110,7 @@ class ComponentOp:
             description=self.configured.description or f"Runs SQLMesh in environment {environment}.",
             tags={**(self.configured.tags or {}), PROJECT_TAG: self.project_tag(assets.manifest)},
             pool=self.pool(environment),
-            config_schema=_config_fields(config_schema, allows_restatement=allows_restatement),
+            config_schema=config_fields(config_schema, allows_restatement=allows_restatement),
             ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
             out={
                 **{output: dg.Out(dg.Nothing, is_required=False) for output in key_by_output},
@@ -133,17 +133,6 @@ class ComponentOp:
         config = project.config or ""
         opened_with = [*folders, manifest.gateway, manifest.environment, config, *self.variables]
         return f"{project.name}_{short_hash(opened_with)}"
-
-
-def _config_fields(config_schema: object, *, allows_restatement: bool) -> dict[str, Any]:
-    if config_schema is None:
-        return {}
-    if isinstance(config_schema, type) and issubclass(config_schema, SQLMeshRunConfig):
-        return config_fields(config_schema, allows_restatement=allows_restatement)
-    raise ConfigurationError(
-        f"op_config_schema returned {config_schema!r}. It must be a property that returns a subclass of "
-        "SQLMeshRunConfig, or None."
-    )
 
 
 def default_op_name(component: str, instance: int | str | None) -> str:

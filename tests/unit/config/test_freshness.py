@@ -52,7 +52,9 @@ def test_slack_is_seconds_or_a_duration(written: object, duration: timedelta) ->
     assert freshness(slack=written).slack == duration
 
 
-@pytest.mark.parametrize("written", ["", "soon", "2 apples", "h", "1y", "-", "-1h", "{{ [1] }}", "{{ none }}", "{{ true }}"])
+@pytest.mark.parametrize(
+    "written", ["", "soon", "2 apples", "h", "1y", "-", "-1h", "{{ [1] }}", "{{ none }}", "{{ true }}"]
+)
 def test_slack_that_is_no_duration_is_refused(written: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         freshness(slack=written)
