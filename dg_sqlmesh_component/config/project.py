@@ -67,11 +67,7 @@ class SQLMeshProject:
         )
 
     def check_folders(self) -> None:
-        """Check the folders, as far as possible without SQLMesh.
-
-        Raises:
-            ConfigurationError: A folder is missing, or is not a SQLMesh project.
-        """
+        """Refuse a folder that is missing or is not a SQLMesh project, as far as this is possible without SQLMesh."""
         for path in self.paths:
             if not path.is_dir():
                 raise ConfigurationError(

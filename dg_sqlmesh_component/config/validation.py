@@ -21,7 +21,7 @@ _LONGEST_VALUE = 60
 def convert_to_declared_types(
     declared: Any, declaring: type, attribute: str = "", *, secret: Collection[str] = ()
 ) -> None:
-    """Convert the fields of a dataclass to their declared types.
+    """Convert the fields of a dataclass to their declared types. A value that cannot be converted is refused.
 
     The text `"4"`, from an environment variable, becomes a number where a number is declared. The number 4, which a
     template makes of that text, becomes text where text is declared.

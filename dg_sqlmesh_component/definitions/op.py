@@ -154,14 +154,7 @@ def default_op_name(component: str, instance: int | str | None) -> str:
 
 
 def refuse_op_name(name: str, attribute: str = "op.name") -> None:
-    """Refuse a name that no op can have.
-
-    Args:
-        attribute: The attribute of `defs.yaml` that has the name.
-
-    Raises:
-        ConfigurationError: Dagster refuses the name, or gives such names to parts of an op.
-    """
+    """Refuse a name that no op can have. `attribute` of `defs.yaml` has it."""
     if NAME_OF_A_PART.search(name):
         raise ConfigurationError(
             f"`{attribute}` in defs.yaml is {name!r}. It must not end in an underscore and a number: Dagster "
@@ -171,11 +164,7 @@ def refuse_op_name(name: str, attribute: str = "op.name") -> None:
 
 
 def refuse_name(name: str, attribute: str) -> None:
-    """Refuse a name that Dagster refuses.
-
-    Raises:
-        ConfigurationError: With the rule.
-    """
+    """Refuse a name that Dagster refuses, with Dagster's rule."""
     try:
         dg.op(name=name)(lambda: None)
     except dg.DagsterInvalidDefinitionError as error:
@@ -183,11 +172,7 @@ def refuse_name(name: str, attribute: str) -> None:
 
 
 def refuse_reserved_tags(attribute: str, tags: Mapping[str, str]) -> None:
-    """Refuse tags of runs that Dagster or this package sets.
-
-    Raises:
-        ConfigurationError: With the first of them.
-    """
+    """Refuse tags of runs that Dagster or this package sets."""
     for key in tags:
         if is_reserved_tag(key) or key.startswith("sqlmesh/"):
             owner = "this component" if key.startswith("sqlmesh/") else "Dagster"
