@@ -37,18 +37,16 @@ def deps(assets: ProjectAssets, name: str) -> set[str]:
 # -- assets ---------------------------------------------------------------------------------------
 
 
-def test_unselected_model_is_still_a_dependency() -> None:
-    project = manifest(
-        model("core.orders", reads=["staging.orders"]), model("staging.orders"), selected=["core.orders"]
-    )
-    assets = project_assets(project)
-    assert [dep.asset_key for dep in assets.specs[fqn("core.orders")].deps] == [dg.AssetKey(["staging", "orders"])]
+def test_only_selected_executable_models_are_assets_and_others_are_dependencies() -> None:
+    models = [
+        model("core.orders", reads=["staging.orders", "core.inner", "raw.events"]),
+        model("staging.orders"),
+        model("core.inner", kind="EMBEDDED"),
+        model("raw.events", kind="EXTERNAL"),
+    ]
+    assets = project_assets(manifest(*models, selected=["core.orders", "core.inner", "raw.events"]))
     assert set(assets.specs) == {fqn("core.orders")}
-
-
-def test_external_and_embedded_models_are_not_assets() -> None:
-    project = manifest(model("core.orders"), model("core.inner", kind="EMBEDDED"), model("raw.events", kind="EXTERNAL"))
-    assert set(project_assets(project).specs) == {fqn("core.orders")}
+    assert deps(assets, "core.orders") == {"staging/orders", "raw/events"}
 
 
 def test_overridden_spec_decides_the_key_of_asset_and_checks() -> None:
@@ -86,15 +84,6 @@ def test_dependencies_follow_an_overridden_key(selected: list[str], through_embe
         "ours/core/orders",
         "raw/events",
     }
-
-
-def test_two_components_of_one_project_share_keys() -> None:
-    models = [model("core.orders"), model("marts.revenue", reads=["core.orders"])]
-    upstream, downstream = (
-        project_assets(manifest(*models, selected=[name]), asset=with_key_prefix("ours"))
-        for name in ("core.orders", "marts.revenue")
-    )
-    assert deps(downstream, "marts.revenue") == {key.to_user_string() for key in upstream.fqn_by_key}
 
 
 def test_models_may_swap_their_keys() -> None:
@@ -316,24 +305,12 @@ def test_tables_with_one_final_key_are_not_named(name: str) -> None:
     assert dependencies(project_assets(project, asset=by_table), name) == {"orders": {}}
 
 
-@pytest.mark.parametrize(
-    ("selected", "expected"),
-    [
-        (["a.core.orders", "marts.revenue"], {}),
-        (["marts.revenue"], {}),
-        (["a.core.orders", "b.core.orders", "marts.revenue"], None),
-    ],
-    ids=["the other table is not selected", "neither is", "both are"],
-)
-def test_key_of_a_selected_asset_names_no_table(selected: list[str], expected: dict[str, str] | None) -> None:
+@pytest.mark.parametrize("selected", [["a.core.orders", "marts.revenue"], ["marts.revenue"]], ids=["one", "neither"])
+def test_key_of_two_tables_names_no_table_if_one_of_them_is_selected(selected: list[str]) -> None:
     models = [model("a.core.orders"), model("b.core.orders", table_name="b.core.orders")]
     readers = [model("marts.revenue", reads=["a.core.orders"]), model("marts.other", reads=["b.core.orders"])]
     project = manifest(*models, *readers, selected=selected)
-    if expected is None:
-        with pytest.raises(ProjectLoadError, match=r"^Two models become the asset core/orders"):
-            project_assets(project)
-    else:
-        assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": expected}
+    assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": {}}
 
 
 def test_mapped_key_names_no_table() -> None:
