@@ -191,11 +191,7 @@ class ProjectAssets:
         return Path(self.manifest.paths[0]).name
 
     def selection(self, select: tuple[str, ...], exclude: tuple[str, ...]) -> dg.AssetSelection:
-        """The assets of a selection whose models are in the manifest; all assets if it is empty.
-
-        Raises:
-            ConfigurationError: It matches no asset.
-        """
+        """The assets of a selection whose models are in the manifest; all assets if it is empty. Refuse one of none."""
         models = self.manifest.answer_to(select, exclude) if select or exclude else self.specs
         keys = [self.key(fqn) for fqn in models or () if fqn in self.specs]
         if not keys:
