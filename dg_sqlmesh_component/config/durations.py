@@ -16,10 +16,12 @@ _DURATION = TypeAdapter(timedelta)
 
 
 def _duration(value: object) -> timedelta:
-    # `2h` is the ISO 8601 duration `PT2H` without its beginning.
-    for written in (value, f"PT{value.strip().upper()}") if isinstance(value, str) else (value,):
+    spellings = [] if isinstance(value, bool) else [value]
+    if isinstance(value, str):
+        spellings.append(f"PT{value.strip().upper()}")  # `2h` is the ISO 8601 duration `PT2H` without its beginning
+    for written in spellings:
         with suppress(ValidationError):
-            duration = _DURATION.validate_python(written if not isinstance(written, bool) else None)
+            duration = _DURATION.validate_python(written)
             if not timedelta(0) <= duration <= LONGEST_DURATION:
                 raise PydanticCustomError(
                     "duration", f"It must not be negative or longer than {LONGEST_DURATION.days} days"
