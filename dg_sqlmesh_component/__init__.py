@@ -5,11 +5,11 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 from dg_sqlmesh_component.component import SQLMeshProjectComponent as SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits as Audits
 from dg_sqlmesh_component.config.attributes import Execution as Execution
+from dg_sqlmesh_component.config.attributes import IntervalsCheck as IntervalsCheck
 from dg_sqlmesh_component.config.attributes import MetadataLimits as MetadataLimits
 from dg_sqlmesh_component.config.attributes import Restate as Restate
 from dg_sqlmesh_component.config.external_models import ExternalModels as ExternalModels
 from dg_sqlmesh_component.config.freshness import Freshness as Freshness
-from dg_sqlmesh_component.config.intervals_check import IntervalsCheck as IntervalsCheck
 from dg_sqlmesh_component.config.janitor import Janitor as Janitor
 from dg_sqlmesh_component.config.polling_sensor import PollingSensor as PollingSensor
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject

@@ -1,7 +1,4 @@
-"""`SQLMeshProjectComponent`: YAML in, Dagster definitions out.
-
-Dagster reads the annotations of the dataclass as objects, so they must not be postponed.
-"""
+"""`SQLMeshProjectComponent`: YAML in, Dagster definitions out."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -26,14 +23,13 @@ from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
-from dg_sqlmesh_component.definitions.garbage_collection import paused_garbage_collection
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.janitor.job import JanitorJob
 from dg_sqlmesh_component.janitor.step import clean_up
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
-from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Audit, Manifest, Model, StandaloneAudit
+from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.run.recorder import recorded
 from dg_sqlmesh_component.run.request import StepSettings
@@ -42,7 +38,6 @@ from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.schedule.schedules import build_schedules
 from dg_sqlmesh_component.sensor.polling_sensor import build_sensor
 from dg_sqlmesh_component.state.source import ManifestSource, variables_without_secrets
-from dg_sqlmesh_component.worker_client.calls import load_manifest
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 
 
@@ -94,13 +89,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def get_asset_spec(self, model: Model) -> dg.AssetSpec:
         """The asset of one model: the defaults, the tag convention, then `translation`. Override it to change more.
 
-        ```python
-        class Ours(SQLMeshProjectComponent):
-            def get_asset_spec(self, model):
-                spec = super().get_asset_spec(model)
-                return spec.merge_attributes(tags={"layer": model.schema})
-        ```
-
         Raises:
             ProjectLoadError: Dagster refuses a property of the model.
             ConfigurationError: `translation` cannot be applied, or Dagster refuses its result.
@@ -114,13 +102,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
         SQLMesh runs the audit in any case. Without a check, a failure shows only in the step's failure.
 
-        ```python
-        class Ours(SQLMeshProjectComponent):
-            def get_asset_check_spec(self, asset_spec, node, audit):
-                spec = super().get_asset_check_spec(asset_spec, node, audit)
-                return spec._replace(description=f"Ask the data team about {audit.name}.")
-        ```
-
         Args:
             asset_spec: The asset of the check.
             node: The owner of the audit: the asset's model, an external model that it reads, or a standalone audit.
@@ -129,13 +110,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     def execute(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
         """Run SQLMesh for the selected assets and checks, and yield the results. Override it to do more around it.
-
-        ```python
-        class Ours(SQLMeshProjectComponent):
-            def execute(self, context):
-                context.log.info("before")
-                yield from super().execute(context)
-        ```
 
         Raises:
             dagster.Failure: At the end, if a selected asset or check failed or could not be computed.
@@ -153,18 +127,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     @property
     def op_config_schema(self) -> type[SQLMeshRunConfig] | None:
-        """The run config, as the launchpad shows it. Override it with a subclass to add fields, or with None for none.
-
-        ```python
-        class OurConfig(SQLMeshRunConfig):
-            ticket: str | None = None
-
-        class Ours(SQLMeshProjectComponent):
-            @property
-            def op_config_schema(self):
-                return OurConfig
-        ```
-        """
+        """The run config, as the launchpad shows it. Override it to return a subclass with more fields, or None."""
         return SQLMeshRunConfig
 
     # -- for other components, jobs and schedules -----------------------------------------------------
@@ -190,9 +153,10 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             ConfigurationError: The selection is invalid, or matches no asset of this component.
         """
         selectors = _checked_selectors("select", select), _checked_selectors("exclude", exclude)
-        if any(selectors):
-            self._assets = _with_answer(self._project_assets, self._source, *selectors)
-        return self._project_assets.selection(*selectors)
+        assets = self._project_assets
+        if any(selectors) and assets.manifest.answer_to(*selectors) is None:
+            assets = self._assets = replace(assets, manifest=self._source.answer(assets.manifest, *selectors))
+        return assets.selection(*selectors)
 
     # -- loading; Dagster calls these -----------------------------------------------------------------
 
@@ -231,11 +195,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         )
 
     def write_state_to_path(self, state_path: Path) -> None:
-        """Load the project and store its manifest. In development, Dagster calls this whenever it loads definitions.
-
-        Raises:
-            ConfigurationError: The file cannot be written, and a user asked for it.
-        """
+        """Load the project and store its manifest. In development, Dagster calls this whenever it loads definitions."""
         self._source.store(state_path, is_refresh=not self._is_loading)
 
     async def refresh_state(self, project_root: Path) -> str:
@@ -272,27 +232,52 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             EARLY_WORKERS.start(self.project)
         code_location = CodeLocation.of(context)
         code_location.add_manifest(label, self.defs_state_config.key, self.project.env)
-        with paused_garbage_collection():
-            assets = self._translate(self._source.read_or_load(state_path, self._storage_problem))
-            op = self._op.build(
-                op_name,
-                assets,
-                lambda context: recorded(context, self.execute(context)),
-                self.op_config_schema,
-                allows_restatement=self.execution.allow_restate,
+        assets = self._translate(self._source.read_or_load(state_path, self._storage_problem))
+        op = self._op.build(
+            op_name,
+            assets,
+            lambda context: recorded(context, self.execute(context)),
+            self.op_config_schema,
+            allows_restatement=self.execution.allow_restate,
+        )
+        self._code_location = code_location
+        code_location.add(label, op_name, assets.specs)
+        definitions = [dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])]
+        for attribute, automation in self._automation(op_name, assets):
+            code_location.add_definitions(label, attribute, automation)
+            definitions.append(automation)
+        return dg.Definitions.merge(*definitions)
+
+    def _automation(self, op_name: str, assets: ProjectAssets) -> Iterator[tuple[str, dg.Definitions]]:
+        """The schedules, the sensor and the janitor's job, each with the attribute that sets its names."""
+        if self.schedule is not None:
+            yield "schedule.name", build_schedules(self.schedule, op_name, self.project, assets)
+        if self.polling_sensor is not None:
+            owned, project_tag = self._code_location.models, self._op.project_tag(assets.manifest)
+            sensor = build_sensor(self.polling_sensor, op_name, self.project, assets, owned, project_tag)
+            yield "op.name", sensor
+        if self.janitor is not None:
+            compute = partial(clean_up, project=self.project, janitor=self.janitor, execution=self.execution)
+            yield (
+                "janitor.name",
+                JanitorJob(self.janitor, op_name).build(self._op.pool(assets.manifest.environment), compute),
             )
-            self._code_location = code_location
-            code_location.add(label, op_name, assets.specs)
-            definitions = dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])
-            pool, project_tag = self._op.pool(assets.manifest.environment), self._op.project_tag(assets.manifest)
-            automation = _automation_of(self, op_name, label, assets, code_location, pool, project_tag)
-            return dg.Definitions.merge(definitions, *automation)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
+        self.audits.refuse_unmatched(manifest.audit_names)
         self._translator = Translator(manifest, self)
         self._is_translating = True
         try:
-            self._assets = _assets_of(self, manifest, self._translator)
+            self._assets = ProjectAssets.build(
+                manifest,
+                self._translator,
+                self.get_asset_spec,
+                lambda spec, node, audit: (
+                    self.get_asset_check_spec(spec, node, audit) if self.audits.has_check(audit) else None
+                ),
+                status_checks=self.execution_status_check,
+                intervals_slack=self.intervals_check.slack if self.intervals_check else None,
+            )
         finally:
             self._is_translating = False
         return self._assets
@@ -312,58 +297,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self._load_context.build_defs(self._load_context.component_path)  # Dagster keeps the result
         assert self._assets is not None, "build_defs_from_state builds the assets"
         return self._assets
-
-
-def _assets_of(component: SQLMeshProjectComponent, manifest: Manifest, translator: Translator) -> ProjectAssets:
-    """The assets and checks, as the component's attributes and overridden methods define them."""
-    component.audits.refuse_unmatched(manifest.audit_names)
-
-    def check_spec(spec: dg.AssetSpec, node: Model | StandaloneAudit, audit: Audit) -> dg.AssetCheckSpec | None:
-        return component.get_asset_check_spec(spec, node, audit) if component.audits.has_check(audit) else None
-
-    return ProjectAssets.build(
-        manifest,
-        translator,
-        component.get_asset_spec,
-        check_spec,
-        status_checks=component.execution_status_check,
-        intervals_slack=component.intervals_check.slack if component.intervals_check else None,
-    )
-
-
-def _automation_of(
-    component: SQLMeshProjectComponent,
-    op_name: str,
-    label: str,
-    assets: ProjectAssets,
-    code_location: CodeLocation,
-    pool: str,
-    project_tag: str,
-) -> list[dg.Definitions]:
-    """The schedules, the sensor and the job of the janitor, if they are configured."""
-    by_attribute: dict[str, dg.Definitions] = {}
-    if component.schedule is not None:
-        by_attribute["schedule.name"] = build_schedules(component.schedule, op_name, component.project, assets)
-    if component.polling_sensor is not None:
-        by_attribute["op.name"] = build_sensor(
-            component.polling_sensor, op_name, component.project, assets, code_location.models, project_tag
-        )
-    if component.janitor is not None:
-        compute = partial(clean_up, project=component.project, janitor=component.janitor, execution=component.execution)
-        by_attribute["janitor.name"] = JanitorJob(component.janitor, op_name).build(pool, compute)
-    for attribute, definitions in by_attribute.items():
-        code_location.add_definitions(label, attribute, definitions)
-    return list(by_attribute.values())
-
-
-def _with_answer(
-    assets: ProjectAssets, source: ManifestSource, select: tuple[str, ...], exclude: tuple[str, ...]
-) -> ProjectAssets:
-    """The assets with the models of a selection in their manifest. SQLMesh evaluates the selection if it is new."""
-    if assets.manifest.answer_to(select, exclude) is not None:
-        return assets
-    models = load_manifest(source.project, select, exclude, asked_by="get_asset_selection").selected
-    return replace(assets, manifest=source.store_answer(assets.manifest, AnsweredSelection(select, exclude, models)))
 
 
 def _refuse_unset_variables(component: SQLMeshProjectComponent, attributes: BaseModel) -> None:

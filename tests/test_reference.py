@@ -19,10 +19,16 @@ from harness import REPOSITORY, dagster_project
 from pydantic import BaseModel
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits, Restate, SQLMeshProjectArgs
+from dg_sqlmesh_component.config.attributes import (
+    Audits,
+    Execution,
+    IntervalsCheck,
+    MetadataLimits,
+    Restate,
+    SQLMeshProjectArgs,
+)
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.freshness import Freshness
-from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
 from dg_sqlmesh_component.config.janitor import Janitor
 from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.config.retries import Retries

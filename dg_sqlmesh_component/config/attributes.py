@@ -1,12 +1,10 @@
-"""Types of the attributes in `defs.yaml`, and the functions that resolve them.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclasses as objects.
-"""
+"""Types of the attributes in `defs.yaml`, and the functions that resolve them."""
 
 import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -15,7 +13,8 @@ import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import StrictInt
 
-from dg_sqlmesh_component.config.mappings import mapping, not_a_mapping
+from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
+from dg_sqlmesh_component.config.mappings import described, mapping, not_a_mapping
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.templates import TemplateScope
@@ -35,56 +34,53 @@ class SQLMeshProjectArgs(dg.Resolvable):
 
     path: Annotated[
         str | list[str],
-        dg.Resolver.default(
-            description="Folder of the SQLMesh project, relative to this file, or a list of folders for a "
+        described(
+            "Folder of the SQLMesh project, relative to this file, or a list of folders for a "
             "multi-repository project.",
-            examples=["../../../shop", ["../../../core", "../../../marketing"]],
+            "../../../shop",
+            ["../../../core", "../../../marketing"],
         ),
     ]
     gateway: Annotated[
         str | None,
-        dg.Resolver.default(
-            description="Gateway to use, as `sqlmesh --gateway`. Default: SQLMESH_GATEWAY, else the project's own.",
-            examples=["warehouse"],
+        described(
+            "Gateway to use, as `sqlmesh --gateway`. Default: SQLMESH_GATEWAY, else the project's own.", "warehouse"
         ),
     ] = None
     environment: Annotated[
         str | None,
-        dg.Resolver.default(
-            description="Environment whose promoted models a run executes. Default: the project's own default "
+        described(
+            "Environment whose promoted models a run executes. Default: the project's own default "
             "target environment, which is `prod` unless its configuration sets another.",
-            examples=["prod", "{{ env.SQLMESH_ENVIRONMENT }}"],
+            "prod",
+            "{{ env.SQLMESH_ENVIRONMENT }}",
         ),
     ] = None
     config: Annotated[
-        str | None,
-        dg.Resolver.default(
-            description="Name of the configuration object in `config.py`, as `sqlmesh --config`.",
-            examples=["local_config"],
-        ),
+        str | None, described("Name of the configuration object in `config.py`, as `sqlmesh --config`.", "local_config")
     ] = None
     working_directory: Annotated[
         str | None,
-        dg.Resolver.default(
-            description="Folder in which SQLMesh runs, relative to this file. Relative paths in SQLMesh's "
+        described(
+            "Folder in which SQLMesh runs, relative to this file. Relative paths in SQLMesh's "
             "configuration start there. Default: the (first) project folder, as for the `sqlmesh` command in it.",
-            examples=["../../.."],
+            "../../..",
         ),
     ] = None
     python: Annotated[
         str | None,
-        dg.Resolver.default(
-            description="Python interpreter with SQLMesh: a command, or a path relative to this file. It needs no "
+        described(
+            "Python interpreter with SQLMesh: a command, or a path relative to this file. It needs no "
             "Dagster. Default: the interpreter that runs Dagster.",
-            examples=["../../../.venv-sqlmesh/bin/python"],
+            "../../../.venv-sqlmesh/bin/python",
         ),
     ] = None
     env: Annotated[
         dict[str, str],
-        dg.Resolver.default(
-            description="Environment variables for SQLMesh's process only, in addition to those of Dagster's process. "
+        described(
+            "Environment variables for SQLMesh's process only, in addition to those of Dagster's process. "
             "Their values are never stored.",
-            examples=[{"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"}],
+            {"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"},
         ),
     ] = field(default_factory=dict)
 
@@ -112,11 +108,7 @@ def _verbatim(written: object, resolved: Any) -> Any:
 
 
 def refuse_unset_variable(attribute: str, written: object, resolved: object) -> None:
-    """Refuse a template that resolves to nothing, or that contains the word None instead of a variable's value.
-
-    Raises:
-        ConfigurationError: The variable that it names is not set.
-    """
+    """Refuse a template that resolves to nothing, or that contains the word None instead of a variable's value."""
     has_none = isinstance(written, str) and "{{" in written and "None" not in written and "None" in str(resolved)
     if written and (not resolved or has_none):
         raise ConfigurationError(
@@ -192,24 +184,21 @@ class MetadataLimits(dg.Resolvable):
 
     characters: Annotated[
         int,
-        dg.Resolver.default(
-            description="Characters of a query (`sql`, audits) and of dbt's `meta`. Longer text is cut, with a note. "
+        described(
+            "Characters of a query (`sql`, audits) and of dbt's `meta`. Longer text is cut, with a note. "
             "At least 100. Default: 4000.",
-            examples=[20_000],
+            20_000,
         ),
     ] = DEFAULT_LIMITS.characters
     columns: Annotated[
-        int,
-        dg.Resolver.default(
-            description="Columns of a model's schema; more are left out, and counted. Default: 1000.", examples=[100]
-        ),
+        int, described("Columns of a model's schema; more are left out, and counted. Default: 1000.", 100)
     ] = DEFAULT_LIMITS.columns
     lineage_pairs: Annotated[
         int,
-        dg.Resolver.default(
-            description="Pairs of columns (one here, one upstream) of a model's column lineage; more are left out, and "
+        described(
+            "Pairs of columns (one here, one upstream) of a model's column lineage; more are left out, and "
             "counted. Default: 1000.",
-            examples=[10_000],
+            10_000,
         ),
     ] = DEFAULT_LIMITS.lineage_pairs
 
@@ -229,11 +218,12 @@ class Audits(dg.Resolvable):
 
     checks: Annotated[
         Literal["all", "blocking", "none"] | list[str],
-        dg.Resolver.default(
-            description="Audits that are asset checks. all; blocking: audits whose failure stops the model; none; or a "
+        described(
+            "Audits that are asset checks. all; blocking: audits whose failure stops the model; none; or a "
             "list of audit names, in which `*` matches any characters. SQLMesh evaluates the other audits too: a "
             "failure shows in the step's failure or in the run's log. Default: all.",
-            examples=["blocking", ["not_null", "unique_*"]],
+            "blocking",
+            ["not_null", "unique_*"],
         ),
     ] = "all"
 
@@ -247,14 +237,7 @@ class Audits(dg.Resolvable):
         return any(_matches(audit.name, pattern) for pattern in self.checks)
 
     def refuse_unmatched(self, names: Collection[str]) -> None:
-        """Refuse a name that no audit of the project has.
-
-        Args:
-            names: The names of all audits of the project.
-
-        Raises:
-            ConfigurationError: With the closest names.
-        """
+        """Refuse a name that is not among `names`, those of all audits of the project."""
         for pattern in self.checks if isinstance(self.checks, list) else ():
             if not any(_matches(name, pattern) for name in names):
                 raise ConfigurationError(
@@ -268,22 +251,38 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 @dataclass
+class IntervalsCheck(dg.Resolvable):
+    """The check `sqlmesh_intervals_complete` of every incremental model."""
+
+    slack: Annotated[
+        Duration,
+        described(
+            "How long an interval may be missing before the check fails, from the first tick of the "
+            "model's cron after its end: seconds, or text such as 2h, 90m, 1 day or PT1H30M (ISO 8601). Default: 0.",
+            "6h",
+            3600,
+            written_as=WrittenDuration,
+        ),
+    ] = timedelta(0)
+
+    def __post_init__(self) -> None:
+        convert_to_declared_types(self, IntervalsCheck, "intervals_check")
+
+
+@dataclass
 class Restate(dg.Resolvable):
     """Limits of restatements."""
 
     max_intervals: Annotated[
         int | None,
-        dg.Resolver.default(
-            description="Refuse a restatement of more intervals, counted over all its models. Default: no limit.",
-            examples=[500],
-        ),
+        described("Refuse a restatement of more intervals, counted over all its models. Default: no limit.", 500),
     ] = None
     max_seconds: Annotated[
         float | None,
-        dg.Resolver.default(
-            description="Refuse a restatement that would take longer, as estimated from recorded materializations. "
+        described(
+            "Refuse a restatement that would take longer, as estimated from recorded materializations. "
             "Default: no limit.",
-            examples=[3600],
+            3600,
         ),
     ] = None
 
@@ -298,50 +297,43 @@ class Execution(dg.Resolvable):
 
     concurrent_tasks: Annotated[
         int | None,
-        dg.Resolver.default(
-            description="Batches that SQLMesh computes at once. Default: the setting of the project's connection.",
-            examples=[4],
-        ),
+        described("Batches that SQLMesh computes at once. Default: the setting of the project's connection.", 4),
     ] = None
     environments: Annotated[
         list[str],
-        dg.Resolver.default(
-            description="Environments that a run may name in its config instead of the one of this component. `*` "
+        described(
+            "Environments that a run may name in its config instead of the one of this component. `*` "
             "matches any characters. Default: none.",
-            examples=[["dev", "pr_*"]],
+            ["dev", "pr_*"],
         ),
     ] = field(default_factory=list)
     overlap_timeout: Annotated[
         float,
-        dg.Resolver.default(
-            description="Seconds that a run waits for another run on the same SQLMesh state, or for a DuckDB file that "
+        described(
+            "Seconds that a run waits for another run on the same SQLMesh state, or for a DuckDB file that "
             "another process holds. Default: 3600.",
-            examples=[600],
+            600,
         ),
     ] = 3600.0
     environment_timeout: Annotated[
         int,
-        dg.Resolver.default(
-            description="Seconds that a run waits for a plan that is updating its environment; SQLMesh's own default "
+        described(
+            "Seconds that a run waits for a plan that is updating its environment; SQLMesh's own default "
             "is six hours. Default: 300.",
-            examples=[60],
+            60,
         ),
     ] = 300
     allow_restate: Annotated[
-        bool,
-        dg.Resolver.default(
-            description="Whether `restate` in the run config may compute a range again. Default: false.",
-            examples=[True],
-        ),
+        bool, described("Whether `restate` in the run config may compute a range again. Default: false.", True)
     ] = False
     record_unchanged: Annotated[
         bool,
-        dg.Resolver.default(
-            description="Whether to record an observation, with the reason, and the earlier audit results for models "
+        described(
+            "Whether to record an observation, with the reason, and the earlier audit results for models "
             "without pending intervals. false: only the run's log counts them. If the run has no other step, their "
             "checks are left out too and show as skipped, which makes large runs with little to do fast. "
             "Default: true.",
-            examples=[False],
+            False,
         ),
     ] = True
     retries: Annotated[

@@ -1,7 +1,4 @@
-"""Everything under `attributes` in `defs.yaml`: each attribute with its type, default and description.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
-"""
+"""Everything under `attributes` in `defs.yaml`: each attribute with its type, default and description."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -14,6 +11,7 @@ from dg_sqlmesh_component.config.attributes import (
     TRANSLATION,
     Audits,
     Execution,
+    IntervalsCheck,
     MetadataAddition,
     MetadataLimits,
     Restate,
@@ -24,9 +22,8 @@ from dg_sqlmesh_component.config.attributes import (
 from dg_sqlmesh_component.config.durations import WrittenDuration
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.freshness import Freshness
-from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
 from dg_sqlmesh_component.config.janitor import Janitor
-from dg_sqlmesh_component.config.mappings import mapping
+from dg_sqlmesh_component.config.mappings import described, mapping
 from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.schedule import Schedule
@@ -54,17 +51,15 @@ class ComponentAttributes(dg.Resolvable):
     ]
     select: Annotated[
         Selection,
-        dg.Resolver.default(
-            description="Models to expose, in SQLMesh's model selection language; a list is a union. Default: all.",
-            examples=["tag:finance", ["marts.*", "+staging.orders"]],
+        described(
+            "Models to expose, in SQLMesh's model selection language; a list is a union. Default: all.",
+            "tag:finance",
+            ["marts.*", "+staging.orders"],
         ),
     ] = None
     exclude: Annotated[
         Selection,
-        dg.Resolver.default(
-            description="Models to leave out of `select`, in the same language.",
-            examples=["tag:experimental", ["scratch.*"]],
-        ),
+        described("Models to leave out of `select`, in the same language.", "tag:experimental", ["scratch.*"]),
     ] = None
     tag_convention: Annotated[
         TagConvention,
@@ -89,12 +84,12 @@ class ComponentAttributes(dg.Resolvable):
     ] = field(default_factory=ExternalModels)
     include_metadata: Annotated[
         list[MetadataAddition],
-        dg.Resolver.default(
-            description="Optional metadata, which costs time or space. column_lineage: the columns that each column is "
+        described(
+            "Optional metadata, which costs time or space. column_lineage: the columns that each column is "
             "made of, computed when the project is loaded; sql: the rendered query; links: the model's file on the web "
             "page of its git repository; storage_kind: the engine that holds the table; row_count: the rows of each "
             "executed model, by one query per model if the engine does not report them.",
-            examples=[["column_lineage", "sql"]],
+            ["column_lineage", "sql"],
         ),
     ] = field(default_factory=list)
     metadata_limits: Annotated[
@@ -108,18 +103,18 @@ class ComponentAttributes(dg.Resolvable):
     ] = field(default_factory=MetadataLimits)
     virtual_views: Annotated[
         bool,
-        dg.Resolver.default(
-            description="Whether views are virtual assets (Dagster 1.13 and later). A virtual asset is never stale by "
+        described(
+            "Whether views are virtual assets (Dagster 1.13 and later). A virtual asset is never stale by "
             "itself; staleness and automation look through it. Default: true.",
-            examples=[False],
+            False,
         ),
     ] = True
     execution_status_check: Annotated[
         bool,
-        dg.Resolver.default(
-            description="Whether every model has the check `sqlmesh_execution_status`, which shows its outcome. false: "
+        described(
+            "Whether every model has the check `sqlmesh_execution_status`, which shows its outcome. false: "
             "only audits are checks, which saves one event per model in every run. Default: true.",
-            examples=[False],
+            False,
         ),
     ] = True
     intervals_check: Annotated[
@@ -144,10 +139,10 @@ class ComponentAttributes(dg.Resolvable):
     ] = field(default_factory=Audits)
     automation: Annotated[
         Literal["cron"] | None,
-        dg.Resolver.default(
-            description="Automation condition of each asset. cron: Dagster requests a model after each tick of its own "
+        described(
+            "Automation condition of each asset. cron: Dagster requests a model after each tick of its own "
             "cron, in its own time zone. Turn on the automation sensor in Dagster. Default: none.",
-            examples=["cron"],
+            "cron",
         ),
     ] = None
     freshness: Annotated[
@@ -227,11 +222,7 @@ class ComponentAttributes(dg.Resolvable):
     ] = None
 
     def refuse_contradictions(self) -> None:
-        """Refuse attributes that have no effect, or a wrong one, together with others.
-
-        Raises:
-            ConfigurationError: With the attributes.
-        """
+        """Refuse attributes that have no effect, or a wrong one, together with others."""
         if self.schedule is not None and self.automation is not None:
             raise ConfigurationError(
                 "defs.yaml has both `schedule` and `automation`, so Dagster would request each model twice. Remove one "

@@ -1,7 +1,4 @@
-"""Asset keys of the tables that SQLMesh reads and does not compute.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclasses as objects.
-"""
+"""Asset keys of the tables that SQLMesh reads and does not compute."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +7,7 @@ from typing import Annotated
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 
-from dg_sqlmesh_component.config.mappings import not_a_mapping
+from dg_sqlmesh_component.config.mappings import described, not_a_mapping
 from dg_sqlmesh_component.config.templates import TemplateScope
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -115,12 +112,12 @@ class ExternalModels(dg.Resolvable):
     ] = field(default_factory=dict)
     assets: Annotated[
         bool,
-        dg.Resolver.default(
-            description="Whether tables that no asset of the code location produces are assets themselves, with a "
+        described(
+            "Whether tables that no asset of the code location produces are assets themselves, with a "
             "kind, a group (the table's schema), a description and columns; those that `keys` names are not. false: "
             "Dagster shows them without these, in the group `default`. Default: false, since Dagster refuses a code "
             "location in which another asset has the key of one of them.",
-            examples=[True],
+            True,
         ),
     ] = False
 

@@ -1,13 +1,11 @@
-"""When and where SQLMesh's janitor runs: `janitor` in `defs.yaml`.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the class as objects.
-"""
+"""When and where SQLMesh's janitor runs: `janitor` in `defs.yaml`."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.mappings import DefaultStatus, described
 from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.config.validation import check_cron_and_time_zone, convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -17,42 +15,28 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 class Janitor(dg.Resolvable):
     """A job that runs SQLMesh's janitor, and its schedule."""
 
-    cron: Annotated[
-        str,
-        dg.Resolver.default(
-            description="When the job runs. Default: every day at 4:00.", examples=["0 4 * * *", "30 2 * * 0"]
-        ),
-    ] = "0 4 * * *"
-    timezone: Annotated[
-        str | None,
-        dg.Resolver.default(description="Time zone of `cron`. Default: UTC.", examples=["Europe/Berlin"]),
-    ] = None
-    default_status: Annotated[
-        Literal["RUNNING", "STOPPED"],
-        dg.Resolver.default(
-            description='RUNNING: the schedule starts by itself. STOPPED: turn it on under "Automation" in Dagster\'s '
-            "UI. Default: STOPPED.",
-            examples=["RUNNING"],
-        ),
-    ] = "STOPPED"
+    cron: Annotated[str, described("When the job runs. Default: every day at 4:00.", "0 4 * * *", "30 2 * * 0")] = (
+        "0 4 * * *"
+    )
+    timezone: Annotated[str | None, described("Time zone of `cron`. Default: UTC.", "Europe/Berlin")] = None
+    default_status: DefaultStatus = "STOPPED"
     name: Annotated[
         str | None,
-        dg.Resolver.default(
-            description="Name of the job. Its op is `<name>_op`, and the schedule is `<name>_schedule`. Default: "
+        described(
+            "Name of the job. Its op is `<name>_op`, and the schedule is `<name>_schedule`. Default: "
             "`<op>_janitor`, for example `sqlmesh_shop_janitor`.",
-            examples=["clean_up_shop"],
+            "clean_up_shop",
         ),
     ] = None
-    tags: Annotated[
-        dict[str, str],
-        dg.Resolver.default(description="Tags of the job's runs. Default: none.", examples=[{"team": "data"}]),
-    ] = field(default_factory=dict)
+    tags: Annotated[dict[str, str], described("Tags of the job's runs. Default: none.", {"team": "data"})] = field(
+        default_factory=dict
+    )
     environment: Annotated[
         str | None,
-        dg.Resolver.default(
-            description="Delete only this environment, if it has expired. SQLMesh then deletes no tables of models and "
+        described(
+            "Delete only this environment, if it has expired. SQLMesh then deletes no tables of models and "
             "does not compact intervals. It needs SQLMesh 0.236.0. Default: everything that has expired.",
-            examples=["dev"],
+            "dev",
         ),
     ] = None
 

@@ -1,10 +1,8 @@
-"""How attributes of `defs.yaml` that are mappings are resolved."""
-
-from __future__ import annotations
+"""How attributes of `defs.yaml` are resolved."""
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import dagster as dg
 from pydantic import StrictBool
@@ -14,6 +12,28 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 
 _SWITCHES = {"true": True, "false": False}
+
+
+def described(description: str, *examples: Any, written_as: Any = None) -> dg.Resolver:
+    """Dagster's default resolver of an attribute, with its description and examples.
+
+    Args:
+        written_as: The type in YAML, if it differs from that of the field.
+    """
+    resolver: dg.Resolver = dg.Resolver.default(
+        description=description, examples=list(examples), model_field_type=written_as
+    )
+    return resolver
+
+
+DefaultStatus: TypeAlias = Annotated[
+    Literal["RUNNING", "STOPPED"],
+    described(
+        'RUNNING: on before anybody has switched it on or off in Dagster. STOPPED: turn it on under "Automation" in '
+        "Dagster's UI. Default: STOPPED.",
+        "RUNNING",
+    ),
+]
 
 
 def mapping(

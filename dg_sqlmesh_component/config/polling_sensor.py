@@ -1,15 +1,13 @@
-"""`polling_sensor` in `defs.yaml`.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
-"""
+"""`polling_sensor` in `defs.yaml`."""
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.durations import WrittenDuration, duration
+from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
+from dg_sqlmesh_component.config.mappings import DefaultStatus, described
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -22,24 +20,17 @@ class PollingSensor(dg.Resolvable):
     """A sensor that records runs and plans made outside of Dagster."""
 
     interval: Annotated[
-        timedelta,
-        dg.Resolver.default(
-            model_field_type=WrittenDuration,
-            description="The time between two ticks: seconds, or text such as 10m, 1h or PT5M (ISO 8601). Default: 5m.",
-            examples=["10m", 600],
+        Duration,
+        described(
+            "The time between two ticks: seconds, or text such as 10m, 1h or PT5M (ISO 8601). Default: 5m.",
+            "10m",
+            600,
+            written_as=WrittenDuration,
         ),
     ] = timedelta(minutes=5)
-    default_status: Annotated[
-        Literal["RUNNING", "STOPPED"],
-        dg.Resolver.default(
-            description="Whether the sensor is on before anybody has switched it on or off in Dagster. "
-            "Default: STOPPED.",
-            examples=["RUNNING"],
-        ),
-    ] = "STOPPED"
+    default_status: DefaultStatus = "STOPPED"
 
     def __post_init__(self) -> None:
-        self.interval = duration("polling_sensor.interval", self.interval)
         convert_to_declared_types(self, PollingSensor, "polling_sensor")
         if self.interval < SHORTEST_INTERVAL:
             raise ConfigurationError(

@@ -1,7 +1,5 @@
 """The folders of a SQLMesh project, and how to open it."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping
@@ -69,11 +67,7 @@ class SQLMeshProject:
         )
 
     def check_folders(self) -> None:
-        """Check the folders, as far as possible without SQLMesh.
-
-        Raises:
-            ConfigurationError: A folder is missing, or is not a SQLMesh project.
-        """
+        """Refuse a folder that is missing or is not a SQLMesh project, as far as this is possible without SQLMesh."""
         for path in self.paths:
             if not path.is_dir():
                 raise ConfigurationError(

@@ -1,7 +1,4 @@
-"""Retries inside the step: which errors are retried, and after which delay.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the class as objects.
-"""
+"""Retries inside the step: which errors are retried, and after which delay."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -9,6 +6,7 @@ from typing import Annotated, Literal
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.mappings import described
 from dg_sqlmesh_component.config.validation import convert_to_declared_types, require_at_least
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -18,37 +16,27 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 class Retries(dg.Resolvable):
     """Retries inside the step for transient errors. Only missing intervals are recomputed."""
 
-    max_retries: Annotated[
-        int, dg.Resolver.default(description="How many attempts may follow the first one.", examples=[3])
-    ]
-    delay: Annotated[
-        float, dg.Resolver.default(description="Seconds before the next attempt. Default: 10.", examples=[30])
-    ] = 10.0
+    max_retries: Annotated[int, described("How many attempts may follow the first one.", 3)]
+    delay: Annotated[float, described("Seconds before the next attempt. Default: 10.", 30)] = 10.0
     backoff: Annotated[
         Literal["linear", "exponential"] | None,
-        dg.Resolver.default(
-            description="How the delay grows with each attempt. Default: it stays the same.",
-            examples=["exponential"],
-        ),
+        described("How the delay grows with each attempt. Default: it stays the same.", "exponential"),
     ] = None
     jitter: Annotated[
         Literal["full", "plus_minus"] | None,
-        dg.Resolver.default(description="How the delay is varied by chance. Default: not at all.", examples=["full"]),
+        described("How the delay is varied by chance. Default: not at all.", "full"),
     ] = None
     transient_errors: Annotated[
         list[str],
-        dg.Resolver.default(
-            description="Regular expressions, matched against `<error class>: <message>`: errors to retry in addition "
+        described(
+            "Regular expressions, matched against `<error class>: <message>`: errors to retry in addition "
             "to the known transient ones.",
-            examples=[["WarehouseSuspended"]],
+            ["WarehouseSuspended"],
         ),
     ] = field(default_factory=list)
     persistent_errors: Annotated[
         list[str],
-        dg.Resolver.default(
-            description="Regular expressions of errors not to retry. They win over `transient_errors`.",
-            examples=[["OutOfMemory"]],
-        ),
+        described("Regular expressions of errors not to retry. They win over `transient_errors`.", ["OutOfMemory"]),
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,4 @@
-"""The run config of the SQLMesh op.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the class as objects.
-"""
+"""The run config of the SQLMesh op."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -53,12 +50,19 @@ class SQLMeshRunConfig(dg.Config):
     )
 
 
-def config_fields(schema: type[SQLMeshRunConfig], *, allows_restatement: bool) -> dict[str, dg.Field]:
-    """The fields of the op's config.
+def config_fields(schema: object, *, allows_restatement: bool) -> dict[str, dg.Field]:
+    """The fields of the op's config, from `op_config_schema`.
 
     Dagster's launchpad shows only fields with a default. So, if restatements are allowed, `restate` has the default
     `{}`, which restates nothing.
     """
+    if schema is None:
+        return {}
+    if not (isinstance(schema, type) and issubclass(schema, SQLMeshRunConfig)):
+        raise ConfigurationError(
+            f"op_config_schema returned {schema!r}. It must be a property that returns a subclass of SQLMeshRunConfig, "
+            "or None."
+        )
     fields = dict(schema.to_fields_dict())  # a copy: Dagster shares the original
     if allows_restatement:
         ends = {
@@ -113,11 +117,7 @@ def sanitized_environment(environment: str) -> str:
 
 
 def refuse_restatement(config: SQLMeshRunConfig, *, is_allowed: bool) -> None:
-    """Refuse a restatement that is not allowed.
-
-    Raises:
-        ConfigurationError: The run config restates, and defs.yaml does not allow it.
-    """
+    """Refuse a restatement that is not allowed."""
     if config.restate is not None and not is_allowed:
         raise ConfigurationError(
             "The run config asks for a restatement, which defs.yaml does not allow. To allow it, set:"
@@ -126,11 +126,7 @@ def refuse_restatement(config: SQLMeshRunConfig, *, is_allowed: bool) -> None:
 
 
 def refuse_blank_bounds(config: SQLMeshRunConfig) -> None:
-    """Refuse blank text in `start` and `end`, for which SQLMesh would take the whole history.
-
-    Raises:
-        ConfigurationError: With the option.
-    """
+    """Refuse blank text in `start` and `end`, for which SQLMesh would take the whole history."""
     for where, bounds in (("", config), ("restate.", config.restate)):
         for name in ("start", "end") if bounds is not None else ():
             text = getattr(bounds, name)
@@ -142,11 +138,7 @@ def refuse_blank_bounds(config: SQLMeshRunConfig) -> None:
 
 
 def refuse_options_without_effect(config: SQLMeshRunConfig, environment: str, *, runs_models: bool) -> None:
-    """Refuse run config that SQLMesh would ignore.
-
-    Raises:
-        ConfigurationError: An option has no effect in this run.
-    """
+    """Refuse run config that SQLMesh would ignore."""
     if not config.skip_janitor and environment != "prod":
         raise ConfigurationError(
             "The run config sets skip_janitor to false, but SQLMesh runs its janitor only before a run of environment "

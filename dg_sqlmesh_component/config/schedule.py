@@ -1,13 +1,11 @@
-"""`schedule` in `defs.yaml`.
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
-"""
+"""`schedule` in `defs.yaml`."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.mappings import DefaultStatus, described
 from dg_sqlmesh_component.config.validation import check_cron_and_time_zone, convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -18,39 +16,25 @@ class Schedule(dg.Resolvable):
 
     name: Annotated[
         str | None,
-        dg.Resolver.default(
-            description="Name of the schedule. A schedule for a time zone other than UTC adds its name: "
+        described(
+            "Name of the schedule. A schedule for a time zone other than UTC adds its name: "
             "`<name>_europe_berlin`. Default: `<op name>_schedule`.",
-            examples=["shop"],
+            "shop",
         ),
     ] = None
-    default_status: Annotated[
-        Literal["RUNNING", "STOPPED"],
-        dg.Resolver.default(
-            description="Whether the schedule is on before anybody has switched it on or off in Dagster. "
-            "Default: STOPPED.",
-            examples=["RUNNING"],
-        ),
-    ] = "STOPPED"
+    default_status: DefaultStatus = "STOPPED"
     tags: Annotated[
         dict[str, str],
-        dg.Resolver.default(
-            description="Tags of the runs, without keys that Dagster or this component sets.",
-            examples=[{"team": "data"}],
-        ),
+        described("Tags of the runs, without keys that Dagster or this component sets.", {"team": "data"}),
     ] = field(default_factory=dict)
     cron: Annotated[
         str | None,
-        dg.Resolver.default(
-            description="When to look for pending intervals, as a cron expression. Default: whenever the cron of a "
-            "model ticks.",
-            examples=["0 6 * * *"],
+        described(
+            "When to look for pending intervals, as a cron expression. Default: whenever the cron of a model ticks.",
+            "0 6 * * *",
         ),
     ] = None
-    timezone: Annotated[
-        str | None,
-        dg.Resolver.default(description="Time zone of `cron`. Default: UTC.", examples=["Europe/Berlin"]),
-    ] = None
+    timezone: Annotated[str | None, described("Time zone of `cron`. Default: UTC.", "Europe/Berlin")] = None
 
     def __post_init__(self) -> None:
         convert_to_declared_types(self, Schedule, "schedule")

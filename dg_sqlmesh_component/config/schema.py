@@ -1,7 +1,5 @@
 """Errors in `defs.yaml` that name the wrong key: in its JSON schema, for `dg check yaml`, and when Dagster loads it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any

@@ -1,13 +1,11 @@
-"""Tags of a SQLMesh model that set properties of its asset (ADR-0006).
-
-No `from __future__ import annotations`: Dagster reads the annotations of the dataclass as objects.
-"""
+"""Tags of a SQLMesh model that set properties of its asset (ADR-0006)."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.mappings import described
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -16,15 +14,9 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 class TagConvention(dg.Resolvable):
     """The form of tags that set Dagster properties: `<prefix><separator><property><separator><value>`."""
 
-    prefix: Annotated[
-        str,
-        dg.Resolver.default(description="The beginning of such a tag.", examples=["dagster", "dg"]),
-    ] = "dagster"
+    prefix: Annotated[str, described("The beginning of such a tag.", "dagster", "dg")] = "dagster"
     separator: Annotated[
-        str,
-        dg.Resolver.default(
-            description="The text between the parts of such a tag; the value may contain it.", examples=[":", "/"]
-        ),
+        str, described("The text between the parts of such a tag; the value may contain it.", ":", "/")
     ] = ":"
 
     def __post_init__(self) -> None:

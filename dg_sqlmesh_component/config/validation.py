@@ -4,8 +4,6 @@ Dagster checks `defs.yaml` as it is written, where each template is a string, an
 Python.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Collection
 from functools import lru_cache
@@ -23,7 +21,7 @@ _LONGEST_VALUE = 60
 def convert_to_declared_types(
     declared: Any, declaring: type, attribute: str = "", *, secret: Collection[str] = ()
 ) -> None:
-    """Convert the fields of a dataclass to their declared types.
+    """Convert the fields of a dataclass to their declared types. A value that cannot be converted is refused.
 
     The text `"4"`, from an environment variable, becomes a number where a number is declared. The number 4, which a
     template makes of that text, becomes text where text is declared.
@@ -33,9 +31,6 @@ def convert_to_declared_types(
         declaring: The dataclass that declares the fields. Fields that a subclass adds are not converted.
         attribute: The attribute of `defs.yaml` that contains the fields; empty at the top.
         secret: Fields whose values are not shown.
-
-    Raises:
-        ConfigurationError: A value cannot be converted.
     """
     for name, adapter in _adapters(declaring).items():
         value = getattr(declared, name)
@@ -50,11 +45,7 @@ def convert_to_declared_types(
 
 
 def require_at_least(attribute: str, declared: object, **bounds: int) -> None:
-    """Refuse numbers below their bounds, and NaN. A field may be None.
-
-    Raises:
-        ConfigurationError: A number is too small.
-    """
+    """Refuse numbers below their bounds, and NaN. A field may be None."""
     for name, least in bounds.items():
         number = getattr(declared, name)
         if number is not None and not number >= least:
@@ -62,11 +53,7 @@ def require_at_least(attribute: str, declared: object, **bounds: int) -> None:
 
 
 def check_cron_and_time_zone(attribute: str, cron: str, time_zone: str | None) -> None:
-    """Refuse a cron or a time zone that Dagster does not accept, in the attributes `cron` and `timezone` of a mapping.
-
-    Raises:
-        ConfigurationError: Dagster does not accept one of them.
-    """
+    """Refuse `cron` or `timezone` of a mapping if Dagster does not accept it."""
     if not _is_accepted(cron, None):
         raise ConfigurationError(
             f"`{attribute}.cron` in defs.yaml is {cron!r}, which Dagster does not accept as a cron. Write five "
@@ -89,12 +76,14 @@ def _is_accepted(cron: str, time_zone: str | None) -> bool:
 
 @lru_cache
 def _adapters(declaring: type) -> dict[str, TypeAdapter[Any]]:
-    hints = get_type_hints(declaring)
-    fields = {field.name: hints[field.name] for field in dataclasses.fields(declaring) if field.init}
+    types, annotated = get_type_hints(declaring), get_type_hints(declaring, include_extras=True)
     return {
         # pydantic accepts no configuration for a dataclass.
-        name: TypeAdapter(hint, config=None if dataclasses.is_dataclass(hint) else _ARBITRARY)
-        for name, hint in fields.items()
+        field.name: TypeAdapter(
+            annotated[field.name], config=None if dataclasses.is_dataclass(types[field.name]) else _ARBITRARY
+        )
+        for field in dataclasses.fields(declaring)
+        if field.init
     }
 
 

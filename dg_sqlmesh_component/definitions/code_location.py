@@ -46,14 +46,7 @@ class CodeLocation:
         return shared_in_code_location(context, cls)
 
     def add_definitions(self, component: str, attribute: str, definitions: dg.Definitions) -> None:
-        """Register the names of jobs, their ops, schedules and sensors.
-
-        Args:
-            attribute: The attribute that sets their names.
-
-        Raises:
-            ConfigurationError: One of them has the name of another definition.
-        """
+        """Register the names of jobs, their ops, schedules and sensors, which `attribute` sets. Refuse a taken name."""
         for job in definitions.jobs or ():
             self._add_name(component, attribute, "job or op", job.name)
             for op in job.graph.node_defs if isinstance(job, dg.JobDefinition) else ():
@@ -81,8 +74,7 @@ class CodeLocation:
             specs: The component's assets, by the fqn of their models.
 
         Raises:
-            ConfigurationError: Another op or job has that name, or another component shows one of these tables as
-                external.
+            ConfigurationError: The op's name is taken, or another component shows one of these tables as external.
         """
         self._add_name(component, "op.name", "job or op", op_name)
         self._models |= specs.keys()
@@ -105,14 +97,9 @@ class CodeLocation:
         return unclaimed
 
     def add_manifest(self, component: str, key: str, env: Mapping[str, str]) -> None:
-        """Register the key under which a component's manifest is stored.
+        """Register the key of a component's stored manifest. Refuse the key of another component if `env` differs.
 
-        Args:
-            key: It does not depend on values of variables that may be secrets.
-            env: The variables that the component sets.
-
-        Raises:
-            ConfigurationError: Another component stores its manifest there, and the value of such a variable differs.
+        The key does not depend on values of variables that may be secrets.
         """
         other, other_env = self._manifests.setdefault(key, (component, env))
         differing = sorted(name for name in env.keys() | other_env.keys() if env.get(name) != other_env.get(name))

@@ -17,7 +17,7 @@ import dagster as dg
 from dagster.components.resolved.core_models import OpSpec
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig, config_fields
+from dg_sqlmesh_component.config.run_config import config_fields
 from dg_sqlmesh_component.dagster_internals import is_reserved_tag
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -110,7 +110,7 @@ class ComponentOp:
             description=self.configured.description or f"Runs SQLMesh in environment {environment}.",
             tags={**(self.configured.tags or {}), PROJECT_TAG: self.project_tag(assets.manifest)},
             pool=self.pool(environment),
-            config_schema=_config_fields(config_schema, allows_restatement=allows_restatement),
+            config_schema=config_fields(config_schema, allows_restatement=allows_restatement),
             ins={input_name: dg.In(dg.Nothing) for input_name in key_by_input},
             out={
                 **{output: dg.Out(dg.Nothing, is_required=False) for output in key_by_output},
@@ -135,17 +135,6 @@ class ComponentOp:
         return f"{project.name}_{short_hash(opened_with)}"
 
 
-def _config_fields(config_schema: object, *, allows_restatement: bool) -> dict[str, Any]:
-    if config_schema is None:
-        return {}
-    if isinstance(config_schema, type) and issubclass(config_schema, SQLMeshRunConfig):
-        return config_fields(config_schema, allows_restatement=allows_restatement)
-    raise ConfigurationError(
-        f"op_config_schema returned {config_schema!r}. It must be a property that returns a subclass of "
-        "SQLMeshRunConfig, or None."
-    )
-
-
 def default_op_name(component: str, instance: int | str | None) -> str:
     """A name that differs between any two components of one code location.
 
@@ -165,14 +154,7 @@ def default_op_name(component: str, instance: int | str | None) -> str:
 
 
 def refuse_op_name(name: str, attribute: str = "op.name") -> None:
-    """Refuse a name that no op can have.
-
-    Args:
-        attribute: The attribute of `defs.yaml` that has the name.
-
-    Raises:
-        ConfigurationError: Dagster refuses the name, or gives such names to parts of an op.
-    """
+    """Refuse a name that no op can have. `attribute` of `defs.yaml` has it."""
     if NAME_OF_A_PART.search(name):
         raise ConfigurationError(
             f"`{attribute}` in defs.yaml is {name!r}. It must not end in an underscore and a number: Dagster "
@@ -182,11 +164,7 @@ def refuse_op_name(name: str, attribute: str = "op.name") -> None:
 
 
 def refuse_name(name: str, attribute: str) -> None:
-    """Refuse a name that Dagster refuses.
-
-    Raises:
-        ConfigurationError: With the rule.
-    """
+    """Refuse a name that Dagster refuses, with Dagster's rule."""
     try:
         dg.op(name=name)(lambda: None)
     except dg.DagsterInvalidDefinitionError as error:
@@ -194,11 +172,7 @@ def refuse_name(name: str, attribute: str) -> None:
 
 
 def refuse_reserved_tags(attribute: str, tags: Mapping[str, str]) -> None:
-    """Refuse tags of runs that Dagster or this package sets.
-
-    Raises:
-        ConfigurationError: With the first of them.
-    """
+    """Refuse tags of runs that Dagster or this package sets."""
     for key in tags:
         if is_reserved_tag(key) or key.startswith("sqlmesh/"):
             owner = "this component" if key.startswith("sqlmesh/") else "Dagster"

@@ -84,14 +84,9 @@ class ProjectAssets:
     ) -> ProjectAssets:
         """Translate the selected models.
 
-        Args:
-            status_checks: Whether each model has a status check.
-            intervals_slack: The attribute of that name.
-
         Raises:
             ProjectLoadError: Two models, or a model and a table that is read, have the same asset key.
-            ConfigurationError: An overridden check belongs to another asset, or has the name of another check.
-            ConfigurationError: An asset has partitions.
+            ConfigurationError: An overridden asset or check cannot be used.
         """
         models = {model.fqn: model for model in manifest.models}
         chosen = [models[fqn] for fqn in manifest.selected if models[fqn].is_executable]
@@ -196,11 +191,7 @@ class ProjectAssets:
         return Path(self.manifest.paths[0]).name
 
     def selection(self, select: tuple[str, ...], exclude: tuple[str, ...]) -> dg.AssetSelection:
-        """The assets of a selection whose models are in the manifest; all assets if it is empty.
-
-        Raises:
-            ConfigurationError: It matches no asset.
-        """
+        """The assets of a selection whose models are in the manifest; all assets if it is empty. Refuse one of none."""
         models = self.manifest.answer_to(select, exclude) if select or exclude else self.specs
         keys = [self.key(fqn) for fqn in models or () if fqn in self.specs]
         if not keys:
@@ -386,11 +377,7 @@ def _audited_externals_of(model: str, models: Mapping[str, Model]) -> set[str]:
 
 
 def _accepted(spec: object, model: Model) -> dg.AssetSpec:
-    """The spec of a model, which an override or `translation` may have made, if it can be used.
-
-    Raises:
-        ConfigurationError: It is no spec, its key contains a variable that is not set, or it has partitions.
-    """
+    """The spec of a model, which an override or `translation` may have made. One that cannot be used is refused."""
     if not isinstance(spec, dg.AssetSpec):
         raise ConfigurationError(
             f"{model_label(model)}: get_asset_spec returned {spec!r}. It must return a dagster.AssetSpec. To leave a "

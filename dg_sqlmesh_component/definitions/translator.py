@@ -463,30 +463,23 @@ def _tag_value(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", text.strip())[:63]
 
 
+_SHOWN_PROPERTIES = (
+    "cron", "cron_tz", "interval_unit", "start", "end", "lookback", "batch_size", "time_column", "unique_key",
+    "references", "partitioned_by", "clustered_by", "storage_format", "gateway", "project", "signals",
+)  # fmt: skip
+
+
 def _definition_metadata(model: Model) -> dict[str, Any]:
     """Properties that Dagster's page of the asset does not show elsewhere."""
-    properties = {
-        "cron": model.cron,
-        "cron_tz": model.cron_tz,
-        "interval_unit": model.interval_unit,
-        "start": model.start,
-        "end": model.end,
-        "lookback": model.lookback,
-        "batch_size": model.batch_size,
-        "time_column": model.time_column,
-        "unique_key": ", ".join(model.unique_key),
-        "grain": ", ".join(model.grains),
-        "references": ", ".join(model.references),
-        "partitioned_by": ", ".join(model.partitioned_by),
-        "clustered_by": ", ".join(model.clustered_by),
-        "storage_format": model.storage_format,
-        "gateway": model.gateway,
-        "project": model.project,
-        "signals": ", ".join(model.signals),
-        "dbt_unique_id": model.dbt.unique_id if model.dbt else None,
+    values = {**{name: getattr(model, name) for name in _SHOWN_PROPERTIES}, "grain": model.grains}
+    metadata: dict[str, Any] = {
+        f"sqlmesh/{name}": ", ".join(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if value
     }
-    metadata: dict[str, Any] = {f"sqlmesh/{name}": value for name, value in properties.items() if value}
     metadata["dagster/table_name"] = model.table_name
+    if model.dbt and model.dbt.unique_id:
+        metadata["sqlmesh/dbt_unique_id"] = model.dbt.unique_id
     if model.dbt and model.dbt.meta:
         metadata["sqlmesh/dbt_meta"] = dg.MetadataValue.text(model.dbt.meta)
     if model.source_url:

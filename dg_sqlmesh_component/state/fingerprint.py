@@ -1,8 +1,8 @@
 """Find out without SQLMesh whether a project has changed since it was loaded.
 
-The fingerprint covers files by size and time of change, the environment variables that they name, the interpreter's
-packages and the version of this package. If these cannot show every change, there is no fingerprint, and the project is
-always reloaded.
+The fingerprint covers files by size and time of change, the environment variables that configuration and code name, the
+interpreter's packages and the version of this package. If these cannot show every change, there is no fingerprint, and
+the project is always reloaded.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ import hashlib
 import os
 import re
 import shutil
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from dg_sqlmesh_component.config.project import CONFIG_FILES, SQLMeshProject
 from dg_sqlmesh_component.protocol.git import git
-from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import Fingerprint
 from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 
@@ -33,22 +31,18 @@ _OUTPUT_FOLDERS = {"logs", "target"}
 _OUTPUT_SUFFIXES = {".db", ".duckdb", ".log", ".pyc", ".sqlite", ".sqlite3", ".wal"}
 
 _CODE_SUFFIXES = {".py", ".yaml", ".yml"}
-_READS_VARIABLES = re.compile(r"environ|getenv|env_var|expandvars")
-_QUOTED_NAME = re.compile(r"""["'](\w+)["']|\$\{?(\w+)""")
-_ASKS_ELSEWHERE = re.compile(
-    r"\b(subprocess|popen|os\.system|from os import [^\n]*\bsystem"
-    r"|git|pygit2|urlopen|urllib|requests|httpx|boto3|socket)\b"
-)
-"""Code that asks a program or a server. If a configuration contains it, files cannot show each change."""
 
 
 def fingerprint_of(project: SQLMeshProject, question: Sequence[str]) -> Fingerprint | None:
     """The fingerprint of a project as it is now; None if it cannot show every change.
 
+    A `config.py` may ask programs and servers, as a selection with `git:` does.
+
     Args:
         question: What else the manifest depends on, such as the selection.
     """
-    if any("git:" in part for part in question) or any(map(_may_ask_elsewhere, project.paths)):
+    has_config_module = any(os.path.exists(folder / "config.py") for folder in project.paths)
+    if has_config_module or any("git:" in part for part in question):
         return None
     environment = project.process_environment
     configuration = "\n".join(_text(folder / name) for folder in project.paths for name in (*CONFIG_FILES, ".env"))
@@ -63,7 +57,7 @@ def fingerprint_of(project: SQLMeshProject, question: Sequence[str]) -> Fingerpr
         *question,
         getpass.getuser() if "user(" in configuration else "",
         *(_commits(project) if "links" in question else ()),
-        *_variables(_names_in(configuration, [*map(Path, stamps), *files_elsewhere]), environment),
+        *_variables(configuration, [*map(Path, stamps), *files_elsewhere], environment),
         *_interpreter(project.python),
         *(f"{path} {_stamp(path)}" for path in files_elsewhere),
         *(f"{path} {stamp}" for path, stamp in stamps.items() if path not in model_files),
@@ -92,28 +86,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _may_ask_elsewhere(project_folder: Path) -> bool:
-    """True if `config.py`, or a module of the project that it may import, may ask a program or a server.
-
-    A module may be imported if its name occurs anywhere in `config.py`, or in another module that may be imported.
-    This finds more modules than Python imports. It is better to reload a project too often than too seldom.
-    """
-
-    def named_modules(module: Path) -> Iterator[Path]:
-        for word in set(re.findall(r"\w+", _python_code(module))):
-            for path in (project_folder / word, project_folder / f"{word}.py"):
-                if os.path.exists(path) and not os.path.exists(path / "pyvenv.cfg"):  # a virtual environment
-                    yield path
-
-    modules = reachable([project_folder / "config.py"], named_modules)
-    return any(_ASKS_ELSEWHERE.search(_python_code(module)) for module in modules)
-
-
-def _python_code(module: Path) -> str:
-    """The code of a module, or of all modules of a package."""
-    return "\n".join(_text(path) for path in (module, *_files_below(module)) if path.suffix == ".py")
-
-
 def _files_elsewhere(project: SQLMeshProject, environment: Mapping[str, str]) -> Iterator[Path]:
     """The files that SQLMesh and dbt read outside of the project if they exist."""
     home = Path(environment.get("HOME") or Path.home())
@@ -127,29 +99,16 @@ def _files_elsewhere(project: SQLMeshProject, environment: Mapping[str, str]) ->
         yield (project.working_directory or project.paths[0]) / dotenv
 
 
-def _names_in(configuration: str, files: Sequence[Path]) -> set[str]:
-    """Possible names of environment variables: all words of the configuration, and quoted words in code.
+def _variables(configuration: str, files: Sequence[Path], environment: Mapping[str, str]) -> Iterator[str]:
+    """The variables that override the configuration, and those whose names are words in the configuration or in code.
 
-    Quoted words count if any code of the same kind reads variables: one Python file may pass a name to another, and so
-    may the files of a dbt project. Models of dbt are code; SQL models of SQLMesh cannot read variables.
+    SQL files can read variables in a dbt project only. Of secrets, only whether they are set.
     """
-    is_dbt = any(path.name == "dbt_project.yml" for path in files)
-    texts: dict[object, list[str]] = defaultdict(list)
-    for path in files:
-        if path.suffix in _CODE_SUFFIXES or (is_dbt and path.suffix == ".sql"):
-            group = "Python" if path.suffix == ".py" else "dbt" if is_dbt else path
-            texts[group].append(_text(path))
-    names = set(re.findall(r"\w+", configuration))
-    for text in map("\n".join, texts.values()):
-        if _READS_VARIABLES.search(text):
-            names.update(*_QUOTED_NAME.findall(text))
-    return names - {"_"}  # which a shell sets to the last command
-
-
-def _variables(names: set[str], environment: Mapping[str, str]) -> Iterator[str]:
-    """Variables of these names, and those that override the configuration. Secrets: only whether they are set."""
-    for name in sorted(environment):
-        if name in names or name.upper().startswith(("SQLMESH", "DBT_")):
+    suffixes = {*_CODE_SUFFIXES, ".sql"} if any(path.name == "dbt_project.yml" for path in files) else _CODE_SUFFIXES
+    code = (_text(path) for path in files if path.suffix in suffixes)
+    words = {word for text in (configuration, *code) for word in re.findall(r"\w+", text)}
+    for name in sorted(environment.keys() - {"_"}):  # a shell sets `_` to the last command
+        if name in words or name.upper().startswith(("SQLMESH", "DBT_")):
             yield f"{name}={'' if SECRET_NAME.search(name) else environment[name]}"
 
 

@@ -34,18 +34,19 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = wire.MANIFEST.validate_json(path.read_bytes())
     except OSError as error:
-        raise ConfigurationError(
-            f"The stored manifest of the SQLMesh project, {path}, cannot be read: {error.strerror}. Let the user "
-            "who runs Dagster read it, or replace it: dg utils refresh-defs-state"
-        ) from error
+        problem = f"cannot be read: {error.strerror}. Let the user who runs Dagster read it, or replace it"
+        raise unusable(path, problem) from error
     except ValueError as error:
-        raise ConfigurationError(
-            f"The stored manifest of the SQLMesh project, {path}, cannot be read: it is damaged or was "
-            "written by another version of dg_sqlmesh_component. Replace it: dg utils refresh-defs-state"
-        ) from error
+        problem = "cannot be read: it is damaged or was written by another version of dg_sqlmesh_component. Replace it"
+        raise unusable(path, problem) from error
     if manifest.version != MANIFEST_VERSION:
-        raise ConfigurationError(
-            f"The stored manifest of the SQLMesh project, {path}, has version {manifest.version}; this "
-            f"dg_sqlmesh_component reads version {MANIFEST_VERSION}. Replace it: dg utils refresh-defs-state"
-        )
+        reads = f"this dg_sqlmesh_component reads version {MANIFEST_VERSION}"
+        raise unusable(path, f"has version {manifest.version}; {reads}. Replace it")
     return manifest
+
+
+def unusable(path: Path, problem: str) -> ConfigurationError:
+    """The error for a stored manifest with a problem, which the command after it solves."""
+    return ConfigurationError(
+        f"The stored manifest of the SQLMesh project, {path}, {problem}: dg utils refresh-defs-state"
+    )

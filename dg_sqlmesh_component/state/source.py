@@ -31,7 +31,7 @@ from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelec
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 from dg_sqlmesh_component.state.fingerprint import fingerprint_of
-from dg_sqlmesh_component.state.manifest_file import read_manifest, write_manifest
+from dg_sqlmesh_component.state.manifest_file import read_manifest, unusable, write_manifest
 from dg_sqlmesh_component.worker_client.calls import load_manifest
 
 _LOGGER = logging.getLogger("dg_sqlmesh_component")
@@ -47,10 +47,7 @@ It belongs to the process: Dagster loads definitions several times in it, each t
 class ManifestSource:
     """The manifest of one component: read from Dagster's folder, or loaded by SQLMesh.
 
-    Attributes:
-        select, exclude: Models to expose, in SQLMesh's model selection language.
-        include: Optional contents of the manifest.
-        root: The root of the Dagster project; None if it is not known.
+    `root` is the root of the Dagster project, or None if it is not known.
     """
 
     project: SQLMeshProject
@@ -171,10 +168,7 @@ class ManifestSource:
         loaded_as = f"{self.key} {self.project.open_request!r} {sources!r}"
         manifest = LOADED_IN_PROCESS.get(loaded_as)
         # Without a fingerprint, a change cannot be noticed. A rebuild of definitions must equal the first load.
-        may_have_changed = (
-            sources is None or (manifest is not None and manifest.reads_state)
-        ) and not is_rebuilding_definitions()
-        if manifest is None or may_have_changed:
+        if manifest is None or ((sources is None or manifest.reads_state) and not is_rebuilding_definitions()):
             since = time.monotonic()
             manifest = LOADED_IN_PROCESS[loaded_as] = self._load(manifest)
             _LOGGER.warning(
@@ -201,17 +195,12 @@ class ManifestSource:
     def _read(self, path: Path) -> Manifest:
         manifest = read_manifest(path)
         if manifest.state_key != self.key:  # a copied file, or a component with other options
-            raise ConfigurationError(
-                f"The stored manifest of the SQLMesh project, {path}, belongs to another component. Its key is "
-                f"{manifest.state_key or 'missing'}, and this component's key is {self.key}. Replace it: "
-                "dg utils refresh-defs-state"
-            )
+            keys = f"Its key is {manifest.state_key or 'missing'}, and this component's key is {self.key}"
+            raise unusable(path, f"belongs to another component. {keys}. Replace it")
         return manifest
 
-    # -- selections -------------------------------------------------------------------------------
-
-    def store_answer(self, manifest: Manifest, answered: AnsweredSelection) -> Manifest:
-        """Store SQLMesh's answer to a selection, so that no later load starts SQLMesh for it.
+    def answer(self, manifest: Manifest, select: tuple[str, ...], exclude: tuple[str, ...]) -> Manifest:
+        """Let SQLMesh evaluate a new selection, and store its answer, so that no later load starts SQLMesh for it.
 
         Args:
             manifest: The manifest that `read_or_load` returned, perhaps with answers that were added since.
@@ -219,6 +208,8 @@ class ManifestSource:
         Returns:
             The manifest with the answer.
         """
+        models = load_manifest(self.project, select, exclude, asked_by="get_asset_selection").selected
+        answered = AnsweredSelection(select, exclude, models)
         with_answer = replace(manifest, selections=(*manifest.selections, answered))
         if self._loaded_as is not None:
             LOADED_IN_PROCESS[self._loaded_as] = with_answer
@@ -229,9 +220,9 @@ class ManifestSource:
                     write_manifest(replace(stored, selections=(*stored.selections, answered)), self._read_from)
             except (ConfigurationError, OSError) as error:
                 _LOGGER.warning(
-                    f"get_asset_selection(select={answered.select}, exclude={answered.exclude}) started SQLMesh, and "
-                    f"its answer cannot be stored: {error}. Run `dg check defs` after `dg utils refresh-defs-state` "
-                    "where the image is built. Until then every process starts SQLMesh for it."
+                    f"get_asset_selection(select={select}, exclude={exclude}) started SQLMesh, and its answer cannot "
+                    f"be stored: {error}. Run `dg check defs` after `dg utils refresh-defs-state` where the image is "
+                    "built. Until then every process starts SQLMesh for it."
                 )
         return with_answer
 

@@ -18,7 +18,7 @@ from unit.builders import audit, manifest, model
 
 import dg_sqlmesh_component
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.config.attributes import Audits, Execution, MetadataLimits
+from dg_sqlmesh_component.config.attributes import Audits
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
@@ -170,27 +170,21 @@ def _context() -> dg.ComponentLoadContext:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "least"),
+    ("attribute", "name", "value", "least"),
     [
-        ("concurrent_tasks", 0, 1),
-        ("concurrent_tasks", -4, 1),
-        ("overlap_timeout", -1.0, 0),
-        ("environment_timeout", -1, 0),
+        ("execution", "concurrent_tasks", 0, 1),
+        ("execution", "concurrent_tasks", -4, 1),
+        ("execution", "overlap_timeout", -1.0, 0),
+        ("execution", "environment_timeout", -1, 0),
+        ("metadata_limits", "characters", 99, 100),
+        ("metadata_limits", "columns", -1, 0),
+        ("metadata_limits", "lineage_pairs", -1, 0),
     ],
 )
-def test_execution_number_below_its_minimum_is_refused(name: str, value: Any, least: int) -> None:
+def test_number_below_its_minimum_is_refused(attribute: str, name: str, value: float, least: int) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        Execution(**{name: value})
-    assert str(refusal.value) == f"`execution.{name}` in defs.yaml is {value}; it must be at least {least}."
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "least"), [("characters", 99, 100), ("columns", -1, 0), ("lineage_pairs", -1, 0)]
-)
-def test_metadata_limit_below_its_minimum_is_refused(name: str, value: int, least: int) -> None:
-    with pytest.raises(ConfigurationError) as refusal:
-        MetadataLimits(**{name: value})
-    assert str(refusal.value) == f"`metadata_limits.{name}` in defs.yaml is {value}; it must be at least {least}."
+        loaded({"project": "shop", attribute: {name: value}})
+    assert str(refusal.value) == f"`{attribute}.{name}` in defs.yaml is {value}; it must be at least {least}."
 
 
 @pytest.mark.parametrize(

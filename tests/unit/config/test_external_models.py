@@ -9,6 +9,7 @@ from unit.builders import external_models, model, translator
 
 from dg_sqlmesh_component.config.external_models import ExternalModels, ExternalTable
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.manifest import Model
 
 EVENTS, LAKE_EVENTS, CLICKS, BARE = '"db"."raw"."events"', '"lake"."raw"."events"', '"db"."raw"."Clicks"', '"rates"'
 TABLES = (EVENTS, LAKE_EVENTS, CLICKS, BARE)
@@ -56,17 +57,6 @@ def rendered_key(template: str, fqn: str, **scope: Any) -> dg.AssetKey:
 )
 def test_key_template_renders_the_asset_key(template: str, key: list[str]) -> None:
     assert rendered_key(template, LAKE_EVENTS) == dg.AssetKey(key)
-
-
-def test_key_template_is_rendered_for_each_table() -> None:
-    key = external_models(key="landing/{{ external.name }}").key
-    assert key is not None
-    assert [as_text(key(ExternalTable.of(fqn))) for fqn in TABLES] == [
-        "landing/events",
-        "landing/events",
-        "landing/Clicks",
-        "landing/rates",
-    ]
 
 
 def test_key_template_may_call_a_function_that_returns_a_key() -> None:
@@ -207,17 +197,18 @@ START = "`external_models.keys` in defs.yaml names "
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"),
+    ("name", "tables", "advice"),
     [
-        ("raw.clcks", "Did you mean raw.Clicks or db.raw.Clicks?"),
-        ("lake.raw.clicks", "Did you mean raw.Clicks or db.raw.Clicks or lake.raw.events?"),
-        ("zzz", "Known: db.raw.Clicks, db.raw.events, lake.raw.events, rates, raw.Clicks, raw.events."),
+        ("raw.clcks", TABLES, "Did you mean raw.Clicks or db.raw.Clicks?"),
+        ("lake.raw.clicks", TABLES, "Did you mean raw.Clicks or db.raw.Clicks or lake.raw.events?"),
+        ("zzz", TABLES, "Known: db.raw.Clicks, db.raw.events, lake.raw.events, rates, raw.Clicks, raw.events."),
+        ("raw.events", (), "The project has none."),
     ],
-    ids=["similar to a table", "in another catalog", "similar to none"],
+    ids=["similar to a table", "in another catalog", "similar to none", "no tables"],
 )
-def test_unknown_table_in_keys_is_refused_with_suggestions(name: str, advice: str) -> None:
+def test_unknown_table_in_keys_is_refused_with_suggestions(name: str, tables: tuple[str, ...], advice: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        keys_by_table(name)
+        keys_by_table(name, tables=tables)
     assert str(refusal.value) == (f"{START}{name!r}, but no model reads an external table of that name. {advice}")
 
 
@@ -225,14 +216,6 @@ def test_suggestions_for_an_unknown_table_are_limited() -> None:
     with pytest.raises(ConfigurationError) as refusal:
         keys_by_table("zzz", tables=tuple(f'"raw"."t{n:03}"' for n in range(100)))
     assert str(refusal.value).endswith(", ".join(f"raw.t{n:03}" for n in range(10)) + ", and 90 more.")
-
-
-def test_keys_are_refused_if_the_project_reads_no_external_table() -> None:
-    with pytest.raises(ConfigurationError) as refusal:
-        keys_by_table("raw.events", tables=())
-    assert str(refusal.value) == (
-        f"{START}'raw.events', but no model reads an external table of that name. The project has none."
-    )
 
 
 @pytest.mark.parametrize("name", ["raw.events", "events", "RAW.Events"])
@@ -255,16 +238,16 @@ def test_table_named_twice_in_keys_is_refused(first: str, second: str) -> None:
     assert str(refusal.value) == f"{START}the table db.raw.Clicks twice, once as {second!r}."
 
 
-@pytest.mark.parametrize("kind", ["FULL", "EMBEDDED"])
-def test_keys_refuse_models_that_sqlmesh_computes(kind: str) -> None:
-    models = [model("core.orders", reads=["staging.orders"]), model("staging.orders", kind=kind)]
-    with pytest.raises(
-        ConfigurationError, match=r"names 'staging\.orders', but no model reads an external table of that name"
-    ):
-        translator(*models, external_models=external_models(keys={"staging.orders": "dlt/orders"}))
-
-
-def test_keys_refuse_an_external_model_that_no_model_reads() -> None:
-    unread = model("raw.events", kind="EXTERNAL")
-    with pytest.raises(ConfigurationError, match="The project has none"):
-        translator(unread, external_models=external_models(keys={"raw.events": "dlt/events"}))
+@pytest.mark.parametrize(
+    "other",
+    [
+        model("staging.orders"),
+        model("staging.orders", kind="EMBEDDED"),
+        model("staging.orders", kind="EXTERNAL"),
+    ],
+    ids=["computed", "embedded", "external, which no model reads"],
+)
+def test_keys_refuse_models_that_are_no_external_tables_of_a_model(other: Model) -> None:
+    orders = model("core.orders", reads=[] if other.is_external else ["staging.orders"])
+    with pytest.raises(ConfigurationError, match=r"names 'staging\.orders', but no model .* The project has none"):
+        translator(orders, other, external_models=external_models(keys={"staging.orders": "dlt/orders"}))

@@ -12,9 +12,8 @@ from dagster.components.resolved.errors import ResolutionException
 from unit.config.test_component_attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import Janitor
-from dg_sqlmesh_component.config.attributes import Audits
+from dg_sqlmesh_component.config.attributes import Audits, IntervalsCheck
 from dg_sqlmesh_component.config.freshness import Freshness
-from dg_sqlmesh_component.config.intervals_check import IntervalsCheck
 from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -106,10 +105,20 @@ def test_interval_of_the_sensor_may_stand_alone(value: Any) -> None:
     assert resolved("polling_sensor", value) == PollingSensor(timedelta(minutes=10))
 
 
-def test_wrong_interval_of_the_sensor_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("attribute", "value", "path"),
+    [
+        ("polling_sensor", "often", "polling_sensor.interval"),
+        ("intervals_check", {"slack": "often"}, "intervals_check.slack"),
+        ("freshness", {"slack": "2h", "warn_slack": "often"}, "freshness.warn_slack"),
+    ],
+)
+def test_wrong_duration_is_refused_with_its_attribute(attribute: str, value: Any, path: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        resolved("polling_sensor", "often")
-    assert str(refusal.value).startswith("`polling_sensor.interval` in defs.yaml is 'often'. Write seconds, or text")
+        resolved(attribute, value)
+    assert str(refusal.value) == (
+        f"`{path}` in defs.yaml is 'often'. Write seconds, or text such as 2h, 90m, 1 day or PT1H30M."
+    )
 
 
 def test_unknown_key_in_a_mapping_from_a_template_is_refused() -> None:

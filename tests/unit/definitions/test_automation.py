@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise, takewhile
 from typing import Any
 
 import dagster as dg
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from dg_sqlmesh_component.dagster_internals import cron_ticks
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 
-NEW_YORK = "America/New_York"
+NEW_YORK, SYDNEY = "America/New_York", "Australia/Sydney"
 UTC = datetime.timezone.utc
 
 
@@ -38,67 +33,27 @@ def gap(**parts: float) -> datetime.timedelta:
         ("@monthly", "UTC", gap(days=31)),
         ("@yearly", "UTC", gap(days=366)),
         ("@annually", "UTC", gap(days=366)),
+        ("0 9 * * 1-5", "UTC", gap(days=3)),  # from Friday to Monday
+        ("0 9 * * MON-FRI", "UTC", gap(days=3)),
+        ("*/5 9-17 * * 1-5", "UTC", gap(days=2, hours=15, minutes=5)),
+        ("0 0 31 * *", "UTC", gap(days=61)),  # from 31 October to 31 December
+        ("0 0 * * 5#5", "UTC", gap(days=119)),  # the fifth Friday of a month
+        ("0 0 29 2 *", "UTC", gap(days=4 * 365 + 1)),
+        ("0 * * 1-5 *", "UTC", gap(days=214, hours=1)),  # from 31 May to 1 January
+        # An hour is repeated in autumn.
+        ("@daily", NEW_YORK, gap(hours=25)),
+        ("@daily", SYDNEY, gap(hours=25)),
+        ("30 1 * * *", NEW_YORK, gap(hours=25)),
+        ("0 */6 * * *", NEW_YORK, gap(hours=7)),
+        ("0 9 * * 1-5", NEW_YORK, gap(days=3, hours=1)),
+        ("*/5 9-17 * * 1-5", NEW_YORK, gap(days=2, hours=16, minutes=5)),
+        ("@weekly", NEW_YORK, gap(days=7, hours=1)),
+        ("@hourly", NEW_YORK, gap(hours=1)),
+        ("*/30 * * * *", NEW_YORK, gap(minutes=30)),
     ],
 )
-def test_regular_cron(cron: str, timezone: str, longest: datetime.timedelta) -> None:
+def test_longest_gap_of_a_cron(cron: str, timezone: str, longest: datetime.timedelta) -> None:
     assert longest_gap(cron, timezone) == longest
-
-
-@pytest.mark.parametrize(
-    ("cron", "longest"),
-    [
-        ("0 9 * * 1-5", gap(days=3)),  # from Friday to Monday
-        ("0 9 * * MON-FRI", gap(days=3)),
-        ("*/5 9-17 * * 1-5", gap(days=2, hours=15, minutes=5)),
-        ("0 0 31 * *", gap(days=61)),  # from 31 October to 31 December
-        ("0 0 * * 5#5", gap(days=119)),  # the fifth Friday of a month
-        ("0 0 29 2 *", gap(days=4 * 365 + 1)),
-        ("*/15 * * 1-5 *", gap(days=214, minutes=15)),  # from 31 May to 1 January
-    ],
-)
-def test_irregular_cron(cron: str, longest: datetime.timedelta) -> None:
-    assert longest_gap(cron, "UTC") == longest
-
-
-@pytest.mark.parametrize(
-    ("cron", "longest"),
-    [
-        ("@daily", gap(hours=25)),
-        ("30 1 * * *", gap(hours=25)),
-        ("0 */6 * * *", gap(hours=7)),
-        ("0 9 * * 1-5", gap(days=3, hours=1)),
-        ("@weekly", gap(days=7, hours=1)),
-        ("@hourly", gap(hours=1)),
-        ("*/30 * * * *", gap(minutes=30)),
-    ],
-)
-def test_hour_that_is_repeated_in_autumn_makes_the_gap_longer(cron: str, longest: datetime.timedelta) -> None:
-    assert longest_gap(cron, NEW_YORK) == longest
-
-
-MINUTES = st.sampled_from(["0", "30", "15,45", "*/15", "*/25", "10-20"])
-HOURS = st.sampled_from(["*", "0", "2", "1-3", "9-17", "*/6", "0,12", "22,23"])
-WEEKDAYS = st.sampled_from(["*", "1", "1-5", "0,6", "SUN"])
-# Sydney repeats an hour on 5 April, New York on 1 November.
-FORTNIGHTS = [datetime.datetime(2026, 3, 28, tzinfo=UTC), datetime.datetime(2026, 10, 24, tzinfo=UTC)]
-
-
-def ticks_of_a_fortnight(cron: str, timezone: str, start: datetime.datetime) -> Iterator[datetime.datetime]:
-    return takewhile(lambda tick: tick < start + gap(days=16), cron_ticks(cron, timezone, start))
-
-
-@settings(max_examples=25, deadline=None)
-@given(MINUTES, HOURS, WEEKDAYS, st.sampled_from(["UTC", NEW_YORK, "Australia/Sydney"]))
-def test_longest_gap_is_the_longest_one_between_listed_ticks(
-    minutes: str, hours: str, weekdays: str, timezone: str
-) -> None:
-    cron = f"{minutes} {hours} * * {weekdays}"
-    gaps = [
-        gap(seconds=after.timestamp() - before.timestamp())
-        for start in FORTNIGHTS
-        for before, after in pairwise(ticks_of_a_fortnight(cron, timezone, start))
-    ]
-    assert longest_gap(cron, timezone) == max(gaps)
 
 
 class Evaluations:

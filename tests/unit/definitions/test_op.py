@@ -60,56 +60,43 @@ AWKWARD_NAMES = {
 }
 
 
+def output_names(definition: dg.AssetsDefinition) -> list[str]:
+    return [*definition.keys_by_output_name, *definition.check_specs_by_output_name]
+
+
 @pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
-def test_awkward_model_names_keep_their_asset_keys(names: list[str]) -> None:
-    models = [model(name, audits=(audit("not_null"),)) for name in names]
-    definition = built(manifest(*models))
+def test_awkward_model_names_keep_their_asset_keys_and_can_be_materialized(names: list[str]) -> None:
+    definition = built(manifest(*(model(name, audits=(audit("not_null"),)) for name in names)))
     expected = {tuple(name.split(".")) for name in names}
     assert paths(definition.keys) == expected
     assert {(tuple(check.asset_key.path), check.name) for check in definition.check_keys} == {
         (key, name) for key in expected for name in (STATUS_CHECK, "not_null")
     }
+    assert len({name.lower() for name in output_names(definition)}) == len(output_names(definition)) == 3 * len(names)
     dg.Definitions.validate_loadable(dg.Definitions([definition]))
-
-
-@pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
-def test_output_names_are_unique_ignoring_case(names: list[str]) -> None:
-    definition = built(manifest(*(model(name, audits=(audit("not_null"),)) for name in names)))
-    outputs = [*definition.keys_by_output_name, *definition.check_specs_by_output_name]
-    assert len({name.lower() for name in outputs}) == len(outputs) == 3 * len(names)
-
-
-@pytest.mark.parametrize("names", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
-def test_awkward_model_names_can_be_materialized(names: list[str]) -> None:
-    definition = built(manifest(*(model(name, audits=(audit("not_null"),)) for name in names)))
     result = dg.materialize([definition])
-    assert {tuple(event.materialization.asset_key.path) for event in result.get_asset_materialization_events()} == {
-        tuple(name.split(".")) for name in names
-    }
+    assert paths(event.asset_key for event in result.get_asset_materialization_events()) == expected
     assert len(result.get_asset_check_evaluations()) == 2 * len(names)
 
 
-def test_checks_with_colliding_identifiers_have_different_outputs() -> None:
-    orders = model("core.orders", audits=(audit("items_not_null"),))
-    items = model("core.orders_items", audits=(audit("not_null"),))
-    more = model("core.orders__items", audits=(audit("not_null"), audit("_not_null", position=1)))
-    definition = built(manifest(orders, items, more))
-    assert {(check.asset_key.path[1], check.name) for check in definition.check_keys} == {
-        ("orders", STATUS_CHECK),
-        ("orders", "items_not_null"),
-        ("orders_items", STATUS_CHECK),
-        ("orders_items", "not_null"),
-        ("orders__items", STATUS_CHECK),
-        ("orders__items", "not_null"),
-        ("orders__items", "_not_null"),
-    }
-    assert len({*definition.check_specs_by_output_name}) == 7
-
-
-def test_check_and_asset_with_one_identifier_have_different_outputs() -> None:
-    definition = built(manifest(model("a.b", audits=(audit("c"),)), model("a.b__c")))
-    outputs = [*definition.keys_by_output_name, *definition.check_specs_by_output_name]
-    assert len(outputs) == len({*outputs}) == 5
+@pytest.mark.parametrize(
+    "audits_by_model",
+    [
+        {"core.orders": ["items_not_null"], "core.orders_items": ["not_null"]},
+        {"core.orders_items": ["not_null"], "core.orders__items": ["not_null", "_not_null"]},
+        {"a.b": ["c"], "a.b__c": []},
+    ],
+    ids=["checks of two models", "checks of one model", "a check and an asset"],
+)
+def test_checks_with_colliding_identifiers_have_different_outputs(audits_by_model: dict[str, list[str]]) -> None:
+    models = [
+        model(name, audits=tuple(audit(use, position=position) for position, use in enumerate(audits)))
+        for name, audits in audits_by_model.items()
+    ]
+    definition = built(manifest(*models))
+    assert {*definition.check_keys} == {*project_assets(manifest(*models)).checks}
+    outputs = output_names(definition)
+    assert len({*outputs}) == len(outputs) == 2 * len(models) + sum(map(len, audits_by_model.values()))
 
 
 EXTERNAL_NAMES = ['"db"."raw"."a-b"', '"db"."raw"."a_b"', '"db"."raw"."注 文"', '"db"."core"."orders_2"', '"events"']
@@ -128,9 +115,9 @@ def test_external_tables_are_inputs_with_unique_names() -> None:
     dg.Definitions.validate_loadable(dg.Definitions([definition]))
 
 
-@pytest.mark.parametrize("table", ["input", "output", "class", "type", "from"])
-def test_external_table_may_have_a_reserved_name(table: str) -> None:
-    built(manifest(model("core.orders", depends_on=(f'"{table}"',))))
+def test_external_tables_may_have_reserved_names() -> None:
+    tables = ('"input"', '"output"', '"class"', '"type"', '"from"')
+    assert len(built(manifest(model("core.orders", depends_on=tables))).keys_by_input_name) == len(tables)
 
 
 # -- the definition -------------------------------------------------------------------------------
@@ -256,6 +243,15 @@ def test_check_can_be_selected_without_its_asset() -> None:
     assert not result.get_asset_materialization_events()
 
 
+def scored_after(name: str) -> dg.AssetsDefinition:
+    """Return the asset `raw/scored`, which depends on a model."""
+
+    @dg.asset(key=["raw", "scored"], deps=[dg.AssetKey(name.split("."))])
+    def scored() -> None: ...
+
+    return scored
+
+
 def test_asset_between_two_models_splits_the_op() -> None:
     selections: list[set[tuple[str, ...]]] = []
 
@@ -263,11 +259,8 @@ def test_asset_between_two_models_splits_the_op() -> None:
         selections.append(paths(context.selected_asset_keys))
         yield from materialize_selection(context)
 
-    @dg.asset(key=["raw", "scored"], deps=[dg.AssetKey(["core", "a-b"])])
-    def scored() -> None: ...
-
     models = [model("core.a-b"), model("marts.revenue", reads=["raw.scored", "core.a-b"])]
-    assert dg.materialize([scored, built(manifest(*models), compute)]).success
+    assert dg.materialize([scored_after("core.a-b"), built(manifest(*models), compute)]).success
     assert selections == [{("core", "a-b")}, {("marts", "revenue")}]
 
 
@@ -300,13 +293,10 @@ def test_run_config_of_the_first_part_of_a_split_op_reaches_the_second(
         received_configs[step] = config_of_run(context.run.run_config, step, op.op_def.name, op.op_config)
         yield from materialize_selection(context)
 
-    @dg.asset(key=["raw", "scored"], deps=[dg.AssetKey(["core", "a"])])
-    def scored() -> None: ...
-
     models = [model("core.a"), model("marts.revenue", reads=["raw.scored", "core.a"])]
     definition = built(manifest(*models), compute, config_schema=SQLMeshRunConfig)
     run_config = {"ops": {part: {"config": config} for part, config in configs.items()}}
-    assert dg.materialize([scored, definition], run_config=run_config).success
+    assert dg.materialize([scored_after("core.a"), definition], run_config=run_config).success
     assert received_configs == {"shop": first, "shop_2": second}
 
 
@@ -316,11 +306,8 @@ def test_model_in_a_second_step_needs_the_outputs_of_its_parents_in_the_first() 
     def compute(context: dg.AssetExecutionContext) -> Iterator[Any]:
         yield from (dg.MaterializeResult(asset_key=key) for key in context.selected_asset_keys - {without_output})
 
-    @dg.asset(key=["raw", "scored"], deps=[dg.AssetKey(["core", "a_b"])])
-    def scored() -> None: ...
-
     models = [model("core.a-b"), model("core.a_b"), model("marts.revenue", reads=["raw.scored", "core.a-b"])]
-    result = dg.materialize([scored, built(manifest(*models), compute)])
+    result = dg.materialize([scored_after("core.a_b"), built(manifest(*models), compute)])
     assert paths(event.asset_key for event in result.get_asset_materialization_events()) == {
         ("core", "a_b"),
         ("raw", "scored"),

@@ -37,18 +37,16 @@ def deps(assets: ProjectAssets, name: str) -> set[str]:
 # -- assets ---------------------------------------------------------------------------------------
 
 
-def test_unselected_model_is_still_a_dependency() -> None:
-    project = manifest(
-        model("core.orders", reads=["staging.orders"]), model("staging.orders"), selected=["core.orders"]
-    )
-    assets = project_assets(project)
-    assert [dep.asset_key for dep in assets.specs[fqn("core.orders")].deps] == [dg.AssetKey(["staging", "orders"])]
+def test_only_selected_executable_models_are_assets_and_others_are_dependencies() -> None:
+    models = [
+        model("core.orders", reads=["staging.orders", "core.inner", "raw.events"]),
+        model("staging.orders"),
+        model("core.inner", kind="EMBEDDED"),
+        model("raw.events", kind="EXTERNAL"),
+    ]
+    assets = project_assets(manifest(*models, selected=["core.orders", "core.inner", "raw.events"]))
     assert set(assets.specs) == {fqn("core.orders")}
-
-
-def test_external_and_embedded_models_are_not_assets() -> None:
-    project = manifest(model("core.orders"), model("core.inner", kind="EMBEDDED"), model("raw.events", kind="EXTERNAL"))
-    assert set(project_assets(project).specs) == {fqn("core.orders")}
+    assert deps(assets, "core.orders") == {"staging/orders", "raw/events"}
 
 
 def test_overridden_spec_decides_the_key_of_asset_and_checks() -> None:
@@ -86,15 +84,6 @@ def test_dependencies_follow_an_overridden_key(selected: list[str], through_embe
         "ours/core/orders",
         "raw/events",
     }
-
-
-def test_two_components_of_one_project_share_keys() -> None:
-    models = [model("core.orders"), model("marts.revenue", reads=["core.orders"])]
-    upstream, downstream = (
-        project_assets(manifest(*models, selected=[name]), asset=with_key_prefix("ours"))
-        for name in ("core.orders", "marts.revenue")
-    )
-    assert deps(downstream, "marts.revenue") == {key.to_user_string() for key in upstream.fqn_by_key}
 
 
 def test_models_may_swap_their_keys() -> None:
@@ -316,24 +305,12 @@ def test_tables_with_one_final_key_are_not_named(name: str) -> None:
     assert dependencies(project_assets(project, asset=by_table), name) == {"orders": {}}
 
 
-@pytest.mark.parametrize(
-    ("selected", "expected"),
-    [
-        (["a.core.orders", "marts.revenue"], {}),
-        (["marts.revenue"], {}),
-        (["a.core.orders", "b.core.orders", "marts.revenue"], None),
-    ],
-    ids=["the other table is not selected", "neither is", "both are"],
-)
-def test_key_of_a_selected_asset_names_no_table(selected: list[str], expected: dict[str, str] | None) -> None:
+@pytest.mark.parametrize("selected", [["a.core.orders", "marts.revenue"], ["marts.revenue"]], ids=["one", "neither"])
+def test_key_of_two_tables_names_no_table_if_one_of_them_is_selected(selected: list[str]) -> None:
     models = [model("a.core.orders"), model("b.core.orders", table_name="b.core.orders")]
     readers = [model("marts.revenue", reads=["a.core.orders"]), model("marts.other", reads=["b.core.orders"])]
     project = manifest(*models, *readers, selected=selected)
-    if expected is None:
-        with pytest.raises(ProjectLoadError, match=r"^Two models become the asset core/orders"):
-            project_assets(project)
-    else:
-        assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": expected}
+    assert dependencies(project_assets(project), "marts.revenue") == {"core/orders": {}}
 
 
 def test_mapped_key_names_no_table() -> None:
@@ -468,12 +445,9 @@ def test_two_models_with_one_key_are_refused_with_both_files_and_a_fix() -> None
     )
 
 
-def test_two_models_with_one_default_key_load_if_one_has_a_prefix() -> None:
+def test_two_models_with_one_default_key_load_if_one_has_a_prefix_or_is_not_selected() -> None:
     project = manifest(model("a.core.orders"), model("b.core.orders", tags=("dagster:key_prefix:b",)))
     assert set(project_assets(project).fqn_by_key) == {ORDERS_KEY, dg.AssetKey(["b", "core", "orders"])}
-
-
-def test_two_models_with_one_key_load_if_one_is_not_selected() -> None:
     project = manifest(model("a.core.orders"), model("b.core.orders"), selected=["a.core.orders"])
     assert project_assets(project).fqn_by_key == {ORDERS_KEY: fqn("a.core.orders")}
 
@@ -538,15 +512,10 @@ def test_model_has_the_status_check_and_one_check_for_each_audit() -> None:
     assert names(assets) == [STATUS_CHECK, "not_null", "forall"]
     assert names(assets, "staging.orders") == [STATUS_CHECK]
     assert {key: spec.key for key, spec in assets.checks.items()} == {key: key for key in assets.checks}
-
-
-def test_checks_map_back_to_their_audits() -> None:
-    assets = project_assets(manifest(EVERYTHING))
     not_null, forall = dg.AssetCheckKey(ORDERS_KEY, "not_null"), dg.AssetCheckKey(ORDERS_KEY, "forall")
     assert assets.check_by_audit == {(EVERYTHING.fqn, 0): not_null, (EVERYTHING.fqn, 1): forall}
     assert assets.audit_checks == {EVERYTHING.fqn: (not_null, forall)}
-    assert {*assets.node_by_check} == {*assets.checks}
-    assert {*assets.node_by_check.values()} == {EVERYTHING.fqn}
+    assert {check: assets.fqn_by_key[check.asset_key] for check in assets.checks} == assets.node_by_check
 
 
 def test_audit_named_like_the_status_check_has_its_own_check() -> None:
@@ -660,37 +629,34 @@ def test_audits_of_an_external_model_are_checks_on_its_first_downstream_model() 
     assert results_by_check_name(assets, events, result("forall", 1)) == {"raw_events__forall": result("forall", 1)}
 
 
+EVENTS = audited("raw.events")
+READERS = [
+    model("core.orders", reads=["raw.events", "marts.revenue"]),
+    model("marts.revenue", reads=["raw.events"]),
+]
+THROUGH_EMBEDDED = [
+    model("core.orders", reads=["core.outer"]),
+    model("core.outer", reads=["core.inner"], kind="EMBEDDED"),
+    model("core.inner", reads=["raw.events"], kind="EMBEDDED"),
+]
+
+
 @pytest.mark.parametrize(
-    ("selected", "readers"),
+    ("project", "asset"),
     [
-        (["marts.revenue"], {"raw_events__not_null": ("marts/revenue", fqn("raw.events"))}),
-        (["core.orders", "marts.revenue"], {"raw_events__not_null": ("core/orders", fqn("raw.events"))}),
-        (["core.other"], {}),
+        (manifest(*READERS, EVENTS, selected=["core.orders"]), "core/orders"),
+        (manifest(*READERS, EVENTS, selected=["core.orders", "marts.revenue"]), "marts/revenue"),
+        (manifest(*THROUGH_EMBEDDED, EVENTS), "core/orders"),
+        (manifest(*READERS, model("core.other"), EVENTS, selected=["core.other"]), None),
+        (manifest(*READERS, model("raw.events", kind="EXTERNAL"), audited("raw.unread")), None),
     ],
-    ids=["one of two downstream models", "both downstream models", "no downstream model"],
+    ids=["one of two readers", "both readers", "through embedded models", "no reader", "no audits, or no reader"],
 )
-def test_checks_of_an_external_model_are_on_a_selected_model(
-    selected: list[str], readers: dict[str, tuple[str, str]]
+def test_checks_of_an_external_model_are_on_a_selected_model_that_reads_it(
+    project: Manifest, asset: str | None
 ) -> None:
-    models = [model(name, reads=["raw.events"]) for name in ("core.orders", "marts.revenue")]
-    assert (
-        checks_of_other_nodes(manifest(*models, model("core.other"), audited("raw.events"), selected=selected))
-        == readers
-    )
-
-
-def test_checks_of_an_external_model_pass_through_embedded_models() -> None:
-    outer = model("core.outer", reads=["core.inner"], kind="EMBEDDED")
-    inner = model("core.inner", reads=["raw.events"], kind="EMBEDDED")
-    project = manifest(model("core.orders", reads=["core.outer"]), outer, inner, audited("raw.events"))
-    assert checks_of_other_nodes(project) == {"raw_events__not_null": ("core/orders", fqn("raw.events"))}
-
-
-def test_external_models_without_audits_or_downstream_models_have_no_checks() -> None:
-    project = manifest(
-        model("core.orders", reads=["raw.events"]), model("raw.events", kind="EXTERNAL"), audited("raw.unread")
-    )
-    assert checks_of_other_nodes(project) == {}
+    expected = {"raw_events__not_null": (asset, EVENTS.fqn)} if asset else {}
+    assert checks_of_other_nodes(project) == expected
 
 
 def test_checks_of_other_nodes_do_not_rename_checks_of_the_model() -> None:
@@ -758,46 +724,30 @@ def test_results_match_the_checks_of_their_audits() -> None:
     assert results_by_check_name(assets, EVERYTHING.fqn, forall, not_null) == {"not_null": not_null, "forall": forall}
 
 
-def test_results_of_an_audit_used_twice_are_matched_by_arguments() -> None:
-    a, b = result("not_null", 0, columns="a"), result("not_null", 2, columns="b")
-    assets = project_assets(manifest(model(audits=TWICE)))
-    assert results_by_check_name(assets, fqn("core.orders"), b, a) == {"not_null_a": a, "not_null_b": b}
-
-
-def test_results_match_if_the_promoted_model_has_another_audit_order() -> None:
-    a, b = result("not_null", 5, columns="a"), result("not_null", 7, columns="b")
-    assets = project_assets(manifest(model(audits=TWICE)))
-    assert results_by_check_name(assets, fqn("core.orders"), a, b) == {"not_null_a": a, "not_null_b": b}
-
-
-@pytest.mark.parametrize("order", [1, -1], ids=["in their order", "the other way round"])
-def test_audits_with_changed_arguments_are_matched_by_order(order: int) -> None:
-    first, second = result("not_null", 5, columns="x"), result("not_null", 7, columns="y")
-    results_by_check = results_by_check_name(
-        project_assets(manifest(model(audits=TWICE))), fqn("core.orders"), *[first, second][::order]
-    )
-    assert results_by_check == {"not_null_a": first, "not_null_b": second}
-
-
-def test_audit_of_the_promoted_model_only_has_no_check() -> None:
-    a, b, third = (result("not_null", n, columns=column) for n, column in enumerate("abc"))
-    assets = project_assets(manifest(model(audits=TWICE)))
-    assert results_by_check_name(assets, fqn("core.orders"), a, b, third, result("removed")) == {
-        "not_null_a": a,
-        "not_null_b": b,
-    }
+A_AND_B = {"not_null_a": "a", "not_null_b": "b"}
 
 
 @pytest.mark.parametrize(
-    ("promoted", "checks"),
-    [("ba", {"not_null_a": "a", "not_null_b": "b"}), ("b", {"not_null_b": "b"})],
-    ids=["in another order", "only one of them"],
+    ("promoted", "expected"),
+    [
+        ({2: "b", 0: "a"}, A_AND_B),
+        ({5: "a", 7: "b"}, A_AND_B),
+        ({0: "b", 1: "a"}, A_AND_B),
+        ({0: "b"}, {"not_null_b": "b"}),
+        ({5: "x", 7: "y"}, {"not_null_a": "x", "not_null_b": "y"}),
+        ({7: "y", 5: "x"}, {"not_null_a": "x", "not_null_b": "y"}),
+        ({0: "a", 1: "b", 2: "c"}, A_AND_B),
+    ],
+    ids=["same", "moved", "swapped", "one of two", "other arguments", "the other way round", "one more"],
 )
-def test_result_matches_the_check_with_its_arguments(promoted: str, checks: dict[str, str]) -> None:
+def test_results_of_an_audit_used_twice_are_matched_by_arguments_else_by_order(
+    promoted: dict[int, str], expected: dict[str, str]
+) -> None:
+    """`promoted` has the column of each use in the promoted model, by its position."""
     assets = project_assets(manifest(model(audits=TWICE)))
-    results = [result("not_null", n, columns=column) for n, column in enumerate(promoted)]
-    results_by_check = results_by_check_name(assets, fqn("core.orders"), *results)
-    assert {name: audit_result.args["columns"] for name, audit_result in results_by_check.items()} == checks
+    results = [result("not_null", position, columns=column) for position, column in promoted.items()]
+    matched = results_by_check_name(assets, fqn("core.orders"), *results, result("removed"))
+    assert {name: audit_result.args["columns"] for name, audit_result in matched.items()} == expected
 
 
 # -- standalone audits ----------------------------------------------------------------------------
@@ -881,13 +831,6 @@ def test_standalone_audit_of_models_of_another_component_has_no_check() -> None:
             *READ_IN_MANY_WAYS, selected=["core.orders"], standalone_audits=[standalone("theirs", upstream_names)]
         )
         assert (project_assets(project).standalone_audits, len(project_assets(project).checks)) == ({}, 1)
-
-
-def test_standalone_audit_named_like_a_model_audit_has_its_own_check() -> None:
-    project = manifest(
-        model("core.orders", audits=(audit("not_null"),)), standalone_audits=[standalone("not_null", ["core.orders"])]
-    )
-    assert nodes(project_assets(project)) == {"not_null": fqn("core.orders"), "not_null_b64e9560": "not_null"}
 
 
 def test_standalone_audits_with_similar_names_have_one_check_each() -> None:

@@ -14,7 +14,6 @@ from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.definitions.translator import (
     STATUS_CHECK,
     WHEN_SKIPPED,
-    Dependencies,
     Translator,
     sql_metadata,
 )
@@ -61,40 +60,39 @@ def test_asset_key_is_schema_and_name_without_catalog(name: str, key: list[str])
 # -- dependencies ---------------------------------------------------------------------------------
 
 
-def test_model_depends_on_its_upstream_models() -> None:
-    orders = model("core.orders", reads=["staging.orders", "staging.customers"])
-    assert deps(orders, model("staging.orders"), model("staging.customers")) == {
-        "staging/customers": {},
-        "staging/orders": {},
-    }
-
-
-def test_dependency_uses_the_key_from_tags_of_the_upstream_model() -> None:
-    parent = model("staging.orders", tags=("dagster:key_prefix:shop/eu",))
-    assert deps(model("core.orders", reads=["staging.orders"]), parent) == {"shop/eu/staging/orders": {}}
-
-
-def test_dependencies_pass_through_embedded_models() -> None:
-    inner = model("core.inner", reads=["staging.orders", "raw.events"], kind="EMBEDDED")
-    outer = model("core.outer", reads=["core.inner", "staging.customers"], kind="EMBEDDED")
-    orders = model("core.orders", reads=["core.outer", "core.inner"])
-    assert deps(orders, inner, outer, model("staging.orders"), model("staging.customers")) == {
-        "raw/events": {"dagster/table_name": "db.raw.events"},
-        "staging/customers": {},
-        "staging/orders": {},
-    }
-
-
-def test_external_model_is_a_dependency_with_its_table_name() -> None:
-    events = model("raw.events", kind="EXTERNAL", table_name="lake.raw.events")
-    assert deps(model("core.orders", reads=["raw.events"]), events) == {
-        "raw/events": {"dagster/table_name": "lake.raw.events"}
-    }
-
-
-def test_external_model_may_have_a_key_prefix() -> None:
-    events = model("raw.events", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))
-    assert list(deps(model("core.orders", reads=["raw.events"]), events)) == ["lake/raw/events"]
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ([model("staging.orders")], {"staging/orders": {}}),
+        ([model("staging.orders", tags=("dagster:key_prefix:shop/eu",))], {"shop/eu/staging/orders": {}}),
+        (
+            [model("staging.orders", kind="EXTERNAL", table_name="lake.staging.orders")],
+            {"staging/orders": {"dagster/table_name": "lake.staging.orders"}},
+        ),
+        (
+            [model("staging.orders", kind="EXTERNAL", tags=("dagster:key_prefix:lake",))],
+            {"lake/staging/orders": {"dagster/table_name": "db.staging.orders"}},
+        ),
+        (
+            [
+                model("staging.orders", reads=["core.inner", "staging.customers"], kind="EMBEDDED"),
+                model("core.inner", reads=["staging.refunds", "raw.events"], kind="EMBEDDED"),
+                model("staging.customers"),
+                model("staging.refunds"),
+            ],
+            {
+                "raw/events": {"dagster/table_name": "db.raw.events"},
+                "staging/customers": {},
+                "staging/refunds": {},
+            },
+        ),
+    ],
+    ids=["model", "model with a key prefix", "external model", "external model with a key prefix", "embedded models"],
+)
+def test_dependency_has_the_key_of_the_upstream_node_and_the_table_name_of_an_external_one(
+    others: list[Model], expected: dict[str, dict[str, Any]]
+) -> None:
+    assert deps(model("core.orders", reads=["staging.orders"]), *others) == expected
 
 
 @pytest.mark.parametrize(
@@ -218,21 +216,6 @@ def translator_of_parents() -> Translator:
 
 
 @pytest.mark.parametrize(
-    ("parent", "key"),
-    [
-        (PARENTS[0], "shop/core/orders"),
-        (PARENTS[1], "staging/orders"),
-        (PARENTS[2], "lake/raw/events"),
-        (PARENTS[3], "dlt/mapped"),
-        ('"db"."raw"."undeclared"', "raw/undeclared"),
-    ],
-    ids=["selected", "not selected", "declared", "mapped", "undeclared"],
-)
-def test_every_parent_has_a_default_key(parent: Model | str, key: str) -> None:
-    assert translator_of_parents().default_key(parent).to_user_string() == key
-
-
-@pytest.mark.parametrize(
     ("key_of", "tables"),
     [
         (
@@ -274,27 +257,6 @@ def test_table_read_by_several_models_is_named() -> None:
     assert project_translator.tables(project_translator.default_key) == {
         dg.AssetKey(["raw", "events"]): "db.raw.events"
     }
-
-
-def test_key_shared_by_three_tables_has_no_table_name() -> None:
-    project_translator = translator(model("core.orders", reads=["raw.a", "raw.b", "raw.c"]))
-    assert project_translator.tables(lambda _: dg.AssetKey("raw")) == {dg.AssetKey("raw"): None}
-
-
-@pytest.mark.parametrize(
-    ("tables", "metadata"),
-    [
-        ({ORDERS_KEY: "db.core.orders"}, {"dagster/table_name": "db.core.orders"}),
-        ({ORDERS_KEY: None}, {}),
-        ({}, {}),
-        ({dg.AssetKey("other"): "db.other"}, {}),
-    ],
-    ids=["known", "none to name", "unknown", "of another key"],
-)
-def test_dependency_has_its_table_name_if_known(
-    tables: dict[dg.AssetKey, str | None], metadata: dict[str, str]
-) -> None:
-    assert Dependencies(tables)[ORDERS_KEY] == dg.AssetDep(ORDERS_KEY, metadata=metadata or None)
 
 
 # -- owners ---------------------------------------------------------------------------------------
@@ -339,25 +301,18 @@ def test_owners_from_tags_replace_the_owner_of_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "key"),
-    [
-        ("finance", "finance"),
-        ("pii:eu", "pii_eu"),
-        ("@daily", "daily"),
-        ("a  b / c", "a_b_c"),
-        ("größe", "gr_e"),
-        ("v1.2-rc", "v1.2-rc"),
-        ("x" * 100, "x" * 63),
-        ("dagsterish:x", "dagsterish_x"),
-    ],
-)
-def test_ordinary_tag_is_sanitized(tag: str, key: str) -> None:
-    assert spec(tagged(tag)).tags == {key: "", **KIND_TAGS}
-
-
-@pytest.mark.parametrize(
     ("tags", "expected"),
     [
+        (["finance"], {"finance": ""}),
+        (["pii:eu"], {"pii_eu": ""}),
+        (["@daily"], {"daily": ""}),
+        (["a  b / c"], {"a_b_c": ""}),
+        (["größe"], {"gr_e": ""}),
+        (["v1.2-rc"], {"v1.2-rc": ""}),
+        (["x" * 100], {"x" * 63: ""}),
+        (["dagsterish:x"], {"dagsterish_x": ""}),
+        (["dagster"], {"dagster": ""}),
+        (["注文"], {}),
         (["tier=gold"], {"tier": "gold"}),
         (["tier = gold plated"], {"tier": "gold_plated"}),
         (["offset=-1", "a b=1"], {"offset": "-1", "a_b": "1"}),
@@ -372,7 +327,7 @@ def test_ordinary_tag_is_sanitized(tag: str, key: str) -> None:
     ],
     ids=str,
 )
-def test_ordinary_tag_with_a_value_is_split_unless_its_key_has_several_values(
+def test_ordinary_tag_is_sanitized_and_split_unless_its_key_has_several_values(
     tags: list[str], expected: dict[str, str]
 ) -> None:
     assert spec(tagged(*tags)).tags == {**expected, **KIND_TAGS}
@@ -388,23 +343,12 @@ def test_any_ordinary_tag_loads(tags: list[str]) -> None:
     assert spec(tagged(*tags)).key == ORDERS_KEY
 
 
-def test_tag_that_equals_the_prefix_is_an_ordinary_tag() -> None:
-    assert "dagster" in spec(tagged("dagster")).tags
-
-
-def test_ordinary_tag_without_valid_characters_is_dropped() -> None:
-    assert spec(tagged("注文")).tags == KIND_TAGS
-
-
 # -- the tag convention ---------------------------------------------------------------------------
 
 
-def test_group_name_tag_sets_the_group() -> None:
-    assert spec(tagged("dagster:group_name:finance")).group_name == "finance"
-
-
-def test_repeated_group_name_tag_is_accepted() -> None:
-    assert spec(tagged("dagster:group_name:finance", "dagster:group_name:finance")).group_name == "finance"
+@pytest.mark.parametrize("times", [1, 2])
+def test_group_name_tag_sets_the_group(times: int) -> None:
+    assert spec(tagged(*["dagster:group_name:finance"] * times)).group_name == "finance"
 
 
 @pytest.mark.parametrize(
@@ -449,39 +393,18 @@ def test_convention_tags_are_not_dagster_tags() -> None:
 
 
 @pytest.mark.parametrize(
-    ("convention", "tags"),
-    [
-        (
-            TagConvention("dg", "/"),
-            ("dg/group_name/finance", "dg/key_prefix/shop/eu", "dg/owner/team:a/b", "dg/tag/acme/tier=1"),
-        ),
-        (
-            TagConvention("to dagster", "->"),
-            (
-                "to dagster->group_name->finance",
-                "to dagster->key_prefix->shop/eu",
-                "to dagster->owner->team:a/b",
-                "to dagster->tag->acme/tier=1",
-            ),
-        ),
-        (
-            TagConvention("dg:dagster", ":"),
-            (
-                "dg:dagster:group_name:finance",
-                "dg:dagster:key_prefix:shop/eu",
-                "dg:dagster:owner:team:a/b",
-                "dg:dagster:tag:acme/tier=1",
-            ),
-        ),
-    ],
+    ("prefix", "separator"),
+    [("dg", "/"), ("to dagster", "->"), ("dg:dagster", ":")],
     ids=[
         "a separator that values contain",
         "a prefix with a space, a separator of two characters",
         "a prefix that contains the separator",
     ],
 )
-def test_prefix_and_separator_are_configurable(convention: TagConvention, tags: tuple[str, ...]) -> None:
-    asset = spec(tagged(*tags, "dagster:group_name:not-read"), tag_convention=convention)
+def test_prefix_and_separator_are_configurable(prefix: str, separator: str) -> None:
+    properties = {"group_name": "finance", "key_prefix": "shop/eu", "owner": "team:a/b", "tag": "acme/tier=1"}
+    tags = [separator.join((prefix, name, value)) for name, value in properties.items()]
+    asset = spec(tagged(*tags, "dagster:group_name:not-read"), tag_convention=TagConvention(prefix, separator))
     assert asset.group_name == "finance"
     assert asset.key == dg.AssetKey(["shop", "eu", "core", "orders"])
     assert list(asset.owners) == ["team:a/b"]
@@ -536,6 +459,7 @@ def test_invalid_tag_error_names_model_file_tag_and_rule(tag: str, rule: str) ->
     [
         ("dagster:group_name:a", "dagster:group_name:b", "another tag has set the group to 'a' already."),
         ("dagster:key_prefix:a/b", "dagster:key_prefix:c", "another tag has set the prefix to 'a/b' already."),
+        ("dagster:tag:tier=gold", "dagster:tag:tier=silver", "another tag has set 'tier' to 'gold' already."),
     ],
 )
 def test_conflicting_single_value_tags_are_refused(first: str, second: str, rule: str) -> None:
@@ -561,15 +485,18 @@ def test_too_many_kinds_error_names_model_file_and_rule() -> None:
 # -- the asset ------------------------------------------------------------------------------------
 
 
-def test_kinds_are_sqlmesh_and_the_engine() -> None:
-    assert spec(model(engine="snowflake")).kinds == {"sqlmesh", "snowflake"}
-
-
 @pytest.mark.parametrize(
-    ("source_type", "kinds"), [("sql", set()), ("seed", set()), ("python", {"python"})], ids=["sql", "seed", "python"]
+    ("properties", "kinds"),
+    [
+        ({"engine": "snowflake"}, {"sqlmesh", "snowflake"}),
+        ({"source_type": "sql"}, {"sqlmesh", "duckdb"}),
+        ({"source_type": "seed"}, {"sqlmesh", "duckdb"}),
+        ({"source_type": "python"}, {"sqlmesh", "duckdb", "python"}),
+    ],
+    ids=["another engine", "sql", "seed", "python"],
 )
-def test_only_python_models_have_the_kind_python(source_type: str, kinds: set[str]) -> None:
-    assert spec(model(source_type=source_type)).kinds == {"sqlmesh", "duckdb", *kinds}
+def test_kinds_are_sqlmesh_the_engine_and_python_for_python_models(properties: dict[str, str], kinds: set[str]) -> None:
+    assert spec(model(**properties)).kinds == kinds
 
 
 @pytest.mark.parametrize(
@@ -762,11 +689,6 @@ def test_cut_column_schema_has_a_note(left_out: int, note: str | None) -> None:
     assert spec(replace(EVERYTHING, columns_cut=left_out)).metadata.get("sqlmesh/columns_cut") == note
 
 
-def test_code_version_depends_only_on_the_data_hash() -> None:
-    versions = {spec(replace(EVERYTHING, description=text)).code_version for text in ("before", "after")}
-    assert versions == {"1001"}
-
-
 def test_two_external_tables_with_one_short_name_stay_separate() -> None:
     orders = model("core.orders", depends_on=('"lake"."raw"."events"', '"db"."raw"."events"', '"db"."raw"."other"'))
     assert {dep.asset_key.to_user_string(): dict(dep.metadata) for dep in spec(orders).deps} == {
@@ -774,11 +696,6 @@ def test_two_external_tables_with_one_short_name_stay_separate() -> None:
         "db/raw/events": {"dagster/table_name": "db.raw.events"},
         "raw/other": {"dagster/table_name": "db.raw.other"},
     }
-
-
-def test_contradicting_tags_are_refused() -> None:
-    with pytest.raises(ProjectLoadError, match="another tag has set 'tier' to 'gold' already"):
-        spec(tagged("dagster:tag:tier=gold", "dagster:tag:tier=silver"))
 
 
 def test_sql_that_contains_a_code_fence_stays_one_block() -> None:

@@ -138,10 +138,6 @@ def test_manifest_of_another_version_is_refused(version: int, tmp_path: Path) ->
     assert f"has version {version}; this dg_sqlmesh_component reads version {MANIFEST_VERSION}." in message
 
 
-def test_manifest_version_is_5() -> None:
-    assert SHOP.version == MANIFEST_VERSION == 5
-
-
 def test_manifest_of_version_1_is_reported_as_another_version(tmp_path: Path) -> None:
     path = stored(replace(SHOP, version=1), tmp_path)
     content = {**json.loads(path.read_bytes()), "source": "a digest"}
