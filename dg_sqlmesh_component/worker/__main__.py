@@ -64,8 +64,9 @@ def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.protocol.messages import ChangesRequest, JanitorRequest, LoadRequest, PendingRequest
     from dg_sqlmesh_component.worker.changes import find_changes
     from dg_sqlmesh_component.worker.context import with_default_gateway
-    from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
     from dg_sqlmesh_component.worker.evaluate.pending import find_pending
+    from dg_sqlmesh_component.worker.evaluate.restatement import restate
+    from dg_sqlmesh_component.worker.evaluate.run import run
     from dg_sqlmesh_component.worker.janitor import run_janitor
     from dg_sqlmesh_component.worker.load.project import (
         load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
@@ -86,8 +87,10 @@ def _serve(pipe: Pipe) -> None:
         pipe.send(find_changes(request, pipe))
     elif isinstance(request, JanitorRequest):
         run_janitor(request, pipe)
+    elif request.restate is not None:
+        restate(request, pipe)
     else:
-        evaluate(request, pipe)
+        run(request, pipe)
 
 
 def installation_problem() -> str | None:

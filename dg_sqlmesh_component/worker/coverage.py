@@ -12,11 +12,7 @@ from sqlmesh.utils.date import to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
-
-
-def computed_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> list[msg.Interval]:
-    """The computed intervals of the table that the environment shows for a model."""
-    return snapshot.intervals if index.is_representative(snapshot) else snapshot.dev_intervals
+from dg_sqlmesh_component.worker.environment import computed_intervals
 
 
 def is_incremental(snapshot: Snapshot) -> bool:

@@ -334,9 +334,6 @@ def test_error_of_locked_duckdb_file_names_the_process_that_holds_it(shop: tuple
         holder.kill()
         holder.wait()
     assert "The DuckDB file is in use by another process" in description
-    if sys.platform == "linux":
-        assert f"is held by `{Path(sys.executable).name} -c " in description
-        assert f"(PID {holder.pid}, started at " in description
     assert f"PID {holder.pid}" in description
     assert "This run has waited for 2 seconds" in description
 

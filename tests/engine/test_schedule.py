@@ -449,7 +449,9 @@ def test_missing_environment_fails_the_tick_with_the_plan(dagster: DagsterProjec
     project = write_project(tmp_path / "shop", SMALL, CONFIG.format(start="2025-10-13"))
     dagster.add_component("shop", {"project": str(project), "schedule": True})
     scheduler = Scheduler(dagster, project)
-    with pytest.raises(EnvironmentNotReadyError, match=r"does not exist .* Create it:\n\n.* sqlmesh plan"):
+    with pytest.raises(
+        EnvironmentNotReadyError, match=r"does not exist .* its first plan is applied:\n\n.* sqlmesh plan"
+    ):
         scheduler.tick(SCHEDULE, MIDNIGHT)
 
 

@@ -47,7 +47,7 @@ REQUESTS: tuple[msg.LoadRequest, msg.EvaluationRequest, msg.PendingRequest, msg.
         manifest_facts=msg.ManifestFacts(
             "local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}
         ),
-        restate=msg.Restatement("2026-01-01", "2026-01-02", 5, 60.0, {"a": (msg.RecordedCost(1_000, None, 3, None),)}),
+        restate=msg.Restatement("2026-01-01", "2026-01-02", 5, 60.0, {"a": msg.RecordedCost(1.5, 3)}),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
     msg.ChangesRequest(PROJECT, "prod", RECORDS, now=D2[1]),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Set
 from dataclasses import replace
+from graphlib import TopologicalSorter
 
-from sqlmesh.core.snapshot import Snapshot
-from sqlmesh.utils.date import to_datetime, to_timestamp
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.utils.date import now_timestamp, to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.coverage import Coverages, computed_intervals
-from dg_sqlmesh_component.worker.evaluate.audits import audited, data_altered_at, deployability
+from dg_sqlmesh_component.worker.coverage import Coverages
+from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, deployability
+from dg_sqlmesh_component.worker.evaluate.audits import audited
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker, ancestors
 
 
 def idle_nodes(
     request: msg.EvaluationRequest,
-    nodes: frozenset[str],
+    nodes: Set[str],
     snapshots: Mapping[str, Snapshot],
     tracker: Tracker,
     coverages: Coverages,
@@ -28,8 +30,8 @@ def idle_nodes(
         snapshots: The environment's, by name.
         tracker: Knows the planned batches, unready signals and intervals that are held back.
     """
-    index = deployability(request, snapshots.values())
-    altered = data_altered_at(snapshots, index, {fqn for fqn, batches in tracker.planned.items() if batches})
+    index = deployability(request.environment, snapshots.values(), request.start)
+    altered = _data_altered_at(snapshots, index, {fqn for fqn, batches in tracker.planned.items() if batches})
     for fqn in sorted(nodes):
         batches = tracker.planned.get(fqn)
         if batches:
@@ -75,3 +77,28 @@ def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationReq
         reason = f"its cron {snapshot.node.cron!r} is not due"
     next_due = to_timestamp(snapshot.node.cron_next(to_datetime(request.execution_time)))
     return msg.NodeUpToDate(snapshot.name, reason, next_due, None)
+
+
+def _data_altered_at(
+    snapshots: Mapping[str, Snapshot], index: DeployabilityIndex, altered_in_run: Container[str]
+) -> dict[str, int]:
+    """When the data of each node was last altered. A view or an audit is as new as the newest node that it reads.
+
+    Any process may alter an external table at any time, so its value is now.
+
+    Args:
+        altered_in_run: Nodes that this run has computed. The snapshots were read before and do not know.
+    """
+    now = now_timestamp()
+    graph = {name: [parent.name for parent in snapshot.parents] for name, snapshot in snapshots.items()}
+    altered: dict[str, int] = {}
+    for name in TopologicalSorter(graph).static_order():
+        snapshot = snapshots.get(name)
+        if snapshot is not None:
+            shows_others = snapshot.is_audit or snapshot.is_view or snapshot.is_symbolic
+            upstream = [altered.get(parent, 0) for parent in graph[name]] if shows_others else []
+            is_external = snapshot.is_model and snapshot.model.kind.is_external
+            reads_external = shows_others and not snapshot.node.depends_on <= snapshots.keys()
+            is_now = name in altered_in_run or is_external or reads_external
+            altered[name] = max(now if is_now else altered_at(snapshot, index) or 0, *upstream, 0)
+    return altered

@@ -12,7 +12,7 @@ SQLMesh's scheduler calls two methods to find missing intervals and then to batc
 2. `batch_intervals`, for each requested model in the order of the graph: intervals that overlap with intervals pending
    upstream are held back (`_remaining`). Intervals held back from a model are held back from its downstream models too.
 
-An interval counts as pending upstream if it is missing and not computed (`_beyond`). Intervals that are only computed
+An interval counts as pending upstream if it is missing and not computed. Intervals that are only computed
 again, because of a `lookback` or because they are not over, hold nothing back.
 
 Held back from a model are: the overlapping intervals; with `depends_on_past`, also all intervals after the first of
@@ -40,8 +40,8 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.worker.coverage import computed_intervals
-from dg_sqlmesh_component.worker.evaluate.audits import altered_at
+from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
 
@@ -88,7 +88,7 @@ def hold_back_pending_upstream(scheduler: Scheduler, report: Callable[[str, Set[
             for snapshot in missing.keys() - requested.keys()
             if snapshot.is_model
             and not snapshot.is_symbolic
-            and (intervals := _beyond(missing[snapshot], computed_intervals(snapshot, index_or_all)))
+            and (intervals := subtract(missing[snapshot], computed_intervals(snapshot, index_or_all)))
         }
         again = _computed_again(requested, index_or_all) if pending else {}
         remaining = {**requested, **_remaining(requested, pending, again, scheduler, report)}
@@ -103,24 +103,6 @@ def has_signals(snapshot: Snapshot) -> bool:
     return snapshot.is_model and bool(snapshot.model.signals)
 
 
-def _beyond(intervals: Iterable[Interval], covered: Sequence[Interval]) -> list[Interval]:
-    """The parts of intervals that lie in none of the covered intervals, which are in order and apart.
-
-    Missing intervals beyond computed intervals are those that are not merely computed again, because of a `lookback` or
-    because they are not over.
-    """
-    parts = []
-    for start, end in intervals:
-        for covered_from, covered_to in covered:
-            if start < covered_to and covered_from < end:
-                if start < covered_from:
-                    parts.append((start, covered_from))
-                start = covered_to
-        if start < end:
-            parts.append((start, end))
-    return parts
-
-
 def _computed_again(requested: SnapshotToIntervals, index: DeployabilityIndex) -> dict[str, set[Interval]]:
     """The intervals that models with a `lookback` compute although they are computed, by model."""
     again = {}
@@ -128,7 +110,7 @@ def _computed_again(requested: SnapshotToIntervals, index: DeployabilityIndex) -
         if snapshot.is_model and snapshot.model.lookback:
             done = computed_intervals(snapshot, index)
             again[snapshot.name] = {
-                interval for interval in _single(intervals, snapshot) if not _beyond([interval], done)
+                interval for interval in _single(intervals, snapshot) if not subtract([interval], done)
             }
     return again
 
@@ -182,7 +164,7 @@ def within_lookback(
 
 def _remaining(
     requested: SnapshotToIntervals,
-    pending: Mapping[str, list[Interval]],
+    pending: Mapping[str, Sequence[Interval]],
     again: Mapping[str, Set[Interval]],
     scheduler: Scheduler,
     report: Callable[[str, Set[str]], None],
@@ -227,12 +209,12 @@ def _nearest(
     parent: str,
     nearest: Mapping[str, frozenset[str]],
     lacking: Mapping[str, list[Interval]],
-    pending: Mapping[str, list[Interval]],
+    pending: Mapping[str, Sequence[Interval]],
 ) -> Set[str]:
     """The nearest pending models through a parent. Its own pending intervals hide those further upstream."""
     if parent not in pending:
         return nearest[parent]
-    return {parent, *nearest[parent]} if _beyond(lacking[parent], pending[parent]) else {parent}
+    return {parent, *nearest[parent]} if subtract(lacking[parent], pending[parent]) else {parent}
 
 
 def _upstream(names: Iterable[str], by_name: Mapping[str, Snapshot]) -> dict[str, list[str]]:
