@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from sqlmesh.core import constants as c
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
-from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo, missing_intervals
+from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
@@ -98,9 +98,8 @@ class Comparison:
         Args:
             now: Epoch milliseconds.
         """
-        requested = [self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots]
-        pending = missing_intervals(requested, execution_time=now, deployability_index=self._index)
-        return Coverages(self._snapshots, self._index, now, pending, self.unrestated)
+        requested = {fqn: self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots}
+        return Coverages(requested, self._index, now, self.unrestated)
 
     def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:
         """The ranges of a model's table that Dagster has not recorded, with times.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
 from sqlmesh.core.snapshot.definition import merge_intervals
 from sqlmesh.utils.date import to_timestamp
 
@@ -28,26 +28,26 @@ class Coverages:
         snapshots: Mapping[str, Snapshot],
         index: DeployabilityIndex,
         execution_time: int,
-        pending: Mapping[Snapshot, Sequence[msg.Interval]],
         unrestated: Mapping[str, Sequence[msg.Interval]],
+        *,
+        ignore_cron: bool = False,
     ) -> None:
-        """Prepare the coverages of these snapshots, by name.
+        """Prepare the coverages of these snapshots, by name. It takes half a second for 1,000 models.
 
         Args:
-            pending: The answer of SQLMesh's `missing_intervals`, without bounds, with or without `ignore_cron`. It is
-                given because it takes half a second for 1,000 models. If it was asked without `end`, SQLMesh resolves a
-                relative `start` at that moment, so never earlier than it did when it planned the run.
             unrestated: The ranges of each model whose restatement by a Dagster run has not finished.
+            ignore_cron: Also count intervals as pending whose cron has not ticked. The coverages do not depend on it.
         """
         self._snapshots = snapshots
         self._index = index
         self._execution_time = execution_time
-        self._pending = {snapshot.name: intervals for snapshot, intervals in pending.items()}
         self._unrestated = unrestated
-
-    def lacks_intervals(self, fqn: str) -> bool:
-        """Whether a node has a pending interval."""
-        return fqn in self._pending
+        # Without `end`, SQLMesh resolves a relative `start` now, so never earlier than it did when it planned the run.
+        pending = missing_intervals(
+            snapshots.values(), execution_time=execution_time, ignore_cron=ignore_cron, deployability_index=index
+        )
+        self.pending = {snapshot.name: tuple(intervals) for snapshot, intervals in pending.items()}
+        """The pending intervals of each node that has some."""
 
     def of(
         self, fqn: str, done: Sequence[msg.Interval] = (), undone: Sequence[msg.Interval] = ()
@@ -66,7 +66,7 @@ class Coverages:
         # SQLMesh itself remembers the automatic restatements that have not finished.
         automatic = subtract(computed, subtract(computed, snapshot.pending_restatement_intervals))
         unrestated = subtract([*self._unrestated.get(fqn, ()), *automatic, *undone], done)
-        missing = uncovered(self._pending.get(fqn, ()), computed)
+        missing = uncovered(self.pending.get(fqn, ()), computed)
         if missing:
             expected_until = _expected_until(snapshot, self._execution_time)
             missing = [interval for interval in missing if interval[1] <= expected_until]

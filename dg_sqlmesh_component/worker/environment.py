@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,6 +75,14 @@ def _memory_advice(context: Context) -> str:
 def promoted_version(info: SnapshotTableInfo, table_name: str | None = None) -> msg.PromotedVersion:
     """The promoted version of a node, with the name of the table or view that consumers read."""
     return msg.PromotedVersion(info.version, info.fingerprint.data_hash, info.fingerprint.metadata_hash, table_name)
+
+
+def upstream(snapshots: Mapping[str, Snapshot]) -> dict[str, list[str]]:
+    """The nodes that each node of the environment reads, as far as they are in it too, by name."""
+    return {
+        name: [parent.name for parent in snapshot.parents if parent.name in snapshots]
+        for name, snapshot in snapshots.items()
+    }
 
 
 # -- the table that it shows for a model ----------------------------------------------------------

@@ -107,7 +107,7 @@ class Pipe:
 
     def fail(self, error: SQLMeshComponentError) -> None:
         """Send the last event of a failed request."""
-        self.send(failed(error))
+        self.send(RequestFailed(type(error).__name__, str(error), error.is_transient))
 
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
         self.is_cancelled = True
@@ -142,11 +142,6 @@ class Pipe:
         self.is_cut_off = True
         if self.cut_off_queries is not None:
             self.cut_off_queries()
-
-
-def failed(error: SQLMeshComponentError) -> RequestFailed:
-    """The last event of a failed request."""
-    return RequestFailed(type(error).__name__, str(error), error.is_transient)
 
 
 def _print_line(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlglot import exp
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, missing_intervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator
 from sqlmesh.utils.date import now_timestamp, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -117,9 +117,7 @@ def audit_alone(
     """
     snapshots = scheduler.snapshots_by_name
     index = deployability(request.environment, snapshots.values(), request.start)
-    pending = missing_intervals(snapshots.values(), execution_time=request.execution_time, deployability_index=index)
-    missing = {snapshot.name: tuple(intervals) for snapshot, intervals in pending.items()}
-    coverages = Coverages(snapshots, index, request.execution_time, pending, unrestated)
+    coverages = Coverages(snapshots, index, request.execution_time, unrestated)
     for fqn, uses in request.audit_only.items():
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened
@@ -133,7 +131,7 @@ def audit_alone(
                 pipe.send(_evaluate_alone(request, scheduler, snapshot, position, index))
         if coverage := coverages.of(fqn):
             pipe.send(coverage)
-        pipe.send(msg.NodeAudited(fqn, missing.get(fqn, ()), error, at))
+        pipe.send(msg.NodeAudited(fqn, coverages.pending.get(fqn, ()), error, at))
 
 
 def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...], evaluator: SnapshotEvaluator) -> list[int]:

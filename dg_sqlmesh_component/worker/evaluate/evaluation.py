@@ -28,7 +28,7 @@ from sqlmesh.core.config.run import RunConfig
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment, EnvironmentNamingInfo
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo, missing_intervals
+from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo
 from sqlmesh.utils.date import is_date, to_datetime, to_timestamp
 from sqlmesh.utils.errors import SignalEvalError
 
@@ -56,7 +56,7 @@ from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, record_audi
 from dg_sqlmesh_component.worker.evaluate.stale_manifest import refuse_changed_defaults, refuse_unknown_upstream
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.own_bugs import is_own_bug
-from dg_sqlmesh_component.worker.pipe import Pipe, failed
+from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import cut_off_queries
 from dg_sqlmesh_component.worker.state_lock import locked_context
 
@@ -70,7 +70,7 @@ def evaluate(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[Eval
     """Serve the request. Every fact goes into the pipe as soon as it is known."""
     try:
         with locked_context(request, partial(_open, request, pipe, context_type), pipe) as context:
-            pipe.send(_served(context))
+            _serve(context)
             pipe.await_release()
     except SQLMeshComponentError:
         raise
@@ -78,16 +78,17 @@ def evaluate(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[Eval
         raise explain(error, request.project, request.environment) from error
 
 
-def _served(context: EvaluationContext) -> msg.EvaluationFinished | msg.RequestFailed:
-    """The last event. An error becomes one here, so that the lock is still held when the step stores its results."""
+def _serve(context: EvaluationContext) -> None:
+    """Send all events. An error becomes one here, so that the lock is still held when the step stores its results."""
+    pipe = context.tracker.pipe
     try:
-        return _evaluate(context)
+        pipe.send(_evaluate(context))
     except SQLMeshComponentError as error:
-        return failed(error)
+        pipe.fail(error)
     except SignalEvalError as error:
-        return failed(context.tracker.fail_signal(error))
+        pipe.fail(context.tracker.fail_signal(error))
     except Exception as error:  # noqa: BLE001  # SQLMesh, its engine's driver and a project's signals raise anything
-        return failed(explain(error, context.request.project, context.request.environment))
+        pipe.fail(explain(error, context.request.project, context.request.environment))
 
 
 def _open(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[EvaluationContext]) -> EvaluationContext:
@@ -323,10 +324,9 @@ class EvaluationContext(Context):
         """
         copies = {snapshot.name: snapshot.copy() for snapshot in restated}
         self.state_reader.refresh_snapshot_intervals(copies.values())
-        snapshots, now = {**snapshots, **copies}, self.request.execution_time
+        snapshots = {**snapshots, **copies}
         index = deployability(self.request.environment, snapshots.values(), self.request.start)
-        pending = missing_intervals(snapshots.values(), execution_time=now, ignore_cron=True, deployability_index=index)
-        return Coverages(snapshots, index, now, pending, self.unrestated)
+        return Coverages(snapshots, index, self.request.execution_time, self.unrestated, ignore_cron=True)
 
     def _rows_of(self, evaluator: SnapshotEvaluator, snapshot: Snapshot) -> int | None:
         view = self._view(snapshot)

@@ -17,6 +17,7 @@ from sqlmesh.utils import CompletionStatus
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate
 from dg_sqlmesh_component.worker.evaluate.waiting import idle_nodes
@@ -99,21 +100,21 @@ def restated_before_its_source(snapshots: Mapping[str, Snapshot], requested: Set
         snapshots: The environment's, by name.
         now: The instant of the run, epoch milliseconds.
     """
-    graph = {name: {parent.name for parent in snapshot.parents} for name, snapshot in snapshots.items()}
+    graph = upstream(snapshots)
     restated: set[str] = set()
     for name in TopologicalSorter(graph).static_order():
-        snapshot = snapshots.get(name)
-        if snapshot is None or not snapshot.is_model or snapshot.model.disable_restatement:
+        snapshot = snapshots[name]
+        if not snapshot.is_model or snapshot.model.disable_restatement:
             continue
-        if snapshot.get_next_auto_restatement_interval(now) or restated & graph[name]:
+        if snapshot.get_next_auto_restatement_interval(now) or not restated.isdisjoint(graph[name]):
             restated.add(name)
 
     def restated_parents_of_embedded(name: str) -> Set[str]:
         """An embedded model runs within the models that read it."""
-        return restated & graph[name] if snapshots[name].is_symbolic else set()
+        return restated.intersection(graph[name]) if snapshots[name].is_symbolic else set()
 
     for name in sorted(restated & requested):
-        upstream = reachable(restated & graph[name], restated_parents_of_embedded)
-        if any(not snapshots[parent].is_symbolic and parent not in requested for parent in upstream):
+        sources = reachable(restated.intersection(graph[name]), restated_parents_of_embedded)
+        if any(not snapshots[source].is_symbolic and source not in requested for source in sources):
             return name
     return None

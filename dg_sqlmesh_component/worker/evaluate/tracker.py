@@ -18,6 +18,7 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
 from dg_sqlmesh_component.worker.coverage import Coverages
+from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate.progress import Progress
 from dg_sqlmesh_component.worker.own_bugs import is_own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -252,13 +253,8 @@ class Tracker(PipeConsole):
 
     def blocked_by(self, snapshots: Mapping[str, Snapshot]) -> dict[str, tuple[str, ...]]:
         """The failed nodes upstream of each node that SQLMesh left out."""
-        return {fqn: tuple(sorted(ancestors(fqn, snapshots) & self._failed)) for fqn in sorted(self._blocked)}
-
-
-def ancestors(fqn: str, snapshots: Mapping[str, Snapshot]) -> set[str]:
-    """Every node upstream of a node, without the node itself."""
-
-    def parents(name: str) -> list[str]:
-        return [parent.name for parent in snapshots[name].parents] if name in snapshots else []
-
-    return reachable(parents(fqn), parents)
+        graph = upstream(snapshots)
+        return {
+            fqn: tuple(sorted(reachable(graph.get(fqn, ()), graph.__getitem__) & self._failed))
+            for fqn in sorted(self._blocked)
+        }

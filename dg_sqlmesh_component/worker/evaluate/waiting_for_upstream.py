@@ -41,7 +41,7 @@ from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_inter
 
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals
+from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, upstream
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
 
@@ -179,7 +179,8 @@ def _remaining(
     remaining: dict[Snapshot, list[Interval]] = {}
     nearest: dict[str, frozenset[str]] = {}
     lacking: dict[str, list[Interval]] = {}  # by model, the intervals for which its source is not there
-    graph = _upstream(running, by_name) if pending else {}
+    parents_of = upstream(by_name)
+    graph = {name: parents_of[name] for name in reachable(running, parents_of.__getitem__)} if pending else {}
     for name in TopologicalSorter(graph).static_order():
         parents = graph[name]
         nearest[name] = frozenset().union(*(_nearest(parent, nearest, lacking, pending) for parent in parents))
@@ -196,9 +197,9 @@ def _remaining(
             remaining[snapshot] = [interval for interval in single if interval not in denied]
             if denied:
                 concerned = {
-                    upstream
-                    for upstream in nearest[name]
-                    if without(pending[upstream], sorted(denied), uninterrupted=False) != pending[upstream]
+                    source
+                    for source in nearest[name]
+                    if without(pending[source], sorted(denied), uninterrupted=False) != list(pending[source])
                 }
                 report(name, concerned or nearest[name])
                 lacking[name] = merge_intervals([*lacking[name], *denied])
@@ -215,15 +216,6 @@ def _nearest(
     if parent not in pending:
         return nearest[parent]
     return {parent, *nearest[parent]} if subtract(lacking[parent], pending[parent]) else {parent}
-
-
-def _upstream(names: Iterable[str], by_name: Mapping[str, Snapshot]) -> dict[str, list[str]]:
-    """These models and all models upstream of them, each with its parents."""
-
-    def parents(name: str) -> list[str]:
-        return [parent.name for parent in by_name[name].parents if parent.name in by_name]
-
-    return {name: parents(name) for name in reachable(names, parents)}
 
 
 def _altered_since(
