@@ -437,7 +437,7 @@ class RestatementPlanned:
         ranges: The range of each model, and its number of intervals.
         added: Models that were not requested, and have to be computed again because they are downstream.
         environments: Other environments that lose intervals of these models, with the number of models.
-        seconds, rows, bytes: The estimate, from recorded costs; None if nothing is recorded.
+        estimate: What all of them cost; None if nothing is recorded.
         without_cost: Models that the estimate leaves out, because Dagster has no record of a computation.
         planned_at: When it was planned.
 
@@ -447,9 +447,7 @@ class RestatementPlanned:
     ranges: dict[str, tuple[Interval, int]]
     added: tuple[str, ...]
     environments: dict[str, int]
-    seconds: float | None
-    rows: int | None
-    bytes: int | None
+    estimate: RecordedCost | None
     without_cost: tuple[str, ...]
     planned_at: int = 0
     type: Literal["restatement_planned"] = "restatement_planned"

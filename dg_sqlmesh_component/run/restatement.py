@@ -96,30 +96,24 @@ def restatement_metadata(wording: Wording, planned: msg.RestatementPlanned) -> d
         )
         for fqn, (interval, number) in planned.ranges.items()
     ]
-    optional = {
-        "sqlmesh/estimated_seconds": planned.seconds,
-        "sqlmesh/estimated_rows": planned.rows,
-        "sqlmesh/estimated_bytes": planned.bytes,
-    }
-    metadata: dict[str, dg.MetadataValue] = {
-        "sqlmesh/restated": dg.MetadataValue.table(records),
-        **{
-            name: dg.MetadataValue.float(float(value)) if isinstance(value, float) else dg.MetadataValue.int(value)
-            for name, value in optional.items()
-            if value is not None
-        },
-    }
+    metadata: dict[str, dg.MetadataValue] = {"sqlmesh/restated": dg.MetadataValue.table(records)}
+    if planned.estimate is not None:
+        metadata["sqlmesh/estimated_seconds"] = dg.MetadataValue.float(planned.estimate.seconds)
+        for name, value in (("rows", planned.estimate.rows), ("bytes", planned.estimate.bytes)):
+            if value is not None:
+                metadata[f"sqlmesh/estimated_{name}"] = dg.MetadataValue.int(round(value))
     if planned.environments:
         metadata["sqlmesh/environments_without_intervals"] = dg.MetadataValue.json(planned.environments)
     return metadata
 
 
 def _estimate(wording: Wording, planned: msg.RestatementPlanned) -> str:
-    if planned.seconds is None:
+    if planned.estimate is None:
         return "Dagster has no record of an earlier computation, so there is no estimate."
-    parts = [f"{planned.seconds:.1f} seconds of computation"]
-    parts += [] if planned.rows is None else [counted(planned.rows, "row")]
-    parts += [] if planned.bytes is None else [counted(planned.bytes, "byte")]
+    parts = [f"{planned.estimate.seconds:.1f} seconds of computation"]
+    for value, noun in ((planned.estimate.rows, "row"), (planned.estimate.bytes, "byte")):
+        if value is not None:
+            parts.append(counted(round(value), noun))
     text = f"Estimate, from earlier runs: {', '.join(parts)}."
     if planned.without_cost:
         names = listed(list(map(wording.assets.name, planned.without_cost)))

@@ -17,7 +17,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from dg_sqlmesh_component.protocol.errors import EvaluationError, InstallationError, SQLMeshComponentError, WorkerError
-from dg_sqlmesh_component.worker.own_bugs import describe_own_bug, is_own_bug
+from dg_sqlmesh_component.worker.own_bugs import own_bug
 
 if TYPE_CHECKING:
     from dg_sqlmesh_component.worker.pipe import Pipe
@@ -56,8 +56,7 @@ def main() -> None:
         )
         pipe.fail(EvaluationError(text))
     except Exception as error:  # noqa: BLE001  # the last line of defence: the parent receives the facts and raises them
-        unexpected = f"The worker raised an unexpected error:\n{traceback.format_exc()}"
-        pipe.fail(WorkerError(describe_own_bug(error) if is_own_bug(error) else unexpected))
+        pipe.fail(WorkerError(own_bug(error) or f"The worker raised an unexpected error:\n{traceback.format_exc()}"))
 
 
 def _serve(pipe: Pipe) -> None:

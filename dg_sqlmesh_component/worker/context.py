@@ -34,7 +34,7 @@ from dg_sqlmesh_component.protocol.errors import (
 from dg_sqlmesh_component.protocol.formatting import block, plain, short_hash
 from dg_sqlmesh_component.protocol.messages import OpenProject, SecretsKnown
 from dg_sqlmesh_component.protocol.redaction import secrets_in
-from dg_sqlmesh_component.worker.own_bugs import describe_own_bug, is_own_bug
+from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.secrets import secret_values
 from dg_sqlmesh_component.worker.sqlmesh_internals import require_existing_state
@@ -228,8 +228,8 @@ def plan_command(project: OpenProject, environment: str, context: Context, *, is
 
 def describe_error(error: BaseException) -> str:
     """The text of an exception, after its class name. Errors of SQLMesh itself need no class name."""
-    if is_own_bug(error):
-        return describe_own_bug(error)
+    if bug := own_bug(error):
+        return bug
     text = plain(error)
     name = type(error).__name__
     return text if text and name in ("ConfigError", "SQLMeshError") else f"{name}: {text}"
@@ -251,8 +251,8 @@ def explain(error: Exception, project: OpenProject, environment: str | None = No
     Args:
         environment: The environment that runs; None while a project is loaded.
     """
-    if is_own_bug(error):
-        return WorkerError(describe_own_bug(error))
+    if bug := own_bug(error):
+        return WorkerError(bug)
     text = plain(error)
     if "Could not set lock on file" in text:
         return DatabaseInUseError(

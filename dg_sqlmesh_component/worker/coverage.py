@@ -39,7 +39,7 @@ class Coverages:
             ignore_cron: Also count intervals as pending whose cron has not ticked. The coverages do not depend on it.
         """
         self._snapshots = snapshots
-        self._index = index
+        self.index = index
         self._execution_time = execution_time
         self._unrestated = unrestated
         # Without `end`, SQLMesh resolves a relative `start` now, so never earlier than it did when it planned the run.
@@ -61,7 +61,7 @@ class Coverages:
         snapshot = self._snapshots[fqn]
         if not is_incremental(snapshot):
             return None
-        computed = merge_intervals([*computed_intervals(snapshot, self._index), *done])
+        computed = merge_intervals([*computed_intervals(snapshot, self.index), *done])
         whole = (computed[0][0], computed[-1][1]) if computed else None
         # SQLMesh itself remembers the automatic restatements that have not finished.
         automatic = subtract(computed, subtract(computed, snapshot.pending_restatement_intervals))

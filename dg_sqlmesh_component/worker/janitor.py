@@ -77,9 +77,9 @@ def _clean_up(request: msg.JanitorRequest, context: Context, pipe: Pipe) -> msg.
     pipe.cut_off_queries = partial(cut_off_queries, list(context.engine_adapters.values()), pipe)
     only = {} if request.environment is None else {"environment": request.environment}
     try:
-        environments_before, before = _environments(context), _size(context)
+        environments_before, before = _state(context)
         context.run_janitor(ignore_ttl=False, **only)
-        environments_after, after = _environments(context), _size(context)
+        environments_after, after = _state(context)
     except Exception as error:  # any driver's
         # SQLMesh 0.235 raises this for a table that it cannot drop. It names the snapshot and not the reason.
         reason = error.__cause__ if isinstance(error, NodeExecutionFailedError) and error.__cause__ else error
@@ -92,9 +92,6 @@ def _clean_up(request: msg.JanitorRequest, context: Context, pipe: Pipe) -> msg.
     return msg.JanitorFinished(deleted, before, after)
 
 
-def _environments(context: Context) -> frozenset[str]:
-    return frozenset(environment.name for environment in context.state_reader.get_environments_summary())
-
-
-def _size(context: Context) -> msg.StateSize:
-    return msg.StateSize(*count_snapshots_and_interval_rows(context))
+def _state(context: Context) -> tuple[set[str], msg.StateSize]:
+    environments = {environment.name for environment in context.state_reader.get_environments_summary()}
+    return environments, msg.StateSize(*count_snapshots_and_interval_rows(context))

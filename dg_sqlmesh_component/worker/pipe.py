@@ -59,7 +59,6 @@ class Pipe:
         threading.Thread(target=self._listen, name="dg-sqlmesh-listen", daemon=True).start()
 
     def receive(self) -> Request:
-        """Wait for the request."""
         return wire.decode(wire.REQUEST, self._messages.get())
 
     def receive_records(self) -> Records:
@@ -102,7 +101,6 @@ class Pipe:
         _print_line(wire.LOADED)
 
     def log(self, level: Level, text: str, logger: str = "dg_sqlmesh") -> None:
-        """Send one line for the run's log."""
         self.send(LogLine(level, text, logger))
 
     def fail(self, error: SQLMeshComponentError) -> None:

@@ -55,7 +55,7 @@ from dg_sqlmesh_component.worker.environment import deployability, promoted_vers
 from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, record_audits
 from dg_sqlmesh_component.worker.evaluate.stale_manifest import refuse_changed_defaults, refuse_unknown_upstream
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
-from dg_sqlmesh_component.worker.own_bugs import is_own_bug
+from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import cut_off_queries
 from dg_sqlmesh_component.worker.state_lock import locked_context
@@ -123,7 +123,7 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
         try:
             status = context.compute()
         except Exception as error:  # a statement's: any driver's
-            if not tracker.is_through or is_own_bug(error):
+            if not tracker.is_through or own_bug(error):
                 raise
             late_error = error
     if status == "nothing_to_do":  # SQLMesh has planned nothing, so it has called no method of the console

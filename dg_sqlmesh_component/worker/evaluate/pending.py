@@ -85,7 +85,7 @@ def _waiting(
     signal.alarm(MAX_SIGNAL_SECONDS)
     try:
         scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
-        hold_back_pending_upstream(scheduler, tracker.note_held_back)
+        hold_back_pending_upstream(scheduler, tracker.held_back_by)
         batches = scheduler.batch_intervals(intervals, index, environment.naming_info)
     finally:
         signal.alarm(0)

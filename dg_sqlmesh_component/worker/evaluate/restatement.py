@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlmesh.core import constants as c
@@ -113,14 +113,11 @@ def _planned(context: EvaluationContext) -> Plan:
         if missing.intervals
     }
     _refuse_unrestatable(request, requested, ranges.keys(), snapshots)
-    estimate = estimated(restate.costs, {fqn: number for fqn, (_, number) in ranges.items()})
     planned = msg.RestatementPlanned(
         ranges=ranges,
         added=tuple(sorted(ranges.keys() - set(request.models))),
         environments=_environments(plan, context) if request.environment == c.PROD else {},
-        seconds=estimate.seconds if estimate else None,
-        rows=round(estimate.rows) if estimate and estimate.rows is not None else None,
-        bytes=round(estimate.bytes) if estimate and estimate.bytes is not None else None,
+        estimate=estimated(restate.costs, {fqn: number for fqn, (_, number) in ranges.items()}),
         without_cost=tuple(sorted(ranges.keys() - restate.costs.keys())),
         planned_at=now_timestamp(),
     )
@@ -160,16 +157,12 @@ def estimated(costs: Mapping[str, msg.RecordedCost], intervals: Mapping[str, int
     It is high for a long range of a model that is usually computed one interval at a time: each computation has a fixed
     cost.
     """
-    known = [(costs[fqn], number) for fqn, number in intervals.items() if fqn in costs]
-    if not known:
-        return None
-    rows = [cost.rows * number for cost, number in known if cost.rows is not None]
-    sizes = [cost.bytes * number for cost, number in known if cost.bytes is not None]
-    return msg.RecordedCost(
-        sum(cost.seconds * number for cost, number in known),
-        sum(rows) if rows else None,
-        sum(sizes) if sizes else None,
-    )
+    total: dict[str, float] = {}
+    for fqn in intervals.keys() & costs.keys():
+        for name, of_interval in asdict(costs[fqn]).items():
+            if of_interval is not None:
+                total[name] = total.get(name, 0) + of_interval * intervals[fqn]
+    return msg.RecordedCost(**total) if total else None
 
 
 def _environments(plan: Plan, context: EvaluationContext) -> dict[str, int]:
@@ -201,8 +194,9 @@ def refuse_large(restate: msg.Restatement, planned: msg.RestatementPlanned, aske
             f"{counted(len(planned.ranges), 'model')}; `restate.max_intervals` in defs.yaml is "
             f"{restate.max_intervals}. Nothing was computed. {remedy}"
         )
-    if restate.max_seconds is not None and (planned.seconds or 0) > restate.max_seconds:
+    seconds = planned.estimate.seconds if planned.estimate else 0
+    if restate.max_seconds is not None and seconds > restate.max_seconds:
         raise ConfigurationError(
-            f"The restatement {asked_for} would take about {planned.seconds:.0f} seconds, as estimated from earlier "
+            f"The restatement {asked_for} would take about {seconds:.0f} seconds, as estimated from earlier "
             f"runs; `restate.max_seconds` in defs.yaml is {restate.max_seconds:g}. Nothing was computed. {remedy}"
         )

@@ -71,7 +71,7 @@ class _RunContext(EvaluationContext):
             return run_all(*args, **kwargs)
 
         replace_run(scheduler, run_requested)
-        hold_back_pending_upstream(scheduler, self.tracker.note_held_back)
+        hold_back_pending_upstream(scheduler, self.tracker.held_back_by)
 
     def _idle_nodes(self, snapshots: Mapping[str, Snapshot]) -> Iterable[msg.Event]:
         restated = [node for node in snapshots.values() if node.is_model and node.pending_restatement_intervals]

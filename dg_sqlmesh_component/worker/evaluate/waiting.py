@@ -12,7 +12,7 @@ from sqlmesh.utils.date import now_timestamp, to_datetime, to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.coverage import Coverages
-from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, deployability, upstream
+from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, upstream
 from dg_sqlmesh_component.worker.evaluate.audits import audited
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 
@@ -31,8 +31,7 @@ def idle_nodes(
         snapshots: The environment's, by name.
         tracker: Knows the planned batches, unready signals and intervals that are held back.
     """
-    index = deployability(request.environment, snapshots.values(), request.start)
-    graph = upstream(snapshots)
+    index, graph = coverages.index, upstream(snapshots)
     altered = _data_altered_at(snapshots, graph, index, {fqn for fqn, batches in tracker.planned.items() if batches})
     for fqn in sorted(nodes):
         batches = tracker.planned.get(fqn)

@@ -20,7 +20,7 @@ them (`without`); with a `lookback`, also newer intervals that would compute a h
 (`within_lookback`). If a newer interval were computed, SQLMesh would never ask for the older interval.
 
 Invariants: no interval is computed while its source is pending anywhere upstream. A model without pending intervals
-upstream is computed as SQLMesh would compute it. Every held-back interval is reported (`report`) with the nearest
+upstream is computed as SQLMesh would compute it. Every held-back interval is reported (`held_back_by`) with the nearest
 models that lack it: the outcome is then `waiting`, or `executed` with these models named. tests/soak/random_subsets.py
 counts rows.
 
@@ -30,7 +30,7 @@ A signal may also look at models that do not run: see `_altered_since`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence, Set
 from graphlib import TopologicalSorter
 from itertools import pairwise
 from typing import Any
@@ -45,14 +45,14 @@ from dg_sqlmesh_component.worker.environment import altered_at, computed_interva
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
 
-def hold_back_pending_upstream(scheduler: Scheduler, report: Callable[[str, Set[str]], None]) -> None:
+def hold_back_pending_upstream(scheduler: Scheduler, held_back_by: MutableMapping[str, Set[str]]) -> None:
     """Make the scheduler hold back intervals of its models that are pending in upstream models which do not run.
 
     Signals of models that do not run are not checked: they may now report a model as ready that was not ready when it
     ran.
 
     Args:
-        report: Called for each model with held-back intervals, with the nearest upstream models that lack them.
+        held_back_by: Gets each model with held-back intervals, and the nearest upstream models that lack them.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
     missing: dict[Snapshot, list[Interval]] = {}
@@ -91,7 +91,7 @@ def hold_back_pending_upstream(scheduler: Scheduler, report: Callable[[str, Set[
             and (intervals := subtract(missing[snapshot], computed_intervals(snapshot, index_or_all)))
         }
         again = _computed_again(requested, index_or_all) if pending else {}
-        remaining = {**requested, **_remaining(requested, pending, again, scheduler, report)}
+        remaining = {**requested, **_remaining(requested, pending, again, scheduler, held_back_by)}
         altered = _altered_since(requested, index_or_all, scheduler.snapshots_by_name)
         batches = batch({**remaining, **altered}, index, *args, **kwargs)
         return {snapshot: batched for snapshot, batched in batches.items() if snapshot in requested}
@@ -167,7 +167,7 @@ def _remaining(
     pending: Mapping[str, Sequence[Interval]],
     again: Mapping[str, Set[Interval]],
     scheduler: Scheduler,
-    report: Callable[[str, Set[str]], None],
+    held_back_by: MutableMapping[str, Set[str]],
 ) -> dict[Snapshot, list[Interval]]:
     """The intervals that each requested model downstream of a pending model may compute.
 
@@ -201,7 +201,7 @@ def _remaining(
                     for source in nearest[name]
                     if without(pending[source], sorted(denied), uninterrupted=False) != list(pending[source])
                 }
-                report(name, concerned or nearest[name])
+                held_back_by[name] = concerned or nearest[name]
                 lacking[name] = merge_intervals([*lacking[name], *denied])
     return remaining
 

@@ -73,7 +73,7 @@ EVENTS: tuple[msg.Event, ...] = (
     ),
     msg.StateLocked(),
     msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),), ("c0ffee",)),
-    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, 1.5, None, 4, ("b",)),
+    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, msg.RecordedCost(1.5, None, 4), ("b",)),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),

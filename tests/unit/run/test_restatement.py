@@ -29,7 +29,7 @@ D1_START = days(1, 1)[0]
 
 
 PLANNED = msg.RestatementPlanned(
-    {"a": (days(1, 2), 2), "b": (days(1, 2), 2)}, (), {}, seconds=1.0, rows=None, bytes=None, without_cost=()
+    {"a": (days(1, 2), 2), "b": (days(1, 2), 2)}, (), {}, msg.RecordedCost(1.0), without_cost=()
 )
 
 
