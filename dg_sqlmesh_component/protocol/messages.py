@@ -431,7 +431,7 @@ class EnvironmentOpened:
 class RestatementPlanned:
     """Sent before `EnvironmentOpened` if the request restates: the ranges that SQLMesh will compute again.
 
-    It is sent for a restatement that is then refused for its size, too.
+    It is also sent if the restatement is then refused, because it is too large or the manifest is stale.
 
     Attributes:
         ranges: The range of each model, and its number of intervals.

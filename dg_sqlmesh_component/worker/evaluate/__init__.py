@@ -1,1 +1,1 @@
-"""Run requested nodes with one `Context.run`, and send events. The entry is `evaluation.evaluate`."""
+"""Compute requested nodes, and send events. The entries are `run.run`, `restatement.restate` and `pending.find_pending`."""
