@@ -1,1 +1,1 @@
-"""Compute requested nodes, and send events. The entries are `run.run`, `restatement.restate` and `pending.find_pending`."""
+"""Compute requested nodes, and send events. Entries: `run.run`, `restatement.restate`, `pending.find_pending`."""
