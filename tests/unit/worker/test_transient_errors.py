@@ -156,6 +156,7 @@ TRANSIENT = [
     named("SomeError", "FATAL: sorry, TOO MANY CONNECTIONS already"),
     named("SomeError", "ConcurrentModification: concurrent append"),
     named("SomeError", "there was a concurrent delete"),
+    named("SomeError", "deadlock found"),
     named("SomeError", "the warehouse is temporarily unavailable"),
     named("SomeError", "HTTP 503 Service Unavailable"),
     named("SomeError", "Query ran out of memory"),
