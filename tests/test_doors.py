@@ -92,6 +92,12 @@ def test_only_the_worker_imports_sqlmesh() -> None:
             assert not top_level(imports(path)) & SQLMESH, path
 
 
+def test_only_the_entry_of_the_worker_imports_its_evaluation() -> None:
+    for path in (PACKAGE / "worker").glob("*.py"):
+        if path.name != "__main__.py":
+            assert not {name for name in imports(path) if name.startswith(f"{NAME}.worker.evaluate")}, path
+
+
 @pytest.mark.parametrize("place", WITHOUT_DAGSTER)
 def test_modules_without_dagster_never_import_it_indirectly(place: str) -> None:
     to_visit, seen = modules(place), set()

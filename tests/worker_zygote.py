@@ -188,7 +188,8 @@ def _import_worker_modules() -> None:
     inspect.stack()
     to_datetime("6 days ago")
 
-    import dg_sqlmesh_component.worker.evaluate.evaluation
+    import dg_sqlmesh_component.worker.evaluate.restatement
+    import dg_sqlmesh_component.worker.evaluate.run
     import dg_sqlmesh_component.worker.load.project  # noqa: F401
 
 

@@ -106,16 +106,14 @@ class ManifestFacts:
 
 @dataclass(frozen=True, slots=True)
 class RecordedCost:
-    """What a computation of a model took, as Dagster has recorded it.
+    """What one interval of a model costs: medians of its last computations in Dagster.
 
-    Attributes:
-        covered_ms: The length of the computed range. None for a model that is always computed as a whole.
+    A model that is always computed as a whole has one interval. None if the engine does not report it.
     """
 
-    duration_ms: int
-    covered_ms: int | None
-    rows: int | None = None
-    bytes: int | None = None
+    seconds: float
+    rows: float | None = None
+    bytes: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +123,14 @@ class Restatement:
     Attributes:
         start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
         max_intervals, max_seconds: Refuse a larger restatement. None for no limit.
-        costs: By fqn, for the estimate: the last one of each length of range. Models that Dagster has no record of are
-            missing.
+        costs: By fqn, for the estimate. Models that Dagster has no record of are missing.
     """
 
     start: str
     end: str
     max_intervals: int | None = None
     max_seconds: float | None = None
-    costs: dict[str, tuple[RecordedCost, ...]] = field(default_factory=dict)
+    costs: dict[str, RecordedCost] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,13 +431,13 @@ class EnvironmentOpened:
 class RestatementPlanned:
     """Sent before `EnvironmentOpened` if the request restates: the ranges that SQLMesh will compute again.
 
-    It is sent for a restatement that is then refused for its size, too.
+    It is also sent if the restatement is then refused, because it is too large or the manifest is stale.
 
     Attributes:
         ranges: The range of each model, and its number of intervals.
         added: Models that were not requested, and have to be computed again because they are downstream.
         environments: Other environments that lose intervals of these models, with the number of models.
-        seconds, rows, bytes: The estimate, from recorded costs; None if nothing is recorded.
+        estimate: What all of them cost; None if nothing is recorded.
         without_cost: Models that the estimate leaves out, because Dagster has no record of a computation.
         planned_at: When it was planned.
 
@@ -450,9 +447,7 @@ class RestatementPlanned:
     ranges: dict[str, tuple[Interval, int]]
     added: tuple[str, ...]
     environments: dict[str, int]
-    seconds: float | None
-    rows: int | None
-    bytes: int | None
+    estimate: RecordedCost | None
     without_cost: tuple[str, ...]
     planned_at: int = 0
     type: Literal["restatement_planned"] = "restatement_planned"

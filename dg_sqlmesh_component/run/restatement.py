@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
+from statistics import median
 
 import dagster as dg
 
@@ -12,11 +12,22 @@ from dg_sqlmesh_component.config.run_config import RestateConfig
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.manifest import Model
 from dg_sqlmesh_component.report.earlier_results import stored_value
 from dg_sqlmesh_component.report.wording import Wording, length_of, ranges
 
 _MAX_RECORDS = 20
 """How many of a model's last materializations the estimate reads."""
+
+_UNIT_DAYS = {
+    "year": 365,
+    "month": 30,
+    "day": 1,
+    "hour": 1 / 24,
+    "half_hour": 1 / 48,
+    "quarter_hour": 1 / 96,
+    "five_minute": 1 / 288,
+}
 
 
 def build_restatement(
@@ -28,31 +39,28 @@ def build_restatement(
         models: The requested models, by fqn.
     """
     affected = (set(models) | assets.downstream_of(models)) & assets.specs.keys()
-    costs = {
-        fqn: _costs(instance, assets.key(fqn), is_incremental=assets.models[fqn].is_incremental) for fqn in affected
-    }
-    recorded = {fqn: by_length for fqn, by_length in costs.items() if by_length}
+    costs = {fqn: _recorded_cost(instance, assets.key(fqn), assets.models[fqn]) for fqn in affected}
+    recorded = {fqn: cost for fqn, cost in costs.items() if cost is not None}
     return msg.Restatement(config.start, config.end, limits.max_intervals, limits.max_seconds, recorded)
 
 
-def _costs(instance: dg.DagsterInstance, asset: dg.AssetKey, *, is_incremental: bool) -> tuple[msg.RecordedCost, ...]:
-    """The recorded costs of a model, the last one of each length of range."""
-    by_length: dict[int | None, msg.RecordedCost] = {}
+def _recorded_cost(instance: dg.DagsterInstance, asset: dg.AssetKey, model: Model) -> msg.RecordedCost | None:
+    """The medians of a model's last computations; None if Dagster has no record of one."""
+    interval_ms = _UNIT_DAYS[model.interval_unit] * 24 * 60 * 60 * 1000
+    per_interval: dict[str, list[float]] = {"seconds": [], "rows": [], "bytes": []}
     for record in instance.fetch_materializations(asset, limit=_MAX_RECORDS).records:
         assert record.asset_materialization is not None, "the record of a materialization has one"
-        cost = _cost(record.asset_materialization.metadata, is_incremental=is_incremental)
-        if cost is not None:
-            by_length.setdefault(cost.covered_ms, cost)
-    return tuple(by_length.values())
-
-
-def _cost(metadata: Mapping[str, Any], *, is_incremental: bool) -> msg.RecordedCost | None:
-    """The cost of the computation that a materialization describes; None if it was not computed in Dagster."""
-    seconds, covered_ms = stored_value(metadata, "seconds"), length_of(str(stored_value(metadata, "intervals")))
-    if seconds is None or not covered_ms:
+        metadata = record.asset_materialization.metadata
+        computed_ms = length_of(str(stored_value(metadata, "intervals")))
+        if stored_value(metadata, "seconds") is None or not computed_ms:
+            continue  # it was not computed in Dagster, or its range is not fully known
+        intervals = computed_ms / interval_ms if model.is_incremental else 1
+        for name, values in per_interval.items():
+            if (value := stored_value(metadata, name)) is not None:
+                values.append(value / intervals)
+    if not per_interval["seconds"]:
         return None
-    rows, size = stored_value(metadata, "rows"), stored_value(metadata, "bytes")
-    return msg.RecordedCost(round(seconds * 1000), covered_ms if is_incremental else None, rows, size)
+    return msg.RecordedCost(**{name: median(values) for name, values in per_interval.items() if values})
 
 
 def restatement_log(wording: Wording, planned: msg.RestatementPlanned) -> str:
@@ -88,30 +96,24 @@ def restatement_metadata(wording: Wording, planned: msg.RestatementPlanned) -> d
         )
         for fqn, (interval, number) in planned.ranges.items()
     ]
-    optional = {
-        "sqlmesh/estimated_seconds": planned.seconds,
-        "sqlmesh/estimated_rows": planned.rows,
-        "sqlmesh/estimated_bytes": planned.bytes,
-    }
-    metadata: dict[str, dg.MetadataValue] = {
-        "sqlmesh/restated": dg.MetadataValue.table(records),
-        **{
-            name: dg.MetadataValue.float(float(value)) if isinstance(value, float) else dg.MetadataValue.int(value)
-            for name, value in optional.items()
-            if value is not None
-        },
-    }
+    metadata: dict[str, dg.MetadataValue] = {"sqlmesh/restated": dg.MetadataValue.table(records)}
+    if planned.estimate is not None:
+        metadata["sqlmesh/estimated_seconds"] = dg.MetadataValue.float(planned.estimate.seconds)
+        for name, value in (("rows", planned.estimate.rows), ("bytes", planned.estimate.bytes)):
+            if value is not None:
+                metadata[f"sqlmesh/estimated_{name}"] = dg.MetadataValue.int(round(value))
     if planned.environments:
         metadata["sqlmesh/environments_without_intervals"] = dg.MetadataValue.json(planned.environments)
     return metadata
 
 
 def _estimate(wording: Wording, planned: msg.RestatementPlanned) -> str:
-    if planned.seconds is None:
+    if planned.estimate is None:
         return "Dagster has no record of an earlier computation, so there is no estimate."
-    parts = [f"{planned.seconds:.1f} seconds of computation"]
-    parts += [] if planned.rows is None else [counted(planned.rows, "row")]
-    parts += [] if planned.bytes is None else [counted(planned.bytes, "byte")]
+    parts = [f"{planned.estimate.seconds:.1f} seconds of computation"]
+    for value, noun in ((planned.estimate.rows, "row"), (planned.estimate.bytes, "byte")):
+        if value is not None:
+            parts.append(counted(round(value), noun))
     text = f"Estimate, from earlier runs: {', '.join(parts)}."
     if planned.without_cost:
         names = listed(list(map(wording.assets.name, planned.without_cost)))

@@ -17,7 +17,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from dg_sqlmesh_component.protocol.errors import EvaluationError, InstallationError, SQLMeshComponentError, WorkerError
-from dg_sqlmesh_component.worker.own_bugs import describe_own_bug, is_own_bug
+from dg_sqlmesh_component.worker.own_bugs import own_bug
 
 if TYPE_CHECKING:
     from dg_sqlmesh_component.worker.pipe import Pipe
@@ -56,16 +56,16 @@ def main() -> None:
         )
         pipe.fail(EvaluationError(text))
     except Exception as error:  # noqa: BLE001  # the last line of defence: the parent receives the facts and raises them
-        unexpected = f"The worker raised an unexpected error:\n{traceback.format_exc()}"
-        pipe.fail(WorkerError(describe_own_bug(error) if is_own_bug(error) else unexpected))
+        pipe.fail(WorkerError(own_bug(error) or f"The worker raised an unexpected error:\n{traceback.format_exc()}"))
 
 
 def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.protocol.messages import ChangesRequest, JanitorRequest, LoadRequest, PendingRequest
     from dg_sqlmesh_component.worker.changes import find_changes
     from dg_sqlmesh_component.worker.context import with_default_gateway
-    from dg_sqlmesh_component.worker.evaluate.evaluation import evaluate
     from dg_sqlmesh_component.worker.evaluate.pending import find_pending
+    from dg_sqlmesh_component.worker.evaluate.restatement import restate
+    from dg_sqlmesh_component.worker.evaluate.run import run
     from dg_sqlmesh_component.worker.janitor import run_janitor
     from dg_sqlmesh_component.worker.load.project import (
         load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
@@ -86,8 +86,10 @@ def _serve(pipe: Pipe) -> None:
         pipe.send(find_changes(request, pipe))
     elif isinstance(request, JanitorRequest):
         run_janitor(request, pipe)
+    elif request.restate is not None:
+        restate(request, pipe)
     else:
-        evaluate(request, pipe)
+        run(request, pipe)
 
 
 def installation_problem() -> str | None:

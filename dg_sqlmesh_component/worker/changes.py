@@ -9,15 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sqlmesh.core import constants as c
+from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo, missing_intervals
+from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.worker.context import ExistingStateContext
-from dg_sqlmesh_component.worker.coverage import Coverages, computed_intervals
+from dg_sqlmesh_component.worker.coverage import Coverages
+from dg_sqlmesh_component.worker.environment import (
+    computed_intervals,
+    deployability,
+    opened_without_lock,
+    promoted_version,
+    shown_version,
+)
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.promoted import environment_in_state, promoted_version
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
 
 
@@ -28,7 +34,7 @@ def find_changes(request: msg.ChangesRequest, pipe: Pipe) -> msg.ChangesFound:
         EnvironmentNotReadyError: The environment does not exist.
         DatabaseInUseError: Another process has the DuckDB file of the state open.
     """
-    with environment_in_state(request, pipe) as (context, environment):
+    with opened_without_lock(request, pipe) as (context, environment):
         if environment.finalized_ts is None:
             return msg.ChangesFound(environment.plan_id, is_finalized=False)
         found = Comparison(request.records, environment, context)
@@ -52,20 +58,19 @@ class Comparison:
         finished_runs: The Dagster runs whose unfinished restatements somebody has finished since.
     """
 
-    def __init__(self, records: msg.Records, environment: Environment, context: ExistingStateContext) -> None:
+    def __init__(self, records: msg.Records, environment: Environment, context: Context) -> None:
         self._records = records
         self._ranges = computed_ranges(context)
         self._infos = {info.name: info for info in environment.snapshots}
         requested = [self._infos[fqn] for fqn in records.data if fqn in self._infos]
         if environment.name == c.PROD:
-            self._index = DeployabilityIndex.all_deployable()
             restated = {restatement.fqn for restatement in records.unfinished}
             # Most models have not changed, so only the others are read. This takes most of the time of a large project.
             read = [info for info in requested if info.name in restated or self._is_new(info)]
             self._snapshots = _read(context, read)
         else:  # which table a model shows depends on all models upstream of it
             self._snapshots = _read(context, environment.snapshots if requested else [])
-            self._index = DeployabilityIndex.create(self._snapshots.values())
+        self._index = deployability(environment.name, self._snapshots.values())
         self.unrestated: dict[str, list[msg.Interval]] = {}
         open_runs: set[str] = set()
         for restatement in records.unfinished:
@@ -93,9 +98,8 @@ class Comparison:
         Args:
             now: Epoch milliseconds.
         """
-        requested = [self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots]
-        pending = missing_intervals(requested, execution_time=now, deployability_index=self._index)
-        return Coverages(self._snapshots, self._index, now, pending, self.unrestated)
+        requested = {fqn: self._snapshots[fqn] for fqn in self._records.data if fqn in self._snapshots}
+        return Coverages(requested, self._index, now, self.unrestated)
 
     def _unrecorded(self, snapshot: Snapshot) -> tuple[tuple[msg.Interval, int], ...]:
         """The ranges of a model's table that Dagster has not recorded, with times.
@@ -136,10 +140,9 @@ class Comparison:
 
     def _ranges_of(self, snapshot: Snapshot) -> Sequence[ComputedRange]:
         """The computed ranges of the table that the environment shows."""
-        is_representative = self._index.is_representative(snapshot)
-        version = snapshot.version_get_or_generate() if is_representative else snapshot.dev_version
-        return self._ranges.get((snapshot.name, version, not is_representative), ())
+        is_dev = not self._index.is_representative(snapshot)
+        return self._ranges.get((snapshot.name, shown_version(snapshot, self._index), is_dev), ())
 
 
-def _read(context: ExistingStateContext, infos: Sequence[SnapshotTableInfo]) -> Mapping[str, Snapshot]:
+def _read(context: Context, infos: Sequence[SnapshotTableInfo]) -> Mapping[str, Snapshot]:
     return {snapshot.name: snapshot for snapshot in context.state_reader.get_snapshots(infos).values()} if infos else {}

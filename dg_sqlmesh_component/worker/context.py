@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlglot import exp
 from sqlmesh.core import constants as c
 from sqlmesh.core.config import Config
 from sqlmesh.core.config.connection import ConnectionConfig
@@ -21,7 +20,6 @@ from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
-from sqlmesh.core.state_sync import StateSync
 
 from dg_sqlmesh_component.protocol.bootstrap import sqlmesh_program
 from dg_sqlmesh_component.protocol.errors import (
@@ -36,32 +34,16 @@ from dg_sqlmesh_component.protocol.errors import (
 from dg_sqlmesh_component.protocol.formatting import block, plain, short_hash
 from dg_sqlmesh_component.protocol.messages import OpenProject, SecretsKnown
 from dg_sqlmesh_component.protocol.redaction import secrets_in
-from dg_sqlmesh_component.worker.duckdb_lock_holder import holder_sentence, is_locked
-from dg_sqlmesh_component.worker.own_bugs import describe_own_bug, is_own_bug
+from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.secrets import secret_values
+from dg_sqlmesh_component.worker.sqlmesh_internals import require_existing_state
 from dg_sqlmesh_component.worker.transient_errors import is_transient
+
+_Context = TypeVar("_Context", bound=Context)
 
 HAS_INDEX = "use_project_index" in inspect.signature(Context.load).parameters
 """Whether this SQLMesh can load some models without the others. 0.235 cannot; it loads all models."""
-
-
-class ExistingStateContext(Context):
-    """A Context that raises an error if the state cannot be reached, instead of creating a new state.
-
-    SQLMesh queries the state's version and reads every error as "no such table"; it then creates the state. If a DuckDB
-    file were locked at that moment and free at the next, SQLMesh would create a state in it as if it were empty.
-    """
-
-    def _new_state_sync(self) -> StateSync:
-        state_sync = super()._new_state_sync()
-        adapter = getattr(state_sync, "engine_adapter", None)
-        if adapter is not None:
-            adapter.fetchone(exp.select("1"))  # opens the connection, which then stays open
-        return state_sync
-
-
-_Context = TypeVar("_Context", bound=ExistingStateContext)
 
 
 class PipeConsole(NoopConsole):
@@ -86,8 +68,8 @@ def open_context(
     project: OpenProject,
     console: PipeConsole,
     *,
-    load: bool,
-    context_type: type[_Context],
+    context_type: type[_Context] = Context,
+    load: bool = False,
     concurrent_tasks: int | None = None,
     models: Collection[str] = (),
 ) -> _Context:
@@ -123,6 +105,7 @@ def open_context(
                 _set_concurrency(config, project.gateway, concurrent_tasks)
         context = context_type(paths=list(project.paths), config=configs, gateway=project.gateway, load=False)
         context.console = console
+        require_existing_state(context)
         if load:
             context.load(**({"model_fqns": set(models) or None, "use_project_index": True} if HAS_INDEX else {}))
         return context
@@ -245,8 +228,8 @@ def plan_command(project: OpenProject, environment: str, context: Context, *, is
 
 def describe_error(error: BaseException) -> str:
     """The text of an exception, after its class name. Errors of SQLMesh itself need no class name."""
-    if is_own_bug(error):
-        return describe_own_bug(error)
+    if bug := own_bug(error):
+        return bug
     text = plain(error)
     name = type(error).__name__
     return text if text and name in ("ConfigError", "SQLMeshError") else f"{name}: {text}"
@@ -268,13 +251,13 @@ def explain(error: Exception, project: OpenProject, environment: str | None = No
     Args:
         environment: The environment that runs; None while a project is loaded.
     """
-    if is_own_bug(error):
-        return WorkerError(describe_own_bug(error))
+    if bug := own_bug(error):
+        return WorkerError(bug)
     text = plain(error)
-    if is_locked(text):
+    if "Could not set lock on file" in text:
         return DatabaseInUseError(
             "The DuckDB file is in use by another process, and DuckDB lets only one process write at a time: "
-            f"{holder_sentence(text)} Wait for that process, or end it.",
+            f"{text.rstrip('.')}. Wait for that process, or end it.",
             is_transient=True,
         )
     if "Please run a migration" in text:

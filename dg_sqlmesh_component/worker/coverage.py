@@ -5,18 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
 from sqlmesh.core.snapshot.definition import merge_intervals
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
-
-
-def computed_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> list[msg.Interval]:
-    """The computed intervals of the table that the environment shows for a model."""
-    return snapshot.intervals if index.is_representative(snapshot) else snapshot.dev_intervals
+from dg_sqlmesh_component.worker.environment import computed_intervals
 
 
 def is_incremental(snapshot: Snapshot) -> bool:
@@ -32,26 +28,26 @@ class Coverages:
         snapshots: Mapping[str, Snapshot],
         index: DeployabilityIndex,
         execution_time: int,
-        pending: Mapping[Snapshot, Sequence[msg.Interval]],
         unrestated: Mapping[str, Sequence[msg.Interval]],
+        *,
+        ignore_cron: bool = False,
     ) -> None:
-        """Prepare the coverages of these snapshots, by name.
+        """Prepare the coverages of these snapshots, by name. It takes half a second for 1,000 models.
 
         Args:
-            pending: The answer of SQLMesh's `missing_intervals`, without bounds, with or without `ignore_cron`. It is
-                given because it takes half a second for 1,000 models. If it was asked without `end`, SQLMesh resolves a
-                relative `start` at that moment, so never earlier than it did when it planned the run.
             unrestated: The ranges of each model whose restatement by a Dagster run has not finished.
+            ignore_cron: Also count intervals as pending whose cron has not ticked. The coverages do not depend on it.
         """
         self._snapshots = snapshots
-        self._index = index
+        self.index = index
         self._execution_time = execution_time
-        self._pending = {snapshot.name: intervals for snapshot, intervals in pending.items()}
         self._unrestated = unrestated
-
-    def lacks_intervals(self, fqn: str) -> bool:
-        """Whether a node has a pending interval."""
-        return fqn in self._pending
+        # Without `end`, SQLMesh resolves a relative `start` now, so never earlier than it did when it planned the run.
+        pending = missing_intervals(
+            snapshots.values(), execution_time=execution_time, ignore_cron=ignore_cron, deployability_index=index
+        )
+        self.pending = {snapshot.name: tuple(intervals) for snapshot, intervals in pending.items()}
+        """The pending intervals of each node that has some."""
 
     def of(
         self, fqn: str, done: Sequence[msg.Interval] = (), undone: Sequence[msg.Interval] = ()
@@ -65,12 +61,12 @@ class Coverages:
         snapshot = self._snapshots[fqn]
         if not is_incremental(snapshot):
             return None
-        computed = merge_intervals([*computed_intervals(snapshot, self._index), *done])
+        computed = merge_intervals([*computed_intervals(snapshot, self.index), *done])
         whole = (computed[0][0], computed[-1][1]) if computed else None
         # SQLMesh itself remembers the automatic restatements that have not finished.
         automatic = subtract(computed, subtract(computed, snapshot.pending_restatement_intervals))
         unrestated = subtract([*self._unrestated.get(fqn, ()), *automatic, *undone], done)
-        missing = uncovered(self._pending.get(fqn, ()), computed)
+        missing = uncovered(self.pending.get(fqn, ()), computed)
         if missing:
             expected_until = _expected_until(snapshot, self._execution_time)
             missing = [interval for interval in missing if interval[1] <= expected_until]

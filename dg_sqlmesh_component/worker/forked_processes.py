@@ -22,10 +22,10 @@ def end_forks_with_this_process() -> None:
 
 def _watch_parent() -> None:
     parent = os.getppid()
-    threading.Thread(target=_end_with, args=(parent,), name="dg-sqlmesh-orphan", daemon=True).start()
 
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        os._exit(1)
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(LOOK_SECONDS)
-    os._exit(1)
+    threading.Thread(target=end_with_parent, name="dg-sqlmesh-orphan", daemon=True).start()

@@ -18,7 +18,6 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.worker.context import (
-    ExistingStateContext,
     PipeConsole,
     closed_on_error,
     describe_error,
@@ -60,15 +59,9 @@ def run_janitor(request: msg.JanitorRequest, pipe: Pipe) -> None:
         pipe.send(_clean_up(request, context, pipe))
 
 
-def _open(request: msg.JanitorRequest, console: _JanitorConsole) -> ExistingStateContext:
+def _open(request: msg.JanitorRequest, console: _JanitorConsole) -> Context:
     """Open the project, then its state. A locked DuckDB file raises an error here."""
-    context = open_context(
-        request.project,
-        console,
-        load=False,
-        context_type=ExistingStateContext,
-        concurrent_tasks=request.concurrent_tasks,
-    )
+    context: Context = open_context(request.project, console, concurrent_tasks=request.concurrent_tasks)
     with closed_on_error(context, request.project):
         if not is_lockable(context):
             raise ConfigurationError(
@@ -80,13 +73,13 @@ def _open(request: msg.JanitorRequest, console: _JanitorConsole) -> ExistingStat
     return context
 
 
-def _clean_up(request: msg.JanitorRequest, context: ExistingStateContext, pipe: Pipe) -> msg.JanitorFinished:
+def _clean_up(request: msg.JanitorRequest, context: Context, pipe: Pipe) -> msg.JanitorFinished:
     pipe.cut_off_queries = partial(cut_off_queries, list(context.engine_adapters.values()), pipe)
     only = {} if request.environment is None else {"environment": request.environment}
     try:
-        environments_before, before = _environments(context), _size(context)
+        environments_before, before = _state(context)
         context.run_janitor(ignore_ttl=False, **only)
-        environments_after, after = _environments(context), _size(context)
+        environments_after, after = _state(context)
     except Exception as error:  # any driver's
         # SQLMesh 0.235 raises this for a table that it cannot drop. It names the snapshot and not the reason.
         reason = error.__cause__ if isinstance(error, NodeExecutionFailedError) and error.__cause__ else error
@@ -99,9 +92,6 @@ def _clean_up(request: msg.JanitorRequest, context: ExistingStateContext, pipe: 
     return msg.JanitorFinished(deleted, before, after)
 
 
-def _environments(context: ExistingStateContext) -> frozenset[str]:
-    return frozenset(environment.name for environment in context.state_reader.get_environments_summary())
-
-
-def _size(context: ExistingStateContext) -> msg.StateSize:
-    return msg.StateSize(*count_snapshots_and_interval_rows(context))
+def _state(context: Context) -> tuple[set[str], msg.StateSize]:
+    environments = {environment.name for environment in context.state_reader.get_environments_summary()}
+    return environments, msg.StateSize(*count_snapshots_and_interval_rows(context))

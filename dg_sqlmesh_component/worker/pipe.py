@@ -59,7 +59,6 @@ class Pipe:
         threading.Thread(target=self._listen, name="dg-sqlmesh-listen", daemon=True).start()
 
     def receive(self) -> Request:
-        """Wait for the request."""
         return wire.decode(wire.REQUEST, self._messages.get())
 
     def receive_records(self) -> Records:
@@ -102,12 +101,11 @@ class Pipe:
         _print_line(wire.LOADED)
 
     def log(self, level: Level, text: str, logger: str = "dg_sqlmesh") -> None:
-        """Send one line for the run's log."""
         self.send(LogLine(level, text, logger))
 
     def fail(self, error: SQLMeshComponentError) -> None:
         """Send the last event of a failed request."""
-        self.send(failed(error))
+        self.send(RequestFailed(type(error).__name__, str(error), error.is_transient))
 
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
         self.is_cancelled = True
@@ -142,11 +140,6 @@ class Pipe:
         self.is_cut_off = True
         if self.cut_off_queries is not None:
             self.cut_off_queries()
-
-
-def failed(error: SQLMeshComponentError) -> RequestFailed:
-    """The last event of a failed request."""
-    return RequestFailed(type(error).__name__, str(error), error.is_transient)
 
 
 def _print_line(text: str) -> None:

@@ -21,6 +21,7 @@ from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId
 from sqlmesh.core.snapshot.cache import SnapshotCache
+from sqlmesh.core.state_sync import StateSync
 
 # -- loading a project ----------------------------------------------------------------------------
 
@@ -75,6 +76,24 @@ def read_snapshots_without_cache() -> None:
         return {snapshot.snapshot_id: snapshot for snapshot in loader(ids)}, set()
 
     SnapshotCache.get_or_load = read
+
+
+def require_existing_state(context: Context) -> None:
+    """Let the context raise an error if its state cannot be reached, instead of creating a new state.
+
+    SQLMesh queries the state's version and reads every error as "no such table"; it then creates the state. If a DuckDB
+    file were locked at that moment and free at the next, SQLMesh would create a state in it as if it were empty.
+    """
+    new_state_sync = context._new_state_sync
+
+    def opened_state_sync() -> StateSync:
+        state_sync = new_state_sync()
+        adapter = getattr(state_sync, "engine_adapter", None)
+        if adapter is not None:
+            adapter.fetchone(exp.select("1"))  # opens the connection, which then stays open
+        return state_sync
+
+    context._new_state_sync = opened_state_sync
 
 
 @dataclass(frozen=True)

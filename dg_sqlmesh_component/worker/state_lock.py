@@ -22,7 +22,6 @@ from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.protocol.messages import EvaluationRequest, JanitorRequest
 from dg_sqlmesh_component.worker.context import state_connection
-from dg_sqlmesh_component.worker.duckdb_lock_holder import show_holder
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 _POSTGRES = ("postgres", "gcp_postgres")
@@ -105,7 +104,6 @@ def locked_context(
     Args:
         open_project: Opens the project and its state. If it raises `DatabaseInUseError`, it is called again.
     """
-    show_holder(request.holder)
     lock_wait = LockWait(pipe, request.overlap_timeout)
     context = lock_wait.until(open_project)
     try:

@@ -293,9 +293,6 @@ def test_error_of_locked_duckdb_file_names_the_process_that_holds_it(shop: Shop)
         shop.add_component("shop", {"project": str(shop.project), "execution": {"overlap_timeout": 2}})
         description = failure_of_run(shop)
     assert "The DuckDB file is in use by another process" in description
-    if sys.platform == "linux":
-        assert f"is held by `{Path(sys.executable).name} -c " in description
-        assert f"(PID {pid}, started at " in description
     assert f"PID {pid}" in description
     assert "This run has waited for 2 seconds" in description
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -153,9 +153,11 @@ def test_second_run_on_duckdb_waits_for_the_file(new_shop: NewShop) -> None:
     [(rows,)] = shop.query("SELECT count(*) FROM t.appended")
     assert rows == planned_rows + 1
     assert sorted(len(record.materializations) for record in records) == [0, 3]
-    waiter, other = sorted(records, key=lambda record: len(record.materializations))
+    waiter, _ = sorted(records, key=lambda record: len(record.materializations))
     assert not waiter.computed_outside, "the other run has recorded everything by then"
     assert outside_records(waiter.instance) == dict.fromkeys(("t/before", "t/appended", "t/slow"), 1), "of the plan"
     assert "Waiting, for 3600 seconds at most. The DuckDB file is in use by another process" in waiter.log
-    assert sys.platform != "linux" or f"warehouse.duckdb is held by Dagster run {other.run_id} (PID " in waiter.log
+    assert re.search(
+        r'Could not set lock on file ".*warehouse.duckdb": Conflicting lock is held in .* \(PID \d+\)', waiter.log
+    )
     assert "This run continues by itself as soon as it can." in waiter.log

@@ -400,7 +400,11 @@ def test_crons_of_the_manifest_decide_while_the_duckdb_file_is_in_use(
 
 def test_missing_environment_fails_the_tick_with_the_plan(new_shop: NewShop) -> None:
     scheduler = Scheduler(new_shop(SMALL, planned_at=None, schedule=True))
-    with pytest.raises(EnvironmentNotReadyError, match=r"does not exist .* Create it:\n\n.* sqlmesh plan"):
+    with pytest.raises(
+        EnvironmentNotReadyError, match=r"does not exist .* its first plan is applied:
+
+.* sqlmesh plan"
+    ):
         scheduler.tick(SCHEDULE, MIDNIGHT)
 
 

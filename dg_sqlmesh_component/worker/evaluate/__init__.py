@@ -1,1 +1,1 @@
-"""Run requested nodes with one `Context.run`, and send events. The entry is `evaluation.evaluate`."""
+"""Compute requested nodes, and send events. Entries: `run.run`, `restatement.restate`, `pending.find_pending`."""

@@ -3,70 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from graphlib import TopologicalSorter
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
 from sqlglot import exp
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, missing_intervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator
 from sqlmesh.utils.date import now_timestamp, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError
 from dg_sqlmesh_component.protocol.manifest import cut, pair_audits
 from dg_sqlmesh_component.worker.context import describe_error
-from dg_sqlmesh_component.worker.coverage import Coverages, computed_intervals
+from dg_sqlmesh_component.worker.coverage import Coverages
+from dg_sqlmesh_component.worker.environment import computed_intervals, deployability, shown_version
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import audit_arguments
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_audits
 
-# -- the tables that an environment shows -----------------------------------------------------------
-
-
-def deployability(request: msg.EvaluationRequest, snapshots: Iterable[Snapshot]) -> DeployabilityIndex:
-    """Which models of the environment show production tables, and which show a preview table of their own."""
-    if request.environment == "prod":
-        return DeployabilityIndex.all_deployable()
-    return DeployabilityIndex.create(snapshots, start=request.start)
-
-
-def altered_at(snapshot: Snapshot, index: DeployabilityIndex) -> int | None:
-    """When that table was last computed, restated or loaded."""
-    return snapshot.last_altered_ts if index.is_representative(snapshot) else snapshot.dev_last_altered_ts
-
-
-def data_altered_at(
-    snapshots: Mapping[str, Snapshot], index: DeployabilityIndex, altered_in_run: Container[str]
-) -> dict[str, int]:
-    """When the data of each node was last altered. A view or an audit is as new as the newest node that it reads.
-
-    Any process may alter an external table at any time, so its value is now.
-
-    Args:
-        altered_in_run: Nodes that this run has computed. The snapshots were read before and do not know.
-    """
-    now = now_timestamp()
-    graph = {name: [parent.name for parent in snapshot.parents] for name, snapshot in snapshots.items()}
-    altered: dict[str, int] = {}
-    for name in TopologicalSorter(graph).static_order():
-        snapshot = snapshots.get(name)
-        if snapshot is not None:
-            shows_others = snapshot.is_audit or snapshot.is_view or snapshot.is_symbolic
-            upstream = [altered.get(parent, 0) for parent in graph[name]] if shows_others else []
-            is_external = snapshot.is_model and snapshot.model.kind.is_external
-            reads_external = shows_others and not snapshot.node.depends_on <= snapshots.keys()
-            is_now = name in altered_in_run or is_external or reads_external
-            altered[name] = max(now if is_now else altered_at(snapshot, index) or 0, *upstream, 0)
-    return altered
-
 
 def audited(snapshot: Snapshot, index: DeployabilityIndex) -> msg.AuditedData:
     """The version of the node's table in the environment, and a hash of its audits."""
-    is_representative = index.is_representative(snapshot)
     return msg.AuditedData(
-        version=snapshot.version_get_or_generate() if is_representative else snapshot.dev_version,
+        version=shown_version(snapshot, index),
         audits=snapshot.model.audit_metadata_hash() if snapshot.is_model else snapshot.fingerprint.metadata_hash,
     )
 
@@ -156,10 +116,8 @@ def audit_alone(
         unrestated: The ranges of each model whose restatement has not finished, by fqn.
     """
     snapshots = scheduler.snapshots_by_name
-    index = deployability(request, snapshots.values())
-    pending = missing_intervals(snapshots.values(), execution_time=request.execution_time, deployability_index=index)
-    missing = {snapshot.name: tuple(intervals) for snapshot, intervals in pending.items()}
-    coverages = Coverages(snapshots, index, request.execution_time, pending, unrestated)
+    index = deployability(request.environment, snapshots.values(), request.start)
+    coverages = Coverages(snapshots, index, request.execution_time, unrestated)
     for fqn, uses in request.audit_only.items():
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened
@@ -173,7 +131,7 @@ def audit_alone(
                 pipe.send(_evaluate_alone(request, scheduler, snapshot, position, index))
         if coverage := coverages.of(fqn):
             pipe.send(coverage)
-        pipe.send(msg.NodeAudited(fqn, missing.get(fqn, ()), error, at))
+        pipe.send(msg.NodeAudited(fqn, coverages.pending.get(fqn, ()), error, at))
 
 
 def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...], evaluator: SnapshotEvaluator) -> list[int]:

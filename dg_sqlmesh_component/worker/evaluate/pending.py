@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlmesh.core import constants as c
+from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.scheduler import SnapshotToIntervals, merged_missing_intervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, apply_auto_restatements
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.context import ExistingStateContext
-from dg_sqlmesh_component.worker.evaluate.pending_upstream import has_signals, hold_back_pending_upstream
+from dg_sqlmesh_component.worker.environment import deployability, opened_without_lock
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
+from dg_sqlmesh_component.worker.evaluate.waiting_for_upstream import has_signals, hold_back_pending_upstream
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.promoted import environment_in_state
 
 MAX_SIGNAL_SECONDS = 20
 """How long a tick evaluates signals. Dagster ends a tick after 60 seconds."""
@@ -30,9 +30,10 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         EnvironmentNotReadyError: The environment does not exist.
         DatabaseInUseError: Another process has the DuckDB file of the state open.
     """
-    with environment_in_state(request, pipe) as (context, environment):
+    with opened_without_lock(request, pipe) as (context, environment):
         by_id = context.state_reader.get_snapshots(environment.snapshots)
-        intervals, index = _missing_intervals(by_id, request)
+        index = deployability(request.environment, by_id.values())
+        intervals = _missing_intervals(by_id, request, index)
         waiting, signal_error = {}, None
         if any(map(has_signals, intervals)):
             try:
@@ -56,18 +57,16 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
 
 
 def _missing_intervals(
-    by_id: dict[SnapshotId, Snapshot], request: msg.PendingRequest
-) -> tuple[SnapshotToIntervals, DeployabilityIndex]:
+    by_id: dict[SnapshotId, Snapshot], request: msg.PendingRequest, index: DeployabilityIndex
+) -> SnapshotToIntervals:
     """The missing intervals of all nodes. `Scheduler.run` calls the same functions."""
-    is_prod = request.environment == c.PROD
-    if is_prod:
+    if request.environment == c.PROD:
         apply_auto_restatements(by_id, request.now)  # removes intervals of these objects; the state is not changed
-    index = DeployabilityIndex.all_deployable() if is_prod else DeployabilityIndex.create(by_id.values())
-    return merged_missing_intervals(by_id.values(), execution_time=request.now, deployability_index=index), index
+    return merged_missing_intervals(by_id.values(), execution_time=request.now, deployability_index=index)
 
 
 def _waiting(
-    context: ExistingStateContext,
+    context: Context,
     environment: Environment,
     by_id: Mapping[SnapshotId, Snapshot],
     intervals: SnapshotToIntervals,
@@ -86,7 +85,7 @@ def _waiting(
     signal.alarm(MAX_SIGNAL_SECONDS)
     try:
         scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
-        hold_back_pending_upstream(scheduler, tracker.note_held_back)
+        hold_back_pending_upstream(scheduler, tracker.held_back_by)
         batches = scheduler.batch_intervals(intervals, index, environment.naming_info)
     finally:
         signal.alarm(0)

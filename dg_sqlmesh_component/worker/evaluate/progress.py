@@ -40,7 +40,6 @@ class Progress:
             self._finished.clear()
 
     def start(self, fqn: str, now: float) -> None:
-        """Note that a batch starts."""
         with self._lock:
             if not self._started:
                 self._next_report = now + FIRST_SECONDS
@@ -57,7 +56,6 @@ class Progress:
             return is_finished and self._finished[fqn] == self._planned.get(fqn)
 
     def has_started(self, fqn: str) -> bool:
-        """Whether a batch of a node has started."""
         with self._lock:
             return fqn in self._started
 
@@ -69,7 +67,6 @@ class Progress:
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """The planned nodes whose last batch has not finished."""
         with self._lock:
             return tuple(fqn for fqn, batches in self._planned.items() if self._finished[fqn] < batches)
 

@@ -1,4 +1,4 @@
-"""Compute a range of models again, with SQLMesh's own restatement.
+"""Serve an `EvaluationRequest` with a restatement (`restate`): compute a range of the models again.
 
 A restatement is a plan that changes no code: `plan_builder(restate_models=...)` takes the models from the state,
 whatever the local files contain. SQLMesh decides which downstream models have to be computed again. In prod, SQLMesh
@@ -7,16 +7,15 @@ also removes the intervals of other versions of these models from the state: the
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlmesh.core import constants as c
-from sqlmesh.core.context import Context
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.plan.common import identify_restatement_intervals_across_snapshot_versions
+from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.date import now_timestamp
@@ -27,11 +26,16 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.coverage import is_incremental
-from dg_sqlmesh_component.worker.evaluate.bounds import resolved_range
+from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate, resolved_range
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 
-class ExactSelector(NativeSelector):
+def restate(request: msg.EvaluationRequest, pipe: Pipe) -> None:
+    """Restate the requested models and those downstream of them, and audit others."""
+    evaluate(request, pipe, _RestatementContext)
+
+
+class _ExactSelector(NativeSelector):
     """Takes each selection as the fqn of a model, because SQLMesh's language cannot quote every name."""
 
     def expand_model_selections(
@@ -40,16 +44,47 @@ class ExactSelector(NativeSelector):
         return set(model_selections) - {"*"}
 
 
-def plan_restatement(request: msg.EvaluationRequest, context: Context, pipe: Pipe) -> Plan:
-    """Plan the restatement and report it.
+class _RestatementContext(EvaluationContext):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(selector=_ExactSelector, **options)
 
-    Args:
-        context: It selects with `ExactSelector`.
+    def prepare(self) -> None:
+        """Plan the restatement. From then on, the models that SQLMesh adds count as requested."""
+        self.await_finalized_environment()
+        self._restatement = _planned(self)
+        computed = {missing.snapshot_id.name for missing in self._restatement.missing_intervals if missing.intervals}
+        self.request = replace(self.request, models=tuple(dict.fromkeys([*self.request.models, *sorted(computed)])))
+
+    def compute(self) -> msg.Status:
+        try:
+            self.apply(self._restatement)
+        except PlanError:
+            if not self.tracker.is_through:  # else SQLMesh has reported the failed models
+                raise
+            return "failure"
+        return "success"
+
+    def watch(self, scheduler: Scheduler) -> None:
+        self.current_scheduler = scheduler
+        self.tracker.coverages = self.coverages(scheduler.snapshots_by_name, scheduler.snapshots.values())
+        incremental = [snapshot for snapshot in scheduler.snapshots.values() if is_incremental(snapshot)]
+        replaces_table = {snapshot.name for snapshot in incremental if snapshot.full_history_restatement_only}
+        self.tracker.replaces_table = replaces_table
+        self.tracker.replaces_rows = {
+            snapshot.name
+            for snapshot in incremental
+            if snapshot.name not in replaces_table
+            and not scheduler.snapshot_evaluator.get_adapter(snapshot.model_gateway).SUPPORTS_TRANSACTIONS
+        }
+
+
+def _planned(context: EvaluationContext) -> Plan:
+    """Plan the restatement and report it.
 
     Raises:
         ConfigurationError: A requested model cannot be restated, the range is empty, or the restatement is too large.
     """
-    restate = request.restate
+    request, restate = context.request, context.request.restate
     assert restate is not None, "the request restates"
     requested = [fqn for fqn in request.models if fqn not in request.external_models]
     try:
@@ -78,8 +113,15 @@ def plan_restatement(request: msg.EvaluationRequest, context: Context, pipe: Pip
         if missing.intervals
     }
     _refuse_unrestatable(request, requested, ranges.keys(), snapshots)
-    planned = estimated(restate, ranges, _environments(plan, context) if request.environment == c.PROD else {})
-    pipe.send(replace(planned, added=tuple(sorted(ranges.keys() - set(request.models)))))
+    planned = msg.RestatementPlanned(
+        ranges=ranges,
+        added=tuple(sorted(ranges.keys() - set(request.models))),
+        environments=_environments(plan, context) if request.environment == c.PROD else {},
+        estimate=estimated(restate.costs, {fqn: number for fqn, (_, number) in ranges.items()}),
+        without_cost=tuple(sorted(ranges.keys() - restate.costs.keys())),
+        planned_at=now_timestamp(),
+    )
+    context.tracker.pipe.send(planned)
     refuse_large(restate, planned, resolved_range(request))
     return plan
 
@@ -109,40 +151,21 @@ def _why_not(snapshot: Snapshot, environment: str) -> str:
     return f"no complete interval of its unit, {unit}, lies in this range: choose a longer one"
 
 
-def estimated(
-    restate: msg.Restatement, ranges: Mapping[str, tuple[msg.Interval, int]], environments: Mapping[str, int]
-) -> msg.RestatementPlanned:
-    """The restatement with its estimate: recorded costs of each model, in proportion to the length of its range."""
-    seconds, rows, sizes = [], [], []
-    for fqn, ((start, end), _) in ranges.items():
-        if fqn not in restate.costs:
-            continue
-        cost = _closest(restate.costs[fqn], end - start)
-        part = (end - start) / cost.covered_ms if cost.covered_ms else 1.0
-        seconds.append(part * cost.duration_ms / 1000)
-        rows += [] if cost.rows is None else [part * cost.rows]
-        sizes += [] if cost.bytes is None else [part * cost.bytes]
-    return msg.RestatementPlanned(
-        ranges=dict(ranges),
-        added=(),
-        environments=dict(environments),
-        seconds=sum(seconds) if seconds else None,
-        rows=round(sum(rows)) if rows else None,
-        bytes=round(sum(sizes)) if sizes else None,
-        without_cost=tuple(sorted(ranges.keys() - restate.costs.keys())),
-        planned_at=now_timestamp(),
-    )
+def estimated(costs: Mapping[str, msg.RecordedCost], intervals: Mapping[str, int]) -> msg.RecordedCost | None:
+    """What so many intervals of each model cost. Models without a recorded cost are left out; None if all are.
 
-
-def _closest(costs: tuple[msg.RecordedCost, ...], length: int) -> msg.RecordedCost:
-    """The record of the range that is closest in length.
-
-    Each computation has a fixed cost. In a model with a short query, 30 days take little longer than one day.
+    It is high for a long range of a model that is usually computed one interval at a time: each computation has a fixed
+    cost.
     """
-    return min(costs, key=lambda cost: abs(math.log(length / cost.covered_ms)) if cost.covered_ms else 0)
+    total: dict[str, float] = {}
+    for fqn in intervals.keys() & costs.keys():
+        for name, of_interval in asdict(costs[fqn]).items():
+            if of_interval is not None:
+                total[name] = total.get(name, 0) + of_interval * intervals[fqn]
+    return msg.RecordedCost(**total) if total else None
 
 
-def _environments(plan: Plan, context: Context) -> dict[str, int]:
+def _environments(plan: Plan, context: EvaluationContext) -> dict[str, int]:
     """The other environments that lose intervals, with the number of their models, as SQLMesh finds them."""
     evaluatable = plan.to_evaluatable()
     cleared = identify_restatement_intervals_across_snapshot_versions(
@@ -171,8 +194,9 @@ def refuse_large(restate: msg.Restatement, planned: msg.RestatementPlanned, aske
             f"{counted(len(planned.ranges), 'model')}; `restate.max_intervals` in defs.yaml is "
             f"{restate.max_intervals}. Nothing was computed. {remedy}"
         )
-    if restate.max_seconds is not None and (planned.seconds or 0) > restate.max_seconds:
+    seconds = planned.estimate.seconds if planned.estimate else 0
+    if restate.max_seconds is not None and seconds > restate.max_seconds:
         raise ConfigurationError(
-            f"The restatement {asked_for} would take about {planned.seconds:.0f} seconds, as estimated from earlier "
+            f"The restatement {asked_for} would take about {seconds:.0f} seconds, as estimated from earlier "
             f"runs; `restate.max_seconds` in defs.yaml is {restate.max_seconds:g}. Nothing was computed. {remedy}"
         )

@@ -18,8 +18,9 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
 from dg_sqlmesh_component.worker.coverage import Coverages
+from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate.progress import Progress
-from dg_sqlmesh_component.worker.own_bugs import is_own_bug
+from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
@@ -104,10 +105,6 @@ class Tracker(PipeConsole):
         self._fail(fqn, error)
         text = f"A signal of {unquoted(fqn)} raised an error, and SQLMesh ended the run before it computed anything."
         return EvaluationError(text, is_transient=is_transient(error))
-
-    def note_held_back(self, fqn: str, nearest: Set[str]) -> None:
-        """Record that intervals of a model are held back: these models upstream lack them and do not run."""
-        self.held_back_by[fqn] = nearest
 
     def start_evaluation_progress(
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *_: Any, **__: Any
@@ -243,7 +240,7 @@ class Tracker(PipeConsole):
         self.pipe.send(
             msg.NodeFailed(
                 fqn=fqn,
-                error_type=(WorkerError if is_own_bug(cause) else type(cause)).__name__,
+                error_type=(WorkerError if own_bug(cause) else type(cause)).__name__,
                 message="; ".join(plain(audit) for audit in audits) or describe_error(cause),
                 failed_audits=tuple(audit.audit_name for audit in audits),
                 is_transient=not audits and is_transient(cause),
@@ -252,13 +249,8 @@ class Tracker(PipeConsole):
 
     def blocked_by(self, snapshots: Mapping[str, Snapshot]) -> dict[str, tuple[str, ...]]:
         """The failed nodes upstream of each node that SQLMesh left out."""
-        return {fqn: tuple(sorted(ancestors(fqn, snapshots) & self._failed)) for fqn in sorted(self._blocked)}
-
-
-def ancestors(fqn: str, snapshots: Mapping[str, Snapshot]) -> set[str]:
-    """Every node upstream of a node, without the node itself."""
-
-    def parents(name: str) -> list[str]:
-        return [parent.name for parent in snapshots[name].parents] if name in snapshots else []
-
-    return reachable(parents(fqn), parents)
+        graph = upstream(snapshots)
+        return {
+            fqn: tuple(sorted(reachable(graph.get(fqn, ()), graph.__getitem__) & self._failed))
+            for fqn in sorted(self._blocked)
+        }

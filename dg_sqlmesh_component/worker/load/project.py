@@ -42,7 +42,7 @@ from dg_sqlmesh_component.protocol.manifest import (
     cut,
 )
 from dg_sqlmesh_component.protocol.messages import LoadRequest, ProjectLoaded
-from dg_sqlmesh_component.worker.context import ExistingStateContext, PipeConsole, environment_name, open_context
+from dg_sqlmesh_component.worker.context import PipeConsole, environment_name, open_context
 from dg_sqlmesh_component.worker.load.check_names import check_names
 from dg_sqlmesh_component.worker.load.lineage_and_links import SourceUrls, column_lineage
 from dg_sqlmesh_component.worker.load.selections import answer_again, selected_models
@@ -88,7 +88,7 @@ def _hold_same_models(context: Context, request: LoadRequest) -> bool:
     return held <= request.models <= context.models.keys()
 
 
-class _LoadedContext(ExistingStateContext):
+class _LoadedContext(Context):
     """A Context that knows which models its loaders have read from the project's files.
 
     SQLMesh adds models of other projects from the state. `Model.project` does not tell them apart: SQLMesh's dbt loader

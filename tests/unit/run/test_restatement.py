@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import dagster as dg
@@ -25,30 +26,29 @@ from dg_sqlmesh_component.worker.evaluate.restatement import estimated, refuse_l
 
 DAY_MS = 86_400_000
 D1_START = days(1, 1)[0]
-TWO_DAYS = {"a": (days(1, 2), 2), "b": (days(1, 2), 2)}
 
 
-def restatement(**more: object) -> msg.Restatement:
-    return msg.Restatement("2026-01-01", "2026-01-02", **more)  # type: ignore[arg-type]
+PLANNED = msg.RestatementPlanned(
+    {"a": (days(1, 2), 2), "b": (days(1, 2), 2)}, (), {}, msg.RecordedCost(1.0), without_cost=()
+)
 
 
-def test_estimate_is_in_proportion_to_the_recorded_range() -> None:
-    costs = {
-        "a": (msg.RecordedCost(10_000, covered_ms=10 * DAY_MS, rows=100, bytes=1_000),),  # two of ten days
-        "b": (msg.RecordedCost(5_000, covered_ms=None, rows=7),),  # always computed as a whole
-    }
-    planned = estimated(restatement(costs=costs), TWO_DAYS, {"dev": 1})
-    assert (planned.seconds, planned.rows, planned.bytes, planned.without_cost) == (7.0, 27, 200, ())
+@pytest.mark.parametrize(
+    ("costs", "estimate"),
+    [
+        ({"a": msg.RecordedCost(1.5, 10, 100), "b": msg.RecordedCost(4.0, 7)}, msg.RecordedCost(7.0, 27, 200)),
+        ({"a": msg.RecordedCost(0.5)}, msg.RecordedCost(1.0)),
+        ({}, None),
+    ],
+    ids=["in proportion to the intervals", "models without a record are left out", "no record at all"],
+)
+def test_estimate_is_the_cost_of_all_intervals(
+    costs: dict[str, msg.RecordedCost], estimate: msg.RecordedCost | None
+) -> None:
+    assert estimated(costs, {"a": 2, "b": 1}) == estimate
 
 
-def test_estimate_uses_the_record_whose_range_is_closest_in_length() -> None:
-    costs = tuple(msg.RecordedCost(ms, covered_ms=length * DAY_MS) for ms, length in ((60, 1), (90, 30), (70, 5)))
-    for length, seconds in ((1, 0.06), (2, 0.12), (3, 0.042), (10, 0.14), (30, 0.09), (60, 0.18)):
-        planned = estimated(restatement(costs={"a": costs}), {"a": (days(1, length), length)}, {})
-        assert planned.seconds == pytest.approx(seconds)
-
-
-def test_restatement_has_the_last_recorded_cost_of_each_length_also_of_downstream_models() -> None:
+def test_restatement_has_the_median_recorded_cost_of_an_interval_also_of_downstream_models() -> None:
     def record(asset: str, **metadata: Any) -> None:
         stored = {f"sqlmesh/{name}": value for name, value in metadata.items()}
         instance.report_runless_asset_event(
@@ -57,25 +57,24 @@ def test_restatement_has_the_last_recorded_cost_of_each_length_also_of_downstrea
 
     project = manifest(
         model("raw.orders", kind="INCREMENTAL_BY_TIME_RANGE"),
+        model("raw.hours", kind="INCREMENTAL_BY_TIME_RANGE", interval_unit="hour", reads=["raw.orders"]),
         model("marts.total", reads=["raw.orders"]),
         model("marts.never_computed", reads=["raw.orders"]),
     )
     with dg.DagsterInstance.ephemeral() as instance:
         record("raw/orders", seconds=3.0, rows=30, intervals=ranges([days(1, 30)]))
-        record("raw/orders", seconds=0.3, rows=1, intervals=ranges([days(31, 31)]))
-        record("raw/orders", seconds=0.2, rows=1, intervals=ranges([days(32, 32)]))
-        record(
-            "raw/orders", origin="outside", intervals=ranges([days(1, 32)])
-        )  # computed outside of Dagster: it has no duration
+        record("raw/orders", seconds=0.3, rows=3, intervals=ranges([days(31, 31)]))
+        record("raw/orders", seconds=0.2, intervals=ranges([days(32, 32)]))
+        # computed outside of Dagster: it has no duration
+        record("raw/orders", origin="outside", intervals=ranges([days(1, 32)]))
+        record("raw/hours", seconds=12.0, intervals=ranges([days(1, 1)]))
         record("marts/total", seconds=0.05, intervals=ranges([days(1, 32)]))
         config = RestateConfig(start="2026-01-01", end="2026-01-02")
         built = build_restatement(config, Restate(), project_assets(project), [fqn("raw.orders")], instance)
     assert built.costs == {
-        fqn("raw.orders"): (
-            msg.RecordedCost(200, covered_ms=DAY_MS, rows=1),
-            msg.RecordedCost(3_000, covered_ms=30 * DAY_MS, rows=30),
-        ),
-        fqn("marts.total"): (msg.RecordedCost(50, covered_ms=None),),
+        fqn("raw.orders"): msg.RecordedCost(0.2, rows=2),
+        fqn("raw.hours"): msg.RecordedCost(0.5),
+        fqn("marts.total"): msg.RecordedCost(0.05),
     }
 
 
@@ -86,15 +85,6 @@ def test_length_of_recorded_ranges_is_their_sum_and_unknown_if_some_are_left_out
     assert length_of(listed([ranges([days(day, day)]) for day in range(1, 31, 2)], 10)) == 0
 
 
-def test_models_without_a_record_are_named_and_left_out_of_the_estimate() -> None:
-    planned = estimated(restatement(costs={"a": (msg.RecordedCost(1_000, 2 * DAY_MS),)}), TWO_DAYS, {})
-    assert (planned.seconds, planned.rows, planned.bytes, planned.without_cost) == (1.0, None, None, ("b",))
-
-
-def test_no_record_at_all_means_no_estimate() -> None:
-    assert estimated(restatement(), TWO_DAYS, {}).seconds is None
-
-
 @pytest.mark.parametrize(
     ("limits", "error"),
     [
@@ -103,18 +93,13 @@ def test_no_record_at_all_means_no_estimate() -> None:
             "^The restatement from a to b would compute 4 intervals of 2 models; `restate.max_intervals` in .* is 3",
         ),
         ({"max_seconds": 0.5}, "would take about 1 seconds, .* `restate.max_seconds` in defs.yaml is 0.5"),
+        ({"max_intervals": 4, "max_seconds": 1.0}, None),
     ],
 )
-def test_restatement_beyond_a_limit_is_refused(limits: dict[str, object], error: str) -> None:
-    costs = {"a": (msg.RecordedCost(1_000, 2 * DAY_MS),)}
-    restate = restatement(costs=costs, **limits)
-    with pytest.raises(ConfigurationError, match=error):
-        refuse_large(restate, estimated(restate, TWO_DAYS, {}), "from a to b")
-
-
-def test_restatement_at_its_limits_is_accepted() -> None:
-    restate = restatement(costs={"a": (msg.RecordedCost(1_000, 2 * DAY_MS),)}, max_intervals=4, max_seconds=1.0)
-    refuse_large(restate, estimated(restate, TWO_DAYS, {}), "from a to b")
+def test_restatement_beyond_a_limit_is_refused(limits: dict[str, Any], error: str | None) -> None:
+    restate = msg.Restatement("2026-01-01", "2026-01-02", **limits)
+    with pytest.raises(ConfigurationError, match=error) if error else nullcontext():
+        refuse_large(restate, PLANNED, "from a to b")
 
 
 RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")

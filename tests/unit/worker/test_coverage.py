@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlglot import parse
 from sqlmesh.core.model import load_sql_based_model
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -63,8 +63,8 @@ def coverage(
             {snapshot.name: snapshot},
             index,
             now,
-            missing_intervals([snapshot], execution_time=now, deployability_index=index, ignore_cron=ignore_cron),
             {snapshot.name: unrestated},
+            ignore_cron=ignore_cron,
         ).of(snapshot.name, done, undone)
         for ignore_cron in (True, False)
     }

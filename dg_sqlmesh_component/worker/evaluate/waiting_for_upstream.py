@@ -12,7 +12,7 @@ SQLMesh's scheduler calls two methods to find missing intervals and then to batc
 2. `batch_intervals`, for each requested model in the order of the graph: intervals that overlap with intervals pending
    upstream are held back (`_remaining`). Intervals held back from a model are held back from its downstream models too.
 
-An interval counts as pending upstream if it is missing and not computed (`_beyond`). Intervals that are only computed
+An interval counts as pending upstream if it is missing and not computed. Intervals that are only computed
 again, because of a `lookback` or because they are not over, hold nothing back.
 
 Held back from a model are: the overlapping intervals; with `depends_on_past`, also all intervals after the first of
@@ -20,7 +20,7 @@ them (`without`); with a `lookback`, also newer intervals that would compute a h
 (`within_lookback`). If a newer interval were computed, SQLMesh would never ask for the older interval.
 
 Invariants: no interval is computed while its source is pending anywhere upstream. A model without pending intervals
-upstream is computed as SQLMesh would compute it. Every held-back interval is reported (`report`) with the nearest
+upstream is computed as SQLMesh would compute it. Every held-back interval is reported (`held_back_by`) with the nearest
 models that lack it: the outcome is then `waiting`, or `executed` with these models named. tests/soak/random_subsets.py
 counts rows.
 
@@ -30,7 +30,7 @@ A signal may also look at models that do not run: see `_altered_since`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence, Set
 from graphlib import TopologicalSorter
 from itertools import pairwise
 from typing import Any
@@ -40,19 +40,19 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.worker.coverage import computed_intervals
-from dg_sqlmesh_component.worker.evaluate.audits import altered_at
+from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, upstream
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
 
-def hold_back_pending_upstream(scheduler: Scheduler, report: Callable[[str, Set[str]], None]) -> None:
+def hold_back_pending_upstream(scheduler: Scheduler, held_back_by: MutableMapping[str, Set[str]]) -> None:
     """Make the scheduler hold back intervals of its models that are pending in upstream models which do not run.
 
     Signals of models that do not run are not checked: they may now report a model as ready that was not ready when it
     ran.
 
     Args:
-        report: Called for each model with held-back intervals, with the nearest upstream models that lack them.
+        held_back_by: Gets each model with held-back intervals, and the nearest upstream models that lack them.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
     missing: dict[Snapshot, list[Interval]] = {}
@@ -88,10 +88,10 @@ def hold_back_pending_upstream(scheduler: Scheduler, report: Callable[[str, Set[
             for snapshot in missing.keys() - requested.keys()
             if snapshot.is_model
             and not snapshot.is_symbolic
-            and (intervals := _beyond(missing[snapshot], computed_intervals(snapshot, index_or_all)))
+            and (intervals := subtract(missing[snapshot], computed_intervals(snapshot, index_or_all)))
         }
         again = _computed_again(requested, index_or_all) if pending else {}
-        remaining = {**requested, **_remaining(requested, pending, again, scheduler, report)}
+        remaining = {**requested, **_remaining(requested, pending, again, scheduler, held_back_by)}
         altered = _altered_since(requested, index_or_all, scheduler.snapshots_by_name)
         batches = batch({**remaining, **altered}, index, *args, **kwargs)
         return {snapshot: batched for snapshot, batched in batches.items() if snapshot in requested}
@@ -103,24 +103,6 @@ def has_signals(snapshot: Snapshot) -> bool:
     return snapshot.is_model and bool(snapshot.model.signals)
 
 
-def _beyond(intervals: Iterable[Interval], covered: Sequence[Interval]) -> list[Interval]:
-    """The parts of intervals that lie in none of the covered intervals, which are in order and apart.
-
-    Missing intervals beyond computed intervals are those that are not merely computed again, because of a `lookback` or
-    because they are not over.
-    """
-    parts = []
-    for start, end in intervals:
-        for covered_from, covered_to in covered:
-            if start < covered_to and covered_from < end:
-                if start < covered_from:
-                    parts.append((start, covered_from))
-                start = covered_to
-        if start < end:
-            parts.append((start, end))
-    return parts
-
-
 def _computed_again(requested: SnapshotToIntervals, index: DeployabilityIndex) -> dict[str, set[Interval]]:
     """The intervals that models with a `lookback` compute although they are computed, by model."""
     again = {}
@@ -128,7 +110,7 @@ def _computed_again(requested: SnapshotToIntervals, index: DeployabilityIndex) -
         if snapshot.is_model and snapshot.model.lookback:
             done = computed_intervals(snapshot, index)
             again[snapshot.name] = {
-                interval for interval in _single(intervals, snapshot) if not _beyond([interval], done)
+                interval for interval in _single(intervals, snapshot) if not subtract([interval], done)
             }
     return again
 
@@ -182,10 +164,10 @@ def within_lookback(
 
 def _remaining(
     requested: SnapshotToIntervals,
-    pending: Mapping[str, list[Interval]],
+    pending: Mapping[str, Sequence[Interval]],
     again: Mapping[str, Set[Interval]],
     scheduler: Scheduler,
-    report: Callable[[str, Set[str]], None],
+    held_back_by: MutableMapping[str, Set[str]],
 ) -> dict[Snapshot, list[Interval]]:
     """The intervals that each requested model downstream of a pending model may compute.
 
@@ -197,7 +179,8 @@ def _remaining(
     remaining: dict[Snapshot, list[Interval]] = {}
     nearest: dict[str, frozenset[str]] = {}
     lacking: dict[str, list[Interval]] = {}  # by model, the intervals for which its source is not there
-    graph = _upstream(running, by_name) if pending else {}
+    parents_of = upstream(by_name)
+    graph = {name: parents_of[name] for name in reachable(running, parents_of.__getitem__)} if pending else {}
     for name in TopologicalSorter(graph).static_order():
         parents = graph[name]
         nearest[name] = frozenset().union(*(_nearest(parent, nearest, lacking, pending) for parent in parents))
@@ -214,11 +197,11 @@ def _remaining(
             remaining[snapshot] = [interval for interval in single if interval not in denied]
             if denied:
                 concerned = {
-                    upstream
-                    for upstream in nearest[name]
-                    if without(pending[upstream], sorted(denied), uninterrupted=False) != pending[upstream]
+                    source
+                    for source in nearest[name]
+                    if without(pending[source], sorted(denied), uninterrupted=False) != list(pending[source])
                 }
-                report(name, concerned or nearest[name])
+                held_back_by[name] = concerned or nearest[name]
                 lacking[name] = merge_intervals([*lacking[name], *denied])
     return remaining
 
@@ -227,21 +210,12 @@ def _nearest(
     parent: str,
     nearest: Mapping[str, frozenset[str]],
     lacking: Mapping[str, list[Interval]],
-    pending: Mapping[str, list[Interval]],
+    pending: Mapping[str, Sequence[Interval]],
 ) -> Set[str]:
     """The nearest pending models through a parent. Its own pending intervals hide those further upstream."""
     if parent not in pending:
         return nearest[parent]
-    return {parent, *nearest[parent]} if _beyond(lacking[parent], pending[parent]) else {parent}
-
-
-def _upstream(names: Iterable[str], by_name: Mapping[str, Snapshot]) -> dict[str, list[str]]:
-    """These models and all models upstream of them, each with its parents."""
-
-    def parents(name: str) -> list[str]:
-        return [parent.name for parent in by_name[name].parents if parent.name in by_name]
-
-    return {name: parents(name) for name in reachable(names, parents)}
+    return {parent, *nearest[parent]} if subtract(lacking[parent], pending[parent]) else {parent}
 
 
 def _altered_since(

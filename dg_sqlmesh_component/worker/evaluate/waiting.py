@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
+from graphlib import TopologicalSorter
 
-from sqlmesh.core.snapshot import Snapshot
-from sqlmesh.utils.date import to_datetime, to_timestamp
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.utils.date import now_timestamp, to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.coverage import Coverages, computed_intervals
-from dg_sqlmesh_component.worker.evaluate.audits import audited, data_altered_at, deployability
-from dg_sqlmesh_component.worker.evaluate.tracker import Tracker, ancestors
+from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.worker.coverage import Coverages
+from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, upstream
+from dg_sqlmesh_component.worker.evaluate.audits import audited
+from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 
 
 def idle_nodes(
     request: msg.EvaluationRequest,
-    nodes: frozenset[str],
+    nodes: Set[str],
     snapshots: Mapping[str, Snapshot],
     tracker: Tracker,
     coverages: Coverages,
@@ -28,8 +31,8 @@ def idle_nodes(
         snapshots: The environment's, by name.
         tracker: Knows the planned batches, unready signals and intervals that are held back.
     """
-    index = deployability(request, snapshots.values())
-    altered = data_altered_at(snapshots, index, {fqn for fqn, batches in tracker.planned.items() if batches})
+    index, graph = coverages.index, upstream(snapshots)
+    altered = _data_altered_at(snapshots, graph, index, {fqn for fqn, batches in tracker.planned.items() if batches})
     for fqn in sorted(nodes):
         batches = tracker.planned.get(fqn)
         if batches:
@@ -38,9 +41,9 @@ def idle_nodes(
         intervals = computed_intervals(snapshot, index)
         idle: msg.NodeUpToDate | msg.NodeWaiting
         if batches is None:  # nothing is pending; an empty tuple means that no pending interval is ready
-            idle = _up_to_date(snapshot, coverages.lacks_intervals(fqn), request)
+            idle = _up_to_date(snapshot, fqn in coverages.pending, request)
         else:
-            idle = _waiting(fqn, tracker, snapshots)
+            idle = _waiting(fqn, tracker, snapshots, graph)
         if coverage := coverages.of(fqn):
             yield coverage
         yield replace(
@@ -51,10 +54,12 @@ def idle_nodes(
         )
 
 
-def _waiting(fqn: str, tracker: Tracker, snapshots: Mapping[str, Snapshot]) -> msg.NodeWaiting:
+def _waiting(
+    fqn: str, tracker: Tracker, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]]
+) -> msg.NodeWaiting:
     unready, unselected = tracker.unready_signals, tracker.held_back_by.get(fqn, frozenset())
     unselected_with_signals = {name for name in unselected if snapshots[name].model.signals}
-    unready_upstream = ancestors(fqn, snapshots) & unready.keys() if unready else set()
+    unready_upstream = reachable(graph[fqn], graph.__getitem__) & unready.keys() if unready else set()
     return msg.NodeWaiting(
         fqn=fqn,
         signals=tuple(unready.get(fqn, ())),
@@ -75,3 +80,29 @@ def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationReq
         reason = f"its cron {snapshot.node.cron!r} is not due"
     next_due = to_timestamp(snapshot.node.cron_next(to_datetime(request.execution_time)))
     return msg.NodeUpToDate(snapshot.name, reason, next_due, None)
+
+
+def _data_altered_at(
+    snapshots: Mapping[str, Snapshot],
+    graph: Mapping[str, Iterable[str]],
+    index: DeployabilityIndex,
+    altered_in_run: Container[str],
+) -> dict[str, int]:
+    """When the data of each node was last altered. A view or an audit is as new as the newest node that it reads.
+
+    Any process may alter an external table at any time, so its value is now.
+
+    Args:
+        altered_in_run: Nodes that this run has computed. The snapshots were read before and do not know.
+    """
+    now = now_timestamp()
+    altered: dict[str, int] = {}
+    for name in TopologicalSorter(graph).static_order():
+        snapshot = snapshots[name]
+        shows_others = snapshot.is_audit or snapshot.is_view or snapshot.is_symbolic
+        read = [altered[parent] for parent in graph[name]] if shows_others else []
+        is_external = snapshot.is_model and snapshot.model.kind.is_external
+        reads_external = shows_others and not snapshot.node.depends_on <= snapshots.keys()
+        is_now = name in altered_in_run or is_external or reads_external
+        altered[name] = max(now if is_now else altered_at(snapshot, index) or 0, *read, 0)
+    return altered

@@ -1,0 +1,115 @@
+"""The models that an environment has promoted, and the tables that it shows. Everything comes from the state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlmesh.core import constants as c
+from sqlmesh.core.config.connection import DuckDBConnectionConfig
+from sqlmesh.core.context import Context
+from sqlmesh.core.environment import Environment
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
+from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.worker.context import (
+    PipeConsole,
+    closed_on_error,
+    open_context,
+    plan_command,
+    state_connection,
+)
+from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.sqlmesh_internals import read_snapshots_without_cache
+
+# -- read it --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened_without_lock(
+    request: msg.PendingRequest | msg.ChangesRequest, pipe: Pipe
+) -> Iterator[tuple[Context, Environment]]:
+    """The project's context and the requested environment, for a request that only reads the state.
+
+    Raises:
+        EnvironmentNotReadyError: The environment does not exist.
+        DatabaseInUseError: Another process has the DuckDB file of the state open.
+    """
+    read_snapshots_without_cache()
+    context: Context = open_context(request.project, PipeConsole(pipe))
+    with closed_on_error(context, request.project, request.environment):
+        yield context, stored_environment(request.project, request.environment, context)
+    context.close()
+
+
+def stored_environment(project: msg.OpenProject, name: str, context: Context) -> Environment:
+    """The environment, as in the state.
+
+    Raises:
+        EnvironmentNotReadyError: It does not exist.
+    """
+    environment = context.state_reader.get_environment(name)
+    if environment is None:
+        plan = plan_command(project, name, context, is_new=True)
+        raise EnvironmentNotReadyError(
+            f"Environment {name!r} does not exist in the state of the SQLMesh project at {', '.join(project.paths)} "
+            f"(gateway {context.selected_gateway!r}). {_memory_advice(context)}"
+            f"Nothing can run before its first plan is applied:{block(plan)}"
+        )
+    return environment
+
+
+def _memory_advice(context: Context) -> str:
+    state = state_connection(context)
+    if not isinstance(state, DuckDBConnectionConfig) or state.catalogs or state.database not in (None, "", ":memory:"):
+        return ""
+    return (
+        "SQLMesh keeps this state in memory, so a plan's result is lost when the process that applied it ends. "
+        "Give the gateway's connection a file (`database: warehouse.duckdb`). "
+    )
+
+
+def promoted_version(info: SnapshotTableInfo, table_name: str | None = None) -> msg.PromotedVersion:
+    """The promoted version of a node, with the name of the table or view that consumers read."""
+    return msg.PromotedVersion(info.version, info.fingerprint.data_hash, info.fingerprint.metadata_hash, table_name)
+
+
+def upstream(snapshots: Mapping[str, Snapshot]) -> dict[str, list[str]]:
+    """The nodes that each node of the environment reads, as far as they are in it too, by name."""
+    return {
+        name: [parent.name for parent in snapshot.parents if parent.name in snapshots]
+        for name, snapshot in snapshots.items()
+    }
+
+
+# -- the table that it shows for a model ----------------------------------------------------------
+
+
+def deployability(environment: str, snapshots: Iterable[Snapshot], start: Any = None) -> DeployabilityIndex:
+    """Which models of the environment show production tables, and which show a preview table of their own.
+
+    Args:
+        snapshots: All of the environment: it depends on the upstream models too.
+        start: The start of the run config.
+    """
+    if environment == c.PROD:
+        return DeployabilityIndex.all_deployable()
+    return DeployabilityIndex.create(snapshots, start=start)
+
+
+def shown_version(snapshot: Snapshot, index: DeployabilityIndex) -> str:
+    """The version of that table."""
+    return snapshot.version_get_or_generate() if index.is_representative(snapshot) else snapshot.dev_version
+
+
+def computed_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> list[msg.Interval]:
+    """The computed intervals of that table."""
+    return snapshot.intervals if index.is_representative(snapshot) else snapshot.dev_intervals
+
+
+def altered_at(snapshot: Snapshot, index: DeployabilityIndex) -> int | None:
+    """When that table was last computed, restated or loaded."""
+    return snapshot.last_altered_ts if index.is_representative(snapshot) else snapshot.dev_last_altered_ts

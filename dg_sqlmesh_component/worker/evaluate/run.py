@@ -1,0 +1,120 @@
+"""Serve an `EvaluationRequest` without a restatement (`run`): exactly one `Context.run` of the requested nodes.
+
+The worker replaces the scheduler's `run`, to select the nodes, and its two methods that find pending intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from functools import partial
+from graphlib import TopologicalSorter
+from typing import Any
+
+from sqlmesh.core.scheduler import Scheduler
+from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.utils import CompletionStatus
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import unquoted
+from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.worker.environment import upstream
+from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
+from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate
+from dg_sqlmesh_component.worker.evaluate.waiting import idle_nodes
+from dg_sqlmesh_component.worker.evaluate.waiting_for_upstream import hold_back_pending_upstream
+from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
+
+_STATUS: dict[CompletionStatus, msg.Status] = {
+    CompletionStatus.SUCCESS: "success",
+    CompletionStatus.FAILURE: "failure",
+    CompletionStatus.NOTHING_TO_DO: "nothing_to_do",
+}
+
+
+def run(request: msg.EvaluationRequest, pipe: Pipe) -> None:
+    """Run the requested nodes, and audit others."""
+    evaluate(request, pipe, _RunContext)
+
+
+class _RunContext(EvaluationContext):
+    def compute(self) -> msg.Status:
+        status: CompletionStatus = self.run(
+            self.request.environment,
+            start=self.request.start,
+            end=self.request.end,
+            execution_time=self.request.execution_time,
+            ignore_cron=self.request.ignore_cron,
+            skip_janitor=self.request.skip_janitor,
+            select_models=["*"],  # narrowed to exactly the requested nodes in `watch`
+            no_auto_upstream=True,
+        )
+        return _STATUS[status]
+
+    def watch(self, scheduler: Scheduler) -> None:
+        run_all = scheduler.run
+
+        def run_requested(*args: Any, **kwargs: Any) -> CompletionStatus:
+            if self.current_scheduler is not None:  # a plan has landed: other versions and nodes may be promoted now
+                self.tracker.start_over()
+                self.open_environment()
+            self.current_scheduler = scheduler
+            self.tracker.idle_nodes = partial(self._idle_nodes, scheduler.snapshots_by_name)
+            # SQLMesh's selection language cannot select these nodes: it has no quoting for names
+            # with spaces or dashes, cannot name standalone audits, ignores what it does not find, and
+            # its parser recurses once per name (about a thousand overflow Python's stack).
+            kwargs.update(
+                selected_snapshots=set(self.requested),
+                circuit_breaker=cached_circuit_breaker(kwargs["circuit_breaker"], self.state_reader, self.naming.name),
+                auto_restatement_enabled=kwargs["auto_restatement_enabled"] and self._may_restate(scheduler),
+            )
+            return run_all(*args, **kwargs)
+
+        replace_run(scheduler, run_requested)
+        hold_back_pending_upstream(scheduler, self.tracker.held_back_by)
+
+    def _idle_nodes(self, snapshots: Mapping[str, Snapshot]) -> Iterable[msg.Event]:
+        restated = [node for node in snapshots.values() if node.is_model and node.pending_restatement_intervals]
+        self.tracker.coverages = self.coverages(snapshots, restated)
+        return idle_nodes(self.request, self.requested, snapshots, self.tracker, self.tracker.coverages)
+
+    def _may_restate(self, scheduler: Scheduler) -> bool:
+        model = restated_before_its_source(scheduler.snapshots_by_name, self.requested, self.request.execution_time)
+        if model is not None:
+            text = (
+                f"This run does no automatic restatements: it would restate {unquoted(model)} before models "
+                "upstream of it that are not in this run. A run of all of them restates them."
+            )
+            self.tracker.pipe.log("info", text)
+        return model is None
+
+
+def restated_before_its_source(snapshots: Mapping[str, Snapshot], requested: Set[str], now: int) -> str | None:
+    """A requested model that would be restated now, although a restated model that it reads is not requested.
+
+    If an `auto_restatement_cron` is due, SQLMesh removes the intervals of that model and of all its downstream models,
+    whatever runs. A downstream model that runs alone would read data that is about to be replaced, and would never be
+    computed again.
+
+    Args:
+        snapshots: The environment's, by name.
+        now: The instant of the run, epoch milliseconds.
+    """
+    graph = upstream(snapshots)
+    restated: set[str] = set()
+    for name in TopologicalSorter(graph).static_order():
+        snapshot = snapshots[name]
+        if not snapshot.is_model or snapshot.model.disable_restatement:
+            continue
+        if snapshot.get_next_auto_restatement_interval(now) or not restated.isdisjoint(graph[name]):
+            restated.add(name)
+
+    def restated_parents_of_embedded(name: str) -> Set[str]:
+        """An embedded model runs within the models that read it."""
+        return restated.intersection(graph[name]) if snapshots[name].is_symbolic else set()
+
+    for name in sorted(restated & requested):
+        sources = reachable(restated.intersection(graph[name]), restated_parents_of_embedded)
+        if any(not snapshots[source].is_symbolic and source not in requested for source in sources):
+            return name
+    return None
