@@ -150,7 +150,6 @@ class EvaluationRequest:
         start, end, ignore_cron, skip_janitor: The arguments of `Context.run`.
         concurrent_tasks: Batches that SQLMesh computes at once; None for the project's own setting.
         count_rows: Whether to count the rows of each executed model's table.
-        query_characters: Limit for the query of an evaluated audit; longer queries are cut.
         holder: The Dagster run, in words. Runs that wait for the lock log it.
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
@@ -171,7 +170,6 @@ class EvaluationRequest:
     skip_janitor: bool = True
     concurrent_tasks: int | None = None
     count_rows: bool = False
-    query_characters: int = DEFAULT_LIMITS.characters
     # Defaults for tests: a step always sets these three.
     holder: str = "somebody"
     overlap_timeout: float = 0.0

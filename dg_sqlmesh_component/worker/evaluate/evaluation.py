@@ -366,7 +366,7 @@ class _RecordingContext(ExistingStateContext):
         """SQLMesh calls this before a run, before it starts over, and before audits are evaluated."""
         pipe = self._tracker.pipe
         pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
-        record_audits(snapshot_evaluator, pipe.send, self._request.query_characters)
+        record_audits(snapshot_evaluator, pipe.send)
         if self._request.count_rows:
             self._tracker.count_rows = partial(self._rows_of, snapshot_evaluator)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)

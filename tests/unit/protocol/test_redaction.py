@@ -9,7 +9,7 @@ from unit.protocol.test_wire import EVENTS
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import WorkerError
-from dg_sqlmesh_component.protocol.manifest import Column, DbtNode, StandaloneAudit, cut
+from dg_sqlmesh_component.protocol.manifest import Column, DbtNode, StandaloneAudit
 from dg_sqlmesh_component.protocol.redaction import Redactor
 
 
@@ -135,13 +135,17 @@ def test_secret_in_an_sql_string_is_redacted(quoted: str) -> None:
 
 
 @pytest.mark.parametrize("characters", range(60, 70))
-def test_partial_secret_at_the_end_of_a_cut_query_is_redacted(characters: int) -> None:
-    redactor = Redactor({"DB_PASS": "hunter2-correct-horse"})
+def test_queries_are_redacted_before_they_are_cut(characters: int) -> None:
+    redactor = Redactor({"DB_PASS": "hunter2-correct-horse"}, characters)
     query = f"SELECT '{'x' * 8}hunter2-correct-horse' AS {'y' * 100}"
-    shown = redactor.sql(cut(query, characters))
-    assert shown is not None
-    assert shown.startswith(f"SELECT '{'x' * 8}***")
-    assert shown.endswith("-- cut here: 142 characters in all")
+    evaluated = msg.AuditEvaluated('"t"."x"', "a", 0, {}, True, 1, query, (0, 1))
+    loaded = msg.ProjectLoaded(manifest(model("t.x", query=query, audits=(audit(query=query),))))
+    [redacted_model] = redactor.event(loaded).manifest.models
+    for shown in (redactor.event(evaluated).query, redacted_model.query, redacted_model.audits[0].query):
+        assert shown is not None
+        assert len(shown) == characters
+        assert shown.startswith(f"SELECT '{'x' * 8}***' AS ")
+        assert shown.endswith("-- cut here: 124 characters in all")
 
 
 def test_password_in_a_url_in_sql_is_redacted() -> None:
