@@ -60,11 +60,11 @@ class Pipe:
 
     def receive(self) -> Request:
         """Wait for the request."""
-        return wire.decode(wire.REQUEST, self._messages.get())
+        return wire.decode(Request, self._messages.get())
 
     def receive_records(self) -> Records:
         """Wait for the answer to `StateLocked`. If the request is cancelled meanwhile, this process ends."""
-        return wire.decode(wire.RECORDS, self._messages.get())
+        return wire.decode(Records, self._messages.get())
 
     def await_release(self) -> None:
         """Wait, after the last event, until the parent has stored everything or is gone."""
@@ -83,7 +83,7 @@ class Pipe:
 
     def send(self, event: Event) -> None:
         """Send one event. It is no error here if the parent is gone: the listening thread ends the process."""
-        line = wire.encode(wire.EVENT, event)
+        line = wire.encode(event)
         if isinstance(event, LAST_EVENTS):
             with suppress(OSError, ValueError):  # code of the project has closed its output
                 _print_line(wire.PRINTED)

@@ -1,8 +1,8 @@
 """A running worker: its events, and how it is stopped.
 
-Theory of operation. The worker is a process that serves one request. It writes events to stdout, one JSON object per
-line. Output of the project's code goes to stderr. It reads the request from stdin, then `Records`, and `cancel`,
-`cut off` and `release`.
+Theory of operation. The worker is a process that serves one request. It writes events to stdout, one on each line.
+Output of the project's code goes to stderr. It reads the request from stdin, then `Records`, and `cancel`, `cut off`
+and `release`.
 
 States: *serving* until its last event (`ProjectLoaded`, `EvaluationFinished` or `RequestFailed`), then *ending*,
 then *gone*. `cancel` and `stop` lead from serving to ending too. The worker may die at any time. A worker that holds
@@ -77,7 +77,7 @@ class Worker:
         self._ending = threading.Thread(target=self._end, name="dg-sqlmesh-end", daemon=True)
         self._ending_lock = threading.Lock()
         self._did_not_end = False
-        self._send(wire.encode(wire.REQUEST, request))
+        self._send(wire.encode(request))
 
     def __iter__(self) -> Iterator[msg.Event]:
         """Yield its events, also while it is being stopped.
@@ -117,7 +117,7 @@ class Worker:
                 yield item
                 continue
             try:
-                event = wire.decode(wire.EVENT, item)
+                event = wire.decode(msg.Event, item)
             except WorkerError:
                 yield None
                 raise
@@ -144,7 +144,7 @@ class Worker:
 
     def answer(self, records: msg.Records) -> None:
         """Answer `StateLocked`."""
-        self._send(wire.encode(wire.RECORDS, records))
+        self._send(wire.encode(records))
 
     def stop(self) -> None:
         """Stop the worker and wait until it has ended: no worker outlives its request. It releases its lock."""

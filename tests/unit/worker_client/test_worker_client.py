@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import textwrap
@@ -23,9 +22,9 @@ from dg_sqlmesh_component.worker_client.calls import serving
 from dg_sqlmesh_component.worker_client.worker import LONGEST_LINE
 
 REQUEST = msg.EvaluationRequest(msg.OpenProject(("/shop",), None, None, None), "prod", ('"a"',), (), {}, 0)
-LAST_EVENT = wire.encode(wire.EVENT, msg.EvaluationFinished("success"))
+LAST_EVENT = wire.encode(msg.EvaluationFinished("success"))
 EVENTS = [
-    wire.encode(wire.EVENT, event)
+    wire.encode(event)
     for row in OUTCOME_TABLE
     for event in row.events
     if not isinstance(event, msg.EvaluationFinished | msg.RequestFailed)
@@ -71,8 +70,8 @@ def writing(lines: Sequence[bytes]) -> str:
         "out.write(b'{' * 1_000_000)",
         "out.write(b'\\n' * 1000)",
         "out.write(b'[]\\n')",
-        'out.write(b\'{"type": "batch_finished"}\\n\')',
-        'out.write(b\'{"type": "of another version", "new": 1}\\n\')',
+        "out.write(b'BatchFinished {}\\n')",
+        "out.write(b'OfAnotherVersion {}\\n')",
         "sys.stdin.close()",
         "os.fork(); os.fork()",
         "os.fork() or (os.setsid(), time.sleep(60))",
@@ -92,7 +91,7 @@ def test_unknown_event_error_reports_different_versions(
     fake_worker: Callable[[str], SQLMeshProject],
 ) -> None:
     with pytest.raises(WorkerError, match="Component and worker must come from one installation"):
-        events_from(fake_worker(writing([json.dumps({"type": "model_painted", "colour": "red"}).encode() + b"\n"])))
+        events_from(fake_worker(writing([b'ModelPainted {"colour": "red"}\n'])))
 
 
 def test_cancelled_worker_that_does_not_end_raises_stopped_error(
@@ -136,23 +135,21 @@ def test_thousands_of_lines_become_a_few_events(fake_worker: Callable[[str], SQL
 
 def test_log_line_does_not_move_past_another_event(fake_worker: Callable[[str], SQLMeshProject]) -> None:
     line = msg.LogLine("warning", "text", "driver")
-    *events, _ = events_from(
-        fake_worker(writing([*[wire.encode(wire.EVENT, line), wire.encode(wire.EVENT, COUNTED)] * 3, LAST_EVENT]))
-    )
+    *events, _ = events_from(fake_worker(writing([*[wire.encode(line), wire.encode(COUNTED)] * 3, LAST_EVENT])))
     assert events == [line, COUNTED] * 3
 
 
 def test_lines_before_a_broken_event_are_logged(fake_worker: Callable[[str], SQLMeshProject]) -> None:
     line = msg.LogLine("warning", "text", "driver")
     events: list[msg.Event] = []
-    project = fake_worker(writing([wire.encode(wire.EVENT, line), b"[]\n"]))
+    project = fake_worker(writing([wire.encode(line), b"[]\n"]))
     with serving(project, REQUEST) as worker, pytest.raises(WorkerError):
         events.extend(worker)
     assert events == [line]
 
 
 LOADED = ("model", wire.LOADING, "configuration", "", wire.LOADED, "driver")
-FAILED = wire.encode(wire.EVENT, msg.RequestFailed("ProjectLoadError", "No such table."))
+FAILED = wire.encode(msg.RequestFailed("ProjectLoadError", "No such table."))
 
 
 def test_output_of_the_configuration_is_not_logged_but_all_other_output_is(
