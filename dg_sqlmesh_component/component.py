@@ -30,7 +30,7 @@ from dg_sqlmesh_component.definitions.garbage_collection import paused_garbage_c
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
-from dg_sqlmesh_component.janitor.job import JanitorJob
+from dg_sqlmesh_component.janitor.job import build_janitor
 from dg_sqlmesh_component.janitor.step import clean_up
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Audit, Manifest, Model, StandaloneAudit
@@ -350,7 +350,7 @@ def _automation_of(
         )
     if component.janitor is not None:
         compute = partial(clean_up, project=component.project, janitor=component.janitor, execution=component.execution)
-        by_attribute["janitor.name"] = JanitorJob(component.janitor, op_name).build(pool, compute)
+        by_attribute["janitor.name"] = build_janitor(component.janitor, op_name, pool, compute)
     for attribute, definitions in by_attribute.items():
         code_location.add_definitions(label, attribute, definitions)
     return list(by_attribute.values())

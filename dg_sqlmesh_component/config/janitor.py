@@ -4,11 +4,12 @@ No `from __future__ import annotations`: Dagster reads the annotations of the cl
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import dagster as dg
 
 from dg_sqlmesh_component.config.run_config import sanitized_environment
+from dg_sqlmesh_component.config.scheduling import DefaultStatus, RunTags, TimeZone
 from dg_sqlmesh_component.config.validation import check_cron_and_time_zone, convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -23,18 +24,8 @@ class Janitor(dg.Resolvable):
             description="When the job runs. Default: every day at 4:00.", examples=["0 4 * * *", "30 2 * * 0"]
         ),
     ] = "0 4 * * *"
-    timezone: Annotated[
-        str | None,
-        dg.Resolver.default(description="Time zone of `cron`. Default: UTC.", examples=["Europe/Berlin"]),
-    ] = None
-    default_status: Annotated[
-        Literal["RUNNING", "STOPPED"],
-        dg.Resolver.default(
-            description='RUNNING: the schedule starts by itself. STOPPED: turn it on under "Automation" in Dagster\'s '
-            "UI. Default: STOPPED.",
-            examples=["RUNNING"],
-        ),
-    ] = "STOPPED"
+    timezone: TimeZone = None
+    default_status: DefaultStatus = "STOPPED"
     name: Annotated[
         str | None,
         dg.Resolver.default(
@@ -43,10 +34,7 @@ class Janitor(dg.Resolvable):
             examples=["clean_up_shop"],
         ),
     ] = None
-    tags: Annotated[
-        dict[str, str],
-        dg.Resolver.default(description="Tags of the job's runs. Default: none.", examples=[{"team": "data"}]),
-    ] = field(default_factory=dict)
+    tags: RunTags = field(default_factory=dict)
     environment: Annotated[
         str | None,
         dg.Resolver.default(

@@ -5,11 +5,12 @@ No `from __future__ import annotations`: Dagster reads the annotations of the da
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated
 
 import dagster as dg
 
 from dg_sqlmesh_component.config.durations import WrittenDuration, duration
+from dg_sqlmesh_component.config.scheduling import DefaultStatus
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -29,14 +30,7 @@ class PollingSensor(dg.Resolvable):
             examples=["10m", 600],
         ),
     ] = timedelta(minutes=5)
-    default_status: Annotated[
-        Literal["RUNNING", "STOPPED"],
-        dg.Resolver.default(
-            description="Whether the sensor is on before anybody has switched it on or off in Dagster. "
-            "Default: STOPPED.",
-            examples=["RUNNING"],
-        ),
-    ] = "STOPPED"
+    default_status: DefaultStatus = "STOPPED"
 
     def __post_init__(self) -> None:
         self.interval = duration("polling_sensor.interval", self.interval)

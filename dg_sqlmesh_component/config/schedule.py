@@ -4,10 +4,11 @@ No `from __future__ import annotations`: Dagster reads the annotations of the da
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.scheduling import DefaultStatus, RunTags, TimeZone
 from dg_sqlmesh_component.config.validation import check_cron_and_time_zone, convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -24,21 +25,8 @@ class Schedule(dg.Resolvable):
             examples=["shop"],
         ),
     ] = None
-    default_status: Annotated[
-        Literal["RUNNING", "STOPPED"],
-        dg.Resolver.default(
-            description="Whether the schedule is on before anybody has switched it on or off in Dagster. "
-            "Default: STOPPED.",
-            examples=["RUNNING"],
-        ),
-    ] = "STOPPED"
-    tags: Annotated[
-        dict[str, str],
-        dg.Resolver.default(
-            description="Tags of the runs, without keys that Dagster or this component sets.",
-            examples=[{"team": "data"}],
-        ),
-    ] = field(default_factory=dict)
+    default_status: DefaultStatus = "STOPPED"
+    tags: RunTags = field(default_factory=dict)
     cron: Annotated[
         str | None,
         dg.Resolver.default(
@@ -47,10 +35,7 @@ class Schedule(dg.Resolvable):
             examples=["0 6 * * *"],
         ),
     ] = None
-    timezone: Annotated[
-        str | None,
-        dg.Resolver.default(description="Time zone of `cron`. Default: UTC.", examples=["Europe/Berlin"]),
-    ] = None
+    timezone: TimeZone = None
 
     def __post_init__(self) -> None:
         convert_to_declared_types(self, Schedule, "schedule")
