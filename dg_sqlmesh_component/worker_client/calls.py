@@ -1,4 +1,4 @@
-"""Sends a worker its request: load the project, find pending models or changes, evaluate models, or clean up."""
+"""Starts a worker, sends it a request and returns its answer or its events."""
 
 from __future__ import annotations
 
@@ -84,11 +84,7 @@ def load_manifest(
 
 
 def find_pending(project: SQLMeshProject, environment: str, models: Collection[str], now: int) -> msg.PendingFound:
-    """Find the models with pending intervals: those that `sqlmesh run` would compute. Only the state is read.
-
-    Args:
-        models: The models to look at, by fqn.
-        now: Epoch milliseconds.
+    """Answer a `PendingRequest`.
 
     Raises:
         DatabaseInUseError: The state is in a DuckDB file that another process has open.
@@ -99,16 +95,7 @@ def find_pending(project: SQLMeshProject, environment: str, models: Collection[s
 
 
 def find_changes(project: SQLMeshProject, environment: str, records: msg.Records, now: int) -> msg.ChangesFound:
-    """Find data that Dagster has not recorded, and the promoted models. Only the state is read.
-
-    Args:
-        records: What Dagster has recorded of the models to look at.
-        now: Epoch milliseconds.
-
-    Raises:
-        DatabaseInUseError: The state is in a DuckDB file that another process has open.
-        SQLMeshComponentError: Any other; the class says who must act.
-    """
+    """Answer a `ChangesRequest`. It raises the same errors as `find_pending`."""
     request = msg.ChangesRequest(project.open_request, environment, records, now)
     return _answer(serving(project, request), msg.ChangesFound)
 

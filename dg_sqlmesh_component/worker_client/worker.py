@@ -11,9 +11,8 @@ the lock on the SQLMesh state keeps it until `stop`.
 - Two threads read stdout and stderr into one queue at once, so SQLMesh never waits for the consumer of the events. A
   third thread waits for the process to end. After that, nothing waits longer than LAST_EVENTS_SECONDS, because a child
   process that left the process group may keep the pipes open.
-- Iteration yields the queue's content up to the last event, with secrets hidden. All lines that were printed before the
-  last event come before it: the worker marks their end on stderr.
-- Log lines of one moment are joined. No line moves past another event.
+- Events and output have separate pipes. All lines that were printed before the last event come before it: the worker
+  marks their end on stderr. Log lines of one moment are joined. No line moves past another event.
 - The worker is stopped in three stages: `cancel` (it finishes the batches in flight, FINISH_GRACE_SECONDS), `cut off`
   (it cancels their queries, CUT_OFF_GRACE_SECONDS), SIGKILL of the process group. `cancel` starts this in a thread;
   `stop` waits until it is done.
@@ -59,7 +58,7 @@ LAST_LINES = 30
 
 
 class Worker:
-    """A running worker. See the module's theory of operation."""
+    """A process that serves one request."""
 
     def __init__(self, process: subprocess.Popen[bytes], request: msg.Request, redactor: Redactor) -> None:
         self._process = process
@@ -80,7 +79,7 @@ class Worker:
         self._send(wire.encode(request))
 
     def __iter__(self) -> Iterator[msg.Event]:
-        """Yield its events, also while it is being stopped.
+        """Yield its events with secrets hidden, even while it is being stopped.
 
         Raises:
             WorkerError: The worker died or broke the protocol.
@@ -129,7 +128,7 @@ class Worker:
             yield event
 
     def _late_lines(self) -> Iterator[msg.LogLine]:
-        """Lines that were printed before the last event and arrive after it, because they come through another pipe."""
+        """Lines that were printed before the last event and arrive after it."""
         self._has_printed_all.wait(LAST_EVENTS_SECONDS)
         while not self._queue.empty():
             item = self._queue.get()
