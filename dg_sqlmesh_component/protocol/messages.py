@@ -174,7 +174,7 @@ class EvaluationRequest(Request):
     concurrent_tasks: int | None = None
     count_rows: bool = False
     # Defaults for tests: a step always sets these three.
-    holder: str = "somebody"
+    holder: str = "a test"
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
     manifest_facts: ManifestFacts | None = None
@@ -267,7 +267,7 @@ class JanitorRequest(Request):
 
     environment: str | None = None
     concurrent_tasks: int | None = None
-    holder: str = "somebody"
+    holder: str = "a test"
     overlap_timeout: float = 0.0
 
 

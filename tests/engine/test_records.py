@@ -159,7 +159,7 @@ HEALTHY = {"execution": True, "intervals": True}
 
 
 @pytest.mark.parametrize("healed_by", ["dagster", "shell"])
-def test_failed_restatement_fails_the_checks_until_somebody_has_computed_the_range_again(
+def test_failed_restatement_fails_the_checks_until_the_range_is_computed_again(
     tmp_path: Path, dagster: DagsterProject, healed_by: str
 ) -> None:
     project = shop(tmp_path, dagster)

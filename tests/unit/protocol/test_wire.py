@@ -184,7 +184,7 @@ def test_defaults_of_requests_and_errors() -> None:
         "skip_janitor": True,
         "concurrent_tasks": None,
         "count_rows": False,
-        "holder": "somebody",
+        "holder": "a test",
         "overlap_timeout": 0.0,
         "environment_timeout": 1,
         "manifest_facts": None,
