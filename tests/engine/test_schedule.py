@@ -343,7 +343,7 @@ def test_tick_requests_a_model_with_a_signal_only_for_ready_intervals(
         assert query(scheduler.project, f'SELECT max("at")::TEXT FROM {table}') == [("2025-10-26 00:00:00",)]
 
 
-UNEVALUATED = "SQLMesh could not evaluate the signals, so this tick requests all pending models, also those that wait: "
+UNEVALUATED = "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "
 
 
 def test_signal_that_raises_leads_to_a_run_that_reports_the_error(
