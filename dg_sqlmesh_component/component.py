@@ -26,7 +26,7 @@ from dg_sqlmesh_component.definitions.code_location import CodeLocation, compone
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
-from dg_sqlmesh_component.janitor.job import JanitorJob
+from dg_sqlmesh_component.janitor.job import build_janitor
 from dg_sqlmesh_component.janitor.step import clean_up
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit
@@ -260,7 +260,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             compute = partial(clean_up, project=self.project, janitor=self.janitor, execution=self.execution)
             yield (
                 "janitor.name",
-                JanitorJob(self.janitor, op_name).build(self._op.pool(assets.manifest.environment), compute),
+                build_janitor(self.janitor, op_name, self._op.pool(assets.manifest.environment), compute),
             )
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.mappings import DefaultStatus, described
+from dg_sqlmesh_component.config.mappings import described
 from dg_sqlmesh_component.config.run_config import sanitized_environment
+from dg_sqlmesh_component.config.scheduling import DefaultStatus, RunTags, TimeZone
 from dg_sqlmesh_component.config.validation import check_cron_and_time_zone, convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -18,7 +19,7 @@ class Janitor(dg.Resolvable):
     cron: Annotated[str, described("When the job runs. Default: every day at 4:00.", "0 4 * * *", "30 2 * * 0")] = (
         "0 4 * * *"
     )
-    timezone: Annotated[str | None, described("Time zone of `cron`. Default: UTC.", "Europe/Berlin")] = None
+    timezone: TimeZone = None
     default_status: DefaultStatus = "STOPPED"
     name: Annotated[
         str | None,
@@ -28,9 +29,7 @@ class Janitor(dg.Resolvable):
             "clean_up_shop",
         ),
     ] = None
-    tags: Annotated[dict[str, str], described("Tags of the job's runs. Default: none.", {"team": "data"})] = field(
-        default_factory=dict
-    )
+    tags: RunTags = field(default_factory=dict)
     environment: Annotated[
         str | None,
         described(

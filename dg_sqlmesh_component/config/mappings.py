@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any
 
 import dagster as dg
 from pydantic import StrictBool
@@ -24,16 +24,6 @@ def described(description: str, *examples: Any, written_as: Any = None) -> dg.Re
         description=description, examples=list(examples), model_field_type=written_as
     )
     return resolver
-
-
-DefaultStatus: TypeAlias = Annotated[
-    Literal["RUNNING", "STOPPED"],
-    described(
-        'RUNNING: on before anybody has switched it on or off in Dagster. STOPPED: turn it on under "Automation" in '
-        "Dagster's UI. Default: STOPPED.",
-        "RUNNING",
-    ),
-]
 
 
 def mapping(

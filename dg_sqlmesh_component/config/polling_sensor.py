@@ -7,7 +7,8 @@ from typing import Annotated
 import dagster as dg
 
 from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
-from dg_sqlmesh_component.config.mappings import DefaultStatus, described
+from dg_sqlmesh_component.config.mappings import described
+from dg_sqlmesh_component.config.scheduling import DefaultStatus
 from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 

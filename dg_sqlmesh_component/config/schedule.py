@@ -5,7 +5,8 @@ from typing import Annotated
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.mappings import DefaultStatus, described
+from dg_sqlmesh_component.config.mappings import described
+from dg_sqlmesh_component.config.scheduling import DefaultStatus, RunTags, TimeZone
 from dg_sqlmesh_component.config.validation import check_cron_and_time_zone, convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -23,10 +24,7 @@ class Schedule(dg.Resolvable):
         ),
     ] = None
     default_status: DefaultStatus = "STOPPED"
-    tags: Annotated[
-        dict[str, str],
-        described("Tags of the runs, without keys that Dagster or this component sets.", {"team": "data"}),
-    ] = field(default_factory=dict)
+    tags: RunTags = field(default_factory=dict)
     cron: Annotated[
         str | None,
         described(
@@ -34,7 +32,7 @@ class Schedule(dg.Resolvable):
             "0 6 * * *",
         ),
     ] = None
-    timezone: Annotated[str | None, described("Time zone of `cron`. Default: UTC.", "Europe/Berlin")] = None
+    timezone: TimeZone = None
 
     def __post_init__(self) -> None:
         convert_to_declared_types(self, Schedule, "schedule")

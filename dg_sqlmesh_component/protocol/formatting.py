@@ -37,6 +37,14 @@ def block(text: str) -> str:
     return "\n\n" + "\n".join(f"    {line}".rstrip() for line in lines)
 
 
+def cut(text: str, characters: int) -> str:
+    """A text of at most so many characters, with a note at its end if it was cut."""
+    if len(text) <= characters:
+        return text
+    note = f"\n-- cut here: {len(text)} characters in all"
+    return text[: characters - len(note)] + note
+
+
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: `1 row`, `2 rows`. `plural` is for nouns whose plural is not formed with an s."""
     return f"1 {noun}" if count == 1 else f"{count} {plural or noun + 's'}"

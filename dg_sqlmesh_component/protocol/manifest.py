@@ -37,17 +37,6 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 
-CUT_NOTE = "\n-- cut here: "
-"""The beginning of the note after a text that was cut."""
-
-
-def cut(text: str, characters: int) -> str:
-    """A text of at most so many characters, with a note at its end if it was cut."""
-    if len(text) <= characters:
-        return text
-    note = f"{CUT_NOTE}{len(text)} characters in all"
-    return text[: characters - len(note)] + note
-
 
 @dataclass(frozen=True, slots=True)
 class Column:

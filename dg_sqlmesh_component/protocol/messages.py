@@ -2,9 +2,9 @@
 
 A step answers one of the events, `StateLocked`, with `Records`.
 
-Messages are frozen dataclasses of plain values, standard library only. `wire` converts them to lines of JSON.
-Instants are epoch milliseconds in UTC, as in SQLMesh. An interval does not include its end.
-`fqn` is SQLMesh's quoted name of a model, or the name of a standalone audit: both are nodes of a run.
+Messages are frozen dataclasses of plain values, standard library only. `wire` converts them to lines of text.
+Instants are epoch milliseconds in UTC, as in SQLMesh. `fqn` is SQLMesh's quoted name of a model, or the name of a
+standalone audit: both are nodes of a run. "By model" and "by node" mean by fqn.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from typing import Literal
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
 
 Interval = tuple[int, int]
-"""[start, end) in epoch milliseconds, UTC."""
+"""Start and end. The end is not part of the interval."""
 
 Status = Literal["success", "failure", "nothing_to_do", "not_run"]
 """The result of `Context.run`; `not_run` if there was no promoted node to run."""
 
 Level = Literal["debug", "info", "warning", "error"]
+
+Addition = Literal["column_lineage", "sql", "links"]
+"""Contents of the manifest that are optional because they cost time or space."""
+
+MAX_GAPS = 20
+"""How many gaps of a model are listed. Further gaps are counted."""
 
 
 # -- requests -------------------------------------------------------------------------------------
@@ -28,11 +34,10 @@ Level = Literal["debug", "info", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class OpenProject:
-    """How to open a SQLMesh project. Part of every request. None means the project's own default.
+    """How to open a SQLMesh project. None means the project's own default.
 
     Attributes:
         paths: Absolute project folders.
-        gateway, environment: Names, as on SQLMesh's command line.
         config: Name of the config object, as `sqlmesh --config`.
         working_directory: Where SQLMesh runs, if not in the first project folder.
     """
@@ -44,22 +49,24 @@ class OpenProject:
     working_directory: str | None = None
 
 
-Addition = Literal["column_lineage", "sql", "links"]
-"""Contents of the manifest that are optional because they cost time or space."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The first message that a worker receives."""
+
+    project: OpenProject
 
 
 @dataclass(frozen=True, slots=True)
-class LoadRequest:
+class LoadRequest(Request):
     """Load the project. Dagster's process sends it to load, reload or refresh; the answer is one `ProjectLoaded`.
 
     Attributes:
         files: SQL files of models that have changed since the previous manifest.
-        models: The `fqn`s of the models in these files and of their downstream models, to be loaded again. Empty: all.
+        models: The models in these files and their downstream models, to be loaded again. Empty: all.
         selections: Selections to answer too. Those that SQLMesh refuses or that match nothing are left out.
         asked_by: Where `select` and `exclude` are written, for error messages.
     """
 
-    project: OpenProject
     select: tuple[str, ...]
     exclude: tuple[str, ...]
     include: tuple[Addition, ...] = ()
@@ -68,7 +75,6 @@ class LoadRequest:
     models: frozenset[str] = frozenset()
     selections: tuple[AnsweredSelection, ...] = ()
     asked_by: str = "defs.yaml"
-    type: Literal["load"] = "load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +100,8 @@ class ManifestFacts:
     Attributes:
         gateway: The gateway that was used.
         environment: The project's default target environment; None if `defs.yaml` names an environment.
-        assets: The `fqn`s of the models that are assets.
-        upstream_outside_assets: The `fqn`s that a node reads and that are not assets, by the node's fqn.
+        assets: The models that are assets.
+        upstream_outside_assets: By node, the models that it reads and that are not assets.
     """
 
     gateway: str
@@ -118,7 +124,7 @@ class RecordedCost:
 
 @dataclass(frozen=True, slots=True)
 class Restatement:
-    """Compute a range of the requested models again, and of the models downstream of them. Part of a request.
+    """Compute a range of the requested models again, and of the models downstream of them.
 
     Attributes:
         start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
@@ -134,20 +140,17 @@ class Restatement:
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationRequest:
+class EvaluationRequest(Request):
     """Run the requested nodes once, then audit others. A step sends it once, and again for each retry inside the step.
 
     Attributes:
-        environment: The environment whose promoted models are run.
         models: Models to run: exactly these, no upstream models are added.
         standalone_audits: Standalone audits to run with the models, if due.
-        audit_only: Models and standalone audits to audit without running them, with their audits in the local project.
+        audit_only: Nodes to audit without running them, with their audits in the local project.
         execution_time: The instant that counts as now: the Dagster run's start.
         external_models: The nodes that SQLMesh audits and does not compute.
         start, end, ignore_cron, skip_janitor: The arguments of `Context.run`.
         concurrent_tasks: Batches that SQLMesh computes at once; None for the project's own setting.
-        count_rows: Whether to count the rows of each executed model's table.
-        query_characters: Limit for the query of an evaluated audit; longer queries are cut.
         holder: The Dagster run, in words. Runs that wait for the lock log it.
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
@@ -155,7 +158,6 @@ class EvaluationRequest:
         restate: Compute a range again instead of the pending intervals.
     """
 
-    project: OpenProject
     environment: str
     models: tuple[str, ...]
     standalone_audits: tuple[str, ...]
@@ -168,43 +170,34 @@ class EvaluationRequest:
     skip_janitor: bool = True
     concurrent_tasks: int | None = None
     count_rows: bool = False
-    query_characters: int = DEFAULT_LIMITS.characters
     # Defaults for tests: a step always sets these three.
-    holder: str = "somebody"
+    holder: str = "a test"
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
     manifest_facts: ManifestFacts | None = None
     restate: Restatement | None = None
-    type: Literal["evaluate"] = "evaluate"
 
 
 @dataclass(frozen=True, slots=True)
-class PendingRequest:
+class PendingRequest(Request):
     """Find the models that `sqlmesh run` would compute now. A schedule sends it at each tick.
 
     The worker reads the state, and evaluates signals of pending models. It does not load the project, and it does not
     take the lock of runs.
-
-    Attributes:
-        models: The models to look at, by fqn.
-        now: The instant for which pending intervals are found.
     """
 
-    project: OpenProject
     environment: str
     models: frozenset[str]
     now: int
-    type: Literal["find_pending"] = "find_pending"
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedData:
-    """The data of a model that Dagster's last record of it describes. Part of `Records`.
+    """The data of a model that Dagster's last record of it describes.
 
     Attributes:
-        version: SQLMesh's snapshot version of the table.
+        version, data_hash, metadata_hash: As in `PromotedVersion`.
         up_to: Everything that was computed until this instant is recorded.
-        data_hash, metadata_hash: As in `PromotedVersion`.
     """
 
     version: str
@@ -215,7 +208,7 @@ class RecordedData:
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedRestatement:
-    """Ranges that a restatement was to compute again, and that it did not. Part of `Records`.
+    """Ranges that a restatement was to compute again, and that it did not.
 
     SQLMesh counts these ranges as computed. Rows of them may be missing.
 
@@ -237,7 +230,7 @@ class Records:
     """What Dagster knows about the data of models. Part of a `ChangesRequest`, and the answer to `StateLocked`.
 
     Attributes:
-        data: The models to look at, by fqn, with the data that Dagster has recorded; None if there is no record.
+        data: By model to look at, the data that Dagster has recorded; None if there is no record.
         unfinished: Restatements that may not have computed all of their ranges.
     """
 
@@ -246,25 +239,22 @@ class Records:
 
 
 @dataclass(frozen=True, slots=True)
-class ChangesRequest:
+class ChangesRequest(Request):
     """Find data that Dagster has not recorded, and the promoted models. A sensor sends it at each tick.
 
     The worker reads the state. It does not load the project, and it does not take the lock of runs.
 
     Attributes:
-        records: What Dagster has recorded.
         now: The instant for the interval coverage.
     """
 
-    project: OpenProject
     environment: str
     records: Records
     now: int
-    type: Literal["find_changes"] = "find_changes"
 
 
 @dataclass(frozen=True, slots=True)
-class JanitorRequest:
+class JanitorRequest(Request):
     """Run SQLMesh's janitor once; the answer is one `JanitorFinished`.
 
     Attributes:
@@ -272,29 +262,29 @@ class JanitorRequest:
         concurrent_tasks, holder, overlap_timeout: As in `EvaluationRequest`.
     """
 
-    project: OpenProject
     environment: str | None = None
     concurrent_tasks: int | None = None
-    holder: str = "somebody"
+    holder: str = "a test"
     overlap_timeout: float = 0.0
-    type: Literal["janitor"] = "janitor"
-
-
-Request = LoadRequest | EvaluationRequest | PendingRequest | ChangesRequest | JanitorRequest
 
 
 # -- events ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class PendingFound:
+class Event:
+    """A message from the worker. `protocol/redaction.py` needs a rule for each type of event."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingFound(Event):
     """The answer to a `PendingRequest`.
 
     Attributes:
-        pending: The models with pending intervals that are ready, by fqn, and when the cron of each has ticked last.
+        pending: The models with pending intervals that are ready, and when the cron of each has ticked last.
         next_due: The next tick of the requested models' crons, and its model; None if no model is promoted.
-        waiting: The models of which no pending interval is ready, by fqn, and the names of their own signals that are
-            not ready. None of its own: a model upstream of it waits.
+        waiting: The models of which no pending interval is ready, and the names of their own signals that are not
+            ready. None of its own: a model upstream of it waits.
         signal_error: Why SQLMesh could not evaluate the signals. Then no model waits: a run reports the error.
     """
 
@@ -302,12 +292,11 @@ class PendingFound:
     next_due: tuple[int, str] | None
     waiting: dict[str, tuple[str, ...]] = field(default_factory=dict)
     signal_error: str | None = None
-    type: Literal["pending_found"] = "pending_found"
 
 
 @dataclass(frozen=True, slots=True)
 class ComputedData:
-    """Data of a model that Dagster has not recorded. Part of `DataComparedWithRecords`.
+    """Data of a model that Dagster has not recorded.
 
     Attributes:
         ranges: The ranges that were computed since the record, each with the instant of its computation. If there is no
@@ -322,51 +311,45 @@ class ComputedData:
 
 
 @dataclass(frozen=True, slots=True)
-class DataComparedWithRecords:
+class DataComparedWithRecords(Event):
     """How the state differs from Dagster's records. Sent before anything runs, and part of `ChangesFound`.
 
     Attributes:
-        unrecorded: Data that Dagster has not recorded.
-        finished_runs: The Dagster runs whose unfinished restatements somebody has finished since.
+        finished_runs: The Dagster runs whose unfinished restatements were finished since, by any run or plan.
     """
 
     unrecorded: tuple[ComputedData, ...] = ()
     finished_runs: tuple[str, ...] = ()
-    type: Literal["data_compared_with_records"] = "data_compared_with_records"
 
 
 @dataclass(frozen=True, slots=True)
-class ChangesFound:
+class ChangesFound(Event):
     """The answer to a `ChangesRequest`.
 
     Attributes:
         plan_id: The last plan of the environment.
         is_finalized: False if that plan is still updating the environment. Then nothing else is found.
-        promoted: The promoted models, by fqn, without external and embedded ones.
-        compared: How the state differs from Dagster's records.
+        promoted: The promoted models, without external and embedded ones.
     """
 
     plan_id: str
     is_finalized: bool
     promoted: dict[str, PromotedVersion] = field(default_factory=dict)
     compared: DataComparedWithRecords = field(default_factory=DataComparedWithRecords)
-    type: Literal["changes_found"] = "changes_found"
 
 
 @dataclass(frozen=True, slots=True)
-class StateLocked:
+class StateLocked(Event):
     """Sent when no other run uses the SQLMesh state any more. The worker then waits for `Records`.
 
     From now on, Dagster's records of data that other runs have computed are complete: a run holds the lock until its
     results are stored.
     """
 
-    type: Literal["state_locked"] = "state_locked"
-
 
 @dataclass(frozen=True, slots=True)
-class ProjectLoaded:
-    """The answer to a `LoadRequest`, sent after SQLMesh has loaded the project.
+class ProjectLoaded(Event):
+    """The answer to a `LoadRequest`.
 
     Attributes:
         is_whole: True if the manifest has every model, False if it has only the requested models.
@@ -374,12 +357,11 @@ class ProjectLoaded:
 
     manifest: Manifest
     is_whole: bool = True
-    type: Literal["project_loaded"] = "project_loaded"
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedData:
-    """The table version and audit definitions that an audit result is about. Part of other events.
+    """The table version and audit definitions that an audit result is about.
 
     Attributes:
         version: Version of the table that the environment shows: the snapshot's, or a preview's in development.
@@ -392,7 +374,7 @@ class AuditedData:
 
 @dataclass(frozen=True, slots=True)
 class PromotedVersion:
-    """The promoted version of one node, which a run executes. Part of `EnvironmentOpened` and `ChangesFound`.
+    """The promoted version of one node, which a run executes.
 
     Attributes:
         version: SQLMesh's snapshot version, the suffix of the physical table.
@@ -407,13 +389,13 @@ class PromotedVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class EnvironmentOpened:
+class EnvironmentOpened(Event):
     """Sent after the worker has read the environment from the state, before anything runs.
 
     It is sent again if a plan changes the environment during the run and SQLMesh starts over.
 
     Attributes:
-        promoted: The promoted versions of the requested nodes, by fqn.
+        promoted: The promoted versions of the requested nodes.
         missing: Requested nodes that are not promoted in the environment; the others run.
         plan_command: The `sqlmesh plan` that promotes them.
         others: Promoted models, executed by SQLMesh, that are not assets of the requesting component.
@@ -424,22 +406,20 @@ class EnvironmentOpened:
     missing: tuple[str, ...]
     plan_command: str
     others: tuple[str, ...] = ()
-    type: Literal["environment_opened"] = "environment_opened"
 
 
 @dataclass(frozen=True, slots=True)
-class RestatementPlanned:
+class RestatementPlanned(Event):
     """Sent before `EnvironmentOpened` if the request restates: the ranges that SQLMesh will compute again.
 
     It is also sent if the restatement is then refused, because it is too large or the manifest is stale.
 
     Attributes:
-        ranges: The range of each model, and its number of intervals.
+        ranges: By model, the range that SQLMesh will compute again, and its number of intervals.
         added: Models that were not requested, and have to be computed again because they are downstream.
         environments: Other environments that lose intervals of these models, with the number of models.
         estimate: What all of them cost; None if nothing is recorded.
         without_cost: Models that the estimate leaves out, because Dagster has no record of a computation.
-        planned_at: When it was planned.
 
     Source: `Plan.missing_intervals` of a plan with `restate_models`.
     """
@@ -450,11 +430,10 @@ class RestatementPlanned:
     estimate: RecordedCost | None
     without_cost: tuple[str, ...]
     planned_at: int = 0
-    type: Literal["restatement_planned"] = "restatement_planned"
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationPlanned:
+class EvaluationPlanned(Event):
     """Sent when SQLMesh has planned the batches of the run, before it computes the first one.
 
     If a plan changes the environment during the run, it is sent without batches, and again when SQLMesh starts over.
@@ -469,11 +448,10 @@ class EvaluationPlanned:
 
     batches: dict[str, tuple[Interval, ...]]
     unselected: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    type: Literal["evaluation_planned"] = "evaluation_planned"
 
 
 @dataclass(frozen=True, slots=True)
-class AuditEvaluated:
+class AuditEvaluated(Event):
     """Sent after SQLMesh has evaluated one audit on one batch, before the batch's `BatchFinished`.
 
     It is also sent for each requested audit of an `audit_only` node, before the `NodeAudited` of that node.
@@ -485,7 +463,6 @@ class AuditEvaluated:
         query: The rendered SQL that selects the failing rows.
         interval: The batch on which it was evaluated.
         of_whole_table: True if it looked at the whole table, as for a model without a time column; else at the batch.
-        audited_data: The table version and audit definitions that it is about.
         error: Why an audit of an `audit_only` node could not be evaluated. In a run, that fails the node instead.
 
     Source: the results of `SnapshotEvaluator.audit`.
@@ -502,11 +479,10 @@ class AuditEvaluated:
     of_whole_table: bool = False
     audited_data: AuditedData | None = None
     error: str | None = None
-    type: Literal["audit_evaluated"] = "audit_evaluated"
 
 
 @dataclass(frozen=True, slots=True)
-class BatchFinished:
+class BatchFinished(Event):
     """Sent when one batch of one node has ended, with or without an error.
 
     Attributes:
@@ -525,11 +501,10 @@ class BatchFinished:
     rows: int | None
     bytes: int | None
     at: int = 0
-    type: Literal["batch_finished"] = "batch_finished"
 
 
 @dataclass(frozen=True, slots=True)
-class BatchesInFlight:
+class BatchesInFlight(Event):
     """Sent when the queries in flight are cancelled, and again each time one of these nodes ends.
 
     Attributes:
@@ -537,11 +512,10 @@ class BatchesInFlight:
     """
 
     nodes: tuple[str, ...]
-    type: Literal["batches_in_flight"] = "batches_in_flight"
 
 
 @dataclass(frozen=True, slots=True)
-class BatchesRunning:
+class BatchesRunning(Event):
     """Sent from time to time while batches run, if a batch has started or ended since the last one.
 
     Attributes:
@@ -554,25 +528,22 @@ class BatchesRunning:
     running: dict[str, tuple[int, int, float]]
     finished: int
     planned: int
-    type: Literal["batches_running"] = "batches_running"
 
 
 @dataclass(frozen=True, slots=True)
-class RowsCounted:
+class RowsCounted(Event):
     """The rows of a model's table after its last batch. Sent before that batch's `BatchFinished`."""
 
     fqn: str
     rows: int
-    type: Literal["rows_counted"] = "rows_counted"
 
 
 @dataclass(frozen=True, slots=True)
-class NodeFailed:
+class NodeFailed(Event):
     """Sent for each node that raised an error, after SQLMesh has finished all nodes, or at once if a signal raised.
 
     Attributes:
         error_type: Class name of the cause; `WorkerError` if the cause is a bug of this package.
-        message: The cause's text.
         failed_audits: Names of the blocking audits that are the cause; empty for any other cause.
         is_transient: Whether a retry may succeed.
 
@@ -584,11 +555,10 @@ class NodeFailed:
     message: str
     failed_audits: tuple[str, ...]
     is_transient: bool = False
-    type: Literal["node_failed"] = "node_failed"
 
 
 @dataclass(frozen=True, slots=True)
-class NodesBlocked:
+class NodesBlocked(Event):
     """Sent after the run if SQLMesh left nodes out because upstream nodes failed.
 
     Attributes:
@@ -598,11 +568,10 @@ class NodesBlocked:
     """
 
     failed_upstream: dict[str, tuple[str, ...]]
-    type: Literal["nodes_blocked"] = "nodes_blocked"
 
 
 @dataclass(frozen=True, slots=True)
-class NodeUpToDate:
+class NodeUpToDate(Event):
     """Sent for each requested node that SQLMesh did not plan, after `EvaluationPlanned`. Void if SQLMesh starts over.
 
     If SQLMesh plans nothing at all, there is no `EvaluationPlanned` before it.
@@ -611,7 +580,7 @@ class NodeUpToDate:
         reason: Why there was nothing to do, as a sentence fragment.
         next_due: When its cron ticks next; None if it has nothing further to compute.
         last_interval_end: The end of its last computed interval; None if nothing was ever computed.
-        audited_data: The table version and definitions that its audits would be about.
+        audited_data: What its audits would be about.
         altered_at: When its data was last altered; for a view or an audit, when the data that it reads was.
     """
 
@@ -621,17 +590,16 @@ class NodeUpToDate:
     last_interval_end: int | None
     audited_data: AuditedData | None = None
     altered_at: int | None = None
-    type: Literal["node_up_to_date"] = "node_up_to_date"
 
 
 @dataclass(frozen=True, slots=True)
-class NodeWaiting:
+class NodeWaiting(Event):
     """Sent for each planned node without a ready interval, after `EvaluationPlanned`. Void if SQLMesh starts over.
 
     Attributes:
         signals: Its own signals that were not ready.
         upstream: Upstream nodes whose signals were not ready.
-        unselected: The nearest upstream models, without signals, that have pending intervals and were not requested.
+        unselected: Nearest unrequested pending upstream models that have no signals.
         last_interval_end, audited_data, altered_at: As in `NodeUpToDate`.
     """
 
@@ -642,11 +610,10 @@ class NodeWaiting:
     last_interval_end: int | None = None
     audited_data: AuditedData | None = None
     altered_at: int | None = None
-    type: Literal["node_waiting"] = "node_waiting"
 
 
 @dataclass(frozen=True, slots=True)
-class IntervalCoverage:
+class IntervalCoverage(Event):
     """The computed intervals of an incremental model and its gaps, as in the state at that moment.
 
     A gap is a range of adjoining missing intervals. An interval is missing if the model's start, end and cron require
@@ -673,15 +640,10 @@ class IntervalCoverage:
     missing_intervals: int = 0
     missing_since: int | None = None
     unrestated: tuple[Interval, ...] = ()
-    type: Literal["interval_coverage"] = "interval_coverage"
-
-
-MAX_GAPS = 20
-"""How many gaps of a model are listed. Further gaps are counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class NodeAudited:
+class NodeAudited(Event):
     """Sent when the audits of an `audit_only` node are finished.
 
     Attributes:
@@ -694,23 +656,21 @@ class NodeAudited:
     missing: tuple[Interval, ...]
     error: str | None
     at: int = 0
-    type: Literal["node_audited"] = "node_audited"
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectDropped:
+class ObjectDropped(Event):
     """Sent after the janitor has dropped one view, schema, table or catalog, if that existed.
 
     Source: `Console.update_cleanup_progress`.
     """
 
     name: str
-    type: Literal["object_dropped"] = "object_dropped"
 
 
 @dataclass(frozen=True, slots=True)
 class StateSize:
-    """The size of the SQLMesh state. Part of `JanitorFinished`.
+    """The size of the SQLMesh state.
 
     Attributes:
         snapshots: Versions of models.
@@ -722,34 +682,31 @@ class StateSize:
 
 
 @dataclass(frozen=True, slots=True)
-class JanitorFinished:
+class JanitorFinished(Event):
     """The last event of a `JanitorRequest` that was served. An `ObjectDropped` for each object precedes it.
 
     Attributes:
         environments: The expired environments that were deleted.
-        before, after: The rows of the state before and after the deletion.
+        before, after: The size of the state before and after the deletion.
     """
 
     environments: tuple[str, ...]
     before: StateSize
     after: StateSize
-    type: Literal["janitor_finished"] = "janitor_finished"
 
 
 @dataclass(frozen=True, slots=True)
-class SecretsKnown:
-    """Values of variables and connections that must not be shown.
+class SecretsKnown(Event):
+    """Values of variables and connections that Dagster's process hides in all texts of the worker.
 
-    Sent twice while the worker opens the project: before and after it loads the configuration. Dagster's process hides
-    them in all texts of the worker.
+    Sent twice while the worker opens the project: before and after it loads the configuration.
     """
 
     values: tuple[str, ...] = field(repr=False)
-    type: Literal["secrets_known"] = "secrets_known"
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Event):
     """Text for the run's log: a warning of SQLMesh or a driver, or the output of a `print` in a Python model.
 
     The worker sends log messages at any time. Dagster's process creates it for lines of stdout and stderr.
@@ -761,19 +718,17 @@ class LogLine:
     level: Level
     text: str
     source: str
-    type: Literal["log_line"] = "log_line"
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationFinished:
-    """The last event of an `EvaluationRequest` that was served, also if nodes failed."""
+class EvaluationFinished(Event):
+    """The last event of an `EvaluationRequest` that was served, even if nodes failed."""
 
     status: Status
-    type: Literal["evaluation_finished"] = "evaluation_finished"
 
 
 @dataclass(frozen=True, slots=True)
-class RequestFailed:
+class RequestFailed(Event):
     """The last event of a request that could not be served.
 
     Attributes:
@@ -785,36 +740,7 @@ class RequestFailed:
     error: str
     message: str
     is_transient: bool = False
-    type: Literal["request_failed"] = "request_failed"
 
-
-Event = (
-    ProjectLoaded
-    | PendingFound
-    | ChangesFound
-    | StateLocked
-    | DataComparedWithRecords
-    | RestatementPlanned
-    | EnvironmentOpened
-    | EvaluationPlanned
-    | AuditEvaluated
-    | BatchFinished
-    | BatchesInFlight
-    | BatchesRunning
-    | RowsCounted
-    | NodeFailed
-    | NodesBlocked
-    | NodeUpToDate
-    | NodeWaiting
-    | IntervalCoverage
-    | NodeAudited
-    | ObjectDropped
-    | JanitorFinished
-    | SecretsKnown
-    | LogLine
-    | EvaluationFinished
-    | RequestFailed
-)
 
 LAST_EVENTS = (ProjectLoaded, PendingFound, ChangesFound, EvaluationFinished, JanitorFinished, RequestFailed)
 """The last event of every request is one of these."""

@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import WorkerError
-from dg_sqlmesh_component.protocol.manifest import CUT_NOTE, Audit, DbtNode, Model, StandaloneAudit
+from dg_sqlmesh_component.protocol.formatting import cut
+from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, DbtNode, Model, StandaloneAudit
 
 HIDDEN = "***"
 
@@ -82,10 +83,17 @@ def secrets_in(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 class Redactor:
-    """Hides known secrets, and texts that look like secrets: `://user:password@`, `password=...`."""
+    """Hides known secrets, and texts that look like secrets: `://user:password@`, `password=...`.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    Args:
+        environment: Environment variables. The values of those with secret names are hidden.
+        characters: Longer queries and `meta` of dbt are cut. They are cut after their secrets are hidden, because half
+            a secret would not be recognized.
+    """
+
+    def __init__(self, environment: Mapping[str, str], characters: int = DEFAULT_LIMITS.characters) -> None:
         self._known: set[str] = set()
+        self._characters = characters
         self.add(secrets_in(environment))
 
     def add(self, secrets: Iterable[str]) -> None:
@@ -107,41 +115,30 @@ class Redactor:
         if query is None:
             return None
         query = _URL.sub(rf"\1:{HIDDEN}@", query)
-        if CUT_NOTE in query:
-            query = self._without_half_a_secret(query)
-        if any(secret in query for secret in self._known):
-            for secret in self._known_in_sql():
-                query = query.replace(secret, HIDDEN)
+        contained = (secret for secret in self._known if len(secret) >= _MINIMAL_LENGTH_IN_SQL and secret in query)
+        for secret in sorted(contained, key=len, reverse=True):
+            query = query.replace(secret, HIDDEN)
         return query
 
-    def _known_in_sql(self) -> list[str]:
-        known = (secret for secret in self._known if len(secret) >= _MINIMAL_LENGTH_IN_SQL)
-        return sorted(known, key=len, reverse=True)
-
-    def _without_half_a_secret(self, query: str) -> str:
-        """A text that was cut, without the first part of a secret at its end."""
-        start, note, count = query.rpartition(CUT_NOTE)
-        for secret in self._known_in_sql():
-            for length in range(len(secret) - 1, _MINIMAL_LENGTH - 1, -1):
-                if start.endswith(secret[:length]):
-                    return f"{start[:-length]}{HIDDEN}{note}{count}"
-        return query
+    def _cut_sql(self, query: str | None) -> str | None:
+        redacted = self.sql(query)
+        return redacted and cut(redacted, self._characters)
 
     def _args(self, args: Mapping[str, str]) -> dict[str, str]:
         return {name: self.sql(value) or "" for name, value in args.items()}
 
     def _audit(self, audit: Audit) -> Audit:
-        query, description = self.sql(audit.query), self.sql(audit.description)
+        query, description = self._cut_sql(audit.query), self.sql(audit.description)
         return replace(audit, query=query, description=description, args=self._args(audit.args))
 
     def _dbt(self, node: DbtNode | None) -> DbtNode | None:
-        return node and replace(node, meta=self.sql(node.meta))
+        return node and replace(node, meta=self._cut_sql(node.meta))
 
     def _model(self, model: Model) -> Model:
         # Owner and tags stay: asset keys and groups are made of them, and a password may be a word like `postgres`.
         return replace(
             model,
-            query=self.sql(model.query),
+            query=self._cut_sql(model.query),
             description=self.sql(model.description),
             columns=tuple(replace(column, description=self.sql(column.description)) for column in model.columns),
             audits=tuple(map(self._audit, model.audits)),
@@ -167,7 +164,7 @@ class Redactor:
             return replace(event, error=event.error and self.text(event.error))
         if isinstance(event, msg.AuditEvaluated):
             error = event.error and self.text(event.error)
-            return replace(event, error=error, query=self.sql(event.query), args=self._args(event.args))
+            return replace(event, error=error, query=self._cut_sql(event.query), args=self._args(event.args))
         if isinstance(event, msg.ProjectLoaded):
             manifest = replace(
                 event.manifest,

@@ -1,25 +1,24 @@
-"""Convert messages to lines of JSON and back. Both processes check them.
+"""Convert messages to lines of text and back. Both processes check them.
 
-It uses pydantic, which Dagster and SQLMesh both require (ADR-0012).
+A line is the name of the message's class, a space, and its fields as JSON. It uses pydantic, which Dagster and SQLMesh
+both require (ADR-0012).
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.manifest import Manifest
-from dg_sqlmesh_component.protocol.messages import Event, Records, Request
 
 _T = TypeVar("_T")
 
-REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
-EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
-RECORDS: TypeAdapter[Records] = TypeAdapter(Records)
 MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 LOADING = "\0dg_sqlmesh: loads the configuration"
@@ -30,30 +29,50 @@ PRINTED = "\0dg_sqlmesh: has printed everything"
 """The last line of a worker's output, printed before the last event. Events and output have separate pipes."""
 
 
-def encode(adapter: TypeAdapter[_T], value: _T) -> bytes:
-    """The value as one line of JSON, with its line break."""
+def encode(message: msg.Request | msg.Event | msg.Records) -> bytes:
+    """The message as one line, with its line break."""
+    name = type(message).__name__
+    adapter = _adapter(name)
     try:
-        return adapter.dump_json(value) + b"\n"
+        content = adapter.dump_json(message)
     except PydanticSerializationError:
         # Text that is not Unicode, such as a file name in other bytes: "?" replaces these characters.
-        text = json.dumps(adapter.dump_python(value), ensure_ascii=False)
-        return text.encode("utf-8", "replace") + b"\n"
+        content = json.dumps(adapter.dump_python(message), ensure_ascii=False).encode("utf-8", "replace")
+    return b"%s %s\n" % (name.encode(), content)
 
 
-def decode(adapter: TypeAdapter[_T], line: bytes) -> _T:
-    """The value of a line that `encode` wrote.
+def decode(expected: type[_T], line: bytes) -> _T:
+    """The message of a line that `encode` wrote.
+
+    Args:
+        expected: `Request`, `Event` or `Records`.
 
     Raises:
         WorkerError: This version of the package does not write such lines.
     """
+    first_word, _, content = line.rstrip(b"\n").partition(b" ")
+    name = first_word.decode("ascii", "replace")
+    message_type = vars(msg).get(name)
+    if not (isinstance(message_type, type) and issubclass(message_type, expected)):
+        raise WorkerError(_unreadable(f"it is no {expected.__name__}", line))
     try:
-        return adapter.validate_json(line)
+        message: _T = _adapter(name).validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the line"
-        shown = "The line contains secrets." if b"secrets_known" in line else f"The line begins with {line[:120]!r}."
-        raise WorkerError(
-            "This version of dg_sqlmesh_component cannot read a line between Dagster and SQLMesh's process: "
-            f"{first['msg']} (at {where}). {shown} "
-            "Component and worker must come from one installation of the package."
-        ) from error
+        where = ".".join(map(str, (name, *first["loc"])))
+        raise WorkerError(_unreadable(f"{first['msg']} (at {where})", line)) from error
+    return message
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    """Creating one takes milliseconds, and a process needs a few of them only."""
+    return TypeAdapter(getattr(msg, name))
+
+
+def _unreadable(problem: str, line: bytes) -> str:
+    shown = "The line contains secrets." if b"SecretsKnown" in line else f"The line begins with {line[:120]!r}."
+    return (
+        "This version of dg_sqlmesh_component cannot read a line between Dagster and SQLMesh's process: "
+        f"{problem}. {shown} Component and worker must come from one installation of the package."
+    )

@@ -113,7 +113,6 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         skip_janitor=config.skip_janitor,
         concurrent_tasks=execution.concurrent_tasks,
         count_rows=settings.count_rows,
-        query_characters=settings.query_characters,
         holder=f"Dagster run {context.run.run_id}",
         overlap_timeout=execution.overlap_timeout,
         environment_timeout=execution.environment_timeout,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -91,7 +92,7 @@ class _Step:
     ) -> None:
         assets, execution = settings.assets, settings.execution
         self._context = context
-        self._project = settings.project
+        self._serving = partial(serving, settings.project, query_characters=settings.query_characters)
         self._assets = assets
         self._request = request
         self._retries = execution.retries
@@ -186,7 +187,7 @@ class _Step:
         """Run SQLMesh once and report each node as soon as it is settled. The worker stays open."""
         self._open_worker.close()  # the records of an earlier attempt are stored
         try:
-            self._worker = worker = self._open_worker.enter_context(serving(self._project, request))
+            self._worker = worker = self._open_worker.enter_context(self._serving(request))
             if self.interruption.is_cancelled:
                 worker.cancel()
             for event in worker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
@@ -12,8 +12,8 @@ from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.dagster_internals import WithAssetsBetween
 from dg_sqlmesh_component.definitions.op import refuse_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.schedule.crons import UTC, crons_by_time_zone
-from dg_sqlmesh_component.schedule.tick import TickSettings, evaluate_tick
+from dg_sqlmesh_component.protocol.manifest import Model
+from dg_sqlmesh_component.schedule.tick import UTC, TickSettings, evaluate_tick
 
 
 def build_schedules(
@@ -42,6 +42,14 @@ def build_schedules(
         settings = TickSettings(_name(name, time_zone), cron_schedule, time_zone, configured.tags, project, assets)
         schedules.append(_schedule(settings, job.name, dg.DefaultScheduleStatus[configured.default_status]))
     return dg.Definitions(schedules=schedules, jobs=[job])
+
+
+def crons_by_time_zone(models: Iterable[Model]) -> dict[str, list[str]]:
+    """The different crons of the models, by time zone."""
+    crons: dict[str, set[str]] = {}
+    for model in models:
+        crons.setdefault(model.cron_tz or UTC, set()).add(model.cron)
+    return {time_zone: sorted(crons[time_zone]) for time_zone in sorted(crons)}
 
 
 def _schedule(settings: TickSettings, job: str, default_status: dg.DefaultScheduleStatus) -> dg.ScheduleDefinition:

@@ -16,19 +16,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream
+from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream, last_cron_tick
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.manifest import Model
 from dg_sqlmesh_component.protocol.messages import PendingFound
 from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
-from dg_sqlmesh_component.schedule.crons import ticked_models
 from dg_sqlmesh_component.worker_client.calls import find_pending
+
+UTC = "UTC"
 
 MOST_RUNS = 2
 """Runs of a component that may be unfinished: one that computes, and one that waits for it."""
@@ -98,7 +100,7 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
         found = find_pending(settings.project, assets.manifest.environment, assets.specs, now)
     except DatabaseInUseError as error:
         context.log.warning(
-            f"The SQLMesh state cannot be read: {error} The tick requests the models whose cron, as in the manifest, "
+            f"The SQLMesh state cannot be read: {error} The tick requests the models whose cron (from the manifest) "
             "has ticked since the previous tick."
         )
         models = {fqn: assets.models[fqn] for fqn in assets.specs}
@@ -108,7 +110,7 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
         )
     if found.signal_error is not None:
         context.log.warning(
-            "SQLMesh could not evaluate the signals, so this tick requests all pending models, also those that wait: "
+            "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "
             f"{found.signal_error}"
         )
     if found.waiting:
@@ -123,6 +125,20 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
     due, fqn = found.next_due
     at = datetime.fromtimestamp(due / 1000, timezone.utc)
     return found.pending, f"{none} The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
+
+
+def ticked_models(models: Mapping[str, Model], crons: Sequence[str], time_zone: str, now: datetime) -> dict[str, int]:
+    """The models whose cron has ticked since the previous tick of a schedule, and when, in epoch milliseconds.
+
+    Args:
+        models: By fqn.
+        crons, time_zone: Those of the schedule.
+        now: The time of the tick.
+    """
+    before = now.astimezone(timezone.utc) - timedelta(seconds=1)
+    previous = max(last_cron_tick(cron, time_zone, before) for cron in crons)
+    ticks = {fqn: last_cron_tick(model.cron, model.cron_tz or UTC, now) for fqn, model in models.items()}
+    return {fqn: int(tick.timestamp() * 1000) for fqn, tick in ticks.items() if tick > previous}
 
 
 def _downstream_of_others(

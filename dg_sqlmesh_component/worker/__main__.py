@@ -32,8 +32,8 @@ def main() -> None:
     gc.disable()  # while SQLMesh is imported: the import creates no garbage, and the search took a tenth of its time
     problem = installation_problem()
     if problem:
-        failed = {"type": "request_failed", "error": InstallationError.__name__, "message": problem}
-        print(json.dumps(failed), flush=True)  # noqa: T201  # `Pipe` may not be importable here
+        failed = {"error": InstallationError.__name__, "message": problem}
+        print("RequestFailed", json.dumps(failed), flush=True)  # noqa: T201  # `Pipe` may not be importable here
         return
     from dg_sqlmesh_component.worker.forked_processes import end_forks_with_this_process
     from dg_sqlmesh_component.worker.pipe import Pipe, PipeHandler
@@ -60,7 +60,13 @@ def main() -> None:
 
 
 def _serve(pipe: Pipe) -> None:
-    from dg_sqlmesh_component.protocol.messages import ChangesRequest, JanitorRequest, LoadRequest, PendingRequest
+    from dg_sqlmesh_component.protocol.messages import (
+        ChangesRequest,
+        EvaluationRequest,
+        JanitorRequest,
+        LoadRequest,
+        PendingRequest,
+    )
     from dg_sqlmesh_component.worker.changes import find_changes
     from dg_sqlmesh_component.worker.context import with_default_gateway
     from dg_sqlmesh_component.worker.evaluate.pending import find_pending
@@ -86,10 +92,9 @@ def _serve(pipe: Pipe) -> None:
         pipe.send(find_changes(request, pipe))
     elif isinstance(request, JanitorRequest):
         run_janitor(request, pipe)
-    elif request.restate is not None:
-        restate(request, pipe)
-    else:
-        run(request, pipe)
+    elif isinstance(request, EvaluationRequest):
+        entry = run if request.restate is None else restate
+        entry(request, pipe)
 
 
 def installation_problem() -> str | None:

@@ -59,11 +59,11 @@ class Pipe:
         threading.Thread(target=self._listen, name="dg-sqlmesh-listen", daemon=True).start()
 
     def receive(self) -> Request:
-        return wire.decode(wire.REQUEST, self._messages.get())
+        return wire.decode(Request, self._messages.get())
 
     def receive_records(self) -> Records:
         """Wait for the answer to `StateLocked`. If the request is cancelled meanwhile, this process ends."""
-        return wire.decode(wire.RECORDS, self._messages.get())
+        return wire.decode(Records, self._messages.get())
 
     def await_release(self) -> None:
         """Wait, after the last event, until the parent has stored everything or is gone."""
@@ -82,7 +82,7 @@ class Pipe:
 
     def send(self, event: Event) -> None:
         """Send one event. It is no error here if the parent is gone: the listening thread ends the process."""
-        line = wire.encode(wire.EVENT, event)
+        line = wire.encode(event)
         if isinstance(event, LAST_EVENTS):
             with suppress(OSError, ValueError):  # code of the project has closed its output
                 _print_line(wire.PRINTED)

@@ -1,9 +1,9 @@
-"""Sends a worker its request: load the project, find pending models or changes, evaluate models, or clean up."""
+"""Starts a worker, sends it a request and returns its answer or its events."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -18,8 +18,13 @@ _Answer = TypeVar("_Answer")
 
 
 @contextmanager
-def serving(project: SQLMeshProject, request: msg.Request) -> Iterator[Worker]:
+def serving(
+    project: SQLMeshProject, request: msg.Request, query_characters: int = DEFAULT_LIMITS.characters
+) -> Iterator[Worker]:
     """Serve one request in its own process. If the context is left early, the process is stopped.
+
+    Args:
+        query_characters: Longer queries in its events are cut.
 
     Yields:
         The worker. Iterate over it to receive its events in order, with its output as `LogLine`s. The last event is
@@ -31,7 +36,7 @@ def serving(project: SQLMeshProject, request: msg.Request) -> Iterator[Worker]:
         StoppedError: While iterating: the worker was cancelled, did not end, and was killed.
     """
     project.check_folders()
-    worker = Worker(EARLY_WORKERS.take(project), request, Redactor(project.process_environment))
+    worker = Worker(EARLY_WORKERS.take(project), request, Redactor(project.process_environment, query_characters))
     try:
         yield worker
     finally:
@@ -74,42 +79,30 @@ def load_manifest(
         tuple(selections),
         asked_by,
     )
-    loaded = _answer(project, request, msg.ProjectLoaded)
+    loaded = _answer(serving(project, request, limits.characters), msg.ProjectLoaded)
     return loaded.manifest if loaded.is_whole or before is None else before.with_models_of(loaded.manifest)
 
 
 def find_pending(project: SQLMeshProject, environment: str, models: Collection[str], now: int) -> msg.PendingFound:
-    """Find the models with pending intervals: those that `sqlmesh run` would compute. Only the state is read.
-
-    Args:
-        models: The models to look at, by fqn.
-        now: Epoch milliseconds.
+    """Answer a `PendingRequest`.
 
     Raises:
         DatabaseInUseError: The state is in a DuckDB file that another process has open.
         SQLMeshComponentError: Any other; the class says who must act.
     """
     request = msg.PendingRequest(project.open_request, environment, frozenset(models), now)
-    return _answer(project, request, msg.PendingFound)
+    return _answer(serving(project, request), msg.PendingFound)
 
 
 def find_changes(project: SQLMeshProject, environment: str, records: msg.Records, now: int) -> msg.ChangesFound:
-    """Find data that Dagster has not recorded, and the promoted models. Only the state is read.
-
-    Args:
-        records: What Dagster has recorded of the models to look at.
-        now: Epoch milliseconds.
-
-    Raises:
-        DatabaseInUseError: The state is in a DuckDB file that another process has open.
-        SQLMeshComponentError: Any other; the class says who must act.
-    """
-    return _answer(project, msg.ChangesRequest(project.open_request, environment, records, now), msg.ChangesFound)
+    """Answer a `ChangesRequest`. It raises the same errors as `find_pending`."""
+    request = msg.ChangesRequest(project.open_request, environment, records, now)
+    return _answer(serving(project, request), msg.ChangesFound)
 
 
-def _answer(project: SQLMeshProject, request: msg.Request, answer: type[_Answer]) -> _Answer:
-    """Send a request and return its last event. Its log lines are dropped."""
-    with serving(project, request) as events:
+def _answer(served: AbstractContextManager[Worker], answer: type[_Answer]) -> _Answer:
+    """The last event of a served request. Its log lines are dropped."""
+    with served as events:
         for event in events:
             if isinstance(event, answer):
                 return event

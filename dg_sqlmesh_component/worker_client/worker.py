@@ -1,8 +1,8 @@
 """A running worker: its events, and how it is stopped.
 
-Theory of operation. The worker is a process that serves one request. It writes events to stdout, one JSON object per
-line. Output of the project's code goes to stderr. It reads the request from stdin, then `Records`, and `cancel`,
-`cut off` and `release`.
+Theory of operation. The worker is a process that serves one request. It writes events to stdout, one on each line.
+Output of the project's code goes to stderr. It reads the request from stdin, then `Records`, and `cancel`, `cut off`
+and `release`.
 
 States: *serving* until its last event (`ProjectLoaded`, `EvaluationFinished` or `RequestFailed`), then *ending*,
 then *gone*. `cancel` and `stop` lead from serving to ending too. The worker may die at any time. A worker that holds
@@ -11,9 +11,8 @@ the lock on the SQLMesh state keeps it until `stop`.
 - Two threads read stdout and stderr into one queue at once, so SQLMesh never waits for the consumer of the events. A
   third thread waits for the process to end. After that, nothing waits longer than LAST_EVENTS_SECONDS, because a child
   process that left the process group may keep the pipes open.
-- Iteration yields the queue's content up to the last event, with secrets hidden. All lines that were printed before the
-  last event come before it: the worker marks their end on stderr.
-- Log lines of one moment are joined. No line moves past another event.
+- Events and output have separate pipes. All lines that were printed before the last event come before it: the worker
+  marks their end on stderr. Log lines of one moment are joined. No line moves past another event.
 - The worker is stopped in three stages: `cancel` (it finishes the batches in flight, FINISH_GRACE_SECONDS), `cut off`
   (it cancels their queries, CUT_OFF_GRACE_SECONDS), SIGKILL of the process group. `cancel` starts this in a thread;
   `stop` waits until it is done.
@@ -59,7 +58,7 @@ LAST_LINES = 30
 
 
 class Worker:
-    """A running worker. See the module's theory of operation."""
+    """A process that serves one request."""
 
     def __init__(self, process: subprocess.Popen[bytes], request: msg.Request, redactor: Redactor) -> None:
         self._process = process
@@ -77,10 +76,10 @@ class Worker:
         self._ending = threading.Thread(target=self._end, name="dg-sqlmesh-end", daemon=True)
         self._ending_lock = threading.Lock()
         self._did_not_end = False
-        self._send(wire.encode(wire.REQUEST, request))
+        self._send(wire.encode(request))
 
     def __iter__(self) -> Iterator[msg.Event]:
-        """Yield its events, also while it is being stopped.
+        """Yield its events with secrets hidden, even while it is being stopped.
 
         Raises:
             WorkerError: The worker died or broke the protocol.
@@ -117,7 +116,7 @@ class Worker:
                 yield item
                 continue
             try:
-                event = wire.decode(wire.EVENT, item)
+                event = wire.decode(msg.Event, item)
             except WorkerError:
                 yield None
                 raise
@@ -129,7 +128,7 @@ class Worker:
             yield event
 
     def _late_lines(self) -> Iterator[msg.LogLine]:
-        """Lines that were printed before the last event and arrive after it, because they come through another pipe."""
+        """Lines that were printed before the last event and arrive after it."""
         self._has_printed_all.wait(LAST_EVENTS_SECONDS)
         while not self._queue.empty():
             item = self._queue.get()
@@ -144,7 +143,7 @@ class Worker:
 
     def answer(self, records: msg.Records) -> None:
         """Answer `StateLocked`."""
-        self._send(wire.encode(wire.RECORDS, records))
+        self._send(wire.encode(records))
 
     def stop(self) -> None:
         """Stop the worker and wait until it has ended: no worker outlives its request. It releases its lock."""

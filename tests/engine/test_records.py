@@ -143,7 +143,7 @@ HEALTHY = {"execution": True, "intervals": True}
 
 
 @pytest.mark.parametrize("healed_by", ["dagster", "shell"])
-def test_failed_restatement_fails_the_checks_until_somebody_has_computed_the_range_again(
+def test_failed_restatement_fails_the_checks_until_the_range_is_computed_again(
     new_recorded: NewShop, healed_by: str
 ) -> None:
     shop = new_recorded()

@@ -301,7 +301,7 @@ def test_tick_requests_a_model_with_a_signal_only_for_ready_intervals(
         assert scheduler.dagster.query(f'SELECT max("at")::TEXT FROM {table}') == [("2025-10-26 00:00:00",)]
 
 
-UNEVALUATED = "SQLMesh could not evaluate the signals, so this tick requests all pending models, also those that wait: "
+UNEVALUATED = "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "
 
 
 def test_signal_that_raises_leads_to_a_run_that_reports_the_error(
@@ -401,9 +401,7 @@ def test_crons_of_the_manifest_decide_while_the_duckdb_file_is_in_use(
 def test_missing_environment_fails_the_tick_with_the_plan(new_shop: NewShop) -> None:
     scheduler = Scheduler(new_shop(SMALL, planned_at=None, schedule=True))
     with pytest.raises(
-        EnvironmentNotReadyError, match=r"does not exist .* its first plan is applied:
-
-.* sqlmesh plan"
+        EnvironmentNotReadyError, match=r"does not exist .* its first plan is applied:\n\n.* sqlmesh plan"
     ):
         scheduler.tick(SCHEDULE, MIDNIGHT)
 

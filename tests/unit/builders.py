@@ -29,6 +29,12 @@ def days(first: int, last: int) -> msg.Interval:
     return (day(first), day(last + 1))
 
 
+def message_types(base: type) -> set[type]:
+    """Return the classes of all requests or all events."""
+    classes = {cls for cls in vars(msg).values() if isinstance(cls, type) and issubclass(cls, base)}
+    return classes - {base}
+
+
 def fqn(name: str) -> str:
     """Return SQLMesh's quoted name. A name of two parts gets the catalog `db`."""
     parts = name.split(".")

@@ -14,7 +14,7 @@ from sqlmesh.utils.date import now_timestamp, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EvaluationError
-from dg_sqlmesh_component.protocol.manifest import cut, pair_audits
+from dg_sqlmesh_component.protocol.manifest import pair_audits
 from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.environment import computed_intervals, deployability, shown_version
@@ -34,12 +34,8 @@ def audited(snapshot: Snapshot, index: DeployabilityIndex) -> msg.AuditedData:
 # -- audits of nodes that run -----------------------------------------------------------------------
 
 
-def record_audits(evaluator: SnapshotEvaluator, send: Callable[[msg.Event], None], characters: int) -> None:
-    """Send each audit's result as soon as it exists. If a later audit raises, the earlier results are not lost.
-
-    Args:
-        characters: How much of an audit's query to send.
-    """
+def record_audits(evaluator: SnapshotEvaluator, send: Callable[[msg.Event], None]) -> None:
+    """Send each audit's result as soon as it exists. If a later audit raises, the earlier results are not lost."""
     running = threading.local()
 
     def number_audits(audit_all: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,7 +53,7 @@ def record_audits(evaluator: SnapshotEvaluator, send: Callable[[msg.Event], None
             result = audit_one(**kwargs)
             positions = getattr(running, "positions", None)
             if positions is not None:  # None: `audit_alone` evaluates it and sends the result itself
-                send(_evaluated(evaluator, kwargs, next(positions), result, characters))
+                send(_evaluated(evaluator, kwargs, next(positions), result))
             return result
 
         return audit_and_send
@@ -66,7 +62,7 @@ def record_audits(evaluator: SnapshotEvaluator, send: Callable[[msg.Event], None
 
 
 def _evaluated(
-    evaluator: SnapshotEvaluator, given: Mapping[str, Any], position: int, result: Any, characters: int
+    evaluator: SnapshotEvaluator, given: Mapping[str, Any], position: int, result: Any
 ) -> msg.AuditEvaluated:
     """An audit's result as an event.
 
@@ -84,7 +80,7 @@ def _evaluated(
         args=audit_arguments(result.audit_args or {}, dialect),
         blocking=result.blocking,
         failing_rows=None if result.skipped else result.count or 0,
-        query=cut(result.query.sql(dialect=dialect, pretty=True), characters) if result.query is not None else None,
+        query=result.query.sql(dialect=dialect, pretty=True) if result.query is not None else None,
         interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
         of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
         audited_data=audited(snapshot, index) if is_only_about_node else None,
@@ -175,7 +171,7 @@ def _evaluate_alone(
             interval=interval,
             error=describe_error(cause),
         )
-    return _evaluated(evaluator, {**given, "snapshot": snapshot}, position, result, request.query_characters)
+    return _evaluated(evaluator, {**given, "snapshot": snapshot}, position, result)
 
 
 def _with_one_audit(snapshot: Snapshot, position: int) -> Snapshot:

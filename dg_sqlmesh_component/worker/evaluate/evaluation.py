@@ -213,7 +213,7 @@ class EvaluationContext(Context):
         """SQLMesh calls this before it computes, before it starts over, and before audits are evaluated."""
         pipe = self.tracker.pipe
         pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
-        record_audits(snapshot_evaluator, pipe.send, self.request.query_characters)
+        record_audits(snapshot_evaluator, pipe.send)
         if self.request.count_rows:
             self.tracker.count_rows = partial(self._rows_of, snapshot_evaluator)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)

@@ -39,7 +39,6 @@ from dg_sqlmesh_component.protocol.manifest import (
     Manifest,
     Model,
     StandaloneAudit,
-    cut,
 )
 from dg_sqlmesh_component.protocol.messages import LoadRequest, ProjectLoaded
 from dg_sqlmesh_component.worker.context import PipeConsole, environment_name, open_context
@@ -272,22 +271,21 @@ class _ManifestNodes:
         return DbtNode(
             unique_id=node.dbt_node_info.unique_id,
             group=config.get("group"),
-            meta=self._cut(json.dumps(meta, default=str, sort_keys=True)) if meta else None,
+            meta=json.dumps(meta, default=str, sort_keys=True) if meta else None,
             severity=str(config["severity"]).lower() if config.get("severity") else None,
             tests=self._dbt_models.get(config.get("attached_node") or ""),
         )
 
-    def _query(self, model: SQLMeshModel) -> str | None:
+    @staticmethod
+    def _query(model: SQLMeshModel) -> str | None:
         """The rendered query; None for a Python model, and if only a database could expand a macro of it."""
         rendered = model.render_query() if model.is_sql else None
-        return self._cut(rendered.sql(dialect=model.dialect or None, pretty=True)) if rendered is not None else None
+        return rendered.sql(dialect=model.dialect or None, pretty=True) if rendered is not None else None
 
-    def _audit_query(self, audit: Any) -> str | None:
+    @staticmethod
+    def _audit_query(audit: Any) -> str | None:
         text = getattr(audit.query_, "sql", None)
-        return self._cut(text.strip()) if text else None
-
-    def _cut(self, text: str) -> str:
-        return cut(text, self._limits.characters)
+        return text.strip() if text else None
 
 
 def _path_of(definition: Any) -> str | None:

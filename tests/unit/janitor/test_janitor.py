@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from dg_sqlmesh_component import Janitor, SQLMeshProjectComponent
-from dg_sqlmesh_component.janitor.job import JanitorJob
+from dg_sqlmesh_component.janitor.job import build_janitor
 from dg_sqlmesh_component.janitor.step import MAX_NAMED_OBJECTS, deleted_metadata, dropped_metadata
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -24,9 +24,9 @@ def built(janitor: Janitor, component_op: str = "sqlmesh_shop") -> tuple[dg.JobD
     def compute(_: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
         yield dg.Output(None)
 
-    definitions = JanitorJob(janitor, component_op).build("sqlmesh_shop_prod", compute)
+    definitions = build_janitor(janitor, component_op, "sqlmesh_shop_prod", compute)
     dg.Definitions.validate_loadable(definitions)
-    schedule = definitions.resolve_schedule_def(f"{JanitorJob(janitor, component_op).name}_schedule")
+    (schedule,) = definitions.schedules or ()
     assert isinstance(schedule, dg.ScheduleDefinition)
     return definitions.resolve_job_def(schedule.job_name), schedule
 
@@ -64,7 +64,8 @@ def test_janitor_uses_the_pool_of_the_component() -> None:
 
 
 def test_component_op_that_ends_in_a_number_gives_a_valid_name() -> None:
-    assert JanitorJob(Janitor(), "sqlmesh_shop_2_").name == "sqlmesh_shop_2_janitor"
+    job, _ = built(Janitor(), "sqlmesh_shop_2_")
+    assert job.name == "sqlmesh_shop_2_janitor"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_wrong_values_are_refused_with_their_attribute(attributes: dict[str, Any
 @pytest.mark.parametrize("name", ["clean-up", "clean_2", ""])
 def test_names_that_the_op_cannot_have_are_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"`janitor\.name` in defs\.yaml is '{name}'"):
-        JanitorJob(Janitor(name=name), "sqlmesh_shop")
+        built(Janitor(name=name))
 
 
 def test_metadata_names_a_limited_number_of_objects_and_counts_all() -> None:

@@ -1,13 +1,11 @@
-"""The manifest: names, cut queries, changed models, moved projects."""
+"""The manifest: names, changed models, moved projects."""
 
 from dataclasses import replace
 
 import pytest
 from unit.builders import audit, fqn, manifest, model, standalone
 
-from dg_sqlmesh_component.protocol.manifest import cut, split_fqn
-
-LIMIT = 200
+from dg_sqlmesh_component.protocol.manifest import split_fqn
 
 
 @pytest.mark.parametrize(
@@ -23,19 +21,6 @@ LIMIT = 200
 )
 def test_split_fqn_splits_a_quoted_name(quoted: str, parts: tuple[str, ...]) -> None:
     assert split_fqn(quoted) == parts
-
-
-@pytest.mark.parametrize("characters", [0, 1, LIMIT - 1, LIMIT])
-def test_query_within_the_limit_is_not_cut(characters: int) -> None:
-    assert cut("x" * characters, LIMIT) == "x" * characters
-
-
-@pytest.mark.parametrize("characters", [LIMIT + 1, 10 * LIMIT])
-def test_longer_query_is_cut_with_a_note_of_its_length(characters: int) -> None:
-    note = f"\n-- cut here: {characters} characters in all"
-    shortened = cut("SELECT " + "x" * (characters - len("SELECT ")), LIMIT)
-    assert len(shortened) == LIMIT
-    assert shortened == "SELECT " + "x" * (LIMIT - len("SELECT ") - len(note)) + note
 
 
 SHOP = manifest(

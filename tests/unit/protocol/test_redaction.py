@@ -9,7 +9,7 @@ from unit.protocol.test_wire import EVENTS
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import WorkerError
-from dg_sqlmesh_component.protocol.manifest import Column, DbtNode, StandaloneAudit, cut
+from dg_sqlmesh_component.protocol.manifest import Column, DbtNode, StandaloneAudit
 from dg_sqlmesh_component.protocol.redaction import Redactor
 
 
@@ -57,50 +57,38 @@ def test_values_of_secret_variables_are_redacted_anywhere() -> None:
     assert redactor.text("got hunter2! in /home/ada, abc") == "got *** in /home/ada, abc"  # abc is too short
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "DB_PASS",
-        "pass",
-        "AZURE_ACCOUNT_KEY",
-        "AZURE_STORAGE_KEY",
-        "STORAGE_SAS",
-        "PG_DSN",
-        "AZ_CONNECTION_STRING",
-        "MYSQL_PWD",
-        "MYSQL_PW",
-        "SNOWFLAKE_PAT",
-        "SALT",
-    ],
+SECRET_NAMES = (
+    "DB_PASS pass AZURE_ACCOUNT_KEY AZURE_STORAGE_KEY STORAGE_SAS PG_DSN AZ_CONNECTION_STRING MYSQL_PWD MYSQL_PW "
+    "SNOWFLAKE_PAT SALT"
 )
+ORDINARY_NAMES = "BYPASS COMPASS_URL PRIMARY_KEY NASA_HOST PARTITION_KEY PWD OLDPWD"
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES.split())
 def test_variable_with_a_secret_name_is_redacted(name: str) -> None:
     assert Redactor({name: "hunter2!"}).text("it is hunter2!") == "it is ***"
 
 
-@pytest.mark.parametrize(
-    "name", ["BYPASS", "COMPASS_URL", "PRIMARY_KEY", "NASA_HOST", "PARTITION_KEY", "PWD", "OLDPWD"]
-)
+@pytest.mark.parametrize("name", ORDINARY_NAMES.split())
 def test_variable_with_an_ordinary_name_is_unchanged(name: str) -> None:
     assert Redactor({name: "hunter2!"}).text("it is hunter2!") == "it is hunter2!"
 
 
-def test_quoted_and_url_encoded_forms_of_a_secret_are_redacted() -> None:
-    secret = 'a\\b"c ü@/d'
-    redactor = Redactor({"DB_PASS": secret})
-    for text in (secret, repr(secret), json.dumps(secret), "a%5Cb%22c%20%C3%BC%40%2Fd"):
-        assert "b" not in redactor.text(text)
+AWKWARD = 'a\\b"c ü@/d'
 
 
 @pytest.mark.parametrize(
     ("secret", "text", "shown"),
     [
+        (AWKWARD, f"{AWKWARD} {AWKWARD!r} {json.dumps(AWKWARD)}", "*** '***' \"***\""),
+        (AWKWARD, "a%5Cb%22c%20%C3%BC%40%2Fd", "***"),
         ("hunter2!\n", "401 for hunter2!.", "401 for ***."),
         ("-----BEGIN KEY-----\nMIIE\n  QhJ7a8\n-----END KEY-----\n", "QhJ7a8 -----END KEY-", "*** -----END KEY-"),
         ("p\udce4ss99", "it is p\ufffdss99, p?ss99 or p\udce4ss99", "it is ***, *** or ***"),
     ],
-    ids=["trailing line break", "key of several lines", "invalid Unicode"],
-)  # fmt: skip
-def test_stripped_partial_and_decoded_forms_of_a_secret_are_redacted(secret: str, text: str, shown: str) -> None:
+    ids=["quoted", "in a URL", "trailing line break", "key of several lines", "invalid Unicode"],
+)
+def test_quoted_stripped_partial_and_decoded_forms_of_a_secret_are_redacted(secret: str, text: str, shown: str) -> None:
     assert Redactor({"DB_PASS": secret}).text(text) == shown
 
 
@@ -135,13 +123,17 @@ def test_secret_in_an_sql_string_is_redacted(quoted: str) -> None:
 
 
 @pytest.mark.parametrize("characters", range(60, 70))
-def test_partial_secret_at_the_end_of_a_cut_query_is_redacted(characters: int) -> None:
-    redactor = Redactor({"DB_PASS": "hunter2-correct-horse"})
+def test_queries_are_redacted_before_they_are_cut(characters: int) -> None:
+    redactor = Redactor({"DB_PASS": "hunter2-correct-horse"}, characters)
     query = f"SELECT '{'x' * 8}hunter2-correct-horse' AS {'y' * 100}"
-    shown = redactor.sql(cut(query, characters))
-    assert shown is not None
-    assert shown.startswith(f"SELECT '{'x' * 8}***")
-    assert shown.endswith("-- cut here: 142 characters in all")
+    evaluated = msg.AuditEvaluated('"t"."x"', "a", 0, {}, True, 1, query, (0, 1))
+    loaded = msg.ProjectLoaded(manifest(model("t.x", query=query, audits=(audit(query=query),))))
+    [redacted_model] = redactor.event(loaded).manifest.models
+    for shown in (redactor.event(evaluated).query, redacted_model.query, redacted_model.audits[0].query):
+        assert shown is not None
+        assert len(shown) == characters
+        assert shown.startswith(f"SELECT '{'x' * 8}***' AS ")
+        assert shown.endswith("-- cut here: 124 characters in all")
 
 
 def test_password_in_a_url_in_sql_is_redacted() -> None:

@@ -105,7 +105,7 @@ def test_patterns_never_apply_to_failed_audits(attribute: str, known: bool) -> N
 
 
 NO_ERRORS = {
-    event.type: event
+    type(event).__name__: event
     for row in OUTCOME_TABLE
     for event in row.events
     if not isinstance(event, msg.NodeFailed | msg.RequestFailed)

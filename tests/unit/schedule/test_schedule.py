@@ -14,7 +14,8 @@ from dg_sqlmesh_component.config.schedule import Schedule
 from dg_sqlmesh_component.dagster_internals import cron_ticks
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
-from dg_sqlmesh_component.schedule.crons import crons_by_time_zone, ticked_models
+from dg_sqlmesh_component.schedule.schedules import crons_by_time_zone
+from dg_sqlmesh_component.schedule.tick import ticked_models
 
 
 def with_cron(cron: str, time_zone: str | None = None) -> Model:
