@@ -1,4 +1,4 @@
-"""Restatements: the part of a request, and what the run reports about it before SQLMesh computes anything."""
+"""The part of a request that restates, with the recorded costs of the models."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from dg_sqlmesh_component.config.attributes import Restate
 from dg_sqlmesh_component.config.run_config import RestateConfig
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.protocol.manifest import Model
 from dg_sqlmesh_component.report.earlier_results import stored_value
-from dg_sqlmesh_component.report.wording import Wording, length_of, ranges
+from dg_sqlmesh_component.report.wording import length_of
 
 _MAX_RECORDS = 20
 """How many of a model's last materializations the estimate reads."""
@@ -61,61 +60,3 @@ def _recorded_cost(instance: dg.DagsterInstance, asset: dg.AssetKey, model: Mode
     if not per_interval["seconds"]:
         return None
     return msg.RecordedCost(**{name: median(values) for name, values in per_interval.items() if values})
-
-
-def restatement_log(wording: Wording, planned: msg.RestatementPlanned) -> str:
-    """The log line of a planned restatement: each model with its range, and what else it means."""
-    intervals = sum(number for _, number in planned.ranges.values())
-    lines = [
-        f"This run restates {counted(len(planned.ranges), 'model')}, {counted(intervals, 'interval')}. "
-        f"{_estimate(wording, planned)}",
-        *(
-            f"    {wording.assets.name(fqn)}: {ranges([interval])} ({counted(number, 'interval')})"
-            for fqn, (interval, number) in planned.ranges.items()
-        ),
-    ]
-    if planned.added:
-        names = listed(list(map(wording.assets.name, planned.added)))
-        lines.append(f"Not selected, but downstream of a restated model, so SQLMesh computes them again: {names}.")
-    if planned.environments:
-        names = ", ".join(f"{name} ({counted(number, 'model')})" for name, number in planned.environments.items())
-        lines.append(f"These environments lose the same intervals of their own versions: {names}.")
-    return "\n".join(lines)
-
-
-def restatement_metadata(wording: Wording, planned: msg.RestatementPlanned) -> dict[str, dg.MetadataValue]:
-    """The planned restatement as metadata of the step."""
-    records = [
-        dg.TableRecord(
-            {
-                "model": wording.assets.name(fqn),
-                "range": ranges([interval]),
-                "intervals": number,
-                "selected": fqn not in planned.added,
-            }
-        )
-        for fqn, (interval, number) in planned.ranges.items()
-    ]
-    metadata: dict[str, dg.MetadataValue] = {"sqlmesh/restated": dg.MetadataValue.table(records)}
-    if planned.estimate is not None:
-        metadata["sqlmesh/estimated_seconds"] = dg.MetadataValue.float(planned.estimate.seconds)
-        for name, value in (("rows", planned.estimate.rows), ("bytes", planned.estimate.bytes)):
-            if value is not None:
-                metadata[f"sqlmesh/estimated_{name}"] = dg.MetadataValue.int(round(value))
-    if planned.environments:
-        metadata["sqlmesh/environments_without_intervals"] = dg.MetadataValue.json(planned.environments)
-    return metadata
-
-
-def _estimate(wording: Wording, planned: msg.RestatementPlanned) -> str:
-    if planned.estimate is None:
-        return "Dagster has no record of an earlier computation, so there is no estimate."
-    parts = [f"{planned.estimate.seconds:.1f} seconds of computation"]
-    for value, noun in ((planned.estimate.rows, "row"), (planned.estimate.bytes, "byte")):
-        if value is not None:
-            parts.append(counted(round(value), noun))
-    text = f"Estimate, from earlier runs: {', '.join(parts)}."
-    if planned.without_cost:
-        names = listed(list(map(wording.assets.name, planned.without_cost)))
-        text += f" It leaves out {names}, without an earlier record."
-    return text

@@ -14,9 +14,9 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, unquoted
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Verdict
+from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.report.summary import summary_line, summary_metadata
 from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.run.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.run.worker_output import WorkerOutput
 
 _IF_STALE = "\n\nIf the plan reports no changes, the manifest is stale. Refresh it:" + block(
