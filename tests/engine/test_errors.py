@@ -231,8 +231,11 @@ def test_model_that_is_not_promoted_does_not_stop_promoted_models(new_shop: NewS
     assert (record.status_of("t/two"), record.status_of("t/three")) == ("not_in_environment", "not_in_environment")
     unevaluated = [check for name, check in record.checks.items() if name.startswith("t/two:not_null")]
     assert [(check.passed, check.severity) for check in unevaluated] == [(False, dg.AssetCheckSeverity.WARN)]
-    assert unevaluated[0].description == "Not evaluated: t.two is not promoted in environment prod."
     command = f"\n\n    cd {shop.project} && sqlmesh plan"
+    reason = (
+        f"Not evaluated: t.two: Not promoted in environment prod, so not run. To promote the project's files:{command}"
+    )
+    assert str(unevaluated[0].description).startswith(reason)
     [description] = record.failures
     assert "t.two, t.three: Not promoted in environment prod, so not run." in description
     advice = (
