@@ -1,6 +1,7 @@
 """What SQLMesh did with the nodes of one run, and what each outcome means.
 
-`RULES` decides everything that depends on the kind of an outcome. The sentence of each kind is in `wording.py`.
+`RULES` decides how a run reports each kind of outcome. `run/ledger.py` decides which kind a node has. `wording.py` has
+the sentence of each kind, and `failure.py` groups some of them.
 """
 
 from __future__ import annotations

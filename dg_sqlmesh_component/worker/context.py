@@ -34,9 +34,9 @@ from dg_sqlmesh_component.protocol.errors import (
 from dg_sqlmesh_component.protocol.formatting import block, plain, short_hash
 from dg_sqlmesh_component.protocol.messages import OpenProject, SecretsKnown
 from dg_sqlmesh_component.protocol.redaction import secrets_in
+from dg_sqlmesh_component.worker.find_secrets import secret_values
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.secrets import secret_values
 from dg_sqlmesh_component.worker.sqlmesh_internals import require_existing_state
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 

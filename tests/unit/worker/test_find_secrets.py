@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, PostgresConnectionConfig
 
-from dg_sqlmesh_component.worker.secrets import secret_values
+from dg_sqlmesh_component.worker.find_secrets import secret_values
 
 
 def postgres(password: str) -> PostgresConnectionConfig:
