@@ -306,29 +306,14 @@ class Ledger:
         return tuple(self._audit_only)
 
     def worth_retrying(self, interruption_is_transient: bool) -> frozenset[str]:
-        """The open nodes that may succeed in another attempt, after this one has ended.
+        """The open nodes that may succeed in another attempt. None may, unless a failure was transient.
 
-        These are the nodes that failed for transient causes only, and the nodes that only such failures blocked. If a
-        transient cause interrupted the whole attempt, the nodes without evidence are included too. The ledger does not
-        know the graph, so the caller removes nodes downstream of `failed_for_good`.
+        The ledger does not know the graph, so the caller removes the nodes downstream of `failed_for_good`.
         """
-        entries = self._open_entries
-        failed = {
-            fqn
-            for fqn, entry in entries.items()
-            if entry.failures and all(failure.is_transient for failure in entry.failures)
-        }
-        blocked = {
-            fqn
-            for fqn, entry in entries.items()
-            if not entry.failures and entry.failed_upstream and set(entry.failed_upstream) <= failed
-        }
-        interrupted = {
-            fqn
-            for fqn, entry in entries.items()
-            if interruption_is_transient and not (entry.failures or entry.failed_upstream or entry.is_explained)
-        }
-        return frozenset(failed | blocked | interrupted)
+        unexplained = {fqn for fqn, entry in self._open_entries.items() if entry.failures or not entry.is_explained}
+        retried = unexplained - self.failed_for_good
+        has_transient_failure = any(self._entries[fqn].failures for fqn in retried)
+        return frozenset(retried if interruption_is_transient or has_transient_failure else ())
 
     @property
     def failed_for_good(self) -> frozenset[str]:

@@ -1,8 +1,8 @@
 """Decides whether a retry inside the step can help, and for which nodes. Pure. `step` checks the number of retries.
 
-Another attempt computes the nodes that failed for transient causes only, and the nodes that only such failures blocked.
-If a transient cause ended the whole attempt, the nodes without an outcome are included. Nodes downstream of a node that
-failed for good are left out: the next SQLMesh run would not know of that failure, and would compute them from old data.
+After a transient error, another attempt computes the nodes without an outcome. A node that failed for good is settled.
+Nodes downstream of it are left out: the next SQLMesh run would not know of that failure, and would compute them from
+old data.
 """
 
 from __future__ import annotations
