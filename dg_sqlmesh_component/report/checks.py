@@ -12,7 +12,7 @@ from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, STATUS_
 from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
 from dg_sqlmesh_component.report.earlier_results import NOT_EVALUATED, EarlierResult, data_metadata
 from dg_sqlmesh_component.report.metadata import audit_metadata, status_metadata
-from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, Event, NodeOutcome, Verdict
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Verdict
 from dg_sqlmesh_component.report.records import OutsideData
 from dg_sqlmesh_component.report.wording import Wording
 
@@ -91,7 +91,7 @@ class Checks:
             return not_evaluated(check, wording.why_no_coverage(node.fqn)) if has_result else None
         slack = wording.assets.intervals_slack
         assert slack is not None, "there are no such checks without it"
-        is_waiting = isinstance(node, NodeOutcome) and node.outcome.rule.verdict is Verdict.WARNING
+        is_waiting = isinstance(node, NodeOutcome) and node.outcome.rule.warns
         sentences = [
             coverage_sentences(wording.assets.name(node.fqn), coverage, slack, self.now, advises=not is_waiting),
             *([wording.sentence(node)] if isinstance(node, NodeOutcome) and is_waiting else []),
@@ -193,7 +193,7 @@ def _has_evaluated_all(node: NodeOutcome | AuditOnlyOutcome) -> bool:
     """Whether SQLMesh has evaluated all audits of the promoted version."""
     if isinstance(node, AuditOnlyOutcome):
         return node.error is None
-    return node.outcome.rule.event is Event.MATERIALIZATION
+    return node.outcome.rule.materializes
 
 
 def _has_failed(node: NodeOutcome | AuditOnlyOutcome) -> bool:

@@ -12,7 +12,7 @@ from dg_sqlmesh_component.definitions.translator import sql_metadata
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import fenced, listed
 from dg_sqlmesh_component.report.coverage import coverage_metadata
-from dg_sqlmesh_component.report.outcomes import AuditResult, Event, NodeOutcome, Verdict
+from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome
 from dg_sqlmesh_component.report.wording import Wording, ranges
 
 
@@ -61,7 +61,7 @@ def timestamp(milliseconds: int) -> dg.TimestampMetadataValue:
 
 def _status(outcome: NodeOutcome) -> dict[str, Any]:
     """The outcome, unless it is the usual one."""
-    is_usual = outcome.outcome.rule.event is Event.MATERIALIZATION
+    is_usual = outcome.outcome.rule.materializes
     return {} if is_usual else {"sqlmesh/status": outcome.outcome.value}
 
 
@@ -102,7 +102,7 @@ def _computed(outcome: NodeOutcome) -> dict[str, Any]:
 
 def _causes(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
     """Why a model was not executed. A run's page in Dagster shows metadata, but no descriptions."""
-    waits = outcome.outcome.rule.verdict is Verdict.WARNING or outcome.unselected
+    waits = outcome.outcome.rule.warns or outcome.unselected
     is_waiting = waits and not outcome.outcome.is_failure
     error = "\n".join(outcome.errors)
     metadata = {

@@ -79,6 +79,21 @@ class Rule:
     repeats: bool = False
     is_cause: bool = False
 
+    @property
+    def materializes(self) -> bool:
+        """Whether Dagster gets a materialization."""
+        return self.event is Event.MATERIALIZATION
+
+    @property
+    def may_stay_silent(self) -> bool:
+        """Whether Dagster gets no event if `record_unchanged` is false."""
+        return self.event is Event.OPTIONAL_OBSERVATION
+
+    @property
+    def warns(self) -> bool:
+        """Whether the status check warns: the model waits for something."""
+        return self.verdict is Verdict.WARNING
+
 
 RULES: Mapping[Outcome, Rule] = {
     Outcome.EXECUTED: Rule(Verdict.PASSED, event=Event.MATERIALIZATION, releases=Released.ALL),

@@ -7,7 +7,7 @@ import dagster as dg
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import utc_text
 from dg_sqlmesh_component.report.metadata import outcome_metadata
-from dg_sqlmesh_component.report.outcomes import Event, NodeOutcome
+from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.records import record_metadata
 from dg_sqlmesh_component.report.wording import Wording
 
@@ -21,7 +21,7 @@ def materialization(
         now: The instant of the run, epoch milliseconds.
         recorded: What Dagster knows of the model's data after this outcome.
     """
-    assert outcome.outcome.rule.event is Event.MATERIALIZATION, outcome
+    assert outcome.outcome.rule.materializes, outcome
     version = outcome.promoted.version if outcome.promoted else "unknown"
     return dg.MaterializeResult(
         asset_key=wording.assets.key(outcome.fqn),
@@ -47,7 +47,7 @@ def observation(
     """
     description = wording.sentence(outcome)
     model = wording.assets.models.get(outcome.fqn)
-    is_idle = outcome.outcome.rule.event is Event.OPTIONAL_OBSERVATION
+    is_idle = outcome.outcome.rule.may_stay_silent
     if is_idle and model is not None and model.kind != "SEED":
         allow = "" if allows_restatement else "`execution.allow_restate: true` in defs.yaml, and then "
         description += f" To compute a range again, set {allow}`restate` in the run config."

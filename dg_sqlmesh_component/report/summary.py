@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import dagster as dg
 
-from dg_sqlmesh_component.report.outcomes import Event, NodeOutcome, Outcome, Verdict
+from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome, Verdict
 from dg_sqlmesh_component.report.wording import Wording
 
 MAX_ROWS = 50
@@ -26,7 +26,7 @@ def summary_line(wording: Wording, outcomes: Collection[NodeOutcome]) -> str:
 
 def summary_metadata(wording: Wording, outcomes: Collection[NodeOutcome]) -> dict[str, dg.MetadataValue]:
     """The executed models, slowest first, and the other models with the reason, failures first."""
-    executed = [outcome for outcome in outcomes if outcome.outcome.rule.event is Event.MATERIALIZATION]
+    executed = [outcome for outcome in outcomes if outcome.outcome.rule.materializes]
     others = [outcome for outcome in outcomes if outcome not in executed]
     slowest = [
         dg.TableRecord(

@@ -55,7 +55,7 @@ class _Entry:
         finished: Finished batches of the current plan, by index.
         earlier: Batches that finished before SQLMesh started over, or in an earlier attempt.
         earlier_errors: The errors of earlier attempts.
-        verdict: The outcome; None while the entry is open.
+        settled: The outcome; None while the entry is open.
         computed_until: When its last batch ended, with or without an error.
     """
 
@@ -69,7 +69,7 @@ class _Entry:
     up_to_date: msg.NodeUpToDate | None = None
     waiting: msg.NodeWaiting | None = None
     coverage: msg.IntervalCoverage | None = None
-    verdict: Outcome | None = None
+    settled: Outcome | None = None
     is_second_outcome: bool = False
     row_count: int | None = None
     attempts: int = 1
@@ -79,7 +79,7 @@ class _Entry:
 
     @property
     def is_open(self) -> bool:
-        return self.verdict is None
+        return self.settled is None
 
     @property
     def done(self) -> list[msg.BatchFinished]:
@@ -373,7 +373,7 @@ class Ledger:
             entry = self._entry(fqn)
             entry.planned, entry.unselected = batches, event.unselected.get(fqn, ())
             if not entry.is_open:
-                entry.verdict, entry.is_second_outcome = None, True
+                entry.settled, entry.is_second_outcome = None, True
                 entry.forget()
 
     def _finish_batch(self, event: msg.BatchFinished) -> list[NodeOutcome | AuditOnlyOutcome]:
@@ -393,15 +393,15 @@ class Ledger:
     def _fail(self, event: msg.NodeFailed) -> None:
         entry = self._entry(event.fqn)
         entry.failures.append(event)
-        if entry.verdict is not None and not entry.verdict.is_failure:
-            outcome = entry.verdict.value.replace("_", " ")
+        if entry.settled is not None and not entry.settled.is_failure:
+            outcome = entry.settled.value.replace("_", " ")
             self._failed_after_success.setdefault(
                 event.fqn, f"SQLMesh reported that {event.fqn} was {outcome}, and then that it failed: {event.message}"
             )
 
     def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
         entry = self._entries[fqn]
-        entry.verdict = outcome
+        entry.settled = outcome
         return entry.outcome(fqn, outcome, errors, self._promoted.get(fqn), is_cancelled=self._is_cancelled)
 
 

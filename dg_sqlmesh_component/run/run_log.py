@@ -13,7 +13,7 @@ from dg_sqlmesh_component.dagster_internals import is_part_of_backfill, log_step
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, unquoted
 from dg_sqlmesh_component.report.metadata import unapplied_change
-from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Verdict
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.report.summary import summary_line, summary_metadata
 from dg_sqlmesh_component.report.wording import Wording
@@ -94,7 +94,7 @@ class RunLog:
         """Log failures, and outcomes that no materialization or observation shows. Each line is one more event."""
         if outcome.outcome.is_failure:
             self.context.log.error(self.wording.sentence(outcome))
-        elif outcome.outcome.rule.verdict is Verdict.WARNING or outcome.fqn not in self.wording.assets.specs:
+        elif outcome.outcome.rule.warns or outcome.fqn not in self.wording.assets.specs:
             self.context.log.info(self.wording.sentence(outcome))
 
     def audits(self, outcome: NodeOutcome | AuditOnlyOutcome) -> None:

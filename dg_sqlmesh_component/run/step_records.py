@@ -13,7 +13,7 @@ from dg_sqlmesh_component.dagster_internals import DataVersions, forget_data_ver
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.report.metadata import outcome_metadata
-from dg_sqlmesh_component.report.outcomes import Event, NodeOutcome
+from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization, record_of
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
@@ -72,7 +72,7 @@ class StepRecords:
         for fqn in self.wording.assets.with_upstream([outcome.fqn])[:-1]:
             is_idle = self.is_selected(fqn) and not outcome.outcome.is_failure
             yield from self._outside_data_of([fqn], in_run={} if is_idle else None)
-        is_idle = outcome.outcome.rule.event is Event.OPTIONAL_OBSERVATION
+        is_idle = outcome.outcome.rule.may_stay_silent
         yield from self._outside_data_of([outcome.fqn], outcome_metadata(self.wording, outcome) if is_idle else None)
 
     def _outside_data_of(

@@ -14,7 +14,7 @@ from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.checks import Checks, key_of, not_evaluated
 from dg_sqlmesh_component.report.earlier_results import EarlierResult
-from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, Event, NodeOutcome
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.results import materialization, observation
 from dg_sqlmesh_component.run.check_history import last_results
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
@@ -93,11 +93,11 @@ class StepResults:
     # -- models -----------------------------------------------------------------------------------
 
     def _results_of(self, outcome: NodeOutcome, earlier: Mapping[dg.AssetCheckKey, EarlierResult]) -> Iterator[Any]:
-        event = outcome.outcome.rule.event
+        materializes = outcome.outcome.rule.materializes
         is_asset = outcome.fqn in self._assets.specs  # else a standalone audit or an external model
         if is_asset and not self._wording.is_declared:
             yield observation(self._wording, outcome)
-        elif is_asset and event is Event.MATERIALIZATION:
+        elif is_asset and materializes:
             yield from self._materialization(outcome)
         elif not self._is_observed(outcome):
             self.unobserved.append(outcome)
@@ -106,7 +106,7 @@ class StepResults:
             yield observation(self._wording, outcome, recorded, allows_restatement=self.allows_restatement)
         if self._is_observed(outcome) or not self._is_only_step:
             yield from self._check_results(outcome, earlier)
-        is_materialized = event is Event.MATERIALIZATION and self._wording.is_declared
+        is_materialized = materializes and self._wording.is_declared
         if is_asset and self.records.is_selected(outcome.fqn) and not is_materialized:
             yield from self._release.asset(outcome)
 
@@ -126,7 +126,7 @@ class StepResults:
         forget_data_version(self.context, key)
 
     def _is_observed(self, outcome: NodeOutcome) -> bool:
-        return self.record_unchanged or outcome.outcome.rule.event is not Event.OPTIONAL_OBSERVATION
+        return self.record_unchanged or not outcome.outcome.rule.may_stay_silent
 
     @cached_property
     def _is_only_step(self) -> bool:
