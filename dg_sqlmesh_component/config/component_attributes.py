@@ -101,6 +101,14 @@ class ComponentAttributes(dg.Resolvable):
             examples=[{"characters": 20_000, "lineage_pairs": 10_000}],
         ),
     ] = field(default_factory=MetadataLimits)
+    query_history_url: Annotated[
+        str | None,
+        described(
+            "Web page with the engine's queries of one run, as a URL with `{run_id}`. Each executed model links to "
+            "it. SQLMesh (from 0.236) adds the id of the Dagster run to its queries. Default: no link.",
+            "https://warehouse.example.com/queries?text={run_id}",
+        ),
+    ] = None
     virtual_views: Annotated[
         bool,
         described(
@@ -227,6 +235,11 @@ class ComponentAttributes(dg.Resolvable):
             raise ConfigurationError(
                 "defs.yaml has both `schedule` and `automation`, so Dagster would request each model twice. Remove one "
                 "of them."
+            )
+        if self.query_history_url is not None and "{run_id}" not in self.query_history_url:
+            raise ConfigurationError(
+                f"`query_history_url` in defs.yaml is {self.query_history_url!r}. It must contain {{run_id}}, in whose "
+                "place each run puts its id."
             )
         if self.restate != Restate() and not self.execution.allow_restate:
             raise ConfigurationError(
