@@ -140,3 +140,12 @@ def test_links_between_documents_exist() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_pages_of_the_site_link_only_to_pages_of_the_site() -> None:
+    """A link out of `docs` works in the repository. On the site it is broken, and Zensical accepts it."""
+    docs = REPOSITORY / "docs"
+    for page in docs.rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).resolve().is_relative_to(docs), f"{page.name}: {target}"
