@@ -91,7 +91,7 @@ class Checks:
             return not_evaluated(check, wording.why_no_coverage(node.fqn)) if has_result else None
         slack = wording.assets.intervals_slack
         assert slack is not None, "there are no such checks without it"
-        is_waiting = isinstance(node, NodeOutcome) and node.outcome.rule.warns
+        is_waiting = isinstance(node, NodeOutcome) and node.outcome.rule.waits
         sentences = [
             coverage_sentences(wording.assets.name(node.fqn), coverage, slack, self.now, advises=not is_waiting),
             *([wording.sentence(node)] if isinstance(node, NodeOutcome) and is_waiting else []),

@@ -68,6 +68,7 @@ class Rule:
     Attributes:
         verdict_if_cancelled: The verdict if the run was cancelled.
         repeats: Whether the data is unchanged, so that the last results of the model's audits are repeated.
+        waits: Whether pending intervals wait for something, which the metadata names.
         is_cause: For a failure: whether the step's Failure describes it with its error. Otherwise, the Failure lists it
             below what caused it.
     """
@@ -77,6 +78,7 @@ class Rule:
     event: Event = Event.OBSERVATION
     releases: Released = Released.NONE
     repeats: bool = False
+    waits: bool = False
     is_cause: bool = False
 
     @property
@@ -89,16 +91,11 @@ class Rule:
         """Whether Dagster gets no event if `record_unchanged` is false."""
         return self.event is Event.OPTIONAL_OBSERVATION
 
-    @property
-    def warns(self) -> bool:
-        """Whether the status check warns: the model waits for something."""
-        return self.verdict is Verdict.WARNING
-
 
 RULES: Mapping[Outcome, Rule] = {
     Outcome.EXECUTED: Rule(Verdict.PASSED, event=Event.MATERIALIZATION, releases=Released.ALL),
     Outcome.UP_TO_DATE: Rule(Verdict.PASSED, event=Event.OPTIONAL_OBSERVATION, releases=Released.ALL, repeats=True),
-    Outcome.WAITING: Rule(Verdict.WARNING, releases=Released.OWN_PROJECT, repeats=True),
+    Outcome.WAITING: Rule(Verdict.WARNING, releases=Released.OWN_PROJECT, repeats=True, waits=True),
     Outcome.BLOCKED: Rule(Verdict.FAILED),
     Outcome.FAILED: Rule(Verdict.FAILED, is_cause=True),
     Outcome.AUDIT_FAILED: Rule(Verdict.FAILED, is_cause=True),

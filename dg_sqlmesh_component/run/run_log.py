@@ -94,7 +94,7 @@ class RunLog:
         """Log failures, and outcomes that no materialization or observation shows. Each line is one more event."""
         if outcome.outcome.is_failure:
             self.context.log.error(self.wording.sentence(outcome))
-        elif outcome.outcome.rule.warns or outcome.fqn not in self.wording.assets.specs:
+        elif outcome.outcome.rule.waits or outcome.fqn not in self.wording.assets.specs:
             self.context.log.info(self.wording.sentence(outcome))
 
     def audits(self, outcome: NodeOutcome | AuditOnlyOutcome) -> None:
