@@ -20,7 +20,6 @@ from dg_sqlmesh_component.config.attributes import Selection, refuse_unset_varia
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
-from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
 from dg_sqlmesh_component.definitions.op import ComponentOp
@@ -66,7 +65,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     """
 
     def __post_init__(self) -> None:
-        convert_to_declared_types(self, SQLMeshProjectComponent, secret=("project",))  # its `env` may hold passwords
+        super().__post_init__()
         self.refuse_contradictions()
         self._source = ManifestSource(
             self.project,

@@ -17,9 +17,9 @@ from dagster.components.resolved.errors import ResolutionException
 from dagster_shared.check import CheckError
 from pydantic import ValidationError
 
+from dg_sqlmesh_component.config.attributes import TagConvention
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalTable
-from dg_sqlmesh_component.config.tag_convention import TagConvention
 from dg_sqlmesh_component.dagster_internals import cron_fields
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.janitor import Janitor
+from dg_sqlmesh_component.config.scheduling import Janitor
 from dg_sqlmesh_component.definitions.op import refuse_op_name, refuse_reserved_tags
 
 

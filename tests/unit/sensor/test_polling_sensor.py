@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from unit.builders import fqn, manifest, model, project_assets
 
-from dg_sqlmesh_component.config.polling_sensor import PollingSensor
+from dg_sqlmesh_component.config.scheduling import PollingSensor
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.sensor.plans import LastPlan, PlanChanges, difference
