@@ -66,7 +66,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse_contradictions()
         self._source = ManifestSource(
             self.project,
             _selectors(self.select),

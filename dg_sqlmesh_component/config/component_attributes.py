@@ -118,8 +118,9 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         is_switch=True,
     )
 
-    def refuse_contradictions(self) -> None:
+    def __post_init__(self) -> None:
         """Refuse attributes that have no effect, or a wrong one, together with others."""
+        super().__post_init__()
         if self.schedule is not None and self.automation is not None:
             raise ConfigurationError(
                 "defs.yaml has both `schedule` and `automation`, so Dagster would request each model twice. Remove one "

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import Field, field
+from dataclasses import Field, field, fields, is_dataclass
+from functools import cache
 from inspect import get_annotations
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import dagster as dg
-from pydantic import StrictBool
+from pydantic import ConfigDict, StrictBool, TypeAdapter, ValidationError
 
-from dg_sqlmesh_component.config.validation import convert_to_declared_types, require_at_least, shortened
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 
@@ -54,9 +54,40 @@ class Attributes(dg.Resolvable):
             cls.__annotations__ = types | {name: Annotated[types[name], resolvers[name]] for name in resolvers}
 
     def __post_init__(self) -> None:
-        convert_to_declared_types(self, self._declaring, self.yaml_path, secret=self._secret)
-        require_at_least(self.yaml_path, self, **self._least)
+        """Convert fields to their declared types, and refuse values that cannot be converted or are too small.
 
+        Dagster checks `defs.yaml` as it is written, where each template is a string, and does not check components made
+        in Python. The text `"4"`, from an environment variable, becomes a number where a number is declared. The
+        number 4, which a template makes of that text, becomes text where text is declared.
+        """
+        start = f"{self.yaml_path}." if self.yaml_path else ""
+        for name, adapter in _adapters(self._declaring).items():
+            value = getattr(self, name)
+            try:
+                converted = adapter.validate_python(value)
+            except ValidationError as error:
+                shown = f"of type {type(value).__name__}" if name in self._secret else shortened(value)
+                reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors(include_url=False)))
+                raise ConfigurationError(f"`{start}{name}` in defs.yaml is {shown}. {reasons}.") from None
+            object.__setattr__(self, name, converted)
+        for name, least in self._least.items():
+            number = getattr(self, name)
+            if number is not None and not number >= least:  # NaN, too
+                raise ConfigurationError(f"`{start}{name}` in defs.yaml is {number}; it must be at least {least}.")
+
+
+@cache
+def _adapters(declaring: type) -> dict[str, TypeAdapter[Any]]:
+    types, annotated = get_type_hints(declaring), get_type_hints(declaring, include_extras=True)
+    # pydantic accepts no configuration for a dataclass.
+    return {
+        key.name: TypeAdapter(annotated[key.name], config=None if is_dataclass(types[key.name]) else _ARBITRARY)
+        for key in fields(declaring)
+        if key.init
+    }
+
+
+_ARBITRARY = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
 
 _RESOLVER = "resolver"
 """The key of a field's metadata."""
@@ -159,3 +190,12 @@ def not_a_mapping(
 def _switched(value: Any) -> Any:
     """The boolean that text means, because the value of a variable is text. Any other value stays."""
     return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def shortened(value: object) -> str:
+    """The value as an error shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}..."
+
+
+_LONGEST_VALUE = 60

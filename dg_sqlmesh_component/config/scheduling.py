@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
+import dagster as dg
+
 from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
 from dg_sqlmesh_component.config.mappings import Attributes, attribute
 from dg_sqlmesh_component.config.run_config import sanitized_environment
-from dg_sqlmesh_component.config.validation import check_cron_and_time_zone
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 SHORTEST_INTERVAL = timedelta(seconds=30)
@@ -59,7 +60,7 @@ class Schedule(Attributes, path="schedule"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cron is not None:
-            check_cron_and_time_zone("schedule", self.cron, self.timezone)
+            _check_cron_and_time_zone("schedule", self.cron, self.timezone)
         elif self.timezone is not None:
             raise ConfigurationError(
                 "`schedule.timezone` in defs.yaml is the time zone of `schedule.cron`, which is not set. Without it, "
@@ -125,4 +126,26 @@ class Janitor(Attributes, path="janitor"):
                 "deleted. Name another environment, or remove `janitor.environment` to delete everything that has "
                 "expired."
             )
-        check_cron_and_time_zone("janitor", self.cron, self.timezone)
+        _check_cron_and_time_zone("janitor", self.cron, self.timezone)
+
+
+def _check_cron_and_time_zone(attribute: str, cron: str, time_zone: str | None) -> None:
+    """Refuse `cron` or `timezone` of a mapping if Dagster does not accept it."""
+    if not _is_accepted(cron, None):
+        raise ConfigurationError(
+            f"`{attribute}.cron` in defs.yaml is {cron!r}, which Dagster does not accept as a cron. Write five "
+            "fields, for example '0 6 * * *', or an alias such as '@daily'."
+        )
+    if not _is_accepted(cron, time_zone):
+        raise ConfigurationError(
+            f"`{attribute}.timezone` in defs.yaml is {time_zone!r}, which is no time zone. Write a name such as "
+            "'Europe/Berlin'."
+        )
+
+
+def _is_accepted(cron: str, time_zone: str | None) -> bool:
+    try:
+        dg.ScheduleDefinition(job_name="any", cron_schedule=cron, execution_timezone=time_zone)
+    except dg.DagsterInvalidDefinitionError:
+        return False
+    return True
