@@ -6,15 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import dagster as dg
 
-from dg_sqlmesh_component.definitions.translator import Dependencies, Translator, fqn_of, model_label
+from dg_sqlmesh_component.definitions.translator import Translator, fqn_of, model_label, parents_first
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
-from dg_sqlmesh_component.protocol.formatting import counted, did_you_mean, short_hash, unquoted
+from dg_sqlmesh_component.protocol.formatting import did_you_mean, short_hash, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import (
     Audit,
@@ -30,12 +29,6 @@ _Evaluated = TypeVar("_Evaluated", bound=UsedAudit)
 
 SpecOf = Callable[[Model], dg.AssetSpec]
 CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetCheckSpec | None]
-
-PARTITIONS_REFUSED = (
-    "has a `partitions_def`. SQLMesh itself decides which intervals it computes, whatever partition a run has. So "
-    "Dagster could show a partition as materialized that is not. Remove it."
-)
-"""The reason for refusing an asset, after its name."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +82,10 @@ class ProjectAssets:
             ConfigurationError: An overridden asset or check cannot be used.
         """
         models = {model.fqn: model for model in manifest.models}
-        chosen = [models[fqn] for fqn in manifest.selected if models[fqn].is_executable]
-        default_specs = {model.fqn: _accepted(spec_of(model), model) for model in chosen}
-        upstream = _Upstream(default_specs, translator, spec_of)
-        specs = {model.fqn: upstream.applied_to(default_specs[model.fqn], model) for model in chosen}
+        specs = translator.asset_specs(spec_of)
+        chosen = [models[fqn] for fqn in specs]
         fqn_by_key = _index_keys(chosen, specs)
-        _refuse_key_collisions(chosen, fqn_by_key, models, translator, upstream)
+        _refuse_key_collisions(chosen, fqn_by_key, models, translator)
         checks = _Checks(check_spec_of)
         for model in chosen:
             if status_checks:
@@ -133,7 +124,7 @@ class ProjectAssets:
     @cached_property
     def parents_first(self) -> tuple[str, ...]:
         """All models, each after its upstream models: the order in which results may be recorded."""
-        return _parents_first(self.models)
+        return parents_first(self.models)
 
     def external_models_with_audits(self, models: Iterable[str]) -> set[str]:
         """External models with audits that these models read, also through embedded models.
@@ -270,11 +261,6 @@ class ProjectAssets:
         return self.models[node].audits if node in self.models else ()
 
 
-def _parents_first(models: Mapping[str, Model]) -> tuple[str, ...]:
-    graph = {fqn: models[fqn].depends_on for fqn in sorted(models)}
-    return tuple(fqn for fqn in TopologicalSorter(graph).static_order() if fqn in models)
-
-
 class _Carriers:
     """The models whose assets carry the checks of standalone audits and of external models."""
 
@@ -312,7 +298,7 @@ class _Carriers:
     def _depths(self) -> Mapping[str, int]:
         """The length of the longest chain of models upstream of each model."""
         depths: dict[str, int] = {}
-        for fqn in _parents_first(self._models):
+        for fqn in parents_first(self._models):
             depths[fqn] = max(
                 (depths[parent] + 1 for parent in self._models[fqn].depends_on if parent in depths), default=0
             )
@@ -376,95 +362,6 @@ def _audited_externals_of(model: str, models: Mapping[str, Model]) -> set[str]:
     return {fqn for fqn in tables if fqn in models and models[fqn].is_external and models[fqn].audits}
 
 
-def _accepted(spec: object, model: Model) -> dg.AssetSpec:
-    """The spec of a model, which an override or `translation` may have made. One that cannot be used is refused."""
-    if not isinstance(spec, dg.AssetSpec):
-        raise ConfigurationError(
-            f"{model_label(model)}: get_asset_spec returned {spec!r}. It must return a dagster.AssetSpec. To leave a "
-            "model out, name it in `exclude`."
-        )
-    if "None" in spec.key.path and "None" not in model.fqn:
-        raise ConfigurationError(
-            f"{model_label(model)}: `translation` gives it the key {spec.key.to_user_string()}. A variable in its "
-            "template is not set."
-        )
-    if spec.partitions_def is not None:
-        raise ConfigurationError(f"{model_label(model)} {PARTITIONS_REFUSED}")
-    return spec
-
-
-class _Upstream:
-    """The keys that upstream models and tables finally have, and the specs that depend on them.
-
-    An upstream model that is not selected has the key that it would have as an asset. So two components that share a
-    project and its translation fit together.
-    """
-
-    def __init__(self, specs: Mapping[str, dg.AssetSpec], translator: Translator, spec_of: SpecOf) -> None:
-        self._keys = {fqn: spec.key for fqn, spec in specs.items()}
-        self._translator = translator
-        self._spec_of = spec_of
-        self._dependencies = Dependencies(translator.tables(self.key))
-
-    def key(self, parent: Model | str) -> dg.AssetKey:
-        """The key of an upstream model or table."""
-        if not isinstance(parent, Model) or parent.is_external:
-            return self._translator.external_key(parent)
-        if parent.fqn not in self._keys:
-            self._keys[parent.fqn] = self._spec_of(parent).key
-        return self._keys[parent.fqn]
-
-    def applied_to(self, spec: dg.AssetSpec, model: Model) -> dg.AssetSpec:
-        """The spec with dependencies on these keys, and with column lineage."""
-        deps, metadata = self._deps(spec, model), self._column_lineage(model)
-        if not metadata and deps == list(spec.deps):
-            return spec  # Dagster checks all of a replaced spec again
-        return spec.replace_attributes(deps=deps, metadata={**metadata, **spec.metadata})
-
-    def _deps(self, spec: dg.AssetSpec, model: Model) -> list[dg.AssetDep]:
-        """The dependencies of an asset. Each default key is replaced by the keys of the parents that share it."""
-        keys: dict[dg.AssetKey, list[dg.AssetKey]] = {}
-        for parent in self._translator.upstream(model):
-            keys.setdefault(self._translator.default_key(parent), []).append(self.key(parent))
-        deps: dict[dg.AssetKey, dg.AssetDep] = {}
-        for dep in spec.deps:
-            is_bare = dep.partition_mapping is None and not dep.metadata
-            is_default = is_bare or dep == self._translator.default_dependencies[dep.asset_key]
-            for key in keys.get(dep.asset_key, ()):
-                deps[key] = self._dependencies[key] if is_default else dep._replace(asset_key=key)
-            if dep.asset_key not in keys:
-                deps[dep.asset_key] = dep
-        return list(deps.values())
-
-    def _column_lineage(self, model: Model) -> dict[str, Any]:
-        if not model.column_lineage:
-            return {}
-        metadata: dict[str, Any] = {
-            "dagster/column_lineage": dg.TableColumnLineage(
-                {
-                    column: [dg.TableColumnDep(asset_key=key, column_name=name) for key, name in sources]
-                    for column, pairs in model.column_lineage.items()
-                    if (sources := sorted({source for pair in pairs for source in self._source_columns(*pair)}))
-                }
-            )
-        }
-        if model.column_lineage_cut:
-            metadata["sqlmesh/column_lineage_cut"] = (
-                f"{counted(model.column_lineage_cut, 'pair')} of columns left out; "
-                "`metadata_limits.lineage_pairs` in defs.yaml sets the limit"
-            )
-        return metadata
-
-    def _source_columns(self, fqn: str, column: str) -> Iterable[tuple[dg.AssetKey, str]]:
-        """The columns of assets that a column comes from, through embedded models."""
-        parent = self._translator.model(fqn)
-        if parent is not None and parent.is_embedded:
-            for source in (parent.column_lineage or {}).get(column, ()):
-                yield from self._source_columns(*source)
-        else:
-            yield self.key(parent or fqn), column
-
-
 def _index_keys(chosen: list[Model], specs: Mapping[str, dg.AssetSpec]) -> dict[dg.AssetKey, str]:
     by_key: dict[dg.AssetKey, Model] = {}
     for model in chosen:
@@ -483,12 +380,11 @@ def _refuse_key_collisions(
     fqn_by_key: Mapping[dg.AssetKey, str],
     models: Mapping[str, Model],
     translator: Translator,
-    upstream: _Upstream,
 ) -> None:
     """Refuse an external table, or a model that is not selected, with the key of one of our assets."""
     for model in chosen:
         for parent in translator.upstream(model):
-            key = upstream.key(parent)
+            key = translator.key(parent)
             owner = fqn_by_key.get(key)
             if owner is None or owner == fqn_of(parent):
                 continue

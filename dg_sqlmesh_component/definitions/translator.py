@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, lru_cache
+from graphlib import TopologicalSorter
 from typing import Any
 
 import dagster as dg
@@ -37,6 +38,12 @@ WHEN_SKIPPED = (
     "the audit reads. To evaluate it, execute the check alone."
 )
 """Part of the description of each audit's check: Dagster shows no reason for a skipped check."""
+
+PARTITIONS_REFUSED = (
+    "has a `partitions_def`. SQLMesh itself decides which intervals it computes, whatever partition a run has. So "
+    "Dagster could show a partition as materialized that is not. Remove it."
+)
+"""The reason for refusing an asset, after its name."""
 
 HAS_VIRTUAL_ASSETS = "is_virtual" in inspect.signature(dg.AssetSpec.__new__).parameters
 """Whether this Dagster has virtual assets, which are never stale by themselves; 1.13 and later do."""
@@ -123,12 +130,27 @@ class Translator:
         self._configured_keys = attributes.external_models.mapped(
             fqn for fqn, node in self._upstream_nodes.items() if _is_external(node)
         )
-        # `schema/name`, after the prefix that a tag may set. The catalog is left out (ADR-0013).
-        self._keys = {
-            model.fqn: dg.AssetKey([*self._properties[model.fqn].key_prefix, model.schema, model.table])
-            for model in manifest.models
-            if model.is_executable
-        }
+        self._keys: dict[str, dg.AssetKey] = {}
+
+    def asset_specs(self, spec_of: Callable[[Model], dg.AssetSpec]) -> dict[str, dg.AssetSpec]:
+        """The assets of the selected models, by fqn. Each is made after those upstream of it, so their keys are known.
+
+        An upstream model that is not selected has the key that it would have as an asset. So two components that share
+        a project and its translation fit together.
+
+        Args:
+            spec_of: Returns the asset of a model: `asset_spec`, or an override.
+        """
+        for parent in self._upstream_nodes.values():
+            if isinstance(parent, Model) and parent.is_executable and parent.fqn not in self._selected:
+                self._keys[parent.fqn] = spec_of(parent).key
+        specs = {}
+        for fqn in parents_first(self._models):
+            model = self._models[fqn]
+            if model.is_executable and fqn in self._selected:
+                specs[fqn] = _accepted(spec_of(model), model)
+                self._keys[fqn] = specs[fqn].key
+        return {fqn: specs[fqn] for fqn in self._models if fqn in specs}
 
     def asset_spec(self, model: Model) -> dg.AssetSpec:
         """The asset of one model: the defaults, its tags, then `translation`.
@@ -158,11 +180,15 @@ class Translator:
             metadata["sqlmesh/owner"] = model.owner
         if "storage_kind" in self._attributes.include_metadata:
             metadata["dagster/storage_kind"] = model.engine
+        deps: list[dg.AssetDep] = []
+        if model.fqn in self._selected:  # of another model, only the key is used
+            deps = self._deps(model)
+            metadata |= self._column_lineage(model)
         python = ["python"] if model.source_type == "python" else []
         try:
             return _spec_without_preview_warning(
-                key=self._keys[model.fqn],
-                deps=self._deps(model),
+                key=self._default_key(model),
+                deps=deps,
                 # Never empty: Dagster would show the op's description, which is the same for every model.
                 description=_described(model.description or f"SQLMesh model {model.name} ({model.kind}).", model.query),
                 group_name=properties.group_name or _identifier(dbt.group or model.schema),
@@ -252,10 +278,6 @@ class Translator:
 
     # -- lineage ----------------------------------------------------------------------------------
 
-    def model(self, fqn: str) -> Model | None:
-        """The model of a table; None if the project has none."""
-        return self._models.get(fqn)
-
     def upstream(self, model: Model) -> Iterable[Model | str]:
         """The models that a model reads, through embedded models, and the fqn of each table without a model."""
         for fqn in model.depends_on:
@@ -267,7 +289,17 @@ class Translator:
             else:
                 yield parent
 
-    def external_key(self, parent: Model | str) -> dg.AssetKey:
+    def key(self, parent: Model | str) -> dg.AssetKey:
+        """The key of an upstream model or table."""
+        if isinstance(parent, Model) and parent.is_executable:
+            return self._keys.get(parent.fqn) or self._default_key(parent)
+        return self._external_key(parent)
+
+    def _default_key(self, model: Model) -> dg.AssetKey:
+        """`schema/name`, after the prefix that a tag may set. The catalog is left out (ADR-0013)."""
+        return dg.AssetKey([*self._properties[model.fqn].key_prefix, model.schema, model.table])
+
+    def _external_key(self, parent: Model | str) -> dg.AssetKey:
         """The key of an external table.
 
         `external_models` may set it. Otherwise it is `schema/name`, after the prefix that a tag may set, and with the
@@ -296,7 +328,7 @@ class Translator:
             for parent in self.upstream(model):
                 fqn = fqn_of(parent)
                 if _is_external(parent) and fqn not in self._configured_keys:
-                    tables.setdefault(self.external_key(parent), {}).setdefault(fqn, (parent, model))
+                    tables.setdefault(self._external_key(parent), {}).setdefault(fqn, (parent, model))
         return [_external_spec(key, *next(iter(same.values()))) for key, same in tables.items() if len(same) == 1]
 
     @cached_property
@@ -309,13 +341,19 @@ class Translator:
         """The number of external tables with the same schema and name."""
         return Counter(split_fqn(fqn)[-2:] for fqn, node in self._upstream_nodes.items() if _is_external(node))
 
-    def default_key(self, parent: Model | str) -> dg.AssetKey:
-        """The key of an upstream model or table, before `translation` or an override changes it."""
-        if isinstance(parent, Model) and parent.is_executable:
-            return self._keys[parent.fqn]
-        return self.external_key(parent)
+    def _is_ours(self, parent: Model | str) -> bool:
+        return isinstance(parent, Model) and parent.is_executable and parent.fqn in self._selected
 
-    def tables(self, key_of: Callable[[Model | str], dg.AssetKey]) -> dict[dg.AssetKey, str | None]:
+    def _deps(self, model: Model) -> list[dg.AssetDep]:
+        deps = {}
+        for parent in self.upstream(model):
+            key = self.key(parent)
+            table = None if self._is_ours(parent) else self._tables[key]
+            deps[key] = dg.AssetDep(key, metadata={"dagster/table_name": table} if table else None)
+        return list(deps.values())
+
+    @cached_property
+    def _tables(self) -> dict[dg.AssetKey, str | None]:
         """The table name of each dependency that is not an asset of ours.
 
         By the name, Dagster links the dependency to the asset that produces the table. The name is None in two cases.
@@ -323,25 +361,41 @@ class Translator:
         which must stay as it is.
         """
         tables: dict[dg.AssetKey, str | None] = {}
-        for parent in self._upstream_nodes.values():
-            key, table = key_of(parent), self._table_name(parent)
-            tables[key] = table if tables.get(key, table) == table else None
+        for fqn, parent in self._upstream_nodes.items():
+            if not self._is_ours(parent):
+                table = parent.table_name if isinstance(parent, Model) else ".".join(split_fqn(parent))
+                named = None if fqn in self._configured_keys else table
+                key = self.key(parent)
+                tables[key] = named if tables.get(key, named) == named else None
         return tables
 
-    def _table_name(self, parent: Model | str) -> str | None:
-        is_ours = isinstance(parent, Model) and parent.is_executable and parent.fqn in self._selected
-        if is_ours or fqn_of(parent) in self._configured_keys:
-            return None
-        return parent.table_name if isinstance(parent, Model) else ".".join(split_fqn(parent))
+    def _column_lineage(self, model: Model) -> dict[str, Any]:
+        if not model.column_lineage:
+            return {}
+        metadata: dict[str, Any] = {
+            "dagster/column_lineage": dg.TableColumnLineage(
+                {
+                    column: [dg.TableColumnDep(asset_key=key, column_name=name) for key, name in sources]
+                    for column, pairs in model.column_lineage.items()
+                    if (sources := sorted({source for pair in pairs for source in self._source_columns(*pair)}))
+                }
+            )
+        }
+        if model.column_lineage_cut:
+            metadata["sqlmesh/column_lineage_cut"] = (
+                f"{counted(model.column_lineage_cut, 'pair')} of columns left out; "
+                "`metadata_limits.lineage_pairs` in defs.yaml sets the limit"
+            )
+        return metadata
 
-    @cached_property
-    def default_dependencies(self) -> Dependencies:
-        """The dependencies on default keys."""
-        return Dependencies(self.tables(self.default_key))
-
-    def _deps(self, model: Model) -> list[dg.AssetDep]:
-        keys = dict.fromkeys(self.default_key(parent) for parent in self.upstream(model))
-        return [self.default_dependencies[key] for key in keys]
+    def _source_columns(self, fqn: str, column: str) -> Iterable[tuple[dg.AssetKey, str]]:
+        """The columns of assets that a column comes from, through embedded models."""
+        parent = self._models.get(fqn)
+        if parent is not None and parent.is_embedded:
+            for source in (parent.column_lineage or {}).get(column, ()):
+                yield from self._source_columns(*source)
+        else:
+            yield self.key(parent or fqn), column
 
 
 def _spec_without_preview_warning(**attributes: Any) -> dg.AssetSpec:
@@ -377,16 +431,21 @@ def sql_metadata(query: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(fenced(query, "sql"))
 
 
-class Dependencies(dict[dg.AssetKey, dg.AssetDep]):
-    """Dependencies by asset key, each created once, with the name of its table if it is known."""
-
-    def __init__(self, tables: Mapping[dg.AssetKey, str | None]) -> None:
-        self._tables = tables
-
-    def __missing__(self, key: dg.AssetKey) -> dg.AssetDep:
-        table = self._tables.get(key)
-        self[key] = dg.AssetDep(key, metadata={"dagster/table_name": table} if table else None)
-        return self[key]
+def _accepted(spec: object, model: Model) -> dg.AssetSpec:
+    """The spec of a model, which an override or `translation` may have made. One that cannot be used is refused."""
+    if not isinstance(spec, dg.AssetSpec):
+        raise ConfigurationError(
+            f"{model_label(model)}: get_asset_spec returned {spec!r}. It must return a dagster.AssetSpec. To leave a "
+            "model out, name it in `exclude`."
+        )
+    if "None" in spec.key.path and "None" not in model.fqn:
+        raise ConfigurationError(
+            f"{model_label(model)}: `translation` gives it the key {spec.key.to_user_string()}. A variable in its "
+            "template is not set."
+        )
+    if spec.partitions_def is not None:
+        raise ConfigurationError(f"{model_label(model)} {PARTITIONS_REFUSED}")
+    return spec
 
 
 def _external_spec(key: dg.AssetKey, table: Model | str, downstream: Model) -> dg.AssetSpec:
@@ -409,6 +468,12 @@ def fqn_of(node: Model | str) -> str:
 
 def _is_external(node: Model | str) -> bool:
     return not isinstance(node, Model) or node.is_external
+
+
+def parents_first(models: Mapping[str, Model]) -> tuple[str, ...]:
+    """The models, each after its upstream models."""
+    graph = {fqn: models[fqn].depends_on for fqn in sorted(models)}
+    return tuple(fqn for fqn in TopologicalSorter(graph).static_order() if fqn in models)
 
 
 def model_label(model: Model) -> str:
