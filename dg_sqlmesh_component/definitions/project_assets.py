@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import dagster as dg
 
-from dg_sqlmesh_component.definitions.translator import Translator, fqn_of, model_label, parents_first
+from dg_sqlmesh_component.definitions.translator import Translator, model_label, parents_first, tables_read
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean, short_hash, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
@@ -277,13 +277,17 @@ class _Carriers:
         """
         if standalone.dbt and standalone.dbt.tests in self._chosen:
             return standalone.dbt.tests
-        tables = _tables_read(standalone.depends_on, self._models)
+        tables = set(tables_read(standalone.depends_on, self._models))
         ours = sorted(tables & self._chosen.keys())
         if ours:
             return max(ours, key=self._depths.__getitem__)
         if any(fqn in self._models and not self._models[fqn].is_external for fqn in tables):
             return None  # the audit of another component
-        siblings = [fqn for fqn, model in self._chosen.items() if tables & _tables_read(model.depends_on, self._models)]
+        siblings = [
+            fqn
+            for fqn, model in self._chosen.items()
+            if tables.intersection(tables_read(model.depends_on, self._models))
+        ]
         return min(siblings, key=self._depths.__getitem__, default=None)
 
     def of_external_models(self) -> dict[str, str]:
@@ -347,18 +351,8 @@ class _Checks:
         self.check_by_audit[(node, audit.position)] = spec.key
 
 
-def _tables_read(fqns: Iterable[str], models: Mapping[str, Model]) -> set[str]:
-    """These tables, with each embedded model replaced by the tables that it reads: it has none of its own."""
-
-    def is_embedded(fqn: str) -> bool:
-        return fqn in models and models[fqn].is_embedded
-
-    nodes = reachable(fqns, lambda fqn: models[fqn].depends_on if is_embedded(fqn) else ())
-    return {fqn for fqn in nodes if not is_embedded(fqn)}
-
-
 def _audited_externals_of(model: str, models: Mapping[str, Model]) -> set[str]:
-    tables = _tables_read(models[model].depends_on, models)
+    tables = tables_read(models[model].depends_on, models)
     return {fqn for fqn in tables if fqn in models and models[fqn].is_external and models[fqn].audits}
 
 
@@ -383,16 +377,16 @@ def _refuse_key_collisions(
 ) -> None:
     """Refuse an external table, or a model that is not selected, with the key of one of our assets."""
     for model in chosen:
-        for parent in translator.upstream(model):
-            key = translator.key(parent)
+        for fqn in translator.upstream(model):
+            key = translator.key(fqn)
             owner = fqn_by_key.get(key)
-            if owner is None or owner == fqn_of(parent):
+            if owner is None or owner == fqn:
                 continue
-            if isinstance(parent, Model) and parent.is_executable:
-                node = f"{parent.fqn}, which is not selected and"
+            if fqn in models and models[fqn].is_executable:
+                node = f"{fqn}, which is not selected and"
                 remedy = "Give one of them another key,"
             else:
-                node = f"the external table {fqn_of(parent)},"
+                node = f"the external table {fqn},"
                 remedy = "Give the table another key with `external_models.keys` in defs.yaml, or the model,"
             raise ProjectLoadError(
                 f"{model_label(model)} reads {node} whose asset key {key.to_user_string()} is that of "

@@ -25,6 +25,7 @@ from dg_sqlmesh_component.dagster_internals import cron_fields
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted, duration_text, fenced
+from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
 
 STATUS_CHECK = "sqlmesh_execution_status"
@@ -127,9 +128,7 @@ class Translator:
         self._models = {model.fqn: model for model in manifest.models}
         self._selected = set(manifest.selected)
         self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
-        self._configured_keys = attributes.external_models.mapped(
-            fqn for fqn, node in self._upstream_nodes.items() if _is_external(node)
-        )
+        self._configured_keys = attributes.external_models.mapped(filter(self._is_external, self._tables_read))
         self._keys: dict[str, dg.AssetKey] = {}
 
     def asset_specs(self, spec_of: Callable[[Model], dg.AssetSpec]) -> dict[str, dg.AssetSpec]:
@@ -141,9 +140,9 @@ class Translator:
         Args:
             spec_of: Returns the asset of a model: `asset_spec`, or an override.
         """
-        for parent in self._upstream_nodes.values():
-            if isinstance(parent, Model) and parent.is_executable and parent.fqn not in self._selected:
-                self._keys[parent.fqn] = spec_of(parent).key
+        for fqn in self._tables_read:
+            if not self._is_external(fqn) and fqn not in self._selected:
+                self._keys[fqn] = spec_of(self._models[fqn]).key
         specs = {}
         for fqn in parents_first(self._models):
             model = self._models[fqn]
@@ -278,34 +277,34 @@ class Translator:
 
     # -- lineage ----------------------------------------------------------------------------------
 
-    def upstream(self, model: Model) -> Iterable[Model | str]:
-        """The models that a model reads, through embedded models, and the fqn of each table without a model."""
-        for fqn in model.depends_on:
-            parent = self._models.get(fqn)
-            if parent is None:
-                yield fqn
-            elif parent.is_embedded:
-                yield from self.upstream(parent)
-            else:
-                yield parent
+    def upstream(self, model: Model) -> list[str]:
+        """The models and tables that a model reads, through embedded models."""
+        return tables_read(model.depends_on, self._models)
 
-    def key(self, parent: Model | str) -> dg.AssetKey:
+    @cached_property
+    def _tables_read(self) -> list[str]:
+        """The models and tables that any model reads, through embedded models."""
+        return tables_read((fqn for model in self._models.values() for fqn in model.depends_on), self._models)
+
+    def _is_external(self, fqn: str) -> bool:
+        return fqn not in self._models or self._models[fqn].is_external
+
+    def key(self, fqn: str) -> dg.AssetKey:
         """The key of an upstream model or table."""
-        if isinstance(parent, Model) and parent.is_executable:
-            return self._keys.get(parent.fqn) or self._default_key(parent)
-        return self._external_key(parent)
+        if self._is_external(fqn):
+            return self._external_key(fqn)
+        return self._keys.get(fqn) or self._default_key(self._models[fqn])
 
     def _default_key(self, model: Model) -> dg.AssetKey:
         """`schema/name`, after the prefix that a tag may set. The catalog is left out (ADR-0013)."""
         return dg.AssetKey([*self._properties[model.fqn].key_prefix, model.schema, model.table])
 
-    def _external_key(self, parent: Model | str) -> dg.AssetKey:
+    def _external_key(self, fqn: str) -> dg.AssetKey:
         """The key of an external table.
 
         `external_models` may set it. Otherwise it is `schema/name`, after the prefix that a tag may set, and with the
         catalog if two external tables share schema and name.
         """
-        fqn = fqn_of(parent)
         if fqn in self._configured_keys:
             return self._configured_keys[fqn]
         if self._attributes.external_models.key is not None:
@@ -323,32 +322,39 @@ class Translator:
         """
         if not self._attributes.external_models.assets:
             return []
-        tables: dict[dg.AssetKey, dict[str, tuple[Model | str, Model]]] = {}
+        tables: dict[dg.AssetKey, dict[str, Model]] = {}
         for model in models:
-            for parent in self.upstream(model):
-                fqn = fqn_of(parent)
-                if _is_external(parent) and fqn not in self._configured_keys:
-                    tables.setdefault(self._external_key(parent), {}).setdefault(fqn, (parent, model))
-        return [_external_spec(key, *next(iter(same.values()))) for key, same in tables.items() if len(same) == 1]
+            for fqn in self.upstream(model):
+                if self._is_external(fqn) and fqn not in self._configured_keys:
+                    tables.setdefault(self._external_key(fqn), {}).setdefault(fqn, model)
+        return [self._external_spec(key, *next(iter(same.items()))) for key, same in tables.items() if len(same) == 1]
 
-    @cached_property
-    def _upstream_nodes(self) -> dict[str, Model | str]:
-        """All that models read, by fqn."""
-        return {fqn_of(parent): parent for model in self._models.values() for parent in self.upstream(model)}
+    def _external_spec(self, key: dg.AssetKey, fqn: str, downstream: Model) -> dg.AssetSpec:
+        """The asset of an external table. If no external model declares it, only its name is known."""
+        names, declared = ExternalTable.of(fqn), self._models.get(fqn)
+        description = declared.description if declared else None
+        return dg.AssetSpec(
+            key,
+            description=description or f"The table {names.table_name}, which SQLMesh only reads.",
+            group_name=_identifier(names.schema),
+            kinds={"external", downstream.engine},
+            tags={"sqlmesh/kind": "external"},
+            metadata=_definition_metadata(declared) if declared else {"dagster/table_name": names.table_name},
+        )
 
     @cached_property
     def _external_names(self) -> Counter[tuple[str, ...]]:
         """The number of external tables with the same schema and name."""
-        return Counter(split_fqn(fqn)[-2:] for fqn, node in self._upstream_nodes.items() if _is_external(node))
+        return Counter(split_fqn(fqn)[-2:] for fqn in self._tables_read if self._is_external(fqn))
 
-    def _is_ours(self, parent: Model | str) -> bool:
-        return isinstance(parent, Model) and parent.is_executable and parent.fqn in self._selected
+    def _is_ours(self, fqn: str) -> bool:
+        return fqn in self._selected and not self._is_external(fqn)
 
     def _deps(self, model: Model) -> list[dg.AssetDep]:
         deps = {}
-        for parent in self.upstream(model):
-            key = self.key(parent)
-            table = None if self._is_ours(parent) else self._tables[key]
+        for fqn in self.upstream(model):
+            key = self.key(fqn)
+            table = None if self._is_ours(fqn) else self._tables[key]
             deps[key] = dg.AssetDep(key, metadata={"dagster/table_name": table} if table else None)
         return list(deps.values())
 
@@ -361,11 +367,11 @@ class Translator:
         which must stay as it is.
         """
         tables: dict[dg.AssetKey, str | None] = {}
-        for fqn, parent in self._upstream_nodes.items():
-            if not self._is_ours(parent):
-                table = parent.table_name if isinstance(parent, Model) else ".".join(split_fqn(parent))
+        for fqn in self._tables_read:
+            if not self._is_ours(fqn):
+                table = self._models[fqn].table_name if fqn in self._models else ".".join(split_fqn(fqn))
                 named = None if fqn in self._configured_keys else table
-                key = self.key(parent)
+                key = self.key(fqn)
                 tables[key] = named if tables.get(key, named) == named else None
         return tables
 
@@ -395,7 +401,7 @@ class Translator:
             for source in (parent.column_lineage or {}).get(column, ()):
                 yield from self._source_columns(*source)
         else:
-            yield self.key(parent or fqn), column
+            yield self.key(fqn), column
 
 
 def _spec_without_preview_warning(**attributes: Any) -> dg.AssetSpec:
@@ -448,26 +454,14 @@ def _accepted(spec: object, model: Model) -> dg.AssetSpec:
     return spec
 
 
-def _external_spec(key: dg.AssetKey, table: Model | str, downstream: Model) -> dg.AssetSpec:
-    """The asset of an external table. If no external model declares it, only its name is known."""
-    names, declared = ExternalTable.of(fqn_of(table)), table if isinstance(table, Model) else None
-    return dg.AssetSpec(
-        key,
-        description=(declared and declared.description) or f"The table {names.table_name}, which SQLMesh only reads.",
-        group_name=_identifier(names.schema),
-        kinds={"external", downstream.engine},
-        tags={"sqlmesh/kind": "external"},
-        metadata=_definition_metadata(declared) if declared else {"dagster/table_name": names.table_name},
-    )
+def tables_read(fqns: Iterable[str], models: Mapping[str, Model]) -> list[str]:
+    """These tables, with each embedded model replaced by the tables that it reads: it has none of its own."""
 
+    def is_embedded(fqn: str) -> bool:
+        return fqn in models and models[fqn].is_embedded
 
-def fqn_of(node: Model | str) -> str:
-    """The fqn of a model, or of a table without a model, which is that fqn itself."""
-    return node.fqn if isinstance(node, Model) else node
-
-
-def _is_external(node: Model | str) -> bool:
-    return not isinstance(node, Model) or node.is_external
+    nodes = reachable(fqns, lambda fqn: models[fqn].depends_on if is_embedded(fqn) else ())
+    return sorted(fqn for fqn in nodes if not is_embedded(fqn))
 
 
 def parents_first(models: Mapping[str, Model]) -> tuple[str, ...]:
