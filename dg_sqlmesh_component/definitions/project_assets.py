@@ -26,6 +26,7 @@ from dg_sqlmesh_component.protocol.manifest import (
 )
 
 _Evaluated = TypeVar("_Evaluated", bound=UsedAudit)
+_Member = TypeVar("_Member")
 
 SpecOf = Callable[[Model], dg.AssetSpec]
 CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetCheckSpec | None]
@@ -159,14 +160,11 @@ class ProjectAssets:
 
     @cached_property
     def _direct_downstream(self) -> Mapping[str, list[str]]:
-        children: dict[str, list[str]] = {}
-        for child, parents in [
+        nodes = [
             *((model.fqn, model.depends_on) for model in self.manifest.models),
             *((audit.audit.name, audit.depends_on) for audit in self.manifest.standalone_audits),
-        ]:
-            for parent in parents:
-                children.setdefault(parent, []).append(child)
-        return children
+        ]
+        return _grouped((parent, child) for child, parents in nodes for parent in parents)
 
     def name(self, node: str) -> str:
         """The name of a node in messages: the model's name as written, or the standalone audit's."""
@@ -232,18 +230,12 @@ class ProjectAssets:
 
     @cached_property
     def _checks_by_node(self) -> Mapping[str, list[dg.AssetCheckKey]]:
-        checks_by_node: dict[str, list[dg.AssetCheckKey]] = {}
-        for check, node in self.node_by_check.items():
-            checks_by_node.setdefault(node, []).append(check)
-        return checks_by_node
+        return _grouped((node, check) for check, node in self.node_by_check.items())
 
     @cached_property
-    def audit_checks(self) -> Mapping[str, tuple[dg.AssetCheckKey, ...]]:
+    def audit_checks(self) -> Mapping[str, Sequence[dg.AssetCheckKey]]:
         """The checks of each node's audits, by node."""
-        checks_by_node: dict[str, list[dg.AssetCheckKey]] = {}
-        for (node, _), check in self.check_by_audit.items():
-            checks_by_node.setdefault(node, []).append(check)
-        return {node: tuple(checks) for node, checks in checks_by_node.items()}
+        return _grouped((node, check) for (node, _), check in self.check_by_audit.items())
 
     def checks_of_results(self, node: str, audits: Iterable[_Evaluated]) -> dict[dg.AssetCheckKey, _Evaluated]:
         """Match results to checks by the audit's name and arguments, else by the order of its uses."""
@@ -259,6 +251,14 @@ class ProjectAssets:
         if node in self.standalone_audits:
             return (self.standalone_audits[node].audit,)
         return self.models[node].audits if node in self.models else ()
+
+
+def _grouped(pairs: Iterable[tuple[str, _Member]]) -> dict[str, list[_Member]]:
+    """The second members of the pairs, by the first."""
+    groups: dict[str, list[_Member]] = {}
+    for name, member in pairs:
+        groups.setdefault(name, []).append(member)
+    return groups
 
 
 class _Carriers:
@@ -292,10 +292,9 @@ class _Carriers:
 
     def of_external_models(self) -> dict[str, str]:
         """For each external model with audits, the first model that reads it."""
-        downstream: dict[str, list[str]] = {}
-        for fqn in self._chosen:
-            for external in sorted(_audited_externals_of(fqn, self._models)):
-                downstream.setdefault(external, []).append(fqn)
+        downstream = _grouped(
+            (external, fqn) for fqn in self._chosen for external in sorted(_audited_externals_of(fqn, self._models))
+        )
         return {external: min(models, key=self._depths.__getitem__) for external, models in downstream.items()}
 
     @cached_property

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from dg_sqlmesh_component.config.attributes import TagConvention
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalTable
-from dg_sqlmesh_component.dagster_internals import cron_fields
+from dg_sqlmesh_component.dagster_internals import is_accepted_cron
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted, duration_text, fenced
@@ -476,7 +476,7 @@ def model_label(model: Model) -> str:
 
 
 def _require_five_fields(model: Model, attribute: str) -> None:
-    if cron_fields(model.cron) is None:
+    if not is_accepted_cron(model.cron):
         raise ConfigurationError(
             f"{model_label(model)}: Dagster does not accept its cron {model.cron!r}, which `{attribute}` in defs.yaml "
             "uses. Write five fields (minute, hour, day of month, month, day of week) or an alias such as @daily."

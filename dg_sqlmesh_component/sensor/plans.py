@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import dagster as dg
+from pydantic import TypeAdapter
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
@@ -31,22 +31,9 @@ class LastPlan:
     def of(cls, environment: str, found: msg.ChangesFound, assets: ProjectAssets) -> LastPlan:
         return cls(environment, found.plan_id, tuple(sorted(assets.specs.keys() - found.promoted.keys())))
 
-    def cursor(self) -> str:
-        """The text that `from_cursor` reads."""
-        return json.dumps(asdict(self))
 
-    @classmethod
-    def from_cursor(cls, cursor: str) -> LastPlan:
-        """The plan in a cursor.
-
-        Raises:
-            ValueError: The cursor is no text of `cursor`.
-        """
-        try:
-            stored = json.loads(cursor)
-            return cls(stored["environment"], stored["plan_id"], tuple(stored["unpromoted"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{cursor[:60]!r} is no cursor of this sensor") from error
+CURSOR = TypeAdapter(LastPlan)
+"""Writes and reads the sensor's cursor."""
 
 
 @dataclass(frozen=True)

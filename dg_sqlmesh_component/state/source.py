@@ -16,20 +16,18 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dagster.components.utils.project_paths import get_local_state_path
 
-from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.project import SQLMeshProject, variables_without_secrets
 from dg_sqlmesh_component.dagster_internals import is_rebuilding_definitions
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import short_hash
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
 from dg_sqlmesh_component.protocol.messages import Addition
-from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 from dg_sqlmesh_component.state.fingerprint import fingerprint_of
 from dg_sqlmesh_component.state.manifest_file import read_manifest, unusable, write_manifest
 from dg_sqlmesh_component.worker_client.calls import load_manifest
@@ -225,8 +223,3 @@ class ManifestSource:
                     "built. Until then every process starts SQLMesh for it."
                 )
         return with_answer
-
-
-def variables_without_secrets(env: Mapping[str, str]) -> list[str]:
-    """Variables as `name=value`, sorted; the values of secrets are left out."""
-    return [f"{name}={'' if SECRET_NAME.search(name) else value}" for name, value in sorted(env.items())]

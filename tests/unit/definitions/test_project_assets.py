@@ -511,7 +511,7 @@ def test_model_has_the_status_check_and_one_check_for_each_audit() -> None:
     assert {key: spec.key for key, spec in assets.checks.items()} == {key: key for key in assets.checks}
     not_null, forall = dg.AssetCheckKey(ORDERS_KEY, "not_null"), dg.AssetCheckKey(ORDERS_KEY, "forall")
     assert assets.check_by_audit == {(EVERYTHING.fqn, 0): not_null, (EVERYTHING.fqn, 1): forall}
-    assert assets.audit_checks == {EVERYTHING.fqn: (not_null, forall)}
+    assert assets.audit_checks == {EVERYTHING.fqn: [not_null, forall]}
     assert {check: assets.fqn_by_key[check.asset_key] for check in assets.checks} == assets.node_by_check
 
 
