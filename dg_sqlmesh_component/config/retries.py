@@ -70,12 +70,7 @@ class Retries(Attributes, path="execution.retries", least={"max_retries": 0, "de
         return event
 
     def is_transient(self, error_text: str, known: bool) -> bool:
-        """True if an error is transient. `persistent_errors` win over `transient_errors`.
-
-        Args:
-            error_text: `<error class>: <message>`.
-            known: Whether the worker considers it transient.
-        """
+        """Whether an error is transient. `known` is what the worker thinks. `persistent_errors` win."""
         if any(re.search(pattern, error_text) for pattern in self.persistent_errors):
             return False
         return known or any(re.search(pattern, error_text) for pattern in self.transient_errors)

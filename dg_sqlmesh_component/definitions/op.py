@@ -41,11 +41,7 @@ Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 
 @dataclass(frozen=True)
 class ComponentOp:
-    """The op of a component: `op` in `defs.yaml`, with defaults for the rest.
-
-    Raises:
-        ConfigurationError: `op` has a name or a backfill policy that cannot be used.
-    """
+    """The op of a component: `op` in `defs.yaml`, with defaults for the rest."""
 
     configured: OpSpec
     project: SQLMeshProject
@@ -79,11 +75,7 @@ class ComponentOp:
         *,
         allows_restatement: bool = False,
     ) -> dg.AssetsDefinition:
-        """The op, which yields every asset and check of the project, or a subset of them.
-
-        Raises:
-            ConfigurationError: The config schema is not a `SQLMeshRunConfig`.
-        """
+        """The op, which yields every asset and check of the project, or a subset of them."""
         namer = _Namer()
         key_by_output = {namer.name("__".join(spec.key.path)): spec.key for spec in assets.specs.values()}
         output_by_key = {key: output for output, key in key_by_output.items()}

@@ -76,12 +76,7 @@ class ProjectAssets:
         status_checks: bool = True,
         intervals_slack: timedelta | None = None,
     ) -> ProjectAssets:
-        """Translate the selected models.
-
-        Raises:
-            ProjectLoadError: Two models, or a model and a table that is read, have the same asset key.
-            ConfigurationError: An overridden asset or check cannot be used.
-        """
+        """Translate the selected models. Refuse assets that share a key, and overridden specs that cannot be used."""
         models = {model.fqn: model for model in manifest.models}
         specs = translator.asset_specs(spec_of)
         chosen = [models[fqn] for fqn in specs]
@@ -192,11 +187,7 @@ class ProjectAssets:
         return dg.AssetSelection.assets(*keys)
 
     def key_of_model(self, name: str) -> dg.AssetKey:
-        """The asset key of a model, by its name as written in SQLMesh, with or without its catalog.
-
-        Raises:
-            ConfigurationError: No asset, or more than one, is a model of that name.
-        """
+        """The asset key of a model, by its name as written in SQLMesh, with or without its catalog."""
         if not isinstance(name, str):  # a template may give anything
             raise ConfigurationError(f"asset_key_for_model was given {name!r}. It takes the name of a model.")
         parts = [part.strip('"').casefold() for part in name.split(".")]

@@ -76,11 +76,7 @@ class _TagProperties:
 
     @classmethod
     def of(cls, model: Model, convention: TagConvention) -> _TagProperties:
-        """Read the tags of a model.
-
-        Raises:
-            ProjectLoadError: A tag sets a property that does not exist, or to a value that cannot be used.
-        """
+        """Read the tags of a model. Refuse one that sets no property, or a property to a value it cannot have."""
         properties = cls()
         for tag in model.tags:
             split = convention.split(tag)
@@ -152,12 +148,7 @@ class Translator:
         return {fqn: specs[fqn] for fqn in self._models if fqn in specs}
 
     def asset_spec(self, model: Model) -> dg.AssetSpec:
-        """The asset of one model: the defaults, its tags, then `translation`.
-
-        Raises:
-            ProjectLoadError: Dagster refuses a property of the model.
-            ConfigurationError: `translation` cannot be applied, or Dagster refuses its result.
-        """
+        """The asset of one model: the defaults, its tags, then `translation`."""
         spec = self._default_spec(model)
         if self._attributes.translation is None:
             return spec
@@ -231,11 +222,7 @@ class Translator:
 
     @staticmethod
     def intervals_check_spec(key: dg.AssetKey, slack: timedelta) -> dg.AssetCheckSpec:
-        """The check that shows whether an incremental model has gaps.
-
-        Args:
-            slack: How long an interval may be missing before the check fails.
-        """
+        """The check that shows whether an incremental model has intervals that are missing for longer than `slack`."""
         longer = f"for longer than {duration_text(slack)} " if slack else ""
         return dg.AssetCheckSpec(
             INTERVALS_CHECK,

@@ -16,15 +16,7 @@ from dg_sqlmesh_component.janitor.step import clean_up
 def build_janitor(
     configured: Janitor, component_op: str, pool: str, project: SQLMeshProject, execution: Execution
 ) -> dg.Definitions:
-    """A job with one op, and its schedule.
-
-    Args:
-        component_op: The name of the component's op.
-        pool: The pool of that op. The janitor and the component's runs share its limit.
-
-    Raises:
-        ConfigurationError: The job would have a name or tag that it cannot have.
-    """
+    """A job with one op, and its schedule. The janitor shares the pool of the component's op, and so its limit."""
     refuse_reserved_tags("janitor.tags", configured.tags)
     if configured.name is not None:
         refuse_op_name(configured.name, "janitor.name")

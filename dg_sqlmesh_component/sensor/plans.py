@@ -53,11 +53,7 @@ class PlanChanges:
     def between(
         cls, before: LastPlan, found: msg.ChangesFound, recorded: Mapping[str, msg.RecordedData | None]
     ) -> PlanChanges:
-        """The changes of the models of the definitions.
-
-        Args:
-            recorded: Dagster's records of these models, by fqn.
-        """
+        """The changes of the models of which Dagster has these records: those of the definitions."""
         by_model = {}
         for fqn, record in sorted(recorded.items()):
             promoted = found.promoted.get(fqn)
@@ -88,12 +84,7 @@ class PlanChanges:
         recorded: Mapping[str, msg.RecordedData | None],
         differs: str | None = None,
     ) -> Iterator[dg.AssetObservation]:
-        """One observation of each changed model.
-
-        Args:
-            recorded: The records of the models after this tick, by fqn.
-            differs: How the definitions differ from the environment.
-        """
+        """One observation of each changed model, with its record after this tick."""
         lists = {f"sqlmesh/models_{change.replace(' ', '_')}": self.named(change, assets) for change in CHANGES}
         for fqn, change in self.by_model.items():
             version, record = promoted.get(fqn), recorded.get(fqn)
@@ -130,11 +121,7 @@ CHANGES = {
 def difference(
     assets: ProjectAssets, promoted: Mapping[str, msg.PromotedVersion], environment: str, owned: Set[str]
 ) -> str | None:
-    """How the definitions differ from the environment, and what to do; None if they do not.
-
-    Args:
-        owned: The models of all components of the code location, by fqn.
-    """
+    """How the definitions differ from the environment, and what to do; None if they do not."""
     kinds = {
         "not in the definitions": [fqn for fqn in promoted if fqn not in assets.models and fqn not in owned],
         "not promoted": [fqn for fqn in assets.specs if fqn not in promoted],
