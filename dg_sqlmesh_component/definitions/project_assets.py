@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import dagster as dg
 
-from dg_sqlmesh_component.definitions.translator import Translator, model_label, parents_first, tables_read
+from dg_sqlmesh_component.definitions.translator import Translator, model_label
+from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_read
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean, short_hash, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
@@ -77,11 +78,11 @@ class ProjectAssets:
         intervals_slack: timedelta | None = None,
     ) -> ProjectAssets:
         """Translate the selected models. Refuse assets that share a key, and overridden specs that cannot be used."""
-        models = {model.fqn: model for model in manifest.models}
+        models = translator.upstream.models
         specs = translator.asset_specs(spec_of)
         chosen = [models[fqn] for fqn in specs]
         fqn_by_key = _index_keys(chosen, specs)
-        _refuse_key_collisions(chosen, fqn_by_key, models, translator)
+        _refuse_key_collisions(chosen, fqn_by_key, translator.upstream)
         checks = _Checks(check_spec_of)
         for model in chosen:
             if status_checks:
@@ -362,17 +363,16 @@ def _index_keys(chosen: list[Model], specs: Mapping[str, dg.AssetSpec]) -> dict[
 def _refuse_key_collisions(
     chosen: list[Model],
     fqn_by_key: Mapping[dg.AssetKey, str],
-    models: Mapping[str, Model],
-    translator: Translator,
+    upstream: Upstream,
 ) -> None:
     """Refuse an external table, or a model that is not selected, with the key of one of our assets."""
     for model in chosen:
-        for fqn in translator.upstream(model):
-            key = translator.key(fqn)
+        for fqn in upstream.of(model):
+            key = upstream.key(fqn)
             owner = fqn_by_key.get(key)
             if owner is None or owner == fqn:
                 continue
-            if fqn in models and models[fqn].is_executable:
+            if not upstream.is_external(fqn):
                 node = f"{fqn}, which is not selected and"
                 remedy = "Give one of them another key,"
             else:
@@ -380,5 +380,6 @@ def _refuse_key_collisions(
                 remedy = "Give the table another key with `external_models.keys` in defs.yaml, or the model,"
             raise ProjectLoadError(
                 f"{model_label(model)} reads {node} whose asset key {key.to_user_string()} is that of "
-                f"{model_label(models[owner])}. {remedy} for instance with a tag 'dagster:key_prefix:<prefix>'."
+                f"{model_label(upstream.models[owner])}. {remedy} for instance with a tag "
+                "'dagster:key_prefix:<prefix>'."
             )

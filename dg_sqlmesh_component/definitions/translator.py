@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property, lru_cache
-from graphlib import TopologicalSorter
+from functools import lru_cache
 from typing import Any
 
 import dagster as dg
@@ -23,9 +21,9 @@ from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalTable
 from dg_sqlmesh_component.dagster_internals import is_accepted_cron
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
+from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted, duration_text, fenced
-from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
 
 STATUS_CHECK = "sqlmesh_execution_status"
@@ -121,11 +119,9 @@ class Translator:
 
     def __init__(self, manifest: Manifest, attributes: ComponentAttributes) -> None:
         self._attributes = attributes
-        self._models = {model.fqn: model for model in manifest.models}
-        self._selected = set(manifest.selected)
         self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
-        self._configured_keys = attributes.external_models.mapped(filter(self._is_external, self._tables_read))
-        self._keys: dict[str, dg.AssetKey] = {}
+        prefixes = {fqn: properties.key_prefix for fqn, properties in self._properties.items()}
+        self.upstream = Upstream(manifest, attributes.external_models, prefixes)
 
     def asset_specs(self, spec_of: Callable[[Model], dg.AssetSpec]) -> dict[str, dg.AssetSpec]:
         """The assets of the selected models, by fqn. Each is made after those upstream of it, so their keys are known.
@@ -136,16 +132,16 @@ class Translator:
         Args:
             spec_of: Returns the asset of a model: `asset_spec`, or an override.
         """
-        for fqn in self._tables_read:
-            if not self._is_external(fqn) and fqn not in self._selected:
-                self._keys[fqn] = spec_of(self._models[fqn]).key
+        upstream, models = self.upstream, self.upstream.models
+        for fqn in upstream.tables_read:
+            if not upstream.is_external(fqn) and fqn not in upstream.selected:
+                upstream.keys[fqn] = spec_of(models[fqn]).key
         specs = {}
-        for fqn in parents_first(self._models):
-            model = self._models[fqn]
-            if model.is_executable and fqn in self._selected:
-                specs[fqn] = _accepted(spec_of(model), model)
-                self._keys[fqn] = specs[fqn].key
-        return {fqn: specs[fqn] for fqn in self._models if fqn in specs}
+        for fqn in parents_first(models):
+            if models[fqn].is_executable and fqn in upstream.selected:
+                specs[fqn] = _accepted(spec_of(models[fqn]), models[fqn])
+                upstream.keys[fqn] = specs[fqn].key
+        return {fqn: specs[fqn] for fqn in models if fqn in specs}
 
     def asset_spec(self, model: Model) -> dg.AssetSpec:
         """The asset of one model: the defaults, its tags, then `translation`."""
@@ -171,13 +167,13 @@ class Translator:
         if "storage_kind" in self._attributes.include_metadata:
             metadata["dagster/storage_kind"] = model.engine
         deps: list[dg.AssetDep] = []
-        if model.fqn in self._selected:  # of another model, only the key is used
-            deps = self._deps(model)
-            metadata |= self._column_lineage(model)
+        if model.fqn in self.upstream.selected:  # of another model, only the key is used
+            deps = self.upstream.deps(model)
+            metadata |= self.upstream.column_lineage(model)
         python = ["python"] if model.source_type == "python" else []
         try:
             return _spec_without_preview_warning(
-                key=self._default_key(model),
+                key=self.upstream.default_key(model),
                 deps=deps,
                 # Never empty: Dagster would show the op's description, which is the same for every model.
                 description=_described(model.description or f"SQLMesh model {model.name} ({model.kind}).", model.query),
@@ -262,45 +258,6 @@ class Translator:
             metadata=metadata,
         )
 
-    # -- lineage ----------------------------------------------------------------------------------
-
-    def upstream(self, model: Model) -> list[str]:
-        """The models and tables that a model reads, through embedded models."""
-        return tables_read(model.depends_on, self._models)
-
-    @cached_property
-    def _tables_read(self) -> list[str]:
-        """The models and tables that any model reads, through embedded models."""
-        return tables_read((fqn for model in self._models.values() for fqn in model.depends_on), self._models)
-
-    def _is_external(self, fqn: str) -> bool:
-        return fqn not in self._models or self._models[fqn].is_external
-
-    def key(self, fqn: str) -> dg.AssetKey:
-        """The key of an upstream model or table."""
-        if self._is_external(fqn):
-            return self._external_key(fqn)
-        return self._keys.get(fqn) or self._default_key(self._models[fqn])
-
-    def _default_key(self, model: Model) -> dg.AssetKey:
-        """`schema/name`, after the prefix that a tag may set. The catalog is left out (ADR-0013)."""
-        return dg.AssetKey([*self._properties[model.fqn].key_prefix, model.schema, model.table])
-
-    def _external_key(self, fqn: str) -> dg.AssetKey:
-        """The key of an external table.
-
-        `external_models` may set it. Otherwise it is `schema/name`, after the prefix that a tag may set, and with the
-        catalog if two external tables share schema and name.
-        """
-        if fqn in self._configured_keys:
-            return self._configured_keys[fqn]
-        if self._attributes.external_models.key is not None:
-            return self._attributes.external_models.key(ExternalTable.of(fqn))
-        parts = list(split_fqn(fqn))
-        prefix = self._properties[fqn].key_prefix if fqn in self._properties else ()
-        is_ambiguous = self._external_names[tuple(parts[-2:])] > 1
-        return dg.AssetKey([*prefix, *(parts if is_ambiguous else parts[-2:])])
-
     def external_specs(self, models: Iterable[Model]) -> list[dg.AssetSpec]:
         """The external tables that these models read, as assets that nothing here executes.
 
@@ -311,14 +268,14 @@ class Translator:
             return []
         tables: dict[dg.AssetKey, dict[str, Model]] = {}
         for model in models:
-            for fqn in self.upstream(model):
-                if self._is_external(fqn) and fqn not in self._configured_keys:
-                    tables.setdefault(self._external_key(fqn), {}).setdefault(fqn, model)
+            for fqn in self.upstream.of(model):
+                if self.upstream.is_external(fqn) and fqn not in self.upstream.configured_keys:
+                    tables.setdefault(self.upstream.external_key(fqn), {}).setdefault(fqn, model)
         return [self._external_spec(key, *next(iter(same.items()))) for key, same in tables.items() if len(same) == 1]
 
     def _external_spec(self, key: dg.AssetKey, fqn: str, downstream: Model) -> dg.AssetSpec:
         """The asset of an external table. If no external model declares it, only its name is known."""
-        names, declared = ExternalTable.of(fqn), self._models.get(fqn)
+        names, declared = ExternalTable.of(fqn), self.upstream.models.get(fqn)
         description = declared.description if declared else None
         return dg.AssetSpec(
             key,
@@ -328,67 +285,6 @@ class Translator:
             tags={"sqlmesh/kind": "external"},
             metadata=_definition_metadata(declared) if declared else {"dagster/table_name": names.table_name},
         )
-
-    @cached_property
-    def _external_names(self) -> Counter[tuple[str, ...]]:
-        """The number of external tables with the same schema and name."""
-        return Counter(split_fqn(fqn)[-2:] for fqn in self._tables_read if self._is_external(fqn))
-
-    def _is_ours(self, fqn: str) -> bool:
-        return fqn in self._selected and not self._is_external(fqn)
-
-    def _deps(self, model: Model) -> list[dg.AssetDep]:
-        deps = {}
-        for fqn in self.upstream(model):
-            key = self.key(fqn)
-            table = None if self._is_ours(fqn) else self._tables[key]
-            deps[key] = dg.AssetDep(key, metadata={"dagster/table_name": table} if table else None)
-        return list(deps.values())
-
-    @cached_property
-    def _tables(self) -> dict[dg.AssetKey, str | None]:
-        """The table name of each dependency that is not an asset of ours.
-
-        By the name, Dagster links the dependency to the asset that produces the table. The name is None in two cases.
-        Several tables share a key: Dagster refuses metadata that differs. Or `external_models.keys` sets the key,
-        which must stay as it is.
-        """
-        tables: dict[dg.AssetKey, str | None] = {}
-        for fqn in self._tables_read:
-            if not self._is_ours(fqn):
-                table = self._models[fqn].table_name if fqn in self._models else ".".join(split_fqn(fqn))
-                named = None if fqn in self._configured_keys else table
-                key = self.key(fqn)
-                tables[key] = named if tables.get(key, named) == named else None
-        return tables
-
-    def _column_lineage(self, model: Model) -> dict[str, Any]:
-        if not model.column_lineage:
-            return {}
-        metadata: dict[str, Any] = {
-            "dagster/column_lineage": dg.TableColumnLineage(
-                {
-                    column: [dg.TableColumnDep(asset_key=key, column_name=name) for key, name in sources]
-                    for column, pairs in model.column_lineage.items()
-                    if (sources := sorted({source for pair in pairs for source in self._source_columns(*pair)}))
-                }
-            )
-        }
-        if model.column_lineage_cut:
-            metadata["sqlmesh/column_lineage_cut"] = (
-                f"{counted(model.column_lineage_cut, 'pair')} of columns left out; "
-                "`metadata_limits.lineage_pairs` in defs.yaml sets the limit"
-            )
-        return metadata
-
-    def _source_columns(self, fqn: str, column: str) -> Iterable[tuple[dg.AssetKey, str]]:
-        """The columns of assets that a column comes from, through embedded models."""
-        parent = self._models.get(fqn)
-        if parent is not None and parent.is_embedded:
-            for source in (parent.column_lineage or {}).get(column, ()):
-                yield from self._source_columns(*source)
-        else:
-            yield self.key(fqn), column
 
 
 def _spec_without_preview_warning(**attributes: Any) -> dg.AssetSpec:
@@ -439,22 +335,6 @@ def _accepted(spec: object, model: Model) -> dg.AssetSpec:
     if spec.partitions_def is not None:
         raise ConfigurationError(f"{model_label(model)} {PARTITIONS_REFUSED}")
     return spec
-
-
-def tables_read(fqns: Iterable[str], models: Mapping[str, Model]) -> list[str]:
-    """These tables, with each embedded model replaced by the tables that it reads: it has none of its own."""
-
-    def is_embedded(fqn: str) -> bool:
-        return fqn in models and models[fqn].is_embedded
-
-    nodes = reachable(fqns, lambda fqn: models[fqn].depends_on if is_embedded(fqn) else ())
-    return sorted(fqn for fqn in nodes if not is_embedded(fqn))
-
-
-def parents_first(models: Mapping[str, Model]) -> tuple[str, ...]:
-    """The models, each after its upstream models."""
-    graph = {fqn: models[fqn].depends_on for fqn in sorted(models)}
-    return tuple(fqn for fqn in TopologicalSorter(graph).static_order() if fqn in models)
 
 
 def model_label(model: Model) -> str:
