@@ -17,7 +17,7 @@ FAST_TESTS := tests/unit tests/upstream $(wildcard tests/test_*.py) \
 # Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-unit test-rest test-all bench services soak fuzz test-floors test-newest lint format clean
+.PHONY: help demo docs docs-serve test test-unit test-rest test-all bench services soak fuzz test-floors test-newest lint format clean
 
 test: $(VENV)/.test  ## the tests to run before each commit: at most four minutes
 	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
@@ -43,7 +43,7 @@ soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects a
 	$(BIN)/python tests/soak/random_subsets.py
 	$(BIN)/python tests/soak/random_sequences.py
 
-bench: $(VENV)/.test  ## the tables of docs/performance.md; hours, on a machine that does nothing else
+bench: $(VENV)/.test  ## the tables of docs/benchmarks.md; hours, on a machine that does nothing else
 	$(BIN)/python benchmarks/definitions.py
 	$(BIN)/python benchmarks/runs.py --measure steps memory launches
 	$(BIN)/python benchmarks/growth.py
@@ -70,12 +70,18 @@ format: $(VENV)/.lint
 demo: $(VENV)/.dg  ## the main job, end to end, on embedded DuckDB
 	$(BIN)/python demo/demo.py
 
+docs: $(VENV)/.docs  ## the docs site, in site/; fails if a link is broken
+	$(BIN)/zensical build --clean --strict
+
+docs-serve: $(VENV)/.docs  ## the docs site on http://localhost:8000, built again when a page changes
+	$(BIN)/zensical serve
+
 $(BIN)/uv:
 	@test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed, and none was found."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
-$(VENV)/.dg $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/uv
+$(VENV)/.dg $(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(BIN)/uv
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e . --group $*
 	@touch $@
 
@@ -100,5 +106,5 @@ test-newest: | $(BIN)/uv  ## the suite on the newest of everything
 	$(call test_on,.venv-newest,3.13,highest)
 
 clean:
-	rm -rf $(VENV) .venv-* .demo .dagster_home dist build
+	rm -rf $(VENV) .venv-* .demo .dagster_home dist build site
 	git clean -qfdX templates examples

@@ -118,6 +118,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             query_characters=self.metadata_limits.characters,
             owned=self._code_location.models,
             restate=self.restate,
+            query_history_url=self.query_history_url,
         )
         yield from execute_step(context, settings)
 

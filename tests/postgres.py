@@ -44,9 +44,14 @@ disable_anonymized_analytics: true
 
 @dataclass
 class Server:
-    """A running PostgreSQL server."""
+    """A running PostgreSQL server.
+
+    Attributes:
+        log: Its log, with each statement that changes something.
+    """
 
     port: int
+    log: Path
 
     def config(self, database: str, password: str = "x", start: str = "6 days ago") -> str:
         """Return the config of a SQLMesh project with its tables and state in a database. Any password works."""
@@ -101,6 +106,8 @@ def postgres_server() -> Iterator[Server]:
         **as_user,
     )
     options = ["-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-c", "fsync=off"]
+    options += ["-c", "log_statement=mod", "-c", "logging_collector=on", "-c", "log_filename=statements.log"]
+    running = Server(port, data / "log" / "statements.log")
     server = subprocess.Popen(
         [postgres, "-D", data, *options],
         cwd=folder,
@@ -109,8 +116,8 @@ def postgres_server() -> Iterator[Server]:
         **as_user,
     )
     try:
-        _wait_until_ready(Server(port), server)
-        yield Server(port)
+        _wait_until_ready(running, server)
+        yield running
     finally:
         server.send_signal(signal.SIGINT)  # ends open sessions; SIGTERM would wait for them
         server.wait(60)

@@ -127,8 +127,25 @@ def test_minimum_sqlmesh_version_is_the_same_in_worker_and_pyproject() -> None:
     assert f'"sqlmesh>={SQLMESH_FLOOR}"' in (REPOSITORY / "pyproject.toml").read_text()
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    navigation = (REPOSITORY / "mkdocs.yml").read_text().split("nav:")[1]
+    pages = {page.name for page in (REPOSITORY / "docs").glob("*.md")}
+    assert pages == set(re.findall(r"([\w-]+\.md)", navigation)) - {"README.md"}
+    records = (REPOSITORY / "docs/adr/README.md").read_text()
+    assert all(f"]({record.name})" in records for record in (REPOSITORY / "docs/adr").glob("0*.md"))
+
+
 def test_links_between_documents_exist() -> None:
     for document in [*DOCUMENTS, REPOSITORY / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_pages_of_the_site_link_only_to_pages_of_the_site() -> None:
+    """A link out of `docs` works in the repository. On the site it is broken, and Zensical accepts it."""
+    docs = REPOSITORY / "docs"
+    for page in docs.rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).resolve().is_relative_to(docs), f"{page.name}: {target}"

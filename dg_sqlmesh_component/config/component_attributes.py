@@ -67,6 +67,12 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         ["column_lineage", "sql"],
     )
     metadata_limits: MetadataLimits = mapping(MetadataLimits, {"characters": 20_000, "lineage_pairs": 10_000})
+    query_history_url: str | None = attribute(
+        None,
+        "Web page with the engine's queries of one run, as a URL with `{run_id}`. Each executed model links to it. "
+        "SQLMesh (from 0.236) adds the id of the Dagster run to its queries. Default: no link.",
+        "https://warehouse.example.com/queries?text={run_id}",
+    )
     virtual_views: bool = attribute(
         True,
         "Whether views are virtual assets (Dagster 1.13 and later). A virtual asset is never stale by itself; "
@@ -125,6 +131,11 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
             raise ConfigurationError(
                 "defs.yaml has both `schedule` and `automation`, so Dagster would request each model twice. Remove one "
                 "of them."
+            )
+        if self.query_history_url is not None and "{run_id}" not in self.query_history_url:
+            raise ConfigurationError(
+                f"`query_history_url` in defs.yaml is {self.query_history_url!r}. It must contain {{run_id}}, in whose "
+                "place each run puts its id."
             )
         if self.restate != Restate() and not self.execution.allow_restate:
             raise ConfigurationError(

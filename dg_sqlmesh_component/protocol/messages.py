@@ -151,7 +151,7 @@ class EvaluationRequest(Request):
         external_models: The nodes that SQLMesh audits and does not compute.
         start, end, ignore_cron, skip_janitor: The arguments of `Context.run`.
         concurrent_tasks: Batches that SQLMesh computes at once; None for the project's own setting.
-        holder: The Dagster run, in words. Runs that wait for the lock log it.
+        run_id: The id of the Dagster run.
         overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
         manifest_facts: Facts of the manifest that must still hold; None to compare nothing.
@@ -171,11 +171,16 @@ class EvaluationRequest(Request):
     concurrent_tasks: int | None = None
     count_rows: bool = False
     # Defaults for tests: a step always sets these three.
-    holder: str = "a test"
+    run_id: str = "of a test"
     overlap_timeout: float = 0.0
     environment_timeout: int = 1
     manifest_facts: ManifestFacts | None = None
     restate: Restatement | None = None
+
+    @property
+    def holder(self) -> str:
+        """The Dagster run, in words. Runs that wait for the lock log it."""
+        return f"Dagster run {self.run_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +264,8 @@ class JanitorRequest(Request):
 
     Attributes:
         environment: The only environment to clean up, if it has expired. None: everything that has expired.
-        concurrent_tasks, holder, overlap_timeout: As in `EvaluationRequest`.
+        holder: The Dagster run of the janitor, in words. Runs that wait for the lock log it.
+        concurrent_tasks, overlap_timeout: As in `EvaluationRequest`.
     """
 
     environment: str | None = None
@@ -399,6 +405,8 @@ class EnvironmentOpened(Event):
         missing: Requested nodes that are not promoted in the environment; the others run.
         plan_command: The `sqlmesh plan` that promotes them.
         others: Promoted models, executed by SQLMesh, that are not assets of the requesting component.
+        correlation_id: The comment, or on BigQuery the label, that SQLMesh adds to each query of this run; None if
+            this version of SQLMesh has none for runs.
     """
 
     environment: str
@@ -406,6 +414,7 @@ class EnvironmentOpened(Event):
     missing: tuple[str, ...]
     plan_command: str
     others: tuple[str, ...] = ()
+    correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ def outcome_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
     return {
         **_promoted(wording, outcome),
         **_computed(outcome),
+        **_queries(wording.query_history_url, outcome.correlation_id),
         **coverage_metadata(outcome.coverage),
         **_causes(wording, outcome),
     }
@@ -98,6 +99,15 @@ def _computed(outcome: NodeOutcome) -> dict[str, Any]:
     if outcome.last_interval_end and outcome.coverage is None:
         optional["sqlmesh/computed_up_to"] = timestamp(outcome.last_interval_end)
     return {**metadata, **{name: value for name, value in optional.items() if value is not None}}
+
+
+def _queries(url: str | None, correlation_id: str | None) -> dict[str, Any]:
+    """What the engine's queries of the run contain, and the page that lists them."""
+    if correlation_id is None:
+        return {}
+    run_id = correlation_id.rpartition(" ")[2]
+    page = {"sqlmesh/query_history": dg.MetadataValue.url(url.replace("{run_id}", run_id))} if url else {}
+    return {"sqlmesh/correlation_id": correlation_id, **page}
 
 
 def _causes(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:

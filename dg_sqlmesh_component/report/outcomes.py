@@ -163,6 +163,7 @@ class NodeOutcome:
         is_cancelled: Whether the run was being cancelled when the outcome became certain.
         was_cut_off: Whether its queries were cancelled.
         computed_until: When the last batch of this run ended, epoch milliseconds; None if no batch was started.
+        correlation_id: What SQLMesh adds to each query of this run; None if no batch was started.
         coverage: The coverage of an incremental model after this run; None if it was not reported.
         attempts: The number of attempts, with retries inside the step.
         is_second_outcome: Whether this is the node's second outcome in this run, because a plan landed and SQLMesh
@@ -195,6 +196,7 @@ class NodeOutcome:
     is_cancelled: bool = False
     was_cut_off: bool = False
     computed_until: int | None = None
+    correlation_id: str | None = None
     coverage: msg.IntervalCoverage | None = None
     attempts: int = 1
     is_second_outcome: bool = False

@@ -21,6 +21,7 @@ class Wording:
 
     assets: ProjectAssets
     environment: str
+    query_history_url: str | None = None
 
     @property
     def is_declared(self) -> bool:

@@ -141,6 +141,7 @@ class _Entry:
         promoted: msg.PromotedVersion | None,
         *,
         is_cancelled: bool,
+        correlation_id: str | None,
     ) -> NodeOutcome:
         done, up_to_date, waiting = self.done, self.up_to_date, self.waiting
         idle = up_to_date or waiting
@@ -172,6 +173,7 @@ class _Entry:
             audited_data=idle.audited_data if idle else None,
             altered_at=idle.altered_at if idle else None,
             is_cancelled=is_cancelled,
+            correlation_id=correlation_id if self.computed_until is not None else None,
             was_cut_off=self.was_cut_off,
             computed_until=self.computed_until,
             coverage=self.coverage,
@@ -199,6 +201,7 @@ class Ledger:
         self._failed_after_success: dict[str, str] = {}
         self._failed_earlier: frozenset[str] = frozenset()
         self._status: str | None = None
+        self._correlation_id: str | None = None
         self._closed = False
         self._has_begun = False
         self._is_cancelled = False
@@ -351,6 +354,7 @@ class Ledger:
             if _is_other_code(self._promoted.get(fqn), event.promoted.get(fqn)):
                 entry.forget()  # a plan has landed: the environment no longer shows the table with these batches
         self._promoted |= event.promoted
+        self._correlation_id = event.correlation_id
         refusal = (
             f"Not promoted in environment {event.environment}, so not run. To promote the project's files:"
             f"{block(event.plan_command)}\n\nIf its file was deleted, refresh the manifest, and then reload the "
@@ -402,7 +406,14 @@ class Ledger:
     def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
         entry = self._entries[fqn]
         entry.settled = outcome
-        return entry.outcome(fqn, outcome, errors, self._promoted.get(fqn), is_cancelled=self._is_cancelled)
+        return entry.outcome(
+            fqn,
+            outcome,
+            errors,
+            self._promoted.get(fqn),
+            is_cancelled=self._is_cancelled,
+            correlation_id=self._correlation_id,
+        )
 
 
 _BEGUN = (

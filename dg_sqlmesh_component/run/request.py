@@ -36,6 +36,7 @@ class StepSettings:
         query_characters: How many characters of an evaluated audit's query are kept.
         owned: The models that are assets of any component of the code location, by fqn.
         restate: Limits of restatements.
+        query_history_url: A link to the queries of one run, with `{run_id}` in the place of its id.
     """
 
     project: SQLMeshProject
@@ -45,6 +46,7 @@ class StepSettings:
     query_characters: int
     owned: Set[str]
     restate: Restate
+    query_history_url: str | None
 
 
 def run_tags(request: msg.EvaluationRequest) -> dict[str, str]:
@@ -114,7 +116,7 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         skip_janitor=config.skip_janitor,
         concurrent_tasks=execution.concurrent_tasks,
         count_rows=settings.count_rows,
-        holder=f"Dagster run {context.run.run_id}",
+        run_id=context.run.run_id,
         overlap_timeout=execution.overlap_timeout,
         environment_timeout=execution.environment_timeout,
         manifest_facts=msg.ManifestFacts(

@@ -105,7 +105,7 @@ class _Step:
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
         self._plan_command: str | None = None
-        self._wording = wording = Wording(assets, request.environment)
+        self._wording = wording = Wording(assets, request.environment, settings.query_history_url)
         self._records = StepRecords(context, wording)
         checks = set(reported_checks(context)) if wording.is_declared else set()
         self._log = RunLog(context, wording, checks, settings.owned)

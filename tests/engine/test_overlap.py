@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from importlib.metadata import version
 
 import dagster as dg
 import pytest
@@ -23,6 +24,7 @@ UPSTREAM_MODEL = "MODEL (name t.before, kind FULL); SELECT 1 AS id"
 PRINT_PASSWORDS = """
 print("the password is correct-horse-battery, or postgresql://ada:staple@127.0.0.1/shop")
 """
+QUERIES = "https://warehouse.example.com/queries?text={run_id}"
 HOLD = """
 while Path("hold").exists():
     time.sleep(0.02)
@@ -65,10 +67,12 @@ def two_runs(shop: Shop) -> Iterator[list[RunRecord]]:
     records += [shop.run_record(process.communicate(timeout=300)[0].split()[-1]) for process in processes]
 
 
-@pytest.mark.attribute("execution.overlap_timeout")
+@pytest.mark.attribute("execution.overlap_timeout", "query_history_url")
 def test_overlapping_runs_on_postgres_compute_every_interval_once(server: Server, new_shop: NewShop) -> None:
     server.query("CREATE DATABASE appending")
-    shop = new_shop(project_files(), server.config("appending", password="correct-horse-battery"))
+    shop = new_shop(
+        project_files(), server.config("appending", password="correct-horse-battery"), query_history_url=QUERIES
+    )
     [(planned_rows,)] = server.query("SELECT count(*) FROM t.appended", "appending")
     with two_runs(shop) as records:
         # A transaction that stays open would keep PostgreSQL from cleaning up.
@@ -86,6 +90,13 @@ def test_overlapping_runs_on_postgres_compute_every_interval_once(server: Server
     assert outside_records(waiter.instance) == dict.fromkeys(("t/before", "t/appended", "t/slow"), 1), "of the plan"
     assert f"is held by Dagster run {other.run_id} since " in waiter.log
     assert {waiter.status_of(asset) for asset in ("t/before", "t/appended", "t/slow")} == {"up_to_date"}
+    if not version("sqlmesh").startswith("0.235."):
+        correlation_id = other.materializations["t/appended"].metadata["sqlmesh/correlation_id"].value
+        assert correlation_id == f"SQLMESH_RUN: {other.run_id}"
+        assert f"/* {correlation_id} */ INSERT INTO" in server.log.read_text()
+        link = other.materializations["t/appended"].metadata["sqlmesh/query_history"]
+        assert link == dg.MetadataValue.url(f"https://warehouse.example.com/queries?text={other.run_id}")
+        assert waiter.run_id not in server.log.read_text(), "it has computed nothing"
     everything = "".join(str(entry) for record in records for entry in record.entries)
     assert "the password is ***, or postgresql://ada:***@127.0.0.1/shop" in everything
     assert "correct-horse" not in everything

@@ -12,12 +12,9 @@ from __future__ import annotations
 import inspect
 import re
 import shutil
-import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ import duckdb
 import pytest
 import sqlglot
 import sqlmesh
+from harness import duckdb_file_in_use
 from sqlglot.errors import ParseError
 from sqlmesh.core import constants
 from sqlmesh.core.config import Config
@@ -797,20 +795,9 @@ def test_snapshot_has_parent_names_and_next_due_time(shop: Shop) -> None:
 # -- files, folders and processes -----------------------------------------------------------------------
 
 
-@contextmanager
-def held_by_another_process(database: Path) -> Iterator[int]:
-    """Start a process that holds the file until the end of the block. Yield its id."""
-    code = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", code, str(database)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process.pid
-
-
 def test_locked_duckdb_file_is_refused_with_the_holding_process(shop: Shop) -> None:
     """ADR-0004: by this text our worker recognizes the lock."""
-    with held_by_another_process(shop.database) as holder, pytest.raises(duckdb.IOException) as error:
+    with duckdb_file_in_use(shop.database) as holder, pytest.raises(duckdb.IOException) as error:
         shop.open().state_reader.get_environment("prod")
     assert "Could not set lock on file" in str(error.value)
     assert f"PID {holder}" in str(error.value)
@@ -820,7 +807,7 @@ def test_closed_context_releases_the_duckdb_file(shop: Shop) -> None:
     """ADR-0010: our worker closes its context; the next one can open the file."""
     run(shop.open())
     shop.close()
-    with held_by_another_process(shop.database):
+    with duckdb_file_in_use(shop.database):
         pass
 
 
@@ -855,7 +842,7 @@ def test_loading_a_project_does_not_create_its_database(shop: Shop) -> None:
 
 def test_loading_a_project_does_not_open_its_database(shop: Shop) -> None:
     """ADR-0014: definitions load while a run holds the lock on the file."""
-    with held_by_another_process(shop.database):
+    with duckdb_file_in_use(shop.database):
         before = shop.database.stat()
         assert shop.open(load=True).models[ORDERS].data_hash
         after = shop.database.stat()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from harness import duckdb_file_in_use
 from sqlmesh.core import constants
 from sqlmesh.core.config import Config
 from sqlmesh.core.config.loader import load_configs
@@ -242,13 +241,7 @@ def test_snapshots_are_read_from_the_state_without_the_cache_and_with_their_inte
 
 @pytest.mark.parametrize("creates_state", [True, False])
 def test_locked_state_is_not_created_again(planned: Open, folder: Path, creates_state: bool) -> None:
-    hold = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold, folder / "db.db"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
+    with duckdb_file_in_use(folder / "db.db"):
         context = planned(load=False)
         if not creates_state:
             internals.require_existing_state(context)
@@ -266,8 +259,6 @@ def test_locked_state_is_not_created_again(planned: Open, folder: Path, creates_
         # Plain SQLMesh starts to create a state that exists. If this changes, `require_existing_state` can go.
         assert bool(migrations) is creates_state
         assert creates_state or isinstance(refused.value, duckdb.IOException)
-    finally:
-        holder.communicate()
 
 
 def test_state_has_the_time_at_which_each_range_was_computed(planned: Open) -> None:

@@ -29,6 +29,7 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment, EnvironmentNamingInfo
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo
+from sqlmesh.utils import CorrelationId
 from sqlmesh.utils.date import is_date, to_datetime, to_timestamp
 from sqlmesh.utils.errors import SignalEvalError
 
@@ -212,6 +213,8 @@ class EvaluationContext(Context):
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         """SQLMesh calls this before it computes, before it starts over, and before audits are evaluated."""
         pipe = self.tracker.pipe
+        if self._correlation_id:
+            snapshot_evaluator = snapshot_evaluator.set_correlation_id(self._correlation_id)
         pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
         record_audits(snapshot_evaluator, pipe.send)
         if self.request.count_rows:
@@ -219,6 +222,11 @@ class EvaluationContext(Context):
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         self.watch(scheduler)
         return scheduler
+
+    @property
+    def _correlation_id(self) -> CorrelationId | None:
+        """What SQLMesh adds to each query: the id of the Dagster run. Before SQLMesh 0.236, only plans have one."""
+        return CorrelationId.from_run_id(self.request.run_id) if hasattr(CorrelationId, "from_run_id") else None
 
     def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
         """The pipe's listening thread calls this."""
@@ -284,6 +292,7 @@ class EvaluationContext(Context):
                 missing=tuple(fqn for fqn in nodes if fqn not in known),
                 plan_command=self._plan_command,
                 others=tuple(sorted(others)),
+                correlation_id=str(self._correlation_id) if self._correlation_id else None,
             )
         )
         self._compare_with_records(environment)

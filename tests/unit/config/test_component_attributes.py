@@ -190,6 +190,10 @@ def test_number_below_its_minimum_is_refused(attribute: str, name: str, value: f
 @pytest.mark.parametrize(
     ("attributes", "error"),
     [
+        (
+            {"query_history_url": "https://example.com/{id}"},
+            r"'https://example.com/\{id\}'. It must contain \{run_id\}",
+        ),
         ({"schedule": True, "automation": "cron"}, "has both `schedule` and `automation`, .* Remove one of them"),
         ({"restate": {"max_seconds": 9}, "execution": {}}, "Set `execution.allow_restate: true`, or remove `restate`"),
     ],

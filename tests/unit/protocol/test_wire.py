@@ -40,7 +40,7 @@ REQUESTS: tuple[msg.Request, ...] = (
         skip_janitor=False,
         concurrent_tasks=4,
         count_rows=True,
-        holder="run c0ffee of job shop",
+        run_id="c0ffee",
         overlap_timeout=2.5,
         environment_timeout=60,
         manifest_facts=msg.ManifestFacts(
@@ -184,7 +184,7 @@ def test_defaults_of_requests_and_errors() -> None:
         "skip_janitor": True,
         "concurrent_tasks": None,
         "count_rows": False,
-        "holder": "a test",
+        "run_id": "of a test",
         "overlap_timeout": 0.0,
         "environment_timeout": 1,
         "manifest_facts": None,

@@ -116,11 +116,6 @@ def test_outcome_table_covers_every_event_about_a_node() -> None:
     assert {type(event) for row in OUTCOME_TABLE for event in row.events} == message_types(msg.Event) - not_about_nodes
 
 
-def test_only_executed_up_to_date_and_waiting_are_healthy() -> None:
-    healthy = {outcome for outcome in Outcome if not outcome.is_failure}
-    assert healthy == {Outcome.EXECUTED, Outcome.UP_TO_DATE, Outcome.WAITING}
-
-
 def test_only_failed_non_blocking_audits_are_warnings() -> None:
     failed = {
         row.title: [(audit.name, audit.blocking) for audit in row.outcome.audits if not audit.passed]

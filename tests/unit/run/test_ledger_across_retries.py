@@ -327,11 +327,6 @@ def test_nodes_settled_before_a_retry_have_their_errors_and_culprits() -> None:
     }
 
 
-def test_the_cases_cover_every_outcome_that_an_attempt_can_settle() -> None:
-    settled = {outcome for ended_attempt in ENDED_ATTEMPTS for outcome in ended_attempt.settled.values()}
-    assert settled == set(Outcome) - {Outcome.NOT_IN_ENVIRONMENT}  # the first event settles it
-
-
 # -- final outcomes -------------------------------------------------------------------------------
 
 
