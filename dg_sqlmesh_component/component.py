@@ -85,6 +85,8 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def get_asset_spec(self, model: Model) -> dg.AssetSpec:
         """The asset of one model: the defaults, the tag convention, then `translation`. Override it to change more.
 
+        It is called for a model after those upstream of it, so the asset's dependencies have their final keys.
+
         Raises:
             ProjectLoadError: Dagster refuses a property of the model.
             ConfigurationError: `translation` cannot be applied, or Dagster refuses its result.
