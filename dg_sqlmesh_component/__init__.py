@@ -5,18 +5,18 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 from dg_sqlmesh_component.component import SQLMeshProjectComponent as SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits as Audits
 from dg_sqlmesh_component.config.attributes import Execution as Execution
+from dg_sqlmesh_component.config.attributes import Freshness as Freshness
 from dg_sqlmesh_component.config.attributes import IntervalsCheck as IntervalsCheck
 from dg_sqlmesh_component.config.attributes import MetadataLimits as MetadataLimits
 from dg_sqlmesh_component.config.attributes import Restate as Restate
+from dg_sqlmesh_component.config.attributes import TagConvention as TagConvention
 from dg_sqlmesh_component.config.external_models import ExternalModels as ExternalModels
-from dg_sqlmesh_component.config.freshness import Freshness as Freshness
-from dg_sqlmesh_component.config.janitor import Janitor as Janitor
-from dg_sqlmesh_component.config.polling_sensor import PollingSensor as PollingSensor
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries as Retries
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig
-from dg_sqlmesh_component.config.schedule import Schedule as Schedule
-from dg_sqlmesh_component.config.tag_convention import TagConvention as TagConvention
+from dg_sqlmesh_component.config.scheduling import Janitor as Janitor
+from dg_sqlmesh_component.config.scheduling import PollingSensor as PollingSensor
+from dg_sqlmesh_component.config.scheduling import Schedule as Schedule
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError as SQLMeshComponentError
 from dg_sqlmesh_component.version import __version__ as __version__
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,14 +19,12 @@ from dg_sqlmesh_component.config.attributes import Selection, refuse_unset_varia
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
-from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.janitor.job import build_janitor
-from dg_sqlmesh_component.janitor.step import clean_up
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import Addition
@@ -37,7 +34,7 @@ from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.schedule.schedules import build_schedules
 from dg_sqlmesh_component.sensor.polling_sensor import build_sensor
-from dg_sqlmesh_component.state.source import ManifestSource, variables_without_secrets
+from dg_sqlmesh_component.state.source import ManifestSource
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 
 
@@ -66,8 +63,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     """
 
     def __post_init__(self) -> None:
-        convert_to_declared_types(self, SQLMeshProjectComponent, secret=("project",))  # its `env` may hold passwords
-        self.refuse_contradictions()
+        super().__post_init__()
         self._source = ManifestSource(
             self.project,
             _selectors(self.select),
@@ -76,7 +72,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self.metadata_limits.limits,
             root=None,
         )
-        self._op = ComponentOp(self.op or OpSpec(), self.project, variables_without_secrets(self.project.env))
+        self._op = ComponentOp(self.op or OpSpec(), self.project)
         self._code_location = CodeLocation()
         self._load_context: dg.ComponentLoadContext | None = None
         self._assets: ProjectAssets | None = None
@@ -88,6 +84,8 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
 
     def get_asset_spec(self, model: Model) -> dg.AssetSpec:
         """The asset of one model: the defaults, the tag convention, then `translation`. Override it to change more.
+
+        It is called for a model after those upstream of it, so the asset's dependencies have their final keys.
 
         Raises:
             ProjectLoadError: Dagster refuses a property of the model.
@@ -258,11 +256,8 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             sensor = build_sensor(self.polling_sensor, op_name, self.project, assets, owned, project_tag)
             yield "op.name", sensor
         if self.janitor is not None:
-            compute = partial(clean_up, project=self.project, janitor=self.janitor, execution=self.execution)
-            yield (
-                "janitor.name",
-                build_janitor(self.janitor, op_name, self._op.pool(assets.manifest.environment), compute),
-            )
+            pool = self._op.pool(assets.manifest.environment)
+            yield "janitor.name", build_janitor(self.janitor, op_name, pool, self.project, self.execution)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self.audits.refuse_unmatched(manifest.audit_names)

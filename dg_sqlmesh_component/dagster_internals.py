@@ -49,7 +49,6 @@ from dagster._core.storage.tags import (
 )
 from dagster._utils import interrupts
 from dagster._utils.schedules import (
-    CroniterShim,
     cron_string_iterator,
     is_valid_cron_string,
     reverse_cron_string_iterator,
@@ -90,16 +89,9 @@ def shared_in_code_location(context: dg.ComponentLoadContext, create: Callable[[
 # -- crons ----------------------------------------------------------------------------------------
 
 
-def cron_fields(cron: str) -> tuple[str, ...] | None:
-    """The five fields of a cron, also of an alias such as `@daily`; None if Dagster does not accept the cron.
-
-    Dagster has no public way to check a cron, or to look up an alias.
-    """
-    if not is_valid_cron_string(cron):
-        return None
-    if cron.startswith("@"):
-        return tuple(",".join(map(str, values)) for values in CroniterShim.expand(cron)[0])
-    return tuple(cron.split())
+def is_accepted_cron(cron: str) -> bool:
+    """Whether Dagster accepts a cron: five fields, or an alias such as `@daily`. It has no public way to check one."""
+    return bool(is_valid_cron_string(cron))
 
 
 def cron_ticks(cron: str, timezone: str, start: datetime) -> Iterator[datetime]:

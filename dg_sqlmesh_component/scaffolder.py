@@ -135,11 +135,7 @@ def _attributes(path: str, options: dict[str, str], *, is_new: bool) -> dict[str
 
 
 def _next_steps(project: Path, options: dict[str, str], *, is_new: bool) -> str:
-    """The commands to run next, each on its own line, and their result.
-
-    Args:
-        is_new: Whether the project was created just now, so it cannot be in production yet.
-    """
+    """The commands to run next, each on its own line, and their result. A new project cannot be in production yet."""
     here = Path.cwd().resolve()
     gateway = ["--gateway", options["gateway"]] if "gateway" in options else []
     environment = [options["environment"]] if "environment" in options else []

@@ -22,18 +22,16 @@ from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import (
     Audits,
     Execution,
+    Freshness,
     IntervalsCheck,
     MetadataLimits,
     Restate,
     SQLMeshProjectArgs,
+    TagConvention,
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
-from dg_sqlmesh_component.config.freshness import Freshness
-from dg_sqlmesh_component.config.janitor import Janitor
-from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.config.retries import Retries
-from dg_sqlmesh_component.config.schedule import Schedule
-from dg_sqlmesh_component.config.tag_convention import TagConvention
+from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
 
 REFERENCE = REPOSITORY / "component.yaml"
 TOP = SQLMeshProjectComponent.get_model_cls()

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,12 +13,11 @@ import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import StrictInt
 
-from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
-from dg_sqlmesh_component.config.mappings import described, mapping, not_a_mapping
+from dg_sqlmesh_component.config.durations import Duration, OptionalDuration, WrittenDuration
+from dg_sqlmesh_component.config.mappings import Attributes, attribute, described, mapping, not_a_mapping
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.templates import TemplateScope
-from dg_sqlmesh_component.config.validation import convert_to_declared_types, require_at_least
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, Limits, Model
@@ -29,7 +28,7 @@ MetadataAddition: TypeAlias = Literal["column_lineage", "links", "row_count", "s
 
 
 @dataclass
-class SQLMeshProjectArgs(dg.Resolvable):
+class SQLMeshProjectArgs(Attributes, path="project", secret={"env"}):
     """A SQLMesh project and how to open it: `project` in `defs.yaml`, if it is a mapping."""
 
     path: Annotated[
@@ -41,48 +40,37 @@ class SQLMeshProjectArgs(dg.Resolvable):
             ["../../../core", "../../../marketing"],
         ),
     ]
-    gateway: Annotated[
-        str | None,
-        described(
-            "Gateway to use, as `sqlmesh --gateway`. Default: SQLMESH_GATEWAY, else the project's own.", "warehouse"
-        ),
-    ] = None
-    environment: Annotated[
-        str | None,
-        described(
-            "Environment whose promoted models a run executes. Default: the project's own default "
-            "target environment, which is `prod` unless its configuration sets another.",
-            "prod",
-            "{{ env.SQLMESH_ENVIRONMENT }}",
-        ),
-    ] = None
-    config: Annotated[
-        str | None, described("Name of the configuration object in `config.py`, as `sqlmesh --config`.", "local_config")
-    ] = None
-    working_directory: Annotated[
-        str | None,
-        described(
-            "Folder in which SQLMesh runs, relative to this file. Relative paths in SQLMesh's "
-            "configuration start there. Default: the (first) project folder, as for the `sqlmesh` command in it.",
-            "../../..",
-        ),
-    ] = None
-    python: Annotated[
-        str | None,
-        described(
-            "Python interpreter with SQLMesh: a command, or a path relative to this file. It needs no "
-            "Dagster. Default: the interpreter that runs Dagster.",
-            "../../../.venv-sqlmesh/bin/python",
-        ),
-    ] = None
-    env: Annotated[
-        dict[str, str],
-        described(
-            "Environment variables for SQLMesh's process only, in addition to those of Dagster's process. "
-            "Their values are never stored.",
-            {"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"},
-        ),
-    ] = field(default_factory=dict)
+    gateway: str | None = attribute(
+        None, "Gateway to use, as `sqlmesh --gateway`. Default: SQLMESH_GATEWAY, else the project's own.", "warehouse"
+    )
+    environment: str | None = attribute(
+        None,
+        "Environment whose promoted models a run executes. Default: the project's own default target environment, "
+        "which is `prod` unless its configuration sets another.",
+        "prod",
+        "{{ env.SQLMESH_ENVIRONMENT }}",
+    )
+    config: str | None = attribute(
+        None, "Name of the configuration object in `config.py`, as `sqlmesh --config`.", "local_config"
+    )
+    working_directory: str | None = attribute(
+        None,
+        "Folder in which SQLMesh runs, relative to this file. Relative paths in SQLMesh's configuration start there. "
+        "Default: the (first) project folder, as for the `sqlmesh` command in it.",
+        "../../..",
+    )
+    python: str | None = attribute(
+        None,
+        "Python interpreter with SQLMesh: a command, or a path relative to this file. It needs no Dagster. Default: "
+        "the interpreter that runs Dagster.",
+        "../../../.venv-sqlmesh/bin/python",
+    )
+    env: dict[str, str] = attribute(
+        dict,
+        "Environment variables for SQLMesh's process only, in addition to those of Dagster's process. Their values are "
+        "never stored.",
+        {"WAREHOUSE_PASSWORD": "{{ env.WAREHOUSE_PASSWORD }}"},
+    )
 
     def __post_init__(self) -> None:
         for name, value in self.env.items() if isinstance(self.env, dict) else ():
@@ -93,7 +81,7 @@ class SQLMeshProjectArgs(dg.Resolvable):
                     f"`project.env` in defs.yaml contains the name {name!r}. The name of an environment variable must "
                     "not be empty or contain `=`."
                 )
-        convert_to_declared_types(self, SQLMeshProjectArgs, "project", secret=("env",))
+        super().__post_init__()
 
 
 _SET_VARIABLE = "Set the variable that it names or give a default: \"{{ env('NAME', 'value') }}\"."
@@ -127,9 +115,8 @@ def resolve_project(context: dg.ResolutionContext, model: Any) -> SQLMeshProject
         written = getattr(model, name, None)
         if written is not None:
             setattr(args, name, _verbatim(written, getattr(args, name)))
-            refuse_unset_variable(
-                f"project.{name}", written, getattr(args, name)
-            )  # nothing would mean the project's default
+            # Nothing would mean the project's default.
+            refuse_unset_variable(f"project.{name}", written, getattr(args, name))
     written_env = getattr(model, "env", None)
     written_env = written_env if isinstance(written_env, dict) else {}
     args.env.update({name: _verbatim(written, args.env[name]) for name, written in written_env.items()})
@@ -179,32 +166,24 @@ TRANSLATION = dg.Resolver(
 
 
 @dataclass
-class MetadataLimits(dg.Resolvable):
+class MetadataLimits(Attributes, path="metadata_limits", least={"characters": 100, "columns": 0, "lineage_pairs": 0}):
     """Limits for large metadata."""
 
-    characters: Annotated[
-        int,
-        described(
-            "Characters of a query (`sql`, audits) and of dbt's `meta`. Longer text is cut, with a note. "
-            "At least 100. Default: 4000.",
-            20_000,
-        ),
-    ] = DEFAULT_LIMITS.characters
-    columns: Annotated[
-        int, described("Columns of a model's schema; more are left out, and counted. Default: 1000.", 100)
-    ] = DEFAULT_LIMITS.columns
-    lineage_pairs: Annotated[
-        int,
-        described(
-            "Pairs of columns (one here, one upstream) of a model's column lineage; more are left out, and "
-            "counted. Default: 1000.",
-            10_000,
-        ),
-    ] = DEFAULT_LIMITS.lineage_pairs
-
-    def __post_init__(self) -> None:
-        convert_to_declared_types(self, MetadataLimits, "metadata_limits")
-        require_at_least("metadata_limits", self, characters=100, columns=0, lineage_pairs=0)
+    characters: int = attribute(
+        DEFAULT_LIMITS.characters,
+        "Characters of a query (`sql`, audits) and of dbt's `meta`. Longer text is cut, with a note. At least 100. "
+        "Default: 4000.",
+        20_000,
+    )
+    columns: int = attribute(
+        DEFAULT_LIMITS.columns, "Columns of a model's schema; more are left out, and counted. Default: 1000.", 100
+    )
+    lineage_pairs: int = attribute(
+        DEFAULT_LIMITS.lineage_pairs,
+        "Pairs of columns (one here, one upstream) of a model's column lineage; more are left out, and counted. "
+        "Default: 1000.",
+        10_000,
+    )
 
     @property
     def limits(self) -> Limits:
@@ -213,22 +192,17 @@ class MetadataLimits(dg.Resolvable):
 
 
 @dataclass
-class Audits(dg.Resolvable):
-    """Which audits are asset checks."""
+class Audits(Attributes, path="audits"):
+    """Which audits are asset checks. SQLMesh evaluates all audits."""
 
-    checks: Annotated[
-        Literal["all", "blocking", "none"] | list[str],
-        described(
-            "Audits that are asset checks. all; blocking: audits whose failure stops the model; none; or a "
-            "list of audit names, in which `*` matches any characters. SQLMesh evaluates the other audits too: a "
-            "failure shows in the step's failure or in the run's log. Default: all.",
-            "blocking",
-            ["not_null", "unique_*"],
-        ),
-    ] = "all"
-
-    def __post_init__(self) -> None:
-        convert_to_declared_types(self, Audits, "audits")
+    checks: Literal["all", "blocking", "none"] | list[str] = attribute(
+        "all",
+        "Audits that are asset checks. all; blocking: audits whose failure stops the model; none; or a list of audit "
+        "names, in which `*` matches any characters. SQLMesh evaluates the other audits too: a failure shows in the "
+        "step's failure or in the run's log. Default: all.",
+        "blocking",
+        ["not_null", "unique_*"],
+    )
 
     def has_check(self, audit: Audit) -> bool:
         """Whether the audit is an asset check."""
@@ -251,105 +225,142 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 @dataclass
-class IntervalsCheck(dg.Resolvable):
-    """The check `sqlmesh_intervals_complete` of every incremental model."""
+class IntervalsCheck(Attributes, path="intervals_check"):
+    """Whether every incremental model has the check `sqlmesh_intervals_complete`.
+
+    The check fails if an expected interval is not computed. Write true, or a mapping with a slack. Default: no such
+    checks.
+    """
+
+    slack: Duration = attribute(
+        timedelta(0),
+        "How long an interval may be missing before the check fails, from the first tick of the model's cron after its "
+        "end: seconds, or text such as 2h, 90m, 1 day or PT1H30M (ISO 8601). Default: 0.",
+        "6h",
+        3600,
+        written_as=WrittenDuration,
+    )
+
+
+@dataclass
+class Freshness(Attributes, path="freshness"):
+    """Freshness policy of each asset.
+
+    An asset is stale if it was not materialized for longer than the longest time between two ticks of its cron, plus
+    `slack`. Seeds, and models with an `end`, have none. Default: none.
+    """
 
     slack: Annotated[
         Duration,
         described(
-            "How long an interval may be missing before the check fails, from the first tick of the "
-            "model's cron after its end: seconds, or text such as 2h, 90m, 1 day or PT1H30M (ISO 8601). Default: 0.",
-            "6h",
-            3600,
+            "How much longer than the longest time between two ticks of its cron an asset may be without a "
+            "materialization: seconds, or text such as 2h, 90m, 1 day or PT1H30M (ISO 8601). Choose more than the "
+            "time from a tick to the end of the run. Required.",
+            "2h",
+            7200,
             written_as=WrittenDuration,
         ),
-    ] = timedelta(0)
+    ]
+    warn_slack: OptionalDuration = attribute(
+        None,
+        "A shorter slack, after which Dagster shows a warning. Default: no warning.",
+        "1h",
+        written_as=WrittenDuration | None,
+    )
 
     def __post_init__(self) -> None:
-        convert_to_declared_types(self, IntervalsCheck, "intervals_check")
+        super().__post_init__()
+        if self.warn_slack is not None and self.warn_slack >= self.slack:
+            raise ConfigurationError(
+                f"`freshness.warn_slack` in defs.yaml is {self.warn_slack}. It must be shorter than "
+                f"`freshness.slack`, which is {self.slack}."
+            )
+
+    def policy(self, longest_gap: timedelta) -> dg.FreshnessPolicy:
+        """The policy of an asset, by the longest time between two ticks of its cron."""
+        warn_window = None if self.warn_slack is None else longest_gap + self.warn_slack
+        return dg.FreshnessPolicy.time_window(longest_gap + self.slack, warn_window)
+
+
+@dataclass(frozen=True)
+class TagConvention(Attributes, path="tag_convention"):
+    """How tags of a SQLMesh model set properties of its asset: `<prefix><separator><property><separator><value>`.
+
+    Properties: group_name, owner, kind, tag, key_prefix.
+    """
+
+    prefix: str = attribute("dagster", "The beginning of such a tag.", "dagster", "dg")
+    separator: str = attribute(":", "The text between the parts of such a tag; the value may contain it.", ":", "/")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.prefix or not self.separator:
+            raise ConfigurationError("`tag_convention` in defs.yaml needs a prefix and a separator that are not empty.")
+
+    def split(self, tag: str) -> tuple[str, str] | None:
+        """The property and its value, which may contain the separator; None for an ordinary tag."""
+        start = f"{self.prefix}{self.separator}"
+        if not tag.startswith(start):
+            return None
+        property_, _, value = tag.removeprefix(start).partition(self.separator)
+        return property_, value
 
 
 @dataclass
-class Restate(dg.Resolvable):
-    """Limits of restatements."""
+class Restate(Attributes, path="restate", least={"max_intervals": 1, "max_seconds": 0}):
+    """Limits of restatements, which `execution.allow_restate` allows."""
 
-    max_intervals: Annotated[
-        int | None,
-        described("Refuse a restatement of more intervals, counted over all its models. Default: no limit.", 500),
-    ] = None
-    max_seconds: Annotated[
-        float | None,
-        described(
-            "Refuse a restatement that would take longer, as estimated from recorded materializations. "
-            "Default: no limit.",
-            3600,
-        ),
-    ] = None
-
-    def __post_init__(self) -> None:
-        convert_to_declared_types(self, Restate, "restate")
-        require_at_least("restate", self, max_intervals=1, max_seconds=0)
+    max_intervals: int | None = attribute(
+        None, "Refuse a restatement of more intervals, counted over all its models. Default: no limit.", 500
+    )
+    max_seconds: float | None = attribute(
+        None,
+        "Refuse a restatement that would take longer, as estimated from recorded materializations. Default: no limit.",
+        3600,
+    )
 
 
 @dataclass
-class Execution(dg.Resolvable):
+class Execution(
+    Attributes, path="execution", least={"concurrent_tasks": 1, "overlap_timeout": 0, "environment_timeout": 0}
+):
     """How SQLMesh runs."""
 
-    concurrent_tasks: Annotated[
-        int | None,
-        described("Batches that SQLMesh computes at once. Default: the setting of the project's connection.", 4),
-    ] = None
-    environments: Annotated[
-        list[str],
-        described(
-            "Environments that a run may name in its config instead of the one of this component. `*` "
-            "matches any characters. Default: none.",
-            ["dev", "pr_*"],
-        ),
-    ] = field(default_factory=list)
-    overlap_timeout: Annotated[
-        float,
-        described(
-            "Seconds that a run waits for another run on the same SQLMesh state, or for a DuckDB file that "
-            "another process holds. Default: 3600.",
-            600,
-        ),
-    ] = 3600.0
-    environment_timeout: Annotated[
-        int,
-        described(
-            "Seconds that a run waits for a plan that is updating its environment; SQLMesh's own default "
-            "is six hours. Default: 300.",
-            60,
-        ),
-    ] = 300
-    allow_restate: Annotated[
-        bool, described("Whether `restate` in the run config may compute a range again. Default: false.", True)
-    ] = False
-    record_unchanged: Annotated[
-        bool,
-        described(
-            "Whether to record an observation, with the reason, and the earlier audit results for models "
-            "without pending intervals. false: only the run's log counts them. If the run has no other step, their "
-            "checks are left out too and show as skipped, which makes large runs with little to do fast. "
-            "Default: true.",
-            False,
-        ),
-    ] = True
-    retries: Annotated[
-        Retries | None,
-        mapping(
-            "execution.retries",
-            Retries,
-            is_optional=True,
-            shorthand=("max_retries", StrictInt),
-            description="Retries inside the step for transient errors, such as a lost connection: a number, or a "
-            "mapping with delays and error patterns. Only missing intervals are recomputed. Errors in SQL and failing "
-            "audits are never retried. Default: none.",
-            examples=[3, {"max_retries": 3, "delay": 30, "backoff": "exponential"}],
-        ),
-    ] = None
-
-    def __post_init__(self) -> None:
-        convert_to_declared_types(self, Execution, "execution")
-        require_at_least("execution", self, concurrent_tasks=1, overlap_timeout=0, environment_timeout=0)
+    concurrent_tasks: int | None = attribute(
+        None, "Batches that SQLMesh computes at once. Default: the setting of the project's connection.", 4
+    )
+    environments: list[str] = attribute(
+        list,
+        "Environments that a run may name in its config instead of the one of this component. `*` matches any "
+        "characters. Default: none.",
+        ["dev", "pr_*"],
+    )
+    overlap_timeout: float = attribute(
+        3600.0,
+        "Seconds that a run waits for another run on the same SQLMesh state, or for a DuckDB file that another process "
+        "holds. Default: 3600.",
+        600,
+    )
+    environment_timeout: int = attribute(
+        300,
+        "Seconds that a run waits for a plan that is updating its environment; SQLMesh's own default is six hours. "
+        "Default: 300.",
+        60,
+    )
+    allow_restate: bool = attribute(
+        False, "Whether `restate` in the run config may compute a range again. Default: false.", True
+    )
+    record_unchanged: bool = attribute(
+        True,
+        "Whether to record an observation, with the reason, and the earlier audit results for models without pending "
+        "intervals. false: only the run's log counts them. If the run has no other step, their checks are left out too "
+        "and show as skipped, which makes large runs with little to do fast. Default: true.",
+        False,
+    )
+    retries: Retries | None = mapping(
+        Retries,
+        3,
+        {"max_retries": 3, "delay": 30, "backoff": "exponential"},
+        is_optional=True,
+        shorthand=("max_retries", StrictInt),
+    )

@@ -1,15 +1,13 @@
 """Asset keys of the tables that SQLMesh reads and does not compute."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass
 
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 
-from dg_sqlmesh_component.config.mappings import described, not_a_mapping
+from dg_sqlmesh_component.config.mappings import Attributes, attribute, not_a_mapping, resolved_by
 from dg_sqlmesh_component.config.templates import TemplateScope
-from dg_sqlmesh_component.config.validation import convert_to_declared_types
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import split_fqn
@@ -86,11 +84,13 @@ def _as_key(rendered: object, where: str, hint: str = "") -> dg.AssetKey:
 
 
 @dataclass(frozen=True)
-class ExternalModels(dg.Resolvable):
-    """Upstream asset keys of external models, and of tables that no model declares."""
+class ExternalModels(Attributes, path="external_models"):
+    """How tables that SQLMesh reads, but does not produce, become upstream assets.
 
-    key: Annotated[
-        KeyOfTable | None,
+    By default Dagster links a dependency to the asset with that `dagster/table_name`.
+    """
+
+    key: KeyOfTable | None = resolved_by(
         dg.Resolver(
             _resolve_key,
             model_field_type=str | None,
@@ -99,9 +99,9 @@ class ExternalModels(dg.Resolvable):
             "and `external.table_name`. Default: `schema/name`.",
             examples=["landing/{{ external.schema }}/{{ external.name }}"],
         ),
-    ] = None
-    keys: Annotated[
-        Mapping[str, dg.AssetKey],
+        None,
+    )
+    keys: Mapping[str, dg.AssetKey] = resolved_by(
         dg.Resolver(
             _resolve_keys,
             model_field_type=dict[str, str],
@@ -109,20 +109,16 @@ class ExternalModels(dg.Resolvable):
             "over `key`, and several tables may belong to one asset.",
             examples=[{"raw.orders": "dlt/shop/orders"}],
         ),
-    ] = field(default_factory=dict)
-    assets: Annotated[
-        bool,
-        described(
-            "Whether tables that no asset of the code location produces are assets themselves, with a "
-            "kind, a group (the table's schema), a description and columns; those that `keys` names are not. false: "
-            "Dagster shows them without these, in the group `default`. Default: false, since Dagster refuses a code "
-            "location in which another asset has the key of one of them.",
-            True,
-        ),
-    ] = False
-
-    def __post_init__(self) -> None:
-        convert_to_declared_types(self, ExternalModels, "external_models")
+        dict,
+    )
+    assets: bool = attribute(
+        False,
+        "Whether tables that no asset of the code location produces are assets themselves, with a kind, a group (the "
+        "table's schema), a description and columns; those that `keys` names are not. false: Dagster shows them "
+        "without these, in the group `default`. Default: false, since Dagster refuses a code location in which another "
+        "asset has the key of one of them.",
+        True,
+    )
 
     def mapped(self, fqns: Iterable[str]) -> dict[str, dg.AssetKey]:
         """The keys that the attribute `keys` gives to these tables, by fqn.

@@ -1,17 +1,96 @@
-"""How attributes of `defs.yaml` are resolved."""
+"""How attributes of `defs.yaml` are declared and resolved."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import Field, field, fields, is_dataclass
+from functools import cache
+from inspect import get_annotations
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import dagster as dg
-from pydantic import StrictBool
+from pydantic import ConfigDict, StrictBool, TypeAdapter, ValidationError
 
-from dg_sqlmesh_component.config.validation import shortened
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import block
 
 _SWITCHES = {"true": True, "false": False}
+
+
+class Attributes(dg.Resolvable):
+    """A dataclass whose fields are the keys of a mapping in `defs.yaml`. Its docstring describes the mapping.
+
+    Dagster reads the resolver of a field in its annotation, so that of an `attribute` or a `mapping` is added there.
+    """
+
+    yaml_path: ClassVar[str]
+    _declaring: ClassVar[type]
+    _least: ClassVar[Mapping[str, int]]
+    _secret: ClassVar[Collection[str]]
+
+    def __init_subclass__(
+        cls,
+        path: str | None = None,
+        least: Mapping[str, int] | None = None,
+        secret: Collection[str] = (),
+        **options: Any,
+    ) -> None:
+        """Declare a mapping; a class without a path is a subclass of a user's, and its own fields are not converted.
+
+        Args:
+            path: Where the mapping is in `defs.yaml`, for errors; empty for the attributes at the top.
+            least: The least values of numbers.
+            secret: Keys whose values are not shown.
+        """
+        super().__init_subclass__(**options)
+        if path is not None:
+            cls.yaml_path, cls._declaring, cls._least, cls._secret = path, cls, least or {}, secret
+        resolvers = {
+            name: value.metadata[_RESOLVER]
+            for name, value in vars(cls).items()
+            if isinstance(value, Field) and _RESOLVER in value.metadata
+        }
+        if resolvers:
+            types = get_annotations(cls)
+            cls.__annotations__ = types | {name: Annotated[types[name], resolvers[name]] for name in resolvers}
+
+    def __post_init__(self) -> None:
+        """Convert fields to their declared types, and refuse values that cannot be converted or are too small.
+
+        Dagster checks `defs.yaml` as it is written, where each template is a string, and does not check components made
+        in Python. The text `"4"`, from an environment variable, becomes a number where a number is declared. The
+        number 4, which a template makes of that text, becomes text where text is declared.
+        """
+        start = f"{self.yaml_path}." if self.yaml_path else ""
+        for name, adapter in _adapters(self._declaring).items():
+            value = getattr(self, name)
+            try:
+                converted = adapter.validate_python(value)
+            except ValidationError as error:
+                shown = f"of type {type(value).__name__}" if name in self._secret else shortened(value)
+                reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors(include_url=False)))
+                raise ConfigurationError(f"`{start}{name}` in defs.yaml is {shown}. {reasons}.") from None
+            object.__setattr__(self, name, converted)
+        for name, least in self._least.items():
+            number = getattr(self, name)
+            if number is not None and not number >= least:  # NaN, too
+                raise ConfigurationError(f"`{start}{name}` in defs.yaml is {number}; it must be at least {least}.")
+
+
+@cache
+def _adapters(declaring: type) -> dict[str, TypeAdapter[Any]]:
+    types, annotated = get_type_hints(declaring), get_type_hints(declaring, include_extras=True)
+    # pydantic accepts no configuration for a dataclass.
+    return {
+        key.name: TypeAdapter(annotated[key.name], config=None if is_dataclass(types[key.name]) else _ARBITRARY)
+        for key in fields(declaring)
+        if key.init
+    }
+
+
+_ARBITRARY = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
+
+_RESOLVER = "resolver"
+"""The key of a field's metadata."""
 
 
 def described(description: str, *examples: Any, written_as: Any = None) -> dg.Resolver:
@@ -26,30 +105,44 @@ def described(description: str, *examples: Any, written_as: Any = None) -> dg.Re
     return resolver
 
 
+def attribute(default: Any, description: str, *examples: Any, written_as: Any = None) -> Any:
+    """A field with a default, which is `described`. If the default is a class, it is called for each instance."""
+    return resolved_by(described(description, *examples, written_as=written_as), default)
+
+
+def resolved_by(resolver: dg.Resolver, default: Any) -> Any:
+    """A field with a default and this resolver."""
+    metadata = {_RESOLVER: resolver}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 def mapping(
-    attribute: str,
     attributes: type[dg.Resolvable],
-    *,
-    description: str,
-    examples: list[Any],
+    *examples: Any,
+    path: str = "",
+    description: str = "",
     is_optional: bool = False,
     is_switch: bool = False,
     shorthand: tuple[str, Any] | None = None,
-) -> dg.Resolver:
-    """The resolver of an attribute whose value is a mapping. It resolves to an instance of a class.
+) -> Any:
+    """A field whose value is a mapping. It resolves to an instance of a class. Its default is None or has all defaults.
 
     Dagster accepts text for every attribute, because text may be a template. Its own resolver of a mapping fails for
     text with an error that names neither the attribute nor the value.
 
     Args:
-        attributes: The class, whose fields are the keys of the mapping.
         examples: At least one is a mapping. The first one is in the error.
-        is_optional: Whether null is allowed. It means None.
+        path, description: Those of a class that is none of ours.
+        is_optional: Whether null is allowed. It means None, which is the default.
         is_switch: Whether true and false are allowed, too. true means a mapping without keys, false and null mean None.
         shorthand: A key and the type of its value, if that value alone is allowed too. Any other text than true and
             false is such a value.
     """
     model: Any = attributes.model()
+    if issubclass(attributes, Attributes):
+        path, description = attributes.yaml_path, " ".join((attributes.__doc__ or "").split())
     example = next(example for example in examples if isinstance(example, Mapping))
     allowed = "true, false or a mapping" if is_switch else "a mapping"
     key, key_type = shorthand or (None, None)
@@ -68,14 +161,19 @@ def mapping(
             return attributes.resolve_from_model(context, value)
         if isinstance(value, attributes) or (value is None and (is_optional or is_switch)):
             return value
-        raise not_a_mapping(attribute, value, example, allowed)
+        raise not_a_mapping(path, value, example, allowed)
 
     field_type: Any = StrictBool | model | None if is_switch else model | None if is_optional else model
     if key is not None:
         field_type = field_type | key_type
-    return dg.Resolver(
-        resolve, model_field_type=field_type, inject_before_resolve=False, description=description, examples=examples
+    resolver = dg.Resolver(
+        resolve,
+        model_field_type=field_type,
+        inject_before_resolve=False,
+        description=description,
+        examples=list(examples),
     )
+    return resolved_by(resolver, None if is_optional or is_switch else attributes)
 
 
 def not_a_mapping(
@@ -92,3 +190,12 @@ def not_a_mapping(
 def _switched(value: Any) -> Any:
     """The boolean that text means, because the value of a variable is text. Any other value stays."""
     return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def shortened(value: object) -> str:
+    """The value as an error shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}..."
+
+
+_LONGEST_VALUE = 60

@@ -9,6 +9,7 @@ from pathlib import Path
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.bootstrap import sqlmesh_program
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 
 CONFIG_FILES = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
 """SQLMesh reads a project's configuration from one of these. A folder without any is not a SQLMesh project."""
@@ -85,3 +86,8 @@ class SQLMeshProject:
     def process_environment(self) -> dict[str, str]:
         """The environment variables of SQLMesh's process."""
         return {**os.environ, **self.env}
+
+
+def variables_without_secrets(env: Mapping[str, str]) -> list[str]:
+    """Variables as `name=value`, sorted; the values of secrets are left out."""
+    return [f"{name}={'' if SECRET_NAME.search(name) else value}" for name, value in sorted(env.items())]

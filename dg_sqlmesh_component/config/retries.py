@@ -1,47 +1,44 @@
 """Retries inside the step: which errors are retried, and after which delay."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.mappings import described
-from dg_sqlmesh_component.config.validation import convert_to_declared_types, require_at_least
+from dg_sqlmesh_component.config.mappings import Attributes, attribute, described
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 
 @dataclass
-class Retries(dg.Resolvable):
-    """Retries inside the step for transient errors. Only missing intervals are recomputed."""
+class Retries(Attributes, path="execution.retries", least={"max_retries": 0, "delay": 0}):
+    """Retries inside the step for transient errors, such as a lost connection.
+
+    Write a number, or a mapping with delays and error patterns. Only missing intervals are recomputed. Errors in SQL
+    and failing audits are never retried. Default: none.
+    """
 
     max_retries: Annotated[int, described("How many attempts may follow the first one.", 3)]
-    delay: Annotated[float, described("Seconds before the next attempt. Default: 10.", 30)] = 10.0
-    backoff: Annotated[
-        Literal["linear", "exponential"] | None,
-        described("How the delay grows with each attempt. Default: it stays the same.", "exponential"),
-    ] = None
-    jitter: Annotated[
-        Literal["full", "plus_minus"] | None,
-        described("How the delay is varied by chance. Default: not at all.", "full"),
-    ] = None
-    transient_errors: Annotated[
-        list[str],
-        described(
-            "Regular expressions, matched against `<error class>: <message>`: errors to retry in addition "
-            "to the known transient ones.",
-            ["WarehouseSuspended"],
-        ),
-    ] = field(default_factory=list)
-    persistent_errors: Annotated[
-        list[str],
-        described("Regular expressions of errors not to retry. They win over `transient_errors`.", ["OutOfMemory"]),
-    ] = field(default_factory=list)
+    delay: float = attribute(10.0, "Seconds before the next attempt. Default: 10.", 30)
+    backoff: Literal["linear", "exponential"] | None = attribute(
+        None, "How the delay grows with each attempt. Default: it stays the same.", "exponential"
+    )
+    jitter: Literal["full", "plus_minus"] | None = attribute(
+        None, "How the delay is varied by chance. Default: not at all.", "full"
+    )
+    transient_errors: list[str] = attribute(
+        list,
+        "Regular expressions, matched against `<error class>: <message>`: errors to retry in addition to the known "
+        "transient ones.",
+        ["WarehouseSuspended"],
+    )
+    persistent_errors: list[str] = attribute(
+        list, "Regular expressions of errors not to retry. They win over `transient_errors`.", ["OutOfMemory"]
+    )
 
     def __post_init__(self) -> None:
-        convert_to_declared_types(self, Retries, "execution.retries")
-        require_at_least("execution.retries", self, max_retries=0, delay=0)
+        super().__post_init__()
         for name in ("transient_errors", "persistent_errors"):
             for pattern in getattr(self, name):
                 try:
@@ -73,12 +70,7 @@ class Retries(dg.Resolvable):
         return event
 
     def is_transient(self, error_text: str, known: bool) -> bool:
-        """True if an error is transient. `persistent_errors` win over `transient_errors`.
-
-        Args:
-            error_text: `<error class>: <message>`.
-            known: Whether the worker considers it transient.
-        """
+        """Whether an error is transient. `known` is what the worker thinks. `persistent_errors` win."""
         if any(re.search(pattern, error_text) for pattern in self.persistent_errors):
             return False
         return known or any(re.search(pattern, error_text) for pattern in self.transient_errors)

@@ -74,11 +74,7 @@ def config_fields(schema: object, *, allows_restatement: bool) -> dict[str, dg.F
 
 
 def run_config(values: Mapping[str, Any]) -> SQLMeshRunConfig:
-    """The run config of an op's config. Fields that an overridden schema has added are left out.
-
-    Raises:
-        ConfigurationError: `restate` lacks its start or end.
-    """
+    """The run config of an op's config. Fields that an overridden schema has added are left out."""
     known = {name: values[name] for name in SQLMeshRunConfig.model_fields if name in values}
     known["restate"] = known.get("restate") or None
     missing = RestateConfig.model_fields.keys() - known["restate"].keys() if known["restate"] else ()
@@ -90,15 +86,7 @@ def run_config(values: Mapping[str, Any]) -> SQLMeshRunConfig:
 
 
 def chosen_environment(config: SQLMeshRunConfig, declared: str, allowed: Sequence[str]) -> str:
-    """The environment to run: the declared environment, or the one of the run config if it is allowed.
-
-    Args:
-        declared: The environment of the manifest.
-        allowed: Names and patterns of `execution.environments`.
-
-    Raises:
-        ConfigurationError: The run config names an environment that is not allowed.
-    """
+    """The environment to run: the declared environment, or the one of the run config if a pattern allows it."""
     environment = config.environment
     if environment is None or sanitized_environment(environment) == declared:
         return declared

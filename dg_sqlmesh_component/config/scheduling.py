@@ -1,21 +1,151 @@
-"""Attributes that the mappings of `defs.yaml` with a schedule or a sensor share."""
+"""The attributes of `defs.yaml` that have Dagster's daemon do something: `schedule`, `polling_sensor` and `janitor`."""
 
-from typing import Annotated, Literal, TypeAlias
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypeAlias
 
-from dg_sqlmesh_component.config.mappings import described
+import dagster as dg
 
-DefaultStatus: TypeAlias = Annotated[
-    Literal["RUNNING", "STOPPED"],
-    described(
+from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
+from dg_sqlmesh_component.config.mappings import Attributes, attribute
+from dg_sqlmesh_component.config.run_config import sanitized_environment
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+SHORTEST_INTERVAL = timedelta(seconds=30)
+"""How often Dagster's daemon evaluates a sensor at most."""
+
+DefaultStatus: TypeAlias = Literal["RUNNING", "STOPPED"]
+
+
+def _default_status() -> Any:
+    return attribute(
+        "STOPPED",
         'RUNNING: on before anybody has switched it on or off in Dagster. STOPPED: turn it on under "Automation" in '
         "Dagster's UI. Default: STOPPED.",
         "RUNNING",
-    ),
-]
+    )
 
-TimeZone: TypeAlias = Annotated[str | None, described("Time zone of `cron`. Default: UTC.", "Europe/Berlin")]
 
-RunTags: TypeAlias = Annotated[
-    dict[str, str],
-    described("Tags of the runs, without keys that Dagster or this component sets. Default: none.", {"team": "data"}),
-]
+def _time_zone() -> Any:
+    return attribute(None, "Time zone of `cron`. Default: UTC.", "Europe/Berlin")
+
+
+def _run_tags() -> Any:
+    description = "Tags of the runs, without keys that Dagster or this component sets. Default: none."
+    return attribute(dict, description, {"team": "data"})
+
+
+@dataclass
+class Schedule(Attributes, path="schedule"):
+    """Schedules that launch a run of the models with pending intervals, when the cron of a model ticks.
+
+    Write true, or a mapping with options. Default: none.
+    """
+
+    name: str | None = attribute(
+        None,
+        "Name of the schedule. A schedule for a time zone other than UTC adds its name: `<name>_europe_berlin`. "
+        "Default: `<op name>_schedule`.",
+        "shop",
+    )
+    default_status: DefaultStatus = _default_status()
+    tags: dict[str, str] = _run_tags()
+    cron: str | None = attribute(
+        None,
+        "When to look for pending intervals, as a cron expression. Default: whenever the cron of a model ticks.",
+        "0 6 * * *",
+    )
+    timezone: str | None = _time_zone()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cron is not None:
+            _check_cron_and_time_zone("schedule", self.cron, self.timezone)
+        elif self.timezone is not None:
+            raise ConfigurationError(
+                "`schedule.timezone` in defs.yaml is the time zone of `schedule.cron`, which is not set. Without it, "
+                "each model has its own cron and time zone. Set `schedule.cron` too, or remove `schedule.timezone`."
+            )
+
+
+@dataclass
+class PollingSensor(Attributes, path="polling_sensor"):
+    """A sensor that records what the `sqlmesh` command, CI or another deployment has computed and promoted.
+
+    Write true, the time between two ticks, or a mapping with options. Default: none.
+    """
+
+    interval: Duration = attribute(
+        timedelta(minutes=5),
+        "The time between two ticks: seconds, or text such as 10m, 1h or PT5M (ISO 8601). Default: 5m.",
+        "10m",
+        600,
+        written_as=WrittenDuration,
+    )
+    default_status: DefaultStatus = _default_status()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.interval < SHORTEST_INTERVAL:
+            raise ConfigurationError(
+                f"`polling_sensor.interval` in defs.yaml is {self.interval}. Dagster evaluates sensors every "
+                f"{SHORTEST_INTERVAL.seconds} seconds at most. Write a longer interval, for example 5m."
+            )
+
+
+@dataclass
+class Janitor(Attributes, path="janitor"):
+    """A job and a schedule for SQLMesh's janitor.
+
+    The janitor deletes expired environments and tables, and compacts intervals. Write true, or a mapping with
+    options. Default: no janitor.
+    """
+
+    cron: str = attribute("0 4 * * *", "When the job runs. Default: every day at 4:00.", "0 4 * * *", "30 2 * * 0")
+    timezone: str | None = _time_zone()
+    default_status: DefaultStatus = _default_status()
+    name: str | None = attribute(
+        None,
+        "Name of the job. Its op is `<name>_op`, and the schedule is `<name>_schedule`. Default: `<op>_janitor`, for "
+        "example `sqlmesh_shop_janitor`.",
+        "clean_up_shop",
+    )
+    tags: dict[str, str] = _run_tags()
+    environment: str | None = attribute(
+        None,
+        "Delete only this environment, if it has expired. SQLMesh then deletes no tables of models and does not "
+        "compact intervals. It needs SQLMesh 0.236.0. Default: everything that has expired.",
+        "dev",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.environment is not None and sanitized_environment(self.environment) == "prod":
+            raise ConfigurationError(
+                f"`janitor.environment` in defs.yaml is {self.environment!r}, which never expires, so nothing would be "
+                "deleted. Name another environment, or remove `janitor.environment` to delete everything that has "
+                "expired."
+            )
+        _check_cron_and_time_zone("janitor", self.cron, self.timezone)
+
+
+def _check_cron_and_time_zone(attribute: str, cron: str, time_zone: str | None) -> None:
+    """Refuse `cron` or `timezone` of a mapping if Dagster does not accept it."""
+    if not _is_accepted(cron, None):
+        raise ConfigurationError(
+            f"`{attribute}.cron` in defs.yaml is {cron!r}, which Dagster does not accept as a cron. Write five "
+            "fields, for example '0 6 * * *', or an alias such as '@daily'."
+        )
+    if not _is_accepted(cron, time_zone):
+        raise ConfigurationError(
+            f"`{attribute}.timezone` in defs.yaml is {time_zone!r}, which is no time zone. Write a name such as "
+            "'Europe/Berlin'."
+        )
+
+
+def _is_accepted(cron: str, time_zone: str | None) -> bool:
+    try:
+        dg.ScheduleDefinition(job_name="any", cron_schedule=cron, execution_timezone=time_zone)
+    except dg.DagsterInvalidDefinitionError:
+        return False
+    return True

@@ -48,11 +48,7 @@ def with_named_errors(model: type[BaseModel]) -> type[BaseModel]:
 
 
 def without_repetitions(errors: Sequence[ErrorDetails], written: Any) -> list[InitErrorDetails]:
-    """One error for each wrong value. For a union, pydantic reports one for each of its members.
-
-    Args:
-        written: The attributes that were validated.
-    """
+    """One error for each wrong value. For a union, pydantic reports one for each of its members."""
     by_path: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for error in errors:
         by_path.setdefault(_written_path(error["loc"], written), []).append(error)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 from dagster.components.resolved.core_models import OpSpec
 
-from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.project import SQLMeshProject, variables_without_secrets
 from dg_sqlmesh_component.config.run_config import config_fields
 from dg_sqlmesh_component.dagster_internals import is_reserved_tag
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
@@ -41,18 +41,10 @@ Compute = Callable[[dg.AssetExecutionContext], Iterator[Any]]
 
 @dataclass(frozen=True)
 class ComponentOp:
-    """The op of a component: `op` in `defs.yaml`, with defaults for the rest.
-
-    Attributes:
-        variables: The project's environment variables with their values, without secrets.
-
-    Raises:
-        ConfigurationError: `op` has a name or a backfill policy that cannot be used.
-    """
+    """The op of a component: `op` in `defs.yaml`, with defaults for the rest."""
 
     configured: OpSpec
     project: SQLMeshProject
-    variables: Sequence[str]
 
     def __post_init__(self) -> None:
         if self.configured.name is not None:
@@ -83,11 +75,7 @@ class ComponentOp:
         *,
         allows_restatement: bool = False,
     ) -> dg.AssetsDefinition:
-        """The op, which yields every asset and check of the project, or a subset of them.
-
-        Raises:
-            ConfigurationError: The config schema is not a `SQLMeshRunConfig`.
-        """
+        """The op, which yields every asset and check of the project, or a subset of them."""
         namer = _Namer()
         key_by_output = {namer.name("__".join(spec.key.path)): spec.key for spec in assets.specs.values()}
         output_by_key = {key: output for output, key in key_by_output.items()}
@@ -131,7 +119,8 @@ class ComponentOp:
         project = self.project
         folders = map(str, [*project.paths, project.working_directory or project.paths[0]])
         config = project.config or ""
-        opened_with = [*folders, manifest.gateway, manifest.environment, config, *self.variables]
+        variables = variables_without_secrets(project.env)
+        opened_with = [*folders, manifest.gateway, manifest.environment, config, *variables]
         return f"{project.name}_{short_hash(opened_with)}"
 
 

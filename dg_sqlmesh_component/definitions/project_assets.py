@@ -6,15 +6,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import dagster as dg
 
-from dg_sqlmesh_component.definitions.translator import Dependencies, Translator, fqn_of, model_label
+from dg_sqlmesh_component.definitions.translator import Translator, model_label
+from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_read
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
-from dg_sqlmesh_component.protocol.formatting import counted, did_you_mean, short_hash, unquoted
+from dg_sqlmesh_component.protocol.formatting import did_you_mean, short_hash, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import (
     Audit,
@@ -27,15 +27,10 @@ from dg_sqlmesh_component.protocol.manifest import (
 )
 
 _Evaluated = TypeVar("_Evaluated", bound=UsedAudit)
+_Member = TypeVar("_Member")
 
 SpecOf = Callable[[Model], dg.AssetSpec]
 CheckSpecOf = Callable[[dg.AssetSpec, Model | StandaloneAudit, Audit], dg.AssetCheckSpec | None]
-
-PARTITIONS_REFUSED = (
-    "has a `partitions_def`. SQLMesh itself decides which intervals it computes, whatever partition a run has. So "
-    "Dagster could show a partition as materialized that is not. Remove it."
-)
-"""The reason for refusing an asset, after its name."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +77,12 @@ class ProjectAssets:
         status_checks: bool = True,
         intervals_slack: timedelta | None = None,
     ) -> ProjectAssets:
-        """Translate the selected models.
-
-        Raises:
-            ProjectLoadError: Two models, or a model and a table that is read, have the same asset key.
-            ConfigurationError: An overridden asset or check cannot be used.
-        """
-        models = {model.fqn: model for model in manifest.models}
-        chosen = [models[fqn] for fqn in manifest.selected if models[fqn].is_executable]
-        default_specs = {model.fqn: _accepted(spec_of(model), model) for model in chosen}
-        upstream = _Upstream(default_specs, translator, spec_of)
-        specs = {model.fqn: upstream.applied_to(default_specs[model.fqn], model) for model in chosen}
+        """Translate the selected models. Refuse assets that share a key, and overridden specs that cannot be used."""
+        models = translator.upstream.models
+        specs = translator.asset_specs(spec_of)
+        chosen = [models[fqn] for fqn in specs]
         fqn_by_key = _index_keys(chosen, specs)
-        _refuse_key_collisions(chosen, fqn_by_key, models, translator, upstream)
+        _refuse_key_collisions(chosen, fqn_by_key, translator.upstream)
         checks = _Checks(check_spec_of)
         for model in chosen:
             if status_checks:
@@ -133,7 +121,7 @@ class ProjectAssets:
     @cached_property
     def parents_first(self) -> tuple[str, ...]:
         """All models, each after its upstream models: the order in which results may be recorded."""
-        return _parents_first(self.models)
+        return parents_first(self.models)
 
     def external_models_with_audits(self, models: Iterable[str]) -> set[str]:
         """External models with audits that these models read, also through embedded models.
@@ -168,14 +156,11 @@ class ProjectAssets:
 
     @cached_property
     def _direct_downstream(self) -> Mapping[str, list[str]]:
-        children: dict[str, list[str]] = {}
-        for child, parents in [
+        nodes = [
             *((model.fqn, model.depends_on) for model in self.manifest.models),
             *((audit.audit.name, audit.depends_on) for audit in self.manifest.standalone_audits),
-        ]:
-            for parent in parents:
-                children.setdefault(parent, []).append(child)
-        return children
+        ]
+        return _grouped((parent, child) for child, parents in nodes for parent in parents)
 
     def name(self, node: str) -> str:
         """The name of a node in messages: the model's name as written, or the standalone audit's."""
@@ -203,11 +188,7 @@ class ProjectAssets:
         return dg.AssetSelection.assets(*keys)
 
     def key_of_model(self, name: str) -> dg.AssetKey:
-        """The asset key of a model, by its name as written in SQLMesh, with or without its catalog.
-
-        Raises:
-            ConfigurationError: No asset, or more than one, is a model of that name.
-        """
+        """The asset key of a model, by its name as written in SQLMesh, with or without its catalog."""
         if not isinstance(name, str):  # a template may give anything
             raise ConfigurationError(f"asset_key_for_model was given {name!r}. It takes the name of a model.")
         parts = [part.strip('"').casefold() for part in name.split(".")]
@@ -241,18 +222,12 @@ class ProjectAssets:
 
     @cached_property
     def _checks_by_node(self) -> Mapping[str, list[dg.AssetCheckKey]]:
-        checks_by_node: dict[str, list[dg.AssetCheckKey]] = {}
-        for check, node in self.node_by_check.items():
-            checks_by_node.setdefault(node, []).append(check)
-        return checks_by_node
+        return _grouped((node, check) for check, node in self.node_by_check.items())
 
     @cached_property
-    def audit_checks(self) -> Mapping[str, tuple[dg.AssetCheckKey, ...]]:
+    def audit_checks(self) -> Mapping[str, Sequence[dg.AssetCheckKey]]:
         """The checks of each node's audits, by node."""
-        checks_by_node: dict[str, list[dg.AssetCheckKey]] = {}
-        for (node, _), check in self.check_by_audit.items():
-            checks_by_node.setdefault(node, []).append(check)
-        return {node: tuple(checks) for node, checks in checks_by_node.items()}
+        return _grouped((node, check) for (node, _), check in self.check_by_audit.items())
 
     def checks_of_results(self, node: str, audits: Iterable[_Evaluated]) -> dict[dg.AssetCheckKey, _Evaluated]:
         """Match results to checks by the audit's name and arguments, else by the order of its uses."""
@@ -270,9 +245,12 @@ class ProjectAssets:
         return self.models[node].audits if node in self.models else ()
 
 
-def _parents_first(models: Mapping[str, Model]) -> tuple[str, ...]:
-    graph = {fqn: models[fqn].depends_on for fqn in sorted(models)}
-    return tuple(fqn for fqn in TopologicalSorter(graph).static_order() if fqn in models)
+def _grouped(pairs: Iterable[tuple[str, _Member]]) -> dict[str, list[_Member]]:
+    """The second members of the pairs, by the first."""
+    groups: dict[str, list[_Member]] = {}
+    for name, member in pairs:
+        groups.setdefault(name, []).append(member)
+    return groups
 
 
 class _Carriers:
@@ -291,28 +269,31 @@ class _Carriers:
         """
         if standalone.dbt and standalone.dbt.tests in self._chosen:
             return standalone.dbt.tests
-        tables = _tables_read(standalone.depends_on, self._models)
+        tables = set(tables_read(standalone.depends_on, self._models))
         ours = sorted(tables & self._chosen.keys())
         if ours:
             return max(ours, key=self._depths.__getitem__)
         if any(fqn in self._models and not self._models[fqn].is_external for fqn in tables):
             return None  # the audit of another component
-        siblings = [fqn for fqn, model in self._chosen.items() if tables & _tables_read(model.depends_on, self._models)]
+        siblings = [
+            fqn
+            for fqn, model in self._chosen.items()
+            if tables.intersection(tables_read(model.depends_on, self._models))
+        ]
         return min(siblings, key=self._depths.__getitem__, default=None)
 
     def of_external_models(self) -> dict[str, str]:
         """For each external model with audits, the first model that reads it."""
-        downstream: dict[str, list[str]] = {}
-        for fqn in self._chosen:
-            for external in sorted(_audited_externals_of(fqn, self._models)):
-                downstream.setdefault(external, []).append(fqn)
+        downstream = _grouped(
+            (external, fqn) for fqn in self._chosen for external in sorted(_audited_externals_of(fqn, self._models))
+        )
         return {external: min(models, key=self._depths.__getitem__) for external, models in downstream.items()}
 
     @cached_property
     def _depths(self) -> Mapping[str, int]:
         """The length of the longest chain of models upstream of each model."""
         depths: dict[str, int] = {}
-        for fqn in _parents_first(self._models):
+        for fqn in parents_first(self._models):
             depths[fqn] = max(
                 (depths[parent] + 1 for parent in self._models[fqn].depends_on if parent in depths), default=0
             )
@@ -361,108 +342,9 @@ class _Checks:
         self.check_by_audit[(node, audit.position)] = spec.key
 
 
-def _tables_read(fqns: Iterable[str], models: Mapping[str, Model]) -> set[str]:
-    """These tables, with each embedded model replaced by the tables that it reads: it has none of its own."""
-
-    def is_embedded(fqn: str) -> bool:
-        return fqn in models and models[fqn].is_embedded
-
-    nodes = reachable(fqns, lambda fqn: models[fqn].depends_on if is_embedded(fqn) else ())
-    return {fqn for fqn in nodes if not is_embedded(fqn)}
-
-
 def _audited_externals_of(model: str, models: Mapping[str, Model]) -> set[str]:
-    tables = _tables_read(models[model].depends_on, models)
+    tables = tables_read(models[model].depends_on, models)
     return {fqn for fqn in tables if fqn in models and models[fqn].is_external and models[fqn].audits}
-
-
-def _accepted(spec: object, model: Model) -> dg.AssetSpec:
-    """The spec of a model, which an override or `translation` may have made. One that cannot be used is refused."""
-    if not isinstance(spec, dg.AssetSpec):
-        raise ConfigurationError(
-            f"{model_label(model)}: get_asset_spec returned {spec!r}. It must return a dagster.AssetSpec. To leave a "
-            "model out, name it in `exclude`."
-        )
-    if "None" in spec.key.path and "None" not in model.fqn:
-        raise ConfigurationError(
-            f"{model_label(model)}: `translation` gives it the key {spec.key.to_user_string()}. A variable in its "
-            "template is not set."
-        )
-    if spec.partitions_def is not None:
-        raise ConfigurationError(f"{model_label(model)} {PARTITIONS_REFUSED}")
-    return spec
-
-
-class _Upstream:
-    """The keys that upstream models and tables finally have, and the specs that depend on them.
-
-    An upstream model that is not selected has the key that it would have as an asset. So two components that share a
-    project and its translation fit together.
-    """
-
-    def __init__(self, specs: Mapping[str, dg.AssetSpec], translator: Translator, spec_of: SpecOf) -> None:
-        self._keys = {fqn: spec.key for fqn, spec in specs.items()}
-        self._translator = translator
-        self._spec_of = spec_of
-        self._dependencies = Dependencies(translator.tables(self.key))
-
-    def key(self, parent: Model | str) -> dg.AssetKey:
-        """The key of an upstream model or table."""
-        if not isinstance(parent, Model) or parent.is_external:
-            return self._translator.external_key(parent)
-        if parent.fqn not in self._keys:
-            self._keys[parent.fqn] = self._spec_of(parent).key
-        return self._keys[parent.fqn]
-
-    def applied_to(self, spec: dg.AssetSpec, model: Model) -> dg.AssetSpec:
-        """The spec with dependencies on these keys, and with column lineage."""
-        deps, metadata = self._deps(spec, model), self._column_lineage(model)
-        if not metadata and deps == list(spec.deps):
-            return spec  # Dagster checks all of a replaced spec again
-        return spec.replace_attributes(deps=deps, metadata={**metadata, **spec.metadata})
-
-    def _deps(self, spec: dg.AssetSpec, model: Model) -> list[dg.AssetDep]:
-        """The dependencies of an asset. Each default key is replaced by the keys of the parents that share it."""
-        keys: dict[dg.AssetKey, list[dg.AssetKey]] = {}
-        for parent in self._translator.upstream(model):
-            keys.setdefault(self._translator.default_key(parent), []).append(self.key(parent))
-        deps: dict[dg.AssetKey, dg.AssetDep] = {}
-        for dep in spec.deps:
-            is_bare = dep.partition_mapping is None and not dep.metadata
-            is_default = is_bare or dep == self._translator.default_dependencies[dep.asset_key]
-            for key in keys.get(dep.asset_key, ()):
-                deps[key] = self._dependencies[key] if is_default else dep._replace(asset_key=key)
-            if dep.asset_key not in keys:
-                deps[dep.asset_key] = dep
-        return list(deps.values())
-
-    def _column_lineage(self, model: Model) -> dict[str, Any]:
-        if not model.column_lineage:
-            return {}
-        metadata: dict[str, Any] = {
-            "dagster/column_lineage": dg.TableColumnLineage(
-                {
-                    column: [dg.TableColumnDep(asset_key=key, column_name=name) for key, name in sources]
-                    for column, pairs in model.column_lineage.items()
-                    if (sources := sorted({source for pair in pairs for source in self._source_columns(*pair)}))
-                }
-            )
-        }
-        if model.column_lineage_cut:
-            metadata["sqlmesh/column_lineage_cut"] = (
-                f"{counted(model.column_lineage_cut, 'pair')} of columns left out; "
-                "`metadata_limits.lineage_pairs` in defs.yaml sets the limit"
-            )
-        return metadata
-
-    def _source_columns(self, fqn: str, column: str) -> Iterable[tuple[dg.AssetKey, str]]:
-        """The columns of assets that a column comes from, through embedded models."""
-        parent = self._translator.model(fqn)
-        if parent is not None and parent.is_embedded:
-            for source in (parent.column_lineage or {}).get(column, ()):
-                yield from self._source_columns(*source)
-        else:
-            yield self.key(parent or fqn), column
 
 
 def _index_keys(chosen: list[Model], specs: Mapping[str, dg.AssetSpec]) -> dict[dg.AssetKey, str]:
@@ -481,24 +363,23 @@ def _index_keys(chosen: list[Model], specs: Mapping[str, dg.AssetSpec]) -> dict[
 def _refuse_key_collisions(
     chosen: list[Model],
     fqn_by_key: Mapping[dg.AssetKey, str],
-    models: Mapping[str, Model],
-    translator: Translator,
-    upstream: _Upstream,
+    upstream: Upstream,
 ) -> None:
     """Refuse an external table, or a model that is not selected, with the key of one of our assets."""
     for model in chosen:
-        for parent in translator.upstream(model):
-            key = upstream.key(parent)
+        for fqn in upstream.of(model):
+            key = upstream.key(fqn)
             owner = fqn_by_key.get(key)
-            if owner is None or owner == fqn_of(parent):
+            if owner is None or owner == fqn:
                 continue
-            if isinstance(parent, Model) and parent.is_executable:
-                node = f"{parent.fqn}, which is not selected and"
+            if not upstream.is_external(fqn):
+                node = f"{fqn}, which is not selected and"
                 remedy = "Give one of them another key,"
             else:
-                node = f"the external table {fqn_of(parent)},"
+                node = f"the external table {fqn},"
                 remedy = "Give the table another key with `external_models.keys` in defs.yaml, or the model,"
             raise ProjectLoadError(
                 f"{model_label(model)} reads {node} whose asset key {key.to_user_string()} is that of "
-                f"{model_label(models[owner])}. {remedy} for instance with a tag 'dagster:key_prefix:<prefix>'."
+                f"{model_label(upstream.models[owner])}. {remedy} for instance with a tag "
+                "'dagster:key_prefix:<prefix>'."
             )

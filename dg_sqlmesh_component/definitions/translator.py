@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import dagster as dg
@@ -17,11 +16,12 @@ from dagster.components.resolved.errors import ResolutionException
 from dagster_shared.check import CheckError
 from pydantic import ValidationError
 
+from dg_sqlmesh_component.config.attributes import TagConvention
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.external_models import ExternalTable
-from dg_sqlmesh_component.config.tag_convention import TagConvention
-from dg_sqlmesh_component.dagster_internals import cron_fields
+from dg_sqlmesh_component.dagster_internals import is_accepted_cron
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
+from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import counted, duration_text, fenced
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
@@ -37,6 +37,12 @@ WHEN_SKIPPED = (
     "the audit reads. To evaluate it, execute the check alone."
 )
 """Part of the description of each audit's check: Dagster shows no reason for a skipped check."""
+
+PARTITIONS_REFUSED = (
+    "has a `partitions_def`. SQLMesh itself decides which intervals it computes, whatever partition a run has. So "
+    "Dagster could show a partition as materialized that is not. Remove it."
+)
+"""The reason for refusing an asset, after its name."""
 
 HAS_VIRTUAL_ASSETS = "is_virtual" in inspect.signature(dg.AssetSpec.__new__).parameters
 """Whether this Dagster has virtual assets, which are never stale by themselves; 1.13 and later do."""
@@ -68,11 +74,7 @@ class _TagProperties:
 
     @classmethod
     def of(cls, model: Model, convention: TagConvention) -> _TagProperties:
-        """Read the tags of a model.
-
-        Raises:
-            ProjectLoadError: A tag sets a property that does not exist, or to a value that cannot be used.
-        """
+        """Read the tags of a model. Refuse one that sets no property, or a property to a value it cannot have."""
         properties = cls()
         for tag in model.tags:
             split = convention.split(tag)
@@ -117,26 +119,32 @@ class Translator:
 
     def __init__(self, manifest: Manifest, attributes: ComponentAttributes) -> None:
         self._attributes = attributes
-        self._models = {model.fqn: model for model in manifest.models}
-        self._selected = set(manifest.selected)
         self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
-        self._configured_keys = attributes.external_models.mapped(
-            fqn for fqn, node in self._upstream_nodes.items() if _is_external(node)
-        )
-        # `schema/name`, after the prefix that a tag may set. The catalog is left out (ADR-0013).
-        self._keys = {
-            model.fqn: dg.AssetKey([*self._properties[model.fqn].key_prefix, model.schema, model.table])
-            for model in manifest.models
-            if model.is_executable
-        }
+        prefixes = {fqn: properties.key_prefix for fqn, properties in self._properties.items()}
+        self.upstream = Upstream(manifest, attributes.external_models, prefixes)
+
+    def asset_specs(self, spec_of: Callable[[Model], dg.AssetSpec]) -> dict[str, dg.AssetSpec]:
+        """The assets of the selected models, by fqn. Each is made after those upstream of it, so their keys are known.
+
+        An upstream model that is not selected has the key that it would have as an asset. So two components that share
+        a project and its translation fit together.
+
+        Args:
+            spec_of: Returns the asset of a model: `asset_spec`, or an override.
+        """
+        upstream, models = self.upstream, self.upstream.models
+        for fqn in upstream.tables_read:
+            if not upstream.is_external(fqn) and fqn not in upstream.selected:
+                upstream.keys[fqn] = spec_of(models[fqn]).key
+        specs = {}
+        for fqn in parents_first(models):
+            if models[fqn].is_executable and fqn in upstream.selected:
+                specs[fqn] = _accepted(spec_of(models[fqn]), models[fqn])
+                upstream.keys[fqn] = specs[fqn].key
+        return {fqn: specs[fqn] for fqn in models if fqn in specs}
 
     def asset_spec(self, model: Model) -> dg.AssetSpec:
-        """The asset of one model: the defaults, its tags, then `translation`.
-
-        Raises:
-            ProjectLoadError: Dagster refuses a property of the model.
-            ConfigurationError: `translation` cannot be applied, or Dagster refuses its result.
-        """
+        """The asset of one model: the defaults, its tags, then `translation`."""
         spec = self._default_spec(model)
         if self._attributes.translation is None:
             return spec
@@ -158,11 +166,15 @@ class Translator:
             metadata["sqlmesh/owner"] = model.owner
         if "storage_kind" in self._attributes.include_metadata:
             metadata["dagster/storage_kind"] = model.engine
+        deps: list[dg.AssetDep] = []
+        if model.fqn in self.upstream.selected:  # of another model, only the key is used
+            deps = self.upstream.deps(model)
+            metadata |= self.upstream.column_lineage(model)
         python = ["python"] if model.source_type == "python" else []
         try:
             return _spec_without_preview_warning(
-                key=self._keys[model.fqn],
-                deps=self._deps(model),
+                key=self.upstream.default_key(model),
+                deps=deps,
                 # Never empty: Dagster would show the op's description, which is the same for every model.
                 description=_described(model.description or f"SQLMesh model {model.name} ({model.kind}).", model.query),
                 group_name=properties.group_name or _identifier(dbt.group or model.schema),
@@ -206,11 +218,7 @@ class Translator:
 
     @staticmethod
     def intervals_check_spec(key: dg.AssetKey, slack: timedelta) -> dg.AssetCheckSpec:
-        """The check that shows whether an incremental model has gaps.
-
-        Args:
-            slack: How long an interval may be missing before the check fails.
-        """
+        """The check that shows whether an incremental model has intervals that are missing for longer than `slack`."""
         longer = f"for longer than {duration_text(slack)} " if slack else ""
         return dg.AssetCheckSpec(
             INTERVALS_CHECK,
@@ -250,39 +258,6 @@ class Translator:
             metadata=metadata,
         )
 
-    # -- lineage ----------------------------------------------------------------------------------
-
-    def model(self, fqn: str) -> Model | None:
-        """The model of a table; None if the project has none."""
-        return self._models.get(fqn)
-
-    def upstream(self, model: Model) -> Iterable[Model | str]:
-        """The models that a model reads, through embedded models, and the fqn of each table without a model."""
-        for fqn in model.depends_on:
-            parent = self._models.get(fqn)
-            if parent is None:
-                yield fqn
-            elif parent.is_embedded:
-                yield from self.upstream(parent)
-            else:
-                yield parent
-
-    def external_key(self, parent: Model | str) -> dg.AssetKey:
-        """The key of an external table.
-
-        `external_models` may set it. Otherwise it is `schema/name`, after the prefix that a tag may set, and with the
-        catalog if two external tables share schema and name.
-        """
-        fqn = fqn_of(parent)
-        if fqn in self._configured_keys:
-            return self._configured_keys[fqn]
-        if self._attributes.external_models.key is not None:
-            return self._attributes.external_models.key(ExternalTable.of(fqn))
-        parts = list(split_fqn(fqn))
-        prefix = self._properties[fqn].key_prefix if fqn in self._properties else ()
-        is_ambiguous = self._external_names[tuple(parts[-2:])] > 1
-        return dg.AssetKey([*prefix, *(parts if is_ambiguous else parts[-2:])])
-
     def external_specs(self, models: Iterable[Model]) -> list[dg.AssetSpec]:
         """The external tables that these models read, as assets that nothing here executes.
 
@@ -291,57 +266,25 @@ class Translator:
         """
         if not self._attributes.external_models.assets:
             return []
-        tables: dict[dg.AssetKey, dict[str, tuple[Model | str, Model]]] = {}
+        tables: dict[dg.AssetKey, dict[str, Model]] = {}
         for model in models:
-            for parent in self.upstream(model):
-                fqn = fqn_of(parent)
-                if _is_external(parent) and fqn not in self._configured_keys:
-                    tables.setdefault(self.external_key(parent), {}).setdefault(fqn, (parent, model))
-        return [_external_spec(key, *next(iter(same.values()))) for key, same in tables.items() if len(same) == 1]
+            for fqn in self.upstream.of(model):
+                if self.upstream.is_external(fqn) and fqn not in self.upstream.configured_keys:
+                    tables.setdefault(self.upstream.external_key(fqn), {}).setdefault(fqn, model)
+        return [self._external_spec(key, *next(iter(same.items()))) for key, same in tables.items() if len(same) == 1]
 
-    @cached_property
-    def _upstream_nodes(self) -> dict[str, Model | str]:
-        """All that models read, by fqn."""
-        return {fqn_of(parent): parent for model in self._models.values() for parent in self.upstream(model)}
-
-    @cached_property
-    def _external_names(self) -> Counter[tuple[str, ...]]:
-        """The number of external tables with the same schema and name."""
-        return Counter(split_fqn(fqn)[-2:] for fqn, node in self._upstream_nodes.items() if _is_external(node))
-
-    def default_key(self, parent: Model | str) -> dg.AssetKey:
-        """The key of an upstream model or table, before `translation` or an override changes it."""
-        if isinstance(parent, Model) and parent.is_executable:
-            return self._keys[parent.fqn]
-        return self.external_key(parent)
-
-    def tables(self, key_of: Callable[[Model | str], dg.AssetKey]) -> dict[dg.AssetKey, str | None]:
-        """The table name of each dependency that is not an asset of ours.
-
-        By the name, Dagster links the dependency to the asset that produces the table. The name is None in two cases.
-        Several tables share a key: Dagster refuses metadata that differs. Or `external_models.keys` sets the key,
-        which must stay as it is.
-        """
-        tables: dict[dg.AssetKey, str | None] = {}
-        for parent in self._upstream_nodes.values():
-            key, table = key_of(parent), self._table_name(parent)
-            tables[key] = table if tables.get(key, table) == table else None
-        return tables
-
-    def _table_name(self, parent: Model | str) -> str | None:
-        is_ours = isinstance(parent, Model) and parent.is_executable and parent.fqn in self._selected
-        if is_ours or fqn_of(parent) in self._configured_keys:
-            return None
-        return parent.table_name if isinstance(parent, Model) else ".".join(split_fqn(parent))
-
-    @cached_property
-    def default_dependencies(self) -> Dependencies:
-        """The dependencies on default keys."""
-        return Dependencies(self.tables(self.default_key))
-
-    def _deps(self, model: Model) -> list[dg.AssetDep]:
-        keys = dict.fromkeys(self.default_key(parent) for parent in self.upstream(model))
-        return [self.default_dependencies[key] for key in keys]
+    def _external_spec(self, key: dg.AssetKey, fqn: str, downstream: Model) -> dg.AssetSpec:
+        """The asset of an external table. If no external model declares it, only its name is known."""
+        names, declared = ExternalTable.of(fqn), self.upstream.models.get(fqn)
+        description = declared.description if declared else None
+        return dg.AssetSpec(
+            key,
+            description=description or f"The table {names.table_name}, which SQLMesh only reads.",
+            group_name=_identifier(names.schema),
+            kinds={"external", downstream.engine},
+            tags={"sqlmesh/kind": "external"},
+            metadata=_definition_metadata(declared) if declared else {"dagster/table_name": names.table_name},
+        )
 
 
 def _spec_without_preview_warning(**attributes: Any) -> dg.AssetSpec:
@@ -377,38 +320,21 @@ def sql_metadata(query: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(fenced(query, "sql"))
 
 
-class Dependencies(dict[dg.AssetKey, dg.AssetDep]):
-    """Dependencies by asset key, each created once, with the name of its table if it is known."""
-
-    def __init__(self, tables: Mapping[dg.AssetKey, str | None]) -> None:
-        self._tables = tables
-
-    def __missing__(self, key: dg.AssetKey) -> dg.AssetDep:
-        table = self._tables.get(key)
-        self[key] = dg.AssetDep(key, metadata={"dagster/table_name": table} if table else None)
-        return self[key]
-
-
-def _external_spec(key: dg.AssetKey, table: Model | str, downstream: Model) -> dg.AssetSpec:
-    """The asset of an external table. If no external model declares it, only its name is known."""
-    names, declared = ExternalTable.of(fqn_of(table)), table if isinstance(table, Model) else None
-    return dg.AssetSpec(
-        key,
-        description=(declared and declared.description) or f"The table {names.table_name}, which SQLMesh only reads.",
-        group_name=_identifier(names.schema),
-        kinds={"external", downstream.engine},
-        tags={"sqlmesh/kind": "external"},
-        metadata=_definition_metadata(declared) if declared else {"dagster/table_name": names.table_name},
-    )
-
-
-def fqn_of(node: Model | str) -> str:
-    """The fqn of a model, or of a table without a model, which is that fqn itself."""
-    return node.fqn if isinstance(node, Model) else node
-
-
-def _is_external(node: Model | str) -> bool:
-    return not isinstance(node, Model) or node.is_external
+def _accepted(spec: object, model: Model) -> dg.AssetSpec:
+    """The spec of a model, which an override or `translation` may have made. One that cannot be used is refused."""
+    if not isinstance(spec, dg.AssetSpec):
+        raise ConfigurationError(
+            f"{model_label(model)}: get_asset_spec returned {spec!r}. It must return a dagster.AssetSpec. To leave a "
+            "model out, name it in `exclude`."
+        )
+    if "None" in spec.key.path and "None" not in model.fqn:
+        raise ConfigurationError(
+            f"{model_label(model)}: `translation` gives it the key {spec.key.to_user_string()}. A variable in its "
+            "template is not set."
+        )
+    if spec.partitions_def is not None:
+        raise ConfigurationError(f"{model_label(model)} {PARTITIONS_REFUSED}")
+    return spec
 
 
 def model_label(model: Model) -> str:
@@ -417,7 +343,7 @@ def model_label(model: Model) -> str:
 
 
 def _require_five_fields(model: Model, attribute: str) -> None:
-    if cron_fields(model.cron) is None:
+    if not is_accepted_cron(model.cron):
         raise ConfigurationError(
             f"{model_label(model)}: Dagster does not accept its cron {model.cron!r}, which `{attribute}` in defs.yaml "
             "uses. Write five fields (minute, hour, day of month, month, day of week) or an alias such as @daily."

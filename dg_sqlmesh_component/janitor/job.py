@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.janitor import Janitor
+from dg_sqlmesh_component.config.attributes import Execution
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.scheduling import Janitor
 from dg_sqlmesh_component.definitions.op import refuse_op_name, refuse_reserved_tags
+from dg_sqlmesh_component.janitor.step import clean_up
 
 
 def build_janitor(
-    configured: Janitor,
-    component_op: str,
-    pool: str,
-    compute: Callable[[dg.OpExecutionContext], Iterator[dg.Output[None]]],
+    configured: Janitor, component_op: str, pool: str, project: SQLMeshProject, execution: Execution
 ) -> dg.Definitions:
-    """A job with one op, and its schedule.
-
-    Args:
-        component_op: The name of the component's op.
-        pool: The pool of that op. The janitor and the component's runs share its limit.
-
-    Raises:
-        ConfigurationError: The job would have a name or tag that it cannot have.
-    """
+    """A job with one op, and its schedule. The janitor shares the pool of the component's op, and so its limit."""
     refuse_reserved_tags("janitor.tags", configured.tags)
     if configured.name is not None:
         refuse_op_name(configured.name, "janitor.name")
@@ -35,7 +27,7 @@ def build_janitor(
     description = f"Runs SQLMesh's janitor, which deletes {scope}. It waits until no run uses the SQLMesh state."
 
     def run_janitor(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
-        yield from compute(context)
+        yield from clean_up(context, project, configured, execution)
 
     # Dagster looks at the annotation itself to decide which kind of context to pass.
     run_janitor.__annotations__ = {"context": dg.OpExecutionContext}

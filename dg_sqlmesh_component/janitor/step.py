@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.attributes import Execution
-from dg_sqlmesh_component.config.janitor import Janitor
 from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.scheduling import Janitor
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, listed

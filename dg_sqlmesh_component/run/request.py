@@ -20,7 +20,8 @@ from dg_sqlmesh_component.config.run_config import (
 )
 from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed_assets
 from dg_sqlmesh_component.definitions.op import RESTATE_TAG
-from dg_sqlmesh_component.definitions.project_assets import PARTITIONS_REFUSED, ProjectAssets
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.run.restatement import build_restatement

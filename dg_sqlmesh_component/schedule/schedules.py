@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import dagster as dg
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.schedule import Schedule
+from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.dagster_internals import WithAssetsBetween
 from dg_sqlmesh_component.definitions.op import refuse_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets

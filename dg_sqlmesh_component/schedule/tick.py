@@ -38,13 +38,7 @@ MOST_RUNS = 2
 
 @dataclass(frozen=True)
 class TickSettings:
-    """The part of a component that its ticks need.
-
-    Attributes:
-        name: The schedule's name.
-        crons, time_zone: When the schedule ticks.
-        tags: Tags of the requested runs.
-    """
+    """A schedule, and the part of its component that its ticks need."""
 
     name: str
     crons: Sequence[str]
@@ -128,13 +122,7 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
 
 
 def ticked_models(models: Mapping[str, Model], crons: Sequence[str], time_zone: str, now: datetime) -> dict[str, int]:
-    """The models whose cron has ticked since the previous tick of a schedule, and when, in epoch milliseconds.
-
-    Args:
-        models: By fqn.
-        crons, time_zone: Those of the schedule.
-        now: The time of the tick.
-    """
+    """The models whose cron has ticked since the previous tick of a schedule, and when, in epoch milliseconds."""
     before = now.astimezone(timezone.utc) - timedelta(seconds=1)
     previous = max(last_cron_tick(cron, time_zone, before) for cron in crons)
     ticks = {fqn: last_cron_tick(model.cron, model.cron_tz or UTC, now) for fqn, model in models.items()}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import dagster as dg
+from pydantic import TypeAdapter
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
@@ -31,22 +31,9 @@ class LastPlan:
     def of(cls, environment: str, found: msg.ChangesFound, assets: ProjectAssets) -> LastPlan:
         return cls(environment, found.plan_id, tuple(sorted(assets.specs.keys() - found.promoted.keys())))
 
-    def cursor(self) -> str:
-        """The text that `from_cursor` reads."""
-        return json.dumps(asdict(self))
 
-    @classmethod
-    def from_cursor(cls, cursor: str) -> LastPlan:
-        """The plan in a cursor.
-
-        Raises:
-            ValueError: The cursor is no text of `cursor`.
-        """
-        try:
-            stored = json.loads(cursor)
-            return cls(stored["environment"], stored["plan_id"], tuple(stored["unpromoted"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{cursor[:60]!r} is no cursor of this sensor") from error
+CURSOR = TypeAdapter(LastPlan)
+"""Writes and reads the sensor's cursor."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +53,7 @@ class PlanChanges:
     def between(
         cls, before: LastPlan, found: msg.ChangesFound, recorded: Mapping[str, msg.RecordedData | None]
     ) -> PlanChanges:
-        """The changes of the models of the definitions.
-
-        Args:
-            recorded: Dagster's records of these models, by fqn.
-        """
+        """The changes of the models of which Dagster has these records: those of the definitions."""
         by_model = {}
         for fqn, record in sorted(recorded.items()):
             promoted = found.promoted.get(fqn)
@@ -101,12 +84,7 @@ class PlanChanges:
         recorded: Mapping[str, msg.RecordedData | None],
         differs: str | None = None,
     ) -> Iterator[dg.AssetObservation]:
-        """One observation of each changed model.
-
-        Args:
-            recorded: The records of the models after this tick, by fqn.
-            differs: How the definitions differ from the environment.
-        """
+        """One observation of each changed model, with its record after this tick."""
         lists = {f"sqlmesh/models_{change.replace(' ', '_')}": self.named(change, assets) for change in CHANGES}
         for fqn, change in self.by_model.items():
             version, record = promoted.get(fqn), recorded.get(fqn)
@@ -143,11 +121,7 @@ CHANGES = {
 def difference(
     assets: ProjectAssets, promoted: Mapping[str, msg.PromotedVersion], environment: str, owned: Set[str]
 ) -> str | None:
-    """How the definitions differ from the environment, and what to do; None if they do not.
-
-    Args:
-        owned: The models of all components of the code location, by fqn.
-    """
+    """How the definitions differ from the environment, and what to do; None if they do not."""
     kinds = {
         "not in the definitions": [fqn for fqn in promoted if fqn not in assets.models and fqn not in owned],
         "not promoted": [fqn for fqn in assets.specs if fqn not in promoted],

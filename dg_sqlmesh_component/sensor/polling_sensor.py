@@ -10,9 +10,10 @@ import time
 from collections.abc import Sequence, Set
 
 import dagster as dg
+from pydantic import ValidationError
 
-from dg_sqlmesh_component.config.polling_sensor import PollingSensor
 from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.scheduling import PollingSensor
 from dg_sqlmesh_component.dagster_internals import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
@@ -24,7 +25,7 @@ from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.run.unfinished_restatements import finish, unfinished_restatements
-from dg_sqlmesh_component.sensor.plans import LastPlan, PlanChanges, difference
+from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, difference
 from dg_sqlmesh_component.worker_client.calls import find_changes
 
 
@@ -66,10 +67,6 @@ def evaluate_tick(
     project_tag: str,
 ) -> dg.SensorResult:
     """Record data and plans that are new since the last record, and that were made outside of Dagster.
-
-    Args:
-        owned: The models of all components of the code location, by fqn.
-        project_tag: The tag of the component's op that identifies its project.
 
     Raises:
         SQLMeshComponentError: The state cannot be read, for example because the environment does not exist. Dagster
@@ -115,7 +112,7 @@ def evaluate_tick(
     if not sentences:
         sentences.append("Nothing was computed or promoted outside of Dagster.")
     sentences += [differs] if differs else []
-    return dg.SensorResult(asset_events=events, skip_reason=" ".join(sentences), cursor=last.cursor())
+    return dg.SensorResult(asset_events=events, skip_reason=" ".join(sentences), cursor=CURSOR.dump_json(last).decode())
 
 
 def _outside_data(
@@ -142,9 +139,11 @@ def _earlier_plan(context: dg.SensorEvaluationContext) -> LastPlan | None:
     if not context.cursor:
         return None
     try:
-        return LastPlan.from_cursor(context.cursor)
-    except ValueError as error:
-        context.log.warning(f"{error}. Plans since the previous tick are not reported.")
+        return CURSOR.validate_json(context.cursor)
+    except ValidationError:
+        context.log.warning(
+            f"{context.cursor[:60]!r} is no cursor of this sensor. Plans since the previous tick are not reported."
+        )
         return None
 
 

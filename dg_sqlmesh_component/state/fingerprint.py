@@ -36,10 +36,8 @@ _CODE_SUFFIXES = {".py", ".yaml", ".yml"}
 def fingerprint_of(project: SQLMeshProject, question: Sequence[str]) -> Fingerprint | None:
     """The fingerprint of a project as it is now; None if it cannot show every change.
 
-    A `config.py` may ask programs and servers, as a selection with `git:` does.
-
-    Args:
-        question: What else the manifest depends on, such as the selection.
+    A `config.py` may ask programs and servers, as a selection with `git:` does. The `question` is what else the
+    manifest depends on, such as the selection.
     """
     has_config_module = any(os.path.exists(folder / "config.py") for folder in project.paths)
     if has_config_module or any("git:" in part for part in question):
@@ -152,12 +150,7 @@ def _is_not_read(folder: Path) -> bool:
 def _files_below(
     folder: Path, is_left_out: Callable[[Path], bool] = lambda _: False, *, is_followed: bool = True
 ) -> Iterator[Path]:
-    """The files in a folder and in the folders below it, in a fixed order.
-
-    Args:
-        is_left_out: Whether to leave out a folder.
-        is_followed: Whether to follow links to folders, as SQLMesh does. Each folder is read once.
-    """
+    """The files in a folder and below it, in a fixed order. Links are followed as SQLMesh does: each folder once."""
     seen: set[str] = set()
     for path, folders, files in os.walk(folder, followlinks=is_followed):
         here = Path(path)

@@ -25,12 +25,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the file that `write_manifest` wrote.
-
-    Raises:
-        ConfigurationError: The file is missing or damaged, this user must not read it, or another version of this
-            package wrote it.
-    """
+    """Read the file that `write_manifest` wrote. The error for one that cannot be used names the command to run."""
     try:
         manifest = wire.MANIFEST.validate_json(path.read_bytes())
     except OSError as error:

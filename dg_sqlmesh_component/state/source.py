@@ -16,20 +16,18 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dagster.components.utils.project_paths import get_local_state_path
 
-from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.project import SQLMeshProject, variables_without_secrets
 from dg_sqlmesh_component.dagster_internals import is_rebuilding_definitions
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import short_hash
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
 from dg_sqlmesh_component.protocol.messages import Addition
-from dg_sqlmesh_component.protocol.redaction import SECRET_NAME
 from dg_sqlmesh_component.state.fingerprint import fingerprint_of
 from dg_sqlmesh_component.state.manifest_file import read_manifest, unusable, write_manifest
 from dg_sqlmesh_component.worker_client.calls import load_manifest
@@ -45,17 +43,14 @@ It belongs to the process: Dagster loads definitions several times in it, each t
 
 @dataclass
 class ManifestSource:
-    """The manifest of one component: read from Dagster's folder, or loaded by SQLMesh.
-
-    `root` is the root of the Dagster project, or None if it is not known.
-    """
+    """The manifest of one component: read from Dagster's folder, or loaded by SQLMesh."""
 
     project: SQLMeshProject
     select: tuple[str, ...]
     exclude: tuple[str, ...]
     include: tuple[Addition, ...]
     limits: Limits
-    root: Path | None
+    root: Path | None  # of the Dagster project; None if it is not known yet
 
     def __post_init__(self) -> None:
         self._unstored: Manifest | None = None
@@ -142,12 +137,7 @@ class ManifestSource:
     # -- reading ----------------------------------------------------------------------------------
 
     def read_or_load(self, path: Path | None, problem: str | None = None) -> Manifest:
-        """The stored manifest. If it cannot be read, load the project and log a warning that says what to do.
-
-        Args:
-            path: Where it is stored; None if Dagster has none.
-            problem: Why it cannot be read, if that is known.
-        """
+        """The stored manifest. If there is none, or it has a problem, load the project and warn with what to do."""
         if self._unstored is not None:
             return self._unstored
         if path is not None:
@@ -202,11 +192,7 @@ class ManifestSource:
     def answer(self, manifest: Manifest, select: tuple[str, ...], exclude: tuple[str, ...]) -> Manifest:
         """Let SQLMesh evaluate a new selection, and store its answer, so that no later load starts SQLMesh for it.
 
-        Args:
-            manifest: The manifest that `read_or_load` returned, perhaps with answers that were added since.
-
-        Returns:
-            The manifest with the answer.
+        `manifest` is the one that `read_or_load` returned, perhaps with answers that were added since.
         """
         models = load_manifest(self.project, select, exclude, asked_by="get_asset_selection").selected
         answered = AnsweredSelection(select, exclude, models)
@@ -225,8 +211,3 @@ class ManifestSource:
                     "built. Until then every process starts SQLMesh for it."
                 )
         return with_answer
-
-
-def variables_without_secrets(env: Mapping[str, str]) -> list[str]:
-    """Variables as `name=value`, sorted; the values of secrets are left out."""
-    return [f"{name}={'' if SECRET_NAME.search(name) else value}" for name, value in sorted(env.items())]

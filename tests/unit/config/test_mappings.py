@@ -12,10 +12,8 @@ from dagster.components.resolved.errors import ResolutionException
 from unit.config.test_component_attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import Janitor
-from dg_sqlmesh_component.config.attributes import Audits, IntervalsCheck
-from dg_sqlmesh_component.config.freshness import Freshness
-from dg_sqlmesh_component.config.polling_sensor import PollingSensor
-from dg_sqlmesh_component.config.schedule import Schedule
+from dg_sqlmesh_component.config.attributes import Audits, Freshness, IntervalsCheck
+from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 SWITCHES = {

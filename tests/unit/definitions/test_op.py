@@ -36,7 +36,7 @@ def built(
     allows_restatement: bool = False,
     **configured: Any,
 ) -> dg.AssetsDefinition:
-    op = ComponentOp(OpSpec(**configured), SQLMeshProject((Path("/shop"),)), ())
+    op = ComponentOp(OpSpec(**configured), SQLMeshProject((Path("/shop"),)))
     name, assets = configured.get("name", "shop"), project_assets(project)
     return op.build(name, assets, compute, config_schema, allows_restatement=allows_restatement)
 

@@ -107,20 +107,17 @@ def test_models_may_swap_their_keys() -> None:
     ],
     ids=lambda properties: " and ".join(properties),
 )
-def test_dependency_keeps_its_metadata_and_partition_mapping_when_its_key_changes(properties: dict[str, Any]) -> None:
-    of_orders = dg.AssetDep(ORDERS_KEY, **properties)
-
+def test_override_may_change_a_dependency_which_has_its_final_key_and_add_another(properties: dict[str, Any]) -> None:
     def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
         spec = with_key_prefix("ours")(spec, model_)
-        return (
-            spec.replace_attributes(deps=[of_orders, dg.AssetDep("other")]) if model_.name == "marts.revenue" else spec
-        )
+        changed = [dep._replace(**properties) for dep in spec.deps]
+        return spec.replace_attributes(deps=[*changed, dg.AssetDep("other")]) if changed else spec
 
     assets = project_assets(
         manifest(model("core.orders"), model("marts.revenue", reads=["core.orders"])), asset=override
     )
     assert list(assets.specs[fqn("marts.revenue")].deps) == [
-        of_orders._replace(asset_key=ORDERS_KEY.with_prefix("ours")),
+        dg.AssetDep(ORDERS_KEY.with_prefix("ours"), **properties),
         dg.AssetDep("other"),
     ]
 
@@ -169,7 +166,7 @@ CATALOGS = [model("a.core.orders"), model("b.core.orders"), model("core.orders")
     ids=["two models", "three models", "one model", "a model and an external table"],
 )
 @pytest.mark.parametrize("selected", [True, False], ids=["selected", "not selected"])
-def test_shared_default_key_is_replaced_by_the_key_of_each_parent(
+def test_parents_with_one_default_key_are_dependencies_under_their_final_keys(
     reads: list[str], keys: set[str], selected: bool
 ) -> None:
     chosen = ["marts.revenue", *(["a.core.orders", "b.core.orders", "core.orders"] if selected else [])]
@@ -177,7 +174,7 @@ def test_shared_default_key_is_replaced_by_the_key_of_each_parent(
     assert deps(project_assets(project, asset=by_catalog), "marts.revenue") == keys
 
 
-def test_dependency_metadata_applies_to_each_parent_with_its_default_key() -> None:
+def test_override_may_change_the_metadata_of_each_dependency() -> None:
     def override(spec: dg.AssetSpec, model_: Model) -> dg.AssetSpec:
         deps_with_metadata = [dep._replace(metadata={"why": "late rows"}) for dep in spec.deps]
         return by_catalog(spec.replace_attributes(deps=deps_with_metadata), model_)
@@ -514,7 +511,7 @@ def test_model_has_the_status_check_and_one_check_for_each_audit() -> None:
     assert {key: spec.key for key, spec in assets.checks.items()} == {key: key for key in assets.checks}
     not_null, forall = dg.AssetCheckKey(ORDERS_KEY, "not_null"), dg.AssetCheckKey(ORDERS_KEY, "forall")
     assert assets.check_by_audit == {(EVERYTHING.fqn, 0): not_null, (EVERYTHING.fqn, 1): forall}
-    assert assets.audit_checks == {EVERYTHING.fqn: (not_null, forall)}
+    assert assets.audit_checks == {EVERYTHING.fqn: [not_null, forall]}
     assert {check: assets.fqn_by_key[check.asset_key] for check in assets.checks} == assets.node_by_check
 
 

@@ -1,6 +1,5 @@
 """The translator turns SQLMesh models and audits into asset specs and check specs."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.builders import EVERYTHING, attributes, audit, external_models, manifest, model, plain, stored, translator
 
-from dg_sqlmesh_component.config.tag_convention import TagConvention
+from dg_sqlmesh_component.config.attributes import TagConvention
 from dg_sqlmesh_component.definitions.translator import (
     STATUS_CHECK,
     WHEN_SKIPPED,
@@ -209,17 +208,11 @@ DOWNSTREAM = model("marts.revenue", reads=["core.orders", "core.inner", "raw.eve
 INNER = model("core.inner", reads=["staging.orders"], kind="EMBEDDED")
 
 
-def translator_of_parents() -> Translator:
-    selected = ["core.orders", "core.unread", "marts.revenue"]
-    outside = external_models(keys={"raw.mapped": "dlt/mapped"})
-    return Translator(manifest(*PARENTS, DOWNSTREAM, INNER, selected=selected), attributes(external_models=outside))
-
-
 @pytest.mark.parametrize(
-    ("key_of", "tables"),
+    ("attributes_", "tables"),
     [
         (
-            translator_of_parents().default_key,
+            {"keys": {"raw.mapped": "dlt/mapped"}},
             {
                 "shop/core/orders": None,
                 "staging/orders": "db.staging__dev.orders",
@@ -229,34 +222,36 @@ def translator_of_parents() -> Translator:
             },
         ),
         (
-            lambda parent: dg.AssetKey(parent.table if isinstance(parent, Model) else "undeclared"),
-            {"orders": None, "events": "db.raw.events", "mapped": None, "undeclared": "db.raw.undeclared"},
+            {"keys": {"raw.mapped": "raw"}, "key": "{{ external.schema }}"},
+            {"shop/core/orders": None, "staging/orders": "db.staging__dev.orders", "raw": None},
         ),
         (
-            lambda parent: dg.AssetKey(parent.schema if isinstance(parent, Model) else "undeclared"),
-            {"core": None, "staging": "db.staging__dev.orders", "raw": None, "undeclared": "db.raw.undeclared"},
+            {"keys": {"raw.mapped": "staging/orders"}, "key": "{{ external.name }}"},
+            {
+                "shop/core/orders": None,
+                "staging/orders": None,
+                "events": "db.raw.events",
+                "undeclared": "db.raw.undeclared",
+            },
         ),
-        (lambda _: dg.AssetKey("all"), {"all": None}),
     ],
-    ids=[
-        "default keys",
-        "selected and unselected model on one key",
-        "mapped table and another on one key",
-        "all on one key",
-    ],
+    ids=["default keys", "all external tables on one key", "mapped table and unselected model on one key"],
 )
 def test_key_names_its_table_unless_selected_mapped_or_shared(
-    key_of: Callable[[Model | str], dg.AssetKey], tables: dict[str, str | None]
+    attributes_: dict[str, Any], tables: dict[str, str | None]
 ) -> None:
-    assert {key.to_user_string(): table for key, table in translator_of_parents().tables(key_of).items()} == tables
+    project = manifest(*PARENTS, DOWNSTREAM, INNER, selected=["core.orders", "core.unread", "marts.revenue"])
+    of_parents = Translator(project, attributes(external_models=external_models(**attributes_)))
+    named = {
+        dep: found.get("dagster/table_name")
+        for dep, found in metadata_by_key(of_parents.asset_spec(DOWNSTREAM)).items()
+    }
+    assert named == tables
 
 
 def test_table_read_by_several_models_is_named() -> None:
     readers = [model(f"marts.m{n}", reads=["raw.events"]) for n in range(3)]
-    project_translator = translator(*readers)
-    assert project_translator.tables(project_translator.default_key) == {
-        dg.AssetKey(["raw", "events"]): "db.raw.events"
-    }
+    assert deps(*readers) == {"raw/events": {"dagster/table_name": "db.raw.events"}}
 
 
 # -- owners ---------------------------------------------------------------------------------------
@@ -573,6 +568,8 @@ def test_asset_metadata_has_the_properties_that_dagster_does_not_show_elsewhere(
         "sqlmesh/partitioned_by": "ordered_at",
         "sqlmesh/clustered_by": "customer_id",
         "sqlmesh/storage_format": "parquet",
+        "sqlmesh/column_lineage_cut": "2 pairs of columns left out; `metadata_limits.lineage_pairs` in defs.yaml sets "
+        "the limit",
         "sqlmesh/gateway": "warehouse",
         "sqlmesh/project": "shop",
         "sqlmesh/signals": "files_arrived",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from dg_sqlmesh_component import Janitor, SQLMeshProjectComponent
+from dg_sqlmesh_component import Execution, Janitor, SQLMeshProject, SQLMeshProjectComponent
 from dg_sqlmesh_component.janitor.job import build_janitor
 from dg_sqlmesh_component.janitor.step import MAX_NAMED_OBJECTS, deleted_metadata, dropped_metadata
 from dg_sqlmesh_component.protocol import messages as msg
@@ -21,10 +21,8 @@ def resolved(janitor: Any) -> Janitor | None:
 
 
 def built(janitor: Janitor, component_op: str = "sqlmesh_shop") -> tuple[dg.JobDefinition, dg.ScheduleDefinition]:
-    def compute(_: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
-        yield dg.Output(None)
-
-    definitions = build_janitor(janitor, component_op, "sqlmesh_shop_prod", compute)
+    project = SQLMeshProject((Path("/shop"),))
+    definitions = build_janitor(janitor, component_op, "sqlmesh_shop_prod", project, Execution())
     dg.Definitions.validate_loadable(definitions)
     (schedule,) = definitions.schedules or ()
     assert isinstance(schedule, dg.ScheduleDefinition)
@@ -36,7 +34,7 @@ def test_schedule_is_off_and_daily_by_default() -> None:
     assert (job.name, schedule.name) == ("sqlmesh_shop_janitor", "sqlmesh_shop_janitor_schedule")
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 4 * * *", None)
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
-    assert job.execute_in_process().success
+    assert [node.name for node in job.nodes] == ["sqlmesh_shop_janitor_op"]
 
 
 @pytest.mark.attribute("janitor.cron", "janitor.timezone", "janitor.default_status", "janitor.name", "janitor.tags")

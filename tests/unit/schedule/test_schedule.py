@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from unit.builders import model
 
-from dg_sqlmesh_component.config.schedule import Schedule
+from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.dagster_internals import cron_ticks
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model

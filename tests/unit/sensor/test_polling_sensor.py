@@ -9,10 +9,10 @@ import dagster as dg
 import pytest
 from unit.builders import fqn, manifest, model, project_assets
 
-from dg_sqlmesh_component.config.polling_sensor import PollingSensor
+from dg_sqlmesh_component.config.scheduling import PollingSensor
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.sensor.plans import LastPlan, PlanChanges, difference
+from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, difference
 
 
 def promoted(**models: tuple[str, str, str]) -> dict[str, msg.PromotedVersion]:
@@ -23,13 +23,13 @@ def test_cursor_contains_the_plan_and_the_models_that_it_had_not_promoted() -> N
     assets = project_assets(manifest(model("t.a"), model("t.b")))
     last = LastPlan.of("prod", msg.ChangesFound("c0ffee", True, promoted(a=("1", "2", "3"))), assets)
     assert last == LastPlan("prod", "c0ffee", (fqn("t.b"),))
-    assert LastPlan.from_cursor(last.cursor()) == last
+    assert CURSOR.validate_json(CURSOR.dump_json(last)) == last
 
 
 @pytest.mark.parametrize("cursor", ["", "text", "[]", "{}", '{"plan_id": "a"}', '{"unpromoted": null}'])
 def test_other_text_is_no_cursor(cursor: str) -> None:
     with pytest.raises(ValueError):
-        LastPlan.from_cursor(cursor)
+        CURSOR.validate_json(cursor)
 
 
 def test_plan_changes_are_added_changed_and_removed_models() -> None:
