@@ -28,7 +28,7 @@ ALLOWED_IMPORTS = {
     "report": {"protocol", "definitions", "report", INTERNALS},
     "run": {"protocol", "config", "worker_client", "definitions", "report", "run", INTERNALS},
     "janitor": {"protocol", "config", "worker_client", "definitions", "run", "janitor", INTERNALS},
-    "schedule": {"protocol", "config", "worker_client", "definitions", "run", "schedule", INTERNALS},
+    "schedule": {"protocol", "config", "worker_client", "definitions", "report", "run", "schedule", INTERNALS},
     "sensor": {"protocol", "config", "worker_client", "definitions", "report", "run", "sensor", INTERNALS},
 }
 """The folders and modules that each folder may import. Modules at the top of the package may import everything."""

@@ -43,6 +43,11 @@ class SQLMeshRunConfig(dg.Config):
         default=True,
         description="Whether to skip SQLMesh's janitor, which deletes expired tables before a run of prod.",
     )
+    dry_run: bool = Field(
+        default=False,
+        description="Compute and record nothing. The step shows what a run with this config would do with each model "
+        "now, and why.",
+    )
     restate: RestateConfig | None = Field(
         default=None,
         description="Compute this range of the selected models again, and of the models downstream of them, instead of "
@@ -139,7 +144,7 @@ def refuse_options_without_effect(config: SQLMeshRunConfig, environment: str, *,
             f"The run config sets restate and {' and '.join(options)}. A restatement has its own start and end, and "
             f"computes no pending intervals. Leave {' and '.join(options)} out."
         )
-    options += [] if config.restate is None else ["restate"]
+    options += [name for name in ("restate", "dry_run") if getattr(config, name)]
     if options and not runs_models:
         raise ConfigurationError(
             f"The run config sets {' and '.join(options)}, but only checks are selected, so no model is executed. "

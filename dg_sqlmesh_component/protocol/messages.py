@@ -112,14 +112,26 @@ class ManifestFacts:
 
 @dataclass(frozen=True, slots=True)
 class RecordedCost:
-    """What one interval of a model costs: medians of its last computations in Dagster.
+    """What one interval of a model costs, by its last computations in Dagster.
 
     A model that is always computed as a whole has one interval. None if the engine does not report it.
+
+    Attributes:
+        fixed_seconds: What a computation costs in addition, however many intervals it has.
     """
 
     seconds: float
     rows: float | None = None
     bytes: float | None = None
+    fixed_seconds: float = 0.0
+
+    def of(self, intervals: float) -> RecordedCost:
+        """What one computation of so many intervals costs."""
+        return RecordedCost(
+            self.fixed_seconds + self.seconds * intervals,
+            None if self.rows is None else self.rows * intervals,
+            None if self.bytes is None else self.bytes * intervals,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +168,7 @@ class EvaluationRequest(Request):
         environment_timeout: Seconds to wait for a plan that is updating the environment.
         manifest_facts: Facts of the manifest that must still hold; None to compare nothing.
         restate: Compute a range again instead of the pending intervals.
+        dry_run: Plan as a run would, and compute nothing.
     """
 
     environment: str
@@ -176,6 +189,7 @@ class EvaluationRequest(Request):
     environment_timeout: int = 1
     manifest_facts: ManifestFacts | None = None
     restate: Restatement | None = None
+    dry_run: bool = False
 
     @property
     def holder(self) -> str:
@@ -292,12 +306,14 @@ class PendingFound(Event):
         waiting: The models of which no pending interval is ready, and the names of their own signals that are not
             ready. None of its own: a model upstream of it waits.
         signal_error: Why SQLMesh could not evaluate the signals. Then no model waits: a run reports the error.
+        intervals: The pending intervals of these models; adjoining ones are merged.
     """
 
     pending: dict[str, int]
     next_due: tuple[int, str] | None
     waiting: dict[str, tuple[str, ...]] = field(default_factory=dict)
     signal_error: str | None = None
+    intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

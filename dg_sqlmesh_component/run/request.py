@@ -24,7 +24,7 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.run.restatement import build_restatement
+from dg_sqlmesh_component.run.costs import build_restatement
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def run_tags(request: msg.EvaluationRequest) -> dict[str, str]:
         "sqlmesh/start": request.start,
         "sqlmesh/end": request.end,
         "sqlmesh/skip_janitor": None if request.skip_janitor else "false",
+        "sqlmesh/dry_run": "true" if request.dry_run else None,
         RESTATE_TAG: f"{request.restate.start} to {request.restate.end}" if request.restate else None,
     }
     return {name: value for name, value in settings.items() if value is not None}
@@ -75,7 +76,10 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
     for spec in context.assets_def.specs:  # `post_processing` may have added partitions
         if spec.partitions_def is not None:
             raise ConfigurationError(f"The asset {spec.key.to_user_string()} {PARTITIONS_REFUSED}")
-    models = {assets.fqn_by_key[key] for key in context.selected_asset_keys}
+    config = _run_config(context)
+    # A dry run yields no results, so a later part of a split step does not start. The first part answers for all.
+    selected = assets_of_run(context) & assets.fqn_by_key.keys() if config.dry_run else context.selected_asset_keys
+    models = {assets.fqn_by_key[key] for key in selected}
     nodes = models | assets.external_models_with_audits(models)
     standalone = {name for name, model in assets.unchecked_standalone_audits.items() if model in models}
     audit_only: set[str] = set()
@@ -85,7 +89,6 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
             standalone.add(node)
         elif node not in nodes:
             audit_only.add(node)
-    config = _run_config(context)
     refuse_blank_bounds(config)
     refuse_restatement(config, is_allowed=execution.allow_restate)
     environment = chosen_environment(config, assets.manifest.environment, tuple(execution.environments))
@@ -100,6 +103,8 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         # A restatement computes models only. The audits of all other nodes are evaluated after it.
         audit_only |= {*standalone, *(nodes - models)}
         nodes, standalone = models, set()
+    if config.dry_run:
+        audit_only.clear()
     return msg.EvaluationRequest(
         project=project.open_request,
         environment=environment,
@@ -126,6 +131,7 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
             assets.upstream_outside_assets(models),
         ),
         restate=restate,
+        dry_run=config.dry_run,
     )
 
 

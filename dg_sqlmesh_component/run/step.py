@@ -31,6 +31,7 @@ from dg_sqlmesh_component.run.active_runs import mark_as_computing
 from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.check_history import last_evaluations
+from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.request import StepSettings, build_request, reported_checks, run_tags
 from dg_sqlmesh_component.run.run_log import RunLog
@@ -63,6 +64,10 @@ def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> I
     tags = run_tags(request)
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
+    if request.dry_run:
+        predict(context, settings, request)
+        yield from repeated_checks(context, "this was a dry run", fails=False)
+        return
     step = _Step(context, settings, request)
     yield from step.interruption.guard(step.run())
 

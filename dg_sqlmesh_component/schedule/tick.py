@@ -24,9 +24,10 @@ from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream, last_cron_tick
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
-from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
 from dg_sqlmesh_component.protocol.manifest import Model
 from dg_sqlmesh_component.protocol.messages import PendingFound
+from dg_sqlmesh_component.report.wording import ranges
 from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.worker_client.calls import find_pending
 
@@ -66,8 +67,8 @@ def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings)
     if not pending:
         return dg.SkipReason(why_none)
     requested = {
-        assets.key(fqn)
-        for fqn, ticked_at in pending.items()
+        assets.key(fqn): f"{assets.name(fqn)}: {why}"
+        for fqn, (ticked_at, why) in pending.items()
         if not any(run.covers(assets.key(fqn), ticked_at) for run in active)
     }
     if not requested:
@@ -77,16 +78,17 @@ def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings)
         )
     if active:
         context.log.info(f"Run {run_ids(active)} has not finished. The requested run waits until it ends.")
-    requested |= assets_between(context.repository_def, requested) - assets.fqn_by_key.keys()
+    between = assets_between(context.repository_def, requested.keys()) - assets.fqn_by_key.keys()
+    context.log.info("\n    ".join([f"Requested: {counted(len(requested), 'model')}.", *requested.values()]))
     return dg.RunRequest(
         run_key=f"{settings.name} {context.scheduled_execution_time.isoformat()}",
-        asset_selection=sorted(requested),
+        asset_selection=sorted(requested.keys() | between),
         tags=dict(settings.tags),
     )
 
 
-def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> tuple[dict[str, int], str]:
-    """The ready pending models with the last tick of each, and the reason if there are none."""
+def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> tuple[dict[str, tuple[int, str]], str]:
+    """The ready pending models, each with its last tick and why it is pending, and the reason if there are none."""
     assets = settings.assets
     scheduled = context.scheduled_execution_time
     now = max(int(scheduled.timestamp() * 1000), int(time.time() * 1000))  # a missed tick is evaluated later
@@ -98,7 +100,8 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
             "has ticked since the previous tick."
         )
         models = {fqn: assets.models[fqn] for fqn in assets.specs}
-        return ticked_models(models, settings.crons, settings.time_zone, scheduled), (
+        ticked = ticked_models(models, settings.crons, settings.time_zone, scheduled)
+        return {fqn: (tick, f"its cron has ticked at {utc_text(tick)}") for fqn, tick in ticked.items()}, (
             "The SQLMesh state cannot be read, and no model's cron has ticked since the previous tick. The next tick "
             f"requests all pending models. {error}"
         )
@@ -107,18 +110,19 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
             "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "
             f"{found.signal_error}"
         )
+    pending = {fqn: (tick, f"pending: {ranges(found.intervals[fqn])}") for fqn, tick in found.pending.items()}
     if found.waiting:
         waiting = {**found.waiting, **dict.fromkeys(_downstream_of_others(context.repository_def, assets, found), ())}
         named = listed(sorted(f"{assets.name(fqn)} ({', '.join(waiting[fqn]) or 'upstream'})" for fqn in waiting))
-        if pending := {fqn: ticked_at for fqn, ticked_at in found.pending.items() if fqn not in waiting}:
+        if ready := {fqn: of for fqn, of in pending.items() if fqn not in waiting}:
             context.log.info(f"Not requested, because they wait for signals: {named}.")
-        return pending, f"No pending model is ready. Waiting for signals: {named}. The next tick looks again."
+        return ready, f"No pending model is ready. Waiting for signals: {named}. The next tick looks again."
     none = "No model has pending intervals."
     if found.next_due is None:
-        return found.pending, f"{none} No model is promoted in environment {assets.manifest.environment!r}."
+        return pending, f"{none} No model is promoted in environment {assets.manifest.environment!r}."
     due, fqn = found.next_due
     at = datetime.fromtimestamp(due / 1000, timezone.utc)
-    return found.pending, f"{none} The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
+    return pending, f"{none} The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
 
 
 def ticked_models(models: Mapping[str, Model], crons: Sequence[str], time_zone: str, now: datetime) -> dict[str, int]:

@@ -69,6 +69,7 @@ def _serve(pipe: Pipe) -> None:
     )
     from dg_sqlmesh_component.worker.changes import find_changes
     from dg_sqlmesh_component.worker.context import with_default_gateway
+    from dg_sqlmesh_component.worker.evaluate.dry_run import dry_run
     from dg_sqlmesh_component.worker.evaluate.pending import find_pending
     from dg_sqlmesh_component.worker.evaluate.restatement import restate
     from dg_sqlmesh_component.worker.evaluate.run import run
@@ -93,7 +94,7 @@ def _serve(pipe: Pipe) -> None:
     elif isinstance(request, JanitorRequest):
         run_janitor(request, pipe)
     elif isinstance(request, EvaluationRequest):
-        entry = run if request.restate is None else restate
+        entry = dry_run if request.dry_run else run if request.restate is None else restate
         entry(request, pipe)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from sqlmesh.core.context import Context
@@ -101,13 +101,16 @@ def locked_context(
 ) -> Iterator[_Context]:
     """Open a project, wait for the lock on its state and hold it. At the end, the project is closed.
 
+    A dry run writes nothing, and takes no lock.
+
     Args:
         open_project: Opens the project and its state. If it raises `DatabaseInUseError`, it is called again.
     """
     lock_wait = LockWait(pipe, request.overlap_timeout)
     context = lock_wait.until(open_project)
+    is_dry_run = isinstance(request, EvaluationRequest) and request.dry_run
     try:
-        with _state_lock(context, request.holder, lock_wait, pipe):
+        with nullcontext() if is_dry_run else _state_lock(context, request.holder, lock_wait, pipe):
             yield context
     finally:
         context.close()

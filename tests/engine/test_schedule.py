@@ -388,6 +388,16 @@ def test_run_with_a_run_config_does_not_count_as_computing_pending_models(small:
     assert requested_models(small.tick(SCHEDULE, MIDNIGHT)) == {"raw.plain", "mid.made", "marts.report"}
 
 
+def test_page_of_a_tick_lists_each_requested_model_with_its_pending_intervals(
+    small: Scheduler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.tick(SCHEDULE, MIDNIGHT)
+    log = capsys.readouterr().err
+    assert "Requested: 2 models.\n" in log
+    assert "    raw.plain: pending: [2025-10-25, 2025-10-26)" in log
+    assert "    marts.report: pending: [2025-10-25, 2025-10-26)" in log
+
+
 def test_crons_of_the_manifest_decide_while_the_duckdb_file_is_in_use(
     small: Scheduler, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -395,6 +405,7 @@ def test_crons_of_the_manifest_decide_while_the_duckdb_file_is_in_use(
         request = small.tick(SCHEDULE, MIDNIGHT)
     log = capsys.readouterr().err
     assert requested_models(request) == {"raw.plain", "mid.made", "marts.report"}
+    assert "    raw.plain: its cron has ticked at 2025-10-26T00:00:00Z" in log
     assert "The SQLMesh state cannot be read: The DuckDB file is in use by another process" in log
 
 

@@ -53,6 +53,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         min(((due[cron], name) for name, cron in crons.items()), default=None),
         {name: signals for name, signals in waiting.items() if name in crons},
         signal_error,
+        {snapshot.name: tuple(merged) for snapshot, merged in intervals.items() if snapshot.name in crons},
     )
 
 

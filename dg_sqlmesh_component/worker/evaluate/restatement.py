@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlmesh.core import constants as c
@@ -32,7 +32,7 @@ from dg_sqlmesh_component.worker.pipe import Pipe
 
 def restate(request: msg.EvaluationRequest, pipe: Pipe) -> None:
     """Restate the requested models and those downstream of them, and audit others."""
-    evaluate(request, pipe, _RestatementContext)
+    evaluate(request, pipe, RestatementContext)
 
 
 class _ExactSelector(NativeSelector):
@@ -44,20 +44,24 @@ class _ExactSelector(NativeSelector):
         return set(model_selections) - {"*"}
 
 
-class _RestatementContext(EvaluationContext):
+class RestatementContext(EvaluationContext):
+    """A context that computes a range of the requested models again, and of the models downstream of them."""
+
+    restatement: Plan
+
     def __init__(self, **options: Any) -> None:
         super().__init__(selector=_ExactSelector, **options)
 
     def prepare(self) -> None:
         """Plan the restatement. From then on, the models that SQLMesh adds count as requested."""
         self.await_finalized_environment()
-        self._restatement = _planned(self)
-        computed = {missing.snapshot_id.name for missing in self._restatement.missing_intervals if missing.intervals}
+        self.restatement = _planned(self)
+        computed = {missing.snapshot_id.name for missing in self.restatement.missing_intervals if missing.intervals}
         self.request = replace(self.request, models=tuple(dict.fromkeys([*self.request.models, *sorted(computed)])))
 
     def compute(self) -> msg.Status:
         try:
-            self.apply(self._restatement)
+            self.apply(self.restatement)
         except PlanError:
             if not self.tracker.is_through:  # else SQLMesh has reported the failed models
                 raise
@@ -154,15 +158,16 @@ def _why_not(snapshot: Snapshot, environment: str) -> str:
 def estimated(costs: Mapping[str, msg.RecordedCost], intervals: Mapping[str, int]) -> msg.RecordedCost | None:
     """What so many intervals of each model cost. Models without a recorded cost are left out; None if all are.
 
-    It is high for a long range of a model that is usually computed one interval at a time: each computation has a fixed
-    cost.
+    It is high for a long range of a model that was always computed one interval at a time: then nothing tells how much
+    of its time each computation needs anyway.
     """
-    total: dict[str, float] = {}
-    for fqn in intervals.keys() & costs.keys():
-        for name, of_interval in asdict(costs[fqn]).items():
-            if of_interval is not None:
-                total[name] = total.get(name, 0) + of_interval * intervals[fqn]
-    return msg.RecordedCost(**total) if total else None
+    of_models = [costs[fqn].of(number) for fqn, number in intervals.items() if fqn in costs]
+    if not of_models:
+        return None
+    rows, by = (
+        [value for value in values if value is not None] for values in zip(*((c.rows, c.bytes) for c in of_models))
+    )
+    return msg.RecordedCost(sum(c.seconds for c in of_models), sum(rows) if rows else None, sum(by) if by else None)
 
 
 def _environments(plan: Plan, context: EvaluationContext) -> dict[str, int]:

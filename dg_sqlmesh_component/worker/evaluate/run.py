@@ -34,10 +34,12 @@ _STATUS: dict[CompletionStatus, msg.Status] = {
 
 def run(request: msg.EvaluationRequest, pipe: Pipe) -> None:
     """Run the requested nodes, and audit others."""
-    evaluate(request, pipe, _RunContext)
+    evaluate(request, pipe, RunContext)
 
 
-class _RunContext(EvaluationContext):
+class RunContext(EvaluationContext):
+    """A context that computes the pending intervals of the requested nodes."""
+
     def compute(self) -> msg.Status:
         status: CompletionStatus = self.run(
             self.request.environment,
@@ -59,17 +61,17 @@ class _RunContext(EvaluationContext):
                 self.tracker.start_over()
                 self.open_environment()
             self.current_scheduler = scheduler
-            self.tracker.idle_nodes = partial(self._idle_nodes, scheduler.snapshots_by_name)
             # SQLMesh's selection language cannot select these nodes: it has no quoting for names
             # with spaces or dashes, cannot name standalone audits, ignores what it does not find, and
             # its parser recurses once per name (about a thousand overflow Python's stack).
             kwargs.update(
                 selected_snapshots=set(self.requested),
                 circuit_breaker=cached_circuit_breaker(kwargs["circuit_breaker"], self.state_reader, self.naming.name),
-                auto_restatement_enabled=kwargs["auto_restatement_enabled"] and self._may_restate(scheduler),
+                auto_restatement_enabled=kwargs["auto_restatement_enabled"] and self.may_restate(scheduler),
             )
             return run_all(*args, **kwargs)
 
+        self.tracker.idle_nodes = partial(self._idle_nodes, scheduler.snapshots_by_name)
         replace_run(scheduler, run_requested)
         hold_back_pending_upstream(scheduler, self.tracker.held_back_by)
 
@@ -78,7 +80,7 @@ class _RunContext(EvaluationContext):
         self.tracker.coverages = self.coverages(snapshots, restated)
         return idle_nodes(self.request, self.requested, snapshots, self.tracker, self.tracker.coverages)
 
-    def _may_restate(self, scheduler: Scheduler) -> bool:
+    def may_restate(self, scheduler: Scheduler) -> bool:
         model = restated_before_its_source(scheduler.snapshots_by_name, self.requested, self.request.execution_time)
         if model is not None:
             text = (

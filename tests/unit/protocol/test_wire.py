@@ -57,7 +57,11 @@ EVENTS: tuple[msg.Event, ...] = (
         manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
     ),
     msg.PendingFound(
-        {"a": D1[0]}, next_due=(D2[0], "b"), waiting={"c": ("landed",), "d": ()}, signal_error="SignalEvalError: x"
+        {"a": D1[0]},
+        (D2[0], "b"),
+        {"c": ("landed",), "d": ()},
+        signal_error="SignalEvalError: x",
+        intervals={"a": (D1,)},
     ),
     msg.ChangesFound(
         "c0ffee",
@@ -189,6 +193,7 @@ def test_defaults_of_requests_and_errors() -> None:
         "environment_timeout": 1,
         "manifest_facts": None,
         "restate": None,
+        "dry_run": False,
     }
     assert defaults(msg.NodeFailed) == defaults(msg.RequestFailed) == {"is_transient": False}
 

@@ -21,7 +21,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.report.wording import length_of, ranges
-from dg_sqlmesh_component.run.restatement import build_restatement
+from dg_sqlmesh_component.run.costs import build_restatement
 from dg_sqlmesh_component.worker.evaluate.restatement import estimated, refuse_large
 
 DAY_MS = 86_400_000
@@ -38,9 +38,15 @@ PLANNED = msg.RestatementPlanned(
     [
         ({"a": msg.RecordedCost(1.5, 10, 100), "b": msg.RecordedCost(4.0, 7)}, msg.RecordedCost(7.0, 27, 200)),
         ({"a": msg.RecordedCost(0.5)}, msg.RecordedCost(1.0)),
+        ({"a": msg.RecordedCost(0.5, fixed_seconds=3.0)}, msg.RecordedCost(4.0)),
         ({}, None),
     ],
-    ids=["in proportion to the intervals", "models without a record are left out", "no record at all"],
+    ids=[
+        "in proportion to the intervals",
+        "models without a record are left out",
+        "a fixed part counts once",
+        "no record at all",
+    ],
 )
 def test_estimate_is_the_cost_of_all_intervals(
     costs: dict[str, msg.RecordedCost], estimate: msg.RecordedCost | None
@@ -48,7 +54,9 @@ def test_estimate_is_the_cost_of_all_intervals(
     assert estimated(costs, {"a": 2, "b": 1}) == estimate
 
 
-def test_restatement_has_the_median_recorded_cost_of_an_interval_also_of_downstream_models() -> None:
+def test_restatement_has_the_recorded_cost_of_an_interval_also_of_downstream_models() -> None:
+    """The line through the records of `raw.orders` is 0.15 s and 0.095 s for each interval."""
+
     def record(asset: str, **metadata: Any) -> None:
         stored = {f"sqlmesh/{name}": value for name, value in metadata.items()}
         instance.report_runless_asset_event(
@@ -71,8 +79,10 @@ def test_restatement_has_the_median_recorded_cost_of_an_interval_also_of_downstr
         record("marts/total", seconds=0.05, intervals=ranges([days(1, 32)]))
         config = RestateConfig(start="2026-01-01", end="2026-01-02")
         built = build_restatement(config, Restate(), project_assets(project), [fqn("raw.orders")], instance)
+    seconds: Any = pytest.approx(2.75 / 29)
+    fixed: Any = pytest.approx(0.25 - 2.75 / 29)
     assert built.costs == {
-        fqn("raw.orders"): msg.RecordedCost(0.2, rows=2),
+        fqn("raw.orders"): msg.RecordedCost(seconds, rows=2, fixed_seconds=fixed),
         fqn("raw.hours"): msg.RecordedCost(0.5),
         fqn("marts.total"): msg.RecordedCost(0.05),
     }

@@ -23,6 +23,7 @@ EVERYTHING: dict[str, Any] = {
     "end": "yesterday",
     "environment": "dev",
     "skip_janitor": False,
+    "dry_run": True,
 }
 """Every option, none with its default."""
 
@@ -34,6 +35,7 @@ def test_default_run_config() -> None:
         "end": None,
         "environment": None,
         "skip_janitor": True,
+        "dry_run": False,
         "restate": None,
     }
 
@@ -157,7 +159,7 @@ def test_skip_janitor_false_is_refused_outside_of_prod(runs_models: bool) -> Non
         ({"start": "2026-01-01"}, "start"),
         ({"end": "yesterday"}, "end"),
         ({"skip_janitor": False}, "skip_janitor"),
-        (EVERYTHING, "ignore_cron and start and end and skip_janitor"),
+        (EVERYTHING, "ignore_cron and start and end and skip_janitor and dry_run"),
     ],
     ids=["ignore_cron", "start", "end", "skip_janitor", "everything"],
 )

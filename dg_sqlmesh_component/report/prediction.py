@@ -1,0 +1,130 @@
+"""What a run would do with each model now, and why: the answer of a dry run. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import dagster as dg
+
+from dg_sqlmesh_component.protocol.formatting import counted, utc_text
+from dg_sqlmesh_component.report.metadata import unapplied_change
+from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
+from dg_sqlmesh_component.report.wording import Wording, as_sentence, ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a run would do with one node. A row of the table, and an object of the JSON.
+
+    Attributes:
+        outcome: The outcome, if no batch and no audit fails that did not fail last time.
+        intervals: The range that it would compute, as in the metadata of a materialization.
+        seconds: The estimate for the sum of the batches; None if Dagster has no record of the model.
+        changed_locally: What of the local file differs from the promoted version: "data", "metadata" or None.
+    """
+
+    model: str
+    outcome: str
+    why: str
+    intervals: str
+    batches: int
+    seconds: float | None
+    changed_locally: str | None
+
+
+def predicted(
+    wording: Wording,
+    outcome: NodeOutcome,
+    seconds: float | None,
+    failed_audits: Sequence[str],
+    blocked_by: Sequence[str],
+) -> Prediction:
+    """The prediction of one node.
+
+    Args:
+        outcome: Its outcome if each planned batch finishes.
+        seconds: As in `Prediction`.
+        failed_audits: Its blocking audits that failed when they were last evaluated.
+        blocked_by: The nodes upstream that would be executed and have such audits.
+    """
+    reasons = [_why(wording, outcome)]
+    kind = outcome.outcome
+    if kind is Outcome.EXECUTED and failed_audits:
+        reasons.append(f"The last time, its blocking audit failed: {', '.join(failed_audits)}.")
+    if kind is Outcome.EXECUTED and blocked_by:
+        kind = Outcome.BLOCKED
+        reasons.insert(
+            0,
+            f"A blocking audit of {wording.names(blocked_by)} failed the last time. If it passes now, this model runs.",
+        )
+    return Prediction(
+        model=wording.assets.name(outcome.fqn),
+        outcome=kind.value,
+        why=" ".join(reasons),
+        intervals=ranges(outcome.intervals),
+        batches=outcome.finished_batches,
+        seconds=None if seconds is None else round(seconds, 1),
+        changed_locally=unapplied_change(wording.assets, outcome.fqn, outcome.promoted) if outcome.promoted else None,
+    )
+
+
+def _why(wording: Wording, outcome: NodeOutcome) -> str:
+    match outcome.outcome:
+        case Outcome.EXECUTED:
+            pending = (
+                f"{counted(outcome.finished_batches, 'batch', 'batches')} to compute: {ranges(outcome.intervals)}."
+            )
+            others = f" Its other intervals are waiting: {wording.awaited(outcome)}." if outcome.unselected else ""
+            return pending + others
+        case Outcome.UP_TO_DATE:
+            due = f" Next due at {utc_text(outcome.next_due)}." if outcome.next_due else ""
+            return as_sentence(f"Nothing to do: {outcome.reason}") + due
+        case Outcome.WAITING:
+            return as_sentence(f"It waits: {wording.awaited(outcome)}")
+        case _:
+            return wording.summary(outcome)
+
+
+def prediction_line(wording: Wording, predictions: Sequence[Prediction]) -> str:
+    """How many models would have each outcome, and how long the run would compute."""
+    numbers = Counter(prediction.outcome.replace("_", " ") for prediction in predictions)
+    counts = ", ".join(f"{number} {outcome}" for outcome, number in numbers.most_common()) or "no model"
+    known = [prediction.seconds for prediction in predictions if prediction.seconds is not None]
+    unknown = sum(prediction.batches > 0 and prediction.seconds is None for prediction in predictions)
+    estimate = f" About {sum(known):.0f} seconds of computation, as in earlier runs." if known else ""
+    if estimate and unknown:
+        estimate += f" Without a record, and not counted: {counted(unknown, 'model')}."
+    outcomes = f"Outcomes of a run now: {counts}.{estimate}"
+    return f"Dry run of environment {wording.environment}. {outcomes} Nothing was computed."
+
+
+def prediction_log(line: str, predictions: Sequence[Prediction]) -> str:
+    """The line, and one more for each model."""
+    return "\n".join(
+        [
+            line,
+            *(
+                f"    {prediction.model}: {prediction.outcome.replace('_', ' ')}. {prediction.why}"
+                + (f" About {prediction.seconds:.0f} seconds." if prediction.seconds is not None else "")
+                + (f" Its local file differs ({prediction.changed_locally})." if prediction.changed_locally else "")
+                for prediction in predictions
+            ),
+        ]
+    )
+
+
+def prediction_metadata(predictions: Sequence[Prediction]) -> dict[str, dg.MetadataValue]:
+    """All predictions, as a table and as JSON."""
+    rows = [asdict(prediction) for prediction in predictions]
+    if not rows:
+        return {}
+    schema = dg.TableSchema(
+        [
+            dg.TableColumn(name, {"batches": "int", "seconds": "float"}.get(name, "string"))
+            for name in Prediction.__dataclass_fields__
+        ]
+    )
+    table = dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema)
+    return {"sqlmesh/dry_run": table, "sqlmesh/dry_run_json": dg.MetadataValue.json(rows)}

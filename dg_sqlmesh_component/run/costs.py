@@ -1,0 +1,92 @@
+"""What models have cost in earlier runs of Dagster, for estimates of restatements and dry runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from statistics import linear_regression, median
+
+import dagster as dg
+
+from dg_sqlmesh_component.config.attributes import Restate
+from dg_sqlmesh_component.config.run_config import RestateConfig
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.manifest import Model
+from dg_sqlmesh_component.report.earlier_results import stored_value
+from dg_sqlmesh_component.report.wording import length_of
+
+_MAX_RECORDS = 20
+"""How many of a model's last materializations the estimate reads."""
+
+_UNIT_DAYS = {
+    "year": 365,
+    "month": 30,
+    "day": 1,
+    "hour": 1 / 24,
+    "half_hour": 1 / 48,
+    "quarter_hour": 1 / 96,
+    "five_minute": 1 / 288,
+}
+
+
+def build_restatement(
+    config: RestateConfig, limits: Restate, assets: ProjectAssets, models: Collection[str], instance: dg.DagsterInstance
+) -> msg.Restatement:
+    """The restatement of these models, with the recorded costs of all models that it may compute.
+
+    Args:
+        models: The requested models, by fqn.
+    """
+    costs = recorded_costs(instance, assets, {*models, *assets.downstream_of(models)})
+    return msg.Restatement(config.start, config.end, limits.max_intervals, limits.max_seconds, costs)
+
+
+def recorded_costs(
+    instance: dg.DagsterInstance, assets: ProjectAssets, models: Iterable[str]
+) -> dict[str, msg.RecordedCost]:
+    """The recorded cost of each model, by fqn. Models that Dagster has no record of are left out."""
+    costs = {
+        fqn: _recorded_cost(instance, assets.key(fqn), assets.models[fqn]) for fqn in models if fqn in assets.specs
+    }
+    return {fqn: cost for fqn, cost in costs.items() if cost is not None}
+
+
+def interval_count(model: Model, milliseconds: int) -> float:
+    """How many intervals of a model a range has. A model that is always computed as a whole has one."""
+    return milliseconds / (_UNIT_DAYS[model.interval_unit] * 24 * 60 * 60 * 1000) if model.is_incremental else 1
+
+
+def _recorded_cost(instance: dg.DagsterInstance, asset: dg.AssetKey, model: Model) -> msg.RecordedCost | None:
+    """The cost by a model's last computations; None if Dagster has no record of one."""
+    computations: dict[str, list[tuple[float, float]]] = {"seconds": [], "rows": [], "bytes": []}
+    for record in instance.fetch_materializations(asset, limit=_MAX_RECORDS).records:
+        assert record.asset_materialization is not None, "the record of a materialization has one"
+        metadata = record.asset_materialization.metadata
+        computed_ms = length_of(str(stored_value(metadata, "intervals")))
+        if stored_value(metadata, "seconds") is None or not computed_ms:
+            continue  # it was not computed in Dagster, or its range is not fully known
+        for name, values in computations.items():
+            if (value := stored_value(metadata, name)) is not None:
+                values.append((interval_count(model, computed_ms), value))
+    if not computations["seconds"]:
+        return None
+    fixed, seconds = _line(computations["seconds"])
+    others = {name: _per_interval(computations[name]) for name in ("rows", "bytes") if computations[name]}
+    return msg.RecordedCost(seconds=seconds, fixed_seconds=fixed, **others)
+
+
+def _line(computations: Collection[tuple[float, float]]) -> tuple[float, float]:
+    """The fixed seconds of a computation, and the seconds of each interval: the line through the records.
+
+    Records of equal length give no line. Then, and if the line falls or begins below zero, nothing is fixed.
+    """
+    intervals, seconds = zip(*computations, strict=True)
+    if len(set(intervals)) > 1:
+        slope, intercept = linear_regression(intervals, seconds)
+        if slope >= 0 and intercept >= 0:
+            return intercept, slope
+    return 0.0, _per_interval(computations)
+
+
+def _per_interval(computations: Iterable[tuple[float, float]]) -> float:
+    return median(value / intervals for intervals, value in computations)

@@ -1,0 +1,118 @@
+"""A dry run: the step shows what a run of its selection would do now, and why. It computes and records nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import dagster as dg
+
+from dg_sqlmesh_component.dagster_internals import log_step_metadata
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
+from dg_sqlmesh_component.report.prediction import (
+    Prediction,
+    predicted,
+    prediction_line,
+    prediction_log,
+    prediction_metadata,
+)
+from dg_sqlmesh_component.report.wording import Wording
+from dg_sqlmesh_component.run.check_history import last_results
+from dg_sqlmesh_component.run.costs import interval_count, recorded_costs
+from dg_sqlmesh_component.run.ledger import Ledger
+from dg_sqlmesh_component.run.request import StepSettings
+from dg_sqlmesh_component.run.run_log import RunLog
+from dg_sqlmesh_component.worker_client.calls import serving
+
+
+def predict(context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest) -> None:
+    """Show what a run would do: in the log, and as metadata of the step.
+
+    A refusal is an answer too: the step succeeds and names it, so that no asset turns red.
+
+    Raises:
+        dagster.Failure: There is no answer. For example, a signal has raised an error.
+    """
+    wording = Wording(settings.assets, request.environment)
+    try:
+        outcomes = _outcomes_if_all_succeed(context, settings, request, wording)
+    except REFUSALS as refusal:
+        log_step_metadata(context, "Dry run", {"sqlmesh/refusal": dg.MetadataValue.text(str(refusal))})
+        context.log.error(f"Dry run: a run would be refused, and nothing would be computed.{block(str(refusal))}")
+        return
+    except SQLMeshComponentError as error:
+        raise dg.Failure(description=f"The dry run has no result. {error}", allow_retries=False) from None
+    predictions = _predictions(context.instance, wording, outcomes)
+    line = prediction_line(wording, predictions)
+    context.log.info(prediction_log(line, predictions))
+    log_step_metadata(context, line, prediction_metadata(predictions))
+
+
+def _outcomes_if_all_succeed(
+    context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest, wording: Wording
+) -> list[NodeOutcome]:
+    """The outcomes of a run in which each planned batch finishes."""
+    ledger = Ledger([*request.models, *request.standalone_audits])
+    log = RunLog(context, wording, set(), settings.owned)
+    outcomes = []
+    with serving(settings.project, request) as worker:
+        for event in worker:
+            if not isinstance(event, msg.EvaluationPlanned):  # the predictions say more
+                log.event(event)
+            if isinstance(event, msg.StateLocked):
+                worker.answer(msg.Records())
+            elif isinstance(event, msg.RestatementPlanned):
+                ledger.add(event.added)
+            elif isinstance(event, msg.RequestFailed):
+                raise ERRORS_BY_NAME[event.error](event.message)
+            for assumed in _as_if_finished(event):
+                outcomes += [settled for settled in ledger.feed(assumed) if isinstance(settled, NodeOutcome)]
+    log.output.close()
+    return outcomes
+
+
+def _as_if_finished(event: msg.Event) -> Iterable[msg.Event]:
+    yield event
+    if isinstance(event, msg.EvaluationPlanned):
+        for fqn, batches in event.batches.items():
+            for index, interval in enumerate(batches):
+                yield msg.BatchFinished(fqn, index, interval, duration_ms=0, rows=None, bytes=None)
+
+
+def _predictions(instance: dg.DagsterInstance, wording: Wording, outcomes: Sequence[NodeOutcome]) -> list[Prediction]:
+    """The predictions, parents first and standalone audits last."""
+    assets = wording.assets
+    executed = [outcome.fqn for outcome in outcomes if outcome.outcome is Outcome.EXECUTED]
+    costs = recorded_costs(instance, assets, executed)
+    failed = _failed_audits(instance, wording, executed)
+    downstream = {fqn: assets.downstream_of([fqn]) for fqn in failed}
+    position = {fqn: number for number, fqn in enumerate(assets.parents_first)}
+
+    def seconds(outcome: NodeOutcome) -> float | None:
+        if outcome.fqn not in costs:
+            return None
+        milliseconds = sum(end - start for start, end in outcome.intervals)
+        return costs[outcome.fqn].of(interval_count(assets.models[outcome.fqn], milliseconds)).seconds
+
+    return [
+        predicted(
+            wording,
+            outcome,
+            seconds(outcome),
+            failed.get(outcome.fqn, ()),
+            [fqn for fqn, models in downstream.items() if outcome.fqn in models],
+        )
+        for outcome in sorted(outcomes, key=lambda outcome: position.get(outcome.fqn, len(position)))
+    ]
+
+
+def _failed_audits(instance: dg.DagsterInstance, wording: Wording, nodes: Sequence[str]) -> dict[str, list[str]]:
+    """The checks of blocking audits that failed when they were last evaluated, by node."""
+    checks = {check: node for node in nodes for check in wording.assets.audit_checks.get(node, ())}
+    failed: dict[str, list[str]] = {}
+    for check, result in last_results(instance, checks.keys(), wording.environment).items():
+        if result.is_blocking_failure:
+            failed.setdefault(checks[check], []).append(check.name)
+    return failed

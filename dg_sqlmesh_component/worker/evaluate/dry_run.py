@@ -1,0 +1,68 @@
+"""Serve an `EvaluationRequest` with `dry_run`: plan what a run or a restatement would compute, and compute nothing.
+
+The events are those of a run up to its first batch. Nothing is written to the state, and the lock of runs is not
+taken: what a run in progress has not computed yet counts as pending.
+"""
+
+from __future__ import annotations
+
+from sqlmesh.core import constants as c
+from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
+from sqlmesh.core.snapshot import DeployabilityIndex, apply_auto_restatements
+from sqlmesh.core.snapshot.definition import merge_intervals
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.worker.environment import deployability
+from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate
+from dg_sqlmesh_component.worker.evaluate.restatement import RestatementContext
+from dg_sqlmesh_component.worker.evaluate.run import RunContext
+from dg_sqlmesh_component.worker.pipe import Pipe
+
+
+def dry_run(request: msg.EvaluationRequest, pipe: Pipe) -> None:
+    """Plan the requested nodes."""
+    evaluate(request, pipe, _DryRunContext if request.restate is None else _DryRestatementContext)
+
+
+class _DryRunContext(RunContext):
+    def prepare(self) -> None:
+        self.await_finalized_environment()
+
+    def compute(self) -> msg.Status:
+        """Plan as `Scheduler.run` does. It would also write automatic restatements to the state."""
+        request = self.request
+        scheduler = self.scheduler(environment=request.environment)
+        if request.environment == c.PROD and self.may_restate(scheduler):
+            apply_auto_restatements(scheduler.snapshots, request.execution_time)
+        index = deployability(request.environment, scheduler.snapshots.values(), request.start)
+        missing = scheduler.merged_missing_intervals(
+            request.start,
+            request.end,
+            request.execution_time,
+            deployability_index=index,
+            ignore_cron=request.ignore_cron,
+            selected_snapshots=set(self.requested),
+        )
+        return _report_batches(self, scheduler, missing, index)
+
+
+class _DryRestatementContext(RestatementContext):
+    def compute(self) -> msg.Status:
+        plan = self.restatement
+        snapshots = plan.context_diff.snapshots
+        missing = {
+            snapshots[intervals.snapshot_id]: merge_intervals(intervals.intervals)
+            for intervals in plan.missing_intervals
+            if intervals.intervals
+        }
+        scheduler = self.create_scheduler(snapshots.values(), self.snapshot_evaluator)
+        return _report_batches(self, scheduler, missing, plan.deployability_index)
+
+
+def _report_batches(
+    context: EvaluationContext, scheduler: Scheduler, missing: SnapshotToIntervals, index: DeployabilityIndex
+) -> msg.Status:
+    if not missing:
+        return "nothing_to_do"
+    context.tracker.start_evaluation_progress(scheduler.batch_intervals(missing, index, context.naming))
+    return "not_run"

@@ -1,0 +1,195 @@
+"""`dry_run` in the run config shows what a run would do with each model, and why. It computes and records nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import pytest
+from harness import CONFIG, EXECUTORS, YEARLY_CRON, NewShop, RunRecord, Shop
+
+from dg_sqlmesh_component.dagster_internals import step_metadata
+
+OP = "sqlmesh_shop"
+BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
+DAYS = "SELECT @start_ds::DATE + i::INT AS ds, 1 AS n FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
+READS = "SELECT ds, n FROM raw.orders WHERE ds BETWEEN @start_ds AND @end_ds"
+SIGNALS = """
+import typing as t
+from pathlib import Path
+
+from sqlmesh import signal
+
+
+@signal()
+def never(batch) -> t.Union[bool, list]:
+    if Path("broken").exists():
+        raise ValueError("no catalog")
+    return False
+"""
+MODELS = {
+    "signals/__init__.py": SIGNALS,
+    "models/orders.sql": f"MODEL (name raw.orders, {BY_DAY}); {DAYS}",
+    "models/revenue.sql": f"MODEL (name marts.revenue, {BY_DAY}); {READS}",
+    "models/yearly.sql": f"MODEL (name raw.yearly, kind FULL, cron '{YEARLY_CRON}', start '2 years ago'); SELECT 1 n",
+    "models/late.sql": f"MODEL (name raw.late, {BY_DAY}, signals (never())); {DAYS}",
+    "models/seed.sql": "MODEL (name raw.countries, kind SEED (path '../seeds/countries.csv')); ",
+    "seeds/countries.csv": "code\nDE\n",
+}
+
+
+def dry_run(
+    shop: Shop, executor: str = "in_process", config: dict[str, Any] | None = None, **selection: Any
+) -> RunRecord:
+    return shop.launch(executor, ops={OP: {"dry_run": True, **(config or {})}}, **selection)
+
+
+def metadata_of(record: RunRecord) -> dict[str, Any]:
+    return {
+        name: value.value
+        for step, metadata in step_metadata(record.instance, record.run_id)
+        if step is not None
+        for name, value in metadata.items()
+    }
+
+
+def predictions(record: RunRecord) -> dict[str, dict[str, Any]]:
+    assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+    return {row["model"]: row for row in metadata_of(record)["sqlmesh/dry_run_json"]}
+
+
+def outcomes(record: RunRecord) -> dict[str, str]:
+    return {model: row["outcome"] for model, row in predictions(record).items()}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_dry_run_predicts_the_outcomes_of_the_next_run_and_changes_nothing(new_shop: NewShop, executor: str) -> None:
+    shop = new_shop(MODELS)
+    shop.launch(assets=["raw/yearly"])
+    before = shop.state()
+    record = dry_run(shop, executor)
+    assert shop.state() == before
+    assert not record.materializations
+    assert not record.observations
+    assert outcomes(record) == {
+        "raw.orders": "executed",
+        "marts.revenue": "executed",
+        "raw.yearly": "up_to_date",
+        "raw.late": "waiting",
+        "raw.countries": "up_to_date",
+    }
+    run = shop.launch(executor)
+    keys = {model: model.replace(".", "/") for model in outcomes(record)}
+    assert {model: run.status_of(key) for model, key in keys.items()} == outcomes(record)
+    for model in ("raw.orders", "marts.revenue"):
+        computed = run.materializations[keys[model]].metadata
+        predicted = predictions(record)[model]
+        assert predicted["intervals"] == computed["sqlmesh/intervals"].value
+        assert predicted["batches"] == computed["sqlmesh/batches"].value
+
+
+def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS)
+    record = dry_run(shop, assets=["raw/orders", "raw/yearly", "raw/late"])
+    reasons = {model: row["why"] for model, row in predictions(record).items()}
+    assert reasons["raw.orders"].startswith("1 batch to compute: [")
+    assert reasons["raw.yearly"].startswith("Nothing to do: all complete intervals are computed. Next due at 20")
+    assert reasons["raw.late"] == "It waits: its signal never has no interval ready."
+    table = metadata_of(record)["sqlmesh/dry_run"]
+    assert [row.data for row in table.records] == list(predictions(record).values())
+    fields = {"model", "outcome", "why", "intervals", "batches", "seconds", "changed_locally"}
+    assert all(row.keys() == fields for row in predictions(record).values())
+    assert "    raw.late: waiting. It waits: its signal never has no interval ready." in record.log
+    assert "Outcomes of a run now: 1 executed, 1 waiting, 1 up to date. Nothing was computed." in record.log
+
+
+def test_dry_run_of_a_model_alone_names_the_models_that_hold_it_back(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS)
+    (row,) = predictions(dry_run(shop, assets=["marts/revenue"])).values()
+    assert row["outcome"] == "waiting"
+    assert "models upstream have pending intervals and are not part of this step: raw.orders" in row["why"]
+
+
+def test_dry_run_estimates_seconds_from_earlier_runs(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS)
+    assert predictions(dry_run(shop))["raw.orders"]["seconds"] is None
+    shop.launch(ops={OP: {"end": "2 days ago"}})
+    assert predictions(dry_run(shop))["raw.orders"]["seconds"] >= 0
+
+
+def test_dry_run_names_a_blocking_audit_that_failed_and_what_it_may_block(new_shop: NewShop) -> None:
+    audited = MODELS["models/orders.sql"].replace(BY_DAY, f"{BY_DAY}, audits (as_said)")
+    audit = "AUDIT (name as_said); SELECT * FROM @this_model WHERE (SELECT max(n) FROM ctl.fails) > 0"
+    files = {**MODELS, "models/orders.sql": audited, "audits/as_said.sql": audit}
+    shop = new_shop(files, tables={"ctl.fails": "SELECT 0 AS n"})
+    shop.query("UPDATE ctl.fails SET n = 1")
+    failed = shop.launch()
+    assert failed.status is dg.DagsterRunStatus.FAILURE
+    record = dry_run(shop)
+    rows = predictions(record)
+    assert rows["raw.orders"]["outcome"] == "executed"
+    assert rows["raw.orders"]["why"].endswith("The last time, its blocking audit failed: as_said.")
+    assert rows["marts.revenue"]["outcome"] == "blocked"
+    assert rows["marts.revenue"]["why"].startswith("A blocking audit of raw.orders failed the last time.")
+    assert not record.checks["raw/orders:as_said"].passed
+    assert "Repeated, because this was a dry run" in record.description_of("raw/orders:as_said")
+    shop.query("UPDATE ctl.fails SET n = 0")
+    assert shop.launch().status_of("marts/revenue") == "executed"
+    assert outcomes(dry_run(shop))["marts.revenue"] == "up_to_date"
+
+
+def test_dry_run_tells_what_is_not_promoted_and_what_has_changed_locally(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS)
+    (shop.project / "models/new.sql").write_text("MODEL (name raw.new, kind FULL); SELECT 1 AS n")
+    (shop.project / "models/orders.sql").write_text(MODELS["models/orders.sql"].replace("1 AS n", "2 AS n"))
+    rows = predictions(dry_run(shop))
+    assert rows["raw.new"]["outcome"] == "not_in_environment"
+    assert rows["raw.orders"]["changed_locally"] == "data"
+    assert rows["raw.late"]["changed_locally"] is None
+
+
+def test_dry_run_of_a_restatement_shows_its_ranges_and_what_it_adds(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS, CONFIG.replace("6 days ago", "'2026-01-01'"), execution={"allow_restate": True})
+    shop.launch()
+    before = shop.state()
+    config = {"restate": {"start": "2026-02-10", "end": "2026-02-11"}}
+    record = dry_run(shop, config=config, assets=["raw/orders"])
+    rows = predictions(record)
+    assert set(rows) == {"raw.orders", "marts.revenue"}
+    assert {row["intervals"] for row in rows.values()} == {"[2026-02-10, 2026-02-12)"}
+    assert "Not selected, but downstream of a restated model" in record.log
+    assert "sqlmesh/estimated_seconds" in metadata_of(record)
+    assert shop.state() == before
+    assert not record.materializations
+
+
+def test_refusal_is_the_answer_of_a_dry_run_and_no_asset_turns_red(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS, execution={"allow_restate": True}, restate={"max_intervals": 1})
+    config = {"restate": {"start": "6 days ago", "end": "4 days ago"}}
+    record = dry_run(shop, config=config, assets=["raw/orders"])
+    assert record.status is dg.DagsterRunStatus.SUCCESS
+    assert "`restate.max_intervals` in defs.yaml is 1. Nothing was computed." in metadata_of(record)["sqlmesh/refusal"]
+    assert "a run would be refused" in record.log
+
+
+def test_dry_run_without_a_result_fails(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS)
+    (shop.project / "broken").touch()
+    record = dry_run(shop)
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    assert "The dry run has no result. A signal of warehouse.raw.late raised an error" in record.failures[0]
+
+
+def test_dry_run_in_another_environment_predicts_that_environment(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS, execution={"environments": ["dev"]})
+    shop.plan("dev", "--include-unmodified")
+    record = dry_run(shop, config={"environment": "dev"})
+    assert outcomes(record)["raw.orders"] == "executed"
+    assert "Dry run of environment dev." in record.log
+
+
+def test_dry_run_of_checks_only_is_refused(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS)
+    record = dry_run(shop, checks=["raw/orders:sqlmesh_execution_status"])
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    assert "The run config sets dry_run, but only checks are selected" in record.failures[0]
