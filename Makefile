@@ -17,7 +17,7 @@ FAST_TESTS := tests/unit tests/upstream $(wildcard tests/test_*.py) \
 # Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo docs docs-serve test test-unit test-rest test-all bench services soak fuzz test-floors test-newest lint format clean
+.PHONY: help demo docs docs-serve reference test test-unit test-rest test-all bench services soak fuzz test-floors test-newest lint format clean
 
 test: $(VENV)/.test  ## the tests to run before each commit: at most four minutes
 	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
@@ -72,6 +72,9 @@ demo: $(VENV)/.dg  ## the main job, end to end, on embedded DuckDB
 
 docs: $(VENV)/.docs  ## the docs site, in site/; fails if a link is broken
 	$(BIN)/zensical build --clean --strict
+
+reference: $(VENV)/.test  ## component.yaml and the page of all attributes, from their declarations
+	$(BIN)/python scripts/reference.py
 
 docs-serve: $(VENV)/.docs  ## the docs site on http://localhost:8000, built again when a page changes
 	$(BIN)/zensical serve

@@ -1,4 +1,4 @@
-"""component.yaml at the root is the reference: it lists every attribute with its real default, and it loads.
+"""component.yaml and docs/attributes.md show what `config/` declares, and component.yaml loads.
 
 Every attribute has a test of its effect, marked with `@pytest.mark.attribute(...)`.
 """
@@ -6,12 +6,12 @@ Every attribute has a test of its effect, marked with `@pytest.mark.attribute(..
 from __future__ import annotations
 
 import ast
-import re
+import runpy
 import shutil
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 from dagster.components.resolved.core_models import OpSpec
@@ -34,74 +34,47 @@ from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
 
 REFERENCE = REPOSITORY / "component.yaml"
+PAGE = REPOSITORY / "docs" / "attributes.md"
 TOP = SQLMeshProjectComponent.get_model_cls()
-DEFAULTS = {
-    "project": SQLMeshProjectArgs(path="x"),
-    "tag_convention": TagConvention(),
-    "external_models": ExternalModels(),
-    "metadata_limits": MetadataLimits(),
-    "audits": Audits(),
-    "op": OpSpec(),
-    "restate": Restate(),
-    "execution": Execution(),
+MAPPINGS: dict[str, type[dg.Resolvable]] = {
+    "project": SQLMeshProjectArgs,
+    "tag_convention": TagConvention,
+    "external_models": ExternalModels,
+    "metadata_limits": MetadataLimits,
+    "audits": Audits,
+    "restate": Restate,
+    "execution": Execution,
+    "execution.retries": Retries,
+    "freshness": Freshness,
+    "intervals_check": IntervalsCheck,
+    "schedule": Schedule,
+    "polling_sensor": PollingSensor,
+    "janitor": Janitor,
 }
-OPTIONAL = {
-    "execution.retries": Retries.model(),
-    "freshness": Freshness.model(),
-    "intervals_check": IntervalsCheck.model(),
-    "schedule": Schedule.model(),
-    "polling_sensor": PollingSensor.model(),
-    "janitor": Janitor.model(),
-}
-"""Mappings that are null by default. A comment of the reference lists their attributes."""
-NESTED = {name: type(value).model() for name, value in DEFAULTS.items()}
-OURS = [TOP, *(model for name, model in NESTED.items() if name != "op"), *OPTIONAL.values()]
+MODELS = {name: attributes.model() for name, attributes in MAPPINGS.items()}
+OURS = [TOP, *MODELS.values()]
 ATTRIBUTES = {
-    *(f"{name}.{field}" for name, model in (NESTED | OPTIONAL).items() for field in model.model_fields),
-    *(name for name in TOP.model_fields if name not in NESTED),
+    *(f"{name}.{field}" for name, model in {**MODELS, "op": OpSpec.model()}.items() for field in model.model_fields),
+    *(name for name, field in TOP.model_fields.items() if name not in MODELS or field.default is None),
 }
-WITHOUT_DEFAULT = ("path",)
-REFUSED = {"op": {"backfill_policy"}}
 
 
 def properties_of(schema: dict[str, Any], model: type[BaseModel]) -> dict[str, dict[str, Any]]:
     return {name: schema["properties"][name] for name in model.model_fields}
 
 
-def reference() -> dict[str, Any]:
-    attributes: dict[str, Any] = yaml.safe_load(REFERENCE.read_text())["attributes"]
-    return attributes
+def test_reference_is_what_the_declarations_say() -> None:
+    """`make reference` writes both files."""
+    written = runpy.run_path(str(REPOSITORY / "scripts" / "reference.py"))
+    assert REFERENCE.read_text() == written["reference_yaml"]()
+    assert PAGE.read_text() == written["reference_page"]()
 
 
 def test_reference_lists_every_attribute() -> None:
-    attributes = reference()
-    assert set(attributes) == set(TOP.model_fields)
-    for name, model in NESTED.items():
-        assert set(attributes[name]) == set(model.model_fields) - REFUSED.get(name, set()), name
-
-
-def test_reference_lists_the_attributes_of_optional_mappings_in_comments() -> None:
-    for name, model in OPTIONAL.items():
-        above = REFERENCE.read_text().split(f" {name.split('.')[-1]}: null")[0].splitlines()[:-1]
-        comment = "".join(takewhile(lambda line: line.lstrip().startswith("#"), reversed(above)))
-        assert [field for field in model.model_fields if field not in comment] == [], name
-
-
-def test_reference_shows_the_real_defaults() -> None:
-    attributes = reference()
-    for name, defaults in DEFAULTS.items():
-        shown = {key: value for key, value in attributes[name].items() if key not in WITHOUT_DEFAULT}
-        assert shown == {key: getattr(defaults, key) for key in shown}, name
-    component = SQLMeshProjectComponent.from_attributes_dict(attributes={"project": "x"})
-    flat = {name: value for name, value in attributes.items() if name not in NESTED}
-    assert flat == {name: getattr(component, name) for name in flat}
-
-
-def test_every_attribute_of_the_reference_has_a_comment() -> None:
-    lines = REFERENCE.read_text().splitlines()
-    for number, line in enumerate(lines):
-        if re.match(r"  +\w+:", line):
-            assert lines[number - 1].lstrip().startswith("#"), line
+    assert yaml.safe_load(REFERENCE.read_text())["attributes"].keys() == TOP.model_fields.keys()
+    page = PAGE.read_text()
+    for name in ATTRIBUTES:
+        assert f"`{name.rpartition('.')[2]}`" in page or name.startswith("op."), name
 
 
 def test_reference_loads(tmp_path: Path) -> None:
@@ -141,5 +114,5 @@ def attributes_with_a_test() -> dict[str, list[str]]:
 
 def test_every_attribute_has_a_test_of_its_effect() -> None:
     tested = attributes_with_a_test()
-    assert ATTRIBUTES - set(tested) == set()
+    assert ATTRIBUTES - set(tested) - {"op"} == set()
     assert set(tested) - ATTRIBUTES - {"post_processing"} == set(), "tests of attributes that do not exist"

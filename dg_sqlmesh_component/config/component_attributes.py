@@ -101,8 +101,9 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         {"name": "shop", "pool": "warehouse", "tags": {"team": "data"}},
         is_optional=True,
         path="op",
-        description="The op that runs SQLMesh: name, tags, description and pool. Default pool: "
-        "`sqlmesh_<project folder>_<environment>`.",
+        description="The op that runs SQLMesh. name: the key of its run config, by default `sqlmesh_<folder of this "
+        "file>`; tags: for example for the Kubernetes executor; description; pool: its concurrency pool, for which the "
+        "deployment sets a limit, by default `sqlmesh_<project folder>_<environment>`.",
     )
     execution: Execution = mapping(Execution, {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]})
     restate: Restate = mapping(Restate, {"max_intervals": 500, "max_seconds": 3600})
