@@ -41,6 +41,7 @@ soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects a
 	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)
 	$(BIN)/python tests/soak/random_projects.py
 	$(BIN)/python tests/soak/random_subsets.py
+	$(BIN)/python tests/soak/random_predictions.py
 	$(BIN)/python tests/soak/random_sequences.py
 
 bench: $(VENV)/.test  ## the tables of docs/benchmarks.md; hours, on a machine that does nothing else

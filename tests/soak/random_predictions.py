@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import dagster as dg
 from drawn import try_many
+from drawn_projects import AUDIT, random_project
 from harness import CONFIG, RunRecord, Shop, planned_shop, raise_flags
-from soak.random_projects import AUDIT, random_project
 
 from dg_sqlmesh_component.dagster_internals import step_metadata
 

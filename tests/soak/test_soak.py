@@ -7,6 +7,7 @@ from pathlib import Path
 
 import worker_zygote
 from soak import random_subsets
+from soak.random_predictions import try_random_predictions
 from soak.random_projects import try_random_project
 from soak.random_sequences import try_sequence
 from soak.soak import FAULTS, soak, table
@@ -33,3 +34,7 @@ def test_state_rows_and_records_agree_after_each_action_of_a_random_sequence(tmp
     with worker_zygote.forked_workers():
         sequence = try_sequence(5, tmp_path)
     assert not sequence.disagreements, sequence.actions
+
+
+def test_dry_run_predicts_the_outcomes_of_the_run_after_it(tmp_path: Path) -> None:
+    assert " predictions, " in try_random_predictions(random.Random(1), tmp_path)
