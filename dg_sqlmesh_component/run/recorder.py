@@ -10,6 +10,7 @@ output of a check is an additional event that only releases downstream steps, so
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +26,16 @@ from dg_sqlmesh_component.report.checks import evaluation_of
 from dg_sqlmesh_component.run.request import reported_checks
 
 
+@dataclass(frozen=True)
+class RecordedOutside:
+    """A step yields it when it has reported a materialization of an asset that is no event of its run.
+
+    The asset's checks are about that materialization. Otherwise the UI would show them as not evaluated.
+    """
+
+    asset: dg.AssetKey
+
+
 def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Iterator[Any]:
     """The same results, with each check result as Dagster's own evaluation, and an output if a step waits for it."""
     cache_output_keys(context)
@@ -34,6 +45,8 @@ def recorded(context: dg.AssetExecutionContext, results: Iterator[Any]) -> Itera
         if isinstance(result, (dg.AssetMaterialization, dg.MaterializeResult)) and result.asset_key:
             yield result
             recorder.materialized(result.asset_key)
+        elif isinstance(result, RecordedOutside):
+            recorder.materialized(result.asset)
         elif isinstance(result, dg.AssetCheckResult):
             yield from recorder.check(result)
         else:

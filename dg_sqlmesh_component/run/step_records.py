@@ -17,6 +17,7 @@ from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization, record_of
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
+from dg_sqlmesh_component.run.recorder import RecordedOutside
 from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
 
 
@@ -61,11 +62,11 @@ class StepRecords:
             names = listed([assets.name(fqn) for fqn in left_to_runs])
             self.context.log.info(f"Left to run {run_ids(active)}, which has not finished: {names}.")
 
-    def record_remaining_outside_data(self) -> Iterator[dg.AssetMaterialization]:
+    def record_remaining_outside_data(self) -> Iterator[dg.AssetMaterialization | RecordedOutside]:
         """The outside data of models that this step does not select, or that have no outcome."""
         yield from self._outside_data_of(list(self._outside))
 
-    def outside_data_before(self, outcome: NodeOutcome) -> Iterator[dg.AssetMaterialization]:
+    def outside_data_before(self, outcome: NodeOutcome) -> Iterator[dg.AssetMaterialization | RecordedOutside]:
         """The outside data of a model, after that of the models upstream, which it has read."""
         if not self._outside:
             return
@@ -77,7 +78,7 @@ class StepRecords:
 
     def _outside_data_of(
         self, models: Iterable[str], in_run: Mapping[str, Any] | None = None
-    ) -> Iterator[dg.AssetMaterialization]:
+    ) -> Iterator[dg.AssetMaterialization | RecordedOutside]:
         """Record the data of these models that was computed outside of Dagster.
 
         Args:
@@ -89,6 +90,7 @@ class StepRecords:
             materialization = outside_materialization(assets, data, self.data_versions, in_run or {})
             if in_run is None:
                 self.context.instance.report_runless_asset_event(materialization)
+                yield RecordedOutside(materialization.asset_key)
             else:
                 self.materialized_outside.add(data.fqn)
                 yield materialization

@@ -177,3 +177,22 @@ def test_log_names_promoted_models_without_component(with_dev: Shop) -> None:
         assert "not assets of any component" not in with_dev.launch().log
     finally:
         with_dev.add_component("shop", {"project": str(with_dev.project), "execution": {"environments": ["dev"]}})
+
+
+def test_check_of_a_failed_model_is_about_its_outside_data_recorded_in_the_same_run(new_shop: NewShop) -> None:
+    """Otherwise the page of the check says "Not evaluated": the materialization is newer than the planned check."""
+    fails = "SELECT CASE WHEN (SELECT max(n) FROM ctl.fails) > 0 THEN error('boom') ELSE 1 END AS n"
+    files = {
+        "models/one.sql": f"MODEL (name t.one, kind FULL); {fails}",
+        "models/two.sql": f"MODEL (name t.two, kind FULL); {fails}",
+        "models/three.sql": "MODEL (name t.three, kind FULL); SELECT n FROM t.one",
+    }
+    shop = new_shop(files, tables={"ctl.fails": "SELECT 0 AS n"})
+    shop.query("UPDATE ctl.fails SET n = 1")
+    record = shop.launch()
+    assert {"t/one", "t/two", "t/three"} == set(record.reported_outside)
+    for name, check in record.checks.items():
+        assert not check.passed, name
+        (last,) = shop.instance.fetch_materializations(check.asset_key, limit=1).records
+        assert check.target_materialization_data is not None, name
+        assert check.target_materialization_data.storage_id == last.storage_id, name
