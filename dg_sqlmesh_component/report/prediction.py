@@ -16,7 +16,7 @@ from dg_sqlmesh_component.report.wording import Wording, as_sentence, ranges
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a run would do with one node. A row of the table, and an object of the JSON.
+    """What a run would do with one node.
 
     Attributes:
         outcome: The outcome, if no batch and no audit fails that did not fail last time.
@@ -59,6 +59,9 @@ def predicted(
             0,
             f"A blocking audit of {wording.names(blocked_by)} failed the last time. If it passes now, this model runs.",
         )
+    change = unapplied_change(wording.assets, outcome.fqn, outcome.promoted) if outcome.promoted else None
+    if change:
+        reasons.append(f"The local file differs ({change}): the promoted version runs.")
     return Prediction(
         model=wording.assets.name(outcome.fqn),
         outcome=kind.value,
@@ -66,7 +69,7 @@ def predicted(
         intervals=ranges(outcome.intervals),
         batches=outcome.finished_batches,
         seconds=None if seconds is None else round(seconds, 1),
-        changed_locally=unapplied_change(wording.assets, outcome.fqn, outcome.promoted) if outcome.promoted else None,
+        changed_locally=change,
     )
 
 
@@ -102,29 +105,25 @@ def prediction_line(wording: Wording, predictions: Sequence[Prediction]) -> str:
 
 def prediction_log(line: str, predictions: Sequence[Prediction]) -> str:
     """The line, and one more for each model."""
-    return "\n".join(
-        [
-            line,
-            *(
-                f"    {prediction.model}: {prediction.outcome.replace('_', ' ')}. {prediction.why}"
-                + (f" About {prediction.seconds:.0f} seconds." if prediction.seconds is not None else "")
-                + (f" Its local file differs ({prediction.changed_locally})." if prediction.changed_locally else "")
-                for prediction in predictions
-            ),
-        ]
-    )
+    models = [
+        f"    {prediction.model}: {prediction.outcome.replace('_', ' ')}. {prediction.why}"
+        + (f" About {prediction.seconds:.0f} seconds." if prediction.seconds is not None else "")
+        for prediction in predictions
+    ]
+    return "\n".join([line, *models])
 
 
 def prediction_metadata(predictions: Sequence[Prediction]) -> dict[str, dg.MetadataValue]:
-    """All predictions, as a table and as JSON."""
-    rows = [asdict(prediction) for prediction in predictions]
-    if not rows:
+    """All predictions: the columns that people read as a table, and all fields as JSON."""
+    if not predictions:
         return {}
-    schema = dg.TableSchema(
-        [
-            dg.TableColumn(name, {"batches": "int", "seconds": "float"}.get(name, "string"))
-            for name in Prediction.__dataclass_fields__
-        ]
-    )
-    table = dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema)
-    return {"sqlmesh/dry_run": table, "sqlmesh/dry_run_json": dg.MetadataValue.json(rows)}
+    columns = [dg.TableColumn(name) for name in ("model", "outcome", "why")]
+    schema = dg.TableSchema([*columns, dg.TableColumn("seconds", "float")])
+    records = [
+        dg.TableRecord({column.name: getattr(prediction, column.name) for column in schema.columns})
+        for prediction in predictions
+    ]
+    return {
+        "sqlmesh/dry_run": dg.MetadataValue.table(records, schema),
+        "sqlmesh/dry_run_json": dg.MetadataValue.json(list(map(asdict, predictions))),
+    }

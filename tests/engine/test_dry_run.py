@@ -96,7 +96,10 @@ def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(n
     assert reasons["raw.yearly"].startswith("Nothing to do: all complete intervals are computed. Next due at 20")
     assert reasons["raw.late"] == "It waits: its signal never has no interval ready."
     table = metadata_of(record)["sqlmesh/dry_run"]
-    assert [row.data for row in table.records] == list(predictions(record).values())
+    columns = ("model", "outcome", "why", "seconds")
+    assert [row.data for row in table.records] == [
+        {column: row[column] for column in columns} for row in predictions(record).values()
+    ]
     fields = {"model", "outcome", "why", "intervals", "batches", "seconds", "changed_locally"}
     assert all(row.keys() == fields for row in predictions(record).values())
     assert "    raw.late: waiting. It waits: its signal never has no interval ready." in record.log
@@ -145,6 +148,7 @@ def test_dry_run_tells_what_is_not_promoted_and_what_has_changed_locally(new_sho
     rows = predictions(dry_run(shop))
     assert rows["raw.new"]["outcome"] == "not_in_environment"
     assert rows["raw.orders"]["changed_locally"] == "data"
+    assert rows["raw.orders"]["why"].endswith("The local file differs (data): the promoted version runs.")
     assert rows["raw.late"]["changed_locally"] is None
 
 
