@@ -6,6 +6,7 @@ config. If a block shows another file, its first line is a comment with the name
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -125,6 +126,27 @@ def test_outcome_table_in_the_readme_lists_every_outcome() -> None:
 
 def test_minimum_sqlmesh_version_is_the_same_in_worker_and_pyproject() -> None:
     assert f'"sqlmesh>={SQLMESH_FLOOR}"' in (REPOSITORY / "pyproject.toml").read_text()
+
+
+def texts_in(source: str) -> Iterator[str]:
+    """The literal texts of a module. `...` stands for what a text inserts."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+MESSAGES = re.findall(r'^### "(.+)"$', (REPOSITORY / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_package_has_the_message_that_troubleshooting_explains(message: str) -> None:
+    parts = [part.strip() for part in message.split("...") if part.strip()]
+    pattern = re.compile(".*?".join(map(re.escape, parts)), re.DOTALL)
+    sources = [path.read_text() for path in (REPOSITORY / "dg_sqlmesh_component").rglob("*.py")]
+    assert any(pattern.search(text) for source in sources for text in texts_in(source))
 
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
