@@ -17,7 +17,7 @@ FAST_TESTS := tests/unit tests/upstream $(wildcard tests/test_*.py) \
 # Tests, demo and benchmarks start hundreds of processes: where bytecode is not kept, each of them compiles first.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo docs docs-serve reference test test-unit test-rest test-all bench services soak fuzz test-floors test-newest lint format clean
+.PHONY: help demo docs docs-serve reference test test-unit test-rest test-all test-browser screenshots bench services soak fuzz test-floors test-newest lint format clean
 
 test: $(VENV)/.test  ## the tests to run before each commit: at most four minutes
 	$(BIN)/python $(PYTEST) --dist worksteal $(FAST_TESTS) $(PYTEST_ARGS)
@@ -54,9 +54,17 @@ bench: $(VENV)/.test  ## the tables of docs/benchmarks.md; hours, on a machine t
 	$(BIN)/python benchmarks/janitor.py
 	$(BIN)/python benchmarks/restatements.py --work 3000000
 
-services:  ## PostgreSQL, from Debian's packages; without it the tests that start a server are skipped
+services:  ## PostgreSQL and Chromium, from Debian's packages; without a server, the tests that start it are skipped
 	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; }
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+
+test-browser: $(VENV)/.test  ## what a person sees and clicks in Dagster's UI, in Chromium
+	$(BIN)/python -m pytest -n 0 tests/browser $(PYTEST_ARGS)
+
+screenshots: $(VENV)/.test  ## the pictures of README and docs, from the stories in the browser
+	DG_SQLMESH_SCREENSHOTS=docs/images $(BIN)/python -m pytest -n 0 tests/browser $(PYTEST_ARGS)
 
 # mypy checks the tests too, and needs what they import.
 lint: $(VENV)/.test $(VENV)/.lint  ## style and types

@@ -119,7 +119,11 @@ def _causes(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
         "sqlmesh/waiting_for": wording.awaited(outcome) if is_waiting else None,
         "sqlmesh/blocked_by": wording.names(outcome.failed_upstream),
         "sqlmesh/failed_audits": ", ".join(outcome.failed_audits),
-        # As code: line breaks stay, and a caret points at its place.
-        "sqlmesh/error": error and dg.MetadataValue.md(fenced(error)),
+        "sqlmesh/error": error and _readable(error),
     }
     return {name: value for name, value in metadata.items() if value}
+
+
+def _readable(error: str) -> dg.MetadataValue:
+    """An error of one line as text, which pages show. Others as code, on a click: line breaks and carets stay."""
+    return dg.MetadataValue.md(fenced(error)) if "\n" in error else dg.MetadataValue.text(error)

@@ -1,0 +1,124 @@
+"""Dagster's UI in a browser."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dev_server import RUN, Server
+from harness import Shop
+from playwright.sync_api import Page, expect
+
+WAIT_MS = 30_000
+"""How long a page may take to show a result: the run must end, and the UI asks from time to time."""
+
+CHECKS = """
+query C($key: AssetKeyInput!) { assetNodes(assetKeys: [$key]) { assetChecksOrError { ... on AssetChecks { checks {
+  name executionForLatestMaterialization { status evaluation { severity } } } } } } }
+"""
+SKIPPED = """
+query S($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) {
+  ... on Sensor { sensorState { ticks(limit: 5) { status skipReason } } } } }
+"""
+LAST_RUN = "query { runsOrError(limit: 1) { ... on Runs { results { runId status } } } }"
+
+
+@dataclass
+class Site:
+    """Dagster's UI in a browser, and the project that it shows."""
+
+    page: Page
+    server: Server
+    shop: Shop
+
+    # -- what a person does -----------------------------------------------------------------------
+
+    def open(self, path: str) -> None:
+        self.page.goto(f"{self.server.url}/{path}")
+
+    def open_in_location(self, path: str) -> None:
+        """Open the page of a job, schedule or sensor."""
+        repository = self.server.repository
+        name, location = repository["repositoryName"], repository["repositoryLocationName"]
+        self.open(f"locations/{name}@{location}/{path}")
+
+    def asset(self, key: str, view: str = "overview") -> None:
+        self.open(f"assets/{key}?view={view}")
+
+    def check(self, asset: str, name: str = "sqlmesh_execution_status") -> None:
+        self.open(f"assets/{asset}?view=checks&checkDetail={name}")
+
+    def click(self, name: str) -> None:
+        self.page.get_by_role("button", name=name).first.click()
+
+    def switch_on(self) -> None:
+        """Turn on the schedule or the sensor of the page."""
+        self.page.locator("label:has(input[type=checkbox])").first.click()
+
+    def launch_with(self, asset: str, config: str) -> str:
+        """Write run config into an asset's launchpad and launch. The page of the run opens. Return its id."""
+        self.asset(asset)
+        self.page.get_by_role("button", name="Materialize").first.click(modifiers=["Shift"])
+        self.sees("All defaults expanded")
+        self.page.locator(".CodeMirror").click()
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.insert_text(f"ops: {{sqlmesh_shop: {{config: {{{config}}}}}}}")
+        self.sees("No errors")
+        self.page.get_by_role("button", name="Materialize").last.click()
+        self.page.wait_for_url("**/runs/*")
+        return self.page.url.rpartition("/")[2].partition("?")[0]
+
+    # -- what a person sees -----------------------------------------------------------------------
+
+    def sees(self, *texts: str, wait_ms: int = WAIT_MS) -> None:
+        for text in texts:
+            expect(self.page.get_by_text(text).first).to_be_visible(timeout=wait_ms)
+
+    def sees_nowhere(self, text: str) -> None:
+        expect(self.page.get_by_text(text)).to_have_count(0)
+
+    def picture(self, name: str) -> None:
+        """Store the page as a picture of the docs, if `make screenshots` runs the stories."""
+        if folder := os.environ.get("DG_SQLMESH_SCREENSHOTS"):
+            self.page.wait_for_timeout(1000)  # animations end
+            self.page.screenshot(path=Path(folder) / f"{name}.png")
+
+    # -- what the UI asks for ---------------------------------------------------------------------
+
+    def status_of(self, run_id: str) -> str:
+        """The status of a run at its end."""
+        deadline, status = time.monotonic() + WAIT_MS / 1000, "STARTING"
+        while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
+            time.sleep(0.2)
+            status = self.server.ask(RUN, id=run_id)["runOrError"]["status"]
+        return status
+
+    @property
+    def last_run(self) -> str:
+        run: dict[str, str] = self.server.ask(LAST_RUN)["runsOrError"]["results"][0]
+        return run["runId"]
+
+    def checks_of(self, asset: str) -> dict[str, str]:
+        """The result of each check for the last materialization; without those that have none."""
+        return {name: execution["status"] for name, execution in self._executions(asset).items()}
+
+    def severity_of(self, asset: str, check: str) -> str:
+        severity: str = self._executions(asset)[check]["evaluation"]["severity"]
+        return severity
+
+    def skip_reasons_of(self, sensor: str) -> set[str]:
+        selector = {**self.server.repository, "sensorName": sensor}
+        found = self.server.ask(SKIPPED, selector=selector)["sensorOrError"]["sensorState"]["ticks"]
+        return {tick["skipReason"] for tick in found if tick["status"] == "SKIPPED"}
+
+    def _executions(self, asset: str) -> dict[str, Any]:
+        [node] = self.server.ask(CHECKS, key={"path": asset.split("/")})["assetNodes"]
+        checks = node["assetChecksOrError"]["checks"]
+        return {
+            check["name"]: check["executionForLatestMaterialization"]
+            for check in checks
+            if check["executionForLatestMaterialization"]
+        }
