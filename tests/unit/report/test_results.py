@@ -200,7 +200,14 @@ def test_evaluated_audits_are_reported_for_every_outcome(row: Row) -> None:
 @every_row
 def test_metadata_values_have_the_expected_types(row: Row) -> None:
     types = {key: type(value) for key, value in stored(dict(event_of(row.outcome).metadata or {})).items()}
+    error = "\n".join(row.outcome.errors)
+    assert types.pop("sqlmesh/error", None) in (None, error_type(error))
     assert types == {key: METADATA_TYPES[key] for key in types}
+
+
+def error_type(error: str) -> type[dg.MetadataValue]:
+    """Pages show text at once, and open Markdown on a click."""
+    return dg.MarkdownMetadataValue if "\n" in error else dg.TextMetadataValue
 
 
 def test_outcome_table_covers_every_metadata_key() -> None:
