@@ -38,7 +38,7 @@ AT_ONCE = "run_coordinator: {module: dagster._core.run_coordinator, class: Defau
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, Server]]:
     folder = tmp_path_factory.mktemp("site").resolve()
     most = {"ctl.most": "SELECT 1 AS n"}
@@ -59,8 +59,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, Ser
             yield shop, running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
+    """Of the module: while Playwright runs, no other test of this process could start an event loop."""
     assert CHROMIUM, "there is no Chromium: `make services` installs it"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
