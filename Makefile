@@ -61,10 +61,10 @@ services:  ## PostgreSQL and Chromium, from Debian's packages; without a server,
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
 test-browser: $(VENV)/.test  ## what a person sees and clicks in Dagster's UI, in Chromium
-	$(BIN)/python -m pytest -n 0 tests/browser $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 0 -m "slow or not slow" tests/browser $(PYTEST_ARGS)
 
 screenshots: $(VENV)/.test  ## the pictures of README and docs, from the stories in the browser
-	DG_SQLMESH_SCREENSHOTS=docs/images $(BIN)/python -m pytest -n 0 tests/browser $(PYTEST_ARGS)
+	DG_SQLMESH_SCREENSHOTS=docs/images $(BIN)/python -m pytest -n 0 -m "slow or not slow" tests/browser $(PYTEST_ARGS)
 
 # mypy checks the tests too, and needs what they import.
 lint: $(VENV)/.test $(VENV)/.lint  ## style and types
