@@ -12,13 +12,13 @@ from pathlib import Path
 import generate
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.protocol.messages import Addition
-from dg_sqlmesh_component.worker_client.calls import load_manifest
+from dg_sqlmesh_component.protocol.messages import Addition, LoadRequest
+from dg_sqlmesh_component.worker_client.calls import load_project
 
 
 def seconds(project: SQLMeshProject, include: Sequence[Addition]) -> tuple[float, int, int]:
     start = time.perf_counter()
-    manifest = load_manifest(project, include=include)
+    manifest = load_project(project, LoadRequest(project.open_request, include=tuple(include))).manifest
     took = time.perf_counter() - start
     columns = sum(len(model.columns) for model in manifest.models)
     pairs = sum(len(parents) for model in manifest.models for parents in (model.column_lineage or {}).values())

@@ -18,7 +18,7 @@ from lab import Lab, heading, measure, progress, ratio_row, row
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker_client.calls import find_changes, find_pending, load_manifest
+from dg_sqlmesh_component.worker_client.calls import find_changes, find_pending, load_project
 
 DAY = 86_400
 
@@ -31,7 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder).resolve(), options.models, mixed=True, audits=1)
         project = SQLMeshProject(paths=(lab.project,))
-        manifest = load_manifest(project)
+        manifest = load_project(project, msg.LoadRequest(project.open_request)).manifest
         models = [model.fqn for model in manifest.models]
         run: list[str | Path] = [
             sys.executable,

@@ -121,8 +121,10 @@ def test_loading_definitions_does_not_import_sqlmesh(tmp_path: Path) -> None:
     script = (
         "import json, sys, dg_sqlmesh_component\nfrom pathlib import Path\n"
         "from dg_sqlmesh_component import SQLMeshProject\n"
-        "from dg_sqlmesh_component.worker_client.calls import load_manifest\n"
-        f"models = load_manifest(SQLMeshProject((Path({str(project)!r}),))).models\n"
+        "from dg_sqlmesh_component.protocol.messages import LoadRequest\n"
+        "from dg_sqlmesh_component.worker_client.calls import load_project\n"
+        f"project = SQLMeshProject((Path({str(project)!r}),))\n"
+        "models = load_project(project, LoadRequest(project.open_request)).manifest.models\n"
         "theirs = sorted(name for name in sys.modules if name.split('.')[0] in ('sqlmesh', 'sqlglot'))\n"
         "print(json.dumps([len(models), theirs]))\n"
     )

@@ -67,8 +67,8 @@ class LoadRequest(Request):
         asked_by: Where `select` and `exclude` are written, for error messages.
     """
 
-    select: tuple[str, ...]
-    exclude: tuple[str, ...]
+    select: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     include: tuple[Addition, ...] = ()
     limits: Limits = DEFAULT_LIMITS
     files: frozenset[str] = frozenset()

@@ -27,10 +27,10 @@ from dg_sqlmesh_component.dagster_internals import is_rebuilding_definitions
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import short_hash
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
-from dg_sqlmesh_component.protocol.messages import Addition
+from dg_sqlmesh_component.protocol.messages import Addition, LoadRequest
 from dg_sqlmesh_component.state.fingerprint import fingerprint_of
 from dg_sqlmesh_component.state.manifest_file import read_manifest, unusable, write_manifest
-from dg_sqlmesh_component.worker_client.calls import load_manifest
+from dg_sqlmesh_component.worker_client.calls import load_project
 
 _LOGGER = logging.getLogger("dg_sqlmesh_component")
 
@@ -130,9 +130,19 @@ class ManifestSource:
         needs_all_models = self.select or self.exclude or selections or "links" in self.include
         if before is None or changed_files is None or needs_all_models or any(model.dbt for model in before.models):
             before, changed_files = None, frozenset()
-        return load_manifest(
-            self.project, self.select, self.exclude, self.include, self.limits, before, changed_files, selections
+        models = before.models_changed_by(changed_files) if before else frozenset()
+        request = LoadRequest(
+            self.project.open_request,
+            self.select,
+            self.exclude,
+            self.include,
+            self.limits,
+            changed_files if models else frozenset(),
+            models,
+            selections,
         )
+        loaded = load_project(self.project, request)
+        return loaded.manifest if loaded.is_whole or before is None else before.with_models_of(loaded.manifest)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -194,8 +204,8 @@ class ManifestSource:
 
         `manifest` is the one that `read_or_load` returned, perhaps with answers that were added since.
         """
-        models = load_manifest(self.project, select, exclude, asked_by="get_asset_selection").selected
-        answered = AnsweredSelection(select, exclude, models)
+        request = LoadRequest(self.project.open_request, select, exclude, asked_by="get_asset_selection")
+        answered = AnsweredSelection(select, exclude, load_project(self.project, request).manifest.selected)
         with_answer = replace(manifest, selections=(*manifest.selections, answered))
         if self._loaded_as is not None:
             LOADED_IN_PROCESS[self._loaded_as] = with_answer

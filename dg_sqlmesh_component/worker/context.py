@@ -7,7 +7,7 @@ import os
 import shlex
 import stat
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +68,7 @@ def open_context(
     project: OpenProject,
     console: PipeConsole,
     *,
-    context_type: type[_Context] = Context,
+    context_type: Callable[..., _Context] = Context,
     load: bool = False,
     concurrent_tasks: int | None = None,
     models: Collection[str] = (),

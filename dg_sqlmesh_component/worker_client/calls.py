@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, WorkerError
-from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
+from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS
 from dg_sqlmesh_component.protocol.redaction import Redactor
 from dg_sqlmesh_component.worker_client.start import EARLY_WORKERS
 from dg_sqlmesh_component.worker_client.worker import Worker
@@ -43,44 +43,13 @@ def serving(
         worker.stop()
 
 
-def load_manifest(
-    project: SQLMeshProject,
-    select: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    include: Sequence[msg.Addition] = (),
-    limits: Limits = DEFAULT_LIMITS,
-    before: Manifest | None = None,
-    files: frozenset[str] = frozenset(),
-    selections: Sequence[AnsweredSelection] = (),
-    asked_by: str = "defs.yaml",
-) -> Manifest:
-    """Load the project in a worker and return its manifest.
-
-    Args:
-        include: Optional parts of the manifest.
-        before: An earlier manifest of the project, if only `files` have changed since. SQLMesh then loads only their
-            models and the models downstream.
-        files: SQL files of models.
-        selections: Selections to answer again; one that matches no model any more is left out.
-        asked_by: Where `select` and `exclude` are written, for error messages.
+def load_project(project: SQLMeshProject, request: msg.LoadRequest) -> msg.ProjectLoaded:
+    """Answer a `LoadRequest`.
 
     Raises:
         SQLMeshComponentError: The class says who must act.
     """
-    models = before.models_changed_by(files) if before else frozenset()
-    request = msg.LoadRequest(
-        project.open_request,
-        tuple(select),
-        tuple(exclude),
-        tuple(include),
-        limits,
-        files if models else frozenset(),
-        models,
-        tuple(selections),
-        asked_by,
-    )
-    loaded = _answer(serving(project, request, limits.characters), msg.ProjectLoaded)
-    return loaded.manifest if loaded.is_whole or before is None else before.with_models_of(loaded.manifest)
+    return _answer(project, request, msg.ProjectLoaded, request.limits.characters)
 
 
 def find_pending(project: SQLMeshProject, environment: str, models: Collection[str], now: int) -> msg.PendingFound:
@@ -91,18 +60,20 @@ def find_pending(project: SQLMeshProject, environment: str, models: Collection[s
         SQLMeshComponentError: Any other; the class says who must act.
     """
     request = msg.PendingRequest(project.open_request, environment, frozenset(models), now)
-    return _answer(serving(project, request), msg.PendingFound)
+    return _answer(project, request, msg.PendingFound)
 
 
 def find_changes(project: SQLMeshProject, environment: str, records: msg.Records, now: int) -> msg.ChangesFound:
     """Answer a `ChangesRequest`. It raises the same errors as `find_pending`."""
     request = msg.ChangesRequest(project.open_request, environment, records, now)
-    return _answer(serving(project, request), msg.ChangesFound)
+    return _answer(project, request, msg.ChangesFound)
 
 
-def _answer(served: AbstractContextManager[Worker], answer: type[_Answer]) -> _Answer:
-    """The last event of a served request. Its log lines are dropped."""
-    with served as events:
+def _answer(
+    project: SQLMeshProject, request: msg.Request, answer: type[_Answer], characters: int = DEFAULT_LIMITS.characters
+) -> _Answer:
+    """The last event of the request. Log lines before it are dropped."""
+    with serving(project, request, characters) as events:
         for event in events:
             if isinstance(event, answer):
                 return event

@@ -16,14 +16,16 @@ from harness import BIN, CONFIG, DagsterProject, dagster_project, plan, run, wri
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Manifest
-from dg_sqlmesh_component.worker_client.calls import load_manifest
+from dg_sqlmesh_component.protocol.messages import LoadRequest
+from dg_sqlmesh_component.worker_client.calls import load_project
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 
 
 def manifest_of(dagster: DagsterProject, project: Any, **attributes: Any) -> Manifest:
     """Write a `defs.yaml`, load the component from it, and load the project of the component."""
-    return load_manifest(component_of(dagster, {"project": project, **attributes}).project)
+    opened = component_of(dagster, {"project": project, **attributes}).project
+    return load_project(opened, LoadRequest(opened.open_request)).manifest
 
 
 def component_of(dagster: DagsterProject, attributes: dict[str, Any]) -> SQLMeshProjectComponent:

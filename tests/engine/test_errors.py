@@ -33,7 +33,8 @@ from dg_sqlmesh_component.protocol.errors import (
     ProjectLoadError,
     SQLMeshComponentError,
 )
-from dg_sqlmesh_component.worker_client.calls import load_manifest
+from dg_sqlmesh_component.protocol.messages import LoadRequest
+from dg_sqlmesh_component.worker_client.calls import load_project
 
 ONE_MODEL = {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"}
 
@@ -45,7 +46,7 @@ def project_load_error(
     exclude: Sequence[str] = (),
 ) -> str:
     with pytest.raises(kind) as caught:
-        load_manifest(project, select, exclude)
+        load_project(project, LoadRequest(project.open_request, tuple(select), tuple(exclude)))
     return str(caught.value)
 
 
@@ -127,7 +128,7 @@ def test_selection_without_match_is_quoted_in_error_with_what_exists(tmp_path: P
 
 def test_project_with_only_external_and_embedded_models_is_an_error_and_empty_project_is_not(tmp_path: Path) -> None:
     project = SQLMeshProject((write_project(tmp_path, {}),))
-    assert not load_manifest(project).models
+    assert not load_project(project, LoadRequest(project.open_request)).manifest.models
     tables = "- name: raw.orders\n  columns: {id: int}\n"
     write_project(
         tmp_path,

@@ -16,7 +16,8 @@ import yaml
 from harness import CONFIG, REPOSITORY, dagster_project, plan, query, sqlmesh, write_project
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.worker_client.calls import load_manifest
+from dg_sqlmesh_component.protocol.messages import LoadRequest
+from dg_sqlmesh_component.worker_client.calls import load_project
 
 ZOO = {
     "external_models.yaml": """
@@ -177,7 +178,8 @@ def test_owner_in_users_of_the_project_becomes_email(tmp_path: Path) -> None:
     project = write_project(
         tmp_path, {"models/one.sql": "MODEL (name t.one, kind FULL, owner ada); SELECT 1 AS id"}, CONFIG + USERS
     )
-    [model] = load_manifest(SQLMeshProject((project,))).models
+    opened = SQLMeshProject((project,))
+    [model] = load_project(opened, LoadRequest(opened.open_request)).manifest.models
     assert model.owner_email == "ada@example.com"
 
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from sqlglot import exp
 from sqlmesh.core.config.run import RunConfig
@@ -41,7 +42,7 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     StatementError,
 )
-from dg_sqlmesh_component.protocol.formatting import block, utc_text
+from dg_sqlmesh_component.protocol.formatting import block, unquoted, utc_text
 from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.context import (
     closed_on_error,
@@ -96,9 +97,11 @@ def _open(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[Evaluat
     """Open the project, then its state. A locked DuckDB file raises an error here."""
     tracker = Tracker(pipe)
     context = open_context(
-        request.project, tracker, context_type=context_type, concurrent_tasks=request.concurrent_tasks
+        request.project,
+        tracker,
+        context_type=partial(context_type, request, tracker),
+        concurrent_tasks=request.concurrent_tasks,
     )
-    context.request, context.tracker = request, tracker
     context.config.run = RunConfig(
         environment_check_interval=min(ENVIRONMENT_CHECK_SECONDS, max(request.environment_timeout, 1)),
         environment_check_max_wait=max(request.environment_timeout, 1),
@@ -185,19 +188,22 @@ def resolved_range(request: msg.EvaluationRequest) -> str:
 class EvaluationContext(Context):
     """A Context that computes exactly the requested nodes and records results of its scheduler and evaluator."""
 
-    request: msg.EvaluationRequest
-    tracker: Tracker
     requested: Set[str]
     """The nodes to compute: those of the request that are in the environment."""
     naming: EnvironmentNamingInfo
     promoted: Set[str]
     """Nodes that have views in the environment. In a development environment, only changed nodes have views."""
-    current_scheduler: Scheduler | None = None
-    """The scheduler that computes or has computed the nodes. SQLMesh makes another one when it starts over."""
-    records: msg.Records
-    """What Dagster has recorded, or knows from this worker."""
-    unrestated: Mapping[str, Sequence[msg.Interval]] = {}
-    """The ranges of each model whose restatement has not finished, by fqn."""
+
+    def __init__(self, request: msg.EvaluationRequest, tracker: Tracker, **options: Any) -> None:
+        super().__init__(**options)
+        self.request = request
+        self.tracker = tracker
+        self.records = msg.Records()
+        """What Dagster has recorded, or knows from this worker."""
+        self.current_scheduler: Scheduler | None = None
+        """The scheduler that computes or has computed the nodes. SQLMesh makes another one when it starts over."""
+        self.unrestated: Mapping[str, Sequence[msg.Interval]] = {}
+        """The ranges of each model whose restatement has not finished, by fqn."""
 
     def prepare(self) -> None:
         """Called before the environment is opened."""
@@ -218,7 +224,7 @@ class EvaluationContext(Context):
         pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
         record_audits(snapshot_evaluator, pipe.send)
         if self.request.count_rows:
-            self.tracker.count_rows = partial(self._rows_of, snapshot_evaluator)
+            self.tracker.count_rows = partial(self._count_rows, snapshot_evaluator)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         self.watch(scheduler)
         return scheduler
@@ -337,13 +343,17 @@ class EvaluationContext(Context):
         index = deployability(self.request.environment, snapshots.values(), self.request.start)
         return Coverages(snapshots, index, self.request.execution_time, self.unrestated, ignore_cron=True)
 
-    def _rows_of(self, evaluator: SnapshotEvaluator, snapshot: Snapshot) -> int | None:
-        view = self._view(snapshot)
-        if view is None:
-            return None
+    def _count_rows(self, evaluator: SnapshotEvaluator, snapshot: Snapshot) -> None:
+        if (view := self._view(snapshot)) is None:
+            return
         query = exp.select(exp.Count(this=exp.Star())).from_(view)
-        (rows,) = evaluator.get_adapter(snapshot.model_gateway).fetchone(query, quote_identifiers=True)
-        return int(rows)
+        try:
+            (rows,) = evaluator.get_adapter(snapshot.model_gateway).fetchone(query, quote_identifiers=True)
+        except Exception as error:  # noqa: BLE001  # any driver's: a model that was executed does not fail for a count
+            text = f"The rows of {unquoted(snapshot.name)} could not be counted: {describe_error(error)}"
+            self.tracker.pipe.log("warning", text)
+        else:
+            self.tracker.pipe.send(msg.RowsCounted(snapshot.name, int(rows)))
 
     def _table_name(self, snapshot: SnapshotTableInfo) -> str | None:
         """The name of the model's view, unquoted and dotted."""

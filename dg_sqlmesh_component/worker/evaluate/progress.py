@@ -5,8 +5,8 @@ A report is rare, because it becomes an event of Dagster: a run of many hours ha
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from threading import Lock
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -26,15 +26,15 @@ class Progress:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._planned: Mapping[str, int] = {}
-        self._finished: Counter[str] = Counter()
+        self._planned: Mapping[str, Sequence[msg.Interval]] = {}
+        self._finished: defaultdict[str, list[msg.Interval]] = defaultdict(list)
         self._in_flight: Counter[str] = Counter()
         self._started: dict[str, float] = {}
         self._has_changed = False
         self._next_report = 0.0
 
-    def plan(self, batches: Mapping[str, int]) -> None:
-        """Note the number of batches of each node. What has finished before belongs to another plan."""
+    def plan(self, batches: Mapping[str, Sequence[msg.Interval]]) -> None:
+        """Note the batches of each node. What has finished before belongs to another plan."""
         with self._lock:
             self._planned = batches
             self._finished.clear()
@@ -47,13 +47,19 @@ class Progress:
             self._in_flight[fqn] += 1
             self._has_changed = True
 
-    def end(self, fqn: str, *, is_finished: bool) -> bool:
-        """Note that a batch ends. Return whether it has finished as the last batch of its node."""
+    def end(self, fqn: str, finished: msg.Interval | None) -> bool:
+        """Note that a batch ends; None if it failed. Return whether it has finished as the last one of its node."""
         with self._lock:
             self._in_flight[fqn] -= 1
-            self._finished[fqn] += is_finished
             self._has_changed = True
-            return is_finished and self._finished[fqn] == self._planned.get(fqn)
+            if finished is None:
+                return False
+            self._finished[fqn].append(finished)
+            return len(self._finished[fqn]) == len(self._planned.get(fqn, ()))
+
+    def finished(self, fqn: str) -> list[msg.Interval]:
+        with self._lock:
+            return list(self._finished[fqn])
 
     def has_started(self, fqn: str) -> bool:
         with self._lock:
@@ -68,7 +74,7 @@ class Progress:
     @property
     def unfinished(self) -> tuple[str, ...]:
         with self._lock:
-            return tuple(fqn for fqn, batches in self._planned.items() if self._finished[fqn] < batches)
+            return tuple(fqn for fqn, batches in self._planned.items() if len(self._finished[fqn]) < len(batches))
 
     def report(self, now: float) -> msg.BatchesRunning | None:
         """What runs now; None if it is too early, nothing runs, or nothing has changed since the last report."""
@@ -81,8 +87,9 @@ class Progress:
             self._has_changed = False
             return msg.BatchesRunning(
                 running={
-                    fqn: (self._finished[fqn], self._planned.get(fqn, 1), now - self._started[fqn]) for fqn in running
+                    fqn: (len(self._finished[fqn]), len(self._planned.get(fqn, (None,))), now - self._started[fqn])
+                    for fqn in running
                 },
-                finished=sum(self._finished[fqn] == batches for fqn, batches in self._planned.items() if batches),
-                planned=sum(batches > 0 for batches in self._planned.values()),
+                finished=sum(0 < len(batches) == len(self._finished[fqn]) for fqn, batches in self._planned.items()),
+                planned=sum(map(bool, self._planned.values())),
             )

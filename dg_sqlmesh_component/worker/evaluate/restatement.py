@@ -27,6 +27,7 @@ from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate, resolved_range
+from dg_sqlmesh_component.worker.evaluate.tracker import Replaced, Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 
@@ -49,8 +50,8 @@ class RestatementContext(EvaluationContext):
 
     restatement: Plan
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(selector=_ExactSelector, **options)
+    def __init__(self, request: msg.EvaluationRequest, tracker: Tracker, **options: Any) -> None:
+        super().__init__(request, tracker, selector=_ExactSelector, **options)
 
     def prepare(self) -> None:
         """Plan the restatement. From then on, the models that SQLMesh adds count as requested."""
@@ -73,13 +74,13 @@ class RestatementContext(EvaluationContext):
         self.tracker.coverages = self.coverages(scheduler.snapshots_by_name, scheduler.snapshots.values())
         incremental = [snapshot for snapshot in scheduler.snapshots.values() if is_incremental(snapshot)]
         replaces_table = {snapshot.name for snapshot in incremental if snapshot.full_history_restatement_only}
-        self.tracker.replaces_table = replaces_table
-        self.tracker.replaces_rows = {
+        replaces_rows = {
             snapshot.name
             for snapshot in incremental
             if snapshot.name not in replaces_table
             and not scheduler.snapshot_evaluator.get_adapter(snapshot.model_gateway).SUPPORTS_TRANSACTIONS
         }
+        self.tracker.replaced = Replaced(replaces_table, replaces_rows)
 
 
 def _planned(context: EvaluationContext) -> Plan:

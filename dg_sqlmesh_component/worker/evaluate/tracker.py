@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
@@ -36,6 +37,23 @@ class Cancelled(Exception):
     """
 
 
+@dataclass(frozen=True)
+class Replaced:
+    """What is lost of a restated model if one of its batches does not finish.
+
+    Attributes:
+        tables: The models whose first batch replaces the whole table.
+        rows: Those of which SQLMesh deletes rows before it inserts others, without a transaction.
+    """
+
+    tables: Set[str]
+    rows: Set[str]
+
+    def may_have_changed(self, fqn: str, finished: Collection[msg.Interval]) -> bool:
+        """Whether the rows of intervals of a started model may be missing or wrong, beside those that finished."""
+        return fqn in self.rows or (fqn in self.tables and bool(finished))
+
+
 class Tracker(PipeConsole):
     """SQLMesh's console during a run: records the calls and sends events. Pool threads call it; it must never raise.
 
@@ -46,12 +64,10 @@ class Tracker(PipeConsole):
         was_cancelled: Whether a batch was not started, or was cancelled, because Dagster cancelled the run.
         cut_off: Nodes with a batch in flight that was cancelled.
         is_through: Whether SQLMesh has reported the result of everything planned. Only `after_all` statements follow.
-        count_rows: Counts the rows of a model's table after its last batch.
+        count_rows: Reports the rows of a model's table after its last batch.
         idle_nodes: Events that explain why nodes without planned batches have nothing to do.
         coverages: The coverages when SQLMesh planned; None before that.
-        replaces_rows: In a restatement, the models of which SQLMesh deletes rows before it inserts others, without a
-            transaction. None in a run.
-        replaces_table: In a restatement, the models whose first batch replaces the whole table.
+        replaced: What a restatement replaces; None in a run.
     """
 
     def __init__(self, pipe: Pipe) -> None:
@@ -62,16 +78,14 @@ class Tracker(PipeConsole):
         self.was_cancelled = False
         self.cut_off: set[str] = set()
         self.is_through = False
-        self.count_rows: Callable[[Snapshot], int | None] | None = None
+        self.count_rows: Callable[[Snapshot], None] = lambda _: None
         self.idle_nodes: Callable[[], Iterable[msg.Event]] = tuple
         self.coverages: Coverages | None = None
-        self.replaces_rows: Set[str] | None = None
-        self.replaces_table: Set[str] = frozenset()
+        self.replaced: Replaced | None = None
         self._signal_owner: Snapshot | None = None
         self._failed: set[str] = set()
         self._blocked: set[str] = set()
         self._failed_audits: set[str] = set()
-        self._finished: dict[str, list[msg.Interval]] = {}
         self._progress = Progress()
         self._progress_reports = Thread(target=self._report_progress, name="dg-sqlmesh-progress", daemon=True)
 
@@ -110,10 +124,9 @@ class Tracker(PipeConsole):
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *_: Any, **__: Any
     ) -> None:
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
-        self._progress.plan({fqn: len(batches) for fqn, batches in self.planned.items()})
+        self._progress.plan(self.planned)
         if self._progress_reports.ident is None:
             self._progress_reports.start()
-        self._finished = {}
         if unselected := sorted(set().union(*self.held_back_by.values())):
             named = listed(list(map(unquoted, unselected)), _MAX_NAMED)
             text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
@@ -165,14 +178,12 @@ class Tracker(PipeConsole):
         execution_stats: Any = None,
         **__: Any,
     ) -> None:
-        if duration_ms is not None:
-            self._finished.setdefault(snapshot.name, []).append(interval)
-        elif self.pipe.is_cut_off:
+        if duration_ms is None and self.pipe.is_cut_off:
             self.was_cancelled = True
             self.cut_off.add(snapshot.name)
-        if self._progress.end(snapshot.name, is_finished=duration_ms is not None):
+        if self._progress.end(snapshot.name, interval if duration_ms is not None else None):
             self._report_coverage(snapshot.name)
-            self._count_rows(snapshot)
+            self.count_rows(snapshot)
         if self.pipe.is_cut_off:
             self.report_in_flight()
         self.pipe.send(
@@ -188,31 +199,15 @@ class Tracker(PipeConsole):
         )
 
     def _report_coverage(self, fqn: str) -> None:
-        finished = self._finished.get(fqn, [])
-        if self.coverages is not None and (coverage := self.coverages.of(fqn, finished, self._undone(fqn))):
-            self.pipe.send(coverage)
-
-    def _undone(self, fqn: str) -> tuple[msg.Interval, ...]:
-        """The intervals of a restatement whose rows may be missing or wrong now, because a batch has not finished."""
-        if self.replaces_rows is None or not self._progress.has_started(fqn):
-            return ()
-        finished = self._finished.get(fqn, [])
-        is_cut = fqn in self.replaces_table and finished
-        may_have_changed = is_cut or fqn in self.replaces_rows or fqn in self._failed_audits
-        return subtract(self.planned[fqn], finished) if may_have_changed else ()
-
-    def _count_rows(self, snapshot: Snapshot) -> None:
-        if self.count_rows is None:
+        if self.coverages is None:
             return
-        try:
-            rows = self.count_rows(snapshot)
-        except Exception as error:  # noqa: BLE001  # any driver's error: a model that was executed does not fail for a count
-            self.pipe.log(
-                "warning", f"The rows of {unquoted(snapshot.name)} could not be counted: {describe_error(error)}"
-            )
-        else:
-            if rows is not None:
-                self.pipe.send(msg.RowsCounted(snapshot.name, rows))
+        finished = self._progress.finished(fqn)
+        is_replaced = self.replaced is not None and (
+            fqn in self._failed_audits or self.replaced.may_have_changed(fqn, finished)
+        )
+        undone = subtract(self.planned[fqn], finished) if is_replaced and self._progress.has_started(fqn) else ()
+        if coverage := self.coverages.of(fqn, finished, undone):
+            self.pipe.send(coverage)
 
     # -- after the last batch -----------------------------------------------------------------------
 
