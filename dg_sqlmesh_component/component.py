@@ -117,6 +117,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self._project_assets,
             self.execution,
             count_rows="row_count" in self.include_metadata,
+            sampling=self.audits.sampling,
             query_characters=self.metadata_limits.characters,
             owned=self._code_location.models,
             restate=self.restate,

@@ -21,6 +21,7 @@ from dg_sqlmesh_component.config.templates import TemplateScope
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, Limits, Model
+from dg_sqlmesh_component.protocol.messages import Sampling
 
 Selection: TypeAlias = str | list[str] | None
 
@@ -191,9 +192,12 @@ class MetadataLimits(Attributes, path="metadata_limits", least={"characters": 10
         return Limits(self.characters, self.columns, self.lineage_pairs)
 
 
+MAX_SAMPLE_ROWS = 20
+
+
 @dataclass
-class Audits(Attributes, path="audits"):
-    """Which audits are asset checks. SQLMesh evaluates all audits."""
+class Audits(Attributes, path="audits", least={"sample_rows": 0}):
+    """Which audits are asset checks, and what they show. SQLMesh evaluates all audits."""
 
     checks: Literal["all", "blocking", "none"] | list[str] = attribute(
         "all",
@@ -203,6 +207,41 @@ class Audits(Attributes, path="audits"):
         "blocking",
         ["not_null", "unique_*"],
     )
+
+    sample_rows: int = attribute(
+        0,
+        "How many rows that an audit found its check shows; at most 20. The rows are stored in Dagster's database. "
+        "Default: 0, only their number.",
+        5,
+    )
+    columns: list[str] = attribute(
+        list,
+        "Columns of the shown rows, in which `*` matches any characters. Default: all.",
+        ["order_id", "*_at"],
+    )
+    mask: list[str] = attribute(
+        list,
+        "Columns whose values are shown as ***, where `*` matches any characters; also expressions of these columns. "
+        "Columns with names such as password or api_key are always masked. Default: none.",
+        ["email", "*_name"],
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sample_rows > MAX_SAMPLE_ROWS:
+            raise ConfigurationError(
+                f"`audits.sample_rows` in defs.yaml is {self.sample_rows}. It can be at most {MAX_SAMPLE_ROWS}."
+            )
+        if (self.columns or self.mask) and not self.sample_rows:
+            raise ConfigurationError(
+                "`audits.columns` and `audits.mask` in defs.yaml are about sampled rows, and there are none. Set "
+                "`audits.sample_rows`, or remove them."
+            )
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """Which rows of failed audits to show; None for none."""
+        return Sampling(self.sample_rows, tuple(self.columns), tuple(self.mask)) if self.sample_rows else None
 
     def has_check(self, audit: Audit) -> bool:
         """Whether the audit is an asset check."""

@@ -152,6 +152,29 @@ class Restatement:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which rows of a failed audit to send. Columns are patterns: `*` matches any characters.
+
+    Attributes:
+        rows: At most so many.
+        columns: Only these; empty for all.
+        mask: Columns whose values are replaced.
+    """
+
+    rows: int
+    columns: tuple[str, ...] = ()
+    mask: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some of the rows that an audit has found, as texts; None is SQL's NULL."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | None, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRequest(Request):
     """Run the requested nodes once, then audit others. A step sends it once, and again for each retry inside the step.
 
@@ -169,6 +192,7 @@ class EvaluationRequest(Request):
         manifest_facts: Facts of the manifest that must still hold; None to compare nothing.
         restate: Compute a range again instead of the pending intervals.
         dry_run: Plan as a run would, and compute nothing.
+        sampling: Which rows of failed audits to send; None for none.
     """
 
     environment: str
@@ -190,6 +214,7 @@ class EvaluationRequest(Request):
     manifest_facts: ManifestFacts | None = None
     restate: Restatement | None = None
     dry_run: bool = False
+    sampling: Sampling | None = None
 
     @property
     def holder(self) -> str:
@@ -489,6 +514,7 @@ class AuditEvaluated(Event):
         interval: The batch on which it was evaluated.
         of_whole_table: True if it looked at the whole table, as for a model without a time column; else at the batch.
         error: Why an audit of an `audit_only` node could not be evaluated. In a run, that fails the node instead.
+        sample: Some of the failing rows, if the request asks for them.
 
     Source: the results of `SnapshotEvaluator.audit`.
     """
@@ -504,6 +530,7 @@ class AuditEvaluated(Event):
     of_whole_table: bool = False
     audited_data: AuditedData | None = None
     error: str | None = None
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,9 @@ class Redactor:
     def _args(self, args: Mapping[str, str]) -> dict[str, str]:
         return {name: self.sql(value) or "" for name, value in args.items()}
 
+    def _sample(self, sample: msg.Sample) -> msg.Sample:
+        return replace(sample, rows=tuple(tuple(value and self.text(value) for value in row) for row in sample.rows))
+
     def _audit(self, audit: Audit) -> Audit:
         query, description = self._cut_sql(audit.query), self.sql(audit.description)
         return replace(audit, query=query, description=description, args=self._args(audit.args))
@@ -163,8 +166,13 @@ class Redactor:
         if isinstance(event, msg.NodeAudited):
             return replace(event, error=event.error and self.text(event.error))
         if isinstance(event, msg.AuditEvaluated):
-            error = event.error and self.text(event.error)
-            return replace(event, error=error, query=self._cut_sql(event.query), args=self._args(event.args))
+            return replace(
+                event,
+                error=event.error and self.text(event.error),
+                query=self._cut_sql(event.query),
+                args=self._args(event.args),
+                sample=event.sample and self._sample(event.sample),
+            )
         if isinstance(event, msg.ProjectLoaded):
             manifest = replace(
                 event.manifest,

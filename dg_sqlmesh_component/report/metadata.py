@@ -38,9 +38,18 @@ def intervals_metadata(intervals: Sequence[msg.Interval]) -> dict[str, Any]:
 
 
 def audit_metadata(audit: AuditResult) -> dict[str, Any]:
-    """The number of failing rows and the query. The check's description has the rest."""
+    """The number of failing rows, a sample of them and the query. The check's description has the rest."""
     query = {"sqlmesh/query": sql_metadata(audit.query)} if audit.query else {}
-    return {"sqlmesh/failing_row_count": audit.failing_rows, **query}
+    sample = {"sqlmesh/failing_rows": _sample(audit.sample)} if audit.sample else {}
+    return {"sqlmesh/failing_row_count": audit.failing_rows, **sample, **query}
+
+
+def _sample(sample: msg.Sample) -> dg.TableMetadataValue:
+    texts = [["NULL" if value is None else value for value in row] for row in sample.rows]
+    return dg.MetadataValue.table(
+        [dg.TableRecord(dict(zip(sample.columns, row, strict=True))) for row in texts],
+        dg.TableSchema([dg.TableColumn(name) for name in sample.columns]),
+    )
 
 
 def unapplied_change(assets: ProjectAssets, node: str, promoted: msg.PromotedVersion) -> str | None:

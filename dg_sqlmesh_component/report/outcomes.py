@@ -115,6 +115,7 @@ class AuditResult:
         intervals: The intervals on which it was evaluated; adjoining ones are merged.
         audited_data: The version of the data and of the audits.
         error: Why it could not be evaluated; None if it was evaluated.
+        sample: Some of the failing rows of the batch whose query is shown.
     """
 
     name: str
@@ -126,6 +127,7 @@ class AuditResult:
     intervals: tuple[msg.Interval, ...]
     audited_data: msg.AuditedData | None = None
     error: str | None = None
+    sample: msg.Sample | None = None
 
     @property
     def passed(self) -> bool:

@@ -465,6 +465,7 @@ def _audit_results(audits: dict[int, list[msg.AuditEvaluated]]) -> tuple[AuditRe
                 intervals=intervals,
                 audited_data=evaluated[-1].audited_data,
                 error=next((evaluation.error for evaluation in evaluated if evaluation.error), None),
+                sample=shown.sample,
             )
         )
     return tuple(results)

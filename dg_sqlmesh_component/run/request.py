@@ -33,6 +33,7 @@ class StepSettings:
 
     Attributes:
         count_rows: Whether to count the rows of each executed model's table.
+        sampling: Which rows of failed audits to show.
         query_characters: How many characters of an evaluated audit's query are kept.
         owned: The models that are assets of any component of the code location, by fqn.
         restate: Limits of restatements.
@@ -43,6 +44,7 @@ class StepSettings:
     assets: ProjectAssets
     execution: Execution
     count_rows: bool
+    sampling: msg.Sampling | None
     query_characters: int
     owned: Set[str]
     restate: Restate
@@ -132,6 +134,7 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         ),
         restate=restate,
         dry_run=config.dry_run,
+        sampling=settings.sampling,
     )
 
 

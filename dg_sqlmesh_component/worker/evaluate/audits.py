@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 from sqlglot import exp
+from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator
 from sqlmesh.utils.date import now_timestamp, to_timestamp
@@ -18,6 +19,7 @@ from dg_sqlmesh_component.protocol.manifest import pair_audits
 from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.environment import computed_intervals, deployability, shown_version
+from dg_sqlmesh_component.worker.evaluate.samples import sample_of
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import audit_arguments
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_audits
@@ -34,7 +36,7 @@ def audited(snapshot: Snapshot, index: DeployabilityIndex) -> msg.AuditedData:
 # -- audits of nodes that run -----------------------------------------------------------------------
 
 
-def record_audits(evaluator: SnapshotEvaluator, send: Callable[[msg.Event], None]) -> None:
+def record_audits(evaluator: SnapshotEvaluator, sampling: msg.Sampling | None, pipe: Pipe) -> None:
     """Send each audit's result as soon as it exists. If a later audit raises, the earlier results are not lost."""
     running = threading.local()
 
@@ -53,7 +55,7 @@ def record_audits(evaluator: SnapshotEvaluator, send: Callable[[msg.Event], None
             result = audit_one(**kwargs)
             positions = getattr(running, "positions", None)
             if positions is not None:  # None: `audit_alone` evaluates it and sends the result itself
-                send(_evaluated(evaluator, kwargs, next(positions), result))
+                pipe.send(_evaluated(evaluator, kwargs, next(positions), result, sampling, pipe))
             return result
 
         return audit_and_send
@@ -62,7 +64,12 @@ def record_audits(evaluator: SnapshotEvaluator, send: Callable[[msg.Event], None
 
 
 def _evaluated(
-    evaluator: SnapshotEvaluator, given: Mapping[str, Any], position: int, result: Any
+    evaluator: SnapshotEvaluator,
+    given: Mapping[str, Any],
+    position: int,
+    result: Any,
+    sampling: msg.Sampling | None,
+    pipe: Pipe,
 ) -> msg.AuditEvaluated:
     """An audit's result as an event.
 
@@ -70,7 +77,8 @@ def _evaluated(
         given: The arguments of SQLMesh's method that evaluated the audit.
     """
     snapshot, index = given["snapshot"], given["deployability_index"] or DeployabilityIndex.all_deployable()
-    dialect = evaluator.get_adapter(snapshot.model_gateway).dialect
+    adapter = evaluator.get_adapter(snapshot.model_gateway)
+    dialect = adapter.dialect
     is_shown = index.is_deployable(snapshot) == index.is_representative(snapshot)
     is_only_about_node = is_shown and not _reads_others(snapshot, result.query, index, dialect)
     return msg.AuditEvaluated(
@@ -84,7 +92,17 @@ def _evaluated(
         interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
         of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
         audited_data=audited(snapshot, index) if is_only_about_node else None,
+        sample=_sample(adapter, result, sampling, pipe) if sampling is not None and result.count else None,
     )
+
+
+def _sample(adapter: EngineAdapter, result: Any, sampling: msg.Sampling, pipe: Pipe) -> msg.Sample | None:
+    try:
+        return sample_of(adapter, result.query, sampling)
+    except Exception as error:  # noqa: BLE001  # any driver's: the audit's result does not depend on its sample
+        text = f"The failing rows of the audit {result.audit.name} could not be read: {describe_error(error)}"
+        pipe.log("warning", text)
+        return None
 
 
 def _reads_others(snapshot: Snapshot, query: exp.Expr | None, index: DeployabilityIndex, dialect: str) -> bool:
@@ -124,7 +142,7 @@ def audit_alone(
             for position in _positions(snapshot, uses, scheduler.snapshot_evaluator):
                 if pipe.is_cancelled:
                     raise EvaluationError("The evaluation of audits was cancelled.")
-                pipe.send(_evaluate_alone(request, scheduler, snapshot, position, index))
+                pipe.send(_evaluate_alone(request, scheduler, snapshot, position, index, pipe))
         if coverage := coverages.of(fqn):
             pipe.send(coverage)
         pipe.send(msg.NodeAudited(fqn, coverages.pending.get(fqn, ()), error, at))
@@ -141,7 +159,12 @@ def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...], evaluator: Sn
 
 
 def _evaluate_alone(
-    request: msg.EvaluationRequest, scheduler: Scheduler, snapshot: Snapshot, position: int, index: DeployabilityIndex
+    request: msg.EvaluationRequest,
+    scheduler: Scheduler,
+    snapshot: Snapshot,
+    position: int,
+    index: DeployabilityIndex,
+    pipe: Pipe,
 ) -> msg.AuditEvaluated:
     """One audit's result. An error is part of the result, so that the other audits are still evaluated."""
     evaluator = scheduler.snapshot_evaluator
@@ -171,7 +194,7 @@ def _evaluate_alone(
             interval=interval,
             error=describe_error(cause),
         )
-    return _evaluated(evaluator, {**given, "snapshot": snapshot}, position, result)
+    return _evaluated(evaluator, {**given, "snapshot": snapshot}, position, result, request.sampling, pipe)
 
 
 def _with_one_audit(snapshot: Snapshot, position: int) -> Snapshot:

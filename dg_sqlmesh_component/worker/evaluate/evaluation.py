@@ -222,7 +222,7 @@ class EvaluationContext(Context):
         if self._correlation_id:
             snapshot_evaluator = snapshot_evaluator.set_correlation_id(self._correlation_id)
         pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
-        record_audits(snapshot_evaluator, pipe.send)
+        record_audits(snapshot_evaluator, self.request.sampling, pipe)
         if self.request.count_rows:
             self.tracker.count_rows = partial(self._count_rows, snapshot_evaluator)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)

@@ -98,6 +98,9 @@ def test_secret_that_contains_another_is_redacted_as_a_whole() -> None:
     assert redactor.text("correct-horse horse") == "*** ***"
 
 
+SAMPLE = msg.Sample(("id", "note"), (("1", "it is hunter2!"),))
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -106,6 +109,7 @@ def test_secret_that_contains_another_is_redacted_as_a_whole() -> None:
         msg.NodeFailed('"t"."x"', "OperationalError", "it is hunter2!", ()),
         msg.NodeAudited('"t"."x"', (), "it is hunter2!"),
         msg.AuditEvaluated('"t"."x"', "a", 0, {}, True, None, None, (0, 1), error="it is hunter2!"),
+        msg.AuditEvaluated('"t"."x"', "a", 0, {}, True, 1, None, (0, 1), sample=SAMPLE),
     ],
     ids=lambda event: type(event).__name__,
 )

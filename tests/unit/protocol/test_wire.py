@@ -80,6 +80,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
+    msg.AuditEvaluated("a", "n", 0, {}, True, 1, None, D1, sample=msg.Sample(("id", "x"), (("1", None),))),
     msg.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
     msg.BatchesInFlight(("a", "b")),
     msg.BatchesRunning({"a": (3, 12, 61.5)}, finished=2, planned=5),
@@ -194,6 +195,7 @@ def test_defaults_of_requests_and_errors() -> None:
         "manifest_facts": None,
         "restate": None,
         "dry_run": False,
+        "sampling": None,
     }
     assert defaults(msg.NodeFailed) == defaults(msg.RequestFailed) == {"is_transient": False}
 

@@ -1,0 +1,89 @@
+"""Samples of the rows that an audit has found. Values of masked columns are replaced here, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Set
+from fnmatch import fnmatchcase
+from typing import Any
+
+from sqlglot import exp
+from sqlmesh.core.engine_adapter import EngineAdapter
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.redaction import HIDDEN, SECRET_NAME
+
+MAX_COLUMNS = 50
+MAX_CHARACTERS = 100
+"""Of one value. Longer ones are cut."""
+
+_ANY = ""
+"""In a set of names: it stands for all of them."""
+
+
+def sample_of(adapter: EngineAdapter, query: exp.Query, sampling: msg.Sampling) -> msg.Sample | None:
+    """Some rows of an audit's query; None if it has none of the wanted columns.
+
+    Raises:
+        Exception: The engine's driver may raise any.
+    """
+    first_rows = exp.select("*").from_(query.subquery("failing")).limit(sampling.rows)
+    with adapter.transaction():  # if the query fails, later ones of this connection do not
+        rows = adapter.fetchdf(first_rows, quote_identifiers=True)
+    position_of = {str(name): position for position, name in enumerate(rows.columns)}  # a join may repeat a name
+    names = [name for name in position_of if _matches(name, sampling.columns or ["*"])][:MAX_COLUMNS]
+    if rows.empty or not names:
+        return None
+    rows = rows.iloc[:, [position_of[name] for name in names]]
+    hidden = masked_names(query, sampling.mask)
+    is_hidden = [_ANY in hidden or name.casefold() in hidden or _is_masked(name, sampling.mask) for name in names]
+    # The driver's frame has integers as floats where a column has nulls.
+    whole = rows.convert_dtypes().astype(object)
+    whole = whole.where(whole.notna(), None)
+    return msg.Sample(
+        columns=tuple(names),
+        rows=tuple(
+            tuple(_text(value, is_hidden=hide) for value, hide in zip(row, is_hidden, strict=True))
+            for row in whole.itertuples(index=False, name=None)
+        ),
+    )
+
+
+def masked_names(query: exp.Query, mask: Collection[str]) -> Set[str]:
+    """Names in a query that stand for masked columns or for expressions of them, in lower case.
+
+    Empty text among them means that any column may: a name is given by position, or by the engine.
+    """
+    hidden = {column.name.casefold() for column in query.find_all(exp.Column) if _is_masked(column.name, mask)}
+    renames = (
+        query.find(exp.SetOperation)
+        or any(alias.columns for alias in query.find_all(exp.TableAlias))
+        or any(star.args.get("rename") or star.args.get("replace") for star in query.find_all(exp.Star))
+    )
+    if hidden and renames:
+        return {_ANY}
+    while (
+        derived := {
+            projection.alias_or_name.casefold()
+            for select in query.find_all(exp.Select)
+            for projection in select.expressions
+            if any(column.name.casefold() in hidden for column in projection.find_all(exp.Column))
+        }
+        - hidden
+    ):
+        hidden |= derived
+    return hidden
+
+
+def _is_masked(name: str, mask: Collection[str]) -> bool:
+    return _matches(name, mask) or SECRET_NAME.search(name) is not None
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(name.casefold(), pattern.casefold()) for pattern in patterns)
+
+
+def _text(value: Any, *, is_hidden: bool) -> str | None:
+    if value is None:
+        return None
+    text = str(value)
+    return HIDDEN if is_hidden else text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 1]}…"
