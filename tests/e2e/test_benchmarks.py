@@ -43,6 +43,10 @@ def test_benchmarks_warn_if_they_would_measure_the_compiler(tmp_path: Path) -> N
             ["### 4 models, 1 rounds", "### Cost of one model: 4 / 3 models", "`record_unchanged: false`"],
         ),
         (
+            ["stored.py", "--models", "3"],
+            ["### 3 models, 1 runs", "kilobytes, nothing pending, `record_unchanged: false`"],
+        ),
+        (
             ["ticks.py", "--models", "8"],
             ["### 8 models, 1 rounds", "a tick / `sqlmesh run`, nothing pending"],
         ),

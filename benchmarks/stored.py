@@ -1,0 +1,50 @@
+"""What a run without pending intervals leaves in Dagster's storage (SQLite): kilobytes and events of one model."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from growth import IDLE, IDLE_UNRECORDED, UNRECORDED
+from lab import Lab, heading, in_dagster, row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, nargs="+", default=[10, 300])
+    parser.add_argument("--audits", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    for models in options.models:
+        print(heading(f"{models} models, {options.rounds} runs"))
+        with tempfile.TemporaryDirectory() as folder:
+            lab = Lab(Path(folder).resolve(), models, audits=options.audits)
+            for case, root in ((IDLE, lab.ours()), (IDLE_UNRECORDED, lab.ours("unrecorded", attributes=UNRECORDED))):
+                in_dagster("step", root)  # computes, or records what has been computed
+                before = stored(root)
+                for _ in range(options.rounds):
+                    assert in_dagster("step", root).printed["ok"]
+                kilobytes, events = (
+                    (after - then) / options.rounds / models for after, then in zip(stored(root), before, strict=True)
+                )
+                print(row(f"kilobytes, {case}", [kilobytes]))
+                print(row(f"rows of event logs, {case}", [events]))
+
+
+def stored(root: Path) -> tuple[float, int]:
+    """Kilobytes of all databases, and the rows of their event logs. Dagster keeps most events in two of them."""
+    events = 0
+    databases = list((root / "home").rglob("*.db"))
+    for path in databases:
+        with closing(sqlite3.connect(path)) as database:
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'event_logs'").fetchone():
+                events += database.execute("SELECT count(*) FROM event_logs").fetchone()[0]
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return sum(path.stat().st_size for path in databases) / 1_000, events
+
+
+if __name__ == "__main__":
+    main()
