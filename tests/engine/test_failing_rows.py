@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from harness import EXECUTORS, NewShop, RunRecord, Shop, query
+from postgres import postgres_server
 
 SECRET = "planted-secret-value"
 ROWS = (
@@ -94,3 +95,21 @@ def test_without_the_attribute_only_the_number_of_rows_is_shown(new_shop: NewSho
     record = failing_shop(new_shop, FILES).launch()
     assert rows_of(record) is None
     assert record.description_of(CHECK).startswith("7 rows failed")
+
+
+def test_sample_that_the_engine_refuses_is_a_warning_and_other_audits_go_on(new_shop: NewShop) -> None:
+    """PostgreSQL counts rows without a cast that fails, and refuses statements after an error of a transaction."""
+    files = {
+        "models/customers.sql": "MODEL (name t.customers, kind FULL, audits (broken, found)); "
+        f"SELECT i::INT AS id, '{SECRET}' AS email, 'x' AS note FROM generate_series(1, 3) AS r(i)",
+        "audits/broken.sql": "AUDIT (name broken, blocking false); SELECT note::INT AS number FROM @this_model",
+        "audits/found.sql": "AUDIT (name found, blocking false); SELECT * FROM @this_model WHERE id > 1 ORDER BY id",
+    }
+    with postgres_server() as server:
+        server.query("CREATE DATABASE samples")
+        record = failing_shop(new_shop, files, config=server.config("samples"), audits=MASKED).launch()
+        assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
+    assert rows_of(record, "t/customers:broken") is None
+    assert record.description_of("t/customers:broken").startswith("3 rows failed")
+    assert "The failing rows of the audit broken could not be read: " in record.log
+    assert rows_of(record) == [{"id": str(n), "email": "***", "note": "x"} for n in (2, 3)]
