@@ -27,8 +27,7 @@ def sample_of(adapter: EngineAdapter, query: exp.Query, sampling: msg.Sampling) 
         Exception: The engine's driver may raise any.
     """
     first_rows = exp.select("*").from_(query.subquery("failing")).limit(sampling.rows)
-    with adapter.transaction():  # if the query fails, later ones of this connection do not
-        rows = adapter.fetchdf(first_rows, quote_identifiers=True)
+    rows = adapter.fetchdf(first_rows, quote_identifiers=True)  # in a transaction of its own
     position_of = {str(name): position for position, name in enumerate(rows.columns)}  # a join may repeat a name
     names = [name for name in position_of if _matches(name, sampling.columns or ["*"])][:MAX_COLUMNS]
     if rows.empty or not names:
