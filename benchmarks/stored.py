@@ -23,7 +23,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             lab = Lab(Path(folder).resolve(), models, audits=options.audits)
             for case, root in ((IDLE, lab.ours()), (IDLE_UNRECORDED, lab.ours("unrecorded", attributes=UNRECORDED))):
-                in_dagster("step", root)  # computes, or records what has been computed
+                in_dagster("step", root)  # so that nothing is pending, and nothing unrecorded
                 before = stored(root)
                 for _ in range(options.rounds):
                     assert in_dagster("step", root).printed["ok"]

@@ -34,7 +34,7 @@ class Progress:
         self._next_report = 0.0
 
     def plan(self, batches: Mapping[str, Sequence[msg.Interval]]) -> None:
-        """Note the batches of each node. What has finished before belongs to another plan."""
+        """Note the batches of each node, and forget finished ones: they belong to an earlier plan."""
         with self._lock:
             self._planned = batches
             self._finished.clear()

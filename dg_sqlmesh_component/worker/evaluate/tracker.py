@@ -39,18 +39,18 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class Replaced:
-    """What is lost of a restated model if one of its batches does not finish.
+    """The models that may lose rows if a restatement ends before their last batch.
 
     Attributes:
         tables: The models whose first batch replaces the whole table.
-        rows: Those of which SQLMesh deletes rows before it inserts others, without a transaction.
+        rows: The models whose engine has no transactions: SQLMesh deletes rows, then inserts the new ones.
     """
 
     tables: Set[str]
     rows: Set[str]
 
     def may_have_changed(self, fqn: str, finished: Collection[msg.Interval]) -> bool:
-        """Whether the rows of intervals of a started model may be missing or wrong, beside those that finished."""
+        """Whether a model that has started may now lack rows of its unfinished intervals."""
         return fqn in self.rows or (fqn in self.tables and bool(finished))
 
 
