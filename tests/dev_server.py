@@ -52,6 +52,15 @@ class Server:
 
     def launch(self, keys: Collection[str], run_config: dict[str, Any] | None = None) -> dict[str, str]:
         """Launch assets as the UI does. Return the run's id and its status at its end."""
+        run_id = self.start(keys, run_config)
+        deadline, status = time.monotonic() + 180, "STARTING"
+        while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
+            time.sleep(1)
+            status = self.ask(RUN, id=run_id)["runOrError"]["status"]
+        return {"id": run_id, "status": status}
+
+    def start(self, keys: Collection[str], run_config: dict[str, Any] | None = None) -> str:
+        """Launch assets as the UI does. Return the run's id."""
         params = {
             "selector": {
                 **self.repository,
@@ -63,12 +72,8 @@ class Server:
         }
         launched = self.ask(LAUNCH, params=params)["launchPipelineExecution"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
-        run_id = launched["run"]["runId"]
-        deadline, status = time.monotonic() + 180, "STARTING"
-        while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
-            time.sleep(1)
-            status = self.ask(RUN, id=run_id)["runOrError"]["status"]
-        return {"id": run_id, "status": status}
+        run_id: str = launched["run"]["runId"]
+        return run_id
 
 
 class serve:  # used like a function

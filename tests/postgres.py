@@ -58,19 +58,19 @@ class Server:
         return CONFIG.format(port=self.port, database=database, password=password, start=start)
 
     def query(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        with self._session(database) as cursor:
+        with self.session(database) as cursor:
             cursor.execute(sql)
             return cursor.fetchall() if cursor.description else []
 
     @contextmanager
     def advisory_lock(self, number: int, database: str) -> Iterator[None]:
         """Hold an advisory lock. A query with `pg_advisory_xact_lock(number)` waits until the block ends."""
-        with self._session(database) as cursor:
+        with self.session(database) as cursor:
             cursor.execute(f"SELECT pg_advisory_lock({number})")
             yield
 
     @contextmanager
-    def _session(self, database: str) -> Iterator[Any]:
+    def session(self, database: str) -> Iterator[Any]:
         import psycopg2
 
         connection = psycopg2.connect(host="127.0.0.1", port=self.port, user="postgres", dbname=database)

@@ -1,0 +1,3 @@
+CREATE DATABASE dagster;
+CREATE DATABASE sqlmesh_state;
+CREATE DATABASE warehouse;
