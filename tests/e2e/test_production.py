@@ -1,7 +1,7 @@
 """The production example, without Docker: what its Dockerfile and its compose file say, executed one by one.
 
-Each instruction of the Dockerfile is executed as an unprivileged user in an empty folder. Then each service is a process
-of another user, with the environment that the files give it and nothing else, on one PostgreSQL server.
+Each instruction of the Dockerfile is executed as an unprivileged user in an empty folder. Then each service is a
+process of another user, with the environment that the files give it and nothing else, on one PostgreSQL server.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Image:
         self.execute(["mkdir", "-p", str(self.folder)], {}, cwd=self.root)
 
     def _env(self, assignment: str, **_: str) -> None:
-        name, _, value = assignment.partition("=")
+        name, value = assignment.split("=", 1)
         self.environment[name] = self.here(value).replace(f"${name}", self.environment.get(name, ""))
 
     def _user(self, user: str, **_: str) -> None:
@@ -131,7 +131,7 @@ class Image:
         self.execute(["bash", "-c", self.here(command)], variables)
 
     def execute(self, command: list[str], variables: dict[str, str], cwd: Path | None = None) -> str:
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             command,
             cwd=cwd or self.folder,
             env={**self.environment, **variables},
@@ -232,11 +232,12 @@ def descendants(pid: int) -> list[int]:
 
 def base_python() -> str:
     """An interpreter that the unprivileged user can execute."""
-    for candidate in (sys._base_executable, shutil.which("python3", path=os.defpath)):  # type: ignore[attr-defined]
-        with contextlib.suppress(PermissionError, TypeError):
+    ours: str = sys._base_executable  # type: ignore[attr-defined]
+    for candidate in (ours, shutil.which("python3", path=os.defpath) or ours):
+        with contextlib.suppress(PermissionError):
             check = "import sys; sys.exit(sys.version_info < (3, 10))"
             if subprocess.run([candidate, "-c", check], cwd="/", **as_user(BUILDER)).returncode == 0:
-                return str(candidate)
+                return candidate
     pytest.skip("NO PYTHON 3.10 THAT AN UNPRIVILEGED USER CAN EXECUTE, so the production example was not tested")
 
 
@@ -315,9 +316,10 @@ def test_a_run_that_ended_with_its_container_counts_as_started_until_it_is_termi
         cursor.execute(f"LOCK TABLE {table}")
         run_id = server.start(["shop/orders", "shop/revenue"])
         services.wait_for(lambda: database.query("SELECT COUNT(*) FROM pg_locks WHERE NOT granted")[0][0], 120)
+        updates = services.log_of("webserver").read_text().count("LOCATION_UPDATED")
         services.replace("code")
         cursor.connection.rollback()
-    services.wait_for(lambda: is_loaded(server), 120)
+    services.wait_for(lambda: services.log_of("webserver").read_text().count("LOCATION_UPDATED") > updates, 120)
     assert server.ask(RUN, id=run_id)["runOrError"]["status"] == "STARTED"
     server.ask(TERMINATE, id=run_id)
     again = server.launch(["shop/orders", "shop/revenue"])
