@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -123,3 +124,44 @@ def test_dbt_project_runs_in_sqlmesh_and_its_tests_are_checks(dbt_environment: P
     assert blocking == {
         "unique_books_book_id", "unique_loans_loan_id", "not_null_loans_loan_id", "unique_popular_books_title",
     }  # fmt: skip
+
+
+PAGE = (REPOSITORY / "docs" / "from-dbt.md").read_text()
+PLAN_DEV, PLAN_PROD = re.findall(r"^```bash\n(dg_sqlmesh plan .+)\n```", PAGE, re.MULTILINE)
+
+
+def rows_of_tables(project: Path, schema: str) -> dict[str, tuple[str, int]]:
+    """The tables and views of a schema, each with its type and its number of rows."""
+    types = query(
+        project, f"SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = '{schema}'"
+    )
+    return {name: (type_, query(project, f"SELECT COUNT(*) FROM {schema}.{name}")[0][0]) for name, type_ in types}
+
+
+def test_moving_a_dbt_project_to_sqlmesh_keeps_its_rows_and_the_names_of_its_assets(
+    dbt_environment: Path, tmp_path: Path
+) -> None:
+    root = copy_example("dbt_flavoured", tmp_path)
+    project, defs = root / "library", root / "dbt_flavoured" / "defs" / "library" / "defs.yaml"
+
+    def names() -> set[str]:
+        listed = run_in_dbt_environment(dbt_environment, root, "dg", "list", "defs", "--json")
+        found = json.loads(listed[listed.index("{\n") : listed.rindex("}\n") + 1])
+        checks = {f"{row['asset_key']}:{row['name']}" for row in found["asset_checks"]}
+        return checks | {row["asset_key"] for row in found["assets"]}
+
+    defs.write_text('type: dagster_dbt.DbtProjectComponent\nattributes: {project: "{{ project_root }}/library"}\n')
+    run_in_dbt_environment(dbt_environment, project, "dbt", "build")
+    before, built = names(), rows_of_tables(project, "library")
+
+    run_in_dbt_environment(dbt_environment, project, *PLAN_DEV.split())
+    assert rows_of_tables(project, "library") == built
+    rows = {name: count for name, (_, count) in built.items()}
+    assert rows_of_tables(project, "library__dev") == {name: ("VIEW", count) for name, count in rows.items()}
+
+    run_in_dbt_environment(dbt_environment, project, *PLAN_PROD.split())
+    assert rows_of_tables(project, "library") == {name: ("VIEW", count) for name, count in rows.items()}
+
+    [component] = re.findall(r"^```yaml\n(.+?)```", PAGE, re.MULTILINE | re.DOTALL)
+    defs.write_text(component.replace("dbt_project", "library"))
+    assert {name for name in names() if not name.endswith(":sqlmesh_execution_status")} == before

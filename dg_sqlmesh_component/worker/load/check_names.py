@@ -46,8 +46,9 @@ def check_names(uses: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
 def _name(audit: str, args: Mapping[str, str]) -> str:
     columns_first = sorted(args.items(), key=lambda item: (item[0] not in _COLUMNS, item[0]))
     parts = (_identifier(value if name in _COLUMNS else f"{name} {value}") for name, value in columns_first)
-    name = "_".join([_identifier(audit) or "audit", *filter(None, parts)])
-    is_complete = _PLAIN_NAME.fullmatch(audit) and all(map(_is_plain, args.values()))
+    is_plain = _PLAIN_NAME.fullmatch(audit)
+    name = "_".join([audit if is_plain else _identifier(audit) or "audit", *filter(None, parts)])
+    is_complete = is_plain and all(map(_is_plain, args.values()))
     return name if is_complete and len(name) <= MAX_LENGTH else _hashed(name, audit, args)
 
 

@@ -10,6 +10,10 @@ Use = tuple[str, dict[str, str]]
 
 NAMES = {
     "audit without arguments": ([("unique_orders", {})], ["unique_orders"]),
+    "an audit keeps the underscores of its name, as dbt's tests have them": (
+        [("relationships_loans_book_id__book_id__ref_books_", {})],
+        ["relationships_loans_book_id__book_id__ref_books_"],
+    ),
     "columns appear by value": (
         [("not_null", {"columns": "(a)"}), ("not_empty", {"column": "b"}), ("not_null", {"columns": "(b, c)"})],
         ["not_null_a", "not_empty_b", "not_null_b_c"],
