@@ -1,0 +1,77 @@
+"""Each `dg` command of README and docs, typed in a project that has what the pages speak of.
+
+The tutorial and the pages with a project of their own are executed by tests of their own, and so is `dg scaffold`.
+`dg dev` serves until it is stopped: the tests in the browser start it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from harness import BIN, REPOSITORY, run, sqlmesh
+
+pytestmark = pytest.mark.slow
+
+ELSEWHERE = ("tutorial.md", "from-dbt.md")
+PAGES = [REPOSITORY / "README.md", *(p for p in (REPOSITORY / "docs").glob("*.md") if p.name not in ELSEWHERE)]
+BASH = re.compile(r"^ *```bash\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+TYPED = sorted(
+    {
+        line.split("  #")[0].strip()
+        for page in PAGES
+        for block in BASH.findall(page.read_text())
+        for line in block.splitlines()
+        if re.match(r" *dg (?!dev|scaffold)", line)
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project `analytics` as `dg` creates it, with two components."""
+    root = tmp_path_factory.mktemp("analytics")
+    package = root / "src" / "analytics"
+    for name, attributes in (("shop", "\n  execution: {allow_restate: true}\n  janitor: true"), ("marketing", "")):
+        models, defs = root / name / "models", package / "defs" / name
+        models.mkdir(parents=True)
+        defs.mkdir(parents=True)
+        (root / name / "config.yaml").write_text(
+            f"gateways: {{local: {{connection: {{type: duckdb, database: '{root}/{name}.duckdb'}}}}}}\n"
+            "model_defaults: {dialect: duckdb, start: 2026-02-01}\n"
+        )
+        schema = "raw" if name == "shop" else name
+        (models / "orders.sql").write_text(
+            f"MODEL (name {schema}.orders, kind INCREMENTAL_BY_TIME_RANGE (time_column day));\n"
+            "SELECT @start_date AS day, 1 AS amount"
+        )
+        (defs / "defs.yaml").write_text(
+            "type: dg_sqlmesh_component.SQLMeshProjectComponent\n"
+            f"attributes:\n  project: ../../../../{name}{attributes}\n"
+        )
+        sqlmesh(root / name, "plan", "--skip-backfill", "--auto-apply", "--no-prompts")
+    (package / "__init__.py").touch()
+    example = REPOSITORY / "examples" / "jaffle_shop" / "jaffle_shop" / "definitions.py"
+    (package / "definitions.py").write_text(example.read_text())
+    (root / "pyproject.toml").write_text(
+        '[project]\nname = "analytics"\nversion = "0.1"\n'
+        '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "analytics"\n'
+    )
+    (root / "home").mkdir()
+    return root
+
+
+def test_pages_name_commands() -> None:
+    assert {command.split()[1] for command in TYPED} >= {"launch", "check", "utils"}
+
+
+@pytest.mark.parametrize("command", TYPED)
+def test_command_of_a_page_works(command: str, project: Path) -> None:
+    words = shlex.split(command)
+    done = run(
+        [BIN / words[0], *words[1:]], cwd=project, DAGSTER_HOME=str(project / "home"), PYTHONPATH=str(project / "src")
+    )
+    if words[1] == "launch":
+        assert "RUN_SUCCESS" in done.stdout + done.stderr
