@@ -75,7 +75,7 @@ class Image:
 
     Attributes:
         root: In place of `/`.
-        names: What is called otherwise here: folders, hosts and ports.
+        names: Folders, hosts and ports of the files, each with the one that is used here.
     """
 
     root: Path
