@@ -63,8 +63,9 @@ services:  ## PostgreSQL and Chromium, from Debian's packages; without a server,
 test-browser: $(VENV)/.test  ## what a person sees and clicks in Dagster's UI, in Chromium
 	$(BIN)/python -m pytest -n 0 -m "slow or not slow" tests/browser $(PYTEST_ARGS)
 
-screenshots: $(VENV)/.test  ## the pictures of README and docs, from the stories in the browser
-	DG_SQLMESH_SCREENSHOTS=docs/images $(BIN)/python -m pytest -n 0 -m "slow or not slow" tests/browser $(PYTEST_ARGS)
+screenshots: $(VENV)/.test  ## the pictures of README and docs, from the stories in the browser, the tutorial and the production example
+	DG_SQLMESH_SCREENSHOTS=$(CURDIR)/docs/images $(BIN)/python -m pytest -n 0 -m "slow or not slow" \
+	  tests/browser tests/e2e/test_tutorial.py tests/e2e/test_production.py $(PYTEST_ARGS)
 
 # mypy checks the tests too, and needs what they import.
 lint: $(VENV)/.test $(VENV)/.lint  ## style and types

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dev_server import RUN, Server
-from harness import Shop
-from playwright.sync_api import Page, expect
+from harness import wait_until
+from playwright.sync_api import Page, expect, sync_playwright
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 WAIT_MS = 30_000
 """How long a page may take to show a result: the run must end, and the UI asks from time to time."""
 
@@ -26,13 +31,22 @@ query S($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) {
 LAST_RUN = "query { runsOrError(limit: 1) { ... on Runs { results { runId status } } } }"
 
 
+@contextmanager
+def browser_page() -> Iterator[Page]:
+    """While it is open, no other test of this process can start an event loop."""
+    assert CHROMIUM, "there is no Chromium: `make services` installs it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser.new_page(viewport={"width": 1400, "height": 900})
+        browser.close()
+
+
 @dataclass
 class Site:
-    """Dagster's UI in a browser, and the project that it shows."""
+    """Dagster's UI in a browser."""
 
     page: Page
     server: Server
-    shop: Shop
 
     # -- what a person does -----------------------------------------------------------------------
 
@@ -53,6 +67,19 @@ class Site:
 
     def click(self, name: str) -> None:
         self.page.get_by_role("button", name=name).first.click()
+
+    def lineage(self, *models: str) -> None:
+        """Open the graph of all assets, and expand its groups, so that these models are visible."""
+        self.open("asset-groups")
+        self.sees("Materialize all")
+
+        def are_visible() -> bool:
+            """The key has no effect until the graph is laid out."""
+            self.page.keyboard.press("Alt+KeyE")
+            self.page.wait_for_timeout(1000)
+            return all(self.page.get_by_text(model).first.is_visible() for model in models)
+
+        wait_until(are_visible)
 
     def switch_on(self) -> None:
         """Turn on the schedule or the sensor of the page."""

@@ -76,22 +76,26 @@ class Server:
         return run_id
 
 
-class serve:  # used like a function
-    """Run `dg dev` on a free port until the block ends, in the Dagster project's folder."""
+def serve(dagster: DagsterProject, instance: str = "") -> Serving:
+    """Run `dg dev` of a Dagster project until the block ends. `instance` is added to `dagster.yaml`."""
+    folder = dagster.root.parent
+    home = folder / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(f"telemetry: {{enabled: false}}\nnux: {{enabled: false}}\n{instance}")
+    return Serving(BIN / "dg", dagster.root, home, folder / "server.log")
 
-    def __init__(self, dagster: DagsterProject, instance: str = "") -> None:
-        """`instance` is added to `dagster.yaml`."""
-        folder = dagster.root.parent
+
+class Serving:
+    """`dg dev` on a free port, until the block ends."""
+
+    def __init__(self, dg: Path, root: Path, home: Path, log: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        home = folder / "home"
-        home.mkdir()
-        (home / "dagster.yaml").write_text(f"telemetry: {{enabled: false}}\nnux: {{enabled: false}}\n{instance}")
-        self.log = (folder / "server.log").open("wb")
+        self.log = log.open("wb")
         self.process = subprocess.Popen(
-            [BIN / "dg", "dev", "--host", "127.0.0.1", "--port", str(self.port)],
-            cwd=dagster.root,
+            [dg, "dev", "--host", "127.0.0.1", "--port", str(self.port)],
+            cwd=root,
             env={**os.environ, "DAGSTER_HOME": str(home)},
             stdout=self.log,
             stderr=subprocess.STDOUT,

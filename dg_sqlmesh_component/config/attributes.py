@@ -197,7 +197,7 @@ MAX_SAMPLE_ROWS = 20
 
 @dataclass
 class Audits(Attributes, path="audits", least={"sample_rows": 0}):
-    """The checks of audits: which audits have one, and what it shows. SQLMesh evaluates all audits."""
+    """Which audits have a check, and whether a check shows failing rows. SQLMesh evaluates all audits."""
 
     checks: Literal["all", "blocking", "none"] | list[str] = attribute(
         "all",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from dagster_ui import Site
+from dagster_ui import Site, browser_page
 from dev_server import Server, serve
 from harness import PAUSE, Shop, plan, planned_shop, python_model, write_project
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 DAYS = "SELECT @start_ds::DATE + i::INT AS ds, 1 AS n FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
@@ -20,7 +19,8 @@ SHOP = {
     "SELECT ds, n FROM raw.orders WHERE ds BETWEEN @start_ds AND @end_ds",
     "audits/no_refunds.sql": "AUDIT (name no_refunds); "
     "SELECT * FROM @this_model WHERE n > (SELECT max(n) FROM ctl.most)",
-    "models/payments.sql": f"MODEL (name raw.payments, {BY_DAY}, audits (no_refunds)); {DAYS}",
+    "models/payments.sql": f"MODEL (name raw.payments, {BY_DAY}, audits (no_refunds)); "
+    + DAYS.replace("AS n", "AS n, 'ann@example.com' AS customer_email"),
     "models/balance.sql": "MODEL (name marts.balance, kind FULL); SELECT sum(n) AS n FROM raw.payments",
     "models/stock.sql": "MODEL (name raw.stock, kind FULL); "
     "SELECT CASE WHEN (SELECT max(n) FROM ctl.most) = 0 THEN error('no such warehouse') ELSE 'ok' END AS state",
@@ -32,10 +32,8 @@ ADOPTED = {
     "models/people.sql": "MODEL (name hr.people, kind FULL); SELECT 1 AS id",
     "models/teams.sql": "MODEL (name hr.teams, kind FULL); SELECT count(*) AS n FROM hr.people",
 }
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 AT_ONCE = "run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}\n"
 """Runs do not wait in a queue, whose daemon looks at it every few seconds."""
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, Ser
     folder = tmp_path_factory.mktemp("site").resolve()
     most = {"ctl.most": "SELECT 1 AS n"}
     options: dict[str, Any] = {
+        "audits": {"sample_rows": 2, "mask": ["customer_email"]},
         "execution": {"allow_restate": True},
         "polling_sensor": 30,
         "schedule": {"cron": "* * * * *"},
@@ -61,15 +60,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, Ser
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    """Of the module: while Playwright runs, no other test of this process could start an event loop."""
-    assert CHROMIUM, "there is no Chromium: `make services` installs it"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser.new_page(viewport={"width": 1400, "height": 900})
-        browser.close()
+    with browser_page() as page:
+        yield page
 
 
 @pytest.fixture
 def site(page: Page, server: tuple[Shop, Server]) -> Site:
-    shop, running = server
-    return Site(page, running, shop)
+    return Site(page, server[1])
+
+
+@pytest.fixture
+def shop(server: tuple[Shop, Server]) -> Shop:
+    return server[0]

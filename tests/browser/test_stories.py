@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 from dagster_ui import Site
-from harness import wait_until
+from harness import Shop, wait_until
 
 STATUS = "sqlmesh_execution_status"
 TICK_MS = 120_000
@@ -26,9 +26,9 @@ def test_dry_run_in_the_launchpad_shows_what_a_run_would_do(site: Site) -> None:
     site.sees("Never materialized")
 
 
-def test_job_with_failures_names_them_on_its_page(site: Site) -> None:
-    """The run of all models, for this story and the next five."""
-    site.shop.query("UPDATE ctl.most SET n = 0")
+def test_job_with_failures_names_them_on_its_page(site: Site, shop: Shop) -> None:
+    """The run of all models, for this story and the next six."""
+    shop.query("UPDATE ctl.most SET n = 0")
     site.open_in_location("jobs/sqlmesh_shop_job")
     site.click("Materialize all")
     site.sees("Launched run")
@@ -55,6 +55,12 @@ def test_failing_blocking_audit_shows_its_count_its_query_and_what_it_blocked(si
     site.sees("marts.balance was not executed, because a model upstream of it failed: raw.payments.")
     assert site.checks_of("raw/payments")["no_refunds"] == "FAILED"
     assert site.checks_of("marts/balance")[STATUS] == "FAILED"
+
+
+def test_sample_of_failing_rows_is_a_table_with_masked_columns(site: Site) -> None:
+    site.check("raw/payments", "no_refunds")
+    site.sees("sqlmesh/failing_rows", "customer_email", "***")
+    site.sees_nowhere("ann@example.com")
 
 
 def test_failing_query_shows_the_file_and_the_error_of_the_engine(site: Site) -> None:
@@ -92,8 +98,8 @@ def test_restatement_from_the_launchpad_shows_its_plan(site: Site) -> None:
     assert site.status_of(run) == "SUCCESS"
 
 
-def test_cancelled_run_says_what_has_finished(site: Site) -> None:
-    pause, pausing = site.shop.project / "pause", site.shop.project / "pausing"
+def test_cancelled_run_says_what_has_finished(site: Site, shop: Shop) -> None:
+    pause, pausing = shop.project / "pause", shop.project / "pausing"
     pause.touch()
     run = site.launch_with("raw/export", f"restate: {{start: {DAY}, end: {DAY}}}")
     wait_until(pausing.exists)
@@ -131,8 +137,7 @@ def test_log_of_a_schedule_tick_names_each_requested_model_and_why(site: Site) -
     """The models that have failed in the stories above are pending."""
     site.open_in_location("schedules/sqlmesh_shop_schedule")
     site.switch_on()
-    row = site.page.locator("tr", has_text="1 run requested").first
-    row.get_by_text("View logs").click(timeout=TICK_MS)
+    site.page.locator("tr", has_text="1 run requested").get_by_text("View logs").first.click(timeout=TICK_MS)
     site.sees("Not requested, because they wait for signals: raw.visits (landed).", "raw.stock: pending: [")
     site.picture("tick")
 

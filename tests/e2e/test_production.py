@@ -26,6 +26,7 @@ from typing import Any
 import postgres
 import pytest
 import yaml
+from dagster_ui import Site, browser_page
 from dev_server import LOCATION, RUN, Server
 from harness import BIN, REPOSITORY, run
 
@@ -302,6 +303,11 @@ def test_a_scheduled_run_of_the_built_image_reads_its_project_only(services: Ser
     recorded = {"/".join(event["assetKey"]["path"]) for event in launched["assetMaterializations"]}
     assert recorded == {"shop/orders", "shop/revenue"}
     assert services.image.files() == before
+    with browser_page() as page:
+        site = Site(page, server)
+        site.open(f"runs/{launched['runId']}")
+        site.sees("sqlmesh_shop_schedule", "RUN_SUCCESS", "2 executed")
+        site.picture("deployed-run")
 
 
 def test_a_run_that_ended_with_its_container_counts_as_started_until_it_is_terminated(

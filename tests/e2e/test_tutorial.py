@@ -1,4 +1,7 @@
-"""The tutorial, executed from an empty folder with the built wheel: its files are written, its commands typed."""
+"""The tutorial, executed from an empty folder with the built wheel.
+
+Its files are written, its commands typed. At each of its own pictures, a browser looks at what the picture shows.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ from harness import REPOSITORY, run
 pytestmark = pytest.mark.slow
 
 BLOCK = re.compile(
-    r'(?:<!-- (?P<remark>.+?) -->\n)?```(?P<language>\w+)(?: title="(?P<title>.+?)")?\n(?P<text>.*?)\n```', re.DOTALL
+    r'(?:<!-- (?P<remark>.+?) -->\n)?```(?P<language>\w+)(?: title="(?P<title>.+?)")?\n(?P<text>.*?)\n```'
+    r"|\(images/(?P<picture>tutorial-[\w-]+)\.png\)",
+    re.DOTALL,
 )
+SEE = shlex.join([sys.executable, str(REPOSITORY / "tests" / "see_tutorial.py")])
 
 
 def script_of(page: str) -> str:
@@ -24,7 +30,9 @@ def script_of(page: str) -> str:
     lines = ["set -e"]
     for block in BLOCK.finditer(page):
         remark, language, title, text = block.group("remark", "language", "title", "text")
-        if title:
+        if picture := block["picture"]:
+            lines.append(f"{SEE} {picture}")
+        elif title:
             lines += [
                 f"mkdir -p {shlex.quote(str(Path(title).parent))}",
                 f"cat > {shlex.quote(title)} <<'END'\n{text}\nEND",

@@ -1,0 +1,43 @@
+"""What the tutorial's reader sees in the browser at one of its pictures. Run in the tutorial's Dagster project."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from dagster_ui import Site, browser_page
+from dev_server import Serving
+
+
+def green(site: Site) -> None:
+    site.lineage("paid_orders", "revenue")
+    for model in ("raw/orders", "shop/paid_orders", "shop/revenue"):
+        assert set(site.checks_of(model).values()) == {"SUCCEEDED"}, model
+
+
+def failed_audit(site: Site) -> None:
+    site.check("shop/paid_orders", "amount_is_positive")
+    site.sees("1 row failed", "sqlmesh/query")
+    site.sees("customer_email", "***")
+    site.sees_nowhere("bob@example.com")
+
+
+PICTURES = {"tutorial-green": green, "tutorial-failed-audit": failed_audit}
+
+
+def main(name: str) -> None:
+    dg = shutil.which("dg")
+    assert dg, "the tutorial's environment is not active"
+    home = Path(os.environ["DAGSTER_HOME"])
+    with Serving(Path(dg), Path.cwd(), home, home / "server.log") as server, browser_page() as page:
+        site = Site(page, server)
+        site.open("")
+        site.click("Skip")  # Dagster's greeting
+        PICTURES[name](site)
+        site.picture(name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
