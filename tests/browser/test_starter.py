@@ -27,5 +27,5 @@ def test_starter_is_green_after_one_click(site: Site) -> None:
     assert site.status_of(site.last_run) == "SUCCESS"
     site.lineage("daily_orders", "revenue_by_country")
     site.picture("lineage")
-    for model in ("staging/orders", "sales/daily_orders", "finance/revenue_by_country"):
+    for model in ("staging/orders", "core/daily_orders", "marts/revenue_by_country"):
         assert site.checks_of(model)["sqlmesh_execution_status"] == "SUCCEEDED", model
