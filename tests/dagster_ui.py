@@ -24,6 +24,10 @@ CHECKS = """
 query C($key: AssetKeyInput!) { assetNodes(assetKeys: [$key]) { assetChecksOrError { ... on AssetChecks { checks {
   name executionForLatestMaterialization { status evaluation { severity } } } } } } }
 """
+MATERIALIZED = """
+query M($key: AssetKeyInput!) { assetOrError(assetKey: $key) { ... on Asset { assetMaterializations(limit: 1) {
+  runId } } } }
+"""
 SKIPPED = """
 query S($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) {
   ... on Sensor { sensorState { ticks(limit: 5) { status skipReason } } } } }
@@ -127,6 +131,10 @@ class Site:
     def last_run(self) -> str:
         run: dict[str, str] = self.server.ask(LAST_RUN)["runsOrError"]["results"][0]
         return run["runId"]
+
+    def is_materialized(self, asset: str) -> bool:
+        found = self.server.ask(MATERIALIZED, key={"path": asset.split("/")})
+        return bool(found["assetOrError"]["assetMaterializations"])
 
     def checks_of(self, asset: str) -> dict[str, str]:
         """The result of each check for the last materialization; without those that have none."""

@@ -28,4 +28,5 @@ def test_starter_is_green_after_one_click(site: Site) -> None:
     site.lineage("daily_orders", "revenue_by_country")
     site.picture("lineage")
     for model in ("staging/orders", "core/daily_orders", "marts/revenue_by_country"):
+        assert site.is_materialized(model)
         assert site.checks_of(model)["sqlmesh_execution_status"] == "SUCCEEDED", model
