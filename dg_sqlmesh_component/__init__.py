@@ -4,6 +4,7 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 
 from dg_sqlmesh_component.component import SQLMeshProjectComponent as SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits as Audits
+from dg_sqlmesh_component.config.attributes import Budget as Budget
 from dg_sqlmesh_component.config.attributes import Execution as Execution
 from dg_sqlmesh_component.config.attributes import Freshness as Freshness
 from dg_sqlmesh_component.config.attributes import IntervalsCheck as IntervalsCheck
@@ -14,6 +15,7 @@ from dg_sqlmesh_component.config.external_models import ExternalModels as Extern
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries as Retries
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig
+from dg_sqlmesh_component.config.scheduling import Deploy as Deploy
 from dg_sqlmesh_component.config.scheduling import Janitor as Janitor
 from dg_sqlmesh_component.config.scheduling import PollingSensor as PollingSensor
 from dg_sqlmesh_component.config.scheduling import Schedule as Schedule

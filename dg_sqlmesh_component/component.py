@@ -25,6 +25,8 @@ from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.janitor.job import build_janitor
+from dg_sqlmesh_component.plan.job import build_deploy_jobs, deploy_jobs
+from dg_sqlmesh_component.plan.step import PlanSettings
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import Addition
@@ -76,6 +78,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         self._code_location = CodeLocation()
         self._load_context: dg.ComponentLoadContext | None = None
         self._assets: ProjectAssets | None = None
+        self._deploy_jobs = ("", "")
         self._is_loading = False
         self._is_translating = False
         self._storage_problem: str | None = None
@@ -122,6 +125,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             owned=self._code_location.models,
             restate=self.restate,
             query_history_url=self.query_history_url,
+            apply_job=self._deploy_jobs[1] if self.deploy is not None else None,
         )
         yield from execute_step(context, settings)
 
@@ -228,6 +232,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
         """The project's assets, from the manifest in this file or, without a file, from the project itself."""
         op_name, label = self._op.name(context), component_label(context)
+        self._deploy_jobs = deploy_jobs(op_name)
         if was_started_for_a_step_of(op_name) and state_path is not None:
             EARLY_WORKERS.start(self.project)
         code_location = CodeLocation.of(context)
@@ -259,6 +264,20 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         if self.janitor is not None:
             pool = self._op.pool(assets.manifest.environment)
             yield "janitor.name", build_janitor(self.janitor, op_name, pool, self.project, self.execution)
+        if self.deploy is not None:
+            plan_job, apply_job = self._deploy_jobs
+            settings = PlanSettings(
+                self.project,
+                assets,
+                self.execution,
+                self.audits.sampling,
+                self.metadata_limits.characters,
+                self.budget,
+                self._op.pool(assets.manifest.environment),
+                plan_job,
+                apply_job,
+            )
+            yield "op.name", build_deploy_jobs(self.deploy, settings)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self.audits.refuse_unmatched(manifest.audit_names)

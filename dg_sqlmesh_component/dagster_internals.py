@@ -299,7 +299,7 @@ def released_output(context: dg.AssetExecutionContext, output: str) -> dg.Dagste
 
 
 def log_step_metadata(
-    context: dg.AssetExecutionContext, message: str, metadata: Mapping[str, dg.MetadataValue]
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, message: str, metadata: Mapping[str, dg.MetadataValue]
 ) -> None:
     """Add an event with metadata to the step. Nothing public attaches metadata to a step before its results."""
     dg.DagsterEvent.engine_event(_step_context(context), message, EngineEventData(metadata=metadata))
@@ -408,8 +408,9 @@ def check_records(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Iter
         cursor = records[-1].id
 
 
-def _step_context(context: dg.AssetExecutionContext) -> StepExecutionContext:
-    return context.op_execution_context.get_step_execution_context()
+def _step_context(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> StepExecutionContext:
+    of_op = context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context
+    return of_op.get_step_execution_context()
 
 
 def _steps(context: dg.AssetExecutionContext) -> list[IExecutionStep]:

@@ -28,12 +28,20 @@ ALLOWED_IMPORTS = {
     "report": {"protocol", "definitions", "report", INTERNALS},
     "run": {"protocol", "config", "worker_client", "definitions", "report", "run", INTERNALS},
     "janitor": {"protocol", "config", "worker_client", "definitions", "run", "janitor", INTERNALS},
+    "plan": {"protocol", "config", "worker_client", "definitions", "report", "run", "plan", INTERNALS},
     "schedule": {"protocol", "config", "worker_client", "definitions", "report", "run", "schedule", INTERNALS},
     "sensor": {"protocol", "config", "worker_client", "definitions", "report", "run", "sensor", INTERNALS},
 }
 """The folders and modules that each folder may import. Modules at the top of the package may import everything."""
 
-WITHOUT_DAGSTER = ("protocol", "worker", "report/outcomes.py", "run/ledger.py", "run/retry_decision.py")
+WITHOUT_DAGSTER = (
+    "protocol",
+    "worker",
+    "report/outcomes.py",
+    "report/plan_gate.py",
+    "run/ledger.py",
+    "run/retry_decision.py",
+)
 """Folders and modules that never import Dagster, neither directly nor through modules of the package."""
 
 

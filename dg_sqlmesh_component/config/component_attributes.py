@@ -10,6 +10,7 @@ from dagster.components.utils.translation import TranslationFn
 from dg_sqlmesh_component.config.attributes import (
     TRANSLATION,
     Audits,
+    Budget,
     Execution,
     Freshness,
     IntervalsCheck,
@@ -25,7 +26,7 @@ from dg_sqlmesh_component.config.durations import WrittenDuration
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping, resolved_by
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
+from dg_sqlmesh_component.config.scheduling import Deploy, Janitor, PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
 
@@ -125,6 +126,9 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         is_switch=True,
     )
 
+    deploy: Deploy | None = mapping(Deploy, True, {"tags": {"team": "data"}}, is_switch=True)
+    budget: Budget = mapping(Budget, {"seconds": 1800})
+
     def __post_init__(self) -> None:
         """Refuse attributes that have no effect, or a wrong one, together with others."""
         super().__post_init__()
@@ -137,6 +141,11 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
             raise ConfigurationError(
                 f"`query_history_url` in defs.yaml is {self.query_history_url!r}. It must contain {{run_id}}, in whose "
                 "place each run puts its id."
+            )
+        if self.budget != Budget() and self.deploy is None:
+            raise ConfigurationError(
+                "`budget` in defs.yaml limits what `<op>_apply` may compute, and there is no such job. Set `deploy: "
+                "true`, or remove `budget`."
             )
         if self.restate != Restate() and not self.execution.allow_restate:
             raise ConfigurationError(

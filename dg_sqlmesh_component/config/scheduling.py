@@ -94,6 +94,17 @@ class PollingSensor(Attributes, path="polling_sensor"):
 
 
 @dataclass
+class Deploy(Attributes, path="deploy"):
+    """Jobs that show and apply a plan: `<op>_plan` and `<op>_apply`, for example `sqlmesh_shop_plan`.
+
+    `<op>_plan` shows what the files of this deployment would do to the environment, with a digest. `<op>_apply` applies
+    the plan with an approved digest. Write true, or a mapping with options. Default: no such jobs.
+    """
+
+    tags: dict[str, str] = _run_tags()
+
+
+@dataclass
 class Janitor(Attributes, path="janitor"):
     """A job and a schedule for SQLMesh's janitor.
 

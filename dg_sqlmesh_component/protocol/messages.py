@@ -193,6 +193,7 @@ class EvaluationRequest(Request):
         restate: Compute a range again instead of the pending intervals.
         dry_run: Plan as a run would, and compute nothing.
         sampling: Which rows of failed audits to send; None for none.
+        apply_job: The job that finishes an interrupted plan; None if there is no such job.
     """
 
     environment: str
@@ -215,6 +216,7 @@ class EvaluationRequest(Request):
     restate: Restatement | None = None
     dry_run: bool = False
     sampling: Sampling | None = None
+    apply_job: str | None = None
 
     @property
     def holder(self) -> str:
@@ -311,6 +313,41 @@ class JanitorRequest(Request):
     concurrent_tasks: int | None = None
     holder: str = "a test"
     overlap_timeout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest(Request):
+    """Build the plan that the project's files make of an environment. The worker answers with a `PlanBuilt`.
+
+    Attributes:
+        applies: Whether to hold the lock of runs, to wait for a `PlanApproval` after the `PlanBuilt`, and to apply it.
+        run_id, overlap_timeout, concurrent_tasks, sampling: As in `EvaluationRequest`.
+    """
+
+    environment: str
+    applies: bool = False
+    run_id: str = "of a test"
+    overlap_timeout: float = 0.0
+    concurrent_tasks: int | None = None
+    sampling: Sampling | None = None
+
+    @property
+    def holder(self) -> str:
+        """The Dagster run, in words. Runs that wait for the lock log it."""
+        return f"Dagster run {self.run_id}, which applies a plan"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanApproval:
+    """The answer to a `PlanBuilt`: the plan is to be applied. If it is refused, the worker is stopped instead.
+
+    Attributes:
+        allow_destructive: The models, by fqn, whose tables may lose columns.
+        records: What Dagster knows about the data of models.
+    """
+
+    allow_destructive: tuple[str, ...]
+    records: Records
 
 
 # -- events ---------------------------------------------------------------------------------------
@@ -492,12 +529,14 @@ class EvaluationPlanned(Event):
         batches: Batches by node. An empty tuple: intervals are pending, but none of them is ready.
         unselected: For nodes with batches that do not get all pending intervals: the nearest upstream models that lack
             the other intervals and were not requested.
+        continues: Whether these batches come in addition to the planned ones. A `PlanRequest` plans in two stages.
 
     Source: `Console.start_evaluation_progress`.
     """
 
     batches: dict[str, tuple[Interval, ...]]
     unselected: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -708,6 +747,74 @@ class NodeAudited(Event):
     missing: tuple[Interval, ...]
     error: str | None
     at: int = 0
+
+
+Change = Literal["added", "removed", "changed", "indirect", "metadata"]
+"""What a plan does to a model. indirect: only models upstream of it are changed. metadata: its data stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """A model that a plan changes, or that it computes.
+
+    Attributes:
+        name: As written in SQLMesh.
+        change: None if the plan only computes missing intervals of it.
+        category: SQLMesh's category of the change, such as `breaking`; None if it has none.
+        is_forward_only: Whether the change keeps the table of the environment, and alters its columns.
+        destructive: What SQLMesh does to that table, for each column that it drops.
+        may_destroy: Whether the model itself allows this (`on_destructive_change`).
+        columns: The columns that consumers gain, lose or see with another type, one sentence fragment each.
+        diff: The difference of the definitions, as unified diff.
+        intervals: The missing intervals that the plan computes.
+        milliseconds: Their length. 0 if the model has no intervals.
+        takes_back: Whether the definition equals an older one, so that the newer one would be lost.
+        other_project: The name of the SQLMesh project of the model, if it is none of this component's.
+    """
+
+    fqn: str
+    name: str
+    change: Change | None = None
+    category: str | None = None
+    is_forward_only: bool = False
+    destructive: tuple[str, ...] = ()
+    may_destroy: bool = False
+    columns: tuple[str, ...] = ()
+    diff: str = ""
+    intervals: int = 0
+    milliseconds: int = 0
+    takes_back: bool = False
+    owner: str | None = None
+    other_project: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanBuilt(Event):
+    """A plan, before it is applied.
+
+    Attributes:
+        plan_id: SQLMesh's id of the plan. It differs each time, also for an equal plan.
+        previous_plan_id: The plan that the environment shows; None if the environment does not exist.
+        parts: A hash of each part of the plan that an approval covers.
+        models: The models that are changed or computed, parents before children, removed ones last.
+        uncategorized: Changed models, by fqn, whose category a person has to choose.
+        statements: The difference of the statements before and after all models, and of the Python requirements.
+        unfinished_plan_id: The plan that has begun to change the environment and has not finished; None if it has.
+        resumes: Whether this plan finishes that one: both promote the same versions.
+        plan_command: The shell command that builds the same plan.
+    """
+
+    environment: str
+    plan_id: str
+    previous_plan_id: str | None
+    parts: dict[str, str]
+    models: tuple[PlannedModel, ...]
+    has_changes: bool
+    uncategorized: tuple[str, ...] = ()
+    statements: str = ""
+    unfinished_plan_id: str | None = None
+    resumes: bool = False
+    plan_command: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,13 @@ class OutsideData:
 
 
 def outside_materialization(
-    assets: ProjectAssets, data: OutsideData, versions: DataVersions, of_outcome: Mapping[str, Any]
+    assets: ProjectAssets,
+    data: OutsideData,
+    versions: DataVersions,
+    of_outcome: Mapping[str, Any],
+    origin: str = "outside of Dagster",
 ) -> dg.AssetMaterialization:
-    """The materialization of a model that was computed outside of Dagster.
+    """The materialization of a model whose data no run of SQLMesh in Dagster has computed.
 
     This is no `MaterializeResult`: Dagster accepts one only for assets of the step, and only one for each.
 
@@ -80,7 +84,7 @@ def outside_materialization(
         asset_key=key,
         metadata={
             **of_outcome,
-            "sqlmesh/origin": f"outside of Dagster, at {utc_text(data.computed_at)}",
+            "sqlmesh/origin": f"{origin}, at {utc_text(data.computed_at)}",
             **intervals_metadata(data.intervals),
             **coverage_metadata(data.coverage),
             **({"sqlmesh/unapplied_change": change} if change else {}),

@@ -19,8 +19,8 @@ Evidence, in the order in which SQLMesh sends it:
 
 Evidence is discarded in two cases:
 
-- A second `EvaluationPlanned`: a plan has landed and SQLMesh starts over. Finished batches count, all other evidence is
-  void. A settled node that SQLMesh plans again gets a second outcome.
+- A second `EvaluationPlanned` that does not continue the first one: a plan has landed and SQLMesh starts over.
+  Finished batches count, all other evidence is void. A settled node that SQLMesh plans again gets a second outcome.
 - `pause`: an attempt ends and another one follows. Some entries stay open and keep their finished batches.
 
 Invariants:
@@ -371,7 +371,7 @@ class Ledger:
 
     def _plan(self, event: msg.EvaluationPlanned) -> None:
         """Start over and note the batches. The first plan also starts over, which changes no entry without evidence."""
-        for entry in self._entries.values():
+        for entry in () if event.continues else self._entries.values():
             entry.start_over()
         for fqn, batches in event.batches.items():
             entry = self._entry(fqn)

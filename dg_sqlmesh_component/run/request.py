@@ -38,6 +38,7 @@ class StepSettings:
         owned: The models that are assets of any component of the code location, by fqn.
         restate: Limits of restatements.
         query_history_url: A link to the queries of one run, with `{run_id}` in the place of its id.
+        apply_job: The job that applies plans; None if there is none.
     """
 
     project: SQLMeshProject
@@ -49,6 +50,7 @@ class StepSettings:
     owned: Set[str]
     restate: Restate
     query_history_url: str | None
+    apply_job: str | None
 
 
 def run_tags(request: msg.EvaluationRequest) -> dict[str, str]:
@@ -124,6 +126,7 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         concurrent_tasks=execution.concurrent_tasks,
         count_rows=settings.count_rows,
         run_id=context.run.run_id,
+        apply_job=settings.apply_job,
         overlap_timeout=execution.overlap_timeout,
         environment_timeout=execution.environment_timeout,
         manifest_facts=msg.ManifestFacts(

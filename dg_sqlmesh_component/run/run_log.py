@@ -33,7 +33,7 @@ class RunLog:
         owned: The models that are assets of any component of the code location, by fqn.
     """
 
-    context: dg.AssetExecutionContext
+    context: dg.AssetExecutionContext | dg.OpExecutionContext
     wording: Wording
     reported_checks: Set[dg.AssetCheckKey]
     owned: Set[str]

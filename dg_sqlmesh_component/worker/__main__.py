@@ -66,6 +66,7 @@ def _serve(pipe: Pipe) -> None:
         JanitorRequest,
         LoadRequest,
         PendingRequest,
+        PlanRequest,
     )
     from dg_sqlmesh_component.worker.changes import find_changes
     from dg_sqlmesh_component.worker.context import with_default_gateway
@@ -77,6 +78,7 @@ def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.worker.load.project import (
         load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
     )
+    from dg_sqlmesh_component.worker.plan.serve import serve_plan
 
     gc.freeze()  # imported objects stay, and forked processes share them
     gc.enable()
@@ -93,6 +95,8 @@ def _serve(pipe: Pipe) -> None:
         pipe.send(find_changes(request, pipe))
     elif isinstance(request, JanitorRequest):
         run_janitor(request, pipe)
+    elif isinstance(request, PlanRequest):
+        serve_plan(request, pipe)
     elif isinstance(request, EvaluationRequest):
         entry = dry_run if request.dry_run else run if request.restate is None else restate
         entry(request, pipe)

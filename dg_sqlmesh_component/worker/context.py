@@ -239,9 +239,26 @@ def unfinished_plan(project: OpenProject, environment: str) -> EnvironmentNotRea
     """The error if a plan has been updating the environment for too long."""
     return EnvironmentNotReadyError(
         f"The environment {environment!r} is being updated by a plan that has not finished "
-        "within `execution.environment_timeout` (in defs.yaml). If that plan was interrupted, apply it again:"
-        f"{block(sqlmesh_command(project, 'plan', environment))}",
+        "within `execution.environment_timeout` (in defs.yaml). "
+        f"{how_to_finish_plan(project, environment)}",
         is_transient=True,
+    )
+
+
+def how_to_finish_plan(
+    project: OpenProject, environment: str, plan_id: str | None = None, apply_job: str | None = None
+) -> str:
+    """What to do if a plan was interrupted after it had begun to change the environment.
+
+    Args:
+        apply_job: The job that may have applied it.
+    """
+    command = block(sqlmesh_command(project, "plan", environment))
+    if apply_job is None or plan_id is None:
+        return f"If that plan was interrupted, apply it again:{command}"
+    return (
+        f"If that plan was interrupted, finish it. Was it applied by the job {apply_job}? Its run has the tag "
+        f"`sqlmesh/plan_id: {plan_id}`: launch that run again. If not, apply it again:{command}"
     )
 
 

@@ -19,7 +19,16 @@ from types import FrameType
 
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
-from dg_sqlmesh_component.protocol.messages import LAST_EVENTS, Event, Level, LogLine, Records, Request, RequestFailed
+from dg_sqlmesh_component.protocol.messages import (
+    LAST_EVENTS,
+    Event,
+    Level,
+    LogLine,
+    PlanApproval,
+    Records,
+    Request,
+    RequestFailed,
+)
 
 PARENT_GONE_GRACE_SECONDS = 10.0
 """How long batches in flight may take to finish after the parent is gone."""
@@ -64,6 +73,10 @@ class Pipe:
     def receive_records(self) -> Records:
         """Wait for the answer to `StateLocked`. If the request is cancelled meanwhile, this process ends."""
         return wire.decode(Records, self._messages.get())
+
+    def receive_approval(self) -> PlanApproval:
+        """Wait for the answer to `PlanBuilt`. If the request is cancelled meanwhile, this process ends."""
+        return wire.decode(PlanApproval, self._messages.get())
 
     def await_release(self) -> None:
         """Wait, after the last event, until the parent has stored everything or is gone."""

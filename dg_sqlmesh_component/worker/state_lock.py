@@ -20,7 +20,7 @@ from sqlmesh.core.context import Context
 
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted
-from dg_sqlmesh_component.protocol.messages import EvaluationRequest, JanitorRequest
+from dg_sqlmesh_component.protocol.messages import EvaluationRequest, JanitorRequest, PlanRequest
 from dg_sqlmesh_component.worker.context import state_connection
 from dg_sqlmesh_component.worker.pipe import Pipe
 
@@ -97,20 +97,22 @@ def is_lockable(context: Context) -> bool:
 
 @contextmanager
 def locked_context(
-    request: EvaluationRequest | JanitorRequest, open_project: Callable[[], _Context], pipe: Pipe
+    request: EvaluationRequest | JanitorRequest | PlanRequest,
+    open_project: Callable[[], _Context],
+    pipe: Pipe,
+    *,
+    writes: bool = True,
 ) -> Iterator[_Context]:
     """Open a project, wait for the lock on its state and hold it. At the end, the project is closed.
 
-    A dry run writes nothing, and takes no lock.
-
     Args:
         open_project: Opens the project and its state. If it raises `DatabaseInUseError`, it is called again.
+        writes: False for a request that writes nothing, such as a dry run. It takes no lock.
     """
     lock_wait = LockWait(pipe, request.overlap_timeout)
     context = lock_wait.until(open_project)
-    is_dry_run = isinstance(request, EvaluationRequest) and request.dry_run
     try:
-        with nullcontext() if is_dry_run else _state_lock(context, request.holder, lock_wait, pipe):
+        with _state_lock(context, request.holder, lock_wait, pipe) if writes else nullcontext():
             yield context
     finally:
         context.close()

@@ -141,9 +141,9 @@ class Worker:
             if self._ending.ident is None:
                 self._ending.start()
 
-    def answer(self, records: msg.Records) -> None:
-        """Answer `StateLocked`."""
-        self._send(wire.encode(records))
+    def answer(self, answer: msg.Records | msg.PlanApproval) -> None:
+        """Answer `StateLocked` or `PlanBuilt`."""
+        self._send(wire.encode(answer))
 
     def stop(self) -> None:
         """Stop the worker and wait until it has ended: no worker outlives its request. It releases its lock."""

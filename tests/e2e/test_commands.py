@@ -24,7 +24,7 @@ TYPED = sorted(
         for page in PAGES
         for block in BASH.findall(page.read_text())
         for line in block.splitlines()
-        if re.match(r" *dg (?!dev|scaffold)", line)
+        if re.match(r" *(\w+=\S+ )?dg (?!dev|scaffold)", line)
     }
 )
 
@@ -34,7 +34,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project `analytics` as `dg` creates it, with two components."""
     root = tmp_path_factory.mktemp("analytics")
     package = root / "src" / "analytics"
-    for name, attributes in (("shop", "\n  execution: {allow_restate: true}\n  janitor: true"), ("marketing", "")):
+    of_shop = "\n  execution: {allow_restate: true}\n  janitor: true\n  deploy: true"
+    for name, attributes in (("shop", of_shop), ("marketing", "")):
         models, defs = root / name / "models", package / "defs" / name
         models.mkdir(parents=True)
         defs.mkdir(parents=True)
@@ -64,14 +65,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pages_name_commands() -> None:
-    assert {command.split()[1] for command in TYPED} >= {"launch", "check", "utils"}
+    assert {word for command in TYPED for word in command.split()} >= {"launch", "check", "utils"}
 
 
 @pytest.mark.parametrize("command", TYPED)
 def test_command_of_a_page_works(command: str, project: Path) -> None:
     words = shlex.split(command)
+    prefix = ["env", words.pop(0)] if "=" in words[0] else []
     done = run(
-        [BIN / words[0], *words[1:]], cwd=project, DAGSTER_HOME=str(project / "home"), PYTHONPATH=str(project / "src")
+        [*prefix, BIN / words[0], *words[1:]],
+        cwd=project,
+        DAGSTER_HOME=str(project / "home"),
+        PYTHONPATH=str(project / "src"),
     )
     if words[1] == "launch":
         assert "RUN_SUCCESS" in done.stdout + done.stderr

@@ -42,12 +42,13 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     StatementError,
 )
-from dg_sqlmesh_component.protocol.formatting import block, unquoted, utc_text
+from dg_sqlmesh_component.protocol.formatting import block, counted, unquoted, utc_text
 from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.context import (
     closed_on_error,
     describe_error,
     explain,
+    how_to_finish_plan,
     open_context,
     plan_command,
     unfinished_plan,
@@ -71,7 +72,9 @@ _DAY = 24 * 60 * 60 * 1000
 def evaluate(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[EvaluationContext]) -> None:
     """Serve the request. Every fact goes into the pipe as soon as it is known."""
     try:
-        with locked_context(request, partial(_open, request, pipe, context_type), pipe) as context:
+        with locked_context(
+            request, partial(_open, request, pipe, context_type), pipe, writes=not request.dry_run
+        ) as context:
             _serve(context)
             pipe.await_release()
     except SQLMeshComponentError:
@@ -118,6 +121,7 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
         pipe.log("info", f"The run config asks for the range {asked_for}.")
     pipe.send(msg.StateLocked())
     context.records = pipe.receive_records()
+    context.name_unfinished_plan()
     context.prepare()
     context.open_environment()
     status: msg.Status = "not_run"
@@ -255,6 +259,18 @@ class EvaluationContext(Context):
                 f"{', '.join(request.project.paths)}, so nothing can run. To promote them:{block(self._plan_command)}"
             )
         return environment
+
+    def name_unfinished_plan(self) -> None:
+        """Log which plan is updating the environment. SQLMesh waits for it without a word."""
+        request, environment = self.request, self.stored_environment()
+        if environment.finalized_ts is None:
+            remedy = how_to_finish_plan(request.project, request.environment, environment.plan_id, request.apply_job)
+            self.tracker.pipe.log(
+                "warning",
+                f"Plan {environment.plan_id} is updating environment {request.environment}. This run waits for it, for "
+                f"{counted(request.environment_timeout, 'second')} at most (`execution.environment_timeout` in "
+                f"defs.yaml). {remedy}",
+            )
 
     def await_finalized_environment(self) -> None:
         """Wait for a plan that is updating the environment, as SQLMesh's run does: until then, views may mix two plans.

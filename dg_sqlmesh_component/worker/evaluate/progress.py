@@ -33,11 +33,16 @@ class Progress:
         self._has_changed = False
         self._next_report = 0.0
 
-    def plan(self, batches: Mapping[str, Sequence[msg.Interval]]) -> None:
-        """Note the batches of each node, and forget finished ones: they belong to an earlier plan."""
+    def plan(self, batches: Mapping[str, Sequence[msg.Interval]], *, keeps_finished: bool = False) -> None:
+        """Note the batches of each node.
+
+        Args:
+            keeps_finished: Whether finished batches belong to them. If not, they belong to an earlier plan.
+        """
         with self._lock:
             self._planned = batches
-            self._finished.clear()
+            if not keeps_finished:
+                self._finished.clear()
 
     def start(self, fqn: str, now: float) -> None:
         with self._lock:

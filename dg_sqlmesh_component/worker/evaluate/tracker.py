@@ -125,8 +125,7 @@ class Tracker(PipeConsole):
     ) -> None:
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self._progress.plan(self.planned)
-        if self._progress_reports.ident is None:
-            self._progress_reports.start()
+        self._start_reports()
         if unselected := sorted(set().union(*self.held_back_by.values())):
             named = listed(list(map(unquoted, unselected)), _MAX_NAMED)
             text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
@@ -134,6 +133,22 @@ class Tracker(PipeConsole):
         partly = {fqn: tuple(sorted(by)) for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
         self.pipe.send(msg.EvaluationPlanned(self.planned, partly))
         self.report_idle_nodes()
+
+    def plan_more(self, batches: Mapping[str, tuple[msg.Interval, ...]]) -> None:
+        """Note and send the batches of the next stage of a plan."""
+        self.planned = {**self.planned, **batches}
+        self._progress.plan(self.planned, keeps_finished=True)
+        self._start_reports()
+        self.pipe.send(msg.EvaluationPlanned(dict(batches), continues=True))
+
+    @property
+    def failed(self) -> Set[str]:
+        """The nodes that have failed."""
+        return self._failed
+
+    def _start_reports(self) -> None:
+        if self._progress_reports.ident is None:
+            self._progress_reports.start()
 
     def report_idle_nodes(self) -> None:
         """Report them as soon as SQLMesh has planned, so that these outcomes survive if the process is killed."""

@@ -18,10 +18,12 @@ from unit.builders import audit, manifest, model
 
 import dg_sqlmesh_component
 from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.config.attributes import Audits
+from dg_sqlmesh_component.config.attributes import Audits, Budget
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
+from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.messages import RecordedCost
 
 REFERENCE = Path(__file__).parents[3] / "component.yaml"
 EVERYTHING: dict[str, Any] = {
@@ -264,3 +266,18 @@ def test_every_class_that_an_attribute_resolves_to_is_importable_from_the_packag
     assert len(classes) > 10
     assert {found.__name__ for found in classes if not hasattr(dg_sqlmesh_component, found.__name__)} == set()
     assert issubclass(ConfigurationError, dg_sqlmesh_component.SQLMeshComponentError)
+
+
+@pytest.mark.parametrize("name", ["seconds", "rows", "bytes"])
+def test_a_budget_compares_the_sum_of_all_known_costs(name: str) -> None:
+    known = [RecordedCost(**{"seconds": 1.0, name: 60.0}), RecordedCost(**{"seconds": 1.0, name: 41.0})]
+    without = RecordedCost(0.0)
+    assert Budget(**{name: 101}).excess([*known, without]) is None
+    excess = Budget(**{name: 100}).excess([*known, without])
+    assert excess is not None
+    assert f"`budget.{name}` in defs.yaml is 100." in excess
+
+
+def test_a_budget_without_a_job_that_keeps_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="Set `deploy: true`, or remove `budget`"):
+        SQLMeshProjectComponent(project=SQLMeshProject((tmp_path,)), budget=Budget(seconds=1))

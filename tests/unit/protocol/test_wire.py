@@ -51,6 +51,7 @@ REQUESTS: tuple[msg.Request, ...] = (
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
     msg.ChangesRequest(PROJECT, "prod", RECORDS, now=D2[1]),
     msg.JanitorRequest(PROJECT, "dev", concurrent_tasks=4, holder="janitor run c0ffee", overlap_timeout=2.5),
+    msg.PlanRequest(PROJECT, "prod", applies=True, overlap_timeout=2.5, sampling=msg.Sampling(5)),
 )
 EVENTS: tuple[msg.Event, ...] = (
     msg.ProjectLoaded(
@@ -92,6 +93,14 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5, (D2,)),
     msg.NodeAudited("a", (D1, D2), None),
     msg.ObjectDropped("db.core__dev"),
+    msg.PlanBuilt(
+        "prod",
+        "p2",
+        "p1",
+        {"models": "ab12"},
+        (msg.PlannedModel('"t"."a"', "t.a", "changed", "breaking", destructive=("drops x",), intervals=2),),
+        has_changes=True,
+    ),
     msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),
     msg.SecretsKnown(("hunter2", "")),
     msg.LogLine("warning", "text", "sqlmesh"),
@@ -196,6 +205,7 @@ def test_defaults_of_requests_and_errors() -> None:
         "restate": None,
         "dry_run": False,
         "sampling": None,
+        "apply_job": None,
     }
     assert defaults(msg.NodeFailed) == defaults(msg.RequestFailed) == {"is_transient": False}
 

@@ -1,0 +1,81 @@
+"""The two jobs of the plan gate: `<op>_plan` shows a plan, `<op>_apply` applies the approved one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.config.scheduling import Deploy
+from dg_sqlmesh_component.definitions.op import refuse_reserved_tags
+from dg_sqlmesh_component.plan.step import PlanSettings, apply_plan, show_plan
+
+_NAMES = dg.Array(str)
+
+
+def deploy_jobs(component_op: str) -> tuple[str, str]:
+    """The names of the job that shows a plan and of the job that applies it."""
+    start = component_op.rstrip("_")
+    return f"{start}_plan", f"{start}_apply"
+
+
+def build_deploy_jobs(configured: Deploy, settings: PlanSettings) -> dg.Definitions:
+    """The jobs. No schedule or sensor starts them: a person or CI does."""
+    refuse_reserved_tags("deploy.tags", configured.tags)
+    environment = settings.assets.manifest.environment
+    allow_destructive = dg.Field(
+        _NAMES, default_value=[], description="Models whose tables may lose columns with their values."
+    )
+    allow_revert = dg.Field(
+        _NAMES, default_value=[], description="Models that may go back to an older definition, on purpose."
+    )
+    plan = _job(
+        settings.plan_job,
+        f"Shows what the files of this deployment would do to environment {environment}, and applies nothing.",
+        configured.tags,
+        lambda context: show_plan(context, settings),
+        {"allow_destructive": allow_destructive, "allow_revert": allow_revert},
+        pool=None,
+    )
+    apply = _job(
+        settings.apply_job,
+        f"Applies the plan of this deployment's files to environment {environment}, if its digest is approved.",
+        configured.tags,
+        lambda context: apply_plan(context, settings),
+        {
+            "digest": dg.Field(str, description=f"The digest of the reviewed plan, from {settings.plan_job}."),
+            "allow_destructive": allow_destructive,
+            "allow_revert": allow_revert,
+            "over_budget": dg.Field(
+                bool, default_value=False, description="Whether to apply a plan above `budget` in defs.yaml."
+            ),
+        },
+        pool=settings.pool,
+    )
+    return dg.Definitions(jobs=[plan, apply])
+
+
+def _job(
+    name: str,
+    description: str,
+    tags: Mapping[str, str],
+    compute: Callable[[dg.OpExecutionContext], Iterator[Any]],
+    config: Mapping[str, Any],
+    pool: str | None,
+) -> dg.JobDefinition:
+    """A job with one op of the same name."""
+
+    def run_plan(context: dg.OpExecutionContext) -> Iterator[Any]:
+        yield from compute(context)
+
+    # Dagster looks at the annotation itself to decide which kind of context to pass.
+    run_plan.__annotations__ = {"context": dg.OpExecutionContext}
+    # Dagster allows no op of the job's own name, but its use in the job may have it. The run config names the use.
+    op = dg.op(
+        name=f"{name}_op", description=description, config_schema=dict(config), pool=pool, out=dg.Out(dg.Nothing)
+    )(run_plan)
+    use = dg.NodeInvocation(op.name, alias=name)
+    return dg.GraphDefinition(name=name, node_defs=[op], dependencies={use: {}}, description=description).to_job(
+        tags=dict(tags)
+    )

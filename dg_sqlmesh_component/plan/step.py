@@ -1,0 +1,284 @@
+"""One step that shows a plan, and one that applies it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.config.attributes import Budget, Execution
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.dagster_internals import DataVersions, log_step_metadata
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.report.checks import Checks, evaluation_of
+from dg_sqlmesh_component.report.failure import build_failure
+from dg_sqlmesh_component.report.metadata import outcome_metadata
+from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
+from dg_sqlmesh_component.report.plan_gate import Decision, Refusal, allowed_fqns, digest_of, headline, refusals
+from dg_sqlmesh_component.report.plan_report import REPORT_VARIABLE, PlanReport
+from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
+from dg_sqlmesh_component.report.wording import Wording
+from dg_sqlmesh_component.run.active_runs import active_runs, mark_as_computing
+from dg_sqlmesh_component.run.cancellation import Interruption
+from dg_sqlmesh_component.run.costs import interval_count, recorded_costs
+from dg_sqlmesh_component.run.ledger import Ledger
+from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
+from dg_sqlmesh_component.run.run_log import RunLog
+from dg_sqlmesh_component.worker_client.calls import serving
+from dg_sqlmesh_component.worker_client.worker import Worker
+
+DIGEST_TAG = "sqlmesh/plan_digest"
+"""Tag of a run: the digest of the plan that it shows or applies."""
+
+PLAN_TAG = "sqlmesh/plan_id"
+"""Tag of a run: SQLMesh's id of the plan that it applies."""
+
+
+_ADVICE = (
+    "If you change a file of the project, review the new plan: it has another digest. If you correct only data, launch "
+    "this job again with the same digest. Finished intervals are not computed again."
+)
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """The part of a component that the jobs of the plan gate need."""
+
+    project: SQLMeshProject
+    assets: ProjectAssets
+    execution: Execution
+    sampling: msg.Sampling | None
+    query_characters: int
+    budget: Budget
+    pool: str
+    plan_job: str
+    apply_job: str
+
+    @property
+    def environment(self) -> str:
+        return self.assets.manifest.environment
+
+
+def show_plan(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterator[Any]:
+    """Build the plan, and report it with the reasons for which applying it would be refused.
+
+    Raises:
+        dagster.Failure: SQLMesh cannot build a plan.
+    """
+    decision = Decision(None, *_lists(context.op_config))
+    step = _PlanStep(context, settings, decision)
+    yield from step.interruption.guard(step.run())
+
+
+def apply_plan(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterator[Any]:
+    """Build the plan again, and apply it if it is the approved one and nothing speaks against it.
+
+    Raises:
+        dagster.Failure: The plan was refused, and nothing was computed; or it failed.
+        dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
+    """
+    config = context.op_config
+    decision = Decision(config["digest"], *_lists(config), over_budget=config["over_budget"])
+    step = _PlanStep(context, settings, decision)
+    yield from step.interruption.guard(step.run())
+
+
+def _lists(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(config["allow_destructive"]), tuple(config["allow_revert"])
+
+
+class _PlanStep:
+    """One request: it plans, and applies the plan if the decision has a digest."""
+
+    def __init__(self, context: dg.OpExecutionContext, settings: PlanSettings, decision: Decision) -> None:
+        self._context = context
+        self._settings = settings
+        self._decision = decision
+        self._wording = Wording(settings.assets, settings.environment)
+        self._log = RunLog(context, self._wording, set(), frozenset())
+        self._ledger = Ledger(())
+        self._outcomes: list[NodeOutcome] = []
+        self._compared = msg.DataComparedWithRecords()
+        self._report = PlanReport(settings.environment, "", None, {}, (), "")
+        self._computing_since = 0
+        self._worker: Worker | None = None
+        self.interruption = Interruption(self._cancel)
+
+    @property
+    def _applies(self) -> bool:
+        return self._decision.digest is not None
+
+    def run(self) -> Iterator[Any]:
+        """Yield the results of the step. The worker holds the lock on the state until Dagster has stored them."""
+        settings = self._settings
+        request = msg.PlanRequest(
+            settings.project.open_request,
+            settings.environment,
+            applies=self._applies,
+            run_id=self._context.run.run_id,
+            overlap_timeout=settings.execution.overlap_timeout,
+            concurrent_tasks=settings.execution.concurrent_tasks,
+            sampling=settings.sampling,
+        )
+        try:
+            with serving(settings.project, request, settings.query_characters) as self._worker:
+                if self.interruption.is_cancelled:
+                    self._worker.cancel()
+                yield from self._serve(self._worker)
+        except SQLMeshComponentError as error:  # the worker died or could not be started
+            self._fail([str(error)])
+        finally:
+            self._log.output.close()
+        yield dg.Output(None)
+
+    def _serve(self, worker: Worker) -> Generator[Any, None, None]:
+        for event in worker:
+            if isinstance(event, msg.PlanBuilt):
+                self._note_plan(event)
+                if self._applies:
+                    worker.answer(self._approval(event))
+            elif isinstance(event, msg.RequestFailed):
+                self._note_outcomes(event)
+                self._end_of_failed_request(event)
+            elif isinstance(event, msg.DataComparedWithRecords):
+                self._compared = event
+            else:
+                self._log.event(event)
+                self._note_outcomes(event)
+            if isinstance(event, msg.EvaluationFinished):
+                break
+        if self._applies:
+            yield from self._end_of_apply()
+
+    def _note_outcomes(self, event: msg.Event) -> None:
+        settled = self._ledger.feed(event)
+        self._outcomes += [outcome for outcome in settled if isinstance(outcome, NodeOutcome)]
+
+    # -- before anything is computed ----------------------------------------------------------------
+
+    def _note_plan(self, plan: msg.PlanBuilt) -> None:
+        """Report the plan. If it is refused, the step ends here: the worker waits for an approval and is stopped."""
+        assets, budget = self._settings.assets, self._settings.budget
+        computed = [model for model in plan.models if model.intervals and model.fqn in assets.specs]
+        costs = recorded_costs(self._context.instance, assets, [model.fqn for model in computed])
+        estimates = {
+            model.fqn: costs[model.fqn].of(interval_count(assets.models[model.fqn], model.milliseconds))
+            for model in computed
+            if model.fqn in costs
+        }
+        digest = digest_of(plan, self._decision.allow_destructive)
+        self._report = PlanReport(
+            plan.environment,
+            digest,
+            plan,
+            {fqn: cost.seconds for fqn, cost in estimates.items()},
+            refusals(plan, self._decision, self._settings.apply_job, budget.excess(list(estimates.values()))),
+            self._apply_command(digest),
+        )
+        tags = {DIGEST_TAG: digest, **({PLAN_TAG: plan.plan_id} if self._applies else {})}
+        self._context.instance.add_run_tags(self._context.run.run_id, tags)
+        log_step_metadata(self._context, headline(plan), self._report.metadata())
+        self._context.log.info(f"{headline(plan)} Digest: {digest}")
+        for refusal in self._report.refusals:
+            level = "ERROR" if self._applies else "WARNING"
+            verb = "Refused" if self._applies else "Applying it would be refused"
+            self._context.log.log(level=level, msg=f"{verb} ({refusal.kind}): {refusal.message}")
+        self._write_report()
+        if self._applies and self._report.refusals:
+            text = "\n\n".join(refusal.message for refusal in self._report.refusals)
+            raise dg.Failure(f"The plan was refused, and nothing was computed.\n\n{text}", allow_retries=False)
+
+    def _approval(self, plan: msg.PlanBuilt) -> msg.PlanApproval:
+        assets = self._settings.assets
+        self._ledger.add(model.fqn for model in plan.models if model.intervals)
+        self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id)
+        records = materialized_data(self._context.instance, assets, assets.specs)
+        return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records))
+
+    def _apply_command(self, digest: str) -> str:
+        config = {"ops": {self._settings.apply_job: {"config": {"digest": digest}}}}
+        return f"dg launch --job {self._settings.apply_job} --config-json {shlex.quote(json.dumps(config))}"
+
+    def _write_report(self) -> None:
+        path = os.environ.get(REPORT_VARIABLE)
+        if path:
+            self._report.write(path)
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def _end_of_failed_request(self, event: msg.RequestFailed) -> None:
+        if self._report.plan is None:
+            error = ERRORS_BY_NAME.get(event.error)
+            kind = "not_ready" if error is not None and issubclass(error, REFUSALS) else "error"
+            self._report = replace(self._report, refusals=[Refusal(kind, (), event.message)])
+            self._write_report()
+        self._fail([event.message])
+
+    def _end_of_apply(self) -> Iterator[Any]:
+        if self._ledger.contradictions:
+            self._fail([])
+        yield from self._records()
+        executed = sum(outcome.outcome is Outcome.EXECUTED for outcome in self._outcomes)
+        environment = self._settings.environment
+        result = f"Applied: environment {environment} shows the plan. Computed: {counted(executed, 'model')}."
+        self._report = replace(self._report, result=result)
+        self._context.log.info(result)
+        self._log.end(self._outcomes)
+        self._write_report()
+
+    def _fail(self, problems: list[str]) -> None:
+        if self.interruption.is_cancelled:
+            raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {' '.join(problems)}")
+        problems = [*problems, *self._ledger.contradictions]
+        failure = build_failure(self._wording, self._outcomes, [], problems, advice=_ADVICE)
+        assert failure is not None, "there is a problem"
+        if self._report.plan is not None:
+            self._report = replace(self._report, result=f"Failed. {problems[0]}")
+            self._write_report()
+        raise failure
+
+    def _records(self) -> Iterator[Any]:
+        """Record the data of the promoted versions, once, and the results of the audits that SQLMesh has evaluated."""
+        instance, assets, plan = self._context.instance, self._settings.assets, self._report.plan
+        assert plan is not None, "a plan was applied"
+        compared = [data for data in self._compared.unrecorded if data.fqn in assets.specs]
+        recorded = recorded_data(instance, assets, [data.fqn for data in compared])
+        found, left_to_runs = outside_data(compared, recorded, active_runs(instance, assets))
+        if left_to_runs:
+            self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")
+        by_model = {data.fqn: data for data in found}
+        outcomes = {outcome.fqn: outcome for outcome in self._outcomes}
+        checks = Checks(self._wording, self._computing_since)
+        upstream = {spec.key: {dep.asset_key for dep in spec.deps} for spec in assets.specs.values()}
+        versions = DataVersions(instance, upstream.__getitem__)
+        for fqn in assets.parents_first:
+            if fqn in by_model:
+                yield self._materialization(by_model[fqn], outcomes.get(fqn), versions, plan)
+            if fqn in outcomes and fqn in assets.specs:
+                results = [checks.result(check, outcomes[fqn]) for check in assets.checks_of(fqn)]
+                for result in results:
+                    if result is not None:
+                        yield evaluation_of(result)
+
+    def _materialization(
+        self, data: OutsideData, outcome: NodeOutcome | None, versions: DataVersions, plan: msg.PlanBuilt
+    ) -> dg.AssetMaterialization:
+        of_outcome = outcome_metadata(self._wording, outcome) if outcome else {}
+        origin = f"plan {plan.plan_id}, applied by job {self._settings.apply_job}"
+        return outside_materialization(self._settings.assets, data, versions, of_outcome, origin)
+
+    def _cancel(self) -> None:
+        """Cancel the worker. A thread calls this, at any time."""
+        if self._worker is not None:
+            self._worker.cancel()
+        self._context.log.warning(
+            "The run is being cancelled. SQLMesh is asked to finish the batches in flight and to start no other."
+        )

@@ -1,0 +1,207 @@
+"""Whether a plan may be applied. Pure: it decides by the facts of the plan, and refuses before anything is computed.
+
+The digest of a plan is a hash of everything that a reviewer approves. It has one field for each part, so that a
+refusal can name the parts that differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import block, counted, listed
+
+PARTS = ("previous plan", "models", "categories", "statements", "requirements", "settings")
+"""The parts of `PlanBuilt.parts`, in the order of the digest's fields. The allow-list is the last field."""
+
+_ALLOW_LIST = "allow-list"
+
+_MEANINGS = {
+    "previous plan": "the environment shows another plan now",
+    "models": "the files of the project differ, so other versions of models would be promoted",
+    "categories": "SQLMesh's categories of the changes differ",
+    "statements": "the statements before or after all models differ",
+    "requirements": "the versions of required Python packages differ",
+    "settings": "the settings of the environment or of plans differ",
+    _ALLOW_LIST: "`allow_destructive` names other models than the plan's run config did",
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A reason not to apply a plan.
+
+    Attributes:
+        kind: One word of the docs' table of refusals.
+        models: The models that it is about.
+        message: Sentences: what is wrong, and what to do.
+    """
+
+    kind: str
+    models: tuple[str, ...]
+    message: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a person or CI has decided: the run config of the job that plans or applies.
+
+    Attributes:
+        digest: The approved plan; None if the job only plans.
+        allow_destructive: Names of models whose tables may lose columns.
+        allow_revert: Names of models that may go back to an older definition.
+        over_budget: Whether the plan may cost more than `budget` in defs.yaml.
+    """
+
+    digest: str | None = None
+    allow_destructive: tuple[str, ...] = ()
+    allow_revert: tuple[str, ...] = ()
+    over_budget: bool = False
+
+
+def digest_of(plan: msg.PlanBuilt, allow_destructive: Collection[str]) -> str:
+    """The digest of a plan. Two plans have the same one if a reviewer of one has approved all of the other.
+
+    Args:
+        allow_destructive: Names of models, in any order.
+    """
+    return "-".join([*(plan.parts[part] for part in PARTS), _short_hash(sorted(set(allow_destructive)))])
+
+
+def _short_hash(names: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:10]
+
+
+def refusals(plan: msg.PlanBuilt, decision: Decision, apply_job: str, budget: str | None = None) -> list[Refusal]:
+    """Why the plan may not be applied; empty if it may.
+
+    Args:
+        apply_job: The name of the job that applies plans.
+        budget: Why the plan is over the budget, as a sentence; None if it is not.
+    """
+    found = [
+        *_other_digest(plan, decision),
+        *_unfinished(plan, apply_job),
+        *_takes_back(plan, decision),
+        *_destructive(plan, decision),
+        *_uncategorized(plan),
+        *_unknown_names(plan, decision),
+    ]
+    if budget is not None and not decision.over_budget:
+        message = f"{budget} To apply it all the same, set `over_budget: true` in the run config."
+        found.append(Refusal("over_budget", tuple(m.name for m in plan.models if m.intervals), message))
+    return found
+
+
+def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
+    if decision.digest is None:
+        return
+    digest = digest_of(plan, decision.allow_destructive)
+    approved, fields = decision.digest.strip().split("-"), digest.split("-")
+    if len(approved) != len(fields):
+        message = f"`digest` in the run config is {decision.digest!r}, which is no digest of a plan. Copy it from one."
+        yield Refusal("digest", (), message)
+        return
+    differing = [part for part, was, now in zip((*PARTS, _ALLOW_LIST), approved, fields) if was != now]
+    # To name models in the run config is an approval too, so a plan without an allow-list covers one with any.
+    if differing == [_ALLOW_LIST] and approved[-1] == _short_hash(()):
+        differing = []
+    if differing:
+        has_moved = "previous plan" in differing
+        reasons = "; ".join(_MEANINGS[part] for part in differing)
+        message = (
+            f"The approved plan has the digest {decision.digest}, and the plan that would be applied now has {digest}. "
+            f"What differs: {reasons}."
+            + (f" Environment {plan.environment} shows plan {plan.previous_plan_id}." if has_moved else "")
+            + " Review the new plan, and apply it with its own digest."
+        )
+        yield Refusal("moved" if has_moved else "digest", (), message)
+
+
+def _unfinished(plan: msg.PlanBuilt, apply_job: str) -> Iterator[Refusal]:
+    if plan.unfinished_plan_id is not None and not plan.resumes:
+        message = (
+            f"Plan {plan.unfinished_plan_id} has begun to change environment {plan.environment} and has not finished. "
+            f"If it is still running, wait for it. If it was interrupted, finish it first: launch {apply_job} with the "
+            "deployment and the digest of that plan, or apply it with the files that it was made from:"
+            f"{block(plan.plan_command)}"
+        )
+        yield Refusal("unfinished_plan", (), message)
+
+
+def _takes_back(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
+    names = [m.name for m in plan.models if m.takes_back and not _is_named(m, decision.allow_revert)]
+    if names:
+        message = (
+            f"This deployment's files have an older definition of {listed(names)}. The plan would take back a newer "
+            f"change, which environment {plan.environment} shows. Merge the newest main branch and plan again. To go "
+            "back on purpose, name these models in `allow_revert` in the run config."
+        )
+        yield Refusal("stale_branch", tuple(names), message)
+
+
+def _destructive(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
+    refused = [m for m in plan.models if is_refused_as_destructive(m, decision.allow_destructive)]
+    if refused:
+        details = "; ".join(f"{m.name}: SQLMesh {', '.join(m.destructive)}" for m in refused)
+        message = (
+            f"The plan would remove data from tables that environment {plan.environment} shows. {details}. The values "
+            "of these columns are lost. To apply it all the same, name these models in `allow_destructive` in the run "
+            "config."
+        )
+        yield Refusal("destructive", tuple(m.name for m in refused), message)
+
+
+def is_refused_as_destructive(model: msg.PlannedModel, allow_destructive: Collection[str]) -> bool:
+    """Whether the model loses values, and neither itself nor the run config allows it."""
+    return bool(model.destructive) and not model.may_destroy and not _is_named(model, allow_destructive)
+
+
+def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
+    if plan.uncategorized:
+        names = {model.fqn: model.name for model in plan.models}
+        models = tuple(names.get(fqn, fqn) for fqn in plan.uncategorized)
+        message = (
+            f"SQLMesh cannot tell whether the change of {listed(models)} breaks models downstream. Set "
+            "`auto_categorize_changes` in the SQLMesh project, or choose a category with `sqlmesh plan`:"
+            f"{block(plan.plan_command)}"
+        )
+        yield Refusal("uncategorized", models, message)
+
+
+def _unknown_names(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
+    for option, names in (
+        ("allow_destructive", decision.allow_destructive),
+        ("allow_revert", decision.allow_revert),
+    ):
+        unknown = tuple(name for name in names if not any(_is_named(model, [name]) for model in plan.models))
+        if unknown and decision.digest is not None:
+            message = (
+                f"`{option}` in the run config names {listed(unknown)}, which the plan does not change. Remove it."
+            )
+            yield Refusal("unknown_model", unknown, message)
+
+
+def _is_named(model: msg.PlannedModel, names: Sequence[str] | Collection[str]) -> bool:
+    """Whether one of the names is the model's, as written in SQLMesh, with or without its catalog."""
+    known = {model.name.casefold(), model.fqn.casefold(), model.fqn.replace('"', "").casefold()}
+    return any(name.casefold() in known for name in names)
+
+
+def allowed_fqns(plan: msg.PlanBuilt, decision: Decision) -> tuple[str, ...]:
+    """The models whose tables may lose columns, by fqn."""
+    return tuple(model.fqn for model in plan.models if _is_named(model, decision.allow_destructive))
+
+
+def headline(plan: msg.PlanBuilt) -> str:
+    """How many models the plan changes and computes, in one line."""
+    kinds: dict[str, int] = {}
+    for model in plan.models:
+        if model.change is not None:
+            kinds[model.change] = kinds.get(model.change, 0) + 1
+    words = {"indirect": "indirectly changed", "metadata": "with changed metadata"}
+    changes = ", ".join(f"{number} {words.get(kind, kind)}" for kind, number in kinds.items()) or "no changed models"
+    intervals = sum(model.intervals for model in plan.models)
+    return f"Plan for environment {plan.environment}: {changes}; {counted(intervals, 'interval')} to compute."

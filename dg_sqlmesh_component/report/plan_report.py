@@ -1,0 +1,218 @@
+"""A plan as JSON, as Markdown and as metadata of a step. Pure, except for `write`, which writes one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import counted, fenced
+from dg_sqlmesh_component.report.plan_gate import Refusal, headline
+
+REPORT_VARIABLE = "DG_SQLMESH_REPORT"
+"""Environment variable: the file to which a job writes its report. `.md` or `.json` decides its format."""
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What a job reports about a plan.
+
+    Attributes:
+        plan: None if SQLMesh could not build one.
+        seconds: By fqn, the estimated seconds of models with a record of an earlier computation.
+        apply_command: The shell command that applies this plan.
+        result: What applying it has done; None if it was not applied.
+    """
+
+    environment: str
+    digest: str
+    plan: msg.PlanBuilt | None
+    seconds: Mapping[str, float]
+    refusals: Sequence[Refusal]
+    apply_command: str
+    result: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The report for programs."""
+        models = self.plan.models if self.plan else ()
+        return {
+            "digest": self.digest,
+            "environment": self.environment,
+            "models": [self._model(model) for model in models if model.change is not None],
+            "catch_up": [
+                {"name": model.name, "intervals": model.intervals, "seconds": self.seconds.get(model.fqn)}
+                for model in models
+                if model.change is None
+            ],
+            "refusals": [
+                {"kind": refusal.kind, "models": list(refusal.models), "message": refusal.message}
+                for refusal in self.refusals
+            ],
+            "diff": [],
+            "result": self.result,
+        }
+
+    def _model(self, model: msg.PlannedModel) -> dict[str, Any]:
+        return {
+            "name": model.name,
+            "change": model.change,
+            "category": model.category,
+            "destructive": list(model.destructive),
+            "columns": list(model.columns),
+            "intervals": model.intervals,
+            "seconds": self.seconds.get(model.fqn),
+            "owner": model.owner,
+        }
+
+    def metadata(self) -> dict[str, dg.MetadataValue]:
+        """The report on the step's page."""
+        metadata: dict[str, dg.MetadataValue] = {
+            "sqlmesh/plan_digest": dg.MetadataValue.text(self.digest),
+            "sqlmesh/plan_json": dg.MetadataValue.json(self.as_json()),
+        }
+        if self.plan and self.plan.models:
+            records = [self._record(model) for model in self.plan.models]
+            metadata["sqlmesh/plan"] = dg.MetadataValue.table(records)
+        if self.refusals:
+            text = "\n\n".join(refusal.message for refusal in self.refusals)
+            metadata["sqlmesh/refusals"] = dg.MetadataValue.md(text)
+        return metadata
+
+    def _record(self, model: msg.PlannedModel) -> dg.TableRecord:
+        seconds = self.seconds.get(model.fqn)
+        return dg.TableRecord(
+            {
+                "model": model.name,
+                "change": _change(model),
+                "effect": _effect(model),
+                "computes": _computes(model, seconds),
+                "owner": model.owner or "",
+            }
+        )
+
+    # -- Markdown -----------------------------------------------------------------------------------
+
+    def markdown(self) -> str:
+        """The report for a comment on a pull request."""
+        if self.plan is None:
+            return "\n\n".join([f"## No plan for environment `{self.environment}`", *self._refusal_lines()]) + "\n"
+        parts = [
+            f"## {headline(self.plan)}",
+            *([self.result] if self.result else []),
+            *self._refusal_lines(),
+            *self._losses(),
+            *self._table(),
+            *self._differences(),
+            f"Digest: `{self.digest}`",
+        ]
+        if self.plan.models and not self.refusals and self.result is None:
+            parts.append(f"To apply exactly this plan:\n\n{fenced(self.apply_command, 'bash')}")
+        return "\n\n".join(parts) + "\n"
+
+    def _refusal_lines(self) -> list[str]:
+        return [f"> **Not applied ({refusal.kind}).** {_quoted(refusal.message)}" for refusal in self.refusals]
+
+    def _losses(self) -> list[str]:
+        """What the environment loses, first: that is what a reviewer must not miss."""
+        assert self.plan is not None
+        lines = [
+            f"- `{model.name}` is removed: its view in {self.environment} is dropped."
+            for model in self.plan.models
+            if model.change == "removed"
+        ]
+        for model in self.plan.models:
+            if model.destructive:
+                lines += [
+                    f"- `{model.name}`: the table that {self.environment} shows {effect}. Its values are lost."
+                    for effect in model.destructive
+                ]
+            else:
+                lines += [
+                    f"- `{model.name}`: readers lose the column {column.removeprefix('drops ')}. A new table is built; "
+                    "the old one stays until SQLMesh's janitor deletes it."
+                    for column in model.columns
+                    if column.startswith("drops ")
+                ]
+        return [f"### {self.environment} loses\n\n" + "\n".join(lines)] if lines else []
+
+    def _table(self) -> list[str]:
+        assert self.plan is not None
+        if not self.plan.models:
+            return []
+        head = "| Model | Change | What readers see | Computes | Owner |\n| --- | --- | --- | --- | --- |\n"
+        rows = (
+            f"| `{model.name}` | {_change(model)} | {_cell(_effect(model))} | "
+            f"{_computes(model, self.seconds.get(model.fqn))} | {_cell(model.owner or '')} |"
+            for model in self.plan.models
+        )
+        return [head + "\n".join(rows)]
+
+    def _differences(self) -> list[str]:
+        assert self.plan is not None
+        found = [(f"`{model.name}`", model.diff) for model in self.plan.models if model.diff]
+        if self.plan.statements:
+            found.append(("Statements and requirements", self.plan.statements))
+        return [f"<details><summary>{title}</summary>\n\n{fenced(diff, 'diff')}\n\n</details>" for title, diff in found]
+
+    def write(self, path: str) -> None:
+        """Write the report.
+
+        Raises:
+            ConfigurationError: The file has another suffix, or cannot be written.
+        """
+        file = Path(path)
+        if file.suffix not in (".md", ".json"):
+            raise ConfigurationError(
+                f"The environment variable {REPORT_VARIABLE} names {path}. The name must end in .md or .json."
+            )
+        text = self.markdown() if file.suffix == ".md" else json.dumps(self.as_json(), indent=2) + "\n"
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(
+                f"The report cannot be written to {path}, which the environment variable {REPORT_VARIABLE} names: "
+                f"{error.strerror}."
+            ) from error
+
+
+_CHANGES = {
+    "added": "added",
+    "removed": "removed",
+    "changed": "changed",
+    "indirect": "changed upstream",
+    "metadata": "metadata only",
+    None: "not changed",
+}
+
+
+def _change(model: msg.PlannedModel) -> str:
+    """The change and SQLMesh's category, `changed (breaking, forward-only)`."""
+    details = [model.category.replace("_", " ")] if model.category and model.change in ("changed", "indirect") else []
+    details += ["forward-only"] if model.is_forward_only and model.change in ("changed", "indirect") else []
+    details += [f"project {model.other_project}"] if model.other_project else []
+    return _CHANGES[model.change] + (f" ({', '.join(details)})" if details else "")
+
+
+def _effect(model: msg.PlannedModel) -> str:
+    return "; ".join(model.columns)
+
+
+def _computes(model: msg.PlannedModel, seconds: float | None) -> str:
+    if not model.intervals:
+        return "nothing"
+    estimate = f", about {seconds:.0f} s" if seconds is not None else ""
+    return f"{counted(model.intervals, 'interval')}{estimate}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\n", "\n> ")

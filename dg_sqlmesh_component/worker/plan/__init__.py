@@ -1,0 +1,1 @@
+"""Plans: what the files of the project would do to an environment, and doing it."""

@@ -1,0 +1,153 @@
+"""The facts of a SQLMesh plan that a person or a rule decides by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sqlglot import exp
+from sqlmesh.core.context import Context
+from sqlmesh.core.plan import Plan
+from sqlmesh.core.schema_diff import get_schema_differ
+from sqlmesh.core.snapshot import Snapshot, SnapshotId, SnapshotTableInfo
+from sqlmesh.utils import columns_to_types_all_known
+from sqlmesh.utils.dag import DAG
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.worker.context import sqlmesh_command
+from dg_sqlmesh_component.worker.coverage import is_incremental
+from dg_sqlmesh_component.worker.plan.digest import plan_parts
+
+
+def plan_built(plan: Plan, request: msg.PlanRequest, context: Context) -> msg.PlanBuilt:
+    """The facts of a plan."""
+    diff = plan.context_diff
+    unfinished, resumes, previous = None, False, diff.previous_plan_id
+    if diff.is_unfinalized_environment and not diff.is_new_environment:
+        unfinished, resumes = diff.previous_plan_id, not diff.has_snapshot_changes
+        stored = context.state_reader.get_environment(request.environment)
+        if resumes and stored is not None:
+            previous = stored.previous_plan_id
+    return msg.PlanBuilt(
+        environment=diff.environment,
+        plan_id=plan.plan_id,
+        previous_plan_id=previous,
+        parts=plan_parts(plan, previous),
+        models=tuple(_models(plan, {config.project for config in context.configs.values()})),
+        has_changes=diff.has_changes,
+        uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
+        statements=_other_differences(plan),
+        unfinished_plan_id=unfinished,
+        resumes=resumes,
+        plan_command=sqlmesh_command(request.project, "plan", request.environment),
+    )
+
+
+def _models(plan: Plan, projects: set[str]) -> Iterator[msg.PlannedModel]:
+    diff = plan.context_diff
+    missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
+    order: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in diff.snapshots.items()})
+    for s_id in order.sorted:
+        snapshot = diff.snapshots.get(s_id)
+        if snapshot is None or (_change(plan, snapshot) is None and s_id not in missing):
+            continue
+        yield _model(plan, snapshot, missing.get(s_id, []), projects)
+    for removed in sorted(diff.removed_snapshots.values(), key=lambda info: info.name):
+        yield _removed(removed)
+
+
+def _change(plan: Plan, snapshot: Snapshot) -> msg.Change | None:
+    diff = plan.context_diff
+    if snapshot.snapshot_id in diff.added:
+        return "added"
+    if diff.directly_modified(snapshot.name):
+        return "changed"
+    if diff.indirectly_modified(snapshot.name):
+        return "indirect"
+    return "metadata" if diff.metadata_updated(snapshot.name) else None
+
+
+def _removed(info: SnapshotTableInfo) -> msg.PlannedModel:
+    view = info.qualified_view_name
+    return msg.PlannedModel(info.name, f"{view.schema_name}.{view.table}", "removed")
+
+
+def _model(plan: Plan, snapshot: Snapshot, missing: list[msg.Interval], projects: set[str]) -> msg.PlannedModel:
+    change, diff = _change(plan, snapshot), plan.context_diff
+    _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
+    keeps_table = old is not None and snapshot.version == old.version and snapshot.requires_schema_migration_in_prod
+    category = snapshot.change_category
+    project = snapshot.node.project
+    return msg.PlannedModel(
+        fqn=snapshot.name,
+        name=snapshot.node.name,
+        change=change,
+        category=category.name.lower() if change and category is not None else None,
+        is_forward_only=bool(change and snapshot.is_forward_only),
+        destructive=tuple(dict.fromkeys(_drops(snapshot, old))) if old is not None and keeps_table else (),
+        may_destroy=snapshot.is_model and not snapshot.model.on_destructive_change.is_error,
+        columns=tuple(_column_changes(snapshot, old)) if old is not None else (),
+        diff=diff.text_diff(snapshot.name) if change in ("changed", "metadata") else "",
+        intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
+        milliseconds=sum(end - start for start, end in missing),
+        takes_back=old is not None and change == "changed" and _takes_back(snapshot, old),
+        owner=snapshot.node.owner,
+        other_project=project if project not in projects else None,
+    )
+
+
+def _columns(snapshot: Snapshot) -> Mapping[str, exp.DataType]:
+    """The columns of a model with their types; empty if a type is not known before the model is computed."""
+    columns = (snapshot.model.columns_to_types if snapshot.is_model else None) or {}
+    return columns if columns_to_types_all_known(columns) else {}
+
+
+def _column_changes(new: Snapshot, old: Snapshot) -> Iterator[str]:
+    """What consumers of the model's view see."""
+    before, after = _columns(old), _columns(new)
+    if not before or not after:
+        return
+    dialect = new.model.dialect
+    for name in before:
+        if name not in after:
+            yield f"drops {name}"
+        elif before[name] != after[name]:
+            yield f"changes {name} from {before[name].sql(dialect)} to {after[name].sql(dialect)}"
+    for name in after:
+        if name not in before:
+            yield f"adds {name} {after[name].sql(dialect)}"
+
+
+def _drops(new: Snapshot, old: Snapshot) -> Iterator[str]:
+    """What SQLMesh does to the table of the old version that loses values.
+
+    SQLMesh itself looks only at models whose files have changed. It alters the tables of models downstream of them too,
+    after it has begun to promote (SQLMesh#5719).
+    """
+    before, after = _columns(old), _columns(new)
+    if not before or not after:
+        return
+    operations = get_schema_differ(new.model.dialect).compare_columns(
+        new.name, dict(before), dict(after), ignore_destructive=new.model.on_destructive_change.is_ignore
+    )
+    for operation in operations:
+        if operation.is_destructive:
+            name = operation.column.name if hasattr(operation, "column") else str(operation)
+            is_added_again = name in after
+            again = f" and adds it again as {after[name].sql(new.model.dialect)}" if is_added_again else ""
+            yield f"drops {name}{again}"
+
+
+def _takes_back(new: Snapshot, old: Snapshot) -> bool:
+    """Whether the definition is an older one of the same model, so that the promoted one would be lost."""
+    data_hash, metadata_hash = new.fingerprint.data_hash, new.fingerprint.metadata_hash
+    earlier = {(v.fingerprint.data_hash, v.fingerprint.metadata_hash) for v in old.previous_versions}
+    promoted = (old.fingerprint.data_hash, old.fingerprint.metadata_hash)
+    return (data_hash, metadata_hash) in earlier and (data_hash, metadata_hash) != promoted
+
+
+def _other_differences(plan: Plan) -> str:
+    diff = plan.context_diff
+    parts = [text.strip("\n") for _, text in diff.environment_statements_diff(include_python_env=True)]
+    if diff.has_requirement_changes:
+        parts.append(f"requirements:\n{diff.requirements_diff()}")
+    return "\n\n".join(parts)

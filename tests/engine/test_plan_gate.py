@@ -1,0 +1,261 @@
+"""The jobs `<op>_plan` and `<op>_apply`: what a plan reports, what is refused, and what an apply records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from harness import NewShop, RunRecord, Shop, python_model
+
+PLAN, APPLY = "sqlmesh_shop_plan", "sqlmesh_shop_apply"
+
+BASE = "MODEL (name t.base, kind VIEW, owner ann); SELECT 1 AS id, 2.5::{type} AS amount"
+DAILY = """
+MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true));
+SELECT @start_ds::DATE AS day, id, amount FROM t.base
+"""
+TOTAL = """
+MODEL (name t.total, kind FULL, audits (not_null(columns := (amount))));
+SELECT sum(amount){added} AS amount FROM t.daily
+"""
+MODELS = {
+    "models/base.sql": BASE.format(type="DOUBLE"),
+    "models/daily.sql": DAILY,
+    "models/total.sql": TOTAL.format(added=""),
+    "models/other.sql": "MODEL (name t.other, kind FULL); SELECT 1 AS x",
+}
+
+
+@pytest.fixture
+def shop(new_shop: NewShop) -> Shop:
+    return new_shop(MODELS, deploy=True)
+
+
+def launch(shop: Shop, job: str, **config: Any) -> RunRecord:
+    """Launch a job of the gate in this process, and return what Dagster recorded."""
+    definition = shop.refresh().resolve_job_def(job)
+    run_config = {"ops": {job: {"config": config}}}
+    run = definition.execute_in_process(instance=shop.instance, run_config=run_config, raise_on_error=False)
+    return shop.run_record(run.run_id)
+
+
+def report_of(record: RunRecord) -> dict[str, Any]:
+    """The JSON report of a job."""
+    return next(
+        event.event_specific_data.metadata["sqlmesh/plan_json"].value
+        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
+        if "sqlmesh/plan_json" in event.event_specific_data.metadata
+    )
+
+
+def planned(shop: Shop, **config: Any) -> dict[str, Any]:
+    record = launch(shop, PLAN, **config)
+    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    return report_of(record)
+
+
+def failure_of(record: RunRecord) -> str:
+    [event] = record.events(dg.DagsterEventType.STEP_FAILURE)
+    text: str = event.event_specific_data.error.to_string()
+    return text
+
+
+def change(shop: Shop, **models: str) -> None:
+    for name, text in models.items():
+        (shop.project / "models" / f"{name}.sql").write_text(text)
+
+
+def kinds(report: dict[str, Any]) -> list[str]:
+    return [refusal["kind"] for refusal in report["refusals"]]
+
+
+@pytest.mark.attribute("deploy")
+def test_jobs_have_the_tags_of_deploy(shop: Shop) -> None:
+    for job in (PLAN, APPLY):
+        definition = shop.configure(deploy={"tags": {"team": "data"}}).resolve_job_def(job)
+        assert definition.tags["team"] == "data"
+
+
+def test_a_plan_lists_direct_and_indirect_changes_and_applies_nothing(shop: Shop) -> None:
+    before = shop.state()
+    change(shop, total=TOTAL.format(added=" + 1"))
+
+    report = planned(shop)
+
+    [model] = report["models"]
+    assert (model["name"], model["change"], model["category"], model["intervals"]) == (
+        "t.total",
+        "changed",
+        "breaking",
+        1,
+    )
+    assert kinds(report) == []
+    assert shop.state() == before
+
+
+def test_an_apply_of_the_reviewed_digest_promotes_it_and_records_each_version_once(shop: Shop) -> None:
+    launched = shop.launch()
+    assert launched.status is dg.DagsterRunStatus.SUCCESS, launched.log
+    change(shop, total=TOTAL.format(added=" + 1"))
+    digest = planned(shop)["digest"]
+
+    record = launch(shop, APPLY, digest=digest)
+
+    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    [event] = record.events(dg.DagsterEventType.ASSET_MATERIALIZATION)
+    assert event.asset_key == dg.AssetKey(["t", "total"])
+    assert "plan" in event.event_specific_data.materialization.metadata["sqlmesh/origin"].value
+    evaluations = [event.event_specific_data for event in record.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)]
+    assert {evaluation.check_name: evaluation.passed for evaluation in evaluations} == {
+        "not_null_amount": True,
+        "sqlmesh_execution_status": True,
+    }
+    assert planned(shop)["models"] == []
+    assert shop.launch().computed_outside == {}, "the next run records nothing again"
+
+
+def test_another_digest_is_refused_before_anything_is_computed(shop: Shop) -> None:
+    change(shop, total=TOTAL.format(added=" + 1"))
+    digest = planned(shop)["digest"]
+    change(shop, total=TOTAL.format(added=" + 2"))
+    before = shop.state()
+
+    record = launch(shop, APPLY, digest=digest)
+
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    assert "the files of the project differ" in failure_of(record)
+    assert digest in failure_of(record)
+    assert shop.state() == before
+
+
+def test_a_plan_applied_by_somebody_else_makes_the_approval_void(shop: Shop) -> None:
+    change(shop, total=TOTAL.format(added=" + 1"))
+    digest = planned(shop)["digest"]
+    change(shop, total=TOTAL.format(added=""), other="MODEL (name t.other, kind FULL); SELECT 2 AS x")
+    shop.plan(at=None)
+    change(shop, total=TOTAL.format(added=" + 1"), other=MODELS["models/other.sql"])
+
+    record = launch(shop, APPLY, digest=digest)
+
+    assert kinds(report_of(record)) == ["moved", "stale_branch"]
+    assert "t.other" in failure_of(record)
+
+
+def test_an_indirect_destructive_change_is_refused_by_name(shop: Shop) -> None:
+    """SQLMesh#5719: SQLMesh builds this plan without an error, and breaks the environment half-way."""
+    change(shop, base=BASE.format(type="INT"))
+    report = planned(shop)
+
+    assert kinds(report) == ["destructive"]
+    assert report["refusals"][0]["models"] == ["t.daily"]
+    daily = next(model for model in report["models"] if model["name"] == "t.daily")
+    assert (daily["change"], daily["destructive"]) == ("indirect", ["drops amount and adds it again as INT"])
+    record = launch(shop, APPLY, digest=report["digest"])
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    shop.launch()  # prod is whole: a run does not wait for an unfinished plan
+
+    change(shop, total="MODEL (name t.total, kind FULL); SELECT max(amount) AS amount FROM t.daily")
+    allowed = launch(shop, APPLY, digest=planned(shop)["digest"], allow_destructive=["t.daily"])
+    assert allowed.status is dg.DagsterRunStatus.SUCCESS, failure_of(allowed)
+
+
+def test_a_blocking_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> None:
+    change(shop, total=TOTAL.format(added=" + NULL"))
+    digest = planned(shop)["digest"]
+
+    record = launch(shop, APPLY, digest=digest)
+
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    assert "not_null" in failure_of(record)
+    assert "environment prod is as it was before" in failure_of(record)
+    assert record.events(dg.DagsterEventType.ASSET_MATERIALIZATION) == []
+    assert record.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION) == []
+    assert shop.query("SELECT amount FROM t.total") != [(None,)]
+
+
+def test_the_report_is_written_as_markdown_or_json(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(shop, total=TOTAL.format(added=" + 1"))
+    for suffix in ("md", "json"):
+        monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / f"report.{suffix}"))
+        planned(shop)
+
+    assert "`t.total` | changed (breaking)" in (tmp_path / "report.md").read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["environment"] == "prod"
+
+
+KILLED = python_model("t.total", "if Path('kill').exists(): os.kill(os.getpid(), signal.SIGKILL)", ["t.daily"])
+
+
+@pytest.fixture
+def killed_shop(new_shop: NewShop) -> Shop:
+    """A shop whose t.total kills SQLMesh's process while the project has a file `kill`."""
+    shop = new_shop({**MODELS, "models/total.sql": "", "models/total.py": KILLED}, deploy=True)
+    (shop.project / "kill").touch()
+    return shop
+
+
+def test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_finishes_it(killed_shop: Shop) -> None:
+    shop = killed_shop
+    added = "MODEL (name t.added, kind FULL); SELECT 1 AS x"
+    (shop.project / "models" / "total.py").write_text(KILLED.replace("[1]", "[2]"))
+    change(shop, added=added)
+    digest = planned(shop)["digest"]
+
+    killed = launch(shop, APPLY, digest=digest)
+
+    assert killed.status is dg.DagsterRunStatus.FAILURE
+    assert shop.query("SELECT id FROM t.total") == [(1,)]
+    (shop.project / "kill").unlink()
+    finished = launch(shop, APPLY, digest=digest)
+    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    assert shop.query("SELECT id FROM t.total") == [(2,)]
+    assert planned(shop)["models"] == []
+
+
+def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(killed_shop: Shop) -> None:
+    shop = killed_shop
+    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
+    digest = planned(shop)["digest"]
+
+    killed = launch(shop, APPLY, digest=digest)
+
+    assert killed.status is dg.DagsterRunStatus.FAILURE
+    (shop.project / "kill").unlink()
+    shop.configure(deploy=True, execution={"environment_timeout": 1})
+    waiting = shop.launch()
+    assert waiting.status is dg.DagsterRunStatus.FAILURE
+    assert "launch that run again" in waiting.log
+    assert APPLY in waiting.log
+    finished = launch(shop, APPLY, digest=digest)
+    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+
+
+def test_an_unfinished_plan_of_somebody_else_is_refused_by_name(killed_shop: Shop) -> None:
+    shop = killed_shop
+    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
+    launch(shop, APPLY, digest=planned(shop)["digest"])
+    (shop.project / "kill").unlink()
+    change(shop, other="MODEL (name t.other, kind FULL); SELECT 2 AS x")
+
+    report = planned(shop)
+
+    assert "unfinished_plan" in kinds(report)
+
+
+@pytest.mark.attribute("budget")
+def test_a_plan_over_the_budget_is_refused_and_computes_nothing(shop: Shop) -> None:
+    shop.launch()  # records what the models cost
+    shop.configure(deploy=True, budget={"seconds": 0})
+    change(shop, total=TOTAL.format(added=" + 1"))
+    digest = planned(shop)["digest"]
+    before = shop.state()
+
+    refused = launch(shop, APPLY, digest=digest)
+
+    assert kinds(report_of(refused)) == ["over_budget"]
+    assert shop.state() == before
+    assert launch(shop, APPLY, digest=digest, over_budget=True).status is dg.DagsterRunStatus.SUCCESS

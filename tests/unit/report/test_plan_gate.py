@@ -1,0 +1,163 @@
+"""Whether a plan may be applied, and its report, by facts alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.report.plan_gate import PARTS, Decision, Refusal, allowed_fqns, digest_of, headline, refusals
+from dg_sqlmesh_component.report.plan_report import PlanReport
+
+SALES = msg.PlannedModel(
+    '"db"."marts"."sales"', "marts.sales", "indirect", "indirect_breaking", is_forward_only=True,
+    destructive=("drops amount",), columns=("drops amount",), owner="ann",
+)  # fmt: skip
+ORDERS = msg.PlannedModel(
+    '"db"."core"."orders"', "core.orders", "changed", "breaking", diff="-SELECT 1\n+SELECT 2", intervals=3
+)
+
+
+def plan(*models: msg.PlannedModel, **more: Any) -> msg.PlanBuilt:
+    parts = {part: f"{number:010}" for number, part in enumerate(PARTS)}
+    return msg.PlanBuilt("prod", "p2", "p1", parts, models, has_changes=True, plan_command="sqlmesh plan prod", **more)
+
+
+def kinds(built: msg.PlanBuilt, decision: Decision, budget: str | None = None) -> list[str]:
+    return [refusal.kind for refusal in refusals(built, decision, "shop_apply", budget)]
+
+
+def test_a_plan_with_its_own_digest_is_not_refused() -> None:
+    assert kinds(plan(ORDERS), Decision(digest_of(plan(ORDERS), ()))) == []
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_refusal_names_the_part_that_differs(part: str) -> None:
+    approved = plan(ORDERS)
+    now = replace(approved, parts={**approved.parts, part: "f" * 10})
+
+    [refusal] = refusals(now, Decision(digest_of(approved, ())), "shop_apply")
+
+    assert refusal.kind == ("moved" if part == "previous plan" else "digest")
+    assert digest_of(now, ()) in refusal.message
+    assert digest_of(approved, ()) in refusal.message
+
+
+def test_a_text_that_is_no_digest_is_refused() -> None:
+    [refusal] = refusals(plan(ORDERS), Decision("latest"), "shop_apply")
+    assert "'latest', which is no digest" in refusal.message
+
+
+def test_the_order_of_the_allow_list_does_not_change_the_digest() -> None:
+    assert digest_of(plan(), ("a", "b")) == digest_of(plan(), ("b", "a")) != digest_of(plan(), ("a",))
+
+
+def test_a_destructive_change_is_refused_until_its_model_is_named() -> None:
+    built = plan(SALES)
+    digest = digest_of(built, ())
+    assert kinds(built, Decision(digest)) == ["destructive"]
+    for name in ("marts.sales", "db.marts.sales", '"db"."marts"."sales"', "MARTS.SALES"):
+        decision = Decision(digest, allow_destructive=(name,))
+        assert kinds(built, decision) == []
+        assert allowed_fqns(built, decision) == (SALES.fqn,)
+
+
+def test_an_allow_list_of_the_reviewed_plan_has_to_be_the_same_when_it_is_applied() -> None:
+    built = plan(SALES)
+    digest = digest_of(built, ("marts.sales",))
+    assert kinds(built, Decision(digest)) == ["digest", "destructive"]
+    assert kinds(built, Decision(digest, allow_destructive=("marts.sales",))) == []
+
+
+def test_a_model_that_allows_destructive_changes_itself_is_not_refused() -> None:
+    assert kinds(plan(replace(SALES, may_destroy=True)), Decision()) == []
+
+
+def test_an_older_definition_is_refused_until_its_model_is_named() -> None:
+    built = plan(replace(ORDERS, takes_back=True))
+    assert kinds(built, Decision()) == ["stale_branch"]
+    assert kinds(built, Decision(allow_revert=("core.orders",))) == []
+
+
+def test_an_unfinished_plan_is_refused_unless_this_plan_finishes_it() -> None:
+    assert kinds(plan(ORDERS, unfinished_plan_id="p0"), Decision()) == ["unfinished_plan"]
+    assert kinds(plan(unfinished_plan_id="p0", resumes=True), Decision()) == []
+
+
+def test_uncategorized_models_are_named() -> None:
+    [refusal] = refusals(plan(ORDERS, uncategorized=(ORDERS.fqn,)), Decision(), "shop_apply")
+    assert (refusal.kind, refusal.models) == ("uncategorized", ("core.orders",))
+
+
+def test_a_name_in_the_run_config_that_the_plan_does_not_change_is_refused() -> None:
+    built = plan(ORDERS)
+    decision = Decision(digest_of(built, ()), allow_destructive=("core.order",), allow_revert=("x",))
+    assert [refusal.models for refusal in refusals(built, decision, "shop_apply")] == [("core.order",), ("x",)]
+
+
+def test_a_plan_over_the_budget_is_refused_unless_the_run_config_allows_it() -> None:
+    assert kinds(plan(ORDERS), Decision(), "The estimate is 9 seconds.") == ["over_budget"]
+    assert kinds(plan(ORDERS), Decision(over_budget=True), "The estimate is 9 seconds.") == []
+
+
+# -- the report ---------------------------------------------------------------------------------------
+
+
+def report(*models: msg.PlannedModel, refused: tuple[Refusal, ...] = (), **more: Any) -> PlanReport:
+    return PlanReport("prod", "d1", plan(*models, **more), {ORDERS.fqn: 12.4}, refused, "dg launch --job shop_apply")
+
+
+def test_json_has_the_documented_keys() -> None:
+    found = report(ORDERS, refused=(Refusal("digest", ("m",), "No."),)).as_json()
+    assert found.keys() >= {"digest", "environment", "models", "refusals", "diff"}
+    [model] = found["models"]
+    assert model.items() >= {
+        "name": "core.orders", "change": "changed", "category": "breaking", "destructive": [], "intervals": 3,
+        "seconds": 12.4,
+    }.items()  # fmt: skip
+    assert found["refusals"] == [{"kind": "digest", "models": ["m"], "message": "No."}]
+
+
+def test_a_model_that_is_only_computed_is_no_change() -> None:
+    found = report(replace(ORDERS, change=None)).as_json()
+    assert found["models"] == []
+    assert found["catch_up"] == [{"name": "core.orders", "intervals": 3, "seconds": 12.4}]
+
+
+def test_markdown_begins_with_refusals_and_losses() -> None:
+    removed = msg.PlannedModel('"db"."old"."gone"', "old.gone", "removed")
+    text = report(SALES, removed, refused=(Refusal("destructive", (), "First.\n\n    second"),)).markdown()
+    parts = text.split("\n\n")
+    assert parts[0] == "## Plan for environment prod: 1 indirectly changed, 1 removed; 0 intervals to compute."
+    assert "> **Not applied (destructive).** First.\n> \n>     second" in text
+    losses = text[text.index("### prod loses") : text.index("| Model |")]
+    assert "`old.gone` is removed: its view in prod is dropped." in losses
+    assert "`marts.sales`: the table that prod shows drops amount. Its values are lost." in losses
+    assert "dg launch" not in text, "a refused plan has no command that applies it"
+
+
+def test_markdown_has_the_command_and_the_differences_of_a_plan_that_may_be_applied() -> None:
+    text = report(ORDERS, statements="after_all:\n+ GRANT").markdown()
+    assert "```diff\n-SELECT 1\n+SELECT 2\n```" in text
+    assert "<summary>Statements and requirements</summary>" in text
+    assert "| `core.orders` | changed (breaking) |  | 3 intervals, about 12 s |  |" in text
+    assert "dg launch --job shop_apply" in text
+
+
+def test_the_suffix_of_the_file_decides_the_format(tmp_path: Path) -> None:
+    report(ORDERS).write(str(tmp_path / "a.json"))
+    assert json.loads((tmp_path / "a.json").read_text())["digest"] == "d1"
+    with pytest.raises(ConfigurationError, match=r"must end in \.md or \.json"):
+        report(ORDERS).write(str(tmp_path / "a.txt"))
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        report(ORDERS).write(str(tmp_path / "none" / "a.md"))
+
+
+def test_headline_counts_changes_and_intervals() -> None:
+    assert headline(plan()) == "Plan for environment prod: no changed models; 0 intervals to compute."
+    assert headline(plan(ORDERS, SALES)).endswith("1 changed, 1 indirectly changed; 3 intervals to compute.")
