@@ -26,7 +26,7 @@ from dg_sqlmesh_component.report.plan_gate import Decision, Refusal, allowed_fqn
 from dg_sqlmesh_component.report.plan_report import REPORT_VARIABLE, PlanReport
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.run.active_runs import active_runs, mark_as_computing
+from dg_sqlmesh_component.run.active_runs import PLAN_TAG, active_runs, mark_as_computing
 from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.costs import interval_count, recorded_costs
 from dg_sqlmesh_component.run.ledger import Ledger
@@ -37,9 +37,6 @@ from dg_sqlmesh_component.worker_client.worker import Worker
 
 DIGEST_TAG = "sqlmesh/plan_digest"
 """Tag of a run: the digest of the plan that it shows or applies."""
-
-PLAN_TAG = "sqlmesh/plan_id"
-"""Tag of a run: SQLMesh's id of the plan that it applies."""
 
 
 _ADVICE = (
@@ -251,7 +248,8 @@ class _PlanStep:
         assert plan is not None, "a plan was applied"
         compared = [data for data in self._compared.unrecorded if data.fqn in assets.specs]
         recorded = recorded_data(instance, assets, [data.fqn for data in compared])
-        found, left_to_runs = outside_data(compared, recorded, active_runs(instance, assets))
+        others = [run for run in active_runs(instance, assets) if run.run_id != self._context.run.run_id]
+        found, left_to_runs = outside_data(compared, recorded, others)
         if left_to_runs:
             self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")
         by_model = {data.fqn: data for data in found}

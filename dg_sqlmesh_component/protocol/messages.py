@@ -334,7 +334,7 @@ class PlanRequest(Request):
     @property
     def holder(self) -> str:
         """The Dagster run, in words. Runs that wait for the lock log it."""
-        return f"Dagster run {self.run_id}, which applies a plan"
+        return f"plan of run {self.run_id}"  # a name of PostgreSQL's sessions has 63 characters
 
 
 @dataclass(frozen=True, slots=True)

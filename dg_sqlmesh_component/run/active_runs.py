@@ -16,6 +16,9 @@ from dg_sqlmesh_component.protocol.formatting import listed
 COMPUTING_SINCE_TAG = "sqlmesh/computing_since"
 """Tag of a run: when it has first taken a lock on a SQLMesh state."""
 
+PLAN_TAG = "sqlmesh/plan_id"
+"""Tag of a run: SQLMesh's id of the plan that it applies. Such a run has no assets, and may compute any model."""
+
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -60,7 +63,7 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
     records = instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
     runs = [record.dagster_run for record in records]
     for record, run, planned in zip(records, runs, planned_assets(instance, runs)):
-        if planned & assets.fqn_by_key.keys():
+        if planned & assets.fqn_by_key.keys() or PLAN_TAG in run.tags:
             active.append(
                 ActiveRun(
                     run.run_id,
@@ -69,7 +72,7 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
                     # A run config may limit the intervals or name another environment.
                     computes_all=run.status is not dg.DagsterRunStatus.CANCELING and not run.run_config.get("ops"),
                     models=None
-                    if RESTATE_TAG in run.tags
+                    if {RESTATE_TAG, PLAN_TAG} & run.tags.keys()
                     else frozenset(assets.fqn_by_key[key] for key in planned & assets.fqn_by_key.keys()),
                     computing_since=_instant(run.tags[COMPUTING_SINCE_TAG])
                     if COMPUTING_SINCE_TAG in run.tags

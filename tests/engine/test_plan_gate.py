@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from harness import NewShop, RunRecord, Shop, python_model
+from harness import NewShop, RunRecord, Shop, python_model, wait_until
+from postgres import postgres_server
 
 PLAN, APPLY = "sqlmesh_shop_plan", "sqlmesh_shop_apply"
 
@@ -259,3 +263,177 @@ def test_a_plan_over_the_budget_is_refused_and_computes_nothing(shop: Shop) -> N
     assert kinds(report_of(refused)) == ["over_budget"]
     assert shop.state() == before
     assert launch(shop, APPLY, digest=digest, over_budget=True).status is dg.DagsterRunStatus.SUCCESS
+
+
+# -- the digest -----------------------------------------------------------------------------------
+
+
+def test_the_digest_is_equal_on_another_path_and_after_a_run_of_prod(shop: Shop, tmp_path: Path) -> None:
+    change(shop, total=TOTAL.format(added=" + 1"))
+    digest = planned(shop)["digest"]
+    shop.launch()
+    assert planned(shop)["digest"] == digest
+
+    moved = shutil.copytree(shop.project, tmp_path / "elsewhere" / "copy")
+    shop.project = moved
+    shop.configure(deploy=True)
+
+    assert planned(shop)["digest"] == digest
+
+
+def _edit_config(text: str, old: str = "", new: str = "") -> Callable[[Shop], None]:
+    def edit(shop: Shop) -> None:
+        config = shop.project / "config.yaml"
+        config.write_text(config.read_text().replace(old, new) + text)
+
+    return edit
+
+
+def _plan_another_change(shop: Shop) -> None:
+    total = shop.project / "models" / "total.sql"
+    ours = total.read_text()
+    total.write_text(MODELS["models/total.sql"])
+    change(shop, more="MODEL (name t.more, kind FULL); SELECT 1 AS x")
+    shop.plan(at=None)
+    total.write_text(ours)
+
+
+DIFFERENCES: dict[str, tuple[int, Callable[[Shop], object]]] = {
+    "moved prod": (0, _plan_another_change),
+    "changed query": (1, lambda shop: change(shop, total=TOTAL.format(added=" + 2"))),
+    "removed model": (1, lambda shop: (shop.project / "models" / "other.sql").unlink()),
+    "category": (2, _edit_config("plan: {auto_categorize_changes: {sql: 'off'}}\n")),
+    "statement": (3, _edit_config("after_all: [SELECT 1]\n")),
+    "requirement": (4, lambda shop: (shop.project / "sqlmesh-requirements.lock").write_text("numpy==2.1.2\n")),
+    "setting": (5, _edit_config("plan: {forward_only: true}\n")),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_the_digest_differs_in_the_field_of_what_has_changed(shop: Shop, name: str) -> None:
+    field, edit = DIFFERENCES[name]
+    change(shop, total=TOTAL.format(added=" + 1"))
+    before = planned(shop)["digest"].split("-")
+
+    edit(shop)
+
+    after = planned(shop)["digest"].split("-")
+    assert before[field] != after[field]
+
+
+def test_the_digest_differs_for_another_allow_list(shop: Shop) -> None:
+    change(shop, base=BASE.format(type="INT"))
+    assert planned(shop)["digest"] != planned(shop, allow_destructive=["t.daily"])["digest"]
+
+
+# -- what is reported -----------------------------------------------------------------------------
+
+
+def test_removed_uncategorized_and_metadata_changes_are_reported(shop: Shop) -> None:
+    _edit_config("plan: {auto_categorize_changes: {sql: 'off'}}\n")(shop)
+    (shop.project / "models" / "other.sql").unlink()
+    change(
+        shop,
+        total=TOTAL.format(added=" + 1"),
+        base=BASE.format(type="DOUBLE").replace("owner ann", "owner bob"),
+        new="MODEL (name t.new, kind FULL); SELECT 1 AS x",
+    )
+
+    report = planned(shop)
+
+    changes = {model["name"]: (model["change"], model["category"]) for model in report["models"]}
+    assert changes == {
+        "t.base": ("metadata", "metadata"),
+        "t.total": ("changed", None),
+        "t.new": ("added", "breaking"),
+        "t.other": ("removed", None),
+    }
+    assert {model["name"]: model["owner"] for model in report["models"]}["t.base"] == "bob"
+    assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("uncategorized", ["t.total"])]
+
+
+def test_a_project_that_cannot_be_planned_is_reported(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop.project / "tests").mkdir()
+    (shop.project / "tests" / "test_other.yaml").write_text(
+        "test_other: {model: t.other, inputs: {}, outputs: {query: [{x: 2}]}}\n"
+    )
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.json"))
+
+    record = launch(shop, PLAN)
+
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    assert "failing test" in failure_of(record)
+    assert "test_other" in record.log
+    assert [refusal["kind"] for refusal in json.loads((tmp_path / "report.json").read_text())["refusals"]] == [
+        "not_ready"
+    ]
+
+
+def test_the_first_plan_of_an_environment_is_applied(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS, planned_at=None, deploy=True)
+    report = planned(shop)
+    assert {model["change"] for model in report["models"]} == {"added"}
+
+    record = launch(shop, APPLY, digest=report["digest"])
+
+    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    assert set(record.computed_outside) == {"t/base", "t/daily", "t/total", "t/other"}
+    assert planned(shop)["models"] == []
+
+
+# -- PostgreSQL -----------------------------------------------------------------------------------
+
+WAITING_QUERY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
+SLOW = "MODEL (name t.slow, kind FULL); SELECT {id} AS id, pg_advisory_xact_lock(7)::text AS paused"
+LAST = "MODEL (name t.last, kind FULL); SELECT id + 1 AS id FROM t.slow"
+
+
+def test_a_plan_that_lands_while_another_one_computes_stops_it(new_shop: NewShop) -> None:
+    with postgres_server() as server:
+        server.query("CREATE DATABASE landing")
+        files = {
+            "models/slow.sql": SLOW.format(id=1),
+            "models/last.sql": LAST,
+            "models/other.sql": MODELS["models/other.sql"],
+        }
+        shop = new_shop(files, server.config("landing"), deploy=True)
+        change(shop, slow=SLOW.format(id=2))
+        digest = planned(shop)["digest"]
+        with ThreadPoolExecutor(1) as threads, server.advisory_lock(7, "landing"):
+            applying = threads.submit(launch, shop, APPLY, digest=digest)
+            wait_until(lambda: bool(server.query(WAITING_QUERY)) or applying.done())
+            change(shop, slow=SLOW.format(id=1), other="MODEL (name t.other, kind FULL); SELECT 5 AS x")
+            shop.plan(at=None)
+        record = applying.result()
+
+        assert "Another plan has changed environment prod since this one was built" in failure_of(record)
+        assert server.query("SELECT x FROM t.other", "landing") == [(5,)]
+        assert server.query("SELECT id FROM t.last", "landing") == [(2,)], "prod shows the old version"
+        assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+
+
+def test_on_postgresql_a_reviewed_plan_is_applied_and_a_run_waits_for_it(new_shop: NewShop) -> None:
+    with postgres_server() as server:
+        server.query("CREATE DATABASE landing")
+        files = {"models/slow.sql": SLOW.format(id=1), "models/last.sql": LAST}
+        shop = new_shop(files, server.config("landing"), deploy=True)
+        change(shop, slow=SLOW.format(id=2))
+        digest = planned(shop)["digest"]
+        with ThreadPoolExecutor(1) as threads:
+            with server.advisory_lock(7, "landing"):
+                applying = threads.submit(launch, shop, APPLY, digest=digest)
+                wait_until(lambda: bool(server.query(WAITING_QUERY)) or applying.done())
+                process = shop.launch_in_new_process()
+                wait_until(lambda: "held by plan of run" in all_logs(shop), process)
+            record, run_id = applying.result(), process.communicate(timeout=200)[0].split()[-1]
+
+        assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+        assert set(record.computed_outside) == {"t/slow", "t/last"}
+        assert server.query("SELECT id FROM t.last", "landing") == [(3,)]
+        assert shop.run_record(run_id).computed_outside == {}, "the apply has recorded them"
+
+
+def all_logs(shop: Shop) -> str:
+    return "\n".join(shop.run_record(run.run_id).log for run in shop.instance.get_runs())
