@@ -124,6 +124,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             query_characters=self.metadata_limits.characters,
             owned=self._code_location.models,
             restate=self.restate,
+            budget=self.budget,
             query_history_url=self.query_history_url,
             apply_job=self._deploy_jobs[1] if self.deploy is not None else None,
         )
@@ -272,7 +273,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
                 self.execution,
                 self.audits.sampling,
                 self.metadata_limits.characters,
-                self.budget,
+                self.budget.limits,
                 self._op.pool(assets.manifest.environment),
                 plan_job,
                 apply_job,

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -19,9 +19,10 @@ from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.templates import TemplateScope
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import counted, did_you_mean
+from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, Limits, Model
-from dg_sqlmesh_component.protocol.messages import RecordedCost, Sampling
+from dg_sqlmesh_component.protocol.messages import Budget as Limit
+from dg_sqlmesh_component.protocol.messages import Sampling
 
 Selection: TypeAlias = str | list[str] | None
 
@@ -346,41 +347,29 @@ class TagConvention(Attributes, path="tag_convention"):
 
 
 @dataclass
-class Restate(Attributes, path="restate", least={"max_intervals": 1, "max_seconds": 0}):
+class Restate(Attributes, path="restate", least={"max_intervals": 1}):
     """Limits of restatements, which `execution.allow_restate` allows."""
 
     max_intervals: int | None = attribute(
         None, "Refuse a restatement of more intervals, counted over all its models. Default: no limit.", 500
     )
-    max_seconds: float | None = attribute(
-        None,
-        "Refuse a restatement that would take longer, as estimated from recorded materializations. Default: no limit.",
-        3600,
-    )
 
 
 @dataclass
 class Budget(Attributes, path="budget", least={"seconds": 0, "rows": 0, "bytes": 0}):
-    """The most that a plan may cost, as estimated from recorded materializations, before `<op>_apply` refuses it.
+    """The most that a run, a restatement or the plan of `<op>_apply` may cost, as estimated from materializations.
 
-    Models without a record do not count. `over_budget: true` in the run config goes on. Default: no limit.
+    Above it, the run is refused before it computes anything, unless its run config has `over_budget: true`. Models
+    without a record do not count. Default: no limit.
     """
 
     seconds: float | None = attribute(None, "Seconds of computation. Default: no limit.", 1800)
     rows: float | None = attribute(None, "Rows, if the engine reports them. Default: no limit.", 10_000_000)
     bytes: float | None = attribute(None, "Bytes, if the engine reports them. Default: no limit.", 1_000_000_000)
 
-    def excess(self, estimates: Sequence[RecordedCost]) -> str | None:
-        """Why these computations are over the budget, as a sentence; None if they are not."""
-        for name in ("seconds", "rows", "bytes"):
-            limit = getattr(self, name)
-            total = sum(getattr(cost, name) or 0 for cost in estimates)
-            if limit is not None and total > limit:
-                return (
-                    f"The estimate is {total:,.0f} {name}, from earlier runs of {counted(len(estimates), 'model')}; "
-                    f"`budget.{name}` in defs.yaml is {limit:,.0f}."
-                )
-        return None
+    @property
+    def limits(self) -> Limit:
+        return Limit(self.seconds, self.rows, self.bytes)
 
 
 @dataclass

@@ -107,7 +107,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         "deployment sets a limit, by default `sqlmesh_<project folder>_<environment>`.",
     )
     execution: Execution = mapping(Execution, {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]})
-    restate: Restate = mapping(Restate, {"max_intervals": 500, "max_seconds": 3600})
+    restate: Restate = mapping(Restate, {"max_intervals": 500})
     schedule: Schedule | None = mapping(
         Schedule, True, {"default_status": "RUNNING", "tags": {"team": "data"}}, is_switch=True
     )
@@ -141,11 +141,6 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
             raise ConfigurationError(
                 f"`query_history_url` in defs.yaml is {self.query_history_url!r}. It must contain {{run_id}}, in whose "
                 "place each run puts its id."
-            )
-        if self.budget != Budget() and self.deploy is None:
-            raise ConfigurationError(
-                "`budget` in defs.yaml limits what `<op>_apply` may compute, and there is no such job. Set `deploy: "
-                "true`, or remove `budget`."
             )
         if self.restate != Restate() and not self.execution.allow_restate:
             raise ConfigurationError(

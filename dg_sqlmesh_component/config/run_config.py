@@ -48,6 +48,9 @@ class SQLMeshRunConfig(dg.Config):
         description="Compute and record nothing. The step shows what a run with this config would do with each model "
         "now, and why.",
     )
+    over_budget: bool = Field(
+        default=False, description="Whether the run may cost more than `budget` in defs.yaml, as estimated."
+    )
     restate: RestateConfig | None = Field(
         default=None,
         description="Compute this range of the selected models again, and of the models downstream of them, instead of "
@@ -144,7 +147,7 @@ def refuse_options_without_effect(config: SQLMeshRunConfig, environment: str, *,
             f"The run config sets restate and {' and '.join(options)}. A restatement has its own start and end, and "
             f"computes no pending intervals. Leave {' and '.join(options)} out."
         )
-    options += [name for name in ("restate", "dry_run") if getattr(config, name)]
+    options += [name for name in ("restate", "dry_run", "over_budget") if getattr(config, name)]
     if options and not runs_models:
         raise ConfigurationError(
             f"The run config sets {' and '.join(options)}, but only checks are selected, so no model is executed. "

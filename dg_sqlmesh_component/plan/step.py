@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Budget, Execution
+from dg_sqlmesh_component.config.attributes import Execution
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import DataVersions, log_step_metadata
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
@@ -28,7 +28,7 @@ from dg_sqlmesh_component.report.records import OutsideData, outside_materializa
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import PLAN_TAG, active_runs, mark_as_computing
 from dg_sqlmesh_component.run.cancellation import Interruption
-from dg_sqlmesh_component.run.costs import interval_count, recorded_costs
+from dg_sqlmesh_component.run.costs import estimates
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.run.run_log import RunLog
@@ -54,7 +54,7 @@ class PlanSettings:
     execution: Execution
     sampling: msg.Sampling | None
     query_characters: int
-    budget: Budget
+    budget: msg.Budget
     pool: str
     plan_job: str
     apply_job: str
@@ -164,20 +164,18 @@ class _PlanStep:
     def _note_plan(self, plan: msg.PlanBuilt) -> None:
         """Report the plan. If it is refused, the step ends here: the worker waits for an approval and is stopped."""
         assets, budget = self._settings.assets, self._settings.budget
-        computed = [model for model in plan.models if model.intervals and model.fqn in assets.specs]
-        costs = recorded_costs(self._context.instance, assets, [model.fqn for model in computed])
-        estimates = {
-            model.fqn: costs[model.fqn].of(interval_count(assets.models[model.fqn], model.milliseconds))
-            for model in computed
-            if model.fqn in costs
-        }
+        computed = {model.fqn: model.milliseconds for model in plan.models if model.intervals}
+        costs = estimates(self._context.instance, assets, computed)
+        estimate = msg.RecordedCost.total(list(costs.values()))
+        if without := [model.name for model in plan.models if model.intervals and model.fqn not in costs]:
+            self._context.log.info(f"Without a record of an earlier computation, so not estimated: {listed(without)}.")
         digest = digest_of(plan, self._decision.allow_destructive)
         self._report = PlanReport(
             plan.environment,
             digest,
             plan,
-            {fqn: cost.seconds for fqn, cost in estimates.items()},
-            refusals(plan, self._decision, self._settings.apply_job, budget.excess(list(estimates.values()))),
+            {fqn: cost.seconds for fqn, cost in costs.items()},
+            refusals(plan, self._decision, self._settings.apply_job, budget.excess(estimate)),
             self._apply_command(digest),
         )
         tags = {DIGEST_TAG: digest, **({PLAN_TAG: plan.plan_id} if self._applies else {})}
@@ -226,6 +224,13 @@ class _PlanStep:
         executed = sum(outcome.outcome is Outcome.EXECUTED for outcome in self._outcomes)
         environment = self._settings.environment
         result = f"Applied: environment {environment} shows the plan. Computed: {counted(executed, 'model')}."
+        estimated = self._report.seconds
+        if estimated:
+            actual = sum(outcome.duration_ms for outcome in self._outcomes if outcome.fqn in estimated) / 1000
+            result += (
+                f" Of the {counted(len(estimated), 'model')} with an estimate: {sum(estimated.values()):.1f} s "
+                f"estimated, {actual:.1f} s computed."
+            )
         self._report = replace(self._report, result=result)
         self._context.log.info(result)
         self._log.end(self._outcomes)

@@ -9,6 +9,7 @@ standalone audit: both are nodes of a run. "By model" and "by node" mean by fqn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -133,6 +134,35 @@ class RecordedCost:
             None if self.bytes is None else self.bytes * intervals,
         )
 
+    @staticmethod
+    def total(costs: Sequence[RecordedCost]) -> RecordedCost | None:
+        """What all of them cost; None without any. Unknown rows and bytes are left out."""
+        if not costs:
+            return None
+        rows = [cost.rows for cost in costs if cost.rows is not None]
+        by = [cost.bytes for cost in costs if cost.bytes is not None]
+        return RecordedCost(sum(cost.seconds for cost in costs), sum(rows) if rows else None, sum(by) if by else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The most that a computation may cost, by its estimate. None for no limit."""
+
+    seconds: float | None = None
+    rows: float | None = None
+    bytes: float | None = None
+
+    def excess(self, estimate: RecordedCost | None) -> str | None:
+        """Why an estimate is over the budget, as a sentence; None if it is not, or if there is none."""
+        for name in ("seconds", "rows", "bytes"):
+            limit, value = getattr(self, name), getattr(estimate, name, None)
+            if limit is not None and value is not None and value > limit:
+                return (
+                    f"The estimate from earlier runs is {value:,.1f} {name}, and `budget.{name}` in defs.yaml is "
+                    f"{limit:,.1f}."
+                )
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Restatement:
@@ -140,14 +170,14 @@ class Restatement:
 
     Attributes:
         start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
-        max_intervals, max_seconds: Refuse a larger restatement. None for no limit.
+        max_intervals, budget: Refuse a larger restatement. None for no limit.
         costs: By fqn, for the estimate. Models that Dagster has no record of are missing.
     """
 
     start: str
     end: str
     max_intervals: int | None = None
-    max_seconds: float | None = None
+    budget: Budget | None = None
     costs: dict[str, RecordedCost] = field(default_factory=dict)
 
 
@@ -194,6 +224,7 @@ class EvaluationRequest(Request):
         dry_run: Plan as a run would, and compute nothing.
         sampling: Which rows of failed audits to send; None for none.
         apply_job: The job that finishes an interrupted plan; None if there is no such job.
+        awaits_budget: Whether to wait for a `GoAhead` after each `EvaluationPlanned` that has batches.
     """
 
     environment: str
@@ -217,6 +248,7 @@ class EvaluationRequest(Request):
     dry_run: bool = False
     sampling: Sampling | None = None
     apply_job: str | None = None
+    awaits_budget: bool = False
 
     @property
     def holder(self) -> str:
@@ -335,6 +367,11 @@ class PlanRequest(Request):
     def holder(self) -> str:
         """The Dagster run, in words. Runs that wait for the lock log it."""
         return f"plan of run {self.run_id}"  # a name of PostgreSQL's sessions has 63 characters
+
+
+@dataclass(frozen=True, slots=True)
+class GoAhead:
+    """The answer to an `EvaluationPlanned` that is within the budget. If it is not, the worker is stopped instead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ PRINTED = "\0dg_sqlmesh: has printed everything"
 """The last line of a worker's output, printed before the last event. Events and output have separate pipes."""
 
 
-def encode(message: msg.Request | msg.Event | msg.Records | msg.PlanApproval) -> bytes:
+def encode(message: msg.Request | msg.Event | msg.Records | msg.GoAhead | msg.PlanApproval) -> bytes:
     """The message as one line, with its line break."""
     name = type(message).__name__
     adapter = _adapter(name)
@@ -45,7 +45,7 @@ def decode(expected: type[_T], line: bytes) -> _T:
     """The message of a line that `encode` wrote.
 
     Args:
-        expected: `Request`, `Event`, `Records` or `PlanApproval`.
+        expected: `Request`, `Event`, `Records`, `GoAhead` or `PlanApproval`.
 
     Raises:
         WorkerError: This version of the package does not write such lines.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from statistics import linear_regression, median
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Restate
+from dg_sqlmesh_component.config.attributes import Budget, Restate
 from dg_sqlmesh_component.config.run_config import RestateConfig
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
@@ -30,7 +30,12 @@ _UNIT_DAYS = {
 
 
 def build_restatement(
-    config: RestateConfig, limits: Restate, assets: ProjectAssets, models: Collection[str], instance: dg.DagsterInstance
+    config: RestateConfig,
+    limits: Restate,
+    budget: Budget,
+    assets: ProjectAssets,
+    models: Collection[str],
+    instance: dg.DagsterInstance,
 ) -> msg.Restatement:
     """The restatement of these models, with the recorded costs of all models that it may compute.
 
@@ -38,7 +43,7 @@ def build_restatement(
         models: The requested models, by fqn.
     """
     costs = recorded_costs(instance, assets, {*models, *assets.downstream_of(models)})
-    return msg.Restatement(config.start, config.end, limits.max_intervals, limits.max_seconds, costs)
+    return msg.Restatement(config.start, config.end, limits.max_intervals, budget.limits, costs)
 
 
 def recorded_costs(
@@ -49,6 +54,18 @@ def recorded_costs(
         fqn: _recorded_cost(instance, assets.key(fqn), assets.models[fqn]) for fqn in models if fqn in assets.specs
     }
     return {fqn: cost for fqn, cost in costs.items() if cost is not None}
+
+
+def estimates(
+    instance: dg.DagsterInstance, assets: ProjectAssets, computed: Mapping[str, int]
+) -> dict[str, msg.RecordedCost]:
+    """What it costs to compute ranges of models. Models that Dagster has no record of are left out.
+
+    Args:
+        computed: The length of each model's range in milliseconds, by fqn.
+    """
+    costs = recorded_costs(instance, assets, computed)
+    return {fqn: cost.of(interval_count(assets.models[fqn], computed[fqn])) for fqn, cost in costs.items()}
 
 
 def interval_count(model: Model, milliseconds: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
@@ -20,7 +20,7 @@ from dg_sqlmesh_component.report.prediction import (
 )
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.check_history import last_results
-from dg_sqlmesh_component.run.costs import interval_count, recorded_costs
+from dg_sqlmesh_component.run.costs import estimates
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.run_log import RunLog
@@ -44,7 +44,11 @@ def predict(context: dg.AssetExecutionContext, settings: StepSettings, request: 
         return
     except SQLMeshComponentError as error:
         raise dg.Failure(description=f"The dry run has no result. {error}", allow_retries=False) from None
-    predictions = _predictions(context.instance, wording, outcomes)
+    costs = estimates(context.instance, settings.assets, _computed(outcomes))
+    predictions = _predictions(context.instance, wording, outcomes, costs)
+    excess = settings.budget.limits.excess(msg.RecordedCost.total(list(costs.values())))
+    if excess and request.restate is None:
+        context.log.warning(f"Dry run: a run would be refused without `over_budget: true` in its run config. {excess}")
     line = prediction_line(wording, predictions)
     context.log.info(prediction_log(line, predictions))
     log_step_metadata(context, line, prediction_metadata(predictions))
@@ -81,26 +85,32 @@ def _as_if_finished(event: msg.Event) -> Iterable[msg.Event]:
                 yield msg.BatchFinished(fqn, index, interval, duration_ms=0, rows=None, bytes=None)
 
 
-def _predictions(instance: dg.DagsterInstance, wording: Wording, outcomes: Sequence[NodeOutcome]) -> list[Prediction]:
+def _computed(outcomes: Sequence[NodeOutcome]) -> dict[str, int]:
+    """The length of what a run would compute of each model, in milliseconds."""
+    return {
+        outcome.fqn: sum(end - start for start, end in outcome.intervals)
+        for outcome in outcomes
+        if outcome.outcome is Outcome.EXECUTED
+    }
+
+
+def _predictions(
+    instance: dg.DagsterInstance,
+    wording: Wording,
+    outcomes: Sequence[NodeOutcome],
+    costs: Mapping[str, msg.RecordedCost],
+) -> list[Prediction]:
     """The predictions, parents first and standalone audits last."""
     assets = wording.assets
-    executed = [outcome.fqn for outcome in outcomes if outcome.outcome is Outcome.EXECUTED]
-    costs = recorded_costs(instance, assets, executed)
-    failed = _failed_audits(instance, wording, executed)
+    failed = _failed_audits(instance, wording, list(_computed(outcomes)))
     downstream = {fqn: assets.downstream_of([fqn]) for fqn in failed}
     position = {fqn: number for number, fqn in enumerate(assets.parents_first)}
-
-    def seconds(outcome: NodeOutcome) -> float | None:
-        if outcome.fqn not in costs:
-            return None
-        milliseconds = sum(end - start for start, end in outcome.intervals)
-        return costs[outcome.fqn].of(interval_count(assets.models[outcome.fqn], milliseconds)).seconds
 
     return [
         predicted(
             wording,
             outcome,
-            seconds(outcome),
+            costs[outcome.fqn].seconds if outcome.fqn in costs else None,
             failed.get(outcome.fqn, ()),
             [fqn for fqn, models in downstream.items() if outcome.fqn in models],
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Execution, Restate
+from dg_sqlmesh_component.config.attributes import Budget, Execution, Restate
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
@@ -37,6 +37,7 @@ class StepSettings:
         query_characters: How many characters of an evaluated audit's query are kept.
         owned: The models that are assets of any component of the code location, by fqn.
         restate: Limits of restatements.
+        budget: What a run may cost.
         query_history_url: A link to the queries of one run, with `{run_id}` in the place of its id.
         apply_job: The job that applies plans; None if there is none.
     """
@@ -49,6 +50,7 @@ class StepSettings:
     query_characters: int
     owned: Set[str]
     restate: Restate
+    budget: Budget
     query_history_url: str | None
     apply_job: str | None
 
@@ -101,9 +103,12 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
     # Dagster itself chooses what to repeat, and gives it the config of the failed run.
     is_asset_retry = repeats_failed_assets(context.run)
     refuse_options_without_effect(config, environment, runs_models=runs_models or is_asset_retry)
+    if config.over_budget and settings.budget == Budget():
+        raise ConfigurationError("The run config sets over_budget, and defs.yaml has no `budget`. Leave it out.")
+    budget = Budget() if config.over_budget else settings.budget
     restate = None
     if config.restate is not None and models:
-        restate = build_restatement(config.restate, settings.restate, assets, models, context.instance)
+        restate = build_restatement(config.restate, settings.restate, budget, assets, models, context.instance)
         # A restatement computes models only. The audits of all other nodes are evaluated after it.
         audit_only |= {*standalone, *(nodes - models)}
         nodes, standalone = models, set()
@@ -127,6 +132,7 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         count_rows=settings.count_rows,
         run_id=context.run.run_id,
         apply_job=settings.apply_job,
+        awaits_budget=budget != Budget() and restate is None and not config.dry_run,
         overlap_timeout=execution.overlap_timeout,
         environment_timeout=execution.environment_timeout,
         manifest_facts=msg.ManifestFacts(

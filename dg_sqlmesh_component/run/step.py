@@ -31,6 +31,7 @@ from dg_sqlmesh_component.run.active_runs import mark_as_computing
 from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.check_history import last_evaluations
+from dg_sqlmesh_component.run.costs import estimates
 from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.request import StepSettings, build_request, reported_checks, run_tags
@@ -101,6 +102,7 @@ class _Step:
         self._assets = assets
         self._request = request
         self._retries = execution.retries
+        self._budget = settings.budget.limits
         self.interruption = Interruption(self._cancel)
         self._open_worker = ExitStack()
         self._worker: Worker | None = None
@@ -199,6 +201,10 @@ class _Step:
                 event = self._retries.classify(event) if self._retries else event
                 if isinstance(event, (msg.EvaluationFinished, msg.RequestFailed)):
                     return event
+                if isinstance(event, msg.EvaluationPlanned) and event.batches and request.awaits_budget:
+                    if excess := self._excess(event):
+                        return msg.RequestFailed(ConfigurationError.__name__, excess)
+                    worker.answer(msg.GoAhead())
                 self._note(event, worker)
                 self._log.event(event)
                 if isinstance(event, msg.DataComparedWithRecords):
@@ -208,6 +214,18 @@ class _Step:
         except SQLMeshComponentError as error:
             return error  # the worker died or could not be started; nodes that had finished were reported
         raise AssertionError("a worker that ends without a last event raises")
+
+    def _excess(self, planned: msg.EvaluationPlanned) -> str | None:
+        """Why the planned batches are over the budget; None if they are not."""
+        computed = {
+            fqn: sum(end - start for start, end in batches) for fqn, batches in planned.batches.items() if batches
+        }
+        costs = estimates(self._context.instance, self._assets, computed)
+        excess = self._budget.excess(msg.RecordedCost.total(list(costs.values())))
+        return excess and (
+            f"The run is over the budget. {excess} Nothing was computed. Select fewer models, limit the range with "
+            "`start` and `end`, or set `over_budget: true` in the run config."
+        )
 
     def _note(self, event: msg.Event, worker: Worker) -> None:
         match event:

@@ -22,6 +22,7 @@ from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshCompone
 from dg_sqlmesh_component.protocol.messages import (
     LAST_EVENTS,
     Event,
+    GoAhead,
     Level,
     LogLine,
     PlanApproval,
@@ -73,6 +74,16 @@ class Pipe:
     def receive_records(self) -> Records:
         """Wait for the answer to `StateLocked`. If the request is cancelled meanwhile, this process ends."""
         return wire.decode(Records, self._messages.get())
+
+    def receive_go_ahead(self) -> None:
+        """Wait for the answer to `EvaluationPlanned`.
+
+        Raises:
+            EvaluationError: The request was cancelled meanwhile.
+        """
+        if not (line := self._messages.get()):
+            raise EvaluationError(CANCELLED_BEFORE)
+        wire.decode(GoAhead, line)
 
     def receive_approval(self) -> PlanApproval:
         """Wait for the answer to `PlanBuilt`. If the request is cancelled meanwhile, this process ends."""
@@ -147,6 +158,7 @@ class Pipe:
             if not self._has_begun:  # SQLMesh is being imported, or the project opened: no work is lost
                 self.fail(EvaluationError(CANCELLED_BEFORE))
                 os._exit(0)
+        self._messages.put(b"")  # ends the wait for an answer
 
     def _cut_off_now(self) -> None:
         self.is_cancelled = True

@@ -141,8 +141,8 @@ class Worker:
             if self._ending.ident is None:
                 self._ending.start()
 
-    def answer(self, answer: msg.Records | msg.PlanApproval) -> None:
-        """Answer `StateLocked` or `PlanBuilt`."""
+    def answer(self, answer: msg.Records | msg.GoAhead | msg.PlanApproval) -> None:
+        """Answer `StateLocked`, `EvaluationPlanned` or `PlanBuilt`."""
         self._send(wire.encode(answer))
 
     def stop(self) -> None:

@@ -265,6 +265,28 @@ def test_a_plan_over_the_budget_is_refused_and_computes_nothing(shop: Shop) -> N
     assert launch(shop, APPLY, digest=digest, over_budget=True).status is dg.DagsterRunStatus.SUCCESS
 
 
+def test_a_run_over_the_budget_is_refused_before_it_computes_anything(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS)
+    first = shop.launch(assets=["t/base", "t/other"])
+    assert first.status is dg.DagsterRunStatus.SUCCESS
+    shop.launch(assets=["t/daily"])
+    shop.query("DELETE FROM sqlmesh._intervals WHERE name LIKE '%daily%'")
+    shop.configure(budget={"seconds": 0})
+    before = shop.state()
+
+    refused = shop.launch(assets=["t/daily"])
+
+    [failure] = refused.failures
+    assert failure.startswith("The run is over the budget. The estimate from earlier runs is ")
+    assert "`budget.seconds` in defs.yaml is 0.0. Nothing was computed." in failure
+    assert refused.materializations == {}
+    assert shop.state() == before
+    warned = shop.launch(assets=["t/daily"], ops={"sqlmesh_shop": {"dry_run": True}})
+    assert "a run would be refused without `over_budget: true`" in warned.log
+    allowed = shop.launch(assets=["t/daily"], ops={"sqlmesh_shop": {"over_budget": True}})
+    assert set(allowed.materializations) == {"t/daily"}
+
+
 # -- the digest -----------------------------------------------------------------------------------
 
 

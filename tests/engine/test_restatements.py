@@ -101,7 +101,7 @@ def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(
     assert not after.computed_outside
 
 
-@pytest.mark.attribute("restate.max_intervals", "restate.max_seconds")
+@pytest.mark.attribute("restate.max_intervals", "budget")
 def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     shop.configure()
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
@@ -133,10 +133,12 @@ def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     assert "SQLMesh refuses the restatement: PlanError: Plan end date" in failure
     assert failure.endswith("Nothing was computed. Correct `restate` in the run config.")
 
-    shop.configure(**ALLOWED, restate={"max_seconds": 0})
+    shop.configure(**ALLOWED, budget={"seconds": 0})
     [failure] = shop.launch(ops=day, assets=["raw/orders"]).failures
-    assert "as estimated from earlier runs; `restate.max_seconds` in defs.yaml is 0" in failure
+    assert "`budget.seconds` in defs.yaml is 0.0. Nothing was computed." in failure
     assert rows(shop) == {}
+    over_budget = {OP: {**day[OP], "over_budget": True}}
+    assert shop.launch(ops=over_budget, assets=["raw/orders"]).status is dg.DagsterRunStatus.SUCCESS
 
 
 def test_restatement_in_dev_leaves_prod_as_it_is_and_one_in_prod_names_dev(shop: Shop) -> None:

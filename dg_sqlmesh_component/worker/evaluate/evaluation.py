@@ -127,6 +127,8 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
     status: msg.Status = "not_run"
     late_error: Exception | None = None
     pipe.begin()
+    if context.request.awaits_budget:
+        tracker.await_go_ahead = pipe.receive_go_ahead
     if context.requested:
         try:
             status = context.compute()

@@ -162,13 +162,7 @@ def estimated(costs: Mapping[str, msg.RecordedCost], intervals: Mapping[str, int
     It is high for a long range of a model that was always computed one interval at a time: then nothing tells how much
     of its time each computation needs anyway.
     """
-    of_models = [costs[fqn].of(number) for fqn, number in intervals.items() if fqn in costs]
-    if not of_models:
-        return None
-    rows, by = (
-        [value for value in values if value is not None] for values in zip(*((c.rows, c.bytes) for c in of_models))
-    )
-    return msg.RecordedCost(sum(c.seconds for c in of_models), sum(rows) if rows else None, sum(by) if by else None)
+    return msg.RecordedCost.total([costs[fqn].of(number) for fqn, number in intervals.items() if fqn in costs])
 
 
 def _environments(plan: Plan, context: EvaluationContext) -> dict[str, int]:
@@ -200,9 +194,8 @@ def refuse_large(restate: msg.Restatement, planned: msg.RestatementPlanned, aske
             f"{counted(len(planned.ranges), 'model')}; `restate.max_intervals` in defs.yaml is "
             f"{restate.max_intervals}. Nothing was computed. {remedy}"
         )
-    seconds = planned.estimate.seconds if planned.estimate else 0
-    if restate.max_seconds is not None and seconds > restate.max_seconds:
+    if restate.budget is not None and (excess := restate.budget.excess(planned.estimate)):
         raise ConfigurationError(
-            f"The restatement {asked_for} would take about {seconds:.0f} seconds, as estimated from earlier "
-            f"runs; `restate.max_seconds` in defs.yaml is {restate.max_seconds:g}. Nothing was computed. {remedy}"
+            f"The restatement {asked_for} is over the budget. {excess} Nothing was computed. Choose a shorter range or "
+            "fewer models, or set `over_budget: true` in the run config."
         )

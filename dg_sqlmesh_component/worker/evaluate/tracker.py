@@ -64,6 +64,7 @@ class Tracker(PipeConsole):
         was_cancelled: Whether a batch was not started, or was cancelled, because Dagster cancelled the run.
         cut_off: Nodes with a batch in flight that was cancelled.
         is_through: Whether SQLMesh has reported the result of everything planned. Only `after_all` statements follow.
+        await_go_ahead: Waits until the planned batches may be computed.
         count_rows: Reports the rows of a model's table after its last batch.
         idle_nodes: Events that explain why nodes without planned batches have nothing to do.
         coverages: The coverages when SQLMesh planned; None before that.
@@ -78,6 +79,7 @@ class Tracker(PipeConsole):
         self.was_cancelled = False
         self.cut_off: set[str] = set()
         self.is_through = False
+        self.await_go_ahead: Callable[[], None] = lambda: None
         self.count_rows: Callable[[Snapshot], None] = lambda _: None
         self.idle_nodes: Callable[[], Iterable[msg.Event]] = tuple
         self.coverages: Coverages | None = None
@@ -132,6 +134,8 @@ class Tracker(PipeConsole):
             self.pipe.log("info", text)
         partly = {fqn: tuple(sorted(by)) for fqn, by in self.held_back_by.items() if self.planned.get(fqn)}
         self.pipe.send(msg.EvaluationPlanned(self.planned, partly))
+        if self.planned:
+            self.await_go_ahead()
         self.report_idle_nodes()
 
     def plan_more(self, batches: Mapping[str, tuple[msg.Interval, ...]]) -> None:

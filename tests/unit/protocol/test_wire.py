@@ -46,7 +46,7 @@ REQUESTS: tuple[msg.Request, ...] = (
         manifest_facts=msg.ManifestFacts(
             "local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}
         ),
-        restate=msg.Restatement("2026-01-01", "2026-01-02", 5, 60.0, {"a": msg.RecordedCost(1.5, 3)}),
+        restate=msg.Restatement("2026-01-01", "2026-01-02", 5, msg.Budget(60.0), {"a": msg.RecordedCost(1.5, 3)}),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
     msg.ChangesRequest(PROJECT, "prod", RECORDS, now=D2[1]),
@@ -206,6 +206,7 @@ def test_defaults_of_requests_and_errors() -> None:
         "dry_run": False,
         "sampling": None,
         "apply_job": None,
+        "awaits_budget": False,
     }
     assert defaults(msg.NodeFailed) == defaults(msg.RequestFailed) == {"is_transient": False}
 

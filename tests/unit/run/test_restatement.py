@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from unit.builders import days, fqn, manifest, model, project_assets
 
-from dg_sqlmesh_component.config.attributes import Restate
+from dg_sqlmesh_component.config.attributes import Budget, Restate
 from dg_sqlmesh_component.config.run_config import (
     RestateConfig,
     SQLMeshRunConfig,
@@ -78,7 +78,7 @@ def test_restatement_has_the_recorded_cost_of_an_interval_also_of_downstream_mod
         record("raw/hours", seconds=12.0, intervals=ranges([days(1, 1)]))
         record("marts/total", seconds=0.05, intervals=ranges([days(1, 32)]))
         config = RestateConfig(start="2026-01-01", end="2026-01-02")
-        built = build_restatement(config, Restate(), project_assets(project), [fqn("raw.orders")], instance)
+        built = build_restatement(config, Restate(), Budget(), project_assets(project), [fqn("raw.orders")], instance)
     seconds: Any = pytest.approx(2.75 / 29)
     fixed: Any = pytest.approx(0.25 - 2.75 / 29)
     assert built.costs == {
@@ -102,8 +102,11 @@ def test_length_of_recorded_ranges_is_their_sum_and_unknown_if_some_are_left_out
             {"max_intervals": 3},
             "^The restatement from a to b would compute 4 intervals of 2 models; `restate.max_intervals` in .* is 3",
         ),
-        ({"max_seconds": 0.5}, "would take about 1 seconds, .* `restate.max_seconds` in defs.yaml is 0.5"),
-        ({"max_intervals": 4, "max_seconds": 1.0}, None),
+        (
+            {"budget": msg.Budget(seconds=0.5)},
+            "1.0 seconds, and `budget.seconds` in defs.yaml is 0.5.*over_budget: true",
+        ),
+        ({"max_intervals": 4, "budget": msg.Budget(seconds=1.0)}, None),
     ],
 )
 def test_restatement_beyond_a_limit_is_refused(limits: dict[str, Any], error: str | None) -> None:
@@ -115,10 +118,10 @@ def test_restatement_beyond_a_limit_is_refused(limits: dict[str, Any], error: st
 RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
 
 
-@pytest.mark.parametrize("limits", [{"max_seconds": math.nan}, {"max_seconds": -1}, {"max_intervals": 0}], ids=str)
+@pytest.mark.parametrize("limits", [{"seconds": math.nan}, {"rows": -1}, {"max_intervals": 0}], ids=str)
 def test_limit_that_cannot_be_exceeded_or_kept_is_refused(limits: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=r"`restate\.max_\w+` in defs\.yaml is \S+; it must be at least"):
-        Restate(**limits)
+    with pytest.raises(ConfigurationError, match=r"`\w+\.\w+` in defs\.yaml is \S+; it must be at least"):
+        (Restate if "max_intervals" in limits else Budget)(**limits)
 
 
 def test_restatement_must_be_allowed() -> None:

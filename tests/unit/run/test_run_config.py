@@ -36,6 +36,7 @@ def test_default_run_config() -> None:
         "environment": None,
         "skip_janitor": True,
         "dry_run": False,
+        "over_budget": False,
         "restate": None,
     }
 
@@ -159,9 +160,10 @@ def test_skip_janitor_false_is_refused_outside_of_prod(runs_models: bool) -> Non
         ({"start": "2026-01-01"}, "start"),
         ({"end": "yesterday"}, "end"),
         ({"skip_janitor": False}, "skip_janitor"),
+        ({"over_budget": True}, "over_budget"),
         (EVERYTHING, "ignore_cron and start and end and skip_janitor and dry_run"),
     ],
-    ids=["ignore_cron", "start", "end", "skip_janitor", "everything"],
+    ids=["ignore_cron", "start", "end", "skip_janitor", "over_budget", "everything"],
 )
 def test_options_for_models_are_refused_if_only_checks_are_selected(options: dict[str, Any], names: str) -> None:
     config = SQLMeshRunConfig(**options)
