@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from harness import BIN, REPOSITORY, run, sqlmesh
 
 pytestmark = pytest.mark.slow
@@ -80,3 +82,33 @@ def test_command_of_a_page_works(command: str, project: Path) -> None:
     )
     if words[1] == "launch":
         assert "RUN_SUCCESS" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("file", "steps"), [("github.yaml", "run"), ("gitlab.yaml", "script")])
+def test_ci_workflow_plans_and_applies_the_same_digest(file: str, steps: str, project: Path, tmp_path: Path) -> None:
+    """The commands of `examples/plans`, without `uv run`, and without those of the forge."""
+    model = project / "shop" / "models" / f"of_{steps}.sql"
+    model.write_text(f"MODEL (name raw.of_{steps}, kind FULL); SELECT 1 AS x")
+    jobs = yaml.safe_load((REPOSITORY / "examples" / "plans" / file).read_text())
+    jobs = jobs.get("jobs", jobs)
+    planned, applied = (_commands(jobs[job], steps) for job in ("plan", "apply"))
+    environment: dict[str, Any] = {
+        "DAGSTER_HOME": str(project / "home"),
+        "PYTHONPATH": str(project / "src"),
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+        "GITHUB_OUTPUT": str(tmp_path / "output"),
+    }
+    run(["bash", "-euc", planned], cwd=project, **environment)
+    output = project / "digest.env" if steps == "script" else tmp_path / "output"
+    digest = output.read_text().strip().partition("=")[2]
+    assert digest.count("-") == 6
+
+    done = run(["bash", "-euc", applied], cwd=project, DIGEST=digest, **environment)
+
+    assert "Applied: environment prod shows the plan." in done.stdout + done.stderr
+
+
+def _commands(job: dict[str, Any], steps: str) -> str:
+    commands = job[steps] if steps in job else [step[steps] for step in job["steps"] if steps in step]
+    ours = [command.replace("uv run ", "") for command in commands if "gh pr" not in command]
+    return "\n".join(ours)
