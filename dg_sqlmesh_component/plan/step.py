@@ -104,7 +104,7 @@ class _PlanStep:
         self._ledger = Ledger(())
         self._outcomes: list[NodeOutcome] = []
         self._compared = msg.DataComparedWithRecords()
-        self._report = PlanReport(settings.environment, "", None, {}, (), "")
+        self._report = PlanReport(settings.environment, "", None, {}, (), "", is_apply=self._applies)
         self._computing_since = 0
         self._worker: Worker | None = None
         self.interruption = Interruption(self._cancel)
@@ -177,6 +177,7 @@ class _PlanStep:
             {fqn: cost.seconds for fqn, cost in costs.items()},
             refusals(plan, self._decision, self._settings.apply_job, budget.excess(estimate)),
             self._apply_command(digest),
+            is_apply=self._applies,
         )
         tags = {DIGEST_TAG: digest, **({PLAN_TAG: plan.plan_id} if self._applies else {})}
         self._context.instance.add_run_tags(self._context.run.run_id, tags)

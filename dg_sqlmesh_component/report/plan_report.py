@@ -28,6 +28,7 @@ class PlanReport:
         seconds: By fqn, the estimated seconds of models with a record of an earlier computation.
         apply_command: The shell command that applies this plan.
         result: What applying it has done; None if it was not applied.
+        is_apply: Whether the job applies plans.
     """
 
     environment: str
@@ -37,6 +38,7 @@ class PlanReport:
     refusals: Sequence[Refusal]
     apply_command: str
     result: str | None = None
+    is_apply: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The report for programs."""
@@ -116,7 +118,8 @@ class PlanReport:
         return "\n\n".join(parts) + "\n"
 
     def _refusal_lines(self) -> list[str]:
-        return [f"> **Not applied ({refusal.kind}).** {_quoted(refusal.message)}" for refusal in self.refusals]
+        verb = "Refused, and nothing was computed" if self.is_apply else "Would be refused"
+        return [f"> **{verb} ({refusal.kind}).** {_quoted(refusal.message)}" for refusal in self.refusals]
 
     def _losses(self) -> list[str]:
         """What the environment loses, first: that is what a reviewer must not miss."""
@@ -129,13 +132,14 @@ class PlanReport:
         for model in self.plan.models:
             if model.destructive:
                 lines += [
-                    f"- `{model.name}`: the table that {self.environment} shows {effect}. Its values are lost."
+                    f"- `{model.name}`: SQLMesh {effect}, in the table that {self.environment} shows. The values of "
+                    "all existing rows are lost."
                     for effect in model.destructive
                 ]
             else:
                 lines += [
-                    f"- `{model.name}`: readers lose the column {column.removeprefix('drops ')}. A new table is built; "
-                    "the old one stays until SQLMesh's janitor deletes it."
+                    f"- `{model.name}`: readers lose the column {column.removeprefix('drops ')}. No data is deleted: "
+                    "the old version stays until SQLMesh's janitor deletes it."
                     for column in model.columns
                     if column.startswith("drops ")
                 ]

@@ -47,6 +47,10 @@ def test_benchmarks_warn_if_they_would_measure_the_compiler(tmp_path: Path) -> N
             ["### 3 models, 1 runs", "kilobytes, nothing pending, `record_unchanged: false`"],
         ),
         (
+            ["plans.py", "--models", "20"],
+            ["### 20 models, 1 rounds", "our apply / `sqlmesh plan --auto-apply`"],
+        ),
+        (
             ["ticks.py", "--models", "8"],
             ["### 8 models, 1 rounds", "a tick / `sqlmesh run`, nothing pending"],
         ),

@@ -86,13 +86,18 @@ def _model(plan: Plan, snapshot: Snapshot, missing: list[msg.Interval], projects
         destructive=tuple(dict.fromkeys(_drops(snapshot, old))) if old is not None and keeps_table else (),
         may_destroy=snapshot.is_model and not snapshot.model.on_destructive_change.is_error,
         columns=tuple(_column_changes(snapshot, old)) if old is not None else (),
-        diff=diff.text_diff(snapshot.name) if change in ("changed", "metadata") else "",
+        diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
         intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
         milliseconds=sum(end - start for start, end in missing),
         takes_back=old is not None and change == "changed" and _takes_back(snapshot, old),
         owner=snapshot.node.owner,
         other_project=project if project not in projects else None,
     )
+
+
+def _without_header(diff: str) -> str:
+    """A unified diff from its first difference on. The lines before it would name files."""
+    return diff[max(diff.find("@@"), 0) :]
 
 
 def _columns(snapshot: Snapshot) -> Mapping[str, exp.DataType]:

@@ -134,11 +134,16 @@ def test_markdown_begins_with_refusals_and_losses() -> None:
     text = report(SALES, removed, refused=(Refusal("destructive", (), "First.\n\n    second"),)).markdown()
     parts = text.split("\n\n")
     assert parts[0] == "## Plan for environment prod: 1 indirectly changed, 1 removed; 0 intervals to compute."
-    assert "> **Not applied (destructive).** First.\n> \n>     second" in text
+    assert "> **Would be refused (destructive).** First.\n> \n>     second" in text
     losses = text[text.index("### prod loses") : text.index("| Model |")]
     assert "`old.gone` is removed: its view in prod is dropped." in losses
-    assert "`marts.sales`: the table that prod shows drops amount. Its values are lost." in losses
+    assert "`marts.sales`: SQLMesh drops amount, in the table that prod shows." in losses
     assert "dg launch" not in text, "a refused plan has no command that applies it"
+
+
+def test_markdown_of_an_apply_says_that_nothing_was_computed() -> None:
+    refused = replace(report(ORDERS, refused=(Refusal("digest", (), "No."),)), is_apply=True)
+    assert "> **Refused, and nothing was computed (digest).** No." in refused.markdown()
 
 
 def test_markdown_has_the_command_and_the_differences_of_a_plan_that_may_be_applied() -> None:
