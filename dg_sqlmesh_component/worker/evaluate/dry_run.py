@@ -32,7 +32,7 @@ class _DryRunContext(RunContext):
         """Plan as `Scheduler.run` does. It would also write automatic restatements to the state."""
         request = self.request
         scheduler = self.scheduler(environment=request.environment)
-        if request.environment == c.PROD and self.may_restate(scheduler):
+        if request.environment == c.PROD and self.may_restate_automatically(scheduler):
             apply_auto_restatements(scheduler.snapshots, request.execution_time)
         index = deployability(request.environment, scheduler.snapshots.values(), request.start)
         missing = scheduler.merged_missing_intervals(

@@ -43,7 +43,7 @@ def idle_nodes(
         if batches is None:  # nothing is pending; an empty tuple means that no pending interval is ready
             idle = _up_to_date(snapshot, fqn in coverages.pending, request)
         else:
-            idle = _waiting(fqn, tracker, snapshots, graph)
+            idle = _waiting_event(fqn, tracker, snapshots, graph)
         if coverage := coverages.of(fqn):
             yield coverage
         yield replace(
@@ -54,7 +54,7 @@ def idle_nodes(
         )
 
 
-def _waiting(
+def _waiting_event(
     fqn: str, tracker: Tracker, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]]
 ) -> msg.NodeWaiting:
     unready, unselected = tracker.unready_signals, tracker.held_back_by.get(fqn, frozenset())

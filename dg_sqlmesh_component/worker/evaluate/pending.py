@@ -15,8 +15,8 @@ from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.environment import deployability, opened_without_lock
+from dg_sqlmesh_component.worker.evaluate.held_back_intervals import has_signals, hold_back_pending_upstream
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
-from dg_sqlmesh_component.worker.evaluate.waiting_for_upstream import has_signals, hold_back_pending_upstream
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 MAX_SIGNAL_SECONDS = 20
@@ -37,7 +37,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         waiting, signal_error = {}, None
         if any(map(has_signals, intervals)):
             try:
-                waiting = _waiting(context, environment, by_id, intervals, index, pipe)
+                waiting = _models_not_ready(context, environment, by_id, intervals, index, pipe)
             except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
                 signal_error = f"{type(error).__name__}: {error}"
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
@@ -66,7 +66,7 @@ def _missing_intervals(
     return merged_missing_intervals(by_id.values(), execution_time=request.now, deployability_index=index)
 
 
-def _waiting(
+def _models_not_ready(
     context: Context,
     environment: Environment,
     by_id: Mapping[SnapshotId, Snapshot],

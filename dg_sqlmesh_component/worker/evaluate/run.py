@@ -20,8 +20,8 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate
+from dg_sqlmesh_component.worker.evaluate.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
-from dg_sqlmesh_component.worker.evaluate.waiting_for_upstream import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
 
@@ -67,7 +67,8 @@ class RunContext(EvaluationContext):
             kwargs.update(
                 selected_snapshots=set(self.requested),
                 circuit_breaker=cached_circuit_breaker(kwargs["circuit_breaker"], self.state_reader, self.naming.name),
-                auto_restatement_enabled=kwargs["auto_restatement_enabled"] and self.may_restate(scheduler),
+                auto_restatement_enabled=kwargs["auto_restatement_enabled"]
+                and self.may_restate_automatically(scheduler),
             )
             return run_all(*args, **kwargs)
 
@@ -80,7 +81,7 @@ class RunContext(EvaluationContext):
         self.tracker.coverages = self.coverages(snapshots, restated)
         return idle_nodes(self.request, self.requested, snapshots, self.tracker, self.tracker.coverages)
 
-    def may_restate(self, scheduler: Scheduler) -> bool:
+    def may_restate_automatically(self, scheduler: Scheduler) -> bool:
         model = restated_before_its_source(scheduler.snapshots_by_name, self.requested, self.request.execution_time)
         if model is not None:
             text = (
