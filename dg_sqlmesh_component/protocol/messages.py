@@ -831,13 +831,13 @@ class PlanBuilt(Event):
 
     Attributes:
         plan_id: SQLMesh's id of the plan. It differs each time, also for an equal plan.
-        previous_plan_id: The plan that the environment shows; None if the environment does not exist.
+        previous_plan_id: The plan that the environment shows; if that is this plan, the one before; None without any.
         parts: A hash of each part of the plan that an approval covers.
         models: The models that are changed or computed, parents before children, removed ones last.
         uncategorized: Changed models, by fqn, whose category a person has to choose.
         statements: The difference of the statements before and after all models, and of the Python requirements.
         unfinished_plan_id: The plan that has begun to change the environment and has not finished; None if it has.
-        resumes: Whether this plan finishes that one: both promote the same versions.
+        resumes: Whether the environment shows this plan, or is on the way to it.
         plan_command: The shell command that builds the same plan.
     """
 

@@ -121,6 +121,20 @@ def test_an_apply_of_the_reviewed_digest_promotes_it_and_records_each_version_on
     assert shop.launch().computed_outside == {}, "the next run records nothing again"
 
 
+def test_an_applied_digest_can_be_applied_again_and_does_nothing(shop: Shop) -> None:
+    """An apply may be killed after SQLMesh has finished the plan, and before Dagster knows."""
+    change(shop, total=TOTAL.format(added=" + 1"))
+    digest = planned(shop)["digest"]
+    assert launch(shop, APPLY, digest=digest).status is dg.DagsterRunStatus.SUCCESS
+    before = shop.state()
+
+    again = launch(shop, APPLY, digest=digest)
+
+    assert again.status is dg.DagsterRunStatus.SUCCESS, failure_of(again)
+    assert again.computed_outside == {}
+    assert shop.state() == before
+
+
 def test_another_digest_is_refused_before_anything_is_computed(shop: Shop) -> None:
     change(shop, total=TOTAL.format(added=" + 1"))
     digest = planned(shop)["digest"]

@@ -21,12 +21,13 @@ from dg_sqlmesh_component.worker.plan.digest import plan_parts
 def plan_built(plan: Plan, request: msg.PlanRequest, context: Context) -> msg.PlanBuilt:
     """The facts of a plan."""
     diff = plan.context_diff
-    unfinished, resumes, previous = None, False, diff.previous_plan_id
-    if diff.is_unfinalized_environment and not diff.is_new_environment:
-        unfinished, resumes = diff.previous_plan_id, not diff.has_snapshot_changes
-        stored = context.state_reader.get_environment(request.environment)
-        if resumes and stored is not None:
-            previous = stored.previous_plan_id
+    stored = None if diff.is_new_environment else context.state_reader.get_environment(request.environment)
+    is_shown = stored is not None and not (
+        diff.has_snapshot_changes or diff.has_requirement_changes or diff.has_environment_statements_changes
+    )
+    # If the environment shows this plan, an apply that was killed at its end is repeated: with the same digest.
+    previous = stored.previous_plan_id if stored is not None and is_shown else diff.previous_plan_id
+    unfinished = diff.previous_plan_id if stored is not None and stored.finalized_ts is None else None
     return msg.PlanBuilt(
         environment=diff.environment,
         plan_id=plan.plan_id,
@@ -37,7 +38,7 @@ def plan_built(plan: Plan, request: msg.PlanRequest, context: Context) -> msg.Pl
         uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
         statements=_other_differences(plan),
         unfinished_plan_id=unfinished,
-        resumes=resumes,
+        resumes=is_shown,
         plan_command=sqlmesh_command(request.project, "plan", request.environment),
     )
 
