@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.checks import Checks, evaluation_of
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import outcome_metadata
-from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
+from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.plan_gate import Decision, Refusal, allowed_fqns, digest_of, headline, refusals
 from dg_sqlmesh_component.report.plan_report import REPORT_VARIABLE, PlanReport
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
@@ -113,6 +113,11 @@ class _PlanStep:
     def _applies(self) -> bool:
         return self._decision.digest is not None
 
+    @property
+    def _computed(self) -> Set[str]:
+        """The models of which the plan computes intervals."""
+        return {model.fqn for model in self._report.plan.models if model.intervals} if self._report.plan else set()
+
     def run(self) -> Iterator[Any]:
         """Yield the results of the step. The worker holds the lock on the state until Dagster has stored them."""
         settings = self._settings
@@ -156,6 +161,13 @@ class _PlanStep:
             yield from self._end_of_apply()
 
     def _note_outcomes(self, event: msg.Event) -> None:
+        # SQLMesh also audits models whose audits alone have changed, and creates tables without computing them.
+        if isinstance(event, msg.EvaluationPlanned):
+            self._ledger.add(event.batches)
+        elif isinstance(event, msg.NodeFailed):
+            self._ledger.add([event.fqn])
+        elif isinstance(event, msg.NodesBlocked):
+            self._ledger.add(event.failed_upstream)
         settled = self._ledger.feed(event)
         self._outcomes += [outcome for outcome in settled if isinstance(outcome, NodeOutcome)]
 
@@ -194,7 +206,6 @@ class _PlanStep:
 
     def _approval(self, plan: msg.PlanBuilt) -> msg.PlanApproval:
         assets = self._settings.assets
-        self._ledger.add(model.fqn for model in plan.models if model.intervals)
         self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id)
         records = materialized_data(self._context.instance, assets, assets.specs)
         return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records))
@@ -222,7 +233,7 @@ class _PlanStep:
         if self._ledger.contradictions:
             self._fail([])
         yield from self._records()
-        executed = sum(outcome.outcome is Outcome.EXECUTED for outcome in self._outcomes)
+        executed = sum(outcome.fqn in self._computed for outcome in self._outcomes)
         environment = self._settings.environment
         result = f"Applied: environment {environment} shows the plan. Computed: {counted(executed, 'model')}."
         estimated = self._report.seconds
@@ -265,10 +276,12 @@ class _PlanStep:
         versions = DataVersions(instance, upstream.__getitem__)
         for fqn in assets.parents_first:
             if fqn in by_model:
-                yield self._materialization(by_model[fqn], outcomes.get(fqn), versions, plan)
+                outcome = outcomes.get(fqn) if fqn in self._computed else None
+                yield self._materialization(by_model[fqn], outcome, versions, plan)
             if fqn in outcomes and fqn in assets.specs:
-                results = [checks.result(check, outcomes[fqn]) for check in assets.checks_of(fqn)]
-                for result in results:
+                # A model that was only audited was not executed.
+                reported = assets.checks_of(fqn) if fqn in self._computed else assets.audit_checks.get(fqn, ())
+                for result in [checks.result(check, outcomes[fqn]) for check in reported]:
                     if result is not None:
                         yield evaluation_of(result)
 

@@ -135,6 +135,48 @@ def test_an_applied_digest_can_be_applied_again_and_does_nothing(shop: Shop) -> 
     assert shop.state() == before
 
 
+def test_a_model_whose_audits_alone_have_changed_is_audited_and_not_reported_as_executed(shop: Shop) -> None:
+    shop.launch()
+    audited = "MODEL (name t.other, kind FULL, audits (not_null(columns := (x)))); SELECT 1 AS x"
+    change(shop, other=audited)
+    report = planned(shop)
+    assert [(model["name"], model["change"], model["intervals"]) for model in report["models"]] == [
+        ("t.other", "metadata", 0)
+    ]
+
+    record = launch(shop, APPLY, digest=report["digest"])
+
+    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    evaluations = [event.event_specific_data for event in record.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)]
+    assert {evaluation.check_name: evaluation.passed for evaluation in evaluations} == {"not_null_x": True}
+    assert record.computed_outside == {}
+    assert "Computed: 0 models" in record.log
+
+
+def test_an_added_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> None:
+    change(shop, other="MODEL (name t.other, kind FULL, audits (not_null(columns := (x)))); SELECT 1 AS x")
+    launch(shop, APPLY, digest=planned(shop)["digest"])
+    failing = "accepted_values(column := x, is_in := (2))"
+    change(shop, other=f"MODEL (name t.other, kind FULL, audits ({failing})); SELECT 1 AS x")
+
+    record = launch(shop, APPLY, digest=planned(shop)["digest"])
+
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    assert "accepted_values" in failure_of(record)
+    assert "environment prod is as it was before" in failure_of(record)
+
+
+def test_a_table_that_cannot_be_created_is_named(shop: Shop) -> None:
+    change(shop, new="MODEL (name t.new, kind FULL); SELECT 1 AS x, no_such_function() AS y")
+
+    record = launch(shop, APPLY, digest=planned(shop)["digest"])
+
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    assert "no_such_function" in failure_of(record)
+    assert "t.new" in failure_of(record)
+    assert "not requested" not in failure_of(record)
+
+
 def test_another_digest_is_refused_before_anything_is_computed(shop: Shop) -> None:
     change(shop, total=TOTAL.format(added=" + 1"))
     digest = planned(shop)["digest"]
