@@ -112,20 +112,21 @@ class PlanReport:
             *self._table(),
             *self._differences(),
             f"Digest: `{self.digest}`",
+            "The digest stands for exactly this plan. No other plan can be applied with it.",
         ]
         if self.plan.models and not self.refusals and self.result is None:
             parts.append(f"To apply exactly this plan:\n\n{fenced(self.apply_command, 'bash')}")
         return "\n\n".join(parts) + "\n"
 
     def _refusal_lines(self) -> list[str]:
-        verb = "Refused, and nothing was computed" if self.is_apply else "Would be refused"
+        verb = "Refused: nothing was changed" if self.is_apply else "Applying this plan would be refused"
         return [f"> **{verb} ({refusal.kind}).** {_quoted(refusal.message)}" for refusal in self.refusals]
 
     def _losses(self) -> list[str]:
         """What the environment loses, first: that is what a reviewer must not miss."""
         assert self.plan is not None
         lines = [
-            f"- `{model.name}` is removed: its view in {self.environment} is dropped."
+            f"- `{model.name}` is removed: queries that use it will fail. {_KEPT}"
             for model in self.plan.models
             if model.change == "removed"
         ]
@@ -133,13 +134,12 @@ class PlanReport:
             if model.destructive:
                 lines += [
                     f"- `{model.name}`: SQLMesh {effect}, in the table that {self.environment} shows. The values of "
-                    "all existing rows are lost."
+                    "all existing rows are lost: they are NULL until somebody computes them again."
                     for effect in model.destructive
                 ]
             else:
                 lines += [
-                    f"- `{model.name}`: readers lose the column {column.removeprefix('drops ')}. No data is deleted: "
-                    "the old version stays until SQLMesh's janitor deletes it."
+                    f"- `{model.name}`: queries that use the column {column.removeprefix('drops ')} will fail. {_KEPT}"
                     for column in model.columns
                     if column.startswith("drops ")
                 ]
@@ -155,7 +155,16 @@ class PlanReport:
             f"{_computes(model, self.seconds.get(model.fqn))} | {_cell(model.owner or '')} |"
             for model in self.plan.models
         )
-        return [head + "\n".join(rows)]
+        legend = [
+            "Changed upstream: the file of this model is unchanged, and a model that it reads has changed."
+            if any(model.change == "indirect" for model in self.plan.models)
+            else "",
+            f"Forward-only: the table that {self.environment} shows is changed in place, and existing rows are not "
+            "computed again."
+            if any(model.change and model.is_forward_only for model in self.plan.models)
+            else "",
+        ]
+        return [head + "\n".join(rows), *filter(None, legend)]
 
     def _differences(self) -> list[str]:
         assert self.plan is not None
@@ -185,6 +194,8 @@ class PlanReport:
             ) from error
 
 
+_KEPT = "No data is deleted yet: the old version stays until SQLMesh's janitor deletes it, by default after a week."
+
 _CHANGES = {
     "added": "added",
     "removed": "removed",
@@ -204,6 +215,8 @@ def _change(model: msg.PlannedModel) -> str:
 
 
 def _effect(model: msg.PlannedModel) -> str:
+    if model.destructive:
+        return "; ".join(f"{effect}: values are lost" for effect in model.destructive)
     return "; ".join(model.columns)
 
 

@@ -29,7 +29,7 @@ MODELS = {
     "models/base.sql": BASE.format(type="DOUBLE"),
     "models/daily.sql": DAILY,
     "models/total.sql": TOTAL.format(added=""),
-    "models/other.sql": "MODEL (name t.other, kind FULL); SELECT 1 AS x",
+    "models/other.sql": "MODEL (name t.other, kind FULL, owner eve); SELECT 1 AS x",
 }
 
 
@@ -426,7 +426,8 @@ def test_removed_uncategorized_and_metadata_changes_are_reported(shop: Shop) -> 
         "t.new": ("added", "breaking"),
         "t.other": ("removed", None),
     }
-    assert {model["name"]: model["owner"] for model in report["models"]}["t.base"] == "bob"
+    owners = {model["name"]: model["owner"] for model in report["models"]}
+    assert (owners["t.base"], owners["t.other"]) == ("bob", "eve")
     assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("uncategorized", ["t.total"])]
 
 

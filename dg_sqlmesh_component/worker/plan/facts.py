@@ -8,7 +8,7 @@ from sqlglot import exp
 from sqlmesh.core.context import Context
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.schema_diff import get_schema_differ
-from sqlmesh.core.snapshot import Snapshot, SnapshotId, SnapshotTableInfo
+from sqlmesh.core.snapshot import Snapshot, SnapshotId
 from sqlmesh.utils import columns_to_types_all_known
 from sqlmesh.utils.dag import DAG
 
@@ -33,7 +33,7 @@ def plan_built(plan: Plan, request: msg.PlanRequest, context: Context) -> msg.Pl
         plan_id=plan.plan_id,
         previous_plan_id=previous,
         parts=plan_parts(plan, previous),
-        models=tuple(_models(plan, {config.project for config in context.configs.values()})),
+        models=tuple(_models(plan, context)),
         has_changes=diff.has_changes,
         uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
         statements=_other_differences(plan),
@@ -43,8 +43,8 @@ def plan_built(plan: Plan, request: msg.PlanRequest, context: Context) -> msg.Pl
     )
 
 
-def _models(plan: Plan, projects: set[str]) -> Iterator[msg.PlannedModel]:
-    diff = plan.context_diff
+def _models(plan: Plan, context: Context) -> Iterator[msg.PlannedModel]:
+    diff, projects = plan.context_diff, {config.project for config in context.configs.values()}
     missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
     order: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in diff.snapshots.items()})
     for s_id in order.sorted:
@@ -52,8 +52,9 @@ def _models(plan: Plan, projects: set[str]) -> Iterator[msg.PlannedModel]:
         if snapshot is None or (_change(plan, snapshot) is None and s_id not in missing):
             continue
         yield _model(plan, snapshot, missing.get(s_id, []), projects)
-    for removed in sorted(diff.removed_snapshots.values(), key=lambda info: info.name):
-        yield _removed(removed)
+    removed = context.state_reader.get_snapshots(diff.removed_snapshots.values()).values()
+    for snapshot in sorted(removed, key=lambda snapshot: snapshot.name):
+        yield msg.PlannedModel(snapshot.name, snapshot.node.name, "removed", owner=snapshot.node.owner)
 
 
 def _change(plan: Plan, snapshot: Snapshot) -> msg.Change | None:
@@ -65,11 +66,6 @@ def _change(plan: Plan, snapshot: Snapshot) -> msg.Change | None:
     if diff.indirectly_modified(snapshot.name):
         return "indirect"
     return "metadata" if diff.metadata_updated(snapshot.name) else None
-
-
-def _removed(info: SnapshotTableInfo) -> msg.PlannedModel:
-    view = info.qualified_view_name
-    return msg.PlannedModel(info.name, f"{view.schema_name}.{view.table}", "removed")
 
 
 def _model(plan: Plan, snapshot: Snapshot, missing: list[msg.Interval], projects: set[str]) -> msg.PlannedModel:

@@ -134,16 +134,18 @@ def test_markdown_begins_with_refusals_and_losses() -> None:
     text = report(SALES, removed, refused=(Refusal("destructive", (), "First.\n\n    second"),)).markdown()
     parts = text.split("\n\n")
     assert parts[0] == "## Plan for environment prod: 1 indirectly changed, 1 removed; 0 intervals to compute."
-    assert "> **Would be refused (destructive).** First.\n> \n>     second" in text
+    assert "> **Applying this plan would be refused (destructive).** First.\n> \n>     second" in text
     losses = text[text.index("### prod loses") : text.index("| Model |")]
-    assert "`old.gone` is removed: its view in prod is dropped." in losses
+    assert "`old.gone` is removed: queries that use it will fail." in losses
     assert "`marts.sales`: SQLMesh drops amount, in the table that prod shows." in losses
+    assert "| drops amount: values are lost | nothing | ann |" in text
+    assert "Forward-only: the table that prod shows is changed in place" in text
     assert "dg launch" not in text, "a refused plan has no command that applies it"
 
 
 def test_markdown_of_an_apply_says_that_nothing_was_computed() -> None:
     refused = replace(report(ORDERS, refused=(Refusal("digest", (), "No."),)), is_apply=True)
-    assert "> **Refused, and nothing was computed (digest).** No." in refused.markdown()
+    assert "> **Refused: nothing was changed (digest).** No." in refused.markdown()
 
 
 def test_markdown_has_the_command_and_the_differences_of_a_plan_that_may_be_applied() -> None:
