@@ -26,7 +26,7 @@ from dg_sqlmesh_component.report.plan_gate import Decision, Refusal, allowed_fqn
 from dg_sqlmesh_component.report.plan_report import REPORT_VARIABLE, PlanReport
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.run.active_runs import PLAN_TAG, active_runs, mark_as_computing
+from dg_sqlmesh_component.run.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
 from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.costs import estimates
 from dg_sqlmesh_component.run.ledger import Ledger
@@ -37,6 +37,9 @@ from dg_sqlmesh_component.worker_client.worker import Worker
 
 DIGEST_TAG = "sqlmesh/plan_digest"
 """Tag of a run: the digest of the plan that it shows or applies."""
+
+PLAN_TAG = "sqlmesh/plan_id"
+"""Tag of a run: SQLMesh's id of the plan that it applies."""
 
 
 _ADVICE = (
@@ -191,7 +194,9 @@ class _PlanStep:
             self._apply_command(digest),
             is_apply=self._applies,
         )
-        tags = {DIGEST_TAG: digest, **({PLAN_TAG: plan.plan_id} if self._applies else {})}
+        tags = {DIGEST_TAG: digest}
+        if self._applies:
+            tags |= {PLAN_TAG: plan.plan_id, APPLIES_TAG: project_hash(assets)}
         self._context.instance.add_run_tags(self._context.run.run_id, tags)
         log_step_metadata(self._context, headline(plan), self._report.metadata())
         self._context.log.info(f"{headline(plan)} Digest: {digest}")

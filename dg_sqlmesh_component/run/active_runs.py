@@ -11,13 +11,13 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import planned_assets
 from dg_sqlmesh_component.definitions.op import RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.protocol.formatting import listed, short_hash
 
 COMPUTING_SINCE_TAG = "sqlmesh/computing_since"
 """Tag of a run: when it has first taken a lock on a SQLMesh state."""
 
-PLAN_TAG = "sqlmesh/plan_id"
-"""Tag of a run: SQLMesh's id of the plan that it applies. Such a run has no assets, and may compute any model."""
+APPLIES_TAG = "sqlmesh/applies_plan_of"
+"""Tag of a run that applies a plan: a hash of its project. Such a run has no assets, and may compute any model."""
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -63,7 +63,7 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
     records = instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
     runs = [record.dagster_run for record in records]
     for record, run, planned in zip(records, runs, planned_assets(instance, runs)):
-        if planned & assets.fqn_by_key.keys() or PLAN_TAG in run.tags:
+        if planned & assets.fqn_by_key.keys() or run.tags.get(APPLIES_TAG) == project_hash(assets):
             active.append(
                 ActiveRun(
                     run.run_id,
@@ -72,7 +72,7 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
                     # A run config may limit the intervals or name another environment.
                     computes_all=run.status is not dg.DagsterRunStatus.CANCELING and not run.run_config.get("ops"),
                     models=None
-                    if {RESTATE_TAG, PLAN_TAG} & run.tags.keys()
+                    if {RESTATE_TAG, APPLIES_TAG} & run.tags.keys()
                     else frozenset(assets.fqn_by_key[key] for key in planned & assets.fqn_by_key.keys()),
                     computing_since=_instant(run.tags[COMPUTING_SINCE_TAG])
                     if COMPUTING_SINCE_TAG in run.tags
@@ -80,6 +80,12 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
                 )
             )
     return active
+
+
+def project_hash(assets: ProjectAssets) -> str:
+    """The same for all components of one project and environment in a code location."""
+    manifest = assets.manifest
+    return short_hash([*manifest.paths, manifest.gateway, manifest.environment])
 
 
 def mark_as_computing(instance: dg.DagsterInstance, run_id: str) -> int:

@@ -14,7 +14,8 @@ from dagster._core.execution.api import create_execution_plan
 from harness import DagsterProject, NewShop, dagster_project, duckdb_file_in_use, wait_until, write_project
 from postgres import postgres_server
 
-from dg_sqlmesh_component.run.active_runs import mark_as_computing
+from dg_sqlmesh_component.protocol.formatting import short_hash
+from dg_sqlmesh_component.run.active_runs import APPLIES_TAG, mark_as_computing
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds), start '2026-01-01'"
 FAILING = "CASE WHEN @start_ds::DATE IN (SELECT day FROM ctl.broken) THEN error('broken day') ELSE 1 END"
@@ -217,6 +218,22 @@ def test_data_computed_since_an_unfinished_run_holds_the_lock_is_left_to_it(new_
     assert f"Left to run {run.run_id}, which has not finished: t.days." in tick.text
     shop.instance.report_run_canceled(run)
     assert set(sensor.tick().materializations) == {"t/days"}
+
+
+def test_data_computed_while_a_plan_is_applied_is_left_to_that_job(new_sensed: NewShop) -> None:
+    shop = new_sensed(deploy=True)
+    sensor = Sensor(shop)
+    sensor.tick()
+    job = sensor.repository.get_job("sqlmesh_shop_apply")
+    run = shop.instance.create_run_for_job(
+        job, run_config={"ops": {"sqlmesh_shop_apply": {"config": {"digest": "x"}}}}, status=dg.DagsterRunStatus.STARTED
+    )
+    mark_as_computing(shop.instance, run.run_id)
+    shop.instance.add_run_tags(run.run_id, {APPLIES_TAG: short_hash([str(shop.project), "local", "prod"])})
+    shop.sqlmesh("run")
+    assert sensor.tick().materializations == {}
+    shop.instance.report_run_canceled(run)
+    assert set(sensor.tick().materializations) == {"t/days", "t/total", "t/old"}
 
 
 WAITING_QUERY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"
