@@ -462,6 +462,23 @@ def test_the_first_plan_of_an_environment_is_applied(new_shop: NewShop) -> None:
     assert planned(shop)["models"] == []
 
 
+def test_an_environment_other_than_prod_is_planned_and_applied(shop: Shop) -> None:
+    shop.plan("dev", "--include-unmodified", at=None)
+    project = {"path": str(shop.project), "environment": "dev"}
+    shop.add_component("shop", {"project": project, "deploy": True})
+    change(shop, base=BASE.format(type="INT"))
+    report = planned(shop)
+    assert (report["environment"], kinds(report)) == ("dev", []), "dev shows previews in tables of their own"
+
+    record = launch(shop, APPLY, digest=report["digest"])
+
+    assert record.status is dg.DagsterRunStatus.SUCCESS, failure_of(record)
+    assert "t/total" in record.computed_outside
+    assert planned(shop)["models"] == []
+    assert shop.query("SELECT typeof(amount) FROM t__dev.base") == [("INTEGER",)]
+    assert shop.query("SELECT typeof(amount) FROM t.base") == [("DOUBLE",)]
+
+
 # -- PostgreSQL -----------------------------------------------------------------------------------
 
 WAITING_QUERY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"

@@ -71,7 +71,9 @@ def _change(plan: Plan, snapshot: Snapshot) -> msg.Change | None:
 def _model(plan: Plan, snapshot: Snapshot, missing: list[msg.Interval], projects: set[str]) -> msg.PlannedModel:
     change, diff = _change(plan, snapshot), plan.context_diff
     _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
-    keeps_table = old is not None and snapshot.version == old.version and snapshot.requires_schema_migration_in_prod
+    # Other environments show a preview of a forward-only change, in a table of its own.
+    keeps_table = not plan.is_dev and old is not None and snapshot.version == old.version
+    is_altered = keeps_table and snapshot.requires_schema_migration_in_prod
     category = snapshot.change_category
     project = snapshot.node.project
     return msg.PlannedModel(
@@ -80,7 +82,7 @@ def _model(plan: Plan, snapshot: Snapshot, missing: list[msg.Interval], projects
         change=change,
         category=category.name.lower() if change and category is not None else None,
         is_forward_only=bool(change and snapshot.is_forward_only),
-        destructive=tuple(dict.fromkeys(_drops(snapshot, old))) if old is not None and keeps_table else (),
+        destructive=tuple(dict.fromkeys(_drops(snapshot, old))) if old is not None and is_altered else (),
         may_destroy=snapshot.is_model and not snapshot.model.on_destructive_change.is_error,
         columns=tuple(_column_changes(snapshot, old)) if old is not None else (),
         diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
