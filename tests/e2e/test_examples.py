@@ -118,7 +118,7 @@ def test_each_readme_plans_with_dg_sqlmesh_then_launches_then_opens_dg_dev(name:
 
 
 def test_table_of_examples_is_complete_and_links_work() -> None:
-    names = {path.parent.name for path in EXAMPLES.glob("*/pyproject.toml")}
+    names = {path.parent.name for path in EXAMPLES.glob("*/README.md")}
     assert set(re.findall(r"^\| \[(\w+)\]", (EXAMPLES / "README.md").read_text(), re.MULTILINE)) == names
     for readme in [EXAMPLES / "README.md", *EXAMPLES.glob("*/README.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)", readme.read_text()):
