@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Generator, Iterator, Set
+from collections.abc import Generator, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,15 @@ from dg_sqlmesh_component.report.checks import Checks, evaluation_of
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import outcome_metadata
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
-from dg_sqlmesh_component.report.plan_gate import Decision, Refusal, allowed_fqns, digest_of, headline, refusals
+from dg_sqlmesh_component.report.plan_gate import (
+    Decision,
+    Refusal,
+    allowed_fqns,
+    apply_config,
+    digest_of,
+    headline,
+    refusals,
+)
 from dg_sqlmesh_component.report.plan_report import REPORT_VARIABLE, PlanReport
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
@@ -185,13 +193,16 @@ class _PlanStep:
         if without := [model.name for model in plan.models if model.intervals and model.fqn not in costs]:
             self._context.log.info(f"Without a record of an earlier computation, so not estimated: {listed(without)}.")
         digest = digest_of(plan, self._decision.allow_destructive)
+        found = refusals(plan, self._decision, self._settings.apply_job, budget.excess(estimate))
+        if self._decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
+            digest = self._decision.digest  # the reviewed one, also if the run config has an allow-list in addition
         self._report = PlanReport(
             plan.environment,
             digest,
             plan,
             {fqn: cost.seconds for fqn, cost in costs.items()},
-            refusals(plan, self._decision, self._settings.apply_job, budget.excess(estimate)),
-            self._apply_command(digest),
+            found,
+            self._apply_command(digest, found),
             is_apply=self._applies,
         )
         tags = {DIGEST_TAG: digest}
@@ -215,8 +226,11 @@ class _PlanStep:
         records = materialized_data(self._context.instance, assets, assets.specs)
         return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records))
 
-    def _apply_command(self, digest: str) -> str:
-        config = {"ops": {self._settings.apply_job: {"config": {"digest": digest}}}}
+    def _apply_command(self, digest: str, found: Sequence[Refusal]) -> str | None:
+        config = apply_config(digest, found)
+        if config is None:
+            return None
+        config = {"ops": {self._settings.apply_job: {"config": config}}}
         return f"dg launch --job {self._settings.apply_job} --config-json {shlex.quote(json.dumps(config))}"
 
     def _write_report(self) -> None:
@@ -235,6 +249,8 @@ class _PlanStep:
         self._fail([event.message])
 
     def _end_of_apply(self) -> Iterator[Any]:
+        plan = self._report.plan
+        assert plan is not None, "a plan was applied"
         if self._ledger.contradictions:
             self._fail([])
         yield from self._records()
@@ -245,9 +261,11 @@ class _PlanStep:
         if estimated:
             actual = sum(outcome.duration_ms for outcome in self._outcomes if outcome.fqn in estimated) / 1000
             result += (
-                f" Of the {counted(len(estimated), 'model')} with an estimate: {sum(estimated.values()):.1f} s "
-                f"estimated, {actual:.1f} s computed."
+                f" Estimated: {sum(estimated.values()):.2f} s, computed in {actual:.2f} s "
+                f"({counted(len(estimated), 'model')} with an estimate)."
             )
+        if lost := [model.name for model in plan.models if model.destructive]:
+            result += f" Columns of {listed(lost)} have lost their values: restate these models to compute them again."
         self._report = replace(self._report, result=result)
         self._context.log.info(result)
         self._log.end(self._outcomes)
@@ -260,7 +278,7 @@ class _PlanStep:
         failure = build_failure(self._wording, self._outcomes, [], problems, advice=_ADVICE)
         assert failure is not None, "there is a problem"
         if self._report.plan is not None:
-            self._report = replace(self._report, result=f"Failed. {problems[0]}")
+            self._report = replace(self._report, result=f"Failed. {failure.description}")
             self._write_report()
         raise failure
 
@@ -294,7 +312,8 @@ class _PlanStep:
         self, data: OutsideData, outcome: NodeOutcome | None, versions: DataVersions, plan: msg.PlanBuilt
     ) -> dg.AssetMaterialization:
         of_outcome = outcome_metadata(self._wording, outcome) if outcome else {}
-        origin = f"plan {plan.plan_id}, applied by job {self._settings.apply_job}"
+        by_plan = f"by plan {plan.plan_id} of job {self._settings.apply_job}"
+        origin = f"computed {by_plan}" if outcome else f"promoted {by_plan}; computed before"
         return outside_materialization(self._settings.assets, data, versions, of_outcome, origin)
 
     def _cancel(self) -> None:

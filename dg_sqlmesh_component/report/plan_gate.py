@@ -195,6 +195,23 @@ def allowed_fqns(plan: msg.PlanBuilt, decision: Decision) -> tuple[str, ...]:
     return tuple(model.fqn for model in plan.models if _is_named(model, decision.allow_destructive))
 
 
+_ACCEPTED_BY = {"destructive": "allow_destructive", "stale_branch": "allow_revert"}
+"""By kind of refusal, the option of the run config that accepts its models."""
+
+
+def apply_config(digest: str, found: Sequence[Refusal]) -> dict[str, object] | None:
+    """The run config with which the plan would be applied in spite of these refusals; None if there is none."""
+    config: dict[str, object] = {"digest": digest}
+    for refusal in found:
+        if refusal.kind == "over_budget":
+            config["over_budget"] = True
+        elif refusal.kind in _ACCEPTED_BY:
+            config[_ACCEPTED_BY[refusal.kind]] = list(refusal.models)
+        else:
+            return None
+    return config
+
+
 def headline(plan: msg.PlanBuilt) -> str:
     """How many models the plan changes and computes, in one line."""
     kinds: dict[str, int] = {}

@@ -26,7 +26,7 @@ class PlanReport:
     Attributes:
         plan: None if SQLMesh could not build one.
         seconds: By fqn, the estimated seconds of models with a record of an earlier computation.
-        apply_command: The shell command that applies this plan.
+        apply_command: The shell command that applies this plan, with all its losses; None if no run config does.
         result: What applying it has done; None if it was not applied.
         is_apply: Whether the job applies plans.
     """
@@ -36,7 +36,7 @@ class PlanReport:
     plan: msg.PlanBuilt | None
     seconds: Mapping[str, float]
     refusals: Sequence[Refusal]
-    apply_command: str
+    apply_command: str | None
     result: str | None = None
     is_apply: bool = False
 
@@ -57,6 +57,7 @@ class PlanReport:
                 for refusal in self.refusals
             ],
             "diff": [],
+            "command": self.apply_command,
             "result": self.result,
         }
 
@@ -65,6 +66,7 @@ class PlanReport:
             "name": model.name,
             "change": model.change,
             "category": model.category,
+            "forward_only": model.is_forward_only,
             "destructive": list(model.destructive),
             "columns": list(model.columns),
             "intervals": model.intervals,
@@ -112,10 +114,10 @@ class PlanReport:
             *self._table(),
             *self._differences(),
             f"Digest: `{self.digest}`",
-            "The digest stands for exactly this plan. No other plan can be applied with it.",
         ]
-        if self.plan.models and not self.refusals and self.result is None:
-            parts.append(f"To apply exactly this plan:\n\n{fenced(self.apply_command, 'bash')}")
+        if self.result is None and self.apply_command and self.plan.models:
+            how = "To apply exactly this plan" if not self.refusals else "To apply exactly this plan all the same"
+            parts.append(f"{how}, and no other:\n\n{fenced(self.apply_command, 'bash')}")
         return "\n\n".join(parts) + "\n"
 
     def _refusal_lines(self) -> list[str]:

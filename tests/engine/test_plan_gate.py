@@ -218,8 +218,27 @@ def test_an_indirect_destructive_change_is_refused_by_name(shop: Shop) -> None:
     shop.launch()  # prod is whole: a run does not wait for an unfinished plan
 
     change(shop, total="MODEL (name t.total, kind FULL); SELECT max(amount) AS amount FROM t.daily")
-    allowed = launch(shop, APPLY, digest=planned(shop)["digest"], allow_destructive=["t.daily"])
+    digest = planned(shop)["digest"]
+    allowed = launch(shop, APPLY, digest=digest, allow_destructive=["t.daily"])
     assert allowed.status is dg.DagsterRunStatus.SUCCESS, failure_of(allowed)
+    assert report_of(allowed)["digest"] == digest, "the report names the reviewed digest"
+    assert "Columns of t.daily have lost their values: restate these models" in allowed.log
+
+
+def test_a_revert_on_purpose_is_applied_and_recorded_as_promoted_only(shop: Shop) -> None:
+    change(shop, total=TOTAL.format(added=" + 1"))
+    changed = launch(shop, APPLY, digest=planned(shop)["digest"])
+    assert str(changed.computed_outside["t/total"].metadata["sqlmesh/origin"].value).startswith("computed by plan ")
+    change(shop, total=TOTAL.format(added=""))
+    report = planned(shop)
+    assert kinds(report) == ["stale_branch"]
+    assert '"allow_revert": ["t.total"]' in report["command"]
+
+    reverted = launch(shop, APPLY, digest=report["digest"], allow_revert=["t.total"])
+
+    assert reverted.status is dg.DagsterRunStatus.SUCCESS, failure_of(reverted)
+    origin = reverted.computed_outside["t/total"].metadata["sqlmesh/origin"].value
+    assert str(origin).startswith("promoted by plan ")
 
 
 def test_a_blocking_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> None:

@@ -11,7 +11,16 @@ import pytest
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.report.plan_gate import PARTS, Decision, Refusal, allowed_fqns, digest_of, headline, refusals
+from dg_sqlmesh_component.report.plan_gate import (
+    PARTS,
+    Decision,
+    Refusal,
+    allowed_fqns,
+    apply_config,
+    digest_of,
+    headline,
+    refusals,
+)
 from dg_sqlmesh_component.report.plan_report import PlanReport
 
 SALES = msg.PlannedModel(
@@ -140,7 +149,7 @@ def test_markdown_begins_with_refusals_and_losses() -> None:
     assert "`marts.sales`: SQLMesh drops amount, in the table that prod shows." in losses
     assert "| drops amount: values are lost | nothing | ann |" in text
     assert "Forward-only: the table that prod shows is changed in place" in text
-    assert "dg launch" not in text, "a refused plan has no command that applies it"
+    assert "To apply exactly this plan all the same" in text
 
 
 def test_markdown_of_an_apply_says_that_nothing_was_computed() -> None:
@@ -163,6 +172,18 @@ def test_the_suffix_of_the_file_decides_the_format(tmp_path: Path) -> None:
         report(ORDERS).write(str(tmp_path / "a.txt"))
     with pytest.raises(ConfigurationError, match="cannot be written"):
         report(ORDERS).write(str(tmp_path / "none" / "a.md"))
+
+
+def test_the_command_accepts_what_a_run_config_can_accept() -> None:
+    accepted = [Refusal("destructive", ("a",), ""), Refusal("stale_branch", ("b",), ""), Refusal("over_budget", (), "")]
+    assert apply_config("d", accepted) == {
+        "digest": "d",
+        "allow_destructive": ["a"],
+        "allow_revert": ["b"],
+        "over_budget": True,
+    }
+    assert apply_config("d", []) == {"digest": "d"}
+    assert apply_config("d", [Refusal("moved", (), "")]) is None
 
 
 def test_headline_counts_changes_and_intervals() -> None:
