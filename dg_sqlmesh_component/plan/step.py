@@ -126,7 +126,7 @@ class _PlanStep:
 
     @property
     def _computed(self) -> Set[str]:
-        """The models of which the plan computes intervals."""
+        """The models with intervals that the plan computes."""
         return {model.fqn for model in self._report.plan.models if model.intervals} if self._report.plan else set()
 
     def run(self) -> Iterator[Any]:

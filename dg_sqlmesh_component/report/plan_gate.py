@@ -36,7 +36,7 @@ class Refusal:
     Attributes:
         kind: One word of the docs' table of refusals.
         models: The models that it is about.
-        message: Sentences: what is wrong, and what to do.
+        message: The problem and the next action, in sentences.
     """
 
     kind: str

@@ -59,7 +59,7 @@ def recorded_costs(
 def estimates(
     instance: dg.DagsterInstance, assets: ProjectAssets, computed: Mapping[str, int]
 ) -> dict[str, msg.RecordedCost]:
-    """What it costs to compute ranges of models. Models that Dagster has no record of are left out.
+    """The estimated cost of computing a range of each model. Models without a record in Dagster are left out.
 
     Args:
         computed: The length of each model's range in milliseconds, by fqn.

@@ -90,7 +90,7 @@ class _PlanTracker(Tracker):
 
 
 class _PlanContext(Context):
-    """A Context that records what it computes while it applies a plan."""
+    """A Context that sends batches and audit results while it applies a plan."""
 
     def __init__(self, request: msg.PlanRequest, tracker: _PlanTracker, **options: Any) -> None:
         super().__init__(**options)
