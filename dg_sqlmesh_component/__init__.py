@@ -12,6 +12,9 @@ from dg_sqlmesh_component.config.attributes import MetadataLimits as MetadataLim
 from dg_sqlmesh_component.config.attributes import Restate as Restate
 from dg_sqlmesh_component.config.attributes import TagConvention as TagConvention
 from dg_sqlmesh_component.config.external_models import ExternalModels as ExternalModels
+from dg_sqlmesh_component.config.preview import Preview as Preview
+from dg_sqlmesh_component.config.preview import PreviewDiff as PreviewDiff
+from dg_sqlmesh_component.config.preview import PreviewEnvironment as PreviewEnvironment
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries as Retries
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig

@@ -25,7 +25,7 @@ from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
 from dg_sqlmesh_component.janitor.job import build_janitor
-from dg_sqlmesh_component.plan.job import build_deploy_jobs, deploy_jobs
+from dg_sqlmesh_component.plan.job import build_deploy_jobs, build_preview_jobs, deploy_jobs
 from dg_sqlmesh_component.plan.step import PlanSettings
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit
@@ -265,7 +265,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         if self.janitor is not None:
             pool = self._op.pool(assets.manifest.environment)
             yield "janitor.name", build_janitor(self.janitor, op_name, pool, self.project, self.execution)
-        if self.deploy is not None:
+        if self.deploy is not None or self.preview is not None:
             plan_job, apply_job = self._deploy_jobs
             settings = PlanSettings(
                 self.project,
@@ -277,8 +277,13 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
                 self._op.pool(assets.manifest.environment),
                 plan_job,
                 apply_job,
+                self.preview,
+                has_apply_job=self.deploy is not None,
             )
-            yield "op.name", build_deploy_jobs(self.deploy, settings)
+            if self.deploy is not None:
+                yield "op.name", build_deploy_jobs(self.deploy, settings)
+            if self.preview is not None:
+                yield "op.name", build_preview_jobs(op_name, settings)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self.audits.refuse_unmatched(manifest.audit_names)

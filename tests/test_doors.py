@@ -28,7 +28,7 @@ ALLOWED_IMPORTS = {
     "report": {"protocol", "definitions", "report", INTERNALS},
     "run": {"protocol", "config", "worker_client", "definitions", "report", "run", INTERNALS},
     "janitor": {"protocol", "config", "worker_client", "definitions", "run", "janitor", INTERNALS},
-    "plan": {"protocol", "config", "worker_client", "definitions", "report", "run", "plan", INTERNALS},
+    "plan": {"protocol", "config", "worker_client", "definitions", "report", "run", "janitor", "plan", INTERNALS},
     "schedule": {"protocol", "config", "worker_client", "definitions", "report", "run", "schedule", INTERNALS},
     "sensor": {"protocol", "config", "worker_client", "definitions", "report", "run", "sensor", INTERNALS},
 }

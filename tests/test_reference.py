@@ -30,6 +30,7 @@ from dg_sqlmesh_component.config.attributes import (
     TagConvention,
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
+from dg_sqlmesh_component.config.preview import Preview, PreviewDiff
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
 
@@ -50,6 +51,8 @@ MAPPINGS: dict[str, type[dg.Resolvable]] = {
     "schedule": Schedule,
     "polling_sensor": PollingSensor,
     "janitor": Janitor,
+    "preview": Preview,
+    "preview.diff": PreviewDiff,
 }
 MODELS = {name: attributes.model() for name, attributes in MAPPINGS.items()}
 OURS = [TOP, *MODELS.values()]

@@ -357,7 +357,7 @@ class Restate(Attributes, path="restate", least={"max_intervals": 1}):
 
 @dataclass
 class Budget(Attributes, path="budget", least={"seconds": 0, "rows": 0, "bytes": 0}):
-    """The most that a run, a restatement or the plan of `<op>_apply` may cost, as estimated from materializations.
+    """The most that a run, a restatement, a preview or an apply may cost, as estimated from materializations.
 
     Above it, the run is refused before it computes anything, unless its run config has `over_budget: true`. Models
     without a record do not count. Default: no limit.

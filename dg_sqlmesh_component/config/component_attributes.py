@@ -25,6 +25,7 @@ from dg_sqlmesh_component.config.attributes import (
 from dg_sqlmesh_component.config.durations import WrittenDuration
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping, resolved_by
+from dg_sqlmesh_component.config.preview import Preview
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import Deploy, Janitor, PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
@@ -127,6 +128,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
     )
 
     deploy: Deploy | None = mapping(Deploy, True, {"tags": {"team": "data"}}, is_switch=True)
+    preview: Preview | None = mapping(Preview, {"environment": "pr_{{ env.PULL_REQUEST }}"}, is_optional=True)
     budget: Budget = mapping(Budget, {"seconds": 1800})
 
     def __post_init__(self) -> None:

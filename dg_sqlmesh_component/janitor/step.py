@@ -38,17 +38,31 @@ def clean_up(
         holder=f"janitor run {context.run.run_id}",
         overlap_timeout=execution.overlap_timeout,
     )
-    step = _JanitorStep(context, project, request)
+    step = JanitorStep(context, project, request)
     yield from step.interruption.guard(step.run())
 
 
-class _JanitorStep:
-    def __init__(self, context: dg.OpExecutionContext, project: SQLMeshProject, request: msg.JanitorRequest) -> None:
+class JanitorStep:
+    """One request that deletes something.
+
+    Attributes:
+        end: The last event, if everything was deleted.
+    """
+
+    def __init__(
+        self,
+        context: dg.OpExecutionContext,
+        project: SQLMeshProject,
+        request: msg.JanitorRequest,
+        what: str = "SQLMesh's janitor",
+    ) -> None:
         self._context = context
         self._project = project
         self._request = request
         self._worker: Worker | None = None
+        self._what = what
         self._dropped: list[str] = []
+        self.end: msg.JanitorFinished | None = None
         self._output = WorkerOutput(context.log)
         self.interruption = Interruption(self._cancel)
 
@@ -62,6 +76,7 @@ class _JanitorStep:
                 description=f"{_message(end)}\n\n{self._summary(end)}" if self._dropped else _message(end),
                 metadata=dropped_metadata(self._dropped),
             )
+        self.end = end
         self._context.log.info(self._summary(end))
         yield dg.Output(None, metadata={**deleted_metadata(end), **dropped_metadata(self._dropped)})
 
@@ -87,21 +102,21 @@ class _JanitorStep:
         if self._worker is not None:
             self._worker.cancel()
         self._context.log.warning(
-            f"The run is being cancelled. SQLMesh's janitor gets {FINISH_GRACE_SECONDS:.0f} seconds to finish. Then "
-            f"its queries are cancelled. After {CUT_OFF_GRACE_SECONDS:.0f} more seconds, its process is killed. The "
-            "next run of the janitor deletes the remaining objects."
+            f"The run is being cancelled: {self._what} gets {FINISH_GRACE_SECONDS:.0f} seconds to finish. Then its "
+            f"queries are cancelled. After {CUT_OFF_GRACE_SECONDS:.0f} more seconds, its process is killed. The next "
+            "run of this job deletes the remaining objects."
         )
 
     def _summary(self, end: object) -> str:
         dropped = f"{counted(len(self._dropped), 'view, schema or table', 'views, schemas and tables')}"
         if not isinstance(end, msg.JanitorFinished):
-            return f"SQLMesh's janitor had dropped {dropped}."
+            return f"Before that, {self._what} had dropped {dropped}."
         environments = counted(len(end.environments), "environment")
         names = f" ({listed(end.environments)})" if end.environments else ""
         snapshots = counted(_deleted_snapshots(end), "version of a model", "versions of models")
         rows = counted(end.before.interval_rows, "row")
         return (
-            f"SQLMesh's janitor deleted {environments}{names} and {snapshots}, and dropped {dropped}. The table of "
+            f"Deleted: {environments}{names} and {snapshots}; dropped: {dropped}. The table of "
             f"intervals had {rows} before and has {end.after.interval_rows} now."
         )
 

@@ -1,4 +1,4 @@
-"""The two jobs of the plan gate: `<op>_plan` shows a plan, `<op>_apply` applies the approved one."""
+"""The jobs for plans: `<op>_plan` shows one, `<op>_apply` applies it. `<op>_preview` shows a pull request."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.scheduling import Deploy
 from dg_sqlmesh_component.definitions.op import refuse_reserved_tags
+from dg_sqlmesh_component.plan.preview import close_preview, show_preview
 from dg_sqlmesh_component.plan.step import PlanSettings, apply_plan, show_plan
 
 _NAMES = dg.Array(str)
@@ -54,6 +55,38 @@ def build_deploy_jobs(configured: Deploy, settings: PlanSettings) -> dg.Definiti
         pool=settings.pool,
     )
     return dg.Definitions(jobs=[plan, apply])
+
+
+def build_preview_jobs(component_op: str, settings: PlanSettings) -> dg.Definitions:
+    """The jobs `<op>_preview` and `<op>_preview_close`. No schedule or sensor starts them: CI or a person does."""
+    assert settings.preview is not None, "the jobs are configured"
+    tags = settings.preview.tags
+    refuse_reserved_tags("preview.tags", tags)
+    name = f"{component_op.rstrip('_')}_preview"
+    preview = _job(
+        name,
+        "Creates or updates the environment of a pull request from prod, and compares its data with prod.",
+        tags,
+        lambda context: show_preview(context, settings),
+        {
+            "allow_pending": dg.Field(
+                bool, default_value=False, description="Whether models of prod that it reads may lack intervals."
+            ),
+            "over_budget": dg.Field(
+                bool, default_value=False, description="Whether to compute a preview above `budget` in defs.yaml."
+            ),
+        },
+        pool=settings.pool,
+    )
+    close = _job(
+        f"{name}_close",
+        "Deletes the environment of a pull request, with the tables that only it uses.",
+        tags,
+        lambda context: close_preview(context, settings),
+        {},
+        pool=settings.pool,
+    )
+    return dg.Definitions(jobs=[preview, close])
 
 
 def _job(

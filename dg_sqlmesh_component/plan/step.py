@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.attributes import Execution
+from dg_sqlmesh_component.config.preview import Preview
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import DataVersions, log_step_metadata
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
@@ -50,15 +51,13 @@ PLAN_TAG = "sqlmesh/plan_id"
 """Tag of a run: SQLMesh's id of the plan that it applies."""
 
 
-_ADVICE = (
-    "If you change a file of the project, review the new plan: it has another digest. If you correct only data, launch "
-    "this job again with the same digest. Finished intervals are not computed again."
-)
-
-
 @dataclass(frozen=True)
 class PlanSettings:
-    """The part of a component that the jobs of the plan gate need."""
+    """The part of a component that its jobs for plans and previews need.
+
+    Attributes:
+        has_apply_job: Whether there are jobs that show and apply plans. Without them, no command can apply a plan.
+    """
 
     project: SQLMeshProject
     assets: ProjectAssets
@@ -69,6 +68,8 @@ class PlanSettings:
     pool: str
     plan_job: str
     apply_job: str
+    preview: Preview | None = None
+    has_apply_job: bool = True
 
     @property
     def environment(self) -> str:
@@ -82,7 +83,7 @@ def show_plan(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterato
         dagster.Failure: SQLMesh cannot build a plan.
     """
     decision = Decision(None, *_lists(context.op_config))
-    step = _PlanStep(context, settings, decision)
+    step = PlanStep(context, settings, decision)
     yield from step.interruption.guard(step.run())
 
 
@@ -95,7 +96,7 @@ def apply_plan(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterat
     """
     config = context.op_config
     decision = Decision(config["digest"], *_lists(config), over_budget=config["over_budget"])
-    step = _PlanStep(context, settings, decision)
+    step = PlanStep(context, settings, decision)
     yield from step.interruption.guard(step.run())
 
 
@@ -103,8 +104,13 @@ def _lists(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(config["allow_destructive"]), tuple(config["allow_revert"])
 
 
-class _PlanStep:
+class PlanStep:
     """One request: it plans, and applies the plan if the decision has a digest."""
+
+    _advice = (
+        "If you change a file of the project, review the new plan: it has another digest. If you correct only data, "
+        "launch this job again with the same digest. Finished intervals are not computed again."
+    )
 
     def __init__(self, context: dg.OpExecutionContext, settings: PlanSettings, decision: Decision) -> None:
         self._context = context
@@ -132,17 +138,8 @@ class _PlanStep:
     def run(self) -> Iterator[Any]:
         """Yield the results of the step. The worker holds the lock on the state until Dagster has stored them."""
         settings = self._settings
-        request = msg.PlanRequest(
-            settings.project.open_request,
-            settings.environment,
-            applies=self._applies,
-            run_id=self._context.run.run_id,
-            overlap_timeout=settings.execution.overlap_timeout,
-            concurrent_tasks=settings.execution.concurrent_tasks,
-            sampling=settings.sampling,
-        )
         try:
-            with serving(settings.project, request, settings.query_characters) as self._worker:
+            with serving(settings.project, self._request(), settings.query_characters) as self._worker:
                 if self.interruption.is_cancelled:
                     self._worker.cancel()
                 yield from self._serve(self._worker)
@@ -152,12 +149,23 @@ class _PlanStep:
             self._log.output.close()
         yield dg.Output(None)
 
+    def _request(self) -> msg.PlanRequest:
+        settings = self._settings
+        return msg.PlanRequest(
+            settings.project.open_request,
+            settings.environment,
+            applies=self._applies,
+            run_id=self._context.run.run_id,
+            overlap_timeout=settings.execution.overlap_timeout,
+            concurrent_tasks=settings.execution.concurrent_tasks,
+            sampling=settings.sampling,
+        )
+
     def _serve(self, worker: Worker) -> Generator[Any, None, None]:
         for event in worker:
             if isinstance(event, msg.PlanBuilt):
-                self._note_plan(event)
-                if self._applies:
-                    worker.answer(self._approval(event))
+                if (approval := self._answer(event)) is not None:
+                    worker.answer(approval)
             elif isinstance(event, msg.RequestFailed):
                 self._note_outcomes(event)
                 self._end_of_failed_request(event)
@@ -168,8 +176,9 @@ class _PlanStep:
                 self._note_outcomes(event)
             if isinstance(event, msg.EvaluationFinished):
                 break
-        if self._applies:
-            yield from self._end_of_apply()
+        if self._ledger.contradictions:
+            self._fail([])
+        yield from self._end()
 
     def _note_outcomes(self, event: msg.Event) -> None:
         # SQLMesh also audits models whose audits alone have changed, and creates tables without computing them.
@@ -184,23 +193,19 @@ class _PlanStep:
 
     # -- before anything is computed ----------------------------------------------------------------
 
-    def _note_plan(self, plan: msg.PlanBuilt) -> None:
+    def _answer(self, plan: msg.PlanBuilt) -> msg.PlanApproval | None:
         """Report the plan. If it is refused, the step ends here: the worker waits for an approval and is stopped."""
-        assets, budget = self._settings.assets, self._settings.budget
-        computed = {model.fqn: model.milliseconds for model in plan.models if model.intervals}
-        costs = estimates(self._context.instance, assets, computed)
-        estimate = msg.RecordedCost.total(list(costs.values()))
-        if without := [model.name for model in plan.models if model.intervals and model.fqn not in costs]:
-            self._context.log.info(f"Without a record of an earlier computation, so not estimated: {listed(without)}.")
+        assets = self._settings.assets
+        seconds, excess = self._estimated(plan)
         digest = digest_of(plan, self._decision.allow_destructive)
-        found = refusals(plan, self._decision, self._settings.apply_job, budget.excess(estimate))
+        found = refusals(plan, self._decision, self._settings.apply_job, excess)
         if self._decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
             digest = self._decision.digest  # the reviewed one, also if the run config has an allow-list in addition
         self._report = PlanReport(
             plan.environment,
             digest,
             plan,
-            {fqn: cost.seconds for fqn, cost in costs.items()},
+            seconds,
             found,
             self._apply_command(digest, found),
             is_apply=self._applies,
@@ -209,24 +214,42 @@ class _PlanStep:
         if self._applies:
             tags |= {PLAN_TAG: plan.plan_id, APPLIES_TAG: project_hash(assets)}
         self._context.instance.add_run_tags(self._context.run.run_id, tags)
-        log_step_metadata(self._context, headline(plan), self._report.metadata())
-        self._context.log.info(f"{headline(plan)} Digest: {digest}")
-        for refusal in self._report.refusals:
-            level = "ERROR" if self._applies else "WARNING"
-            verb = "Refused" if self._applies else "Applying it would be refused"
-            self._context.log.log(level=level, msg=f"{verb} ({refusal.kind}): {refusal.message}")
-        self._write_report()
-        if self._applies and self._report.refusals:
-            text = "\n\n".join(refusal.message for refusal in self._report.refusals)
-            raise dg.Failure(f"The plan was refused, and nothing was computed.\n\n{text}", allow_retries=False)
-
-    def _approval(self, plan: msg.PlanBuilt) -> msg.PlanApproval:
-        assets = self._settings.assets
+        self._publish(f"{headline(plan)} Digest: {digest}")
+        if not self._applies:
+            return None
+        self._refuse("plan")
         self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id)
         records = materialized_data(self._context.instance, assets, assets.specs)
         return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records))
 
+    def _estimated(self, plan: msg.PlanBuilt) -> tuple[dict[str, float], str | None]:
+        """The estimated seconds of each model with a record, by fqn, and why they are over the budget."""
+        computed = {model.fqn: model.milliseconds for model in plan.models if model.intervals}
+        costs = estimates(self._context.instance, self._settings.assets, computed)
+        if without := [model.name for model in plan.models if model.intervals and model.fqn not in costs]:
+            self._context.log.info(f"Without a record of an earlier computation, so not estimated: {listed(without)}.")
+        excess = self._settings.budget.excess(msg.RecordedCost.total(list(costs.values())))
+        return {fqn: cost.seconds for fqn, cost in costs.items()}, excess
+
+    def _publish(self, headline: str) -> None:
+        """Show the report on the step's page, log its refusals, and write it to the file that somebody asked for."""
+        log_step_metadata(self._context, headline, self._report.metadata())
+        self._context.log.info(headline)
+        for refusal in self._report.refusals:
+            level = "ERROR" if self._report.is_apply else "WARNING"
+            verb = "Refused" if self._report.is_apply else "Applying it would be refused"
+            self._context.log.log(level=level, msg=f"{verb} ({refusal.kind}): {refusal.message}")
+        self._write_report()
+
+    def _refuse(self, what: str) -> None:
+        """End the step if the report has refusals."""
+        if self._report.refusals:
+            text = "\n\n".join(refusal.message for refusal in self._report.refusals)
+            raise dg.Failure(f"The {what} was refused, and nothing was computed.\n\n{text}", allow_retries=False)
+
     def _apply_command(self, digest: str, found: Sequence[Refusal]) -> str | None:
+        if not self._settings.has_apply_job:
+            return None
         config = apply_config(digest, found)
         if config is None:
             return None
@@ -248,22 +271,14 @@ class _PlanStep:
             self._write_report()
         self._fail([event.message])
 
-    def _end_of_apply(self) -> Iterator[Any]:
+    def _end(self) -> Iterator[Any]:
+        if not self._applies:
+            return
         plan = self._report.plan
         assert plan is not None, "a plan was applied"
-        if self._ledger.contradictions:
-            self._fail([])
         yield from self._records()
-        executed = sum(outcome.fqn in self._computed for outcome in self._outcomes)
         environment = self._settings.environment
-        result = f"Applied: environment {environment} shows the plan. Computed: {counted(executed, 'model')}."
-        estimated = self._report.seconds
-        if estimated:
-            actual = sum(outcome.duration_ms for outcome in self._outcomes if outcome.fqn in estimated) / 1000
-            result += (
-                f" Estimated: {sum(estimated.values()):.2f} s, computed in {actual:.2f} s "
-                f"({counted(len(estimated), 'model')} with an estimate)."
-            )
+        result = f"Applied: environment {environment} shows the plan. {self._cost(self._report)}"
         if lost := [model.name for model in plan.models if model.destructive]:
             result += f" Columns of {listed(lost)} have lost their values: restate these models to compute them again."
         self._report = replace(self._report, result=result)
@@ -271,11 +286,24 @@ class _PlanStep:
         self._log.end(self._outcomes)
         self._write_report()
 
+    def _cost(self, planned: PlanReport) -> str:
+        """What was computed, and what it has cost beside its estimate."""
+        models = {model.fqn for model in planned.plan.models if model.intervals} if planned.plan else set()
+        executed = sum(outcome.fqn in models for outcome in self._outcomes)
+        text = f"Computed: {counted(executed, 'model')}."
+        if estimated := planned.seconds:
+            actual = sum(outcome.duration_ms for outcome in self._outcomes if outcome.fqn in estimated) / 1000
+            text += (
+                f" Estimated: {sum(estimated.values()):.2f} s, computed in {actual:.2f} s "
+                f"({counted(len(estimated), 'model')} with an estimate)."
+            )
+        return text
+
     def _fail(self, problems: list[str]) -> None:
         if self.interruption.is_cancelled:
             raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {' '.join(problems)}")
         problems = [*problems, *self._ledger.contradictions]
-        failure = build_failure(self._wording, self._outcomes, [], problems, advice=_ADVICE)
+        failure = build_failure(self._wording, self._outcomes, [], problems, advice=self._advice)
         assert failure is not None, "there is a problem"
         if self._report.plan is not None:
             self._report = replace(self._report, result=f"Failed. {failure.description}")

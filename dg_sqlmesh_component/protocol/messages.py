@@ -370,6 +370,33 @@ class PlanRequest(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewRequest(PlanRequest):
+    """Create or update the environment of a pull request from prod, and compare its models with prod.
+
+    The worker answers with a `PlanBuilt` of that environment and waits for a `PlanApproval`. When that plan is applied,
+    it sends a `PlanBuilt` of prod and a `ModelCompared` for each model that the two environments show differently.
+
+    Attributes:
+        max_rows: A model with more rows on one side is compared on a sample of its keys.
+        decimals: Numbers that differ by less than one unit of this decimal place are equal.
+    """
+
+    applies: bool = True
+    max_rows: int = 10_000_000
+    decimals: int = 6
+
+    @property
+    def holder(self) -> str:
+        """The Dagster run, in words. Runs that wait for the lock log it."""
+        return f"preview of run {self.run_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClosePreviewRequest(JanitorRequest):
+    """Delete an environment with everything that no other environment uses; the answer is one `JanitorFinished`."""
+
+
+@dataclass(frozen=True, slots=True)
 class GoAhead:
     """The answer to an `EvaluationPlanned` that is within the budget. If it is not, the worker is stopped instead."""
 
@@ -836,6 +863,7 @@ class PlanBuilt(Event):
         models: The models that are changed or computed, parents before children, removed ones last.
         uncategorized: Changed models, by fqn, whose category a person has to choose.
         statements: The difference of the statements before and after all models, and of the Python requirements.
+        pending_upstream: For a preview: by name, the missing intervals of prod's models that the computed models read.
         unfinished_plan_id: The plan that has begun to change the environment and has not finished; None if it has.
         resumes: Whether the environment shows this plan, or is on the way to it.
         plan_command: The shell command that builds the same plan.
@@ -849,9 +877,52 @@ class PlanBuilt(Event):
     has_changes: bool
     uncategorized: tuple[str, ...] = ()
     statements: str = ""
+    pending_upstream: dict[str, int] = field(default_factory=dict)
     unfinished_plan_id: str | None = None
     resumes: bool = False
     plan_command: str = ""
+
+
+KeyProblem = Literal["no_grain", "duplicate_keys", "null_keys"]
+"""Why the rows of a model cannot be matched by a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCompared(Event):
+    """How the data of a model differs between prod and a preview. It has no values of the data.
+
+    Attributes:
+        rows: Rows of the preview, in the compared ranges; None if the preview has no such model.
+        rows_prod: Rows of prod, in the compared ranges; None if prod has no such model.
+        added, removed: Rows that only the preview has, and that only prod has. None if they are not known.
+        changed: Rows of both whose values differ. None without a key.
+        columns: By column of both, except the key: the share of matched rows with equal values.
+        schema: The columns that the table of the preview gains, loses or has with another type, as sentence fragments.
+        keys: The columns of the key; empty if rows are not matched.
+        key_problem: Why rows are not matched; None if they are.
+        ranges: The ranges that were compared; empty if whole tables were.
+        is_partial: Whether the preview has computed only a part of the model, and rows have no time to tell which.
+        sample: The share of keys that was compared; None if all were.
+        filled: If there are more rows than `max_rows`: by column, the rows of the preview and of prod with a value.
+        error: Why the model could not be compared, as the engine says; None if it was.
+    """
+
+    fqn: str
+    name: str
+    rows: int | None = None
+    rows_prod: int | None = None
+    added: int | None = None
+    removed: int | None = None
+    changed: int | None = None
+    columns: dict[str, float] = field(default_factory=dict)
+    schema: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    key_problem: KeyProblem | None = None
+    ranges: tuple[Interval, ...] = ()
+    is_partial: bool = False
+    sample: float | None = None
+    filled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

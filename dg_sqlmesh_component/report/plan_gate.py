@@ -81,18 +81,44 @@ def refusals(plan: msg.PlanBuilt, decision: Decision, apply_job: str, budget: st
         apply_job: The name of the job that applies plans.
         budget: Why the plan is over the budget, as a sentence; None if it is not.
     """
-    found = [
+    return [
         *_other_digest(plan, decision),
         *_unfinished(plan, apply_job),
         *_takes_back(plan, decision),
         *_destructive(plan, decision),
         *_uncategorized(plan),
         *_unknown_names(plan, decision),
+        *_over_budget(plan, budget, "apply", is_allowed=decision.over_budget),
     ]
-    if budget is not None and not decision.over_budget:
-        message = f"{budget} To apply it all the same, set `over_budget: true` in the run config."
-        found.append(Refusal("over_budget", tuple(m.name for m in plan.models if m.intervals), message))
+
+
+def preview_refusals(
+    plan: msg.PlanBuilt, *, allow_pending: bool, over_budget: bool, budget: str | None = None
+) -> list[Refusal]:
+    """Why a preview may not be computed; empty if it may.
+
+    Args:
+        allow_pending: Whether models of prod that it reads may lack intervals.
+        budget: As in `refusals`.
+    """
+    found = list(_uncategorized(plan))
+    if plan.pending_upstream and not allow_pending:
+        models = tuple(plan.pending_upstream)
+        lacking = listed([f"{name} ({counted(n, 'interval')})" for name, n in plan.pending_upstream.items()])
+        message = (
+            f"The preview would read models of prod that lack intervals: {lacking}. Its data would be computed from "
+            "incomplete data, and count as complete. Run prod first. To preview all the same, set "
+            "`allow_pending: true` in the run config."
+        )
+        found.append(Refusal("pending_upstream", models, message))
+    found += _over_budget(plan, budget, "preview", is_allowed=over_budget)
     return found
+
+
+def _over_budget(plan: msg.PlanBuilt, budget: str | None, verb: str, *, is_allowed: bool) -> Iterator[Refusal]:
+    if budget is not None and not is_allowed:
+        message = f"{budget} To {verb} it all the same, set `over_budget: true` in the run config."
+        yield Refusal("over_budget", tuple(m.name for m in plan.models if m.intervals), message)
 
 
 def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:

@@ -13,6 +13,7 @@ import dagster as dg
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, fenced
+from dg_sqlmesh_component.report import comparison
 from dg_sqlmesh_component.report.plan_gate import Refusal, headline
 
 REPORT_VARIABLE = "DG_SQLMESH_REPORT"
@@ -28,7 +29,8 @@ class PlanReport:
         seconds: By fqn, the estimated seconds of models with a record of an earlier computation.
         apply_command: The shell command that applies this plan, with all its losses; None if no run config does.
         result: What applying it has done; None if it was not applied.
-        is_apply: Whether the job applies plans.
+        is_apply: Whether the job applies this plan.
+        diff: How the data of a preview differs from prod.
     """
 
     environment: str
@@ -39,6 +41,7 @@ class PlanReport:
     apply_command: str | None
     result: str | None = None
     is_apply: bool = False
+    diff: Sequence[msg.ModelCompared] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The report for programs."""
@@ -56,7 +59,7 @@ class PlanReport:
                 {"kind": refusal.kind, "models": list(refusal.models), "message": refusal.message}
                 for refusal in self.refusals
             ],
-            "diff": [],
+            "diff": [comparison.as_json(compared) for compared in self.diff],
             "command": self.apply_command,
             "result": self.result,
         }
@@ -83,6 +86,9 @@ class PlanReport:
         if self.plan and self.plan.models:
             records = [self._record(model) for model in self.plan.models]
             metadata["sqlmesh/plan"] = dg.MetadataValue.table(records)
+        if self.diff:
+            rows = [dg.TableRecord(comparison.row(compared)) for compared in self.diff]
+            metadata["sqlmesh/diff"] = dg.MetadataValue.table(rows)
         if self.refusals:
             text = "\n\n".join(refusal.message for refusal in self.refusals)
             metadata["sqlmesh/refusals"] = dg.MetadataValue.md(text)
@@ -104,21 +110,38 @@ class PlanReport:
 
     def markdown(self) -> str:
         """The report for a comment on a pull request."""
+        if self.plan is None and self.result is not None:
+            return f"## Environment `{self.environment}`\n\n{self.result}\n"
         if self.plan is None:
             return "\n\n".join([f"## No plan for environment `{self.environment}`", *self._refusal_lines()]) + "\n"
+        is_preview = self.environment != self.plan.environment
         parts = [
+            *([f"## Preview {self.environment}", *self._result(), *self._diff()] if is_preview else []),
             f"## {headline(self.plan)}",
-            *([self.result] if self.result else []),
+            *([] if is_preview else self._result()),
             *self._refusal_lines(),
             *self._losses(),
             *self._table(),
             *self._differences(),
             f"Digest: `{self.digest}`",
         ]
-        if self.result is None and self.apply_command and self.plan.models:
+        if (self.result is None or is_preview) and self.apply_command and self.plan.models:
             how = "To apply exactly this plan" if not self.refusals else "To apply exactly this plan all the same"
             parts.append(f"{how}, and no other:\n\n{fenced(self.apply_command, 'bash')}")
         return "\n\n".join(parts) + "\n"
+
+    def _result(self) -> list[str]:
+        return [self.result] if self.result else []
+
+    def _diff(self) -> list[str]:
+        if not self.diff:
+            return []
+        rows = [comparison.row(compared) for compared in self.diff]
+        head = f"| {' | '.join(comparison.HEAD)} |\n|{' --- |' * len(comparison.HEAD)}\n"
+        return [
+            "### Data compared with prod",
+            head + "\n".join(f"| {' | '.join(map(_cell, row.values()))} |" for row in rows),
+        ]
 
     def _refusal_lines(self) -> list[str]:
         verb = "Refused: nothing was changed" if self.is_apply else "Applying this plan would be refused"

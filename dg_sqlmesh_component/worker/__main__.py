@@ -62,6 +62,7 @@ def main() -> None:
 def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.protocol.messages import (
         ChangesRequest,
+        ClosePreviewRequest,
         EvaluationRequest,
         JanitorRequest,
         LoadRequest,
@@ -78,6 +79,7 @@ def _serve(pipe: Pipe) -> None:
     from dg_sqlmesh_component.worker.load.project import (
         load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
     )
+    from dg_sqlmesh_component.worker.plan.close import close_preview
     from dg_sqlmesh_component.worker.plan.serve import serve_plan
 
     gc.freeze()  # imported objects stay, and forked processes share them
@@ -93,6 +95,8 @@ def _serve(pipe: Pipe) -> None:
     elif isinstance(request, ChangesRequest):
         pipe.begin()
         pipe.send(find_changes(request, pipe))
+    elif isinstance(request, ClosePreviewRequest):
+        close_preview(request, pipe)
     elif isinstance(request, JanitorRequest):
         run_janitor(request, pipe)
     elif isinstance(request, PlanRequest):

@@ -35,7 +35,7 @@ CAN_LIMIT_TO_ENVIRONMENT = "environment" in inspect.signature(Context.run_janito
 """Whether this SQLMesh can clean up one environment alone. 0.235 cannot."""
 
 
-class _JanitorConsole(PipeConsole):
+class JanitorConsole(PipeConsole):
     """SQLMesh's console while its janitor runs. Pool threads call it."""
 
     def update_cleanup_progress(self, object_name: str) -> None:
@@ -54,19 +54,20 @@ def run_janitor(request: msg.JanitorRequest, pipe: Pipe) -> None:
             f"`janitor.environment` in defs.yaml is {request.environment!r}, but SQLMesh {sqlmesh.__version__} cannot "
             "clean up one environment alone. Upgrade SQLMesh to 0.236.0 or later, or remove `janitor.environment`."
         )
-    with locked_context(request, partial(_open, request, _JanitorConsole(pipe)), pipe) as context:
+    with locked_context(request, partial(open_for_clean_up, request, JanitorConsole(pipe)), pipe) as context:
         pipe.begin()
         pipe.send(_clean_up(request, context, pipe))
 
 
-def _open(request: msg.JanitorRequest, console: _JanitorConsole) -> Context:
+def open_for_clean_up(request: msg.JanitorRequest, console: JanitorConsole) -> Context:
     """Open the project, then its state. A locked DuckDB file raises an error here."""
     context: Context = open_context(request.project, console, concurrent_tasks=request.concurrent_tasks)
     with closed_on_error(context, request.project):
         if not is_lockable(context):
             raise ConfigurationError(
-                f"`janitor` in defs.yaml needs a lock, so that it never works during a run, and SQLMesh's state in "
-                f"{state_connection(context).type_} cannot be locked. Remove `janitor`. At a time without runs, use:"
+                f"A clean-up needs a lock, so that it never works during a run, and SQLMesh's state in "
+                f"{state_connection(context).type_} cannot be locked. Remove `janitor` and `preview` in defs.yaml. At "
+                "a time without runs, use:"
                 f"{block(sqlmesh_command(request.project, 'janitor'))}"
             )
         context.state_reader.get_environments_summary()
@@ -77,9 +78,9 @@ def _clean_up(request: msg.JanitorRequest, context: Context, pipe: Pipe) -> msg.
     pipe.cut_off_queries = partial(cut_off_queries, list(context.engine_adapters.values()), pipe)
     only = {} if request.environment is None else {"environment": request.environment}
     try:
-        environments_before, before = _state(context)
+        environments_before, before = _environments(context), size_of_state(context)
         context.run_janitor(ignore_ttl=False, **only)
-        environments_after, after = _state(context)
+        environments_after, after = _environments(context), size_of_state(context)
     except Exception as error:  # any driver's
         # SQLMesh 0.235 raises this for a table that it cannot drop. It names the snapshot and not the reason.
         reason = error.__cause__ if isinstance(error, NodeExecutionFailedError) and error.__cause__ else error
@@ -92,6 +93,9 @@ def _clean_up(request: msg.JanitorRequest, context: Context, pipe: Pipe) -> msg.
     return msg.JanitorFinished(deleted, before, after)
 
 
-def _state(context: Context) -> tuple[set[str], msg.StateSize]:
-    environments = {environment.name for environment in context.state_reader.get_environments_summary()}
-    return environments, msg.StateSize(*count_snapshots_and_interval_rows(context))
+def _environments(context: Context) -> set[str]:
+    return {environment.name for environment in context.state_reader.get_environments_summary()}
+
+
+def size_of_state(context: Context) -> msg.StateSize:
+    return msg.StateSize(*count_snapshots_and_interval_rows(context))

@@ -6,7 +6,7 @@ function depends on. No other module of the worker uses private attributes of SQ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.selector import NativeSelector
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId
 from sqlmesh.core.snapshot.cache import SnapshotCache
+from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 from sqlmesh.core.state_sync import StateSync
 
 # -- loading a project ----------------------------------------------------------------------------
@@ -191,3 +192,18 @@ def count_snapshots_and_interval_rows(context: Context) -> tuple[int, int]:
     count = exp.select(exp.Count(this=exp.Star()))
     snapshots, intervals = (state.engine_adapter.fetchone(count.from_(table))[0] for table in tables)
     return int(snapshots), int(intervals)
+
+
+def delete_intervals(context: Context, tasks: list[SnapshotTableCleanupTask], deleted: Collection[SnapshotId]) -> None:
+    """Delete the recorded intervals of tables that were dropped. `StateSync.delete_snapshots` leaves them behind.
+
+    SQLMesh's own clean-up first merges the intervals of all models. That would lose when others were computed.
+
+    Args:
+        tasks: The dropped tables.
+        deleted: The versions of models that are no longer in the state.
+    """
+    state = context.state_sync.state_sync.interval_state  # a context wraps its state in a cache
+    state._delete_intervals_by_version(tasks)
+    state._delete_intervals_by_dev_version(tasks)
+    state._update_intervals_for_deleted_snapshots(deleted)

@@ -37,6 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("analytics")
     package = root / "src" / "analytics"
     of_shop = "\n  execution: {allow_restate: true}\n  janitor: true\n  deploy: true"
+    of_shop += "\n  preview: {environment: 'pr_{{ env.PULL_REQUEST }}'}"
     for name, attributes in (("shop", of_shop), ("marketing", "")):
         models, defs = root / name / "models", package / "defs" / name
         models.mkdir(parents=True)
@@ -108,7 +109,31 @@ def test_ci_workflow_plans_and_applies_the_same_digest(file: str, steps: str, pr
     assert "Applied: environment prod shows the plan." in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(("file", "steps"), [("github-previews.yaml", "run"), ("gitlab-previews.yaml", "script")])
+def test_ci_workflow_previews_applies_the_posted_digest_and_closes(
+    file: str, steps: str, project: Path, tmp_path: Path
+) -> None:
+    """As the test above. `gh` and `glab` are not here, so the digest is read from the report that they would post."""
+    model = project / "shop" / "models" / f"previewed_by_{steps}.sql"
+    model.write_text(f"MODEL (name raw.previewed_by_{steps}, kind FULL); SELECT 1 AS x")
+    jobs = yaml.safe_load((REPOSITORY / "examples" / "plans" / file).read_text())
+    jobs = jobs.get("jobs", jobs)
+    previewed, applied, closed = (_commands(jobs[job], steps) for job in ("preview", "apply", "close"))
+    environment: dict[str, Any] = {
+        "DAGSTER_HOME": str(project / "home"),
+        "PYTHONPATH": str(project / "src"),
+        "PULL_REQUEST": "7",
+    }
+    run(["bash", "-euc", previewed], cwd=project, **environment)
+    [digest] = re.findall(r"^Digest: `(.*)`$", (project / "report.md").read_text(), re.MULTILINE)
+
+    done = run(["bash", "-euc", applied], cwd=project, DIGEST=digest, **environment)
+    assert "Applied: environment prod shows the plan. Computed: 0 models." in done.stdout + done.stderr
+    done = run(["bash", "-euc", closed], cwd=project, **environment)
+    assert "Deleted: 1 environment (pr_7)" in done.stdout + done.stderr
+
+
 def _commands(job: dict[str, Any], steps: str) -> str:
     commands = job[steps] if steps in job else [step[steps] for step in job["steps"] if steps in step]
-    ours = [command.replace("uv run ", "") for command in commands if "gh pr" not in command]
+    ours = [command.replace("uv run ", "") for command in commands if "gh pr" not in command and "glab" not in command]
     return "\n".join(ours)

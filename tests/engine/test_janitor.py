@@ -104,7 +104,7 @@ def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_
     # A plan and a run have added a row for each model of prod.
     assert metadata["interval_rows_before"] > metadata["interval_rows_after"] == 2
     assert shop.query("SELECT count(*) FROM sqlmesh._intervals") == [(2,)]
-    assert "SQLMesh's janitor deleted 1 environment (dev) and 1 version of a model, and dropped " in record.log
+    assert "Deleted: 1 environment (dev) and 1 version of a model; dropped: " in record.log
 
     after = shop.launch()
     assert after.status == dg.DagsterRunStatus.SUCCESS
@@ -173,7 +173,9 @@ def test_janitor_waits_for_a_run_and_can_be_cancelled_meanwhile(new_shop: NewSho
         with when_janitor_waits(shop, 1, lambda: os.kill(os.getpid(), signal.SIGTERM)):
             cancelled = run_janitor(shop)
         [failure] = cancelled.failures
-        assert "The run was cancelled. SQLMesh's janitor had dropped 0 views, schemas and tables." in failure
+        assert (
+            "The run was cancelled. Before that, SQLMesh's janitor had dropped 0 views, schemas and tables." in failure
+        )
         with when_janitor_waits(shop, 2, (shop.project / "pause").unlink):
             record = run_janitor(shop)
     assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
@@ -204,5 +206,7 @@ def test_janitor_refuses_a_state_that_cannot_be_locked(tmp_path: Path) -> None:
         [*_, last] = events
     assert isinstance(last, msg.RequestFailed)
     assert last.error == "ConfigurationError"
-    assert "SQLMesh's state in motherduck cannot be locked. Remove `janitor`." in last.message
+    assert (
+        "SQLMesh's state in motherduck cannot be locked. Remove `janitor` and `preview` in defs.yaml." in last.message
+    )
     assert last.message.endswith("sqlmesh janitor")

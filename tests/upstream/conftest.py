@@ -14,7 +14,7 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, Any, Non
     """Report the library, its version, the fact that is no longer true, and the decision that needs it."""
     report = (yield).get_result()
     if report.when == "call" and report.failed:
-        library = item.path.stem.removeprefix("test_").removesuffix("_internals")
+        library = item.path.stem.removeprefix("test_").partition("_")[0]
         fact = item.name.removeprefix("test_").replace("_", " ")
         supports = (item.function.__doc__ or "").strip()
         report.sections.append(

@@ -65,7 +65,7 @@ def built(context: Context, **options: Any) -> Plan:
 
 
 def test_a_direct_destructive_change_is_refused_without_a_name_unless_all_are_allowed(project: Path) -> None:
-    """`worker/plan/serve.py` builds with all of them allowed."""
+    """`worker/plan/context.py` builds with all of them allowed."""
     write(project, "daily", DAILY.format(columns="id"))
     context = opened(project)
     with pytest.raises(PlanError) as refusal:

@@ -51,6 +51,8 @@ REQUESTS: tuple[msg.Request, ...] = (
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
     msg.ChangesRequest(PROJECT, "prod", RECORDS, now=D2[1]),
     msg.JanitorRequest(PROJECT, "dev", concurrent_tasks=4, holder="janitor run c0ffee", overlap_timeout=2.5),
+    msg.ClosePreviewRequest(PROJECT, "pr_1", holder="preview of run c0ffee"),
+    msg.PreviewRequest(PROJECT, "pr_1", max_rows=5, decimals=2),
     msg.PlanRequest(PROJECT, "prod", applies=True, overlap_timeout=2.5, sampling=msg.Sampling(5)),
 )
 EVENTS: tuple[msg.Event, ...] = (
@@ -101,6 +103,10 @@ EVENTS: tuple[msg.Event, ...] = (
         (msg.PlannedModel('"t"."a"', "t.a", "changed", "breaking", destructive=("drops x",), intervals=2),),
         has_changes=True,
     ),
+    msg.ModelCompared(
+        "a", "t.a", 5, 6, 1, 2, 0, {"x": 0.5}, ("adds y INT",), ("id",), None, (D1,), False, 0.5, {"x": (5, 6)}
+    ),
+    msg.ModelCompared("a", "t.a", key_problem="no_grain", error="x"),
     msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),
     msg.SecretsKnown(("hunter2", "")),
     msg.LogLine("warning", "text", "sqlmesh"),

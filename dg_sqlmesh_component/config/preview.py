@@ -1,0 +1,102 @@
+"""The attribute `preview` of `defs.yaml`."""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+import dagster as dg
+
+from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping
+from dg_sqlmesh_component.config.run_config import sanitized_environment
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+_VARIABLE = re.compile(r"""\benv\.(\w+)|\benv\(\s*['"](\w+)['"]\s*\)""")
+"""A variable without a default in a template."""
+
+
+@dataclass(frozen=True)
+class PreviewEnvironment:
+    """The environment of a pull request.
+
+    Its name usually has a variable that only CI sets. Without it, the code location loads, and the jobs refuse.
+
+    Attributes:
+        name: As SQLMesh stores it; empty if variables are not set.
+        unset: The variables that are not set, or empty.
+    """
+
+    name: str
+    unset: tuple[str, ...] = ()
+
+    def required(self) -> str:
+        """The name.
+
+        Raises:
+            ConfigurationError: A variable is not set.
+        """
+        if self.unset:
+            names = " and ".join(self.unset)
+            raise ConfigurationError(
+                f"`preview.environment` in defs.yaml needs the environment variable {names}, which is not set here. "
+                "Set it where this job is launched, for example to the number of the pull request."
+            )
+        return self.name
+
+
+def _resolve(context: dg.ResolutionContext, written: str) -> PreviewEnvironment:
+    variables = [name for match in _VARIABLE.finditer(written) for name in match.groups() if name]
+    if unset := tuple(dict.fromkeys(name for name in variables if "{{" in written and not os.environ.get(name))):
+        return PreviewEnvironment("", unset)
+    return _environment(str(context.resolve_value(written)))
+
+
+def _environment(name: str) -> PreviewEnvironment:
+    sanitized = sanitized_environment(name)
+    if not name or sanitized == "prod":
+        raise ConfigurationError(
+            f"`preview.environment` in defs.yaml is {name!r}. A preview is an environment of its own, which is made "
+            'from prod. Write for example "pr_{{ env.PULL_REQUEST }}".'
+        )
+    return PreviewEnvironment(sanitized)
+
+
+@dataclass
+class PreviewDiff(Attributes, path="preview.diff", least={"max_rows": 1, "decimals": 0}):
+    """How a preview is compared with prod."""
+
+    max_rows: int = attribute(
+        10_000_000, "A model with more rows is compared on a sample of its keys. Default: 10,000,000.", 1_000_000
+    )
+    decimals: int = attribute(
+        6, "Numbers that differ by less than one unit of this decimal place are equal. Default: 6.", 2
+    )
+
+
+@dataclass
+class Preview(Attributes, path="preview"):
+    """Jobs for an environment of each pull request: `<op>_preview` and `<op>_preview_close`.
+
+    `<op>_preview` creates or updates the environment from prod, and compares its models with prod.
+    `<op>_preview_close` deletes it. Default: no such jobs.
+    """
+
+    environment: Annotated[
+        PreviewEnvironment,
+        dg.Resolver(
+            _resolve,
+            model_field_type=str,
+            inject_before_resolve=False,
+            description="The name of the environment. If a variable in it is not set, only these jobs refuse.",
+            examples=["pr_{{ env.PULL_REQUEST }}"],
+        ),
+    ]
+    diff: PreviewDiff = mapping(PreviewDiff, {"max_rows": 1_000_000, "decimals": 2})
+    tags: dict[str, str] = attribute(
+        dict, "Tags of the runs, without keys that Dagster or this component sets. Default: none.", {"team": "data"}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.environment, str):  # made in Python
+            self.environment = _environment(self.environment)
+        super().__post_init__()

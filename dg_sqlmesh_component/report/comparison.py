@@ -1,0 +1,90 @@
+"""How the data of a preview differs from prod, as JSON and as one row of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import counted
+from dg_sqlmesh_component.report.wording import ranges
+
+HEAD = ("model", "rows", "rows in prod", "added", "removed", "changed", "columns that differ", "note")
+
+_NO_MATCH = {
+    "no_grain": "the model has no `grain`",
+    "duplicate_keys": "several rows share a key",
+    "null_keys": "some rows have no key",
+}
+
+
+def as_json(compared: msg.ModelCompared) -> dict[str, Any]:
+    """The result for programs."""
+    return {
+        "model": compared.name,
+        "rows": compared.rows,
+        "rows_prod": compared.rows_prod,
+        "added": compared.added,
+        "removed": compared.removed,
+        "changed": compared.changed,
+        "columns": compared.columns,
+        "note": note(compared),
+        "schema": list(compared.schema),
+        "sample": compared.sample,
+        "filled": {name: list(counts) for name, counts in compared.filled.items()},
+    }
+
+
+def row(compared: msg.ModelCompared) -> dict[str, str]:
+    """One row of the table, by `HEAD`."""
+    counts = (compared.rows, compared.rows_prod, compared.added, compared.removed, compared.changed)
+    texts = ["" if count is None else f"{count:,}" for count in counts]
+    differing = [f"{name} ({_share(1 - equal)})" for name, equal in compared.columns.items() if equal < 1]
+    return dict(zip(HEAD, [compared.name, *texts, ", ".join(differing), note(compared)], strict=True))
+
+
+def _share(share: float) -> str:
+    """A share as percentage. A small one is not shown as none, and a large one not as all."""
+    percent = share * 100
+    return "< 0.1 %" if percent < 0.1 else "> 99.9 %" if 99.9 < percent < 100 else f"{percent:.3g} %"
+
+
+def note(compared: msg.ModelCompared) -> str:
+    """What a reader has to know about the numbers, in sentences."""
+    return " ".join(_sentences(compared))
+
+
+def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
+    if compared.error is not None:
+        yield f"Not compared: {compared.error}"
+        return
+    if compared.is_partial and compared.rows is None:
+        yield "The preview has computed nothing of it, so there is nothing to compare."
+        return
+    if compared.rows_prod is None:
+        yield "New in the preview."
+    elif compared.rows is None:
+        yield "Removed in the preview."
+    if compared.schema:
+        yield f"The table {', '.join(compared.schema)}."
+    if compared.ranges:
+        yield f"Only {ranges(compared.ranges)} was compared: the preview has computed no more."
+    if compared.is_partial:
+        yield "The preview has computed only a part, so the other rows of prod count as removed."
+    if compared.sample is not None:
+        yield f"A sample of {_share(compared.sample)} of the keys: it has these added, removed and changed rows."
+    if compared.key_problem is not None:
+        yield f"Rows were not matched, because {_NO_MATCH[compared.key_problem]}."
+        if compared.added is None:
+            yield "There are too many rows to compare them without a key, so they were only counted."
+        else:
+            yield "A changed row counts as removed and as added."
+    fewer = [name for name, (preview, prod) in compared.filled.items() if preview != prod]
+    for name in fewer[:_MAX_NAMED]:
+        preview, prod = compared.filled[name]
+        yield f"{name} has a value in {preview:,} rows, in prod in {prod:,}."
+    if len(fewer) > _MAX_NAMED:
+        yield f"{counted(len(fewer) - _MAX_NAMED, 'further column')} with other numbers of values: see the JSON."
+
+
+_MAX_NAMED = 5

@@ -1,0 +1,159 @@
+"""A SQLMesh context that builds a plan and applies it, and sends what happens meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from sqlmesh.core.context import Context
+from sqlmesh.core.environment import EnvironmentSummary
+from sqlmesh.core.plan import Plan
+from sqlmesh.core.scheduler import Scheduler
+from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
+from sqlmesh.utils.errors import CircuitBreakerError, ConflictingPlanError, LinterError, PlanError
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import (
+    ConfigurationError,
+    EnvironmentNotReadyError,
+    EvaluationError,
+)
+from dg_sqlmesh_component.protocol.formatting import plain
+from dg_sqlmesh_component.worker.context import closed_on_error, describe_error, open_context
+from dg_sqlmesh_component.worker.evaluate.audits import record_audits
+from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
+from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.running_queries import cut_off_queries
+
+
+class PlanTracker(Tracker):
+    """SQLMesh's console while a plan is built and applied."""
+
+    def start_evaluation_progress(
+        self, batched_intervals: dict[Snapshot, list[msg.Interval]], *args: Any, **kwargs: Any
+    ) -> None:
+        """A plan computes in two stages, before and after it promotes. The second one adds to the first."""
+        self.plan_more({snapshot.name: tuple(intervals) for snapshot, intervals in batched_intervals.items()})
+
+    def log_test_results(self, result: Any, *_: Any, **__: Any) -> None:
+        for test, problem in [*result.failures, *result.errors]:
+            self.pipe.log("error", f"The unit test {test} failed:\n{plain(problem)}", "sqlmesh")
+
+    def show_linter_violations(self, violations: Any, model: Any, is_error: bool = False) -> None:
+        for violation in violations:
+            level: msg.Level = "error" if is_error else "warning"
+            self.pipe.log(level, f"{model.name}: {violation.rule.name}: {violation.violation_msg}", "sqlmesh linter")
+
+    def log_additive_change(self, snapshot_name: str, *_: Any, **__: Any) -> None:
+        self.pipe.log("error", f"{snapshot_name} has an additive change, which its `on_additive_change` does not allow")
+
+
+class PlanContext(Context):
+    """A Context that sends batches and audit results while it applies a plan."""
+
+    def __init__(self, request: msg.PlanRequest, tracker: PlanTracker, **options: Any) -> None:
+        super().__init__(**options)
+        self._request = request
+        self.tracker = tracker
+        self.nodes: dict[str, Snapshot] = {}
+
+    def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
+        """SQLMesh calls this before each stage that computes or audits."""
+        pipe = self.tracker.pipe
+        pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
+        record_audits(snapshot_evaluator, self._request.sampling, pipe)
+        scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+        self.nodes.update(scheduler.snapshots_by_name)
+        return scheduler
+
+    def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
+        self.tracker.report_in_flight()
+        cut_off_queries(evaluator.adapters.values(), self.tracker.pipe)
+
+
+def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:
+    tracker = PlanTracker(pipe)
+    context = open_context(
+        request.project,
+        tracker,
+        context_type=partial(PlanContext, request, tracker),
+        load=True,
+        concurrent_tasks=request.concurrent_tasks,
+    )
+    with closed_on_error(context, request.project):
+        context.state_reader.get_environments_summary()
+    return context
+
+
+def built(context: PlanContext, environment: str, **options: Any) -> Plan:
+    """The plan of `sqlmesh plan`, after the linter and the unit tests, as there.
+
+    All destructive changes are allowed while it is built: SQLMesh's own error names no model. It is applied only with
+    the approved ones.
+
+    Args:
+        options: Of `Context.plan_builder`.
+    """
+    try:
+        return context.plan_builder(environment, allow_destructive_models=["*"], **options).build()
+    except (PlanError, LinterError) as error:
+        raise ConfigurationError(f"SQLMesh builds no plan: {describe_error(error)}") from error
+
+
+def apply_approved(
+    request: msg.PlanRequest, context: PlanContext, plan: Plan, approval: msg.PlanApproval, how_to_finish: str
+) -> None:
+    """Apply the plan.
+
+    Args:
+        how_to_finish: What to do if it fails after it has begun to promote, in sentences.
+
+    Raises:
+        EnvironmentNotReadyError: Another plan has landed meanwhile.
+        EvaluationError: The plan failed or was cancelled.
+    """
+    tracker = context.tracker
+    approved = plan.copy(update={"allow_destructive_models": set(approval.allow_destructive)})
+    try:
+        context.apply(approved, circuit_breaker=_has_moved(context, plan))
+    except (CircuitBreakerError, ConflictingPlanError) as error:
+        raise EnvironmentNotReadyError(
+            f"Another plan has changed environment {request.environment} since this one was built, so this one was "
+            "stopped. The environment shows that other plan. Computed tables are kept. Build a new plan."
+        ) from error
+    except PlanError as error:
+        if blocked := tracker.blocked_by(context.nodes):
+            tracker.pipe.send(msg.NodesBlocked(blocked))
+        # SQLMesh's own error has no text of its own if it has reported the failed models.
+        reason = "" if tracker.failed or tracker.was_cancelled else f" {plain(error).rstrip('.')}."
+        promoted = _what_is_promoted(request, context, plan, how_to_finish)
+        raise EvaluationError(promoted + reason) from error
+
+
+def _what_is_promoted(request: msg.PlanRequest, context: PlanContext, plan: Plan, how_to_finish: str) -> str:
+    """What the environment shows after the plan has failed or was cancelled."""
+    failed = "was cancelled" if context.tracker.was_cancelled else "failed"
+    environment = context.state_reader.get_environment(request.environment)
+    if environment is None:
+        return f"The plan {failed} before it was promoted: there is no environment {request.environment} yet."
+    if environment.plan_id != plan.plan_id:
+        return f"The plan {failed} before it was promoted: environment {request.environment} is as it was before."
+    return (
+        f"The plan {failed} after it had begun to change environment {request.environment}, which is now between two "
+        f"plans. {how_to_finish}"
+    )
+
+
+def _has_moved(context: Context, plan: Plan) -> Callable[[], bool]:
+    """Whether another plan has landed since this one was built. SQLMesh asks this before each model.
+
+    SQLMesh computes some models after it has promoted this plan itself.
+    """
+    name, expected = plan.environment_naming_info.name, (plan.previous_plan_id, plan.plan_id)
+
+    def has_moved() -> bool:
+        summaries: list[EnvironmentSummary] = context.state_reader.get_environments_summary()
+        return any(summary.name == name and summary.plan_id not in expected for summary in summaries)
+
+    return has_moved

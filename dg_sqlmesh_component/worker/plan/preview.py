@@ -1,0 +1,152 @@
+"""Serve a `PreviewRequest`: show the files of a pull request in an environment of their own, and compare it with prod.
+
+SQLMesh's plan for another environment may write to tables of prod: it fills gaps of unchanged models upstream. So the
+plan is narrowed to the tables that prod does not show (ADR-0042).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+import sqlmesh
+from sqlmesh.core import constants as c
+from sqlmesh.core.context import Context
+from sqlmesh.core.environment import Environment
+from sqlmesh.core.plan import Plan
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, earliest_start_date
+from sqlmesh.utils.dag import DAG
+from sqlmesh.utils.date import now_timestamp
+from sqlmesh.utils.errors import NoChangesPlanError
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, EnvironmentNotReadyError, EvaluationError
+from dg_sqlmesh_component.worker.coverage import Coverages
+from dg_sqlmesh_component.worker.environment import stored_environment
+from dg_sqlmesh_component.worker.plan.close import CAN_CLOSE, delete_unused
+from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built
+from dg_sqlmesh_component.worker.plan.diff import Limits, compare_environments
+from dg_sqlmesh_component.worker.plan.facts import plan_built
+from dg_sqlmesh_component.worker.running_queries import cut_off_queries
+
+_HOW_TO_FINISH = "Correct the cause and launch this job again."
+
+_HAS_PREVIEW_START = "preview_start" in inspect.signature(Context.plan_builder).parameters
+
+
+def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.EvaluationFinished:
+    """Create or update the environment, and compare it with prod.
+
+    Raises:
+        ConfigurationError: SQLMesh builds no plan, or is too old.
+        EnvironmentNotReadyError: There is no prod, or a plan is changing it.
+        EvaluationError: The plan failed or was cancelled.
+    """
+    pipe = context.tracker.pipe
+    if not CAN_CLOSE:
+        raise ConfigurationError(
+            f"Previews need SQLMesh 0.236.0 or later, and {sqlmesh.__version__} is installed. Upgrade it, or remove "
+            "`preview` in defs.yaml."
+        )
+    prod = _finalized_prod(request, context)
+    before = context.state_reader.get_environment(request.environment)
+    try:
+        whole = _plan_of_whole_ranges(request, context)
+    except ConfigurationError as error:
+        if not isinstance(error.__cause__, NoChangesPlanError):
+            raise
+        pipe.send(_plan_of_prod(request, context))
+        return msg.EvaluationFinished("nothing_to_do")
+    plan = _narrowed(whole, prod)
+    pipe.send(plan_built(plan, request.project, context, _pending_upstream(plan, prod, context)))
+    approval = pipe.receive_approval()
+    pipe.begin()
+    apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
+    if before is not None:
+        after = stored_environment(request.project, request.environment, context)
+        delete_unused(_versions(before) - _versions(after), context)
+    pipe.send(_plan_of_prod(request, context))
+    pipe.cut_off_queries = partial(cut_off_queries, list(context.engine_adapters.values()), pipe)
+    for compared in compare_environments(plan, prod, context, Limits(request.max_rows, request.decimals)):
+        pipe.send(compared)
+        if pipe.is_cancelled:
+            raise EvaluationError("The preview is complete, and was cancelled while it was compared with prod.")
+    return msg.EvaluationFinished("success")
+
+
+def _plan_of_prod(request: msg.PreviewRequest, context: PlanContext) -> msg.PlanBuilt:
+    """What the job that applies plans would do after the preview. It has the digest for that job."""
+    return plan_built(built(context, c.PROD, skip_tests=True, skip_linter=True), request.project, context)
+
+
+def _finalized_prod(request: msg.PreviewRequest, context: Context) -> Environment:
+    prod = stored_environment(request.project, c.PROD, context)
+    if prod.finalized_ts is None:
+        raise EnvironmentNotReadyError(
+            f"Plan {prod.plan_id} has begun to change environment {c.PROD} and has not finished. A preview is made "
+            "from prod. If that plan is still running, wait for it. If it was interrupted, finish it first."
+        )
+    return prod
+
+
+def _plan_of_whole_ranges(request: msg.PreviewRequest, context: PlanContext) -> Plan:
+    """The plan that computes the last day of forward-only changes, or one interval, and everything of all others.
+
+    If one change is forward-only, SQLMesh limits all models to the last day, unless the plan has a start.
+    """
+    plan = built(context, request.environment, **_forward_only_range())
+    diff = plan.context_diff
+    changed = {*diff.modified_snapshots, *(s_id.name for s_id in diff.added)}
+    models = [snapshot.model for snapshot in diff.snapshots.values() if snapshot.is_model and snapshot.name in changed]
+    if not any(model.forward_only for model in models):
+        return plan
+    start = earliest_start_date(diff.snapshots.values())
+    return built(context, request.environment, start=start, skip_tests=True, skip_linter=True, **_forward_only_range())
+
+
+def _forward_only_range() -> dict[str, Any]:
+    """What to compute of forward-only changes."""
+    return (
+        {"enable_preview": True, "preview_start": "1 day ago", "preview_min_intervals": 1} if _HAS_PREVIEW_START else {}
+    )
+
+
+def _versions(environment: Environment) -> set[SnapshotId]:
+    return {info.snapshot_id for info in environment.snapshots}
+
+
+def _narrowed(plan: Plan, prod: Environment) -> Plan:
+    """The plan, computing only tables that prod does not show."""
+    shown = {info.name: info for info in prod.snapshots}
+
+    def is_own(snapshot: Snapshot) -> bool:
+        in_prod = shown.get(snapshot.name)
+        if in_prod is None:
+            return True
+        is_prods_table = plan.deployability_index.is_representative(snapshot) and snapshot.version == in_prod.version
+        return snapshot.snapshot_id != in_prod.snapshot_id and not is_prods_table
+
+    own = {s.name for s in plan.context_diff.snapshots.values() if plan.is_selected_for_backfill(s.name) and is_own(s)}
+    return plan.copy(update={"models_to_backfill": own})
+
+
+def _pending_upstream(plan: Plan, prod: Environment, context: Context) -> dict[str, int]:
+    """By name, the missing intervals of prod's models that the computed models read, directly or not.
+
+    The computed intervals would count as complete, although they were computed from incomplete data.
+    """
+    snapshots = plan.context_diff.snapshots
+    computed = [of_model.snapshot_id for of_model in plan.missing_intervals]
+    if not computed:
+        return {}
+    graph: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in snapshots.items()})
+    read: Collection[str] = {s_id.name for s_id in graph.subdag(*computed).sorted} - {s_id.name for s_id in computed}
+    promoted = {s.name: s for s in context.state_reader.get_snapshots(prod.snapshots).values()}
+    coverages = Coverages(promoted, DeployabilityIndex.all_deployable(), now_timestamp(), {})
+    return {
+        promoted[name].node.name: len(intervals)
+        for name, intervals in sorted(coverages.pending.items())
+        if name in read
+    }

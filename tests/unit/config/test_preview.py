@@ -1,0 +1,49 @@
+"""The attribute `preview`: the name of the environment, and variables that are not set."""
+
+from __future__ import annotations
+
+import pytest
+
+from dg_sqlmesh_component import Preview, PreviewEnvironment, SQLMeshProjectComponent
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+START = "project: {path: .}\npreview: "
+
+
+@pytest.mark.parametrize(
+    ("written", "variables", "expected"),
+    [
+        ("pr_{{ env.PULL_REQUEST }}", {"PULL_REQUEST": "12"}, PreviewEnvironment("pr_12")),
+        ("{{ env.PULL_REQUEST }}", {"PULL_REQUEST": "12"}, PreviewEnvironment("12")),
+        ("{{ env.BRANCH }}", {"BRANCH": "Feature/New-Prices"}, PreviewEnvironment("feature_new_prices")),
+        ("pr_{{ env.PULL_REQUEST }}", {}, PreviewEnvironment("", ("PULL_REQUEST",))),
+        ("pr_{{ env.PULL_REQUEST }}", {"PULL_REQUEST": ""}, PreviewEnvironment("", ("PULL_REQUEST",))),
+        ("pr_{{ env('PULL_REQUEST') }}", {}, PreviewEnvironment("", ("PULL_REQUEST",))),
+        ("pr_{{ env('PULL_REQUEST', 'local') }}", {}, PreviewEnvironment("pr_local")),
+        ("{{ env.A }}_{{ env.PULL_REQUEST }}", {}, PreviewEnvironment("", ("A", "PULL_REQUEST"))),
+        ("review", {}, PreviewEnvironment("review")),
+    ],
+)
+def test_environment_is_resolved_or_names_the_unset_variables(
+    written: str, variables: dict[str, str], expected: PreviewEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PULL_REQUEST", "BRANCH", "A"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    component = SQLMeshProjectComponent.resolve_from_yaml(f'{START}{{environment: "{written}"}}')
+    assert component.preview is not None
+    assert component.preview.environment == expected
+
+
+def test_an_unset_variable_is_named_only_when_the_name_is_needed() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        PreviewEnvironment("", ("PULL_REQUEST",)).required()
+    assert "needs the environment variable PULL_REQUEST, which is not set here" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["prod", "PROD", ""])
+def test_prod_is_no_preview(name: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        Preview(environment=name)  # type: ignore[arg-type]
+    assert "A preview is an environment of its own" in str(refusal.value)

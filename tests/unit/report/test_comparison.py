@@ -1,0 +1,92 @@
+"""What a report says about the data of a preview, by counts alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from unit.builders import days
+from unit.report.test_plan_gate import ORDERS, plan
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.report.comparison import HEAD, as_json, note, row
+from dg_sqlmesh_component.report.plan_gate import preview_refusals
+from dg_sqlmesh_component.report.plan_report import PlanReport
+
+
+def compared(**more: Any) -> msg.ModelCompared:
+    counts = {"rows": 10, "rows_prod": 12, "added": 1, "removed": 3, "changed": 2}
+    return msg.ModelCompared('"t"."a"', "t.a", **{**counts, **more})
+
+
+def test_a_row_of_the_table_has_all_counts_and_the_columns_that_differ() -> None:
+    differing = compared(columns={"a": 1.0, "b": 0.5, "c": 0.99999, "d": 0.0})
+    texts = ["t.a", "10", "12", "1", "3", "2", "b (50 %), c (< 0.1 %), d (100 %)", ""]
+    assert row(differing) == dict(zip(HEAD, texts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"rows_prod": None}, "New in the preview."),
+        ({"rows": None}, "Removed in the preview."),
+        ({"schema": ("drops x", "adds y INT")}, "The table drops x, adds y INT."),
+        ({"ranges": (days(1, 2),)}, "Only [2026-01-01, 2026-01-03) was compared: the preview has computed no more."),
+        ({"is_partial": True}, "The preview has computed only a part, so the other rows of prod count as removed."),
+        (
+            {"is_partial": True, "rows": None, "rows_prod": None},
+            "The preview has computed nothing of it, so there is nothing to compare.",
+        ),
+        ({"sample": 0.01}, "A sample of 1 % of the keys: it has these added, removed and changed rows."),
+        (
+            {"key_problem": "no_grain", "changed": None},
+            "Rows were not matched, because the model has no `grain`. A changed row counts as removed and as added.",
+        ),
+        (
+            {"key_problem": "duplicate_keys", "added": None, "removed": None, "changed": None},
+            "Rows were not matched, because several rows share a key. There are too many rows to compare them without "
+            "a key, so they were only counted.",
+        ),
+        ({"filled": {"a": (5, 5), "b": (3, 4)}}, "b has a value in 3 rows, in prod in 4."),
+        ({"error": "the disk is full"}, "Not compared: the disk is full"),
+    ],
+)
+def test_the_note_says_what_a_reader_has_to_know(more: dict[str, Any], sentence: str) -> None:
+    assert note(compared(**more)) == sentence
+
+
+def test_json_has_the_names_that_scripts_use() -> None:
+    assert as_json(compared(columns={"a": 0.5})).items() >= {
+        "model": "t.a", "rows": 10, "rows_prod": 12, "added": 1, "removed": 3, "changed": 2, "columns": {"a": 0.5},
+        "note": "",
+    }.items()  # fmt: skip
+
+
+def test_a_preview_is_refused_by_name() -> None:
+    built = plan(ORDERS, pending_upstream={"core.raw": 3}, uncategorized=('"db"."core"."orders"',))
+    refused = preview_refusals(built, allow_pending=False, over_budget=False, budget="Too much.")
+    assert {refusal.kind: refusal.models for refusal in refused} == {
+        "uncategorized": ("core.orders",), "pending_upstream": ("core.raw",), "over_budget": ("core.orders",),
+    }  # fmt: skip
+    assert "core.raw (3 intervals)" in refused[1].message
+    assert preview_refusals(plan(ORDERS, pending_upstream={"a": 1}), allow_pending=True, over_budget=True) == []
+
+
+def test_the_markdown_of_a_preview_begins_with_its_data_and_ends_with_the_command_that_applies_it() -> None:
+    report = PlanReport(
+        "pr_1",
+        "d1",
+        plan(ORDERS),
+        {},
+        [],
+        "dg launch --job shop_apply",
+        result="The preview is ready.",
+        diff=[compared()],
+    )
+    text = report.markdown()
+    assert text.startswith(
+        "## Preview pr_1\n\nThe preview is ready.\n\n### Data compared with prod\n\n| model | rows |"
+    )
+    assert "| t.a | 10 | 12 | 1 | 3 | 2 |" in text
+    assert text.index("## Plan for environment prod") > text.index("| t.a |")
+    assert "dg launch --job shop_apply" in text
