@@ -126,7 +126,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             restate=self.restate,
             budget=self.budget,
             query_history_url=self.query_history_url,
-            apply_job=self._deploy_jobs[1] if self.deploy is not None else None,
+            deploy_jobs=self._deploy_jobs if self.deploy is not None else None,
         )
         yield from execute_step(context, settings)
 

@@ -235,16 +235,14 @@ class PlanStep:
         """Show the report on the step's page, log its refusals, and write it to the file that somebody asked for."""
         log_step_metadata(self._context, headline, self._report.metadata())
         self._context.log.info(headline)
-        for refusal in self._report.refusals:
-            level = "ERROR" if self._report.is_apply else "WARNING"
-            verb = "Refused" if self._report.is_apply else "Applying it would be refused"
-            self._context.log.log(level=level, msg=f"{verb} ({refusal.kind}): {refusal.message}")
+        for refusal in self._report.refusals if not self._report.is_apply else ():  # else the failure has them
+            self._context.log.warning(f"Applying it would be refused ({refusal.kind}): {refusal.message}")
         self._write_report()
 
     def _refuse(self, what: str) -> None:
         """End the step if the report has refusals."""
         if self._report.refusals:
-            text = "\n\n".join(refusal.message for refusal in self._report.refusals)
+            text = "\n\n".join(f"{refusal.kind}: {refusal.message}" for refusal in self._report.refusals)
             raise dg.Failure(f"The {what} was refused, and nothing was computed.\n\n{text}", allow_retries=False)
 
     def _apply_command(self, digest: str, found: Sequence[Refusal]) -> str | None:

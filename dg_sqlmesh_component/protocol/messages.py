@@ -223,7 +223,7 @@ class EvaluationRequest(Request):
         restate: Compute a range again instead of the pending intervals.
         dry_run: Plan as a run would, and compute nothing.
         sampling: Which rows of failed audits to send; None for none.
-        apply_job: The job that finishes an interrupted plan; None if there is no such job.
+        deploy_jobs: The jobs that show and apply a plan of this environment; None if there are none.
         awaits_budget: Whether to wait for a `GoAhead` after each `EvaluationPlanned` that has batches.
     """
 
@@ -247,7 +247,7 @@ class EvaluationRequest(Request):
     restate: Restatement | None = None
     dry_run: bool = False
     sampling: Sampling | None = None
-    apply_job: str | None = None
+    deploy_jobs: tuple[str, str] | None = None
     awaits_budget: bool = False
 
     @property

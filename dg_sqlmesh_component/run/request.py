@@ -39,7 +39,7 @@ class StepSettings:
         restate: Limits of restatements.
         budget: What a run may cost.
         query_history_url: A link to the queries of one run, with `{run_id}` in the place of its id.
-        apply_job: The job that applies plans; None if there is none.
+        deploy_jobs: The jobs that show and apply plans; None if there are none.
     """
 
     project: SQLMeshProject
@@ -52,7 +52,7 @@ class StepSettings:
     restate: Restate
     budget: Budget
     query_history_url: str | None
-    apply_job: str | None
+    deploy_jobs: tuple[str, str] | None
 
 
 def run_tags(request: msg.EvaluationRequest) -> dict[str, str]:
@@ -131,7 +131,7 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         concurrent_tasks=execution.concurrent_tasks,
         count_rows=settings.count_rows,
         run_id=context.run.run_id,
-        apply_job=settings.apply_job,
+        deploy_jobs=settings.deploy_jobs if environment == assets.manifest.environment else None,
         awaits_budget=budget != Budget() and restate is None and not config.dry_run,
         overlap_timeout=execution.overlap_timeout,
         environment_timeout=execution.environment_timeout,

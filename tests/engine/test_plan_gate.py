@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import NewShop, RunRecord, Shop, python_model, wait_until
+from harness import NewShop, RunRecord, Shop, python_model, sqlmesh, wait_until
 from postgres import postgres_server
 
 PLAN, APPLY = "sqlmesh_shop_plan", "sqlmesh_shop_apply"
@@ -552,3 +552,34 @@ def test_on_postgresql_a_reviewed_plan_is_applied_and_a_run_waits_for_it(new_sho
 
 def all_logs(shop: Shop) -> str:
     return "\n".join(shop.run_record(run.run_id).log for run in shop.instance.get_runs())
+
+
+def test_a_run_that_meets_other_local_files_names_the_job_that_shows_the_plan(shop: Shop) -> None:
+    change(shop, total=TOTAL.format(added=" + 1"))
+    shop.refresh()
+
+    log = shop.launch().log
+
+    assert "To promote the local files:\n\n    dg launch --job sqlmesh_shop_plan" in log
+
+
+def test_a_model_of_another_repository_that_a_plan_changes_is_marked(shop: Shop, tmp_path: Path) -> None:
+    """Two projects share one state. The second one reads a model of the first one, which is planned alone."""
+    first = f"project: first\n{(shop.project / 'config.yaml').read_text()}"
+    (shop.project / "config.yaml").write_text(first.replace("warehouse.duckdb", str(tmp_path / "shared.duckdb")))
+    second = tmp_path / "second"
+    (second / "models").mkdir(parents=True)
+    (second / "config.yaml").write_text((shop.project / "config.yaml").read_text().replace("first", "second"))
+    (second / "models" / "reader.sql").write_text("MODEL (name r.reader, kind FULL); SELECT amount FROM t.total")
+    sqlmesh(shop.project, "-p", str(shop.project), "-p", str(second), "plan", "--auto-apply", "--no-prompts")
+    change(shop, total=TOTAL.format(added=" + 1"))
+
+    record = launch(shop, PLAN)
+
+    assert [model["name"] for model in report_of(record)["models"]] == ["t.total", "r.reader"]
+    plan = next(
+        event.event_specific_data.metadata["sqlmesh/plan"].value
+        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
+        if "sqlmesh/plan" in event.event_specific_data.metadata
+    )
+    assert [row.data["change"] for row in plan.records][1] == "changed upstream (indirect breaking, project second)"

@@ -266,7 +266,8 @@ class EvaluationContext(Context):
         """Log which plan is updating the environment. SQLMesh waits for it without a word."""
         request, environment = self.request, self.stored_environment()
         if environment.finalized_ts is None:
-            remedy = how_to_finish_plan(request.project, request.environment, environment.plan_id, request.apply_job)
+            apply_job = request.deploy_jobs[1] if request.deploy_jobs else None
+            remedy = how_to_finish_plan(request.project, request.environment, environment.plan_id, apply_job)
             self.tracker.pipe.log(
                 "warning",
                 f"Plan {environment.plan_id} is updating environment {request.environment}. This run waits for it, for "
@@ -344,6 +345,8 @@ class EvaluationContext(Context):
 
     @property
     def _plan_command(self) -> str:
+        if self.request.deploy_jobs is not None:
+            return f"dg launch --job {self.request.deploy_jobs[0]}"
         return plan_command(self.request.project, self.request.environment, self)
 
     # -- its tables -------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ def test_defaults_of_requests_and_errors() -> None:
         "restate": None,
         "dry_run": False,
         "sampling": None,
-        "apply_job": None,
+        "deploy_jobs": None,
         "awaits_budget": False,
     }
     assert defaults(msg.NodeFailed) == defaults(msg.RequestFailed) == {"is_transient": False}
