@@ -28,7 +28,9 @@ def plan_parts(plan: Plan, previous_plan_id: str | None) -> dict[str, str]:
     return {
         "previous plan": _hash(previous_plan_id),
         "models": _hash([[s.name, s.fingerprint.to_identifier(), s.version] for s in snapshots]),
-        "categories": _hash([[s.name, str(s.change_category), s.is_forward_only] for s in snapshots]),
+        "categories": _hash(
+            [[s.name, s.change_category and s.change_category.name, s.is_forward_only] for s in snapshots]
+        ),
         "statements": _hash(sorted(map(_statements, diff.environment_statements))),
         "requirements": _hash(diff.requirements),
         "settings": _hash([naming.dict(), plan.forward_only, plan.no_gaps, plan.skip_backfill, plan.empty_backfill]),
