@@ -45,7 +45,7 @@ def close_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Ite
         overlap_timeout=settings.execution.overlap_timeout,
     )
     step = JanitorStep(context, settings.project, request, f"the deletion of the preview {environment}")
-    report = PlanReport(environment, "", None, {}, [], None)
+    report = PlanReport(environment, "", None, {}, [], None, is_preview=True)
     try:
         for result in step.interruption.guard(step.run()):
             is_open = step.end is not None and environment in step.end.environments
@@ -68,7 +68,7 @@ def _required_environment(settings: PlanSettings) -> str:
     except ConfigurationError as error:
         if path := os.environ.get(REPORT_VARIABLE):
             refused = Refusal("unset_variable", (), str(error))
-            PlanReport("", "", None, {}, [refused], None, is_apply=True).write(path)
+            PlanReport("", "", None, {}, [refused], None, is_apply=True, is_preview=True).write(path)
         raise dg.Failure(str(error), allow_retries=False) from None
 
 
@@ -78,9 +78,9 @@ class _PreviewStep(PlanStep):
     _advice = "Correct the files of the project, and launch this job again. Finished intervals are not computed again."
 
     def __init__(self, context: dg.OpExecutionContext, settings: PlanSettings, environment: str) -> None:
-        super().__init__(context, settings, Decision())
+        super().__init__(context, settings, Decision(), environment)
         self._name = environment
-        self._planned = self._report = replace(self._report, environment=environment, is_apply=True)
+        self._planned = self._report = replace(self._report, is_apply=True, is_preview=True)
 
     def _request(self) -> msg.PlanRequest:
         preview, execution = self._settings.preview, self._settings.execution
@@ -105,7 +105,7 @@ class _PreviewStep(PlanStep):
         found = preview_refusals(
             plan, allow_pending=config["allow_pending"], over_budget=config["over_budget"], budget=excess
         )
-        self._planned = self._report = PlanReport(self._name, "", plan, seconds, found, None, is_apply=True)
+        self._planned = self._report = replace(self._report, plan=plan, seconds=seconds, refusals=found)
         self._publish(headline(plan))
         self._refuse("preview")
         return msg.PlanApproval((), msg.Records({}))
@@ -115,7 +115,8 @@ class _PreviewStep(PlanStep):
         seconds, excess = self._estimated(plan)
         digest = digest_of(plan, ())
         found = refusals(plan, Decision(), self._settings.apply_job, excess)
-        self._report = PlanReport(self._name, digest, plan, seconds, found, self._apply_command(digest, found))
+        command = self._apply_command(digest, found)
+        self._report = PlanReport(self._name, digest, plan, seconds, found, command, is_preview=True)
 
     def _note_outcomes(self, event: msg.Event) -> None:
         if isinstance(event, msg.ModelCompared):
@@ -125,7 +126,7 @@ class _PreviewStep(PlanStep):
 
     def _end(self) -> Iterator[Any]:
         diff = self._report.diff
-        result = f"The preview is ready. {self._cost(self._planned)} Compared with prod: {counted(len(diff), 'model')}."
+        result = f"The preview is ready. {self._cost(self._planned)} Differ from prod: {counted(len(diff), 'model')}."
         if self._planned.plan is None:
             result = "The files are the same as in prod, so there is nothing to preview."
         failed = [compared.name for compared in diff if compared.error is not None]

@@ -112,16 +112,19 @@ class PlanStep:
         "launch this job again with the same digest. Finished intervals are not computed again."
     )
 
-    def __init__(self, context: dg.OpExecutionContext, settings: PlanSettings, decision: Decision) -> None:
+    def __init__(
+        self, context: dg.OpExecutionContext, settings: PlanSettings, decision: Decision, environment: str | None = None
+    ) -> None:
+        environment = environment or settings.environment
         self._context = context
         self._settings = settings
         self._decision = decision
-        self._wording = Wording(settings.assets, settings.environment)
+        self._wording = Wording(settings.assets, environment)
         self._log = RunLog(context, self._wording, set(), frozenset())
         self._ledger = Ledger(())
         self._outcomes: list[NodeOutcome] = []
         self._compared = msg.DataComparedWithRecords()
-        self._report = PlanReport(settings.environment, "", None, {}, (), "", is_apply=self._applies)
+        self._report = PlanReport(environment, "", None, {}, (), "", is_apply=self._applies)
         self._computing_since = 0
         self._worker: Worker | None = None
         self.interruption = Interruption(self._cancel)
@@ -226,7 +229,8 @@ class PlanStep:
         """The estimated seconds of each model with a record, by fqn, and why they are over the budget."""
         computed = {model.fqn: model.milliseconds for model in plan.models if model.intervals}
         costs = estimates(self._context.instance, self._settings.assets, computed)
-        if without := [model.name for model in plan.models if model.intervals and model.fqn not in costs]:
+        without = [model.name for model in plan.models if model.intervals and model.fqn not in costs]
+        if without and self._settings.budget != msg.Budget():
             self._context.log.info(f"Without a record of an earlier computation, so not estimated: {listed(without)}.")
         excess = self._settings.budget.excess(msg.RecordedCost.total(list(costs.values())))
         return {fqn: cost.seconds for fqn, cost in costs.items()}, excess

@@ -864,6 +864,7 @@ class PlanBuilt(Event):
         uncategorized: Changed models, by fqn, whose category a person has to choose.
         statements: The difference of the statements before and after all models, and of the Python requirements.
         pending_upstream: For a preview: by name, the missing intervals of prod's models that the computed models read.
+        holes_upstream: Those of them that begin before the end of what the preview computes.
         unfinished_plan_id: The plan that has begun to change the environment and has not finished; None if it has.
         resumes: Whether the environment shows this plan, or is on the way to it.
         plan_command: The shell command that builds the same plan.
@@ -878,6 +879,7 @@ class PlanBuilt(Event):
     uncategorized: tuple[str, ...] = ()
     statements: str = ""
     pending_upstream: dict[str, int] = field(default_factory=dict)
+    holes_upstream: dict[str, int] = field(default_factory=dict)
     unfinished_plan_id: str | None = None
     resumes: bool = False
     plan_command: str = ""
@@ -902,6 +904,7 @@ class ModelCompared(Event):
         key_problem: Why rows are not matched; None if they are.
         ranges: The ranges that were compared; empty if whole tables were.
         is_partial: Whether the preview has computed only a part of the model, and rows have no time to tell which.
+        reads_partial: The models upstream of which the preview has computed only a part.
         sample: The share of keys that was compared; None if all were.
         filled: If there are more rows than `max_rows`: by column, the rows of the preview and of prod with a value.
         error: Why the model could not be compared, as the engine says; None if it was.
@@ -920,6 +923,7 @@ class ModelCompared(Event):
     key_problem: KeyProblem | None = None
     ranges: tuple[Interval, ...] = ()
     is_partial: bool = False
+    reads_partial: tuple[str, ...] = ()
     sample: float | None = None
     filled: dict[str, tuple[int, int]] = field(default_factory=dict)
     error: str | None = None

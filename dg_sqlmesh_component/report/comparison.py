@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted
+from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.wording import ranges
 
 HEAD = ("model", "rows", "rows in prod", "added", "removed", "changed", "columns that differ", "note")
 
 _NO_MATCH = {
     "no_grain": "the model has no `grain`",
-    "duplicate_keys": "several rows share a key",
-    "null_keys": "some rows have no key",
+    "duplicate_keys": "several rows share a key ({keys})",
+    "null_keys": "some rows have no key ({keys})",
 }
 
 
@@ -68,13 +68,18 @@ def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
     if compared.schema:
         yield f"The table {', '.join(compared.schema)}."
     if compared.ranges:
-        yield f"Only {ranges(compared.ranges)} was compared: the preview has computed no more."
+        yield f"Only {ranges(compared.ranges)} was compared, which both have computed."
     if compared.is_partial:
         yield "The preview has computed only a part, so the other rows of prod count as removed."
+    if compared.reads_partial:
+        yield (
+            f"These are not the rows that prod will have: the preview has computed only a part of "
+            f"{listed(compared.reads_partial)}, which this model reads."
+        )
     if compared.sample is not None:
         yield f"A sample of {_share(compared.sample)} of the keys: it has these added, removed and changed rows."
     if compared.key_problem is not None:
-        yield f"Rows were not matched, because {_NO_MATCH[compared.key_problem]}."
+        yield f"Rows were not matched, because {_NO_MATCH[compared.key_problem].format(keys=', '.join(compared.keys))}."
         if compared.added is None:
             yield "There are too many rows to compare them without a key, so they were only counted."
         else:

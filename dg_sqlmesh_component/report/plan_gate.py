@@ -102,15 +102,20 @@ def preview_refusals(
         budget: As in `refusals`.
     """
     found = list(_uncategorized(plan))
-    if plan.pending_upstream and not allow_pending:
-        models = tuple(plan.pending_upstream)
-        lacking = listed([f"{name} ({counted(n, 'interval')})" for name, n in plan.pending_upstream.items()])
+    lacking = plan.holes_upstream if allow_pending else plan.pending_upstream
+    if lacking:
+        models = listed([f"{name} ({counted(number, 'interval')})" for name, number in lacking.items()])
         message = (
-            f"The preview would read models of prod that lack intervals: {lacking}. Its data would be computed from "
-            "incomplete data, and count as complete. Run prod first. To preview all the same, set "
-            "`allow_pending: true` in the run config."
+            f"The preview would read models of prod that lack intervals: {models}. Run prod first, from the deployment "
+            "of prod. "
+        ) + (
+            "The preview would be computed from incomplete data and count as complete, so `allow_pending` does not "
+            "allow this."
+            if plan.holes_upstream
+            else "The preview does not need these intervals, which are later than its own. To preview all the same, "
+            "set `allow_pending: true` in the run config."
         )
-        found.append(Refusal("pending_upstream", models, message))
+        found.append(Refusal("pending_upstream", tuple(lacking), message))
     found += _over_budget(plan, budget, "preview", is_allowed=over_budget)
     return found
 

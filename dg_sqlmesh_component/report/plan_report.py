@@ -30,6 +30,7 @@ class PlanReport:
         apply_command: The shell command that applies this plan, with all its losses; None if no run config does.
         result: What applying it has done; None if it was not applied.
         is_apply: Whether the job applies this plan.
+        is_preview: Whether `environment` is the environment of a pull request.
         diff: How the data of a preview differs from prod.
     """
 
@@ -41,6 +42,7 @@ class PlanReport:
     apply_command: str | None
     result: str | None = None
     is_apply: bool = False
+    is_preview: bool = False
     diff: Sequence[msg.ModelCompared] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -110,22 +112,20 @@ class PlanReport:
 
     def markdown(self) -> str:
         """The report for a comment on a pull request."""
-        if self.plan is None and self.result is not None:
-            return f"## Environment `{self.environment}`\n\n{self.result}\n"
         if self.plan is None:
-            return "\n\n".join([f"## No plan for environment `{self.environment}`", *self._refusal_lines()]) + "\n"
-        is_preview = self.environment != self.plan.environment
+            title = f"Preview {self.environment}" if self.is_preview else f"No plan for environment {self.environment}"
+            return "\n\n".join([f"## {title.strip()}", *self._result(), *self._refusal_lines()]) + "\n"
         parts = [
-            *([f"## Preview {self.environment}", *self._result(), *self._diff()] if is_preview else []),
+            *([f"## Preview {self.environment}", *self._result(), *self._diff()] if self.is_preview else []),
             f"## {headline(self.plan)}",
-            *([] if is_preview else self._result()),
+            *([] if self.is_preview else self._result()),
             *self._refusal_lines(),
             *self._losses(),
             *self._table(),
             *self._differences(),
-            f"Digest: `{self.digest}`",
+            *([f"Digest: `{self.digest}`"] if self.digest else []),
         ]
-        if (self.result is None or is_preview) and self.apply_command and self.plan.models:
+        if (self.result is None or self.is_preview) and self.apply_command and self.plan.models:
             how = "To apply exactly this plan" if not self.refusals else "To apply exactly this plan all the same"
             parts.append(f"{how}, and no other:\n\n{fenced(self.apply_command, 'bash')}")
         return "\n\n".join(parts) + "\n"
@@ -150,15 +150,18 @@ class PlanReport:
     def _losses(self) -> list[str]:
         """What the environment loses, first: that is what a reviewer must not miss."""
         assert self.plan is not None
+        if self.is_preview and self.plan.environment == self.environment:
+            return []
         lines = [
-            f"- `{model.name}` is removed: queries that use it will fail. {_KEPT}"
+            f"- `{model.name}` is removed: queries that use it will fail. {_KEPT} If nobody has removed it, this branch "
+            "is older than the model: merge the main branch."
             for model in self.plan.models
             if model.change == "removed"
         ]
         for model in self.plan.models:
             if model.destructive:
                 lines += [
-                    f"- `{model.name}`: SQLMesh {effect}, in the table that {self.environment} shows. The values of "
+                    f"- `{model.name}`: SQLMesh {effect}, in the table that {self.plan.environment} shows. The values of "
                     "all existing rows are lost: they are NULL until somebody computes them again."
                     for effect in model.destructive
                 ]
@@ -168,7 +171,7 @@ class PlanReport:
                     for column in model.columns
                     if column.startswith("drops ")
                 ]
-        return [f"### {self.environment} loses\n\n" + "\n".join(lines)] if lines else []
+        return [f"### {self.plan.environment} loses\n\n" + "\n".join(lines)] if lines else []
 
     def _table(self) -> list[str]:
         assert self.plan is not None
@@ -184,7 +187,7 @@ class PlanReport:
             "Changed upstream: the file of this model is unchanged, and a model that it reads has changed."
             if any(model.change == "indirect" for model in self.plan.models)
             else "",
-            f"Forward-only: the table that {self.environment} shows is changed in place, and existing rows are not "
+            f"Forward-only: the table that {self.plan.environment} shows is changed in place, and existing rows are not "
             "computed again."
             if any(model.change and model.is_forward_only for model in self.plan.models)
             else "",

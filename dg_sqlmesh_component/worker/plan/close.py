@@ -59,8 +59,7 @@ def _close(request: msg.ClosePreviewRequest, context: Context, pipe: Pipe) -> ms
         )
     try:
         # The environment is deleted last, so that this can be repeated if it is interrupted.
-        versions = [*environment.snapshots, *(environment.previous_finalized_snapshots or ())]
-        delete_unused({info.snapshot_id for info in versions}, context, closing=environment)
+        delete_unused(own_versions(environment), context, closing=environment)
         context.invalidate_environment(request.environment, sync=True)
     except Exception as error:  # any driver's
         raise EvaluationError(
@@ -75,11 +74,17 @@ def _close(request: msg.ClosePreviewRequest, context: Context, pipe: Pipe) -> ms
     return msg.JanitorFinished((request.environment,), before, size_of_state(context))
 
 
+def own_versions(environment: Environment) -> set[SnapshotId]:
+    """The versions for which the preview has views. All others were those of prod when it was made."""
+    return {info.snapshot_id for info in environment.promoted_snapshots}
+
+
 def delete_unused(versions: Collection[SnapshotId], context: Context, closing: Environment | None = None) -> None:
     """Delete those of these versions of models that no environment shows, with their tables and intervals.
 
-    A table stays if another version uses it, also if no environment shows that version any more: SQLMesh may promote it
-    again until it expires.
+    A version that was promoted before the one that an environment shows stays until it expires: it is needed to go
+    back. A table stays if another version uses it, also if no environment shows that version any more: SQLMesh may
+    promote it again until it expires.
 
     Args:
         closing: An environment that does not count.
@@ -91,7 +96,8 @@ def delete_unused(versions: Collection[SnapshotId], context: Context, closing: E
         for e in others
         for info in (*e.snapshots, *((e.finalized_ts is None and e.previous_finalized_snapshots) or ()))
     ]
-    own = set(versions) - {info.snapshot_id for info in shown}
+    earlier = {version.snapshot_id(info.name) for info in shown for version in info.previous_versions}
+    own = set(versions) - {info.snapshot_id for info in shown} - earlier
     snapshots = context.state_reader.get_snapshots(own).values()
     kept = [*shown, *_unused_by_others(context, own, closing)]
     tables = {(info.name, info.version) for info in kept}

@@ -14,8 +14,9 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.engine_adapter import EngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
-from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.core.snapshot import Snapshot, SnapshotId
 from sqlmesh.core.snapshot.definition import merge_intervals
+from sqlmesh.utils.dag import DAG
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
@@ -51,9 +52,12 @@ def compare_environments(
     context.state_sync.refresh_snapshot_intervals(snapshots.values())
     previews = {s.name: s for s in snapshots.values() if _has_table(s)}
     shown = {info.name: info for info in prod.snapshots if info.is_model and not info.is_symbolic}
+    graph: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in snapshots.items()})
+    partial: set[str] = set()
     differing = [
         name
-        for name in {**previews, **shown}
+        for name in dict.fromkeys([*(s_id.name for s_id in graph.sorted), *shown])
+        if name in previews or name in shown
         if name not in previews
         or name not in shown
         or previews[name].table_name(index.is_representative(previews[name])) != shown[name].table_name()
@@ -76,7 +80,11 @@ def compare_environments(
             assert new is not None, "both sides have the model"
             computed = new.intervals if is_own_table else _recorded(previewed_ranges.get((name, new.dev_version, True)))
             ranges, is_partial = _ranges(old, new, computed)
-            compared = replace(compared, ranges=ranges or (), is_partial=is_partial)
+            upstream = {s_id.name for s_id in graph.upstream(new.snapshot_id)}
+            reads = tuple(previews[read].node.name for read in sorted(partial & upstream))
+            compared = replace(compared, ranges=ranges or (), is_partial=is_partial, reads_partial=reads)
+            if not is_own_table and (ranges is not None or is_partial):
+                partial.add(name)
             if ranges == ():  # nothing of it was computed
                 yield replace(compared, is_partial=True)
                 continue
@@ -204,7 +212,7 @@ class _Comparison:
         problem = self._key_problem(keys, sample)
         if problem is None:
             return self._matched(replace(compared, keys=keys, sample=sample), keys)
-        compared = replace(compared, key_problem=problem)
+        compared = replace(compared, key_problem=problem, keys=keys)
         return compared if sample is not None or not self._common else self._as_a_whole(compared)
 
     def _schema(self) -> Iterator[str]:

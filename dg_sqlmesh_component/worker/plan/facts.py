@@ -18,14 +18,8 @@ from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.plan.digest import plan_parts
 
 
-def plan_built(
-    plan: Plan, project: msg.OpenProject, context: Context, pending_upstream: Mapping[str, int] | None = None
-) -> msg.PlanBuilt:
-    """The facts of a plan.
-
-    Args:
-        pending_upstream: As in `PlanBuilt`.
-    """
+def plan_built(plan: Plan, project: msg.OpenProject, context: Context) -> msg.PlanBuilt:
+    """The facts of a plan."""
     diff = plan.context_diff
     stored = None if diff.is_new_environment else context.state_reader.get_environment(diff.environment)
     is_shown = stored is not None and not (
@@ -43,7 +37,6 @@ def plan_built(
         has_changes=diff.has_changes,
         uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
         statements=_other_differences(plan),
-        pending_upstream=dict(pending_upstream or {}),
         unfinished_plan_id=unfinished,
         resumes=is_shown,
         plan_command=sqlmesh_command(project, "plan", diff.environment),

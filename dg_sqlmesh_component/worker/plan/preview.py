@@ -7,7 +7,7 @@ plan is narrowed to the tables that prod does not show (ADR-0042).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EnvironmentNotReadyError, EvaluationError
 from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.environment import stored_environment
-from dg_sqlmesh_component.worker.plan.close import CAN_CLOSE, delete_unused
+from dg_sqlmesh_component.worker.plan.close import CAN_CLOSE, delete_unused, own_versions
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built
 from dg_sqlmesh_component.worker.plan.diff import Limits, compare_environments
 from dg_sqlmesh_component.worker.plan.facts import plan_built
@@ -52,21 +52,27 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
         )
     prod = _finalized_prod(request, context)
     before = context.state_reader.get_environment(request.environment)
+    # Else SQLMesh would compare the second commit with the first one, and categorize its changes by that alone.
+    context.config.plan.always_recreate_environment = True
     try:
         whole = _plan_of_whole_ranges(request, context)
     except ConfigurationError as error:
         if not isinstance(error.__cause__, NoChangesPlanError):
             raise
-        pipe.send(_plan_of_prod(request, context))
-        return msg.EvaluationFinished("nothing_to_do")
+        if before is None:
+            pipe.send(_plan_of_prod(request, context))
+            return msg.EvaluationFinished("nothing_to_do")
+        context.config.plan.always_recreate_environment = False  # back to the versions of prod
+        whole = built(context, request.environment)
     plan = _narrowed(whole, prod)
-    pipe.send(plan_built(plan, request.project, context, _pending_upstream(plan, prod, context)))
+    pending, holes = _pending_upstream(plan, prod, context)
+    pipe.send(replace(plan_built(plan, request.project, context), pending_upstream=pending, holes_upstream=holes))
     approval = pipe.receive_approval()
     pipe.begin()
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
     if before is not None:
         after = stored_environment(request.project, request.environment, context)
-        delete_unused(_versions(before) - _versions(after), context)
+        delete_unused(own_versions(before) - {info.snapshot_id for info in after.snapshots}, context)
     pipe.send(_plan_of_prod(request, context))
     pipe.cut_off_queries = partial(cut_off_queries, list(context.engine_adapters.values()), pipe)
     for compared in compare_environments(plan, prod, context, Limits(request.max_rows, request.decimals)):
@@ -113,10 +119,6 @@ def _forward_only_range() -> dict[str, Any]:
     )
 
 
-def _versions(environment: Environment) -> set[SnapshotId]:
-    return {info.snapshot_id for info in environment.snapshots}
-
-
 def _narrowed(plan: Plan, prod: Environment) -> Plan:
     """The plan, computing only tables that prod does not show."""
     shown = {info.name: info for info in prod.snapshots}
@@ -132,21 +134,25 @@ def _narrowed(plan: Plan, prod: Environment) -> Plan:
     return plan.copy(update={"models_to_backfill": own})
 
 
-def _pending_upstream(plan: Plan, prod: Environment, context: Context) -> dict[str, int]:
+def _pending_upstream(plan: Plan, prod: Environment, context: Context) -> tuple[dict[str, int], dict[str, int]]:
     """By name, the missing intervals of prod's models that the computed models read, directly or not.
 
-    The computed intervals would count as complete, although they were computed from incomplete data.
+    Returns:
+        All of them; and those that begin before the end of what the preview computes. It would read these holes: its
+        own intervals would count as complete, although they were computed from incomplete data.
     """
     snapshots = plan.context_diff.snapshots
-    computed = [of_model.snapshot_id for of_model in plan.missing_intervals]
+    computed = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals if of_model.intervals}
     if not computed:
-        return {}
+        return {}, {}
+    end = max(intervals[-1][1] for intervals in computed.values())
     graph: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in snapshots.items()})
-    read: Collection[str] = {s_id.name for s_id in graph.subdag(*computed).sorted} - {s_id.name for s_id in computed}
+    read = {s_id.name for s_id in graph.subdag(*computed).sorted} - {s_id.name for s_id in computed}
     promoted = {s.name: s for s in context.state_reader.get_snapshots(prod.snapshots).values()}
     coverages = Coverages(promoted, DeployabilityIndex.all_deployable(), now_timestamp(), {})
-    return {
-        promoted[name].node.name: len(intervals)
-        for name, intervals in sorted(coverages.pending.items())
-        if name in read
+    lacking = {
+        promoted[name].node.name: intervals for name, intervals in sorted(coverages.pending.items()) if name in read
     }
+    holes = {name: sum(start < end for start, _ in intervals) for name, intervals in lacking.items()}
+    pending = {name: len(intervals) for name, intervals in lacking.items()}
+    return pending, {name: number for name, number in holes.items() if number}

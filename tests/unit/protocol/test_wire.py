@@ -103,9 +103,7 @@ EVENTS: tuple[msg.Event, ...] = (
         (msg.PlannedModel('"t"."a"', "t.a", "changed", "breaking", destructive=("drops x",), intervals=2),),
         has_changes=True,
     ),
-    msg.ModelCompared(
-        "a", "t.a", 5, 6, 1, 2, 0, {"x": 0.5}, ("adds y INT",), ("id",), None, (D1,), False, 0.5, {"x": (5, 6)}
-    ),
+    msg.ModelCompared("a", "t.a", 5, 6, 1, 2, 0, {"x": 0.5}, ("adds y INT",), ("id",), None, (D1,), sample=0.5),
     msg.ModelCompared("a", "t.a", key_problem="no_grain", error="x"),
     msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),
     msg.SecretsKnown(("hunter2", "")),

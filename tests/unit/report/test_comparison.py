@@ -31,7 +31,7 @@ def test_a_row_of_the_table_has_all_counts_and_the_columns_that_differ() -> None
         ({"rows_prod": None}, "New in the preview."),
         ({"rows": None}, "Removed in the preview."),
         ({"schema": ("drops x", "adds y INT")}, "The table drops x, adds y INT."),
-        ({"ranges": (days(1, 2),)}, "Only [2026-01-01, 2026-01-03) was compared: the preview has computed no more."),
+        ({"ranges": (days(1, 2),)}, "Only [2026-01-01, 2026-01-03) was compared, which both have computed."),
         ({"is_partial": True}, "The preview has computed only a part, so the other rows of prod count as removed."),
         (
             {"is_partial": True, "rows": None, "rows_prod": None},
@@ -43,9 +43,14 @@ def test_a_row_of_the_table_has_all_counts_and_the_columns_that_differ() -> None
             "Rows were not matched, because the model has no `grain`. A changed row counts as removed and as added.",
         ),
         (
-            {"key_problem": "duplicate_keys", "added": None, "removed": None, "changed": None},
-            "Rows were not matched, because several rows share a key. There are too many rows to compare them without "
-            "a key, so they were only counted.",
+            {"key_problem": "duplicate_keys", "keys": ("id",), "added": None, "removed": None, "changed": None},
+            "Rows were not matched, because several rows share a key (id). There are too many rows to compare them "
+            "without a key, so they were only counted.",
+        ),
+        (
+            {"reads_partial": ("t.b",)},
+            "These are not the rows that prod will have: the preview has computed only a part of t.b, which this model "
+            "reads.",
         ),
         ({"filled": {"a": (5, 5), "b": (3, 4)}}, "b has a value in 3 rows, in prod in 4."),
         ({"error": "the disk is full"}, "Not compared: the disk is full"),
@@ -69,7 +74,16 @@ def test_a_preview_is_refused_by_name() -> None:
         "uncategorized": ("core.orders",), "pending_upstream": ("core.raw",), "over_budget": ("core.orders",),
     }  # fmt: skip
     assert "core.raw (3 intervals)" in refused[1].message
+    assert "set `allow_pending: true`" in refused[1].message
     assert preview_refusals(plan(ORDERS, pending_upstream={"a": 1}), allow_pending=True, over_budget=True) == []
+
+
+def test_holes_that_a_preview_would_read_are_never_allowed() -> None:
+    built = plan(ORDERS, pending_upstream={"core.raw": 3, "core.late": 1}, holes_upstream={"core.raw": 2})
+    for allow_pending, models in ((False, ("core.raw", "core.late")), (True, ("core.raw",))):
+        [refusal] = preview_refusals(built, allow_pending=allow_pending, over_budget=False)
+        assert refusal.models == models
+        assert "so `allow_pending` does not allow this" in refusal.message
 
 
 def test_the_markdown_of_a_preview_begins_with_its_data_and_ends_with_the_command_that_applies_it() -> None:
@@ -81,6 +95,7 @@ def test_the_markdown_of_a_preview_begins_with_its_data_and_ends_with_the_comman
         [],
         "dg launch --job shop_apply",
         result="The preview is ready.",
+        is_preview=True,
         diff=[compared()],
     )
     text = report.markdown()
