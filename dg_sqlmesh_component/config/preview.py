@@ -38,8 +38,8 @@ class PreviewEnvironment:
         if self.unset:
             names = " and ".join(self.unset)
             raise ConfigurationError(
-                f"`preview.environment` in defs.yaml needs the environment variable {names}, which is not set here, or empty. "
-                "Set it where this job is launched, for example to the number of the pull request."
+                f"`preview.environment` in defs.yaml needs the environment variable {names}, which is not set here, or "
+                "empty. Set it where this job is launched, for example to the number of the pull request."
             )
         return self.name
 

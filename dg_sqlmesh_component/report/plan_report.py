@@ -150,19 +150,20 @@ class PlanReport:
     def _losses(self) -> list[str]:
         """What the environment loses, first: that is what a reviewer must not miss."""
         assert self.plan is not None
-        if self.is_preview and self.plan.environment == self.environment:
+        environment = self.plan.environment
+        if self.is_preview and environment == self.environment:
             return []
         lines = [
-            f"- `{model.name}` is removed: queries that use it will fail. {_KEPT} If nobody has removed it, this branch "
-            "is older than the model: merge the main branch."
+            f"- `{model.name}` is removed: queries that use it will fail. {_KEPT} If nobody has removed it, this "
+            "branch is older than the model: merge the main branch."
             for model in self.plan.models
             if model.change == "removed"
         ]
         for model in self.plan.models:
             if model.destructive:
                 lines += [
-                    f"- `{model.name}`: SQLMesh {effect}, in the table that {self.plan.environment} shows. The values of "
-                    "all existing rows are lost: they are NULL until somebody computes them again."
+                    f"- `{model.name}`: SQLMesh {effect}, in the table that {environment} shows. The values of all "
+                    "existing rows are lost: they are NULL until somebody computes them again."
                     for effect in model.destructive
                 ]
             else:
@@ -171,7 +172,7 @@ class PlanReport:
                     for column in model.columns
                     if column.startswith("drops ")
                 ]
-        return [f"### {self.plan.environment} loses\n\n" + "\n".join(lines)] if lines else []
+        return [f"### {environment} loses\n\n" + "\n".join(lines)] if lines else []
 
     def _table(self) -> list[str]:
         assert self.plan is not None
@@ -187,8 +188,8 @@ class PlanReport:
             "Changed upstream: the file of this model is unchanged, and a model that it reads has changed."
             if any(model.change == "indirect" for model in self.plan.models)
             else "",
-            f"Forward-only: the table that {self.plan.environment} shows is changed in place, and existing rows are not "
-            "computed again."
+            f"Forward-only: the table that {self.plan.environment} shows is changed in place, and existing rows are "
+            "not computed again."
             if any(model.change and model.is_forward_only for model in self.plan.models)
             else "",
         ]
