@@ -136,6 +136,7 @@ class _PreviewStep(PlanStep):
         self._publish(f"Preview {self._name}: {result}")
         self._log.end(self._outcomes)
         if failed:
-            errors = "\n".join(f"{compared.name}: {compared.error}" for compared in diff if compared.error is not None)
-            raise dg.Failure(f"{result}\n\n{errors}", allow_retries=False)
+            queries = [f"{compared.name}: {compared.error}\n{compared.query}" for compared in diff if compared.error]
+            text = "The message of the engine may contain values, so it is not shown. Execute the query to see it."
+            raise dg.Failure("\n\n".join([result, text, *queries]), allow_retries=False)
         yield from ()

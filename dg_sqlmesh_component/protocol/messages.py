@@ -885,7 +885,7 @@ class PlanBuilt(Event):
     plan_command: str = ""
 
 
-KeyProblem = Literal["no_grain", "duplicate_keys", "null_keys"]
+KeyProblem = Literal["no_grain", "other_columns", "no_columns", "duplicate_keys", "null_keys"]
 """Why the rows of a model cannot be matched by a key."""
 
 
@@ -907,7 +907,11 @@ class ModelCompared(Event):
         reads_partial: The models upstream of which the preview has computed only a part.
         sample: The share of keys that was compared; None if all were.
         filled: If there are more rows than `max_rows`: by column, the rows of the preview and of prod with a value.
-        error: Why the model could not be compared, as the engine says; None if it was.
+        only_its_time: Whether only the time from the first to the last row of the preview was compared.
+        is_recomputed: Whether prod will get another table than the preview's, which an apply computes.
+        error: The class of the engine's error if the model could not be compared; None if it was. Its message is left
+            out, because it may contain values.
+        query: The query that raised it.
     """
 
     fqn: str
@@ -926,7 +930,10 @@ class ModelCompared(Event):
     reads_partial: tuple[str, ...] = ()
     sample: float | None = None
     filled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    only_its_time: bool = False
+    is_recomputed: bool = False
     error: str | None = None
+    query: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

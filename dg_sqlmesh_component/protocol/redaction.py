@@ -184,7 +184,7 @@ class Redactor:
             models = tuple(replace(model, diff=self._cut_sql(model.diff) or "") for model in event.models)
             return replace(event, models=models, statements=self._cut_sql(event.statements) or "")
         if isinstance(event, msg.ModelCompared):
-            return replace(event, error=event.error and self.text(event.error))
+            return replace(event, query=self._cut_sql(event.query))
         if isinstance(event, _WITHOUT_SECRETS):
             return event
         raise WorkerError(f"No rule hides secrets in events of the type {type(event).__name__}, so it was not read.")

@@ -13,6 +13,8 @@ HEAD = ("model", "rows", "rows in prod", "added", "removed", "changed", "columns
 
 _NO_MATCH = {
     "no_grain": "the model has no `grain`",
+    "other_columns": "prod and the preview do not both have all columns of the key ({keys})",
+    "no_columns": "prod and the preview have no column in common",
     "duplicate_keys": "several rows share a key ({keys})",
     "null_keys": "some rows have no key ({keys})",
 }
@@ -56,7 +58,7 @@ def note(compared: msg.ModelCompared) -> str:
 
 def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
     if compared.error is not None:
-        yield f"Not compared: {compared.error}"
+        yield f"Not compared: the engine raised {compared.error}. The failure of the step has the query."
         return
     if compared.is_partial and compared.rows is None:
         yield "The preview has computed nothing of it, so there is nothing to compare."
@@ -69,6 +71,10 @@ def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
         yield f"The table {', '.join(compared.schema)}."
     if compared.ranges:
         yield f"Only {ranges(compared.ranges)} was compared, which both have computed."
+    if compared.only_its_time:
+        yield "Only the time from the first to the last row of the preview was compared."
+    if compared.is_recomputed:
+        yield "Prod will not get this table: it has its own, which an apply computes."
     if compared.is_partial:
         yield "The preview has computed only a part, so the other rows of prod count as removed."
     if compared.reads_partial:
@@ -80,6 +86,8 @@ def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
         yield f"A sample of {_share(compared.sample)} of the keys: it has these added, removed and changed rows."
     if compared.key_problem is not None:
         yield f"Rows were not matched, because {_NO_MATCH[compared.key_problem].format(keys=', '.join(compared.keys))}."
+        if compared.key_problem == "no_columns":
+            return
         if compared.added is None:
             yield "There are too many rows to compare them without a key, so they were only counted."
         else:

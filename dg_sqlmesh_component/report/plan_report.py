@@ -257,7 +257,7 @@ def _computes(model: msg.PlannedModel, seconds: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _quoted(text: str) -> str:

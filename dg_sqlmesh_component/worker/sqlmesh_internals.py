@@ -205,5 +205,6 @@ def delete_intervals(context: Context, tasks: list[SnapshotTableCleanupTask], de
     """
     state = context.state_sync.state_sync.interval_state  # a context wraps its state in a cache
     state._delete_intervals_by_version(tasks)
-    state._delete_intervals_by_dev_version(tasks)
+    # A table of a preview may be recorded with another version of the model than its own.
+    state._delete_intervals_by_dev_version([task.copy(update={"dev_table_only": True}) for task in tasks])
     state._update_intervals_for_deleted_snapshots(deleted)

@@ -140,6 +140,10 @@ def lab(request: pytest.FixtureRequest, new_shop: NewShop, monkeypatch: pytest.M
     return lab
 
 
+on_duckdb = pytest.mark.parametrize("lab", ["duckdb"], indirect=True)
+"""For facts that do not depend on the engine."""
+
+
 @pytest.mark.attribute("preview", "preview.environment")
 def test_prod_is_identical_before_and_after_a_preview_and_the_changed_models_are_compared(lab: Lab) -> None:
     before = lab.prod()
@@ -243,6 +247,7 @@ def test_a_preview_is_refused_if_prod_lacks_intervals_that_it_would_read(lab: La
     assert kinds(report_of_last(again)) == ["pending_upstream"], "its data would be wrong, and count as complete"
 
 
+@on_duckdb
 def test_intervals_that_are_later_than_those_of_the_preview_can_be_allowed(lab: Lab) -> None:
     lab.ask(f"UPDATE sqlmesh._intervals SET end_ts = end_ts - {3 * DAY}")
     before = lab.prod()
@@ -255,6 +260,7 @@ def test_intervals_that_are_later_than_those_of_the_preview_can_be_allowed(lab: 
     assert lab.prod() == before, "the pending days are not computed in prod's table"
 
 
+@on_duckdb
 def test_an_unset_variable_breaks_no_code_location_and_the_jobs_name_it(lab: Lab) -> None:
     for name in (PREVIEW, CLOSE):
         record = lab.job(name, None)
@@ -263,6 +269,7 @@ def test_an_unset_variable_breaks_no_code_location_and_the_jobs_name_it(lab: Lab
         assert "needs the environment variable PULL_REQUEST, which is not set here" in failure_of(record)
 
 
+@on_duckdb
 def test_files_that_equal_prod_are_green_without_a_preview(lab: Lab) -> None:
     report = lab.preview()
 
@@ -382,6 +389,7 @@ def test_a_large_model_is_compared_on_a_sample_of_its_keys_and_marked(lab: Lab) 
     assert (orders["added"], orders["removed"]) == (0, 0), "the same keys on both sides"
 
 
+@on_duckdb
 def test_a_preview_over_the_budget_computes_nothing(lab: Lab) -> None:
     make_gap(lab, 3, 0)
     assert lab.shop.launch().status is dg.DagsterRunStatus.SUCCESS
@@ -396,6 +404,7 @@ def test_a_preview_over_the_budget_computes_nothing(lab: Lab) -> None:
     assert "Estimated: " in lab.preview(over_budget=True)["result"]
 
 
+@on_duckdb
 def test_a_failed_audit_of_a_preview_is_named_and_prod_stays(lab: Lab) -> None:
     before = lab.prod()
     audited = REVENUE.replace("grain day", "grain day, audits (forall(criteria := (amount < 0)))")
@@ -409,6 +418,7 @@ def test_a_failed_audit_of_a_preview_is_named_and_prod_stays(lab: Lab) -> None:
     assert lab.prod() == before
 
 
+@on_duckdb
 @pytest.mark.parametrize("suffix", ["md", "json"])
 def test_the_report_is_written_to_a_file_also_if_the_preview_is_refused_or_closed(
     lab: Lab, tmp_path: Path, suffix: str
@@ -442,6 +452,7 @@ def test_jobs_have_the_tags_of_preview(new_shop: NewShop) -> None:
         assert definitions.resolve_job_def(job).tags["team"] == "data"
 
 
+@on_duckdb
 def test_a_model_that_reads_a_forward_only_preview_is_marked(lab: Lab) -> None:
     lab.change(orders=FORWARD_ONLY.format(factor=2))
     lab.shop.plan(at=None)
@@ -454,6 +465,7 @@ def test_a_model_that_reads_a_forward_only_preview_is_marked(lab: Lab) -> None:
     assert "t.orders, which this model reads" in revenue["note"]
 
 
+@on_duckdb
 def test_the_second_commit_is_categorized_against_prod(lab: Lab) -> None:
     lab.change(revenue=REVENUE.replace("sum(amount)", "avg(amount)"))
     lab.preview()
@@ -464,6 +476,7 @@ def test_the_second_commit_is_categorized_against_prod(lab: Lab) -> None:
     assert (model["name"], model["category"]) == ("t.revenue", "breaking")
 
 
+@on_duckdb
 def test_a_commit_that_takes_everything_back_shows_the_versions_of_prod(lab: Lab) -> None:
     before = lab.left_over()
     lab.change(orders=ORDERS.format(factor=3))
@@ -478,6 +491,7 @@ def test_a_commit_that_takes_everything_back_shows_the_versions_of_prod(lab: Lab
     assert lab.left_over() == before
 
 
+@on_duckdb
 def test_closing_leaves_the_version_that_prod_has_shown_before(lab: Lab) -> None:
     """It is needed to go back. SQLMesh's janitor deletes it when it expires."""
     before = lab.left_over()["models"]
@@ -495,3 +509,104 @@ def test_closing_leaves_the_version_that_prod_has_shown_before(lab: Lab) -> None
     shown_before = lab.left_over()["models"]
     lab.close(pull_request=2)
     assert lab.left_over()["models"] == shown_before
+
+
+@on_duckdb
+def test_the_range_of_a_forward_only_change_is_known_after_the_janitor_has_merged_intervals(lab: Lab) -> None:
+    lab.change(orders=FORWARD_ONLY.format(factor=2))
+    lab.shop.plan(at=None)
+    lab.change(orders=FORWARD_ONLY.format(factor=3))
+    lab.preview()
+    lab.shop.sqlmesh("janitor")
+
+    orders = diffs(lab.preview())["t.orders"]
+
+    assert (orders["rows"], orders["rows_prod"], orders["removed"], orders["changed"]) == (10, 10, 0, 10)
+    assert orders["note"] == "Only the time from the first to the last row of the preview was compared."
+
+
+def test_a_new_forward_only_model_is_marked_and_its_preview_is_deleted_after_the_apply(lab: Lab) -> None:
+    before = lab.left_over()
+    reader = "MODEL (name t.reader, kind FULL); SELECT day FROM t.late"
+    lab.change(late=FORWARD_ONLY.format(factor=2).replace("t.orders", "t.late"), reader=reader)
+    report = lab.preview()
+    for name in ("t.late", "t.reader"):
+        assert "Prod will not get this table: it has its own, which an apply computes." in diffs(report)[name]["note"]
+    assert {model["name"]: model["intervals"] for model in report["models"]} == {"t.late": 6, "t.reader": 1}
+    launch(lab.shop, APPLY, digest=report["digest"])
+
+    lab.close()
+
+    left = lab.left_over()
+    assert not [name for _, name in left["tables"] - before["tables"] if name.endswith("__dev")]
+    assert [row for row in left["intervals"] if row[-1]] == []
+    assert lab.ask("SELECT count(*) FROM t.reader") == [(60,)]
+
+
+def test_closing_two_previews_of_a_forward_only_change_leaves_no_intervals(lab: Lab) -> None:
+    lab.change(orders=FORWARD_ONLY.format(factor=2))
+    lab.shop.plan(at=None)
+    before = lab.left_over()
+    lab.change(orders=FORWARD_ONLY.format(factor=3))
+    lab.preview(pull_request=1)
+    lab.change(revenue=REVENUE.replace("kind FULL", "kind FULL, owner ann"))
+    lab.preview(pull_request=2)
+
+    lab.close(pull_request=1)
+    assert lab.ask("SELECT count(*) FROM t__pr_2.orders") == [(10,)]
+    lab.close(pull_request=2)
+
+    assert lab.left_over() == before
+
+
+SHAPE = "MODEL (name t.{name}, kind FULL{grain}); SELECT {columns} FROM raw.orders WHERE day = CURRENT_DATE"
+
+
+def test_tables_of_other_shapes_are_compared_or_the_note_says_why_not(lab: Lab) -> None:
+    def write(**columns: tuple[str, str]) -> None:
+        lab.change(
+            **{name: SHAPE.format(name=name, grain=grain, columns=text) for name, (grain, text) in columns.items()}
+        )
+
+    write(
+        upper=(", grain (ID)", "id, 1 AS x"),
+        apart=("", "1 AS a"),
+        new_key=(", grain (id, other)", "id, 1 AS x"),
+        wide=(", grain id", "id::INT AS id, -9000000000000000000000000000::DECIMAL(38, 10) AS x"),
+        sampled=(", grain id", "id::INT AS id, 1 AS x"),
+    )
+    lab.shop.plan(at=None)
+    write(
+        upper=(", grain (ID)", "id, 2 AS x"),
+        apart=("", "1 AS b"),
+        new_key=(", grain (id, other)", "id, 1 AS x, 5 AS other"),
+        wide=(", grain id", "id::INT AS id, 9000000000000000000000000000::DECIMAL(38, 10) AS x"),
+        sampled=(", grain id", "id::DECIMAL(10, 2) AS id, 2 AS x"),
+    )
+
+    found = diffs(lab.preview())
+
+    counts = {name: (diff["added"], diff["removed"], diff["changed"]) for name, diff in found.items()}
+    assert counts["t.upper"] == counts["t.wide"] == counts["t.sampled"] == (0, 0, 10)
+    assert "have no column in common" in found["t.apart"]["note"]
+    assert "do not both have all columns of the key (id, other)" in found["t.new_key"]["note"]
+    lab.shop.configure(preview={"environment": ENVIRONMENT, "diff": {"max_rows": 5}})
+    sampled = diffs(lab.preview())["t.sampled"]
+    assert (sampled["added"], sampled["removed"]) == (0, 0), "the same keys on both sides, although their types differ"
+
+
+def test_a_model_that_cannot_be_compared_fails_the_job_without_a_value_in_its_report(lab: Lab) -> None:
+    """A key of another type is compared as a number. The engine's message would quote the text of the row."""
+    view = "MODEL (name t.broken, kind VIEW, grain id); SELECT id, {x} AS x FROM t.orders"
+    lab.change(broken=view.format(x="label"))
+    lab.shop.plan(at=None)
+    lab.change(broken=view.format(x="(label || 'secret')::INT"))
+
+    record = lab.job(PREVIEW)
+
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    assert "Could not be compared: t.broken." in failure_of(record)
+    assert "SELECT" in failure_of(record)
+    broken = diffs(report_of_last(record))["t.broken"]
+    assert broken["note"].startswith("Not compared: the engine raised ")
+    assert "secret" not in json.dumps(broken)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import partial
 
+from sqlmesh.core import constants as c
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
-from sqlmesh.core.snapshot import SnapshotId, SnapshotInfoLike
+from sqlmesh.core.snapshot import SnapshotId, SnapshotInfoLike, SnapshotTableInfo
 from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 from sqlmesh.core.state_sync.common import ExpiredBatchRange
 
@@ -90,27 +91,32 @@ def delete_unused(versions: Collection[SnapshotId], context: Context, closing: E
         closing: An environment that does not count.
     """
     others = [e for e in context.state_reader.get_environments() if closing is None or e.name != closing.name]
-    # While a plan changes an environment, its views may still show the versions before it.
-    shown = [
-        info
-        for e in others
-        for info in (*e.snapshots, *((e.finalized_ts is None and e.previous_finalized_snapshots) or ()))
-    ]
+    shown = [info for environment in others for info in _shown(environment)]
     earlier = {version.snapshot_id(info.name) for info in shown for version in info.previous_versions}
-    own = set(versions) - {info.snapshot_id for info in shown} - earlier
-    snapshots = context.state_reader.get_snapshots(own).values()
-    kept = [*shown, *_unused_by_others(context, own, closing)]
-    tables = {(info.name, info.version) for info in kept}
-    dev_tables = {(info.name, info.dev_version) for info in kept}
+    unused = set(versions) - {info.snapshot_id for info in shown} - earlier
+    kept = _unused_by_others(context, unused, closing)
+    tables = {(info.name, info.version) for info in (*shown, *kept)}
+    # Prod shows no table of a preview of its own.
+    in_previews = [info for environment in others if environment.name != c.PROD for info in _shown(environment)]
+    dev_tables = {(info.name, info.dev_version) for info in (*in_previews, *kept)}
+    snapshots = context.state_reader.get_snapshots(set(versions) - earlier).values()
     tasks = [
-        SnapshotTableCleanupTask(snapshot=s.table_info, dev_table_only=(s.name, s.version) in tables)
+        SnapshotTableCleanupTask(
+            snapshot=s.table_info, dev_table_only=s.snapshot_id not in unused or (s.name, s.version) in tables
+        )
         for s in snapshots
         if (s.name, s.dev_version) not in dev_tables
     ]
     context.snapshot_evaluator.cleanup(tasks, on_complete=context.console.update_cleanup_progress)
-    found = {snapshot.snapshot_id for snapshot in snapshots}
-    context.state_sync.delete_snapshots(found)
-    delete_intervals(context, tasks, found)
+    deleted = unused & {snapshot.snapshot_id for snapshot in snapshots}
+    context.state_sync.delete_snapshots(deleted)
+    delete_intervals(context, tasks, deleted)
+
+
+def _shown(environment: Environment) -> list[SnapshotTableInfo]:
+    """While a plan changes an environment, its views may still show the versions before it."""
+    before = environment.previous_finalized_snapshots if environment.finalized_ts is None else None
+    return [*environment.snapshots, *(before or ())]
 
 
 def _unused_by_others(

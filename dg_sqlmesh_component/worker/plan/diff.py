@@ -20,9 +20,8 @@ from sqlmesh.utils.dag import DAG
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.coverage import is_incremental
-from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
+from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
 
 
 @dataclass(frozen=True)
@@ -67,32 +66,38 @@ def compare_environments(
     previewed_ranges = computed_ranges(context)
     for name in differing:
         old, new = promoted.get(name), previews.get(name)
-        compared = msg.ModelCompared(name, (new or promoted[name]).node.name)
+        is_own_table = new is not None and index.is_representative(new)
+        compared = msg.ModelCompared(
+            name,
+            (new or promoted[name]).node.name,
+            is_recomputed=new is not None and not is_own_table and (old is None or new.version != old.version),
+        )
+        adapter = context.engine_adapters[(new or promoted[name]).model_gateway or context.selected_gateway]
+        queries = _Queries(adapter)
         try:
-            adapter = context.engine_adapters[(new or promoted[name]).model_gateway or context.selected_gateway]
-            is_own_table = new is not None and index.is_representative(new)
             before = _table(adapter, old, is_deployable=True)
             after = _table(adapter, new, is_deployable=is_own_table)
-            if before is None or after is None:
-                yield _of_one_side(compared, adapter, before, after)
+            if old is None or new is None:
+                yield _of_one_side(compared, queries, before, after)
                 continue
-            assert old is not None, "both sides have the model"
-            assert new is not None, "both sides have the model"
-            computed = new.intervals if is_own_table else _recorded(previewed_ranges.get((name, new.dev_version, True)))
-            ranges, is_partial = _ranges(old, new, computed)
+            assert before is not None, "both sides have the model"
+            assert after is not None, "both sides have the model"
+            recorded = previewed_ranges.get((name, new.dev_version, True), [])
+            computed = new.intervals if is_own_table else merge_intervals([range_.interval for range_ in recorded])
+            # SQLMesh's janitor merges these ranges with those that the preview has only copied from prod's record.
+            is_known = is_own_table or not any(range_.is_merged for range_ in recorded)
+            compared, conditions = _conditions(compared, (old, before), (new, after), computed, is_known=is_known)
             upstream = {s_id.name for s_id in graph.upstream(new.snapshot_id)}
             reads = tuple(previews[read].node.name for read in sorted(partial & upstream))
-            compared = replace(compared, ranges=ranges or (), is_partial=is_partial, reads_partial=reads)
-            if not is_own_table and (ranges is not None or is_partial):
+            compared = replace(compared, reads_partial=reads)
+            if not is_own_table and (compared.ranges or compared.is_partial or compared.only_its_time):
                 partial.add(name)
-            if ranges == ():  # nothing of it was computed
-                yield replace(compared, is_partial=True)
+            if conditions is None:  # nothing of it was computed
+                yield compared
                 continue
-            yield _Comparison(adapter, before, after, _conditions(old, new, before, after, ranges), limits).of(
-                compared, _keys(new)
-            )
+            yield _Comparison(queries, before, after, conditions, limits).of(compared, _keys(new))
         except Exception as error:  # noqa: BLE001  # any driver's; the step fails with it after all others are compared
-            yield replace(compared, error=describe_error(error))
+            yield replace(compared, error=type(error).__name__, query=queries.last)
 
 
 def _has_table(snapshot: Snapshot) -> bool:
@@ -106,60 +111,78 @@ def _table(adapter: EngineAdapter, snapshot: Snapshot | None, *, is_deployable: 
     return _Table(name, adapter.columns(name))
 
 
+class _Queries:
+    """Queries of one row of counts. It keeps the last one, for an error."""
+
+    def __init__(self, adapter: EngineAdapter) -> None:
+        self._adapter = adapter
+        self.dialect = adapter.dialect
+        self.last: str | None = None
+
+    def integers(self, query: exp.Select) -> list[int]:
+        self.last = query.sql(self.dialect)
+        return [int(value or 0) for value in self._adapter.fetchone(query) or ()]
+
+
 def _of_one_side(
-    compared: msg.ModelCompared, adapter: EngineAdapter, before: _Table | None, after: _Table | None
+    compared: msg.ModelCompared, queries: _Queries, before: _Table | None, after: _Table | None
 ) -> msg.ModelCompared:
     table = after or before
     assert table is not None, "one side has the model"
-    rows = _integers(adapter, exp.select(exp.Count(this=exp.Star())).from_(exp.to_table(table.name)))[0]
+    rows = queries.integers(exp.select(exp.Count(this=exp.Star())).from_(exp.to_table(table.name)))[0]
     if after is not None:
         return replace(compared, rows=rows, added=rows, removed=0, changed=0)
     return replace(compared, rows_prod=rows, added=0, removed=rows, changed=0)
 
 
-def _recorded(ranges: Sequence[ComputedRange] | None) -> list[msg.Interval]:
-    return merge_intervals([computed.interval for computed in ranges or ()])
-
-
-def _ranges(
-    old: Snapshot, new: Snapshot, computed: Sequence[msg.Interval]
-) -> tuple[tuple[msg.Interval, ...] | None, bool]:
-    """The ranges to compare, None for all; and whether a part is missing that cannot be told by a time.
-
-    Args:
-        computed: What the preview's table has.
-    """
-    if not is_incremental(new) or not is_incremental(old):
-        return None, False
-    if not subtract(computed, old.intervals) and not subtract(old.intervals, computed):
-        return None, False
-    if new.model.time_column is None or old.model.time_column is None:
-        return None, True
-    return tuple(subtract(computed, subtract(computed, old.intervals))), False
+_Conditions = tuple[exp.Expression | None, exp.Expression | None]
 
 
 def _conditions(
-    old: Snapshot, new: Snapshot, before: _Table, after: _Table, ranges: Sequence[msg.Interval] | None
-) -> tuple[exp.Expression | None, exp.Expression | None]:
-    """The filters of both tables for these ranges."""
+    compared: msg.ModelCompared,
+    prod: tuple[Snapshot, _Table],
+    preview: tuple[Snapshot, _Table],
+    computed: Sequence[msg.Interval],
+    *,
+    is_known: bool,
+) -> tuple[msg.ModelCompared, _Conditions | None]:
+    """The result with what will be compared, and the filters of both tables; None if there is nothing to compare.
 
-    def condition(snapshot: Snapshot, table: _Table) -> exp.Expression | None:
-        if ranges is None:
-            return None
-        model = snapshot.model
-        assert model.time_column is not None, "only ranges of a time are compared"
-        column = exp.column(model.time_column.column.name, quoted=True)
-        return exp.or_(
+    Args:
+        computed: What the preview's table has.
+        is_known: Whether this is exact.
+    """
+    old, (new, after) = prod[0], preview
+    if not is_incremental(new) or not is_incremental(old):
+        return compared, (None, None)
+    if is_known and not subtract(computed, old.intervals) and not subtract(old.intervals, computed):
+        return compared, (None, None)
+    if new.model.time_column is None or old.model.time_column is None:
+        return replace(compared, is_partial=True), (None, None)
+    columns = [exp.column(s.model.time_column.column.name, quoted=True) for s in (old, new) if s.model.time_column]
+    if not is_known:
+        first, last = (
+            exp.select(bound(this=columns[1])).from_(exp.to_table(after.name)).subquery()
+            for bound in (exp.Min, exp.Max)
+        )
+        conditions = [exp.and_(column >= first.copy(), column <= last.copy()) for column in columns]
+        return replace(compared, only_its_time=True), (conditions[0], conditions[1])
+    ranges = tuple(subtract(computed, subtract(computed, old.intervals)))
+    if not ranges:
+        return replace(compared, is_partial=True), None
+    filters = [
+        exp.or_(
             *(
                 exp.and_(
-                    column >= model.convert_to_time_column(start, dict(table.columns)),
-                    column < model.convert_to_time_column(end, dict(table.columns)),
+                    column >= snapshot.model.convert_to_time_column(start, dict(table.columns)),
+                    column < snapshot.model.convert_to_time_column(end, dict(table.columns)),
                 )
                 for start, end in ranges
             )
         )
-
-    return condition(old, before), condition(new, after)
+        for column, (snapshot, table) in zip(columns, (prod, preview))
+    ]
+    return replace(compared, ranges=ranges), (filters[0], filters[1])
 
 
 def _keys(snapshot: Snapshot) -> tuple[str, ...]:
@@ -171,12 +194,11 @@ def _keys(snapshot: Snapshot) -> tuple[str, ...]:
     return ()
 
 
-def _integers(adapter: EngineAdapter, query: exp.Select) -> list[int]:
-    return [int(value or 0) for value in adapter.fetchone(query) or ()]
-
-
 _AS_TEXT = {exp.DataType.Type.JSON, exp.DataType.Type.XML, exp.DataType.Type.GEOMETRY, exp.DataType.Type.GEOGRAPHY}
 """Types whose values some engines cannot compare."""
+
+_INTEGERS = exp.DataType.INTEGER_TYPES - {exp.DataType.Type.BIT}
+_NUMBERS = exp.DataType.NUMERIC_TYPES - {exp.DataType.Type.BIT}
 
 _HASH_DIGITS = 8
 
@@ -186,21 +208,22 @@ class _Comparison:
 
     def __init__(
         self,
-        adapter: EngineAdapter,
+        queries: _Queries,
         before: _Table,
         after: _Table,
-        conditions: tuple[exp.Expression | None, exp.Expression | None],
+        conditions: _Conditions,
         limits: Limits,
     ) -> None:
-        self._adapter = adapter
+        self._queries = queries
         self._sides = ((before, conditions[0]), (after, conditions[1]))
         self._before, self._after = before.columns, after.columns
         self._limits = limits
         self._common = [name for name in before.columns if name in after.columns]
+        self._by_small_name = {name.casefold(): name for name in self._common}
 
     def of(self, compared: msg.ModelCompared, keys: tuple[str, ...]) -> msg.ModelCompared:
         """The result, with these ranges."""
-        counts = [_integers(self._adapter, self._counts(*side)) for side in self._sides]
+        counts = [self._queries.integers(self._counts(*side)) for side in self._sides]
         (rows_prod, *_), (rows, *_) = counts
         compared = replace(compared, rows=rows, rows_prod=rows_prod, schema=tuple(self._schema()))
         largest = max(rows, rows_prod)
@@ -210,13 +233,14 @@ class _Comparison:
             filled = {name: (counts[1][i + 1], counts[0][i + 1]) for i, name in enumerate(self._common)}
             compared = replace(compared, filled=filled)
         problem = self._key_problem(keys, sample)
+        keys = tuple(self._by_small_name.get(key.casefold(), key) for key in keys)
         if problem is None:
             return self._matched(replace(compared, keys=keys, sample=sample), keys)
         compared = replace(compared, key_problem=problem, keys=keys)
         return compared if sample is not None or not self._common else self._as_a_whole(compared)
 
     def _schema(self) -> Iterator[str]:
-        dialect = self._adapter.dialect
+        dialect = self._queries.dialect
         for name, type_ in self._before.items():
             if name not in self._after:
                 yield f"drops {name}"
@@ -230,10 +254,10 @@ class _Comparison:
         """A column of one side, such that it can be compared with the other side's."""
         old, new = self._before[name], self._after[name]
         column: exp.Expression = exp.column(name, quoted=True)
-        is_comparable = old == new or (
-            old.is_type(*exp.DataType.NUMERIC_TYPES) and new.is_type(*exp.DataType.NUMERIC_TYPES)
-        )
-        return column if is_comparable and old.this not in _AS_TEXT else exp.cast(column, "TEXT")
+        if old.is_type(*_NUMBERS) and new.is_type(*_NUMBERS):
+            are_integers = old.is_type(*_INTEGERS) and new.is_type(*_INTEGERS)
+            return column if old == new or are_integers else exp.cast(column, "DOUBLE")
+        return column if old == new and old.this not in _AS_TEXT else exp.cast(column, "TEXT")
 
     def _source(
         self,
@@ -258,15 +282,20 @@ class _Comparison:
         """The filter for a share of the keys. It takes the same keys on both sides, whatever their order."""
         if sample is None:
             return None
-        texts = [exp.cast(exp.column(key, quoted=True), "TEXT") for key in keys]
+        texts = [exp.cast(self._value(key), "TEXT") for key in keys]
         hashed = exp.MD5(this=exp.func("CONCAT", *texts, exp.Literal.string("")))
         limit = f"{int(sample * 16**_HASH_DIGITS):0{_HASH_DIGITS}x}"
         return exp.func("SUBSTRING", hashed, exp.Literal.number(1), exp.Literal.number(_HASH_DIGITS)) < limit
 
     def _key_problem(self, keys: Sequence[str], sample: float | None) -> msg.KeyProblem | None:
         """Why rows cannot be matched by these columns. Rows that share a key would be counted in pairs."""
-        if not keys or not set(keys) <= set(self._common):
+        if not self._common:
+            return "no_columns"
+        if not keys:
             return "no_grain"
+        if not all(key.casefold() in self._by_small_name for key in keys):
+            return "other_columns"
+        keys = tuple(self._by_small_name[key.casefold()] for key in keys)  # SQLMesh keeps a grain as it is written
         names = [f"k{i}" for i in range(len(keys))]
         for table, condition in self._sides:
             source = self._source(table, condition, keys, "k", self._sampled_by(keys, sample))
@@ -277,8 +306,8 @@ class _Comparison:
             )
             is_null = exp.or_(*(exp.column(name).is_(exp.null()) for name in names))
             repeated = _sum_if(exp.column("n") > 1)
-            duplicates, nulls = _integers(
-                self._adapter, exp.select(repeated, _sum_if(is_null)).from_(groups.subquery("g"))
+            duplicates, nulls = self._queries.integers(
+                exp.select(repeated, _sum_if(is_null)).from_(groups.subquery("g"))
             )
             if nulls:
                 return "null_keys"
@@ -306,7 +335,7 @@ class _Comparison:
             *(_sum_if(exp.and_(in_both, is_equal)) for is_equal in equal),
         ]
         query = exp.select(*counts).from_(old.subquery("o")).join(new.subquery("n"), on=on, join_type="full")
-        matched, added, removed, unchanged, *of_columns = _integers(self._adapter, query)
+        matched, added, removed, unchanged, *of_columns = self._queries.integers(query)
         shares = {name: n / matched for name, n in zip(names[len(keys) :], of_columns)} if matched else {}
         return replace(compared, added=added, removed=removed, changed=matched - unchanged, columns=shares)
 
@@ -314,9 +343,8 @@ class _Comparison:
         old, new = _of("o", f"c{position}"), _of("n", f"c{position}")
         equal = [old.eq(new), exp.and_(old.is_(exp.null()), new.is_(exp.null()))]
         types = (self._before[name], self._after[name])
-        if all(type_.is_type(*exp.DataType.NUMERIC_TYPES) for type_ in types) and not all(
-            type_.is_type(*exp.DataType.INTEGER_TYPES) for type_ in types
-        ):
+        if all(type_.is_type(*_NUMBERS) for type_ in types) and not all(type_.is_type(*_INTEGERS) for type_ in types):
+            old, new = exp.cast(old, "DOUBLE"), exp.cast(new, "DOUBLE")  # a difference of decimals may be too large
             unit = exp.Literal.number(f"{10.0**-self._limits.decimals:.{self._limits.decimals}f}")
             equal.append(exp.Abs(this=exp.paren(old - new)) < unit)
         return exp.paren(exp.or_(*equal))
@@ -332,7 +360,7 @@ class _Comparison:
         groups = exp.select(surplus).from_(exp.union(old, new, distinct=False).subquery("u")).group_by(*names)
         column = exp.column("surplus")
         query = exp.select(_sum_if(column > 0, column), _sum_if(column < 0, -column)).from_(groups.subquery("g"))
-        added, removed = _integers(self._adapter, query)
+        added, removed = self._queries.integers(query)
         return replace(compared, added=added, removed=removed)
 
 

@@ -104,7 +104,7 @@ EVENTS: tuple[msg.Event, ...] = (
         has_changes=True,
     ),
     msg.ModelCompared("a", "t.a", 5, 6, 1, 2, 0, {"x": 0.5}, ("adds y INT",), ("id",), None, (D1,), sample=0.5),
-    msg.ModelCompared("a", "t.a", key_problem="no_grain", error="x"),
+    msg.ModelCompared("a", "t.a", key_problem="no_grain", error="x", query="SELECT 1"),
     msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),
     msg.SecretsKnown(("hunter2", "")),
     msg.LogLine("warning", "text", "sqlmesh"),

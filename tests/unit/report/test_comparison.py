@@ -53,7 +53,10 @@ def test_a_row_of_the_table_has_all_counts_and_the_columns_that_differ() -> None
             "reads.",
         ),
         ({"filled": {"a": (5, 5), "b": (3, 4)}}, "b has a value in 3 rows, in prod in 4."),
-        ({"error": "the disk is full"}, "Not compared: the disk is full"),
+        (
+            {"error": "ConversionException"},
+            "Not compared: the engine raised ConversionException. The failure of the step has the query.",
+        ),
     ],
 )
 def test_the_note_says_what_a_reader_has_to_know(more: dict[str, Any], sentence: str) -> None:
