@@ -340,14 +340,17 @@ class _Comparison:
         return replace(compared, added=added, removed=removed, changed=matched - unchanged, columns=shares)
 
     def _is_equal(self, name: str, position: int) -> exp.Expression:
+        """The cheap comparisons come first: most values are equal."""
         old, new = _of("o", f"c{position}"), _of("n", f"c{position}")
-        equal = [old.eq(new), exp.and_(old.is_(exp.null()), new.is_(exp.null()))]
+        one, zero = exp.Literal.number(1), exp.Literal.number(0)
+        equal = exp.case().when(old.eq(new), one).when(exp.and_(old.is_(exp.null()), new.is_(exp.null())), one)
         types = (self._before[name], self._after[name])
         if all(type_.is_type(*_NUMBERS) for type_ in types) and not all(type_.is_type(*_INTEGERS) for type_ in types):
-            old, new = exp.cast(old, "DOUBLE"), exp.cast(new, "DOUBLE")  # a difference of decimals may be too large
             unit = exp.Literal.number(f"{10.0**-self._limits.decimals:.{self._limits.decimals}f}")
-            equal.append(exp.Abs(this=exp.paren(old - new)) < unit)
-        return exp.paren(exp.or_(*equal))
+            # A difference of two decimals may be too large for a decimal.
+            difference = exp.cast(old, "DOUBLE") - exp.cast(new, "DOUBLE")
+            equal = equal.when(exp.Abs(this=exp.paren(difference)) < unit, one)
+        return equal.else_(zero).eq(1)
 
     def _as_a_whole(self, compared: msg.ModelCompared) -> msg.ModelCompared:
         """Count the rows that one side has more often than the other, by all columns of both."""
