@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import worker_zygote
-from harness import NewShop, planned_shop
+from engine.preview_lab import ENVIRONMENT, MODELS, RAW, Lab
+from harness import NewShop, planned_shop, query
+from postgres import postgres_server
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -23,3 +26,27 @@ def new_shop(tmp_path: Path) -> Iterator[NewShop]:
     """Create a planned project with a component. The Dagster instance ends with the test."""
     with ExitStack() as stack:
         yield lambda *arguments, **options: stack.enter_context(planned_shop(tmp_path, *arguments, **options))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def lab(request: pytest.FixtureRequest, new_shop: NewShop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
+    attributes = {"deploy": {}, "preview": {"environment": ENVIRONMENT}}
+    if request.param == "duckdb":
+        shop = new_shop(MODELS, planned_at=None, **attributes)
+        lab = Lab(shop, lambda sql: query(shop.project, sql), monkeypatch)
+    else:
+        server = request.getfixturevalue("server")
+        database = f"shop_{abs(hash(str(tmp_path))) % 10**9}"
+        server.query(f"CREATE DATABASE {database}")
+        shop = new_shop(MODELS, config=server.config(database), planned_at=None, **attributes)
+        lab = Lab(shop, lambda sql: server.query(sql, database), monkeypatch)
+    lab.ask("CREATE SCHEMA raw")
+    lab.ask(f"CREATE TABLE raw.orders AS {RAW}")
+    shop.plan(at=None)
+    return lab
