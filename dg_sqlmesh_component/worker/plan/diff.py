@@ -21,7 +21,7 @@ from sqlmesh.utils.dag import DAG
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.coverage import is_incremental
-from dg_sqlmesh_component.worker.sqlmesh_internals import computed_ranges
+from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
 
 
 @dataclass(frozen=True)
@@ -49,66 +49,88 @@ def compare_environments(
     """
     snapshots, index = plan.context_diff.snapshots, plan.deployability_index
     context.state_sync.refresh_snapshot_intervals(snapshots.values())
-    previews = {s.name: s for s in snapshots.values() if _has_table(s)}
-    shown = {info.name: info for info in prod.snapshots if info.is_model and not info.is_symbolic}
     graph: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in snapshots.items()})
-    partial: set[str] = set()
-    differing = [
+    previews = {
+        s_id.name: snapshots[s_id] for s_id in graph.sorted if s_id in snapshots and _has_table(snapshots[s_id])
+    }
+    shown = {info.name: info for info in prod.snapshots if info.is_model and not info.is_symbolic}
+    same = {
         name
-        for name in dict.fromkeys([*(s_id.name for s_id in graph.sorted), *shown])
-        if name in previews or name in shown
-        if name not in previews
-        or name not in shown
-        or previews[name].table_name(index.is_representative(previews[name])) != shown[name].table_name()
-    ]
+        for name in previews.keys() & shown.keys()
+        if previews[name].table_name(index.is_representative(previews[name])) == shown[name].table_name()
+    }
+    differing = [name for name in dict.fromkeys([*previews, *shown]) if name not in same]
     loaded = context.state_reader.get_snapshots([shown[name] for name in differing if name in shown])
     promoted = {snapshot.name: snapshot for snapshot in loaded.values()}
-    previewed_ranges = computed_ranges(context)
+    recorded = computed_ranges(context)
+    partial: set[str] = set()
     for name in differing:
         old, new = promoted.get(name), previews.get(name)
-        is_own_table = new is not None and index.is_representative(new)
-        compared = msg.ModelCompared(
-            name,
-            (new or promoted[name]).node.name,
-            is_recomputed=new is not None and not is_own_table and (old is None or new.version != old.version),
-        )
         adapter = context.engine_adapters[(new or promoted[name]).model_gateway or context.selected_gateway]
-        queries = _Queries(adapter)
-        try:
-            before = _table(adapter, old, is_deployable=True)
-            after = _table(adapter, new, is_deployable=is_own_table)
-            if old is None or new is None:
-                yield _of_one_side(compared, queries, before, after)
-                continue
-            assert before is not None, "both sides have the model"
-            assert after is not None, "both sides have the model"
-            recorded = previewed_ranges.get((name, new.dev_version, True), [])
-            computed = new.intervals if is_own_table else merge_intervals([range_.interval for range_ in recorded])
-            # SQLMesh's janitor merges these ranges with those that the preview has only copied from prod's record.
-            is_known = is_own_table or not any(range_.is_merged for range_ in recorded)
-            compared, conditions = _conditions(compared, (old, before), (new, after), computed, is_known=is_known)
+        model = _Model(old, new, is_own_table=new is not None and index.is_representative(new))
+        if new is not None:
             upstream = {s_id.name for s_id in graph.upstream(new.snapshot_id)}
-            reads = tuple(previews[read].node.name for read in sorted(partial & upstream))
-            compared = replace(compared, reads_partial=reads)
-            if not is_own_table and (compared.ranges or compared.is_partial or compared.only_its_time):
-                partial.add(name)
+            model.reads_partial = tuple(previews[read].node.name for read in sorted(partial & upstream))
+            model.recorded = recorded.get((name, new.dev_version, True), [])
+        compared = model.compare(_Queries(adapter), limits)
+        if not model.is_own_table and (compared.ranges or compared.is_partial or compared.only_its_time):
+            partial.add(name)
+        yield compared
+
+
+@dataclass
+class _Model:
+    """A model in prod and in the preview; None in an environment that does not have it.
+
+    Attributes:
+        is_own_table: Whether the preview shows the table that prod will show.
+        reads_partial: As in `ModelCompared`.
+        recorded: What SQLMesh has recorded for a table that only the preview shows.
+    """
+
+    old: Snapshot | None
+    new: Snapshot | None
+    is_own_table: bool
+    reads_partial: tuple[str, ...] = ()
+    recorded: Sequence[ComputedRange] = ()
+
+    def compare(self, queries: _Queries, limits: Limits) -> msg.ModelCompared:
+        old, new = self.old, self.new
+        either = new or old
+        assert either is not None, "one of both has the model"
+        compared = msg.ModelCompared(
+            either.name,
+            either.node.name,
+            reads_partial=self.reads_partial,
+            is_recomputed=new is not None and not self.is_own_table and (old is None or new.version != old.version),
+        )
+        try:
+            before = _table(queries, old, is_deployable=True)
+            after = _table(queries, new, is_deployable=self.is_own_table)
+            if old is None or new is None or before is None or after is None:
+                return _of_one_side(compared, queries, before, after)
+            # SQLMesh's janitor merges these ranges with those that the preview has only copied from prod's record.
+            is_known = self.is_own_table or not any(computed.is_merged for computed in self.recorded)
+            computed = new.intervals
+            if not self.is_own_table:
+                computed = merge_intervals([computed.interval for computed in self.recorded])
+            compared, conditions = _conditions(compared, (old, before), (new, after), computed, is_known=is_known)
             if conditions is None:  # nothing of it was computed
-                yield compared
-                continue
-            yield _Comparison(queries, before, after, conditions, limits).of(compared, _keys(new))
+                return compared
+            return _Comparison(queries, before, after, conditions, limits).of(compared, _keys(new))
         except Exception as error:  # noqa: BLE001  # any driver's; the step fails with it after all others are compared
-            yield replace(compared, error=type(error).__name__, query=queries.last)
+            return replace(compared, error=type(error).__name__, query=queries.last)
 
 
 def _has_table(snapshot: Snapshot) -> bool:
     return snapshot.is_model and not snapshot.is_symbolic
 
 
-def _table(adapter: EngineAdapter, snapshot: Snapshot | None, *, is_deployable: bool) -> _Table | None:
+def _table(queries: _Queries, snapshot: Snapshot | None, *, is_deployable: bool) -> _Table | None:
     if snapshot is None:
         return None
     name = snapshot.table_name(is_deployable)
-    return _Table(name, adapter.columns(name))
+    return _Table(name, queries.columns(name))
 
 
 class _Queries:
@@ -118,6 +140,9 @@ class _Queries:
         self._adapter = adapter
         self.dialect = adapter.dialect
         self.last: str | None = None
+
+    def columns(self, table: str) -> Mapping[str, exp.DataType]:
+        return self._adapter.columns(table)
 
     def integers(self, query: exp.Select) -> list[int]:
         self.last = query.sql(self.dialect)
