@@ -240,21 +240,32 @@ def test_a_commit_that_takes_everything_back_shows_the_versions_of_prod(lab: Lab
 @on_duckdb
 def test_closing_leaves_the_version_that_prod_has_shown_before(lab: Lab) -> None:
     """It is needed to go back. SQLMesh's janitor deletes it when it expires."""
-    before = lab.left_over()["models"]
-    lab.change(orders=ORDERS.format(factor=3))
-    launch(lab.shop, APPLY, digest=lab.preview()["digest"])
-    lab.change(orders=ORDERS.format(factor=4))
-    lab.preview()
-    lab.close()
-    assert before < lab.left_over()["models"]
 
-    lab.change(orders=ORDERS.format(factor=5))
-    launch(lab.shop, APPLY, digest=lab.preview(pull_request=2)["digest"])
-    lab.change(orders=ORDERS.format(factor=6))
-    launch(lab.shop, APPLY, digest=lab.preview(pull_request=3)["digest"])
-    shown_before = lab.left_over()["models"]
-    lab.close(pull_request=2)
-    assert lab.left_over()["models"] == shown_before
+    def apply(factor: int, pull_request: int) -> None:
+        lab.change(orders=ORDERS.format(factor=factor))
+        record = launch(lab.shop, APPLY, digest=lab.preview(pull_request)["digest"])
+        assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+
+    apply(5, pull_request=1)
+    apply(6, pull_request=2)
+    before = lab.left_over()["models"]
+
+    lab.close(pull_request=1)
+
+    assert lab.left_over()["models"] == before
+    assert lab.ask("SELECT DISTINCT amount FROM t.orders WHERE id = 1") == [(6.0,)]
+
+
+def test_closing_a_preview_of_changed_metadata_leaves_the_tables_of_prod(lab: Lab) -> None:
+    """Such a version has the table of prod."""
+    before, prod = lab.left_over(), lab.prod()
+    lab.change(revenue=REVENUE.replace("kind FULL", "kind FULL, owner ann"))
+    report = lab.preview()
+    assert ([model["change"] for model in report["models"]], report["diff"]) == (["metadata"], [])
+
+    lab.close()
+
+    assert (lab.left_over(), lab.prod()) == (before, prod)
 
 
 def test_a_new_forward_only_model_is_marked_and_its_preview_is_deleted_after_the_apply(lab: Lab) -> None:
