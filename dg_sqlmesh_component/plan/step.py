@@ -289,7 +289,7 @@ class PlanStep:
         self._write_report()
 
     def _cost(self, planned: PlanReport) -> str:
-        """What was computed, and what it has cost beside its estimate."""
+        """The number of computed models, with their estimated and actual seconds."""
         models = {model.fqn for model in planned.plan.models if model.intervals} if planned.plan else set()
         executed = sum(outcome.fqn in models for outcome in self._outcomes)
         text = f"Computed: {counted(executed, 'model')}."

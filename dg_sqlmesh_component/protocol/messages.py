@@ -904,7 +904,7 @@ class ModelCompared(Event):
         key_problem: Why rows are not matched; None if they are.
         ranges: The ranges that were compared; empty if whole tables were.
         is_partial: Whether the preview has computed only a part of the model, and rows have no time to tell which.
-        reads_partial: The models upstream of which the preview has computed only a part.
+        reads_partial: Upstream models of this one that the preview has computed only in part.
         sample: The share of keys that was compared; None if all were.
         filled: If there are more rows than `max_rows`: by column, the rows of the preview and of prod with a value.
         only_its_time: Whether only the time from the first to the last row of the preview was compared.
