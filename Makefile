@@ -57,9 +57,12 @@ bench: $(VENV)/.test  ## the tables of docs/benchmarks.md; hours, on a machine t
 	$(BIN)/python benchmarks/janitor.py
 	$(BIN)/python benchmarks/restatements.py --work 3000000
 
-services:  ## PostgreSQL and Chromium, from Debian's packages; without a server, the tests that start it are skipped
+# The core packages of MariaDB have the server and no service: nothing is started outside of the tests.
+services:  ## PostgreSQL, MariaDB and Chromium, from Debian's packages; without a server, the tests that start it are skipped
 	@command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; }
+	@command -v mariadbd || ls /usr/sbin/mariadbd 2>/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends mariadb-server-core mariadb-client-core; }
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 

@@ -1,0 +1,123 @@
+"""Start a MariaDB server for tests, on a free local port and with a temporary data folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CONFIG = """
+gateways:
+  local:
+    connection:
+      type: mysql
+      host: 127.0.0.1
+      port: {port}
+      user: root
+      password: ''
+      concurrent_tasks: 2
+    state_connection:
+      type: duckdb
+      database: state.duckdb
+default_gateway: local
+model_defaults:
+  dialect: mysql
+  start: {start}
+disable_anonymized_analytics: true
+"""
+
+SYSTEM = ("information_schema", "mysql", "performance_schema", "sys")
+
+
+@dataclass
+class Server:
+    """A running MariaDB server."""
+
+    port: int
+
+    def config(self, start: str = "6 days ago") -> str:
+        """Return the config of a SQLMesh project with its tables on the server, and its state in `state.duckdb`."""
+        return CONFIG.format(port=self.port, start=start)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        import pymysql
+
+        connection = pymysql.connect(host="127.0.0.1", port=self.port, user="root", autocommit=True)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                return list(cursor.fetchall())
+        finally:
+            connection.close()
+
+    def clear(self) -> None:
+        """Drop all schemas: MariaDB has no databases that contain schemas, so all projects share them."""
+        for (schema,) in self.query("SHOW DATABASES"):
+            if schema not in SYSTEM:
+                self.query(f"DROP DATABASE `{schema}`")
+
+
+@contextmanager
+def mariadb_server() -> Iterator[Server]:
+    """Start a server. If MariaDB is not installed, skip the test with a message."""
+    install, mariadbd = (
+        shutil.which("mariadb-install-db"),
+        shutil.which("mariadbd") or shutil.which("/usr/sbin/mariadbd"),
+    )
+    if install is None or mariadbd is None:
+        pytest.skip("MariaDB IS NOT INSTALLED, so nothing was tested on it: `make services` installs it on Debian")
+    # The server refuses to run as root, and its user must be able to reach the folder.
+    user = "nobody" if os.geteuid() == 0 else None
+    as_user: dict[str, Any] = {"user": user, "group": "nogroup", "extra_groups": []} if user else {}
+    folder = Path(tempfile.mkdtemp(prefix="dg_sqlmesh_mariadb_"))
+    if user:
+        shutil.chown(folder, user)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = folder / "data"
+    subprocess.run(
+        [install, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+        **as_user,
+    )
+    options = ["--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1"]
+    options += [f"--socket={folder / 'socket'}", f"--pid-file={folder / 'pid'}", "--skip-name-resolve"]
+    options += ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M", "--character-set-server=utf8mb4"]
+    running = Server(port)
+    server = subprocess.Popen(
+        [mariadbd, *options], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_user
+    )
+    try:
+        _wait_until_ready(running, server)
+        yield running
+    finally:
+        server.terminate()
+        server.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
+    import pymysql
+
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "MariaDB did not start"
+        try:
+            server.query("SELECT 1")
+            return
+        except pymysql.OperationalError:
+            time.sleep(0.2)
+    raise AssertionError("MariaDB did not answer within two minutes")
