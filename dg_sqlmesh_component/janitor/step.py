@@ -13,6 +13,7 @@ from dg_sqlmesh_component.config.scheduling import Janitor
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.run.active_runs import warn_of_ended_holder
 from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.worker_output import WorkerOutput
 from dg_sqlmesh_component.worker_client.calls import serving
@@ -64,7 +65,7 @@ class JanitorStep:
         self._dropped: list[str] = []
         self.end: msg.JanitorFinished | None = None
         self._output = WorkerOutput(context.log)
-        self.interruption = Interruption(self._cancel)
+        self.interruption = Interruption(context, self._cancel)
 
     def run(self) -> Iterator[dg.Output[None]]:
         end = self._serve()
@@ -93,6 +94,8 @@ class JanitorStep:
                         self._dropped.append(event.name)
                     elif isinstance(event, msg.LogLine):
                         self._output.write(event)
+                    elif isinstance(event, msg.StateHeld):
+                        warn_of_ended_holder(self._context, event)
         except SQLMeshComponentError as error:
             return error  # the worker died or could not be started
         raise AssertionError("a worker that ends without a last event raises")

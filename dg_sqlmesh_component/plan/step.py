@@ -127,7 +127,7 @@ class PlanStep:
         self._report = PlanReport(environment, "", None, {}, (), "", is_apply=self._applies)
         self._computing_since = 0
         self._worker: Worker | None = None
-        self.interruption = Interruption(self._cancel)
+        self.interruption = Interruption(context, self._cancel)
 
     @property
     def _applies(self) -> bool:

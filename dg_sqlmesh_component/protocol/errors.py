@@ -32,7 +32,15 @@ class EnvironmentNotReadyError(SQLMeshComponentError):
 
 
 class DatabaseInUseError(EnvironmentNotReadyError):
-    """Another process holds a database or lock that SQLMesh needs. Its owner must act, or a later run succeeds."""
+    """Another process holds a database or lock that SQLMesh needs. Its owner must act, or a later run succeeds.
+
+    Attributes:
+        holder: The id of the Dagster run that holds it; None if it is not known.
+    """
+
+    def __init__(self, message: str, *, is_transient: bool = False, holder: str | None = None) -> None:
+        super().__init__(message, is_transient=is_transient)
+        self.holder = holder
 
 
 class InstallationError(SQLMeshComponentError):

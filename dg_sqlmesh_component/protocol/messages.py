@@ -487,6 +487,17 @@ class ChangesFound(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class StateHeld(Event):
+    """Sent with each line that logs the wait for the lock on the SQLMesh state.
+
+    Attributes:
+        run_id: The Dagster run that holds the lock.
+    """
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class StateLocked(Event):
     """Sent when no other run uses the SQLMesh state any more. The worker then waits for `Records`.
 

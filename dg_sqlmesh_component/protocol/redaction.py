@@ -46,6 +46,7 @@ _ASSIGNED = re.compile(
 
 _WITHOUT_SECRETS = (
     msg.ChangesFound,
+    msg.StateHeld,
     msg.StateLocked,
     msg.DataComparedWithRecords,
     msg.RestatementPlanned,

@@ -4,10 +4,12 @@ Theory of operation. Dagster's handler of SIGINT and SIGTERM raises an exception
 that is outside of the op's generator, Dagster closes the generator, and batches that SQLMesh has finished are never
 recorded. So this module handles both signals while the op yields results and Dagster records them.
 
-States: *running*; *cancelled* (`came` is true) after the first signal; *over* after the generator has ended.
+States: *running*; *cancelled* (`is_cancelled` is true) after the first signal; *over* after the generator has ended.
 
-- The signal handler sets `came` and wakes a thread, which calls `on_interruption` once to stop the worker. The handler
-  does nothing else, because the thread that it interrupts may hold a lock.
+- The signal handler sets `is_cancelled` and wakes a thread, which calls `on_interruption` once to stop the worker. The
+  handler does nothing else, because the thread that it interrupts may hold a lock.
+- The same thread asks every `RUN_CHECK_SECONDS` whether the step still belongs to a run. If the process of the run was
+  killed, the processes of its steps live on, and nobody sends them a signal (ADR-0022).
 - The op yields results until the worker has ended, and then raises `DagsterExecutionInterruptedError` itself.
 - Dagster installs and removes its handlers around every result. `_SignalTakeover` replaces the function that does this.
   It only remembers which handler Dagster wants. If it let Dagster install the handler and then installed ours again,
@@ -22,6 +24,8 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import queue
 import signal
 import threading
@@ -30,9 +34,15 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import dagster as dg
+
 from dg_sqlmesh_component.dagster_internals import replace_signal_installer, signal_installer
+from dg_sqlmesh_component.run.active_runs import has_ended
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+RUN_CHECK_SECONDS = 15.0
+"""How often a step asks whether its run has ended."""
 
 
 class _SignalTakeover:
@@ -69,13 +79,15 @@ class _SignalTakeover:
 
 
 class Interruption:
-    """Handles the signals that cancel a step.
+    """Handles the signals that cancel a step, and the end of its run without a signal.
 
     Args:
+        context: The step's.
         on_interruption: Called once, in a thread.
     """
 
-    def __init__(self, on_interruption: Callable[[], None]) -> None:
+    def __init__(self, context: dg.OpExecutionContext, on_interruption: Callable[[], None]) -> None:
+        self._context = context
         self._on_interruption = on_interruption
         self.is_cancelled = False
         """Whether the step was cancelled."""
@@ -108,6 +120,31 @@ class Interruption:
         self._wake.put(None)
 
     def _watch(self) -> None:
-        self._wake.get()
+        while not self.is_cancelled and not self._over:
+            try:
+                self._wake.get(timeout=RUN_CHECK_SECONDS)
+            except queue.Empty:
+                self._stop_without_run()
         if not self._over:
             self._on_interruption()
+
+    def _stop_without_run(self) -> None:
+        """Cancel the step if it belongs to no run any more."""
+        try:
+            why = self._why_without_run()
+        except Exception:  # of any storage, which may be back at the next question
+            logging.getLogger(__name__).warning(
+                "Dagster's storage did not answer whether the run goes on", exc_info=True
+            )
+            return
+        if why is not None and not self._over:
+            self.is_cancelled = True
+            self._context.log.warning(f"{why}. The step stops, as if the run was cancelled.")
+
+    def _why_without_run(self) -> str | None:
+        if has_ended(self._context.instance, self._context.run.run_id):
+            return "In Dagster, this run has ended, but the process of this step has not"
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            return f"The process that started this step (PID {parent.pid}) is gone"
+        return None

@@ -17,6 +17,7 @@ from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.report.summary import summary_line, summary_metadata
 from dg_sqlmesh_component.report.wording import Wording
+from dg_sqlmesh_component.run.active_runs import warn_of_ended_holder
 from dg_sqlmesh_component.run.worker_output import WorkerOutput
 
 _IF_STALE = "\n\nIf the plan reports no changes, the manifest is stale. Refresh it:" + block(
@@ -46,6 +47,8 @@ class RunLog:
         log = self.context.log
         if isinstance(event, msg.LogLine):
             self.output.write(event)
+        elif isinstance(event, msg.StateHeld):
+            warn_of_ended_holder(self.context, event)
         elif isinstance(event, msg.RestatementPlanned):
             log.warning(restatement_log(self.wording, event))
             log_step_metadata(self.context, "Planned restatement", restatement_metadata(self.wording, event))

@@ -103,7 +103,7 @@ class _Step:
         self._request = request
         self._retries = execution.retries
         self._budget = settings.budget.limits
-        self.interruption = Interruption(self._cancel)
+        self.interruption = Interruption(context.op_execution_context, self._cancel)
         self._open_worker = ExitStack()
         self._worker: Worker | None = None
         self._computing_since: int | None = None

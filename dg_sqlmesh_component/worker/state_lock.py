@@ -20,7 +20,7 @@ from sqlmesh.core.context import Context
 
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted
-from dg_sqlmesh_component.protocol.messages import EvaluationRequest, JanitorRequest, PlanRequest
+from dg_sqlmesh_component.protocol.messages import EvaluationRequest, JanitorRequest, PlanRequest, StateHeld
 from dg_sqlmesh_component.worker.context import state_connection
 from dg_sqlmesh_component.worker.pipe import Pipe
 
@@ -87,6 +87,8 @@ class LockWait:
                 "This run continues by itself as soon as it can."
             )
             self._pipe.log("warning", text)
+            if error.holder is not None:
+                self._pipe.send(StateHeld(error.holder))
         time.sleep(min(POLL_SECONDS, max(self._seconds - waited, 0.0)))
 
 
@@ -161,5 +163,6 @@ def _lock(adapter: Any, schema: str, holder: str) -> None:
         return
     who = f"{other[0].removeprefix(_NAME)} since {other[1]:%Y-%m-%d %H:%M:%S %Z}" if other else "another run or janitor"
     raise DatabaseInUseError(
-        f"SQLMesh's state in schema {schema!r} is held by {who}. Only one run, or the janitor, may use it at a time."
+        f"SQLMesh's state in schema {schema!r} is held by {who}. Only one run, or the janitor, may use it at a time.",
+        holder=other[0].split()[-1] if other else None,
     )

@@ -38,7 +38,7 @@ class Run:
         self.signalled_at: list[str] = []
         self.handlers_between_ops: list[str] = []
         """The signal handlers at each event between the end of the op and the start of the next."""
-        self.interruption = Interruption(lambda: None)
+        self.interruption: Interruption
 
     def reach(self, place: str) -> None:
         if self._is_guarded and place == self._signal_at and not self.signalled_at:
@@ -74,7 +74,8 @@ class Run:
                 raise dg.Failure("something failed")
 
         @dg.op(out=dg.Out(dg.Nothing))
-        def yields_results() -> Any:
+        def yields_results(context) -> Any:  # type: ignore[no-untyped-def]  # Dagster does not resolve annotations here
+            self.interruption = Interruption(context, lambda: None)
             for number in self.interruption.guard(finished()) if guard else finished():
                 yield dg.AssetMaterialization(f"asset_{number}")
                 self.reach("between two results of one")

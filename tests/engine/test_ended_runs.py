@@ -1,0 +1,68 @@
+"""If a run has ended in Dagster, or its process is gone, its steps stop as if the run was cancelled."""
+
+from __future__ import annotations
+
+import signal
+
+import dagster as dg
+from harness import PAUSE, NewShop, Shop, processes_in, python_model, wait_until
+from postgres import postgres_server
+
+FILES = {
+    "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id",
+    "models/pause.py": python_model("t.pause", PAUSE, ["t.first"]),
+    "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.pause",
+}
+
+
+def log_of(shop: Shop, run: dg.DagsterRun) -> str:
+    return shop.run_record(run.run_id).log
+
+
+def started_run(shop: Shop) -> dg.DagsterRun:
+    [run] = shop.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    return run
+
+
+def test_step_stops_after_the_process_of_its_run_was_killed_and_whoever_waits_for_it_says_so(new_shop: NewShop) -> None:
+    with postgres_server() as server:
+        server.query("CREATE DATABASE ended")
+        shop = new_shop(FILES, server.config("ended"))
+        pause = shop.project / "pause"
+        pause.touch()
+        process = shop.launch_in_new_process("multiprocess")
+        wait_until((shop.project / "pausing").exists, process)
+        run = started_run(shop)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        shop.instance.report_run_failed(run)  # Dagster's code server does so
+        retry = shop.launch_in_new_process("multiprocess")
+        wait_until(lambda: any("holds the SQLMesh state" in log_of(shop, r) for r in shop.instance.get_runs()), retry)
+        assert f"In Dagster, run {run.run_id} has ended" in log_of(shop, started_run(shop))
+        wait_until(lambda: "The step stops, as if the run was cancelled" in log_of(shop, run), retry)
+        pause.unlink()
+        second = shop.run_record(retry.communicate(timeout=300)[0].split()[-1])
+    assert second.status == dg.DagsterRunStatus.SUCCESS, second.failures
+    assert "t/last" in second.materializations
+    first = shop.run_record(run.run_id)
+    assert first.status == dg.DagsterRunStatus.FAILURE
+    assert set(first.materializations) == {"t/first", "t/pause"}, "it has finished the batch in flight"
+    assert not set(first.materializations) & set(second.materializations)
+
+
+def test_step_stops_after_somebody_has_marked_its_run_as_ended(new_shop: NewShop) -> None:
+    shop = new_shop(FILES)
+    pause = shop.project / "pause"
+    pause.touch()
+    process = shop.launch_in_new_process()
+    wait_until((shop.project / "pausing").exists, process)
+    run = started_run(shop)
+    shop.instance.report_run_canceled(run)  # "force termination immediately" in the UI
+    wait_until(lambda: "In Dagster, this run has ended" in log_of(shop, run))
+    pause.unlink()
+    process.wait(300)
+    assert processes_in(shop.project) == []
+    record = shop.run_record(run.run_id)
+    assert record.status == dg.DagsterRunStatus.CANCELED
+    assert set(record.materializations) == {"t/first", "t/pause"}
+    assert record.status_of("t/last") == "interrupted"
