@@ -77,6 +77,7 @@ EVENTS: tuple[msg.Event, ...] = (
             )
         ),
     ),
+    msg.StateHeld("3f1c"),
     msg.StateLocked(),
     msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),), ("c0ffee",)),
     msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, msg.RecordedCost(1.5, None, 4), ("b",)),
