@@ -398,14 +398,43 @@ def last_check_records(
     }
 
 
-def check_records(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Iterator[CheckRecord]:
-    """The completed evaluations of a check, the last one first."""
-    cursor = None
+def check_records(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey, *, also_planned: bool = False
+) -> Iterator[CheckRecord]:
+    """The evaluations of a check, the last one first.
+
+    Args:
+        also_planned: Include those that a run has planned and not completed.
+    """
+    cursor, status = None, None if also_planned else _COMPLETED
     while records := instance.event_log_storage.get_asset_check_execution_history(
-        check, limit=_PAGE, cursor=cursor, status=_COMPLETED
+        check, limit=_PAGE, cursor=cursor, status=status
     ):
         yield from records
         cursor = records[-1].id
+
+
+def shown_check_records(
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], except_run: str
+) -> dict[dg.AssetCheckKey, CheckRecord]:
+    """The evaluation that Dagster showed of each check before a run. A skipped check has none.
+
+    Dagster shows a check as skipped if the run that planned it last has ended without evaluating it, and has not failed
+    (`AssetCheckExecutionRecord.resolve_status`). Other planned evaluations hide no result.
+    """
+
+    @cache
+    def skips(run_id: str) -> bool:
+        run = instance.get_run_by_id(run_id)
+        return run is None or (run.is_finished and not run.is_failure)
+
+    shown = {}
+    for check in checks:
+        records = (r for r in check_records(instance, check, also_planned=True) if r.run_id != except_run)
+        last = next((r for r in records if r.status in _COMPLETED or skips(r.run_id)), None)
+        if last is not None and last.status in _COMPLETED:
+            shown[check] = last
+    return shown
 
 
 def _step_context(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> StepExecutionContext:

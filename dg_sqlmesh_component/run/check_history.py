@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import islice
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import CheckRecord, check_records, last_check_records
+from dg_sqlmesh_component.dagster_internals import (
+    CheckRecord,
+    check_records,
+    last_check_records,
+    shown_check_records,
+)
 from dg_sqlmesh_component.report.checks import evaluation_of, not_evaluated, repeated
 from dg_sqlmesh_component.report.earlier_results import NOT_EVALUATED, EarlierResult, data_in, stored_value
 
@@ -42,15 +47,28 @@ def _last_in(
 def last_evaluations(
     instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], why: str
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
-    """The last evaluation of each check, to be recorded again by a run that evaluates none of them.
+    """The last evaluation of each check, to be recorded again by a run that evaluates none of them and fails.
 
     None of them is blocking: a failure has already stopped the step in which it was evaluated.
 
     Args:
         why: Why the run evaluates none, as a clause after "because".
     """
+    return _again(last_check_records(instance, checks), why)
+
+
+def shown_evaluations(
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], why: str, run_id: str
+) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
+    """The same for a run that succeeds. A check that Dagster showed as skipped before this run stays skipped."""
+    return _again(shown_check_records(instance, checks, except_run=run_id), why)
+
+
+def _again(
+    records: Mapping[dg.AssetCheckKey, CheckRecord], why: str
+) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
     evaluations = {}
-    for check, record in last_check_records(instance, checks).items():
+    for check, record in records.items():
         evaluation, earlier = _evaluation(record), _earlier_result(record)
         if evaluation is None:
             continue

@@ -30,7 +30,7 @@ from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.active_runs import mark_as_computing
 from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
-from dg_sqlmesh_component.run.check_history import last_evaluations
+from dg_sqlmesh_component.run.check_history import last_evaluations, shown_evaluations
 from dg_sqlmesh_component.run.costs import estimates
 from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
@@ -66,11 +66,23 @@ def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> I
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
     if request.dry_run:
-        predict(context, settings, request)
-        yield from repeated_checks(context, "this was a dry run", fails=False)
+        yield from _dry_run(context, settings, request)
         return
     step = _Step(context, settings, request)
     yield from step.interruption.guard(step.run())
+
+
+def _dry_run(
+    context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest
+) -> Iterator[Any]:
+    """Predict, and yield the last result of each check."""
+    why = "this was a dry run"
+    try:
+        predict(context, settings, request)
+    except dg.Failure:
+        yield from repeated_checks(context, why, fails=True)
+        raise
+    yield from repeated_checks(context, why, fails=False)
 
 
 def repeated_checks(context: dg.AssetExecutionContext, why: str, *, fails: bool) -> Iterator[Any]:
@@ -81,13 +93,16 @@ def repeated_checks(context: dg.AssetExecutionContext, why: str, *, fails: bool)
 
     Args:
         why: Why the step evaluates none, as a clause after "because".
-        fails: Whether the run fails. If it does, a check without an earlier result gets a reason too.
+        fails: Whether the run fails. If it does, a check without an earlier result gets a reason too. If it does not, a
+            check that was skipped stays skipped.
     """
     checks = reported_checks(context)
+    if not fails:
+        yield from shown_evaluations(context.instance, checks, why, context.run.run_id).values()
+        return
     repeated = last_evaluations(context.instance, checks, why)
     yield from repeated.values()
-    if fails:
-        yield from (not_evaluated(check, f"{why}.") for check in sorted(checks - repeated.keys()))
+    yield from (not_evaluated(check, f"{why}.") for check in sorted(checks - repeated.keys()))
 
 
 class _Step:

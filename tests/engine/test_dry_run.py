@@ -141,6 +141,41 @@ def test_dry_run_names_a_blocking_audit_that_failed_and_what_it_may_block(new_sh
     assert outcomes(dry_run(shop))["marts.revenue"] == "up_to_date"
 
 
+def test_check_that_a_run_has_skipped_stays_skipped_in_a_dry_run(new_shop: NewShop) -> None:
+    audited = MODELS["models/orders.sql"].replace(BY_DAY, f"{BY_DAY}, audits (known)")
+    audit = "AUDIT (name known, blocking false); SELECT * FROM @this_model JOIN ctl.unknown USING (n)"
+    files = {**MODELS, "models/orders.sql": audited, "audits/known.sql": audit}
+    shop = new_shop(files, tables={"ctl.unknown": "SELECT 1 AS n"})
+    check = dg.AssetCheckKey(dg.AssetKey(["raw", "orders"]), "known")
+    assert not shop.launch().checks["raw/orders:known"].passed
+    assert "raw/orders:known" not in shop.launch().checks, "its audit reads another table, so nothing is repeated"
+    record = dry_run(shop)
+    assert "raw/orders:known" not in record.checks
+    assert record.checks["raw/orders:sqlmesh_execution_status"].passed
+    history = shop.instance.event_log_storage.get_asset_check_execution_history(check, limit=3)
+    assert [execution.status.value for execution in history] == ["PLANNED", "PLANNED", "FAILED"]
+
+
+def test_check_that_was_not_evaluated_before_a_skipping_run_stays_skipped_in_a_dry_run(new_shop: NewShop) -> None:
+    audited = MODELS["models/revenue.sql"].replace(BY_DAY, f"{BY_DAY}, audits (known)")
+    files = {
+        **MODELS,
+        "models/orders.sql": f"MODEL (name raw.orders, {BY_DAY}); {DAYS} WHERE (SELECT max(ok) FROM ctl.ok)::INT > 0",
+        "models/revenue.sql": audited,
+        "audits/known.sql": "AUDIT (name known); SELECT * FROM @this_model WHERE n = 2",
+    }
+    shop = new_shop(files, tables={"ctl.ok": "SELECT '1' AS ok"})
+    shop.query("UPDATE ctl.ok SET ok = 'no number'")
+    failed = shop.launch()
+    assert "sqlmesh/not_evaluated" in failed.checks["marts/revenue:known"].metadata
+    before_skip = dry_run(shop).checks["marts/revenue:known"]
+    assert before_skip.description == failed.description_of("marts/revenue:known")
+    shop.query("UPDATE ctl.ok SET ok = '1'")
+    shop.sqlmesh("run")
+    assert "marts/revenue:known" not in shop.launch().checks, "no run of Dagster has evaluated its audit"
+    assert "marts/revenue:known" not in dry_run(shop).checks
+
+
 def test_dry_run_tells_what_is_not_promoted_and_what_has_changed_locally(new_shop: NewShop) -> None:
     shop = new_shop(MODELS)
     (shop.project / "models/new.sql").write_text("MODEL (name raw.new, kind FULL); SELECT 1 AS n")
@@ -182,6 +217,18 @@ def test_dry_run_without_a_result_fails(new_shop: NewShop) -> None:
     record = dry_run(shop)
     assert record.status is dg.DagsterRunStatus.FAILURE
     assert "The dry run has no result. A signal of warehouse.raw.late raised an error" in record.failures[0]
+    assert record.not_evaluated_reasons == {"Not evaluated: this was a dry run."}
+
+
+def test_dry_run_without_a_result_repeats_the_last_results_of_checks(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS)
+    before = shop.launch().checks
+    (shop.project / "broken").touch()
+    checks = dry_run(shop).checks
+    assert {name: check.passed for name, check in checks.items()} == {
+        name: check.passed for name, check in before.items()
+    }
+    assert all("Repeated, because this was a dry run." in str(check.description) for check in checks.values())
 
 
 def test_dry_run_in_another_environment_predicts_that_environment(new_shop: NewShop) -> None:

@@ -6,6 +6,7 @@ and a downstream asset. So Dagster splits the op.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -179,6 +180,25 @@ def test_last_check_evaluations_take_one_query_and_earlier_ones_are_paged(
     evaluation = event.asset_check_evaluation
     assert evaluation is not None
     assert isinstance(evaluation.target_materialization_data, internals.TargetMaterialization)
+
+
+@pytest.mark.parametrize(
+    ("status", "shown_as"),
+    [("SUCCESS", "SKIPPED"), ("CANCELED", "SKIPPED"), ("FAILURE", "EXECUTION_FAILED"), ("STARTED", "IN_PROGRESS")],
+)
+def test_check_has_no_shown_evaluation_if_dagster_shows_it_as_skipped(
+    instance: dg.DagsterInstance, status: str, shown_as: str
+) -> None:
+    hook_results(lambda _: None, instance)
+    [evaluated] = instance.get_runs()
+    planning = job(lambda _: None, {})
+    instance.create_run_for_job(planning, status=dg.DagsterRunStatus[status])
+    [planned, _] = instance.event_log_storage.get_asset_check_execution_history(FINE, limit=2)
+    assert asyncio.run(planned.resolve_status(LoadingContextForTest(instance))).value == shown_as
+    own = instance.create_run_for_job(planning, status=dg.DagsterRunStatus.STARTED)
+    shown = internals.shown_check_records(instance, [FINE, dg.AssetCheckKey(A, "never")], except_run=own.run_id)
+    expected = {} if shown_as == "SKIPPED" else {FINE: evaluated.run_id}
+    assert {check: record.run_id for check, record in shown.items()} == expected
 
 
 def test_function_that_installs_signal_handlers_can_be_replaced() -> None:
