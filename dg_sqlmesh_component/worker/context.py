@@ -20,6 +20,7 @@ from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
+from sqlmesh.utils.concurrency import NodeExecutionFailedError
 
 from dg_sqlmesh_component.protocol.bootstrap import sqlmesh_program
 from dg_sqlmesh_component.protocol.errors import (
@@ -227,11 +228,23 @@ def plan_command(project: OpenProject, environment: str, context: Context, *, is
 
 
 def describe_error(error: BaseException) -> str:
-    """The text of an exception, after its class name. Errors of SQLMesh itself need no class name."""
+    """The text of an exception, after its class name, with its innermost cause.
+
+    Errors of SQLMesh itself need no class name. The error of a failed node has the id of a version only, so its cause
+    takes its place.
+    """
     if bug := own_bug(error):
         return bug
-    text = plain(error)
-    name = type(error).__name__
+    while isinstance(error, NodeExecutionFailedError) and error.__cause__ is not None:
+        error = error.__cause__
+    text, cause = _named_text(error), error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return text if plain(cause) in text else f"{text.rstrip('.')}. It was caused by {_named_text(cause)}"
+
+
+def _named_text(error: BaseException) -> str:
+    text, name = plain(error), type(error).__name__
     return text if text and name in ("ConfigError", "SQLMeshError") else f"{name}: {text}"
 
 

@@ -12,7 +12,6 @@ from functools import partial
 
 import sqlmesh
 from sqlmesh.core.context import Context
-from sqlmesh.utils.concurrency import NodeExecutionFailedError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
@@ -82,12 +81,10 @@ def _clean_up(request: msg.JanitorRequest, context: Context, pipe: Pipe) -> msg.
         context.run_janitor(ignore_ttl=False, **only)
         environments_after, after = _environments(context), size_of_state(context)
     except Exception as error:  # any driver's
-        # SQLMesh 0.235 raises this for a table that it cannot drop. It names the snapshot and not the reason.
-        reason = error.__cause__ if isinstance(error, NodeExecutionFailedError) and error.__cause__ else error
         raise EvaluationError(
-            f"SQLMesh's janitor ended with an error: {describe_error(reason).rstrip('.')}. The next run of the janitor "
+            f"SQLMesh's janitor ended with an error: {describe_error(error).rstrip('.')}. The next run of the janitor "
             "tries again to delete the remaining objects.",
-            is_transient=is_transient(reason),
+            is_transient=is_transient(error),
         ) from error
     deleted = tuple(sorted(environments_before - environments_after))
     return msg.JanitorFinished(deleted, before, after)

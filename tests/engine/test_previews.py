@@ -300,3 +300,31 @@ def test_closing_two_previews_of_a_forward_only_change_leaves_no_intervals(lab: 
     lab.close(pull_request=2)
 
     assert lab.left_over() == before
+
+
+@pytest.mark.parametrize("lab", ["postgres"], indirect=True)
+def test_preview_with_a_name_too_long_for_the_engine_is_refused_before_it_computes_anything(lab: Lab) -> None:
+    lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
+    before = lab.left_over()
+    longest = 63 - len("t__pr_")
+
+    refused = lab.job(PREVIEW, pull_request=10**longest)
+
+    failure = failure_of(refused)
+    name = f"t__pr_1{'0' * longest}"
+    assert f"{name} has 64 characters, and postgres allows 63." in failure
+    assert "Make `preview.environment` in defs.yaml shorter by 1 character." in failure
+    assert lab.left_over() == before
+    assert lab.preview(10 ** (longest - 1))["environment"] == name[len("t__") : -1]
+
+
+@pytest.mark.parametrize("lab", ["postgres"], indirect=True)
+def test_preview_that_fails_in_its_views_shows_the_error_of_the_engine(lab: Lab) -> None:
+    lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
+    lab.ask("CREATE SCHEMA t__pr_1")
+    lab.ask("CREATE TABLE t__pr_1.other AS SELECT 1 AS x")
+
+    failure = failure_of(lab.job(PREVIEW))
+
+    assert 'WrongObjectType: "other" is not a view' in failure
+    assert "SnapshotId" not in failure

@@ -23,6 +23,7 @@ from sqlmesh.utils.errors import NoChangesPlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EnvironmentNotReadyError, EvaluationError
+from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.environment import stored_environment
 from dg_sqlmesh_component.worker.plan.close import CAN_CLOSE, delete_unused, own_versions
@@ -65,6 +66,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
         context.config.plan.always_recreate_environment = False  # back to the versions of prod
         whole = built(context, request.environment)
     plan = _narrowed(whole, prod)
+    _refuse_long_names(plan, context)
     pending, holes = _pending_upstream(plan, prod, context)
     pipe.send(replace(plan_built(plan, request.project, context), pending_upstream=pending, holes_upstream=holes))
     approval = pipe.receive_approval()
@@ -80,6 +82,26 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
         if pipe.is_cancelled:
             raise EvaluationError("The preview is complete, and was cancelled while it was compared with prod.")
     return msg.EvaluationFinished("success")
+
+
+def _refuse_long_names(plan: Plan, context: Context) -> None:
+    """Refuse before anything is computed. SQLMesh creates the views last, and only then finds that a name is too long.
+
+    Raises:
+        ConfigurationError: The engine allows no names of this length.
+    """
+    naming = plan.environment_naming_info
+    for info in plan.environment.promoted_snapshots:
+        adapter = context.engine_adapters[info.model_gateway or context.selected_gateway]
+        view = info.qualified_view_name.table_for_environment(naming, dialect=adapter.dialect)
+        longest, limit = max((part.name for part in view.parts), key=len), adapter.MAX_IDENTIFIER_LENGTH
+        if limit is not None and len(longest) > limit:
+            too_many = counted(len(longest) - limit, "character")
+            raise ConfigurationError(
+                f"Nothing was computed, because a name of the preview would be too long: {longest} has {len(longest)} "
+                f"characters, and {adapter.dialect} allows {limit}. Make `preview.environment` in defs.yaml shorter by "
+                f"{too_many}. If it has the name of a branch, use the number of the pull request instead."
+            )
 
 
 def _plan_of_prod(request: msg.PreviewRequest, context: PlanContext) -> msg.PlanBuilt:

@@ -1,9 +1,10 @@
-"""Opening a project: the model cache of read-only projects."""
+"""Opening a project, and describing errors."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 from harness import write_project
 from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig
 from sqlmesh.core.context import Context
+from sqlmesh.utils.concurrency import NodeExecutionFailedError
+from sqlmesh.utils.errors import SQLMeshError
 
 from dg_sqlmesh_component.worker import context as opening
+from dg_sqlmesh_component.worker.context import describe_error
 
 
 def test_read_only_projects_with_one_name_do_not_share_a_model_cache(
@@ -38,3 +42,22 @@ def test_read_only_projects_with_one_name_do_not_share_a_model_cache(
         columns_by_team[project.parent.name] = list(context.get_model("t.one", raise_if_missing=True).columns_to_types)
         context.close()
     assert columns_by_team == {"east": ["east"], "west": ["west"]}
+
+
+def raised_from(*errors: Exception) -> Exception:
+    """The first of these errors, each caused by the next."""
+    for error, cause in pairwise(errors):
+        error.__cause__ = cause
+    return errors[0]
+
+
+def test_error_of_a_node_is_described_by_its_cause() -> None:
+    error = raised_from(NodeExecutionFailedError("a version"), ValueError("no such column"))
+    assert describe_error(error) == "ValueError: no such column"
+
+
+def test_error_is_described_with_its_innermost_cause_unless_it_quotes_it() -> None:
+    said = raised_from(SQLMeshError("The view failed: disk full"), RuntimeError("retry"), OSError("disk full"))
+    silent = raised_from(SQLMeshError("Plan application failed."), RuntimeError("retry"), OSError("disk full"))
+    assert describe_error(said) == "The view failed: disk full"
+    assert describe_error(silent) == "Plan application failed. It was caused by OSError: disk full"
