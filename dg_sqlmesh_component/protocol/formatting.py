@@ -50,6 +50,12 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"1 {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
+def decimal_text(value: float, above: float = 0.0) -> str:
+    """A number with the fewest decimals, at least one, that show that it is greater than another one: `1,234.5`."""
+    decimals = next((digits for digits in range(1, 17) if round(value, digits) > above), 1)
+    return f"{value:,.{decimals}f}"
+
+
 MAX_LISTED = 20
 """Number of models that a message names before it counts the others."""
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Literal
 
+from dg_sqlmesh_component.protocol.formatting import decimal_text
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
 
 Interval = tuple[int, int]
@@ -158,8 +160,8 @@ class Budget:
             limit, value = getattr(self, name), getattr(estimate, name, None)
             if limit is not None and value is not None and value > limit:
                 return (
-                    f"The estimate from earlier runs is {value:,.1f} {name}, and `budget.{name}` in defs.yaml is "
-                    f"{limit:,.1f}."
+                    f"The estimate from earlier runs is {decimal_text(value, limit)} {name}, and `budget.{name}` in "
+                    f"defs.yaml is {Decimal(str(limit)):,f}."
                 )
         return None
 

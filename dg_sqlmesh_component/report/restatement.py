@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.formatting import counted, decimal_text, listed
 from dg_sqlmesh_component.report.wording import Wording, ranges
 
 
@@ -56,7 +56,7 @@ def restatement_metadata(wording: Wording, planned: msg.RestatementPlanned) -> d
 def _estimate(wording: Wording, planned: msg.RestatementPlanned) -> str:
     if planned.estimate is None:
         return "Dagster has no record of an earlier computation, so there is no estimate."
-    parts = [f"{planned.estimate.seconds:.1f} seconds of computation"]
+    parts = [f"{decimal_text(planned.estimate.seconds)} seconds of computation"]
     for value, noun in ((planned.estimate.rows, "row"), (planned.estimate.bytes, "byte")):
         if value is not None:
             parts.append(counted(round(value), noun))

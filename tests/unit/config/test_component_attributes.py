@@ -283,3 +283,19 @@ def test_a_budget_compares_the_sum_of_all_known_costs(name: str) -> None:
     excess = Budget(**{name: 100}).limits.excess(RecordedCost.total(costs))
     assert excess is not None
     assert f"`budget.{name}` in defs.yaml is 100.0." in excess
+
+
+@pytest.mark.parametrize(
+    ("limit", "estimate", "sentence"),
+    [
+        (0.01, 0.014, "is 0.014 seconds, and `budget.seconds` in defs.yaml is 0.01."),
+        (0.0, 0.0042, "is 0.004 seconds, and `budget.seconds` in defs.yaml is 0.0."),
+        (0.000001, 0.3, "is 0.3 seconds, and `budget.seconds` in defs.yaml is 0.000001."),
+        (1800.0, 1800.0004, "is 1,800.0004 seconds, and `budget.seconds` in defs.yaml is 1,800.0."),
+        (1800, 3661.27, "is 3,661.3 seconds, and `budget.seconds` in defs.yaml is 1,800.0."),
+    ],
+)
+def test_the_excess_of_a_budget_shows_the_limit_as_written_and_an_estimate_that_is_above_it(
+    limit: float, estimate: float, sentence: str
+) -> None:
+    assert Budget(seconds=limit).limits.excess(RecordedCost(estimate)) == f"The estimate from earlier runs {sentence}"
