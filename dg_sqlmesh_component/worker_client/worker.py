@@ -226,7 +226,7 @@ class Worker:
         lines = "\n".join(map(self._readable, self._last_lines))
         output = f" Its last lines:\n{lines}" if lines else " It printed nothing."
         return WorkerError(
-            f"SQLMesh's process {_cause_of_death(status)}.{output}",
+            f"SQLMesh's process {_cause_of_death(status)}.{_advice_after_death(status)}{output}",
             is_transient=status in (-signal.SIGKILL, -signal.SIGTERM),  # it did not crash
         )
 
@@ -255,6 +255,24 @@ def _cause_of_death(status: int | None) -> str:
         name = "an unknown signal"
     hint = " (out of memory?)" if -status == signal.SIGKILL else ""
     return f"was killed by signal {-status} ({name}){hint}"
+
+
+_ADVICE: dict[int, str] = {
+    signal.SIGKILL: "If memory ran out, `dmesg` or the container's status (`OOMKilled`) shows it. Then give it more "
+    "memory, or set a lower `execution.concurrent_tasks` in defs.yaml. If not, find out what killed it.",
+    **dict.fromkeys(
+        (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV),
+        "A native library, such as the driver of a database, has crashed. Upgrade that library, or report the crash.",
+    ),
+}
+
+
+def _advice_after_death(status: int | None) -> str:
+    """What to do, as sentences; empty if only the last lines can tell."""
+    if status is None or status >= 0:
+        return ""
+    asked = "Something has asked it to end, such as a restart of the host. Launch it again."
+    return f" {_ADVICE.get(-status, asked)}"
 
 
 def _close(pipe: IO[bytes] | None) -> None:

@@ -92,9 +92,21 @@ def test_cancelled_worker_that_does_not_end_raises_stopped_error(fake_worker: Fa
             list(worker)
 
 
-def test_error_for_a_killed_worker_names_the_signal(fake_worker: FakeWorker) -> None:
-    with pytest.raises(WorkerError, match=r"was killed by signal 9 \(SIGKILL\) \(out of memory\?\)"):
-        events_from(fake_worker("os.kill(os.getpid(), 9)"))
+@pytest.mark.parametrize(
+    ("signal", "name", "advice"),
+    [
+        (9, "SIGKILL) (out of memory?)", "If memory ran out, `dmesg` or the container's status (`OOMKilled`) shows it"),
+        (15, "SIGTERM)", "Something has asked it to end, such as a restart of the host. Launch it again."),
+        (11, "SIGSEGV)", "A native library, such as the driver of a database, has crashed."),
+    ],
+)
+def test_error_for_a_killed_worker_names_the_signal_and_what_to_do(
+    fake_worker: FakeWorker, signal: int, name: str, advice: str
+) -> None:
+    with pytest.raises(WorkerError) as died:
+        events_from(fake_worker(f"os.kill(os.getpid(), {signal})"))
+    assert str(died.value).startswith(f"SQLMesh's process was killed by signal {signal} ({name}. {advice}")
+    assert str(died.value).endswith(" It printed nothing.")
 
 
 COUNTED = msg.RowsCounted("a", 3)
