@@ -60,7 +60,9 @@ class RestatementMemory:
             if outcome.outcome.is_failure and outcome.fqn in self.planned.ranges and self._loses_rows(outcome.fqn)
             if outcome.fqn not in reported and not outcome.was_not_started
         }
-        self._log("Ranges whose rows may be missing or old", {**reported, **unreported})
+        left = {fqn: intervals for fqn, intervals in {**reported, **unreported}.items() if intervals}
+        nothing = "No range of this restatement was begun and not finished"
+        self._log("Ranges whose rows may be missing or old" if left else nothing, left)
         if not _ranges_of(self._context.instance, self._context.run.run_id):  # of no other step of the run either
             finish(self._context.instance, [self._context.run.run_id])
         return [sentence for fqn, ranges in unreported.items() for sentence in wording.unrestated(fqn, ranges)]
@@ -73,7 +75,7 @@ class RestatementMemory:
         models = {
             fqn: {"version": self._versions[fqn], "ranges": [list(interval) for interval in intervals]}
             for fqn, intervals in ranges.items()
-            if fqn in self._versions and intervals
+            if fqn in self._versions
         }
         metadata = {_RANGES: dg.MetadataValue.json({"since": self.planned.planned_at, "models": models})}
         log_step_metadata(self._context, message, metadata)

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import CONFIG, EXECUTORS, NewShop, Shop
+from harness import CONFIG, EXECUTORS, NewShop, RunRecord, Shop
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 DAYS = "range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
@@ -170,6 +170,7 @@ def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
     run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
     [failure] = run.failures
     assert "launch the same restatement again" in failure
+    assert messages_of_ranges(run) == ["Ranges that this run restates", "Ranges whose rows may be missing or old"]
     assert not run.materializations
     assert not run.checks["raw/orders:not_null_n"].passed
     assert not run.checks["marts/revenue:sqlmesh_execution_status"].passed
@@ -178,6 +179,18 @@ def test_failed_restatement_says_to_launch_it_again(shop: Shop) -> None:
     run = shop.launch(ops=restate("2026-02-10", "2026-02-10"), assets=["raw/orders"])
     assert run.status is dg.DagsterRunStatus.SUCCESS
     assert rows(shop) == {"2026-02-10": 7}
+    assert messages_of_ranges(run) == [
+        "Ranges that this run restates",
+        "No range of this restatement was begun and not finished",
+    ]
+
+
+def messages_of_ranges(run: RunRecord) -> list[str | None]:
+    return [
+        event.message
+        for event in run.events(dg.DagsterEventType.ENGINE_EVENT)
+        if "sqlmesh/unfinished_restatement" in event.event_specific_data.metadata
+    ]
 
 
 # -- automatic restatements ---------------------------------------------------------------------------
