@@ -539,7 +539,7 @@ class PromotedVersion:
 
     Attributes:
         version: SQLMesh's snapshot version, the suffix of the physical table.
-        data_hash, metadata_hash: They differ from the manifest's if the local files differ.
+        data_hash, metadata_hash: They differ from the manifest's if the local files or the environment have changed.
         table_name: The table or view that consumers read in this environment; None for an audit.
     """
 

@@ -53,7 +53,7 @@ def _sample(sample: msg.Sample) -> dg.TableMetadataValue:
 
 
 def unapplied_change(assets: ProjectAssets, node: str, promoted: msg.PromotedVersion) -> str | None:
-    """How a model's local file differs from the promoted version: `data`, `metadata` or None.
+    """How the manifest's version of a model differs from the promoted one: `data`, `metadata` or None.
 
     Only the model's own definition counts. The upstream model reports a change upstream.
     """

@@ -22,7 +22,7 @@ class Prediction:
         outcome: The outcome, if no batch and no audit fails that did not fail last time.
         intervals: The range that it would compute, as in the metadata of a materialization.
         seconds: The estimate for the sum of the batches; None if Dagster has no record of the model.
-        changed_locally: What of the local file differs from the promoted version: "data", "metadata" or None.
+        changed_locally: What differs between the manifest and the promoted version: "data", "metadata" or None.
     """
 
     model: str
@@ -61,7 +61,7 @@ def predicted(
         )
     change = unapplied_change(wording.assets, outcome.fqn, outcome.promoted) if outcome.promoted else None
     if change:
-        reasons.append(f"The local file differs ({change}): the promoted version runs.")
+        reasons.append(f"The manifest has another version ({change} differs): the promoted version runs.")
     return Prediction(
         model=wording.assets.name(outcome.fqn),
         outcome=kind.value,

@@ -140,7 +140,7 @@ class Wording:
     def _promoted_version(self, fqn: str, difference: str) -> str:
         return (
             f"the version of {self.assets.name(fqn)} that environment {self.environment} has promoted {difference}. "
-            "Apply a plan to promote the local change."
+            "If the local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`."
         )
 
     def unrestated(self, fqn: str, intervals: Sequence[msg.Interval]) -> list[str]:

@@ -77,8 +77,8 @@ class RunLog:
         ]
         if changed:
             self.context.log.warning(
-                f"Local files differ from environment {event.environment}. This run executes the promoted version of "
-                f"{listed(changed)}. To promote the local files:{block(event.plan_command)}{_IF_STALE}"
+                f"The manifest differs from environment {event.environment}. This run executes the promoted version of "
+                f"{listed(changed)}. If the local files are newer, promote them:{block(event.plan_command)}{_IF_STALE}"
             )
 
     def _warn_of_unowned(self, event: msg.EnvironmentOpened) -> None:

@@ -183,7 +183,9 @@ def test_dry_run_tells_what_is_not_promoted_and_what_has_changed_locally(new_sho
     rows = predictions(dry_run(shop))
     assert rows["raw.new"]["outcome"] == "not_in_environment"
     assert rows["raw.orders"]["changed_locally"] == "data"
-    assert rows["raw.orders"]["why"].endswith("The local file differs (data): the promoted version runs.")
+    assert rows["raw.orders"]["why"].endswith(
+        "The manifest has another version (data differs): the promoted version runs."
+    )
     assert rows["raw.late"]["changed_locally"] is None
 
 

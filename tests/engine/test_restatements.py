@@ -159,7 +159,7 @@ def test_restatement_in_dev_leaves_prod_as_it_is_and_one_in_prod_names_dev(shop:
     run = shop.launch(ops=restate("2026-02-11", "2026-02-11"), assets=["raw/orders"])
     assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
     assert "These environments lose the same intervals of their own versions: dev (3 models)." in run.log
-    assert "Local files differ from environment prod. This run executes the promoted version of raw.orders" in run.log
+    assert "The manifest differs from environment prod. This run executes the promoted version of raw.orders" in run.log
     assert rows(shop) == {"2026-02-11": 7}
     assert rows(shop, "marts__dev") == {"2026-02-10": 7}
 

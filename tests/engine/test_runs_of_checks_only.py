@@ -78,7 +78,7 @@ def test_check_of_audit_that_is_not_promoted_warns(new_shop: NewShop) -> None:
     result = record.checks["t/one:not_null_id"]
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.WARN
-    assert "Apply a plan to promote the local change" in str(result.description)
+    assert "If the local file is newer, apply a plan. If not, refresh the manifest" in str(result.description)
 
 
 def test_forward_only_preview_in_dev_counts_as_computed(new_shop: NewShop) -> None:

@@ -9,7 +9,16 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.execution.api import execute_run
-from harness import DagsterProject, NewShop, dagster_project, plan, query, reconstructable_asset_job, write_project
+from harness import (
+    DagsterProject,
+    NewShop,
+    dagster_project,
+    plan,
+    query,
+    reconstructable_asset_job,
+    sqlmesh,
+    write_project,
+)
 
 ASSET_BETWEEN = """
 import dagster as dg
@@ -134,3 +143,19 @@ def test_run_fails_if_dependency_between_two_components_is_missing_from_manifest
     assert refused.status == dg.DagsterRunStatus.FAILURE
     assert any("warehouse.t.last reads warehouse.t.middle" in failure for failure in refused.failures)
     assert alone.status == dg.DagsterRunStatus.SUCCESS, alone.failures  # here the user has excluded the upstream model
+
+
+def test_after_a_plan_in_a_shell_the_manifest_differs_and_not_the_local_files(new_shop: NewShop) -> None:
+    shop = new_shop({"models/first.sql": FIRST})
+    shop.launch()
+    (shop.project / "models/first.sql").write_text(FIRST.replace("1 AS id", "2 AS id"))
+    plan(shop.project, at=None)
+    assert "No changes" in sqlmesh(shop.project, "diff", "prod"), "the local files are the promoted ones"
+
+    log = shop.launch().log
+
+    assert "Local files differ" not in log
+    assert "The manifest differs from environment prod. This run executes the promoted version of t.first" in log
+    assert (
+        "If the plan reports no changes, the manifest is stale. Refresh it:\n\n    dg utils refresh-defs-state" in log
+    )

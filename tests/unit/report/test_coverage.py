@@ -119,8 +119,8 @@ def test_version_that_is_not_incremental_gives_a_warning() -> None:
         (
             False,
             dg.AssetCheckSeverity.WARN,
-            "Not evaluated: the version of core.orders that environment prod has promoted is not incremental. Apply a "
-            "plan to promote the local change.",
+            "Not evaluated: the version of core.orders that environment prod has promoted is not incremental. If the "
+            "local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`.",
         )
     ]
     assert check(NodeOutcome(ORDERS, Outcome.EXECUTED, PROMOTED)) == expected

@@ -244,7 +244,7 @@ def test_selected_audit_missing_from_the_environment_does_not_pass() -> None:
         False,
         WARN,
         "Not evaluated: the version of core.orders that environment prod has promoted does not have this audit. "
-        "Apply a plan to promote the local change.",
+        "If the local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`.",
     )
 
 
@@ -309,7 +309,7 @@ def test_failure_names_the_environment() -> None:
 def test_audit_missing_from_another_environment_names_that_environment() -> None:
     assert checks_of(replace(EXECUTED, audits=()), environment="dev")["recent"].description == (
         "Not evaluated: the version of core.orders that environment dev has promoted does not have this audit. "
-        "Apply a plan to promote the local change."
+        "If the local file is newer, apply a plan. If not, refresh the manifest: `dg utils refresh-defs-state`."
     )
 
 
