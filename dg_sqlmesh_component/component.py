@@ -275,6 +275,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
                 self.metadata_limits.characters,
                 self.budget.limits,
                 self._op.pool(assets.manifest.environment),
+                self._op.project_tag(assets.manifest),
                 plan_job,
                 apply_job,
                 self.preview,

@@ -19,7 +19,7 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.report.checks import Checks, evaluation_of
+from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import outcome_metadata
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
@@ -41,6 +41,7 @@ from dg_sqlmesh_component.run.costs import estimates
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.run.run_log import RunLog
+from dg_sqlmesh_component.run.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.worker_client.calls import serving
 from dg_sqlmesh_component.worker_client.worker import Worker
 
@@ -56,6 +57,7 @@ class PlanSettings:
     """The part of a component that its jobs for plans and previews need.
 
     Attributes:
+        project_tag: The tag of the component's op that identifies its project.
         has_apply_job: Whether there are jobs that show and apply plans. Without them, no command can apply a plan.
     """
 
@@ -66,6 +68,7 @@ class PlanSettings:
     query_characters: int
     budget: msg.Budget
     pool: str
+    project_tag: str
     plan_job: str
     apply_job: str
     preview: Preview | None = None
@@ -174,6 +177,7 @@ class PlanStep:
                 self._end_of_failed_request(event)
             elif isinstance(event, msg.DataComparedWithRecords):
                 self._compared = event
+                finish(self._context.instance, event.finished_runs)
             else:
                 self._log.event(event)
                 self._note_outcomes(event)
@@ -223,7 +227,8 @@ class PlanStep:
         self._refuse("plan")
         self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id)
         records = materialized_data(self._context.instance, assets, assets.specs)
-        return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records))
+        unfinished = unfinished_restatements(self._context.instance, self._settings.project_tag)
+        return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records, unfinished))
 
     def _estimated(self, plan: msg.PlanBuilt) -> tuple[dict[str, float], str | None]:
         """The estimated seconds of each model with a record, by fqn, and why they are over the budget."""
@@ -323,7 +328,8 @@ class PlanStep:
         if left_to_runs:
             self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")
         by_model = {data.fqn: data for data in found}
-        outcomes = {outcome.fqn: outcome for outcome in self._outcomes}
+        coverages = {data.fqn: data.coverage for data in compared}
+        outcomes = {outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self._outcomes}
         checks = Checks(self._wording, self._computing_since)
         upstream = {spec.key: {dep.asset_key for dep in spec.deps} for spec in assets.specs.values()}
         versions = DataVersions(instance, upstream.__getitem__)
@@ -334,9 +340,9 @@ class PlanStep:
             if fqn in outcomes and fqn in assets.specs:
                 # A model that was only audited was not executed.
                 reported = assets.checks_of(fqn) if fqn in self._computed else assets.audit_checks.get(fqn, ())
-                for result in [checks.result(check, outcomes[fqn]) for check in reported]:
-                    if result is not None:
-                        yield evaluation_of(result)
+                yield from checks.evaluations(reported, outcomes[fqn])
+            elif fqn in by_model:
+                yield from checks.evaluations(assets.checks_of(fqn), by_model[fqn])
 
     def _materialization(
         self, data: OutsideData, outcome: NodeOutcome | None, versions: DataVersions, plan: msg.PlanBuilt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -54,6 +54,12 @@ class Checks:
             why = f"{self.wording.assets.name(node.fqn)} was not executed"
             return repeated(check, earlier, why, data_metadata(earlier.audited_data))
         return None
+
+    def evaluations(self, checks: Iterable[dg.AssetCheckKey], node: Reported) -> Iterator[dg.AssetCheckEvaluation]:
+        """The results of these checks, as events. The events of a job without assets have to be these."""
+        for result in [self.result(check, node) for check in checks]:
+            if result is not None:
+                yield evaluation_of(result)
 
     def why_not_repeated(self, node: NodeOutcome, earlier: EarlierResult | None) -> str | None:
         """Why the last result of an audit is not repeated, as a clause after "because"; None if it is."""

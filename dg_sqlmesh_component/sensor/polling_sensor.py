@@ -19,7 +19,7 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.report.checks import Checks, evaluation_of
+from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import ActiveRun, active_runs, run_ids
@@ -90,9 +90,8 @@ def evaluate_tick(
     checks = Checks(Wording(assets, environment), now)
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
     for data in new:
-        results = [checks.result(check, data) for check in assets.checks_of(data.fqn)]
         events.append(outside_materialization(assets, data, versions, {}))
-        events += [evaluation_of(result) for result in results if result is not None]
+        events += checks.evaluations(assets.checks_of(data.fqn), data)
     sentences = []
     if new:
         names = _names(assets, [data.fqn for data in new])

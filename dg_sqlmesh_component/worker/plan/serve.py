@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from sqlmesh.utils.date import now_timestamp
+
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.worker.changes import Comparison
@@ -64,5 +66,6 @@ def _planned(request: msg.PlanRequest, context: PlanContext) -> msg.EvaluationFi
     pipe.begin()
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
     environment = stored_environment(request.project, request.environment, context)
-    pipe.send(Comparison(approval.records, environment, context).event())
+    found = Comparison(approval.records, environment, context)
+    pipe.send(found.event(coverages=found.coverages(now_timestamp())))
     return msg.EvaluationFinished("success")
