@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.janitor.step import JanitorStep
+from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.plan.step import PlanSettings, PlanStep
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.plan_gate import Decision, Refusal, digest_of, headline, preview_refusals, refusals
-from dg_sqlmesh_component.report.plan_report import REPORT_VARIABLE, PlanReport
+from dg_sqlmesh_component.report.plan_report import PlanReport
 
 
 def show_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterator[Any]:
@@ -25,7 +25,7 @@ def show_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Iter
         dagster.Failure: The preview was refused, and nothing was computed; or it failed.
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
-    step = _PreviewStep(context, settings, _required_environment(settings))
+    step = _PreviewStep(context, settings, _required_environment(context, settings))
     yield from step.interruption.guard(step.run())
 
 
@@ -36,7 +36,7 @@ def close_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Ite
         dagster.Failure: Something could not be deleted.
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
-    environment = _required_environment(settings)
+    environment = _required_environment(context, settings)
     request = msg.ClosePreviewRequest(
         settings.project.open_request,
         environment,
@@ -46,29 +46,28 @@ def close_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Ite
     )
     step = JanitorStep(context, settings.project, request, f"the deletion of the preview {environment}")
     report = PlanReport(environment, "", None, {}, [], None, is_preview=True)
+    begin_report(report)
     try:
         for result in step.interruption.guard(step.run()):
             is_open = step.end is not None and environment in step.end.environments
             done = f"Deleted the preview {environment}." if is_open else f"There is no preview {environment}."
             report = replace(report, result=done)
             yield result
-    except dg.Failure as failure:
-        report = replace(report, refusals=[Refusal("error", (), failure.description or "")])
+    except (dg.Failure, dg.DagsterExecutionInterruptedError) as error:
+        text = error.description if isinstance(error, dg.Failure) else str(error)
+        write_report(replace(report, refusals=[Refusal("error", (), text or "")]), context.log)
         raise
-    finally:
-        if path := os.environ.get(REPORT_VARIABLE):
-            report.write(path)
+    write_report(report, context.log)
 
 
-def _required_environment(settings: PlanSettings) -> str:
+def _required_environment(context: dg.OpExecutionContext, settings: PlanSettings) -> str:
     """The name of the preview. If it is not known, the report says why, and the step fails."""
     assert settings.preview is not None, "only these jobs need it"
     try:
         return settings.preview.environment.required()
     except ConfigurationError as error:
-        if path := os.environ.get(REPORT_VARIABLE):
-            refused = Refusal("unset_variable", (), str(error))
-            PlanReport("", "", None, {}, [refused], None, is_apply=True, is_preview=True).write(path)
+        refused = Refusal("unset_variable", (), str(error))
+        write_report(PlanReport("", "", None, {}, [refused], None, is_apply=True, is_preview=True), context.log)
         raise dg.Failure(str(error), allow_retries=False) from None
 
 

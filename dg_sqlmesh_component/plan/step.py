@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Generator, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from dg_sqlmesh_component.config.preview import Preview
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import DataVersions, log_step_metadata
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
@@ -32,7 +32,7 @@ from dg_sqlmesh_component.report.plan_gate import (
     headline,
     refusals,
 )
-from dg_sqlmesh_component.report.plan_report import REPORT_VARIABLE, PlanReport
+from dg_sqlmesh_component.report.plan_report import PlanReport
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
@@ -144,13 +144,14 @@ class PlanStep:
     def run(self) -> Iterator[Any]:
         """Yield the results of the step. The worker holds the lock on the state until Dagster has stored them."""
         settings = self._settings
+        begin_report(self._report)
         try:
             with serving(settings.project, self._request(), settings.query_characters) as self._worker:
                 if self.interruption.is_cancelled:
                     self._worker.cancel()
                 yield from self._serve(self._worker)
         except SQLMeshComponentError as error:  # the worker died or could not be started
-            self._fail([str(error)])
+            self._fail([str(error)], type(error))
         finally:
             self._log.output.close()
         yield dg.Output(None)
@@ -174,7 +175,7 @@ class PlanStep:
                     worker.answer(approval)
             elif isinstance(event, msg.RequestFailed):
                 self._note_outcomes(event)
-                self._end_of_failed_request(event)
+                self._fail([event.message], ERRORS_BY_NAME.get(event.error))
             elif isinstance(event, msg.DataComparedWithRecords):
                 self._compared = event
                 finish(self._context.instance, event.finished_runs)
@@ -246,7 +247,7 @@ class PlanStep:
         self._context.log.info(headline)
         for refusal in self._report.refusals if not self._report.is_apply else ():  # else the failure has them
             self._context.log.warning(f"Applying it would be refused ({refusal.kind}): {refusal.message}")
-        self._write_report()
+        write_report(self._report, self._context.log)
 
     def _refuse(self, what: str) -> None:
         """End the step if the report has refusals."""
@@ -263,20 +264,7 @@ class PlanStep:
         config = {"ops": {self._settings.apply_job: {"config": config}}}
         return f"dg launch --job {self._settings.apply_job} --config-json {shlex.quote(json.dumps(config))}"
 
-    def _write_report(self) -> None:
-        path = os.environ.get(REPORT_VARIABLE)
-        if path:
-            self._report.write(path)
-
     # -- the end --------------------------------------------------------------------------------------
-
-    def _end_of_failed_request(self, event: msg.RequestFailed) -> None:
-        if self._report.plan is None:
-            error = ERRORS_BY_NAME.get(event.error)
-            kind = "not_ready" if error is not None and issubclass(error, REFUSALS) else "error"
-            self._report = replace(self._report, refusals=[Refusal(kind, (), event.message)])
-            self._write_report()
-        self._fail([event.message])
 
     def _end(self) -> Iterator[Any]:
         if not self._applies:
@@ -291,7 +279,7 @@ class PlanStep:
         self._report = replace(self._report, result=result)
         self._context.log.info(result)
         self._log.end(self._outcomes)
-        self._write_report()
+        write_report(self._report, self._context.log)
 
     def _cost(self, planned: PlanReport) -> str:
         """The number of computed models, with their estimated and actual seconds."""
@@ -306,16 +294,29 @@ class PlanStep:
             )
         return text
 
-    def _fail(self, problems: list[str]) -> None:
+    def _fail(self, problems: list[str], error: type[Exception] | None = None) -> None:
+        """Report the problems and raise them.
+
+        Args:
+            error: Its class decides, while there is no plan, whether the job was refused.
+        """
+        end: dg.Failure | dg.DagsterExecutionInterruptedError | None
         if self.interruption.is_cancelled:
-            raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {' '.join(problems)}")
-        problems = [*problems, *self._ledger.contradictions]
-        failure = build_failure(self._wording, self._outcomes, [], problems, advice=self._advice)
-        assert failure is not None, "there is a problem"
-        if self._report.plan is not None:
-            self._report = replace(self._report, result=f"Failed. {failure.description}")
-            self._write_report()
-        raise failure
+            problems = ["The run was cancelled.", *problems]
+            text = " ".join(problems)
+            end = dg.DagsterExecutionInterruptedError(text)
+        else:
+            problems = [*problems, *self._ledger.contradictions]
+            end = build_failure(self._wording, self._outcomes, [], problems, advice=self._advice)
+            assert end is not None, "there is a problem"
+            text = f"Failed. {end.description}"
+        if self._report.plan is None:
+            kind = "not_ready" if error is not None and issubclass(error, REFUSALS) else "error"
+            self._report = replace(self._report, refusals=[Refusal(kind, (), "\n\n".join(problems))])
+        else:
+            self._report = replace(self._report, result=text)
+        write_report(self._report, self._context.log)
+        raise end
 
     def _records(self) -> Iterator[Any]:
         """Record the data of the promoted versions, once, and the results of the audits that SQLMesh has evaluated."""

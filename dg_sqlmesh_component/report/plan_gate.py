@@ -244,12 +244,13 @@ def apply_config(digest: str, found: Sequence[Refusal]) -> dict[str, object] | N
 
 
 def headline(plan: msg.PlanBuilt) -> str:
-    """How many models the plan changes and computes, in one line."""
+    """How many models the plan changes and computes, and whether it changes something else, in one line."""
     kinds: dict[str, int] = {}
     for model in plan.models:
         if model.change is not None:
             kinds[model.change] = kinds.get(model.change, 0) + 1
     words = {"indirect": "indirectly changed", "metadata": "with changed metadata"}
     changes = ", ".join(f"{number} {words.get(kind, kind)}" for kind, number in kinds.items()) or "no changed models"
+    changes += ", changed statements or requirements" if plan.statements else ""
     intervals = sum(model.intervals for model in plan.models)
     return f"Plan for environment {plan.environment}: {changes}; {counted(intervals, 'interval')} to compute."

@@ -57,6 +57,7 @@ class PlanReport:
                 for model in models
                 if model.change is None
             ],
+            "statements": self.plan.statements if self.plan else "",
             "refusals": [
                 {"kind": refusal.kind, "models": list(refusal.models), "message": refusal.message}
                 for refusal in self.refusals
@@ -125,7 +126,8 @@ class PlanReport:
             *self._differences(),
             *([f"Digest: `{self.digest}`"] if self.digest else []),
         ]
-        if (self.result is None or self.is_preview) and self.apply_command and self.plan.models:
+        is_open = self.result is None or self.is_preview
+        if is_open and self.apply_command and (self.plan.models or self.plan.statements):
             how = "To apply exactly this plan" if not self.refusals else "To apply exactly this plan all the same"
             parts.append(f"{how}, and no other:\n\n{fenced(self.apply_command, 'bash')}")
         return "\n\n".join(parts) + "\n"
@@ -144,8 +146,12 @@ class PlanReport:
         ]
 
     def _refusal_lines(self) -> list[str]:
-        verb = "Refused: nothing was changed" if self.is_apply else "Applying this plan would be refused"
-        return [f"> **{verb} ({refusal.kind}).** {_quoted(refusal.message)}" for refusal in self.refusals]
+        refused = "Refused: nothing was changed" if self.is_apply else "Applying this plan would be refused"
+        verbs = {"error": "Failed", "not_ready": "Refused: nothing was changed"}
+        return [
+            f"> **{verbs.get(refusal.kind, refused)} ({refusal.kind}).** {_quoted(refusal.message)}"
+            for refusal in self.refusals
+        ]
 
     def _losses(self) -> list[str]:
         """What the environment loses, first: that is what a reviewer must not miss."""

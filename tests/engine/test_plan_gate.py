@@ -469,6 +469,42 @@ def test_a_project_that_cannot_be_planned_is_reported(
     ]
 
 
+def test_report_names_why_sqlmesh_died_before_it_had_a_plan(
+    killed_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = killed_shop
+    (shop.project / "tests").mkdir()
+    (shop.project / "tests" / "test_total.yaml").write_text(
+        "test_total: {model: t.total, inputs: {t.daily: []}, outputs: {query: [{id: 1}]}}\n"
+    )
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.json"))
+    for job, config in ((PLAN, {}), (APPLY, {"digest": "of-another-plan"})):
+        record = launch(shop, job, **config)
+
+        assert record.status is dg.DagsterRunStatus.FAILURE
+        [failure] = record.failures
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert kinds(report) == ["error"]
+        assert "signal 9" in report["refusals"][0]["message"]
+        assert report["refusals"][0]["message"] in failure
+
+
+def test_changed_statements_are_in_each_form_of_the_report_and_are_applied(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _edit_config("before_all: ['CREATE TABLE IF NOT EXISTS marker AS SELECT 1 AS x']\n")(shop)
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.md"))
+
+    report = planned(shop)
+
+    assert "+ CREATE TABLE IF NOT EXISTS marker" in report["statements"]
+    text = (tmp_path / "report.md").read_text()
+    assert "## Plan for environment prod: no changed models, changed statements or requirements; 0 intervals" in text
+    assert report["command"] in text
+    assert launch(shop, APPLY, digest=report["digest"]).status is dg.DagsterRunStatus.SUCCESS
+    assert planned(shop)["statements"] == ""
+
+
 def test_the_first_plan_of_an_environment_is_applied(new_shop: NewShop) -> None:
     shop = new_shop(MODELS, planned_at=None, deploy=True)
     report = planned(shop)

@@ -24,7 +24,7 @@ from engine.preview_lab import (
     on_duckdb,
     report_of_last,
 )
-from engine.test_plan_gate import failure_of, launch, planned
+from engine.test_plan_gate import PLAN, failure_of, launch, planned
 from harness import NewShop
 
 
@@ -201,6 +201,28 @@ def test_the_report_is_written_to_a_file_also_if_the_preview_is_refused_or_close
         assert "dg launch --job sqlmesh_shop_apply" in ready
         assert "Deleted the preview pr_1." in closed
         assert "PULL_REQUEST" in refused
+
+
+@on_duckdb
+@pytest.mark.parametrize("name", ["missing/report.md", "report.txt", "folder.json"])
+def test_each_job_refuses_a_report_that_cannot_be_written_before_it_does_anything(
+    lab: Lab, tmp_path: Path, name: str
+) -> None:
+    lab.change(orders=ORDERS.format(factor=3))
+    digest = lab.preview()["digest"]
+    (tmp_path / "folder.json").mkdir()
+    before = lab.left_over(), lab.prod()
+    lab.monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / name))
+
+    for job in (PLAN, APPLY, PREVIEW, CLOSE):
+        record = lab.job(job, **({"digest": digest} if job == APPLY else {}))
+
+        assert record.status is dg.DagsterRunStatus.FAILURE
+        [failure] = record.failures
+        assert str(tmp_path / name) in failure
+        assert "DG_SQLMESH_REPORT" in failure
+        assert failure.endswith("Nothing was done.")
+        assert (lab.left_over(), lab.prod()) == before
 
 
 @pytest.mark.attribute("preview.tags")

@@ -1,0 +1,42 @@
+"""The file of a report: it is written before the job does anything, and once more at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from dg_sqlmesh_component.plan.report_file import begin_report, write_report
+from dg_sqlmesh_component.report.plan_report import PlanReport
+
+REPORT = PlanReport("prod", "", None, {}, (), None)
+
+
+def test_report_of_an_earlier_job_is_replaced_by_one_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "report.json"
+    file.write_text('{"digest": "of the job before"}')
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(file))
+    begin_report(REPORT)
+    report = json.loads(file.read_text())
+    assert report["digest"] == ""
+    assert [(refusal["kind"], refusal["message"][:27]) for refusal in report["refusals"]] == [
+        ("error", "The job has not finished. I")
+    ]
+
+
+def test_report_that_cannot_be_written_at_the_end_is_an_error_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "missing" / "report.json"))
+    write_report(REPORT, dg.build_op_context().log)
+    assert "ERROR" in (line := capsys.readouterr().err)
+    assert "The report cannot be written" in line
+
+
+def test_no_report_is_written_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DG_SQLMESH_REPORT", raising=False)
+    begin_report(REPORT)
