@@ -818,12 +818,14 @@ class NodeAudited(Event):
         missing: Pending intervals, without which the audits are about older data.
         error: Why no audits were evaluated; None if they were, each with its own `AuditEvaluated`.
         at: When the first of them began.
+        altered_at: When the node's table was last computed; None if it was never.
     """
 
     fqn: str
     missing: tuple[Interval, ...]
     error: str | None
     at: int = 0
+    altered_at: int | None = None
 
 
 Change = Literal["added", "removed", "changed", "indirect", "metadata"]

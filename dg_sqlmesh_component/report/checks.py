@@ -37,14 +37,14 @@ class Checks:
         """The result of a check after what was reported about its node; None if there is none.
 
         Args:
-            earlier: The last result of an audit. It is repeated if the node's data is unchanged.
+            earlier: The last result of the check. It is repeated if the node's data is unchanged.
         """
         if check.name == INTERVALS_CHECK:
             return self._intervals(check, node)
         if isinstance(node, OutsideData):
             return None
         if check.name == STATUS_CHECK:
-            return self._status(check, node)
+            return self._earlier_failure(check, node, earlier) or self._status(check, node)
         audit = self.wording.assets.checks_of_results(node.fqn, node.audits).get(check)
         if audit is not None:
             return None if audit.error else self._audited(check, node, audit)
@@ -89,6 +89,17 @@ class Checks:
         unrestated = self.wording.unrestated(node.fqn, node.unrestated)
         verdict = Verdict.FAILED if unrestated else verdict
         return _result(check, verdict, " ".join([sentence, *unrestated]), metadata)
+
+    @staticmethod
+    def _earlier_failure(
+        check: dg.AssetCheckKey, node: NodeOutcome | AuditOnlyOutcome, earlier: EarlierResult | None
+    ) -> dg.AssetCheckResult | None:
+        """The failure of a model that nobody has computed since, if a run has only evaluated its audits."""
+        if not isinstance(node, AuditOnlyOutcome) or earlier is None or not earlier.is_blocking_failure:
+            return None
+        if (node.altered_at or 0) > earlier.evaluated_at * 1000:
+            return None
+        return repeated(check, earlier, "only checks were selected", earlier.metadata)
 
     def _intervals(self, check: dg.AssetCheckKey, node: Reported) -> dg.AssetCheckResult | None:
         wording, coverage = self.wording, node.coverage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import dagster as dg
@@ -26,6 +26,7 @@ class EarlierResult:
         run_id: The run in which the audit was evaluated.
         evaluated_at: When it was evaluated, in epoch seconds.
         audited_data: The data that was audited; None if it is not stored.
+        metadata: The metadata with which it was reported.
     """
 
     passed: bool
@@ -33,6 +34,7 @@ class EarlierResult:
     run_id: str
     evaluated_at: float
     audited_data: Data | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def is_blocking_failure(self) -> bool:

@@ -226,6 +226,7 @@ class AuditOnlyOutcome:
         error: Why no audit was evaluated; None if they were evaluated.
         coverage: The coverage of an incremental model; None if it was not reported.
         evaluated_at: When the first audit began, epoch milliseconds.
+        altered_at: When the model was last computed, epoch milliseconds; None if it was never, or if it is not known.
     """
 
     fqn: str
@@ -234,6 +235,7 @@ class AuditOnlyOutcome:
     error: str | None
     coverage: msg.IntervalCoverage | None = None
     evaluated_at: int | None = None
+    altered_at: int | None = None
 
     @property
     def unrestated(self) -> tuple[msg.Interval, ...]:

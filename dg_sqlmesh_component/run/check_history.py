@@ -97,4 +97,4 @@ def _earlier_result(record: CheckRecord) -> EarlierResult | None:
     else:
         # The record's own time is when Dagster planned the check.
         run_id, evaluated_at = record.run_id, record.event.timestamp
-    return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata))
+    return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), metadata)

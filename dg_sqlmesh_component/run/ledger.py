@@ -270,7 +270,11 @@ class Ledger:
                 self._audit_only.pop(event.fqn, None)
                 results = _audit_results(self._audited.pop(event.fqn, {}))
                 coverage = self._audit_only_coverage.pop(event.fqn, None)
-                return [AuditOnlyOutcome(event.fqn, results, merged(event.missing), event.error, coverage, event.at)]
+                return [
+                    AuditOnlyOutcome(
+                        event.fqn, results, merged(event.missing), event.error, coverage, event.at, event.altered_at
+                    )
+                ]
             case msg.EvaluationFinished():
                 self._status = event.status
                 return self.close(None)

@@ -57,12 +57,13 @@ class StepResults:
     def report(self, settled: Sequence[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
         """The results of settled nodes, parents before children."""
         earlier = self._earlier_results([outcome for outcome in settled if self._reports_unchanged(outcome)])
+        earlier |= self._earlier_statuses([outcome for outcome in settled if isinstance(outcome, AuditOnlyOutcome)])
         for outcome in settled:
             self.known_failures += self._wording.unrestated(outcome.fqn, outcome.unrestated)
             self.log.audits(outcome)
             if isinstance(outcome, AuditOnlyOutcome):
                 self.audited.append(outcome)
-                yield from self._check_results(outcome)
+                yield from self._check_results(outcome, earlier)
                 continue
             self.outcomes.append(outcome)
             self.log.outcome(outcome)
@@ -188,3 +189,10 @@ class StepResults:
                 f"{listed(checks, MAX_NAMED_CHECKS)}."
             )
         return results
+
+    def _earlier_statuses(self, audited: Sequence[AuditOnlyOutcome]) -> dict[dg.AssetCheckKey, EarlierResult]:
+        """The last status checks of nodes that did not run."""
+        statuses = [
+            check for outcome in audited for check in self._selected_of(outcome.fqn) if check.name == STATUS_CHECK
+        ]
+        return last_results(self.context.instance, statuses, self._wording.environment) if statuses else {}

@@ -143,3 +143,32 @@ def test_audit_that_raises_in_a_run_does_not_lose_earlier_results(new_shop: NewS
     broken = record.checks["t/model:broken"]
     assert broken.severity == dg.AssetCheckSeverity.WARN
     assert broken.description == "Not evaluated: t.model (models/model.sql) failed."
+
+
+def test_run_of_checks_repeats_the_failure_of_a_model_until_somebody_has_computed_it(new_shop: NewShop) -> None:
+    files = {
+        "models/ill.sql": "MODEL (name t.ill, kind FULL, audits (soft())); SELECT text::INT AS id FROM raw.source",
+        "models/bare.sql": "MODEL (name t.bare, kind FULL); SELECT text::INT AS id FROM raw.source",
+        "audits/soft.sql": FILES["audits/soft.sql"],
+    }
+    checks = ["t/ill:soft", "t/ill:sqlmesh_execution_status", "t/bare:sqlmesh_execution_status"]
+    shop = new_shop(files, tables={"raw.source": "SELECT '1' AS text"})
+    shop.query("UPDATE raw.source SET text = 'one'")
+    failed = shop.launch()
+    assert failed.status_of("t/ill") == failed.status_of("t/bare") == "failed"
+
+    for _ in range(2):
+        audited = shop.launch(checks=checks)
+        assert audited.status == dg.DagsterRunStatus.FAILURE
+        assert audited.checks["t/ill:soft"].passed
+        for check in checks[1:]:
+            result = audited.checks[check]
+            assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
+            assert result.metadata["sqlmesh/evaluated_in_run"].value == failed.run_id
+            assert "Could not convert string 'one'" in str(result.metadata["sqlmesh/error"].value)
+
+    shop.query("UPDATE raw.source SET text = '1'")
+    shop.sqlmesh("run")
+    audited = shop.launch(checks=checks)
+    assert audited.status == dg.DagsterRunStatus.SUCCESS, audited.failures
+    assert all(result.passed for result in audited.checks.values())

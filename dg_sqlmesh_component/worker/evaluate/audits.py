@@ -18,7 +18,7 @@ from dg_sqlmesh_component.protocol.errors import EvaluationError
 from dg_sqlmesh_component.protocol.manifest import pair_audits
 from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.coverage import Coverages
-from dg_sqlmesh_component.worker.environment import computed_intervals, deployability, shown_version
+from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, deployability, shown_version
 from dg_sqlmesh_component.worker.evaluate.samples import sample_of
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sql_text import audit_arguments
@@ -136,16 +136,17 @@ def audit_alone(
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened
         snapshot, error, at = snapshots[fqn], None, now_timestamp()
-        if not computed_intervals(snapshot, index):
+        positions = _positions(snapshot, uses, scheduler.snapshot_evaluator)
+        if positions and not computed_intervals(snapshot, index):
             error = "Nothing has been computed yet, so there is nothing to audit."
         else:
-            for position in _positions(snapshot, uses, scheduler.snapshot_evaluator):
+            for position in positions:
                 if pipe.is_cancelled:
                     raise EvaluationError("The evaluation of audits was cancelled.")
                 pipe.send(_evaluate_alone(request, scheduler, snapshot, position, index, pipe))
         if coverage := coverages.of(fqn):
             pipe.send(coverage)
-        pipe.send(msg.NodeAudited(fqn, coverages.pending.get(fqn, ()), error, at))
+        pipe.send(msg.NodeAudited(fqn, coverages.pending.get(fqn, ()), error, at, altered_at(snapshot, index)))
 
 
 def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...], evaluator: SnapshotEvaluator) -> list[int]:
