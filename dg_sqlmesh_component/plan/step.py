@@ -274,8 +274,10 @@ class PlanStep:
         yield from self._records()
         environment = self._settings.environment
         result = f"Applied: environment {environment} shows the plan. {self._cost(self._report)}"
-        if lost := [model.name for model in plan.models if model.destructive]:
-            result += f" Columns of {listed(lost)} have lost their values: restate these models to compute them again."
+        if lost := [f"{model.name} ({', '.join(model.destructive)})" for model in plan.models if model.destructive]:
+            result += f" Values are lost: {listed(lost)}."
+        if emptied := [model.name for model in plan.models if any(msg.ADDED_AGAIN in e for e in model.destructive)]:
+            result += f" To compute the values of the added columns again, restate {listed(emptied)}."
         self._report = replace(self._report, result=result)
         self._context.log.info(result)
         self._log.end(self._outcomes)

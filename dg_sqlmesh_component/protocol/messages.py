@@ -832,6 +832,10 @@ Change = Literal["added", "removed", "changed", "indirect", "metadata"]
 """What a plan does to a model. indirect: only models upstream of it are changed. metadata: its data stays as it is."""
 
 
+ADDED_AGAIN = " and adds it again as "
+"""Part of an effect in `PlannedModel.destructive`, if the table still has the column afterwards."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedModel:
     """A model that a plan changes, or that it computes.

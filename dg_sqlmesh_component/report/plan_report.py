@@ -168,8 +168,7 @@ class PlanReport:
         for model in self.plan.models:
             if model.destructive:
                 lines += [
-                    f"- `{model.name}`: SQLMesh {effect}, in the table that {environment} shows. The values of all "
-                    "existing rows are lost: they are NULL until somebody computes them again."
+                    f"- `{model.name}`: SQLMesh {effect}, in the table that {environment} shows. {_fate(effect)}"
                     for effect in model.destructive
                 ]
             else:
@@ -253,6 +252,13 @@ def _effect(model: msg.PlannedModel) -> str:
     if model.destructive:
         return "; ".join(f"{effect}: values are lost" for effect in model.destructive)
     return "; ".join(model.columns)
+
+
+def _fate(effect: str) -> str:
+    """What becomes of the values of a column that SQLMesh drops."""
+    if msg.ADDED_AGAIN in effect:
+        return "The values of all existing rows are lost: they are NULL until somebody computes them again."
+    return "The column and its values are gone, and queries that use it will fail."
 
 
 def _computes(model: msg.PlannedModel, seconds: float | None) -> str:

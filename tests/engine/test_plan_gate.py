@@ -222,7 +222,18 @@ def test_an_indirect_destructive_change_is_refused_by_name(shop: Shop) -> None:
     allowed = launch(shop, APPLY, digest=digest, allow_destructive=["t.daily"])
     assert allowed.status is dg.DagsterRunStatus.SUCCESS, failure_of(allowed)
     assert report_of(allowed)["digest"] == digest, "the report names the reviewed digest"
-    assert "Columns of t.daily have lost their values: restate these models" in allowed.log
+    assert "Values are lost: t.daily (drops amount and adds it again as INT)." in allowed.log
+    assert "To compute the values of the added columns again, restate t.daily." in allowed.log
+
+
+def test_a_dropped_column_is_gone_and_no_restatement_is_advised(shop: Shop) -> None:
+    change(shop, daily=DAILY.replace("id, amount", "id"), total="MODEL (name t.total, kind FULL); SELECT 1 AS amount")
+    report = planned(shop)
+    allowed = launch(shop, APPLY, digest=report["digest"], allow_destructive=["t.daily"])
+
+    assert allowed.status is dg.DagsterRunStatus.SUCCESS, failure_of(allowed)
+    assert "Values are lost: t.daily (drops amount)." in allowed.log
+    assert "restate" not in allowed.log
 
 
 def test_a_revert_on_purpose_is_applied_and_recorded_as_promoted_only(shop: Shop) -> None:

@@ -137,7 +137,7 @@ def _drops(new: Snapshot, old: Snapshot) -> Iterator[str]:
         if operation.is_destructive:
             name = operation.column.name if hasattr(operation, "column") else str(operation)
             is_added_again = name in after
-            again = f" and adds it again as {after[name].sql(new.model.dialect)}" if is_added_again else ""
+            again = f"{msg.ADDED_AGAIN}{after[name].sql(new.model.dialect)}" if is_added_again else ""
             yield f"drops {name}{again}"
 
 

@@ -146,10 +146,17 @@ def test_markdown_begins_with_refusals_and_losses() -> None:
     assert "> **Applying this plan would be refused (destructive).** First.\n> \n>     second" in text
     losses = text[text.index("### prod loses") : text.index("| Model |")]
     assert "`old.gone` is removed: queries that use it will fail." in losses
-    assert "`marts.sales`: SQLMesh drops amount, in the table that prod shows." in losses
+    gone = "The column and its values are gone, and queries that use it will fail."
+    assert f"`marts.sales`: SQLMesh drops amount, in the table that prod shows. {gone}" in losses
+    assert "NULL" not in losses
     assert "| drops amount: values are lost | nothing | ann |" in text
     assert "Forward-only: the table that prod shows is changed in place" in text
     assert "To apply exactly this plan all the same" in text
+
+
+def test_only_a_column_that_is_added_again_can_be_computed_again() -> None:
+    text = report(replace(SALES, destructive=("drops amount and adds it again as INT",))).markdown()
+    assert "they are NULL until somebody computes them again." in text
 
 
 def test_markdown_of_an_apply_says_that_nothing_was_computed() -> None:
