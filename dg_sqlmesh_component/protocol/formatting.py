@@ -69,10 +69,15 @@ def listed(items: Sequence[str], at_most: int = MAX_LISTED) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence with the known names closest to a wrong name, else with the first ten; empty if none are known."""
     names = sorted(set(known))
-    close = get_close_matches(name, names)
-    if close:
-        return f" Did you mean {' or '.join(close)}?"
+    if close := closest(name, names):
+        return close
     return f" Known: {listed(names, 10)}." if names else ""
+
+
+def closest(name: str, known: Sequence[str]) -> str:
+    """A sentence with the known names closest to a wrong name; empty if none is close."""
+    close = get_close_matches(name, known)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def utc_text(milliseconds: int) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlmesh.core import constants as c
-from sqlmesh.core.config.connection import DuckDBConnectionConfig
+from sqlmesh.core.config.connection import ConnectionConfig, DuckDBAttachOptions, DuckDBConnectionConfig
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInfo
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
-from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.protocol.formatting import block, closest, listed
 from dg_sqlmesh_component.worker.context import (
     PipeConsole,
     closed_on_error,
@@ -55,21 +56,41 @@ def stored_environment(project: msg.OpenProject, name: str, context: Context) ->
     if environment is None:
         plan = plan_command(project, name, context, is_new=True)
         raise EnvironmentNotReadyError(
-            f"Environment {name!r} does not exist in the state of the SQLMesh project at {', '.join(project.paths)} "
-            f"(gateway {context.selected_gateway!r}). {_memory_advice(context)}"
-            f"Nothing can run before its first plan is applied:{block(plan)}"
+            f"{missing_environment(project, name, context)} Nothing can run before its first plan is applied:"
+            f"{block(plan)}"
         )
     return environment
 
 
-def _memory_advice(context: Context) -> str:
-    state = state_connection(context)
-    if not isinstance(state, DuckDBConnectionConfig) or state.catalogs or state.database not in (None, "", ":memory:"):
-        return ""
-    return (
-        "SQLMesh keeps this state in memory, so a plan's result is lost when the process that applied it ends. "
-        "Give the gateway's connection a file (`database: warehouse.duckdb`). "
+def missing_environment(project: msg.OpenProject, name: str, context: Context) -> str:
+    """That an environment does not exist, what the state has instead, and what to correct, in sentences."""
+    names = sorted(summary.name for summary in context.state_reader.get_environments_summary())
+    others = (
+        f"has: {listed(names)}.{closest(name, names)} If the name is wrong, correct `environment` in the run config, "
+        "or `project.environment` in defs.yaml."
+        if names
+        else "has no environment. If your plans use another database, correct the gateway's connection and its "
+        "environment variables."
     )
+    return (
+        f"Environment {name!r} does not exist in the state of the SQLMesh project at {', '.join(project.paths)} "
+        f"(gateway {context.selected_gateway!r}), which is {_place(state_connection(context))}. This state {others}"
+    )
+
+
+def _place(connection: ConnectionConfig) -> str:
+    """The database of the connection."""
+    if not isinstance(connection, DuckDBConnectionConfig):
+        names = (getattr(connection, field, None) for field in ("host", "account", "project", "database", "db"))
+        return f"in {connection.type_} ({'/'.join(str(name) for name in names if name) or 'its default database'})"
+    first = next(iter((connection.catalogs or {}).values()), connection.database)
+    file = first.path if isinstance(first, DuckDBAttachOptions) else first
+    if file in (None, "", ":memory:"):
+        return (
+            "in memory, so a plan's result is lost when the process that applied it ends. Give the gateway's "
+            "connection a file (`database: warehouse.duckdb`)"
+        )
+    return f"the DuckDB file {Path(str(file)).absolute()}"
 
 
 def promoted_version(info: SnapshotTableInfo, table_name: str | None = None) -> msg.PromotedVersion:

@@ -18,6 +18,7 @@ from harness import (
     NewShop,
     Shop,
     duckdb_file_in_use,
+    plan,
     planned_shop,
     python_model,
     run,
@@ -207,6 +208,31 @@ def test_error_of_missing_environment_names_plan_command(tmp_path: Path) -> None
     assert not record.observations
     assert record.log.count("does not exist") == 0
     assert "memory" not in description
+
+
+def test_error_of_missing_environment_names_the_environments_that_exist_and_the_closest(new_shop: NewShop) -> None:
+    shop = new_shop(ONE_MODEL)
+    plan(shop.project, "staging", "--include-unmodified")
+    shop.configure(project={"path": str(shop.project), "environment": "prdo"})
+    [description] = shop.launch().failures
+    warehouse = shop.project / "warehouse.duckdb"
+    assert f"(gateway 'local'), which is the DuckDB file {warehouse}. This state has: prod, staging." in description
+    assert "Did you mean prod? If the name is wrong, correct `environment` in the run config, or" in description
+
+
+def test_error_of_a_state_that_does_not_exist_names_its_file(
+    new_shop: NewShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLMesh renders a variable that is not set as None."""
+    monkeypatch.setenv("WAREHOUSE_OF_THE_TEST", "warehouse.duckdb")
+    shop = new_shop(ONE_MODEL, CONFIG.replace("warehouse.duckdb", "{{ env_var('WAREHOUSE_OF_THE_TEST') }}"))
+    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+    monkeypatch.delenv("WAREHOUSE_OF_THE_TEST")
+    [description] = shop.launch().failures
+    assert f"which is the DuckDB file {shop.project / 'None'}. This state has no environment. If your plans use" in (
+        description
+    )
+    assert "correct the gateway's connection and its environment variables" in description
 
 
 def test_error_of_missing_environment_recognizes_state_in_memory(new_shop: NewShop) -> None:

@@ -545,6 +545,14 @@ def test_an_environment_other_than_prod_is_planned_and_applied(shop: Shop) -> No
     assert shop.query("SELECT typeof(amount) FROM t.base") == [("DOUBLE",)]
 
 
+def test_a_plan_that_creates_an_environment_names_those_that_exist(shop: Shop) -> None:
+    shop.add_component("shop", {"project": {"path": str(shop.project), "environment": "prdo"}, "deploy": True})
+    log = launch(shop, PLAN).log
+    assert "Environment 'prdo' does not exist in the state of the SQLMesh project at" in log
+    assert "This state has: prod. Did you mean prod?" in log
+    assert "The plan creates it." in log
+
+
 # -- PostgreSQL -----------------------------------------------------------------------------------
 
 WAITING_QUERY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted"

@@ -14,7 +14,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.context import explain
-from dg_sqlmesh_component.worker.environment import stored_environment
+from dg_sqlmesh_component.worker.environment import missing_environment, stored_environment
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, open_plan_context
 from dg_sqlmesh_component.worker.plan.facts import plan_built
@@ -58,6 +58,9 @@ def _serve(request: msg.PlanRequest, context: PlanContext) -> None:
 
 def _planned(request: msg.PlanRequest, context: PlanContext) -> msg.EvaluationFinished:
     pipe = context.tracker.pipe
+    if context.state_reader.get_environment(request.environment) is None:
+        missing = missing_environment(request.project, request.environment, context)
+        pipe.log("warning", f"{missing} The plan creates it.")
     plan = built(context, request.environment)
     pipe.send(plan_built(plan, request.project, context))
     if not request.applies:
