@@ -30,6 +30,9 @@ PROJECT_TAG = "sqlmesh/project"
 RESTATE_TAG = "sqlmesh/restate"
 """Tag of a run that computes a range again."""
 
+NOT_SET = "not set"
+"""The value of a tag that a run has copied from the run that it repeats, for a setting that only that run had."""
+
 NAME_OF_A_PART = re.compile(r"_[0-9]+$")
 """The ending that Dagster gives to the second and later parts of an op that it splits: `<op>_2`."""
 

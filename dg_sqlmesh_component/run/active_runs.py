@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import planned_assets
-from dg_sqlmesh_component.definitions.op import RESTATE_TAG
+from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
@@ -75,11 +75,9 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
                     # A run config may limit the intervals or name another environment.
                     computes_all=run.status is not dg.DagsterRunStatus.CANCELING and not run.run_config.get("ops"),
                     models=None
-                    if {RESTATE_TAG, APPLIES_TAG} & run.tags.keys()
+                    if APPLIES_TAG in run.tags or run.tags.get(RESTATE_TAG, NOT_SET) != NOT_SET
                     else frozenset(assets.fqn_by_key[key] for key in planned & assets.fqn_by_key.keys()),
-                    computing_since=_instant(run.tags[COMPUTING_SINCE_TAG])
-                    if COMPUTING_SINCE_TAG in run.tags
-                    else None,
+                    computing_since=_computing_since(record),
                 )
             )
     return active
@@ -109,10 +107,17 @@ def project_hash(assets: ProjectAssets) -> str:
 def mark_as_computing(instance: dg.DagsterInstance, run_id: str) -> int:
     """Give a run the tag, unless another step of it has. Return the present, in epoch milliseconds."""
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    run = instance.get_run_by_id(run_id)
-    if run is not None and COMPUTING_SINCE_TAG not in run.tags:
+    record = instance.get_run_record_by_id(run_id)
+    if record is not None and _computing_since(record) is None:
         instance.add_run_tags(run_id, {COMPUTING_SINCE_TAG: now})
     return _instant(now)
+
+
+def _computing_since(record: dg.RunRecord) -> int | None:
+    """A run that was launched again has a copy of the first run's tag. It is older than the start of the run."""
+    tag, start = record.dagster_run.tags.get(COMPUTING_SINCE_TAG), record.start_time
+    since = None if tag is None else _instant(tag)
+    return since if since is not None and start is not None and since >= int(start * 1000) else None
 
 
 def _instant(text: str) -> int:

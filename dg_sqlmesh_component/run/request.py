@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 
 import dagster as dg
@@ -19,7 +19,7 @@ from dg_sqlmesh_component.config.run_config import (
     run_config,
 )
 from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed_assets
-from dg_sqlmesh_component.definitions.op import RESTATE_TAG
+from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
 from dg_sqlmesh_component.protocol import messages as msg
@@ -55,8 +55,12 @@ class StepSettings:
     deploy_jobs: tuple[str, str] | None
 
 
-def run_tags(request: msg.EvaluationRequest) -> dict[str, str]:
-    """The run's settings as tags, so that people can find runs by them."""
+def run_tags(request: msg.EvaluationRequest, inherited: Collection[str]) -> dict[str, str]:
+    """The run's settings as tags, so that people can find runs by them.
+
+    Args:
+        inherited: The tags that the run has. If it was launched again, Dagster has copied those of the first run.
+    """
     settings = {
         "sqlmesh/environment": request.environment,
         "sqlmesh/ignore_cron": "true" if request.ignore_cron else None,
@@ -66,7 +70,7 @@ def run_tags(request: msg.EvaluationRequest) -> dict[str, str]:
         "sqlmesh/dry_run": "true" if request.dry_run else None,
         RESTATE_TAG: f"{request.restate.start} to {request.restate.end}" if request.restate else None,
     }
-    return {name: value for name, value in settings.items() if value is not None}
+    return {name: value or NOT_SET for name, value in settings.items() if value is not None or name in inherited}
 
 
 def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> msg.EvaluationRequest:

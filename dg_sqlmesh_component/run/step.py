@@ -62,7 +62,7 @@ def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> I
     except ConfigurationError as error:
         yield from repeated_checks(context, _REFUSED, fails=True)
         raise dg.Failure(description=str(error), allow_retries=False) from None
-    tags = run_tags(request)
+    tags = run_tags(request, context.run.tags)
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
     if request.dry_run:

@@ -356,3 +356,25 @@ def test_audit_of_an_external_model_is_a_check_and_blocks_downstream_models(new_
     assert record.status_of("t/reader") == "blocked"
     [failure] = record.failures
     assert "raw.landed (external_models.yaml) failed its audit not_null (1 row).\n\nBlocked by it: t.reader." in failure
+
+
+def test_run_that_is_launched_again_writes_its_own_tags(new_shop: NewShop) -> None:
+    """Dagster's web server and its run retries copy the tags of the first run."""
+    model = "MODEL (name t.one, kind FULL); SELECT text::INT AS id FROM raw.source"
+    shop = new_shop({"models/one.sql": model}, tables={"raw.source": "SELECT '1' AS text"})
+    shop.query("UPDATE raw.source SET text = 'one'")
+    first = shop.launch(ops={"sqlmesh_shop": {"ignore_cron": True, "start": "2 days ago"}})
+    assert first.status == dg.DagsterRunStatus.FAILURE
+    shop.query("UPDATE raw.source SET text = '1'")
+
+    [copied] = shop.instance.get_runs(dg.RunsFilter(run_ids=[first.run_id]))
+    own = {name: value for name, value in copied.tags.items() if name.startswith("sqlmesh/")}
+    again = shop.launch(retry_of=first.run_id, tags=own)
+
+    assert again.status == dg.DagsterRunStatus.SUCCESS, again.failures
+    [record] = shop.instance.get_run_records(dg.RunsFilter(run_ids=[again.run_id]))
+    tags, started = record.dagster_run.tags, record.start_time
+    assert tags["sqlmesh/ignore_cron"] == tags["sqlmesh/start"] == "not set"
+    assert tags["sqlmesh/environment"] == "prod"
+    assert started is not None
+    assert datetime.fromisoformat(tags["sqlmesh/computing_since"]).timestamp() >= int(started * 1000) / 1000
