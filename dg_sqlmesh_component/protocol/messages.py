@@ -853,6 +853,7 @@ class PlannedModel:
         milliseconds: Their length. 0 if the model has no intervals.
         takes_back: Whether the definition equals an older one, so that the newer one would be lost.
         other_project: The name of the SQLMesh project of the model, if it is none of this component's.
+        has_one_table: Whether all versions share one table, with the model's name: in prod, if the mode is `dev_only`.
     """
 
     fqn: str
@@ -869,6 +870,7 @@ class PlannedModel:
     takes_back: bool = False
     owner: str | None = None
     other_project: str | None = None
+    has_one_table: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,8 +160,8 @@ class PlanReport:
         if self.is_preview and environment == self.environment:
             return []
         lines = [
-            f"- `{model.name}` is removed: queries that use it will fail. {_KEPT} If nobody has removed it, this "
-            "branch is older than the model: merge the main branch."
+            f"- `{model.name}` is removed: {_after_removal(model)} If nobody has removed it, this branch is older than "
+            "the model: merge the main branch."
             for model in self.plan.models
             if model.change == "removed"
         ]
@@ -173,7 +173,8 @@ class PlanReport:
                 ]
             else:
                 lines += [
-                    f"- `{model.name}`: queries that use the column {column.removeprefix('drops ')} will fail. {_KEPT}"
+                    f"- `{model.name}`: queries that use the column {column.removeprefix('drops ')} will fail. "
+                    f"{_ONE_TABLE if model.has_one_table else _KEPT}"
                     for column in model.columns
                     if column.startswith("drops ")
                 ]
@@ -229,6 +230,18 @@ class PlanReport:
 
 
 _KEPT = "No data is deleted yet: the old version stays until SQLMesh's janitor deletes it, by default after a week."
+
+_ONE_TABLE = "No old version stays: in `virtual_environment_mode: dev_only`, SQLMesh changes the model's only table."
+
+
+def _after_removal(model: msg.PlannedModel) -> str:
+    if not model.has_one_table:
+        return f"queries that use it will fail. {_KEPT}"
+    return (
+        "its rows are not computed any more. In `virtual_environment_mode: dev_only`, its view stays until SQLMesh's "
+        "janitor deletes it, by default after a week. A table stays until somebody drops it, because SQLMesh does not."
+    )
+
 
 _CHANGES = {
     "added": "added",

@@ -8,13 +8,17 @@ project's models are not parsed.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import sqlmesh
+from sqlglot import exp
 from sqlmesh.core.context import Context
+from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.worker.context import (
     PipeConsole,
@@ -26,7 +30,10 @@ from dg_sqlmesh_component.worker.context import (
 )
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import cut_off_queries
-from dg_sqlmesh_component.worker.sqlmesh_internals import count_snapshots_and_interval_rows
+from dg_sqlmesh_component.worker.sqlmesh_internals import (
+    count_snapshots_and_interval_rows,
+    load_materializations,
+)
 from dg_sqlmesh_component.worker.state_lock import is_lockable, locked_context
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
@@ -70,7 +77,51 @@ def open_for_clean_up(request: msg.JanitorRequest, console: JanitorConsole) -> C
                 f"{block(sqlmesh_command(request.project, 'janitor'))}"
             )
         context.state_reader.get_environments_summary()
+    _load_materializations(request.project, context, console.pipe)
     return context
+
+
+def _load_materializations(project: msg.OpenProject, context: Context, pipe: Pipe) -> None:
+    try:
+        with pipe.loading():
+            load_materializations(context)
+    except Exception as error:  # a project's Python files may raise anything
+        context.close()
+        raise ProjectLoadError(
+            f"SQLMesh cannot load the custom materializations of the project at {', '.join(project.paths)}, which it "
+            f"needs to delete tables: {describe_error(error)}"
+        ) from error
+
+
+def _leave_own_tables(context: Context, pipe: Pipe) -> None:
+    """Let the janitor leave the tables that have the name of their model (`virtual_environment_mode: dev_only`).
+
+    SQLMesh refuses to delete them, each time. It then also keeps the versions of all other models in its state.
+    """
+    evaluator = context.snapshot_evaluator
+    clean_up = evaluator.cleanup
+
+    def clean_up_others(target_snapshots: Iterable[SnapshotTableCleanupTask], **options: Any) -> None:
+        clean_up([_without_own_table(task, context, pipe) for task in target_snapshots], **options)
+
+    evaluator.cleanup = clean_up_others
+
+
+def _without_own_table(task: SnapshotTableCleanupTask, context: Context, pipe: Pipe) -> SnapshotTableCleanupTask:
+    snapshot = task.snapshot
+    is_own = snapshot.is_model and snapshot.virtual_environment_mode.is_dev_only and not snapshot.is_view
+    if task.dev_table_only or not is_own:
+        return task
+    adapter = context.snapshot_evaluator.get_adapter(snapshot.model_gateway)
+    table = exp.to_table(snapshot.table_name())
+    if adapter.table_exists(table):
+        drop = exp.Drop(this=table, kind="TABLE").sql(adapter.dialect)
+        pipe.log(
+            "warning",
+            f"The model {snapshot.name} is removed. In `virtual_environment_mode: dev_only`, SQLMesh does not delete "
+            f"its table. If nobody uses it, drop it:{block(drop)}",
+        )
+    return task.copy(update={"dev_table_only": True})
 
 
 def _clean_up(request: msg.JanitorRequest, context: Context, pipe: Pipe) -> msg.JanitorFinished:
@@ -78,12 +129,13 @@ def _clean_up(request: msg.JanitorRequest, context: Context, pipe: Pipe) -> msg.
     only = {} if request.environment is None else {"environment": request.environment}
     try:
         environments_before, before = _environments(context), size_of_state(context)
+        _leave_own_tables(context, pipe)
         context.run_janitor(ignore_ttl=False, **only)
         environments_after, after = _environments(context), size_of_state(context)
     except Exception as error:  # any driver's
         raise EvaluationError(
-            f"SQLMesh's janitor ended with an error: {describe_error(error).rstrip('.')}. The next run of the janitor "
-            "tries again to delete the remaining objects.",
+            f"SQLMesh's janitor ended with an error: {describe_error(error).rstrip('.')}. If the cause is "
+            "permanent, correct it. The next run of the janitor deletes the remaining objects.",
             is_transient=is_transient(error),
         ) from error
     deleted = tuple(sorted(environments_before - environments_after))

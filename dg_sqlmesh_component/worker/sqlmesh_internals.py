@@ -185,6 +185,14 @@ def open_connections(adapters: Iterable[EngineAdapter]) -> list[Any]:
 # -- cleaning up ----------------------------------------------------------------------------------
 
 
+def load_materializations(context: Context) -> None:
+    """Load the project's custom materializations, without its models.
+
+    SQLMesh needs them to delete the tables of models that have one. Its janitor does not load them, as a run does.
+    """
+    context._load_materializations()
+
+
 def count_snapshots_and_interval_rows(context: Context) -> tuple[int, int]:
     """The rows of two tables of the state. SQLMesh's janitor does not report the rows that it deletes."""
     state = context.state_sync.state_sync  # a context wraps its state in a cache

@@ -152,6 +152,59 @@ def test_janitor_of_one_environment_deletes_only_that_one(new_shop: NewShop) -> 
     assert "t__two.counted" in tables(shop)
 
 
+OWN_KIND = """
+from sqlmesh import CustomMaterialization
+
+
+class Own(CustomMaterialization):
+    NAME = "own"
+
+    def insert(self, table_name, query_or_df, model, is_first_insert, render_kwargs, **kwargs):
+        self._replace_query_for_model(model, table_name, query_or_df, render_kwargs)
+"""
+
+
+def test_janitor_deletes_a_removed_model_with_a_materialization_of_the_project(new_shop: NewShop) -> None:
+    model = "MODEL (name t.own, kind CUSTOM (materialization 'own')); SELECT 1 AS x"
+    files = {**MODELS, "models/own.sql": model, "materializations/own.py": OWN_KIND}
+    shop = new_shop(files, EXPIRING_CONFIG, janitor=True)
+    (shop.project / "models/own.sql").unlink()
+    shop.plan()
+    job = shop.refresh().resolve_job_def(JANITOR)
+    (shop.project / "materializations/own.py").write_text(OWN_KIND + "\nimport no_such_module")
+    run_id = job.execute_in_process(instance=shop.instance, raise_on_error=False).run_id
+    [failure] = shop.run_record(run_id).failures
+    assert failure.startswith("SQLMesh cannot load the custom materializations of the project at ")
+    assert "no_such_module" in failure
+    (shop.project / "materializations/own.py").write_text(OWN_KIND)
+    record = run_janitor(shop)
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert metadata_of(record)["deleted_snapshots"] == 1
+    assert not any("__own__" in name for name in tables(shop))
+
+
+def test_janitor_leaves_and_names_the_table_of_a_removed_model_in_dev_only_mode(new_shop: NewShop) -> None:
+    config = f"{EXPIRING_CONFIG}virtual_environment_mode: dev_only\n"
+    files = {
+        **MODELS,
+        "models/other.sql": "MODEL (name t.other, kind FULL); SELECT 1 AS x",
+        "models/seen.sql": "MODEL (name t.seen, kind VIEW); SELECT 1 AS x",
+    }
+    shop = new_shop(files, config, janitor=True)
+    (shop.project / "models/other.sql").unlink()
+    (shop.project / "models/seen.sql").unlink()
+    shop.plan()
+    record = run_janitor(shop)
+    assert record.status == dg.DagsterRunStatus.SUCCESS, record.failures
+    assert metadata_of(record)["deleted_snapshots"] == 2
+    assert tables(shop) == {"t.daily", "t.counted", "t.other"}
+    assert "SQLMesh does not delete its table. If nobody uses it, drop it:" in record.log
+    assert 'DROP TABLE "warehouse"."t"."other"' in record.log
+    assert record.log.count("DROP TABLE") == 1
+    shop.query("DROP TABLE t.other")
+    assert run_janitor(shop).status == dg.DagsterRunStatus.SUCCESS
+
+
 @contextmanager
 def paused_run(shop: Shop) -> Iterator[subprocess.Popen[str]]:
     """During the block, a run of all assets computes t.pause. It ends when the file `pause` is deleted."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import NewShop, RunRecord, Shop, python_model, sqlmesh, wait_until
+from harness import CONFIG, NewShop, RunRecord, Shop, python_model, sqlmesh, wait_until
 from postgres import postgres_server
 
 PLAN, APPLY = "sqlmesh_shop_plan", "sqlmesh_shop_apply"
@@ -514,6 +514,23 @@ def test_changed_statements_are_in_each_form_of_the_report_and_are_applied(
     assert report["command"] in text
     assert launch(shop, APPLY, digest=report["digest"]).status is dg.DagsterRunStatus.SUCCESS
     assert planned(shop)["statements"] == ""
+
+
+def test_report_promises_no_old_version_in_dev_only_mode(
+    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = new_shop(MODELS, CONFIG + "virtual_environment_mode: dev_only\n", deploy=True)
+    (shop.project / "models" / "other.sql").unlink()
+    change(shop, base=BASE.format(type="DOUBLE").replace("1 AS id, ", ""), daily=DAILY.replace("id, ", ""))
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.md"))
+
+    planned(shop)
+
+    text = (tmp_path / "report.md").read_text()
+    losses = text[text.index("### prod loses") : text.index("| Model |")]
+    assert "`t.other` is removed: its rows are not computed any more." in losses
+    assert "A table stays until somebody drops it, because SQLMesh does not." in losses
+    assert "the old version stays" not in losses
 
 
 def test_the_first_plan_of_an_environment_is_applied(new_shop: NewShop) -> None:

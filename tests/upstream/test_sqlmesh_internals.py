@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 from harness import duckdb_file_in_use
+from sqlmesh import CustomMaterialization
 from sqlmesh.core import constants
 from sqlmesh.core.config import Config
 from sqlmesh.core.config.loader import load_configs
@@ -19,6 +20,7 @@ from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.snapshot import missing_intervals
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.utils import CompletionStatus
+from sqlmesh.utils.errors import SQLMeshError
 
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
 
@@ -288,3 +290,35 @@ def test_state_has_tables_of_snapshots_and_intervals(planned: Open) -> None:
     context.run("prod", execution_time=NOW, skip_janitor=True)
     _, rows_after_run = internals.count_snapshots_and_interval_rows(context)
     assert rows_after_run > rows_after_plan
+
+
+MATERIALIZATION = """
+from sqlmesh import CustomMaterialization
+
+
+class Loaded(CustomMaterialization):
+    NAME = "loaded_without_models"
+"""
+
+
+def test_materializations_are_loaded_without_models(planned: Open, folder: Path) -> None:
+    (folder / "materializations").mkdir()
+    (folder / "materializations" / "loaded.py").write_text(MATERIALIZATION)
+    context = planned(load=False)
+    internals.load_materializations(context)
+    assert "loaded_without_models" in {getattr(found, "NAME", None) for found in CustomMaterialization.__subclasses__()}
+    assert not context.models
+
+
+def test_janitor_cannot_delete_the_table_of_a_removed_model_in_dev_only_mode(opened: Open, folder: Path) -> None:
+    """If SQLMesh learns to, `_leave_own_tables` of the worker's janitor can go."""
+    more = "virtual_environment_mode: dev_only\nsnapshot_ttl: in 0 seconds\n"
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text() + more)
+    first = opened()
+    first.plan(auto_apply=True, no_prompts=True, skip_tests=True)
+    first.close()
+    (folder / "models" / "revenue.sql").unlink()
+    context = opened()
+    context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
+    with pytest.raises(SQLMeshError, match="is not a part of the physical schema"):
+        context.run_janitor(ignore_ttl=False)

@@ -54,7 +54,13 @@ def _models(plan: Plan, context: Context) -> Iterator[msg.PlannedModel]:
         yield _model(plan, snapshot, missing.get(s_id, []), projects)
     removed = context.state_reader.get_snapshots(diff.removed_snapshots.values()).values()
     for snapshot in sorted(removed, key=lambda snapshot: snapshot.name):
-        yield msg.PlannedModel(snapshot.name, snapshot.node.name, "removed", owner=snapshot.node.owner)
+        yield msg.PlannedModel(
+            snapshot.name,
+            snapshot.node.name,
+            "removed",
+            owner=snapshot.node.owner,
+            has_one_table=_has_one_table(snapshot, is_dev=plan.is_dev),
+        )
 
 
 def _change(plan: Plan, snapshot: Snapshot) -> msg.Change | None:
@@ -91,7 +97,12 @@ def _model(plan: Plan, snapshot: Snapshot, missing: list[msg.Interval], projects
         takes_back=old is not None and change == "changed" and _takes_back(snapshot, old),
         owner=snapshot.node.owner,
         other_project=project if project not in projects else None,
+        has_one_table=_has_one_table(snapshot, is_dev=plan.is_dev),
     )
+
+
+def _has_one_table(snapshot: Snapshot, *, is_dev: bool) -> bool:
+    return snapshot.is_model and snapshot.virtual_environment_mode.is_dev_only and not is_dev
 
 
 def _without_header(diff: str) -> str:

@@ -159,6 +159,25 @@ def test_only_a_column_that_is_added_again_can_be_computed_again() -> None:
     assert "they are NULL until somebody computes them again." in text
 
 
+def test_markdown_promises_an_old_version_only_if_versions_have_tables_of_their_own() -> None:
+    lost = replace(ORDERS, columns=("drops id",))
+    kept = "the old version stays until SQLMesh's janitor deletes it"
+    assert f"`core.orders`: queries that use the column id will fail. No data is deleted yet: {kept}" in (
+        report(lost).markdown()
+    )
+    text = report(replace(lost, has_one_table=True)).markdown()
+    assert "`core.orders`: queries that use the column id will fail. No old version stays:" in text
+    assert kept not in text
+
+
+def test_headline_and_json_have_changed_statements() -> None:
+    changed = report(statements="before_all:\n+ GRANT")
+    assert changed.as_json()["statements"] == "before_all:\n+ GRANT"
+    text = changed.markdown()
+    assert "no changed models, changed statements or requirements; 0 intervals" in text
+    assert "dg launch --job shop_apply" in text
+
+
 def test_markdown_of_an_apply_says_that_nothing_was_computed() -> None:
     refused = replace(report(ORDERS, refused=(Refusal("digest", (), "No."),)), is_apply=True)
     assert "> **Refused: nothing was changed (digest).** No." in refused.markdown()
