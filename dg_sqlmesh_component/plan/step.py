@@ -17,7 +17,7 @@ from dg_sqlmesh_component.dagster_internals import DataVersions, log_step_metada
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
@@ -296,7 +296,7 @@ class PlanStep:
             )
         return text
 
-    def _fail(self, problems: list[str], error: type[Exception] | None = None) -> None:
+    def _fail(self, problems: list[str], error: type[SQLMeshComponentError] | None = None) -> None:
         """Report the problems and raise them.
 
         Args:
@@ -313,7 +313,7 @@ class PlanStep:
             assert end is not None, "there is a problem"
             text = f"Failed. {end.description}"
         if self._report.plan is None:
-            kind = "not_ready" if error is not None and issubclass(error, REFUSALS) else "error"
+            kind = "error" if error is None else error.kind
             self._report = replace(self._report, refusals=[Refusal(kind, (), "\n\n".join(problems))])
         else:
             self._report = replace(self._report, result=text)

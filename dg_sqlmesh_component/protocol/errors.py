@@ -6,13 +6,18 @@ has three parts: the problem, its place, and the next action.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class SQLMeshComponentError(Exception):
     """Base class. Catch it to catch every error that this package raises on purpose.
 
     Attributes:
+        kind: The kind of refusal in a plan's report, if the error comes before there is a plan.
         is_transient: Whether a retry may succeed.
     """
+
+    kind: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, is_transient: bool = False) -> None:
         super().__init__(message)
@@ -22,13 +27,41 @@ class SQLMeshComponentError(Exception):
 class ConfigurationError(SQLMeshComponentError):
     """The author of `defs.yaml` must act: a path, gateway, selector or option is wrong."""
 
+    kind = "not_ready"
+
 
 class ProjectLoadError(SQLMeshComponentError):
     """The author of the SQLMesh project must act: SQLMesh cannot load it, or Dagster refuses a property in it."""
 
+    kind = "not_ready"
+
+
+class ProjectRuleError(SQLMeshComponentError):
+    """The author of a change must act: it breaks a rule of the SQLMesh project, so SQLMesh builds no plan."""
+
+
+class UnitTestError(ProjectRuleError):
+    """A unit test of the project fails."""
+
+    kind = "tests"
+
+
+class LinterRuleError(ProjectRuleError):
+    """A model breaks a rule of the linter."""
+
+    kind = "linter"
+
+
+class AdditiveChangeError(ProjectRuleError):
+    """A model gains a column, which its `on_additive_change` does not allow."""
+
+    kind = "additive"
+
 
 class EnvironmentNotReadyError(SQLMeshComponentError):
     """The operator of SQLMesh must act: run a plan or a migration, or release the database."""
+
+    kind = "not_ready"
 
 
 class DatabaseInUseError(EnvironmentNotReadyError):
@@ -45,6 +78,8 @@ class DatabaseInUseError(EnvironmentNotReadyError):
 
 class InstallationError(SQLMeshComponentError):
     """The person who installs must act: the worker's interpreter has no usable SQLMesh."""
+
+    kind = "not_ready"
 
 
 class EvaluationError(SQLMeshComponentError):
@@ -63,7 +98,7 @@ class WorkerError(SQLMeshComponentError):
     """The worker died, broke the protocol or raised an error by mistake. If nothing killed it, this is our bug."""
 
 
-REFUSALS = (ConfigurationError, ProjectLoadError, EnvironmentNotReadyError, InstallationError)
+REFUSALS = (ConfigurationError, ProjectLoadError, ProjectRuleError, EnvironmentNotReadyError, InstallationError)
 """If one of these ends a run before it computes anything, the run was refused. After any other error, it failed."""
 
 ERRORS_BY_NAME: dict[str, type[SQLMeshComponentError]] = {
@@ -71,6 +106,9 @@ ERRORS_BY_NAME: dict[str, type[SQLMeshComponentError]] = {
     for error in (
         ConfigurationError,
         ProjectLoadError,
+        UnitTestError,
+        LinterRuleError,
+        AdditiveChangeError,
         EnvironmentNotReadyError,
         DatabaseInUseError,
         InstallationError,

@@ -461,23 +461,66 @@ def test_removed_uncategorized_and_metadata_changes_are_reported(shop: Shop) -> 
     assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("uncategorized", ["t.total"])]
 
 
-def test_a_project_that_cannot_be_planned_is_reported(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failing_unit_test_is_reported_with_its_difference(
+    shop: Shop,
 ) -> None:
     (shop.project / "tests").mkdir()
     (shop.project / "tests" / "test_other.yaml").write_text(
         "test_other: {model: t.other, inputs: {}, outputs: {query: [{x: 2}]}}\n"
     )
-    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.json"))
 
+    refusal, record = refused_project(shop)
+
+    assert refusal["kind"] == "tests"
+    assert f"The unit test test_other ({shop.project}/tests/test_other.yaml) fails:" in refusal["message"]
+    assert "      x\n      exp act\n    0   2   1" in refusal["message"]
+    assert f"To run the tests:\n\n    cd {shop.project} && sqlmesh test" in refusal["message"]
+    assert refusal["message"] in failure_of(record)
+
+
+def test_a_rule_of_the_linter_that_a_model_breaks_is_reported(shop: Shop) -> None:
+    config = shop.project / "config.yaml"
+    config.write_text(
+        config.read_text() + "linter: {enabled: true, rules: [noselectstar], warn_rules: [nomissingaudits]}\n"
+    )
+    change(shop, total="MODEL (name t.total, kind FULL); SELECT * FROM t.daily")
+
+    refusal, record = refused_project(shop)
+
+    assert refusal["kind"] == "linter"
+    assert "t.total: noselectstar: Query should not contain SELECT *" in refusal["message"]
+    assert "nomissingaudits" not in refusal["message"]
+    assert "t.total: nomissingaudits: " in record.log
+    assert f"    cd {shop.project} && sqlmesh lint" in refusal["message"]
+
+
+def test_a_new_column_that_a_model_does_not_allow_is_reported(shop: Shop) -> None:
+    config = {
+        mode: DAILY.replace("forward_only true", f"forward_only true, on_additive_change {mode}")
+        for mode in ("error", "warn")
+    }
+    change(shop, daily=config["error"].replace("amount FROM", "amount, 1 AS added FROM"))
+
+    refusal, _ = refused_project(shop)
+
+    assert refusal["kind"] == "additive"
+    assert "warehouse.t.daily gains columns (ALTER TABLE" in refusal["message"]
+    assert "set `on_additive_change: allow` in the model" in refusal["message"]
+    change(shop, daily=config["warn"].replace("amount FROM", "amount, 1 AS added FROM"))
     record = launch(shop, PLAN)
+    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    assert "Its `on_additive_change` asks for this warning." in record.log
 
+
+def refused_project(shop: Shop) -> tuple[dict[str, Any], RunRecord]:
+    """The only refusal of a project for which SQLMesh builds no plan, and the run of the job."""
+    with pytest.MonkeyPatch.context() as patch:
+        report = shop.project.parent / "report.json"
+        patch.setenv("DG_SQLMESH_REPORT", str(report))
+        record = launch(shop, PLAN)
     assert record.status is dg.DagsterRunStatus.FAILURE
-    assert "failing test" in failure_of(record)
-    assert "test_other" in record.log
-    assert [refusal["kind"] for refusal in json.loads((tmp_path / "report.json").read_text())["refusals"]] == [
-        "not_ready"
-    ]
+    [refusal] = json.loads(report.read_text())["refusals"]
+    return refusal, record
 
 
 def test_report_names_why_sqlmesh_died_before_it_had_a_plan(

@@ -15,12 +15,16 @@ from sqlmesh.utils.errors import CircuitBreakerError, ConflictingPlanError, Lint
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import (
+    AdditiveChangeError,
     ConfigurationError,
     EnvironmentNotReadyError,
     EvaluationError,
+    LinterRuleError,
+    ProjectRuleError,
+    UnitTestError,
 )
-from dg_sqlmesh_component.protocol.formatting import plain
-from dg_sqlmesh_component.worker.context import closed_on_error, describe_error, open_context
+from dg_sqlmesh_component.protocol.formatting import block, listed, plain, unquoted
+from dg_sqlmesh_component.worker.context import closed_on_error, describe_error, open_context, sqlmesh_command
 from dg_sqlmesh_component.worker.evaluate.audits import record_audits
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -28,7 +32,15 @@ from dg_sqlmesh_component.worker.running_queries import cut_off_queries
 
 
 class PlanTracker(Tracker):
-    """SQLMesh's console while a plan is built and applied."""
+    """SQLMesh's console while a plan is built and applied.
+
+    Attributes:
+        violations: What SQLMesh reports before it refuses to build a plan, by the class of our error.
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        super().__init__(pipe)
+        self.violations: dict[type[ProjectRuleError], list[str]] = {}
 
     def start_evaluation_progress(
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *args: Any, **kwargs: Any
@@ -38,15 +50,36 @@ class PlanTracker(Tracker):
 
     def log_test_results(self, result: Any, *_: Any, **__: Any) -> None:
         for test, problem in [*result.failures, *result.errors]:
-            self.pipe.log("error", f"The unit test {test} failed:\n{plain(problem)}", "sqlmesh")
+            self._violated(UnitTestError, f"The unit test {test} fails:{block(plain(problem))}")
 
     def show_linter_violations(self, violations: Any, model: Any, is_error: bool = False) -> None:
         for violation in violations:
-            level: msg.Level = "error" if is_error else "warning"
-            self.pipe.log(level, f"{model.name}: {violation.rule.name}: {violation.violation_msg}", "sqlmesh linter")
+            text = f"{model.name}: {violation.rule.name}: {violation.violation_msg}"
+            if is_error:
+                self._violated(LinterRuleError, text)
+            else:
+                self.pipe.log("warning", text, "sqlmesh linter")
 
-    def log_additive_change(self, snapshot_name: str, *_: Any, **__: Any) -> None:
-        self.pipe.log("error", f"{snapshot_name} has an additive change, which its `on_additive_change` does not allow")
+    def log_additive_change(self, snapshot_name: str, operations: Any, dialect: str, error: bool = True) -> None:
+        alterations = listed([operation.expression.sql(dialect) for operation in operations])
+        text = f"{unquoted(snapshot_name)} gains columns ({alterations})"
+        if error:
+            self._violated(AdditiveChangeError, f"{text}, which its `on_additive_change` does not allow.")
+        else:
+            self.pipe.log("warning", f"{text}. Its `on_additive_change` asks for this warning.")
+
+    def _violated(self, rule: type[ProjectRuleError], text: str) -> None:
+        self.violations.setdefault(rule, []).append(text)
+
+
+def _violation(rule: type[ProjectRuleError], texts: Iterable[str], project: msg.OpenProject) -> ProjectRuleError:
+    """The error for rules of the project that its files break."""
+    remedies = {
+        UnitTestError: f"Correct the models or the tests. To run the tests:{block(sqlmesh_command(project, 'test'))}",
+        LinterRuleError: f"Correct the models or the linter's rules:{block(sqlmesh_command(project, 'lint'))}",
+        AdditiveChangeError: "To allow the new columns, set `on_additive_change: allow` in the model.",
+    }
+    return rule("\n\n".join(["SQLMesh builds no plan.", *texts, remedies[rule]]))
 
 
 class PlanContext(Context):
@@ -54,7 +87,7 @@ class PlanContext(Context):
 
     def __init__(self, request: msg.PlanRequest, tracker: PlanTracker, **options: Any) -> None:
         super().__init__(**options)
-        self._request = request
+        self.request = request
         self.tracker = tracker
         self.nodes: dict[str, Snapshot] = {}
 
@@ -62,7 +95,7 @@ class PlanContext(Context):
         """SQLMesh calls this before each stage that computes or audits."""
         pipe = self.tracker.pipe
         pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
-        record_audits(snapshot_evaluator, self._request.sampling, pipe)
+        record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler
@@ -98,6 +131,8 @@ def built(context: PlanContext, environment: str, **options: Any) -> Plan:
     try:
         return context.plan_builder(environment, allow_destructive_models=["*"], **options).build()
     except (PlanError, LinterError) as error:
+        for rule, texts in context.tracker.violations.items():
+            raise _violation(rule, texts, context.request.project) from error
         raise ConfigurationError(f"SQLMesh builds no plan: {describe_error(error)}") from error
 
 
