@@ -50,18 +50,23 @@ class Coverages:
         """The pending intervals of each node that has some."""
 
     def of(
-        self, fqn: str, done: Sequence[msg.Interval] = (), undone: Sequence[msg.Interval] = ()
+        self,
+        fqn: str,
+        done: Sequence[msg.Interval] = (),
+        undone: Sequence[msg.Interval] = (),
+        forgotten: Sequence[msg.Interval] = (),
     ) -> msg.IntervalCoverage | None:
         """The coverage of a model; None for a node that is no incremental model.
 
         Args:
             done: Intervals that were computed and recorded after the snapshots were read.
             undone: Intervals of a restatement that has failed after the snapshots were read.
+            forgotten: Computed intervals that were forgotten after the snapshots were read, to compute them again.
         """
         snapshot = self._snapshots[fqn]
         if not is_incremental(snapshot):
             return None
-        computed = merge_intervals([*computed_intervals(snapshot, self.index), *done])
+        computed = merge_intervals([*subtract(computed_intervals(snapshot, self.index), forgotten), *done])
         whole = (computed[0][0], computed[-1][1]) if computed else None
         # SQLMesh itself remembers the automatic restatements that have not finished.
         automatic = subtract(computed, subtract(computed, snapshot.pending_restatement_intervals))

@@ -19,10 +19,11 @@ from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.selector import NativeSelector
-from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId
+from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotId, SnapshotIntervals
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 from sqlmesh.core.state_sync import StateSync
+from sqlmesh.core.state_sync.db.interval import _interval_to_df
 
 # -- loading a project ----------------------------------------------------------------------------
 
@@ -151,6 +152,17 @@ def replace_intervals(
     scheduler.batch_intervals = batch_intervals
 
 
+def watch_evaluations(scheduler: Scheduler, before: Callable[[Snapshot], None]) -> None:
+    """Call `before` with the node of each batch, in the thread that then computes it. Audits alone are no batches."""
+    evaluate = scheduler.evaluate
+
+    def evaluate_after(snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
+        before(snapshot)
+        return evaluate(snapshot, *args, **kwargs)
+
+    scheduler.evaluate = evaluate_after
+
+
 def replace_audits(
     evaluator: SnapshotEvaluator,
     audit_all: Callable[[Callable[..., Any]], Callable[..., Any]],
@@ -180,6 +192,39 @@ def open_connections(adapters: Iterable[EngineAdapter]) -> list[Any]:
         of_threads = [*pool.get("_thread_cursors", {}).values(), *pool.get("_thread_connections", {}).values()]
         handles |= {id(handle): handle for handle in [*single, *of_threads] if handle is not None}
     return list(handles.values())
+
+
+def forget_intervals(
+    state_sync: StateSync, snapshot: Snapshot, intervals: Iterable[tuple[int, int]], *, is_dev: bool
+) -> None:
+    """Remove computed intervals of a model's table from the state, and mark those of a production table as pending.
+
+    `StateSync.remove_intervals` does not remove intervals of dev tables, and only one range of a table. SQLMesh has no
+    mark for dev tables. One statement writes everything, so a killed process leaves no half of it.
+    """
+    import pandas as pd  # SQLMesh too imports it only when it writes intervals
+
+    state = state_sync.state_sync.interval_state  # a context wraps its state in a cache
+    columns = ("name", "identifier", "version", "dev_version")
+    query = (
+        exp.select(*columns)
+        .distinct()
+        .from_(state.intervals_table)
+        .where(exp.column("name").eq(snapshot.name), exp.column("version").eq(snapshot.version))
+    )
+    # Each version of the model's code that shares the table has its own rows, and the table has the union of them.
+    sharing = [SnapshotIntervals(**dict(zip(columns, row))) for row in state.engine_adapter.fetchall(query)]
+    removed = [(table, interval) for table in sharing for interval in intervals]
+    rows = [
+        *(_interval_to_df(table, *interval, is_dev=is_dev, is_removed=True) for table, interval in removed),
+        *(_interval_to_df(snapshot, *interval, is_pending_restatement=True) for interval in intervals if not is_dev),
+    ]
+    state.engine_adapter.insert_append(
+        state.intervals_table,
+        pd.DataFrame(rows),
+        target_columns_to_types=state._interval_columns_to_types,
+        track_rows_processed=False,
+    )
 
 
 # -- cleaning up ----------------------------------------------------------------------------------

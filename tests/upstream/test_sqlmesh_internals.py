@@ -17,7 +17,7 @@ from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
 from sqlmesh.core.loader import LoadedProject
-from sqlmesh.core.snapshot import missing_intervals
+from sqlmesh.core.snapshot import Snapshot, SnapshotIntervals, missing_intervals
 from sqlmesh.core.snapshot.cache import SnapshotCache
 from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.errors import SQLMeshError
@@ -170,6 +170,24 @@ def test_run_requests_missing_intervals_then_batches_and_computes_them(planned: 
     assert computed == set(finished), "intervals removed before batching are not computed"
 
 
+def test_run_evaluates_each_batch_and_audit_stage_evaluates_none(planned: Open) -> None:
+    evaluated: list[str] = []
+
+    def watch(scheduler: Any, _: Any) -> None:
+        internals.watch_evaluations(
+            scheduler, lambda snapshot: evaluated.append(snapshot.name.strip('"').split('"')[-1])
+        )
+
+    assert run(planned, watch).is_success
+    assert sorted(evaluated) == ["alone", "orders", "revenue"]
+    evaluated.clear()
+    context = planned(load=False)
+    scheduler = context.scheduler(environment="prod")
+    watch(scheduler, None)
+    assert scheduler.audit("prod", "2026-01-01", NOW).is_success
+    assert evaluated == []
+
+
 def test_run_evaluates_audits_with_two_methods_that_can_be_wrapped(planned: Open) -> None:
     calls: list[tuple[str, str]] = []
 
@@ -267,9 +285,7 @@ def test_state_has_the_time_at_which_each_range_was_computed(planned: Open) -> N
     context = planned(load=False)
     context.run("prod", execution_time=NOW, skip_janitor=True)
     context.run("prod", execution_time="2026-01-06 00:00:00", skip_janitor=True)
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    (orders,) = (info for info in environment.snapshots if info.name.endswith('"orders"'))
+    orders = orders_of(context)
     table = (orders.name, orders.version, False)
     ranges = internals.computed_ranges(context)[table]
     assert [(end - start) // DAY for start, end in (found.interval for found in ranges)] == [4, 1]
@@ -281,6 +297,42 @@ def test_state_has_the_time_at_which_each_range_was_computed(planned: Open) -> N
     (merged,) = internals.computed_ranges(context)[table]
     assert merged.is_merged
     assert (merged.interval[0], merged.interval[1], merged.at) == (ranges[0].interval[0], ranges[1].interval[1], second)
+
+
+def test_forgotten_intervals_are_missing_until_sqlmesh_records_them(planned: Open) -> None:
+    context = planned(load=False)
+    context.run("prod", execution_time=NOW, skip_janitor=True)
+    orders = orders_of(context)
+    start, end = orders.intervals[0]
+    forgotten = [(start, start + DAY), (start + 2 * DAY, start + 3 * DAY)]
+    # Another version of the code with the same table has computed the range too, and the table has a dev table.
+    other = {"name": orders.name, "identifier": "other", "version": orders.version, "dev_version": "other"}
+    context.state_sync.add_snapshots_intervals([SnapshotIntervals(**other, intervals=[(start, end)])])
+    context.state_sync.add_interval(orders, start, end, is_dev=True)
+
+    internals.forget_intervals(context.state_sync, orders, forgotten, is_dev=False)
+    for _ in range(2):
+        orders = orders_of(context)
+        assert orders.intervals == [(start + DAY, start + 2 * DAY), (start + 3 * DAY, end)]
+        assert orders.pending_restatement_intervals == forgotten
+        assert orders.dev_intervals == [(start, end)]
+        context.state_sync.compact_intervals()  # as the janitor does
+
+    internals.forget_intervals(context.state_sync, orders, forgotten, is_dev=True)
+    assert orders_of(context).dev_intervals == [(start + DAY, start + 2 * DAY), (start + 3 * DAY, end)]
+
+    context.run("prod", execution_time=NOW, skip_janitor=True)
+    assert orders_of(context).intervals == [(start, end)]
+    assert orders_of(context).pending_restatement_intervals == []
+
+
+def orders_of(context: Context) -> Snapshot:
+    environment = context.state_reader.get_environment("prod")
+    assert environment is not None
+    infos = [info for info in environment.snapshots if info.name.endswith('"orders"')]
+    (orders,) = context.state_reader.get_snapshots(infos).values()
+    context.state_sync.refresh_snapshot_intervals([orders])
+    return orders
 
 
 def test_state_has_tables_of_snapshots_and_intervals(planned: Open) -> None:

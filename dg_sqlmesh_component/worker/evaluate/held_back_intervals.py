@@ -16,7 +16,8 @@ An interval counts as pending upstream if it is missing and not computed. Interv
 again, because of a `lookback` or because they are not over, hold nothing back.
 
 Held back from a model are: the overlapping intervals; with `depends_on_past`, also all intervals after the first of
-them (`without`); with a `lookback`, also newer intervals that would compute a held-back interval again
+them (`without`); all intervals of a model that reads whole tables, if an upstream table has lost older rows
+(`_forgotten_upstream`); with a `lookback`, also newer intervals that would compute a held-back interval again
 (`within_lookback`). If a newer interval were computed, SQLMesh would never ask for the older interval.
 
 Invariants: no interval is computed while its source is pending anywhere upstream. A model without pending intervals
@@ -41,7 +42,9 @@ from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_inter
 
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, upstream
+from dg_sqlmesh_component.worker.evaluate.forgotten_intervals import forgotten_intervals
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
 
@@ -90,8 +93,7 @@ def hold_back_pending_upstream(scheduler: Scheduler, held_back_by: MutableMappin
             and not snapshot.is_symbolic
             and (intervals := subtract(missing[snapshot], computed_intervals(snapshot, index_or_all)))
         }
-        again = _computed_again(requested, index_or_all) if pending else {}
-        remaining = {**requested, **_remaining(requested, pending, again, scheduler, held_back_by)}
+        remaining = {**requested, **_remaining(requested, pending, index_or_all, scheduler, held_back_by)}
         altered = _altered_since(requested, index_or_all, scheduler.snapshots_by_name)
         batches = batch({**remaining, **altered}, index, *args, **kwargs)
         return {snapshot: batched for snapshot, batched in batches.items() if snapshot in requested}
@@ -165,7 +167,7 @@ def within_lookback(
 def _remaining(
     requested: SnapshotToIntervals,
     pending: Mapping[str, Sequence[Interval]],
-    again: Mapping[str, Set[Interval]],
+    index: DeployabilityIndex,
     scheduler: Scheduler,
     held_back_by: MutableMapping[str, Set[str]],
 ) -> dict[Snapshot, list[Interval]]:
@@ -174,13 +176,18 @@ def _remaining(
     Intervals held back from a model are held back from its downstream models too. They may be more than the intervals
     pending upstream: a whole day because of one hour, or everything after a gap.
     """
+    if not pending:
+        return {}
     by_name = scheduler.snapshots_by_name
     running = {snapshot.name: snapshot for snapshot in requested}
+    again = _computed_again(requested, index)
+    forgotten = {node.name for node in forgotten_intervals(map(by_name.__getitem__, pending), scheduler.state_sync)}
+    forgotten_upstream = _forgotten_upstream(requested, forgotten, by_name)
     remaining: dict[Snapshot, list[Interval]] = {}
     nearest: dict[str, frozenset[str]] = {}
     lacking: dict[str, list[Interval]] = {}  # by model, the intervals for which its source is not there
     parents_of = upstream(by_name)
-    graph = {name: parents_of[name] for name in reachable(running, parents_of.__getitem__)} if pending else {}
+    graph = {name: parents_of[name] for name in reachable(running, parents_of.__getitem__)}
     for name in TopologicalSorter(graph).static_order():
         parents = graph[name]
         nearest[name] = frozenset().union(*(_nearest(parent, nearest, lacking, pending) for parent in parents))
@@ -191,7 +198,7 @@ def _remaining(
             snapshot = running[name]
             single = _single(requested[snapshot], snapshot)
             possible = without(single, lacking[name], uninterrupted=snapshot.depends_on_past)
-            denied = set(single) - set(possible)
+            denied = set(single) if name in forgotten_upstream else set(single) - set(possible)
             if name in again:
                 denied = within_lookback(single, again[name], denied, snapshot.model.lookback)
             remaining[snapshot] = [interval for interval in single if interval not in denied]
@@ -201,9 +208,26 @@ def _remaining(
                     for source in nearest[name]
                     if without(pending[source], sorted(denied), uninterrupted=False) != list(pending[source])
                 }
-                held_back_by[name] = concerned or nearest[name]
+                held_back_by[name] = concerned | forgotten_upstream.get(name, set()) or nearest[name]
                 lacking[name] = merge_intervals([*lacking[name], *denied])
     return remaining
+
+
+def _forgotten_upstream(
+    requested: Iterable[Snapshot], forgotten: Set[str], by_name: Mapping[str, Snapshot]
+) -> dict[str, set[str]]:
+    """By model that reads whole tables, the tables that lack rows because of a `lookback` that did not finish.
+
+    The model would lose these rows too, although its own intervals are newer.
+    """
+    parents_of = upstream(by_name)
+
+    def behind_view(name: str) -> Sequence[str]:
+        return parents_of[name] if by_name[name].is_view or by_name[name].is_symbolic else ()
+
+    readers = [node.name for node in requested if node.is_model and not node.is_view and not is_incremental(node)]
+    found = {name: reachable(parents_of[name], behind_view) & forgotten for name in readers}
+    return {name: tables for name, tables in found.items() if tables}
 
 
 def _nearest(

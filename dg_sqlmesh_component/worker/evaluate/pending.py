@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from sqlmesh.core import constants as c
@@ -15,6 +16,7 @@ from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.environment import deployability, opened_without_lock
+from dg_sqlmesh_component.worker.evaluate.forgotten_intervals import forgotten_intervals, missing_with_forgotten
 from dg_sqlmesh_component.worker.evaluate.held_back_intervals import has_signals, hold_back_pending_upstream
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
@@ -33,7 +35,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
     with opened_without_lock(request, pipe) as (context, environment):
         by_id = context.state_reader.get_snapshots(environment.snapshots)
         index = deployability(request.environment, by_id.values())
-        intervals = _missing_intervals(by_id, request, index)
+        intervals = _missing_intervals(context, by_id, request, index)
         waiting, signal_error = {}, None
         if any(map(has_signals, intervals)):
             try:
@@ -58,12 +60,16 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
 
 
 def _missing_intervals(
-    by_id: dict[SnapshotId, Snapshot], request: msg.PendingRequest, index: DeployabilityIndex
+    context: Context, by_id: dict[SnapshotId, Snapshot], request: msg.PendingRequest, index: DeployabilityIndex
 ) -> SnapshotToIntervals:
     """The missing intervals of all nodes. `Scheduler.run` calls the same functions."""
+    forgotten = forgotten_intervals(by_id.values(), context.state_reader)
     if request.environment == c.PROD:
         apply_auto_restatements(by_id, request.now)  # removes intervals of these objects; the state is not changed
-    return merged_missing_intervals(by_id.values(), execution_time=request.now, deployability_index=index)
+    find_missing = partial(
+        merged_missing_intervals, by_id.values(), execution_time=request.now, deployability_index=index
+    )
+    return missing_with_forgotten(find_missing, forgotten)
 
 
 def _models_not_ready(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any
@@ -84,6 +84,7 @@ class Tracker(PipeConsole):
         self.idle_nodes: Callable[[], Iterable[msg.Event]] = tuple
         self.coverages: Coverages | None = None
         self.replaced: Replaced | None = None
+        self._forgotten: dict[str, Sequence[msg.Interval]] = {}
         self._signal_owner: Snapshot | None = None
         self._failed: set[str] = set()
         self._blocked: set[str] = set()
@@ -163,7 +164,7 @@ class Tracker(PipeConsole):
         """A plan has landed during the run: what SQLMesh planned before is void."""
         self.planned = {}
         self.is_through = False
-        for record in (self.unready_signals, self.held_back_by, self._failed, self._blocked):
+        for record in (self.unready_signals, self.held_back_by, self._failed, self._blocked, self._forgotten):
             record.clear()
         self.pipe.send(msg.EvaluationPlanned({}))
         text = "A plan changed the environment during the run: SQLMesh starts over with the models promoted now."
@@ -176,6 +177,11 @@ class Tracker(PipeConsole):
             self.was_cancelled = True
             raise Cancelled
         self._progress.start(snapshot.name, time.monotonic())
+
+    def report_forgotten(self, fqn: str, intervals: Sequence[msg.Interval]) -> None:
+        """Send the coverage of a node without the computed intervals that it begins to compute again."""
+        self._forgotten[fqn] = intervals
+        self._report_coverage(fqn)
 
     def report_in_flight(self) -> None:
         """Send the nodes that are still running. Safe from any thread."""
@@ -225,7 +231,7 @@ class Tracker(PipeConsole):
             fqn in self._failed_audits or self.replaced.may_have_changed(fqn, finished)
         )
         undone = subtract(self.planned[fqn], finished) if is_replaced and self._progress.has_started(fqn) else ()
-        if coverage := self.coverages.of(fqn, finished, undone):
+        if coverage := self.coverages.of(fqn, finished, undone, self._forgotten.get(fqn, ())):
             self.pipe.send(coverage)
 
     # -- after the last batch -----------------------------------------------------------------------

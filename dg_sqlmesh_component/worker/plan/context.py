@@ -26,6 +26,7 @@ from dg_sqlmesh_component.protocol.errors import (
 from dg_sqlmesh_component.protocol.formatting import block, listed, plain, unquoted
 from dg_sqlmesh_component.worker.context import closed_on_error, describe_error, open_context, sqlmesh_command
 from dg_sqlmesh_component.worker.evaluate.audits import record_audits
+from dg_sqlmesh_component.worker.evaluate.forgotten_intervals import forget_before_computing
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import cut_off_queries
@@ -97,6 +98,7 @@ class PlanContext(Context):
         pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+        forget_before_computing(scheduler, self.tracker)
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler
 

@@ -43,6 +43,7 @@ def coverage(
     kind: str = "INCREMENTAL_BY_TIME_RANGE (time_column ds)",
     done: tuple[msg.Interval, ...] = (),
     undone: tuple[msg.Interval, ...] = (),
+    forgotten: tuple[msg.Interval, ...] = (),
     unrestated: tuple[msg.Interval, ...] = (),
     restated_by_sqlmesh: tuple[msg.Interval, ...] = (),
 ) -> msg.IntervalCoverage | None:
@@ -65,7 +66,7 @@ def coverage(
             now,
             {snapshot.name: unrestated},
             ignore_cron=ignore_cron,
-        ).of(snapshot.name, done, undone)
+        ).of(snapshot.name, done, undone, forgotten)
         for ignore_cron in (True, False)
     }
     [answer] = answers  # the same for both
@@ -103,6 +104,14 @@ def test_interval_that_lookback_computes_again_is_not_missing() -> None:
     kind = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 3)"
     assert coverage([(1, 7)], day(9), kind=kind) == msg.IntervalCoverage(
         FQN, (day(1), day(8)), ((day(8), day(9)),), 1, 1, day(9)
+    )
+
+
+def test_interval_that_lookback_has_begun_to_compute_again_is_missing_until_it_is_done() -> None:
+    kind = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 3)"
+    forgotten = ((day(5), day(8)),)
+    assert coverage([(1, 7)], day(9), kind=kind, done=((day(6), day(9)),), forgotten=forgotten) == msg.IntervalCoverage(
+        FQN, (day(1), day(9)), ((day(5), day(6)),), 1, 1, day(6)
     )
 
 

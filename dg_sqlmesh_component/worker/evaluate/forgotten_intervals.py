@@ -1,0 +1,111 @@
+"""Forget computed intervals in SQLMesh's state before SQLMesh computes them again.
+
+A `lookback` computes intervals again that are computed. SQLMesh alone leaves them as computed meanwhile. If their batch
+then fails, is cancelled or is killed, their rows may be gone or old, and SQLMesh never asks for them again. So this
+module removes them from the state before the model's first batch. SQLMesh records each batch when it has finished. What
+is not recorded is missing for everybody: for the next run, for `sqlmesh run`, for a plan and for the checks.
+
+The state then counts a forgotten interval as one that was never computed, and its own `lookback` would compute even
+older intervals again. If these failed too, each attempt would reach further into the past. So forgotten intervals are
+also marked as a pending restatement, which SQLMesh clears when it records them, and a run of ours computes a marked
+interval without a `lookback` of its own (`missing_with_forgotten`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.core.snapshot.definition import merge_intervals
+from sqlmesh.core.state_sync import StateReader
+
+from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.messages import Interval
+from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
+from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, replace_intervals, watch_evaluations
+
+
+def forget_before_computing(scheduler: Scheduler, tracker: Tracker) -> None:
+    """Let the scheduler forget the computed intervals of each model that it computes, and find forgotten ones again.
+
+    All intervals of a model are forgotten before its first batch: another batch may finish and be recorded although
+    one of an older interval was never started, and then SQLMesh would not ask for the older interval again.
+    """
+    find_missing, batch, lock = scheduler.merged_missing_intervals, scheduler.batch_intervals, Lock()
+    again: dict[str, tuple[bool, tuple[Interval, ...]]] = {}
+
+    def merged_missing_intervals(*args: Any, **kwargs: Any) -> SnapshotToIntervals:
+        forgotten = forgotten_intervals(scheduler.snapshots.values(), scheduler.state_sync)
+        return missing_with_forgotten(lambda: find_missing(*args, **kwargs), forgotten)
+
+    def batch_intervals(
+        requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
+    ) -> dict[Snapshot, Any]:
+        batches = batch(requested, index, *args, **kwargs)
+        for snapshot, intervals in batches.items():
+            is_dev = index is not None and not index.is_deployable(snapshot)
+            recorded = snapshot.dev_intervals if is_dev else snapshot.intervals
+            again[snapshot.name] = (is_dev, common(intervals, recorded))
+        return batches
+
+    def forget(snapshot: Snapshot) -> None:
+        with lock:  # the other batches of the model wait
+            is_dev, intervals = again.pop(snapshot.name, (False, ()))
+            if intervals:
+                forget_intervals(scheduler.state_sync, snapshot, intervals, is_dev=is_dev)
+                tracker.report_forgotten(snapshot.name, intervals)
+
+    replace_intervals(scheduler, merged_missing_intervals, batch_intervals)
+    watch_evaluations(scheduler, forget)
+
+
+def common(intervals: Iterable[Interval], others: Iterable[Interval]) -> tuple[Interval, ...]:
+    """The parts of the intervals that lie in one of the others."""
+    intervals = list(intervals)
+    return subtract(intervals, subtract(intervals, others))
+
+
+def forgotten_intervals(
+    snapshots: Iterable[Snapshot], state_reader: StateReader
+) -> dict[Snapshot, tuple[Interval, ...]]:
+    """The intervals that each model with a `lookback` has forgotten and that nobody has computed since.
+
+    An automatic restatement marks intervals too, but the state has them as computed.
+    """
+    marked = [
+        node for node in snapshots if node.is_model and node.model.lookback and node.pending_restatement_intervals
+    ]
+    copies = [snapshot.copy() for snapshot in marked]  # SQLMesh may have removed what it restates automatically
+    state_reader.refresh_snapshot_intervals(copies)
+    forgotten = {
+        snapshot: subtract(copy.pending_restatement_intervals, copy.intervals) for snapshot, copy in zip(marked, copies)
+    }
+    return {snapshot: intervals for snapshot, intervals in forgotten.items() if intervals}
+
+
+def missing_with_forgotten(
+    find_missing: Callable[[], SnapshotToIntervals], forgotten: Mapping[Snapshot, Sequence[Interval]]
+) -> SnapshotToIntervals:
+    """The missing intervals: those that SQLMesh would find if nothing was forgotten, and the forgotten ones.
+
+    Args:
+        find_missing: Finds them with SQLMesh's own `lookback`.
+    """
+    found = find_missing()
+    if not forgotten.keys() & found.keys():
+        return found
+    before = {snapshot: snapshot.intervals for snapshot in forgotten}
+    for snapshot, intervals in forgotten.items():
+        snapshot.intervals = merge_intervals([*snapshot.intervals, *intervals])
+    if_computed = find_missing()
+    for snapshot, intervals in before.items():
+        snapshot.intervals = intervals
+    return {
+        snapshot: merge_intervals([*if_computed.get(snapshot, ()), *common(intervals, forgotten[snapshot])])
+        if snapshot in forgotten
+        else intervals
+        for snapshot, intervals in found.items()
+    }

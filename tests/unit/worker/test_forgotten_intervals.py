@@ -1,0 +1,53 @@
+"""Which intervals a model computes after it has forgotten some, on real snapshots."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from sqlglot import parse
+from sqlmesh.core.model import load_sql_based_model
+from sqlmesh.core.scheduler import merged_missing_intervals
+from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory
+from sqlmesh.utils.date import to_timestamp
+
+from dg_sqlmesh_component.worker.evaluate.forgotten_intervals import missing_with_forgotten
+
+KIND = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)"
+Days = list[tuple[int, int]]
+
+
+def day(number: int) -> int:
+    return int(to_timestamp(f"2026-03-{number:02d}"))
+
+
+def ranges(days: Days) -> list[tuple[int, int]]:
+    """The ranges with these first and last days."""
+    return [(day(first), day(last + 1)) for first, last in days]
+
+
+@pytest.mark.parametrize(
+    ("computed", "forgotten", "now", "expected"),
+    [
+        ([(1, 9)], [], 11, [(8, 10)]),
+        ([(1, 7)], [(8, 9)], 11, [(8, 10)]),  # no earlier day, however often it fails
+        ([(1, 7), (9, 9)], [(8, 8)], 11, [(8, 10)]),
+        ([(1, 4), (6, 9)], [(5, 5)], 11, [(5, 5), (8, 10)]),
+        ([(1, 4), (6, 9)], [(5, 5)], 10, [(5, 5)]),  # nothing else is missing
+        ([(1, 7)], [(8, 9)], 13, [(8, 12)]),
+        ([(1, 3), (8, 9)], [(6, 7)], 11, [(2, 10)]),  # days 4 and 5 were never computed
+    ],
+)
+def test_forgotten_days_are_computed_without_a_lookback_of_their_own(
+    computed: Days, forgotten: Days, now: int, expected: Days
+) -> None:
+    parsed = parse(f"MODEL (name t.days, kind {KIND}, start '2026-03-01', dialect duckdb); SELECT 1 AS ds")
+    snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
+    snapshot.categorize_as(SnapshotChangeCategory.BREAKING)
+    for start, end in ranges(computed):
+        snapshot.add_interval(start, end)
+    before = list(snapshot.intervals)
+    find_missing = partial(merged_missing_intervals, [snapshot], execution_time=day(now), end=day(now))
+    found = missing_with_forgotten(find_missing, {snapshot: ranges(forgotten)} if forgotten else {})
+    assert found == {snapshot: ranges(expected)}
+    assert snapshot.intervals == before
