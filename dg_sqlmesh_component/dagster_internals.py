@@ -344,12 +344,13 @@ class DataVersions:
         tags = {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
         tags |= {} if code_version is None else {CODE_VERSION_TAG: code_version}
         for parent in self._upstream(key):
-            tags[get_input_data_version_tag(parent)] = self._version(parent)
+            tags[get_input_data_version_tag(parent)] = self.current(parent)
             tags[get_input_event_pointer_tag(parent)] = NULL_EVENT_POINTER  # Dagster uses it for partitions only
         self.materialized(key, version)
         return tags
 
-    def _version(self, key: dg.AssetKey) -> str:
+    def current(self, key: dg.AssetKey) -> str:
+        """The data version of the last materialization."""
         if key not in self._versions:
             record = self._instance.get_latest_data_version_record(key)
             found = extract_data_version_from_entry(record.event_log_entry) if record else None

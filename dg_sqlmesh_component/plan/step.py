@@ -37,6 +37,7 @@ from dg_sqlmesh_component.report.records import OutsideData, outside_materializa
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
 from dg_sqlmesh_component.run.cancellation import Interruption
+from dg_sqlmesh_component.run.check_history import results_of_same_data
 from dg_sqlmesh_component.run.costs import estimates
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
@@ -339,6 +340,7 @@ class PlanStep:
         for fqn in assets.parents_first:
             if fqn in by_model:
                 outcome = outcomes.get(fqn) if fqn in self._computed else None
+                repeated_results = list(results_of_same_data(instance, assets, by_model[fqn]))
                 yield self._materialization(by_model[fqn], outcome, versions, plan)
             if fqn in outcomes and fqn in assets.specs:
                 # A model that was only audited was not executed.
@@ -346,13 +348,16 @@ class PlanStep:
                 yield from checks.evaluations(reported, outcomes[fqn])
             elif fqn in by_model:
                 yield from checks.evaluations(assets.checks_of(fqn), by_model[fqn])
+                yield from repeated_results
 
     def _materialization(
         self, data: OutsideData, outcome: NodeOutcome | None, versions: DataVersions, plan: msg.PlanBuilt
     ) -> dg.AssetMaterialization:
         of_outcome = outcome_metadata(self._wording, outcome) if outcome else {}
         by_plan = f"by plan {plan.plan_id} of job {self._settings.apply_job}"
-        origin = f"computed {by_plan}" if outcome else f"promoted {by_plan}; computed before"
+        # A plan creates changed views again without computing a batch.
+        is_new = outcome is not None or (data.intervals and data.computed_at >= self._computing_since)
+        origin = f"computed {by_plan}" if is_new else f"promoted {by_plan}; computed before"
         return outside_materialization(self._settings.assets, data, versions, of_outcome, origin)
 
     def _cancel(self) -> None:

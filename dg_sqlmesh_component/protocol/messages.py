@@ -276,7 +276,7 @@ class RecordedData:
     """The data of a model that Dagster's last record of it describes.
 
     Attributes:
-        version, data_hash, metadata_hash: As in `PromotedVersion`.
+        version, data_hash, metadata_hash, identifier: As in `PromotedVersion`. An old record has no identifier.
         up_to: Everything that was computed until this instant is recorded.
     """
 
@@ -284,6 +284,7 @@ class RecordedData:
     up_to: int
     data_hash: str = ""
     metadata_hash: str = ""
+    identifier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,14 +451,19 @@ class ComputedData:
 
     Attributes:
         ranges: The ranges that were computed since the record, each with the instant of its computation. If there is no
-            record of this version: all computed intervals, with the last instant.
+            record of this version, or if a plan has created the view again: all computed intervals, with the last
+            instant. Empty: since the record, plans have only changed models upstream, and none of these changes affects
+            this data.
         coverage: The coverage of an incremental model, if it was requested.
+        computed_by: The data hash of the definition that has computed the newest range. It differs from the promoted
+            one if a plan has changed the definition and has kept the rows.
     """
 
     fqn: str
     promoted: PromotedVersion
     ranges: tuple[tuple[Interval, int], ...]
     coverage: IntervalCoverage | None = None
+    computed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -541,12 +547,14 @@ class PromotedVersion:
         version: SQLMesh's snapshot version, the suffix of the physical table.
         data_hash, metadata_hash: They differ from the manifest's if the local files or the environment have changed.
         table_name: The table or view that consumers read in this environment; None for an audit.
+        identifier: SQLMesh's identifier of the snapshot. Each change of the model or of a model upstream gives another.
     """
 
     version: str
     data_hash: str
     metadata_hash: str
     table_name: str | None = None
+    identifier: str = ""
 
 
 @dataclass(frozen=True, slots=True)

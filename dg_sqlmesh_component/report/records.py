@@ -32,7 +32,7 @@ def record_of(promoted: msg.PromotedVersion, up_to: int) -> msg.RecordedData:
     Args:
         up_to: Everything that was computed until then is recorded, epoch milliseconds.
     """
-    return msg.RecordedData(promoted.version, up_to, promoted.data_hash, promoted.metadata_hash)
+    return msg.RecordedData(promoted.version, up_to, promoted.data_hash, promoted.metadata_hash, promoted.identifier)
 
 
 def record_in(event: dg.EventLogRecord, environment: str) -> msg.RecordedData | None:
@@ -40,8 +40,8 @@ def record_in(event: dg.EventLogRecord, environment: str) -> msg.RecordedData | 
     stored = of_asset.metadata.get(RECORD) if of_asset else None
     if not isinstance(stored, dg.TextMetadataValue) or stored.value is None:
         return None
-    of_environment, version, up_to, data_hash, metadata_hash = stored.value.split(" ")
-    return msg.RecordedData(version, int(up_to), data_hash, metadata_hash) if of_environment == environment else None
+    of_environment, version, up_to, *others = stored.value.split(" ")
+    return msg.RecordedData(version, int(up_to), *others) if of_environment == environment else None
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class OutsideData:
     """Data of a model that was computed outside of Dagster, and that no record describes.
 
     Attributes:
+        intervals: Empty if a plan has only promoted the recorded data again, with a change upstream that does not
+            affect it.
         computed_at: When the last interval was computed, epoch milliseconds.
+        computed_by: As in `ComputedData`.
     """
 
     fqn: str
@@ -57,6 +60,7 @@ class OutsideData:
     intervals: tuple[msg.Interval, ...]
     computed_at: int
     coverage: msg.IntervalCoverage | None
+    computed_by: str
 
     @property
     def record(self) -> msg.RecordedData:
@@ -69,7 +73,7 @@ def outside_materialization(
     data: OutsideData,
     versions: DataVersions,
     of_outcome: Mapping[str, Any],
-    origin: str = "outside of Dagster",
+    origin: str | None = None,
 ) -> dg.AssetMaterialization:
     """The materialization of a model whose data no run of SQLMesh in Dagster has computed.
 
@@ -77,21 +81,22 @@ def outside_materialization(
 
     Args:
         of_outcome: Metadata of the model's outcome in the run that records the data.
+        origin: What has computed or promoted it; None: something outside of Dagster.
     """
-    key, promoted = assets.key(data.fqn), data.promoted
+    key, promoted, computed_at = assets.key(data.fqn), data.promoted, utc_text(data.computed_at)
+    version = f"{promoted.version}@{computed_at}" if data.intervals else versions.current(key)
+    origin = origin or ("outside of Dagster" if data.intervals else "promoted outside of Dagster; computed before")
     change = unapplied_change(assets, data.fqn, promoted)
     return dg.AssetMaterialization(
         asset_key=key,
         metadata={
             **of_outcome,
-            "sqlmesh/origin": f"{origin}, at {utc_text(data.computed_at)}",
-            **intervals_metadata(data.intervals),
+            "sqlmesh/origin": f"{origin}, at {computed_at}",
+            **(intervals_metadata(data.intervals) if data.intervals else {}),
             **coverage_metadata(data.coverage),
             **({"sqlmesh/unapplied_change": change} if change else {}),
             "sqlmesh/snapshot_version": promoted.version,
             **record_metadata(assets.manifest.environment, data.record),
         },
-        tags=versions.tags_of_materialization(
-            key, f"{promoted.version}@{utc_text(data.computed_at)}", promoted.data_hash
-        ),
+        tags=versions.tags_of_materialization(key, version, data.computed_by),
     )

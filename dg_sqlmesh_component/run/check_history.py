@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 
 import dagster as dg
@@ -13,8 +13,11 @@ from dg_sqlmesh_component.dagster_internals import (
     last_check_records,
     shown_check_records,
 )
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK
 from dg_sqlmesh_component.report.checks import evaluation_of, not_evaluated, repeated
 from dg_sqlmesh_component.report.earlier_results import NOT_EVALUATED, EarlierResult, data_in, stored_value
+from dg_sqlmesh_component.report.records import OutsideData
 
 _MAX_RECORDS = 50
 """How many results of a check are searched for the last one in the environment of the run."""
@@ -62,6 +65,26 @@ def shown_evaluations(
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
     """The same for a run that succeeds. A check that Dagster showed as skipped before this run stays skipped."""
     return _again(shown_check_records(instance, checks, except_run=run_id), why)
+
+
+def results_of_same_data(
+    instance: dg.DagsterInstance, assets: ProjectAssets, data: OutsideData
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """The results that Dagster shows with the last materialization of a model, if its data is promoted once more.
+
+    Dagster would not show them with the next materialization.
+    """
+    if data.intervals:
+        return
+    checks = [check for check in assets.checks_of(data.fqn) if check.name != INTERVALS_CHECK]
+    last = instance.fetch_materializations(assets.key(data.fqn), limit=1).records[0]
+    for check, record in last_check_records(instance, checks).items():
+        evaluation, earlier = _evaluation(record), _earlier_result(record)
+        target = evaluation.target_materialization_data if evaluation else None
+        is_shown = target.storage_id == last.storage_id if target else record.run_id == last.run_id != ""
+        if evaluation and earlier and is_shown:
+            why = "a plan has promoted the same data again"
+            yield evaluation_of(repeated(check, earlier, why, evaluation.metadata))
 
 
 def _again(

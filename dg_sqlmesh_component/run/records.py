@@ -85,8 +85,10 @@ def outside_data(
     """
     outside, left_to_runs = [], []
     for data in compared:
-        record = recorded.get(data.fqn)
-        up_to = record.up_to if record and record.version == data.promoted.version else -1
+        record, promoted = recorded.get(data.fqn), data.promoted
+        up_to = record.up_to if record and record.version == promoted.version else -1
+        if not data.ranges and record and up_to >= 0 and record.identifier != promoted.identifier:
+            outside.append(OutsideData(data.fqn, promoted, (), up_to, data.coverage, data.computed_by))
         unrecorded = [(interval, at) for interval, at in data.ranges if at > up_to]
         ours = [(interval, at) for interval, at in unrecorded if any(run.has_computed(data.fqn, at) for run in active)]
         others = [found for found in unrecorded if found not in ours]
@@ -94,5 +96,5 @@ def outside_data(
             left_to_runs.append(data.fqn)
         if others:
             intervals, computed_at = merged(interval for interval, _ in others), max(at for _, at in others)
-            outside.append(OutsideData(data.fqn, data.promoted, intervals, computed_at, data.coverage))
+            outside.append(OutsideData(data.fqn, promoted, intervals, computed_at, data.coverage, data.computed_by))
     return outside, left_to_runs

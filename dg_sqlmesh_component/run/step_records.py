@@ -74,6 +74,9 @@ class StepRecords:
             is_idle = self.is_selected(fqn) and not outcome.outcome.is_failure
             yield from self._outside_data_of([fqn], in_run={} if is_idle else None)
         is_idle = outcome.outcome.rule.may_stay_silent
+        data = self._outside.get(outcome.fqn)
+        if data and not data.intervals and outcome.outcome.rule.materializes:
+            del self._outside[outcome.fqn]  # the model's own materialization has the promoted version too
         yield from self._outside_data_of([outcome.fqn], outcome_metadata(self.wording, outcome) if is_idle else None)
 
     def _outside_data_of(

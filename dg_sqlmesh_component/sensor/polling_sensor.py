@@ -23,6 +23,7 @@ from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import ActiveRun, active_runs, run_ids
+from dg_sqlmesh_component.run.check_history import results_of_same_data
 from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.run.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, difference
@@ -91,11 +92,16 @@ def evaluate_tick(
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
     for data in new:
         events.append(outside_materialization(assets, data, versions, {}))
+        events += results_of_same_data(instance, assets, data)
         events += checks.evaluations(assets.checks_of(data.fqn), data)
     sentences = []
-    if new:
-        names = _names(assets, [data.fqn for data in new])
-        sentences.append(f"Recorded {counted(len(new), 'model')} computed outside of Dagster: {names}.")
+    for verb, models_of in (
+        ("computed", [data.fqn for data in new if data.intervals]),
+        ("promoted again", [data.fqn for data in new if not data.intervals]),
+    ):
+        if models_of:
+            counts = counted(len(models_of), "model")
+            sentences.append(f"Recorded {counts} {verb} outside of Dagster: {_names(assets, models_of)}.")
     if left_to_runs:
         names = _names(assets, left_to_runs)
         sentences.append(f"Left to run {run_ids(active)}, which has not finished: {names}.")

@@ -6,12 +6,13 @@ too, so it is found although the model has no new interval.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from sqlmesh.core import constants as c
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
-from sqlmesh.core.snapshot import Snapshot, SnapshotTableInfo
+from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory, SnapshotTableInfo
+from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
@@ -60,13 +61,14 @@ class Comparison:
 
     def __init__(self, records: msg.Records, environment: Environment, context: Context) -> None:
         self._records = records
+        self._finalized_at = environment.finalized_ts or now_timestamp()
         self._ranges = computed_ranges(context)
         self._infos = {info.name: info for info in environment.snapshots}
         requested = [self._infos[fqn] for fqn in records.data if fqn in self._infos]
         if environment.name == c.PROD:
             restated = {restatement.fqn for restatement in records.unfinished}
             # Most models have not changed, so only the others are read. This takes most of the time of a large project.
-            read = [info for info in requested if info.name in restated or self._is_new(info)]
+            read = [info for info in requested if info.name in restated or self._is_new(info) or self._since(info)]
             self._snapshots = _read(context, read)
         else:  # which table a model shows depends on all models upstream of it
             self._snapshots = _read(context, environment.snapshots if requested else [])
@@ -87,9 +89,13 @@ class Comparison:
         """
         unrecorded = []
         for fqn in self._records.data:
-            if fqn in self._snapshots and (ranges := self._unrecorded(self._snapshots[fqn])):
+            if (snapshot := self._snapshots.get(fqn)) is None:
+                continue
+            ranges = self._unrecorded(snapshot)
+            if ranges or self._is_unaffected(self._infos[fqn]):
                 coverage = coverages.of(fqn) if coverages else None
-                unrecorded.append(msg.ComputedData(fqn, promoted_version(self._infos[fqn]), ranges, coverage))
+                promoted = promoted_version(self._infos[fqn])
+                unrecorded.append(msg.ComputedData(fqn, promoted, ranges, coverage, self._computed_by(snapshot)))
         return msg.DataComparedWithRecords(tuple(unrecorded), tuple(sorted(self.finished_runs)))
 
     def coverages(self, now: int) -> Coverages:
@@ -113,7 +119,37 @@ class Comparison:
         if recorded is None or recorded.version != info.version:
             at = max(computed.at for computed in ranges)
             return tuple((interval, at) for interval in computed_intervals(snapshot, self._index))
-        return tuple((computed.interval, computed.at) for computed in ranges if computed.at > recorded.up_to)
+        unrecorded = tuple((computed.interval, computed.at) for computed in ranges if computed.at > recorded.up_to)
+        if not unrecorded and info.is_view and self._since(info) and not self._is_unaffected(info):
+            return tuple((interval, self._finalized_at) for interval in computed_intervals(snapshot, self._index))
+        return unrecorded
+
+    def _computed_by(self, snapshot: Snapshot) -> str:
+        """As in `ComputedData`. A view has no rows of its own."""
+        info = self._infos[snapshot.name]
+        promoted = info.fingerprint.data_hash
+        if info.is_view:
+            return promoted
+        newest = max(self._ranges_of(snapshot), key=lambda computed: computed.at, default=None)
+        by_identifier = {version.snapshot_id(info.name).identifier: version for version in info.all_versions}
+        version = by_identifier.get(newest.identifier or "") if newest else None
+        return version.fingerprint.data_hash if version else promoted
+
+    def _since(self, info: SnapshotTableInfo) -> Set[SnapshotChangeCategory | None]:
+        """The categories of the changes of a model since its record, if its table is the same and they are known."""
+        recorded = self._records.data[info.name]
+        if recorded is None or recorded.version != info.version or recorded.identifier == info.identifier:
+            return set()
+        identifiers = [version.snapshot_id(info.name).identifier for version in info.all_versions]
+        if recorded.identifier not in identifiers:
+            return set()
+        position = len(identifiers) - identifiers[::-1].index(recorded.identifier)
+        return {version.change_category for version in info.all_versions[position:]}
+
+    def _is_unaffected(self, info: SnapshotTableInfo) -> bool:
+        """Whether plans have changed only models upstream since the record, in a way that does not affect the data."""
+        since = self._since(info)
+        return SnapshotChangeCategory.INDIRECT_NON_BREAKING in since and since <= _KEEP_DATA
 
     def _is_new(self, info: SnapshotTableInfo) -> bool:
         """Whether a table of prod has data that Dagster has not recorded."""
@@ -142,6 +178,9 @@ class Comparison:
         """The computed ranges of the table that the environment shows."""
         is_dev = not self._index.is_representative(snapshot)
         return self._ranges.get((snapshot.name, shown_version(snapshot, self._index), is_dev), ())
+
+
+_KEEP_DATA = {SnapshotChangeCategory.INDIRECT_NON_BREAKING, SnapshotChangeCategory.METADATA}
 
 
 def _read(context: Context, infos: Sequence[SnapshotTableInfo]) -> Mapping[str, Snapshot]:

@@ -95,7 +95,8 @@ def _place(connection: ConnectionConfig) -> str:
 
 def promoted_version(info: SnapshotTableInfo, table_name: str | None = None) -> msg.PromotedVersion:
     """The promoted version of a node, with the name of the table or view that consumers read."""
-    return msg.PromotedVersion(info.version, info.fingerprint.data_hash, info.fingerprint.metadata_hash, table_name)
+    hashes = info.fingerprint
+    return msg.PromotedVersion(info.version, hashes.data_hash, hashes.metadata_hash, table_name, info.identifier)
 
 
 def upstream(snapshots: Mapping[str, Snapshot]) -> dict[str, list[str]]:

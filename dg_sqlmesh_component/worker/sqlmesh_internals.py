@@ -104,11 +104,13 @@ class ComputedRange:
 
     Attributes:
         at: When it was computed (epoch milliseconds); the newest instant if SQLMesh's janitor has merged ranges.
+        identifier: The snapshot that has computed it; None if SQLMesh has deleted that snapshot.
     """
 
     interval: tuple[int, int]
     at: int
     is_merged: bool
+    identifier: str | None
 
 
 def computed_ranges(context: Context) -> dict[tuple[str, str, bool], list[ComputedRange]]:
@@ -118,18 +120,20 @@ def computed_ranges(context: Context) -> dict[tuple[str, str, bool], list[Comput
     left out.
     """
     state = context.state_sync.state_sync.interval_state  # a context wraps its state in a cache
-    columns = ("name", "version", "dev_version", "is_dev", "start_ts", "end_ts", "last_altered_ts", "is_compacted")
+    of_table = ("name", "version", "dev_version", "is_dev")
+    of_range = ("start_ts", "end_ts", "last_altered_ts", "is_compacted", "identifier")
     query = (
-        exp.select(*columns)
+        exp.select(*of_table, *of_range)
         .from_(state.intervals_table)
         .where(exp.column("is_removed").not_())
         .where(exp.column("is_pending_restatement").not_())
         .where(exp.column("last_altered_ts").is_(exp.null()).not_())
     )
     ranges: dict[tuple[str, str, bool], list[ComputedRange]] = {}
-    for name, version, dev_version, is_dev, start, end, at, is_merged in state.engine_adapter.fetchall(query):
+    for name, version, dev_version, is_dev, start, end, *others in state.engine_adapter.fetchall(query):
+        at, is_merged, identifier = others
         table = (name, dev_version if is_dev else version, bool(is_dev))
-        ranges.setdefault(table, []).append(ComputedRange((start, end), at, bool(is_merged)))
+        ranges.setdefault(table, []).append(ComputedRange((start, end), at, bool(is_merged), identifier))
     return ranges
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import clock
 import dagster as dg
 import pytest
+from engine.preview_lab import DAY
 from engine.test_plan_gate import APPLY, change, failure_of, launch, planned
-from engine.test_records import LOST, MODELS, broken, day, health, new_recorded, restate
-from harness import NewShop, RunRecord, Shop
+from engine.test_records import LOST, MODELS, broken, day, health, new_recorded, restate, tick, unsynced
+from harness import CONFIG, NewShop, RunRecord, Shop
 
 __all__ = ["new_recorded"]
 
@@ -61,3 +66,122 @@ def test_rows_that_a_restatement_has_lost_keep_the_checks_red_after_an_apply(sho
     assert metadata_of(record, "t/days")["sqlmesh/intervals"] == f"[{day(3)}, {day(2)})"
     assert health(record) == LOST
     assert f"has not finished for [{day(5)}, {day(4)})" in record.description_of("t/days:sqlmesh_execution_status")
+
+
+# -- data that a plan promotes without computing it ---------------------------------------------------
+
+DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
+CHAIN = {
+    "models/base.sql": f"MODEL (name t.base, {DAILY}); SELECT @start_ds::DATE AS ds, 1::INT AS n",
+    "models/sums.sql": f"MODEL (name t.sums, {DAILY}, audits (not_null(columns := (n)))); "
+    "SELECT ds, sum(n)::INT AS n FROM t.base WHERE ds BETWEEN @start_ds::DATE AND @end_ds::DATE GROUP BY ds",
+    "models/shown.sql": "MODEL (name t.shown, kind VIEW); SELECT ds, n FROM t.base",
+    "models/total.sql": "MODEL (name t.total, kind FULL); SELECT sum(n)::INT AS n FROM t.shown",
+}
+NON_BREAKING = CHAIN["models/base.sql"] + ", 2::INT AS m"
+UNAFFECTED = {"t/sums", "t/total"}
+"""SQLMesh creates the view again, as new data."""
+
+
+@pytest.fixture
+def chain(new_shop: NewShop) -> Shop:
+    """All intervals are computed, and recorded by a run that has audited nothing."""
+    shop = new_shop(CHAIN, planned_at=None, deploy=True, intervals_check=True, polling_sensor=True)
+    applied(shop)
+    return shop
+
+
+def data_versions(record: RunRecord) -> dict[str, str]:
+    return {key: (event.tags or {})["dagster/data_version"] for key, event in record.computed_outside.items()}
+
+
+def test_each_model_has_one_materialization_after_a_non_breaking_change_and_nothing_is_unsynced(chain: Shop) -> None:
+    change(chain, base=CHAIN["models/base.sql"].replace("1::INT", "2::INT"))
+    before = applied(chain)
+    assert before.checks["t/sums:not_null_n"].passed
+    change(chain, base=NON_BREAKING.replace("1::INT", "2::INT"))
+
+    record = applied(chain)
+
+    assert set(record.computed_outside) == {"t/base", "t/shown", *UNAFFECTED}
+    for asset in UNAFFECTED:
+        metadata = metadata_of(record, asset)
+        assert metadata["sqlmesh/origin"].startswith("promoted by plan ")
+        assert "sqlmesh/intervals" not in metadata, "nothing was computed"
+        assert data_versions(record)[asset] == data_versions(before)[asset], "the data is the same"
+    assert metadata_of(record, "t/sums")["sqlmesh/coverage"]
+    results = {name.partition(":")[2]: check.passed for name, check in record.checks.items() if "t/sums" in name}
+    assert results == {"not_null_n": True, "sqlmesh_execution_status": True, "sqlmesh_intervals_complete": True}
+    assert not unsynced(chain)
+    assert chain.launch().computed_outside == {}
+    assert not unsynced(chain)
+
+
+@pytest.mark.parametrize("found_by", ["a run", "a run of a subset", "the sensor"])
+def test_a_non_breaking_plan_in_a_shell_leaves_nothing_unsynced(chain: Shop, found_by: str) -> None:
+    change(chain, base=NON_BREAKING)
+    chain.plan(at=None)
+
+    if found_by == "the sensor":
+        text = tick(chain)
+        assert "Recorded 2 models promoted again outside of Dagster: t.sums, t.total." in text
+        assert "promoted again" not in tick(chain)
+    else:
+        if found_by == "a run of a subset":
+            chain.launch(assets=["t/base"])
+        record = chain.launch()
+        assert set(record.computed_outside) >= UNAFFECTED
+        assert "promoted outside of Dagster; computed before" in metadata_of(record, "t/sums")["sqlmesh/origin"]
+
+    assert not unsynced(chain)
+    assert chain.launch().computed_outside == {}
+
+
+# -- forward-only changes -----------------------------------------------------------------------------
+
+FORWARD_ONLY = {
+    "models/base.sql": "MODEL (name t.base, kind FULL); SELECT 1::INT AS n",
+    "models/shown.sql": "MODEL (name t.shown, kind VIEW); SELECT n, 1::INT AS m FROM t.base",
+    "models/total.sql": "MODEL (name t.total, kind FULL); SELECT sum(m)::INT AS m FROM t.shown",
+}
+NEW_CODE, NEW_DATA = "has a new code version", "has a new dependency data version"
+
+
+@contextmanager
+def tomorrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Show this process and its workers the time of tomorrow."""
+    offset = time.time() - time.monotonic() + DAY / 1000
+    monkeypatch.setenv(clock.VARIABLE, str(offset))
+    traveller = clock.start(offset)
+    yield
+    traveller.stop()
+    monkeypatch.delenv(clock.VARIABLE)
+
+
+@pytest.mark.parametrize("mode", ["plan: {forward_only: true}", "virtual_environment_mode: dev_only"])
+@pytest.mark.parametrize("is_recorded", [True, False], ids=["recorded before", "never recorded"])
+def test_kept_rows_are_not_in_sync_until_they_are_computed(
+    new_shop: NewShop, monkeypatch: pytest.MonkeyPatch, mode: str, is_recorded: bool
+) -> None:
+    shop = new_shop(FORWARD_ONLY, config=f"{CONFIG}{mode}\n", planned_at="now", deploy=True)
+    if is_recorded:
+        shop.launch()
+    change(
+        shop,
+        base=FORWARD_ONLY["models/base.sql"].replace("1::INT", "2::INT"),
+        shown=FORWARD_ONLY["models/shown.sql"].replace("1::INT", "2::INT"),
+    )
+
+    record = applied(shop)
+
+    assert shop.query("SELECT n, m FROM t.shown") == [(1, 2)], "the view is new, the table that it reads is not"
+    assert set(record.computed_outside) == ({"t/shown"} if is_recorded else {"t/base", "t/shown", "t/total"})
+    assert unsynced(shop)["t/base"] == [NEW_CODE]
+    assert "t/shown" not in unsynced(shop)
+    if is_recorded:
+        assert metadata_of(record, "t/shown")["sqlmesh/origin"].startswith("computed by plan ")
+        assert unsynced(shop)["t/total"] == [NEW_DATA], "it was computed from the view before"
+    with tomorrow(monkeypatch):
+        assert set(shop.launch().materializations) == {"t/base", "t/shown", "t/total"}
+    assert shop.query("SELECT n, m FROM t.shown") == [(2, 2)]
+    assert not unsynced(shop)

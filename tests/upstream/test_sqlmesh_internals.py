@@ -292,10 +292,12 @@ def test_state_has_the_time_at_which_each_range_was_computed(planned: Open) -> N
     first, second = (found.at for found in ranges)
     assert first < second
     assert not any(found.is_merged for found in ranges)
+    assert {found.identifier for found in ranges} == {orders.identifier}
 
     context.state_sync.compact_intervals()  # as the janitor does: the time of the last computation is kept
     (merged,) = internals.computed_ranges(context)[table]
     assert merged.is_merged
+    assert merged.identifier == orders.identifier
     assert (merged.interval[0], merged.interval[1], merged.at) == (ranges[0].interval[0], ranges[1].interval[1], second)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from unit.builders import DAY, day, days
 
@@ -56,9 +58,28 @@ def test_other_runs_are_no_reason_to_leave_data(unfinished: ActiveRun) -> None:
     assert (data.intervals, left) == ((days(1, 9),), [])
 
 
+@pytest.mark.parametrize(
+    ("recorded", "is_recorded_again"),
+    [
+        (msg.RecordedData("7", 30, "data", "text", "before"), True),
+        (msg.RecordedData("7", 30, "data", "text", "now"), False),
+        (msg.RecordedData("6", 30, "data", "text", "before"), False),
+        (None, False),
+    ],
+    ids=["promoted again", "recorded meanwhile", "another table", "no record"],
+)
+def test_data_that_a_plan_has_promoted_again_is_recorded_once(
+    recorded: msg.RecordedData | None, is_recorded_again: bool
+) -> None:
+    promoted = replace(PROMOTED, identifier="now")
+    found, left = outside_data([msg.ComputedData("a", promoted, ())], {"a": recorded}, [run(20, "a")])
+    assert [(data.intervals, data.computed_at) for data in found] == ([((), 30)] if is_recorded_again else [])
+    assert left == []
+
+
 def test_record_is_one_line_of_metadata() -> None:
-    recorded = msg.RecordedData("7", 30, "data", "text")
-    assert record_metadata("prod", recorded) == {RECORD: "prod 7 30 data text"}
+    recorded = msg.RecordedData("7", 30, "data", "text", "now")
+    assert record_metadata("prod", recorded) == {RECORD: "prod 7 30 data text now"}
     assert record_metadata("prod", None) == {}
 
 
