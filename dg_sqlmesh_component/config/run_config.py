@@ -1,7 +1,7 @@
 """The run config of the SQLMesh op."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import block
+from dg_sqlmesh_component.protocol.formatting import block, did_you_mean, listed
 
 
 class RestateConfig(dg.Config):
@@ -171,6 +171,20 @@ def config_of_run(
     if step in configured or op not in configured:
         return resolved or {}
     return {name: _resolved(value) for name, value in (configured[op].get("config") or {}).items()}
+
+
+def refuse_config_of_other_ops(run_config: Mapping[str, Any], ops: Collection[str]) -> None:
+    """Refuse a run config that names other ops only. Dagster ignores it, so what should be a dry run would compute.
+
+    Args:
+        ops: The names of the run's ops.
+    """
+    configured = run_config.get("ops") or {}
+    if configured and configured.keys().isdisjoint(ops):
+        raise ConfigurationError(
+            f"The run config configures {listed(sorted(configured))} under `ops`, and this run has no such op. Dagster "
+            f"ignores it.{did_you_mean(min(configured), ops)} Correct the name, or leave it out."
+        )
 
 
 def _resolved(value: Any) -> Any:

@@ -14,6 +14,7 @@ from dg_sqlmesh_component.config.run_config import (
     chosen_environment,
     config_of_run,
     refuse_blank_bounds,
+    refuse_config_of_other_ops,
     refuse_options_without_effect,
     refuse_restatement,
     run_config,
@@ -176,6 +177,9 @@ def _uses(assets: ProjectAssets, node: str, selected: Set[dg.AssetCheckKey]) -> 
 
 def _run_config(context: dg.AssetExecutionContext) -> SQLMeshRunConfig:
     op = context.op_execution_context
+    # Dagster gives a run that repeats failed assets the config of the failed run, which may be for other assets.
+    if not repeats_failed_assets(context.run):
+        refuse_config_of_other_ops(context.run.run_config, {node.name for node in op.job_def.nodes})
     return run_config(config_of_run(context.run.run_config, op.op_handle.name, op.op_def.name, op.op_config))
 
 

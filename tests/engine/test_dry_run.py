@@ -233,6 +233,28 @@ def test_dry_run_without_a_result_repeats_the_last_results_of_checks(new_shop: N
     assert all("Repeated, because this was a dry run." in str(check.description) for check in checks.values())
 
 
+def test_run_config_of_another_op_is_refused_and_computes_nothing(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS)
+    before = shop.state()
+
+    def launch(*ops: str) -> RunRecord:
+        """Launch as `dg launch --assets`: Dagster itself refuses such a config for a job that somebody has defined."""
+        job = shop.refresh().resolve_implicit_global_asset_job_def()
+        config = {"ops": {op: {"config": {"dry_run": True}} for op in ops}}
+        run = job.execute_in_process(instance=shop.instance, run_config=config, raise_on_error=False)
+        return shop.run_record(run.run_id)
+
+    record = launch("sqlmesh_shopp")
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    [failure] = record.failures
+    assert "configures sqlmesh_shopp under `ops`, and this run has no such op" in failure
+    assert "Did you mean sqlmesh_shop?" in failure
+    assert record.not_evaluated_reasons == {"Not evaluated: the run was refused."}
+    assert shop.state() == before
+    assert launch("sqlmesh_shopp", OP).status is dg.DagsterRunStatus.SUCCESS
+    assert shop.state() == before
+
+
 def test_dry_run_in_another_environment_predicts_that_environment(new_shop: NewShop) -> None:
     shop = new_shop(MODELS, execution={"environments": ["dev"]})
     shop.plan("dev", "--include-unmodified")

@@ -579,3 +579,23 @@ def test_state_backed_component_writes_and_reads_its_state_in_development(
 def test_components_are_registered_by_the_entry_point_group() -> None:
     """ADR-0011: our pyproject.toml uses this group."""
     assert DG_PLUGIN_ENTRY_POINT_GROUP == "dagster_dg_cli.registry_modules"
+
+
+@pytest.mark.parametrize("is_asset_job", [True, False])
+def test_only_the_job_of_all_assets_ignores_the_config_of_an_op_that_it_does_not_have(is_asset_job: bool) -> None:
+    """`dg launch --assets` and the UI launch the job of all assets, so a step refuses such a config itself."""
+
+    @dg.asset
+    def one() -> None: ...
+
+    @dg.job
+    def plain() -> None:
+        dg.op(name="two")(lambda: None)()
+
+    job = dg.Definitions(assets=[one]).resolve_implicit_global_asset_job_def() if is_asset_job else plain
+    config: dict[str, Any] = {"ops": {"three": {"config": {}}}}
+    if is_asset_job:
+        assert job.execute_in_process(run_config=config).success
+    else:
+        with pytest.raises(dg.DagsterInvalidConfigError, match="three"):
+            job.execute_in_process(run_config=config)
