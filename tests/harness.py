@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import datetime
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -635,6 +636,11 @@ class RunRecord:
     def log(self) -> str:
         """All log messages that are not events."""
         return "\n".join(entry.user_message for entry in self.entries if not entry.dagster_event)
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings in the log."""
+        return [entry.user_message for entry in self.entries if entry.level == logging.WARNING]
 
     def status_of(self, asset: str) -> str | None:
         """Return the outcome of an asset: `sqlmesh/status` of its event, else `executed`. None without an event."""

@@ -61,7 +61,7 @@ class RunLog:
             log.info(self.wording.progress(event))
         elif isinstance(event, msg.EnvironmentOpened):
             self._warn_of_differences(event)
-            self._warn_of_unowned(event)
+            self._name_unowned(event)
             if event.missing:
                 log.warning(
                     f"Not promoted in environment {event.environment}: "
@@ -81,16 +81,26 @@ class RunLog:
                 f"{listed(changed)}. If the local files are newer, promote them:{block(event.plan_command)}{_IF_STALE}"
             )
 
-    def _warn_of_unowned(self, event: msg.EnvironmentOpened) -> None:
-        """If Dagster splits the op into several steps, only the first step warns."""
+    def _name_unowned(self, event: msg.EnvironmentOpened) -> None:
+        """If Dagster splits the op into several steps, only the first step does it."""
         op = self.context.op_execution_context
-        unowned = [unquoted(fqn) for fqn in event.others if fqn not in self.owned]
-        if unowned and op.op_handle.name == op.op_def.name:
+        if op.op_handle.name != op.op_def.name:
+            return
+        unowned = [fqn for fqn in event.others if fqn not in self.owned]
+        left_out = [unquoted(fqn) for fqn in unowned if fqn in self.wording.assets.models]
+        unknown = [unquoted(fqn) for fqn in unowned if fqn not in self.wording.assets.models]
+        if left_out:
+            self.context.log.info(
+                f"Promoted models that `select` and `exclude` leave out, and that are not assets of another component "
+                f"in this code location: {listed(left_out)}. If no other code location has them, no Dagster run "
+                "executes them."
+            )
+        if unknown:
             self.context.log.warning(
-                f"Environment {event.environment} has promoted models that are not assets of any component in this "
-                f"code location, so no Dagster run executes them: {listed(unowned)}. If their files were deleted, "
-                f"promote the deletion:{block(event.plan_command)}\n\nIf not, widen `select` in defs.yaml, add a "
-                "component for their project, or run them with `sqlmesh run`."
+                f"Environment {event.environment} has promoted models that no component in this code location knows: "
+                f"{listed(unknown)}. If their files were deleted, promote the deletion:{block(event.plan_command)}"
+                "\n\nIf no other code location has them, no Dagster run executes them: add a component for their "
+                "project, or run them with `sqlmesh run`."
             )
 
     def outcome(self, outcome: NodeOutcome) -> None:

@@ -166,15 +166,28 @@ def test_runs_without_evaluation_carry_over_results_of_declared_environment(new_
         assert str(check.description).endswith(f". Repeated, because {reason}.")
 
 
+def test_log_warns_of_a_promoted_model_whose_file_was_deleted(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS)
+    (shop.project / "models" / "full.sql").unlink()
+    [warning] = [line for line in shop.launch().warnings if "warehouse.t.full" in line]
+    assert "If their files were deleted, promote the deletion:" in warning
+    assert "If no other code location has them, no Dagster run executes them" in warning
+
+
 def test_log_names_promoted_models_without_component(with_dev: Shop) -> None:
     with_dev.add_component("shop", {"project": str(with_dev.project), "select": "t.orders"})
     with_dev.refresh()
-    unowned = "not assets of any component in this code location, so no Dagster run executes them: warehouse.t.revenue."
+    left_out = (
+        "Promoted models that `select` and `exclude` leave out, and that are not assets of another component in this "
+        "code location: warehouse.t.revenue. If no other code location has them, no Dagster run executes them."
+    )
     try:
-        assert unowned in with_dev.launch().log
+        record = with_dev.launch()
+        assert left_out in record.log
+        assert not any("warehouse.t.revenue" in line for line in record.warnings), "another code location may have it"
         with_dev.add_component("rest", {"project": str(with_dev.project), "exclude": "t.orders"})
         with_dev.refresh()
-        assert "not assets of any component" not in with_dev.launch().log
+        assert "leave out" not in with_dev.launch().log
     finally:
         with_dev.add_component("shop", {"project": str(with_dev.project), "execution": {"environments": ["dev"]}})
 
