@@ -26,7 +26,6 @@ from dg_sqlmesh_component.worker.context import (
     describe_error,
     open_context,
     sqlmesh_command,
-    state_connection,
 )
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import cut_off_queries
@@ -34,7 +33,7 @@ from dg_sqlmesh_component.worker.sqlmesh_internals import (
     count_snapshots_and_interval_rows,
     load_materializations,
 )
-from dg_sqlmesh_component.worker.state_lock import is_lockable, locked_context
+from dg_sqlmesh_component.worker.state_lock import locked_context, refuse_unlockable
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 CAN_LIMIT_TO_ENVIRONMENT = "environment" in inspect.signature(Context.run_janitor).parameters
@@ -69,13 +68,12 @@ def open_for_clean_up(request: msg.JanitorRequest, console: JanitorConsole) -> C
     """Open the project, then its state. A locked DuckDB file raises an error here."""
     context: Context = open_context(request.project, console, concurrent_tasks=request.concurrent_tasks)
     with closed_on_error(context, request.project):
-        if not is_lockable(context):
-            raise ConfigurationError(
-                f"A clean-up needs a lock, so that it never works during a run, and SQLMesh's state in "
-                f"{state_connection(context).type_} cannot be locked. Remove `janitor` and `preview` in defs.yaml. At "
-                "a time without runs, use:"
-                f"{block(sqlmesh_command(request.project, 'janitor'))}"
-            )
+        refuse_unlockable(
+            context,
+            "A clean-up",
+            "Remove `janitor` and `preview` in defs.yaml. At a time without runs, use:"
+            f"{block(sqlmesh_command(request.project, 'janitor'))}",
+        )
         context.state_reader.get_environments_summary()
     _load_materializations(request.project, context, console.pipe)
     return context

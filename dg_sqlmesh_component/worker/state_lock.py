@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from sqlmesh.core.context import Context
 
-from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.protocol.messages import EvaluationRequest, JanitorRequest, PlanRequest, StateHeld
 from dg_sqlmesh_component.worker.context import state_connection
@@ -95,6 +95,20 @@ class LockWait:
 def is_lockable(context: Context) -> bool:
     """Whether the SQLMesh state can be locked, which depends on its database."""
     return state_connection(context).type_ in (*_POSTGRES, _DUCKDB)
+
+
+def refuse_unlockable(context: Context, what: str, advice: str) -> None:
+    """Refuse what must never work during a run, if the state cannot be locked.
+
+    Args:
+        what: It, as the beginning of a sentence.
+        advice: What to do instead, in sentences.
+    """
+    if not is_lockable(context):
+        raise ConfigurationError(
+            f"{what} needs a lock, so that it never works during a run, and SQLMesh's state in "
+            f"{state_connection(context).type_} cannot be locked. {advice}"
+        )
 
 
 @contextmanager

@@ -251,15 +251,15 @@ def test_janitor_fails_after_the_overlap_timeout_if_a_run_holds_the_lock(new_sho
         assert metadata_of(record)["interval_rows_after"] == 1
 
 
-def test_janitor_refuses_a_state_that_cannot_be_locked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("request_type", [msg.JanitorRequest, msg.ClosePreviewRequest, msg.PreviewRequest])
+def test_clean_up_and_previews_refuse_a_state_that_cannot_be_locked(tmp_path: Path, request_type: type) -> None:
     state = "    state_connection: {type: motherduck, token: x}\n"
     config = CONFIG.replace("default_gateway", f"{state}default_gateway")
     project = SQLMeshProject((write_project(tmp_path / "shop", MODELS, config),))
-    with serving(project, msg.JanitorRequest(project.open_request)) as events:
+    with serving(project, request_type(project.open_request, "pr_1")) as events:
         [*_, last] = events
     assert isinstance(last, msg.RequestFailed)
     assert last.error == "ConfigurationError"
-    assert (
-        "SQLMesh's state in motherduck cannot be locked. Remove `janitor` and `preview` in defs.yaml." in last.message
-    )
-    assert last.message.endswith("sqlmesh janitor")
+    assert "SQLMesh's state in motherduck cannot be locked. Remove `" in last.message
+    is_preview = request_type is msg.PreviewRequest
+    assert last.message.endswith("sqlmesh plan pr_1" if is_preview else "sqlmesh janitor")

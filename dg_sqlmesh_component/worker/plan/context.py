@@ -30,6 +30,7 @@ from dg_sqlmesh_component.worker.evaluate.forgotten_intervals import forget_befo
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import cut_off_queries
+from dg_sqlmesh_component.worker.state_lock import refuse_unlockable
 
 
 class PlanTracker(Tracker):
@@ -117,6 +118,13 @@ def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:
         concurrent_tasks=request.concurrent_tasks,
     )
     with closed_on_error(context, request.project):
+        if isinstance(request, msg.PreviewRequest):
+            refuse_unlockable(
+                context,
+                "A preview",
+                "Remove `preview` in defs.yaml. At a time without runs, use:"
+                f"{block(sqlmesh_command(request.project, 'plan', request.environment))}",
+            )
         context.state_reader.get_environments_summary()
     return context
 
