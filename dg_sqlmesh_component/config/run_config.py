@@ -30,10 +30,14 @@ class SQLMeshRunConfig(dg.Config):
     )
     start: str | None = Field(
         default=None,
-        description="Compute nothing before this: a date, an instant or words such as `1 week ago`, as "
-        "`sqlmesh run --start`.",
+        description="The first interval to compute is the one that contains this: a date, an instant or words such as "
+        "`1 week ago`, as `sqlmesh run --start`.",
     )
-    end: str | None = Field(default=None, description="Compute nothing after this, as `sqlmesh run --end`.")
+    end: str | None = Field(
+        default=None,
+        description="The last interval to compute is the one that contains this, as `sqlmesh run --end`. If it is a "
+        "date, that day is included.",
+    )
     environment: str | None = Field(
         default=None,
         description="Run this environment instead of the one in defs.yaml. It must be listed under "

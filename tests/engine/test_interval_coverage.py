@@ -11,6 +11,8 @@ import dagster as dg
 import pytest
 from harness import NewShop
 
+from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
+
 CHECK = "sqlmesh_intervals_complete"
 DAILY = "MODEL (name t.{}, kind INCREMENTAL_BY_TIME_RANGE (time_column ds){}); SELECT {} AS id, @start_ds::DATE AS ds"
 FILES = {
@@ -101,3 +103,17 @@ def test_coverage_and_check_show_what_the_state_lacks_after_each_outcome(tmp_pat
     failed_again = shop.launch(assets=["t/broken"], ops={"sqlmesh_shop": {"restate": restated_range}})
     assert failed_again.status_of("t/broken") == "audit_failed"
     assert numbers(failed_again.observations["t/broken"].metadata) == (1, 5)  # the state still has the restated day
+
+
+def test_a_run_computes_the_whole_intervals_that_contain_its_start_and_end(new_shop: NewShop) -> None:
+    shop = new_shop({"models/days.sql": DAILY.format("days", "", 1)}, planned_at="5 days ago")
+    first, last = (datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=n) for n in (4, 2))
+
+    record = shop.launch(ops={"sqlmesh_shop": {"start": f"{first} 12:30:00", "end": f"{last} 12:30:00"}})
+
+    computed = record.materializations["t/days"].metadata["sqlmesh/intervals"].value
+    assert computed == f"[{first}, {last + datetime.timedelta(days=1)})"
+    for name in ("start", "end"):
+        assert "interval to compute is the one that contains this" in str(
+            SQLMeshRunConfig.model_fields[name].description
+        )
