@@ -113,7 +113,7 @@ class PlanStep:
 
     _advice = (
         "If you change a file of the project, review the new plan: it has another digest. If you correct only data, "
-        "launch this job again with the same digest. Finished intervals are not computed again."
+        "launch this job again with the same run config. Finished intervals are not computed again."
     )
 
     def __init__(

@@ -887,7 +887,7 @@ class PlanBuilt(Event):
 
     Attributes:
         plan_id: SQLMesh's id of the plan. It differs each time, also for an equal plan.
-        previous_plan_id: The plan that the environment shows; if that is this plan, the one before; None without any.
+        previous_plan_id: The plan that the environment shows; None without any.
         parts: A hash of each part of the plan that an approval covers.
         models: The models that are changed or computed, parents before children, removed ones last.
         uncategorized: Changed models, by fqn, whose category a person has to choose.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed
 
-PARTS = ("previous plan", "models", "categories", "statements", "requirements", "settings")
+PARTS = ("previous plan", "models", "categories", "statements", "requirements", "settings", "previous models")
 """The parts of `PlanBuilt.parts`, in the order of the digest's fields. The allow-list is the last field."""
 
 _ALLOW_LIST = "allow-list"
@@ -25,6 +25,7 @@ _MEANINGS = {
     "statements": "the statements before or after all models differ",
     "requirements": "the versions of required Python packages differ",
     "settings": "the settings of the environment or of plans differ",
+    "previous models": "the environment showed other versions when a plan had finished last",
     _ALLOW_LIST: "`allow_destructive` names other models than the plan's run config did",
 }
 
@@ -135,12 +136,13 @@ def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
         message = f"`digest` in the run config is {decision.digest!r}, which is no digest of a plan. Copy it from one."
         yield Refusal("digest", (), message)
         return
-    differing = [part for part, was, now in zip((*PARTS, _ALLOW_LIST), approved, fields) if was != now]
+    compared = zip((*PARTS, _ALLOW_LIST), approved, fields)
+    differing = [part for part, was, now in compared if was != now and part not in _settled_parts(plan)]
     # To name models in the run config is an approval too, so a plan without an allow-list covers one with any.
     if differing == [_ALLOW_LIST] and approved[-1] == _short_hash(()):
         differing = []
     if differing:
-        has_moved = "previous plan" in differing
+        has_moved = bool({"previous plan", "previous models"} & set(differing))
         reasons = "; ".join(_MEANINGS[part] for part in differing)
         message = (
             f"The approved plan has the digest {decision.digest}, and the plan that would be applied now has {digest}. "
@@ -149,6 +151,22 @@ def _other_digest(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
             + " Review the new plan, and apply it with its own digest."
         )
         yield Refusal("moved" if has_moved else "digest", (), message)
+
+
+def _settled_parts(plan: msg.PlanBuilt) -> tuple[str, ...]:
+    """The parts that say nothing about an approval, because the environment shows the approved versions already.
+
+    Each attempt to finish a plan becomes the previous plan of the next one. If a plan has finished, nothing is left
+    that could change what the environment shows.
+    """
+    if _has_finished(plan):
+        return ("previous plan", "previous models")
+    return ("previous plan",) if plan.resumes else ()
+
+
+def _has_finished(plan: msg.PlanBuilt) -> bool:
+    """Whether the environment shows exactly this plan, so that applying it computes missing intervals only."""
+    return plan.resumes and plan.unfinished_plan_id is None
 
 
 def _unfinished(plan: msg.PlanBuilt, apply_job: str) -> Iterator[Refusal]:
@@ -208,7 +226,7 @@ def _unknown_names(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]
         ("allow_revert", decision.allow_revert),
     ):
         unknown = tuple(name for name in names if not any(_is_named(model, [name]) for model in plan.models))
-        if unknown and decision.digest is not None:
+        if unknown and decision.digest is not None and not _has_finished(plan):
             message = (
                 f"`{option}` in the run config names {listed(unknown)}, which the plan does not change. Remove it."
             )

@@ -324,6 +324,65 @@ def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(killed_
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
 
 
+@pytest.mark.parametrize("settings", ["", "plan: {use_finalized_state: true}\n"])
+def test_the_same_digest_is_accepted_however_often_the_promotion_fails(killed_shop: Shop, settings: str) -> None:
+    """Each attempt writes a plan of its own into the environment's row, and the one before it as its previous plan."""
+    shop = killed_shop
+    _edit_config(settings)(shop)
+    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
+    digest = planned(shop)["digest"]
+    for _ in range(2):
+        assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
+    (shop.project / "kill").unlink()
+
+    finished = launch(shop, APPLY, digest=digest)
+
+    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "prod is whole again"
+
+
+FAIL = """
+from pathlib import Path
+
+from sqlmesh import macro
+
+
+@macro()
+def fail_in_migration(evaluator):
+    if evaluator.runtime_stage == "creating" and Path("fail").exists():
+        raise RuntimeError("no space left on device")
+"""
+
+
+def test_a_destructive_plan_that_fails_in_its_migration_is_finished_by_the_same_run_config(new_shop: NewShop) -> None:
+    daily = DAILY.replace("SELECT", "@fail_in_migration();\nSELECT")
+    total = "MODEL (name t.total, kind FULL); SELECT max(amount) AS amount FROM t.daily"
+    files = {**MODELS, "models/daily.sql": daily, "models/total.sql": total, "macros/fail.py": FAIL}
+    shop = new_shop(files, deploy=True)
+    change(shop, base=BASE.format(type="INT"))
+    reviewed = planned(shop)
+    config = {"digest": planned(shop, allow_destructive=["t.daily"])["digest"], "allow_destructive": ["t.daily"]}
+    (shop.project / "fail").touch()
+    for _ in range(2):
+        failed = launch(shop, APPLY, **config)
+        assert kinds(report_of(failed)) == []
+        assert "no space left" in failure_of(failed)
+        assert "between two plans" in failure_of(failed)
+    (shop.project / "fail").unlink()
+    resumed = planned(shop)
+    assert [(m["name"], m["change"], m["destructive"]) for m in resumed["models"]] == [
+        (m["name"], m["change"], m["destructive"]) for m in reviewed["models"]
+    ], "the report has what the plan changes, also while it is unfinished"
+    assert kinds(resumed) == ["destructive"]
+
+    finished = launch(shop, APPLY, **config)
+
+    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    assert shop.query("SELECT DISTINCT typeof(amount) FROM t.daily") == [("INTEGER",)]
+    again = launch(shop, APPLY, **config)
+    assert again.status is dg.DagsterRunStatus.SUCCESS, failure_of(again)
+
+
 def test_an_unfinished_plan_of_somebody_else_is_refused_by_name(killed_shop: Shop) -> None:
     shop = killed_shop
     change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))

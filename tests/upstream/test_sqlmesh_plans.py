@@ -91,6 +91,26 @@ def test_an_indirect_destructive_change_is_built_and_leaves_prod_unfinished(proj
     context.close()
 
 
+def test_each_attempt_is_the_previous_plan_of_the_next_one_and_the_finished_versions_stay(project: Path) -> None:
+    """`worker/plan/digest.py` cannot compare the previous plan of an unfinished one."""
+    write(project, "base", BASE.format(type="INT"))
+    context = opened(project)
+    finished = context.state_reader.get_environment("prod")
+    assert finished is not None
+    previous = finished.plan_id
+    for _ in range(3):
+        plan = built(context)
+        with pytest.raises(PlanError):
+            context.apply(plan)
+        environment = context.state_reader.get_environment("prod")
+        assert environment is not None
+        assert (environment.plan_id, environment.previous_plan_id) == (plan.plan_id, previous)
+        assert set(environment.previous_finalized_snapshots or ()) == set(finished.snapshots)
+        assert built(context).context_diff.previous_finalized_snapshots == environment.previous_finalized_snapshots
+        previous = plan.plan_id
+    context.close()
+
+
 def test_a_copy_of_a_plan_has_another_allow_list(project: Path) -> None:
     """`worker/plan/serve.py` applies with the approved models only."""
     context = opened(project)

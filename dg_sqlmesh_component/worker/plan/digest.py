@@ -8,33 +8,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from sqlmesh.core.environment import EnvironmentStatements
 from sqlmesh.core.plan import Plan
+from sqlmesh.core.snapshot import SnapshotInfoLike
 
 
-def plan_parts(plan: Plan, previous_plan_id: str | None) -> dict[str, str]:
+def plan_parts(plan: Plan) -> dict[str, str]:
     """A hash of each part.
 
     The parts are about everything that the environment will show, not about the difference. So an apply that was killed
-    while it promoted has the same hashes when it is repeated, although nothing differs any more.
-
-    Args:
-        previous_plan_id: The plan that the environment shows before this one, or showed before it was begun.
+    while it promoted has the same hashes when it is repeated, although nothing differs any more. The exception is the
+    previous plan: each attempt becomes the previous plan of the next one. The previous models stay those that the
+    environment showed when a plan had finished last.
     """
     diff, naming = plan.context_diff, plan.environment_naming_info
     snapshots = sorted(diff.snapshots.values(), key=lambda snapshot: snapshot.name)
+    finished = diff.previous_finalized_snapshots if diff.is_unfinalized_environment else diff.environment_snapshots
     return {
-        "previous plan": _hash(previous_plan_id),
-        "models": _hash([[s.name, s.fingerprint.to_identifier(), s.version] for s in snapshots]),
+        "previous plan": _hash(diff.previous_plan_id),
+        "models": _versions(snapshots),
         "categories": _hash(
             [[s.name, s.change_category and s.change_category.name, s.is_forward_only] for s in snapshots]
         ),
         "statements": _hash(sorted(map(_statements, diff.environment_statements))),
         "requirements": _hash(diff.requirements),
         "settings": _hash([naming.dict(), plan.forward_only, plan.no_gaps, plan.skip_backfill, plan.empty_backfill]),
+        "previous models": _versions(sorted(finished or (), key=lambda snapshot: snapshot.name)),
     }
+
+
+def _versions(snapshots: Iterable[SnapshotInfoLike]) -> str:
+    return _hash([[s.name, s.fingerprint.to_identifier(), s.version] for s in snapshots])
 
 
 def _statements(of_project: EnvironmentStatements) -> str:

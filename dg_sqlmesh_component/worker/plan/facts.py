@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from sqlglot import exp
 from sqlmesh.core.context import Context
+from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.schema_diff import get_schema_differ
 from sqlmesh.core.snapshot import Snapshot, SnapshotId
@@ -22,18 +23,19 @@ def plan_built(plan: Plan, project: msg.OpenProject, context: Context) -> msg.Pl
     """The facts of a plan."""
     diff = plan.context_diff
     stored = None if diff.is_new_environment else context.state_reader.get_environment(diff.environment)
-    is_shown = stored is not None and not (
-        diff.has_snapshot_changes or diff.has_requirement_changes or diff.has_environment_statements_changes
+    is_shown = (
+        stored is not None
+        and {info.snapshot_id for info in stored.snapshots} == set(diff.snapshots)
+        and not (diff.has_requirement_changes or diff.has_environment_statements_changes)
     )
-    # If the environment shows this plan, an apply that was killed at its end is repeated: with the same digest.
-    previous = stored.previous_plan_id if stored is not None and is_shown else diff.previous_plan_id
     unfinished = diff.previous_plan_id if stored is not None and stored.finalized_ts is None else None
+    changes = _since_finished(diff, context) if is_shown and unfinished else diff
     return msg.PlanBuilt(
         environment=diff.environment,
         plan_id=plan.plan_id,
-        previous_plan_id=previous,
-        parts=plan_parts(plan, previous),
-        models=tuple(_models(plan, context)),
+        previous_plan_id=diff.previous_plan_id,
+        parts=plan_parts(plan),
+        models=tuple(_models(plan, changes, context)),
         has_changes=diff.has_changes,
         uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
         statements=_other_differences(plan),
@@ -43,15 +45,29 @@ def plan_built(plan: Plan, project: msg.OpenProject, context: Context) -> msg.Pl
     )
 
 
-def _models(plan: Plan, context: Context) -> Iterator[msg.PlannedModel]:
-    diff, projects = plan.context_diff, {config.project for config in context.configs.values()}
+def _since_finished(diff: ContextDiff, context: Context) -> ContextDiff:
+    """What has changed since a plan has finished last.
+
+    The environment shows the versions of an unfinished plan already, so SQLMesh itself finds no difference.
+    """
+    return ContextDiff.create(
+        diff.environment,
+        snapshots=diff.snapshots_by_name,
+        create_from=diff.environment,
+        state_reader=context.state_reader,
+        ensure_finalized_snapshots=True,
+    )
+
+
+def _models(plan: Plan, diff: ContextDiff, context: Context) -> Iterator[msg.PlannedModel]:
+    projects = {config.project for config in context.configs.values()}
     missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
     order: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in diff.snapshots.items()})
     for s_id in order.sorted:
         snapshot = diff.snapshots.get(s_id)
-        if snapshot is None or (_change(plan, snapshot) is None and s_id not in missing):
+        if snapshot is None or (_change(diff, snapshot) is None and s_id not in missing):
             continue
-        yield _model(plan, snapshot, missing.get(s_id, []), projects)
+        yield _model(diff, snapshot, missing.get(s_id, []), projects, is_dev=plan.is_dev)
     removed = context.state_reader.get_snapshots(diff.removed_snapshots.values()).values()
     for snapshot in sorted(removed, key=lambda snapshot: snapshot.name):
         yield msg.PlannedModel(
@@ -63,8 +79,7 @@ def _models(plan: Plan, context: Context) -> Iterator[msg.PlannedModel]:
         )
 
 
-def _change(plan: Plan, snapshot: Snapshot) -> msg.Change | None:
-    diff = plan.context_diff
+def _change(diff: ContextDiff, snapshot: Snapshot) -> msg.Change | None:
     if snapshot.snapshot_id in diff.added:
         return "added"
     if diff.directly_modified(snapshot.name):
@@ -74,11 +89,13 @@ def _change(plan: Plan, snapshot: Snapshot) -> msg.Change | None:
     return "metadata" if diff.metadata_updated(snapshot.name) else None
 
 
-def _model(plan: Plan, snapshot: Snapshot, missing: list[msg.Interval], projects: set[str]) -> msg.PlannedModel:
-    change, diff = _change(plan, snapshot), plan.context_diff
+def _model(
+    diff: ContextDiff, snapshot: Snapshot, missing: list[msg.Interval], projects: set[str], *, is_dev: bool
+) -> msg.PlannedModel:
+    change = _change(diff, snapshot)
     _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
     # Other environments show a preview of a forward-only change, in a table of its own.
-    keeps_table = not plan.is_dev and old is not None and snapshot.version == old.version
+    keeps_table = not is_dev and old is not None and snapshot.version == old.version
     is_altered = keeps_table and snapshot.requires_schema_migration_in_prod
     category = snapshot.change_category
     project = snapshot.node.project
@@ -97,7 +114,7 @@ def _model(plan: Plan, snapshot: Snapshot, missing: list[msg.Interval], projects
         takes_back=old is not None and change == "changed" and _takes_back(snapshot, old),
         owner=snapshot.node.owner,
         other_project=project if project not in projects else None,
-        has_one_table=_has_one_table(snapshot, is_dev=plan.is_dev),
+        has_one_table=_has_one_table(snapshot, is_dev=is_dev),
     )
 
 

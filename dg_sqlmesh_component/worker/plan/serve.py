@@ -22,8 +22,8 @@ from dg_sqlmesh_component.worker.plan.preview import preview
 from dg_sqlmesh_component.worker.state_lock import locked_context
 
 _HOW_TO_FINISH = (
-    "Runs wait until it is finished. To finish it, correct the cause and launch this job again with the same digest. "
-    "If the files have to change, apply a new plan with `sqlmesh plan`."
+    "Runs wait until it is finished. To finish it, correct the cause and launch this job again with the same run "
+    "config. If the files have to change, apply a new plan with `sqlmesh plan`."
 )
 
 
