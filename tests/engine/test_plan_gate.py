@@ -204,6 +204,21 @@ def test_a_plan_applied_by_somebody_else_makes_the_approval_void(shop: Shop) -> 
     assert "t.other" in failure_of(record)
 
 
+def test_an_approval_of_no_changes_can_be_applied_twice_and_a_later_merge_moves_nothing(shop: Shop) -> None:
+    change(shop, total=TOTAL.format(added=" + 1"))
+    launch(shop, APPLY, digest=planned(shop)["digest"])
+    report = planned(shop)
+    assert report["models"] == []
+
+    for _ in range(2):
+        applied = launch(shop, APPLY, digest=report["digest"])
+        assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    change(shop, total=TOTAL.format(added=" + 2"))
+    refused = launch(shop, APPLY, digest=report["digest"])
+
+    assert kinds(report_of(refused)) == ["digest"], "nobody has applied a plan since, but the files differ"
+
+
 def test_an_indirect_destructive_change_is_refused_by_name(shop: Shop) -> None:
     """SQLMesh#5719: SQLMesh builds this plan without an error, and breaks the environment half-way."""
     change(shop, base=BASE.format(type="INT"))
