@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,7 +33,7 @@ def registered_workers() -> int:
     try:
         with urllib.request.urlopen(f"http://{HOST}:{WEB_PORT}/json/", timeout=5) as answer:
             return int(json.load(answer)["aliveworkers"])
-    except (urllib.error.URLError, ConnectionError):
+    except OSError:  # it does not answer yet
         return 0
 
 
