@@ -146,10 +146,10 @@ class PlanReport:
         ]
 
     def _refusal_lines(self) -> list[str]:
-        refused = "Refused: nothing was changed" if self.is_apply else "Applying this plan would be refused"
-        verbs = {"error": "Failed", "not_ready": "Refused: nothing was changed"}
+        has_ended = self.is_apply or self.plan is None
+        refused = "Refused: nothing was changed" if has_ended else "Applying this plan would be refused"
         return [
-            f"> **{verbs.get(refusal.kind, refused)} ({refusal.kind}).** {_quoted(refusal.message)}"
+            f"> **{'Failed' if refusal.kind == 'error' else refused} ({refusal.kind}).** {_quoted(refusal.message)}"
             for refusal in self.refusals
         ]
 

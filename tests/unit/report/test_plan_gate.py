@@ -204,6 +204,12 @@ def test_markdown_of_an_apply_says_that_nothing_was_computed() -> None:
     assert "> **Refused: nothing was changed (digest).** No." in refused.markdown()
 
 
+@pytest.mark.parametrize("kind", ["tests", "linter", "additive", "not_ready"])
+def test_markdown_of_a_project_without_a_plan_says_that_nothing_was_changed(kind: str) -> None:
+    text = replace(report(refused=(Refusal(kind, (), "No."),)), plan=None).markdown()
+    assert f"> **Refused: nothing was changed ({kind}).** No." in text
+
+
 def test_markdown_has_the_command_and_the_differences_of_a_plan_that_may_be_applied() -> None:
     text = report(ORDERS, statements="after_all:\n+ GRANT").markdown()
     assert "```diff\n-SELECT 1\n+SELECT 2\n```" in text
