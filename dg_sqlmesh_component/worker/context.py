@@ -20,6 +20,7 @@ from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
+from sqlmesh.core.state_sync import StateSync
 from sqlmesh.utils.concurrency import NodeExecutionFailedError
 
 from dg_sqlmesh_component.protocol.bootstrap import sqlmesh_program
@@ -32,13 +33,17 @@ from dg_sqlmesh_component.protocol.errors import (
     SQLMeshComponentError,
     WorkerError,
 )
-from dg_sqlmesh_component.protocol.formatting import block, plain, short_hash
+from dg_sqlmesh_component.protocol.formatting import block, listed, plain, short_hash
 from dg_sqlmesh_component.protocol.messages import OpenProject, SecretsKnown
 from dg_sqlmesh_component.protocol.redaction import secrets_in
 from dg_sqlmesh_component.worker.find_secrets import secret_values
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.sqlmesh_internals import require_existing_state
+from dg_sqlmesh_component.worker.sqlmesh_internals import (
+    check_opened_state,
+    require_existing_state,
+    tables_without_version,
+)
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 _Context = TypeVar("_Context", bound=Context)
@@ -107,6 +112,7 @@ def open_context(
         context = context_type(paths=list(project.paths), config=configs, gateway=project.gateway, load=False)
         context.console = console
         require_existing_state(context)
+        check_opened_state(context, _refuse_state_without_version)
         if load:
             context.load(**({"model_fqns": set(models) or None, "use_project_index": True} if HAS_INDEX else {}))
         return context
@@ -132,6 +138,17 @@ def closed_on_error(context: Context, project: OpenProject, environment: str | N
         if isinstance(error, SQLMeshComponentError):
             raise
         raise explain(error, project, environment) from error
+
+
+def _refuse_state_without_version(state_sync: StateSync) -> None:
+    tables = tables_without_version(state_sync)
+    if tables:
+        raise EnvironmentNotReadyError(
+            f"SQLMesh's state has no version, and has rows in {listed(tables)}. It is damaged, or only a part of it "
+            "was restored. Restore the whole state from a backup of its database. Tables whose names end in _backup "
+            "are SQLMesh's copies from before its last migration: if all are there, rename them. Do not use `sqlmesh "
+            "plan`, `migrate` or `rollback` before that: SQLMesh may delete the tables of a state without a version."
+        )
 
 
 def with_default_gateway(project: OpenProject) -> OpenProject:

@@ -98,6 +98,36 @@ def require_existing_state(context: Context) -> None:
     context._new_state_sync = opened_state_sync
 
 
+def check_opened_state(context: Context, check: Callable[[StateSync], None]) -> None:
+    """Call `check` with the state before SQLMesh reads its version. SQLMesh creates a state that has none."""
+    new_state_sync = context._new_state_sync
+
+    def checked_state_sync() -> StateSync:
+        state_sync = new_state_sync()
+        check(state_sync)
+        return state_sync
+
+    context._new_state_sync = checked_state_sync
+
+
+def tables_without_version(state_sync: StateSync) -> list[str]:
+    """The tables with rows of a state that has no version, and SQLMesh's copies of them; empty if it has a version.
+
+    SQLMesh reads no version as "no state". It would create one over these tables, fail, and delete them.
+    """
+    migrator = getattr(state_sync, "migrator", None)
+    if migrator is None or state_sync.get_versions(validate=False).schema_version:
+        return []
+    tables = [exp.to_table(table) for table in (*migrator._state_tables, *migrator._optional_state_tables)]
+    copies = [exp.table_(f"{table.name}_backup", db=table.args.get("db")) for table in tables]
+    adapter, first_row = migrator.engine_adapter, exp.select("1").limit(1)
+    return [
+        table.sql()
+        for table in (*tables, *copies)
+        if adapter.table_exists(table) and adapter.fetchone(first_row.from_(table)) is not None
+    ]
+
+
 @dataclass(frozen=True)
 class ComputedRange:
     """A range of a table that SQLMesh has computed.

@@ -6,6 +6,8 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from harness import (
     sqlmesh,
     write_project,
 )
+from postgres import postgres_server
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.protocol.errors import (
@@ -397,6 +400,38 @@ AFTER_ALL = {
     "SELECT CASE WHEN is_up THEN error('boom') END AS id FROM ctl.up",
     "models/below.sql": "MODEL (name t.below, kind FULL); SELECT id FROM t.broken",
 }
+
+
+STATE_TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'sqlmesh' ORDER BY 1"
+HALF_RESTORED = "DELETE FROM sqlmesh._versions"
+ONLY_COPIES = "; ".join(
+    f"ALTER TABLE sqlmesh._{name} RENAME TO _{name}_backup"
+    for name in ("snapshots", "environments", "versions", "intervals", "auto_restatements", "environment_statements")
+)
+
+
+@pytest.mark.parametrize("engine", ["duckdb", "postgres"])
+@pytest.mark.parametrize("damage", [HALF_RESTORED, ONLY_COPIES], ids=["half restored", "only copies"])
+def test_each_job_refuses_a_state_without_a_version_and_leaves_its_tables(
+    new_shop: NewShop, damage: str, engine: str
+) -> None:
+    with postgres_server() if engine == "postgres" else nullcontext() as server:
+        if server is not None:
+            server.query("CREATE DATABASE damaged")
+        attributes: dict[str, Any] = {"deploy": True, "janitor": True}
+        config = CONFIG if server is None else server.config("damaged")
+        shop = new_shop({"models/fine.sql": AFTER_ALL["models/fine.sql"]}, config, **attributes)
+        ask = shop.query if server is None else partial(server.query, database="damaged")
+        ask(damage)
+        tables = ask(STATE_TABLES)
+        definitions = shop.refresh()
+        for name in (None, "sqlmesh_shop_plan", "sqlmesh_shop_janitor"):
+            job = definitions.resolve_job_def(name) if name else definitions.resolve_implicit_global_asset_job_def()
+            run = job.execute_in_process(instance=shop.instance, raise_on_error=False)
+            [failure] = shop.run_record(run.run_id).failures
+            assert "SQLMesh's state has no version, and has rows in sqlmesh._" in failure
+            assert "Restore the whole state from a backup" in failure
+            assert ask(STATE_TABLES) == tables
 
 
 def test_failed_after_all_statement_fails_the_run_but_not_the_models(new_shop: NewShop) -> None:

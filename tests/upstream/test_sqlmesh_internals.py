@@ -376,3 +376,18 @@ def test_janitor_cannot_delete_the_table_of_a_removed_model_in_dev_only_mode(ope
     context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
     with pytest.raises(SQLMeshError, match="is not a part of the physical schema"):
         context.run_janitor(ignore_ttl=False)
+
+
+def test_sqlmesh_deletes_the_tables_of_a_state_that_has_no_version(planned: Open, folder: Path) -> None:
+    """So `tables_without_version` finds such a state first. `rollback` deletes the tables too."""
+    with duckdb.connect(str(folder / "db.db")) as connection:
+        connection.execute("DELETE FROM sqlmesh._versions")
+    context = planned(load=False)
+    found: list[str] = []
+    internals.check_opened_state(context, lambda state: found.extend(internals.tables_without_version(state)))
+    with pytest.raises(SQLMeshError, match="migration failed"):
+        _ = context.state_sync
+    assert {"sqlmesh._snapshots", "sqlmesh._environments"} <= set(found)
+    left = internals.tables_without_version(context._new_state_sync())
+    assert left
+    assert all(table.endswith("_backup") for table in left)
