@@ -637,7 +637,7 @@ class AuditEvaluated(Event):
         query: The rendered SQL that selects the failing rows.
         interval: The batch on which it was evaluated.
         of_whole_table: True if it looked at the whole table, as for a model without a time column; else at the batch.
-        error: Why an audit of an `audit_only` node could not be evaluated. In a run, that fails the node instead.
+        error: Why it could not be evaluated. In a run, this also fails the node.
         sample: Some of the failing rows, if the request asks for them.
 
     Source: the results of `SnapshotEvaluator.audit`.
@@ -680,14 +680,13 @@ class BatchFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class BatchesInFlight(Event):
-    """Sent when the queries in flight are cancelled, and again each time one of these nodes ends.
+class BatchStarted(Event):
+    """Sent when a batch of a node starts. Its `BatchFinished` follows, unless the process dies.
 
-    Attributes:
-        nodes: The nodes that are still running, sorted; empty after the last one has ended.
+    Source: `Console.start_snapshot_evaluation_progress`.
     """
 
-    nodes: tuple[str, ...]
+    fqn: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -716,14 +715,15 @@ class RowsCounted(Event):
 
 @dataclass(frozen=True, slots=True)
 class NodeFailed(Event):
-    """Sent for each node that raised an error, after SQLMesh has finished all nodes, or at once if a signal raised.
+    """Sent for each error of a node, as soon as it is raised.
 
     Attributes:
         error_type: Class name of the cause; `WorkerError` if the cause is a bug of this package.
         failed_audits: Names of the blocking audits that are the cause; empty for any other cause.
         is_transient: Whether a retry may succeed.
 
-    Source: `Console.log_failed_models`, or the error of a signal.
+    Source: the error with which a batch ends, `Console.log_failed_models` for a node without a batch, or the error of a
+        signal.
     """
 
     fqn: str

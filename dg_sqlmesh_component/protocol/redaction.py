@@ -53,7 +53,7 @@ _WITHOUT_SECRETS = (
     msg.EnvironmentOpened,
     msg.EvaluationPlanned,
     msg.BatchFinished,
-    msg.BatchesInFlight,
+    msg.BatchStarted,
     msg.BatchesRunning,
     msg.RowsCounted,
     msg.NodesBlocked,

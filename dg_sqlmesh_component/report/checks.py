@@ -47,7 +47,7 @@ class Checks:
             return self._earlier_failure(check, node, earlier) or self._status(check, node)
         audit = self.wording.assets.checks_of_results(node.fqn, node.audits).get(check)
         if audit is not None:
-            return None if audit.error else self._audited(check, node, audit)
+            return not_evaluated(check, audit.error) if audit.error else self._audited(check, node, audit)
         if _has_evaluated_all(node):
             return not_evaluated(check, self.wording.why_not_promoted(node.fqn))
         if isinstance(node, NodeOutcome) and earlier is not None and self.why_not_repeated(node, earlier) is None:

@@ -67,13 +67,17 @@ def _interrupted_lines(wording: Wording, outcomes: Sequence[NodeOutcome], proble
     """One line for each model with finished batches; for the others, one line for each cause."""
     interrupted = [outcome for outcome in outcomes if outcome.outcome is Outcome.INTERRUPTED]
     lines = [wording.sentence(outcome) for outcome in interrupted if outcome.intervals]
-    not_started = [outcome.fqn for outcome in interrupted if outcome.was_not_started]
-    if not_started:
-        lines.append(f"Not started: {wording.names(not_started)}. The next run executes them.")
-    without_batches = [outcome for outcome in interrupted if not outcome.intervals and not outcome.was_not_started]
-    for cause, nodes in _by_error(without_batches).items():
-        reason = "" if cause in problems else f" {as_sentence(cause)}"
-        lines.append(f"Interrupted: {wording.names(nodes)}.{reason}")
+    cancelled = [outcome.fqn for outcome in interrupted if outcome.was_not_started and outcome.is_cancelled]
+    if cancelled:
+        lines.append(f"Not started: {wording.names(cancelled)}. The next run executes them.")
+    others = [outcome for outcome in interrupted if not outcome.intervals and outcome.fqn not in cancelled]
+    for head, outcomes in (
+        ("Interrupted", [outcome for outcome in others if not outcome.was_not_started]),
+        ("Not started", [outcome for outcome in others if outcome.was_not_started]),
+    ):
+        for cause, nodes in _by_error(outcomes).items():
+            reason = "" if cause in problems else f" {as_sentence(cause)}"
+            lines.append(f"{head}: {wording.names(nodes)}.{reason}")
     return lines
 
 

@@ -160,7 +160,7 @@ class NodeOutcome:
         audited_data: For `up_to_date` and `waiting`: the current version of the data and of the audits.
         altered_at: For `up_to_date` and `waiting`: when the data was last altered.
         is_cancelled: Whether the run was being cancelled when the outcome became certain.
-        was_cut_off: Whether its queries were cancelled.
+        was_started: Whether a batch of it was started in this run.
         computed_until: When the last batch of this run ended, epoch milliseconds; None if no batch was started.
         correlation_id: What SQLMesh adds to each query of this run; None if no batch was started.
         coverage: The coverage of an incremental model after this run; None if it was not reported.
@@ -193,7 +193,7 @@ class NodeOutcome:
     audited_data: msg.AuditedData | None = None
     altered_at: int | None = None
     is_cancelled: bool = False
-    was_cut_off: bool = False
+    was_started: bool = False
     computed_until: int | None = None
     correlation_id: str | None = None
     coverage: msg.IntervalCoverage | None = None
@@ -208,8 +208,8 @@ class NodeOutcome:
 
     @property
     def was_not_started(self) -> bool:
-        """Whether the run was cancelled before it reached the node."""
-        return self.is_cancelled and not self.intervals and not self.was_cut_off
+        """Whether the run ended before it reached the node."""
+        return not self.was_started and not self.intervals
 
     @property
     def unrestated(self) -> tuple[msg.Interval, ...]:

@@ -54,7 +54,7 @@ class Wording:
                 failed = f": {self.names(outcome.failed_upstream)}" if outcome.failed_upstream else ""
                 return f"{name} was not executed, because a model upstream of it failed{failed}."
             case Outcome.FAILED:
-                return f"{name}{self._file(outcome)} failed.{self._why_not_retried(outcome)}"
+                return f"{name}{self._file(outcome)} failed.{self._details(outcome)}"
             case Outcome.AUDIT_FAILED:
                 return f"{name}{self._file(outcome)} failed its audit{self._failing_audits(outcome) or '.'}"
             case Outcome.PARTLY_EXECUTED:
@@ -62,10 +62,12 @@ class Wording:
                     f"{name}{self._file(outcome)} failed after {outcome.finished_batches} of "
                     f"{counted(outcome.planned_batches, 'batch', 'batches')}. "
                     f"The computed intervals are kept: {ranges(outcome.intervals)}."
-                    f"{self._why_not_retried(outcome)}"
+                    f"{self._details(outcome)}"
                 )
-            case Outcome.INTERRUPTED if outcome.was_not_started:
+            case Outcome.INTERRUPTED if outcome.was_not_started and outcome.is_cancelled:
                 return f"{name} was not started: the run was cancelled. The next run executes it."
+            case Outcome.INTERRUPTED if outcome.was_not_started:
+                return f"{name} was not started: {' '.join(map(as_sentence, outcome.errors))}"
             case Outcome.INTERRUPTED:
                 cause = " ".join(map(as_sentence, outcome.errors))
                 finished = f"Finished before that: {ranges(outcome.intervals)}." if outcome.intervals else ""
@@ -198,10 +200,12 @@ class Wording:
         names = ", ".join(f"{audit.name} ({counted(audit.failing_rows, 'row')})" for audit in failing)
         return f" {names}." if names else ""
 
-    def _why_not_retried(self, outcome: NodeOutcome) -> str:
-        """Why a later attempt left out a model that had failed."""
+    def _details(self, outcome: NodeOutcome) -> str:
+        """The audits that raised the error, which does not name them, and why a later attempt left out the model."""
+        names = ", ".join(audit.name for audit in outcome.audits if audit.error)
         is_waiting = outcome.signals or outcome.upstream or outcome.unselected
-        return f" Another attempt left it out: {self.awaited(outcome)}." if is_waiting else ""
+        raised = f" Its audit {names} raised the error." if names else ""
+        return raised + (f" Another attempt left it out: {self.awaited(outcome)}." if is_waiting else "")
 
 
 def ranges(intervals: Iterable[msg.Interval]) -> str:

@@ -8,10 +8,10 @@ Evidence, in the order in which SQLMesh sends it:
 1. `EnvironmentOpened`: the promoted nodes. Requested nodes that are not promoted are settled: `not_in_environment`.
 2. `EvaluationPlanned`: the batches of each node that has something to compute. For the other nodes, `NodeUpToDate` or
    `NodeWaiting` follows.
-3. `AuditEvaluated`, `BatchFinished`: a batch without a duration has failed. When the last planned batch of a node has
-   finished, the node is settled: `executed`. No other outcome of a planned node is certain before the end.
-4. `NodeFailed`, `NodesBlocked`: after SQLMesh has executed the last node, the nodes that failed and those that it
-   left out because of a failure.
+3. `BatchStarted`, `AuditEvaluated`, `BatchFinished`: a batch without a duration has failed, and `NodeFailed` has its
+   error. When the last planned batch of a node has finished, the node is settled: `executed`. No other outcome of a
+   planned node is certain before the end.
+4. `NodesBlocked`: after SQLMesh has executed the last node, the nodes that it left out because of a failure.
 5. `EvaluationFinished`, `RequestFailed`, or the end of the process (`close`): the ledger settles each open entry by
    its strongest evidence (`_Entry.judge`).
 
@@ -57,6 +57,8 @@ class _Entry:
         earlier_errors: The errors of earlier attempts.
         settled: The outcome; None while the entry is open.
         computed_until: When its last batch ended, with or without an error.
+        running: The number of batches that run.
+        was_started: Whether a batch has started in this run.
     """
 
     planned: tuple[msg.Interval, ...] | None = None
@@ -75,7 +77,8 @@ class _Entry:
     attempts: int = 1
     earlier_errors: tuple[str, ...] = ()
     computed_until: int | None = None
-    was_cut_off: bool = False
+    running: int = 0
+    was_started: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -98,7 +101,7 @@ class _Entry:
         finished = {batch.interval for batch in self.earlier}
         for position, evaluations in self.audits.items():
             self.audits[position] = [evaluation for evaluation in evaluations if evaluation.interval in finished]
-        self.planned, self.unselected, self.failed_upstream, self.row_count = None, (), (), None
+        self.planned, self.unselected, self.failed_upstream, self.row_count, self.running = None, (), (), None, 0
         self.up_to_date, self.waiting, self.coverage = None, None, None
         self.failures.clear()
 
@@ -174,7 +177,7 @@ class _Entry:
             altered_at=idle.altered_at if idle else None,
             is_cancelled=is_cancelled,
             correlation_id=correlation_id if self.computed_until is not None else None,
-            was_cut_off=self.was_cut_off,
+            was_started=self.was_started,
             computed_until=self.computed_until,
             coverage=self.coverage,
             attempts=self.attempts,
@@ -252,9 +255,9 @@ class Ledger:
                 self._entry(event.fqn).row_count = event.rows
             case msg.NodeFailed():
                 self._fail(event)
-            case msg.BatchesInFlight():
-                for fqn in event.nodes:
-                    self._entry(fqn).was_cut_off = True
+            case msg.BatchStarted():
+                entry = self._entry(event.fqn)
+                entry.running, entry.was_started = entry.running + 1, True
             case msg.NodesBlocked():
                 for fqn, failed_upstream in event.failed_upstream.items():
                     self._entry(fqn).failed_upstream = failed_upstream
@@ -300,6 +303,11 @@ class Ledger:
             *(self._settle(fqn, *entry.judge(interruption)) for fqn, entry in self._open_entries.items()),
             *(AuditOnlyOutcome(fqn, _audit_results(self._audited.get(fqn, {})), (), error) for fqn in self._audit_only),
         ]
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The nodes with a batch that runs, or that ran when the worker died."""
+        return tuple(fqn for fqn, entry in self._entries.items() if entry.running > 0)
 
     @property
     def _open_entries(self) -> dict[str, _Entry]:
@@ -386,7 +394,7 @@ class Ledger:
 
     def _finish_batch(self, event: msg.BatchFinished) -> list[NodeOutcome | AuditOnlyOutcome]:
         entry = self._entry(event.fqn)
-        entry.computed_until = event.at
+        entry.computed_until, entry.running = event.at, entry.running - 1
         if event.duration_ms is None:
             return []
         planned = entry.planned or ()

@@ -123,7 +123,6 @@ class _Step:
         self._worker: Worker | None = None
         self._computing_since: int | None = None
         self._restatement = RestatementMemory(context, assets)
-        self._in_flight: tuple[str, ...] = ()
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
         self._plan_command: str | None = None
@@ -252,8 +251,6 @@ class _Step:
             case msg.EnvironmentOpened():
                 self._plan_command = event.plan_command
                 self._restatement.begin(event.promoted)
-            case msg.BatchesInFlight():
-                self._in_flight = event.nodes
 
     def _recorded(self) -> msg.Records:
         """What Dagster has recorded. The run gets a tag: data that is computed from now on is this run's."""
@@ -319,7 +316,8 @@ class _Step:
             self._problems.append(self._stopped)
             settled = self._ledger.close(self._stopped)
         else:
-            self._problems.append(str(end))
+            running = self._listed(self._ledger.running)
+            self._problems += [str(end), *([f"Running when it ended: {running}."] if running else [])]
             settled = self._ledger.close("SQLMesh's process ended before it was done.")
         yield from self._results.report(settled)
 
@@ -337,7 +335,7 @@ class _Step:
         return (
             f"The run was cancelled. After {FINISH_GRACE_SECONDS:.0f} seconds the queries in flight were cancelled, "
             f"after {CUT_OFF_GRACE_SECONDS:.0f} more SQLMesh's process was ended, because "
-            f"{self._listed(self._in_flight) or 'it'} was still running."
+            f"{self._listed(self._ledger.running) or 'it'} was still running."
         )
 
     def _listed(self, nodes: Sequence[str]) -> str:

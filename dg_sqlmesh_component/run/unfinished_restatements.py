@@ -58,7 +58,7 @@ class RestatementMemory:
             outcome.fqn: subtract([self.planned.ranges[outcome.fqn][0]], outcome.intervals)
             for outcome in outcomes
             if outcome.outcome.is_failure and outcome.fqn in self.planned.ranges and self._loses_rows(outcome.fqn)
-            if outcome.fqn not in reported and not outcome.was_not_started
+            if outcome.fqn not in reported and not (outcome.is_cancelled and outcome.was_not_started)
         }
         left = {fqn: intervals for fqn, intervals in {**reported, **unreported}.items() if intervals}
         nothing = "No range of this restatement was begun and not finished"

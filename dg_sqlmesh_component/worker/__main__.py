@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from dg_sqlmesh_component.protocol.errors import EvaluationError, InstallationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.worker.own_bugs import own_bug
+from dg_sqlmesh_component.worker.project_exits import as_exception
 
 if TYPE_CHECKING:
     from dg_sqlmesh_component.worker.pipe import Pipe
@@ -48,15 +49,10 @@ def main() -> None:
         _serve(pipe)
     except SQLMeshComponentError as error:
         pipe.fail(error)
-    except SystemExit as exit:
-        frame = traceback.extract_tb(exit.__traceback__)[-1]  # the project's code: the worker itself never raises this
-        text = (
-            f"Code of the SQLMesh project ended SQLMesh's process: {frame.filename}, line {frame.lineno}, in "
-            f"{frame.name}, raised SystemExit({exit.code!r}), as `sys.exit` does. Raise another error there instead."
-        )
-        pipe.fail(EvaluationError(text))
     except Exception as error:  # noqa: BLE001  # the last line of defence: the parent receives the facts and raises them
         pipe.fail(WorkerError(own_bug(error) or f"The worker raised an unexpected error:\n{traceback.format_exc()}"))
+    except BaseException as error:  # noqa: BLE001  # the project's code: the worker itself never raises such an error
+        pipe.fail(EvaluationError(f"Code of the SQLMesh project ended SQLMesh's process: {as_exception(error)}"))
 
 
 def _serve(pipe: Pipe) -> None:

@@ -247,8 +247,8 @@ def plan_command(project: OpenProject, environment: str, context: Context, *, is
 def describe_error(error: BaseException) -> str:
     """The text of an exception, after its class name, with its innermost cause.
 
-    Errors of SQLMesh itself need no class name. The error of a failed node has the id of a version only, so its cause
-    takes its place.
+    Errors of SQLMesh itself and ours need no class name. The error of a failed node has the id of a version only, so
+    its cause takes its place.
     """
     if bug := own_bug(error):
         return bug
@@ -262,7 +262,7 @@ def describe_error(error: BaseException) -> str:
 
 def _named_text(error: BaseException) -> str:
     text, name = plain(error), type(error).__name__
-    return text if text and name in ("ConfigError", "SQLMeshError") else f"{name}: {text}"
+    return text if text and name in ("ConfigError", "SQLMeshError", "ProjectExit") else f"{name}: {text}"
 
 
 def unfinished_plan(project: OpenProject, environment: str) -> EnvironmentNotReadyError:

@@ -65,7 +65,8 @@ class Pipe:
 
     def listen(self) -> None:
         """Start to read stdin in a thread. If stdin ends without a request, this process ends."""
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
         threading.Thread(target=self._listen, name="dg-sqlmesh-listen", daemon=True).start()
 
     def receive(self) -> Request:
@@ -131,7 +132,7 @@ class Pipe:
         """Send the last event of a failed request."""
         self.send(RequestFailed(type(error).__name__, str(error), error.is_transient))
 
-    def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
         self.is_cancelled = True
 
     def _listen(self) -> None:

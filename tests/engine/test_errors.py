@@ -393,6 +393,33 @@ def test_error_of_state_from_another_sqlmesh_version_says_what_to_do(shop: Shop,
     assert advice in description
 
 
+AUDIT_THAT_RAISES = {
+    "models/items.sql": "MODEL (name t.items, kind FULL, audits (unique_values(columns := (id)), "
+    "below(limit := 3), not_null(columns := (id)))); "
+    "SELECT 1 AS id, CASE WHEN is_up THEN 'x' ELSE '1' END AS price FROM ctl.up",
+    "audits/below.sql": "AUDIT (name below); SELECT id FROM @this_model WHERE price::INT > @limit",
+}
+
+
+def test_audit_that_raises_an_error_is_named_with_its_error(new_shop: NewShop) -> None:
+    shop = new_shop(AUDIT_THAT_RAISES, tables={"ctl.up": "SELECT false AS is_up"})
+    shop.query("UPDATE ctl.up SET is_up = true")
+    record = shop.launch()
+    alone = shop.launch(checks=["t/items:below_limit_3"])
+    assert record.status_of("t/items") == "failed"
+    assert (
+        "t.items (models/items.sql) failed. Its audit below raised the error.\n\n    Conversion" in record.failures[0]
+    )
+    assert "t.items: audit below could not be evaluated." in alone.failures[0]
+    assert record.checks["t/items:unique_values_id"].passed
+    for check in (record.checks["t/items:below_limit_3"], alone.checks["t/items:below_limit_3"]):
+        assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert str(check.description).startswith("Not evaluated: ConversionException: ")
+    assert record.description_of("t/items:not_null_id") == (
+        "Not evaluated: t.items (models/items.sql) failed. Its audit below raised the error."
+    )
+
+
 AFTER_ALL = {
     "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id",
     "models/idle.sql": f"MODEL (name t.idle, kind FULL, cron '{YEARLY_CRON}', start '2020-01-01'); SELECT 1 AS id",

@@ -14,6 +14,8 @@ import dagster as dg
 import pytest
 from harness import REPOSITORY, NewShop, Shop, planned_shop, python_model, wait_until
 
+from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+
 DIE = """
 if Path("die").exists():
     print("last words", flush=True)
@@ -27,14 +29,25 @@ if Path("die").exists():
     elif how == "sleep":
         Path("pid").write_text(str(os.getpid()))
         time.sleep(600)
+    elif how == "sys.exit":
+        sys.exit(3)
+    elif how == "KeyboardInterrupt":
+        raise KeyboardInterrupt
+    elif how == "panic":
+        raise BaseException("the driver panics")
     else:
         os.kill(os.getpid(), int(how))
 """
 FILES = {
     "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id",
-    "models/mortal.py": python_model("t.mortal", DIE, ["t.first"]),
+    "models/bad.py": python_model("t.bad", "if Path('die').exists(): raise ValueError('bad data')"),
+    "models/mortal.py": "import sys\n" + python_model("t.mortal", DIE, ["t.first"]),
     "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.mortal",
 }
+
+
+OTHER = "MODEL (name t.other, kind FULL); SELECT id FROM t.first"
+"""It runs after `t.mortal`, or at the same time."""
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +71,50 @@ def test_dead_worker_gives_interrupted_outcome_with_cause_and_last_output(shop: 
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert record.status_of("t/mortal") == "interrupted"
     assert record.status_of("t/last") == "interrupted"
+    assert record.status_of("t/bad") == "failed"
     # The first of these runs computes it. In later runs it is up to date, and this is reported before the worker dies.
     assert record.status_of("t/first") in ("executed", "up_to_date")
     [failure] = record.failures
     assert f"SQLMesh's process {cause}." in failure
     assert "last words" in failure
+    assert "Running when it ended: t.mortal." in failure
+    assert "Interrupted: t.mortal. SQLMesh's process ended before it was done." in failure
+    assert "Not started: t.last. SQLMesh's process ended before it was done." in failure
+    assert "ValueError: bad data" in failure
+    assert record.description_of(f"t/last:{STATUS_CHECK}") == (
+        "t.last was not started: SQLMesh's process ended before it was done."
+    )
     assert set(record.materializations) <= {"t/first"}
+
+
+@pytest.mark.parametrize("concurrent_tasks", [1, 2])
+@pytest.mark.parametrize(
+    ("ends", "raised"),
+    [
+        ("sys.exit", "SystemExit(3), as `sys.exit` does"),
+        ("KeyboardInterrupt", "KeyboardInterrupt()"),
+        ("panic", "BaseException('the driver panics')"),
+    ],
+)
+def test_model_that_ends_the_process_fails_alone(
+    new_shop: NewShop, ends: str, raised: str, concurrent_tasks: int
+) -> None:
+    shop = new_shop({**FILES, "models/other.sql": OTHER}, execution={"concurrent_tasks": concurrent_tasks})
+    (shop.project / "die").write_text(ends)
+    record = shop.launch("in_process")
+    assert {name: record.status_of(f"t/{name}") for name in ("first", "bad", "mortal", "last", "other")} == {
+        "first": "executed",
+        "bad": "failed",
+        "mortal": "failed",
+        "last": "blocked",
+        "other": "executed",
+    }
+    [failure] = record.failures
+    assert "t.mortal (models/mortal.py) failed." in failure
+    assert f"Its function execute raised {raised}. Raise another error there instead." in failure
+    assert "ValueError: bad data" in failure
+    assert "SIGINT" not in failure
+    assert "bug" not in failure
 
 
 def test_next_run_computes_interrupted_models_once(shop: Shop) -> None:

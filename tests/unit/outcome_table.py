@@ -377,7 +377,7 @@ OUTCOME_TABLE = (
             OPENED,
             msg.EvaluationPlanned({STAGING: (D1,)}),
             msg.NodeUpToDate(ORDERS, "its cron '@daily' is not due", None, None),
-            msg.BatchesInFlight((STAGING,)),
+            msg.BatchStarted(STAGING),
         ),
         NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="its cron '@daily' is not due"),
         Reported(
@@ -746,7 +746,7 @@ OUTCOME_TABLE = (
         ),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, errors=("SQLMesh's process was killed.",)),
         Reported(
-            "core.orders was interrupted: SQLMesh's process was killed.",
+            "core.orders was not started: SQLMesh's process was killed.",
             False,
             ERROR,
             {"sqlmesh/error": "SQLMesh's process was killed."},
@@ -755,9 +755,16 @@ OUTCOME_TABLE = (
         other_models=(STAGING,),
     ),
     Row(
-        "interrupted: the request failed as a whole",
-        (OPENED, ONE_BATCH, msg.RequestFailed("EvaluationError", "The run was cancelled.")),
-        NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
+        "interrupted: the request failed as a whole while a batch ran",
+        (OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), msg.RequestFailed("EvaluationError", "The run was cancelled.")),
+        NodeOutcome(
+            ORDERS,
+            Outcome.INTERRUPTED,
+            PROMOTED,
+            planned_batches=1,
+            errors=("The run was cancelled.",),
+            was_started=True,
+        ),
         Reported(
             "core.orders was interrupted: The run was cancelled.",
             False,
@@ -775,7 +782,7 @@ OUTCOME_TABLE = (
             errors=("SQLMesh ended the run without reporting an outcome for it.",),
         ),
         Reported(
-            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
+            "core.orders was not started: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
             {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
@@ -783,13 +790,14 @@ OUTCOME_TABLE = (
     ),
     Row(
         "interrupted: a batch ended without a duration, and the failure list does not name it",
-        (OPENED, ONE_BATCH, failing_batch(0, D1), SUCCEEDED),
+        (OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), failing_batch(0, D1), SUCCEEDED),
         NodeOutcome(
             ORDERS,
             Outcome.INTERRUPTED,
             PROMOTED,
             planned_batches=1,
             errors=("SQLMesh ended the run without reporting an outcome for it.",),
+            was_started=True,
         ),
         Reported(
             "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
@@ -808,7 +816,7 @@ OUTCOME_TABLE = (
         ),
         NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, planned_batches=1, errors=("The run was cancelled.",)),
         Reported(
-            "core.orders was interrupted: The run was cancelled.",
+            "core.orders was not started: The run was cancelled.",
             False,
             ERROR,
             {"sqlmesh/error": "The run was cancelled."},
@@ -831,7 +839,7 @@ OUTCOME_TABLE = (
             reason="all complete intervals are computed",
         ),
         Reported(
-            "core.orders was interrupted: SQLMesh ended the run without reporting an outcome for it.",
+            "core.orders was not started: SQLMesh ended the run without reporting an outcome for it.",
             False,
             ERROR,
             {

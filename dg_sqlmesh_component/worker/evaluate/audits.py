@@ -52,10 +52,17 @@ def record_audits(evaluator: SnapshotEvaluator, sampling: msg.Sampling | None, p
 
     def send_result(audit_one: Callable[..., Any]) -> Callable[..., Any]:
         def audit_and_send(**kwargs: Any) -> Any:
-            result = audit_one(**kwargs)
             positions = getattr(running, "positions", None)
-            if positions is not None:  # None: `audit_alone` evaluates it and sends the result itself
-                pipe.send(_evaluated(evaluator, kwargs, next(positions), result, sampling, pipe))
+            if positions is None:  # `audit_alone` evaluates it and sends the result itself
+                return audit_one(**kwargs)
+            position = next(positions)
+            try:
+                result = audit_one(**kwargs)
+            except Exception as cause:
+                if not pipe.is_cut_off:  # else the error is that its query was cancelled
+                    pipe.send(_not_evaluated(evaluator, kwargs, position, cause))
+                raise
+            pipe.send(_evaluated(evaluator, kwargs, position, result, sampling, pipe))
             return result
 
         return audit_and_send
@@ -93,6 +100,24 @@ def _evaluated(
         of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
         audited_data=audited(snapshot, index) if is_only_about_node else None,
         sample=_sample(adapter, result, sampling, pipe) if sampling is not None and result.count else None,
+    )
+
+
+def _not_evaluated(
+    evaluator: SnapshotEvaluator, given: Mapping[str, Any], position: int, cause: Exception
+) -> msg.AuditEvaluated:
+    """The event about an audit that raised an error."""
+    snapshot, audit = given["snapshot"], given["audit"]
+    return msg.AuditEvaluated(
+        fqn=snapshot.name,
+        name=audit.name,
+        position=position,
+        args=audit_arguments(given["audit_args"], evaluator.get_adapter(snapshot.model_gateway).dialect),
+        blocking=audit.blocking,
+        failing_rows=None,
+        query=None,
+        interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
+        error=describe_error(cause),
     )
 
 
@@ -184,16 +209,8 @@ def _evaluate_alone(
         # Not `evaluator.audit`: `record_audits` has replaced it, and would number this audit as the model's first.
         (result,) = SnapshotEvaluator.audit(evaluator, _with_one_audit(snapshot, position), **given)
     except Exception as cause:  # noqa: BLE001  # any driver's error
-        return msg.AuditEvaluated(
-            fqn=snapshot.name,
-            name=audit.name,
-            position=position,
-            args=audit_arguments(args, evaluator.get_adapter(snapshot.model_gateway).dialect),
-            blocking=audit.blocking,
-            failing_rows=None,
-            query=None,
-            interval=interval,
-            error=describe_error(cause),
+        return _not_evaluated(
+            evaluator, {**given, "snapshot": snapshot, "audit": audit, "audit_args": args}, position, cause
         )
     return _evaluated(evaluator, {**given, "snapshot": snapshot}, position, result, request.sampling, pipe)
 

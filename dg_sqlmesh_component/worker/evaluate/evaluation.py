@@ -60,6 +60,7 @@ from dg_sqlmesh_component.worker.evaluate.stale_manifest import refuse_changed_d
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.project_exits import exits_as_exceptions
 from dg_sqlmesh_component.worker.running_queries import cut_off_queries
 from dg_sqlmesh_component.worker.state_lock import locked_context
 
@@ -131,7 +132,8 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
         tracker.await_go_ahead = pipe.receive_go_ahead
     if context.requested:
         try:
-            status = context.compute()
+            with exits_as_exceptions():
+                status = context.compute()
         except Exception as error:  # a statement's: any driver's
             if not tracker.is_through or own_bug(error):
                 raise
@@ -242,7 +244,6 @@ class EvaluationContext(Context):
 
     def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
         """The pipe's listening thread calls this."""
-        self.tracker.report_in_flight()
         cut_off_queries(evaluator.adapters.values(), self.tracker.pipe)
 
     # -- the environment --------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate.progress import Progress
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
+from dg_sqlmesh_component.worker.project_exits import as_exception
 from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 _MAX_NAMED = 5
@@ -55,7 +57,9 @@ class Replaced:
 
 
 class Tracker(PipeConsole):
-    """SQLMesh's console during a run: records the calls and sends events. Pool threads call it; it must never raise.
+    """SQLMesh's console during a run: records the calls and sends events. Pool threads call it.
+
+    It must never raise, except `Cancelled` before a batch and `ProjectExit` after one.
 
     Attributes:
         planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
@@ -89,6 +93,7 @@ class Tracker(PipeConsole):
         self._failed: set[str] = set()
         self._blocked: set[str] = set()
         self._failed_audits: set[str] = set()
+        self._reported: list[BaseException] = []
         self._progress = Progress()
         self._progress_reports = Thread(target=self._report_progress, name="dg-sqlmesh-progress", daemon=True)
 
@@ -164,7 +169,14 @@ class Tracker(PipeConsole):
         """A plan has landed during the run: what SQLMesh planned before is void."""
         self.planned = {}
         self.is_through = False
-        for record in (self.unready_signals, self.held_back_by, self._failed, self._blocked, self._forgotten):
+        for record in (
+            self.unready_signals,
+            self.held_back_by,
+            self._failed,
+            self._blocked,
+            self._forgotten,
+            self._reported,
+        ):
             record.clear()
         self.pipe.send(msg.EvaluationPlanned({}))
         text = "A plan changed the environment during the run: SQLMesh starts over with the models promoted now."
@@ -177,15 +189,12 @@ class Tracker(PipeConsole):
             self.was_cancelled = True
             raise Cancelled
         self._progress.start(snapshot.name, time.monotonic())
+        self.pipe.send(msg.BatchStarted(snapshot.name))
 
     def report_forgotten(self, fqn: str, intervals: Sequence[msg.Interval]) -> None:
         """Send the coverage of a node without the computed intervals that it begins to compute again."""
         self._forgotten[fqn] = intervals
         self._report_coverage(fqn)
-
-    def report_in_flight(self) -> None:
-        """Send the nodes that are still running. Safe from any thread."""
-        self.pipe.send(msg.BatchesInFlight(self._progress.running))
 
     def _report_progress(self) -> None:
         while True:
@@ -203,14 +212,18 @@ class Tracker(PipeConsole):
         execution_stats: Any = None,
         **__: Any,
     ) -> None:
-        if duration_ms is None and self.pipe.is_cut_off:
+        # SQLMesh calls this in a `finally`, so the error of a failed batch is on its way up.
+        raised = None if duration_ms is not None else sys.exc_info()[1]
+        error = raised and as_exception(raised)
+        if error is not None and self.pipe.is_cut_off:
             self.was_cancelled = True
             self.cut_off.add(snapshot.name)
+        elif error is not None:  # sent now, so that it is known if another model ends the process
+            self._reported.append(error)
+            self._fail(snapshot.name, error)
         if self._progress.end(snapshot.name, interval if duration_ms is not None else None):
             self._report_coverage(snapshot.name)
             self.count_rows(snapshot)
-        if self.pipe.is_cut_off:
-            self.report_in_flight()
         self.pipe.send(
             msg.BatchFinished(
                 fqn=snapshot.name,
@@ -222,6 +235,8 @@ class Tracker(PipeConsole):
                 at=now_timestamp(),
             )
         )
+        if error is not None and error is not raised:
+            raise error  # that one would end SQLMesh's run, or let it wait forever before SQLMesh 0.236.4
 
     def _report_coverage(self, fqn: str) -> None:
         if self.coverages is None:
@@ -244,9 +259,10 @@ class Tracker(PipeConsole):
         for error in errors:
             fqn = getattr(error.node, "snapshot_name", None) or error.node.name
             # A node of this run did not fail if it was not started, or if the worker cancelled its query.
-            if not isinstance(error.__cause__, Cancelled) and fqn not in self.cut_off:
-                self._failed.add(fqn)
-                self._fail(fqn, error.__cause__ or error)
+            cause = error.__cause__ or error
+            if isinstance(cause, Cancelled) or fqn in self.cut_off or any(cause is one for one in self._reported):
+                continue
+            self._fail(fqn, cause)
 
     def report_unfinished_coverage(self) -> None:
         """Send the coverage of planned models whose last batch has not finished."""
@@ -254,6 +270,7 @@ class Tracker(PipeConsole):
             self._report_coverage(fqn)
 
     def _fail(self, fqn: str, cause: BaseException) -> None:
+        self._failed.add(fqn)
         audits = cause.errors if isinstance(cause, NodeAuditsErrors) else []
         if audits:
             self._failed_audits.add(fqn)

@@ -104,7 +104,6 @@ class PlanContext(Context):
         return scheduler
 
     def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
-        self.tracker.report_in_flight()
         cut_off_queries(evaluator.adapters.values(), self.tracker.pipe)
 
 

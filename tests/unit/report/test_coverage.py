@@ -129,7 +129,7 @@ def test_version_that_is_not_incremental_gives_a_warning() -> None:
 
 @pytest.mark.parametrize("error", ["", "the run was cancelled"])
 def test_model_that_failed_without_coverage_gets_the_reason_once(error: str) -> None:
-    outcome = NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, errors=(error,))
+    outcome = NodeOutcome(ORDERS, Outcome.INTERRUPTED, PROMOTED, was_started=True, errors=(error,))
     assert check(outcome) == []
     assert Wording(assets(SHOP), "prod").why_not_evaluated(outcome).startswith("core.orders was interrupted")
 

@@ -647,8 +647,8 @@ def test_cause_that_interrupts_many_models_is_reported_once() -> None:
     names = ["core.a", "core.b", "core.c"]
     a, b, c = map(fqn, names)
     outcomes = [
-        NodeOutcome(a, Outcome.INTERRUPTED, errors=("The database is locked.",)),
-        NodeOutcome(b, Outcome.INTERRUPTED, errors=("The database is locked.",)),
+        NodeOutcome(a, Outcome.INTERRUPTED, errors=("The database is locked.",), was_started=True),
+        NodeOutcome(b, Outcome.INTERRUPTED, errors=("The database is locked.",), was_started=True),
         NodeOutcome(c, Outcome.INTERRUPTED, errors=("The database is locked.",), intervals=(D1,)),
     ]
     failure = build_failure(
@@ -676,12 +676,12 @@ def test_model_not_started_by_a_cancelled_run_gets_a_warning() -> None:
 
 
 def test_model_running_when_the_run_was_cancelled_is_interrupted() -> None:
-    running = replace(CANCELLED, was_cut_off=True)
+    running = replace(CANCELLED, was_started=True)
     assert wording().sentence(running) == "core.orders was interrupted: The run was cancelled."
 
 
 def test_failure_of_a_cancelled_run_lists_models_not_started_in_one_line() -> None:
-    outcomes = [replace(CANCELLED, fqn=STAGING, was_cut_off=True), CANCELLED]
+    outcomes = [replace(CANCELLED, fqn=STAGING, was_started=True), CANCELLED]
     failure = build_failure(wording(), outcomes, [], ["The run was cancelled."])
     assert failure is not None
     assert failure.description is not None
