@@ -106,7 +106,8 @@ class JanitorStep:
             self._worker.cancel()
         self._context.log.warning(
             f"The run is being cancelled: {self._what} gets {FINISH_GRACE_SECONDS:.0f} seconds to finish. Then its "
-            f"queries are cancelled. After {CUT_OFF_GRACE_SECONDS:.0f} more seconds, its process is killed. The next "
+            "queries are cancelled if the driver or the engine has a way. "
+            f"After {CUT_OFF_GRACE_SECONDS:.0f} more seconds, its process is killed. The next "
             "run of this job deletes the remaining objects."
         )
 

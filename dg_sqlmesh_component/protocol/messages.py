@@ -690,6 +690,17 @@ class BatchStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class QueriesNotCancelled(Event):
+    """Sent when a cancelled run is cut off, if queries in flight may still run in the engine after the worker's end.
+
+    Attributes:
+        reasons: Why they were not cancelled, by node with a batch in flight.
+    """
+
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class BatchesRunning(Event):
     """Sent from time to time while batches run, if a batch has started or ended since the last one.
 

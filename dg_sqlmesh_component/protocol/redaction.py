@@ -162,6 +162,8 @@ class Redactor:
             return replace(event, text=self.text(event.text))
         if isinstance(event, (msg.NodeFailed, msg.RequestFailed)):
             return replace(event, message=self.text(event.message))
+        if isinstance(event, msg.QueriesNotCancelled):
+            return replace(event, reasons={fqn: self.text(reason) for fqn, reason in event.reasons.items()})
         if isinstance(event, msg.PendingFound):
             return replace(event, signal_error=event.signal_error and self.text(event.signal_error))
         if isinstance(event, msg.NodeAudited):

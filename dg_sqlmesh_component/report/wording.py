@@ -182,6 +182,13 @@ class Wording:
         ]
         return f"Running: {listed(running)}. Finished: {event.finished} of {event.planned}."
 
+    def not_cancelled(self, event: msg.QueriesNotCancelled) -> list[str]:
+        """Which queries the engine may still execute after a cancelled run, and why."""
+        return [
+            f"A query of {self.assets.name(fqn)} was not cancelled: {as_sentence(reason)} End it in the engine."
+            for fqn, reason in sorted(event.reasons.items())
+        ]
+
     def names(self, nodes: Iterable[str]) -> str:
         """The names of nodes, separated by commas."""
         return ", ".join(map(self.assets.name, nodes))

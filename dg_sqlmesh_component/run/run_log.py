@@ -57,6 +57,8 @@ class RunLog:
             nodes = self._counted([node for node, planned in event.batches.items() if planned])
             if batches:
                 log.info(f"SQLMesh computes {counted(batches, 'batch', 'batches')} of {nodes}.")
+        elif isinstance(event, msg.QueriesNotCancelled):
+            log.warning(" ".join(self.wording.not_cancelled(event)))
         elif isinstance(event, msg.BatchesRunning):
             log.info(self.wording.progress(event))
         elif isinstance(event, msg.EnvironmentOpened):

@@ -123,6 +123,7 @@ class _Step:
         self._worker: Worker | None = None
         self._computing_since: int | None = None
         self._restatement = RestatementMemory(context, assets)
+        self._not_cancelled: msg.QueriesNotCancelled | None = None
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
         self._plan_command: str | None = None
@@ -248,6 +249,8 @@ class _Step:
             case msg.RestatementPlanned():
                 self._add(event.added)
                 self._restatement.planned = event
+            case msg.QueriesNotCancelled():
+                self._not_cancelled = event
             case msg.EnvironmentOpened():
                 self._plan_command = event.plan_command
                 self._restatement.begin(event.promoted)
@@ -299,8 +302,8 @@ class _Step:
             self._worker.cancel()
         self._context.log.warning(
             "The run is being cancelled. SQLMesh is asked to finish the batches in flight and to start no other. After "
-            f"{FINISH_GRACE_SECONDS:.0f} seconds, their queries are cancelled. After {CUT_OFF_GRACE_SECONDS:.0f} more, "
-            "its process is killed."
+            f"{FINISH_GRACE_SECONDS:.0f} seconds, their queries are cancelled if the driver or the engine has a way. "
+            f"After {CUT_OFF_GRACE_SECONDS:.0f} more, its process is killed."
         )
 
     def _settle(self, end: retry_decision.End) -> Iterator[Any]:
@@ -332,11 +335,13 @@ class _Step:
     @property
     def _stopped(self) -> str:
         """The problem of a cancelled run whose worker had to be killed."""
-        return (
-            f"The run was cancelled. After {FINISH_GRACE_SECONDS:.0f} seconds the queries in flight were cancelled, "
-            f"after {CUT_OFF_GRACE_SECONDS:.0f} more SQLMesh's process was ended, because "
-            f"{self._listed(self._ledger.running) or 'it'} was still running."
+        seconds = FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS
+        running = self._listed(self._ledger.running) or "it"
+        killed = (
+            f"The run was cancelled. SQLMesh's process was killed after {seconds:.0f} seconds, because {running} was "
+            "still running."
         )
+        return " ".join([killed, *(self._wording.not_cancelled(self._not_cancelled) if self._not_cancelled else ())])
 
     def _listed(self, nodes: Sequence[str]) -> str:
         return listed([self._assets.name(node) for node in nodes])

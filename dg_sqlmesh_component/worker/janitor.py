@@ -28,7 +28,7 @@ from dg_sqlmesh_component.worker.context import (
     sqlmesh_command,
 )
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.running_queries import cut_off_queries
+from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     count_snapshots_and_interval_rows,
     load_materializations,
@@ -123,7 +123,7 @@ def _without_own_table(task: SnapshotTableCleanupTask, context: Context, pipe: P
 
 
 def _clean_up(request: msg.JanitorRequest, context: Context, pipe: Pipe) -> msg.JanitorFinished:
-    pipe.cut_off_queries = partial(cut_off_queries, list(context.engine_adapters.values()), pipe)
+    watch_queries(pipe, context.engine_adapters)
     only = {} if request.environment is None else {"environment": request.environment}
     try:
         environments_before, before = _environments(context), size_of_state(context)

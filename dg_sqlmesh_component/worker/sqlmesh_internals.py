@@ -261,6 +261,17 @@ def forget_intervals(
     )
 
 
+def query_jobs(adapter: EngineAdapter) -> list[Any]:
+    """The last query of each thread on BigQuery, whose connections cannot cancel one. Empty on other engines."""
+    return [job for job in adapter._connection_pool.get_all_attributes("query_job") if job is not None]
+
+
+def new_connection(adapter: EngineAdapter) -> Any:
+    """One more connection, which the adapter does not use. A query is cancelled through it while others wait."""
+    pool: Any = adapter._connection_pool
+    return pool._connection_factory()
+
+
 # -- cleaning up ----------------------------------------------------------------------------------
 
 

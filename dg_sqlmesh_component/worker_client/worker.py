@@ -41,10 +41,14 @@ from dg_sqlmesh_component.protocol.formatting import counted, without_colours
 from dg_sqlmesh_component.protocol.redaction import Redactor
 from dg_sqlmesh_component.worker_client.joined_lines import JoinedLines
 
-FINISH_GRACE_SECONDS = 10.0
-"""How long a cancelled worker may take to finish the batches in flight."""
+FINISH_GRACE_SECONDS = 5.0
+"""How long a cancelled worker may take to finish the batches in flight.
 
-CUT_OFF_GRACE_SECONDS = 5.0
+A container is killed 10 seconds after SIGTERM, unless somebody has configured more. The engine goes on with queries
+that were not cancelled by then.
+"""
+
+CUT_OFF_GRACE_SECONDS = 3.0
 """How long it may then take to cancel their queries and to end, before it is killed."""
 
 LAST_EVENTS_SECONDS = 5.0

@@ -21,6 +21,7 @@ from harness import (
     python_model,
     wait_until,
 )
+from mariadb import mariadb_server
 from postgres import postgres_server
 
 from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
@@ -101,8 +102,7 @@ def test_model_that_does_not_end_is_killed_after_both_grace_periods(new_shop: Ne
     [failure] = record.failures
     assert failure.removeprefix("dagster._core.errors.DagsterExecutionInterruptedError: ").splitlines()[:3] == [
         "The run was cancelled. SQLMesh in environment prod: 2 interrupted, 1 executed, 1 up to date.",
-        "The run was cancelled. After 10 seconds the queries in flight were cancelled, after 5 more SQLMesh's process "
-        "was ended, because t.pause was still running.",
+        "The run was cancelled. SQLMesh's process was killed after 8 seconds, because t.pause was still running.",
         "Not started: t.last. The next run executes them.",
     ]
     assert "SIGKILL" not in record.log
@@ -140,6 +140,55 @@ def test_long_query_is_cancelled_in_the_engine(new_shop: NewShop, engine: str) -
         assert "batches in flight were cut off" in record.failures[0]
         assert processes_in(shop.project) == []
         assert server.query(sleeping) == []
+
+
+def test_long_query_is_cancelled_in_mariadb(new_shop: NewShop) -> None:
+    with mariadb_server() as server:
+        server.query("CREATE DATABASE ctl")
+        server.query("CREATE TABLE ctl.hold AS SELECT 0 AS seconds")
+        files = {
+            "models/first.sql": FILES["models/first.sql"],
+            "models/long.sql": "MODEL (name t.long, kind FULL); SELECT SLEEP(seconds) AS id FROM ctl.hold",
+            "models/last.sql": "MODEL (name t.last, kind FULL); SELECT id FROM t.long",
+        }
+        shop = new_shop(files, server.config())
+        server.query("UPDATE ctl.hold SET seconds = 600")
+        sleeping = "SELECT 1 FROM information_schema.processlist WHERE state = 'User sleep' AND id <> CONNECTION_ID()"
+        record, seconds = launch_and_cancel(shop, lambda: bool(server.query(sleeping)))
+        assert server.query(sleeping) == []
+    assert seconds > FINISH_GRACE_SECONDS
+    assert record.status == dg.DagsterRunStatus.CANCELED
+    assert set(record.materializations) == {"t/first"}
+    assert {record.status_of("t/long"), record.status_of("t/last")} == {"interrupted"}
+    assert "batches in flight were cut off" in record.failures[0]
+    assert processes_in(shop.project) == []
+
+
+def test_query_that_was_not_cancelled_is_named(new_shop: NewShop) -> None:
+    """The user of the second connection is locked: MariaDB refuses it."""
+    with mariadb_server() as server:
+        server.query("CREATE DATABASE ctl")
+        server.query("CREATE TABLE ctl.hold AS SELECT 0 AS seconds")
+        server.query("CREATE USER runner@'127.0.0.1'")
+        server.query("GRANT ALL ON *.* TO runner@'127.0.0.1'")
+        files = {"models/long.sql": "MODEL (name t.long, kind FULL); SELECT SLEEP(seconds) AS id FROM ctl.hold"}
+        shop = new_shop(files, server.config().replace("user: root", "user: runner"))
+        server.query("UPDATE ctl.hold SET seconds = 600")
+        sleeping = "SELECT 1 FROM information_schema.processlist WHERE state = 'User sleep' AND id <> CONNECTION_ID()"
+
+        def is_running_and_user_is_locked() -> bool:
+            is_running = bool(server.query(sleeping))
+            if is_running:
+                server.query("ALTER USER runner@'127.0.0.1' ACCOUNT LOCK")
+            return is_running
+
+        record, _ = launch_and_cancel(shop, is_running_and_user_is_locked)
+    assert record.status == dg.DagsterRunStatus.CANCELED
+    assert record.status_of("t/long") == "interrupted"
+    [failure] = record.failures
+    assert "SQLMesh's process was killed after 8 seconds, because t.long was still running." in failure
+    assert "A query of t.long was not cancelled: OperationalError: (4151, " in failure
+    assert "End it in the engine." in failure
 
 
 def test_finished_models_are_recorded_if_run_is_cancelled_during_recording(new_shop: NewShop) -> None:

@@ -375,7 +375,7 @@ def test_bug_of_this_package_during_a_run_is_reported_as_one_with_its_traceback(
     reason = "Not evaluated: the run failed before SQLMesh computed or audited anything."
     assert before.not_evaluated_reasons == {reason}
     [status] = planned.checks.values()
-    assert status.description == "t.one was interrupted: The worker raised an unexpected error."
+    assert status.description == "t.one was not started: The worker raised an unexpected error."
     assert in_batch.status_of("t/one") == "failed"
 
 

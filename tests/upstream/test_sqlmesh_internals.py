@@ -16,6 +16,7 @@ from sqlmesh.core.config import Config
 from sqlmesh.core.config.loader import load_configs
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.context import Context
+from sqlmesh.core.engine_adapter.bigquery import BigQueryEngineAdapter
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.snapshot import Snapshot, SnapshotIntervals, missing_intervals
 from sqlmesh.core.snapshot.cache import SnapshotCache
@@ -233,6 +234,17 @@ def test_connection_pool_has_the_connections_of_all_threads(planned: Open) -> No
     assert {id(handle) for handle in connections_of_this_thread} <= {
         id(handle) for handle in connections_of_other_thread[0]
     }
+
+
+def test_connection_pool_opens_another_connection_and_has_the_last_query_of_each_thread(planned: Open) -> None:
+    adapter = planned(load=False).engine_adapter
+    adapter.fetchone("SELECT 1")
+    another = internals.new_connection(adapter)
+    assert another.cursor().execute("SELECT 2").fetchone() == (2,)
+    assert id(another) not in {id(handle) for handle in internals.open_connections([adapter])}
+    assert internals.query_jobs(adapter) == []
+    BigQueryEngineAdapter._query_job.fset(adapter, "a job")
+    assert internals.query_jobs(adapter) == ["a job"]
 
 
 def test_snapshots_are_read_from_the_state_without_the_cache_and_with_their_intervals(

@@ -61,7 +61,7 @@ from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.project_exits import exits_as_exceptions
-from dg_sqlmesh_component.worker.running_queries import cut_off_queries
+from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.state_lock import locked_context
 
 ENVIRONMENT_CHECK_SECONDS = 5
@@ -229,7 +229,7 @@ class EvaluationContext(Context):
         pipe = self.tracker.pipe
         if self._correlation_id:
             snapshot_evaluator = snapshot_evaluator.set_correlation_id(self._correlation_id)
-        pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
+        watch_queries(pipe, snapshot_evaluator.adapters, partial(self.tracker.running, self.selected_gateway))
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         if self.request.count_rows:
             self.tracker.count_rows = partial(self._count_rows, snapshot_evaluator)
@@ -241,10 +241,6 @@ class EvaluationContext(Context):
     def _correlation_id(self) -> CorrelationId | None:
         """What SQLMesh adds to each query: the id of the Dagster run. Before SQLMesh 0.236, only plans have one."""
         return CorrelationId.from_run_id(self.request.run_id) if hasattr(CorrelationId, "from_run_id") else None
-
-    def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
-        """The pipe's listening thread calls this."""
-        cut_off_queries(evaluator.adapters.values(), self.tracker.pipe)
 
     # -- the environment --------------------------------------------------------------------------
 

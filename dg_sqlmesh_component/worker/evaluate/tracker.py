@@ -94,6 +94,7 @@ class Tracker(PipeConsole):
         self._blocked: set[str] = set()
         self._failed_audits: set[str] = set()
         self._reported: list[BaseException] = []
+        self._gateways: dict[str, str | None] = {}
         self._progress = Progress()
         self._progress_reports = Thread(target=self._report_progress, name="dg-sqlmesh-progress", daemon=True)
 
@@ -188,6 +189,7 @@ class Tracker(PipeConsole):
         if self.pipe.is_cancelled:
             self.was_cancelled = True
             raise Cancelled
+        self._gateways[snapshot.name] = snapshot.model_gateway
         self._progress.start(snapshot.name, time.monotonic())
         self.pipe.send(msg.BatchStarted(snapshot.name))
 
@@ -195,6 +197,10 @@ class Tracker(PipeConsole):
         """Send the coverage of a node without the computed intervals that it begins to compute again."""
         self._forgotten[fqn] = intervals
         self._report_coverage(fqn)
+
+    def running(self, default_gateway: str) -> dict[str, str]:
+        """The gateway of each node with a batch in flight. Safe from any thread."""
+        return {fqn: self._gateways[fqn] or default_gateway for fqn in self._progress.running}
 
     def _report_progress(self) -> None:
         while True:

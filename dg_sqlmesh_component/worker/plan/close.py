@@ -26,7 +26,7 @@ from dg_sqlmesh_component.worker.janitor import (
     size_of_state,
 )
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.running_queries import cut_off_queries
+from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import delete_intervals
 from dg_sqlmesh_component.worker.state_lock import locked_context
 from dg_sqlmesh_component.worker.transient_errors import is_transient
@@ -47,7 +47,7 @@ def close_preview(request: msg.ClosePreviewRequest, pipe: Pipe) -> None:
 
 
 def _close(request: msg.ClosePreviewRequest, context: Context, pipe: Pipe) -> msg.JanitorFinished:
-    pipe.cut_off_queries = partial(cut_off_queries, list(context.engine_adapters.values()), pipe)
+    watch_queries(pipe, context.engine_adapters)
     assert request.environment is not None, "a preview has a name"
     environment = context.state_reader.get_environment(request.environment)
     before = size_of_state(context)

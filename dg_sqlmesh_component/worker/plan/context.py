@@ -29,7 +29,7 @@ from dg_sqlmesh_component.worker.evaluate.audits import record_audits
 from dg_sqlmesh_component.worker.evaluate.forgotten_intervals import forget_before_computing
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
-from dg_sqlmesh_component.worker.running_queries import cut_off_queries
+from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.state_lock import refuse_unlockable
 
 
@@ -96,15 +96,12 @@ class PlanContext(Context):
     def create_scheduler(self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator) -> Scheduler:
         """SQLMesh calls this before each stage that computes or audits."""
         pipe = self.tracker.pipe
-        pipe.cut_off_queries = partial(self._cut_off, snapshot_evaluator)
+        watch_queries(pipe, snapshot_evaluator.adapters, partial(self.tracker.running, self.selected_gateway))
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
         forget_before_computing(scheduler, self.tracker)
         self.nodes.update(scheduler.snapshots_by_name)
         return scheduler
-
-    def _cut_off(self, evaluator: SnapshotEvaluator) -> None:
-        cut_off_queries(evaluator.adapters.values(), self.tracker.pipe)
 
 
 def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import sqlmesh
@@ -30,7 +29,7 @@ from dg_sqlmesh_component.worker.plan.close import CAN_CLOSE, delete_unused, own
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built
 from dg_sqlmesh_component.worker.plan.diff import Limits, compare_environments
 from dg_sqlmesh_component.worker.plan.facts import plan_built
-from dg_sqlmesh_component.worker.running_queries import cut_off_queries
+from dg_sqlmesh_component.worker.running_queries import watch_queries
 
 _HOW_TO_FINISH = "Correct the cause and launch this job again."
 
@@ -76,7 +75,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
         after = stored_environment(request.project, request.environment, context)
         delete_unused(own_versions(before) - {info.snapshot_id for info in after.snapshots}, context)
     pipe.send(_plan_of_prod(request, context))
-    pipe.cut_off_queries = partial(cut_off_queries, list(context.engine_adapters.values()), pipe)
+    watch_queries(pipe, context.engine_adapters)
     for compared in compare_environments(plan, prod, context, Limits(request.max_rows, request.decimals)):
         pipe.send(compared)
         if pipe.is_cancelled:

@@ -87,6 +87,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.AuditEvaluated("a", "n", 0, {}, True, 1, None, D1, sample=msg.Sample(("id", "x"), (("1", None),))),
     msg.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
     msg.BatchStarted("a"),
+    msg.QueriesNotCancelled({"a": "there is no way to cancel a query of the driver pymssql"}),
     msg.BatchesRunning({"a": (3, 12, 61.5)}, finished=2, planned=5),
     msg.RowsCounted("a", 1_234),
     msg.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",), is_transient=True),
