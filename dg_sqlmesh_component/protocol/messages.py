@@ -864,7 +864,7 @@ class PlannedModel:
         change: None if the plan only computes missing intervals of it.
         category: SQLMesh's category of the change, such as `breaking`; None if it has none.
         is_forward_only: Whether the change keeps the table of the environment, and alters its columns.
-        destructive: What SQLMesh does to that table, for each column that it drops.
+        destructive: What SQLMesh does to an existing table, for each column that it drops.
         may_destroy: Whether the model itself allows this (`on_destructive_change`).
         columns: The columns that consumers gain, lose or see with another type, one sentence fragment each.
         diff: The difference of the definitions, as unified diff.

@@ -251,6 +251,25 @@ def test_a_dropped_column_is_gone_and_no_restatement_is_advised(shop: Shop) -> N
     assert "restate" not in allowed.log
 
 
+def test_a_column_that_only_the_table_has_is_refused_by_name(shop: Shop) -> None:
+    """The promoted definition has dropped it under `on_destructive_change: ignore`."""
+    ignoring = DAILY.replace("forward_only true", "forward_only true, on_destructive_change ignore")
+    change(shop, daily=ignoring.replace("id, amount", "amount"))
+    ignored = planned(shop)
+    assert (kinds(ignored), ignored["models"][0]["columns"]) == ([], []), "the table and its view keep the column"
+    assert launch(shop, APPLY, digest=ignored["digest"]).status is dg.DagsterRunStatus.SUCCESS
+    change(shop, daily=DAILY.replace("id, amount", "amount, 1 AS added"))
+
+    report = planned(shop)
+
+    assert report["models"][0]["destructive"] == ["drops id (not in the promoted definition)"]
+    assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("destructive", ["t.daily"])]
+    assert launch(shop, APPLY, digest=report["digest"]).status is dg.DagsterRunStatus.FAILURE
+    shop.launch()  # prod is whole: a run does not wait for an unfinished plan
+    allowed = launch(shop, APPLY, digest=report["digest"], allow_destructive=["t.daily"])
+    assert allowed.status is dg.DagsterRunStatus.SUCCESS, failure_of(allowed)
+
+
 def test_a_revert_on_purpose_is_applied_and_recorded_as_promoted_only(shop: Shop) -> None:
     change(shop, total=TOTAL.format(added=" + 1"))
     changed = launch(shop, APPLY, digest=planned(shop)["digest"])

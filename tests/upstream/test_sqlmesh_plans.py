@@ -77,7 +77,7 @@ def test_a_direct_destructive_change_is_refused_without_a_name_unless_all_are_al
 
 
 def test_an_indirect_destructive_change_is_built_and_leaves_prod_unfinished(project: Path) -> None:
-    """SQLMesh#5719. `worker/plan/facts.py` compares the columns of indirectly changed models too."""
+    """SQLMesh#5719. `worker/plan/migrations.py` compares the columns of indirectly changed models too."""
     write(project, "base", BASE.format(type="INT"))
     context = opened(project)
     plan = built(context)

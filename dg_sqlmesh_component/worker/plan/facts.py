@@ -8,7 +8,6 @@ from sqlglot import exp
 from sqlmesh.core.context import Context
 from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.plan import Plan
-from sqlmesh.core.schema_diff import get_schema_differ
 from sqlmesh.core.snapshot import Snapshot, SnapshotId
 from sqlmesh.utils import columns_to_types_all_known
 from sqlmesh.utils.dag import DAG
@@ -17,6 +16,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.context import sqlmesh_command
 from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.plan.digest import plan_parts
+from dg_sqlmesh_component.worker.plan.migrations import losses
 
 
 def plan_built(plan: Plan, project: msg.OpenProject, context: Context) -> msg.PlanBuilt:
@@ -35,7 +35,7 @@ def plan_built(plan: Plan, project: msg.OpenProject, context: Context) -> msg.Pl
         plan_id=plan.plan_id,
         previous_plan_id=diff.previous_plan_id,
         parts=plan_parts(plan),
-        models=tuple(_models(plan, changes, context)),
+        models=tuple(_Models(plan, changes, context)),
         has_changes=diff.has_changes,
         uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
         statements=_other_differences(plan),
@@ -59,23 +59,61 @@ def _since_finished(diff: ContextDiff, context: Context) -> ContextDiff:
     )
 
 
-def _models(plan: Plan, diff: ContextDiff, context: Context) -> Iterator[msg.PlannedModel]:
-    projects = {config.project for config in context.configs.values()}
-    missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
-    order: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in diff.snapshots.items()})
-    for s_id in order.sorted:
-        snapshot = diff.snapshots.get(s_id)
-        if snapshot is None or (_change(diff, snapshot) is None and s_id not in missing):
-            continue
-        yield _model(diff, snapshot, missing.get(s_id, []), projects, is_dev=plan.is_dev)
-    removed = context.state_reader.get_snapshots(diff.removed_snapshots.values()).values()
-    for snapshot in sorted(removed, key=lambda snapshot: snapshot.name):
-        yield msg.PlannedModel(
-            snapshot.name,
-            snapshot.node.name,
-            "removed",
+class _Models:
+    """The models that a plan changes or computes.
+
+    Args:
+        diff: The changes since a plan has finished last.
+    """
+
+    def __init__(self, plan: Plan, diff: ContextDiff, context: Context) -> None:
+        self._diff = diff
+        self._context = context
+        self._is_dev = plan.is_dev
+        self._projects = {config.project for config in context.configs.values()}
+        self._missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
+        self._losses = losses(plan, diff, context)
+
+    def __iter__(self) -> Iterator[msg.PlannedModel]:
+        """Parents before children, removed models last."""
+        diff = self._diff
+        order: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in diff.snapshots.items()})
+        for s_id in order.sorted:
+            snapshot = diff.snapshots.get(s_id)
+            if snapshot is not None and (_change(diff, snapshot) or s_id in self._missing or s_id.name in self._losses):
+                yield self._model(snapshot)
+        removed = self._context.state_reader.get_snapshots(diff.removed_snapshots.values()).values()
+        for snapshot in sorted(removed, key=lambda snapshot: snapshot.name):
+            yield msg.PlannedModel(
+                snapshot.name,
+                snapshot.node.name,
+                "removed",
+                owner=snapshot.node.owner,
+                has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
+            )
+
+    def _model(self, snapshot: Snapshot) -> msg.PlannedModel:
+        diff, change = self._diff, _change(self._diff, snapshot)
+        missing = self._missing.get(snapshot.snapshot_id, [])
+        _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
+        category = snapshot.change_category
+        project = snapshot.node.project
+        return msg.PlannedModel(
+            fqn=snapshot.name,
+            name=snapshot.node.name,
+            change=change,
+            category=category.name.lower() if change and category is not None else None,
+            is_forward_only=bool(change and snapshot.is_forward_only),
+            destructive=self._losses.get(snapshot.name, ()),
+            may_destroy=snapshot.is_model and not snapshot.model.on_destructive_change.is_error,
+            columns=tuple(_column_changes(snapshot, old)) if old is not None else (),
+            diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
+            intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
+            milliseconds=sum(end - start for start, end in missing),
+            takes_back=old is not None and change == "changed" and _takes_back(snapshot, old),
             owner=snapshot.node.owner,
-            has_one_table=_has_one_table(snapshot, is_dev=plan.is_dev),
+            other_project=project if project not in self._projects else None,
+            has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
         )
 
 
@@ -87,35 +125,6 @@ def _change(diff: ContextDiff, snapshot: Snapshot) -> msg.Change | None:
     if diff.indirectly_modified(snapshot.name):
         return "indirect"
     return "metadata" if diff.metadata_updated(snapshot.name) else None
-
-
-def _model(
-    diff: ContextDiff, snapshot: Snapshot, missing: list[msg.Interval], projects: set[str], *, is_dev: bool
-) -> msg.PlannedModel:
-    change = _change(diff, snapshot)
-    _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
-    # Other environments show a preview of a forward-only change, in a table of its own.
-    keeps_table = not is_dev and old is not None and snapshot.version == old.version
-    is_altered = keeps_table and snapshot.requires_schema_migration_in_prod
-    category = snapshot.change_category
-    project = snapshot.node.project
-    return msg.PlannedModel(
-        fqn=snapshot.name,
-        name=snapshot.node.name,
-        change=change,
-        category=category.name.lower() if change and category is not None else None,
-        is_forward_only=bool(change and snapshot.is_forward_only),
-        destructive=tuple(dict.fromkeys(_drops(snapshot, old))) if old is not None and is_altered else (),
-        may_destroy=snapshot.is_model and not snapshot.model.on_destructive_change.is_error,
-        columns=tuple(_column_changes(snapshot, old)) if old is not None else (),
-        diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
-        intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
-        milliseconds=sum(end - start for start, end in missing),
-        takes_back=old is not None and change == "changed" and _takes_back(snapshot, old),
-        owner=snapshot.node.owner,
-        other_project=project if project not in projects else None,
-        has_one_table=_has_one_table(snapshot, is_dev=is_dev),
-    )
 
 
 def _has_one_table(snapshot: Snapshot, *, is_dev: bool) -> bool:
@@ -134,39 +143,20 @@ def _columns(snapshot: Snapshot) -> Mapping[str, exp.DataType]:
 
 
 def _column_changes(new: Snapshot, old: Snapshot) -> Iterator[str]:
-    """What consumers of the model's view see."""
+    """What consumers of the model's view see. A view of a table that keeps dropped columns shows them."""
+    keeps_dropped = new.version == old.version and new.model.on_destructive_change.is_ignore
     before, after = _columns(old), _columns(new)
     if not before or not after:
         return
     dialect = new.model.dialect
     for name in before:
-        if name not in after:
+        if name not in after and not keeps_dropped:
             yield f"drops {name}"
-        elif before[name] != after[name]:
+        elif name in after and before[name] != after[name]:
             yield f"changes {name} from {before[name].sql(dialect)} to {after[name].sql(dialect)}"
     for name in after:
         if name not in before:
             yield f"adds {name} {after[name].sql(dialect)}"
-
-
-def _drops(new: Snapshot, old: Snapshot) -> Iterator[str]:
-    """What SQLMesh does to the table of the old version that loses values.
-
-    SQLMesh itself looks only at models whose files have changed. It alters the tables of models downstream of them too,
-    after it has begun to promote (SQLMesh#5719).
-    """
-    before, after = _columns(old), _columns(new)
-    if not before or not after:
-        return
-    operations = get_schema_differ(new.model.dialect).compare_columns(
-        new.name, dict(before), dict(after), ignore_destructive=new.model.on_destructive_change.is_ignore
-    )
-    for operation in operations:
-        if operation.is_destructive:
-            name = operation.column.name if hasattr(operation, "column") else str(operation)
-            is_added_again = name in after
-            again = f"{msg.ADDED_AGAIN}{after[name].sql(new.model.dialect)}" if is_added_again else ""
-            yield f"drops {name}{again}"
 
 
 def _takes_back(new: Snapshot, old: Snapshot) -> bool:

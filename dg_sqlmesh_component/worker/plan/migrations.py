@@ -1,0 +1,163 @@
+"""The tables that a plan alters in place, and what they lose.
+
+SQLMesh compares the definitions of models whose files have changed. It alters tables of other models too, after it has
+begun to promote (SQLMesh#5719). A table may also have columns that no definition has: of a model that ignored
+destructive changes, or altered by somebody. So the tables themselves are compared.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from sqlglot import exp
+from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
+from sqlmesh.core.context import Context
+from sqlmesh.core.context_diff import ContextDiff
+from sqlmesh.core.dialect import schema_
+from sqlmesh.core.engine_adapter import EngineAdapter
+from sqlmesh.core.plan import Plan
+from sqlmesh.core.snapshot import Snapshot, SnapshotId
+from sqlmesh.core.state_sync import StateReader
+from sqlmesh.utils import columns_to_types_all_known
+from sqlmesh.utils.dag import DAG
+
+from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
+from dg_sqlmesh_component.worker.context import describe_error
+
+Columns = Mapping[str, exp.DataType]
+
+
+def losses(plan: Plan, diff: ContextDiff, context: Context) -> dict[str, tuple[str, ...]]:
+    """What SQLMesh drops from existing tables, by fqn of the model, as sentence fragments.
+
+    Args:
+        diff: The changes since a plan has finished last.
+
+    Raises:
+        EnvironmentNotReadyError: The columns of a table cannot be read.
+    """
+    if plan.is_dev:  # other environments show a preview of a forward-only change, in a table of its own
+        return {}
+    found = {}
+    for table in _existing_tables(migrated_snapshots(diff.snapshots), context):
+        _, old = diff.modified_snapshots.get(table.snapshot.name, (None, None))
+        if drops := tuple(dict.fromkeys(table.drops(old))):
+            found[table.snapshot.name] = drops
+    return found
+
+
+def migrated_snapshots(snapshots: Mapping[SnapshotId, Snapshot]) -> list[Snapshot]:
+    """The versions whose tables SQLMesh alters when it promotes them in prod.
+
+    These are versions that keep a table, and the versions upstream of them that prod does not show yet.
+    """
+    order: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in snapshots.items()})
+    altered = [s_id for s_id, snapshot in snapshots.items() if snapshot.requires_schema_migration_in_prod]
+    found = [snapshots[s_id] for s_id in order.subdag(*altered).sorted if s_id in snapshots]
+    return [s for s in found if s.supports_schema_migration_in_prod and s.is_materialized and s.version]
+
+
+@dataclass(frozen=True)
+class ExistingTable:
+    """An existing table of a version."""
+
+    snapshot: Snapshot
+    name: exp.Table
+    adapter: EngineAdapter
+    state: StateReader
+
+    def drops(self, old: Snapshot | None) -> Iterator[str]:
+        """What SQLMesh does to the table that loses values.
+
+        Args:
+            old: The version that the environment shows.
+        """
+        model = self.snapshot.model
+        before = self._named(self._columns())
+        after = self._columns_after(before, old)
+        if not after:
+            return
+        promoted = self._named(old.model.columns_to_types or {}) if old is not None and old.is_model else {}
+        operations = self.adapter.schema_differ.compare_columns(
+            self.name, dict(before), dict(after), ignore_destructive=model.on_destructive_change.is_ignore
+        )
+        for operation in operations:
+            if operation.is_destructive:
+                name = operation.column.name
+                origin = "" if name in promoted or name in after else " (not in the promoted definition)"
+                again = f" and adds it again as {after[name].sql(self.adapter.dialect)}" if name in after else ""
+                yield f"drops {name}{origin}{again}"
+
+    def _columns(self) -> Columns:
+        try:
+            return self.adapter.columns(self.name)
+        except Exception as error:  # any driver's
+            raise EnvironmentNotReadyError(
+                f"The plan alters the table {self.name.sql(self.adapter.dialect)} of {self.snapshot.node.name}, and "
+                f"its columns cannot be read: {describe_error(error)}. Allow the user of the SQLMesh connection to "
+                "read and alter this table."
+            ) from error
+
+    def _columns_after(self, before: Columns, old: Snapshot | None) -> Columns:
+        """The columns that SQLMesh gives to the table; empty if not even their names are known.
+
+        A type is compared only if it may change, because engines have names of their own for types.
+        """
+        after = self._named(self.snapshot.model.columns_to_types or {})
+        if not columns_to_types_all_known(dict(after)):
+            return {name: before.get(name, data_type) for name, data_type in after.items()}
+        kept = self._types_of(old) if old is not None and old.version == self.snapshot.version else {}
+        return {
+            name: before[name] if name in before and kept.get(name) == data_type else self._engines_type(data_type)
+            for name, data_type in after.items()
+        }
+
+    def _types_of(self, old: Snapshot) -> Columns:
+        """The types of the table's columns, as the promoted definition calls them.
+
+        If that definition ignores destructive changes, the table may have a type of an earlier version. Then only types
+        are returned that no version of the table has changed.
+        """
+        types = self._named(old.model.columns_to_types or {})
+        if not old.model.on_destructive_change.is_ignore:
+            return types
+        of_table = [
+            version.snapshot_id(old.name) for version in old.previous_versions if version.version == old.version
+        ]
+        earlier = self.state.get_snapshots(of_table).values()
+        if len(earlier) < len(of_table):  # SQLMesh's janitor has deleted some
+            return {}
+        for snapshot in earlier:
+            columns = self._named(snapshot.model.columns_to_types or {})
+            types = {name: data_type for name, data_type in types.items() if columns.get(name, data_type) == data_type}
+        return types
+
+    def _engines_type(self, data_type: exp.DataType) -> exp.DataType:
+        """A type as the engine's dialect reads it: INT64 of a model in BigQuery's dialect is BIGINT in DuckDB."""
+        dialect = self.adapter.dialect
+        return exp.DataType.build(data_type.sql(dialect), dialect=dialect, udt=True)
+
+    def _named(self, columns: Columns) -> Columns:
+        """The columns by name, in lower case if the engine ignores case also for quoted names."""
+        return {
+            normalize_identifiers(
+                exp.to_identifier(name, quoted=True), dialect=self.adapter.dialect
+            ).name: data_type.copy()
+            for name, data_type in columns.items()  # the differ changes the types of nested columns
+        }
+
+
+def _existing_tables(snapshots: Collection[Snapshot], context: Context) -> Iterator[ExistingTable]:
+    """The tables of these versions that exist. As in SQLMesh's migration, each schema is listed once."""
+    by_schema: dict[tuple[str, exp.Table], dict[str, ExistingTable]] = defaultdict(dict)
+    for snapshot in snapshots:
+        gateway = snapshot.model_gateway or context.selected_gateway
+        name = exp.to_table(snapshot.table_name())
+        table = ExistingTable(snapshot, name, context.engine_adapters[gateway], context.state_reader)
+        by_schema[gateway, schema_(name.db, catalog=name.catalog)][name.name] = table
+    for (gateway, schema), tables in by_schema.items():
+        for found in context.engine_adapters[gateway].get_data_objects(schema, set(tables)):
+            if found.type.is_table and found.name in tables:
+                yield tables[found.name]

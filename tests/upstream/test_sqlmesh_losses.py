@@ -1,0 +1,220 @@
+"""What a plan drops from existing tables: `worker/plan/migrations.py` predicts what SQLMesh does when it promotes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from harness import CONFIG, write_project
+from mariadb import mariadb_server
+from postgres import postgres_server
+from sqlglot import exp
+from sqlmesh import Context
+from sqlmesh.core.console import NoopConsole, set_console
+from sqlmesh.core.plan import Plan, stages
+from sqlmesh.utils.errors import PlanError
+
+from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
+from dg_sqlmesh_component.worker.plan.migrations import ExistingTable, losses, migrated_snapshots
+
+A = '"warehouse"."t"."a"'
+DEFAULT, IGNORE, ALLOW = "error", "ignore", "allow"
+
+
+def model(
+    columns: str, on_destructive_change: str = DEFAULT, *, name: str = "a", source: str = "", head: str = ""
+) -> str:
+    kind = (
+        f"INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true, on_destructive_change {on_destructive_change})"
+    )
+    return f"MODEL (name t.{name}, kind {kind}{head}); SELECT CAST(@start_ds AS DATE) AS day, {columns} {source}"
+
+
+class Project:
+    """A SQLMesh project without Dagster."""
+
+    def __init__(self, path: Path, config: str = CONFIG) -> None:
+        self.path = write_project(path, {}, config)
+        (self.path / "models").mkdir(exist_ok=True)
+
+    def write(self, text: str, name: str = "a") -> None:
+        (self.path / "models" / f"{name}.sql").write_text(text)
+
+    @contextmanager
+    def planned(self) -> Iterator[tuple[Plan, Context]]:
+        set_console(NoopConsole())
+        with closing(Context(paths=[str(self.path)])) as context:
+            yield context.plan_builder("prod", skip_tests=True, allow_destructive_models=["*"]).build(), context
+
+    def apply(self, text: str) -> None:
+        self.write(text)
+        with self.planned() as (plan, context):
+            context.apply(plan)
+
+    def losses(self) -> dict[str, tuple[str, ...]]:
+        with self.planned() as (plan, context):
+            return losses(plan, plan.context_diff, context)
+
+    def apply_without_permission(self) -> str:
+        """Apply as if nothing was allowed. Return SQLMesh's error, or no text if there is none."""
+        with self.planned() as (plan, context):
+            try:
+                context.apply(plan.copy(update={"allow_destructive_models": set()}))
+            except PlanError as error:
+                return str(error)
+        return ""
+
+    def query(self, sql: str) -> None:
+        with self.planned() as (_, context):
+            table = next(s.table_name() for s in context.snapshots.values() if s.name == A)
+            context.engine_adapter.execute(sql.format(table=table))
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = Project(tmp_path / "shop")
+    monkeypatch.chdir(project.path)
+    return project
+
+
+Steps = tuple[str, ...]
+CASES: dict[str, tuple[Steps, str, tuple[str, ...]]] = {
+    "a column of the promoted definition": ((model("1 AS x, 2 AS y"),), model("1 AS x"), ("drops y",)),
+    "a column that was dropped under ignore": (
+        (model("1 AS x, 2 AS y", IGNORE), model("1 AS x", IGNORE)),
+        model("1 AS x, 3 AS z"),
+        ("drops y (not in the promoted definition)",),
+    ),
+    "a type that was changed under ignore": (
+        (model("1.5::DOUBLE AS x", IGNORE), model("1::INT AS x", IGNORE)),
+        model("1::INT AS x, 3 AS z"),
+        ("drops x and adds it again as INT",),
+    ),
+    "nothing while ignore stays": ((model("1 AS x, 2 AS y", IGNORE),), model("1 AS x, 3 AS z", IGNORE), ()),
+    "a column, with allow": (
+        (model("1 AS x, 2 AS y", IGNORE), model("1 AS x", IGNORE)),
+        model("1 AS x, 3 AS z", ALLOW),
+        ("drops y (not in the promoted definition)",),
+    ),
+    "a column, although a type is unknown": (
+        (model("list_distinct([1]) AS x, 2 AS y"),),
+        model("list_distinct([1]) AS x"),
+        ("drops y",),
+    ),
+    "the type of a model in another dialect": (
+        (model("CAST(1 AS INT64) AS x", head=", dialect bigquery"),),
+        model("CAST(1 AS FLOAT64) AS x", head=", dialect bigquery"),
+        ("drops x and adds it again as DOUBLE",),
+    ),
+    "nothing of a quoted name in upper case": ((model('1 AS "X y"'),), model('1 AS "X y", 2 AS z'), ()),
+    "nothing of an added column": ((model("1 AS x"),), model("1 AS x, 2 AS y"), ()),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_plan_names_what_sqlmesh_drops(project: Project, case: str) -> None:
+    steps, edited, expected = CASES[case]
+    for step in steps:
+        project.apply(step)
+    project.write(edited)
+
+    assert project.losses() == ({A: expected} if expected else {})
+
+    is_refused = bool(expected) and ALLOW not in edited
+    assert ("destructive change" in project.apply_without_permission()) == is_refused
+
+
+def test_a_column_that_somebody_added_to_the_table_of_an_indirectly_changed_model_is_named(project: Project) -> None:
+    base = "MODEL (name t.base, kind VIEW); SELECT {value} AS x"
+    project.write(base.format(value=1), "base")
+    project.apply(model("x", source="FROM t.base"))
+    project.query("ALTER TABLE {table} ADD COLUMN note TEXT")
+    project.write(base.format(value=2), "base")
+
+    assert project.losses() == {A: ("drops note (not in the promoted definition)",)}
+    assert "drops column 'note'" in project.apply_without_permission()
+
+
+def test_a_table_that_was_left_by_a_removed_model_is_compared(project: Project) -> None:
+    """The version of a new forward-only model does not depend on its query."""
+    project.apply(model("1 AS x, 2 AS y"))
+    project.write("MODEL (name t.other, kind FULL); SELECT 1 AS x", "other")
+    (project.path / "models" / "a.sql").unlink()
+    with project.planned() as (plan, context):
+        context.apply(plan)
+    project.write(model("1 AS x"))
+
+    assert project.losses() == {A: ("drops y (not in the promoted definition)",)}
+
+
+def test_a_table_that_is_gone_loses_nothing(project: Project) -> None:
+    project.apply(model("1 AS x, 2 AS y"))
+    project.query("DROP TABLE {table}")
+    project.write(model("1 AS x"))
+    assert project.losses() == {}
+
+
+def test_a_table_whose_columns_cannot_be_read_is_named(project: Project) -> None:
+    project.apply(model("1 AS x, 2 AS y"))
+    project.write(model("1 AS x"))
+    with project.planned() as (plan, context):
+        [snapshot] = plan.context_diff.snapshots.values()
+        table = ExistingTable(
+            snapshot, exp.to_table("t.dropped_meanwhile"), context.engine_adapter, context.state_reader
+        )
+        with pytest.raises(EnvironmentNotReadyError, match=r"of t\.a, and its columns cannot be read: .*not exist"):
+            list(table.drops(None))
+
+
+def test_the_compared_tables_are_those_that_sqlmesh_migrates(project: Project) -> None:
+    project.write("MODEL (name t.base, kind FULL); SELECT 1 AS x", "base")
+    project.write(model("x", source="FROM t.base", name="b"), "b")
+    project.write("MODEL (name t.total, kind FULL); SELECT count(*) AS rows FROM t.b", "total")
+    project.apply(model("x", source="FROM t.base"))
+    project.write("MODEL (name t.base, kind FULL); SELECT 2 AS x", "base")
+    with project.planned() as (plan, context):
+        found = stages.build_plan_stages(plan.to_evaluatable(), context.state_reader, context.default_catalog)
+        [migrating] = [stage for stage in found if isinstance(stage, stages.MigrateSchemasStage)]
+        assert {s.name for s in migrating.snapshots} == {
+            s.name for s in migrated_snapshots(plan.context_diff.snapshots)
+        }
+        assert {s.node.name for s in migrating.snapshots} == {"t.a", "t.b", "t.base"}
+
+
+# -- servers --------------------------------------------------------------------------------------
+
+TYPES = (
+    "CAST(1 AS INT) AS i, CAST(1 AS BIGINT) AS b, CAST(1 AS SMALLINT) AS s, CAST(1 AS DECIMAL(12, 3)) AS d, "
+    "CAST('a' AS VARCHAR(9)) AS v, CAST('a' AS TEXT) AS t, CAST('a' AS CHAR(3)) AS c, CAST(1 AS DOUBLE) AS f, "
+    "CAST('2026-01-01' AS TIMESTAMP) AS ts, TRUE AS yes, 1 + 1.5 AS sum, CAST(1 AS INT) AS \"Item no\""
+)
+
+
+def check_types(project: Project) -> None:
+    """Only a type that may change is compared with the table: BIGINT of a definition is bigint(20) in MariaDB."""
+    project.apply(model(TYPES, IGNORE))
+    project.write(model(TYPES + ", 1 AS added"))
+    assert project.losses() == {}
+    assert project.apply_without_permission() == ""
+    project.write(model("1.5 AS i, " + TYPES.partition(", ")[2]))
+    [found] = project.losses().values()
+    dropped, changed = sorted(found)
+    assert dropped == "drops added"
+    assert changed.startswith("drops i and adds it again as ")
+
+
+def test_postgresql_names_of_types_are_no_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with postgres_server() as server:
+        server.query("CREATE DATABASE losses")
+        project = Project(tmp_path / "shop", server.config("losses"))
+        monkeypatch.chdir(project.path)
+        check_types(project)
+
+
+def test_mariadb_names_of_types_are_no_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with mariadb_server() as server:
+        project = Project(tmp_path / "shop", server.config())
+        monkeypatch.chdir(project.path)
+        check_types(project)
