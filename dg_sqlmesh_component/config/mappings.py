@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import Field, field, fields, is_dataclass
 from functools import cache
 from inspect import get_annotations
+from math import isfinite
 from typing import Annotated, Any, ClassVar, get_type_hints
 
 import dagster as dg
@@ -25,12 +26,14 @@ class Attributes(dg.Resolvable):
     yaml_path: ClassVar[str]
     _declaring: ClassVar[type]
     _least: ClassVar[Mapping[str, int]]
+    _most: ClassVar[Mapping[str, int]]
     _secret: ClassVar[Collection[str]]
 
     def __init_subclass__(
         cls,
         path: str | None = None,
         least: Mapping[str, int] | None = None,
+        most: Mapping[str, int] | None = None,
         secret: Collection[str] = (),
         **options: Any,
     ) -> None:
@@ -39,11 +42,13 @@ class Attributes(dg.Resolvable):
         Args:
             path: Where the mapping is in `defs.yaml`, for errors; empty for the attributes at the top.
             least: The least values of numbers.
+            most: The largest values of numbers.
             secret: Keys whose values are not shown.
         """
         super().__init_subclass__(**options)
         if path is not None:
-            cls.yaml_path, cls._declaring, cls._least, cls._secret = path, cls, least or {}, secret
+            cls.yaml_path, cls._declaring, cls._secret = path, cls, secret
+            cls._least, cls._most = least or {}, most or {}
         resolvers = {
             name: value.metadata[_RESOLVER]
             for name, value in vars(cls).items()
@@ -69,11 +74,18 @@ class Attributes(dg.Resolvable):
                 shown = f"of type {type(value).__name__}" if name in self._secret else shortened(value)
                 reasons = "; ".join(dict.fromkeys(problem["msg"] for problem in error.errors(include_url=False)))
                 raise ConfigurationError(f"`{start}{name}` in defs.yaml is {shown}. {reasons}.") from None
+            is_number = isinstance(converted, (int, float)) and not isinstance(converted, bool)
+            if is_number and (isinstance(value, bool) or not isfinite(converted)):
+                shown = str(value).lower() if isinstance(value, bool) else value
+                raise ConfigurationError(f"`{start}{name}` in defs.yaml is {shown}. Write a finite number.")
             object.__setattr__(self, name, converted)
-        for name, least in self._least.items():
-            number = getattr(self, name)
-            if number is not None and not number >= least:  # NaN, too
-                raise ConfigurationError(f"`{start}{name}` in defs.yaml is {number}; it must be at least {least}.")
+        for words, limits, sign in (("least", self._least, 1), ("most", self._most, -1)):
+            for name, limit in limits.items():
+                number = getattr(self, name)
+                if number is not None and number * sign < limit * sign:
+                    raise ConfigurationError(
+                        f"`{start}{name}` in defs.yaml is {number}; it must be at {words} {limit}."
+                    )
 
 
 @cache

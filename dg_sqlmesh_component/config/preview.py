@@ -53,7 +53,7 @@ def _resolve(context: dg.ResolutionContext, written: str) -> PreviewEnvironment:
 
 def _environment(name: str) -> PreviewEnvironment:
     sanitized = sanitized_environment(name)
-    if not name or sanitized == "prod":
+    if not name.strip() or sanitized == "prod":
         raise ConfigurationError(
             f"`preview.environment` in defs.yaml is {name!r}. A preview is an environment of its own, which is made "
             'from prod. Write for example "pr_{{ env.PULL_REQUEST }}".'
@@ -62,7 +62,7 @@ def _environment(name: str) -> PreviewEnvironment:
 
 
 @dataclass
-class PreviewDiff(Attributes, path="preview.diff", least={"max_rows": 1, "decimals": 0}):
+class PreviewDiff(Attributes, path="preview.diff", least={"max_rows": 1, "decimals": 0}, most={"decimals": 30}):
     """How a preview is compared with prod."""
 
     max_rows: int = attribute(

@@ -131,6 +131,8 @@ class Janitor(Attributes, path="janitor"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.environment is not None and not self.environment.strip():
+            raise ConfigurationError(f"`janitor.environment` in defs.yaml is {self.environment!r}. Write a name.")
         if self.environment is not None and sanitized_environment(self.environment) == "prod":
             raise ConfigurationError(
                 f"`janitor.environment` in defs.yaml is {self.environment!r}, which never expires, so nothing would be "

@@ -80,6 +80,7 @@ class Worker:
         self._ending = threading.Thread(target=self._end, name="dg-sqlmesh-end", daemon=True)
         self._ending_lock = threading.Lock()
         self._did_not_end = False
+        self._has_answered = False
         self._send(wire.encode(request))
 
     def __iter__(self) -> Iterator[msg.Event]:
@@ -124,6 +125,7 @@ class Worker:
             except WorkerError:
                 yield None
                 raise
+            self._has_answered = True
             if isinstance(event, msg.SecretsKnown):
                 self._redactor.add(event.values)
                 continue
@@ -228,9 +230,13 @@ class Worker:
         with suppress(subprocess.TimeoutExpired):
             status = self._process.wait(timeout=5.0)
         lines = "\n".join(map(self._readable, self._last_lines))
+        interpreter = ""
+        if status is not None and status >= 0 and not self._has_answered:
+            command = self._process.args[0] if isinstance(self._process.args, list) else self._process.args
+            interpreter = f" It was started with {command!s}: `project.python` in defs.yaml sets the interpreter."
         output = f" Its last lines:\n{lines}" if lines else " It printed nothing."
         return WorkerError(
-            f"SQLMesh's process {_cause_of_death(status)}.{_advice_after_death(status)}{output}",
+            f"SQLMesh's process {_cause_of_death(status)}.{_advice_after_death(status)}{interpreter}{output}",
             is_transient=status in (-signal.SIGKILL, -signal.SIGTERM),  # it did not crash
         )
 

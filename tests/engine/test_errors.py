@@ -36,6 +36,7 @@ from dg_sqlmesh_component.protocol.errors import (
     InstallationError,
     ProjectLoadError,
     SQLMeshComponentError,
+    WorkerError,
 )
 from dg_sqlmesh_component.protocol.messages import LoadRequest
 from dg_sqlmesh_component.worker_client.calls import load_project
@@ -148,6 +149,12 @@ def test_missing_interpreter_is_named(tmp_path: Path) -> None:
     message = project_load_error(SQLMeshProject((tmp_path,), python="no-such-python"), InstallationError)
     assert "The interpreter no-such-python cannot be started" in message
     assert "`project.python`" in message
+
+
+def test_program_that_is_no_interpreter_is_named(tmp_path: Path) -> None:
+    write_project(tmp_path, ONE_MODEL)
+    message = project_load_error(SQLMeshProject((tmp_path,), python="/bin/true"), WorkerError)
+    assert "It was started with /bin/true: `project.python` in defs.yaml sets the interpreter." in message
 
 
 def test_interpreter_without_sqlmesh_is_named_with_install_command(tmp_path: Path) -> None:

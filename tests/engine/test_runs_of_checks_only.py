@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
-from harness import NewShop, Shop, planned_shop, write_project
+from harness import CONFIG, NewShop, Shop, planned_shop, write_project
 
 DAILY_ROWS = "@start_ds::DATE + i::INT AS ds FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
 FILES = {
@@ -129,6 +129,19 @@ def test_run_of_checks_in_dev_audits_the_table_that_dev_shows(new_shop: NewShop)
     # The plan has not changed t.apart, so dev has no view of it.
     counted = {key for key, event in record.materializations.items() if "dagster/row_count" in event.metadata}
     assert counted == {"t/source", "t/reader"}
+    assert "could not be counted" not in record.log
+
+
+def test_rows_are_counted_in_an_environment_whose_catalog_is_not_attached(new_shop: NewShop) -> None:
+    config = CONFIG.replace("database: warehouse.duckdb", "catalogs: {warehouse: warehouse.duckdb}")
+    state = "    state_connection: {type: duckdb, database: state.duckdb}\n"
+    config = config.replace("default_gateway", f"{state}default_gateway")
+    daily = f"MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column ds)); SELECT {DAILY_ROWS}"
+    shop = new_shop({"models/daily.sql": daily}, f"{config}environment_suffix_target: catalog\n")
+    shop.plan("dev", "--include-unmodified")
+    shop.configure(project={"path": str(shop.project), "environment": "dev"}, include_metadata=["row_count"])
+    record = shop.launch()
+    assert record.materializations["t/daily"].metadata["dagster/row_count"].value == 6
     assert "could not be counted" not in record.log
 
 

@@ -29,7 +29,7 @@ from sqlmesh.core.config.run import RunConfig
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment, EnvironmentNamingInfo
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator, SnapshotTableInfo
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, SnapshotTableInfo
 from sqlmesh.utils import CorrelationId
 from sqlmesh.utils.date import is_date, to_datetime, to_timestamp
 from sqlmesh.utils.errors import SignalEvalError
@@ -231,9 +231,10 @@ class EvaluationContext(Context):
             snapshot_evaluator = snapshot_evaluator.set_correlation_id(self._correlation_id)
         watch_queries(pipe, snapshot_evaluator.adapters, partial(self.tracker.running, self.selected_gateway))
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
-        if self.request.count_rows:
-            self.tracker.count_rows = partial(self._count_rows, snapshot_evaluator)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+        if self.request.count_rows:
+            index = deployability(self.request.environment, scheduler.snapshots.values(), self.request.start)
+            self.tracker.count_rows = partial(self._count_rows, snapshot_evaluator, index)
         self.watch(scheduler)
         return scheduler
 
@@ -361,10 +362,12 @@ class EvaluationContext(Context):
         index = deployability(self.request.environment, snapshots.values(), self.request.start)
         return Coverages(snapshots, index, self.request.execution_time, self.unrestated, ignore_cron=True)
 
-    def _count_rows(self, evaluator: SnapshotEvaluator, snapshot: Snapshot) -> None:
-        if (view := self._view(snapshot)) is None:
+    def _count_rows(self, evaluator: SnapshotEvaluator, index: DeployabilityIndex, snapshot: Snapshot) -> None:
+        """Count the rows of the table that the environment shows. The catalog of its view may not be attached."""
+        if self._view(snapshot) is None:
             return
-        query = exp.select(exp.Count(this=exp.Star())).from_(view)
+        table = exp.to_table(snapshot.table_name(is_deployable=index.is_representative(snapshot)))
+        query = exp.select(exp.Count(this=exp.Star())).from_(table)
         try:
             (rows,) = evaluator.get_adapter(snapshot.model_gateway).fetchone(query, quote_identifiers=True)
         except Exception as error:  # noqa: BLE001  # any driver's: a model that was executed does not fail for a count

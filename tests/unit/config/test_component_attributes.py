@@ -188,9 +188,31 @@ def test_number_below_its_minimum_is_refused(attribute: str, name: str, value: f
     assert str(refusal.value) == f"`{attribute}.{name}` in defs.yaml is {value}; it must be at least {least}."
 
 
+def test_switch_is_no_number() -> None:
+    with pytest.raises(ConfigurationError, match=r"`budget.seconds` in defs.yaml is true. Write a finite number\."):
+        Budget(seconds=True)
+
+
+@pytest.mark.parametrize("written", [float("inf"), float("-inf"), float("nan")])
+def test_number_must_be_finite(written: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"`budget.seconds` in defs.yaml is \S+\. Write a finite number\."):
+        loaded({"project": "shop", "budget": {"seconds": written}})
+
+
 @pytest.mark.parametrize(
     ("attributes", "error"),
     [
+        (
+            {"preview": {"environment": "pr_1", "diff": {"decimals": 1_000_000_000}}},
+            "`preview.diff.decimals` in defs.yaml is 1000000000; it must be at most 30.",
+        ),
+        ({"preview": {"environment": " "}}, "`preview.environment` in defs.yaml is ' '"),
+        ({"project": {"path": "shop", "environment": " "}}, "`project.environment` in defs.yaml is ' '. Write a name."),
+        ({"janitor": {"environment": " "}}, "`janitor.environment` in defs.yaml is ' '. Write a name."),
+        (
+            {"project": {"path": "shop", "env": {"X": "a\0b"}}},
+            "`project.env.X` in defs.yaml contains a null character.",
+        ),
         (
             {"query_history_url": "https://example.com/{id}"},
             r"'https://example.com/\{id\}'. It must contain \{run_id\}",
