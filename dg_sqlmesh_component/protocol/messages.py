@@ -570,6 +570,7 @@ class EnvironmentOpened(Event):
         others: Promoted models, executed by SQLMesh, that are not assets of the requesting component.
         correlation_id: The comment, or on BigQuery the label, that SQLMesh adds to each query of this run; None if
             this version of SQLMesh has none for runs.
+        refused: Requested models that cannot be computed, with the reason; the others run.
     """
 
     environment: str
@@ -578,6 +579,7 @@ class EnvironmentOpened(Event):
     plan_command: str
     others: tuple[str, ...] = ()
     correlation_id: str | None = None
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

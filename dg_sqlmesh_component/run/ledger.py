@@ -6,6 +6,7 @@ Theory of operation. The ledger has one entry for each requested node. Each even
 Evidence, in the order in which SQLMesh sends it:
 
 1. `EnvironmentOpened`: the promoted nodes. Requested nodes that are not promoted are settled: `not_in_environment`.
+   Those that cannot be computed: `failed`.
 2. `EvaluationPlanned`: the batches of each node that has something to compute. For the other nodes, `NodeUpToDate` or
    `NodeWaiting` follows.
 3. `BatchStarted`, `AuditEvaluated`, `BatchFinished`: a batch without a duration has failed, and `NodeFailed` has its
@@ -379,7 +380,8 @@ class Ledger:
                 settled.append(AuditOnlyOutcome(fqn, (), (), refusal))
             elif fqn in self._entries and self._entries[fqn].is_open:
                 settled.append(self._settle(fqn, Outcome.NOT_IN_ENVIRONMENT, (refusal,)))
-        return settled
+        refused = {fqn: reason for fqn, reason in event.refused.items() if self._entry(fqn).is_open}
+        return [*settled, *(self._settle(fqn, Outcome.FAILED, (reason,)) for fqn, reason in refused.items())]
 
     def _plan(self, event: msg.EvaluationPlanned) -> None:
         """Start over and note the batches. The first plan also starts over, which changes no entry without evidence."""

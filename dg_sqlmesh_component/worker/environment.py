@@ -46,6 +46,22 @@ def opened_without_lock(
     context.close()
 
 
+def sharing_a_table(environment: Environment) -> dict[str, str]:
+    """Why models cannot be computed that SQLMesh keeps in one table, by fqn."""
+    models_by_table: dict[str, list[str]] = {}
+    for snapshot in environment.snapshots:
+        if snapshot.is_model and not snapshot.is_symbolic:
+            models_by_table.setdefault(snapshot.table_name(), []).append(snapshot.name)
+    return {
+        fqn: f"SQLMesh keeps {' and '.join(sorted(models))} in one table, {table}: their queries are equal, and their "
+        "names differ in punctuation only. Each would be computed into the table of the other. Rename one of them, and "
+        "apply a plan."
+        for table, models in models_by_table.items()
+        if len(models) > 1
+        for fqn in models
+    }
+
+
 def stored_environment(project: msg.OpenProject, name: str, context: Context) -> Environment:
     """The environment, as in the state.
 

@@ -64,6 +64,25 @@ def selector_of(context: Context) -> NativeSelector:
     )
 
 
+def read_right_snapshots_from_cache() -> None:
+    """Let this process read each snapshot from the state if SQLMesh's cache of files has another one in its place.
+
+    The name of a cached file has only the letters, digits and underscores of the model's name. So two models with equal
+    queries, `t."a-b"` and `t."a b"`, share a file, and SQLMesh reads one of them twice and the other never.
+    """
+    get_or_load = SnapshotCache.get_or_load
+
+    def read(
+        cache: SnapshotCache, ids: set[SnapshotId], loader: Callable[[set[SnapshotId]], Iterable[Snapshot]]
+    ) -> tuple[dict[SnapshotId, Snapshot], set[SnapshotId]]:
+        snapshots, cached = get_or_load(cache, ids, loader)
+        if confused := {id for id, snapshot in snapshots.items() if snapshot.snapshot_id != id}:
+            snapshots |= {snapshot.snapshot_id: snapshot for snapshot in loader(confused)}
+        return snapshots, cached - confused
+
+    SnapshotCache.get_or_load = read
+
+
 def read_snapshots_without_cache() -> None:
     """Let this process read snapshots from the state only, and not from SQLMesh's cache of files.
 

@@ -400,6 +400,22 @@ def test_error_of_state_from_another_sqlmesh_version_says_what_to_do(shop: Shop,
     assert advice in description
 
 
+def test_two_models_in_one_table_are_refused_by_name_and_the_others_run(new_shop: NewShop) -> None:
+    files = {
+        f"models/{name}.sql": f'MODEL (name t."{name}", kind FULL); SELECT 1 AS id' for name in ("a-b", "a b", "c")
+    }
+    shop = new_shop({**files, "models/other.sql": 'MODEL (name t.other, kind FULL); SELECT id FROM t."a-b"'})
+    record = shop.launch()
+    assert set(record.materializations) == {"t/c"}
+    [failure] = record.failures
+    assert "SQLMesh in environment prod: 2 failed, 1 executed, 1 waiting." in failure
+    models = '"warehouse"."t"."a b" and "warehouse"."t"."a-b"'
+    reason = f"SQLMesh keeps {models} in one table, warehouse.sqlmesh__t.t__a_b__"
+    assert failure.count(reason) == 2
+    assert "Rename one of them, and apply a plan." in failure
+    assert "bug" not in failure
+
+
 AUDIT_THAT_RAISES = {
     "models/items.sql": "MODEL (name t.items, kind FULL, audits (unique_values(columns := (id)), "
     "below(limit := 3), not_null(columns := (id)))); "

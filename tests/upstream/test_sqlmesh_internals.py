@@ -247,6 +247,29 @@ def test_connection_pool_opens_another_connection_and_has_the_last_query_of_each
     assert internals.query_jobs(adapter) == ["a job"]
 
 
+def test_cache_confuses_equal_models_whose_names_differ_in_punctuation(
+    opened: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SnapshotCache, "get_or_load", SnapshotCache.get_or_load)  # restored after the test
+    for name in ("a-b", "a b"):
+        (folder / f"models/{name}.sql").write_text(f'MODEL (name shop."{name}", kind FULL); SELECT 1 AS id')
+    opened().plan(auto_apply=True, no_prompts=True, execution_time=NOW)
+
+    def read() -> set[tuple[str, str]]:
+        context = opened(load=False)
+        snapshots = context.state_reader.get_snapshots(context.state_reader.get_environment("prod").snapshots)
+        assert all(snapshot.intervals for snapshot in snapshots.values() if snapshot.is_model)
+        return {
+            (id.name, snapshot.name)
+            for id, snapshot in snapshots.items()
+            if "a" + "b" in id.name.replace("-", "").replace(" ", "")
+        }
+
+    assert len({name for _, name in read()}) == 1, "SQLMesh reads the right ones now: remove the function"
+    internals.read_right_snapshots_from_cache()
+    assert read() == {(name, name) for name in ('"db"."shop"."a-b"', '"db"."shop"."a b"')}
+
+
 def test_snapshots_are_read_from_the_state_without_the_cache_and_with_their_intervals(
     opened: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

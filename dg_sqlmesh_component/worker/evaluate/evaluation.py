@@ -54,7 +54,7 @@ from dg_sqlmesh_component.worker.context import (
     unfinished_plan,
 )
 from dg_sqlmesh_component.worker.coverage import Coverages
-from dg_sqlmesh_component.worker.environment import deployability, promoted_version, stored_environment
+from dg_sqlmesh_component.worker.environment import deployability, promoted_version, sharing_a_table, stored_environment
 from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, record_audits
 from dg_sqlmesh_component.worker.evaluate.stale_manifest import refuse_changed_defaults, refuse_unknown_upstream
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
@@ -298,7 +298,8 @@ class EvaluationContext(Context):
             for snapshot in environment.snapshots
             if snapshot.is_symbolic == (snapshot.name in self.request.external_models)
         }
-        self.requested = known.keys() & {*self.request.models, *self.request.standalone_audits}
+        refused = sharing_a_table(environment)
+        self.requested = (known.keys() - refused) & {*self.request.models, *self.request.standalone_audits}
         self.naming = environment.naming_info
         self.promoted = {snapshot.name for snapshot in environment.promoted_snapshots}
         others = (
@@ -315,6 +316,7 @@ class EvaluationContext(Context):
                 missing=tuple(fqn for fqn in nodes if fqn not in known),
                 plan_command=self._plan_command,
                 others=tuple(sorted(others)),
+                refused={fqn: refused[fqn] for fqn in self.request.models if fqn in refused and fqn in known},
                 correlation_id=str(self._correlation_id) if self._correlation_id else None,
             )
         )
