@@ -50,13 +50,18 @@ class Server:
         return CONFIG.format(port=self.port, start=start)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with self.session() as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+
+    @contextmanager
+    def session(self) -> Iterator[Any]:
         import pymysql
 
         connection = pymysql.connect(host="127.0.0.1", port=self.port, user="root", autocommit=True)
         try:
             with connection.cursor() as cursor:
-                cursor.execute(sql)
-                return list(cursor.fetchall())
+                yield cursor
         finally:
             connection.close()
 

@@ -69,7 +69,10 @@ class PreviewDiff(Attributes, path="preview.diff", least={"max_rows": 1, "decima
         10_000_000, "A model with more rows is compared on a sample of its keys. Default: 10,000,000.", 1_000_000
     )
     decimals: int = attribute(
-        6, "Numbers that differ by less than one unit of this decimal place are equal. Default: 6.", 2
+        6,
+        "Numbers are equal if they differ by less than one unit of this decimal place and one of them is a float. "
+        "Default: 6.",
+        2,
     )
 
 

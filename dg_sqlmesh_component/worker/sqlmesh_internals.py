@@ -140,10 +140,11 @@ def tables_without_version(state_sync: StateSync) -> list[str]:
     tables = [exp.to_table(table) for table in (*migrator._state_tables, *migrator._optional_state_tables)]
     copies = [exp.table_(f"{table.name}_backup", db=table.args.get("db")) for table in tables]
     adapter, first_row = migrator.engine_adapter, exp.select("1").limit(1)
+    existing = [table for table in (*tables, *copies) if adapter.table_exists(table)]
     return [
         table.sql()
-        for table in (*tables, *copies)
-        if adapter.table_exists(table) and adapter.fetchone(first_row.from_(table)) is not None
+        for table in existing
+        if adapter.fetchone(first_row.from_(table), quote_identifiers=True) is not None
     ]
 
 
@@ -179,7 +180,8 @@ def computed_ranges(context: Context) -> dict[tuple[str, str, bool], list[Comput
         .where(exp.column("last_altered_ts").is_(exp.null()).not_())
     )
     ranges: dict[tuple[str, str, bool], list[ComputedRange]] = {}
-    for name, version, dev_version, is_dev, start, end, *others in state.engine_adapter.fetchall(query):
+    rows = state.engine_adapter.fetchall(query, quote_identifiers=True)
+    for name, version, dev_version, is_dev, start, end, *others in rows:
         at, is_merged, identifier = others
         table = (name, dev_version if is_dev else version, bool(is_dev))
         ranges.setdefault(table, []).append(ComputedRange((start, end), at, bool(is_merged), identifier))
@@ -266,7 +268,8 @@ def forget_intervals(
         .where(exp.column("name").eq(snapshot.name), exp.column("version").eq(snapshot.version))
     )
     # Each version of the model's code that shares the table has its own rows, and the table has the union of them.
-    sharing = [SnapshotIntervals(**dict(zip(columns, row))) for row in state.engine_adapter.fetchall(query)]
+    found = state.engine_adapter.fetchall(query, quote_identifiers=True)
+    sharing = [SnapshotIntervals(**dict(zip(columns, row))) for row in found]
     removed = [(table, interval) for table in sharing for interval in intervals]
     rows = [
         *(_interval_to_df(table, *interval, is_dev=is_dev, is_removed=True) for table, interval in removed),
@@ -307,7 +310,8 @@ def count_snapshots_and_interval_rows(context: Context) -> tuple[int, int]:
     state = context.state_sync.state_sync  # a context wraps its state in a cache
     tables = (state.snapshot_state.snapshots_table, state.interval_state.intervals_table)
     count = exp.select(exp.Count(this=exp.Star()))
-    snapshots, intervals = (state.engine_adapter.fetchone(count.from_(table))[0] for table in tables)
+    queries = (count.from_(table) for table in tables)
+    snapshots, intervals = (state.engine_adapter.fetchone(query, quote_identifiers=True)[0] for query in queries)
     return int(snapshots), int(intervals)
 
 

@@ -192,6 +192,34 @@ def test_tables_of_other_shapes_are_compared_or_the_note_says_why_not(lab: Lab) 
     assert (sampled["added"], sampled["removed"]) == (0, 0), "the same keys on both sides, although their types differ"
 
 
+EXACT = """
+MODEL (name shop."Orders", kind FULL, grain "Id");
+SELECT id::INT AS "Id", {wide}::DECIMAL(20, 0) AS wide, {money}::DECIMAL(18, 2) AS money, {number} AS number
+FROM raw.orders WHERE day = CURRENT_DATE
+"""
+
+
+def test_exact_numbers_of_many_digits_and_names_with_capitals_are_compared(lab: Lab) -> None:
+    wide, money, number = "10000000000000000999", "1200000000000000.69", "9007199254740993::BIGINT"
+    lab.change(orders_with_capitals=EXACT.format(wide=wide, money=money, number=number))
+    lab.shop.plan(at=None)
+    numbers = "CASE id WHEN 1 THEN {} ELSE {} END"
+    lab.change(
+        orders_with_capitals=EXACT.format(
+            wide=numbers.format("10000000000000000001", wide),
+            money=numbers.format("1200000000000000.78", money),
+            number="(9007199254740993 - CASE id WHEN 1 THEN 1 ELSE 0 END)::DECIMAL(20, 2)",
+        )
+    )
+
+    [orders] = lab.preview()["diff"]
+
+    assert orders["columns"] == dict.fromkeys(["wide", "money", "number"], pytest.approx(0.9))
+    assert (orders["rows"], orders["rows_prod"], orders["added"], orders["removed"]) == (10, 10, 0, 0)
+    assert orders["changed"] == 1
+    assert [change.split()[:2] for change in orders["schema"]] == [["changes", "number"]]
+
+
 def test_a_model_that_cannot_be_compared_fails_the_job_without_a_value_in_its_report(lab: Lab) -> None:
     """A key of another type is compared as a number. The engine's message would quote the text of the row."""
     view = "MODEL (name t.broken, kind VIEW, grain id); SELECT id, {x} AS x FROM t.orders"

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 from harness import duckdb_file_in_use
+from postgres import postgres_server
 from sqlmesh import CustomMaterialization
 from sqlmesh.core import constants
 from sqlmesh.core.config import Config
@@ -426,3 +427,28 @@ def test_sqlmesh_deletes_the_tables_of_a_state_that_has_no_version(planned: Open
     left = internals.tables_without_version(context._new_state_sync())
     assert left
     assert all(table.endswith("_backup") for table in left)
+
+
+STATE_WITH_CAPITALS = """
+    state_schema: State
+    state_connection:
+      {{type: postgres, host: 127.0.0.1, port: {port}, user: postgres, password: x, database: postgres}}
+default_gateway"""
+
+
+def test_names_of_the_state_are_quoted(folder: Path, opened: Open) -> None:
+    """PostgreSQL and Snowflake change the case of names that are not quoted. SQLMesh creates them with quotes."""
+    with postgres_server() as server:
+        config = (folder / "config.yaml").read_text()
+        state = STATE_WITH_CAPITALS.format(port=server.port)
+        (folder / "config.yaml").write_text(config.replace("\ndefault_gateway", state))
+        context = opened()
+        context.plan(auto_apply=True, no_prompts=True, skip_tests=True)
+        assert len(internals.computed_ranges(context)) == 3
+        assert internals.count_snapshots_and_interval_rows(context) == (3, 3)
+        (orders,) = (snapshot for snapshot in context.snapshots.values() if snapshot.name.endswith('"orders"'))
+        internals.forget_intervals(context.state_sync, orders, orders.intervals, is_dev=False)
+        assert internals.count_snapshots_and_interval_rows(context) == (3, 5)
+        server.query('DELETE FROM "State"._versions')
+        assert "State._snapshots" in internals.tables_without_version(context.state_sync.state_sync)
+        context.close()

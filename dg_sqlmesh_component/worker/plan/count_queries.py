@@ -1,0 +1,167 @@
+"""The queries that count how the rows of two tables differ.
+
+Each is one SELECT of sums in every dialect: sqlglot rewrites a full join for MySQL as a UNION, which is inside of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sqlglot import exp
+
+from dg_sqlmesh_component.worker.plan.compared_column import ComparedColumn
+
+_HASH_DIGITS = 8
+_HEX_OF_BYTES = {
+    name: lambda hashed: exp.Lower(
+        this=exp.Anonymous(this="CONVERT", expressions=[exp.var("VARCHAR(32)"), hashed, exp.Literal.number(2)])
+    )
+    for name in ("tsql", "fabric")
+}
+"""Dialects whose MD5 returns bytes, and for which sqlglot writes no conversion."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of one side, as its engine describes it.
+
+    Attributes:
+        condition: The rows that are compared. None is all of them.
+    """
+
+    name: str
+    columns: Mapping[str, exp.DataType]
+    condition: exp.Expression | None = None
+
+
+@dataclass
+class CountQueries:
+    """The queries for two tables.
+
+    Attributes:
+        before: The table of prod.
+        after: The table of the preview.
+        common: The columns of both, by name.
+    """
+
+    dialect: str
+    before: Table
+    after: Table
+    common: dict[str, ComparedColumn] = field(init=False)
+
+    def __post_init__(self) -> None:
+        old, new = self.before.columns, self.after.columns
+        self.common = {
+            name: ComparedColumn(name, type_, new[name], self.dialect) for name, type_ in old.items() if name in new
+        }
+
+    @property
+    def sides(self) -> tuple[Table, Table]:
+        return self.before, self.after
+
+    def schema_changes(self) -> Iterator[str]:
+        old, new = self.before.columns, self.after.columns
+        for name, type_ in old.items():
+            if name not in new:
+                yield f"drops {name}"
+            elif type_ != new[name]:
+                yield f"changes {name} from {type_.sql(self.dialect)} to {new[name].sql(self.dialect)}"
+        for name, type_ in new.items():
+            if name not in old:
+                yield f"adds {name} {type_.sql(self.dialect)}"
+
+    def values(self, side: Table) -> exp.Select:
+        """The rows of a table, and the values of each column of both."""
+        columns = [exp.Count(this=exp.column(name, quoted=True)) for name in self.common]
+        query = exp.select(exp.Count(this=exp.Star()), *columns).from_(exp.to_table(side.name))
+        return query.where(side.condition) if side.condition is not None else query
+
+    def unusable_keys(self, side: Table, keys: Sequence[str], sample: float | None) -> exp.Select:
+        """The keys that several rows of a table share, and the keys with NULL."""
+        names = [f"k{i}" for i in range(len(keys))]
+        groups = (
+            exp.select(*names, exp.alias_(exp.Count(this=exp.Star()), "n"))
+            .from_(self._source(side, keys, "k", sample, keys).subquery("s"))
+            .group_by(*names)
+        )
+        is_null = exp.or_(*(exp.column(name).is_(exp.null()) for name in names))
+        return exp.select(_sum_if(exp.column("n") > 1), _sum_if(is_null)).from_(groups.subquery("g"))
+
+    def matched(self, keys: Sequence[str], sample: float | None, decimals: int) -> exp.Select:
+        """Rows of both, added rows, removed rows, equal rows; then the matched rows in which each column is equal.
+
+        The flags are 0 or 1 and never NULL. ClickHouse has defaults in place of NULL in the rows of one side only.
+        """
+        others = [name for name in self.common if name not in keys]
+        names = [*keys, *others]
+        old, new = (
+            self._source(side, names, "c", sample, keys).select(exp.alias_(exp.Literal.number(1), "present"))
+            for side in self.sides
+        )
+        if self.dialect == "mysql":
+            # MariaDB joins by nested loops, unless a limit makes it store both sides, with an index of the key.
+            old, new = old.limit(2**63 - 1), new.limit(2**63 - 1)
+        on = exp.and_(*(_of("o", f"c{i}").eq(_of("n", f"c{i}")) for i in range(len(keys))))
+        zero = exp.Literal.number(0)
+        flags = [exp.alias_(exp.func("COALESCE", _of(side, "present"), zero), f"in_{side}") for side in ("o", "n")]
+        for i, name in enumerate(others, len(keys)):
+            flags.append(
+                exp.alias_(self.common[name].is_equal(_of("o", f"c{i}"), _of("n", f"c{i}"), decimals), f"e{i}")
+            )
+        rows = exp.select(*flags).from_(old.subquery("o")).join(new.subquery("n"), on=on, join_type="full")
+        in_both = exp.and_(exp.column("in_o").eq(1), exp.column("in_n").eq(1))
+        equal = [exp.column(f"e{i}").eq(1) for i in range(len(keys), len(names))]
+        counts = [
+            _sum_if(in_both),
+            _sum_if(exp.column("in_o").eq(0)),
+            _sum_if(exp.column("in_n").eq(0)),
+            _sum_if(exp.and_(in_both, *equal)),
+            *(_sum_if(exp.and_(in_both, is_equal)) for is_equal in equal),
+        ]
+        return exp.select(*counts).from_(rows.subquery("f"))
+
+    def surplus(self) -> exp.Select:
+        """The rows that the preview has more often than prod, and those that prod has more often, by all columns."""
+        names = [f"c{i}" for i in range(len(self.common))]
+        old, new = (
+            self._source(side, list(self.common), "c").select(exp.alias_(exp.Literal.number(sign), "side"))
+            for side, sign in zip(self.sides, (-1, 1))
+        )
+        surplus = exp.alias_(exp.Sum(this=exp.column("side")), "surplus")
+        groups = exp.select(surplus).from_(exp.union(old, new, distinct=False).subquery("u")).group_by(*names)
+        column = exp.column("surplus")
+        counts = _sum_if(column > 0, column), _sum_if(column < 0, -column)
+        return exp.select(*counts).from_(groups.subquery("g"))
+
+    def _source(
+        self, side: Table, names: Sequence[str], start: str, sample: float | None = None, keys: Sequence[str] = ()
+    ) -> exp.Select:
+        """The compared rows and columns of a table, with the names `start` and a number."""
+        columns = [
+            exp.alias_(self.common[name].value(side.columns[name]), f"{start}{i}") for i, name in enumerate(names)
+        ]
+        query = exp.select(*columns).from_(exp.to_table(side.name))
+        conditions = (side.condition, self._sampled_by(side, keys, sample) if sample is not None else None)
+        for condition in conditions:
+            query = query.where(condition) if condition is not None else query
+        return query
+
+    def _sampled_by(self, side: Table, keys: Sequence[str], sample: float) -> exp.Expression:
+        """The filter for a share of the keys, the same keys on both sides, whatever their order. It takes all NULLs."""
+        texts = [self.common[key].text(side.columns[key]) for key in keys]
+        hashed: exp.Expression = exp.MD5(this=exp.func("CONCAT", *texts, exp.Literal.string("")))
+        if self.dialect in _HEX_OF_BYTES:
+            hashed = _HEX_OF_BYTES[self.dialect](hashed)
+        limit = f"{int(sample * 16**_HASH_DIGITS):0{_HASH_DIGITS}x}"
+        is_taken = exp.func("SUBSTRING", hashed, exp.Literal.number(1), exp.Literal.number(_HASH_DIGITS)) < limit
+        return exp.or_(is_taken, *(exp.column(key, quoted=True).is_(exp.null()) for key in keys))
+
+
+def _of(side: str, column: str) -> exp.Column:
+    return exp.column(column, table=side)
+
+
+def _sum_if(condition: exp.Expression, value: exp.Expression | None = None) -> exp.Sum:
+    one, zero = exp.Literal.number(1), exp.Literal.number(0)
+    return exp.Sum(this=exp.case().when(condition, value if value is not None else one).else_(zero))

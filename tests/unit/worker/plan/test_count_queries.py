@@ -1,0 +1,305 @@
+"""The queries of a comparison: their SQL for each engine of SQLMesh, and their counts on three engines."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mariadb import mariadb_server
+from postgres import postgres_server
+from sqlglot import exp, parse
+from sqlmesh.core.engine_adapter import DIALECT_TO_ENGINE_ADAPTER
+
+from dg_sqlmesh_component.worker.plan.count_queries import CountQueries, Table
+
+DIALECTS = sorted({adapter.DIALECT for adapter in DIALECT_TO_ENGINE_ADAPTER.values()})
+COLUMNS = {
+    "Id": "BIGINT",
+    "part": "VARCHAR",
+    "price": "DECIMAL(18, 2)",
+    "rate": "DOUBLE",
+    "label": "VARCHAR",
+    "tags": "ARRAY<INT>",
+    "document": "JSON",
+    "attributes": "MAP<VARCHAR, INT>",
+    "pairs": "STRUCT<a MAP<VARCHAR, INT>>",
+}
+
+
+def queries_of(dialect: str, **changed: str) -> CountQueries:
+    tables = (
+        Table(name, {column: exp.DataType.build(type_) for column, type_ in columns.items()})
+        for name, columns in (("db.Orders__1", COLUMNS), ("db.Orders__2", {**COLUMNS, **changed}))
+    )
+    return CountQueries(dialect, *tables)
+
+
+def all_queries(dialect: str) -> Iterator[str]:
+    queries = queries_of(dialect, Id="DECIMAL(20, 2)", rate="DECIMAL(9, 3)", label="INT")
+    for side in queries.sides:
+        yield queries.values(side).sql(dialect, identify=True)
+        yield queries.unusable_keys(side, ["Id", "part"], 0.1).sql(dialect, identify=True)
+    yield queries.matched(["Id", "part"], 0.1, 6).sql(dialect, identify=True)
+    yield queries.surplus().sql(dialect, identify=True)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_each_query_is_one_select_of_counts_without_a_union_around_it(dialect: str) -> None:
+    for sql in all_queries(dialect):
+        [query] = parse(sql, dialect=dialect)
+        assert isinstance(query, exp.Select)
+        assert all(isinstance(count, exp.Sum | exp.Count) for count in query.selects)
+        assert "NOT NOT" not in sql
+        assert re.search(r"\bNOT\b(?! EXISTS)", sql) is None, "T-SQL has no booleans to negate"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_name_is_quoted(dialect: str) -> None:
+    for sql in all_queries(dialect):
+        [query] = parse(sql, dialect=dialect)
+        assert query is not None
+        names = list(query.find_all(exp.Identifier))
+        assert names
+        assert [name.sql() for name in names if not name.quoted] == []
+
+
+HEX = {
+    "athena": "LOWER(TO_HEX(MD5(TO_UTF8(",
+    "trino": "LOWER(TO_HEX(MD5(TO_UTF8(",
+    "bigquery": "TO_HEX(MD5(",
+    "clickhouse": "LOWER(HEX(MD5(",
+    "fabric": "LOWER(CONVERT(VARCHAR(32), HASHBYTES('MD5', ",
+    "tsql": "LOWER(CONVERT(VARCHAR(32), HASHBYTES('MD5', ",
+}
+"""Engines whose MD5 returns bytes. All others return hex digits in small letters."""
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_sampled_keys_are_chosen_by_hex_digits_and_never_by_bytes(dialect: str) -> None:
+    sql = queries_of(dialect).matched(["Id"], 0.25, 6).sql(dialect, identify=True)
+    hashed = re.findall(r"SUBSTR(?:ING)?\((.*?)(?:, 1, 8| FROM 1 FOR 8)\) < '40000000'", sql)
+    assert len(hashed) in (2, 5), "on both sides; for MySQL once more in each of its joins"
+    assert all(expression.startswith(HEX.get(dialect, "MD5(")) for expression in hashed)
+    if dialect in ("tsql", "fabric"):
+        assert sql.count(", 2)), 1, 8)") == len(hashed), "style 2 is hex digits without 0x"
+
+
+TEXT_OF = {
+    "bigquery": "TO_JSON_STRING(`{}`)",
+    "trino": 'JSON_FORMAT(CAST("{}" AS JSON))',
+    "athena": 'JSON_FORMAT(CAST("{}" AS JSON))',
+    "spark": "CAST(`{}` AS STRING)",
+    "databricks": "CAST(`{}` AS STRING)",
+    "duckdb": 'CAST("{}" AS TEXT)',
+    "clickhouse": 'CAST("{}" AS Nullable(String))',
+}
+
+
+@pytest.mark.parametrize("dialect", TEXT_OF)
+def test_values_that_an_engine_cannot_compare_are_compared_as_text(dialect: str) -> None:
+    for sql in (
+        queries_of(dialect).matched(["Id"], None, 6).sql(dialect, identify=True),
+        queries_of(dialect).surplus().sql(dialect, identify=True),
+    ):
+        for column in ("document", "attributes", "pairs"):
+            assert sql.count(TEXT_OF[dialect].format(column)) == 2
+        has_json = dialect in ("bigquery", "trino", "athena")
+        assert sql.count(TEXT_OF[dialect].format("tags")) == (2 if has_json else 0), "others compare arrays"
+
+
+def test_case_counts_where_an_engine_ignores_it() -> None:
+    sql = queries_of("tsql", label="TEXT").matched(["Id"], None, 6).sql("tsql", identify=True)
+    assert sql.count("[label] COLLATE Latin1_General_BIN2 AS [c4]") == 2
+    sql = queries_of("tsql", label="INT").matched(["Id"], None, 6).sql("tsql", identify=True)
+    assert sql.count("CAST([label] AS VARCHAR(MAX)) COLLATE Latin1_General_BIN2 AS [c4]") == 2
+
+
+# -- counts, on engines ---------------------------------------------------------------------------
+
+
+@dataclass
+class Engine:
+    dialect: str
+    run: Callable[[str], list[tuple[Any, ...]]]
+
+    def fill(self, table: str, columns: Mapping[str, str], rows: list[dict[str, Any]]) -> Table:
+        types = {name: exp.DataType.build(type_, dialect=self.dialect) for name, type_ in columns.items()}
+        self.run(f"DROP TABLE IF EXISTS {table}")
+        listed = ", ".join(f"{exp.column(name, quoted=True).sql(self.dialect)} {t}" for name, t in columns.items())
+        self.run(f"CREATE TABLE {table} ({listed})")
+        if rows:
+            values = ", ".join(f"({', '.join(_literal(row[name]) for name in columns)})" for row in rows)
+            self.run(f"INSERT INTO {table} VALUES {values}")
+        return Table(f"s.{table.split('.')[1]}", types)
+
+    def count(self, query: exp.Select) -> list[int]:
+        [row] = self.run(query.sql(self.dialect, identify=True))
+        return [int(value or 0) for value in row]
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    return f"'{value}'" if isinstance(value, str) else f"{value!r}" if isinstance(value, float) else str(value)
+
+
+@pytest.fixture(scope="module", params=["duckdb", "postgres", "mysql"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    if request.param == "duckdb":
+        import duckdb
+
+        with duckdb.connect() as connection:
+            engine = Engine("duckdb", lambda sql: connection.execute(sql).fetchall())
+            engine.run("CREATE SCHEMA s")
+            yield engine
+    elif request.param == "postgres":
+        with postgres_server() as postgres, postgres.session("postgres") as cursor:
+            yield _on_server("postgres", cursor)
+    else:
+        with mariadb_server() as mariadb, mariadb.session() as cursor:
+            yield _on_server("mysql", cursor)
+
+
+def _on_server(dialect: str, cursor: Any) -> Engine:
+    def run(sql: str) -> list[tuple[Any, ...]]:
+        cursor.execute(sql)
+        return list(cursor.fetchall()) if cursor.description else []
+
+    run("CREATE SCHEMA s")
+    return Engine(dialect, run)
+
+
+OLD = {
+    "Id": "BIGINT",
+    "wide": "DECIMAL(20, 0)",
+    "money": "DECIMAL(18, 2)",
+    "number": "BIGINT",
+    "rounded": "DECIMAL(18, 2)",
+    "text": "VARCHAR(40)",
+    "digits": "BIGINT",
+    "rate": "DOUBLE PRECISION",
+}
+NEW = {
+    **OLD,
+    "Id": "DECIMAL(20, 2)",
+    "number": "DECIMAL(24, 4)",
+    "rounded": "DOUBLE PRECISION",
+    "text": "VARCHAR(50)",
+    "digits": "VARCHAR(30)",
+}
+IDS = [1, 2, 3, 4, 10000000000000001, 10000000000000002, 10000000000000003, 900719925474099300]
+WIDE = [10000000000000000999, 10000000000000001000, 10000000000000000001, 0, None]
+MONEY = [Decimal("1200000000000000.78"), Decimal("1200000000000000.69"), Decimal("0.01"), None]
+NUMBERS = [9007199254740993, 9007199254740992, 2, -2, None]
+MORE = [Decimal("9007199254740993.0000"), Decimal("9007199254740992.0000"), Decimal("2.0001"), Decimal("2.0000"), None]
+ROUNDED = [1.5, 1.25, 0.01, 7.0, None]
+TEXTS = ["a", "A", "ä", "a ", "", None]
+RATES = [1.0, 1.0000001, 1.001, None]
+
+
+def _rows(number: st.SearchStrategy[Any], rounded: st.SearchStrategy[Any], digits: Callable[[int], Any]) -> Any:
+    row = st.fixed_dictionaries(
+        {
+            "wide": st.sampled_from(WIDE),
+            "money": st.sampled_from(MONEY),
+            "number": number,
+            "rounded": rounded,
+            "text": st.sampled_from(TEXTS),
+            "digits": st.one_of(st.none(), st.sampled_from(IDS).map(digits)),
+            "rate": st.sampled_from(RATES),
+        }
+    )
+    return st.dictionaries(st.sampled_from(IDS), row)
+
+
+ROUNDED_MONEY = st.sampled_from(
+    [None if value is None else Decimal(str(value)).quantize(Decimal("0.01")) for value in ROUNDED]
+)
+
+
+def _is_same(column: str, old: Any, new: Any) -> bool:
+    if old is None or new is None:
+        return old is new
+    if column in ("rounded", "rate"):
+        return abs(float(old) - float(new)) < 1e-6
+    return str(old) == new if column == "digits" else bool(old == new)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    before=_rows(st.sampled_from(NUMBERS), ROUNDED_MONEY, int),
+    after=_rows(st.sampled_from(MORE), st.sampled_from(ROUNDED), str),
+)
+def test_matched_rows_are_counted_as_plain_python_counts_them(
+    engine: Engine, before: dict[int, Any], after: dict[int, Any]
+) -> None:
+    """Exact types are compared exactly, also if they differ; types with a float up to a decimal place."""
+    old = engine.fill("s.old_rows", OLD, [{"Id": key, **row} for key, row in before.items()])
+    new = engine.fill("s.new_rows", NEW, [{"Id": key, **row} for key, row in after.items()])
+    queries = CountQueries(engine.dialect, old, new)
+    both = before.keys() & after.keys()
+    same = {
+        name: {key for key in both if _is_same(name, before[key][name], after[key][name])} for name in list(OLD)[1:]
+    }
+
+    counts = engine.count(queries.matched(["Id"], None, 6))
+
+    unchanged = set.intersection(both, *same.values())
+    assert counts[:4] == [len(both), len(after.keys() - both), len(before.keys() - both), len(unchanged)]
+    assert dict(zip(same, counts[4:])) == {name: len(keys) for name, keys in same.items()}
+    assert engine.count(queries.unusable_keys(new, ["Id"], None)) == [0, 0]
+    sampled = engine.count(queries.matched(["Id"], 0.5, 6))
+    assert sampled[0] <= len(both)
+    if before.keys() == after.keys():
+        assert sampled[1:3] == [0, 0], "the same keys on both sides, although their types differ"
+
+
+SMALL = {"k": "INT", "part": "VARCHAR(9)", "x": "DECIMAL(9, 2)"}
+small_rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "k": st.sampled_from([1, 2, None]),
+            "part": st.sampled_from(["p", "P", None]),
+            "x": st.sampled_from([Decimal("1.00"), Decimal("1.01"), None]),
+        }
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(before=small_rows, after=small_rows, sample=st.sampled_from([None, 0.5]))
+def test_unusable_keys_and_surplus_rows_are_counted_as_plain_python_counts_them(
+    engine: Engine, before: list[dict[str, Any]], after: list[dict[str, Any]], sample: float | None
+) -> None:
+    old, new = engine.fill("s.old_small", SMALL, before), engine.fill("s.new_small", SMALL, after)
+    queries = CountQueries(engine.dialect, old, new)
+    keys = Counter((row["k"], row["part"]) for row in before)
+    repeated = [key for key, times in keys.items() if times > 1]
+    without = [key for key in keys if None in key]
+    rows, rows_prod = (Counter(tuple(row[name] for name in SMALL) for row in side) for side in (after, before))
+
+    counts = engine.count(queries.unusable_keys(old, ["k", "part"], sample))
+
+    assert counts[1] == len(without), "a sample has all keys with NULL: they are no keys"
+    assert counts[0] == len(repeated) if sample is None else counts[0] <= len(repeated)
+    assert engine.count(queries.surplus()) == [(rows - rows_prod).total(), (rows_prod - rows).total()]
+    filled = [sum(row[name] is not None for row in before) for name in SMALL]
+    assert engine.count(queries.values(old)) == [len(before), *filled]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_sample_is_near_its_share_of_the_keys(engine: Engine, share: float) -> None:
+    old = engine.fill("s.many_old", {"k": "BIGINT"}, [{"k": key} for key in range(1000)])
+    new = engine.fill("s.many_new", {"k": "DECIMAL(20, 3)"}, [{"k": key} for key in range(1000)])
+    matched, added, removed, _ = engine.count(CountQueries(engine.dialect, old, new).matched(["k"], share, 6))
+    assert (added, removed) == (0, 0)
+    assert abs(matched - 1000 * share) < 4 * math.sqrt(1000 * share * (1 - share))
