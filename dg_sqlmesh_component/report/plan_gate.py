@@ -184,9 +184,9 @@ def _takes_back(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
     names = [m.name for m in plan.models if m.takes_back and not _is_named(m, decision.allow_revert)]
     if names:
         message = (
-            f"This deployment's files have an older definition of {listed(names)}. The plan would take back a newer "
-            f"change, which environment {plan.environment} shows. Merge the newest main branch and plan again. To go "
-            "back on purpose, name these models in `allow_revert` in the run config."
+            f"This deployment's files have an older definition or older audits of {listed(names)}. The plan would take "
+            f"back a newer change, which environment {plan.environment} shows. Merge the newest main branch and plan "
+            "again. To go back on purpose, name these models in `allow_revert` in the run config."
         )
         yield Refusal("stale_branch", tuple(names), message)
 

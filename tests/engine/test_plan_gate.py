@@ -219,6 +219,36 @@ def test_an_approval_of_no_changes_can_be_applied_twice_and_a_later_merge_moves_
     assert kinds(report_of(refused)) == ["digest"], "nobody has applied a plan since, but the files differ"
 
 
+AUDITED = "MODEL (name t.other, kind FULL, audits (not_null(columns := (x)))); SELECT {x} AS x"
+
+
+@pytest.mark.parametrize("x", [1, 2], ids=["the model is unchanged", "the model is changed too"])
+def test_a_branch_without_a_colleagues_audit_does_not_remove_it(shop: Shop, x: int) -> None:
+    change(shop, other=AUDITED.format(x=1))
+    shop.plan(at=None)
+    change(shop, other=f"MODEL (name t.other, kind FULL, owner eve); SELECT {x} AS x")
+
+    report = planned(shop)
+
+    assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("stale_branch", ["t.other"])]
+    digest = report["digest"]
+    assert launch(shop, APPLY, digest=digest).status is dg.DagsterRunStatus.FAILURE
+    change(shop, other=AUDITED.format(x=2))
+    assert kinds(planned(shop)) == [], "a branch with the audit may change the model"
+
+
+def test_a_model_that_reads_its_old_columns_again_takes_nothing_back(shop: Shop) -> None:
+    """Its metadata in SQLMesh has the columns of the models that it reads."""
+    change(shop, other="MODEL (name t.other, kind FULL); SELECT * FROM t.total")
+    shop.plan(at=None)
+    wider = "MODEL (name t.total, kind FULL); SELECT sum(amount) AS amount, 1 AS y FROM t.daily"
+    change(shop, total=wider)
+    shop.plan(at=None)
+    change(shop, total="MODEL (name t.total, kind FULL); SELECT max(amount) AS amount FROM t.daily")
+
+    assert kinds(planned(shop)) == []
+
+
 def test_an_indirect_destructive_change_is_refused_by_name(shop: Shop) -> None:
     """SQLMesh#5719: SQLMesh builds this plan without an error, and breaks the environment half-way."""
     change(shop, base=BASE.format(type="INT"))

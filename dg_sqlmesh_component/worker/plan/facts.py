@@ -9,6 +9,7 @@ from sqlmesh.core.context import Context
 from sqlmesh.core.context_diff import ContextDiff
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import Snapshot, SnapshotId
+from sqlmesh.core.snapshot.definition import SnapshotDataVersion
 from sqlmesh.utils import columns_to_types_all_known
 from sqlmesh.utils.dag import DAG
 
@@ -110,7 +111,7 @@ class _Models:
             diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
             intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
             milliseconds=sum(end - start for start, end in missing),
-            takes_back=old is not None and change == "changed" and _takes_back(snapshot, old),
+            takes_back=old is not None and _takes_back(snapshot, old, self._context),
             owner=snapshot.node.owner,
             other_project=project if project not in self._projects else None,
             has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
@@ -159,12 +160,29 @@ def _column_changes(new: Snapshot, old: Snapshot) -> Iterator[str]:
             yield f"adds {name} {after[name].sql(dialect)}"
 
 
-def _takes_back(new: Snapshot, old: Snapshot) -> bool:
-    """Whether the definition is an older one of the same model, so that the promoted one would be lost."""
-    data_hash, metadata_hash = new.fingerprint.data_hash, new.fingerprint.metadata_hash
-    earlier = {(v.fingerprint.data_hash, v.fingerprint.metadata_hash) for v in old.previous_versions}
-    promoted = (old.fingerprint.data_hash, old.fingerprint.metadata_hash)
-    return (data_hash, metadata_hash) in earlier and (data_hash, metadata_hash) != promoted
+def _takes_back(new: Snapshot, old: Snapshot, context: Context) -> bool:
+    """Whether the files have an older definition of the node, or older audits, so that the promoted ones would be lost.
+
+    The metadata of a model also contains the columns that it reads. So its own text is compared too: a model upstream
+    that changes and gets its old columns again takes nothing back.
+    """
+    if _hashes(new) == _hashes(old):
+        return False
+    if _audits(new) != _audits(old):
+        earlier = context.state_reader.get_snapshots([v.snapshot_id(old.name) for v in old.previous_versions])
+        if _audits(new) in map(_audits, earlier.values()):
+            return True
+    is_older = _hashes(new) in map(_hashes, old.previous_versions)
+    return is_older and new.node.render_definition(render_query=False) != old.node.render_definition(render_query=False)
+
+
+def _audits(snapshot: Snapshot) -> str | None:
+    return snapshot.model.audit_metadata_hash() if snapshot.is_model else None
+
+
+def _hashes(version: Snapshot | SnapshotDataVersion) -> tuple[str, str]:
+    """The hashes of a node's own definition, without those of the nodes that it reads."""
+    return version.fingerprint.data_hash, version.fingerprint.metadata_hash
 
 
 def _other_differences(plan: Plan) -> str:
