@@ -118,9 +118,17 @@ def test_restatement_beyond_a_limit_is_refused(limits: dict[str, Any], error: st
 RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")
 
 
-@pytest.mark.parametrize("limits", [{"seconds": math.nan}, {"rows": -1}, {"max_intervals": 0}], ids=str)
-def test_limit_that_cannot_be_exceeded_or_kept_is_refused(limits: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=r"`\w+\.\w+` in defs\.yaml is \S+; it must be at least"):
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        ({"seconds": math.nan}, r"nan\. Write a finite number\."),
+        ({"rows": -1}, "-1.0; it must be at least 0"),
+        ({"max_intervals": 0}, "0; it must be at least 1"),
+    ],
+    ids=str,
+)
+def test_limit_that_cannot_be_exceeded_or_kept_is_refused(limits: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"`\w+\.\w+` in defs\.yaml is {error}"):
         (Restate if "max_intervals" in limits else Budget)(**limits)
 
 
