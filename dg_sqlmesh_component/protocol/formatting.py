@@ -23,8 +23,8 @@ def plain(text: object) -> str:
 
 
 def fenced(text: str, language: str = "") -> str:
-    """Text as a block of code in Markdown."""
-    fence = "````" if "```" in text else "```"
+    """Text as a block of code in Markdown. The fence is longer than any within."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"
 
 

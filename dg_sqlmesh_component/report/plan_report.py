@@ -14,6 +14,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, fenced
 from dg_sqlmesh_component.report import comparison
+from dg_sqlmesh_component.report.markdown import LIMIT, code, fitting, literal, paragraphs, table_row, table_start
 from dg_sqlmesh_component.report.plan_gate import Refusal, headline
 
 REPORT_VARIABLE = "DG_SQLMESH_REPORT"
@@ -112,98 +113,113 @@ class PlanReport:
     # -- Markdown -----------------------------------------------------------------------------------
 
     def markdown(self) -> str:
-        """The report for a comment on a pull request."""
+        """The report for a comment on a pull request: what needs a decision, then tables, then differences."""
+        text = "\n\n".join(self._decision())
+        tables = [self._diff(), self._models()] if self.plan else []
+        for title, head, rows in tables:
+            if rows:
+                start = "\n\n".join(["", *title, table_start(head)])
+                shown = fitting(rows, LIMIT - len(text) - len(start) - _REMARK)
+                text += "\n".join([start, *shown, *_left_out(len(rows) - len(shown), "row")])
+        differences = self._legend() + self._differences() if self.plan else []
+        shown = fitting(differences, LIMIT - len(text) - _REMARK)
+        return "\n\n".join([text, *shown, *_left_out(len(differences) - len(shown), "difference")]) + "\n"
+
+    def _decision(self) -> list[str]:
+        """What must not be cut."""
+        result = [paragraphs(self.result)] if self.result else []
         if self.plan is None:
             title = f"Preview {self.environment}" if self.is_preview else f"No plan for environment {self.environment}"
-            return "\n\n".join([f"## {title.strip()}", *self._result(), *self._refusal_lines()]) + "\n"
+            return [f"## {literal(title.strip())}", *result, *self._refusal_lines()]
         parts = [
-            *([f"## Preview {self.environment}", *self._result(), *self._diff()] if self.is_preview else []),
-            f"## {headline(self.plan)}",
-            *([] if self.is_preview else self._result()),
+            *([f"## Preview {literal(self.environment)}", *result] if self.is_preview else []),
+            f"## {literal(headline(self.plan))}",
+            *([] if self.is_preview else result),
             *self._refusal_lines(),
             *self._losses(),
-            *self._table(),
-            *self._differences(),
             *([f"Digest: `{self.digest}`"] if self.digest else []),
         ]
         is_open = self.result is None or self.is_preview
         if is_open and self.apply_command and (self.plan.models or self.plan.statements):
             how = "To apply exactly this plan" if not self.refusals else "To apply exactly this plan all the same"
             parts.append(f"{how}, and no other:\n\n{fenced(self.apply_command, 'bash')}")
-        return "\n\n".join(parts) + "\n"
+        return parts
 
-    def _result(self) -> list[str]:
-        return [self.result] if self.result else []
-
-    def _diff(self) -> list[str]:
-        if not self.diff:
-            return []
+    def _diff(self) -> _Table:
         rows = [comparison.row(compared) for compared in self.diff]
-        head = f"| {' | '.join(comparison.HEAD)} |\n|{' --- |' * len(comparison.HEAD)}\n"
-        return [
-            "### Data compared with prod",
-            head + "\n".join(f"| {' | '.join(map(_cell, row.values()))} |" for row in rows),
-        ]
+        cells = [table_row(list(map(literal, row.values()))) for row in rows]
+        return ["### Data compared with prod"], comparison.HEAD, cells
 
     def _refusal_lines(self) -> list[str]:
         has_ended = self.is_apply or self.plan is None
         refused = "Refused: nothing was changed" if has_ended else "Applying this plan would be refused"
         return [
-            f"> **{'Failed' if refusal.kind == 'error' else refused} ({refusal.kind}).** {_quoted(refusal.message)}"
+            f"> **{'Failed' if refusal.kind == 'error' else refused} ({refusal.kind}).** "
+            + _quoted(paragraphs(refusal.message))
             for refusal in self.refusals
         ]
 
     def _losses(self) -> list[str]:
         """What the environment loses, first: that is what a reviewer must not miss."""
         assert self.plan is not None
-        environment = self.plan.environment
-        if self.is_preview and environment == self.environment:
+        environment = literal(self.plan.environment)
+        if self.is_preview and self.plan.environment == self.environment:
             return []
         lines = [
-            f"- `{model.name}` is removed: {_after_removal(model)} If nobody has removed it, this branch is older than "
-            "the model: merge the main branch."
+            f"- {code(model.name)} is removed: {_after_removal(model)} If nobody has removed it, this branch is older "
+            "than the model: merge the main branch."
             for model in self.plan.models
             if model.change == "removed"
         ]
         for model in self.plan.models:
             if model.destructive:
                 lines += [
-                    f"- `{model.name}`: SQLMesh {effect}, in the table that {environment} shows. {_fate(effect)}"
+                    f"- {code(model.name)}: SQLMesh {literal(effect)}, in the table that {environment} shows. "
+                    f"{_fate(effect)}"
                     for effect in model.destructive
                 ]
             else:
                 lines += [
-                    f"- `{model.name}`: queries that use the column {column.removeprefix('drops ')} will fail. "
+                    f"- {code(model.name)}: queries that use the column {literal(column.removeprefix('drops '))} will "
+                    "fail. "
                     f"{_ONE_TABLE if model.has_one_table else _KEPT}"
                     for column in model.columns
                     if column.startswith("drops ")
                 ]
         return [f"### {environment} loses\n\n" + "\n".join(lines)] if lines else []
 
-    def _table(self) -> list[str]:
+    def _models(self) -> _Table:
         assert self.plan is not None
-        if not self.plan.models:
-            return []
-        head = "| Model | Change | What readers see | Computes | Owner |\n| --- | --- | --- | --- | --- |\n"
-        rows = (
-            f"| `{model.name}` | {_change(model)} | {_cell(_effect(model))} | "
-            f"{_computes(model, self.seconds.get(model.fqn))} | {_cell(model.owner or '')} |"
+        rows = [
+            table_row(
+                [
+                    code(model.name),
+                    literal(_change(model)),
+                    literal(_effect(model)),
+                    _computes(model, self.seconds.get(model.fqn)),
+                    literal(model.owner or ""),
+                ]
+            )
             for model in self.plan.models
-        )
-        legend = [
-            "Changed upstream: the file of this model is unchanged, and a model that it reads has changed."
-            if any(model.change == "indirect" for model in self.plan.models)
-            else "",
-            f"Forward-only: the table that {self.plan.environment} shows is changed in place, and existing rows are "
-            "not computed again."
-            if any(model.change and model.is_forward_only for model in self.plan.models)
-            else "",
         ]
-        return [head + "\n".join(rows), *filter(None, legend)]
+        return [], ("Model", "Change", "What readers see", "Computes", "Owner"), rows
+
+    def _legend(self) -> list[str]:
+        assert self.plan is not None
+        changed = [model for model in self.plan.models if model.change]
+        upstream = "Changed upstream: the file of this model is unchanged, and a model that it reads has changed."
+        forward_only = (
+            f"Forward-only: the table that {literal(self.plan.environment)} shows is changed in place, and existing "
+            "rows are not computed again."
+        )
+        return [
+            *([upstream] if any(model.change == "indirect" for model in changed) else []),
+            *([forward_only] if any(model.is_forward_only for model in changed) else []),
+        ]
 
     def _differences(self) -> list[str]:
         assert self.plan is not None
-        found = [(f"`{model.name}`", model.diff) for model in self.plan.models if model.diff]
+        found = [(f"<code>{literal(model.name)}</code>", model.diff) for model in self.plan.models if model.diff]
         if self.plan.statements:
             found.append(("Statements and requirements", self.plan.statements))
         return [f"<details><summary>{title}</summary>\n\n{fenced(diff, 'diff')}\n\n</details>" for title, diff in found]
@@ -227,6 +243,17 @@ class PlanReport:
                 f"The report cannot be written to {path}, which the environment variable {REPORT_VARIABLE} names: "
                 f"{error.strerror}."
             ) from error
+
+
+_Table = tuple[list[str], Sequence[str], list[str]]
+"""The title, if there is one, the head and the rows, as Markdown."""
+
+_REMARK = 100
+"""The characters that a note about left-out parts may have."""
+
+
+def _left_out(number: int, noun: str) -> list[str]:
+    return [f"\n{counted(number, noun)} left out: see the page of the run."] if number else []
 
 
 _KEPT = "No data is deleted yet: the old version stays until SQLMesh's janitor deletes it, by default after a week."
@@ -279,10 +306,6 @@ def _computes(model: msg.PlannedModel, seconds: float | None) -> str:
         return "nothing"
     estimate = f", about {seconds:.0f} s" if seconds is not None else ""
     return f"{counted(model.intervals, 'interval')}{estimate}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _quoted(text: str) -> str:

@@ -89,7 +89,7 @@ def test_holes_that_a_preview_would_read_are_never_allowed() -> None:
         assert "so `allow_pending` does not allow this" in refusal.message
 
 
-def test_the_markdown_of_a_preview_begins_with_its_data_and_ends_with_the_command_that_applies_it() -> None:
+def test_the_markdown_of_a_preview_has_the_command_that_applies_it_before_its_data() -> None:
     report = PlanReport(
         "pr_1",
         "d1",
@@ -102,9 +102,7 @@ def test_the_markdown_of_a_preview_begins_with_its_data_and_ends_with_the_comman
         diff=[compared()],
     )
     text = report.markdown()
-    assert text.startswith(
-        "## Preview pr_1\n\nThe preview is ready.\n\n### Data compared with prod\n\n| model | rows |"
-    )
+    assert text.startswith("## Preview pr_1\n\nThe preview is ready.\n\n## Plan for environment prod")
+    assert "### Data compared with prod\n\n| model | rows |" in text
     assert "| t.a | 10 | 12 | 1 | 3 | 2 |" in text
-    assert text.index("## Plan for environment prod") > text.index("| t.a |")
-    assert "dg launch --job shop_apply" in text
+    assert text.index("dg launch --job shop_apply") < text.index("| t.a |")

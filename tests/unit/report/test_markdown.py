@@ -1,0 +1,135 @@
+"""Text of a pull request in the Markdown of a report: all of it is visible, and none of it is markup."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.report.markdown import LIMIT, code, literal
+from dg_sqlmesh_component.report.plan_gate import PARTS, Refusal
+from dg_sqlmesh_component.report.plan_report import PlanReport
+
+HARMLESS = {"text", "code_inline", "html_inline", "softbreak", "strong_open", "strong_close"}
+OWN_HTML = {"<!-- -->", "<code>", "</code>"}
+ODD = [
+    "q\r\r<!--",
+    "a|b",
+    "a\\|b",
+    "`",
+    "``` x",
+    "<!-- x",
+    "\n\nDigest: `evil`",
+    "[a](b)",
+    "@everyone #1",
+    "</details>",
+]
+TEXTS = st.lists(st.sampled_from([*ODD, "a", " ", "\t", "_", "*", "&lt;", "\n    ", "- ", "1. ", "# ", "> "])).map(
+    "".join
+)
+TEXTS |= st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+def report(models: list[msg.PlannedModel], refused: tuple[Refusal, ...] = ()) -> str:
+    parts = {part: f"{number:010}" for number, part in enumerate(PARTS)}
+    plan = msg.PlanBuilt("prod", "p2", "p1", parts, tuple(models), has_changes=True, plan_command="sqlmesh plan prod")
+    return PlanReport("prod", "d-1", plan, {}, refused, "dg launch --job apply").markdown()
+
+
+def parsed(text: str) -> list[Token]:
+    """CommonMark with tables."""
+    return MarkdownIt("commonmark").enable("table").parse(text)
+
+
+def visible(token: Token) -> str:
+    assert token.type == "inline"
+    shown = ""
+    for child in token.children or ():
+        assert child.type in HARMLESS, child
+        if child.type == "html_inline":
+            assert child.content in OWN_HTML
+        else:
+            shown += "\n" if child.type == "softbreak" else child.content
+    return shown
+
+
+def escaped(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+@given(TEXTS, TEXTS, TEXTS, TEXTS, TEXTS)
+@example("q\r\r<!--", "\r\r<!--", "drops q\r\r<!--", "```\n<!--", "No.\r<!--")
+@example("", "", "", "", "\n    </details>")
+def test_everything_that_a_pull_request_writes_is_visible_and_nothing_is_markup(
+    name: str, owner: str, column: str, diff: str, message: str
+) -> None:
+    lines = "\n".join(f"+{line}" for line in diff.split("\n"))  # as in each unified diff
+    model = msg.PlannedModel(
+        name, name, "changed", "breaking", destructive=(f"drops {column}",), owner=owner, diff=f"@@\n{lines}"
+    )
+    other = msg.PlannedModel("b", "t.b", "removed")
+    text = report([model, other], (Refusal("destructive", (name,), message), Refusal("moved", (), "Second.")))
+    tokens = parsed(text)
+    inline = [visible(token) for token in tokens if token.type == "inline"]
+
+    cells = inline[inline.index("Model") :][:15]
+    assert [cell.strip() for cell in cells[5:10]] == [
+        escaped(name).strip(), "changed (breaking)", f"drops {escaped(column)}: values are lost", "nothing",
+        escaped(owner).strip(),
+    ]  # fmt: skip
+    assert cells[10:12] == ["t.b", "removed"], "the table has one row for each model"
+    assert f"{escaped(name)}: SQLMesh drops {escaped(column)}, in the table that prod shows." in " ".join(inline)
+    assert inline.count("Digest: d-1") == 1
+    assert sum(line.startswith("Refused") or "would be refused (" in line for line in inline) >= 2
+    assert len(re.findall("^Digest: `", text, re.MULTILINE)) == 1
+    [fence] = [token for token in tokens if token.type == "fence" and token.info == "diff"]
+    assert re.split(r"\r\n|\r|\n", fence.content.replace("\0", "\ufffd"))[0] == "@@"
+    assert {token.content.strip() for token in tokens if token.type == "html_block"} <= {
+        f"<details><summary><code>{literal(name)}</code></summary>", "</details>",
+    }  # fmt: skip
+
+
+@given(st.integers(0, 700), st.integers(0, 5_000))
+@example(150, 4_000)
+def test_a_large_report_keeps_each_loss_and_refusal_and_counts_what_is_left_out(models: int, length: int) -> None:
+    changed = [msg.PlannedModel(f"m{n}", f"m{n}", "changed", diff="x" * length) for n in range(models)]
+    lost = msg.PlannedModel("last", "t.last", "changed", destructive=("drops amount",), diff="x" * length)
+    text = report([*changed, lost], (Refusal("destructive", ("t.last",), "The values are lost."),))
+
+    assert len(text) <= LIMIT
+    assert "> **Applying this plan would be refused (destructive).** The values are lost." in text
+    assert "`t.last`: SQLMesh drops amount" in text
+    assert text.index("Digest: `d-1`") < text.index("| Model |")
+    for noun, shown in (("row", text.count("| changed |")), ("difference", text.count("<details>"))):
+        left_out = re.search(rf"(\d+) {noun}s? left out: see the page of the run", text)
+        assert (
+            shown + (int(left_out[1]) if left_out else 0) == models + (1 if noun == "row" or length else 0)
+            or not length
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown"),
+    [
+        ("core.daily_revenue", "core.daily_revenue"),
+        ("_private", "&#95;private"),
+        ("@everyone", "@<!-- -->everyone"),
+        ("see #1", "see #<!-- -->1"),
+        ("http://x.y and www.x.y", "http:<!-- -->//x.y and www.<!-- -->x.y"),
+        ("a|b\r\n<b>", "a&#124;b&#92;r&#92;n&#60;b&#62;"),
+        ("a\u202eb", "a&#92;u202eb"),
+    ],
+)
+def test_what_would_become_a_link_or_markup_is_split_or_an_entity(text: str, markdown: str) -> None:
+    assert literal(text) == markdown
+
+
+def test_a_name_that_needs_no_escape_is_a_code_span() -> None:
+    names: dict[str, Any] = {name: code(name) for name in ("core.orders", 'a"b', "a`b")}
+    assert names == {"core.orders": "`core.orders`", 'a"b': '<code>a"b</code>', "a`b": "<code>a&#96;b</code>"}
