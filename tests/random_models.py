@@ -17,7 +17,14 @@ KINDS = (
     "INCREMENTAL_BY_UNIQUE_KEY (unique_key ts)",
     "INCREMENTAL_UNMANAGED",
 )
-OPTIONS = ("", "", ", batch_size 24", ", batch_size 30", ", lookback 1", ", lookback 2, batch_size 50")
+OPTIONS = (
+    "",
+    ", batch_size 24",
+    ", batch_size 30",
+    ", lookback 1",
+    ", lookback 2, batch_size 50",
+    ", lookback 3, batch_size 7",
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,10 @@ class RandomModel:
     def has_time(self) -> bool:
         """Whether each row belongs to an hour or a day."""
         return "ts" in self.kind or self.kind == "INCREMENTAL_UNMANAGED"
+
+    @property
+    def is_by_time(self) -> bool:
+        return self.kind.startswith("INCREMENTAL_BY_TIME_RANGE")
 
     @property
     def can_fail(self) -> bool:

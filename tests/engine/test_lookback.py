@@ -8,6 +8,7 @@ import signal
 import dagster as dg
 import pytest
 from harness import PAUSE, NewShop, RunRecord, Shop, plan, wait_until
+from postgres import postgres_server
 
 CHECK = "t/days:sqlmesh_intervals_complete"
 SOURCE = {"ctl.source": "SELECT (current_date - i::INT)::DATE AS ds, '1' AS n FROM range(0, 10) r(i)"}
@@ -85,6 +86,29 @@ def test_failed_batch_of_lookback_is_computed_again_by_the_next_run(new_shop: Ne
     assert healed.checks[CHECK].passed
     assert rows(shop) == HEALED
     assert shop.launch().status_of("t/days") == "up_to_date"
+
+
+def test_old_rows_of_a_batch_that_was_rolled_back_are_computed_again(new_shop: NewShop) -> None:
+    """PostgreSQL has transactions: the rows are old, not lost. Two batches run at once."""
+    with postgres_server() as server:
+        server.query("CREATE DATABASE days")
+        server.query("CREATE SCHEMA ctl", "days")
+        source = "SELECT (current_date - i)::DATE AS ds, '1' AS n FROM generate_series(0, 9) AS r(i)"
+        server.query(f"CREATE TABLE ctl.source AS {source}", "days")
+        shop = new_shop(
+            {"models/days.sql": BY_DAY}, server.config("days"), planned_at="1 day ago", intervals_check=True
+        )
+        server.query(f"UPDATE ctl.source SET n = CASE WHEN ds = '{ago(3)}' THEN 'broken' ELSE '2' END", "days")
+        failed = shop.launch()
+        assert failed.status == dg.DagsterRunStatus.FAILURE
+        assert f"lacks 1 interval: [{ago(3)}, {ago(2)})" in failed.description_of(CHECK)
+        values = "SELECT n FROM t.days ORDER BY ds"
+        assert server.query(values, "days") == [(1,), (1,), (1,), (1,), (2,), (2,)]
+        server.query("UPDATE ctl.source SET n = '2'", "days")
+        healed = shop.launch()
+        assert healed.status == dg.DagsterRunStatus.SUCCESS, healed.failures
+        assert healed.checks[CHECK].passed
+        assert server.query(values, "days") == [(1,), (1,), (1,), (2,), (2,), (2,)]
 
 
 def test_sqlmesh_command_computes_failed_batch_of_lookback(new_shop: NewShop) -> None:

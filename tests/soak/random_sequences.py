@@ -13,15 +13,18 @@ The last action of a row is in its column `n`: so the rows show what was compute
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import traceback
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -48,6 +51,8 @@ CHECKS = {
     "rows": "the rows of the last action are those of the intervals in the state",
     "twin": "intervals, rows and success are those of a project driven by the `sqlmesh` command alone",
     "ticks": "a tick of a schedule requests what `sqlmesh run` computes",
+    "forgotten": "hours that a lookback of ours has not finished are missing, and their check is failed, until a run "
+    "computes exactly these",
     "lost": "the checks of a model that a failed restatement has emptied stay failed until it is computed again",
     "green": "after a run of all models, the status check of each model without a problem is passed",
     "errors": "no action raises an error",
@@ -58,11 +63,36 @@ ATTRIBUTES = {
     "polling_sensor": True,
     "janitor": True,
     "intervals_check": True,
-    "execution": {"allow_restate": True},
 }
+RETRIES = {"max_retries": 1, "delay": 0}
 OP = "sqlmesh_shop"
 STARTS = ("2025-10-22", "2025-10-30", "2026-01-14", "2026-03-05", "2026-03-26")
 """The first days of sequences: among them, clocks change in Berlin and New York."""
+
+AUDIT = "AUDIT (name fine); SELECT * FROM @this_model WHERE ts::DATE IN (SELECT day FROM ctl.bad WHERE name = @model)"
+MACRO = """
+import os
+import time
+from pathlib import Path
+
+from sqlglot import exp
+from sqlmesh import macro
+
+
+@macro()
+def interrupted(evaluator, name):
+    flag = Path("interrupt")
+    if evaluator.runtime_stage == "evaluating" and flag.exists():
+        model, batches, number, pid = flag.read_text().split()
+        if model == name.this and batches == "0":
+            flag.unlink()
+            os.kill(int(pid) or os.getpid(), int(number))
+            time.sleep(1)  # a cancelled worker learns it meanwhile
+        elif model == name.this:
+            flag.write_text(f"{model} {int(batches) - 1} {number} {pid}")
+    return exp.true()
+"""
+"""Interrupts a run of ours before a batch of a model: the file says which. A shell of the twin has no such file."""
 
 # -- one sequence ---------------------------------------------------------------------------------
 
@@ -95,31 +125,40 @@ class Sequence:
     """Hours that the state has as computed, and that have no rows."""
     lost: dict[str, Hours] = field(default_factory=dict)
     """The part of `gone` that a failed restatement of ours has deleted."""
+    forgotten: dict[str, Hours] = field(default_factory=dict)
+    """Hours that were computed once, and that a run of ours has begun to compute again and has not finished."""
+    interrupted: set[str] = field(default_factory=set)
+    """The model during which the run of this action was killed or cancelled."""
+    observed: set[str] = field(default_factory=set)
+    """Models that were interrupted: Dagster has no materialization of what they have computed last."""
     computed_in: dict[str, int] = field(default_factory=dict)
     changed_in: dict[str, int] = field(default_factory=dict)
     """The last action that has computed a model."""
     broken: set[str] = field(default_factory=set)
     cursor: str | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
-    """The outcomes of models in runs, and how often the twin was replaced by a copy."""
+    """The outcomes of models in runs, interruptions, lookbacks that did not finish, and copies of the twin."""
 
     def __post_init__(self) -> None:
         self.models = random_models(self.rng)
         self.changes = Counter[str]()
         start = datetime.fromisoformat(f"{self.rng.choice(STARTS)}T00:00+00:00")
-        files = {f"models/{model.name}.sql": model.text(0) for model in self.models}
+        files = {f"models/{model.name}.sql": text_of_model(model, 0) for model in self.models}
+        files |= {"macros/__init__.py": "", "macros/interrupted.py": MACRO, "audits/fine.sql": AUDIT}
         files |= {f"seeds/{model.name}.csv": "n\n1\n" for model in self.models if model.kind == "SEED"}
         config = CONFIG.replace("6 days ago", f"{start - timedelta(weeks=4):%Y-%m-%d}")
         self.project = write_project(self.folder / "shop", files, config)
         query(self.project, "CREATE SCHEMA ctl")
         query(self.project, "CREATE TABLE ctl.action AS SELECT 0 AS n")
         query(self.project, "CREATE TABLE ctl.broken (name TEXT, day DATE)")
+        query(self.project, "CREATE TABLE ctl.bad (name TEXT, day DATE)")
         self.offset = 0.0
         self.move_to(start + timedelta(minutes=self.rng.randint(5, 25)))
         with self.clock():
             self.shell(self.project, "plan", "--auto-apply", "--no-prompts")
             self.twin = Path(shutil.copytree(self.project, self.folder / "twin"))
-            self.dagster.add_component("shop", {"project": str(self.project), **ATTRIBUTES})
+            execution = {"allow_restate": True, **({"retries": RETRIES} if self.rng.random() < 0.3 else {})}
+            self.dagster.add_component("shop", {"project": str(self.project), **ATTRIBUTES, "execution": execution})
             self.refresh()
         self.state = State.of(self.project)
         self.outside = {name: Outside(hours, hours, hours) for name, hours in self.state.computed.items()}
@@ -168,13 +207,16 @@ class Sequence:
     def launch(
         self, models: Collection[str], config: Mapping[str, Any] | None = None, job: str = "sqlmesh_shop_job"
     ) -> RunRecord:
-        result = self.definitions.resolve_job_def(job).execute_in_process(
-            instance=self.dagster.instance,
-            asset_selection=[key_of(name) for name in sorted(models)] or None,
-            run_config={"ops": {OP: {"config": dict(config)}}} if config else None,
-            raise_on_error=False,
-        )
-        return RunRecord(self.dagster.instance, result.run_id)
+        run_id = str(uuid.UUID(int=self.rng.getrandbits(128)))
+        with suppress(dg.DagsterExecutionInterruptedError):  # cancelled
+            self.definitions.resolve_job_def(job).execute_in_process(
+                instance=self.dagster.instance,
+                asset_selection=[key_of(name) for name in sorted(models)] or None,
+                run_config={"ops": {OP: {"config": dict(config)}}} if config else None,
+                raise_on_error=False,
+                run_id=run_id,
+            )
+        return RunRecord(self.dagster.instance, run_id)
 
     def disagree(self, check: str, text: str) -> None:
         self.disagreements.append((check, f"action {len(self.actions)}: {text}"))
@@ -198,6 +240,7 @@ class Sequence:
         self.actions.append(action.__name__)
         number = len(self.actions)
         with self.clock():
+            self.twin_before = State.of(self.twin)
             for project in (self.project, self.twin):
                 query(project, f"UPDATE ctl.action SET n = {number}")
             action(self)
@@ -211,6 +254,10 @@ class Sequence:
     ) -> None:
         """Compare the records of a run with the state and the rows."""
         before, self.state, gone_before = self.state, State.of(self.project), dict(self.gone)
+        forgotten_before = self.note_forgotten(before)
+        self.outcomes["unfinished lookback"] += sum(
+            bool(hours - forgotten_before.get(name, NONE)) for name, hours in self.forgotten.items()
+        )
         computed = self.state.computed_since(before)
         statuses = {name: status_of(record, name) for name in self.names}
         self.outcomes.update(statuses[name] for name in selected)
@@ -218,7 +265,7 @@ class Sequence:
             event = record.materializations.get(f"t/{name}") or record.observations.get(f"t/{name}")
             hours, found = computed.get(name, NONE), recorded_hours(event.metadata) if event else NONE
             is_materialized = f"t/{name}" in record.materializations
-            if is_materialized != bool(hours) and not (hours and name in self.broken):
+            if is_materialized != bool(hours) and not (hours and name in self.broken | self.interrupted):
                 self.disagree("records", f"{name} is {statuses[name]}, and has computed {text_of(hours)}")
             elif found not in (hours, None):
                 self.disagree("records", f"{name} has recorded {text_of(found)}, and computed {text_of(hours)}")
@@ -230,11 +277,21 @@ class Sequence:
             if name in self.outside:
                 whole = not self.model(name).has_time
                 self.outside[name].required = NONE if whole else self.outside[name].required - hours
+        self.observed = {
+            name for name in self.observed | self.interrupted if f"t/{name}" not in record.materializations
+        }
         self.check_rows(computed)
+        if not is_restatement:
+            self.check_state_is_honest(computed, gone_before)
         if is_restatement and record.status != dg.DagsterRunStatus.SUCCESS:
             for name, gone in self.gone.items():
                 self.lost[name] = self.lost.get(name, NONE) | (gone - gone_before.get(name, NONE))
-        if twin_succeeded is not None:
+        if forgotten_before or self.forgotten or self.interrupted:
+            if twin_succeeded is not None and not is_restatement:
+                self.check_forgotten(forgotten_before, computed)
+                self.check_healed(record, selected)
+            self.copy_to_twin()
+        elif twin_succeeded is not None:
             # A run of a model with lost rows fails, although SQLMesh has succeeded.
             should_succeed = twin_succeeded and not any(self.lost.get(name) for name in selected)
             if should_succeed != (record.status == dg.DagsterRunStatus.SUCCESS):
@@ -248,9 +305,61 @@ class Sequence:
                     self.disagree("green", f"the status check of {name} ({statuses[name]}) is failed")
         self.check_stale()
 
+    def note_forgotten(self, before: State) -> dict[str, Hours]:
+        """Note the hours that were computed before this action and are not any more. Return those noted before it."""
+        forgotten = self.forgotten
+        self.forgotten = {
+            name: hours
+            for name in self.names
+            if before.versions[name] == self.state.versions[name]
+            if (hours := (before.computed[name] | forgotten.get(name, NONE)) - self.state.computed[name])
+        }
+        return forgotten
+
+    def check_state_is_honest(self, computed: Mapping[str, Hours], gone_before: Mapping[str, Hours]) -> None:
+        """Hours whose rows this run has deleted, or written without finishing them, must not count as computed."""
+        for model in self.models:
+            if model.has_time:
+                written = self.hours_with_rows(model.name, len(self.actions)) - computed.get(model.name, NONE)
+                false = (written & self.state.computed[model.name]) | (
+                    self.gone[model.name] - gone_before.get(model.name, NONE)
+                )
+                if false:
+                    self.disagree("forgotten", f"{model.name} has {text_of(false)} as computed, and they are not")
+        for name in self.forgotten:
+            if self.check_passed(name, "sqlmesh_intervals_complete"):
+                self.disagree("forgotten", f"{name} lacks {text_of(self.forgotten[name])}, and its check is passed")
+
+    def check_forgotten(self, forgotten_before: Mapping[str, Hours], computed: Mapping[str, Hours]) -> None:
+        """Compare what a run has computed and forgotten with what an undisturbed `sqlmesh run` computes."""
+        number, twin = len(self.actions), State.of(self.twin)
+        computed_by_twin = twin.computed_since(self.twin_before)
+        for model in self.models:
+            name, mine, theirs = model.name, computed.get(model.name, NONE), computed_by_twin.get(model.name, NONE)
+            if not model.has_time:
+                continue
+            touched = theirs | self.hours_with_rows(name, number, self.twin)
+            touched |= twin.computed[name] - self.hours_with_rows(name, project=self.twin)
+            forgotten, earlier = self.forgotten.get(name, NONE), forgotten_before.get(name, NONE)
+            if touched and (again := (mine - earlier - touched) & self.twin_before.computed[name]):
+                self.disagree("forgotten", f"{name} has computed {text_of(again)} again, which nobody needs")
+            if touched and (more := forgotten - earlier - touched):
+                self.disagree("forgotten", f"{name} has forgotten {text_of(more)}, which SQLMesh does not compute")
+            has_started = mine or forgotten - earlier or self.hours_with_rows(name, number)
+            if has_started and (left := (theirs - mine) & self.state.computed[name]):
+                self.disagree("forgotten", f"{name} has left out {text_of(left)}, and has them as computed")
+
+    def check_healed(self, record: RunRecord, selected: Collection[str]) -> None:
+        """A run that nothing disturbs computes everything that is forgotten."""
+        failing = self.downstream_of(self.broken)
+        for name, hours in self.forgotten.items():
+            if name in selected and name not in failing and not self.interrupted:
+                self.disagree("forgotten", f"{name} still lacks {text_of(hours)} after a run ({record.failures})")
+
     def check_shell(self) -> None:
         """Note what was computed outside of Dagster, and compare both projects."""
         before, self.state = self.state, State.of(self.project)
+        forgotten_before = self.note_forgotten(before)
         computed = self.state.computed_since(before)
         for name, version in self.state.versions.items():
             hours = computed.get(name, NONE)
@@ -264,7 +373,10 @@ class Sequence:
             if name in self.outside and before.rows[name].keys() - self.state.rows[name].keys():
                 self.outside[name].is_merged = True
         self.check_rows(computed)
-        self.check_twin()
+        if forgotten_before:  # the twin has them as computed
+            self.copy_to_twin()
+        else:
+            self.check_twin()
 
     def check_outside(self, recorded: Mapping[str, dg.AssetMaterialization], required: Collection[str]) -> None:
         """Compare the records of data from outside with what was computed there.
@@ -299,7 +411,7 @@ class Sequence:
                 continue
             if self.model(name).has_time:
                 found = self.hours_with_rows(name, number)
-                if found != hours:
+                if found != hours and not (name in self.broken | self.interrupted and found > hours):
                     self.disagree("rows", f"{name} has new rows of {text_of(found)}, and computed {text_of(hours)}")
             elif (rows := query(self.project, f"SELECT n FROM t.{name}")) != [(number,)]:
                 self.disagree("rows", f"{name} was computed, and its rows are {rows}")
@@ -328,6 +440,17 @@ class Sequence:
     def copy_to_twin(self) -> None:
         self.outcomes["copy of the twin"] += 1
         shutil.copy(self.project / "warehouse.duckdb", self.twin / "warehouse.duckdb")
+        # SQLMesh alone forgets nothing. If the twin lacked them, its `lookback` would reach further into the past.
+        now = int(self.now.timestamp() * 1000)
+        for name, hours in self.forgotten.items():
+            starts = sorted(hour for hour in hours if hour - 1 not in hours)
+            ends = sorted(hour + 1 for hour in hours if hour + 1 not in hours)
+            for start, end in zip(starts, ends):
+                values = f"{start * HOUR} AS start_ts, {end * HOUR} AS end_ts, {now} AS created_ts"
+                rows = f"SELECT * REPLACE (uuid()::TEXT AS id, {values}) FROM sqlmesh._intervals"
+                of_table = f"version = '{self.state.versions[name]}' AND name LIKE '%\"{name}\"' AND NOT is_dev"
+                recorded = "NOT is_removed AND NOT is_pending_restatement LIMIT 1"
+                query(self.twin, f"INSERT INTO sqlmesh._intervals BY NAME {rows} WHERE {of_table} AND {recorded}")
 
     def check_lost(self) -> None:
         """The checks of models with lost rows must be failed."""
@@ -346,17 +469,17 @@ class Sequence:
             since = [self.changed_in.get(model.name, 0), *(self.computed_in[name] for name in family)]
             in_order = self.computed_in[model.name] >= max(since)
             causes = [cause.reason for cause in resolver.get_stale_causes(key_of(model.name))]
-            if in_order and causes and not family & self.outside.keys():
+            if in_order and causes and not family & (self.outside.keys() | self.observed):
                 self.disagree("stale", f"{model.name} is stale: {causes}")
 
     def model(self, name: str) -> RandomModel:
         return self.models[int(name[1:])]
 
-    def hours_with_rows(self, name: str, number: int | None = None) -> Hours:
+    def hours_with_rows(self, name: str, number: int | None = None, project: Path | None = None) -> Hours:
         """The hours of a model that have rows, or rows of one action."""
         size = 24 if CRONS[self.model(name).cron] == "day" else 1
         where = "" if number is None else f"WHERE n = {number}"
-        starts = query(self.project, f"SELECT DISTINCT epoch_ms(ts) // {HOUR} FROM t.{name} {where}")
+        starts = query(project or self.project, f"SELECT DISTINCT epoch_ms(ts) // {HOUR} FROM t.{name} {where}")
         return frozenset(hour for (start,) in starts for hour in range(start, start + size))
 
     def check_passed(self, name: str, check: str) -> bool:
@@ -365,6 +488,15 @@ class Sequence:
         record = self.dagster.instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
         event = record.event.dagster_event if record and record.event else None
         return bool(event and event.asset_check_evaluation_data.passed)
+
+
+def text_of_model(model: RandomModel, change: int) -> str:
+    """The text of a model's file. A run can be interrupted in each batch of an incremental model, and audits it."""
+    text = model.text(change)
+    if not model.has_time:
+        return text
+    audits = f", audits (fine(model := '{model.name}'))" if model.is_by_time else ""
+    return text.replace(");\n", f"{audits});\n", 1) + f" WHERE @interrupted('{model.name}')"
 
 
 def seen_through_views(model: RandomModel) -> Iterator[RandomModel]:
@@ -427,6 +559,27 @@ def run_without_cron(sequence: Sequence) -> None:
     sequence.check_run(record, sequence.names, sequence.shell(sequence.twin, "run", "--ignore-cron"))
 
 
+def interrupted_run_of_all(sequence: Sequence) -> None:
+    """Kill the worker of a run, or cancel the run, before a batch of an incremental model."""
+    name = sequence.rng.choice([model.name for model in sequence.models if model.has_time] or sequence.names)
+    is_cancelled, batches = sequence.rng.random() < 0.5, sequence.rng.choice((0, 0, 1, 2))
+    number, pid = (signal.SIGTERM, os.getpid()) if is_cancelled else (signal.SIGKILL, 0)
+    flag = sequence.project / "interrupt"
+    flag.write_text(f"{name} {batches} {int(number)} {pid}")
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)  # if it comes after the step
+    try:
+        record = sequence.launch(sequence.names, {"ignore_cron": True})
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    how = "not interrupted" if flag.exists() else f"{number.name} in batch {batches}"
+    sequence.interrupted = set() if flag.exists() else {name}
+    flag.unlink(missing_ok=True)
+    sequence.describe(f"{name} {how}")
+    sequence.outcomes[how.split()[0]] += 1
+    sequence.check_run(record, sequence.names, sequence.shell(sequence.twin, "run", "--ignore-cron"))
+    sequence.interrupted = set()
+
+
 def run_of_subset(sequence: Sequence) -> None:
     """Run some models. The twin runs those that do not wait.
 
@@ -439,6 +592,9 @@ def run_of_subset(sequence: Sequence) -> None:
     options = [option for name in selected if status_of(record, name) != "waiting" for option in named(name)]
     if options:
         sequence.shell(sequence.twin, "run", "--no-auto-upstream", *options)
+    if sequence.forgotten:
+        sequence.copy_to_twin()
+        return
     twin = State.of(sequence.twin)
     waited = {name for name in selected if sequence.state.computed[name] < twin.computed[name]} | sequence.broken
     differing = sequence.differing_models()
@@ -498,27 +654,32 @@ def plan_of_changed_model(sequence: Sequence) -> None:
         if model.kind == "SEED":
             (project / f"seeds/{model.name}.csv").write_text(f"n\n{sequence.changes[model.name]}\n")
         else:
-            (project / f"models/{model.name}.sql").write_text(model.text(sequence.changes[model.name]))
+            text = text_of_model(model, sequence.changes[model.name])
+            (project / f"models/{model.name}.sql").write_text(text)
     sequence.in_both_shells("plan", "--auto-apply", "--no-prompts")
     sequence.check_shell()
     sequence.refresh()
 
 
 def break_model(sequence: Sequence, names: Collection[str] = ()) -> None:
-    """Make one of these models, or of all, fail, for all days or for some of them."""
+    """Make one of these models, or of all, fail, for all days or for some of them, or let its audit fail."""
     name = sequence.rng.choice(list(names) or sequence.names)
-    day, days = sequence.now.date(), sequence.rng.choice((range(-3, 30), range(-3, 4), range(9, 12)))
-    sequence.describe(f"{name} {days}")
+    day, days = sequence.now.date(), sequence.rng.choice((range(-3, 30), range(-3, 4), range(1, 3), range(9, 12)))
+    table = "broken"
+    if not names and sequence.model(name).is_by_time and sequence.rng.random() < 0.4:
+        table, days = "bad", range(-3, 4)
+    sequence.describe(f"{name} {table} {days}")
     sequence.broken.add(name)
     values = ", ".join(f"('{name}', '{day - timedelta(days=ago)}')" for ago in days)
     for project in (sequence.project, sequence.twin):
-        query(project, f"INSERT INTO ctl.broken VALUES {values}")
+        query(project, f"INSERT INTO ctl.{table} VALUES {values}")
 
 
 def mend(sequence: Sequence) -> None:
     sequence.broken.clear()
     for project in (sequence.project, sequence.twin):
         query(project, "DELETE FROM ctl.broken")
+        query(project, "DELETE FROM ctl.bad")
 
 
 def janitor(sequence: Sequence) -> None:
@@ -545,6 +706,7 @@ def tick_of_sensor(sequence: Sequence) -> None:
 ACTIONS = {
     tick_of_schedule: 4,
     run_of_all: 2,
+    interrupted_run_of_all: 3,
     run_without_cron: 1,
     run_of_subset: 3,
     restatement: 3,
