@@ -21,7 +21,7 @@ from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, SQLMeshComponen
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
-from dg_sqlmesh_component.report.metadata import outcome_metadata
+from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.plan_gate import (
     Decision,
@@ -32,7 +32,7 @@ from dg_sqlmesh_component.report.plan_gate import (
     headline,
     refusals,
 )
-from dg_sqlmesh_component.report.plan_report import PlanReport
+from dg_sqlmesh_component.report.plan_report import PlanReport, kept_rows
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
@@ -279,6 +279,7 @@ class PlanStep:
             result += f" Values are lost: {listed(lost)}."
         if emptied := [model.name for model in plan.models if any(msg.ADDED_AGAIN in e for e in model.destructive)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
+        result += "".join(f" {sentence}" for sentence in kept_rows(plan.models, environment))
         self._report = replace(self._report, result=result)
         self._context.log.info(result)
         self._log.end(self._outcomes)
@@ -349,6 +350,19 @@ class PlanStep:
             elif fqn in by_model:
                 yield from checks.evaluations(assets.checks_of(fqn), by_model[fqn])
                 yield from repeated_results
+        yield from self._observations(plan)
+
+    def _observations(self, plan: msg.PlanBuilt) -> Iterator[dg.AssetObservation]:
+        """One of each model that keeps the rows of another definition. No materialization says so."""
+        for model in plan.models:
+            if model.kept and model.fqn in self._settings.assets.specs:
+                [sentence] = kept_rows([model], plan.environment)
+                metadata: dict[str, Any] = {
+                    "sqlmesh/plan_id": plan.plan_id,
+                    "sqlmesh/next_due": timestamp(model.kept.due),
+                }
+                key = self._settings.assets.key(model.fqn)
+                yield dg.AssetObservation(key, f"Plan {plan.plan_id} has changed {model.name}. {sentence}", metadata)
 
     def _materialization(
         self, data: OutsideData, outcome: NodeOutcome | None, versions: DataVersions, plan: msg.PlanBuilt

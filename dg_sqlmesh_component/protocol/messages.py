@@ -858,6 +858,22 @@ ADDED_AGAIN = " and adds it again as "
 
 
 @dataclass(frozen=True, slots=True)
+class KeptRows:
+    """The rows of a table that prod shows, if a plan changes the definition and does not compute them again.
+
+    Attributes:
+        cron: When the model is computed next, as in its definition.
+        due: When its next interval becomes due, if nothing else is computed before.
+        are_all_computed: Whether the computation of the next interval computes all rows. Else the rows stay until
+            somebody restates them.
+    """
+
+    cron: str
+    due: int
+    are_all_computed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedModel:
     """A model that a plan changes, or that it computes.
 
@@ -875,6 +891,8 @@ class PlannedModel:
         takes_back: Whether the definition equals an older one, so that the newer one would be lost.
         other_project: The name of the SQLMesh project of the model, if it is none of this component's.
         has_one_table: Whether all versions share one table, with the model's name: in prod, if the mode is `dev_only`.
+        kept: The rows that prod keeps, although they are those of another definition; None without any.
+        reads_kept: Upstream models whose kept rows the next interval of each replaces. This model shows or reads them.
     """
 
     fqn: str
@@ -892,6 +910,8 @@ class PlannedModel:
     owner: str | None = None
     other_project: str | None = None
     has_one_table: bool = False
+    kept: KeptRows | None = None
+    reads_kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from dg_sqlmesh_component.report.wording import ranges
 
 HEAD = ("model", "rows", "rows in prod", "added", "removed", "changed", "columns that differ", "note")
 
+_RECOMPUTED = "Prod will not get this table: it has its own, which an apply computes."
+
 _NO_MATCH = {
     "no_grain": "the model has no `grain`",
     "other_columns": "prod and the preview do not both have all columns of the key ({keys})",
@@ -20,8 +22,12 @@ _NO_MATCH = {
 }
 
 
-def as_json(compared: msg.ModelCompared) -> dict[str, Any]:
-    """The result for programs."""
+def as_json(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) -> dict[str, Any]:
+    """The result for programs.
+
+    Args:
+        planned: The model in the plan for prod.
+    """
     return {
         "model": compared.name,
         "rows": compared.rows,
@@ -30,19 +36,19 @@ def as_json(compared: msg.ModelCompared) -> dict[str, Any]:
         "removed": compared.removed,
         "changed": compared.changed,
         "columns": compared.columns,
-        "note": note(compared),
+        "note": note(compared, planned),
         "schema": list(compared.schema),
         "sample": compared.sample,
         "filled": {name: list(counts) for name, counts in compared.filled.items()},
     }
 
 
-def row(compared: msg.ModelCompared) -> dict[str, str]:
+def row(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) -> dict[str, str]:
     """One row of the table, by `HEAD`."""
     counts = (compared.rows, compared.rows_prod, compared.added, compared.removed, compared.changed)
     texts = ["" if count is None else f"{count:,}" for count in counts]
     differing = [f"{name} ({_share(1 - equal)})" for name, equal in compared.columns.items() if equal < 1]
-    return dict(zip(HEAD, [compared.name, *texts, ", ".join(differing), note(compared)], strict=True))
+    return dict(zip(HEAD, [compared.name, *texts, ", ".join(differing), note(compared, planned)], strict=True))
 
 
 def _share(share: float) -> str:
@@ -51,9 +57,22 @@ def _share(share: float) -> str:
     return "< 0.1 %" if percent < 0.1 else "> 99.9 %" if 99.9 < percent < 100 else f"{percent:.3g} %"
 
 
-def note(compared: msg.ModelCompared) -> str:
+def note(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) -> str:
     """What a reader has to know about the numbers, in sentences."""
-    return " ".join(_sentences(compared))
+    return " ".join([*_sentences(compared), *(_after_apply(compared, planned) if planned else ())])
+
+
+def _after_apply(compared: msg.ModelCompared, planned: msg.PlannedModel) -> Iterator[str]:
+    """What prod will have, if it is not the preview's table."""
+    if planned.kept and planned.kept.are_all_computed:
+        yield f"Prod keeps its rows until a run after the next tick of its cron (`{planned.kept.cron}`) computes them."
+    elif planned.kept:
+        yield "Prod keeps its rows: runs compute only later intervals by the new definition."
+    elif planned.has_one_table and planned.intervals and not compared.is_recomputed:
+        yield _RECOMPUTED
+    if planned.reads_kept:
+        kept = listed(planned.reads_kept)
+        yield f"Prod will have other rows at first: this model reads {kept}, which keeps its rows."
 
 
 def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
@@ -74,7 +93,7 @@ def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
     if compared.only_its_time:
         yield "Only the time from the first to the last row of the preview was compared."
     if compared.is_recomputed:
-        yield "Prod will not get this table: it has its own, which an apply computes."
+        yield _RECOMPUTED
     if compared.is_partial:
         yield "The preview has computed only a part, so the other rows of prod count as removed."
     if compared.reads_partial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import counted, fenced
+from dg_sqlmesh_component.protocol.formatting import counted, fenced, listed, utc_text
 from dg_sqlmesh_component.report import comparison
 from dg_sqlmesh_component.report.markdown import LIMIT, code, fitting, literal, paragraphs, table_row, table_start
 from dg_sqlmesh_component.report.plan_gate import Refusal, headline
@@ -63,10 +63,14 @@ class PlanReport:
                 {"kind": refusal.kind, "models": list(refusal.models), "message": refusal.message}
                 for refusal in self.refusals
             ],
-            "diff": [comparison.as_json(compared) for compared in self.diff],
+            "diff": [comparison.as_json(compared, self._planned.get(compared.fqn)) for compared in self.diff],
             "command": self.apply_command,
             "result": self.result,
         }
+
+    @property
+    def _planned(self) -> dict[str, msg.PlannedModel]:
+        return {model.fqn: model for model in self.plan.models} if self.plan else {}
 
     def _model(self, model: msg.PlannedModel) -> dict[str, Any]:
         return {
@@ -79,6 +83,7 @@ class PlanReport:
             "intervals": model.intervals,
             "seconds": self.seconds.get(model.fqn),
             "owner": model.owner,
+            "kept_rows": {"cron": model.kept.cron, "all": model.kept.are_all_computed} if model.kept else None,
         }
 
     def metadata(self) -> dict[str, dg.MetadataValue]:
@@ -91,7 +96,8 @@ class PlanReport:
             records = [self._record(model) for model in self.plan.models]
             metadata["sqlmesh/plan"] = dg.MetadataValue.table(records)
         if self.diff:
-            rows = [dg.TableRecord(comparison.row(compared)) for compared in self.diff]
+            planned = self._planned
+            rows = [dg.TableRecord(comparison.row(compared, planned.get(compared.fqn))) for compared in self.diff]
             metadata["sqlmesh/diff"] = dg.MetadataValue.table(rows)
         if self.refusals:
             text = "\n\n".join(refusal.message for refusal in self.refusals)
@@ -146,7 +152,8 @@ class PlanReport:
         return parts
 
     def _diff(self) -> _Table:
-        rows = [comparison.row(compared) for compared in self.diff]
+        planned = self._planned
+        rows = [comparison.row(compared, planned.get(compared.fqn)) for compared in self.diff]
         cells = [table_row(list(map(literal, row.values()))) for row in rows]
         return ["### Data compared with prod"], comparison.HEAD, cells
 
@@ -196,7 +203,7 @@ class PlanReport:
                     code(model.name),
                     literal(_change(model)),
                     literal(_effect(model)),
-                    _computes(model, self.seconds.get(model.fqn)),
+                    literal(_computes(model, self.seconds.get(model.fqn))),
                     literal(model.owner or ""),
                 ]
             )
@@ -209,8 +216,8 @@ class PlanReport:
         changed = [model for model in self.plan.models if model.change]
         upstream = "Changed upstream: the file of this model is unchanged, and a model that it reads has changed."
         forward_only = (
-            f"Forward-only: the table that {literal(self.plan.environment)} shows is changed in place, and existing "
-            "rows are not computed again."
+            f"Forward-only: the table that {literal(self.plan.environment)} shows is changed in place, and the plan "
+            "does not compute existing rows again."
         )
         return [
             *([upstream] if any(model.change == "indirect" for model in changed) else []),
@@ -302,11 +309,28 @@ def _fate(effect: str) -> str:
 
 
 def _computes(model: msg.PlannedModel, seconds: float | None) -> str:
-    if not model.intervals:
-        return "nothing"
     estimate = f", about {seconds:.0f} s" if seconds is not None else ""
-    return f"{counted(model.intervals, 'interval')}{estimate}"
+    computed = f"{counted(model.intervals, 'interval')}{estimate}" if model.intervals else "nothing"
+    if model.kept is None:
+        return computed
+    if model.kept.are_all_computed:
+        return f"{computed}; all rows after the next tick of {model.kept.cron}"
+    return f"{computed}; existing rows stay"
 
 
 def _quoted(text: str) -> str:
     return text.replace("\n", "\n> ")
+
+
+def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[str]:
+    """The models whose rows are those of another definition after the apply, and until when."""
+    names: dict[int | None, list[str]] = {}
+    for model in models:
+        if model.kept:
+            names.setdefault(model.kept.due if model.kept.are_all_computed else None, []).append(model.name)
+    for due, named in names.items():
+        start = f"{environment.capitalize()} keeps the existing rows of {listed(named)}"
+        if due is None:
+            yield f"{start}: runs compute only later intervals by the new definition. To compute others, restate them."
+        else:
+            yield f"{start} until the first run after {utc_text(due)} computes them."

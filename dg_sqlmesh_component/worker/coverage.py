@@ -84,7 +84,7 @@ class Coverages:
             gaps=tuple(gaps[: msg.MAX_GAPS]),
             gap_count=len(gaps),
             missing_intervals=len(missing),
-            missing_since=_due_at(snapshot, missing[0][1]),
+            missing_since=due_at(snapshot, missing[0][1]),
             unrestated=unrestated,
         )
 
@@ -109,7 +109,7 @@ def _expected_until(snapshot: Snapshot, now: int) -> int:
     return int(to_timestamp(snapshot.node.interval_unit.cron_floor(tick)))
 
 
-def _due_at(snapshot: Snapshot, end: int) -> int:
+def due_at(snapshot: Snapshot, end: int) -> int:
     """The first tick of the model's cron at or after the end of an interval."""
     floor = to_timestamp(snapshot.node.cron_floor(end))
     return floor if floor == end else to_timestamp(snapshot.node.cron_next(end))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from sqlglot import exp
 from sqlmesh.core.context import Context
@@ -12,10 +13,11 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotId
 from sqlmesh.core.snapshot.definition import SnapshotDataVersion
 from sqlmesh.utils import columns_to_types_all_known
 from sqlmesh.utils.dag import DAG
+from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.context import sqlmesh_command
-from dg_sqlmesh_component.worker.coverage import is_incremental
+from dg_sqlmesh_component.worker.coverage import due_at, is_incremental
 from dg_sqlmesh_component.worker.plan.digest import plan_parts
 from dg_sqlmesh_component.worker.plan.migrations import losses
 
@@ -79,10 +81,18 @@ class _Models:
         """Parents before children, removed models last."""
         diff = self._diff
         order: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in diff.snapshots.items()})
+        kept: dict[SnapshotId, str] = {}
         for s_id in order.sorted:
             snapshot = diff.snapshots.get(s_id)
-            if snapshot is not None and (_change(diff, snapshot) or s_id in self._missing or s_id.name in self._losses):
-                yield self._model(snapshot)
+            if snapshot is None or not (_change(diff, snapshot) or s_id in self._missing or s_id.name in self._losses):
+                continue
+            model = self._model(snapshot)
+            if model.kept is None:
+                upstream = order.upstream(s_id)
+                model = replace(model, reads_kept=tuple(name for read, name in kept.items() if read in upstream))
+            elif model.kept.are_all_computed:
+                kept[s_id] = model.name
+            yield model
         removed = self._context.state_reader.get_snapshots(diff.removed_snapshots.values()).values()
         for snapshot in sorted(removed, key=lambda snapshot: snapshot.name):
             yield msg.PlannedModel(
@@ -115,6 +125,10 @@ class _Models:
             owner=snapshot.node.owner,
             other_project=project if project not in self._projects else None,
             has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
+            # Other environments show a preview of a forward-only change, in a table of its own.
+            kept=None
+            if self._is_dev or old is None or old.version != snapshot.version
+            else _kept_rows(snapshot, missing),
         )
 
 
@@ -126,6 +140,19 @@ def _change(diff: ContextDiff, snapshot: Snapshot) -> msg.Change | None:
     if diff.indirectly_modified(snapshot.name):
         return "indirect"
     return "metadata" if diff.metadata_updated(snapshot.name) else None
+
+
+def _kept_rows(snapshot: Snapshot, missing: Sequence[msg.Interval]) -> msg.KeptRows | None:
+    """The rows of another definition in a table that the plan keeps; None if it computes them all, or needs not.
+
+    Without intervals, SQLMesh builds the table again: for a seed, or for another kind of model.
+    """
+    is_unaffected = snapshot.is_indirect_non_breaking or snapshot.is_metadata
+    is_whole = not is_incremental(snapshot)
+    if is_unaffected or not snapshot.is_materialized or not snapshot.intervals or (is_whole and missing):
+        return None
+    next_end = to_timestamp(snapshot.node.interval_unit.cron_next(snapshot.intervals[-1][1]))
+    return msg.KeptRows(snapshot.node.cron, due_at(snapshot, next_end), is_whole)
 
 
 def _has_one_table(snapshot: Snapshot, *, is_dev: bool) -> bool:

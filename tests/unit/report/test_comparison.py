@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,6 +62,30 @@ def test_a_row_of_the_table_has_all_counts_and_the_columns_that_differ() -> None
 )
 def test_the_note_says_what_a_reader_has_to_know(more: dict[str, Any], sentence: str) -> None:
     assert note(compared(**more)) == sentence
+
+
+KEPT = "Prod keeps its rows until a run after the next tick of its cron (`@daily`) computes them."
+
+
+@pytest.mark.parametrize(
+    ("planned", "sentence"),
+    [
+        ({}, ""),
+        ({"kept": msg.KeptRows("@daily", 0, True)}, KEPT),
+        (
+            {"kept": msg.KeptRows("@daily", 0, False), "has_one_table": True},
+            "Prod keeps its rows: runs compute only later intervals by the new definition.",
+        ),
+        ({"has_one_table": True}, "Prod will not get this table: it has its own, which an apply computes."),
+        ({"has_one_table": True, "intervals": 0}, ""),
+        (
+            {"reads_kept": ("t.b", "t.c")},
+            "Prod will have other rows at first: this model reads t.b, t.c, which keeps its rows.",
+        ),
+    ],
+)
+def test_the_note_says_which_rows_prod_will_have_after_the_apply(planned: dict[str, Any], sentence: str) -> None:
+    assert note(compared(), replace(ORDERS, **planned)) == sentence
 
 
 def test_json_has_the_names_that_scripts_use() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from dg_sqlmesh_component.protocol import messages as msg
@@ -173,6 +174,24 @@ def test_markdown_begins_with_refusals_and_losses() -> None:
     assert "| drops amount: values are lost | nothing | ann |" in text
     assert "Forward-only: the table that prod shows is changed in place" in text
     assert "To apply exactly this plan all the same" in text
+
+
+@pytest.mark.parametrize(
+    ("are_all_computed", "intervals", "computes"),
+    [
+        (True, 0, "nothing; all rows after the next tick of @daily"),
+        (False, 0, "nothing; existing rows stay"),
+        (False, 3, "3 intervals, about 12 s; existing rows stay"),
+    ],
+)
+def test_the_table_says_when_rows_that_a_plan_keeps_are_computed(
+    are_all_computed: bool, intervals: int, computes: str
+) -> None:
+    kept = replace(ORDERS, intervals=intervals, kept=msg.KeptRows("@daily", 0, are_all_computed))
+    table = report(kept).metadata()["sqlmesh/plan"]
+    assert isinstance(table, dg.TableMetadataValue)
+    [row] = table.records
+    assert row.data["computes"] == computes
 
 
 def test_only_a_column_that_is_added_again_can_be_computed_again() -> None:
