@@ -18,8 +18,11 @@ def without_colours(text: str) -> str:
 
 
 def plain(text: object) -> str:
-    """The text without colours, and without blanks at its ends."""
-    return without_colours(str(text)).strip()
+    """The text without colours, and without blanks at its ends. An error of the project's may have no text."""
+    try:
+        return without_colours(str(text)).strip()
+    except Exception as error:  # noqa: BLE001  # `__str__` is code of the project
+        return f"(it has no text: its __str__ raised {type(error).__name__})"
 
 
 def fenced(text: str, language: str = "") -> str:

@@ -15,10 +15,13 @@ from urllib.parse import quote
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import WorkerError
-from dg_sqlmesh_component.protocol.formatting import cut
+from dg_sqlmesh_component.protocol.formatting import counted, cut
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, DbtNode, Model, StandaloneAudit
 
 HIDDEN = "***"
+
+LONGEST_ERROR = 10_000
+"""How many characters of an error are kept. An error is in several events: a longer one would fill the event log."""
 
 SECRET_NAME = re.compile(
     r"passw(or)?d|passphrase|(\b|_)(pass|sas|dsn|pw|pat|salt)\b|_pwd\b|secret|token|credential|keyfile_json|connection_?string"
@@ -111,6 +114,17 @@ class Redactor:
         text = _QUOTED_LINE.sub(rf"\1{HIDDEN}", text)
         return _ASSIGNED.sub(rf"\1\2{HIDDEN}", _URL.sub(rf"\1:{HIDDEN}@", text))
 
+    def error(self, text: str) -> str:
+        """The text of an error without secrets. Of a long one, the start and the end.
+
+        Secrets are hidden before the text is cut, because half a secret would not be recognized.
+        """
+        if len(text) <= LONGEST_ERROR:
+            return self.text(text)
+        half = LONGEST_ERROR // 2
+        start, end = self.text(text[: 2 * half])[:half], self.text(text[-2 * half :])[-half:]
+        return f"{start}\n[{counted(len(text) - 2 * half, 'character')} left out]\n{end}"
+
     def sql(self, query: str | None) -> str | None:
         """A text of the project, such as a query, without the known secrets that a macro or variable has inserted."""
         if query is None:
@@ -161,17 +175,17 @@ class Redactor:
         if isinstance(event, msg.LogLine):
             return replace(event, text=self.text(event.text))
         if isinstance(event, (msg.NodeFailed, msg.RequestFailed)):
-            return replace(event, message=self.text(event.message))
+            return replace(event, message=self.error(event.message))
         if isinstance(event, msg.QueriesNotCancelled):
-            return replace(event, reasons={fqn: self.text(reason) for fqn, reason in event.reasons.items()})
+            return replace(event, reasons={fqn: self.error(reason) for fqn, reason in event.reasons.items()})
         if isinstance(event, msg.PendingFound):
-            return replace(event, signal_error=event.signal_error and self.text(event.signal_error))
+            return replace(event, signal_error=event.signal_error and self.error(event.signal_error))
         if isinstance(event, msg.NodeAudited):
-            return replace(event, error=event.error and self.text(event.error))
+            return replace(event, error=event.error and self.error(event.error))
         if isinstance(event, msg.AuditEvaluated):
             return replace(
                 event,
-                error=event.error and self.text(event.error),
+                error=event.error and self.error(event.error),
                 query=self._cut_sql(event.query),
                 args=self._args(event.args),
                 sample=event.sample and self._sample(event.sample),

@@ -30,6 +30,7 @@ from dg_sqlmesh_component.protocol.messages import (
     Request,
     RequestFailed,
 )
+from dg_sqlmesh_component.worker.forked_processes import is_fork
 
 PARENT_GONE_GRACE_SECONDS = 10.0
 """How long batches in flight may take to finish after the parent is gone."""
@@ -106,7 +107,14 @@ class Pipe:
             self._has_begun = True
 
     def send(self, event: Event) -> None:
-        """Send one event. It is no error here if the parent is gone: the listening thread ends the process."""
+        """Send one event. It is no error here if the parent is gone: the listening thread ends the process.
+
+        A fork prints its log lines, and sends nothing else.
+        """
+        if is_fork():
+            if isinstance(event, LogLine):
+                _print_line(event.text)
+            return
         line = wire.encode(event)
         if isinstance(event, LAST_EVENTS):
             with suppress(OSError, ValueError):  # code of the project has closed its output

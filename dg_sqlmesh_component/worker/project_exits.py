@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dg_sqlmesh_component.worker.forked_processes import end_fork
+
 
 class ProjectExit(Exception):
     """Code of the project raised an error that is no `Exception`: SystemExit, KeyboardInterrupt, a driver's panic."""
@@ -19,9 +21,10 @@ def exits_as_exceptions() -> Iterator[None]:
     """Raise a `ProjectExit` in place of an error that is no `Exception`."""
     try:
         yield
-    except Exception:
-        raise
     except BaseException as error:
+        end_fork(error)
+        if isinstance(error, Exception):
+            raise
         raise as_exception(error) from error
 
 

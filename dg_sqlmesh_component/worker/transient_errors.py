@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from dg_sqlmesh_component.protocol.formatting import plain
+
 TRANSIENT_SQLSTATES = re.compile(
     r"08\w{3}"  # connection exceptions
     r"|40001|40P01"  # serialization failure, deadlock
@@ -91,7 +93,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _verdict(error: BaseException) -> bool | None:
     """Whether the error is transient; None if no rule matches."""
-    text, names = str(error), _names(error)
+    text, names = plain(error), _names(error)
     if PERSISTENT_TEXTS.search(text):
         return False
     sounds_transient = TRANSIENT_TEXTS.search(text) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -125,6 +126,75 @@ def test_next_run_computes_interrupted_models_once(shop: Shop) -> None:
     assert {fqn.split('"')[-2] for fqn in after if after[fqn] > before[fqn]} == {
         key.split("/")[1] for key in record.materializations
     }
+
+
+FORK = """
+child = os.fork()
+if child == 0:
+    how = Path("fork").read_text() if Path("fork").exists() else "exit"
+    if how == "raise":
+        raise ValueError("in the fork")
+    elif how == "exit":
+        sys.exit(3)
+else:
+    Path("ended").write_text(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+"""
+
+
+@pytest.mark.parametrize("concurrent_tasks", [1, 2])
+@pytest.mark.parametrize(("how", "status"), [("exit", "3"), ("raise", "1")])
+def test_fork_of_a_model_ends_alone(new_shop: NewShop, how: str, status: str, concurrent_tasks: int) -> None:
+    files = {"models/forks.py": "import sys\n" + python_model("t.forks", FORK), "models/bad.py": FILES["models/bad.py"]}
+    below = "MODEL (name t.below, kind FULL); SELECT id FROM t.forks"
+    shop = new_shop({**files, "models/below.sql": below}, execution={"concurrent_tasks": concurrent_tasks})
+    (shop.project / "fork").write_text(how)
+    (shop.project / "die").touch()
+    record = shop.launch("in_process")
+    assert (shop.project / "ended").read_text() == status
+    assert set(record.materializations) == {"t/forks", "t/below"}
+    assert record.status_of("t/bad") == "failed"
+    assert "SQLMesh in environment prod: 1 failed, 2 executed." in record.failures[0]
+
+
+ODD = """
+class Odd(Exception):
+    def __str__(self):
+        raise TypeError("no text")
+
+if Path("die").exists():
+    raise Odd
+"""
+
+
+def test_error_without_a_text_fails_its_model_alone(new_shop: NewShop) -> None:
+    files = {"models/odd.py": python_model("t.odd", ODD), "models/bad.py": FILES["models/bad.py"]}
+    shop = new_shop({**files, "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id"})
+    (shop.project / "die").touch()
+    record = shop.launch("in_process")
+    assert set(record.materializations) == {"t/fine"}
+    assert {record.status_of("t/odd"), record.status_of("t/bad")} == {"failed"}
+    [failure] = record.failures
+    assert "ValueError: bad data" in failure
+    assert "Odd" in failure
+    assert "after_all" not in failure
+
+
+LONG = """
+if Path("die").exists():
+    raise ValueError("it starts" + 5_000_000 * "x" + "it ends")
+"""
+
+
+def test_long_error_is_cut_in_the_middle(new_shop: NewShop) -> None:
+    shop = new_shop({"models/long.py": python_model("t.long", LONG)})
+    (shop.project / "die").touch()
+    record = shop.launch("in_process")
+    [failure] = record.failures
+    assert "it starts" in failure
+    assert re.search(r"\n    \[\d{7} characters left out]\n", failure)
+    assert "it ends" in failure
+    assert len(failure) < 12_000
+    assert sum(len(dg.serialize_value(entry)) for entry in record.entries) < 200_000
 
 
 PARENT_SCRIPT = """

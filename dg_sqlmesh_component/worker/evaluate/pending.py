@@ -15,6 +15,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, appl
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.worker.environment import deployability, opened_without_lock
 from dg_sqlmesh_component.worker.evaluate.forgotten_intervals import forgotten_intervals, missing_with_forgotten
 from dg_sqlmesh_component.worker.evaluate.held_back_intervals import has_signals, hold_back_pending_upstream
@@ -41,7 +42,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
             try:
                 waiting = _models_not_ready(context, environment, by_id, intervals, index, pipe)
             except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
-                signal_error = f"{type(error).__name__}: {error}"
+                signal_error = f"{type(error).__name__}: {plain(error)}"
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in by_id.values() if snapshot.name in request.models and not snapshot.is_symbolic]
     now = to_datetime(request.now)

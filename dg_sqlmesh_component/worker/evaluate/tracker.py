@@ -22,6 +22,7 @@ from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
 from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate.progress import Progress
+from dg_sqlmesh_component.worker.forked_processes import end_fork
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.project_exits import as_exception
@@ -220,6 +221,7 @@ class Tracker(PipeConsole):
     ) -> None:
         # SQLMesh calls this in a `finally`, so the error of a failed batch is on its way up.
         raised = None if duration_ms is not None else sys.exc_info()[1]
+        end_fork(raised)
         error = raised and as_exception(raised)
         if error is not None and self.pipe.is_cut_off:
             self.was_cancelled = True

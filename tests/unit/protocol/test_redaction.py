@@ -74,6 +74,16 @@ def test_variable_with_an_ordinary_name_is_unchanged(name: str) -> None:
     assert Redactor({name: "hunter2!"}).text("it is hunter2!") == "it is hunter2!"
 
 
+@pytest.mark.parametrize("position", [0, 4_990, 6_000, 19_990, 24_988])
+def test_long_error_is_cut_in_the_middle_and_shows_no_part_of_a_secret(position: int) -> None:
+    text = "x" * position + "hunter2-horse" + "x" * (25_001 - position)
+    shown = Redactor({"DB_PASS": "hunter2-horse"}).error(text)
+    start, note, end = shown.splitlines()
+    assert note == "[15014 characters left out]"
+    assert set(start + end) <= {"x", "*"}
+    assert max(len(start), len(end)) <= 5_000
+
+
 AWKWARD = 'a\\b"c ü@/d'
 
 
