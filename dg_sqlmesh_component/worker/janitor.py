@@ -31,6 +31,7 @@ from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     count_snapshots_and_interval_rows,
+    forget_before_dropping,
     load_materializations,
 )
 from dg_sqlmesh_component.worker.state_lock import locked_context, refuse_unlockable
@@ -125,6 +126,7 @@ def _without_own_table(task: SnapshotTableCleanupTask, context: Context, pipe: P
 def _clean_up(request: msg.JanitorRequest, context: Context, pipe: Pipe) -> msg.JanitorFinished:
     watch_queries(pipe, context.engine_adapters)
     only = {} if request.environment is None else {"environment": request.environment}
+    forget_before_dropping(context)
     try:
         environments_before, before = _environments(context), size_of_state(context)
         _leave_own_tables(context, pipe)

@@ -315,17 +315,37 @@ def count_snapshots_and_interval_rows(context: Context) -> tuple[int, int]:
     return int(snapshots), int(intervals)
 
 
-def delete_intervals(context: Context, tasks: list[SnapshotTableCleanupTask], deleted: Collection[SnapshotId]) -> None:
-    """Delete the recorded intervals of tables that were dropped. `StateSync.delete_snapshots` leaves them behind.
+def forget_tables(
+    context: Context, tasks: list[SnapshotTableCleanupTask], deleted: Collection[SnapshotId] = ()
+) -> None:
+    """Delete the recorded intervals of tables before they are dropped. `StateSync.delete_snapshots` leaves them behind.
 
     SQLMesh's own clean-up first merges the intervals of all models. That would lose when others were computed.
 
     Args:
-        tasks: The dropped tables.
-        deleted: The versions of models that are no longer in the state.
+        tasks: The tables to drop.
+        deleted: The versions of models to delete, also those whose table stays for others.
     """
     state = context.state_sync.state_sync.interval_state  # a context wraps its state in a cache
     state._delete_intervals_by_version(tasks)
     # A table of a preview may be recorded with another version of the model than its own.
     state._delete_intervals_by_dev_version([task.copy(update={"dev_table_only": True}) for task in tasks])
     state._update_intervals_for_deleted_snapshots(deleted)
+
+
+def forget_before_dropping(context: Context) -> None:
+    """Let SQLMesh's janitor forget the intervals of a table before it drops it.
+
+    It drops the tables of many versions first. If it is then interrupted, or one table cannot be dropped, the state has
+    the intervals of tables that are gone: a plan that goes back to such a version promotes it empty. Nothing public
+    comes between.
+    """
+    evaluator = context.snapshot_evaluator
+    drop = evaluator.cleanup
+
+    def forget_and_drop(target_snapshots: Iterable[SnapshotTableCleanupTask], *args: Any, **kwargs: Any) -> None:
+        tasks = list(target_snapshots)
+        forget_tables(context, tasks)
+        drop(tasks, *args, **kwargs)
+
+    evaluator.cleanup = forget_and_drop

@@ -125,6 +125,8 @@ def test_janitor_deletes_and_reports_what_has_expired_and_changes_no_models(new_
     [failure] = record.failures
     assert failure.startswith("SQLMesh's janitor ended with an error: ")
     assert f"{changed_table} is of type View" in failure
+    intervals = "SELECT count(*) FROM sqlmesh._intervals WHERE version = '{}'"
+    assert shop.query(intervals.format(changed_table.split("__")[-1])) == [(0,)], "deleted before the table"
     assert any(name.endswith(".t__dev") for name in metadata["dropped_object_names"]), "dropped before the error"
     shop.query(f"DROP VIEW sqlmesh__t.{changed_table}")
     record = run_janitor(shop)

@@ -278,6 +278,28 @@ def test_closing_leaves_the_version_that_prod_has_shown_before(lab: Lab) -> None
     assert lab.ask("SELECT DISTINCT amount FROM t.orders WHERE id = 1") == [(6.0,)]
 
 
+@on_duckdb
+def test_closing_leaves_the_version_that_prod_has_shown_and_taken_back(lab: Lab) -> None:
+    lab.change(orders=ORDERS.format(factor=5))
+    launch(lab.shop, APPLY, digest=lab.preview()["digest"])
+    shown = lab.left_over()
+    lab.change(orders=ORDERS.format(factor=2))
+    back = planned(lab.shop, allow_revert=["t.orders"])
+    record = launch(lab.shop, APPLY, digest=back["digest"], allow_revert=["t.orders"])
+    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    lab.change(other=OTHER.replace("1 AS x", "2 AS x"))
+    launch(lab.shop, APPLY, digest=planned(lab.shop)["digest"])
+
+    lab.close()
+
+    assert shown["models"] < lab.left_over()["models"]
+    lab.change(orders=ORDERS.format(factor=5))
+    assert {model["name"]: model["intervals"] for model in planned(lab.shop)["models"]} == {
+        "t.orders": 0,
+        "t.revenue": 0,
+    }
+
+
 def test_closing_a_preview_of_changed_metadata_leaves_the_tables_of_prod(lab: Lab) -> None:
     """Such a version has the table of prod."""
     before, prod = lab.left_over(), lab.prod()
@@ -313,7 +335,8 @@ def test_closing_two_previews_of_a_forward_only_change_leaves_no_intervals(lab: 
     lab.shop.plan(at=None)
     before = lab.left_over()
     lab.change(orders=FORWARD_ONLY.format(factor=3))
-    lab.preview(pull_request=1)
+    first = lab.job(PREVIEW)
+    assert "is missing" not in first.log, "the preview only has the intervals of prod"
     lab.change(revenue=REVENUE.replace("kind FULL", "kind FULL, owner ann"))
     lab.preview(pull_request=2)
 

@@ -150,3 +150,86 @@ def test_deleting_versions_leaves_their_intervals(project: Path) -> None:
     context.state_sync.delete_snapshots(own)
     assert context.engine_adapter.fetchone(count) == before
     context.close()
+
+
+def test_the_janitor_drops_tables_before_it_deletes_their_intervals(project: Path) -> None:
+    """`worker/sqlmesh_internals.py` replaces `SnapshotEvaluator.cleanup`, so that an interruption loses no rows."""
+    write(project, daily=DAILY.format(x=5, forward_only=""))
+    context = opened(project)
+    context.apply(built(context))
+    context.invalidate_environment("pr_1", sync=True)
+    count = "SELECT count(*) FROM sqlmesh._intervals"
+    before = context.engine_adapter.fetchone(count)
+    during: list[Any] = []
+    cleanup = context.snapshot_evaluator.cleanup
+
+    def watched(target_snapshots: Any, **options: Any) -> None:
+        assert any(task.snapshot.name == DAILY_FQN for task in target_snapshots)
+        during.append(context.engine_adapter.fetchone(count))
+        cleanup(target_snapshots, **options)
+
+    context.snapshot_evaluator.cleanup = watched
+    context.run_janitor(ignore_ttl=True)
+
+    assert during == [before]
+    assert context.engine_adapter.fetchone(count) != before
+    context.close()
+
+
+def test_a_plan_promotes_an_empty_table_if_the_table_is_gone_and_its_intervals_are_not(project: Path) -> None:
+    """`worker/plan/missing_tables.py` removes such intervals."""
+    write(project, daily=DAILY.format(x=5, forward_only=""))
+    context = opened(project)
+    context.apply(built(context))
+    environment = context.state_reader.get_environment("pr_1")
+    assert environment is not None
+    [table] = [info.table_name() for info in environment.snapshots if info.name == DAILY_FQN]
+    context.engine_adapter.drop_table(table)
+    context.apply(built(context, "prod"))
+    context.close()
+    assert rows(project) == 0
+
+
+def test_an_environment_remembers_the_versions_before_those_of_an_unfinished_plan(project: Path) -> None:
+    """`worker/plan/preview.py` lets it remember the versions of the commit before, which an interruption leaves."""
+    write(project, total=TOTAL.format(x=1))
+    context = opened(project)
+    plan = built(context)
+    remembered = [info for info in plan.environment.snapshots if info.name == TOTAL_FQN]
+    update = {"is_unfinalized_environment": True, "previous_finalized_snapshots": remembered}
+    plan = built(context)
+    context.apply(plan.copy(update={"context_diff": plan.context_diff.copy(update=update)}))
+
+    environment = context.state_reader.get_environment("pr_1")
+
+    assert environment is not None
+    assert environment.finalized_ts is not None
+    assert environment.previous_finalized_snapshots == remembered
+    context.close()
+
+
+def test_a_version_has_the_time_at_which_an_environment_began_or_ceased_to_show_it(project: Path) -> None:
+    """`worker/plan/close.py` keeps a version that prod has shown since the preview was made."""
+
+    def altered_at(context: Context) -> int:
+        [snapshot] = context.state_sync.state_sync.get_snapshots(own).values()
+        return int(snapshot.updated_ts)
+
+    write(project, total=TOTAL.format(x=1))
+    context = opened(project)
+    context.apply(built(context))
+    environment = context.state_reader.get_environment("pr_1")
+    assert environment is not None
+    assert environment.finalized_ts is not None
+    own = [info.snapshot_id for info in environment.promoted_snapshots]
+    assert altered_at(context) <= environment.finalized_ts
+    context.apply(built(context, "prod"))
+    promoted_at = altered_at(context)
+    assert promoted_at > environment.finalized_ts
+
+    write(project, total=TOTAL.format(x=0))
+    context.load()
+    context.apply(built(context, "prod"))
+
+    assert altered_at(context) > promoted_at
+    context.close()

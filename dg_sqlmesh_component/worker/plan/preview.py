@@ -25,10 +25,16 @@ from dg_sqlmesh_component.protocol.errors import ConfigurationError, Environment
 from dg_sqlmesh_component.protocol.formatting import counted
 from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.environment import stored_environment
-from dg_sqlmesh_component.worker.plan.close import CAN_CLOSE, delete_unused, own_versions
+from dg_sqlmesh_component.worker.plan.close import (
+    CAN_CLOSE,
+    OwnVersions,
+    delete_unused,
+    without_leftovers,
+)
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built
 from dg_sqlmesh_component.worker.plan.diff import Limits, compare_environments
 from dg_sqlmesh_component.worker.plan.facts import plan_built
+from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 
 _HOW_TO_FINISH = "Correct the cause and launch this job again."
@@ -51,7 +57,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
             "`preview` in defs.yaml."
         )
     prod = _finalized_prod(request, context)
-    before = context.state_reader.get_environment(request.environment)
+    before = without_leftovers(context.state_reader.get_environment(request.environment), context)
     # Else SQLMesh would compare the second commit with the first one, and categorize its changes by that alone.
     context.config.plan.always_recreate_environment = True
     try:
@@ -64,16 +70,17 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
             return msg.EvaluationFinished("nothing_to_do")
         context.config.plan.always_recreate_environment = False  # back to the versions of prod
         whole = built(context, request.environment)
-    plan = _narrowed(whole, prod)
+    own = OwnVersions() if before is None else OwnVersions.of(before, context)
+    plan = _narrowed(whole, prod, own)
     _refuse_long_names(plan, context)
+    forget_missing_tables(plan, context, in_state=True)
     pending, holes = _pending_upstream(plan, prod, context)
     pipe.send(replace(plan_built(plan, request.project, context), pending_upstream=pending, holes_upstream=holes))
     approval = pipe.receive_approval()
     pipe.begin()
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
     if before is not None:
-        after = stored_environment(request.project, request.environment, context)
-        delete_unused(own_versions(before) - {info.snapshot_id for info in after.snapshots}, context)
+        delete_unused(own, context)
     pipe.send(_plan_of_prod(request, context))
     watch_queries(pipe, context.engine_adapters)
     for compared in compare_environments(plan, prod, context, Limits(request.max_rows, request.decimals)):
@@ -105,7 +112,9 @@ def _refuse_long_names(plan: Plan, context: Context) -> None:
 
 def _plan_of_prod(request: msg.PreviewRequest, context: PlanContext) -> msg.PlanBuilt:
     """What the job that applies plans would do after the preview. It has the digest for that job."""
-    return plan_built(built(context, c.PROD, skip_tests=True, skip_linter=True), request.project, context)
+    plan = built(context, c.PROD, skip_tests=True, skip_linter=True)
+    forget_missing_tables(plan, context, in_state=False)
+    return plan_built(plan, request.project, context)
 
 
 def _finalized_prod(request: msg.PreviewRequest, context: Context) -> Environment:
@@ -140,8 +149,12 @@ def _forward_only_range() -> dict[str, Any]:
     )
 
 
-def _narrowed(plan: Plan, prod: Environment) -> Plan:
-    """The plan, computing only tables that prod does not show."""
+def _narrowed(plan: Plan, prod: Environment, own: OwnVersions) -> Plan:
+    """The plan, computing only tables that prod does not show.
+
+    Args:
+        own: The versions of the commits before. The environment remembers them, because they are deleted at the end.
+    """
     shown = {info.name: info for info in prod.snapshots}
 
     def is_own(snapshot: Snapshot) -> bool:
@@ -151,8 +164,14 @@ def _narrowed(plan: Plan, prod: Environment) -> Plan:
         is_prods_table = plan.deployability_index.is_representative(snapshot) and snapshot.version == in_prod.version
         return snapshot.snapshot_id != in_prod.snapshot_id and not is_prods_table
 
-    own = {s.name for s in plan.context_diff.snapshots.values() if plan.is_selected_for_backfill(s.name) and is_own(s)}
-    return plan.copy(update={"models_to_backfill": own})
+    selected = [s for s in plan.context_diff.snapshots.values() if plan.is_selected_for_backfill(s.name)]
+    computed = {snapshot.name for snapshot in selected if is_own(snapshot)}
+    # SQLMesh remembers these versions, instead of those of prod, if it believes that another plan has not finished.
+    unfinished = {
+        "is_unfinalized_environment": True,
+        "previous_finalized_snapshots": [snapshot.table_info for snapshot in own.snapshots],
+    }
+    return plan.copy(update={"models_to_backfill": computed, "context_diff": plan.context_diff.copy(update=unfinished)})
 
 
 def _pending_upstream(plan: Plan, prod: Environment, context: Context) -> tuple[dict[str, int], dict[str, int]]:

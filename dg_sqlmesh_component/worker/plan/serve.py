@@ -18,6 +18,7 @@ from dg_sqlmesh_component.worker.environment import missing_environment, stored_
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, open_plan_context
 from dg_sqlmesh_component.worker.plan.facts import plan_built
+from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.plan.preview import preview
 from dg_sqlmesh_component.worker.state_lock import locked_context
 
@@ -62,6 +63,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext) -> msg.EvaluationFi
         missing = missing_environment(request.project, request.environment, context)
         pipe.log("warning", f"{missing} The plan creates it.")
     plan = built(context, request.environment)
+    forget_missing_tables(plan, context, in_state=request.applies)
     pipe.send(plan_built(plan, request.project, context))
     if not request.applies:
         return msg.EvaluationFinished("not_run")

@@ -1,0 +1,72 @@
+"""Find models whose table is missing although the state has their intervals, and let a plan compute them again.
+
+SQLMesh would create an empty table and promote it as complete. Such a state is left behind if SQLMesh's own janitor is
+interrupted, or if somebody drops a table.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from sqlglot import exp
+from sqlmesh.core.context import Context
+from sqlmesh.core.dialect import schema_
+from sqlmesh.core.plan import Plan
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
+
+from dg_sqlmesh_component.worker.environment import computed_intervals
+from dg_sqlmesh_component.worker.plan.context import PlanContext
+from dg_sqlmesh_component.worker.sqlmesh_internals import forget_tables
+
+
+def forget_missing_tables(plan: Plan, context: PlanContext, *, in_state: bool) -> None:
+    """Remove the intervals of tables that are missing from the plan's snapshots.
+
+    Args:
+        in_state: Whether to remove them from the state, too. A plan is applied with the intervals of the state.
+    """
+    index = plan.deployability_index if plan.is_dev else DeployabilityIndex.all_deployable()
+    computed = [
+        snapshot
+        for snapshot in plan.context_diff.snapshots.values()
+        if snapshot.is_model and not snapshot.is_symbolic and plan.is_selected_for_backfill(snapshot.name)
+        if computed_intervals(snapshot, index) and (index.is_representative(snapshot) or not _inherits(plan, snapshot))
+    ]
+    for snapshot, table in _missing(computed, index, context):
+        context.tracker.pipe.log(
+            "warning",
+            f"The table {table.sql(snapshot.model.dialect)} of {snapshot.node.name} is missing, although SQLMesh's "
+            "state has its intervals. Applying the plan computes them again.",
+        )
+        is_main = index.is_representative(snapshot)
+        if in_state:
+            task = SnapshotTableCleanupTask(snapshot=snapshot.table_info, dev_table_only=not is_main)
+            forget_tables(context, [task])
+        if is_main:
+            snapshot.intervals = []
+        else:
+            snapshot.dev_intervals = []
+
+
+def _inherits(plan: Plan, snapshot: Snapshot) -> bool:
+    """Whether the preview of a forward-only change has the intervals of prod, which it does not compute."""
+    s_id = snapshot.snapshot_id
+    return snapshot.is_forward_only and (s_id in plan.context_diff.new_snapshots or s_id in plan.restatements)
+
+
+def _missing(
+    snapshots: Iterable[Snapshot], index: DeployabilityIndex, context: Context
+) -> Iterator[tuple[Snapshot, exp.Table]]:
+    """Snapshots without a table, with its name. Listing schemas is fast, and a second query confirms what they lack."""
+    by_schema: dict[tuple[str | None, exp.Table], dict[str, tuple[Snapshot, exp.Table]]] = defaultdict(dict)
+    for snapshot in snapshots:
+        name = snapshot.table_name(is_deployable=index.is_representative(snapshot))
+        table = exp.to_table(name, dialect=snapshot.model.dialect)
+        by_schema[snapshot.model_gateway, schema_(table.db, catalog=table.catalog)][table.name] = snapshot, table
+    for (gateway, schema), tables in by_schema.items():
+        adapter = context.snapshot_evaluator.get_adapter(gateway)
+        found = {data_object.name for data_object in adapter.get_data_objects(schema, set(tables))}
+        missing = [tables[name] for name in sorted(tables.keys() - found)]
+        yield from ((snapshot, table) for snapshot, table in missing if not adapter.table_exists(table))
