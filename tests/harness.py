@@ -91,8 +91,23 @@ def _sqlmesh_server() -> subprocess.Popen[str]:
     return server
 
 
+def _is_free(database: Path) -> bool:
+    """Whether no process has the DuckDB file open."""
+    import duckdb
+
+    try:
+        duckdb.connect(str(database), read_only=True).close()
+    except duckdb.IOException:
+        return False
+    return True
+
+
 def run_in_fork(arguments: list[str], folder: Path) -> tuple[int, str]:
-    """Run the `sqlmesh` command or a script. Return its exit status and output."""
+    """Run the `sqlmesh` command or a script. Return its exit status and output.
+
+    It starts when no process has a DuckDB file of the folder open: else SQLMesh may delete the state in it.
+    """
+    wait_until(lambda: all(_is_free(database) for database in folder.glob("*.duckdb")))
     server = _sqlmesh_server()
     assert server.stdin is not None
     assert server.stdout is not None

@@ -1,4 +1,4 @@
-"""SQLMesh's own command line, for environments that also contain compiled sqlglot."""
+"""SQLMesh's own command line, for environments that also contain compiled sqlglot, and for DuckDB files in use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ def main() -> None:
         sys.exit(problem)
     prefer_sqlglot_sources()
     from sqlmesh.cli.main import cli
+    from sqlmesh.core.context import Context
 
+    from dg_sqlmesh_component.worker.sqlmesh_internals import require_existing_state
+
+    require_existing_state(Context)
     cli(prog_name="dg_sqlmesh")
 
 

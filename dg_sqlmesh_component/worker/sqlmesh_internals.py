@@ -99,16 +99,17 @@ def read_snapshots_without_cache() -> None:
     SnapshotCache.get_or_load = read
 
 
-def require_existing_state(context: Context) -> None:
-    """Let the context raise an error if its state cannot be reached, instead of creating a new state.
+def require_existing_state(context: Context | type[Context]) -> None:
+    """Let the context, or all contexts of this process, raise an error if the state cannot be reached.
 
-    SQLMesh queries the state's version and reads every error as "no such table"; it then creates the state. If a DuckDB
-    file were locked at that moment and free at the next, SQLMesh would create a state in it as if it were empty.
+    SQLMesh queries the state's version and reads every error as "no such table"; it then creates the state. If that
+    fails because a DuckDB file is locked, and the file is free at the next moment, SQLMesh deletes the tables of the
+    state, as if it had created them.
     """
     new_state_sync = context._new_state_sync
 
-    def opened_state_sync() -> StateSync:
-        state_sync = new_state_sync()
+    def opened_state_sync(*owner: Context) -> StateSync:
+        state_sync = new_state_sync(*owner)
         adapter = getattr(state_sync, "engine_adapter", None)
         if adapter is not None:
             adapter.fetchone(exp.select("1"))  # opens the connection, which then stays open

@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from harness import (
+    BIN,
     CONFIG,
     PYTHON_CONFIG,
     YEARLY_CRON,
@@ -335,6 +336,17 @@ def test_error_of_locked_duckdb_file_names_the_process_that_holds_it(shop: Shop)
     assert "The DuckDB file is in use by another process" in description
     assert f"PID {pid}" in description
     assert "This run has waited for 2 seconds" in description
+
+
+def test_dg_sqlmesh_does_not_touch_the_state_in_a_duckdb_file_that_another_process_has(shop: Shop) -> None:
+    """Plain `sqlmesh` may delete it (tests/upstream/test_sqlmesh_internals.py)."""
+    with duckdb_file_in_use(shop.project / "warehouse.duckdb") as pid:
+        done = run([BIN / "dg_sqlmesh", "plan", "--auto-apply", "--no-prompts"], cwd=shop.project, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode
+    assert "Could not set lock on file" in output
+    assert f"(PID {pid})" in output
+    assert "rollback" not in output, "SQLMesh has not begun to create a state, which it would delete after that"
 
 
 def test_error_of_duckdb_file_locked_while_a_project_is_loaded_names_the_process_that_holds_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,38 @@ def test_locked_state_is_not_created_again(planned: Open, folder: Path, creates_
         # Plain SQLMesh starts to create a state that exists. If this changes, `require_existing_state` can go.
         assert bool(migrations) is creates_state
         assert creates_state or isinstance(refused.value, duckdb.IOException)
+
+
+@pytest.mark.parametrize(("is_guarded", "tables_left"), [(False, 0), (True, 6)])
+def test_plain_sqlmesh_deletes_a_state_whose_file_becomes_free_while_it_gives_up(
+    planned: Open, folder: Path, is_guarded: bool, tables_left: int
+) -> None:
+    """`dg_sqlmesh` guards every context of its process, and a worker its own. tests/harness.py waits for the file."""
+    with ExitStack() as in_use:
+        in_use.enter_context(duckdb_file_in_use(folder / "db.db"))
+        context = planned(load=False)
+        if is_guarded:
+            internals.require_existing_state(context)
+        new_state_sync = context._new_state_sync
+
+        def watched() -> Any:
+            state_sync = new_state_sync()
+            drop_table = state_sync.engine_adapter.drop_table
+
+            def drop_when_free(*arguments: Any, **options: Any) -> None:
+                in_use.close()
+                drop_table(*arguments, **options)
+
+            state_sync.engine_adapter.drop_table = drop_when_free
+            return state_sync
+
+        context._new_state_sync = watched
+        with pytest.raises(duckdb.IOException if is_guarded else SQLMeshError):
+            _ = context.state_sync
+    context.close()
+    with duckdb.connect(str(folder / "db.db")) as connection:
+        tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'sqlmesh'"
+        assert connection.sql(tables).fetchall() == [(tables_left,)]
 
 
 def test_state_has_the_time_at_which_each_range_was_computed(planned: Open) -> None:
