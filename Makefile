@@ -39,7 +39,7 @@ fuzz: $(VENV)/.test  ## the unit tests once more, on random input that no run be
 
 soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects and sequences of actions; about two and a half hours
 	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)
-	$(BIN)/python tests/soak/killed_applies.py
+	$(BIN)/python tests/soak/killed_plans.py
 	$(BIN)/python tests/soak/random_projects.py
 	$(BIN)/python tests/soak/random_subsets.py
 	$(BIN)/python tests/soak/random_predictions.py

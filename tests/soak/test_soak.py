@@ -7,6 +7,7 @@ from pathlib import Path
 
 import worker_zygote
 from soak import random_subsets
+from soak.killed_plans import try_kills
 from soak.random_predictions import try_random_predictions
 from soak.random_projects import try_random_project
 from soak.random_sequences import try_sequence
@@ -24,6 +25,12 @@ def test_killed_run_loses_nothing_and_repeats_nothing() -> None:
 
 def test_dagster_records_what_happened_in_a_random_project(tmp_path: Path) -> None:
     assert " models, " in try_random_project(random.Random(5), tmp_path)
+
+
+def test_no_row_is_lost_and_nothing_is_left_after_a_killed_plan_or_close(tmp_path: Path) -> None:
+    with worker_zygote.forked_workers():
+        stages, failures = try_kills("duckdb", kills=1, seed=2, folder=tmp_path)
+    assert (stages.total(), failures) == (1, 0)
 
 
 def test_no_row_is_lost_if_random_subsets_run_before_the_whole_project(tmp_path: Path) -> None:
