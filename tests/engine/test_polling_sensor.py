@@ -205,13 +205,20 @@ def test_intervals_check_is_evaluated_with_the_recorded_data(new_sensed: NewShop
     assert sensor.tick().checks == {"t/days:sqlmesh_intervals_complete": True}
 
 
+def start_computing(shop: DagsterProject, run: dg.DagsterRun) -> None:
+    """Record the start of a run, and that it has taken the lock."""
+    start = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
+    shop.instance.report_dagster_event(start, run.run_id)
+    mark_as_computing(shop.instance, run.run_id)
+
+
 def test_data_computed_since_an_unfinished_run_holds_the_lock_is_left_to_it(new_sensed: NewShop) -> None:
     shop = new_sensed()
     sensor = Sensor(shop)
     job = sensor.repository.get_job("__ASSET_JOB").get_subset(asset_selection={dg.AssetKey(["t", "days"])})
     run = shop.instance.create_run_for_job(job, create_execution_plan(job))
     assert set(sensor.tick().materializations) == {"t/days", "t/total", "t/old"}, "the run has computed nothing"
-    mark_as_computing(shop.instance, run.run_id)
+    start_computing(shop, run)
     shop.sqlmesh("run")
     tick = sensor.tick()
     assert set(tick.materializations) == {"t/total", "t/old"}
@@ -225,10 +232,9 @@ def test_data_computed_while_a_plan_is_applied_is_left_to_that_job(new_sensed: N
     sensor = Sensor(shop)
     sensor.tick()
     job = sensor.repository.get_job("sqlmesh_shop_apply")
-    run = shop.instance.create_run_for_job(
-        job, run_config={"ops": {"sqlmesh_shop_apply": {"config": {"digest": "x"}}}}, status=dg.DagsterRunStatus.STARTED
-    )
-    mark_as_computing(shop.instance, run.run_id)
+    run_config = {"ops": {"sqlmesh_shop_apply": {"config": {"digest": "x"}}}}
+    run = shop.instance.create_run_for_job(job, run_config=run_config)
+    start_computing(shop, run)
     shop.instance.add_run_tags(run.run_id, {APPLIES_TAG: short_hash([str(shop.project), "local", "prod"])})
     shop.sqlmesh("run")
     assert sensor.tick().materializations == {}

@@ -49,6 +49,7 @@ def test_audit_that_raises_does_not_lose_results_of_other_audits(shop: Shop) -> 
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert {name: result.passed for name, result in record.checks.items()} == {
         "t/model:soft": True,
+        "t/model:broken": False,
         "t/model:hard": False,
         "t/model:not_null_id": True,
     }
@@ -155,7 +156,7 @@ def test_audit_that_raises_in_a_run_does_not_lose_earlier_results(new_shop: NewS
     assert not record.checks["t/model:soft"].passed
     broken = record.checks["t/model:broken"]
     assert broken.severity == dg.AssetCheckSeverity.WARN
-    assert broken.description == "Not evaluated: t.model (models/model.sql) failed."
+    assert broken.description == "Not evaluated: InvalidInputException: Invalid Input Error: the audit is broken"
 
 
 def test_run_of_checks_repeats_the_failure_of_a_model_until_somebody_has_computed_it(new_shop: NewShop) -> None:
