@@ -41,7 +41,7 @@ def run_readme_plan(name: str, root: Path, bin_: Path = BIN) -> None:
         capture_output=True,
         text=True,
     )
-    assert "Virtual layer updated" in done.stdout, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "Physical layer updated" in done.stdout, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
 def assets_and_checks_in_readme(name: str) -> tuple[Rows, Rows]:

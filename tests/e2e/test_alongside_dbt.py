@@ -127,7 +127,12 @@ def test_dbt_project_runs_in_sqlmesh_and_its_tests_are_checks(dbt_environment: P
 
 
 PAGE = (REPOSITORY / "docs" / "from-dbt.md").read_text()
-PLAN_DEV, PLAN_PROD = re.findall(r"^```bash\n(dg_sqlmesh plan .+)\n```", PAGE, re.MULTILINE)
+INIT, PLAN_DEV, PLAN_PROD = re.findall(r"^```bash\n(dg_sqlmesh (?:init|plan) [^#\n]+)", PAGE, re.MULTILINE)
+DEV_ONLY = "virtual_environment_mode: dev_only\n"
+
+
+# A row of dbt's incremental model that its source no longer has.
+FORGOTTEN = "library.loans_by_day SELECT * REPLACE (DATE '2020-01-01' AS lent_on) FROM library.loans_by_day LIMIT 1"
 
 
 def rows_of_tables(project: Path, schema: str) -> dict[str, tuple[str, int]]:
@@ -138,11 +143,28 @@ def rows_of_tables(project: Path, schema: str) -> dict[str, tuple[str, int]]:
     return {name: (type_, query(project, f"SELECT COUNT(*) FROM {schema}.{name}")[0][0]) for name, type_ in types}
 
 
-def test_moving_a_dbt_project_to_sqlmesh_keeps_its_rows_and_the_names_of_its_assets(
-    dbt_environment: Path, tmp_path: Path
+def test_the_example_has_the_configuration_that_init_writes(dbt_environment: Path, tmp_path: Path) -> None:
+    file = copy_example("dbt_flavoured", tmp_path) / "library" / "sqlmesh.yaml"
+    shown = yaml.safe_load(file.read_text())
+    file.unlink()
+    run_in_dbt_environment(dbt_environment, file.parent, *INIT.split())
+    assert shown.pop("disable_anonymized_analytics")
+    shown["model_defaults"].pop("start")
+    written = yaml.safe_load(file.read_text())
+    written["model_defaults"].pop("start")
+    assert shown == written
+
+
+@pytest.mark.parametrize("mode", ["dev_only", "full"])
+def test_moving_a_dbt_project_to_sqlmesh_keeps_the_names_of_its_assets_and_what_can_be_computed_again(
+    dbt_environment: Path, tmp_path: Path, mode: str
 ) -> None:
     root = copy_example("dbt_flavoured", tmp_path)
     project, defs = root / "library", root / "dbt_flavoured" / "defs" / "library" / "defs.yaml"
+    config = project / "sqlmesh.yaml"
+    assert DEV_ONLY in config.read_text()
+    if mode == "full":
+        config.write_text(config.read_text().replace(DEV_ONLY, ""))
 
     def names() -> set[str]:
         listed = run_in_dbt_environment(dbt_environment, root, "dg", "list", "defs", "--json")
@@ -152,15 +174,20 @@ def test_moving_a_dbt_project_to_sqlmesh_keeps_its_rows_and_the_names_of_its_ass
 
     defs.write_text('type: dagster_dbt.DbtProjectComponent\nattributes: {project: "{{ project_root }}/library"}\n')
     run_in_dbt_environment(dbt_environment, project, "dbt", "build")
-    before, built = names(), rows_of_tables(project, "library")
+    before, fresh = names(), rows_of_tables(project, "library")
+    with duckdb.connect(str(project / "warehouse.duckdb")) as warehouse:
+        warehouse.execute(f"INSERT INTO {FORGOTTEN}")
+    built = rows_of_tables(project, "library")
+    assert built["loans_by_day"][1] == fresh["loans_by_day"][1] + 1
 
     run_in_dbt_environment(dbt_environment, project, *PLAN_DEV.split())
     assert rows_of_tables(project, "library") == built
-    rows = {name: count for name, (_, count) in built.items()}
+    rows = {name: count for name, (_, count) in fresh.items()}
     assert rows_of_tables(project, "library__dev") == {name: ("VIEW", count) for name, count in rows.items()}
 
     run_in_dbt_environment(dbt_environment, project, *PLAN_PROD.split())
-    assert rows_of_tables(project, "library") == {name: ("VIEW", count) for name, count in rows.items()}
+    types = {name: type_ if mode == "dev_only" else "VIEW" for name, (type_, _) in fresh.items()}
+    assert rows_of_tables(project, "library") == {name: (types[name], count) for name, count in rows.items()}
 
     [component] = re.findall(r"^```yaml\n(.+?)```", PAGE, re.MULTILINE | re.DOTALL)
     defs.write_text(component.replace("dbt_project", "library"))
