@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.texts import ProjectText, Query
 
 MANIFEST_VERSION = 5
 """Increased whenever a field changes its meaning. A manifest of another version is not read."""
@@ -44,7 +45,7 @@ class Column:
 
     name: str
     type: str
-    description: str | None
+    description: ProjectText | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,10 @@ class Audit:
     position: int
     check_name: str
     blocking: bool
-    args: dict[str, str]
-    query: str | None
+    args: dict[str, ProjectText]
+    query: Query | None
     path: str | None
-    description: str | None
+    description: ProjectText | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class DbtNode:
 
     unique_id: str
     group: str | None = None
-    meta: str | None = None
+    meta: Query | None = None
     severity: str | None = None
     tests: str | None = None
 
@@ -114,7 +115,8 @@ class Model:
         catalog, schema, table: The parts of `fqn`, unquoted; catalog is None if the engine has none.
         kind: `FULL`, `VIEW`, `SEED`, `INCREMENTAL_BY_TIME_RANGE`, `EMBEDDED`, `EXTERNAL` ...
         source_type: `sql`, `python`, `seed` or `external`.
-        owner: As written. `owner_email` is set if the project's `users` contain that name.
+        owner: As written. `owner_email` is set if the project's `users` contain that name. Keys and groups are made of
+            owner and tags, so no secret is hidden in them: a password may be a word like `postgres`.
         start: As written in the model or the project's defaults.
         grains, references, partitioned_by, clustered_by: SQL text, one entry per expression.
         depends_on: The `fqn`s that it reads, sorted; also of tables that no model declares.
@@ -140,7 +142,7 @@ class Model:
     kind: str
     source_type: str
     dialect: str
-    description: str | None
+    description: ProjectText | None
     owner: str | None
     owner_email: str | None
     tags: tuple[str, ...]
@@ -170,7 +172,7 @@ class Model:
     metadata_hash: str
     path: str | None
     columns_cut: int = 0
-    query: str | None = None
+    query: Query | None = None
     column_lineage: dict[str, tuple[tuple[str, str], ...]] | None = None
     column_lineage_cut: int = 0
     source_url: str | None = None

@@ -16,6 +16,7 @@ from typing import Literal
 
 from dg_sqlmesh_component.protocol.formatting import decimal_text
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
+from dg_sqlmesh_component.protocol.texts import ErrorText, ProjectText, Query, Text
 
 Interval = tuple[int, int]
 """Start and end. The end is not part of the interval."""
@@ -203,7 +204,7 @@ class Sample:
     """Some of the rows that an audit has found, as texts; None is SQL's NULL."""
 
     columns: tuple[str, ...]
-    rows: tuple[tuple[str | None, ...], ...]
+    rows: tuple[tuple[Text | None, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +423,7 @@ class PlanApproval:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A message from the worker. `protocol/redaction.py` needs a rule for each type of event."""
+    """A message from the worker. Fields that may contain a secret have a type of `protocol/texts.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,7 +442,7 @@ class PendingFound(Event):
     pending: dict[str, int]
     next_due: tuple[int, str] | None
     waiting: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    signal_error: str | None = None
+    signal_error: ErrorText | None = None
     intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
 
 
@@ -648,14 +649,14 @@ class AuditEvaluated(Event):
     fqn: str
     name: str
     position: int
-    args: dict[str, str]
+    args: dict[str, ProjectText]
     blocking: bool
     failing_rows: int | None
-    query: str | None
+    query: Query | None
     interval: Interval
     of_whole_table: bool = False
     audited_data: AuditedData | None = None
-    error: str | None = None
+    error: ErrorText | None = None
     sample: Sample | None = None
 
 
@@ -699,7 +700,7 @@ class QueriesNotCancelled(Event):
         reasons: Why they were not cancelled, by node with a batch in flight.
     """
 
-    reasons: dict[str, str]
+    reasons: dict[str, ErrorText]
 
 
 @dataclass(frozen=True, slots=True)
@@ -741,7 +742,7 @@ class NodeFailed(Event):
 
     fqn: str
     error_type: str
-    message: str
+    message: ErrorText
     failed_audits: tuple[str, ...]
     is_transient: bool = False
 
@@ -844,7 +845,7 @@ class NodeAudited(Event):
 
     fqn: str
     missing: tuple[Interval, ...]
-    error: str | None
+    error: ErrorText | None
     at: int = 0
     altered_at: int | None = None
 
@@ -903,7 +904,7 @@ class PlannedModel:
     destructive: tuple[str, ...] = ()
     may_destroy: bool = False
     columns: tuple[str, ...] = ()
-    diff: str = ""
+    diff: Query = ""
     intervals: int = 0
     milliseconds: int = 0
     takes_back: bool = False
@@ -939,7 +940,7 @@ class PlanBuilt(Event):
     models: tuple[PlannedModel, ...]
     has_changes: bool
     uncategorized: tuple[str, ...] = ()
-    statements: str = ""
+    statements: Query = ""
     pending_upstream: dict[str, int] = field(default_factory=dict)
     holes_upstream: dict[str, int] = field(default_factory=dict)
     unfinished_plan_id: str | None = None
@@ -995,7 +996,7 @@ class ModelCompared(Event):
     only_its_time: bool = False
     is_recomputed: bool = False
     error: str | None = None
-    query: str | None = None
+    query: Query | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -1056,7 +1057,7 @@ class LogLine(Event):
     """
 
     level: Level
-    text: str
+    text: Text
     source: str
 
 
@@ -1078,7 +1079,7 @@ class RequestFailed(Event):
     """
 
     error: str
-    message: str
+    message: ErrorText
     is_transient: bool = False
 
 

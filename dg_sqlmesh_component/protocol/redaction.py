@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass, replace
+from functools import cache
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import quote
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.formatting import counted, cut
-from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, DbtNode, Model, StandaloneAudit
+from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS
+from dg_sqlmesh_component.protocol.texts import Mark
 
 HIDDEN = "***"
 
@@ -46,28 +47,6 @@ _ASSIGNED = re.compile(
         | (?: api | private | access | account | storage | shared ) _?key ) ) \b
         ( ["']? [ \t]* [=:] [ \t]* ) ( "[^"]*" | '[^']*' | [^\s,;&)}\]]+ )"""
 )
-
-_WITHOUT_SECRETS = (
-    msg.ChangesFound,
-    msg.StateHeld,
-    msg.StateLocked,
-    msg.DataComparedWithRecords,
-    msg.RestatementPlanned,
-    msg.EnvironmentOpened,
-    msg.EvaluationPlanned,
-    msg.BatchFinished,
-    msg.BatchStarted,
-    msg.BatchesRunning,
-    msg.RowsCounted,
-    msg.NodesBlocked,
-    msg.NodeUpToDate,
-    msg.NodeWaiting,
-    msg.IntervalCoverage,
-    msg.ObjectDropped,
-    msg.JanitorFinished,
-    msg.EvaluationFinished,
-)
-"""Events of names, numbers, instants and texts of this package: no text of the project, of a driver or of a query."""
 
 _E = TypeVar("_E", bound=msg.Event)
 
@@ -125,83 +104,56 @@ class Redactor:
         start, end = self.text(text[: 2 * half])[:half], self.text(text[-2 * half :])[-half:]
         return f"{start}\n[{counted(len(text) - 2 * half, 'character')} left out]\n{end}"
 
-    def sql(self, query: str | None) -> str | None:
+    def sql(self, query: str) -> str:
         """A text of the project, such as a query, without the known secrets that a macro or variable has inserted."""
-        if query is None:
-            return None
         query = _URL.sub(rf"\1:{HIDDEN}@", query)
         contained = (secret for secret in self._known if len(secret) >= _MINIMAL_LENGTH_IN_SQL and secret in query)
         for secret in sorted(contained, key=len, reverse=True):
             query = query.replace(secret, HIDDEN)
         return query
 
-    def _cut_sql(self, query: str | None) -> str | None:
-        redacted = self.sql(query)
-        return redacted and cut(redacted, self._characters)
-
-    def _args(self, args: Mapping[str, str]) -> dict[str, str]:
-        return {name: self.sql(value) or "" for name, value in args.items()}
-
-    def _sample(self, sample: msg.Sample) -> msg.Sample:
-        return replace(sample, rows=tuple(tuple(value and self.text(value) for value in row) for row in sample.rows))
-
-    def _audit(self, audit: Audit) -> Audit:
-        query, description = self._cut_sql(audit.query), self.sql(audit.description)
-        return replace(audit, query=query, description=description, args=self._args(audit.args))
-
-    def _dbt(self, node: DbtNode | None) -> DbtNode | None:
-        return node and replace(node, meta=self._cut_sql(node.meta))
-
-    def _model(self, model: Model) -> Model:
-        # Owner and tags stay: asset keys and groups are made of them, and a password may be a word like `postgres`.
-        return replace(
-            model,
-            query=self._cut_sql(model.query),
-            description=self.sql(model.description),
-            columns=tuple(replace(column, description=self.sql(column.description)) for column in model.columns),
-            audits=tuple(map(self._audit, model.audits)),
-            dbt=self._dbt(model.dbt),
-        )
-
-    def _standalone_audit(self, node: StandaloneAudit) -> StandaloneAudit:
-        return replace(node, audit=self._audit(node.audit), dbt=self._dbt(node.dbt))
+    def query(self, query: str) -> str:
+        """The same, cut if it is long."""
+        return cut(self.sql(query), self._characters)
 
     def event(self, event: _E) -> _E:
-        """The event without secrets in its texts.
+        """The event without secrets in the texts that `protocol/texts.py` marks."""
+        kind: Any = type(event)
+        rule = _rule(kind)
+        return event if rule is None else rule(self, event)
 
-        Raises:
-            WorkerError: No rule says which texts of this type of event may contain secrets.
-        """
-        if isinstance(event, msg.LogLine):
-            return replace(event, text=self.text(event.text))
-        if isinstance(event, (msg.NodeFailed, msg.RequestFailed)):
-            return replace(event, message=self.error(event.message))
-        if isinstance(event, msg.QueriesNotCancelled):
-            return replace(event, reasons={fqn: self.error(reason) for fqn, reason in event.reasons.items()})
-        if isinstance(event, msg.PendingFound):
-            return replace(event, signal_error=event.signal_error and self.error(event.signal_error))
-        if isinstance(event, msg.NodeAudited):
-            return replace(event, error=event.error and self.error(event.error))
-        if isinstance(event, msg.AuditEvaluated):
-            return replace(
-                event,
-                error=event.error and self.error(event.error),
-                query=self._cut_sql(event.query),
-                args=self._args(event.args),
-                sample=event.sample and self._sample(event.sample),
-            )
-        if isinstance(event, msg.ProjectLoaded):
-            manifest = replace(
-                event.manifest,
-                models=tuple(map(self._model, event.manifest.models)),
-                standalone_audits=tuple(map(self._standalone_audit, event.manifest.standalone_audits)),
-            )
-            return replace(event, manifest=manifest)
-        if isinstance(event, msg.PlanBuilt):
-            models = tuple(replace(model, diff=self._cut_sql(model.diff) or "") for model in event.models)
-            return replace(event, models=models, statements=self._cut_sql(event.statements) or "")
-        if isinstance(event, msg.ModelCompared):
-            return replace(event, query=self._cut_sql(event.query))
-        if isinstance(event, _WITHOUT_SECRETS):
-            return event
-        raise WorkerError(f"No rule hides secrets in events of the type {type(event).__name__}, so it was not read.")
+
+_Rule = Callable[[Redactor, Any], Any]
+
+_RULES: dict[Mark, _Rule] = {
+    Mark.TEXT: Redactor.text,
+    Mark.ERROR: Redactor.error,
+    Mark.PROJECT_TEXT: Redactor.sql,
+    Mark.QUERY: Redactor.query,
+}
+
+
+@cache
+def _rule(type_: Any) -> _Rule | None:
+    """How to hide secrets in a value of a type; None if none of its texts is marked."""
+    if get_origin(type_) is Annotated:
+        return _RULES[type_.__metadata__[0]]
+    if is_dataclass(type_):
+        hints = get_type_hints(type_, include_extras=True)
+        fields = {name: rule for name, hint in hints.items() if (rule := _rule(hint))}
+        return _field_rule(fields) if fields else None
+    rules = list(filter(None, map(_rule, get_args(type_))))
+    if not rules:
+        return None
+    [rule] = rules
+    if get_origin(type_) is dict:
+        return lambda redactor, values: {name: rule(redactor, value) for name, value in values.items()}
+    if get_origin(type_) is tuple:
+        return lambda redactor, values: tuple(rule(redactor, value) for value in values)
+    return lambda redactor, value: None if value is None else rule(redactor, value)
+
+
+def _field_rule(rules: Mapping[str, _Rule]) -> _Rule:
+    return lambda redactor, value: replace(
+        value, **{name: rule(redactor, getattr(value, name)) for name, rule in rules.items()}
+    )
