@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime, timedelta, timezone
 import dagster as dg
 import pytest
 from dagster._core.instance.runs.run_domain import RunDomain
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG
-from harness import EXECUTORS, YEARLY_CRON, NewShop, RunRecord, Shop
+from harness import EXECUTORS, REPOSITORY, YEARLY_CRON, NewShop, RunRecord, Shop
 
 FILES = {
     "models/fine.sql": "MODEL (name t.fine, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id",
@@ -80,14 +82,18 @@ def test_retry_from_failure_runs_all_downstream_assets(shop: Shop) -> None:
     assert second_run.status_of("t/fine") == "up_to_date"
 
 
-def test_run_of_unmaterialized_assets_runs_all_downstream_assets(shop: Shop) -> None:
+def test_run_of_unmaterialized_assets_runs_those_that_read_executed_models_and_then_all_others(shop: Shop) -> None:
     """This is the selection of Dagster's retry from asset failure."""
     record = shop.launch()
-    shop.query("UPDATE ctl.flags SET is_up = false")
     everything = ["t/fine", "t/broken", "t/idle", "t/below_broken", *HEALTHY_REPORTS, "report_of_broken"]
-    second_run = shop.launch(assets=[key for key in everything if key not in record.materializations])
-    assert second_run.status == dg.DagsterRunStatus.SUCCESS, second_run.failures
-    assert set(second_run.materializations) == {"t/broken", "t/below_broken", *HEALTHY_REPORTS, "report_of_broken"}
+    left = [key for key in everything if key not in record.materializations]
+    failed_again = shop.launch(assets=left)
+    assert failed_again.status == dg.DagsterRunStatus.FAILURE
+    assert set(failed_again.materializations) == {"report_of_fine"}
+    shop.query("UPDATE ctl.flags SET is_up = false")
+    last_run = shop.launch(assets=[key for key in left if key != "report_of_fine"])
+    assert last_run.status == dg.DagsterRunStatus.SUCCESS, last_run.failures
+    assert set(last_run.materializations) == {"t/broken", "t/below_broken", "report_of_idle", "report_of_broken"}
     assert "t/fine" in record.materializations
 
 
@@ -147,3 +153,74 @@ def test_backfill_run_logs_models_that_the_backfill_counts_as_failed(new_shop: N
         in idle.log
     )
     assert "Not executed in this run: t.one." in idle.log
+
+
+SCHEDULING = (REPOSITORY / "docs" / "scheduling.md").read_text()
+DOCUMENTED_REPORTS = re.findall("```python\n(# src/analytics/defs/reports.py\n.*?)```", SCHEDULING, re.DOTALL)[0]
+EAGER_REPORT = """
+import dagster as dg
+
+
+@dg.asset(deps=[dg.AssetKey(["core", "orders"])], automation_condition=dg.AutomationCondition.eager())
+def eager_report() -> None: ...
+"""
+MODELS = {"core/orders", "marts/revenue"}
+
+
+class Ticks:
+    """Ticks of Dagster's automation sensor, one each 30 seconds, the second one after the models' crons have ticked."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        self.definitions = shop.refresh()
+        self.cursor = None
+        midnight = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+        self.time = midnight - timedelta(seconds=45)
+        assert self.requested() == set()
+
+    def requested(self) -> set[str]:
+        self.time += timedelta(seconds=30)
+        result = dg.evaluate_automation_conditions(
+            self.definitions, self.shop.instance, evaluation_time=self.time, cursor=self.cursor
+        )
+        self.cursor = result.cursor
+        keys = self.definitions.resolve_asset_graph().get_all_asset_keys()
+        return {key.to_user_string() for key in keys if result.get_num_requested(key)}
+
+
+@pytest.fixture
+def automated_shop(new_shop: NewShop) -> Shop:
+    """Its second model fails."""
+    files = {
+        "models/orders.sql": "MODEL (name core.orders, kind FULL); SELECT 1 AS id",
+        "models/revenue.sql": "MODEL (name marts.revenue, kind FULL); SELECT error('boom') AS id FROM ctl.flags "
+        "WHERE is_up",
+    }
+    shop = new_shop(files, tables=FLAGS, automation="cron")
+    shop.query("UPDATE ctl.flags SET is_up = true")
+    return shop
+
+
+def test_documented_condition_runs_assets_after_a_run_in_which_another_model_failed(automated_shop: Shop) -> None:
+    automated_shop.add_module("reports", DOCUMENTED_REPORTS)
+    ticks = Ticks(automated_shop)
+    assert ticks.requested() == MODELS
+    failed = automated_shop.launch(assets=[*MODELS])
+    assert failed.status == dg.DagsterRunStatus.FAILURE
+    assert failed.materializations.keys() == {"core/orders"}
+    requested = ticks.requested()
+    assert requested == {"stock_report", "summary"}
+    assert automated_shop.launch(assets=[*requested]).status == dg.DagsterRunStatus.SUCCESS
+    assert ticks.requested() == set()
+    automated_shop.query("UPDATE ctl.flags SET is_up = false")
+    assert automated_shop.launch(assets=[*MODELS]).materializations.keys() == {"marts/revenue"}
+    assert ticks.requested() == {"sales_report"}
+
+
+def test_eager_asset_is_requested_with_its_models_and_not_again_after_it_was_skipped(automated_shop: Shop) -> None:
+    automated_shop.add_module("reports", EAGER_REPORT)
+    ticks = Ticks(automated_shop)
+    assert ticks.requested() == {*MODELS, "eager_report"}
+    failed = automated_shop.launch(assets=[*MODELS, "eager_report"])
+    assert failed.materializations.keys() == {"core/orders"}
+    assert "eager_report" not in ticks.requested() | ticks.requested()
