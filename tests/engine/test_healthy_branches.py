@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone
+
 import dagster as dg
 import pytest
 from dagster._core.instance.runs.run_domain import RunDomain
