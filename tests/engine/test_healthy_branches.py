@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -20,6 +21,8 @@ FILES = {
     "models/below_broken.sql": "MODEL (name t.below_broken, kind FULL); SELECT id FROM t.broken",
 }
 REPORTS = """
+from typing import Any
+
 import dagster as dg
 
 
@@ -159,6 +162,8 @@ def test_backfill_run_logs_models_that_the_backfill_counts_as_failed(new_shop: N
 SCHEDULING = (REPOSITORY / "docs" / "scheduling.md").read_text()
 DOCUMENTED_REPORTS = re.findall("```python\n(# src/analytics/defs/reports.py\n.*?)```", SCHEDULING, re.DOTALL)[0]
 EAGER_REPORT = """
+from typing import Any
+
 import dagster as dg
 
 
@@ -174,7 +179,7 @@ class Ticks:
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
         self.definitions = shop.refresh()
-        self.cursor = None
+        self.cursor: Any = None
         midnight = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         self.time = midnight - timedelta(seconds=45)
         assert self.requested() == set()
