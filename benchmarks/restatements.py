@@ -72,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         lab = Restated(Path(folder).resolve(), options.connection, options.work)
-        root = lab.ours(attributes="  execution: {allow_restate: true}\n")
+        root = lab.ours(attributes="  restate: true\n")
         for end in HISTORY:
             progress({end: in_dagster("compute", root, "end", end).printed["actual"][0]})
         print("\n| restated | days | models | estimated | actual | estimated / actual |\n|---|---|---|---|---|---|")

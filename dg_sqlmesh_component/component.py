@@ -244,7 +244,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             assets,
             lambda context: recorded(context, self.execute(context)),
             self.op_config_schema,
-            allows_restatement=self.execution.allow_restate,
+            allows_restatement=self.restate is not None,
         )
         self._code_location = code_location
         code_location.add(label, op_name, assets.specs)

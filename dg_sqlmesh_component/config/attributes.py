@@ -354,7 +354,10 @@ class TagConvention(Attributes, path="tag_convention"):
 
 @dataclass
 class Restate(Attributes, path="restate", least={"max_intervals": 1}):
-    """Limits of restatements, which `execution.allow_restate` allows."""
+    """Whether `restate` in the run config may compute a range again.
+
+    Write true, or a mapping with a limit. Default: it may not.
+    """
 
     max_intervals: int | None = attribute(
         None, "Refuse a restatement of more intervals, counted over all its models. Default: no limit.", 500
@@ -404,9 +407,6 @@ class Execution(
         "Seconds that a run waits for a plan that is updating its environment; SQLMesh's own default is six hours. "
         "Default: 300.",
         60,
-    )
-    allow_restate: bool = attribute(
-        False, "Whether `restate` in the run config may compute a range again. Default: false.", True
     )
     record_unchanged: bool = attribute(
         True,

@@ -108,7 +108,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         "deployment sets a limit, by default `sqlmesh_<project folder>_<environment>`.",
     )
     execution: Execution = mapping(Execution, {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]})
-    restate: Restate = mapping(Restate, {"max_intervals": 500})
+    restate: Restate | None = mapping(Restate, True, {"max_intervals": 500}, is_switch=True)
     schedule: Schedule | None = mapping(
         Schedule, True, {"default_status": "RUNNING", "tags": {"team": "data"}}, is_switch=True
     )
@@ -143,9 +143,4 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
             raise ConfigurationError(
                 f"`query_history_url` in defs.yaml is {self.query_history_url!r}. It must contain {{run_id}}, in whose "
                 "place each run puts its id."
-            )
-        if self.restate != Restate() and not self.execution.allow_restate:
-            raise ConfigurationError(
-                "`restate` in defs.yaml limits restatements, which are not allowed. Set `execution.allow_restate: "
-                "true`, or remove `restate`."
             )

@@ -58,7 +58,7 @@ class SQLMeshRunConfig(dg.Config):
     restate: RestateConfig | None = Field(
         default=None,
         description="Compute this range of the selected models again, and of the models downstream of them, instead of "
-        "the pending intervals. It must be allowed: `execution.allow_restate` in defs.yaml.",
+        "the pending intervals. It must be allowed: `restate` in defs.yaml.",
     )
 
 
@@ -121,7 +121,7 @@ def refuse_restatement(config: SQLMeshRunConfig, *, is_allowed: bool) -> None:
     if config.restate is not None and not is_allowed:
         raise ConfigurationError(
             "The run config asks for a restatement, which defs.yaml does not allow. To allow it, set:"
-            + block("execution:\n      allow_restate: true")
+            + block("restate: true")
         )
 
 

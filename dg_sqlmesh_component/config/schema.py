@@ -24,6 +24,9 @@ _WRONG_TYPES = {
 }
 """What pydantic expected, by the type of its error."""
 
+_RENAMED = {("execution", "allow_restate"): "write `restate: true` in place of `execution.allow_restate: true`"}
+"""What to write in place of a key that an earlier version had."""
+
 
 @cache
 def with_named_errors(model: type[BaseModel]) -> type[BaseModel]:
@@ -58,6 +61,8 @@ def without_repetitions(errors: Sequence[ErrorDetails], written: Any) -> list[In
         has_error_inside = any(other != path and other[: len(path)] == path for other in by_path)
         for error in others:
             location = (*path, error["loc"][-1]) if error["type"] == "missing" else path
+            if path in _RENAMED:
+                error = {**error, "type": "value_error", "ctx": {"error": _RENAMED[path]}}
             kept.append({"ctx": {}, **error, "loc": location})  # type: ignore[typeddict-unknown-key]
         if not others and not has_error_inside:
             types = " or ".join(dict.fromkeys(_WRONG_TYPES[error["type"]] for error in found))

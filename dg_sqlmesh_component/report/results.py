@@ -49,7 +49,7 @@ def observation(
     model = wording.assets.models.get(outcome.fqn)
     is_idle = outcome.outcome.rule.may_stay_silent
     if is_idle and model is not None and model.kind != "SEED":
-        allow = "" if allows_restatement else "`execution.allow_restate: true` in defs.yaml, and then "
+        allow = "" if allows_restatement else "`restate: true` in defs.yaml, and then "
         description += f" To compute a range again, set {allow}`restate` in the run config."
     return dg.AssetObservation(
         asset_key=wording.assets.key(outcome.fqn),

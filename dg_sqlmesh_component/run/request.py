@@ -37,7 +37,7 @@ class StepSettings:
         sampling: Which rows of failed audits to show.
         query_characters: How many characters of an evaluated audit's query are kept.
         owned: The models that are assets of any component of the code location, by fqn.
-        restate: Limits of restatements.
+        restate: Limits of restatements; None if they are not allowed.
         budget: What a run may cost.
         query_history_url: A link to the queries of one run, with `{run_id}` in the place of its id.
         deploy_jobs: The jobs that show and apply plans; None if there are none.
@@ -50,7 +50,7 @@ class StepSettings:
     sampling: msg.Sampling | None
     query_characters: int
     owned: Set[str]
-    restate: Restate
+    restate: Restate | None
     budget: Budget
     query_history_url: str | None
     deploy_jobs: tuple[str, str] | None
@@ -101,7 +101,7 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         elif node not in nodes:
             audit_only.add(node)
     refuse_blank_bounds(config)
-    refuse_restatement(config, is_allowed=execution.allow_restate)
+    refuse_restatement(config, is_allowed=settings.restate is not None)
     environment = chosen_environment(config, assets.manifest.environment, tuple(execution.environments))
     # A step that has only checks gets the config of the whole run, so all assets of the run count.
     runs_models = not assets.fqn_by_key.keys().isdisjoint(assets_of_run(context))
@@ -112,7 +112,7 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         raise ConfigurationError("The run config sets over_budget, and defs.yaml has no `budget`. Leave it out.")
     budget = Budget() if config.over_budget else settings.budget
     restate = None
-    if config.restate is not None and models:
+    if config.restate is not None and settings.restate is not None and models:
         restate = build_restatement(config.restate, settings.restate, budget, assets, models, context.instance)
         # A restatement computes models only. The audits of all other nodes are evaluated after it.
         audit_only |= {*standalone, *(nodes - models)}

@@ -138,7 +138,7 @@ class _Step:
             self._log,
             checks,
             execution.record_unchanged,
-            execution.allow_restate,
+            settings.restate is not None,
         )
 
     def run(self) -> Iterator[Any]:

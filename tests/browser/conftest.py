@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, Ser
     most = {"ctl.most": "SELECT 1 AS n"}
     options: dict[str, Any] = {
         "audits": {"sample_rows": 2, "mask": ["customer_email"]},
-        "execution": {"allow_restate": True},
+        "restate": True,
         "polling_sensor": 30,
         "schedule": {"cron": "* * * * *"},
     }

@@ -45,7 +45,7 @@ def starter(tmp_path: Path) -> Iterator[Shop]:
         run([BIN / "dg", "scaffold", "defs", COMPONENT, "shop", "--json-params", '{"init": true}'], cwd=dagster.root)
         plan(dagster.root / "sqlmesh_project")
         defs_yaml = dagster.root / dagster.root.name / "defs" / "shop" / "defs.yaml"
-        defs_yaml.write_text(defs_yaml.read_text() + "\n  execution: {allow_restate: true}\n")
+        defs_yaml.write_text(defs_yaml.read_text() + "\n  restate: true\n")
         yield Shop(dagster.root, dagster.instance, dagster.root / "sqlmesh_project")
 
 

@@ -147,7 +147,7 @@ def test_variable_reaches_sqlmesh_unchanged(
         {"schedule": {"name": "{{ env.OF_THE_TEST }}"}},
         {"schedule": {"name": "shop_{{ env.OF_THE_TEST }}"}},
         {"janitor": {"environment": "{{ env.OF_THE_TEST }}"}},
-        {"execution": {"allow_restate": True}, "budget": {"seconds": "{{ env.OF_THE_TEST }}"}},
+        {"restate": True, "budget": {"seconds": "{{ env.OF_THE_TEST }}"}},
         {"external_models": {"key": "{{ env.OF_THE_TEST }}/{{ external.name }}"}},
         {"translation": {"key": "{{ env.OF_THE_TEST }}/{{ model.name }}"}},
         {"project": {"path": "../../../shop", "environment": "dev_{{ env.OF_THE_TEST }}"}},

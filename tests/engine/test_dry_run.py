@@ -190,7 +190,7 @@ def test_dry_run_tells_what_is_not_promoted_and_what_has_changed_locally(new_sho
 
 
 def test_dry_run_of_a_restatement_shows_its_ranges_and_what_it_adds(new_shop: NewShop) -> None:
-    shop = new_shop(MODELS, CONFIG.replace("6 days ago", "'2026-01-01'"), execution={"allow_restate": True})
+    shop = new_shop(MODELS, CONFIG.replace("6 days ago", "'2026-01-01'"), restate=True)
     shop.launch()
     before = shop.state()
     config = {"restate": {"start": "2026-02-10", "end": "2026-02-11"}}
@@ -205,7 +205,7 @@ def test_dry_run_of_a_restatement_shows_its_ranges_and_what_it_adds(new_shop: Ne
 
 
 def test_refusal_is_the_answer_of_a_dry_run_and_no_asset_turns_red(new_shop: NewShop) -> None:
-    shop = new_shop(MODELS, execution={"allow_restate": True}, restate={"max_intervals": 1})
+    shop = new_shop(MODELS, restate={"max_intervals": 1})
     config = {"restate": {"start": "6 days ago", "end": "4 days ago"}}
     record = dry_run(shop, config=config, assets=["raw/orders"])
     assert record.status is dg.DagsterRunStatus.SUCCESS

@@ -37,7 +37,7 @@ def test_coverage_and_check_show_what_the_state_lacks_after_each_outcome(tmp_pat
     flag = tmp_path / "ready"
     flag.touch()
     files = {**FILES, "signals/ready.py": FILES["signals/ready.py"].replace("FLAG", repr(str(flag)))}
-    restate_allowed = {"execution": {"allow_restate": True}}
+    restate_allowed = {"restate": True}
     tables = {"ctl.flags": "SELECT 1 AS is_fine"}
     shop = new_shop(files, tables=tables, planned_at="5 days ago", intervals_check=True, **restate_allowed)
     flag.unlink()

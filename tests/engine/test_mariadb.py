@@ -104,7 +104,7 @@ def test_each_outcome_of_a_run_is_that_of_the_database(server: Server, new_shop:
 
 
 def test_restatement_computes_one_day_again(server: Server, new_shop: NewShop) -> None:
-    shop = new_shop(MODELS, server.config(), execution={"allow_restate": True})
+    shop = new_shop(MODELS, server.config(), restate=True)
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
     (rows,) = server.query("SELECT COUNT(*) FROM t.orders")[0]
     server.query("UPDATE ctl.source SET n = 7")

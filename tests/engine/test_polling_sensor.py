@@ -91,7 +91,7 @@ def values(metadata: Mapping[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def new_sensed(new_shop: NewShop) -> NewShop:
     """Create a project with a sensor, of MODELS if no others are given, planned as of noon three days ago."""
-    options = {"planned_at": f"{day(3)} 12:00:00", "polling_sensor": True, "execution": {"allow_restate": True}}
+    options = {"planned_at": f"{day(3)} 12:00:00", "polling_sensor": True, "restate": True}
     tables = {"ctl.broken": "SELECT NULL::DATE AS day LIMIT 0"}
     return lambda models=MODELS, **attributes: new_shop(models, **{"tables": tables, **options, **attributes})
 

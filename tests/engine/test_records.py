@@ -39,7 +39,7 @@ def new_recorded(new_shop: NewShop) -> NewShop:
 
     def create(models: dict[str, str] = MODELS, planned_at: str = f"{day(3)} 12:00:00", **attributes: Any) -> Shop:
         tables = {"ctl.broken": "SELECT NULL::DATE AS day LIMIT 0"}
-        options = {"intervals_check": True, "execution": {"allow_restate": True}, **attributes}
+        options = {"intervals_check": True, "restate": True, **attributes}
         return new_shop({**MODELS, **models}, tables=tables, planned_at=planned_at, **options)
 
     return create

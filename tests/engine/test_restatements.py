@@ -25,7 +25,7 @@ MODELS = {
 BY_DAY_MODELS = ("raw.orders", "marts.revenue", "raw.other")
 DAY = datetime.timedelta(days=1)
 OP = "sqlmesh_shop"
-ALLOWED: dict[str, Any] = {"execution": {"allow_restate": True, "environments": ["dev"]}}
+ALLOWED: dict[str, Any] = {"restate": True, "execution": {"environments": ["dev"]}}
 
 
 def restate(start: str, end: str, **more: Any) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def shop(new_shop: NewShop) -> Shop:
     return new_shop(MODELS, config, tables=tables, planned_at="30 days ago", **ALLOWED)
 
 
-@pytest.mark.attribute("execution.allow_restate")
+@pytest.mark.attribute("restate")
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_thirty_missing_days_and_then_one_restated_day_are_one_sqlmesh_run_each(shop: Shop, executor: str) -> None:
     planned = {model: days_of(shop, model) for model in BY_DAY_MODELS}

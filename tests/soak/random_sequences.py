@@ -63,6 +63,7 @@ ATTRIBUTES = {
     "polling_sensor": True,
     "janitor": True,
     "intervals_check": True,
+    "restate": True,
 }
 RETRIES = {"max_retries": 1, "delay": 0}
 OP = "sqlmesh_shop"
@@ -157,8 +158,10 @@ class Sequence:
         with self.clock():
             self.shell(self.project, "plan", "--auto-apply", "--no-prompts")
             self.twin = Path(shutil.copytree(self.project, self.folder / "twin"))
-            execution = {"allow_restate": True, **({"retries": RETRIES} if self.rng.random() < 0.3 else {})}
-            self.dagster.add_component("shop", {"project": str(self.project), **ATTRIBUTES, "execution": execution})
+            attributes: dict[str, Any] = dict(ATTRIBUTES)
+            if self.rng.random() < 0.3:
+                attributes["execution"] = {"retries": RETRIES}
+            self.dagster.add_component("shop", {"project": str(self.project), **attributes})
             self.refresh()
         self.state = State.of(self.project)
         self.outside = {name: Outside(hours, hours, hours) for name, hours in self.state.computed.items()}

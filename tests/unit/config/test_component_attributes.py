@@ -42,7 +42,6 @@ EVERYTHING: dict[str, Any] = {
     "freshness": {"slack": "2h", "warn_slack": "1h"},
     "op": {"name": "shop", "tags": {"team": "data"}, "pool": "warehouse", "description": "Runs it."},
     "execution": {
-        "allow_restate": True,
         "concurrent_tasks": 2,
         "environments": ["dev"],
         "overlap_timeout": 10,
@@ -218,10 +217,6 @@ def test_number_must_be_finite(written: float) -> None:
             r"'https://example.com/\{id\}'. It must contain \{run_id\}",
         ),
         ({"schedule": True, "automation": "cron"}, "has both `schedule` and `automation`, .* Remove one of them"),
-        (
-            {"restate": {"max_intervals": 9}, "execution": {}},
-            "Set `execution.allow_restate: true`, or remove `restate`",
-        ),
     ],
     ids=str,
 )

@@ -12,7 +12,7 @@ from dagster.components.resolved.errors import ResolutionException
 from unit.config.test_component_attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import Janitor
-from dg_sqlmesh_component.config.attributes import Audits, Freshness, IntervalsCheck
+from dg_sqlmesh_component.config.attributes import Audits, Freshness, IntervalsCheck, Restate
 from dg_sqlmesh_component.config.scheduling import PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -21,6 +21,7 @@ SWITCHES = {
     "janitor": Janitor,
     "intervals_check": IntervalsCheck,
     "polling_sensor": PollingSensor,
+    "restate": Restate,
 }
 
 
@@ -41,7 +42,7 @@ def resolved(attribute: str, value: Any) -> Any:
         ("freshness", "a mapping"),
         ("op", "a mapping"),
         ("execution", "a mapping"),
-        ("restate", "a mapping"),
+        ("restate", "true, false or a mapping"),
         ("schedule", "true, false or a mapping"),
         ("janitor", "true, false or a mapping"),
         ("intervals_check", "true, false or a mapping"),
@@ -56,9 +57,8 @@ def test_text_in_place_of_a_mapping_is_refused_with_an_example_in_yaml(attribute
     [(written, value)] = yaml.safe_load(example).items()
     assert written == (key or name)
     assert value
-    options = {"execution": {"allow_restate": True}} if name == "restate" else {}
     if name != "external_models":  # the example names a table of another project
-        assert loaded({**EVERYTHING, "automation": None, **options, name: value})
+        assert loaded({**EVERYTHING, "automation": None, name: value})
 
 
 def test_example_is_in_the_form_of_the_file() -> None:

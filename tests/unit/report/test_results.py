@@ -169,8 +169,7 @@ def test_model_that_was_not_executed_gets_an_observation_with_the_reason(row: Ro
 
 def test_advice_to_restate_names_the_attribute_that_allows_it_and_is_left_out_for_a_seed() -> None:
     assert str(observation(wording(), IDLE, allows_restatement=False).description).endswith(
-        " To compute a range again, set `execution.allow_restate: true` in defs.yaml, and then `restate` in the run "
-        "config."
+        " To compute a range again, set `restate: true` in defs.yaml, and then `restate` in the run config."
     )
     seed = wording(project_assets(manifest(model("core.orders", kind="SEED"))))
     assert "restate" not in str(observation(seed, IDLE).description)

@@ -135,7 +135,7 @@ def test_limit_that_cannot_be_exceeded_or_kept_is_refused(limits: dict[str, Any]
 def test_restatement_must_be_allowed() -> None:
     config = SQLMeshRunConfig(restate=RESTATE)
     refuse_restatement(config, is_allowed=True)
-    with pytest.raises(ConfigurationError, match="allow_restate: true"):
+    with pytest.raises(ConfigurationError, match="restate: true"):
         refuse_restatement(config, is_allowed=False)
 
 
