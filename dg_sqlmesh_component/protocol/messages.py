@@ -807,7 +807,8 @@ class IntervalCoverage(Event):
     """The computed intervals of an incremental model and its gaps, as in the state at that moment.
 
     A gap is a range of adjoining missing intervals. An interval is missing if the model's start, end and cron require
-    it at the run's execution time, and if it is not computed.
+    it at the run's execution time, and if it is not computed. If a `lookback` has begun to compute it again, its cron
+    need not have ticked.
 
     Sent for each requested incremental model: before its `NodeUpToDate`, `NodeWaiting` or `NodeAudited`, or before the
     `BatchFinished` of its last batch. If that batch does not finish, it is sent after the run. Void if SQLMesh starts
@@ -818,8 +819,8 @@ class IntervalCoverage(Event):
         gaps: The oldest gaps, in order; at most `MAX_GAPS`.
         gap_count: The number of all gaps.
         missing_intervals: The number of single intervals in all gaps.
-        missing_since: When the oldest missing interval became due: the first tick of the cron at or after its end. None
-            if there are no gaps.
+        missing_since: When the oldest missing interval became due: the first tick of the cron at or after its end, or
+            its end if that tick is later than now. None if there are no gaps.
         unrestated: Computed ranges whose restatement has not finished. Rows of them may be missing.
     """
 

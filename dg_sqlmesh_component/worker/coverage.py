@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
 from sqlmesh.core.snapshot.definition import merge_intervals
@@ -12,7 +13,7 @@ from sqlmesh.utils.date import to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
-from dg_sqlmesh_component.worker.environment import computed_intervals
+from dg_sqlmesh_component.worker.environment import computed_intervals, forgotten_intervals
 
 
 def is_incremental(snapshot: Snapshot) -> bool:
@@ -42,11 +43,17 @@ class Coverages:
         self.index = index
         self._execution_time = execution_time
         self._unrestated = unrestated
+        self._forgotten = {
+            name: intervals for name, node in snapshots.items() if (intervals := forgotten_intervals(node, index))
+        }
         # Without `end`, SQLMesh resolves a relative `start` now, so never earlier than it did when it planned the run.
-        pending = missing_intervals(
-            snapshots.values(), execution_time=execution_time, ignore_cron=ignore_cron, deployability_index=index
-        )
-        self.pending = {snapshot.name: tuple(intervals) for snapshot, intervals in pending.items()}
+        find = partial(missing_intervals, snapshots.values(), execution_time=execution_time, deployability_index=index)
+        pending = {snapshot.name: tuple(found) for snapshot, found in find(ignore_cron=ignore_cron).items()}
+        if self._forgotten and not ignore_cron:  # a run computes them before their cron has ticked
+            for snapshot, found in find(ignore_cron=True).items():
+                early = contained(found, self._forgotten.get(snapshot.name, ()))
+                pending[snapshot.name] = tuple(sorted(early.union(pending.get(snapshot.name, ()))))
+        self.pending = {name: intervals for name, intervals in pending.items() if intervals}
         """The pending intervals of each node that has some."""
 
     def of(
@@ -74,17 +81,20 @@ class Coverages:
         missing = uncovered(self.pending.get(fqn, ()), computed)
         if missing:
             expected_until = _expected_until(snapshot, self._execution_time)
-            missing = [interval for interval in missing if interval[1] <= expected_until]
+            early = contained(missing, merge_intervals([*self._forgotten.get(fqn, ()), *forgotten]))
+            missing = [interval for interval in missing if interval[1] <= expected_until or interval in early]
         if not missing:
             return msg.IntervalCoverage(fqn, whole, unrestated=unrestated)
         gaps = merge_intervals(missing)
+        end = missing[0][1]
+        since = due_at(snapshot, end)
         return msg.IntervalCoverage(
             fqn=fqn,
             computed=whole,
             gaps=tuple(gaps[: msg.MAX_GAPS]),
             gap_count=len(gaps),
             missing_intervals=len(missing),
-            missing_since=due_at(snapshot, missing[0][1]),
+            missing_since=since if since <= self._execution_time else end,
             unrestated=unrestated,
         )
 
@@ -98,6 +108,11 @@ def uncovered(intervals: Iterable[msg.Interval], covered: Sequence[msg.Interval]
         if position < 0 or covered[position][1] < interval[1]:
             missing.append(interval)
     return missing
+
+
+def contained(intervals: Sequence[msg.Interval], ranges: Sequence[msg.Interval]) -> set[msg.Interval]:
+    """The intervals that lie in one of these ranges, which are in order and apart."""
+    return set(intervals).difference(uncovered(intervals, ranges))
 
 
 def _expected_until(snapshot: Snapshot, now: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInf
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import block, closest, listed
+from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.context import (
     PipeConsole,
     closed_on_error,
@@ -146,6 +147,17 @@ def shown_version(snapshot: Snapshot, index: DeployabilityIndex) -> str:
 def computed_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> list[msg.Interval]:
     """The computed intervals of that table."""
     return snapshot.intervals if index.is_representative(snapshot) else snapshot.dev_intervals
+
+
+def forgotten_intervals(snapshot: Snapshot, index: DeployabilityIndex) -> Sequence[msg.Interval]:
+    """The intervals of that table that a run of ours has forgotten, and that nobody has computed since.
+
+    The snapshot must have the intervals of the state. An automatic restatement marks intervals too, but the state has
+    them as computed.
+    """
+    if not (snapshot.is_model and snapshot.model.lookback and index.is_representative(snapshot)):
+        return ()
+    return subtract(snapshot.pending_restatement_intervals, snapshot.intervals)
 
 
 def altered_at(snapshot: Snapshot, index: DeployabilityIndex) -> int | None:

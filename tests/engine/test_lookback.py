@@ -88,6 +88,32 @@ def test_failed_batch_of_lookback_is_computed_again_by_the_next_run(new_shop: Ne
     assert shop.launch().status_of("t/days") == "up_to_date"
 
 
+def test_failed_batch_of_interval_that_was_computed_early_is_computed_again_before_its_cron_ticks(
+    new_shop: NewShop,
+) -> None:
+    monthly = f"cron '0 0 {(ago(0) + datetime.timedelta(days=15)).day} * *', interval_unit 'day', start '{ago(40)}'"
+    model = BY_DAY.replace("kind", f"{monthly}, kind")
+    shop = new_shop({"models/days.sql": model}, tables=SOURCE, planned_at="now", intervals_check=True)
+    assert not rows(shop)
+    early = {"ignore_cron": True}
+    first = shop.launch(ops={"sqlmesh_shop": {**early, "end": f"{ago(2)}"}})
+    assert first.status == dg.DagsterRunStatus.SUCCESS, first.failures
+    break_day(shop)
+    failed = shop.launch(ops={"sqlmesh_shop": early})
+    assert failed.status == dg.DagsterRunStatus.FAILURE
+    assert f"lacks 1 interval: [{ago(3)}, {ago(2)}). The oldest one became due at {ago(2)}" in failed.description_of(
+        CHECK
+    )
+    shop.query("UPDATE ctl.source SET n = '2'")
+    alone = shop.launch(checks=[CHECK])
+    assert not alone.checks[CHECK].passed
+    healed = shop.launch()
+    assert healed.status == dg.DagsterRunStatus.SUCCESS, healed.failures
+    assert healed.checks[CHECK].passed
+    assert {day: n for day, n in rows(shop).items() if day < 7} == HEALED
+    assert shop.launch().status_of("t/days") == "up_to_date"
+
+
 def test_old_rows_of_a_batch_that_was_rolled_back_are_computed_again(new_shop: NewShop) -> None:
     """PostgreSQL has transactions: the rows are old, not lost. Two batches run at once."""
     with postgres_server() as server:

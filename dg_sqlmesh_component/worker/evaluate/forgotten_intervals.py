@@ -8,7 +8,8 @@ is not recorded is missing for everybody: for the next run, for `sqlmesh run`, f
 The state then counts a forgotten interval as one that was never computed, and its own `lookback` would compute even
 older intervals again. If these failed too, each attempt would reach further into the past. So forgotten intervals are
 also marked as a pending restatement, which SQLMesh clears when it records them, and a run of ours computes a marked
-interval without a `lookback` of its own (`missing_with_forgotten`).
+interval without a `lookback` of its own (`missing_with_forgotten`). It does so also before the interval's cron has
+ticked, if a run with `ignore_cron` has computed the interval early: its rows were there once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sqlmesh.core.state_sync import StateReader
 
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.protocol.messages import Interval
+from dg_sqlmesh_component.worker import environment
 from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
 from dg_sqlmesh_component.worker.sqlmesh_internals import forget_intervals, replace_intervals, watch_evaluations
 
@@ -38,8 +40,9 @@ def forget_before_computing(scheduler: Scheduler, tracker: Tracker) -> None:
     again: dict[str, tuple[bool, tuple[Interval, ...]]] = {}
 
     def merged_missing_intervals(*args: Any, **kwargs: Any) -> SnapshotToIntervals:
-        forgotten = forgotten_intervals(scheduler.snapshots.values(), scheduler.state_sync)
-        return missing_with_forgotten(lambda: find_missing(*args, **kwargs), forgotten)
+        index = kwargs.get("deployability_index") or DeployabilityIndex.all_deployable()
+        forgotten = forgotten_intervals(scheduler.snapshots.values(), index, scheduler.state_sync)
+        return missing_with_forgotten(lambda **cron: find_missing(*args, **{**kwargs, **cron}), forgotten)
 
     def batch_intervals(
         requested: SnapshotToIntervals, index: DeployabilityIndex | None, *args: Any, **kwargs: Any
@@ -69,43 +72,34 @@ def common(intervals: Iterable[Interval], others: Iterable[Interval]) -> tuple[I
 
 
 def forgotten_intervals(
-    snapshots: Iterable[Snapshot], state_reader: StateReader
-) -> dict[Snapshot, tuple[Interval, ...]]:
-    """The intervals that each model with a `lookback` has forgotten and that nobody has computed since.
-
-    An automatic restatement marks intervals too, but the state has them as computed.
-    """
-    marked = [
-        node for node in snapshots if node.is_model and node.model.lookback and node.pending_restatement_intervals
-    ]
+    snapshots: Iterable[Snapshot], index: DeployabilityIndex, state_reader: StateReader
+) -> dict[Snapshot, Sequence[Interval]]:
+    """The intervals that each model with a `lookback` has forgotten and that nobody has computed since."""
+    marked = [snapshot for snapshot in snapshots if environment.forgotten_intervals(snapshot, index)]
     copies = [snapshot.copy() for snapshot in marked]  # SQLMesh may have removed what it restates automatically
     state_reader.refresh_snapshot_intervals(copies)
-    forgotten = {
-        snapshot: subtract(copy.pending_restatement_intervals, copy.intervals) for snapshot, copy in zip(marked, copies)
-    }
+    forgotten = {snapshot: environment.forgotten_intervals(copy, index) for snapshot, copy in zip(marked, copies)}
     return {snapshot: intervals for snapshot, intervals in forgotten.items() if intervals}
 
 
 def missing_with_forgotten(
-    find_missing: Callable[[], SnapshotToIntervals], forgotten: Mapping[Snapshot, Sequence[Interval]]
+    find_missing: Callable[..., SnapshotToIntervals], forgotten: Mapping[Snapshot, Sequence[Interval]]
 ) -> SnapshotToIntervals:
     """The missing intervals: those that SQLMesh would find if nothing was forgotten, and the forgotten ones.
 
     Args:
-        find_missing: Finds them with SQLMesh's own `lookback`.
+        find_missing: Finds them with SQLMesh's own `lookback`. It accepts `ignore_cron`.
     """
-    found = find_missing()
-    if not forgotten.keys() & found.keys():
-        return found
+    if not forgotten:
+        return find_missing()
+    with_early = find_missing(ignore_cron=True)
     before = {snapshot: snapshot.intervals for snapshot in forgotten}
     for snapshot, intervals in forgotten.items():
         snapshot.intervals = merge_intervals([*snapshot.intervals, *intervals])
-    if_computed = find_missing()
+    found = find_missing()
     for snapshot, intervals in before.items():
         snapshot.intervals = intervals
-    return {
-        snapshot: merge_intervals([*if_computed.get(snapshot, ()), *common(intervals, forgotten[snapshot])])
-        if snapshot in forgotten
-        else intervals
-        for snapshot, intervals in found.items()
-    }
+    for snapshot in forgotten.keys() & with_early.keys():
+        if lost := common(with_early[snapshot], forgotten[snapshot]):
+            found[snapshot] = merge_intervals([*found.get(snapshot, ()), *lost])
+    return found

@@ -181,8 +181,8 @@ def _remaining(
     by_name = scheduler.snapshots_by_name
     running = {snapshot.name: snapshot for snapshot in requested}
     again = _computed_again(requested, index)
-    forgotten = {node.name for node in forgotten_intervals(map(by_name.__getitem__, pending), scheduler.state_sync)}
-    forgotten_upstream = _forgotten_upstream(requested, forgotten, by_name)
+    forgotten = forgotten_intervals(map(by_name.__getitem__, pending), index, scheduler.state_sync)
+    forgotten_upstream = _forgotten_upstream(requested, {snapshot.name for snapshot in forgotten}, by_name)
     remaining: dict[Snapshot, list[Interval]] = {}
     nearest: dict[str, frozenset[str]] = {}
     lacking: dict[str, list[Interval]] = {}  # by model, the intervals for which its source is not there

@@ -64,7 +64,7 @@ def _missing_intervals(
     context: Context, by_id: dict[SnapshotId, Snapshot], request: msg.PendingRequest, index: DeployabilityIndex
 ) -> SnapshotToIntervals:
     """The missing intervals of all nodes. `Scheduler.run` calls the same functions."""
-    forgotten = forgotten_intervals(by_id.values(), context.state_reader)
+    forgotten = forgotten_intervals(by_id.values(), index, context.state_reader)
     if request.environment == c.PROD:
         apply_auto_restatements(by_id, request.now)  # removes intervals of these objects; the state is not changed
     find_missing = partial(

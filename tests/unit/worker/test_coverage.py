@@ -115,6 +115,15 @@ def test_interval_that_lookback_has_begun_to_compute_again_is_missing_until_it_i
     )
 
 
+def test_interval_that_was_computed_early_and_then_forgotten_is_missing_before_its_cron_ticks() -> None:
+    kind = "INCREMENTAL_BY_TIME_RANGE (time_column ds, lookback 2)"
+    weekly = ("cron '@weekly'", "interval_unit 'day'")  # ticks on the 8th and on the 15th
+    expected = msg.IntervalCoverage(FQN, (day(1), day(11)), ((day(9), day(10)),), 1, 1, day(10))
+    forgotten = ((day(9), day(10)),)
+    in_state = coverage([(1, 8), (10, 10)], day(12), *weekly, kind=kind, restated_by_sqlmesh=forgotten)
+    assert in_state == expected
+
+
 def test_interval_that_is_not_over_is_not_missing_with_allow_partials() -> None:
     partials = ("cron '@hourly'", "interval_unit 'day'", "allow_partials true")
     assert coverage([(1, 7)], day(8, 11), *partials) == msg.IntervalCoverage(FQN, (day(1), day(8)))

@@ -26,6 +26,15 @@ def ranges(days: Days) -> list[tuple[int, int]]:
     return [(day(first), day(last + 1)) for first, last in days]
 
 
+def daily_model(computed: Days, *properties: str) -> Snapshot:
+    header = ", ".join([f"name t.days, kind {KIND}, start '2026-03-01', dialect duckdb", *properties])
+    snapshot = Snapshot.from_node(load_sql_based_model(parse(f"MODEL ({header}); SELECT 1 AS ds")), nodes={})
+    snapshot.categorize_as(SnapshotChangeCategory.BREAKING)
+    for start, end in ranges(computed):
+        snapshot.add_interval(start, end)
+    return snapshot
+
+
 @pytest.mark.parametrize(
     ("computed", "forgotten", "now", "expected"),
     [
@@ -41,13 +50,26 @@ def ranges(days: Days) -> list[tuple[int, int]]:
 def test_forgotten_days_are_computed_without_a_lookback_of_their_own(
     computed: Days, forgotten: Days, now: int, expected: Days
 ) -> None:
-    parsed = parse(f"MODEL (name t.days, kind {KIND}, start '2026-03-01', dialect duckdb); SELECT 1 AS ds")
-    snapshot = Snapshot.from_node(load_sql_based_model(parsed), nodes={})
-    snapshot.categorize_as(SnapshotChangeCategory.BREAKING)
-    for start, end in ranges(computed):
-        snapshot.add_interval(start, end)
+    snapshot = daily_model(computed)
     before = list(snapshot.intervals)
     find_missing = partial(merged_missing_intervals, [snapshot], execution_time=day(now), end=day(now))
     found = missing_with_forgotten(find_missing, {snapshot: ranges(forgotten)} if forgotten else {})
     assert found == {snapshot: ranges(expected)}
     assert snapshot.intervals == before
+
+
+@pytest.mark.parametrize(
+    ("computed", "forgotten", "now", "expected"),
+    [
+        ([(1, 8), (10, 10)], [(9, 9)], 12, [(9, 9)]),  # not day 11, whose cron has not ticked either
+        ([(1, 8)], [(9, 10)], 12, [(9, 10)]),
+        ([(1, 8), (10, 10)], [(9, 9)], 15, [(9, 14)]),  # the cron has ticked
+    ],
+)
+def test_forgotten_days_are_computed_before_their_cron_ticks(
+    computed: Days, forgotten: Days, now: int, expected: Days
+) -> None:
+    """A run with `ignore_cron` has computed them early. The cron ticks on the 8th and on the 15th."""
+    snapshot = daily_model(computed, "cron '@weekly'", "interval_unit 'day'")
+    find_missing = partial(merged_missing_intervals, [snapshot], execution_time=day(now), end=day(now))
+    assert missing_with_forgotten(find_missing, {snapshot: ranges(forgotten)}) == {snapshot: ranges(expected)}
