@@ -53,7 +53,7 @@ CHECKS = {
     "ticks": "a tick of a schedule requests what `sqlmesh run` computes",
     "forgotten": "hours that a lookback of ours has not finished are missing, and their check is failed, until a run "
     "computes exactly these",
-    "lost": "the checks of a model that a failed restatement has emptied stay failed until it is computed again",
+    "lost": "the checks of a model whose restatement has failed stay failed until its hours are computed again",
     "green": "after a run of all models, the status check of each model without a problem is passed",
     "errors": "no action raises an error",
     "stale": "no asset is stale whose upstream models were computed before it",
@@ -125,13 +125,13 @@ class Sequence:
     gone: dict[str, Hours] = field(default_factory=dict)
     """Hours that the state has as computed, and that have no rows."""
     lost: dict[str, Hours] = field(default_factory=dict)
-    """The part of `gone` that a failed restatement of ours has deleted."""
+    """Hours that a failed restatement of ours has deleted, or written without finishing."""
     forgotten: dict[str, Hours] = field(default_factory=dict)
     """Hours that were computed once, and that a run of ours has begun to compute again and has not finished."""
     interrupted: set[str] = field(default_factory=set)
     """The model during which the run of this action was killed or cancelled."""
     observed: set[str] = field(default_factory=set)
-    """Models that were interrupted: Dagster has no materialization of what they have computed last."""
+    """Models that were interrupted or have failed: Dagster has no materialization of what they have computed last."""
     computed_in: dict[str, int] = field(default_factory=dict)
     changed_in: dict[str, int] = field(default_factory=dict)
     """The last action that has computed a model."""
@@ -159,7 +159,8 @@ class Sequence:
             self.shell(self.project, "plan", "--auto-apply", "--no-prompts")
             self.twin = Path(shutil.copytree(self.project, self.folder / "twin"))
             attributes: dict[str, Any] = dict(ATTRIBUTES)
-            if self.rng.random() < 0.3:
+            self.has_retries = self.rng.random() < 0.3
+            if self.has_retries:
                 attributes["execution"] = {"retries": RETRIES}
             self.dagster.add_component("shop", {"project": str(self.project), **attributes})
             self.refresh()
@@ -272,6 +273,9 @@ class Sequence:
                 self.disagree("records", f"{name} is {statuses[name]}, and has computed {text_of(hours)}")
             elif found not in (hours, None):
                 self.disagree("records", f"{name} has recorded {text_of(found)}, and computed {text_of(hours)}")
+        for name in self.interrupted & self.outside.keys():
+            if self.has_retries:  # the first attempt has forgotten them, so the second one did not find them
+                self.outside[name].required -= computed.get(name, NONE)
         self.check_outside(
             {**record.computed_outside, **record.reported_outside},
             {name for name in selected if statuses[name] == "up_to_date"},
@@ -280,15 +284,15 @@ class Sequence:
             if name in self.outside:
                 whole = not self.model(name).has_time
                 self.outside[name].required = NONE if whole else self.outside[name].required - hours
-        self.observed = {
-            name for name in self.observed | self.interrupted if f"t/{name}" not in record.materializations
-        }
+        without_record = self.observed | self.interrupted | computed.keys()
+        self.observed = {name for name in without_record if f"t/{name}" not in record.materializations}
         self.check_rows(computed)
         if not is_restatement:
             self.check_state_is_honest(computed, gone_before)
         if is_restatement and record.status != dg.DagsterRunStatus.SUCCESS:
-            for name, gone in self.gone.items():
-                self.lost[name] = self.lost.get(name, NONE) | (gone - gone_before.get(name, NONE))
+            for name, gone in self.gone.items():  # rows are written and not recorded if an audit has failed
+                written = self.hours_with_rows(name, len(self.actions)) - computed.get(name, NONE)
+                self.lost[name] = self.lost.get(name, NONE) | (gone - gone_before.get(name, NONE)) | written
         if forgotten_before or self.forgotten or self.interrupted:
             if twin_succeeded is not None and not is_restatement:
                 self.check_forgotten(forgotten_before, computed)
@@ -421,7 +425,7 @@ class Sequence:
         for model in self.models:
             if model.has_time:
                 self.gone[model.name] = self.state.computed[model.name] - self.hours_with_rows(model.name)
-        self.lost = {name: hours & self.gone[name] for name, hours in self.lost.items()}
+        self.lost = {name: hours - computed.get(name, NONE) for name, hours in self.lost.items()}
 
     def check_twin(self) -> None:
         """Compare intervals and rows of both projects."""
@@ -460,7 +464,7 @@ class Sequence:
         for name, hours in self.lost.items():
             for check in ("sqlmesh_execution_status", "sqlmesh_intervals_complete"):
                 if hours and self.check_passed(name, check):
-                    self.disagree("lost", f"{name} lacks the rows of {text_of(hours)}, and {check} is passed")
+                    self.disagree("lost", f"the rows of {name} of {text_of(hours)} are bad, and {check} is passed")
 
     def check_stale(self) -> None:
         """Models that were computed after their upstream models must not be stale."""
