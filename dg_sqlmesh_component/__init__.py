@@ -12,13 +12,13 @@ from dg_sqlmesh_component.config.attributes import MetadataLimits as MetadataLim
 from dg_sqlmesh_component.config.attributes import Restate as Restate
 from dg_sqlmesh_component.config.attributes import TagConvention as TagConvention
 from dg_sqlmesh_component.config.external_models import ExternalModels as ExternalModels
-from dg_sqlmesh_component.config.preview import Preview as Preview
-from dg_sqlmesh_component.config.preview import PreviewDiff as PreviewDiff
-from dg_sqlmesh_component.config.preview import PreviewEnvironment as PreviewEnvironment
+from dg_sqlmesh_component.config.plans import Deploy as Deploy
+from dg_sqlmesh_component.config.plans import Preview as Preview
+from dg_sqlmesh_component.config.plans import PreviewDiff as PreviewDiff
+from dg_sqlmesh_component.config.plans import PreviewEnvironment as PreviewEnvironment
 from dg_sqlmesh_component.config.project import SQLMeshProject as SQLMeshProject
 from dg_sqlmesh_component.config.retries import Retries as Retries
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig as SQLMeshRunConfig
-from dg_sqlmesh_component.config.scheduling import Deploy as Deploy
 from dg_sqlmesh_component.config.scheduling import Janitor as Janitor
 from dg_sqlmesh_component.config.scheduling import PollingSensor as PollingSensor
 from dg_sqlmesh_component.config.scheduling import Schedule as Schedule

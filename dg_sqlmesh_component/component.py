@@ -15,6 +15,7 @@ from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManage
 from pydantic import BaseModel
 from typing_extensions import Self
 
+from dg_sqlmesh_component.clean_up.job import build_janitor
 from dg_sqlmesh_component.config.attributes import Selection, refuse_unset_variable
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
@@ -24,7 +25,6 @@ from dg_sqlmesh_component.definitions.code_location import CodeLocation, compone
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import Translator
-from dg_sqlmesh_component.janitor.job import build_janitor
 from dg_sqlmesh_component.plan.job import build_deploy_jobs, build_preview_jobs, deploy_jobs
 from dg_sqlmesh_component.plan.step import PlanSettings
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError

@@ -27,18 +27,27 @@ ALLOWED_IMPORTS = {
     "definitions": {"protocol", "config", "definitions", INTERNALS},
     "report": {"protocol", "definitions", "report", INTERNALS},
     "run": {"protocol", "config", "worker_client", "definitions", "report", "run", INTERNALS},
-    "janitor": {"protocol", "config", "worker_client", "definitions", "run", "janitor", INTERNALS},
-    "plan": {"protocol", "config", "worker_client", "definitions", "report", "run", "janitor", "plan", INTERNALS},
+    "clean_up": {"protocol", "config", "worker_client", "definitions", "run", "clean_up", INTERNALS},
+    "plan": {"protocol", "config", "worker_client", "definitions", "report", "run", "clean_up", "plan", INTERNALS},
     "schedule": {"protocol", "config", "worker_client", "definitions", "report", "run", "schedule", INTERNALS},
     "sensor": {"protocol", "config", "worker_client", "definitions", "report", "run", "sensor", INTERNALS},
 }
 """The folders and modules that each folder may import. Modules at the top of the package may import everything."""
 
+WORKER_ROOMS: dict[str, set[str]] = {
+    ".": set(),
+    "observe": {"observe"},
+    "load": {"load"},
+    "evaluate": {"observe", "evaluate"},
+    "plan": {"observe", "plan"},
+}
+"""The folders of the worker that each of them may import. Its entry may import all."""
+
 WITHOUT_DAGSTER = (
     "protocol",
     "worker",
     "report/outcomes.py",
-    "report/plan_gate.py",
+    "plan/gate.py",
     "run/ledger.py",
     "run/retry_decision.py",
 )
@@ -85,6 +94,8 @@ def folder_of(path: Path) -> str:
 def test_every_folder_has_an_import_rule() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     assert folders == set(ALLOWED_IMPORTS)
+    rooms = {path.name for path in (PACKAGE / "worker").iterdir() if (path / "__init__.py").is_file()}
+    assert rooms == WORKER_ROOMS.keys() - {"."}
 
 
 @pytest.mark.parametrize("folder", ALLOWED_IMPORTS)
@@ -100,10 +111,11 @@ def test_only_the_worker_imports_sqlmesh() -> None:
             assert not top_level(imports(path)) & SQLMESH, path
 
 
-def test_only_the_entry_of_the_worker_imports_its_evaluation() -> None:
-    for path in (PACKAGE / "worker").glob("*.py"):
-        if path.name != "__main__.py":
-            assert not {name for name in imports(path) if name.startswith(f"{NAME}.worker.evaluate")}, path
+@pytest.mark.parametrize("room", WORKER_ROOMS)
+def test_room_of_the_worker_imports_only_allowed_rooms(room: str) -> None:
+    for path in (PACKAGE / "worker" / room).glob("*.py"):
+        imported = {file.parent.name for file in own_modules(imports(path)) if file.parent.parent.name == "worker"}
+        assert path.name == "__main__.py" or imported <= WORKER_ROOMS[room], path
 
 
 @pytest.mark.parametrize("place", WITHOUT_DAGSTER)

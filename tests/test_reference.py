@@ -30,7 +30,7 @@ from dg_sqlmesh_component.config.attributes import (
     TagConvention,
 )
 from dg_sqlmesh_component.config.external_models import ExternalModels
-from dg_sqlmesh_component.config.preview import Preview, PreviewDiff
+from dg_sqlmesh_component.config.plans import Preview, PreviewDiff
 from dg_sqlmesh_component.config.retries import Retries
 from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
 

@@ -25,9 +25,9 @@ from dg_sqlmesh_component.config.attributes import (
 from dg_sqlmesh_component.config.durations import WrittenDuration
 from dg_sqlmesh_component.config.external_models import ExternalModels
 from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping, resolved_by
-from dg_sqlmesh_component.config.preview import Preview
+from dg_sqlmesh_component.config.plans import Deploy, Preview
 from dg_sqlmesh_component.config.project import SQLMeshProject
-from dg_sqlmesh_component.config.scheduling import Deploy, Janitor, PollingSensor, Schedule
+from dg_sqlmesh_component.config.scheduling import Janitor, PollingSensor, Schedule
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.manifest import Model
 

@@ -30,7 +30,8 @@ def _time_zone() -> Any:
     return attribute(None, "Time zone of `cron`. Default: UTC.", "Europe/Berlin")
 
 
-def _run_tags() -> Any:
+def run_tags() -> Any:
+    """The attribute `tags` of a job's runs."""
     description = "Tags of the runs, without keys that Dagster or this component sets. Default: none."
     return attribute(dict, description, {"team": "data"})
 
@@ -49,7 +50,7 @@ class Schedule(Attributes, path="schedule"):
         "shop",
     )
     default_status: DefaultStatus = _default_status()
-    tags: dict[str, str] = _run_tags()
+    tags: dict[str, str] = run_tags()
     cron: str | None = attribute(
         None,
         "When to look for pending intervals, as a cron expression. Default: whenever the cron of a model ticks.",
@@ -94,17 +95,6 @@ class PollingSensor(Attributes, path="polling_sensor"):
 
 
 @dataclass
-class Deploy(Attributes, path="deploy"):
-    """Jobs that show and apply a plan: `<op>_plan` and `<op>_apply`, for example `sqlmesh_shop_plan`.
-
-    `<op>_plan` shows what the files of this deployment would do to the environment, with a digest. `<op>_apply` applies
-    the plan with an approved digest. Write true, or a mapping with options. Default: no such jobs.
-    """
-
-    tags: dict[str, str] = _run_tags()
-
-
-@dataclass
 class Janitor(Attributes, path="janitor"):
     """A job and a schedule for SQLMesh's janitor.
 
@@ -121,7 +111,7 @@ class Janitor(Attributes, path="janitor"):
         "example `sqlmesh_shop_janitor`.",
         "clean_up_shop",
     )
-    tags: dict[str, str] = _run_tags()
+    tags: dict[str, str] = run_tags()
     environment: str | None = attribute(
         None,
         "Delete only this environment, if it has expired. SQLMesh then deletes no tables of models and does not "

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.scheduling import Deploy
+from dg_sqlmesh_component.config.plans import Deploy
 from dg_sqlmesh_component.definitions.op import refuse_reserved_tags
 from dg_sqlmesh_component.plan.preview import close_preview, show_preview
 from dg_sqlmesh_component.plan.step import PlanSettings, apply_plan, show_plan

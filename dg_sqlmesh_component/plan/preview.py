@@ -8,14 +8,14 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.janitor.step import JanitorStep
+from dg_sqlmesh_component.clean_up.step import JanitorStep
+from dg_sqlmesh_component.plan.gate import Decision, Refusal, digest_of, headline, preview_refusals, refusals
+from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.plan.step import PlanSettings, PlanStep
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.report.plan_gate import Decision, Refusal, digest_of, headline, preview_refusals, refusals
-from dg_sqlmesh_component.report.plan_report import PlanReport
 
 
 def show_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterator[Any]:

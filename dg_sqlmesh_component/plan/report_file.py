@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import dagster as dg
 
+from dg_sqlmesh_component.plan.gate import Refusal
+from dg_sqlmesh_component.plan.report import REPORT_VARIABLE, PlanReport
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.report.plan_gate import Refusal
-from dg_sqlmesh_component.report.plan_report import REPORT_VARIABLE, PlanReport
 
 _UNFINISHED = Refusal(
     "error", (), "The job has not finished. If its run is not in progress, the run's page in Dagster says how it ended."

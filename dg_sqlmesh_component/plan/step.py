@@ -11,10 +11,12 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.attributes import Execution
-from dg_sqlmesh_component.config.preview import Preview
+from dg_sqlmesh_component.config.plans import Preview
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import DataVersions, log_step_metadata
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.plan.gate import Decision, Refusal, allowed_fqns, apply_config, digest_of, headline, refusals
+from dg_sqlmesh_component.plan.report import PlanReport, kept_rows
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, SQLMeshComponentError
@@ -23,16 +25,6 @@ from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
-from dg_sqlmesh_component.report.plan_gate import (
-    Decision,
-    Refusal,
-    allowed_fqns,
-    apply_config,
-    digest_of,
-    headline,
-    refusals,
-)
-from dg_sqlmesh_component.report.plan_report import PlanReport, kept_rows
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash

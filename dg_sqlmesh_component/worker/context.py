@@ -1,10 +1,9 @@
-"""Open a SQLMesh project as the `sqlmesh` command does (`open_context`), and explain its errors (`explain`)."""
+"""Open a SQLMesh project as the `sqlmesh` command does."""
 
 from __future__ import annotations
 
 import inspect
 import os
-import shlex
 import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -13,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlmesh.core import constants as c
 from sqlmesh.core.config import Config
 from sqlmesh.core.config.connection import ConnectionConfig
 from sqlmesh.core.config.loader import load_configs
@@ -21,23 +19,19 @@ from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.context import Context
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.state_sync import StateSync
-from sqlmesh.utils.concurrency import NodeExecutionFailedError
 
-from dg_sqlmesh_component.protocol.bootstrap import sqlmesh_program
 from dg_sqlmesh_component.protocol.errors import (
     ConfigurationError,
-    DatabaseInUseError,
     EnvironmentNotReadyError,
-    EvaluationError,
     ProjectLoadError,
     SQLMeshComponentError,
     WorkerError,
 )
-from dg_sqlmesh_component.protocol.formatting import block, listed, plain, short_hash
+from dg_sqlmesh_component.protocol.formatting import listed, plain, short_hash
 from dg_sqlmesh_component.protocol.messages import OpenProject, SecretsKnown
 from dg_sqlmesh_component.protocol.redaction import secrets_in
+from dg_sqlmesh_component.worker.explain import describe_error, explain
 from dg_sqlmesh_component.worker.find_secrets import secret_values
-from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import (
     check_opened_state,
@@ -221,104 +215,3 @@ def state_connection(context: Context) -> ConnectionConfig:
 def environment_name(project: OpenProject, context: Context) -> str:
     """The environment that `defs.yaml` names, else the project's default."""
     return Environment.sanitize_name(project.environment or context.config.default_target_environment)
-
-
-def sqlmesh_command(project: OpenProject, *words: str) -> str:
-    """The shell command that runs `sqlmesh` with these words, from any folder."""
-    folder = project.working_directory or project.paths[0]
-    paths = project.paths if project.paths != (folder,) else ()
-    options = [option for path in paths for option in ("-p", path)]
-    if project.gateway:
-        options += ["--gateway", project.gateway]
-    if project.config:
-        options += ["--config", project.config]
-    return f"cd {shlex.quote(folder)} && {shlex.join([sqlmesh_program(), *options, *words])}"
-
-
-def plan_command(project: OpenProject, environment: str, context: Context, *, is_new: bool = False) -> str:
-    """The shell command of the plan that updates or creates the environment."""
-    default = Environment.sanitize_name(context.config.default_target_environment)
-    arguments = [] if environment == default else [environment]
-    # If the local files equal prod, SQLMesh creates another environment only with this option.
-    options = ["--include-unmodified"] if is_new and environment != c.PROD else []
-    return sqlmesh_command(project, "plan", *arguments, *options)
-
-
-def describe_error(error: BaseException) -> str:
-    """The text of an exception, after its class name, with its innermost cause.
-
-    Errors of SQLMesh itself and ours need no class name. The error of a failed node has the id of a version only, so
-    its cause takes its place.
-    """
-    if bug := own_bug(error):
-        return bug
-    while isinstance(error, NodeExecutionFailedError) and error.__cause__ is not None:
-        error = error.__cause__
-    text, cause = _named_text(error), error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return text if plain(cause) in text else f"{text.rstrip('.')}. It was caused by {_named_text(cause)}"
-
-
-def _named_text(error: BaseException) -> str:
-    text, name = plain(error), type(error).__name__
-    return text if text and name in ("ConfigError", "SQLMeshError", "ProjectExit") else f"{name}: {text}"
-
-
-def unfinished_plan(project: OpenProject, environment: str) -> EnvironmentNotReadyError:
-    """The error if a plan has been updating the environment for too long."""
-    return EnvironmentNotReadyError(
-        f"The environment {environment!r} is being updated by a plan that has not finished "
-        "within `execution.environment_timeout` (in defs.yaml). "
-        f"{how_to_finish_plan(project, environment)}",
-        is_transient=True,
-    )
-
-
-def how_to_finish_plan(
-    project: OpenProject, environment: str, plan_id: str | None = None, apply_job: str | None = None
-) -> str:
-    """What to do if a plan was interrupted after it had begun to change the environment.
-
-    Args:
-        apply_job: The job that may have applied it.
-    """
-    command = block(sqlmesh_command(project, "plan", environment))
-    if apply_job is None or plan_id is None:
-        return f"If that plan was interrupted, apply it again:{command}"
-    return (
-        f"If that plan was interrupted, finish it. Was it applied by the job {apply_job}? Its run has the tag "
-        f"`sqlmesh/plan_id: {plan_id}`: launch that run again. If not, apply it again:{command}"
-    )
-
-
-def explain(error: Exception, project: OpenProject, environment: str | None = None) -> SQLMeshComponentError:
-    """Turn an error that ended a whole request into the class that says who must act.
-
-    Args:
-        environment: The environment that runs; None while a project is loaded.
-    """
-    if bug := own_bug(error):
-        return WorkerError(bug)
-    text = plain(error)
-    if "Could not set lock on file" in text:
-        return DatabaseInUseError(
-            "The DuckDB file is in use by another process, and DuckDB lets only one process write at a time: "
-            f"{text.rstrip('.')}. Wait for that process, or end it.",
-            is_transient=True,
-        )
-    if "Please run a migration" in text:
-        return EnvironmentNotReadyError(
-            f"SQLMesh's state was written by an older SQLMesh. {text} "
-            f"Back up the state and run:{block(sqlmesh_command(project, 'migrate'))}"
-        )
-    if "Please upgrade" in text:
-        return EnvironmentNotReadyError(
-            f"SQLMesh's state was written by a newer SQLMesh. {text} "
-            "Upgrade SQLMesh in the interpreter that runs the project (`project.python` in defs.yaml)."
-        )
-    if environment and "Exceeded the maximum wait time for environment" in text:
-        return unfinished_plan(project, environment)
-    return EvaluationError(
-        f"SQLMesh ended the run with an error: {describe_error(error)}", is_transient=is_transient(error)
-    )

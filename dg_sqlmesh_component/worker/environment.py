@@ -17,13 +17,8 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
 from dg_sqlmesh_component.protocol.formatting import block, closest, listed
 from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.worker.context import (
-    PipeConsole,
-    closed_on_error,
-    open_context,
-    plan_command,
-    state_connection,
-)
+from dg_sqlmesh_component.worker.commands import plan_command
+from dg_sqlmesh_component.worker.context import PipeConsole, closed_on_error, open_context, state_connection
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import read_snapshots_without_cache
 

@@ -20,13 +20,9 @@ from sqlmesh.core.snapshot.definition import SnapshotTableCleanupTask
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import block
-from dg_sqlmesh_component.worker.context import (
-    PipeConsole,
-    closed_on_error,
-    describe_error,
-    open_context,
-    sqlmesh_command,
-)
+from dg_sqlmesh_component.worker.commands import sqlmesh_command
+from dg_sqlmesh_component.worker.context import PipeConsole, closed_on_error, open_context
+from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import (

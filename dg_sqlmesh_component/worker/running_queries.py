@@ -12,7 +12,7 @@ from sqlmesh.core.engine_adapter import EngineAdapter
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted
-from dg_sqlmesh_component.worker.context import describe_error
+from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import new_connection, open_connections, query_jobs
 

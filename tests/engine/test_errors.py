@@ -364,7 +364,7 @@ bug = Path(__file__).parent / "bug.py"
 if bug.exists():
     exec(bug.read_text())
 """
-IN_TRACKER = "from dg_sqlmesh_component.worker.evaluate.tracker import Tracker; "
+IN_TRACKER = "from dg_sqlmesh_component.worker.observe.tracker import Tracker; "
 """Without one of its methods, the next line of our own code that calls it raises an AttributeError."""
 
 

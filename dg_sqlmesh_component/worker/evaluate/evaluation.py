@@ -44,20 +44,14 @@ from dg_sqlmesh_component.protocol.errors import (
 )
 from dg_sqlmesh_component.protocol.formatting import block, counted, unquoted, utc_text
 from dg_sqlmesh_component.worker.changes import Comparison
-from dg_sqlmesh_component.worker.context import (
-    closed_on_error,
-    describe_error,
-    explain,
-    how_to_finish_plan,
-    open_context,
-    plan_command,
-    unfinished_plan,
-)
+from dg_sqlmesh_component.worker.commands import how_to_finish_plan, plan_command
+from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.environment import deployability, promoted_version, sharing_a_table, stored_environment
-from dg_sqlmesh_component.worker.evaluate.audits import audit_alone, record_audits
 from dg_sqlmesh_component.worker.evaluate.stale_manifest import refuse_changed_defaults, refuse_unknown_upstream
-from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
+from dg_sqlmesh_component.worker.explain import describe_error, explain, unfinished_plan
+from dg_sqlmesh_component.worker.observe.audits import audit_alone, record_audits
+from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.project_exits import exits_as_exceptions

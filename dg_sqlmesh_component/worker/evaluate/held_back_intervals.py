@@ -44,7 +44,7 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, upstream
-from dg_sqlmesh_component.worker.evaluate.forgotten_intervals import forgotten_intervals
+from dg_sqlmesh_component.worker.observe.forgotten_intervals import forgotten_intervals
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
 

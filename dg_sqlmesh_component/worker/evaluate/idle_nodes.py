@@ -13,8 +13,8 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, upstream
-from dg_sqlmesh_component.worker.evaluate.audits import audited
-from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
+from dg_sqlmesh_component.worker.observe.audits import audited
+from dg_sqlmesh_component.worker.observe.tracker import Tracker
 
 
 def idle_nodes(

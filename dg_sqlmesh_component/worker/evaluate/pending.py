@@ -17,9 +17,9 @@ from sqlmesh.utils.date import to_datetime, to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
 from dg_sqlmesh_component.worker.environment import deployability, opened_without_lock
-from dg_sqlmesh_component.worker.evaluate.forgotten_intervals import forgotten_intervals, missing_with_forgotten
 from dg_sqlmesh_component.worker.evaluate.held_back_intervals import has_signals, hold_back_pending_upstream
-from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
+from dg_sqlmesh_component.worker.observe.forgotten_intervals import forgotten_intervals, missing_with_forgotten
+from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 MAX_SIGNAL_SECONDS = 20

@@ -24,10 +24,10 @@ from sqlmesh.utils.errors import PlanError
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.worker.context import describe_error
 from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate, resolved_range
-from dg_sqlmesh_component.worker.evaluate.tracker import Replaced, Tracker
+from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.observe.tracker import Replaced, Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 
 

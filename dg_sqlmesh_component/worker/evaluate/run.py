@@ -20,9 +20,9 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate
-from dg_sqlmesh_component.worker.evaluate.forgotten_intervals import forget_before_computing
 from dg_sqlmesh_component.worker.evaluate.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
+from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
 

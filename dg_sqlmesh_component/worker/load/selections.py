@@ -10,7 +10,7 @@ from sqlmesh.core.context import Context
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean, listed
 from dg_sqlmesh_component.protocol.manifest import AnsweredSelection
-from dg_sqlmesh_component.worker.context import describe_error
+from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.sqlmesh_internals import selector_of
 
 

@@ -18,7 +18,7 @@ from sqlmesh.core.state_sync.common import ExpiredBatchRange
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, EvaluationError
-from dg_sqlmesh_component.worker.context import describe_error
+from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.janitor import (
     CAN_LIMIT_TO_ENVIRONMENT,
     JanitorConsole,

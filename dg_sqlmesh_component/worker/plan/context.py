@@ -24,10 +24,12 @@ from dg_sqlmesh_component.protocol.errors import (
     UnitTestError,
 )
 from dg_sqlmesh_component.protocol.formatting import block, listed, plain, unquoted
-from dg_sqlmesh_component.worker.context import closed_on_error, describe_error, open_context, sqlmesh_command
-from dg_sqlmesh_component.worker.evaluate.audits import record_audits
-from dg_sqlmesh_component.worker.evaluate.forgotten_intervals import forget_before_computing
-from dg_sqlmesh_component.worker.evaluate.tracker import Tracker
+from dg_sqlmesh_component.worker.commands import sqlmesh_command
+from dg_sqlmesh_component.worker.context import closed_on_error, open_context
+from dg_sqlmesh_component.worker.explain import describe_error
+from dg_sqlmesh_component.worker.observe.audits import record_audits
+from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
+from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.state_lock import refuse_unlockable

@@ -24,7 +24,7 @@ from sqlmesh.utils import columns_to_types_all_known
 from sqlmesh.utils.dag import DAG
 
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
-from dg_sqlmesh_component.worker.context import describe_error
+from dg_sqlmesh_component.worker.explain import describe_error
 
 Columns = Mapping[str, exp.DataType]
 

@@ -1,6 +1,6 @@
 """Serve a `PlanRequest`: build a plan from the project's files, and apply it if Dagster's process approves it.
 
-Dagster's process decides, by the facts of the plan alone (`report/plan_gate.py`). A refused plan is never applied: the
+Dagster's process decides, by the facts of the plan alone (`plan/gate.py`). A refused plan is never applied: the
 worker is stopped while it waits for the approval.
 """
 
@@ -13,8 +13,8 @@ from sqlmesh.utils.date import now_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.worker.changes import Comparison
-from dg_sqlmesh_component.worker.context import explain
 from dg_sqlmesh_component.worker.environment import missing_environment, stored_environment
+from dg_sqlmesh_component.worker.explain import explain
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, open_plan_context
 from dg_sqlmesh_component.worker.plan.facts import plan_built

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from dg_sqlmesh_component.plan.gate import PARTS, Refusal
+from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.markdown import LIMIT, code, literal
-from dg_sqlmesh_component.report.plan_gate import PARTS, Refusal
-from dg_sqlmesh_component.report.plan_report import PlanReport
 
 HARMLESS = {"text", "code_inline", "html_inline", "softbreak", "strong_open", "strong_close"}
 OWN_HTML = {"<!-- -->", "<code>", "</code>"}

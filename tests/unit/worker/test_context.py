@@ -17,7 +17,7 @@ from sqlmesh.utils.concurrency import NodeExecutionFailedError
 from sqlmesh.utils.errors import SQLMeshError
 
 from dg_sqlmesh_component.worker import context as opening
-from dg_sqlmesh_component.worker.context import describe_error
+from dg_sqlmesh_component.worker.explain import describe_error
 
 
 def test_read_only_projects_with_one_name_do_not_share_a_model_cache(

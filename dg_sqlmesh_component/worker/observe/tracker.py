@@ -18,11 +18,12 @@ from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshCompone
 from dg_sqlmesh_component.protocol.formatting import listed, plain, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.intervals import subtract
-from dg_sqlmesh_component.worker.context import PipeConsole, describe_error
+from dg_sqlmesh_component.worker.context import PipeConsole
 from dg_sqlmesh_component.worker.coverage import Coverages
 from dg_sqlmesh_component.worker.environment import upstream
-from dg_sqlmesh_component.worker.evaluate.progress import Progress
+from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.forked_processes import end_fork
+from dg_sqlmesh_component.worker.observe.progress import Progress
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.project_exits import as_exception

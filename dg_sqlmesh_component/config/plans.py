@@ -1,4 +1,4 @@
-"""The attribute `preview` of `defs.yaml`."""
+"""The attributes of `defs.yaml` for jobs of plans: `deploy` and `preview`."""
 
 import os
 import re
@@ -9,10 +9,22 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping
 from dg_sqlmesh_component.config.run_config import sanitized_environment
+from dg_sqlmesh_component.config.scheduling import run_tags
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 _VARIABLE = re.compile(r"""\benv\.(\w+)|\benv\(\s*['"](\w+)['"]\s*\)""")
 """A variable without a default in a template."""
+
+
+@dataclass
+class Deploy(Attributes, path="deploy"):
+    """Jobs that show and apply a plan: `<op>_plan` and `<op>_apply`, for example `sqlmesh_shop_plan`.
+
+    `<op>_plan` shows what the files of this deployment would do to the environment, with a digest. `<op>_apply` applies
+    the plan with an approved digest. Write true, or a mapping with options. Default: no such jobs.
+    """
+
+    tags: dict[str, str] = run_tags()
 
 
 @dataclass(frozen=True)
@@ -95,9 +107,7 @@ class Preview(Attributes, path="preview"):
         ),
     ]
     diff: PreviewDiff = mapping(PreviewDiff, {"max_rows": 1_000_000, "decimals": 2})
-    tags: dict[str, str] = attribute(
-        dict, "Tags of the runs, without keys that Dagster or this component sets. Default: none.", {"team": "data"}
-    )
+    tags: dict[str, str] = run_tags()
 
     def __post_init__(self) -> None:
         if isinstance(self.environment, str):  # made in Python

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from unit.builders import days
-from unit.report.test_plan_gate import ORDERS, plan
+from unit.plan.test_gate import ORDERS, plan
 
+from dg_sqlmesh_component.plan.compared_data import HEAD, as_json, note, row
+from dg_sqlmesh_component.plan.gate import preview_refusals
+from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.report.comparison import HEAD, as_json, note, row
-from dg_sqlmesh_component.report.plan_gate import preview_refusals
-from dg_sqlmesh_component.report.plan_report import PlanReport
 
 
 def compared(**more: Any) -> msg.ModelCompared:

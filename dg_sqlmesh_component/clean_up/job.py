@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from dg_sqlmesh_component.clean_up.step import clean_up
 from dg_sqlmesh_component.config.attributes import Execution
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import Janitor
 from dg_sqlmesh_component.definitions.op import refuse_op_name, refuse_reserved_tags
-from dg_sqlmesh_component.janitor.step import clean_up
 
 
 def build_janitor(

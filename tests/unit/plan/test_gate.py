@@ -10,9 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.report.plan_gate import (
+from dg_sqlmesh_component.plan.gate import (
     PARTS,
     Decision,
     Refusal,
@@ -22,7 +20,9 @@ from dg_sqlmesh_component.report.plan_gate import (
     headline,
     refusals,
 )
-from dg_sqlmesh_component.report.plan_report import PlanReport
+from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 SALES = msg.PlannedModel(
     '"db"."marts"."sales"', "marts.sales", "indirect", "indirect_breaking", is_forward_only=True,

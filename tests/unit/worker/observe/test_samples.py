@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlglot import parse_one
 
-from dg_sqlmesh_component.worker.evaluate.samples import masked_names
+from dg_sqlmesh_component.worker.observe.samples import masked_names
 
 
 @pytest.mark.parametrize(

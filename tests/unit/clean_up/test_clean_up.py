@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 
 from dg_sqlmesh_component import Execution, Janitor, SQLMeshProject, SQLMeshProjectComponent
-from dg_sqlmesh_component.janitor.job import build_janitor
-from dg_sqlmesh_component.janitor.step import MAX_NAMED_OBJECTS, deleted_metadata, dropped_metadata
+from dg_sqlmesh_component.clean_up.job import build_janitor
+from dg_sqlmesh_component.clean_up.step import MAX_NAMED_OBJECTS, deleted_metadata, dropped_metadata
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 

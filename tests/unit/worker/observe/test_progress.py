@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.evaluate.progress import FIRST_SECONDS, SHORTEST_PAUSE_SECONDS, Progress
+from dg_sqlmesh_component.worker.observe.progress import FIRST_SECONDS, SHORTEST_PAUSE_SECONDS, Progress
 
 DAYS = [(day, day + 1) for day in range(3)]
 

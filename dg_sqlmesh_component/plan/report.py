@@ -10,12 +10,12 @@ from typing import Any
 
 import dagster as dg
 
+from dg_sqlmesh_component.plan import compared_data as comparison
+from dg_sqlmesh_component.plan.gate import Refusal, headline
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, fenced, listed, utc_text
-from dg_sqlmesh_component.report import comparison
 from dg_sqlmesh_component.report.markdown import LIMIT, code, fitting, literal, paragraphs, table_row, table_start
-from dg_sqlmesh_component.report.plan_gate import Refusal, headline
 
 REPORT_VARIABLE = "DG_SQLMESH_REPORT"
 """Environment variable: the file to which a job writes its report. `.md` or `.json` decides its format."""
