@@ -22,7 +22,7 @@ ALLOWED_IMPORTS = {
     "protocol": {"protocol"},
     "config": {"protocol", "config"},
     "worker": {"protocol", "worker"},
-    "worker_client": {"protocol", "config", "worker_client"},
+    "worker_client": {"protocol", "config", "worker_client", INTERNALS},
     "state": {"protocol", "config", "worker_client", "state", INTERNALS},
     "definitions": {"protocol", "config", "definitions", INTERNALS},
     "report": {"protocol", "definitions", "report", INTERNALS},

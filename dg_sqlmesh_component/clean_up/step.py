@@ -11,13 +11,10 @@ from dg_sqlmesh_component.config.attributes import Execution
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import Janitor
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.run.active_runs import warn_of_ended_holder
-from dg_sqlmesh_component.run.cancellation import Interruption
-from dg_sqlmesh_component.run.worker_output import WorkerOutput
-from dg_sqlmesh_component.worker_client.calls import serving
-from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
+from dg_sqlmesh_component.worker_client.session import WorkerSession
+
+_AFTER_CANCEL = " The next run of this job deletes the remaining objects."
 
 MAX_NAMED_OBJECTS = 1000
 """How many dropped objects the metadata names before it counts the others."""
@@ -40,7 +37,7 @@ def clean_up(
         overlap_timeout=execution.overlap_timeout,
     )
     step = JanitorStep(context, project, request)
-    yield from step.interruption.guard(step.run())
+    yield from step.session.drive(step.run())
 
 
 class JanitorStep:
@@ -58,58 +55,27 @@ class JanitorStep:
         what: str = "SQLMesh's janitor",
     ) -> None:
         self._context = context
-        self._project = project
         self._request = request
-        self._worker: Worker | None = None
         self._what = what
         self._dropped: list[str] = []
         self.end: msg.JanitorFinished | None = None
-        self._output = WorkerOutput(context.log)
-        self.interruption = Interruption(context, self._cancel)
+        self.session = WorkerSession(context, project, after_cancel=_AFTER_CANCEL)
 
     def run(self) -> Iterator[dg.Output[None]]:
-        end = self._serve()
-        self._output.close()
-        if self.interruption.is_cancelled:
+        for event in self.session.events(self._request):
+            if isinstance(event, msg.ObjectDropped):
+                self._dropped.append(event.name)
+        end = self.session.end
+        if self.session.is_cancelled:
             raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {self._summary(end)}")
         if not isinstance(end, msg.JanitorFinished):
             raise dg.Failure(
-                description=f"{_message(end)}\n\n{self._summary(end)}" if self._dropped else _message(end),
+                description="\n\n".join([str(self.session.error), *([self._summary(end)] if self._dropped else [])]),
                 metadata=dropped_metadata(self._dropped),
             )
         self.end = end
         self._context.log.info(self._summary(end))
         yield dg.Output(None, metadata={**deleted_metadata(end), **dropped_metadata(self._dropped)})
-
-    def _serve(self) -> msg.JanitorFinished | msg.RequestFailed | SQLMeshComponentError:
-        """Run the janitor in a worker. Return its last event, or why there is none."""
-        try:
-            with serving(self._project, self._request) as self._worker:
-                if self.interruption.is_cancelled:
-                    self._worker.cancel()
-                for event in self._worker:
-                    if isinstance(event, (msg.JanitorFinished, msg.RequestFailed)):
-                        return event
-                    if isinstance(event, msg.ObjectDropped):
-                        self._dropped.append(event.name)
-                    elif isinstance(event, msg.LogLine):
-                        self._output.write(event)
-                    elif isinstance(event, msg.StateHeld):
-                        warn_of_ended_holder(self._context, event)
-        except SQLMeshComponentError as error:
-            return error  # the worker died or could not be started
-        raise AssertionError("a worker that ends without a last event raises")
-
-    def _cancel(self) -> None:
-        """Cancel the worker. A thread calls this, at any time."""
-        if self._worker is not None:
-            self._worker.cancel()
-        self._context.log.warning(
-            f"The run is being cancelled: {self._what} gets {FINISH_GRACE_SECONDS:.0f} seconds to finish. Then its "
-            "queries are cancelled if the driver or the engine has a way. "
-            f"After {CUT_OFF_GRACE_SECONDS:.0f} more seconds, its process is killed. The next "
-            "run of this job deletes the remaining objects."
-        )
 
     def _summary(self, end: object) -> str:
         dropped = f"{counted(len(self._dropped), 'view, schema or table', 'views, schemas and tables')}"
@@ -123,10 +89,6 @@ class JanitorStep:
             f"Deleted: {environments}{names} and {snapshots}; dropped: {dropped}. The table of "
             f"intervals had {rows} before and has {end.after.interval_rows} now."
         )
-
-
-def _message(end: msg.RequestFailed | SQLMeshComponentError) -> str:
-    return end.message if isinstance(end, msg.RequestFailed) else str(end)
 
 
 def _deleted_snapshots(end: msg.JanitorFinished) -> int:

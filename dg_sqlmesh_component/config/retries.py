@@ -2,13 +2,15 @@
 
 import re
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import dagster as dg
 
 from dg_sqlmesh_component.config.mappings import Attributes, attribute, described
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+_E = TypeVar("_E", bound=msg.Event)
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Retries(Attributes, path="execution.retries", least={"max_retries": 0, "de
         )
         return policy.calculate_delay(attempt - 1)
 
-    def classify(self, event: msg.Event) -> msg.Event:
+    def classify(self, event: _E) -> _E:
         """The event; if it contains an error, `is_transient` is what these patterns make of it."""
         match event:
             case msg.NodeFailed(failed_audits=(), error_type=error_class) | msg.RequestFailed(error=error_class):

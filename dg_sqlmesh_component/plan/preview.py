@@ -26,7 +26,7 @@ def show_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Iter
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
     step = _PreviewStep(context, settings, _required_environment(context, settings))
-    yield from step.interruption.guard(step.run())
+    yield from step.session.drive(step.run())
 
 
 def close_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterator[Any]:
@@ -48,7 +48,7 @@ def close_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Ite
     report = PlanReport(environment, "", None, {}, [], None, is_preview=True)
     begin_report(report)
     try:
-        for result in step.interruption.guard(step.run()):
+        for result in step.session.drive(step.run()):
             is_open = step.end is not None and environment in step.end.environments
             done = f"Deleted the preview {environment}." if is_open else f"There is no preview {environment}."
             report = replace(report, result=done)

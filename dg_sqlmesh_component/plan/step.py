@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Generator, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from dg_sqlmesh_component.plan.gate import Decision, Refusal, allowed_fqns, appl
 from dg_sqlmesh_component.plan.report import PlanReport, kept_rows
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
@@ -28,15 +28,13 @@ from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
-from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.check_history import results_of_same_data
 from dg_sqlmesh_component.run.costs import estimates
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.unfinished_restatements import finish, unfinished_restatements
-from dg_sqlmesh_component.worker_client.calls import serving
-from dg_sqlmesh_component.worker_client.worker import Worker
+from dg_sqlmesh_component.worker_client.session import WorkerSession
 
 DIGEST_TAG = "sqlmesh/plan_digest"
 """Tag of a run: the digest of the plan that it shows or applies."""
@@ -80,7 +78,7 @@ def show_plan(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterato
     """
     decision = Decision(None, *_lists(context.op_config))
     step = PlanStep(context, settings, decision)
-    yield from step.interruption.guard(step.run())
+    yield from step.session.drive(step.run())
 
 
 def apply_plan(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterator[Any]:
@@ -93,7 +91,7 @@ def apply_plan(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterat
     config = context.op_config
     decision = Decision(config["digest"], *_lists(config), over_budget=config["over_budget"])
     step = PlanStep(context, settings, decision)
-    yield from step.interruption.guard(step.run())
+    yield from step.session.drive(step.run())
 
 
 def _lists(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -122,8 +120,7 @@ class PlanStep:
         self._compared = msg.DataComparedWithRecords()
         self._report = PlanReport(environment, "", None, {}, (), "", is_apply=self._applies)
         self._computing_since = 0
-        self._worker: Worker | None = None
-        self.interruption = Interruption(context, self._cancel)
+        self.session = WorkerSession(context, settings.project, settings.query_characters)
 
     @property
     def _applies(self) -> bool:
@@ -135,18 +132,25 @@ class PlanStep:
         return {model.fqn for model in self._report.plan.models if model.intervals} if self._report.plan else set()
 
     def run(self) -> Iterator[Any]:
-        """Yield the results of the step. The worker holds the lock on the state until Dagster has stored them."""
-        settings = self._settings
+        """Yield the results of the step."""
         begin_report(self._report)
-        try:
-            with serving(settings.project, self._request(), settings.query_characters) as self._worker:
-                if self.interruption.is_cancelled:
-                    self._worker.cancel()
-                yield from self._serve(self._worker)
-        except SQLMeshComponentError as error:  # the worker died or could not be started
+        for event in self.session.events(self._request()):
+            if isinstance(event, msg.PlanBuilt):
+                if (approval := self._answer(event)) is not None:
+                    self.session.answer(approval)
+            elif isinstance(event, msg.DataComparedWithRecords):
+                self._compared = event
+                finish(self._context.instance, event.finished_runs)
+            else:
+                self._log.event(event)
+                self._note_outcomes(event)
+        if isinstance(self.session.end, msg.LastEvent):
+            self._note_outcomes(self.session.end)
+        if (error := self.session.error) is not None:
             self._fail([str(error)], type(error))
-        finally:
-            self._log.output.close()
+        if self._ledger.contradictions:
+            self._fail([])
+        yield from self._end()
         yield dg.Output(None)
 
     def _request(self) -> msg.PlanRequest:
@@ -160,26 +164,6 @@ class PlanStep:
             concurrent_tasks=settings.execution.concurrent_tasks,
             sampling=settings.sampling,
         )
-
-    def _serve(self, worker: Worker) -> Generator[Any, None, None]:
-        for event in worker:
-            if isinstance(event, msg.PlanBuilt):
-                if (approval := self._answer(event)) is not None:
-                    worker.answer(approval)
-            elif isinstance(event, msg.RequestFailed):
-                self._note_outcomes(event)
-                self._fail([event.message], ERRORS_BY_NAME.get(event.error))
-            elif isinstance(event, msg.DataComparedWithRecords):
-                self._compared = event
-                finish(self._context.instance, event.finished_runs)
-            else:
-                self._log.event(event)
-                self._note_outcomes(event)
-            if isinstance(event, msg.EvaluationFinished):
-                break
-        if self._ledger.contradictions:
-            self._fail([])
-        yield from self._end()
 
     def _note_outcomes(self, event: msg.Event) -> None:
         # SQLMesh also audits models whose audits alone have changed, and creates tables without computing them.
@@ -297,7 +281,7 @@ class PlanStep:
             error: Its class decides, while there is no plan, whether the job was refused.
         """
         end: dg.Failure | dg.DagsterExecutionInterruptedError | None
-        if self.interruption.is_cancelled:
+        if self.session.is_cancelled:
             problems = ["The run was cancelled.", *problems]
             text = " ".join(problems)
             end = dg.DagsterExecutionInterruptedError(text)
@@ -365,11 +349,3 @@ class PlanStep:
         is_new = outcome is not None or (data.intervals and data.computed_at >= self._computing_since)
         origin = f"computed {by_plan}" if is_new else f"promoted {by_plan}; computed before"
         return outside_materialization(self._settings.assets, data, versions, of_outcome, origin)
-
-    def _cancel(self) -> None:
-        """Cancel the worker. A thread calls this, at any time."""
-        if self._worker is not None:
-            self._worker.cancel()
-        self._context.log.warning(
-            "The run is being cancelled. SQLMesh is asked to finish the batches in flight and to start no other."
-        )

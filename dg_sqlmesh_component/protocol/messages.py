@@ -418,6 +418,10 @@ class PlanApproval:
     records: Records
 
 
+Answer = Records | GoAhead | PlanApproval
+"""What Dagster's process sends if an event asks for it."""
+
+
 # -- events ---------------------------------------------------------------------------------------
 
 
@@ -1084,5 +1088,5 @@ class RequestFailed(Event):
     is_transient: bool = False
 
 
-LAST_EVENTS = (ProjectLoaded, PendingFound, ChangesFound, EvaluationFinished, JanitorFinished, RequestFailed)
+LastEvent = ProjectLoaded | PendingFound | ChangesFound | EvaluationFinished | JanitorFinished | RequestFailed
 """The last event of every request is one of these."""

@@ -11,7 +11,6 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import planned_assets
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
 
 COMPUTING_SINCE_TAG = "sqlmesh/computing_since"
@@ -19,8 +18,6 @@ COMPUTING_SINCE_TAG = "sqlmesh/computing_since"
 
 APPLIES_TAG = "sqlmesh/applies_plan_of"
 """Tag of a run that applies a plan: a hash of its project. Such a run has no assets, and may compute any model."""
-
-_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -81,21 +78,6 @@ def active_runs(instance: dg.DagsterInstance, assets: ProjectAssets) -> list[Act
                 )
             )
     return active
-
-
-def has_ended(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Whether Dagster has recorded the end of a run. Its processes may still be there."""
-    return instance.get_runs_count(dg.RunsFilter(run_ids=[run_id], statuses=_ENDED)) > 0
-
-
-def warn_of_ended_holder(context: dg.OpExecutionContext | dg.AssetExecutionContext, held: msg.StateHeld) -> None:
-    """If Dagster has recorded the end of the run that holds the lock, say so: nobody can cancel it any more."""
-    if has_ended(context.instance, held.run_id):
-        context.log.warning(
-            f"In Dagster, run {held.run_id} has ended, but the process of one of its steps holds the SQLMesh state. "
-            "Within 30 seconds after the end of its run, a step notices it and stops. If it does not, end that process "
-            "on its host. It cannot be cancelled in Dagster."
-        )
 
 
 def project_hash(assets: ProjectAssets) -> str:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import log_step_metadata
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ERRORS_BY_NAME, REFUSALS, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.errors import REFUSALS, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
 from dg_sqlmesh_component.report.prediction import (
@@ -24,20 +24,24 @@ from dg_sqlmesh_component.run.costs import estimates
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.run_log import RunLog
-from dg_sqlmesh_component.worker_client.calls import serving
+from dg_sqlmesh_component.worker_client.session import WorkerSession
 
 
-def predict(context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest) -> None:
+def predict(
+    context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest, session: WorkerSession
+) -> None:
     """Show what a run would do: in the log, and as metadata of the step.
 
     A refusal is an answer too: the step succeeds and names it, so that no asset turns red.
 
     Raises:
         dagster.Failure: There is no answer. For example, a signal has raised an error.
+        dagster.DagsterExecutionInterruptedError: The step was cancelled (SIGINT, SIGTERM).
     """
     wording = Wording(settings.assets, request.environment)
     try:
-        outcomes = _outcomes_if_all_succeed(context, settings, request, wording)
+        log = RunLog(context, wording, set(), settings.owned)
+        outcomes = _outcomes_if_all_succeed(request, session, log)
     except REFUSALS as refusal:
         log_step_metadata(context, "Dry run", {"sqlmesh/refusal": dg.MetadataValue.text(str(refusal))})
         context.log.error(f"Dry run: a run would be refused, and nothing would be computed.{block(str(refusal))}")
@@ -54,27 +58,25 @@ def predict(context: dg.AssetExecutionContext, settings: StepSettings, request: 
     log_step_metadata(context, line, prediction_metadata(predictions))
 
 
-def _outcomes_if_all_succeed(
-    context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest, wording: Wording
-) -> list[NodeOutcome]:
+def _outcomes_if_all_succeed(request: msg.EvaluationRequest, session: WorkerSession, log: RunLog) -> list[NodeOutcome]:
     """The outcomes of a run in which each planned batch finishes."""
     ledger = Ledger([*request.models, *request.standalone_audits])
-    log = RunLog(context, wording, set(), settings.owned)
-    outcomes = []
-    with serving(settings.project, request) as worker:
-        for event in worker:
-            if not isinstance(event, msg.EvaluationPlanned):  # the predictions say more
-                log.event(event)
-            if isinstance(event, msg.StateLocked):
-                worker.answer(msg.Records())
-            elif isinstance(event, msg.RestatementPlanned):
-                ledger.add(event.added)
-            elif isinstance(event, msg.RequestFailed):
-                raise ERRORS_BY_NAME[event.error](event.message)
-            for assumed in _as_if_finished(event):
-                outcomes += [settled for settled in ledger.feed(assumed) if isinstance(settled, NodeOutcome)]
-    log.output.close()
-    return outcomes
+    outcomes: list[NodeOutcome] = []
+    for event in session.events(request):
+        if not isinstance(event, msg.EvaluationPlanned):  # the predictions say more
+            log.event(event)
+        if isinstance(event, msg.StateLocked):
+            session.answer(msg.Records())
+        elif isinstance(event, msg.RestatementPlanned):
+            ledger.add(event.added)
+        for assumed in _as_if_finished(event):
+            outcomes += [settled for settled in ledger.feed(assumed) if isinstance(settled, NodeOutcome)]
+    if session.is_cancelled:
+        raise dg.DagsterExecutionInterruptedError("The run was cancelled.")
+    if session.error is not None:
+        raise session.error
+    assert isinstance(session.end, msg.EvaluationFinished), "it was asked to evaluate"
+    return outcomes + [settled for settled in ledger.feed(session.end) if isinstance(settled, NodeOutcome)]
 
 
 def _as_if_finished(event: msg.Event) -> Iterable[msg.Event]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property
 
 import dagster as dg
 
@@ -17,8 +16,6 @@ from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.report.summary import summary_line, summary_metadata
 from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.run.active_runs import warn_of_ended_holder
-from dg_sqlmesh_component.run.worker_output import WorkerOutput
 
 _IF_STALE = "\n\nIf the plan reports no changes, the manifest is stale. Refresh it:" + block(
     "dg utils refresh-defs-state"
@@ -39,17 +36,9 @@ class RunLog:
     reported_checks: Set[dg.AssetCheckKey]
     owned: Set[str]
 
-    @cached_property
-    def output(self) -> WorkerOutput:
-        return WorkerOutput(self.context.log)
-
     def event(self, event: msg.Event) -> None:
         log = self.context.log
-        if isinstance(event, msg.LogLine):
-            self.output.write(event)
-        elif isinstance(event, msg.StateHeld):
-            warn_of_ended_holder(self.context, event)
-        elif isinstance(event, msg.RestatementPlanned):
+        if isinstance(event, msg.RestatementPlanned):
             log.warning(restatement_log(self.wording, event))
             log_step_metadata(self.context, "Planned restatement", restatement_metadata(self.wording, event))
         elif isinstance(event, msg.EvaluationPlanned):
@@ -159,8 +148,7 @@ class RunLog:
             )
 
     def end(self, outcomes: Sequence[NodeOutcome]) -> None:
-        """Log how many lines were left out, and the summary of the step. The second outcome of a node is its last."""
-        self.output.close()
+        """Log the summary of the step. The second outcome of a node is its last."""
         last = {outcome.fqn: outcome for outcome in outcomes}.values()
         if last:
             log_step_metadata(self.context, summary_line(self.wording, last), summary_metadata(self.wording, last))

@@ -7,9 +7,7 @@ events alone.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -19,7 +17,6 @@ from dg_sqlmesh_component.protocol.errors import (
     ERRORS_BY_NAME,
     REFUSALS,
     ConfigurationError,
-    SQLMeshComponentError,
     StoppedError,
 )
 from dg_sqlmesh_component.protocol.formatting import listed
@@ -28,7 +25,6 @@ from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.wording import Wording, as_sentence
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.active_runs import mark_as_computing
-from dg_sqlmesh_component.run.cancellation import Interruption
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.check_history import last_evaluations, shown_evaluations
 from dg_sqlmesh_component.run.costs import estimates
@@ -39,8 +35,8 @@ from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
 from dg_sqlmesh_component.run.step_results import StepResults
 from dg_sqlmesh_component.run.unfinished_restatements import RestatementMemory, finish, unfinished_restatements
-from dg_sqlmesh_component.worker_client.calls import serving
-from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS, Worker
+from dg_sqlmesh_component.worker_client.session import WorkerSession
+from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
 
 _REFUSED = "the run was refused"
 
@@ -66,19 +62,20 @@ def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> I
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
     if request.dry_run:
-        yield from _dry_run(context, settings, request)
+        session = WorkerSession(context.op_execution_context, settings.project, settings.query_characters)
+        yield from session.drive(_dry_run(context, settings, request, session))
         return
     step = _Step(context, settings, request)
-    yield from step.interruption.guard(step.run())
+    yield from step.session.drive(step.run())
 
 
 def _dry_run(
-    context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest
+    context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest, session: WorkerSession
 ) -> Iterator[Any]:
     """Predict, and yield the last result of each check."""
     why = "this was a dry run"
     try:
-        predict(context, settings, request)
+        predict(context, settings, request, session)
     except dg.Failure:
         yield from repeated_checks(context, why, fails=True)
         raise
@@ -113,14 +110,11 @@ class _Step:
     ) -> None:
         assets, execution = settings.assets, settings.execution
         self._context = context
-        self._serving = partial(serving, settings.project, query_characters=settings.query_characters)
+        self.session = WorkerSession(context.op_execution_context, settings.project, settings.query_characters)
         self._assets = assets
         self._request = request
         self._retries = execution.retries
         self._budget = settings.budget.limits
-        self.interruption = Interruption(context.op_execution_context, self._cancel)
-        self._open_worker = ExitStack()
-        self._worker: Worker | None = None
         self._computing_since: int | None = None
         self._restatement = RestatementMemory(context, assets)
         self._not_cancelled: msg.QueriesNotCancelled | None = None
@@ -146,9 +140,9 @@ class _Step:
 
         The last worker holds the lock on the SQLMesh state until Dagster has stored all results.
         """
-        with self._open_worker:
-            failure = yield from self._results_until_failure()
-        if self.interruption.is_cancelled:
+        failure = yield from self._results_until_failure()
+        self.session.close()
+        if self.session.is_cancelled:
             finished = failure.description if failure and failure.description else "Everything had finished by then."
             raise dg.DagsterExecutionInterruptedError(f"The run was cancelled. {finished}")
         if failure is not None:
@@ -161,7 +155,7 @@ class _Step:
         self._problems += [*self._ledger.contradictions, *self._restatement.end(self._results.outcomes, self._wording)]
         failure = self._failure()
         # Dagster shows checks without a result as failed in a failed run, and as skipped in a cancelled run.
-        if failure is not None and not self.interruption.is_cancelled:
+        if failure is not None and not self.session.is_cancelled:
             yield from self._results.fill_in()
             failure = self._failure()
         if not self._wording.is_declared:
@@ -196,7 +190,7 @@ class _Step:
             yield from self._results.report(self._ledger.pause(retried))
             attempt += 1
             self._wait(attempt, end, following)
-            if self.interruption.is_cancelled:
+            if self.session.is_cancelled:
                 break
             failed_statement = retry_decision.failed_statement(end)
             end = yield from self._attempt(following)
@@ -207,28 +201,23 @@ class _Step:
 
     def _attempt(self, request: msg.EvaluationRequest) -> Generator[Any, None, retry_decision.End]:
         """Run SQLMesh once and report each node as soon as it is settled. The worker stays open."""
-        self._open_worker.close()  # the records of an earlier attempt are stored
-        try:
-            self._worker = worker = self._open_worker.enter_context(self._serving(request))
-            if self.interruption.is_cancelled:
-                worker.cancel()
-            for event in worker:
-                event = self._retries.classify(event) if self._retries else event
-                if isinstance(event, (msg.EvaluationFinished, msg.RequestFailed)):
-                    return event
-                if isinstance(event, msg.EvaluationPlanned) and event.batches and request.awaits_budget:
-                    if excess := self._excess(event):
-                        return msg.RequestFailed(ConfigurationError.__name__, excess)
-                    worker.answer(msg.GoAhead())
-                self._note(event, worker)
-                self._log.event(event)
-                if isinstance(event, msg.DataComparedWithRecords):
-                    finish(self._context.instance, event.finished_runs)
-                    self._records.note_outside_data(event.unrecorded, self._computing_since)
-                yield from self._results.report(self._ledger.feed(event))
-        except SQLMeshComponentError as error:
-            return error  # the worker died or could not be started; nodes that had finished were reported
-        raise AssertionError("a worker that ends without a last event raises")
+        for event in self.session.events(request):
+            event = self._retries.classify(event) if self._retries else event
+            if isinstance(event, msg.EvaluationPlanned) and event.batches and request.awaits_budget:
+                if excess := self._excess(event):
+                    return msg.RequestFailed(ConfigurationError.__name__, excess)
+                self.session.answer(msg.GoAhead())
+            self._note(event)
+            self._log.event(event)
+            if isinstance(event, msg.DataComparedWithRecords):
+                finish(self._context.instance, event.finished_runs)
+                self._records.note_outside_data(event.unrecorded, self._computing_since)
+            yield from self._results.report(self._ledger.feed(event))
+        end = self.session.end
+        if isinstance(end, msg.RequestFailed) and self._retries:
+            end = self._retries.classify(end)
+        assert isinstance(end, retry_decision.End), "it was asked to evaluate"
+        return end
 
     def _excess(self, planned: msg.EvaluationPlanned) -> str | None:
         """Why the planned batches are over the budget; None if they are not."""
@@ -242,10 +231,10 @@ class _Step:
             "`start` and `end`, or set `over_budget: true` in the run config."
         )
 
-    def _note(self, event: msg.Event, worker: Worker) -> None:
+    def _note(self, event: msg.Event) -> None:
         match event:
             case msg.StateLocked():
-                worker.answer(self._recorded())
+                self.session.answer(self._recorded())
             case msg.RestatementPlanned():
                 self._add(event.added)
                 self._restatement.planned = event
@@ -277,7 +266,7 @@ class _Step:
             self._results.selected |= {check for check in self._assets.checks if check.asset_key in keys}
 
     def _next_attempt(self, finished_attempts: int, end: retry_decision.End) -> msg.EvaluationRequest | None:
-        if self._retries is None or finished_attempts > self._retries.max_retries or self.interruption.is_cancelled:
+        if self._retries is None or finished_attempts > self._retries.max_retries or self.session.is_cancelled:
             return None
         return retry_decision.next_attempt(
             self._request, self._ledger, end, self._retries.is_transient, self._assets.downstream_of
@@ -292,23 +281,13 @@ class _Step:
             f"{as_sentence(retry_decision.cause(end, following))} It computes the pending intervals of "
             f"{self._listed(nodes)}."
         )
-        self.interruption.wait(seconds)
+        self.session.wait(seconds)
 
     # -- the end ----------------------------------------------------------------------------------
 
-    def _cancel(self) -> None:
-        """Cancel the worker. A thread calls this, at any time."""
-        if self._worker is not None:
-            self._worker.cancel()
-        self._context.log.warning(
-            "The run is being cancelled. SQLMesh is asked to finish the batches in flight and to start no other. After "
-            f"{FINISH_GRACE_SECONDS:.0f} seconds, their queries are cancelled if the driver or the engine has a way. "
-            f"After {CUT_OFF_GRACE_SECONDS:.0f} more, its process is killed."
-        )
-
     def _settle(self, end: retry_decision.End) -> Iterator[Any]:
         """Report the nodes that are open after the last attempt."""
-        if self.interruption.is_cancelled:
+        if self.session.is_cancelled:
             self._ledger.cancel()
         if isinstance(end, msg.EvaluationFinished):
             settled = self._ledger.feed(end)
@@ -326,7 +305,7 @@ class _Step:
 
     def _why_never_began(self, end: retry_decision.End) -> str:
         """Why SQLMesh computed and audited nothing, as a clause after "because"."""
-        if self.interruption.is_cancelled:
+        if self.session.is_cancelled:
             return "the run was cancelled before SQLMesh computed or audited anything"
         error = ERRORS_BY_NAME.get(end.error) if isinstance(end, msg.RequestFailed) else type(end)
         is_refusal = error is not None and issubclass(error, REFUSALS)

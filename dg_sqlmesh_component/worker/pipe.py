@@ -20,9 +20,9 @@ from types import FrameType
 from dg_sqlmesh_component.protocol import wire
 from dg_sqlmesh_component.protocol.errors import EvaluationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.messages import (
-    LAST_EVENTS,
     Event,
     GoAhead,
+    LastEvent,
     Level,
     LogLine,
     PlanApproval,
@@ -116,7 +116,7 @@ class Pipe:
                 _print_line(event.text)
             return
         line = wire.encode(event)
-        if isinstance(event, LAST_EVENTS):
+        if isinstance(event, LastEvent):
             with suppress(OSError, ValueError):  # code of the project has closed its output
                 _print_line(wire.PRINTED)
         try:

@@ -28,7 +28,7 @@ def serving(
 
     Yields:
         The worker. Iterate over it to receive its events in order, with its output as `LogLine`s. The last event is
-        one of `LAST_EVENTS`.
+        a `LastEvent`.
 
     Raises:
         ConfigurationError, InstallationError: The worker cannot be started.

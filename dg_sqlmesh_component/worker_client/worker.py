@@ -102,7 +102,7 @@ class Worker:
                 yield replace(event, message=f"{event.message}{self._configuration_output()}")
             elif event is not None:
                 yield self._redactor.event(event)
-            if isinstance(event, msg.LAST_EVENTS):
+            if isinstance(event, msg.LastEvent):
                 return
         yield from lines.take()
         raise self._error()
@@ -129,7 +129,7 @@ class Worker:
             if isinstance(event, msg.SecretsKnown):
                 self._redactor.add(event.values)
                 continue
-            if isinstance(event, msg.LAST_EVENTS):
+            if isinstance(event, msg.LastEvent):
                 yield from self._late_lines()
             yield event
 
@@ -147,7 +147,7 @@ class Worker:
             if self._ending.ident is None:
                 self._ending.start()
 
-    def answer(self, answer: msg.Records | msg.GoAhead | msg.PlanApproval) -> None:
+    def answer(self, answer: msg.Answer) -> None:
         """Answer `StateLocked`, `EvaluationPlanned` or `PlanBuilt`."""
         self._send(wire.encode(answer))
 

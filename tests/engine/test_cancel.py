@@ -26,7 +26,7 @@ from postgres import postgres_server
 
 from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
 
-STOP_MESSAGE = "SQLMesh is asked to finish the batches in flight"
+STOP_MESSAGE = "SQLMesh is asked to finish what is in flight"
 FILES = {
     "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id",
     "models/pause.py": python_model("t.pause", PAUSE, ["t.first"]),

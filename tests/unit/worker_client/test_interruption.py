@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 from dagster._utils import interrupts
 
-from dg_sqlmesh_component.run.cancellation import Interruption
+from dg_sqlmesh_component.worker_client.interruption import Interruption
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 

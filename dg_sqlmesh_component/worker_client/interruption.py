@@ -37,12 +37,18 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import replace_signal_installer, signal_installer
-from dg_sqlmesh_component.run.active_runs import has_ended
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+
 RUN_CHECK_SECONDS = 15.0
 """How often a step asks whether its run has ended."""
+
+
+def has_ended(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether Dagster has recorded the end of a run. Its processes may still be there."""
+    return instance.get_runs_count(dg.RunsFilter(run_ids=[run_id], statuses=_ENDED)) > 0
 
 
 class _SignalTakeover:

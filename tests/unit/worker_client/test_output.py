@@ -6,13 +6,13 @@ import dagster as dg
 import pytest
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.run.worker_output import WorkerOutput
+from dg_sqlmesh_component.worker_client.output import WorkerOutput
 
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dg_sqlmesh_component.run.worker_output.MAX_EVENTS", 4)
-    monkeypatch.setattr("dg_sqlmesh_component.run.worker_output.MAX_CHARACTERS", 100)
+    monkeypatch.setattr("dg_sqlmesh_component.worker_client.output.MAX_EVENTS", 4)
+    monkeypatch.setattr("dg_sqlmesh_component.worker_client.output.MAX_CHARACTERS", 100)
 
 
 def logged(lines: Sequence[msg.LogLine]) -> list[tuple[str | int, str]]:
