@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ EXECUTORS = ("in_process", "multiprocess")
 # A cron that ticks once a year, half a year from today. It is never due between a plan and the run after it, on any day
 # of the year. With a `start` of two years ago, the plan has an interval to compute.
 YEARLY_CRON = f"0 0 1 {(datetime.date.today().month + 5) % 12 + 1} *"
+
+HAS_PREVIEWS = tuple(map(int, version("sqlmesh").split(".")[:2])) >= (0, 236)
+needs_previews = pytest.mark.skipif(not HAS_PREVIEWS, reason="Previews need SQLMesh 0.236.0.")
 
 
 def run(

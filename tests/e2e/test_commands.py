@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import BIN, REPOSITORY, run, sqlmesh
+from harness import BIN, REPOSITORY, needs_previews, run, sqlmesh
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +109,7 @@ def test_ci_workflow_plans_and_applies_the_same_digest(file: str, steps: str, pr
     assert "Applied: environment prod shows the plan." in done.stdout + done.stderr
 
 
+@needs_previews
 @pytest.mark.parametrize(("file", "steps"), [("github-previews.yaml", "run"), ("gitlab-previews.yaml", "script")])
 def test_ci_workflow_previews_applies_the_posted_digest_and_closes(
     file: str, steps: str, project: Path, tmp_path: Path

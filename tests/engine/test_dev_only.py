@@ -8,7 +8,9 @@ import dagster as dg
 import pytest
 from engine.preview_lab import DAY, ENVIRONMENT, PREVIEW, RAW, Lab, diffs, report_of_last
 from engine.test_plan_gate import APPLY, failure_of, launch
-from harness import CONFIG, NewShop, query
+from harness import CONFIG, NewShop, needs_previews, query
+
+pytestmark = needs_previews
 
 MODELS = {
     "models/full.sql": "MODEL (name t.full, kind FULL); SELECT id::INT AS id, {n} AS n FROM raw.orders",

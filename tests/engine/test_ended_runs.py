@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 
 import dagster as dg
 from harness import PAUSE, NewShop, Shop, processes_in, python_model, wait_until
@@ -33,12 +35,17 @@ def test_step_stops_after_the_process_of_its_run_was_killed_and_whoever_waits_fo
         process = shop.launch_in_new_process("multiprocess")
         wait_until((shop.project / "pausing").exists, process)
         run = started_run(shop)
+        steps = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        for step in steps:  # so that it notices nothing before the retry waits for it
+            os.kill(step, signal.SIGSTOP)
         process.send_signal(signal.SIGKILL)
         process.wait()
         shop.instance.report_run_failed(run)  # Dagster's code server does so
         retry = shop.launch_in_new_process("multiprocess")
         wait_until(lambda: any("holds the SQLMesh state" in log_of(shop, r) for r in shop.instance.get_runs()), retry)
         assert f"In Dagster, run {run.run_id} has ended" in log_of(shop, started_run(shop))
+        for step in steps:
+            os.kill(step, signal.SIGCONT)
         wait_until(lambda: "The step stops, as if the run was cancelled" in log_of(shop, run), retry)
         pause.unlink()
         second = shop.run_record(retry.communicate(timeout=300)[0].split()[-1])

@@ -13,8 +13,10 @@ import dagster as dg
 import pytest
 from engine.preview_lab import APPLY, CLOSE, FORWARD_ONLY, ORDERS, PREVIEW, Lab, on_duckdb
 from engine.test_plan_gate import launch, planned
-from harness import processes_in, wait_until
+from harness import needs_previews, processes_in, wait_until
 from postgres import Server
+
+pytestmark = needs_previews
 
 on_postgres = pytest.mark.parametrize("lab", ["postgres"], indirect=True)
 """Only there can a session keep another one from dropping a table."""

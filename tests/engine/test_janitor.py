@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import CONFIG, PAUSE, NewShop, RunRecord, Shop, python_model, wait_until, write_project
+from harness import CONFIG, HAS_PREVIEWS, PAUSE, NewShop, RunRecord, Shop, python_model, wait_until, write_project
 from postgres import postgres_server
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
@@ -253,12 +253,22 @@ def test_janitor_fails_after_the_overlap_timeout_if_a_run_holds_the_lock(new_sho
         assert metadata_of(record)["interval_rows_after"] == 1
 
 
+@pytest.mark.skipif(HAS_PREVIEWS, reason="this SQLMesh has previews")
+def test_preview_is_refused_by_a_sqlmesh_that_has_none(tmp_path: Path) -> None:
+    project = SQLMeshProject((write_project(tmp_path / "shop", MODELS),))
+    with serving(project, msg.PreviewRequest(project.open_request, "pr_1")) as events:
+        [*_, last] = events
+    assert isinstance(last, msg.RequestFailed)
+    assert "Previews need SQLMesh 0.236.0 or later" in last.message
+
+
 @pytest.mark.parametrize("request_type", [msg.JanitorRequest, msg.ClosePreviewRequest, msg.PreviewRequest])
 def test_clean_up_and_previews_refuse_a_state_that_cannot_be_locked(tmp_path: Path, request_type: type) -> None:
     state = "    state_connection: {type: motherduck, token: x}\n"
     config = CONFIG.replace("default_gateway", f"{state}default_gateway")
     project = SQLMeshProject((write_project(tmp_path / "shop", MODELS, config),))
-    with serving(project, request_type(project.open_request, "pr_1")) as events:
+    environment = None if request_type is msg.JanitorRequest else "pr_1"
+    with serving(project, request_type(project.open_request, environment)) as events:
         [*_, last] = events
     assert isinstance(last, msg.RequestFailed)
     assert last.error == "ConfigurationError"

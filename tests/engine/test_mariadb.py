@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 from engine.preview_lab import ENVIRONMENT, PREVIEW, diffs, report_of_last
 from engine.test_plan_gate import launch
-from harness import YEARLY_CRON, NewShop, RunRecord, Shop
+from harness import YEARLY_CRON, NewShop, RunRecord, Shop, needs_previews
 from mariadb import Server, mariadb_server
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds{more})"
@@ -132,6 +132,7 @@ def preview(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return report_of_last(record)
 
 
+@needs_previews
 def test_preview_counts_added_removed_and_changed_rows(
     server: Server, new_shop: NewShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

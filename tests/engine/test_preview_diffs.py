@@ -19,6 +19,9 @@ from engine.preview_lab import (
     report_of_last,
 )
 from engine.test_plan_gate import failure_of
+from harness import needs_previews
+
+pytestmark = needs_previews
 
 
 def test_a_forward_only_change_is_compared_on_its_own_range_and_others_on_all_of_theirs(lab: Lab) -> None:

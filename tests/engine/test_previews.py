@@ -25,7 +25,9 @@ from engine.preview_lab import (
     report_of_last,
 )
 from engine.test_plan_gate import PLAN, failure_of, launch, planned
-from harness import NewShop
+from harness import NewShop, needs_previews
+
+pytestmark = needs_previews
 
 
 @pytest.mark.attribute("preview", "preview.environment")
