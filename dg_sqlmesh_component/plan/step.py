@@ -14,6 +14,7 @@ from dg_sqlmesh_component.config.attributes import Execution
 from dg_sqlmesh_component.config.plans import Preview
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import DataVersions, log_step_metadata
+from dg_sqlmesh_component.definitions.op import NOT_SET
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, allowed_fqns, apply_config, digest_of, headline, refusals
 from dg_sqlmesh_component.plan.report import PlanReport, kept_rows
@@ -134,6 +135,9 @@ class PlanStep:
     def run(self) -> Iterator[Any]:
         """Yield the results of the step."""
         begin_report(self._report)
+        # A run that was launched again has copies of the first run's tags, which describe the plan of that run.
+        copied = {tag: NOT_SET for tag in (DIGEST_TAG, PLAN_TAG) if tag in self._context.run.tags}
+        self._context.instance.add_run_tags(self._context.run.run_id, copied)
         for event in self.session.events(self._request()):
             if isinstance(event, msg.PlanBuilt):
                 if (approval := self._answer(event)) is not None:

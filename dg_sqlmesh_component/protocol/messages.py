@@ -277,7 +277,8 @@ class RecordedData:
     """The data of a model that Dagster's last record of it describes.
 
     Attributes:
-        version, data_hash, metadata_hash, identifier: As in `PromotedVersion`. An old record has no identifier.
+        version, data_hash, metadata_hash, identifier: As in `PromotedVersion`. An old record has no identifier, or no
+            hashes either.
         up_to: Everything that was computed until this instant is recorded.
     """
 

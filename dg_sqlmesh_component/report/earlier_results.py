@@ -10,6 +10,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import utc_text
+from dg_sqlmesh_component.report.stored_record import StoredRecord, stored_record
 
 NOT_EVALUATED = "sqlmesh/not_evaluated"
 """Metadata of a check result that only says why the audit was not evaluated."""
@@ -58,23 +59,16 @@ class EarlierResult:
 
 
 def data_metadata(data: Data | None) -> dict[str, Any]:
-    """The audited data as one entry for later runs; `data_in` reads it."""
+    """The audited data as a record for later runs; `data_in` reads it."""
     if data is None:
         return {}
     environment, audited, up_to = data
-    entry = {"environment": environment, "version": audited.version, "audits": audited.audits, "up_to": up_to}
-    return {"sqlmesh/record": dg.MetadataValue.json(entry)}
+    return StoredRecord(environment, audited.version, up_to, (audited.audits,)).metadata
 
 
 def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
     """The audited data in a check result's metadata; None if there is none."""
-    entry = stored_value(metadata, "record")
-    if entry is None:
+    stored = stored_record(metadata)
+    if stored is None or len(stored.hashes) != 1:
         return None
-    return entry["environment"], msg.AuditedData(entry["version"], entry["audits"]), entry["up_to"]
-
-
-def stored_value(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:
-    """The value of `sqlmesh/<name>` in stored metadata; None if there is none."""
-    value = metadata.get(f"sqlmesh/{name}")
-    return None if value is None else value.value
+    return stored.environment, msg.AuditedData(stored.version, *stored.hashes), stored.up_to

@@ -94,6 +94,7 @@ def _computed(outcome: NodeOutcome) -> dict[str, Any]:
     if outcome.intervals:
         metadata = {
             **intervals_metadata(outcome.intervals),
+            "sqlmesh/computed_hours": sum(end - start for start, end in outcome.intervals) / 3_600_000,
             "sqlmesh/batches": outcome.finished_batches,
             "sqlmesh/seconds": outcome.duration_ms / 1000,  # a number, so that Dagster plots it
         }

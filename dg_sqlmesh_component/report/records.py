@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -14,16 +14,15 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import utc_text
 from dg_sqlmesh_component.report.coverage import coverage_metadata
 from dg_sqlmesh_component.report.metadata import intervals_metadata, unapplied_change
-
-RECORD = "sqlmesh/record"
+from dg_sqlmesh_component.report.stored_record import StoredRecord, stored_record
 
 
 def record_metadata(environment: str, recorded: msg.RecordedData | None) -> dict[str, Any]:
     """The record as metadata of a materialization or an observation."""
     if recorded is None:
         return {}
-    # One line: Dagster shows it on the asset's page.
-    return {RECORD: " ".join(map(str, (environment, *astuple(recorded))))}
+    hashes = (recorded.data_hash, recorded.metadata_hash, recorded.identifier)
+    return StoredRecord(environment, recorded.version, recorded.up_to, hashes).metadata
 
 
 def record_of(promoted: msg.PromotedVersion, up_to: int) -> msg.RecordedData:
@@ -37,11 +36,10 @@ def record_of(promoted: msg.PromotedVersion, up_to: int) -> msg.RecordedData:
 
 def record_in(event: dg.EventLogRecord, environment: str) -> msg.RecordedData | None:
     of_asset = event.asset_materialization or event.asset_observation
-    stored = of_asset.metadata.get(RECORD) if of_asset else None
-    if not isinstance(stored, dg.TextMetadataValue) or stored.value is None:
+    stored = stored_record(of_asset.metadata, event.timestamp) if of_asset else None
+    if stored is None or stored.environment != environment or len(stored.hashes) == 1:
         return None
-    of_environment, version, up_to, *others = stored.value.split(" ")
-    return msg.RecordedData(version, int(up_to), *others) if of_environment == environment else None
+    return msg.RecordedData(stored.version, stored.up_to, *stored.hashes)
 
 
 @dataclass(frozen=True)

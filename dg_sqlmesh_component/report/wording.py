@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
@@ -218,16 +217,6 @@ class Wording:
 def ranges(intervals: Iterable[msg.Interval]) -> str:
     """Intervals as text: `[start, end)` in UTC. Whole days are shown without the time."""
     return ", ".join(f"[{', '.join(interval_ends(interval))})" for interval in intervals)
-
-
-def length_of(text: str) -> int:
-    """The length in milliseconds of the intervals that `ranges` has written; 0 if `listed` has left some out."""
-    if " more" in text:
-        return 0
-    instants = [datetime.fromisoformat(end) for end in re.findall(r"[-\dT:]{10,}", text)]
-    return sum(
-        (end - start) // timedelta(milliseconds=1) for start, end in zip(instants[::2], instants[1::2], strict=True)
-    )
 
 
 def interval_ends(interval: msg.Interval) -> list[str]:

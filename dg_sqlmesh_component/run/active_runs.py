@@ -88,11 +88,11 @@ def project_hash(assets: ProjectAssets) -> str:
 
 def mark_as_computing(instance: dg.DagsterInstance, run_id: str) -> int:
     """Give a run the tag, unless another step of it has. Return the present, in epoch milliseconds."""
-    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    now = datetime.now(timezone.utc)
     record = instance.get_run_record_by_id(run_id)
     if record is not None and _computing_since(record) is None:
-        instance.add_run_tags(run_id, {COMPUTING_SINCE_TAG: now})
-    return _instant(now)
+        instance.add_run_tags(run_id, {COMPUTING_SINCE_TAG: now.isoformat(timespec="milliseconds")})
+    return int(now.timestamp() * 1000)
 
 
 def _computing_since(record: dg.RunRecord) -> int | None:
@@ -102,8 +102,11 @@ def _computing_since(record: dg.RunRecord) -> int | None:
     return since if since is not None and start is not None and since >= int(start * 1000) else None
 
 
-def _instant(text: str) -> int:
-    return round(datetime.fromisoformat(text).timestamp() * 1000)
+def _instant(text: str) -> int | None:
+    try:
+        return round(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:  # another version of this package has written it
+        return None
 
 
 def run_ids(runs: Sequence[ActiveRun]) -> str:

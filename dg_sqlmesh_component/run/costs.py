@@ -12,11 +12,12 @@ from dg_sqlmesh_component.config.run_config import RestateConfig
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import Model
-from dg_sqlmesh_component.report.earlier_results import stored_value
-from dg_sqlmesh_component.report.wording import length_of
+from dg_sqlmesh_component.report.stored_record import stored_value
 
 _MAX_RECORDS = 20
 """How many of a model's last materializations the estimate reads."""
+
+_HOUR = 3_600_000
 
 _UNIT_DAYS = {
     "year": 365,
@@ -68,9 +69,9 @@ def estimates(
     return {fqn: cost.of(interval_count(assets.models[fqn], computed[fqn])) for fqn, cost in costs.items()}
 
 
-def interval_count(model: Model, milliseconds: int) -> float:
+def interval_count(model: Model, milliseconds: float) -> float:
     """How many intervals of a model a range has. A model that is always computed as a whole has one."""
-    return milliseconds / (_UNIT_DAYS[model.interval_unit] * 24 * 60 * 60 * 1000) if model.is_incremental else 1
+    return milliseconds / (_UNIT_DAYS[model.interval_unit] * 24 * _HOUR) if model.is_incremental else 1
 
 
 def _recorded_cost(instance: dg.DagsterInstance, asset: dg.AssetKey, model: Model) -> msg.RecordedCost | None:
@@ -79,12 +80,12 @@ def _recorded_cost(instance: dg.DagsterInstance, asset: dg.AssetKey, model: Mode
     for record in instance.fetch_materializations(asset, limit=_MAX_RECORDS).records:
         assert record.asset_materialization is not None, "the record of a materialization has one"
         metadata = record.asset_materialization.metadata
-        computed_ms = length_of(str(stored_value(metadata, "intervals")))
-        if stored_value(metadata, "seconds") is None or not computed_ms:
-            continue  # it was not computed in Dagster, or its range is not fully known
+        hours = stored_value(metadata, "computed_hours")
+        if stored_value(metadata, "seconds") is None or not hours:
+            continue  # it was not computed in Dagster
         for name, values in computations.items():
             if (value := stored_value(metadata, name)) is not None:
-                values.append((interval_count(model, computed_ms), value))
+                values.append((interval_count(model, hours * _HOUR), value))
     if not computations["seconds"]:
         return None
     fixed, seconds = _line(computations["seconds"])

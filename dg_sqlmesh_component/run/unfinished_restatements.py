@@ -9,8 +9,11 @@ or tick finds that somebody has.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 import dagster as dg
+from pydantic import TypeAdapter, ValidationError
 
 from dg_sqlmesh_component.dagster_internals import log_step_metadata, step_metadata
 from dg_sqlmesh_component.definitions.op import PROJECT_TAG
@@ -23,6 +26,25 @@ from dg_sqlmesh_component.report.wording import Wording
 _TAG = "sqlmesh/restatement"
 _FINISHED = "finished"
 _RANGES = "sqlmesh/unfinished_restatement"
+
+
+@dataclass(frozen=True)
+class _Left:
+    """The ranges of a model that are left, and SQLMesh's version of its table."""
+
+    version: str
+    ranges: tuple[msg.Interval, ...]
+
+
+@dataclass(frozen=True)
+class _StepMemory:
+    """What a step remembers: when its restatement began, and what is left of it, by fqn. Stored as JSON."""
+
+    since: int
+    models: Mapping[str, _Left]
+
+
+_STORED = TypeAdapter(_StepMemory)
 
 
 class RestatementMemory:
@@ -73,12 +95,14 @@ class RestatementMemory:
     def _log(self, message: str, ranges: Mapping[str, Sequence[msg.Interval]]) -> None:
         assert self.planned is not None, "the restatement has begun"
         models = {
-            fqn: {"version": self._versions[fqn], "ranges": [list(interval) for interval in intervals]}
+            fqn: _Left(self._versions[fqn], tuple(intervals))
             for fqn, intervals in ranges.items()
             if fqn in self._versions
         }
-        metadata = {_RANGES: dg.MetadataValue.json({"since": self.planned.planned_at, "models": models})}
-        log_step_metadata(self._context, message, metadata)
+        memory = _StepMemory(self.planned.planned_at, models)
+        log_step_metadata(
+            self._context, message, {_RANGES: dg.MetadataValue.json(_STORED.dump_python(memory, mode="json"))}
+        )
 
 
 def finish(instance: dg.DagsterInstance, run_ids: Collection[str]) -> None:
@@ -91,30 +115,34 @@ def unfinished_restatements(
     instance: dg.DagsterInstance, project: str, *, except_run: str | None = None
 ) -> tuple[msg.UnfinishedRestatement, ...]:
     """The ranges that restatements of a project have not computed, as far as Dagster knows."""
-    runs = instance.get_run_records(dg.RunsFilter(tags={_TAG: _unfinished(project)}))
-    return tuple(
-        restatement
-        for record in runs
-        if record.dagster_run.run_id != except_run
-        for restatement in _ranges_of(instance, record.dagster_run.run_id)
-    )
+    found: list[msg.UnfinishedRestatement] = []
+    for run in instance.get_runs(dg.RunsFilter(tags={_TAG: _unfinished(project)})):
+        if run.run_id == except_run:
+            continue
+        ranges = _ranges_of(instance, run.run_id)
+        if ranges is None and run.is_finished:  # it was launched again, with a copy of the first run's tag
+            finish(instance, [run.run_id])
+        found += ranges or ()
+    return tuple(found)
 
 
 def _unfinished(project: str) -> str:
     return f"unfinished {project}"
 
 
-def _ranges_of(instance: dg.DagsterInstance, run_id: str) -> list[msg.UnfinishedRestatement]:
-    """The ranges in the last event of each step of a run."""
-    last = {
-        step: value.value
-        for step, metadata in step_metadata(instance, run_id)
-        if isinstance(value := metadata.get(_RANGES), dg.JsonMetadataValue) and isinstance(value.value, Mapping)
+def _ranges_of(instance: dg.DagsterInstance, run_id: str) -> list[msg.UnfinishedRestatement] | None:
+    """The ranges in the last event of each step of a run; None if no step has remembered any."""
+    stored = {
+        step: metadata[_RANGES].value for step, metadata in step_metadata(instance, run_id) if _RANGES in metadata
     }
+    if not stored:
+        return None
+    last = []
+    for value in stored.values():
+        with suppress(ValidationError):  # another version of this package has stored it
+            last.append(_STORED.validate_python(value))
     return [
-        msg.UnfinishedRestatement(
-            run_id, fqn, left["version"], tuple((start, end) for start, end in left["ranges"]), of_step["since"]
-        )
-        for of_step in last.values()
-        for fqn, left in of_step["models"].items()
+        msg.UnfinishedRestatement(run_id, fqn, left.version, left.ranges, memory.since)
+        for memory in last
+        for fqn, left in memory.models.items()
     ]

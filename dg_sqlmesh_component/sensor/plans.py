@@ -62,7 +62,7 @@ class PlanChanges:
                     by_model[fqn] = "removed"
             elif fqn in before.unpromoted:
                 by_model[fqn] = "added"
-            elif record and (record.data_hash, record.metadata_hash) != (promoted.data_hash, promoted.metadata_hash):
+            elif record and _differs(record, promoted):
                 by_model[fqn] = "changed"
             elif record and record.version != promoted.version:
                 by_model[fqn] = "changed upstream"
@@ -116,6 +116,13 @@ CHANGES = {
     "removed": "removed",
 }
 """The kinds of changes, and what a plan has done."""
+
+
+def _differs(record: msg.RecordedData, promoted: msg.PromotedVersion) -> bool:
+    """Whether the model's own definition has changed. A record without hashes, of an old version, has the table's."""
+    if not record.data_hash:
+        return record.version != promoted.version
+    return (record.data_hash, record.metadata_hash) != (promoted.data_hash, promoted.metadata_hash)
 
 
 def difference(

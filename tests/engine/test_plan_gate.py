@@ -121,6 +121,17 @@ def test_an_apply_of_the_reviewed_digest_promotes_it_and_records_each_version_on
     assert shop.launch().computed_outside == {}, "the next run records nothing again"
 
 
+def test_a_job_that_is_launched_again_does_not_show_the_plan_of_the_first_run(shop: Shop) -> None:
+    """Dagster copies the tags of the first run. This run has no plan, because the project cannot be loaded."""
+    job = shop.refresh().resolve_job_def(PLAN)
+    change(shop, total="MODEL (name t.total")
+    copied = {"sqlmesh/plan_digest": "first", "sqlmesh/plan_id": "first"}
+    run = job.execute_in_process(instance=shop.instance, tags=copied, raise_on_error=False)
+    [record] = shop.instance.get_runs(dg.RunsFilter(run_ids=[run.run_id]))
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    assert {record.tags[tag] for tag in copied} == {"not set"}
+
+
 def test_an_applied_digest_can_be_applied_again_and_does_nothing(shop: Shop) -> None:
     """An apply may be killed after SQLMesh has finished the plan, and before Dagster knows."""
     change(shop, total=TOTAL.format(added=" + 1"))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from computed_hours import State
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
+from dagster._serdes import deserialize_value
 from harness import NewShop, RunRecord, Shop
 
 OP = "sqlmesh_shop"
@@ -115,6 +121,19 @@ def test_run_of_a_subset_records_outside_data_of_upstream_models_first(new_recor
     run = shop.launch(assets=["t/total"])
     assert set(outside(run)) == DOWNSTREAM
     assert set(run.computed_outside) <= {"t/total"}, "other assets were not materialized by the run"
+
+
+@pytest.mark.parametrize("stored", ["before_records", "json_records", "records_without_identifier", "records"])
+def test_data_that_an_earlier_version_has_recorded_is_not_outside_data(new_recorded: NewShop, stored: str) -> None:
+    shop = new_recorded(planned_at="now", polling_sensor=True)
+    _, event = json.loads((Path(__file__).parents[1] / f"unit/stored/{stored}.json").read_text())["computed"]
+    for model, version in State.of(shop.project).versions.items():
+        text = json.dumps(event).replace("481739773", version).replace('"days"', f'"{model}"')
+        now = str(time.time_ns() // 1_000_000)
+        text = re.sub(r"\b17956\d{8}\b", now, text)
+        shop.instance.report_runless_asset_event(deserialize_value(text, dg.AssetMaterialization))
+    assert "Nothing was computed or promoted outside of Dagster." in tick(shop)
+    assert not outside(shop.launch())
 
 
 # -- audits -------------------------------------------------------------------------------------------

@@ -201,6 +201,7 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-03)",
+                "sqlmesh/computed_hours": 48.0,
                 "sqlmesh/batches": 2,
                 "sqlmesh/seconds": 0.012,
                 "sqlmesh/rows": 30,
@@ -243,6 +244,7 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
+                "sqlmesh/computed_hours": 24.0,
                 "sqlmesh/batches": 1,
                 "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,
@@ -281,6 +283,7 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
+                "sqlmesh/computed_hours": 24.0,
                 "sqlmesh/batches": 1,
                 "sqlmesh/seconds": 0.005,
             },
@@ -321,6 +324,7 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-03)",
+                "sqlmesh/computed_hours": 48.0,
                 "sqlmesh/batches": 2,
                 "sqlmesh/seconds": 0.012,
                 "sqlmesh/rows": 30,
@@ -660,6 +664,7 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
+                "sqlmesh/computed_hours": 24.0,
                 "sqlmesh/batches": 1,
                 "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,
@@ -694,6 +699,7 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
+                "sqlmesh/computed_hours": 24.0,
                 "sqlmesh/batches": 1,
                 "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,
@@ -726,6 +732,7 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
+                "sqlmesh/computed_hours": 24.0,
                 "sqlmesh/batches": 1,
                 "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,

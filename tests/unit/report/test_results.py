@@ -59,6 +59,7 @@ METADATA_TYPES = {
     "sqlmesh/environment": dg.TextMetadataValue,
     "sqlmesh/snapshot_version": dg.TextMetadataValue,
     "sqlmesh/intervals": dg.TextMetadataValue,
+    "sqlmesh/computed_hours": dg.FloatMetadataValue,
     "sqlmesh/batches": dg.IntMetadataValue,
     "sqlmesh/seconds": dg.FloatMetadataValue,
     "sqlmesh/rows": dg.IntMetadataValue,
@@ -352,12 +353,7 @@ def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
         "The check passed in run run-7 at 2026-01-01T00:00:00Z. Repeated, because core.orders was not executed.",
     )
     assert plain(dict(result.metadata)) == {
-        "sqlmesh/record": {
-            "environment": "prod",
-            "version": AUDITED.version,
-            "audits": AUDITED.audits,
-            "up_to": day(2),
-        },
+        "sqlmesh/record": f"prod {AUDITED.version} {day(2)} {AUDITED.audits}",
         "sqlmesh/carried_over": True,
         "sqlmesh/evaluated_in_run": "run-7",
         "sqlmesh/evaluated_at": day(1) / 1000,

@@ -9,7 +9,8 @@ from unit.builders import DAY, day, days
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
-from dg_sqlmesh_component.report.records import RECORD, record_metadata
+from dg_sqlmesh_component.report.records import record_metadata
+from dg_sqlmesh_component.report.stored_record import RECORD
 from dg_sqlmesh_component.run.active_runs import ActiveRun
 from dg_sqlmesh_component.run.records import outside_data
 

@@ -19,8 +19,6 @@ from dg_sqlmesh_component.config.run_config import (
 )
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.report.wording import length_of, ranges
 from dg_sqlmesh_component.run.costs import build_restatement
 from dg_sqlmesh_component.worker.evaluate.restatement import estimated, refuse_large
 
@@ -70,13 +68,13 @@ def test_restatement_has_the_recorded_cost_of_an_interval_also_of_downstream_mod
         model("marts.never_computed", reads=["raw.orders"]),
     )
     with dg.DagsterInstance.ephemeral() as instance:
-        record("raw/orders", seconds=3.0, rows=30, intervals=ranges([days(1, 30)]))
-        record("raw/orders", seconds=0.3, rows=3, intervals=ranges([days(31, 31)]))
-        record("raw/orders", seconds=0.2, intervals=ranges([days(32, 32)]))
+        record("raw/orders", seconds=3.0, rows=30, computed_hours=720.0)
+        record("raw/orders", seconds=0.3, rows=3, computed_hours=24.0)
+        record("raw/orders", seconds=0.2, computed_hours=24.0)
         # computed outside of Dagster: it has no duration
-        record("raw/orders", origin="outside", intervals=ranges([days(1, 32)]))
-        record("raw/hours", seconds=12.0, intervals=ranges([days(1, 1)]))
-        record("marts/total", seconds=0.05, intervals=ranges([days(1, 32)]))
+        record("raw/orders", origin="outside", computed_hours=768.0)
+        record("raw/hours", seconds=12.0, computed_hours=24.0)
+        record("marts/total", seconds=0.05, computed_hours=768.0)
         config = RestateConfig(start="2026-01-01", end="2026-01-02")
         built = build_restatement(config, Restate(), Budget(), project_assets(project), [fqn("raw.orders")], instance)
     seconds: Any = pytest.approx(2.75 / 29)
@@ -86,13 +84,6 @@ def test_restatement_has_the_recorded_cost_of_an_interval_also_of_downstream_mod
         fqn("raw.hours"): msg.RecordedCost(0.5),
         fqn("marts.total"): msg.RecordedCost(0.05),
     }
-
-
-def test_length_of_recorded_ranges_is_their_sum_and_unknown_if_some_are_left_out() -> None:
-    hour = (D1_START + 3_600_000, D1_START + 7_200_000)
-    assert length_of(ranges([days(1, 2), days(5, 5)])) == 3 * DAY_MS
-    assert length_of(ranges([hour])) == 3_600_000
-    assert length_of(listed([ranges([days(day, day)]) for day in range(1, 31, 2)], 10)) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,182 @@
+"""What versions of this package store in Dagster for later ones: today's code reads it, and knows what it cannot read.
+
+`stored/` has events that earlier versions have written, and a manifest. A version that changes a format adds a sample.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._serdes import deserialize_value
+
+from dg_sqlmesh_component.dagster_internals import log_step_metadata
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION
+from dg_sqlmesh_component.report.earlier_results import data_in
+from dg_sqlmesh_component.report.records import record_in
+from dg_sqlmesh_component.report.stored_record import RECORD, stored_record
+from dg_sqlmesh_component.run.active_runs import COMPUTING_SINCE_TAG, mark_as_computing
+from dg_sqlmesh_component.run.unfinished_restatements import unfinished_restatements
+from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan
+from dg_sqlmesh_component.state.manifest_file import read_manifest
+
+STORED = Path(__file__).parent / "stored"
+VERSION = "481739773"
+DATA_HASHES = ("2135047808", "1195686630")
+IDENTIFIER = "721243192"
+AUDITED = msg.AuditedData(VERSION, "3455383758")
+
+
+def stored_metadata(name: str) -> dict[str, tuple[float, Mapping[str, dg.MetadataValue]]]:
+    """Return the time and the metadata of each event in a sample."""
+    events = json.loads((STORED / f"{name}.json").read_text())
+    return {kind: (time, _value(event).metadata) for kind, (time, event) in events.items()}
+
+
+def _value(event: Any) -> Any:
+    return deserialize_value(json.dumps(event))
+
+
+@pytest.mark.parametrize(
+    ("name", "hashes", "up_to", "audited_up_to"),
+    [
+        ("before_records", (), {"computed": 1795622228260, "outside": 1795622399146, "observed": 1795622221701}, None),
+        (
+            "json_records",
+            DATA_HASHES,
+            {"computed": 1795622263140, "outside": 1795622237647, "observed": 1795622253493},
+            None,
+        ),
+        (
+            "records_without_identifier",
+            DATA_HASHES,
+            {"computed": 1795622307525, "outside": 1795622279495, "observed": 1795622296739},
+            1795622307525,
+        ),
+        (
+            "records",
+            (*DATA_HASHES, IDENTIFIER),
+            {"computed": 1795622366952, "outside": 1795622337819, "observed": 1795622356584},
+            1795622366952,
+        ),
+    ],
+)
+def test_records_of_each_version_are_read(
+    name: str, hashes: tuple[str, ...], up_to: dict[str, int], audited_up_to: int | None
+) -> None:
+    events = stored_metadata(name)
+    for kind, instant in up_to.items():
+        time, metadata = events[kind]
+        record = stored_record(metadata, time)
+        assert record is not None
+        assert (record.environment, record.version, record.up_to, record.hashes) == ("prod", VERSION, instant, hashes)
+    expected = None if audited_up_to is None else ("prod", AUDITED, audited_up_to)
+    assert data_in(events["checked"][1]) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "prod 7",
+        "prod 7 soon data text now",
+        "prod 7 30 data text now more",
+        dg.MetadataValue.json({"version": 2}),
+        dg.MetadataValue.json({"environment": "prod", "version": "7", "audits": "a", "computed_until": 30}),
+        dg.MetadataValue.json([2]),
+        dg.MetadataValue.int(30),
+    ],
+    ids=str,
+)
+def test_record_of_an_unknown_version_is_no_record(value: Any) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.report_runless_asset_event(dg.AssetMaterialization("days", metadata={RECORD: value}))
+        [event] = instance.fetch_materializations(dg.AssetKey("days"), limit=1).records
+    assert event.asset_materialization is not None
+    assert record_in(event, "prod") is None
+    assert data_in(event.asset_materialization.metadata) is None
+
+
+def test_records_of_audits_and_of_data_are_told_apart() -> None:
+    records = {"data": "prod 7 30 data text now", "audits": "prod 7 30 audits"}
+    with dg.DagsterInstance.ephemeral() as instance:
+        for asset, line in records.items():
+            instance.report_runless_asset_event(dg.AssetMaterialization(asset, metadata={RECORD: line}))
+        [data], [audits] = (instance.fetch_materializations(dg.AssetKey(name), limit=1).records for name in records)
+    assert data.asset_materialization is not None
+    assert audits.asset_materialization is not None
+    assert record_in(data, "prod") == msg.RecordedData("7", 30, "data", "text", "now")
+    assert data_in(audits.asset_materialization.metadata) == ("prod", msg.AuditedData("7", "audits"), 30)
+    assert record_in(audits, "prod") is None
+    assert data_in(data.asset_materialization.metadata) is None
+
+
+def test_stored_cursor_is_read() -> None:
+    cursor = '{"environment": "prod", "plan_id": "c0ffee", "unpromoted": ["\\"t\\".\\"new\\""]}'
+    assert CURSOR.validate_json(cursor) == LastPlan("prod", "c0ffee", ('"t"."new"',))
+
+
+def test_stored_manifest_is_read() -> None:
+    """If this fails because there is no file, the manifest has a new version: add a sample of it."""
+    manifest = read_manifest(STORED / f"manifest_{MANIFEST_VERSION}.json")
+    assert [model.name for model in manifest.models] == ["t.days", "t.total"]
+    assert manifest.models[0].audits[0].check_name == "not_null_ds"
+
+
+# -- what runs remember in tags and events ------------------------------------------------------------
+
+
+def run_with(instance: dg.DagsterInstance, tags: dict[str, str], remembered: Any = None) -> str:
+    """Return the id of a finished run with these tags, and with ranges of a restatement."""
+
+    @dg.op
+    def restate(context: dg.OpExecutionContext) -> None:
+        if remembered is not None:
+            metadata = {"sqlmesh/unfinished_restatement": dg.MetadataValue.json(remembered)}
+            log_step_metadata(context, "Ranges", metadata)
+
+    @dg.job
+    def restatement() -> None:
+        restate()
+
+    return restatement.execute_in_process(instance=instance, tags=tags).run_id
+
+
+UNFINISHED = {"sqlmesh/restatement": "unfinished shop_1"}
+REMEMBERED = {"since": 5, "models": {"days": {"version": "7", "ranges": [[1, 2], [3, 4]]}}}
+
+
+def test_stored_ranges_of_a_restatement_are_read() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run_id = run_with(instance, UNFINISHED, REMEMBERED)
+        expected = msg.UnfinishedRestatement(run_id, "days", "7", ((1, 2), (3, 4)), 5)
+        assert unfinished_restatements(instance, "shop_1") == (expected,)
+
+
+def test_ranges_of_an_unknown_version_are_ignored_and_kept() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run_id = run_with(instance, UNFINISHED, {"version": 2})
+        for _ in range(2):
+            assert unfinished_restatements(instance, "shop_1") == ()
+        [run] = instance.get_runs(dg.RunsFilter(run_ids=[run_id]))
+        assert run.tags["sqlmesh/restatement"] == "unfinished shop_1"
+
+
+def test_copied_tag_of_a_restatement_is_corrected_when_its_run_has_ended() -> None:
+    """Else each later run would read the events of each run that was launched again."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        run_id = run_with(instance, UNFINISHED)
+        assert unfinished_restatements(instance, "shop_1") == ()
+        [run] = instance.get_runs(dg.RunsFilter(run_ids=[run_id]))
+        assert run.tags["sqlmesh/restatement"] == "finished"
+
+
+def test_tag_of_an_unknown_version_is_replaced() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run_id = run_with(instance, {COMPUTING_SINCE_TAG: "version 2"})
+        mark_as_computing(instance, run_id)
+        [run] = instance.get_runs(dg.RunsFilter(run_ids=[run_id]))
+        assert run.tags[COMPUTING_SINCE_TAG].startswith("20")
