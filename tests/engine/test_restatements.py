@@ -110,7 +110,7 @@ def test_refused_restatement_computes_nothing(shop: Shop) -> None:
     [failure] = shop.launch(ops=day, assets=["raw/orders"]).failures
     assert "asks for a restatement, which defs.yaml does not allow" in failure
 
-    shop.configure(**ALLOWED, restate={"max_intervals": 2})
+    shop.configure(**{**ALLOWED, "restate": {"max_intervals": 2}})
     for blank in (restate("", ""), {OP: {"start": " "}}):
         [failure] = shop.launch(ops=blank, assets=["raw/orders"]).failures
         assert re.match(r"`(restate\.)?start` in the run config is ' ?'\. Write a date", failure)
