@@ -273,7 +273,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
                 self.execution,
                 self.audits.sampling,
                 self.metadata_limits.characters,
-                self.budget.limits,
+                self.budget,
                 self._op.pool(assets.manifest.environment),
                 self._op.project_tag(assets.manifest),
                 plan_job,

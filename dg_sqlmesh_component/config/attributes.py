@@ -21,7 +21,6 @@ from dg_sqlmesh_component.config.templates import TemplateScope
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, Audit, Limits, Model
-from dg_sqlmesh_component.protocol.messages import Budget as Limit
 from dg_sqlmesh_component.protocol.messages import Sampling
 
 Selection: TypeAlias = str | list[str] | None
@@ -375,10 +374,6 @@ class Budget(Attributes, path="budget", least={"seconds": 0, "rows": 0, "bytes":
     seconds: float | None = attribute(None, "Seconds of computation. Default: no limit.", 1800)
     rows: float | None = attribute(None, "Rows, if the engine reports them. Default: no limit.", 10_000_000)
     bytes: float | None = attribute(None, "Bytes, if the engine reports them. Default: no limit.", 1_000_000_000)
-
-    @property
-    def limits(self) -> Limit:
-        return Limit(self.seconds, self.rows, self.bytes)
 
 
 @dataclass

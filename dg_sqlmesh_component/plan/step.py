@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Execution
+from dg_sqlmesh_component.config.attributes import Budget, Execution
 from dg_sqlmesh_component.config.plans import Preview
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import DataVersions, log_step_metadata
@@ -32,6 +32,7 @@ from dg_sqlmesh_component.run.active_runs import APPLIES_TAG, active_runs, mark_
 from dg_sqlmesh_component.run.check_history import results_of_same_data
 from dg_sqlmesh_component.run.costs import estimates
 from dg_sqlmesh_component.run.ledger import Ledger
+from dg_sqlmesh_component.run.limits import over_budget
 from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.unfinished_restatements import finish, unfinished_restatements
@@ -58,7 +59,7 @@ class PlanSettings:
     execution: Execution
     sampling: msg.Sampling | None
     query_characters: int
-    budget: msg.Budget
+    budget: Budget
     pool: str
     project_tag: str
     plan_job: str
@@ -217,9 +218,9 @@ class PlanStep:
         computed = {model.fqn: model.milliseconds for model in plan.models if model.intervals}
         costs = estimates(self._context.instance, self._settings.assets, computed)
         without = [model.name for model in plan.models if model.intervals and model.fqn not in costs]
-        if without and self._settings.budget != msg.Budget():
+        if without and self._settings.budget != Budget():
             self._context.log.info(f"Without a record of an earlier computation, so not estimated: {listed(without)}.")
-        excess = self._settings.budget.excess(msg.RecordedCost.total(list(costs.values())))
+        excess = over_budget(self._settings.budget, costs.values())
         return {fqn: cost.seconds for fqn, cost in costs.items()}, excess
 
     def _publish(self, headline: str) -> None:

@@ -1,6 +1,7 @@
 """The messages between Dagster's process and the worker: one request to the worker, then events from it.
 
-A step answers one of the events, `StateLocked`, with `Records`.
+A step answers some of them: `StateLocked` with `Records`, `PlanBuilt` with a `PlanApproval`, and `EvaluationPlanned` or
+`RestatementPlanned` with `GoAhead`. The worker plans, and Dagster's process decides whether that is computed.
 
 Messages are frozen dataclasses of plain values, standard library only. `wire` converts them to lines of text.
 Instants are epoch milliseconds in UTC, as in SQLMesh. `fqn` is SQLMesh's quoted name of a model, or the name of a
@@ -9,12 +10,9 @@ standalone audit: both are nodes of a run. "By model" and "by node" mean by fqn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Literal
 
-from dg_sqlmesh_component.protocol.formatting import decimal_text
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
 from dg_sqlmesh_component.protocol.texts import ErrorText, ProjectText, Query, Text
 
@@ -115,73 +113,15 @@ class ManifestFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedCost:
-    """What one interval of a model costs, by its last computations in Dagster.
-
-    A model that is always computed as a whole has one interval. None if the engine does not report it.
-
-    Attributes:
-        fixed_seconds: What a computation costs in addition, however many intervals it has.
-    """
-
-    seconds: float
-    rows: float | None = None
-    bytes: float | None = None
-    fixed_seconds: float = 0.0
-
-    def of(self, intervals: float) -> RecordedCost:
-        """What one computation of so many intervals costs."""
-        return RecordedCost(
-            self.fixed_seconds + self.seconds * intervals,
-            None if self.rows is None else self.rows * intervals,
-            None if self.bytes is None else self.bytes * intervals,
-        )
-
-    @staticmethod
-    def total(costs: Sequence[RecordedCost]) -> RecordedCost | None:
-        """What all of them cost; None without any. Unknown rows and bytes are left out."""
-        if not costs:
-            return None
-        rows = [cost.rows for cost in costs if cost.rows is not None]
-        by = [cost.bytes for cost in costs if cost.bytes is not None]
-        return RecordedCost(sum(cost.seconds for cost in costs), sum(rows) if rows else None, sum(by) if by else None)
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """The most that a computation may cost, by its estimate. None for no limit."""
-
-    seconds: float | None = None
-    rows: float | None = None
-    bytes: float | None = None
-
-    def excess(self, estimate: RecordedCost | None) -> str | None:
-        """Why an estimate is over the budget, as a sentence; None if it is not, or if there is none."""
-        for name in ("seconds", "rows", "bytes"):
-            limit, value = getattr(self, name), getattr(estimate, name, None)
-            if limit is not None and value is not None and value > limit:
-                return (
-                    f"The estimate from earlier runs is {decimal_text(value, limit)} {name}, and `budget.{name}` in "
-                    f"defs.yaml is {Decimal(str(limit)):,f}."
-                )
-        return None
-
-
-@dataclass(frozen=True, slots=True)
 class Restatement:
     """Compute a range of the requested models again, and of the models downstream of them.
 
     Attributes:
         start, end: The range, as the arguments of `sqlmesh plan --restate-model`.
-        max_intervals, budget: Refuse a larger restatement. None for no limit.
-        costs: By fqn, for the estimate. Models that Dagster has no record of are missing.
     """
 
     start: str
     end: str
-    max_intervals: int | None = None
-    budget: Budget | None = None
-    costs: dict[str, RecordedCost] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +167,6 @@ class EvaluationRequest(Request):
         dry_run: Plan as a run would, and compute nothing.
         sampling: Which rows of failed audits to send; None for none.
         deploy_jobs: The jobs that show and apply a plan of this environment; None if there are none.
-        awaits_budget: Whether to wait for a `GoAhead` after each `EvaluationPlanned` that has batches.
     """
 
     environment: str
@@ -251,7 +190,6 @@ class EvaluationRequest(Request):
     dry_run: bool = False
     sampling: Sampling | None = None
     deploy_jobs: tuple[str, str] | None = None
-    awaits_budget: bool = False
 
     @property
     def holder(self) -> str:
@@ -403,7 +341,10 @@ class ClosePreviewRequest(JanitorRequest):
 
 @dataclass(frozen=True, slots=True)
 class GoAhead:
-    """The answer to an `EvaluationPlanned` that is within the budget. If it is not, the worker is stopped instead."""
+    """The answer to a `RestatementPlanned`, or else to each `EvaluationPlanned` that has batches: they may be computed.
+
+    If they are over a limit, the worker is stopped instead.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -592,14 +533,13 @@ class EnvironmentOpened(Event):
 class RestatementPlanned(Event):
     """Sent before `EnvironmentOpened` if the request restates: the ranges that SQLMesh will compute again.
 
-    It is also sent if the restatement is then refused, because it is too large or the manifest is stale.
+    The worker waits for a `GoAhead`.
 
     Attributes:
         ranges: By model, the range that SQLMesh will compute again, and its number of intervals.
         added: Models that were not requested, and have to be computed again because they are downstream.
         environments: Other environments that lose intervals of these models, with the number of models.
-        estimate: What all of them cost; None if nothing is recorded.
-        without_cost: Models that the estimate leaves out, because Dagster has no record of a computation.
+        asked_for: The range of the run config, as SQLMesh resolves it.
 
     Source: `Plan.missing_intervals` of a plan with `restate_models`.
     """
@@ -607,8 +547,7 @@ class RestatementPlanned(Event):
     ranges: dict[str, tuple[Interval, int]]
     added: tuple[str, ...]
     environments: dict[str, int]
-    estimate: RecordedCost | None
-    without_cost: tuple[str, ...]
+    asked_for: str
     planned_at: int = 0
 
 

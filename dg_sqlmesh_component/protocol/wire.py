@@ -29,7 +29,7 @@ PRINTED = "\0dg_sqlmesh: has printed everything"
 """The last line of a worker's output, printed before the last event. Events and output have separate pipes."""
 
 
-def encode(message: msg.Request | msg.Event | msg.Records | msg.GoAhead | msg.PlanApproval) -> bytes:
+def encode(message: msg.Request | msg.Event | msg.Answer) -> bytes:
     """The message as one line, with its line break."""
     name = type(message).__name__
     adapter = _adapter(name)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, decimal_text, listed
+from dg_sqlmesh_component.report.recorded_cost import RecordedCost
 from dg_sqlmesh_component.report.wording import Wording, ranges
 
 
-def restatement_log(wording: Wording, planned: msg.RestatementPlanned) -> str:
-    """The log line of a planned restatement: each model with its range, and what else it means."""
+def restatement_log(wording: Wording, planned: msg.RestatementPlanned, costs: Mapping[str, RecordedCost]) -> str:
+    """The log line of a planned restatement: each model with its range, and what else it means.
+
+    Args:
+        costs: The estimate of each model, by fqn. Models that Dagster has no record of are missing.
+    """
     intervals = sum(number for _, number in planned.ranges.values())
     lines = [
         f"This run restates {counted(len(planned.ranges), 'model')}, {counted(intervals, 'interval')}. "
-        f"{_estimate(wording, planned)}",
+        f"{_estimate(wording, planned, costs)}",
         *(
             f"    {wording.assets.name(fqn)}: {ranges([interval])} ({counted(number, 'interval')})"
             for fqn, (interval, number) in planned.ranges.items()
@@ -29,8 +36,10 @@ def restatement_log(wording: Wording, planned: msg.RestatementPlanned) -> str:
     return "\n".join(lines)
 
 
-def restatement_metadata(wording: Wording, planned: msg.RestatementPlanned) -> dict[str, dg.MetadataValue]:
-    """The planned restatement as metadata of the step."""
+def restatement_metadata(
+    wording: Wording, planned: msg.RestatementPlanned, costs: Mapping[str, RecordedCost]
+) -> dict[str, dg.MetadataValue]:
+    """The same as metadata of the step."""
     records = [
         dg.TableRecord(
             {
@@ -43,9 +52,9 @@ def restatement_metadata(wording: Wording, planned: msg.RestatementPlanned) -> d
         for fqn, (interval, number) in planned.ranges.items()
     ]
     metadata: dict[str, dg.MetadataValue] = {"sqlmesh/restated": dg.MetadataValue.table(records)}
-    if planned.estimate is not None:
-        metadata["sqlmesh/estimated_seconds"] = dg.MetadataValue.float(planned.estimate.seconds)
-        for name, value in (("rows", planned.estimate.rows), ("bytes", planned.estimate.bytes)):
+    if estimate := RecordedCost.total(list(costs.values())):
+        metadata["sqlmesh/estimated_seconds"] = dg.MetadataValue.float(estimate.seconds)
+        for name, value in (("rows", estimate.rows), ("bytes", estimate.bytes)):
             if value is not None:
                 metadata[f"sqlmesh/estimated_{name}"] = dg.MetadataValue.int(round(value))
     if planned.environments:
@@ -53,15 +62,16 @@ def restatement_metadata(wording: Wording, planned: msg.RestatementPlanned) -> d
     return metadata
 
 
-def _estimate(wording: Wording, planned: msg.RestatementPlanned) -> str:
-    if planned.estimate is None:
+def _estimate(wording: Wording, planned: msg.RestatementPlanned, costs: Mapping[str, RecordedCost]) -> str:
+    estimate = RecordedCost.total(list(costs.values()))
+    if estimate is None:
         return "Dagster has no record of an earlier computation, so there is no estimate."
-    parts = [f"{decimal_text(planned.estimate.seconds)} seconds of computation"]
-    for value, noun in ((planned.estimate.rows, "row"), (planned.estimate.bytes, "byte")):
+    parts = [f"{decimal_text(estimate.seconds)} seconds of computation"]
+    for value, noun in ((estimate.rows, "row"), (estimate.bytes, "byte")):
         if value is not None:
             parts.append(counted(round(value), noun))
     text = f"Estimate, from earlier runs: {', '.join(parts)}."
-    if planned.without_cost:
-        names = listed(list(map(wording.assets.name, planned.without_cost)))
+    if without := sorted(planned.ranges.keys() - costs.keys()):
+        names = listed(list(map(wording.assets.name, without)))
         text += f" It leaves out {names}, without an earlier record."
     return text

@@ -7,11 +7,10 @@ from statistics import linear_regression, median
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Budget, Restate
-from dg_sqlmesh_component.config.run_config import RestateConfig
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import Model
+from dg_sqlmesh_component.report.recorded_cost import RecordedCost
 from dg_sqlmesh_component.report.stored_record import stored_value
 
 _MAX_RECORDS = 20
@@ -30,26 +29,9 @@ _UNIT_DAYS = {
 }
 
 
-def build_restatement(
-    config: RestateConfig,
-    limits: Restate,
-    budget: Budget,
-    assets: ProjectAssets,
-    models: Collection[str],
-    instance: dg.DagsterInstance,
-) -> msg.Restatement:
-    """The restatement of these models, with the recorded costs of all models that it may compute.
-
-    Args:
-        models: The requested models, by fqn.
-    """
-    costs = recorded_costs(instance, assets, {*models, *assets.downstream_of(models)})
-    return msg.Restatement(config.start, config.end, limits.max_intervals, budget.limits, costs)
-
-
 def recorded_costs(
     instance: dg.DagsterInstance, assets: ProjectAssets, models: Iterable[str]
-) -> dict[str, msg.RecordedCost]:
+) -> dict[str, RecordedCost]:
     """The recorded cost of each model, by fqn. Models that Dagster has no record of are left out."""
     costs = {
         fqn: _recorded_cost(instance, assets.key(fqn), assets.models[fqn]) for fqn in models if fqn in assets.specs
@@ -59,7 +41,7 @@ def recorded_costs(
 
 def estimates(
     instance: dg.DagsterInstance, assets: ProjectAssets, computed: Mapping[str, int]
-) -> dict[str, msg.RecordedCost]:
+) -> dict[str, RecordedCost]:
     """The estimated cost of computing a range of each model. Models without a record in Dagster are left out.
 
     Args:
@@ -69,12 +51,29 @@ def estimates(
     return {fqn: cost.of(interval_count(assets.models[fqn], computed[fqn])) for fqn, cost in costs.items()}
 
 
+def computed_range(planned: msg.EvaluationPlanned) -> dict[str, int]:
+    """The length of what a run computes of each model, in milliseconds, by fqn."""
+    return {fqn: sum(end - start for start, end in batches) for fqn, batches in planned.batches.items() if batches}
+
+
+def restatement_costs(
+    instance: dg.DagsterInstance, assets: ProjectAssets, planned: msg.RestatementPlanned
+) -> dict[str, RecordedCost]:
+    """The estimated cost of restating each model. Models without a record in Dagster are left out.
+
+    It is high for a long range of a model that was always computed one interval at a time: then nothing tells how much
+    of its time each computation needs anyway.
+    """
+    costs = recorded_costs(instance, assets, planned.ranges)
+    return {fqn: cost.of(planned.ranges[fqn][1]) for fqn, cost in costs.items()}
+
+
 def interval_count(model: Model, milliseconds: float) -> float:
     """How many intervals of a model a range has. A model that is always computed as a whole has one."""
     return milliseconds / (_UNIT_DAYS[model.interval_unit] * 24 * _HOUR) if model.is_incremental else 1
 
 
-def _recorded_cost(instance: dg.DagsterInstance, asset: dg.AssetKey, model: Model) -> msg.RecordedCost | None:
+def _recorded_cost(instance: dg.DagsterInstance, asset: dg.AssetKey, model: Model) -> RecordedCost | None:
     """The cost by a model's last computations; None if Dagster has no record of one."""
     computations: dict[str, list[tuple[float, float]]] = {"seconds": [], "rows": [], "bytes": []}
     for record in instance.fetch_materializations(asset, limit=_MAX_RECORDS).records:
@@ -90,7 +89,7 @@ def _recorded_cost(instance: dg.DagsterInstance, asset: dg.AssetKey, model: Mode
         return None
     fixed, seconds = _line(computations["seconds"])
     others = {name: _per_interval(computations[name]) for name in ("rows", "bytes") if computations[name]}
-    return msg.RecordedCost(seconds=seconds, fixed_seconds=fixed, **others)
+    return RecordedCost(seconds=seconds, fixed_seconds=fixed, **others)
 
 
 def _line(computations: Collection[tuple[float, float]]) -> tuple[float, float]:

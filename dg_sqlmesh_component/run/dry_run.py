@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.attributes import Restate
 from dg_sqlmesh_component.dagster_internals import log_step_metadata
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import REFUSALS, SQLMeshComponentError
+from dg_sqlmesh_component.protocol.errors import REFUSALS, ConfigurationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
 from dg_sqlmesh_component.report.prediction import (
@@ -18,11 +19,13 @@ from dg_sqlmesh_component.report.prediction import (
     prediction_log,
     prediction_metadata,
 )
+from dg_sqlmesh_component.report.recorded_cost import RecordedCost
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.check_history import last_results
-from dg_sqlmesh_component.run.costs import estimates
+from dg_sqlmesh_component.run.costs import estimates, restatement_costs
 from dg_sqlmesh_component.run.ledger import Ledger
-from dg_sqlmesh_component.run.request import StepSettings
+from dg_sqlmesh_component.run.limits import over_budget, restatement_refusal
+from dg_sqlmesh_component.run.request import StepSettings, budget_of
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.worker_client.session import WorkerSession
 
@@ -41,7 +44,14 @@ def predict(
     wording = Wording(settings.assets, request.environment)
     try:
         log = RunLog(context, wording, set(), settings.owned)
-        outcomes = _outcomes_if_all_succeed(request, session, log)
+        limits = (settings.restate or Restate(), budget_of(context, settings))
+
+        def why_refused(planned: msg.RestatementPlanned) -> str | None:
+            costs = restatement_costs(context.instance, settings.assets, planned)
+            log.restatement(planned, costs)
+            return restatement_refusal(planned, *limits, costs.values())
+
+        outcomes = _outcomes_if_all_succeed(request, session, log, why_refused)
     except REFUSALS as refusal:
         log_step_metadata(context, "Dry run", {"sqlmesh/refusal": dg.MetadataValue.text(str(refusal))})
         context.log.error(f"Dry run: a run would be refused, and nothing would be computed.{block(str(refusal))}")
@@ -50,7 +60,7 @@ def predict(
         raise dg.Failure(description=f"The dry run has no result. {error}", allow_retries=False) from None
     costs = estimates(context.instance, settings.assets, _computed(outcomes))
     predictions = _predictions(context.instance, wording, outcomes, costs)
-    excess = settings.budget.limits.excess(msg.RecordedCost.total(list(costs.values())))
+    excess = over_budget(settings.budget, costs.values())
     if excess and request.restate is None:
         context.log.warning(f"Dry run: a run would be refused without `over_budget: true` in its run config. {excess}")
     line = prediction_line(wording, predictions)
@@ -58,8 +68,18 @@ def predict(
     log_step_metadata(context, line, prediction_metadata(predictions))
 
 
-def _outcomes_if_all_succeed(request: msg.EvaluationRequest, session: WorkerSession, log: RunLog) -> list[NodeOutcome]:
-    """The outcomes of a run in which each planned batch finishes."""
+def _outcomes_if_all_succeed(
+    request: msg.EvaluationRequest,
+    session: WorkerSession,
+    log: RunLog,
+    why_refused: Callable[[msg.RestatementPlanned], str | None],
+) -> list[NodeOutcome]:
+    """The outcomes of a run in which each planned batch finishes.
+
+    Raises:
+        SQLMeshComponentError: A run would be refused, or there is no answer.
+        dagster.DagsterExecutionInterruptedError: The step was cancelled.
+    """
     ledger = Ledger([*request.models, *request.standalone_audits])
     outcomes: list[NodeOutcome] = []
     for event in session.events(request):
@@ -69,6 +89,11 @@ def _outcomes_if_all_succeed(request: msg.EvaluationRequest, session: WorkerSess
             session.answer(msg.Records())
         elif isinstance(event, msg.RestatementPlanned):
             ledger.add(event.added)
+            if why := why_refused(event):
+                raise ConfigurationError(why)
+            session.answer(msg.GoAhead())
+        elif isinstance(event, msg.EvaluationPlanned) and event.batches and request.restate is None:
+            session.answer(msg.GoAhead())
         for assumed in _as_if_finished(event):
             outcomes += [settled for settled in ledger.feed(assumed) if isinstance(settled, NodeOutcome)]
     if session.is_cancelled:
@@ -100,7 +125,7 @@ def _predictions(
     instance: dg.DagsterInstance,
     wording: Wording,
     outcomes: Sequence[NodeOutcome],
-    costs: Mapping[str, msg.RecordedCost],
+    costs: Mapping[str, RecordedCost],
 ) -> list[Prediction]:
     """The predictions, parents first and standalone audits last."""
     assets = wording.assets

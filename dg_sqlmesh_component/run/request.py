@@ -25,7 +25,6 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.run.costs import build_restatement
 
 
 @dataclass(frozen=True)
@@ -110,10 +109,9 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
     refuse_options_without_effect(config, environment, runs_models=runs_models or is_asset_retry)
     if config.over_budget and settings.budget == Budget():
         raise ConfigurationError("The run config sets over_budget, and defs.yaml has no `budget`. Leave it out.")
-    budget = Budget() if config.over_budget else settings.budget
     restate = None
-    if config.restate is not None and settings.restate is not None and models:
-        restate = build_restatement(config.restate, settings.restate, budget, assets, models, context.instance)
+    if config.restate is not None and models:
+        restate = msg.Restatement(config.restate.start, config.restate.end)
         # A restatement computes models only. The audits of all other nodes are evaluated after it.
         audit_only |= {*standalone, *(nodes - models)}
         nodes, standalone = models, set()
@@ -137,7 +135,6 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         count_rows=settings.count_rows,
         run_id=context.run.run_id,
         deploy_jobs=settings.deploy_jobs if environment == assets.manifest.environment else None,
-        awaits_budget=budget != Budget() and restate is None and not config.dry_run,
         overlap_timeout=execution.overlap_timeout,
         environment_timeout=execution.environment_timeout,
         manifest_facts=msg.ManifestFacts(
@@ -150,6 +147,11 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         dry_run=config.dry_run,
         sampling=settings.sampling,
     )
+
+
+def budget_of(context: dg.AssetExecutionContext, settings: StepSettings) -> Budget:
+    """What the run may cost; no limit if its run config goes on over the budget."""
+    return Budget() if _run_config(context).over_budget else settings.budget
 
 
 def reported_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:

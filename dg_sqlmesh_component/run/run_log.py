@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import dagster as dg
@@ -13,6 +13,7 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, unquoted
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
+from dg_sqlmesh_component.report.recorded_cost import RecordedCost
 from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.report.summary import summary_line, summary_metadata
 from dg_sqlmesh_component.report.wording import Wording
@@ -38,10 +39,7 @@ class RunLog:
 
     def event(self, event: msg.Event) -> None:
         log = self.context.log
-        if isinstance(event, msg.RestatementPlanned):
-            log.warning(restatement_log(self.wording, event))
-            log_step_metadata(self.context, "Planned restatement", restatement_metadata(self.wording, event))
-        elif isinstance(event, msg.EvaluationPlanned):
+        if isinstance(event, msg.EvaluationPlanned):
             batches = sum(map(len, event.batches.values()))
             nodes = self._counted([node for node, planned in event.batches.items() if planned])
             if batches:
@@ -59,6 +57,15 @@ class RunLog:
                     f"{counted(len(event.missing), 'requested model')}. To promote the project's files:"
                     f"{block(event.plan_command)}{_IF_STALE}"
                 )
+
+    def restatement(self, planned: msg.RestatementPlanned, costs: Mapping[str, RecordedCost]) -> None:
+        """Log a planned restatement.
+
+        Args:
+            costs: The estimate of each model, by fqn.
+        """
+        self.context.log.warning(restatement_log(self.wording, planned, costs))
+        log_step_metadata(self.context, "Planned restatement", restatement_metadata(self.wording, planned, costs))
 
     def _warn_of_differences(self, event: msg.EnvironmentOpened) -> None:
         changed = [

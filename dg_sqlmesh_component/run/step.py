@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.attributes import Budget, Restate
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import (
     ERRORS_BY_NAME,
@@ -27,10 +28,11 @@ from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.active_runs import mark_as_computing
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.check_history import last_evaluations, shown_evaluations
-from dg_sqlmesh_component.run.costs import estimates
+from dg_sqlmesh_component.run.costs import computed_range, estimates, restatement_costs
 from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
-from dg_sqlmesh_component.run.request import StepSettings, build_request, reported_checks, run_tags
+from dg_sqlmesh_component.run.limits import restatement_refusal, run_refusal
+from dg_sqlmesh_component.run.request import StepSettings, budget_of, build_request, reported_checks, run_tags
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
 from dg_sqlmesh_component.run.step_results import StepResults
@@ -114,7 +116,8 @@ class _Step:
         self._assets = assets
         self._request = request
         self._retries = execution.retries
-        self._budget = settings.budget.limits
+        self._budget = budget_of(context, settings)
+        self._limits = settings.restate or Restate()
         self._computing_since: int | None = None
         self._restatement = RestatementMemory(context, assets)
         self._not_cancelled: msg.QueriesNotCancelled | None = None
@@ -203,11 +206,9 @@ class _Step:
         """Run SQLMesh once and report each node as soon as it is settled. The worker stays open."""
         for event in self.session.events(request):
             event = self._retries.classify(event) if self._retries else event
-            if isinstance(event, msg.EvaluationPlanned) and event.batches and request.awaits_budget:
-                if excess := self._excess(event):
-                    return msg.RequestFailed(ConfigurationError.__name__, excess)
-                self.session.answer(msg.GoAhead())
             self._note(event)
+            if refusal := self._refusal(event):
+                return msg.RequestFailed(ConfigurationError.__name__, refusal)
             self._log.event(event)
             if isinstance(event, msg.DataComparedWithRecords):
                 finish(self._context.instance, event.finished_runs)
@@ -219,17 +220,23 @@ class _Step:
         assert isinstance(end, retry_decision.End), "it was asked to evaluate"
         return end
 
-    def _excess(self, planned: msg.EvaluationPlanned) -> str | None:
-        """Why the planned batches are over the budget; None if they are not."""
-        computed = {
-            fqn: sum(end - start for start, end in batches) for fqn, batches in planned.batches.items() if batches
-        }
-        costs = estimates(self._context.instance, self._assets, computed)
-        excess = self._budget.excess(msg.RecordedCost.total(list(costs.values())))
-        return excess and (
-            f"The run is over the budget. {excess} Nothing was computed. Select fewer models, limit the range with "
-            "`start` and `end`, or set `over_budget: true` in the run config."
-        )
+    def _refusal(self, event: msg.Event) -> str | None:
+        """Why the planned intervals are not computed. If they are, the worker gets its answer."""
+        instance = self._context.instance
+        match event:
+            case msg.RestatementPlanned():
+                costs = restatement_costs(instance, self._assets, event)
+                self._log.restatement(event, costs)
+                refusal = restatement_refusal(event, self._limits, self._budget, costs.values())
+            case msg.EvaluationPlanned() if event.batches and self._request.restate is None:
+                has_limit = self._budget != Budget()
+                costs = estimates(instance, self._assets, computed_range(event)) if has_limit else {}
+                refusal = run_refusal(self._budget, costs.values())
+            case _:
+                return None
+        if refusal is None:
+            self.session.answer(msg.GoAhead())
+        return refusal
 
     def _note(self, event: msg.Event) -> None:
         match event:

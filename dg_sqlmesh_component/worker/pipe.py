@@ -78,7 +78,7 @@ class Pipe:
         return wire.decode(Records, self._messages.get())
 
     def receive_go_ahead(self) -> None:
-        """Wait for the answer to `EvaluationPlanned`.
+        """Wait for the answer to `EvaluationPlanned` or `RestatementPlanned`.
 
         Raises:
             EvaluationError: The request was cancelled meanwhile.

@@ -1,11 +1,10 @@
 """A running worker: its events, and how it is stopped.
 
 Theory of operation. The worker is a process that serves one request. It writes events to stdout, one on each line.
-Output of the project's code goes to stderr. It reads the request from stdin, then `Records`, and `cancel`, `cut off`
-and `release`.
+Output of the project's code goes to stderr. It reads the request from stdin, then answers, and `cancel`, `cut off` and
+`release`.
 
-States: *serving* until its last event (`ProjectLoaded`, `EvaluationFinished` or `RequestFailed`), then *ending*,
-then *gone*. `cancel` and `stop` lead from serving to ending too. The worker may die at any time. A worker that holds
+States: *serving* until its last event (`messages.LastEvent`), then *ending*, then *gone*. `cancel` and `stop` lead from serving to ending too. The worker may die at any time. A worker that holds
 the lock on the SQLMesh state keeps it until `stop`.
 
 - Two threads read stdout and stderr into one queue at once, so SQLMesh never waits for the consumer of the events. A

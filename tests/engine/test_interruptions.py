@@ -211,6 +211,8 @@ with serving(project, request) as worker:
     for event in worker:
         if isinstance(event, msg.StateLocked):
             worker.answer(msg.Records())
+        elif isinstance(event, msg.EvaluationPlanned):
+            worker.answer(msg.GoAhead())
 """
 
 

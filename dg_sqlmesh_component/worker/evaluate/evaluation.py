@@ -122,7 +122,7 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
     status: msg.Status = "not_run"
     late_error: Exception | None = None
     pipe.begin()
-    if context.request.awaits_budget:
+    if context.request.restate is None:  # else it has been given already
         tracker.await_go_ahead = pipe.receive_go_ahead
     if context.requested:
         try:

@@ -23,7 +23,7 @@ from sqlmesh.utils.errors import PlanError
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.worker.coverage import is_incremental
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate, resolved_range
 from dg_sqlmesh_component.worker.explain import describe_error
@@ -87,7 +87,7 @@ def _planned(context: EvaluationContext) -> Plan:
     """Plan the restatement and report it.
 
     Raises:
-        ConfigurationError: A requested model cannot be restated, the range is empty, or the restatement is too large.
+        ConfigurationError: A requested model cannot be restated, or the range is empty.
     """
     request, restate = context.request, context.request.restate
     assert restate is not None, "the request restates"
@@ -122,12 +122,11 @@ def _planned(context: EvaluationContext) -> Plan:
         ranges=ranges,
         added=tuple(sorted(ranges.keys() - set(request.models))),
         environments=_environments(plan, context) if request.environment == c.PROD else {},
-        estimate=estimated(restate.costs, {fqn: number for fqn, (_, number) in ranges.items()}),
-        without_cost=tuple(sorted(ranges.keys() - restate.costs.keys())),
+        asked_for=resolved_range(request),
         planned_at=now_timestamp(),
     )
     context.tracker.pipe.send(planned)
-    refuse_large(restate, planned, resolved_range(request))
+    context.tracker.pipe.receive_go_ahead()
     return plan
 
 
@@ -156,15 +155,6 @@ def _why_not(snapshot: Snapshot, environment: str) -> str:
     return f"no complete interval of its unit, {unit}, lies in this range: choose a longer one"
 
 
-def estimated(costs: Mapping[str, msg.RecordedCost], intervals: Mapping[str, int]) -> msg.RecordedCost | None:
-    """What so many intervals of each model cost. Models without a recorded cost are left out; None if all are.
-
-    It is high for a long range of a model that was always computed one interval at a time: then nothing tells how much
-    of its time each computation needs anyway.
-    """
-    return msg.RecordedCost.total([costs[fqn].of(number) for fqn, number in intervals.items() if fqn in costs])
-
-
 def _environments(plan: Plan, context: EvaluationContext) -> dict[str, int]:
     """The other environments that lose intervals, with the number of their models, as SQLMesh finds them."""
     evaluatable = plan.to_evaluatable()
@@ -175,27 +165,3 @@ def _environments(plan: Plan, context: EvaluationContext) -> dict[str, int]:
         loaded_snapshots=plan.context_diff.snapshots,
     )
     return dict(Counter(name for request in cleared.values() for name in sorted(request.environment_names)))
-
-
-def refuse_large(restate: msg.Restatement, planned: msg.RestatementPlanned, asked_for: str) -> None:
-    """Refuse a restatement beyond a limit.
-
-    Args:
-        asked_for: The range of the run config.
-
-    Raises:
-        ConfigurationError: With the size, the limit and what to do.
-    """
-    intervals = sum(number for _, number in planned.ranges.values())
-    remedy = "Choose a shorter range or fewer models, or raise the limit in defs.yaml."
-    if restate.max_intervals is not None and intervals > restate.max_intervals:
-        raise ConfigurationError(
-            f"The restatement {asked_for} would compute {counted(intervals, 'interval')} of "
-            f"{counted(len(planned.ranges), 'model')}; `restate.max_intervals` in defs.yaml is "
-            f"{restate.max_intervals}. Nothing was computed. {remedy}"
-        )
-    if restate.budget is not None and (excess := restate.budget.excess(planned.estimate)):
-        raise ConfigurationError(
-            f"The restatement {asked_for} is over the budget. {excess} Nothing was computed. Choose a shorter range or "
-            "fewer models, or set `over_budget: true` in the run config."
-        )

@@ -22,7 +22,8 @@ from dg_sqlmesh_component.config.attributes import Audits, Budget
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
-from dg_sqlmesh_component.protocol.messages import RecordedCost
+from dg_sqlmesh_component.report.recorded_cost import RecordedCost
+from dg_sqlmesh_component.run.limits import over_budget
 
 REFERENCE = Path(__file__).parents[3] / "component.yaml"
 EVERYTHING: dict[str, Any] = {
@@ -296,8 +297,8 @@ def test_a_budget_compares_the_sum_of_all_known_costs(name: str) -> None:
         RecordedCost(**{"seconds": 1.0, name: 41.0}),
         RecordedCost(0),
     ]
-    assert Budget(**{name: 101}).limits.excess(RecordedCost.total(costs)) is None
-    excess = Budget(**{name: 100}).limits.excess(RecordedCost.total(costs))
+    assert over_budget(Budget(**{name: 101}), costs) is None
+    excess = over_budget(Budget(**{name: 100}), costs)
     assert excess is not None
     assert f"`budget.{name}` in defs.yaml is 100.0." in excess
 
@@ -315,4 +316,4 @@ def test_a_budget_compares_the_sum_of_all_known_costs(name: str) -> None:
 def test_the_excess_of_a_budget_shows_the_limit_as_written_and_an_estimate_that_is_above_it(
     limit: float, estimate: float, sentence: str
 ) -> None:
-    assert Budget(seconds=limit).limits.excess(RecordedCost(estimate)) == f"The estimate from earlier runs {sentence}"
+    assert over_budget(Budget(seconds=limit), [RecordedCost(estimate)]) == f"The estimate from earlier runs {sentence}"

@@ -46,7 +46,7 @@ REQUESTS: tuple[msg.Request, ...] = (
         manifest_facts=msg.ManifestFacts(
             "local", None, frozenset({'"db"."core"."orders"'}), {"add_up": ('"db"."raw"."o"',)}
         ),
-        restate=msg.Restatement("2026-01-01", "2026-01-02", 5, msg.Budget(60.0), {"a": msg.RecordedCost(1.5, 3)}),
+        restate=msg.Restatement("2026-01-01", "2026-01-02"),
     ),
     msg.PendingRequest(PROJECT, "prod", frozenset({"a", "b"}), now=D1[0]),
     msg.ChangesRequest(PROJECT, "prod", RECORDS, now=D2[1]),
@@ -80,7 +80,7 @@ EVENTS: tuple[msg.Event, ...] = (
     msg.StateHeld("3f1c"),
     msg.StateLocked(),
     msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),), ("c0ffee",)),
-    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, msg.RecordedCost(1.5, None, 4), ("b",)),
+    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b"),
     msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
     msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
     msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
@@ -212,7 +212,6 @@ def test_defaults_of_requests_and_errors() -> None:
         "dry_run": False,
         "sampling": None,
         "deploy_jobs": None,
-        "awaits_budget": False,
     }
     assert defaults(msg.NodeFailed) == defaults(msg.RequestFailed) == {"is_transient": False}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+import re
 from typing import Any
 
 import dagster as dg
@@ -19,24 +19,23 @@ from dg_sqlmesh_component.config.run_config import (
 )
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.run.costs import build_restatement
-from dg_sqlmesh_component.worker.evaluate.restatement import estimated, refuse_large
+from dg_sqlmesh_component.report.recorded_cost import RecordedCost
+from dg_sqlmesh_component.run.costs import recorded_costs
+from dg_sqlmesh_component.run.limits import restatement_refusal
 
 DAY_MS = 86_400_000
 D1_START = days(1, 1)[0]
 
 
-PLANNED = msg.RestatementPlanned(
-    {"a": (days(1, 2), 2), "b": (days(1, 2), 2)}, (), {}, msg.RecordedCost(1.0), without_cost=()
-)
+PLANNED = msg.RestatementPlanned({"a": (days(1, 2), 2), "b": (days(1, 2), 2)}, (), {}, "from a to b")
 
 
 @pytest.mark.parametrize(
     ("costs", "estimate"),
     [
-        ({"a": msg.RecordedCost(1.5, 10, 100), "b": msg.RecordedCost(4.0, 7)}, msg.RecordedCost(7.0, 27, 200)),
-        ({"a": msg.RecordedCost(0.5)}, msg.RecordedCost(1.0)),
-        ({"a": msg.RecordedCost(0.5, fixed_seconds=3.0)}, msg.RecordedCost(4.0)),
+        ({"a": RecordedCost(1.5, 10, 100), "b": RecordedCost(4.0, 7)}, RecordedCost(7.0, 27, 200)),
+        ({"a": RecordedCost(0.5)}, RecordedCost(1.0)),
+        ({"a": RecordedCost(0.5, fixed_seconds=3.0)}, RecordedCost(4.0)),
         ({}, None),
     ],
     ids=[
@@ -46,13 +45,12 @@ PLANNED = msg.RestatementPlanned(
         "no record at all",
     ],
 )
-def test_estimate_is_the_cost_of_all_intervals(
-    costs: dict[str, msg.RecordedCost], estimate: msg.RecordedCost | None
-) -> None:
-    assert estimated(costs, {"a": 2, "b": 1}) == estimate
+def test_estimate_is_the_cost_of_all_intervals(costs: dict[str, RecordedCost], estimate: RecordedCost | None) -> None:
+    intervals = {"a": 2, "b": 1}
+    assert RecordedCost.total([cost.of(intervals[fqn]) for fqn, cost in costs.items()]) == estimate
 
 
-def test_restatement_has_the_recorded_cost_of_an_interval_also_of_downstream_models() -> None:
+def test_recorded_cost_is_that_of_one_interval_of_each_model_with_a_record() -> None:
     """The line through the records of `raw.orders` is 0.15 s and 0.095 s for each interval."""
 
     def record(asset: str, **metadata: Any) -> None:
@@ -75,14 +73,16 @@ def test_restatement_has_the_recorded_cost_of_an_interval_also_of_downstream_mod
         record("raw/orders", origin="outside", computed_hours=768.0)
         record("raw/hours", seconds=12.0, computed_hours=24.0)
         record("marts/total", seconds=0.05, computed_hours=768.0)
-        config = RestateConfig(start="2026-01-01", end="2026-01-02")
-        built = build_restatement(config, Restate(), Budget(), project_assets(project), [fqn("raw.orders")], instance)
+        planned = {
+            fqn(name): (days(1, 1), 1) for name in ("raw.orders", "raw.hours", "marts.total", "marts.never_computed")
+        }
+        costs = recorded_costs(instance, project_assets(project), planned)
     seconds: Any = pytest.approx(2.75 / 29)
     fixed: Any = pytest.approx(0.25 - 2.75 / 29)
-    assert built.costs == {
-        fqn("raw.orders"): msg.RecordedCost(seconds, rows=2, fixed_seconds=fixed),
-        fqn("raw.hours"): msg.RecordedCost(0.5),
-        fqn("marts.total"): msg.RecordedCost(0.05),
+    assert costs == {
+        fqn("raw.orders"): RecordedCost(seconds, rows=2, fixed_seconds=fixed),
+        fqn("raw.hours"): RecordedCost(0.5),
+        fqn("marts.total"): RecordedCost(0.05),
     }
 
 
@@ -94,16 +94,16 @@ def test_restatement_has_the_recorded_cost_of_an_interval_also_of_downstream_mod
             "^The restatement from a to b would compute 4 intervals of 2 models; `restate.max_intervals` in .* is 3",
         ),
         (
-            {"budget": msg.Budget(seconds=0.5)},
+            {"budget": Budget(seconds=0.5)},
             "1.0 seconds, and `budget.seconds` in defs.yaml is 0.5.*over_budget: true",
         ),
-        ({"max_intervals": 4, "budget": msg.Budget(seconds=1.0)}, None),
+        ({"max_intervals": 4, "budget": Budget(seconds=1.0)}, None),
     ],
 )
 def test_restatement_beyond_a_limit_is_refused(limits: dict[str, Any], error: str | None) -> None:
-    restate = msg.Restatement("2026-01-01", "2026-01-02", **limits)
-    with pytest.raises(ConfigurationError, match=error) if error else nullcontext():
-        refuse_large(restate, PLANNED, "from a to b")
+    restate, budget = Restate(limits.get("max_intervals")), limits.get("budget", Budget())
+    refusal = restatement_refusal(PLANNED, restate, budget, [RecordedCost(0.5), RecordedCost(0.5)])
+    assert re.search(error, refusal or "") if error else refusal is None
 
 
 RESTATE = RestateConfig(start="2026-01-01", end="2026-01-02")

@@ -1,0 +1,52 @@
+"""Limits of what SQLMesh computes: `budget` and `restate.max_intervals`. Dagster's process alone decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal
+
+from dg_sqlmesh_component.config.attributes import Budget, Restate
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import counted, decimal_text
+from dg_sqlmesh_component.report.recorded_cost import RecordedCost
+
+
+def over_budget(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:
+    """Why an estimate is over the budget, as a sentence; None if it is not, or if there is none."""
+    estimate = RecordedCost.total(list(costs))
+    for name in ("seconds", "rows", "bytes"):
+        limit, value = getattr(budget, name), getattr(estimate, name, None)
+        if limit is not None and value is not None and value > limit:
+            return (
+                f"The estimate from earlier runs is {decimal_text(value, limit)} {name}, and `budget.{name}` in "
+                f"defs.yaml is {Decimal(str(limit)):,f}."
+            )
+    return None
+
+
+def run_refusal(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:
+    """Why the planned batches of a run are not computed; None if they are."""
+    excess = over_budget(budget, costs)
+    return excess and (
+        f"The run is over the budget. {excess} Nothing was computed. Select fewer models, limit the range with "
+        "`start` and `end`, or set `over_budget: true` in the run config."
+    )
+
+
+def restatement_refusal(
+    planned: msg.RestatementPlanned, limits: Restate, budget: Budget, costs: Iterable[RecordedCost]
+) -> str | None:
+    """Why a restatement is not computed; None if it is."""
+    intervals = sum(number for _, number in planned.ranges.values())
+    if limits.max_intervals is not None and intervals > limits.max_intervals:
+        return (
+            f"The restatement {planned.asked_for} would compute {counted(intervals, 'interval')} of "
+            f"{counted(len(planned.ranges), 'model')}; `restate.max_intervals` in defs.yaml is "
+            f"{limits.max_intervals}. Nothing was computed. Choose a shorter range or fewer models, or raise the limit "
+            "in defs.yaml."
+        )
+    excess = over_budget(budget, costs)
+    return excess and (
+        f"The restatement {planned.asked_for} is over the budget. {excess} Nothing was computed. Choose a shorter "
+        "range or fewer models, or set `over_budget: true` in the run config."
+    )
