@@ -4,8 +4,9 @@ Theory of operation. The worker is a process that serves one request. It writes 
 Output of the project's code goes to stderr. It reads the request from stdin, then answers, and `cancel`, `cut off` and
 `release`.
 
-States: *serving* until its last event (`messages.LastEvent`), then *ending*, then *gone*. `cancel` and `stop` lead from serving to ending too. The worker may die at any time. A worker that holds
-the lock on the SQLMesh state keeps it until `stop`.
+States: *serving* until its last event (`messages.LastEvent`), then *ending*, then *gone*. `cancel` and `stop` lead from
+serving to ending too. The worker may die at any time. A worker that holds the lock on the SQLMesh state keeps it until
+`stop`.
 
 - Two threads read stdout and stderr into one queue at once, so SQLMesh never waits for the consumer of the events. A
   third thread waits for the process to end. After that, nothing waits longer than LAST_EVENTS_SECONDS, because a child
