@@ -132,7 +132,8 @@ def test_data_that_an_earlier_version_has_recorded_is_not_outside_data(new_recor
         now = str(time.time_ns() // 1_000_000)
         text = re.sub(r"\b17956\d{8}\b", now, text)
         shop.instance.report_runless_asset_event(deserialize_value(text, dg.AssetMaterialization))
-    assert "Nothing was computed or promoted outside of Dagster." in tick(shop)
+    cursor_of_another_version = '{"plan_id": "c0ffee", "models": "eJyr"}'
+    assert "Nothing was computed or promoted outside of Dagster." in tick(shop, cursor_of_another_version)
     assert not outside(shop.launch())
 
 
@@ -232,10 +233,10 @@ def test_nothing_is_unsynced_after_a_plan_a_run_a_restatement_and_outside_data(n
 # -- the sensor ---------------------------------------------------------------------------------------
 
 
-def tick(dagster: Shop) -> str:
+def tick(dagster: Shop, cursor: str | None = None) -> str:
     """Evaluate the sensor and record its events, as Dagster's daemon does. Return the text on the tick's page."""
     repository = dagster.refresh().get_repository_def()
-    context = dg.build_sensor_context(dagster.instance, repository_def=repository)
+    context = dg.build_sensor_context(dagster.instance, cursor, repository_def=repository)
     result = repository.get_sensor_def(f"{OP}_sensor").evaluate_tick(context)
     for event in result.asset_events:
         dagster.instance.report_runless_asset_event(event)
