@@ -16,6 +16,11 @@ from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import DataVersions, log_step_metadata
 from dg_sqlmesh_component.definitions.op import NOT_SET
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
+from dg_sqlmesh_component.history.check_results import results_of_same_data
+from dg_sqlmesh_component.history.costs import estimates
+from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
+from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, allowed_fqns, apply_config, digest_of, headline, refusals
 from dg_sqlmesh_component.plan.report import PlanReport, kept_rows
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
@@ -26,16 +31,11 @@ from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
-from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
+from dg_sqlmesh_component.report.outside_data import outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.run.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
-from dg_sqlmesh_component.run.check_history import results_of_same_data
-from dg_sqlmesh_component.run.costs import estimates
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.limits import over_budget
-from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.run.run_log import RunLog
-from dg_sqlmesh_component.run.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.worker_client.session import WorkerSession
 
 DIGEST_TAG = "sqlmesh/plan_digest"

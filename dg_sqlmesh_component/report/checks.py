@@ -9,11 +9,17 @@ from typing import Any, TypeAlias
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, STATUS_CHECK
+from dg_sqlmesh_component.history.earlier_results import (
+    EarlierResult,
+    data_metadata,
+    evaluation_of,
+    not_evaluated,
+    repeated,
+)
+from dg_sqlmesh_component.history.records import OutsideData
 from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
-from dg_sqlmesh_component.report.earlier_results import NOT_EVALUATED, EarlierResult, data_metadata
 from dg_sqlmesh_component.report.metadata import audit_metadata, status_metadata
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Verdict
-from dg_sqlmesh_component.report.records import OutsideData
 from dg_sqlmesh_component.report.wording import Wording
 
 Reported: TypeAlias = NodeOutcome | AuditOnlyOutcome | OutsideData
@@ -135,62 +141,6 @@ class Checks:
             description=self.wording.audit_result(audit),
             metadata={**audit_metadata(audit), **data_metadata(data)},
         )
-
-
-def repeated(
-    check: dg.AssetCheckKey, earlier: EarlierResult, why: str, metadata: Mapping[str, Any]
-) -> dg.AssetCheckResult:
-    """An earlier result once more, labelled with its run and time.
-
-    Args:
-        why: Why the check was not evaluated, as a clause after "because".
-    """
-    return dg.AssetCheckResult(
-        asset_key=check.asset_key,
-        check_name=check.name,
-        passed=earlier.passed,
-        severity=earlier.severity,
-        description=f"{earlier.sentence}. Repeated, because {why}.",
-        metadata={**metadata, **earlier.label},
-    )
-
-
-def not_evaluated(check: dg.AssetCheckKey, reason: str) -> dg.AssetCheckResult:
-    """A warning instead of a result.
-
-    Args:
-        reason: Follows "Not evaluated:" in the description.
-    """
-    return _result(check, Verdict.WARNING, f"Not evaluated: {reason}", {NOT_EVALUATED: True})
-
-
-def evaluation_of(
-    result: dg.AssetCheckResult, target: Any = None, *, blocking: bool = False
-) -> dg.AssetCheckEvaluation:
-    """The result as an event.
-
-    Args:
-        target: The materialization that the result is about.
-        blocking: Whether a failure stops steps downstream.
-    """
-    check = key_of(result)
-    return dg.AssetCheckEvaluation(
-        asset_key=check.asset_key,
-        check_name=check.name,
-        passed=result.passed,
-        metadata=result.metadata,
-        target_materialization_data=target,
-        severity=result.severity,
-        description=result.description,
-        blocking=blocking,
-    )
-
-
-def key_of(result: dg.AssetCheckResult) -> dg.AssetCheckKey:
-    """The check of a result of this package, which always names it."""
-    assert result.asset_key is not None, result
-    assert result.check_name is not None, result
-    return dg.AssetCheckKey(result.asset_key, result.check_name)
 
 
 def _result(

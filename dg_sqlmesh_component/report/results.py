@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dagster as dg
 
+from dg_sqlmesh_component.history.records import record_metadata
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import utc_text
 from dg_sqlmesh_component.report.metadata import outcome_metadata
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
-from dg_sqlmesh_component.report.records import record_metadata
 from dg_sqlmesh_component.report.wording import Wording
 
 

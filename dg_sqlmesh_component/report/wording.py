@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.history.earlier_results import EarlierResult
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, duration_text, listed, utc_text
-from dg_sqlmesh_component.report.earlier_results import EarlierResult
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 

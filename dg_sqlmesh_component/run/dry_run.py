@@ -8,6 +8,9 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.attributes import Restate
 from dg_sqlmesh_component.dagster_internals import log_step_metadata
+from dg_sqlmesh_component.history.check_results import last_results
+from dg_sqlmesh_component.history.costs import estimates, restatement_costs
+from dg_sqlmesh_component.history.recorded_cost import RecordedCost
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import REFUSALS, ConfigurationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import block
@@ -19,10 +22,7 @@ from dg_sqlmesh_component.report.prediction import (
     prediction_log,
     prediction_metadata,
 )
-from dg_sqlmesh_component.report.recorded_cost import RecordedCost
 from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.run.check_history import last_results
-from dg_sqlmesh_component.run.costs import estimates, restatement_costs
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.limits import over_budget, restatement_refusal
 from dg_sqlmesh_component.run.request import StepSettings, budget_of

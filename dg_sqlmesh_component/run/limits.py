@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from dg_sqlmesh_component.config.attributes import Budget, Restate
+from dg_sqlmesh_component.history.recorded_cost import RecordedCost
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, decimal_text
-from dg_sqlmesh_component.report.recorded_cost import RecordedCost
 
 
 def over_budget(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:

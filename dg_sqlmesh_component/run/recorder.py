@@ -22,7 +22,7 @@ from dg_sqlmesh_component.dagster_internals import (
     cache_output_keys,
     drop_missing_outputs_log,
 )
-from dg_sqlmesh_component.report.checks import evaluation_of
+from dg_sqlmesh_component.history.earlier_results import evaluation_of
 from dg_sqlmesh_component.run.request import reported_checks
 
 

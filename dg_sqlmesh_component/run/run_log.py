@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import is_part_of_backfill, log_step_metadata
+from dg_sqlmesh_component.history.recorded_cost import RecordedCost
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, unquoted
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
-from dg_sqlmesh_component.report.recorded_cost import RecordedCost
 from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.report.summary import summary_line, summary_metadata
 from dg_sqlmesh_component.report.wording import Wording

@@ -13,6 +13,11 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.attributes import Budget, Restate
+from dg_sqlmesh_component.history.active_runs import mark_as_computing
+from dg_sqlmesh_component.history.check_results import last_evaluations, shown_evaluations
+from dg_sqlmesh_component.history.costs import computed_range, estimates, restatement_costs
+from dg_sqlmesh_component.history.earlier_results import not_evaluated
+from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import (
     ERRORS_BY_NAME,
@@ -21,22 +26,19 @@ from dg_sqlmesh_component.protocol.errors import (
     StoppedError,
 )
 from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.report.checks import Checks, not_evaluated
+from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.wording import Wording, as_sentence
 from dg_sqlmesh_component.run import retry_decision
-from dg_sqlmesh_component.run.active_runs import mark_as_computing
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
-from dg_sqlmesh_component.run.check_history import last_evaluations, shown_evaluations
-from dg_sqlmesh_component.run.costs import computed_range, estimates, restatement_costs
 from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.limits import restatement_refusal, run_refusal
 from dg_sqlmesh_component.run.request import StepSettings, budget_of, build_request, reported_checks, run_tags
+from dg_sqlmesh_component.run.restatement_memory import RestatementMemory
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
 from dg_sqlmesh_component.run.step_results import StepResults
-from dg_sqlmesh_component.run.unfinished_restatements import RestatementMemory, finish, unfinished_restatements
 from dg_sqlmesh_component.worker_client.session import WorkerSession
 from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FINISH_GRACE_SECONDS
 

@@ -10,15 +10,15 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import DataVersions, forget_data_version
+from dg_sqlmesh_component.history.active_runs import active_runs, run_ids
+from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, record_of, recorded_data
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.report.metadata import outcome_metadata
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
-from dg_sqlmesh_component.report.records import OutsideData, outside_materialization, record_of
+from dg_sqlmesh_component.report.outside_data import outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.run.recorder import RecordedOutside
-from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
 
 
 @dataclass

@@ -11,12 +11,12 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import forget_data_version, is_only_step
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+from dg_sqlmesh_component.history.check_results import last_results
+from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of, not_evaluated
 from dg_sqlmesh_component.protocol.formatting import counted, listed
-from dg_sqlmesh_component.report.checks import Checks, key_of, not_evaluated
-from dg_sqlmesh_component.report.earlier_results import EarlierResult
+from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.results import materialization, observation
-from dg_sqlmesh_component.run.check_history import last_results
 from dg_sqlmesh_component.run.downstream_release import DownstreamRelease
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords

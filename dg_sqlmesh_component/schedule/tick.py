@@ -23,12 +23,12 @@ import dagster as dg
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream, last_cron_tick
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.history.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
 from dg_sqlmesh_component.protocol.manifest import Model
 from dg_sqlmesh_component.protocol.messages import PendingFound
 from dg_sqlmesh_component.report.wording import ranges
-from dg_sqlmesh_component.run.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.worker_client.calls import find_pending
 
 UTC = "UTC"

@@ -9,10 +9,10 @@ import dagster as dg
 from pydantic import TypeAdapter
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.history.records import record_metadata, record_of
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, listed
 from dg_sqlmesh_component.report.metadata import unapplied_change
-from dg_sqlmesh_component.report.records import record_metadata, record_of
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import PollingSensor
 from dg_sqlmesh_component.dagster_internals import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
+from dg_sqlmesh_component.history.check_results import results_of_same_data
+from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
+from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.checks import Checks
-from dg_sqlmesh_component.report.records import OutsideData, outside_materialization
+from dg_sqlmesh_component.report.outside_data import outside_materialization
 from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.run.active_runs import ActiveRun, active_runs, run_ids
-from dg_sqlmesh_component.run.check_history import results_of_same_data
-from dg_sqlmesh_component.run.records import materialized_data, outside_data, recorded_data
-from dg_sqlmesh_component.run.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, difference
 from dg_sqlmesh_component.worker_client.calls import find_changes
 

@@ -14,8 +14,8 @@ from dagster._core.execution.api import create_execution_plan
 from harness import DagsterProject, NewShop, dagster_project, duckdb_file_in_use, wait_until, write_project
 from postgres import postgres_server
 
+from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, mark_as_computing
 from dg_sqlmesh_component.protocol.formatting import short_hash
-from dg_sqlmesh_component.run.active_runs import APPLIES_TAG, mark_as_computing
 
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds), start '2026-01-01'"
 FAILING = "CASE WHEN @start_ds::DATE IN (SELECT day FROM ctl.broken) THEN error('broken day') ELSE 1 END"

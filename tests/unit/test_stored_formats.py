@@ -13,13 +13,13 @@ import pytest
 from dagster._serdes import deserialize_value
 
 from dg_sqlmesh_component.dagster_internals import log_step_metadata
+from dg_sqlmesh_component.history.active_runs import COMPUTING_SINCE_TAG, mark_as_computing
+from dg_sqlmesh_component.history.earlier_results import data_in
+from dg_sqlmesh_component.history.records import record_in
+from dg_sqlmesh_component.history.stored_record import RECORD, stored_record
+from dg_sqlmesh_component.history.unfinished_restatements import unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import MANIFEST_VERSION
-from dg_sqlmesh_component.report.earlier_results import data_in
-from dg_sqlmesh_component.report.records import record_in
-from dg_sqlmesh_component.report.stored_record import RECORD, stored_record
-from dg_sqlmesh_component.run.active_runs import COMPUTING_SINCE_TAG, mark_as_computing
-from dg_sqlmesh_component.run.unfinished_restatements import unfinished_restatements
 from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan
 from dg_sqlmesh_component.state.manifest_file import read_manifest
 

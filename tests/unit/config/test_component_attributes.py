@@ -21,8 +21,8 @@ from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.attributes import Audits, Budget
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition
+from dg_sqlmesh_component.history.recorded_cost import RecordedCost
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
-from dg_sqlmesh_component.report.recorded_cost import RecordedCost
 from dg_sqlmesh_component.run.limits import over_budget
 
 REFERENCE = Path(__file__).parents[3] / "component.yaml"

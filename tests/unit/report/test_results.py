@@ -22,10 +22,10 @@ from unit.outcome_table import (
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
+from dg_sqlmesh_component.history.earlier_results import Data, EarlierResult, data_in
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, listed, utc_text
 from dg_sqlmesh_component.report.checks import Checks
-from dg_sqlmesh_component.report.earlier_results import Data, EarlierResult, data_in
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome

@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 from unit.builders import DAY, day, days
 
+from dg_sqlmesh_component.history.active_runs import ActiveRun
+from dg_sqlmesh_component.history.records import outside_data, record_metadata
+from dg_sqlmesh_component.history.stored_record import RECORD
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import merged, subtract
-from dg_sqlmesh_component.report.records import record_metadata
-from dg_sqlmesh_component.report.stored_record import RECORD
-from dg_sqlmesh_component.run.active_runs import ActiveRun
-from dg_sqlmesh_component.run.records import outside_data
 
 PROMOTED = msg.PromotedVersion("7", "data", "text", None)
 DATA = msg.ComputedData("a", PROMOTED, ((days(1, 8), 10), (days(2, 2), 20), (days(3, 3), 20), (days(9, 9), 30)))

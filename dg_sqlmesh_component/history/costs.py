@@ -8,10 +8,10 @@ from statistics import linear_regression, median
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.history.recorded_cost import RecordedCost
+from dg_sqlmesh_component.history.stored_record import stored_value
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import Model
-from dg_sqlmesh_component.report.recorded_cost import RecordedCost
-from dg_sqlmesh_component.report.stored_record import stored_value
 
 _MAX_RECORDS = 20
 """How many of a model's last materializations the estimate reads."""

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import dagster as dg
 
+from dg_sqlmesh_component.history.stored_record import StoredRecord, stored_record
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import utc_text
-from dg_sqlmesh_component.report.stored_record import StoredRecord, stored_record
 
 NOT_EVALUATED = "sqlmesh/not_evaluated"
 """Metadata of a check result that only says why the audit was not evaluated."""
@@ -72,3 +72,66 @@ def data_in(metadata: Mapping[str, dg.MetadataValue]) -> Data | None:
     if stored is None or len(stored.hashes) != 1:
         return None
     return stored.environment, msg.AuditedData(stored.version, *stored.hashes), stored.up_to
+
+
+def repeated(
+    check: dg.AssetCheckKey, earlier: EarlierResult, why: str, metadata: Mapping[str, Any]
+) -> dg.AssetCheckResult:
+    """An earlier result once more, labelled with its run and time.
+
+    Args:
+        why: Why the check was not evaluated, as a clause after "because".
+    """
+    return dg.AssetCheckResult(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=earlier.passed,
+        severity=earlier.severity,
+        description=f"{earlier.sentence}. Repeated, because {why}.",
+        metadata={**metadata, **earlier.label},
+    )
+
+
+def not_evaluated(check: dg.AssetCheckKey, reason: str) -> dg.AssetCheckResult:
+    """A warning instead of a result.
+
+    Args:
+        reason: Follows "Not evaluated:" in the description.
+    """
+    return dg.AssetCheckResult(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"Not evaluated: {reason}",
+        metadata={NOT_EVALUATED: True},
+    )
+
+
+def evaluation_of(
+    result: dg.AssetCheckResult, target: Any = None, *, blocking: bool = False
+) -> dg.AssetCheckEvaluation:
+    """The result as an event.
+
+    Args:
+        target: The materialization that the result is about.
+        blocking: Whether a failure stops steps downstream.
+    """
+    check = key_of(result)
+    return dg.AssetCheckEvaluation(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=result.passed,
+        metadata=result.metadata,
+        target_materialization_data=target,
+        severity=result.severity,
+        description=result.description,
+        blocking=blocking,
+    )
+
+
+def key_of(result: dg.AssetCheckResult) -> dg.AssetCheckKey:
+    """The check of a result of this package, which always names it."""
+    assert result.asset_key is not None, result
+    assert result.check_name is not None, result
+    return dg.AssetCheckKey(result.asset_key, result.check_name)

@@ -9,18 +9,44 @@ first of them records the data, and the other finds it recorded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.history.active_runs import ActiveRun
+from dg_sqlmesh_component.history.stored_record import StoredRecord, stored_record
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import merged
-from dg_sqlmesh_component.report.records import OutsideData, record_in
-from dg_sqlmesh_component.run.active_runs import ActiveRun
 
 _PAGE = 50
 """Events that one query reads. Usually the newest has a record."""
+
+
+def record_metadata(environment: str, recorded: msg.RecordedData | None) -> dict[str, Any]:
+    """The record as metadata of a materialization or an observation."""
+    if recorded is None:
+        return {}
+    hashes = (recorded.data_hash, recorded.metadata_hash, recorded.identifier)
+    return StoredRecord(environment, recorded.version, recorded.up_to, hashes).metadata
+
+
+def record_of(promoted: msg.PromotedVersion, up_to: int) -> msg.RecordedData:
+    """The record of a promoted version.
+
+    Args:
+        up_to: Everything that was computed until then is recorded, epoch milliseconds.
+    """
+    return msg.RecordedData(promoted.version, up_to, promoted.data_hash, promoted.metadata_hash, promoted.identifier)
+
+
+def record_in(event: dg.EventLogRecord, environment: str) -> msg.RecordedData | None:
+    of_asset = event.asset_materialization or event.asset_observation
+    stored = stored_record(of_asset.metadata, event.timestamp) if of_asset else None
+    if stored is None or stored.environment != environment or len(stored.hashes) == 1:
+        return None
+    return msg.RecordedData(stored.version, stored.up_to, *stored.hashes)
 
 
 def materialized_data(
@@ -71,6 +97,30 @@ def _newest(events: Iterator[dg.EventLogRecord], environment: str) -> msg.Record
 
 
 # -- data computed outside of Dagster -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OutsideData:
+    """Data of a model that was computed outside of Dagster, and that no record describes.
+
+    Attributes:
+        intervals: Empty if a plan has only promoted the recorded data again, with a change upstream that does not
+            affect it.
+        computed_at: When the last interval was computed, epoch milliseconds.
+        computed_by: As in `ComputedData`.
+    """
+
+    fqn: str
+    promoted: msg.PromotedVersion
+    intervals: tuple[msg.Interval, ...]
+    computed_at: int
+    coverage: msg.IntervalCoverage | None
+    computed_by: str
+
+    @property
+    def record(self) -> msg.RecordedData:
+        """The record of its materialization."""
+        return record_of(self.promoted, self.computed_at)
 
 
 def outside_data(

@@ -15,10 +15,16 @@ from dg_sqlmesh_component.dagster_internals import (
 )
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK
-from dg_sqlmesh_component.report.checks import evaluation_of, not_evaluated, repeated
-from dg_sqlmesh_component.report.earlier_results import NOT_EVALUATED, EarlierResult, data_in
-from dg_sqlmesh_component.report.records import OutsideData
-from dg_sqlmesh_component.report.stored_record import stored_value
+from dg_sqlmesh_component.history.earlier_results import (
+    NOT_EVALUATED,
+    EarlierResult,
+    data_in,
+    evaluation_of,
+    not_evaluated,
+    repeated,
+)
+from dg_sqlmesh_component.history.records import OutsideData
+from dg_sqlmesh_component.history.stored_record import stored_value
 
 _MAX_RECORDS = 50
 """How many results of a check are searched for the last one in the environment of the run."""

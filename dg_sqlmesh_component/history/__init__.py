@@ -1,0 +1,1 @@
+"""What Dagster's event log says about models: records of data, results of checks, costs, and runs."""

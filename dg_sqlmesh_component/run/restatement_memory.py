@@ -1,0 +1,68 @@
+"""Remembers the ranges of a restatement in Dagster, until they are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+
+from dg_sqlmesh_component.definitions.op import PROJECT_TAG
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.history import unfinished_restatements
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.report.outcomes import NodeOutcome
+from dg_sqlmesh_component.report.wording import Wording
+
+
+class RestatementMemory:
+    """Remembers the ranges of one step's restatement. If the step restates nothing, it does nothing.
+
+    Attributes:
+        project: The tag of the op that identifies its project.
+        planned: The restatement; None until SQLMesh has planned it.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, assets: ProjectAssets) -> None:
+        self._context = context
+        self._assets = assets
+        self.project = context.op_execution_context.op_def.tags[PROJECT_TAG]
+        self.planned: msg.RestatementPlanned | None = None
+        self._versions: dict[str, str] = {}
+
+    def begin(self, promoted: Mapping[str, msg.PromotedVersion]) -> None:
+        """Remember all ranges, before SQLMesh computes anything."""
+        if self.planned is None:
+            return
+        self._versions |= {fqn: version.version for fqn, version in promoted.items()}
+        incremental = {fqn: [interval] for fqn, (interval, _) in self.planned.ranges.items() if self._loses_rows(fqn)}
+        self._log("Ranges that this run restates", incremental)
+        unfinished_restatements.begin(self._context.instance, self._context.run.run_id, self.project)
+
+    def end(self, outcomes: Sequence[NodeOutcome], wording: Wording) -> list[str]:
+        """Remember only the ranges that were not computed. Return texts about those without a coverage."""
+        if self.planned is None or not self._versions:
+            return []
+        reported = {outcome.fqn: outcome.coverage.unrestated for outcome in outcomes if outcome.coverage}
+        unreported = {
+            outcome.fqn: subtract([self.planned.ranges[outcome.fqn][0]], outcome.intervals)
+            for outcome in outcomes
+            if outcome.outcome.is_failure and outcome.fqn in self.planned.ranges and self._loses_rows(outcome.fqn)
+            if outcome.fqn not in reported and not (outcome.is_cancelled and outcome.was_not_started)
+        }
+        left = {fqn: intervals for fqn, intervals in {**reported, **unreported}.items() if intervals}
+        nothing = "No range of this restatement was begun and not finished"
+        self._log("Ranges whose rows may be missing or old" if left else nothing, left)
+        instance, run_id = self._context.instance, self._context.run.run_id
+        if not unfinished_restatements.has_left(instance, run_id):  # of no other step of the run either
+            unfinished_restatements.finish(instance, [run_id])
+        return [sentence for fqn, ranges in unreported.items() for sentence in wording.unrestated(fqn, ranges)]
+
+    def _loses_rows(self, fqn: str) -> bool:
+        return fqn in self._assets.models and self._assets.models[fqn].is_incremental
+
+    def _log(self, message: str, ranges: Mapping[str, Sequence[msg.Interval]]) -> None:
+        assert self.planned is not None, "the restatement has begun"
+        versions = self._versions
+        left = {fqn: (versions[fqn], intervals) for fqn, intervals in ranges.items() if fqn in versions}
+        unfinished_restatements.remember(self._context, message, self.planned.planned_at, left)
