@@ -97,3 +97,16 @@ def test_in_the_other_mode_prod_has_the_rows_of_the_preview(lab: Lab) -> None:
     assert rows_of_prod(lab) == {"full": 2, "days": 2, "shown": 4, "total": 140, "listed": 2, "added": 2}
     assert "keeps" not in record.log
     assert set(record.observations) == set()
+
+
+@pytest.mark.parametrize("lab", ["dev_only"], indirect=True)
+def test_closing_the_preview_of_a_new_model_keeps_what_has_its_name(lab: Lab) -> None:
+    """In this mode the table of prod has the model's own name, and prod has not created it yet."""
+    (lab.shop.project / "models/seen.sql").write_text("MODEL (name t.seen, kind VIEW); SELECT 1 AS x")
+    lab.ask("CREATE TABLE t.added AS SELECT 'of somebody' AS x")
+    lab.ask("CREATE VIEW t.seen AS SELECT x FROM t.added")
+    lab.preview()
+
+    lab.close()
+
+    assert lab.ask("SELECT x FROM t.seen") == [("of somebody",)]

@@ -349,6 +349,26 @@ def test_closing_two_previews_of_a_forward_only_change_leaves_no_intervals(lab: 
     assert lab.left_over() == before
 
 
+def test_closing_deletes_what_a_failed_commit_has_computed_of_versions_that_prod_shows(lab: Lab) -> None:
+    lab.change(orders=FORWARD_ONLY.format(factor=2))
+    lab.shop.plan(at=None)
+    before = lab.left_over()
+    lab.change(orders=FORWARD_ONLY.format(factor=3))
+    lab.preview()
+    lab.change(
+        orders=FORWARD_ONLY.format(factor=4), revenue=REVENUE.replace("FROM t.orders", "FROM t.orders, raw.later")
+    )
+    assert lab.job(PREVIEW).status is dg.DagsterRunStatus.FAILURE
+    lab.ask("CREATE TABLE raw.later AS SELECT 1 AS x")
+    assert launch(lab.shop, APPLY, digest=planned(lab.shop)["digest"]).status is dg.DagsterRunStatus.SUCCESS
+
+    lab.close()
+
+    tables = {table for _, table in lab.left_over()["tables"] if table.endswith("__dev")}
+    assert tables == {table for _, table in before["tables"] if table.endswith("__dev")}
+    assert lab.ask("SELECT name FROM sqlmesh._intervals WHERE is_dev") == []
+
+
 @pytest.mark.parametrize("lab", ["postgres"], indirect=True)
 def test_preview_with_a_name_too_long_for_the_engine_is_refused_before_it_computes_anything(lab: Lab) -> None:
     lab.change(other=OTHER.replace("1 AS x", "2 AS x"))

@@ -146,10 +146,17 @@ def delete_unused(own: OwnVersions, context: Context, closing: Environment | Non
     # Prod shows no table of a preview of its own.
     in_previews = [info for environment in others if environment.name != c.PROD for info in _shown(environment)]
     dev_tables = {(info.name, info.dev_version) for info in (*in_previews, *kept)}
+    names = {s.name for s in own.snapshots}
+    # Prod may show a version of which a preview has left a table of its own: a killed one is shown nowhere.
+    previewed = {info.snapshot_id: info for info in (*(s.table_info for s in own.snapshots), *shown)}
     tasks = [
-        SnapshotTableCleanupTask(snapshot=s.table_info, dev_table_only=(s.name, s.version) in tables)
-        for s in own.snapshots
-        if (s.name, s.dev_version) not in dev_tables
+        SnapshotTableCleanupTask(
+            snapshot=info,
+            # With `dev_only`, the other table has the model's own name. A preview has not created it.
+            dev_table_only=(info.name, info.version) in tables or info.virtual_environment_mode.is_dev_only,
+        )
+        for info in previewed.values()
+        if info.name in names and (info.name, info.dev_version) not in dev_tables
     ]
     forget_tables(context, tasks, unused)
     context.snapshot_evaluator.cleanup(tasks, on_complete=context.console.update_cleanup_progress)
