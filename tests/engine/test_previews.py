@@ -332,6 +332,23 @@ def test_a_new_forward_only_model_is_marked_and_its_preview_is_deleted_after_the
     assert lab.ask("SELECT count(*) FROM t.reader") == [(60,)]
 
 
+def test_a_forward_only_change_whose_preview_has_failed_is_computed_on_its_last_day_by_the_next_one(lab: Lab) -> None:
+    """SQLMesh has recorded the other intervals of prod with a table that does not exist yet: it is not missing."""
+    lab.change(orders=FORWARD_ONLY.format(factor=2))
+    lab.shop.plan(at=None)
+    lab.change(orders=FORWARD_ONLY.format(factor=3))
+    lab.ask("ALTER TABLE raw.orders RENAME TO away")
+    assert lab.job(PREVIEW).status is dg.DagsterRunStatus.FAILURE
+    lab.ask("ALTER TABLE raw.away RENAME TO orders")
+
+    record = lab.job(PREVIEW)
+
+    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    assert "is missing" not in record.log
+    assert lab.ask("SELECT count(*), sum(amount) FROM t__pr_1.orders") == [(10, 55 * 3.0)]
+    assert "Computed: 0 models" in lab.job(PREVIEW).log, "it is computed once"
+
+
 def test_closing_two_previews_of_a_forward_only_change_leaves_no_intervals(lab: Lab) -> None:
     lab.change(orders=FORWARD_ONLY.format(factor=2))
     lab.shop.plan(at=None)

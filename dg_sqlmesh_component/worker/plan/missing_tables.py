@@ -32,7 +32,7 @@ def forget_missing_tables(plan: Plan, context: PlanContext, *, in_state: bool) -
         snapshot
         for snapshot in plan.context_diff.snapshots.values()
         if snapshot.is_model and not snapshot.is_symbolic and plan.is_selected_for_backfill(snapshot.name)
-        if computed_intervals(snapshot, index) and (index.is_representative(snapshot) or not _inherits(plan, snapshot))
+        if computed_intervals(snapshot, index) and (index.is_representative(snapshot) or not _inherits(snapshot))
     ]
     for snapshot, table in _missing(computed, index, context):
         context.tracker.pipe.log(
@@ -50,10 +50,13 @@ def forget_missing_tables(plan: Plan, context: PlanContext, *, in_state: bool) -
             snapshot.dev_intervals = []
 
 
-def _inherits(plan: Plan, snapshot: Snapshot) -> bool:
-    """Whether the preview of a forward-only change has the intervals of prod, which it does not compute."""
-    s_id = snapshot.snapshot_id
-    return snapshot.is_forward_only and (s_id in plan.context_diff.new_snapshots or s_id in plan.restatements)
+def _inherits(snapshot: Snapshot) -> bool:
+    """Whether the preview of a forward-only change has the intervals of prod only, without a time.
+
+    SQLMesh records them when it stores the version, and leaves out the last day, which it then computes. If that is
+    interrupted, there is no table yet, and the next preview computes that day.
+    """
+    return snapshot.is_forward_only and snapshot.dev_last_altered_ts is None
 
 
 def _missing(
