@@ -14,7 +14,7 @@ from typing import Any
 from sqlglot import exp
 from sqlmesh.core.audit import StandaloneAudit
 from sqlmesh.core.context import Context
-from sqlmesh.core.engine_adapter import EngineAdapter
+from sqlmesh.core.engine_adapter import DuckDBEngineAdapter, EngineAdapter
 from sqlmesh.core.loader import LoadedProject
 from sqlmesh.core.model import Model
 from sqlmesh.core.scheduler import Scheduler
@@ -147,6 +147,30 @@ def tables_without_version(state_sync: StateSync) -> list[str]:
         for table in existing
         if adapter.fetchone(first_row.from_(table), quote_identifiers=True) is not None
     ]
+
+
+def promote_in_one_transaction(context: Context) -> None:
+    """Let SQLMesh write an environment into a state in DuckDB in one transaction, as it does in other databases.
+
+    It deletes the environment and inserts it again, without a transaction: some of its methods read a result after they
+    have committed, which DuckDB does not allow. If the process is killed in between, there is no such environment any
+    more. Writing an environment has none of these methods.
+    """
+    state: Any = context.state_sync.state_sync  # a context wraps its state in a cache
+    adapter = getattr(state, "engine_adapter", None)
+    if not isinstance(adapter, DuckDBEngineAdapter):
+        return
+    promote = state.promote
+
+    def promote_at_once(*args: Any, **kwargs: Any) -> Any:
+        adapter.SUPPORTS_TRANSACTIONS = True
+        try:
+            with adapter.transaction():
+                return promote(*args, **kwargs)
+        finally:
+            adapter.SUPPORTS_TRANSACTIONS = False
+
+    state.promote = promote_at_once
 
 
 @dataclass(frozen=True)

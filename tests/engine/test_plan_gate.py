@@ -416,6 +416,41 @@ def test_the_same_digest_is_accepted_however_often_the_promotion_fails(killed_sh
     assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "prod is whole again"
 
 
+KILL_IN_PROMOTION = f'''
+import os
+import signal
+from pathlib import Path
+
+import yaml
+from sqlmesh.core.config import Config
+from sqlmesh.core.engine_adapter import EngineAdapter
+
+EXECUTE, KILL = EngineAdapter._execute, Path(__file__).with_name("kill")
+
+
+def execute(adapter, sql, *arguments, **options):
+    EXECUTE(adapter, sql, *arguments, **options)
+    if sql.startswith('DELETE FROM "sqlmesh"."_environments"') and KILL.exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+EngineAdapter._execute = execute
+config = Config.parse_obj(yaml.safe_load("""{CONFIG}"""))
+'''
+
+
+def test_an_apply_killed_while_it_replaces_the_environment_in_the_state_leaves_it_there(new_shop: NewShop) -> None:
+    shop = new_shop({**MODELS, "config.py": KILL_IN_PROMOTION}, deploy=True)
+    change(shop, total=TOTAL.format(added=" + 1"))
+    digest = planned(shop)["digest"]
+    (shop.project / "kill").touch()
+    assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
+    (shop.project / "kill").unlink()
+
+    assert shop.query("SELECT name FROM sqlmesh._environments") == [("prod",)]
+    assert launch(shop, APPLY, digest=digest).status is dg.DagsterRunStatus.SUCCESS
+
+
 FAIL = """
 from pathlib import Path
 

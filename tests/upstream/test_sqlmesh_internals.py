@@ -370,6 +370,31 @@ def test_state_has_the_time_at_which_each_range_was_computed(planned: Open) -> N
     assert (merged.interval[0], merged.interval[1], merged.at) == (ranges[0].interval[0], ranges[1].interval[1], second)
 
 
+@pytest.mark.parametrize("is_in_transaction", [False, True])
+def test_environment_is_replaced_in_duckdb_by_two_statements_or_in_one_transaction(
+    planned: Open, monkeypatch: pytest.MonkeyPatch, is_in_transaction: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("between the statements")
+
+    context = planned()
+    if is_in_transaction:
+        internals.promote_in_one_transaction(context)
+    prod = context.state_sync.get_environment("prod")
+    assert prod is not None
+    following = prod.copy(update={"previous_plan_id": prod.plan_id, "plan_id": "following"})
+    with monkeypatch.context() as patched:
+        patched.setattr(context.state_sync.state_sync.engine_adapter, "insert_append", fail)
+        with pytest.raises(OSError, match="between the statements"):
+            context.state_sync.promote(following)
+    assert (context.state_sync.get_environment("prod") is not None) == is_in_transaction
+    if is_in_transaction:
+        context.state_sync.promote(following)
+        after = context.state_sync.get_environment("prod")
+        assert after is not None
+        assert after.plan_id == "following"
+
+
 def test_forgotten_intervals_are_missing_until_sqlmesh_records_them(planned: Open) -> None:
     context = planned(load=False)
     context.run("prod", execution_time=NOW, skip_janitor=True)

@@ -32,6 +32,7 @@ from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_befor
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
+from dg_sqlmesh_component.worker.sqlmesh_internals import promote_in_one_transaction
 from dg_sqlmesh_component.worker.state_lock import refuse_unlockable
 
 
@@ -125,6 +126,7 @@ def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:
             )
         context.state_reader.get_environments_summary()
     return context
+        promote_in_one_transaction(context)
 
 
 def built(context: PlanContext, environment: str, **options: Any) -> Plan:
