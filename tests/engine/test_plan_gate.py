@@ -493,6 +493,23 @@ def test_a_destructive_plan_that_fails_in_its_migration_is_finished_by_the_same_
     assert again.status is dg.DagsterRunStatus.SUCCESS, failure_of(again)
 
 
+def test_a_view_that_cannot_be_promoted_is_finished_by_the_same_run_config(shop: Shop) -> None:
+    """SQLMesh raises the engine's error for it, and none of its own."""
+    on_promotion = "ON_VIRTUAL_UPDATE_BEGIN; INSERT INTO t.promotions VALUES (1); ON_VIRTUAL_UPDATE_END;"
+    change(shop, total=f"{TOTAL.format(added=' + 1')};\n{on_promotion}")
+    digest = planned(shop)["digest"]
+
+    failed = launch(shop, APPLY, digest=digest)
+
+    assert "Table with name promotions does not exist" in failure_of(failed)
+    assert "which is now between two plans" in failure_of(failed)
+    assert "correct the cause and launch this job again with the same run config" in failure_of(failed)
+    shop.query("CREATE TABLE t.promotions (x INT)")
+    finished = launch(shop, APPLY, digest=digest)
+    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    assert shop.query("SELECT x FROM t.promotions") == [(1,)]
+
+
 def test_an_unfinished_plan_of_somebody_else_is_refused_by_name(killed_shop: Shop) -> None:
     shop = killed_shop
     change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))

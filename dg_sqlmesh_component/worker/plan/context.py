@@ -34,6 +34,7 @@ from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.running_queries import watch_queries
 from dg_sqlmesh_component.worker.sqlmesh_internals import promote_in_one_transaction
 from dg_sqlmesh_component.worker.state_lock import refuse_unlockable
+from dg_sqlmesh_component.worker.transient_errors import is_transient
 
 
 class PlanTracker(Tracker):
@@ -125,8 +126,8 @@ def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:
                 f"{block(sqlmesh_command(request.project, 'plan', request.environment))}",
             )
         context.state_reader.get_environments_summary()
-    return context
         promote_in_one_transaction(context)
+    return context
 
 
 def built(context: PlanContext, environment: str, **options: Any) -> Plan:
@@ -174,6 +175,10 @@ def apply_approved(
         reason = "" if tracker.failed or tracker.was_cancelled else f" {plain(error).rstrip('.')}."
         promoted = _what_is_promoted(request, context, plan, how_to_finish)
         raise EvaluationError(promoted + reason) from error
+    except Exception as error:  # any driver's: of a view, or of a statement before or after all models
+        promoted = _what_is_promoted(request, context, plan, how_to_finish)
+        reason = f" {describe_error(error).rstrip('.')}."
+        raise EvaluationError(promoted + reason, is_transient=is_transient(error)) from error
 
 
 def _what_is_promoted(request: msg.PlanRequest, context: PlanContext, plan: Plan, how_to_finish: str) -> str:
