@@ -24,14 +24,13 @@ from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import Translator
-from dg_sqlmesh_component.plan.job import build_deploy_jobs, build_preview_jobs, deploy_jobs
-from dg_sqlmesh_component.plan.step import PlanSettings
+from dg_sqlmesh_component.plan.job import build_deploy_jobs, build_preview_jobs
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.protocol.manifest import Audit, Manifest, Model, StandaloneAudit
 from dg_sqlmesh_component.protocol.messages import Addition
 from dg_sqlmesh_component.run.recorder import recorded
-from dg_sqlmesh_component.run.request import StepSettings
 from dg_sqlmesh_component.run.step import execute_step
 from dg_sqlmesh_component.scaffolder import SQLMeshProjectComponentScaffolder
 from dg_sqlmesh_component.schedule.schedules import build_schedules
@@ -75,10 +74,9 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             root=None,
         )
         self._op = ComponentOp(self.op or OpSpec(), self.project)
-        self._code_location = CodeLocation()
         self._load_context: dg.ComponentLoadContext | None = None
         self._assets: ProjectAssets | None = None
-        self._deploy_jobs = ("", "")
+        self._settings: Settings | None = None
         self._is_loading = False
         self._is_translating = False
         self._storage_problem: str | None = None
@@ -115,20 +113,8 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         Raises:
             dagster.Failure: At the end, if a selected asset or check failed or could not be computed.
         """
-        settings = StepSettings(
-            self.project,
-            self._project_assets,
-            self.execution,
-            count_rows="row_count" in self.include_metadata,
-            sampling=self.audits.sampling,
-            query_characters=self.metadata_limits.characters,
-            owned=self._code_location.models,
-            restate=self.restate,
-            budget=self.budget,
-            query_history_url=self.query_history_url,
-            deploy_jobs=self._deploy_jobs if self.deploy is not None else None,
-        )
-        yield from execute_step(context, settings)
+        assert self._settings is not None, "Dagster has built the definitions"
+        yield from execute_step(context, self._settings)
 
     @property
     def op_config_schema(self) -> type[SQLMeshRunConfig] | None:
@@ -233,7 +219,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
         """The project's assets, from the manifest in this file or, without a file, from the project itself."""
         op_name, label = self._op.name(context), component_label(context)
-        self._deploy_jobs = deploy_jobs(op_name)
         if was_started_for_a_step_of(op_name) and state_path is not None:
             EARLY_WORKERS.start(self.project)
         code_location = CodeLocation.of(context)
@@ -246,45 +231,27 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             self.op_config_schema,
             allows_restatement=self.restate is not None,
         )
-        self._code_location = code_location
+        pool, project_tag = self._op.pool(assets.manifest.environment), self._op.project_tag(assets.manifest)
+        self._settings = Settings(self, assets, op_name, pool, project_tag, code_location.models)
         code_location.add(label, op_name, assets.specs)
         definitions = [dg.Definitions(assets=[op, *code_location.external_assets(label, assets.external_specs)])]
-        for attribute, automation in self._automation(op_name, assets):
+        for attribute, automation in self._automation(self._settings):
             code_location.add_definitions(label, attribute, automation)
             definitions.append(automation)
         return dg.Definitions.merge(*definitions)
 
-    def _automation(self, op_name: str, assets: ProjectAssets) -> Iterator[tuple[str, dg.Definitions]]:
-        """The schedules, the sensor and the janitor's job, each with the attribute that sets its names."""
+    def _automation(self, settings: Settings) -> Iterator[tuple[str, dg.Definitions]]:
+        """The schedules, the sensor and the jobs, each with the attribute that sets its names."""
         if self.schedule is not None:
-            yield "schedule.name", build_schedules(self.schedule, op_name, self.project, assets)
+            yield "schedule.name", build_schedules(self.schedule, settings)
         if self.polling_sensor is not None:
-            owned, project_tag = self._code_location.models, self._op.project_tag(assets.manifest)
-            sensor = build_sensor(self.polling_sensor, op_name, self.project, assets, owned, project_tag)
-            yield "op.name", sensor
+            yield "op.name", build_sensor(self.polling_sensor, settings)
         if self.janitor is not None:
-            pool = self._op.pool(assets.manifest.environment)
-            yield "janitor.name", build_janitor(self.janitor, op_name, pool, self.project, self.execution)
-        if self.deploy is not None or self.preview is not None:
-            plan_job, apply_job = self._deploy_jobs
-            settings = PlanSettings(
-                self.project,
-                assets,
-                self.execution,
-                self.audits.sampling,
-                self.metadata_limits.characters,
-                self.budget,
-                self._op.pool(assets.manifest.environment),
-                self._op.project_tag(assets.manifest),
-                plan_job,
-                apply_job,
-                self.preview,
-                has_apply_job=self.deploy is not None,
-            )
-            if self.deploy is not None:
-                yield "op.name", build_deploy_jobs(self.deploy, settings)
-            if self.preview is not None:
-                yield "op.name", build_preview_jobs(op_name, settings)
+            yield "janitor.name", build_janitor(self.janitor, settings)
+        if self.deploy is not None:
+            yield "op.name", build_deploy_jobs(self.deploy, settings)
+        if self.preview is not None:
+            yield "op.name", build_preview_jobs(self.preview, settings)
 
     def _translate(self, manifest: Manifest) -> ProjectAssets:
         self.audits.refuse_unmatched(manifest.audit_names)

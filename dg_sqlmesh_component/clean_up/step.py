@@ -7,9 +7,9 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Execution
 from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import Janitor
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.worker_client.session import WorkerSession
@@ -20,23 +20,22 @@ MAX_NAMED_OBJECTS = 1000
 """How many dropped objects the metadata names before it counts the others."""
 
 
-def clean_up(
-    context: dg.OpExecutionContext, project: SQLMeshProject, janitor: Janitor, execution: Execution
-) -> Iterator[dg.Output[None]]:
+def clean_up(context: dg.OpExecutionContext, settings: Settings, janitor: Janitor) -> Iterator[dg.Output[None]]:
     """Run the janitor and yield one output.
 
     Raises:
         dagster.Failure: The janitor could not run, or could not delete an object. Its metadata has the dropped objects.
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
+    execution = settings.attributes.execution
     request = msg.JanitorRequest(
-        project.open_request,
+        settings.project.open_request,
         janitor.environment,
         execution.concurrent_tasks,
         holder=f"janitor run {context.run.run_id}",
         overlap_timeout=execution.overlap_timeout,
     )
-    step = JanitorStep(context, project, request)
+    step = JanitorStep(context, settings.project, request)
     yield from step.session.drive(step.run())
 
 

@@ -7,24 +7,19 @@ from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.plans import Deploy
+from dg_sqlmesh_component.config.plans import Deploy, Preview
 from dg_sqlmesh_component.definitions.op import refuse_reserved_tags
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.plan.preview import close_preview, show_preview
-from dg_sqlmesh_component.plan.step import PlanSettings, apply_plan, show_plan
+from dg_sqlmesh_component.plan.step import apply_plan, show_plan
 
 _NAMES = dg.Array(str)
 
 
-def deploy_jobs(component_op: str) -> tuple[str, str]:
-    """The names of the job that shows a plan and of the job that applies it."""
-    start = component_op.rstrip("_")
-    return f"{start}_plan", f"{start}_apply"
-
-
-def build_deploy_jobs(configured: Deploy, settings: PlanSettings) -> dg.Definitions:
+def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
     """The jobs. No schedule or sensor starts them: a person or CI does."""
     refuse_reserved_tags("deploy.tags", configured.tags)
-    environment = settings.assets.manifest.environment
+    environment = settings.environment
     allow_destructive = dg.Field(
         _NAMES, default_value=[], description="Models whose tables may lose columns with their values."
     )
@@ -57,16 +52,14 @@ def build_deploy_jobs(configured: Deploy, settings: PlanSettings) -> dg.Definiti
     return dg.Definitions(jobs=[plan, apply])
 
 
-def build_preview_jobs(component_op: str, settings: PlanSettings) -> dg.Definitions:
+def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definitions:
     """The jobs `<op>_preview` and `<op>_preview_close`. No schedule or sensor starts them: CI or a person does."""
-    assert settings.preview is not None, "the jobs are configured"
-    tags = settings.preview.tags
-    refuse_reserved_tags("preview.tags", tags)
-    name = f"{component_op.rstrip('_')}_preview"
+    refuse_reserved_tags("preview.tags", configured.tags)
+    name = settings.job_name("preview")
     preview = _job(
         name,
         "Creates or updates the environment of a pull request from prod, and compares its data with prod.",
-        tags,
+        configured.tags,
         lambda context: show_preview(context, settings),
         {
             "allow_pending": dg.Field(
@@ -81,7 +74,7 @@ def build_preview_jobs(component_op: str, settings: PlanSettings) -> dg.Definiti
     close = _job(
         f"{name}_close",
         "Deletes the environment of a pull request, with the tables that only it uses.",
-        tags,
+        configured.tags,
         lambda context: close_preview(context, settings),
         {},
         pool=settings.pool,

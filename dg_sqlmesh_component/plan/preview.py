@@ -9,16 +9,17 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.clean_up.step import JanitorStep
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, digest_of, headline, preview_refusals, refusals
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
-from dg_sqlmesh_component.plan.step import PlanSettings, PlanStep
+from dg_sqlmesh_component.plan.step import PlanStep
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 
 
-def show_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterator[Any]:
+def show_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
     """Create or update the environment of the pull request, and report how its data differs from prod.
 
     Raises:
@@ -29,7 +30,7 @@ def show_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Iter
     yield from step.session.drive(step.run())
 
 
-def close_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterator[Any]:
+def close_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
     """Delete the environment of the pull request, with everything that only it uses.
 
     Raises:
@@ -40,9 +41,9 @@ def close_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Ite
     request = msg.ClosePreviewRequest(
         settings.project.open_request,
         environment,
-        settings.execution.concurrent_tasks,
+        settings.attributes.execution.concurrent_tasks,
         holder=f"preview of run {context.run.run_id}",
-        overlap_timeout=settings.execution.overlap_timeout,
+        overlap_timeout=settings.attributes.execution.overlap_timeout,
     )
     step = JanitorStep(context, settings.project, request, f"the deletion of the preview {environment}")
     report = PlanReport(environment, "", None, {}, [], None, is_preview=True)
@@ -60,11 +61,11 @@ def close_preview(context: dg.OpExecutionContext, settings: PlanSettings) -> Ite
     write_report(report, context.log)
 
 
-def _required_environment(context: dg.OpExecutionContext, settings: PlanSettings) -> str:
+def _required_environment(context: dg.OpExecutionContext, settings: Settings) -> str:
     """The name of the preview. If it is not known, the report says why, and the step fails."""
-    assert settings.preview is not None, "only these jobs need it"
+    assert settings.attributes.preview is not None, "only these jobs need it"
     try:
-        return settings.preview.environment.required()
+        return settings.attributes.preview.environment.required()
     except ConfigurationError as error:
         refused = Refusal("unset_variable", (), str(error))
         write_report(PlanReport("", "", None, {}, [refused], None, is_apply=True, is_preview=True), context.log)
@@ -76,13 +77,13 @@ class _PreviewStep(PlanStep):
 
     _advice = "Correct the files of the project, and launch this job again. Finished intervals are not computed again."
 
-    def __init__(self, context: dg.OpExecutionContext, settings: PlanSettings, environment: str) -> None:
+    def __init__(self, context: dg.OpExecutionContext, settings: Settings, environment: str) -> None:
         super().__init__(context, settings, Decision(), environment)
         self._name = environment
         self._planned = self._report = replace(self._report, is_apply=True, is_preview=True)
 
     def _request(self) -> msg.PlanRequest:
-        preview, execution = self._settings.preview, self._settings.execution
+        preview, execution = self._settings.attributes.preview, self._settings.attributes.execution
         assert preview is not None, "the job exists"
         return msg.PreviewRequest(
             self._settings.project.open_request,

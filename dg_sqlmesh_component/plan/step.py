@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Budget, Execution
-from dg_sqlmesh_component.config.plans import Preview
-from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.attributes import Budget
 from dg_sqlmesh_component.dagster_internals import DataVersions, log_step_metadata
 from dg_sqlmesh_component.definitions.op import NOT_SET
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
 from dg_sqlmesh_component.history.check_results import results_of_same_data
 from dg_sqlmesh_component.history.costs import estimates
@@ -45,34 +43,7 @@ PLAN_TAG = "sqlmesh/plan_id"
 """Tag of a run: SQLMesh's id of the plan that it applies."""
 
 
-@dataclass(frozen=True)
-class PlanSettings:
-    """The part of a component that its jobs for plans and previews need.
-
-    Attributes:
-        project_tag: The tag of the component's op that identifies its project.
-        has_apply_job: Whether there are jobs that show and apply plans. Without them, no command can apply a plan.
-    """
-
-    project: SQLMeshProject
-    assets: ProjectAssets
-    execution: Execution
-    sampling: msg.Sampling | None
-    query_characters: int
-    budget: Budget
-    pool: str
-    project_tag: str
-    plan_job: str
-    apply_job: str
-    preview: Preview | None = None
-    has_apply_job: bool = True
-
-    @property
-    def environment(self) -> str:
-        return self.assets.manifest.environment
-
-
-def show_plan(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterator[Any]:
+def show_plan(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
     """Build the plan, and report it with the reasons for which applying it would be refused.
 
     Raises:
@@ -83,7 +54,7 @@ def show_plan(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterato
     yield from step.session.drive(step.run())
 
 
-def apply_plan(context: dg.OpExecutionContext, settings: PlanSettings) -> Iterator[Any]:
+def apply_plan(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
     """Build the plan again, and apply it if it is the approved one and nothing speaks against it.
 
     Raises:
@@ -109,7 +80,7 @@ class PlanStep:
     )
 
     def __init__(
-        self, context: dg.OpExecutionContext, settings: PlanSettings, decision: Decision, environment: str | None = None
+        self, context: dg.OpExecutionContext, settings: Settings, decision: Decision, environment: str | None = None
     ) -> None:
         environment = environment or settings.environment
         self._context = context
@@ -165,8 +136,8 @@ class PlanStep:
             settings.environment,
             applies=self._applies,
             run_id=self._context.run.run_id,
-            overlap_timeout=settings.execution.overlap_timeout,
-            concurrent_tasks=settings.execution.concurrent_tasks,
+            overlap_timeout=settings.attributes.execution.overlap_timeout,
+            concurrent_tasks=settings.attributes.execution.concurrent_tasks,
             sampling=settings.sampling,
         )
 
@@ -218,9 +189,9 @@ class PlanStep:
         computed = {model.fqn: model.milliseconds for model in plan.models if model.intervals}
         costs = estimates(self._context.instance, self._settings.assets, computed)
         without = [model.name for model in plan.models if model.intervals and model.fqn not in costs]
-        if without and self._settings.budget != Budget():
+        if without and self._settings.attributes.budget != Budget():
             self._context.log.info(f"Without a record of an earlier computation, so not estimated: {listed(without)}.")
-        excess = over_budget(self._settings.budget, costs.values())
+        excess = over_budget(self._settings.attributes.budget, costs.values())
         return {fqn: cost.seconds for fqn, cost in costs.items()}, excess
 
     def _publish(self, headline: str) -> None:
@@ -238,7 +209,7 @@ class PlanStep:
             raise dg.Failure(f"The {what} was refused, and nothing was computed.\n\n{text}", allow_retries=False)
 
     def _apply_command(self, digest: str, found: Sequence[Refusal]) -> str | None:
-        if not self._settings.has_apply_job:
+        if self._settings.attributes.deploy is None:
             return None
         config = apply_config(digest, found)
         if config is None:

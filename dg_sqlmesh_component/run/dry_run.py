@@ -8,6 +8,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.config.attributes import Restate
 from dg_sqlmesh_component.dagster_internals import log_step_metadata
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.check_results import last_results
 from dg_sqlmesh_component.history.costs import estimates, restatement_costs
 from dg_sqlmesh_component.history.recorded_cost import RecordedCost
@@ -25,13 +26,13 @@ from dg_sqlmesh_component.report.prediction import (
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.limits import over_budget, restatement_refusal
-from dg_sqlmesh_component.run.request import StepSettings, budget_of
+from dg_sqlmesh_component.run.request import budget_of
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.worker_client.session import WorkerSession
 
 
 def predict(
-    context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest, session: WorkerSession
+    context: dg.AssetExecutionContext, settings: Settings, request: msg.EvaluationRequest, session: WorkerSession
 ) -> None:
     """Show what a run would do: in the log, and as metadata of the step.
 
@@ -44,7 +45,7 @@ def predict(
     wording = Wording(settings.assets, request.environment)
     try:
         log = RunLog(context, wording, set(), settings.owned)
-        limits = (settings.restate or Restate(), budget_of(context, settings))
+        limits = (settings.attributes.restate or Restate(), budget_of(context, settings))
 
         def why_refused(planned: msg.RestatementPlanned) -> str | None:
             costs = restatement_costs(context.instance, settings.assets, planned)
@@ -60,7 +61,7 @@ def predict(
         raise dg.Failure(description=f"The dry run has no result. {error}", allow_retries=False) from None
     costs = estimates(context.instance, settings.assets, _computed(outcomes))
     predictions = _predictions(context.instance, wording, outcomes, costs)
-    excess = over_budget(settings.budget, costs.values())
+    excess = over_budget(settings.attributes.budget, costs.values())
     if excess and request.restate is None:
         context.log.warning(f"Dry run: a run would be refused without `over_budget: true` in its run config. {excess}")
     line = prediction_line(wording, predictions)

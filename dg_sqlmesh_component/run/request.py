@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Set
-from dataclasses import dataclass
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Budget, Execution, Restate
-from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.config.attributes import Budget
 from dg_sqlmesh_component.config.run_config import (
     SQLMeshRunConfig,
     chosen_environment,
@@ -22,37 +20,10 @@ from dg_sqlmesh_component.config.run_config import (
 from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed_assets
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """The part of a component that its steps need.
-
-    Attributes:
-        count_rows: Whether to count the rows of each executed model's table.
-        sampling: Which rows of failed audits to show.
-        query_characters: How many characters of an evaluated audit's query are kept.
-        owned: The models that are assets of any component of the code location, by fqn.
-        restate: Limits of restatements; None if they are not allowed.
-        budget: What a run may cost.
-        query_history_url: A link to the queries of one run, with `{run_id}` in the place of its id.
-        deploy_jobs: The jobs that show and apply plans; None if there are none.
-    """
-
-    project: SQLMeshProject
-    assets: ProjectAssets
-    execution: Execution
-    count_rows: bool
-    sampling: msg.Sampling | None
-    query_characters: int
-    owned: Set[str]
-    restate: Restate | None
-    budget: Budget
-    query_history_url: str | None
-    deploy_jobs: tuple[str, str] | None
 
 
 def run_tags(request: msg.EvaluationRequest, inherited: Collection[str]) -> dict[str, str]:
@@ -73,7 +44,7 @@ def run_tags(request: msg.EvaluationRequest, inherited: Collection[str]) -> dict
     return {name: value or NOT_SET for name, value in settings.items() if value is not None or name in inherited}
 
 
-def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> msg.EvaluationRequest:
+def build_request(context: dg.AssetExecutionContext, settings: Settings) -> msg.EvaluationRequest:
     """Translate the step's selection.
 
     A selected asset is a model to run with its audits. If a check is selected and its asset is not, the audit is
@@ -82,7 +53,8 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
     Raises:
         ConfigurationError: The run config asks for something impossible, or an asset has partitions.
     """
-    project, assets, execution = settings.project, settings.assets, settings.execution
+    project, assets, attributes = settings.project, settings.assets, settings.attributes
+    execution = attributes.execution
     for spec in context.assets_def.specs:  # `post_processing` may have added partitions
         if spec.partitions_def is not None:
             raise ConfigurationError(f"The asset {spec.key.to_user_string()} {PARTITIONS_REFUSED}")
@@ -100,14 +72,14 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         elif node not in nodes:
             audit_only.add(node)
     refuse_blank_bounds(config)
-    refuse_restatement(config, is_allowed=settings.restate is not None)
+    refuse_restatement(config, is_allowed=attributes.restate is not None)
     environment = chosen_environment(config, assets.manifest.environment, tuple(execution.environments))
     # A step that has only checks gets the config of the whole run, so all assets of the run count.
     runs_models = not assets.fqn_by_key.keys().isdisjoint(assets_of_run(context))
     # Dagster itself chooses what to repeat, and gives it the config of the failed run.
     is_asset_retry = repeats_failed_assets(context.run)
     refuse_options_without_effect(config, environment, runs_models=runs_models or is_asset_retry)
-    if config.over_budget and settings.budget == Budget():
+    if config.over_budget and attributes.budget == Budget():
         raise ConfigurationError("The run config sets over_budget, and defs.yaml has no `budget`. Leave it out.")
     restate = None
     if config.restate is not None and models:
@@ -132,9 +104,11 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
         ignore_cron=config.ignore_cron,
         skip_janitor=config.skip_janitor,
         concurrent_tasks=execution.concurrent_tasks,
-        count_rows=settings.count_rows,
+        count_rows="row_count" in attributes.include_metadata,
         run_id=context.run.run_id,
-        deploy_jobs=settings.deploy_jobs if environment == assets.manifest.environment else None,
+        deploy_jobs=(settings.plan_job, settings.apply_job)
+        if attributes.deploy is not None and environment == settings.environment
+        else None,
         overlap_timeout=execution.overlap_timeout,
         environment_timeout=execution.environment_timeout,
         manifest_facts=msg.ManifestFacts(
@@ -149,9 +123,9 @@ def build_request(context: dg.AssetExecutionContext, settings: StepSettings) -> 
     )
 
 
-def budget_of(context: dg.AssetExecutionContext, settings: StepSettings) -> Budget:
+def budget_of(context: dg.AssetExecutionContext, settings: Settings) -> Budget:
     """What the run may cost; no limit if its run config goes on over the budget."""
-    return Budget() if _run_config(context).over_budget else settings.budget
+    return Budget() if _run_config(context).over_budget else settings.attributes.budget
 
 
 def reported_checks(context: dg.AssetExecutionContext) -> Set[dg.AssetCheckKey]:

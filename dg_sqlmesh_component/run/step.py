@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.attributes import Budget, Restate
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import mark_as_computing
 from dg_sqlmesh_component.history.check_results import last_evaluations, shown_evaluations
 from dg_sqlmesh_component.history.costs import computed_range, estimates, restatement_costs
@@ -34,7 +35,7 @@ from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
 from dg_sqlmesh_component.run.limits import restatement_refusal, run_refusal
-from dg_sqlmesh_component.run.request import StepSettings, budget_of, build_request, reported_checks, run_tags
+from dg_sqlmesh_component.run.request import budget_of, build_request, reported_checks, run_tags
 from dg_sqlmesh_component.run.restatement_memory import RestatementMemory
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
@@ -45,7 +46,7 @@ from dg_sqlmesh_component.worker_client.worker import CUT_OFF_GRACE_SECONDS, FIN
 _REFUSED = "the run was refused"
 
 
-def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> Iterator[Any]:
+def execute_step(context: dg.AssetExecutionContext, settings: Settings) -> Iterator[Any]:
     """Run the step's selection and yield its results, parents before children.
 
     Yields:
@@ -74,7 +75,7 @@ def execute_step(context: dg.AssetExecutionContext, settings: StepSettings) -> I
 
 
 def _dry_run(
-    context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest, session: WorkerSession
+    context: dg.AssetExecutionContext, settings: Settings, request: msg.EvaluationRequest, session: WorkerSession
 ) -> Iterator[Any]:
     """Predict, and yield the last result of each check."""
     why = "this was a dry run"
@@ -109,24 +110,22 @@ def repeated_checks(context: dg.AssetExecutionContext, why: str, *, fails: bool)
 class _Step:
     """One request, in as many attempts as `execution.retries` allows, and at most one Failure."""
 
-    def __init__(
-        self, context: dg.AssetExecutionContext, settings: StepSettings, request: msg.EvaluationRequest
-    ) -> None:
-        assets, execution = settings.assets, settings.execution
+    def __init__(self, context: dg.AssetExecutionContext, settings: Settings, request: msg.EvaluationRequest) -> None:
+        assets, execution = settings.assets, settings.attributes.execution
         self._context = context
         self.session = WorkerSession(context.op_execution_context, settings.project, settings.query_characters)
         self._assets = assets
         self._request = request
         self._retries = execution.retries
         self._budget = budget_of(context, settings)
-        self._limits = settings.restate or Restate()
+        self._limits = settings.attributes.restate or Restate()
         self._computing_since: int | None = None
         self._restatement = RestatementMemory(context, assets)
         self._not_cancelled: msg.QueriesNotCancelled | None = None
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
         self._plan_command: str | None = None
-        self._wording = wording = Wording(assets, request.environment, settings.query_history_url)
+        self._wording = wording = Wording(assets, request.environment, settings.attributes.query_history_url)
         self._records = StepRecords(context, wording)
         checks = set(reported_checks(context)) if wording.is_declared else set()
         self._log = RunLog(context, wording, checks, settings.owned)
@@ -137,7 +136,7 @@ class _Step:
             self._log,
             checks,
             execution.record_unchanged,
-            settings.restate is not None,
+            settings.attributes.restate is not None,
         )
 
     def run(self) -> Iterator[Any]:

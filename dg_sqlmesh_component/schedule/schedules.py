@@ -7,30 +7,28 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.dagster_internals import WithAssetsBetween
 from dg_sqlmesh_component.definitions.op import refuse_name, refuse_reserved_tags
-from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol.manifest import Model
-from dg_sqlmesh_component.schedule.tick import UTC, TickSettings, evaluate_tick
+from dg_sqlmesh_component.schedule.tick import UTC, Timetable, evaluate_tick
 
 
-def build_schedules(
-    configured: Schedule, op_name: str, project: SQLMeshProject, assets: ProjectAssets
-) -> dg.Definitions:
+def build_schedules(configured: Schedule, settings: Settings) -> dg.Definitions:
     """One schedule for each time zone of the models' crons, or one for the configured cron, and their job."""
     refuse_reserved_tags("schedule.tags", configured.tags)
     if configured.name is not None:
         refuse_name(configured.name, "schedule.name")
+    assets = settings.assets
     if not assets.specs:
         return dg.Definitions()
-    name = configured.name or f"{op_name}_schedule"
+    name = configured.name or f"{settings.op}_schedule"
     # The job has the executable assets between two models, so that a tick can request them.
     job = dg.define_asset_job(
-        f"{configured.name or op_name}_job",
+        f"{configured.name or settings.op}_job",
         selection=WithAssetsBetween(assets.fqn_by_key),
-        description=f"Runs SQLMesh for the models of {project.name}, and the assets between them.",
+        description=f"Runs SQLMesh for the models of {settings.project.name}, and the assets between them.",
     )
     crons: Mapping[str, list[str]]
     if configured.cron is None:
@@ -39,8 +37,8 @@ def build_schedules(
         crons = {configured.timezone or UTC: [configured.cron]}
     schedules = []
     for time_zone, cron_schedule in crons.items():
-        settings = TickSettings(_name(name, time_zone), cron_schedule, time_zone, configured.tags, project, assets)
-        schedules.append(_schedule(settings, job.name, dg.DefaultScheduleStatus[configured.default_status]))
+        timetable = Timetable(_name(name, time_zone), cron_schedule, time_zone)
+        schedules.append(_schedule(configured, timetable, job.name, settings))
     return dg.Definitions(schedules=schedules, jobs=[job])
 
 
@@ -52,17 +50,17 @@ def crons_by_time_zone(models: Iterable[Model]) -> dict[str, list[str]]:
     return {time_zone: sorted(crons[time_zone]) for time_zone in sorted(crons)}
 
 
-def _schedule(settings: TickSettings, job: str, default_status: dg.DefaultScheduleStatus) -> dg.ScheduleDefinition:
+def _schedule(configured: Schedule, timetable: Timetable, job: str, settings: Settings) -> dg.ScheduleDefinition:
     def request_pending(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        return evaluate_tick(context, settings)
+        return evaluate_tick(context, timetable, configured.tags, settings)
 
     return dg.ScheduleDefinition(
-        name=settings.name,
+        name=timetable.name,
         job_name=job,
-        cron_schedule=settings.crons,
-        execution_timezone=settings.time_zone,
+        cron_schedule=timetable.crons,
+        execution_timezone=timetable.time_zone,
         execution_fn=request_pending,
-        default_status=default_status,
+        default_status=dg.DefaultScheduleStatus[configured.default_status],
         description=f"Runs the SQLMesh models of {settings.project.name} that have pending intervals.",
     )
 

@@ -20,9 +20,9 @@ from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream, last_cron_tick
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs, run_ids
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
@@ -38,18 +38,17 @@ MOST_RUNS = 2
 
 
 @dataclass(frozen=True)
-class TickSettings:
-    """A schedule, and the part of its component that its ticks need."""
+class Timetable:
+    """A schedule: its name, and the crons at whose ticks it looks for pending models."""
 
     name: str
     crons: Sequence[str]
     time_zone: str
-    tags: Mapping[str, str]
-    project: SQLMeshProject
-    assets: ProjectAssets
 
 
-def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> dg.RunRequest | dg.SkipReason:
+def evaluate_tick(
+    context: dg.ScheduleEvaluationContext, timetable: Timetable, tags: Mapping[str, str], settings: Settings
+) -> dg.RunRequest | dg.SkipReason:
     """Request a run of the pending models, or give the reason why none is requested.
 
     Raises:
@@ -63,7 +62,7 @@ def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings)
             f"{counted(len(active), 'run')} of these models have not finished: {run_ids(active)}. The next tick "
             "requests the models that are still pending. If one of the runs has died, terminate it in Dagster."
         )
-    pending, why_none = _pending(context, settings)
+    pending, why_none = _pending(context, timetable, settings)
     if not pending:
         return dg.SkipReason(why_none)
     requested = {
@@ -81,13 +80,15 @@ def evaluate_tick(context: dg.ScheduleEvaluationContext, settings: TickSettings)
     between = assets_between(context.repository_def, requested.keys()) - assets.fqn_by_key.keys()
     context.log.info("\n    ".join([f"Requested: {counted(len(requested), 'model')}.", *requested.values()]))
     return dg.RunRequest(
-        run_key=f"{settings.name} {context.scheduled_execution_time.isoformat()}",
+        run_key=f"{timetable.name} {context.scheduled_execution_time.isoformat()}",
         asset_selection=sorted(requested.keys() | between),
-        tags=dict(settings.tags),
+        tags=dict(tags),
     )
 
 
-def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> tuple[dict[str, tuple[int, str]], str]:
+def _pending(
+    context: dg.ScheduleEvaluationContext, timetable: Timetable, settings: Settings
+) -> tuple[dict[str, tuple[int, str]], str]:
     """The ready pending models, each with its last tick and why it is pending, and the reason if there are none."""
     assets = settings.assets
     scheduled = context.scheduled_execution_time
@@ -100,7 +101,7 @@ def _pending(context: dg.ScheduleEvaluationContext, settings: TickSettings) -> t
             "has ticked since the previous tick."
         )
         models = {fqn: assets.models[fqn] for fqn in assets.specs}
-        ticked = ticked_models(models, settings.crons, settings.time_zone, scheduled)
+        ticked = ticked_models(models, timetable.crons, timetable.time_zone, scheduled)
         return {fqn: (tick, f"its cron has ticked at {utc_text(tick)}") for fqn, tick in ticked.items()}, (
             "The SQLMesh state cannot be read, and no model's cron has ticked since the previous tick. The next tick "
             f"requests all pending models. {error}"

@@ -7,15 +7,15 @@ unfinished runs, then the records again. So data of our own runs is recorded by 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 import dagster as dg
 from pydantic import ValidationError
 
-from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.config.scheduling import PollingSensor
 from dg_sqlmesh_component.dagster_internals import DataVersions
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.check_results import results_of_same_data
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
@@ -30,54 +30,40 @@ from dg_sqlmesh_component.sensor.plans import CURSOR, LastPlan, PlanChanges, dif
 from dg_sqlmesh_component.worker_client.calls import find_changes
 
 
-def build_sensor(
-    configured: PollingSensor,
-    op_name: str,
-    project: SQLMeshProject,
-    assets: ProjectAssets,
-    owned: Set[str],
-    project_tag: str,
-) -> dg.Definitions:
-    """The sensor that records runs and plans made outside of Dagster.
-
-    Args:
-        owned: The models of all components of the code location, by fqn. Components are still being added to it.
-        project_tag: The tag of the component's op that identifies its project.
-    """
-    if not assets.specs:
+def build_sensor(configured: PollingSensor, settings: Settings) -> dg.Definitions:
+    """The sensor that records runs and plans made outside of Dagster."""
+    if not settings.assets.specs:
         return dg.Definitions()
 
     def record_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return evaluate_tick(context, project, assets, owned, project_tag)
+        return evaluate_tick(context, settings)
 
     sensor = dg.SensorDefinition(
-        name=f"{op_name}_sensor",
+        name=f"{settings.op}_sensor",
         evaluation_fn=record_changes,
         minimum_interval_seconds=int(configured.interval.total_seconds()),
         default_status=dg.DefaultSensorStatus[configured.default_status],
-        description=f"Records runs, restatements and plans of {project.name} that were made outside of Dagster.",
+        description=f"Records runs, restatements and plans of {settings.project.name} that were made outside of "
+        "Dagster.",
     )
     return dg.Definitions(sensors=[sensor])
 
 
-def evaluate_tick(
-    context: dg.SensorEvaluationContext,
-    project: SQLMeshProject,
-    assets: ProjectAssets,
-    owned: Set[str],
-    project_tag: str,
-) -> dg.SensorResult:
+def evaluate_tick(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult:
     """Record data and plans that are new since the last record, and that were made outside of Dagster.
 
     Raises:
         SQLMeshComponentError: The state cannot be read, for example because the environment does not exist. Dagster
             shows the tick as failed. The next tick looks again, and nothing is lost.
     """
-    instance, environment, now = context.instance, assets.manifest.environment, int(time.time() * 1000)
+    instance, assets, environment = context.instance, settings.assets, settings.environment
+    now = int(time.time() * 1000)
     models = assets.with_upstream(assets.specs)
-    records = msg.Records(materialized_data(instance, assets, models), unfinished_restatements(instance, project_tag))
+    records = msg.Records(
+        materialized_data(instance, assets, models), unfinished_restatements(instance, settings.project_tag)
+    )
     try:
-        found = find_changes(project, environment, records, now)
+        found = find_changes(settings.project, environment, records, now)
     except DatabaseInUseError as error:
         return dg.SensorResult(skip_reason=f"{error} The next tick looks again.")
     if not found.is_finalized:
@@ -105,7 +91,7 @@ def evaluate_tick(
     if left_to_runs:
         names = _names(assets, left_to_runs)
         sentences.append(f"Left to run {run_ids(active)}, which has not finished: {names}.")
-    differs = difference(assets, found.promoted, environment, owned)
+    differs = difference(assets, found.promoted, environment, settings.owned)
     before, last = _earlier_plan(context), LastPlan.of(environment, found, assets)
     if before is not None and before.environment == environment and before.plan_id != last.plan_id:
         recorded = recorded_data(instance, assets, models)

@@ -7,10 +7,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from unit.builders import manifest, project_assets
 
-from dg_sqlmesh_component import Execution, Janitor, SQLMeshProject, SQLMeshProjectComponent
+from dg_sqlmesh_component import Janitor, SQLMeshProject, SQLMeshProjectComponent
 from dg_sqlmesh_component.clean_up.job import build_janitor
 from dg_sqlmesh_component.clean_up.step import MAX_NAMED_OBJECTS, deleted_metadata, dropped_metadata
+from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
+from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
@@ -21,8 +24,9 @@ def resolved(janitor: Any) -> Janitor | None:
 
 
 def built(janitor: Janitor, component_op: str = "sqlmesh_shop") -> tuple[dg.JobDefinition, dg.ScheduleDefinition]:
-    project = SQLMeshProject((Path("/shop"),))
-    definitions = build_janitor(janitor, component_op, "sqlmesh_shop_prod", project, Execution())
+    attributes = ComponentAttributes(SQLMeshProject((Path("/shop"),)))
+    settings = Settings(attributes, project_assets(manifest()), component_op, "sqlmesh_shop_prod", "shop", frozenset())
+    definitions = build_janitor(janitor, settings)
     dg.Definitions.validate_loadable(definitions)
     (schedule,) = definitions.schedules or ()
     assert isinstance(schedule, dg.ScheduleDefinition)

@@ -1,0 +1,65 @@
+"""What the jobs, the schedules and the sensor of a component know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
+from dg_sqlmesh_component.protocol.messages import Sampling
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A component with its assets.
+
+    Attributes:
+        attributes: Those of `defs.yaml`.
+        op: The name of the component's op. Names of jobs, schedules and the sensor begin with it.
+        pool: The concurrency pool of the op, and of jobs that write.
+        project_tag: The tag of the op that identifies its project.
+        owned: The models that are assets of any component of the code location, by fqn. While Dagster loads the code
+            location, components are still being added to it.
+    """
+
+    attributes: ComponentAttributes
+    assets: ProjectAssets
+    op: str
+    pool: str
+    project_tag: str
+    owned: Set[str]
+
+    @property
+    def project(self) -> SQLMeshProject:
+        return self.attributes.project
+
+    @property
+    def environment(self) -> str:
+        """The environment that the component declares."""
+        return self.assets.manifest.environment
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """Which rows of failed audits to show; None for none."""
+        return self.attributes.audits.sampling
+
+    @property
+    def query_characters(self) -> int:
+        """How many characters of an evaluated audit's query are kept."""
+        return self.attributes.metadata_limits.characters
+
+    @property
+    def plan_job(self) -> str:
+        """The job that shows a plan, if there is one (`deploy`)."""
+        return self.job_name("plan")
+
+    @property
+    def apply_job(self) -> str:
+        """The job that applies a plan, if there is one (`deploy`)."""
+        return self.job_name("apply")
+
+    def job_name(self, what: str) -> str:
+        """The name of a job of the component, by what it does."""
+        return f"{self.op.rstrip('_')}_{what}"
