@@ -16,16 +16,13 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
-from dagster.components.core.component_tree import ComponentTree
-from dagster.components.utils.project_paths import get_local_state_path
 from dagster_shared.yaml_utils import load_run_config_yaml
-from harness import COMPONENT, REPOSITORY, DagsterProject, dagster_project, load
+from harness import COMPONENT, REPOSITORY, dagster_project, load
+from stored_manifest import store_manifest
 from unit.builders import fqn, manifest, model
 
-from dg_sqlmesh_component import SQLMeshProjectComponent
-from dg_sqlmesh_component.protocol.manifest import AnsweredSelection, Manifest
+from dg_sqlmesh_component.protocol.manifest import AnsweredSelection
 from dg_sqlmesh_component.report.outcomes import Outcome
-from dg_sqlmesh_component.state.manifest_file import write_manifest
 from dg_sqlmesh_component.worker.__main__ import SQLMESH_FLOOR
 
 README = REPOSITORY / "README.md"
@@ -61,15 +58,6 @@ RUN_CONFIG = [block for block in YAML_BLOCKS if file_of(block.values[0]) == "run
 OTHER_YAML = [block for block in YAML_BLOCKS if block not in [*DEFS_YAML, *RUN_CONFIG]]
 JSON_RUN_CONFIG = list(blocks(r"--config-json '(\{.*?\})'"))
 PYTHON_BLOCKS = list(blocks(r"^ *```python\n(.*?)^ *```"))
-
-
-def store_manifest(dagster: DagsterProject, component: str, project: Manifest) -> None:
-    """Store the manifest of a component, so that loading its definitions does not start SQLMesh."""
-    loaded = ComponentTree.for_project(dagster.root / dagster.root.name).load_component(
-        component, SQLMeshProjectComponent
-    )
-    key = loaded.defs_state_config.key
-    write_manifest(replace(project, state_key=key), get_local_state_path(key, dagster.root))
 
 
 def definitions_of(folder: Path, component: dict[str, Any], **modules: str) -> dg.Definitions:

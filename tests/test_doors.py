@@ -162,3 +162,10 @@ def test_loading_definitions_does_not_import_sqlmesh(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [1, []]
+
+
+def test_no_test_module_imports_another_one() -> None:
+    for path in (REPOSITORY / "tests").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        assert not {name for name in modules if name.rpartition(".")[2].startswith("test_")}, path

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from engine.test_plan_gate import launch
+from engine.plan_jobs import launch
 from harness import RunRecord, Shop
 
 PREVIEW, CLOSE, APPLY = "sqlmesh_shop_preview", "sqlmesh_shop_preview_close", "sqlmesh_shop_apply"

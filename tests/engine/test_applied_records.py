@@ -10,9 +10,9 @@ from typing import Any
 import clock
 import dagster as dg
 import pytest
+from engine.plan_jobs import APPLY, change, failure_of, launch, planned
 from engine.preview_lab import DAY
-from engine.test_plan_gate import APPLY, change, failure_of, launch, planned
-from engine.test_records import LOST, MODELS, broken, day, health, new_recorded, restate, tick, unsynced
+from engine.recorded_models import LOST, MODELS, broken, day, health, new_recorded, restate, tick, unsynced
 from harness import CONFIG, NewShop, RunRecord, Shop
 
 __all__ = ["new_recorded"]

@@ -6,8 +6,8 @@ from datetime import datetime, timezone
 
 import dagster as dg
 import pytest
+from engine.plan_jobs import APPLY, failure_of, launch
 from engine.preview_lab import DAY, ENVIRONMENT, PREVIEW, RAW, Lab, diffs, report_of_last
-from engine.test_plan_gate import APPLY, failure_of, launch
 from harness import CONFIG, NewShop, needs_previews, query
 
 pytestmark = needs_previews

@@ -11,8 +11,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from engine.plan_jobs import launch, planned
 from engine.preview_lab import APPLY, CLOSE, FORWARD_ONLY, ORDERS, PREVIEW, Lab, on_duckdb
-from engine.test_plan_gate import launch, planned
 from harness import needs_previews, processes_in, wait_until
 from postgres import Server
 

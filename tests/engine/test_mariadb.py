@@ -11,8 +11,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from engine.plan_jobs import launch
 from engine.preview_lab import ENVIRONMENT, PREVIEW, diffs, report_of_last
-from engine.test_plan_gate import launch
 from harness import YEARLY_CRON, NewShop, RunRecord, Shop, needs_previews
 from mariadb import Server, mariadb_server
 

@@ -9,7 +9,7 @@ from zoneinfo import available_timezones
 import dagster as dg
 import pytest
 from harness import dagster_project, load
-from test_docs import store_manifest
+from stored_manifest import store_manifest
 from unit.builders import manifest, model
 
 from dg_sqlmesh_component.schedule.schedules import _name

@@ -11,20 +11,30 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from engine.plan_jobs import (
+    APPLY,
+    PLAN,
+    change,
+    failure_of,
+    launch,
+    planned,
+    report_of,
+)
 from harness import CONFIG, NewShop, RunRecord, Shop, python_model, sqlmesh, wait_until
 from postgres import postgres_server
 
-PLAN, APPLY = "sqlmesh_shop_plan", "sqlmesh_shop_apply"
-
 BASE = "MODEL (name t.base, kind VIEW, owner ann); SELECT 1 AS id, 2.5::{type} AS amount"
+
 DAILY = """
 MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true));
 SELECT @start_ds::DATE AS day, id, amount FROM t.base
 """
+
 TOTAL = """
 MODEL (name t.total, kind FULL, audits (not_null(columns := (amount))));
 SELECT sum(amount){added} AS amount FROM t.daily
 """
+
 MODELS = {
     "models/base.sql": BASE.format(type="DOUBLE"),
     "models/daily.sql": DAILY,
@@ -36,40 +46,6 @@ MODELS = {
 @pytest.fixture
 def shop(new_shop: NewShop) -> Shop:
     return new_shop(MODELS, deploy=True)
-
-
-def launch(shop: Shop, job: str, **config: Any) -> RunRecord:
-    """Launch a job of the gate in this process, and return what Dagster recorded."""
-    definition = shop.refresh().resolve_job_def(job)
-    run_config = {"ops": {job: {"config": config}}}
-    run = definition.execute_in_process(instance=shop.instance, run_config=run_config, raise_on_error=False)
-    return shop.run_record(run.run_id)
-
-
-def report_of(record: RunRecord) -> dict[str, Any]:
-    """The JSON report of a job."""
-    return next(
-        event.event_specific_data.metadata["sqlmesh/plan_json"].value
-        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
-        if "sqlmesh/plan_json" in event.event_specific_data.metadata
-    )
-
-
-def planned(shop: Shop, **config: Any) -> dict[str, Any]:
-    record = launch(shop, PLAN, **config)
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
-    return report_of(record)
-
-
-def failure_of(record: RunRecord) -> str:
-    [event] = record.events(dg.DagsterEventType.STEP_FAILURE)
-    text: str = event.event_specific_data.error.to_string()
-    return text
-
-
-def change(shop: Shop, **models: str) -> None:
-    for name, text in models.items():
-        (shop.project / "models" / f"{name}.sql").write_text(text)
 
 
 def kinds(report: dict[str, Any]) -> list[str]:

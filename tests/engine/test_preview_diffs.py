@@ -6,6 +6,7 @@ import json
 
 import dagster as dg
 import pytest
+from engine.plan_jobs import failure_of
 from engine.preview_lab import (
     ENVIRONMENT,
     FORWARD_ONLY,
@@ -18,7 +19,6 @@ from engine.preview_lab import (
     on_duckdb,
     report_of_last,
 )
-from engine.test_plan_gate import failure_of
 from harness import needs_previews
 
 pytestmark = needs_previews

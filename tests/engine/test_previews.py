@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from engine.plan_jobs import PLAN, failure_of, launch, planned
 from engine.preview_lab import (
     APPLY,
     CLOSE,
@@ -24,7 +25,6 @@ from engine.preview_lab import (
     on_duckdb,
     report_of_last,
 )
-from engine.test_plan_gate import PLAN, failure_of, launch, planned
 from harness import NewShop, needs_previews
 
 pytestmark = needs_previews

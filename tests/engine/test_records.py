@@ -5,61 +5,17 @@ from __future__ import annotations
 import json
 import re
 import time
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
 from computed_hours import State
-from dagster._core.definitions.data_version import CachingStaleStatusResolver
-from dagster._core.loader import LoadingContextForTest
 from dagster._serdes import deserialize_value
+from engine.recorded_models import LOST, MODELS, OP, broken, day, health, restate, tick, unsynced
 from harness import NewShop, RunRecord, Shop
 
-OP = "sqlmesh_shop"
-TODAY = datetime.now(timezone.utc).date()
-BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds, batch_size 1, batch_concurrency 1), cron '@daily'"
-FAILING = "CASE WHEN @start_ds::DATE IN (SELECT day FROM ctl.broken) THEN error('broken day') ELSE 1 END"
-
-
-def day(ago: int) -> str:
-    return f"{TODAY - timedelta(days=ago):%Y-%m-%d}"
-
-
-MODELS = {
-    "models/days.sql": f"MODEL (name t.days, {BY_DAY}, start '{day(8)}', audits (soft)); "
-    f"SELECT @start_ds::DATE AS ds, {FAILING} AS n",
-    "models/shown.sql": f"MODEL (name t.shown, kind VIEW, start '{day(8)}'); SELECT ds, n FROM t.days",
-    "models/total.sql": f"MODEL (name t.total, kind FULL, start '{day(8)}'); SELECT sum(n) AS n FROM t.shown",
-    "models/alone.sql": f"MODEL (name t.alone, kind FULL, start '{day(8)}'); SELECT 1 AS n",
-    "audits/soft.sql": "AUDIT (name soft, blocking false); SELECT * FROM @this_model WHERE n < 0",
-}
 DOWNSTREAM = {"t/days", "t/shown", "t/total"}
 EVERYTHING = {*DOWNSTREAM, "t/alone"}
-
-
-@pytest.fixture
-def new_recorded(new_shop: NewShop) -> NewShop:
-    """Create a project of MODELS, some of them replaced, whose checks and restatements are on."""
-
-    def create(models: dict[str, str] = MODELS, planned_at: str = f"{day(3)} 12:00:00", **attributes: Any) -> Shop:
-        tables = {"ctl.broken": "SELECT NULL::DATE AS day LIMIT 0"}
-        options = {"intervals_check": True, "restate": True, **attributes}
-        return new_shop({**MODELS, **models}, tables=tables, planned_at=planned_at, **options)
-
-    return create
-
-
-def broken(shop: Shop, *days: str) -> None:
-    """Let the batches of these days of t.days fail, and no others."""
-    shop.query("DELETE FROM ctl.broken")
-    for broken_day in days:
-        shop.query(f"INSERT INTO ctl.broken VALUES ('{broken_day}')")
-
-
-def restate(start: str, end: str) -> dict[str, Any]:
-    return {OP: {"restate": {"start": start, "end": end}}}
 
 
 def restate_in_a_shell(shop: Shop, start: str, end: str) -> None:
@@ -70,17 +26,6 @@ def outside(run: RunRecord) -> dict[str, str]:
     """The intervals that a run has recorded as computed outside of Dagster."""
     materializations = {**run.computed_outside, **run.reported_outside}
     return {key: str(event.metadata["sqlmesh/intervals"].value) for key, event in materializations.items()}
-
-
-def unsynced(dagster: Shop) -> dict[str, list[str]]:
-    """The reasons why Dagster marks assets as unsynced, by asset."""
-    graph = dagster.refresh().get_repository_def().asset_graph
-    resolver = CachingStaleStatusResolver(dagster.instance, graph, LoadingContextForTest(dagster.instance))
-    causes = {
-        key.to_user_string(): [cause.reason for cause in resolver.get_stale_causes(key)]
-        for key in graph.materializable_asset_keys
-    }
-    return {key: reasons for key, reasons in causes.items() if reasons}
 
 
 # -- outside data -------------------------------------------------------------------------------------
@@ -153,12 +98,6 @@ def test_audit_results_of_a_restatement_are_repeated_by_the_next_run(new_recorde
 # -- restatements that fail ---------------------------------------------------------------------------
 
 
-def health(run: RunRecord) -> dict[str, bool]:
-    names = ("t/days:sqlmesh_execution_status", "t/days:sqlmesh_intervals_complete")
-    return {name.split("_")[1]: run.checks[name].passed for name in names if name in run.checks}
-
-
-LOST = {"execution": False, "intervals": False}
 HEALTHY = {"execution": True, "intervals": True}
 
 
@@ -231,16 +170,6 @@ def test_nothing_is_unsynced_after_a_plan_a_run_a_restatement_and_outside_data(n
 
 
 # -- the sensor ---------------------------------------------------------------------------------------
-
-
-def tick(dagster: Shop, cursor: str | None = None) -> str:
-    """Evaluate the sensor and record its events, as Dagster's daemon does. Return the text on the tick's page."""
-    repository = dagster.refresh().get_repository_def()
-    context = dg.build_sensor_context(dagster.instance, cursor, repository_def=repository)
-    result = repository.get_sensor_def(f"{OP}_sensor").evaluate_tick(context)
-    for event in result.asset_events:
-        dagster.instance.report_runless_asset_event(event)
-    return result.skip_message or ""
 
 
 def last_result(shop: Shop, check: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from dagster.components.resolved.core_models import OpSpec
 from dagster.components.resolved.errors import ResolutionException
-from unit.config.test_component_attributes import EVERYTHING, loaded
+from unit.config.attributes import EVERYTHING, loaded
 
 from dg_sqlmesh_component import Janitor
 from dg_sqlmesh_component.config.attributes import Audits, Freshness, IntervalsCheck, Restate

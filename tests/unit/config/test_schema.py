@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
-from unit.config.test_component_attributes import ATTRIBUTE_PATHS, EVERYTHING, replaced, values
+from unit.config.attributes import ATTRIBUTE_PATHS, EVERYTHING, replaced, values
 
 from dg_sqlmesh_component import SQLMeshProjectComponent
 from dg_sqlmesh_component.config.schema import name_errors

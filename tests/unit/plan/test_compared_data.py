@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from unit.builders import days
-from unit.plan.test_gate import ORDERS, plan
+from unit.plan.plans import ORDERS, plan
 
 from dg_sqlmesh_component.plan.compared_data import HEAD, as_json, note, row
 from dg_sqlmesh_component.plan.gate import preview_refusals

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from unit.plan.plans import ORDERS, plan
 
 from dg_sqlmesh_component.plan.gate import (
     PARTS,
@@ -28,14 +29,6 @@ SALES = msg.PlannedModel(
     '"db"."marts"."sales"', "marts.sales", "indirect", "indirect_breaking", is_forward_only=True,
     destructive=("drops amount",), columns=("drops amount",), owner="ann",
 )  # fmt: skip
-ORDERS = msg.PlannedModel(
-    '"db"."core"."orders"', "core.orders", "changed", "breaking", diff="-SELECT 1\n+SELECT 2", intervals=3
-)
-
-
-def plan(*models: msg.PlannedModel, **more: Any) -> msg.PlanBuilt:
-    parts = {part: f"{number:010}" for number, part in enumerate(PARTS)}
-    return msg.PlanBuilt("prod", "p2", "p1", parts, models, has_changes=True, plan_command="sqlmesh plan prod", **more)
 
 
 def kinds(built: msg.PlanBuilt, decision: Decision, budget: str | None = None) -> list[str]:

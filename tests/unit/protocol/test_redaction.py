@@ -7,7 +7,7 @@ from typing import get_type_hints
 
 import pytest
 from unit.builders import audit, manifest, model
-from unit.protocol.test_wire import EVENTS
+from unit.protocol.messages import EVENTS
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.manifest import Audit, Column, DbtNode, Model, StandaloneAudit

@@ -1,0 +1,73 @@
+"""One message of each type."""
+
+from dataclasses import replace
+
+from unit.builders import EVERYTHING, days, manifest, model, standalone
+
+from dg_sqlmesh_component.protocol import messages as msg
+
+D1, D2 = days(1, 1), days(2, 2)
+
+PROMOTED = msg.PromotedVersion(version="3117", data_hash="1001", metadata_hash="2001", table_name="db.core.orders")
+
+ADD_UP = replace(PROMOTED, table_name=None)
+
+EVENTS: tuple[msg.Event, ...] = (
+    msg.ProjectLoaded(
+        manifest(EVERYTHING, model("staging.orders"), standalone_audits=[standalone("add_up", ["core.orders"])])
+    ),
+    msg.PendingFound(
+        {"a": D1[0]},
+        (D2[0], "b"),
+        {"c": ("landed",), "d": ()},
+        signal_error="SignalEvalError: x",
+        intervals={"a": (D1,)},
+    ),
+    msg.ChangesFound(
+        "c0ffee",
+        is_finalized=True,
+        promoted={"a": PROMOTED},
+        compared=msg.DataComparedWithRecords(
+            (
+                msg.ComputedData("a", PROMOTED, ((D1, D2[1]),), msg.IntervalCoverage("a", D1)),
+                msg.ComputedData("b", PROMOTED, ((D1, D2[1]),), None),
+            )
+        ),
+    ),
+    msg.StateHeld("3f1c"),
+    msg.StateLocked(),
+    msg.DataComparedWithRecords((msg.ComputedData("a", PROMOTED, ((D1, D2[1]),)),), ("c0ffee",)),
+    msg.RestatementPlanned({"a": (D1, 1)}, ("a",), {"dev": 2}, "from a to b"),
+    msg.EnvironmentOpened("prod", {"a": PROMOTED, "add_up": ADD_UP}, ("b",), "cd /shop && sqlmesh plan"),
+    msg.EvaluationPlanned({"a": (D1, D2), "b": ()}, {"a": ("c", "d")}),
+    msg.AuditEvaluated("a", "not_null", 1, {"columns": "(id)"}, True, None, None, D1),
+    msg.AuditEvaluated("a", "n", 0, {}, True, 1, None, D1, sample=msg.Sample(("id", "x"), (("1", None),))),
+    msg.BatchFinished("a", 0, D1, duration_ms=None, rows=10, bytes=None),
+    msg.BatchStarted("a"),
+    msg.QueriesNotCancelled({"a": "there is no way to cancel a query of the driver pymssql"}),
+    msg.BatchesRunning({"a": (3, 12, 61.5)}, finished=2, planned=5),
+    msg.RowsCounted("a", 1_234),
+    msg.NodeFailed("a", "NodeAuditsErrors", "Audit not_null failed", ("not_null",), is_transient=True),
+    msg.NodesBlocked({"b": ("a",), "c": ()}),
+    msg.NodeUpToDate("a", "its cron '@daily' is not due", next_due=D2[0], last_interval_end=None),
+    msg.NodeWaiting("a", ("files_arrived",), ("b",), ("c",)),
+    msg.IntervalCoverage("a", D1, (D1,), 21, 30, 5, (D2,)),
+    msg.NodeAudited("a", (D1, D2), None),
+    msg.ObjectDropped("db.core__dev"),
+    msg.PlanBuilt(
+        "prod",
+        "p2",
+        "p1",
+        {"models": "ab12"},
+        (msg.PlannedModel('"t"."a"', "t.a", "changed", "breaking", destructive=("drops x",), intervals=2),),
+        has_changes=True,
+    ),
+    msg.ModelCompared("a", "t.a", 5, 6, 1, 2, 0, {"x": 0.5}, ("adds y INT",), ("id",), None, (D1,), sample=0.5),
+    msg.ModelCompared("a", "t.a", key_problem="no_grain", error="x", query="SELECT 1"),
+    msg.JanitorFinished(("dev",), before=msg.StateSize(9, 30), after=msg.StateSize(8, 10)),
+    msg.SecretsKnown(("hunter2", "")),
+    msg.LogLine("warning", "text", "sqlmesh"),
+    msg.EvaluationFinished("nothing_to_do"),
+    msg.RequestFailed("EvaluationError", "The connection was lost.", is_transient=True),
+)
+"""One example of each event. An optional field is None in one example and set in another."""
