@@ -11,12 +11,14 @@ import dagster as dg
 from dg_sqlmesh_component.clean_up.step import JanitorStep
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, digest_of, headline, preview_refusals, refusals
+from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
-from dg_sqlmesh_component.plan.step import PlanStep
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+
+_ADVICE = "Correct the files of the project, and launch this job again. Finished intervals are not computed again."
 
 
 def show_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
@@ -27,7 +29,7 @@ def show_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterator
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
     step = _PreviewStep(context, settings, _required_environment(context, settings))
-    yield from step.session.drive(step.run())
+    yield from step.planning.session.drive(step.run())
 
 
 def close_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
@@ -72,71 +74,74 @@ def _required_environment(context: dg.OpExecutionContext, settings: Settings) ->
         raise dg.Failure(str(error), allow_retries=False) from None
 
 
-class _PreviewStep(PlanStep):
+class _PreviewStep:
     """One request: it plans the preview, applies that plan, and compares the data with prod."""
 
-    _advice = "Correct the files of the project, and launch this job again. Finished intervals are not computed again."
-
     def __init__(self, context: dg.OpExecutionContext, settings: Settings, environment: str) -> None:
-        super().__init__(context, settings, Decision(), environment)
+        self._context = context
+        self._settings = settings
         self._name = environment
-        self._planned = self._report = replace(self._report, is_apply=True, is_preview=True)
+        self._planned = PlanReport(environment, "", None, {}, (), "", is_apply=True, is_preview=True)
+        self.planning = Planning(context, settings, self._planned, _ADVICE)
 
-    def _request(self) -> msg.PlanRequest:
-        preview, execution = self._settings.attributes.preview, self._settings.attributes.execution
-        assert preview is not None, "the job exists"
+    def run(self) -> Iterator[Any]:
+        """Yield the result of the step."""
+        for event in self.planning.events(self._request()):
+            if isinstance(event, msg.ModelCompared):
+                self.planning.report = replace(self.planning.report, diff=[*self.planning.report.diff, event])
+            elif isinstance(event, msg.PlanBuilt) and event.environment == self._name:
+                self.planning.session.answer(self._approval(event))
+            elif isinstance(event, msg.PlanBuilt):
+                self._note_plan_of_prod(event)
+        self._end()
+        yield dg.Output(None)
+
+    def _request(self) -> msg.PreviewRequest:
+        attributes = self._settings.attributes
+        assert attributes.preview is not None, "the job exists"
         return msg.PreviewRequest(
             self._settings.project.open_request,
             self._name,
             run_id=self._context.run.run_id,
-            overlap_timeout=execution.overlap_timeout,
-            concurrent_tasks=execution.concurrent_tasks,
+            overlap_timeout=attributes.execution.overlap_timeout,
+            concurrent_tasks=attributes.execution.concurrent_tasks,
             sampling=self._settings.sampling,
-            max_rows=preview.diff.max_rows,
-            decimals=preview.diff.decimals,
+            max_rows=attributes.preview.diff.max_rows,
+            decimals=attributes.preview.diff.decimals,
         )
 
-    def _answer(self, plan: msg.PlanBuilt) -> msg.PlanApproval | None:
-        if plan.environment != self._name:
-            self._note_plan_of_prod(plan)
-            return None
-        seconds, excess = self._estimated(plan)
+    def _approval(self, plan: msg.PlanBuilt) -> msg.PlanApproval:
+        """Report the plan of the preview. If it is refused, the step ends here."""
+        seconds, excess = self.planning.estimated(plan)
         config = self._context.op_config
         found = preview_refusals(
             plan, allow_pending=config["allow_pending"], over_budget=config["over_budget"], budget=excess
         )
-        self._planned = self._report = replace(self._report, plan=plan, seconds=seconds, refusals=found)
-        self._publish(headline(plan))
-        self._refuse("preview")
+        self._planned = self.planning.report = replace(self._planned, plan=plan, seconds=seconds, refusals=found)
+        self.planning.publish(headline(plan))
+        self.planning.refuse("preview")
         return msg.PlanApproval((), msg.Records({}))
 
     def _note_plan_of_prod(self, plan: msg.PlanBuilt) -> None:
         """What remains to be done after the merge: the plan that the job which applies plans would apply."""
-        seconds, excess = self._estimated(plan)
+        seconds, excess = self.planning.estimated(plan)
         digest = digest_of(plan, ())
         found = refusals(plan, Decision(), self._settings.apply_job, excess)
-        command = self._apply_command(digest, found)
-        self._report = PlanReport(self._name, digest, plan, seconds, found, command, is_preview=True)
+        command = self.planning.apply_command(digest, found)
+        self.planning.report = PlanReport(self._name, digest, plan, seconds, found, command, is_preview=True)
 
-    def _note_outcomes(self, event: msg.Event) -> None:
-        if isinstance(event, msg.ModelCompared):
-            self._report = replace(self._report, diff=[*self._report.diff, event])
-        else:
-            super()._note_outcomes(event)
-
-    def _end(self) -> Iterator[Any]:
-        diff = self._report.diff
-        result = f"The preview is ready. {self._cost(self._planned)} Differ from prod: {counted(len(diff), 'model')}."
+    def _end(self) -> None:
+        diff = self.planning.report.diff
+        cost = self.planning.cost(self._planned)
+        result = f"The preview is ready. {cost} Differ from prod: {counted(len(diff), 'model')}."
         if self._planned.plan is None:
             result = "The files are the same as in prod, so there is nothing to preview."
         failed = [compared.name for compared in diff if compared.error is not None]
         if failed:
             result += f" Could not be compared: {listed(failed)}."
-        self._report = replace(self._report, result=result)
-        self._publish(f"Preview {self._name}: {result}")
-        self._log.end(self._outcomes)
+        self.planning.end(result)
+        self.planning.publish(f"Preview {self._name}: {result}")
         if failed:
             queries = [f"{compared.name}: {compared.error}\n{compared.query}" for compared in diff if compared.error]
             text = "The message of the engine may contain values, so it is not shown. Execute the query to see it."
             raise dg.Failure("\n\n".join([result, text, *queries]), allow_retries=False)
-        yield from ()

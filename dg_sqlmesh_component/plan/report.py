@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,11 @@ class PlanReport:
     is_apply: bool = False
     is_preview: bool = False
     diff: Sequence[msg.ModelCompared] = ()
+
+    @property
+    def computed(self) -> Set[str]:
+        """The models with intervals that the plan computes, by fqn."""
+        return {model.fqn for model in self.plan.models if model.intervals} if self.plan else set()
 
     def as_json(self) -> dict[str, Any]:
         """The report for programs."""

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
-from dg_sqlmesh_component.config.attributes import Budget
-from dg_sqlmesh_component.dagster_internals import DataVersions, log_step_metadata
+from dg_sqlmesh_component.dagster_internals import DataVersions
 from dg_sqlmesh_component.definitions.op import NOT_SET
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
 from dg_sqlmesh_component.history.check_results import results_of_same_data
-from dg_sqlmesh_component.history.costs import estimates
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
-from dg_sqlmesh_component.plan.gate import Decision, Refusal, allowed_fqns, apply_config, digest_of, headline, refusals
+from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, digest_of, headline, refusals
+from dg_sqlmesh_component.plan.planning import Planning
 from dg_sqlmesh_component.plan.report import PlanReport, kept_rows
-from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
-from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.report.checks import Checks
-from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import outcome_metadata, timestamp
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.outside_data import outside_materialization
-from dg_sqlmesh_component.report.wording import Wording
-from dg_sqlmesh_component.run.ledger import Ledger
-from dg_sqlmesh_component.run.limits import over_budget
-from dg_sqlmesh_component.run.run_log import RunLog
-from dg_sqlmesh_component.worker_client.session import WorkerSession
 
 DIGEST_TAG = "sqlmesh/plan_digest"
 """Tag of a run: the digest of the plan that it shows or applies."""
@@ -50,8 +39,8 @@ def show_plan(context: dg.OpExecutionContext, settings: Settings) -> Iterator[An
         dagster.Failure: SQLMesh cannot build a plan.
     """
     decision = Decision(None, *_lists(context.op_config))
-    step = PlanStep(context, settings, decision)
-    yield from step.session.drive(step.run())
+    step = _PlanStep(context, settings, decision)
+    yield from step.planning.session.drive(step.run())
 
 
 def apply_plan(context: dg.OpExecutionContext, settings: Settings) -> Iterator[Any]:
@@ -63,69 +52,45 @@ def apply_plan(context: dg.OpExecutionContext, settings: Settings) -> Iterator[A
     """
     config = context.op_config
     decision = Decision(config["digest"], *_lists(config), over_budget=config["over_budget"])
-    step = PlanStep(context, settings, decision)
-    yield from step.session.drive(step.run())
+    step = _PlanStep(context, settings, decision)
+    yield from step.planning.session.drive(step.run())
 
 
 def _lists(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(config["allow_destructive"]), tuple(config["allow_revert"])
 
 
-class PlanStep:
+_ADVICE = (
+    "If you change a file of the project, review the new plan: it has another digest. If you correct only data, "
+    "launch this job again with the same run config. Finished intervals are not computed again."
+)
+
+
+class _PlanStep:
     """One request: it plans, and applies the plan if the decision has a digest."""
 
-    _advice = (
-        "If you change a file of the project, review the new plan: it has another digest. If you correct only data, "
-        "launch this job again with the same run config. Finished intervals are not computed again."
-    )
-
-    def __init__(
-        self, context: dg.OpExecutionContext, settings: Settings, decision: Decision, environment: str | None = None
-    ) -> None:
-        environment = environment or settings.environment
+    def __init__(self, context: dg.OpExecutionContext, settings: Settings, decision: Decision) -> None:
         self._context = context
         self._settings = settings
         self._decision = decision
-        self._wording = Wording(settings.assets, environment)
-        self._log = RunLog(context, self._wording, set(), frozenset())
-        self._ledger = Ledger(())
-        self._outcomes: list[NodeOutcome] = []
+        self._applies = decision.digest is not None
         self._compared = msg.DataComparedWithRecords()
-        self._report = PlanReport(environment, "", None, {}, (), "", is_apply=self._applies)
         self._computing_since = 0
-        self.session = WorkerSession(context, settings.project, settings.query_characters)
-
-    @property
-    def _applies(self) -> bool:
-        return self._decision.digest is not None
-
-    @property
-    def _computed(self) -> Set[str]:
-        """The models with intervals that the plan computes."""
-        return {model.fqn for model in self._report.plan.models if model.intervals} if self._report.plan else set()
+        report = PlanReport(settings.environment, "", None, {}, (), "", is_apply=self._applies)
+        self.planning = Planning(context, settings, report, _ADVICE)
 
     def run(self) -> Iterator[Any]:
         """Yield the results of the step."""
-        begin_report(self._report)
         # A run that was launched again has copies of the first run's tags, which describe the plan of that run.
         copied = {tag: NOT_SET for tag in (DIGEST_TAG, PLAN_TAG) if tag in self._context.run.tags}
         self._context.instance.add_run_tags(self._context.run.run_id, copied)
-        for event in self.session.events(self._request()):
+        for event in self.planning.events(self._request()):
             if isinstance(event, msg.PlanBuilt):
                 if (approval := self._answer(event)) is not None:
-                    self.session.answer(approval)
+                    self.planning.session.answer(approval)
             elif isinstance(event, msg.DataComparedWithRecords):
                 self._compared = event
                 finish(self._context.instance, event.finished_runs)
-            else:
-                self._log.event(event)
-                self._note_outcomes(event)
-        if isinstance(self.session.end, msg.LastEvent):
-            self._note_outcomes(self.session.end)
-        if (error := self.session.error) is not None:
-            self._fail([str(error)], type(error))
-        if self._ledger.contradictions:
-            self._fail([])
         yield from self._end()
         yield dg.Output(None)
 
@@ -141,142 +106,55 @@ class PlanStep:
             sampling=settings.sampling,
         )
 
-    def _note_outcomes(self, event: msg.Event) -> None:
-        # SQLMesh also audits models whose audits alone have changed, and creates tables without computing them.
-        if isinstance(event, msg.EvaluationPlanned):
-            self._ledger.add(event.batches)
-        elif isinstance(event, msg.NodeFailed):
-            self._ledger.add([event.fqn])
-        elif isinstance(event, msg.NodesBlocked):
-            self._ledger.add(event.failed_upstream)
-        settled = self._ledger.feed(event)
-        self._outcomes += [outcome for outcome in settled if isinstance(outcome, NodeOutcome)]
-
-    # -- before anything is computed ----------------------------------------------------------------
-
     def _answer(self, plan: msg.PlanBuilt) -> msg.PlanApproval | None:
         """Report the plan. If it is refused, the step ends here: the worker waits for an approval and is stopped."""
         assets = self._settings.assets
-        seconds, excess = self._estimated(plan)
+        seconds, excess = self.planning.estimated(plan)
         digest = digest_of(plan, self._decision.allow_destructive)
         found = refusals(plan, self._decision, self._settings.apply_job, excess)
         if self._decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
             digest = self._decision.digest  # the reviewed one, also if the run config has an allow-list in addition
-        self._report = PlanReport(
+        self.planning.report = PlanReport(
             plan.environment,
             digest,
             plan,
             seconds,
             found,
-            self._apply_command(digest, found),
+            self.planning.apply_command(digest, found),
             is_apply=self._applies,
         )
         tags = {DIGEST_TAG: digest}
         if self._applies:
             tags |= {PLAN_TAG: plan.plan_id, APPLIES_TAG: project_hash(assets)}
         self._context.instance.add_run_tags(self._context.run.run_id, tags)
-        self._publish(f"{headline(plan)} Digest: {digest}")
+        self.planning.publish(f"{headline(plan)} Digest: {digest}")
         if not self._applies:
             return None
-        self._refuse("plan")
+        self.planning.refuse("plan")
         self._computing_since = mark_as_computing(self._context.instance, self._context.run.run_id)
         records = materialized_data(self._context.instance, assets, assets.specs)
         unfinished = unfinished_restatements(self._context.instance, self._settings.project_tag)
         return msg.PlanApproval(allowed_fqns(plan, self._decision), msg.Records(records, unfinished))
 
-    def _estimated(self, plan: msg.PlanBuilt) -> tuple[dict[str, float], str | None]:
-        """The estimated seconds of each model with a record, by fqn, and why they are over the budget."""
-        computed = {model.fqn: model.milliseconds for model in plan.models if model.intervals}
-        costs = estimates(self._context.instance, self._settings.assets, computed)
-        without = [model.name for model in plan.models if model.intervals and model.fqn not in costs]
-        if without and self._settings.attributes.budget != Budget():
-            self._context.log.info(f"Without a record of an earlier computation, so not estimated: {listed(without)}.")
-        excess = over_budget(self._settings.attributes.budget, costs.values())
-        return {fqn: cost.seconds for fqn, cost in costs.items()}, excess
-
-    def _publish(self, headline: str) -> None:
-        """Show the report on the step's page, log its refusals, and write it to the file that somebody asked for."""
-        log_step_metadata(self._context, headline, self._report.metadata())
-        self._context.log.info(headline)
-        for refusal in self._report.refusals if not self._report.is_apply else ():  # else the failure has them
-            self._context.log.warning(f"Applying it would be refused ({refusal.kind}): {refusal.message}")
-        write_report(self._report, self._context.log)
-
-    def _refuse(self, what: str) -> None:
-        """End the step if the report has refusals."""
-        if self._report.refusals:
-            text = "\n\n".join(f"{refusal.kind}: {refusal.message}" for refusal in self._report.refusals)
-            raise dg.Failure(f"The {what} was refused, and nothing was computed.\n\n{text}", allow_retries=False)
-
-    def _apply_command(self, digest: str, found: Sequence[Refusal]) -> str | None:
-        if self._settings.attributes.deploy is None:
-            return None
-        config = apply_config(digest, found)
-        if config is None:
-            return None
-        config = {"ops": {self._settings.apply_job: {"config": config}}}
-        return f"dg launch --job {self._settings.apply_job} --config-json {shlex.quote(json.dumps(config))}"
-
-    # -- the end --------------------------------------------------------------------------------------
-
     def _end(self) -> Iterator[Any]:
         if not self._applies:
             return
-        plan = self._report.plan
+        plan = self.planning.report.plan
         assert plan is not None, "a plan was applied"
         yield from self._records()
         environment = self._settings.environment
-        result = f"Applied: environment {environment} shows the plan. {self._cost(self._report)}"
+        result = f"Applied: environment {environment} shows the plan. {self.planning.cost(self.planning.report)}"
         if lost := [f"{model.name} ({', '.join(model.destructive)})" for model in plan.models if model.destructive]:
             result += f" Values are lost: {listed(lost)}."
         if emptied := [model.name for model in plan.models if any(msg.ADDED_AGAIN in e for e in model.destructive)]:
             result += f" To compute the values of the added columns again, restate {listed(emptied)}."
         result += "".join(f" {sentence}" for sentence in kept_rows(plan.models, environment))
-        self._report = replace(self._report, result=result)
         self._context.log.info(result)
-        self._log.end(self._outcomes)
-        write_report(self._report, self._context.log)
-
-    def _cost(self, planned: PlanReport) -> str:
-        """The number of computed models, with their estimated and actual seconds."""
-        models = {model.fqn for model in planned.plan.models if model.intervals} if planned.plan else set()
-        executed = sum(outcome.fqn in models for outcome in self._outcomes)
-        text = f"Computed: {counted(executed, 'model')}."
-        if estimated := planned.seconds:
-            actual = sum(outcome.duration_ms for outcome in self._outcomes if outcome.fqn in estimated) / 1000
-            text += (
-                f" Estimated: {sum(estimated.values()):.2f} s, computed in {actual:.2f} s "
-                f"({counted(len(estimated), 'model')} with an estimate)."
-            )
-        return text
-
-    def _fail(self, problems: list[str], error: type[SQLMeshComponentError] | None = None) -> None:
-        """Report the problems and raise them.
-
-        Args:
-            error: Its class decides, while there is no plan, whether the job was refused.
-        """
-        end: dg.Failure | dg.DagsterExecutionInterruptedError | None
-        if self.session.is_cancelled:
-            problems = ["The run was cancelled.", *problems]
-            text = " ".join(problems)
-            end = dg.DagsterExecutionInterruptedError(text)
-        else:
-            problems = [*problems, *self._ledger.contradictions]
-            end = build_failure(self._wording, self._outcomes, [], problems, advice=self._advice)
-            assert end is not None, "there is a problem"
-            text = f"Failed. {end.description}"
-        if self._report.plan is None:
-            kind = "error" if error is None else error.kind
-            self._report = replace(self._report, refusals=[Refusal(kind, (), "\n\n".join(problems))])
-        else:
-            self._report = replace(self._report, result=text)
-        write_report(self._report, self._context.log)
-        raise end
+        self.planning.end(result)
 
     def _records(self) -> Iterator[Any]:
         """Record the data of the promoted versions, once, and the results of the audits that SQLMesh has evaluated."""
-        instance, assets, plan = self._context.instance, self._settings.assets, self._report.plan
+        instance, assets, plan = self._context.instance, self._settings.assets, self.planning.report.plan
         assert plan is not None, "a plan was applied"
         compared = [data for data in self._compared.unrecorded if data.fqn in assets.specs]
         recorded = recorded_data(instance, assets, [data.fqn for data in compared])
@@ -286,18 +164,21 @@ class PlanStep:
             self._context.log.info(f"Left to a run that has not finished: {listed(left_to_runs)}.")
         by_model = {data.fqn: data for data in found}
         coverages = {data.fqn: data.coverage for data in compared}
-        outcomes = {outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self._outcomes}
-        checks = Checks(self._wording, self._computing_since)
+        computed = self.planning.report.computed
+        outcomes = {
+            outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self.planning.outcomes
+        }
+        checks = Checks(self.planning.wording, self._computing_since)
         upstream = {spec.key: {dep.asset_key for dep in spec.deps} for spec in assets.specs.values()}
         versions = DataVersions(instance, upstream.__getitem__)
         for fqn in assets.parents_first:
             if fqn in by_model:
-                outcome = outcomes.get(fqn) if fqn in self._computed else None
+                outcome = outcomes.get(fqn) if fqn in computed else None
                 repeated_results = list(results_of_same_data(instance, assets, by_model[fqn]))
                 yield self._materialization(by_model[fqn], outcome, versions, plan)
             if fqn in outcomes and fqn in assets.specs:
                 # A model that was only audited was not executed.
-                reported = assets.checks_of(fqn) if fqn in self._computed else assets.audit_checks.get(fqn, ())
+                reported = assets.checks_of(fqn) if fqn in computed else assets.audit_checks.get(fqn, ())
                 yield from checks.evaluations(reported, outcomes[fqn])
             elif fqn in by_model:
                 yield from checks.evaluations(assets.checks_of(fqn), by_model[fqn])
@@ -319,7 +200,7 @@ class PlanStep:
     def _materialization(
         self, data: OutsideData, outcome: NodeOutcome | None, versions: DataVersions, plan: msg.PlanBuilt
     ) -> dg.AssetMaterialization:
-        of_outcome = outcome_metadata(self._wording, outcome) if outcome else {}
+        of_outcome = outcome_metadata(self.planning.wording, outcome) if outcome else {}
         by_plan = f"by plan {plan.plan_id} of job {self._settings.apply_job}"
         # A plan creates changed views again without computing a batch.
         is_new = outcome is not None or (data.intervals and data.computed_at >= self._computing_since)

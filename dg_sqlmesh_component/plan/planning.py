@@ -1,0 +1,162 @@
+"""One request that plans: what showing, applying and previewing a plan have in common."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NoReturn
+
+import dagster as dg
+
+from dg_sqlmesh_component.config.attributes import Budget
+from dg_sqlmesh_component.dagster_internals import log_step_metadata
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history.costs import estimates
+from dg_sqlmesh_component.plan.gate import Refusal, apply_config
+from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.plan.report_file import begin_report, write_report
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
+from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.report.failure import build_failure
+from dg_sqlmesh_component.report.outcomes import NodeOutcome
+from dg_sqlmesh_component.report.wording import Wording
+from dg_sqlmesh_component.run.ledger import Ledger
+from dg_sqlmesh_component.run.limits import over_budget
+from dg_sqlmesh_component.run.run_log import RunLog
+from dg_sqlmesh_component.worker_client.session import WorkerSession
+
+
+class Planning:
+    """One request, with its report.
+
+    Args:
+        advice: What to do after a failure, as sentences.
+
+    Attributes:
+        report: What the job reports so far.
+        outcomes: The models that SQLMesh has computed or audited, in the order in which they were settled.
+    """
+
+    def __init__(self, context: dg.OpExecutionContext, settings: Settings, report: PlanReport, advice: str) -> None:
+        self._context = context
+        self._settings = settings
+        self._advice = advice
+        self._log = RunLog(context, Wording(settings.assets, report.environment), set(), frozenset())
+        self._ledger = Ledger(())
+        self.report = report
+        self.outcomes: list[NodeOutcome] = []
+        self.session = WorkerSession(context, settings.project, settings.query_characters)
+
+    @property
+    def wording(self) -> Wording:
+        return self._log.wording
+
+    def events(self, request: msg.PlanRequest) -> Iterator[msg.Event]:
+        """Send the request, and yield the events that are about a plan or its data. The others are logged and noted.
+
+        Raises:
+            dagster.Failure: The request failed, or the report cannot be written.
+            dagster.DagsterExecutionInterruptedError: The step was cancelled (SIGINT, SIGTERM).
+        """
+        begin_report(self.report)
+        for event in self.session.events(request):
+            if isinstance(event, (msg.PlanBuilt, msg.DataComparedWithRecords, msg.ModelCompared)):
+                yield event
+            else:
+                self._log.event(event)
+                self._note_outcomes(event)
+        if isinstance(self.session.end, msg.LastEvent):
+            self._note_outcomes(self.session.end)
+        if (error := self.session.error) is not None:
+            self._fail([str(error)], type(error))
+        if self._ledger.contradictions:
+            self._fail([])
+
+    def _note_outcomes(self, event: msg.Event) -> None:
+        # SQLMesh also audits models whose audits alone have changed, and creates tables without computing them.
+        if isinstance(event, msg.EvaluationPlanned):
+            self._ledger.add(event.batches)
+        elif isinstance(event, msg.NodeFailed):
+            self._ledger.add([event.fqn])
+        elif isinstance(event, msg.NodesBlocked):
+            self._ledger.add(event.failed_upstream)
+        settled = self._ledger.feed(event)
+        self.outcomes += [outcome for outcome in settled if isinstance(outcome, NodeOutcome)]
+
+    def estimated(self, plan: msg.PlanBuilt) -> tuple[dict[str, float], str | None]:
+        """The estimated seconds of each model with a record, by fqn, and why they are over the budget."""
+        computed = {model.fqn: model.milliseconds for model in plan.models if model.intervals}
+        costs = estimates(self._context.instance, self._settings.assets, computed)
+        without = [model.name for model in plan.models if model.intervals and model.fqn not in costs]
+        if without and self._settings.attributes.budget != Budget():
+            self._context.log.info(f"Without a record of an earlier computation, so not estimated: {listed(without)}.")
+        excess = over_budget(self._settings.attributes.budget, costs.values())
+        return {fqn: cost.seconds for fqn, cost in costs.items()}, excess
+
+    def publish(self, headline: str) -> None:
+        """Show the report on the step's page, log its refusals, and write it to the file that somebody asked for."""
+        log_step_metadata(self._context, headline, self.report.metadata())
+        self._context.log.info(headline)
+        for refusal in self.report.refusals if not self.report.is_apply else ():  # else the failure has them
+            self._context.log.warning(f"Applying it would be refused ({refusal.kind}): {refusal.message}")
+        write_report(self.report, self._context.log)
+
+    def refuse(self, what: str) -> None:
+        """End the step if the report has refusals."""
+        if self.report.refusals:
+            text = "\n\n".join(f"{refusal.kind}: {refusal.message}" for refusal in self.report.refusals)
+            raise dg.Failure(f"The {what} was refused, and nothing was computed.\n\n{text}", allow_retries=False)
+
+    def apply_command(self, digest: str, found: Sequence[Refusal]) -> str | None:
+        if self._settings.attributes.deploy is None:
+            return None
+        config = apply_config(digest, found)
+        if config is None:
+            return None
+        config = {"ops": {self._settings.apply_job: {"config": config}}}
+        return f"dg launch --job {self._settings.apply_job} --config-json {shlex.quote(json.dumps(config))}"
+
+    def end(self, result: str) -> None:
+        """Log what the job has done, and write it into the report."""
+        self.report = replace(self.report, result=result)
+        self._log.end(self.outcomes)
+        write_report(self.report, self._context.log)
+
+    def cost(self, planned: PlanReport) -> str:
+        """The number of computed models, with their estimated and actual seconds."""
+        executed = sum(outcome.fqn in planned.computed for outcome in self.outcomes)
+        text = f"Computed: {counted(executed, 'model')}."
+        if estimated := planned.seconds:
+            actual = sum(outcome.duration_ms for outcome in self.outcomes if outcome.fqn in estimated) / 1000
+            text += (
+                f" Estimated: {sum(estimated.values()):.2f} s, computed in {actual:.2f} s "
+                f"({counted(len(estimated), 'model')} with an estimate)."
+            )
+        return text
+
+    def _fail(self, problems: list[str], error: type[SQLMeshComponentError] | None = None) -> NoReturn:
+        """Report the problems and raise them.
+
+        Args:
+            error: Its class decides, while there is no plan, whether the job was refused.
+        """
+        end: dg.Failure | dg.DagsterExecutionInterruptedError | None
+        if self.session.is_cancelled:
+            problems = ["The run was cancelled.", *problems]
+            text = " ".join(problems)
+            end = dg.DagsterExecutionInterruptedError(text)
+        else:
+            problems = [*problems, *self._ledger.contradictions]
+            end = build_failure(self.wording, self.outcomes, [], problems, advice=self._advice)
+            assert end is not None, "there is a problem"
+            text = f"Failed. {end.description}"
+        if self.report.plan is None:
+            kind = "error" if error is None else error.kind
+            self.report = replace(self.report, refusals=[Refusal(kind, (), "\n\n".join(problems))])
+        else:
+            self.report = replace(self.report, result=text)
+        write_report(self.report, self._context.log)
+        raise end
