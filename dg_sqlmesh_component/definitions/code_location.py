@@ -77,7 +77,7 @@ class CodeLocation:
             ConfigurationError: The op's name is taken, or another component shows one of these tables as external.
         """
         self._add_name(component, "op.name", "job or op", op_name)
-        self._models |= specs.keys()
+        self._models.update(specs)  # in place: steps and sensors that are built already look at it
         for spec in specs.values():
             self._add_produced(component, spec)
         for dep in (dep for spec in specs.values() for dep in spec.deps):

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import worker_zygote
 from engine.preview_lab import ENVIRONMENT, MODELS, RAW, Lab
-from harness import NewShop, planned_shop, query
+from engine.recorded_models import MODELS as RECORDED
+from engine.recorded_models import day
+from harness import NewShop, Shop, planned_shop, query
 from postgres import postgres_server
 
 
@@ -26,6 +28,18 @@ def new_shop(tmp_path: Path) -> Iterator[NewShop]:
     """Create a planned project with a component. The Dagster instance ends with the test."""
     with ExitStack() as stack:
         yield lambda *arguments, **options: stack.enter_context(planned_shop(tmp_path, *arguments, **options))
+
+
+@pytest.fixture
+def new_recorded(new_shop: NewShop) -> NewShop:
+    """Create a project of `recorded_models.MODELS`, some of them replaced, whose checks and restatements are on."""
+
+    def create(models: dict[str, str] = RECORDED, planned_at: str = f"{day(3)} 12:00:00", **attributes: Any) -> Shop:
+        tables = {"ctl.broken": "SELECT NULL::DATE AS day LIMIT 0"}
+        options = {"intervals_check": True, "restate": True, **attributes}
+        return new_shop({**RECORDED, **models}, tables=tables, planned_at=planned_at, **options)
+
+    return create
 
 
 @pytest.fixture(scope="module")

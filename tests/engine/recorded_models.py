@@ -6,10 +6,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import dagster as dg
-import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
-from harness import NewShop, RunRecord, Shop
+from harness import RunRecord, Shop
 
 OP = "sqlmesh_shop"
 
@@ -32,18 +31,6 @@ MODELS = {
     "models/alone.sql": f"MODEL (name t.alone, kind FULL, start '{day(8)}'); SELECT 1 AS n",
     "audits/soft.sql": "AUDIT (name soft, blocking false); SELECT * FROM @this_model WHERE n < 0",
 }
-
-
-@pytest.fixture
-def new_recorded(new_shop: NewShop) -> NewShop:
-    """Create a project of MODELS, some of them replaced, whose checks and restatements are on."""
-
-    def create(models: dict[str, str] = MODELS, planned_at: str = f"{day(3)} 12:00:00", **attributes: Any) -> Shop:
-        tables = {"ctl.broken": "SELECT NULL::DATE AS day LIMIT 0"}
-        options = {"intervals_check": True, "restate": True, **attributes}
-        return new_shop({**MODELS, **models}, tables=tables, planned_at=planned_at, **options)
-
-    return create
 
 
 def broken(shop: Shop, *days: str) -> None:

@@ -12,10 +12,8 @@ import dagster as dg
 import pytest
 from engine.plan_jobs import APPLY, change, failure_of, launch, planned
 from engine.preview_lab import DAY
-from engine.recorded_models import LOST, MODELS, broken, day, health, new_recorded, restate, tick, unsynced
+from engine.recorded_models import LOST, MODELS, broken, day, health, restate, tick, unsynced
 from harness import CONFIG, NewShop, RunRecord, Shop
-
-__all__ = ["new_recorded"]
 
 
 def applied(shop: Shop) -> RunRecord:

@@ -93,3 +93,11 @@ def test_two_tables_with_one_asset_key_are_logged_as_warning(
         location.add("defs/us", "us", {"us": spec})
     assert ("defs/eu and defs/us read two tables, eu.raw.orders and us.raw.orders" in caplog.text) is is_logged
     assert ("{us.raw.orders: raw/orders}" in caplog.text) is is_logged
+
+
+def test_models_of_components_that_are_built_later_are_seen_by_those_that_are_built_already() -> None:
+    code_location = CodeLocation()
+    seen = code_location.models
+    code_location.add("shop", "sqlmesh_shop", {"a": dg.AssetSpec("a")})
+    code_location.add("crm", "sqlmesh_crm", {"b": dg.AssetSpec("b")})
+    assert seen == {"a", "b"}
