@@ -30,7 +30,7 @@ Invariants:
   one, marked `is_second_outcome`.
 - `executed` requires that every planned batch has finished. One event of SQLMesh is never enough.
 - If SQLMesh reports something that the request rules out, that is a contradiction, and the step fails.
-- If the run ends before SQLMesh has planned anything, no node has an outcome.
+- If the run ends before SQLMesh has started a batch, and no node has failed, no node has an outcome.
 
 The outcome table in the documentation, these rules and the parameters of their tests must agree.
 """
@@ -212,7 +212,10 @@ class Ledger:
 
     @property
     def never_began(self) -> bool:
-        """Whether the run ended before SQLMesh planned, failed or audited anything. No node has an outcome then."""
+        """Whether the run ended before SQLMesh began with any node, as if a `before_all` statement fails.
+
+        No node has an outcome then.
+        """
         return self._closed and not self._has_begun and self._status is None
 
     @property
@@ -431,7 +434,7 @@ class Ledger:
 
 
 _BEGUN = (
-    msg.EvaluationPlanned,
+    msg.BatchStarted,
     msg.AuditEvaluated,
     msg.BatchFinished,
     msg.NodeFailed,
@@ -440,7 +443,7 @@ _BEGUN = (
     msg.NodeWaiting,
     msg.NodeAudited,
 )
-"""Events that SQLMesh sends only after it has begun with the requested nodes."""
+"""Events that the worker sends only after SQLMesh has begun with the requested nodes, not when it has planned them."""
 
 
 def _is_other_code(before: msg.PromotedVersion | None, now: msg.PromotedVersion | None) -> bool:

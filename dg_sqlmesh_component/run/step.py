@@ -6,7 +6,7 @@ events alone.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -87,7 +87,9 @@ def _dry_run(
     yield from repeated_checks(context, why, fails=False)
 
 
-def repeated_checks(context: dg.AssetExecutionContext, why: str, *, fails: bool) -> Iterator[Any]:
+def repeated_checks(
+    context: dg.AssetExecutionContext, why: str, *, fails: bool, reported: Set[dg.AssetCheckKey] = frozenset()
+) -> Iterator[Any]:
     """The last result of each check, for a step that evaluates none of them.
 
     Dagster plans the checks of a run that it launches. If a check has no evaluation, Dagster shows it as skipped or, if
@@ -97,8 +99,9 @@ def repeated_checks(context: dg.AssetExecutionContext, why: str, *, fails: bool)
         why: Why the step evaluates none, as a clause after "because".
         fails: Whether the run fails. If it does, a check without an earlier result gets a reason too. If it does not, a
             check that was skipped stays skipped.
+        reported: Checks that have a result already.
     """
-    checks = reported_checks(context)
+    checks = reported_checks(context) - reported
     if not fails:
         yield from shown_evaluations(context.instance, checks, why, context.run.run_id).values()
         return
@@ -166,7 +169,8 @@ class _Step:
             why = f"this run was in environment {self._request.environment}"
             yield from repeated_checks(self._context, why, fails=failure is not None)
         elif self._ledger.never_began:
-            yield from repeated_checks(self._context, self._why_never_began(end), fails=True)
+            why, reported = self._why_never_began(end), self._results.reported
+            yield from repeated_checks(self._context, why, fails=True, reported=reported)
         yield from self._results.release_checks()
         self._log.nothing_to_do(self._results.unobserved)
         self._log.backfill(self._results.outcomes)

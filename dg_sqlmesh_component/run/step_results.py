@@ -35,6 +35,7 @@ class StepResults:
             its checks are not reported either.
         unobserved: Outcomes of models that had nothing to do and are not observed.
         known_failures: What earlier runs have left in a bad state, each as a sentence.
+        reported: The checks that have a result.
     """
 
     context: dg.AssetExecutionContext
@@ -48,7 +49,7 @@ class StepResults:
     audited: list[AuditOnlyOutcome] = field(default_factory=list)
     unobserved: list[NodeOutcome] = field(default_factory=list)
     known_failures: list[str] = field(default_factory=list)
-    _reported: set[dg.AssetCheckKey] = field(default_factory=set)
+    reported: set[dg.AssetCheckKey] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._wording = self.checks.wording
@@ -80,12 +81,12 @@ class StepResults:
             yield from self._check_results(outcome, earlier)
         for outcome in self.outcomes:
             for check in self._selected_of(outcome.fqn):
-                if check not in self._reported and check.name != STATUS_CHECK:
+                if check not in self.reported and check.name != STATUS_CHECK:
                     yield self._noted(not_evaluated(check, self._wording.why_not_evaluated(outcome)))
 
     def release_checks(self) -> Iterator[Any]:
         """Release steps that wait for a blocking check without a result, if the check's asset is up to date."""
-        yield from self._release.checks_without_a_result(self._reported)
+        yield from self._release.checks_without_a_result(self.reported)
 
     @cached_property
     def _release(self) -> DownstreamRelease:
@@ -154,7 +155,7 @@ class StepResults:
         return [check for check in self._assets.checks_of(node) if check in self.selected]
 
     def _noted(self, result: dg.AssetCheckResult) -> dg.AssetCheckResult:
-        self._reported.add(key_of(result))
+        self.reported.add(key_of(result))
         return result
 
     # -- earlier runs -----------------------------------------------------------------------------

@@ -375,13 +375,13 @@ def test_bug_of_this_package_during_a_run_is_reported_as_one_with_its_traceback(
     shop.refresh()
     bug.write_text("from dg_sqlmesh_component.worker.evaluate import evaluation; evaluation.resolved_range = 0")
     before = shop.launch()
-    bug.write_text(IN_TRACKER + "del Tracker.report_idle_nodes")
+    bug.write_text(IN_TRACKER + "del Tracker._start_reports")
     planned = shop.launch()
     bug.write_text(IN_TRACKER + "del Tracker._report_coverage")
     in_batch = shop.launch()
     for record, line in (
         (before, "TypeError: 'int' object is not callable"),
-        (planned, "AttributeError: 'Tracker' object has no attribute 'report_idle_nodes'"),
+        (planned, "AttributeError: 'Tracker' object has no attribute '_start_reports'"),
         (in_batch, "AttributeError: 'Tracker' object has no attribute '_report_coverage'"),
     ):
         assert record.status == dg.DagsterRunStatus.FAILURE
@@ -392,9 +392,7 @@ def test_bug_of_this_package_during_a_run_is_reported_as_one_with_its_traceback(
         assert "SQLMesh ended the run with an error" not in failure
         assert "Correct the model" not in failure
     reason = "Not evaluated: the run failed before SQLMesh computed or audited anything."
-    assert before.not_evaluated_reasons == {reason}
-    [status] = planned.checks.values()
-    assert status.description == "t.one was not started: The worker raised an unexpected error."
+    assert before.not_evaluated_reasons == planned.not_evaluated_reasons == {reason}
     assert in_batch.status_of("t/one") == "failed"
 
 
@@ -520,6 +518,51 @@ def test_failed_after_all_statement_fails_the_run_but_not_the_models(new_shop: N
     assert (both.status_of("t/broken"), both.status_of("t/below")) == ("failed", "blocked")
     assert "Blocked by it: t.below." in both.failures[0]
     assert set(alone.materializations) == {"t/broken", "t/below"}
+
+
+BEFORE_ALL = {
+    "models/fine.sql": "MODEL (name t.fine, kind FULL, audits (not_null(columns := (id)))); SELECT 1 AS id",
+    "models/idle.sql": f"MODEL (name t.idle, kind FULL, cron '{YEARLY_CRON}', start '2020-01-01', "
+    "audits (not_null(columns := (id)))); SELECT 1 AS id",
+    "models/late.sql": "MODEL (name t.late, kind FULL, cron '@hourly'); SELECT id FROM t.fine",
+}
+ONLY_ONCE = "before_all:\n  - SELECT error('Connection reset by peer') FROM ctl.late\n"
+
+
+@pytest.mark.parametrize("retries", [None, {"max_retries": 1, "delay": 0, "transient_errors": ["reset by peer"]}])
+def test_failed_before_all_statement_is_the_only_failure_and_earlier_results_are_repeated(
+    new_shop: NewShop, retries: dict[str, Any] | None
+) -> None:
+    shop = new_shop(
+        BEFORE_ALL,
+        CONFIG + "\n" + ONLY_ONCE,
+        tables={"ctl.late": "SELECT NULL::INT AS id LIMIT 0"},
+        execution={"retries": retries} if retries else {},
+    )
+    healthy = shop.launch(ops={"sqlmesh_shop": {"end": "yesterday"}})
+    shop.query("INSERT INTO ctl.late VALUES (1)")
+    failed = shop.launch()
+    [failure] = failed.failures
+    assert failure.startswith(
+        "SQLMesh ended the run with an error: An error occurred during execution of the following"
+    )
+    assert "'before_all' statement" in failure
+    assert "SELECT ERROR('Connection reset by peer') FROM ctl.late" in failure
+    assert "interrupted" not in failed.log
+    assert failed.checks.keys() - healthy.checks.keys() == {"t/idle:not_null_id"}, "no run has evaluated it"
+    for name in healthy.checks:
+        assert "sqlmesh/carried_over" in failed.checks[name].metadata, name
+        assert failed.checks[name].passed
+    assert not failed.materializations
+    (shop.project / "models" / "new.sql").write_text("MODEL (name t.new, kind FULL); SELECT 1 AS id")
+    shop.refresh()
+    with_new = shop.launch()
+    assert "'before_all' statement" in with_new.failures[0]
+    assert with_new.checks.keys() == {*failed.checks, "t/new:sqlmesh_execution_status"}
+    assert len(with_new.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)) == len(with_new.checks)
+    assert with_new.status_of("t/new") == "not_in_environment"
+    shop.query("DELETE FROM ctl.late")
+    assert set(shop.launch().materializations) == {"t/fine", "t/late"}
 
 
 CONFIG_THAT_PRINTS_TOKEN = PYTHON_CONFIG.replace('"warehouse.duckdb"', 'os.environ["WAREHOUSE"]') + (

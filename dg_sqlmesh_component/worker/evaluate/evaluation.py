@@ -132,12 +132,11 @@ def _evaluate(context: EvaluationContext) -> msg.EvaluationFinished:
             if not tracker.is_through or own_bug(error):
                 raise
             late_error = error
-    if status == "nothing_to_do":  # SQLMesh has planned nothing, so it has called no method of the console
-        tracker.report_idle_nodes()
     tracker.report_unfinished_coverage()
     if tracker.was_cancelled:  # before blocked nodes: SQLMesh left them out because the worker stopped the run
         in_flight = "cut off" if tracker.cut_off else "finished"
         raise EvaluationError(f"The run was cancelled: batches in flight were {in_flight}, no new batch was started.")
+    tracker.report_idle_nodes()  # if no batch has started
     scheduler = context.current_scheduler
     if scheduler is not None and (blocked := tracker.blocked_by(scheduler.snapshots_by_name)):
         pipe.send(msg.NodesBlocked(blocked))

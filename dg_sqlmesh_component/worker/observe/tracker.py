@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 from sqlmesh.core.snapshot import Snapshot
@@ -72,7 +72,7 @@ class Tracker(PipeConsole):
         is_through: Whether SQLMesh has reported the result of everything planned. Only `after_all` statements follow.
         await_go_ahead: Waits until the planned batches may be computed.
         count_rows: Reports the rows of a model's table after its last batch.
-        idle_nodes: Events that explain why nodes without planned batches have nothing to do.
+        idle_nodes: Finds the events that explain why nodes without planned batches have nothing to do.
         coverages: The coverages when SQLMesh planned; None before that.
         replaced: What a restatement replaces; None in a run.
     """
@@ -90,6 +90,8 @@ class Tracker(PipeConsole):
         self.idle_nodes: Callable[[], Iterable[msg.Event]] = tuple
         self.coverages: Coverages | None = None
         self.replaced: Replaced | None = None
+        self._idle: list[msg.Event] | None = None
+        self._idle_lock = Lock()
         self._forgotten: dict[str, Sequence[msg.Interval]] = {}
         self._signal_owner: Snapshot | None = None
         self._failed: set[str] = set()
@@ -145,7 +147,7 @@ class Tracker(PipeConsole):
         self.pipe.send(msg.EvaluationPlanned(self.planned, partly))
         if self.planned:
             self.await_go_ahead()
-        self.report_idle_nodes()
+        self._idle = list(self.idle_nodes())
 
     def plan_more(self, batches: Mapping[str, tuple[msg.Interval, ...]]) -> None:
         """Note and send the batches of the next stage of a plan."""
@@ -164,14 +166,20 @@ class Tracker(PipeConsole):
             self._progress_reports.start()
 
     def report_idle_nodes(self) -> None:
-        """Report them as soon as SQLMesh has planned, so that these outcomes survive if the process is killed."""
-        for event in self.idle_nodes():
-            self.pipe.send(event)
+        """Report them once: before the first batch, so that these outcomes survive if the process is killed.
+
+        SQLMesh plans, and then executes the statements of `before_all`. If one of them fails, nothing has begun.
+        """
+        with self._idle_lock:
+            events, self._idle = self.idle_nodes() if self._idle is None else self._idle, []
+            for event in events:
+                self.pipe.send(event)
 
     def start_over(self) -> None:
         """A plan has landed during the run: what SQLMesh planned before is void."""
         self.planned = {}
         self.is_through = False
+        self._idle = None
         for record in (
             self.unready_signals,
             self.held_back_by,
@@ -191,6 +199,7 @@ class Tracker(PipeConsole):
         if self.pipe.is_cancelled:
             self.was_cancelled = True
             raise Cancelled
+        self.report_idle_nodes()
         self._gateways[snapshot.name] = snapshot.model_gateway
         self._progress.start(snapshot.name, time.monotonic())
         self.pipe.send(msg.BatchStarted(snapshot.name))

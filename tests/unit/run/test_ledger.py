@@ -343,7 +343,7 @@ def test_run_that_ends_before_planning_interrupts_nothing(events: list[msg.Event
 
 def test_traceback_of_an_unexpected_error_is_not_repeated_for_each_interrupted_model() -> None:
     unexpected = msg.RequestFailed("WorkerError", "This is a bug.\n\nTraceback (most recent call last): ...")
-    outcomes = outcomes_of([OPENED, ONE_BATCH, unexpected], requested=[ORDERS, STAGING])
+    outcomes = outcomes_of([OPENED, ONE_BATCH, msg.BatchStarted(ORDERS), unexpected], requested=[ORDERS, STAGING])
     assert {outcome.errors for outcome in outcomes} == {("The worker raised an unexpected error.",)}
 
 
@@ -359,6 +359,12 @@ def test_traceback_of_an_unexpected_error_is_not_repeated_for_each_interrupted_m
 def test_model_needs_correction_only_after_an_error_of_its_own(failure: msg.NodeFailed, needs_correction: bool) -> None:
     (outcome,) = outcomes_of([OPENED, ONE_BATCH, failing_batch(0, D1), failure, FAILED])
     assert (outcome.outcome, outcome.needs_correction) == (Outcome.FAILED, needs_correction)
+
+
+def test_no_node_has_an_outcome_if_the_run_ends_before_its_first_batch() -> None:
+    """As if a `before_all` statement fails."""
+    statement = msg.RequestFailed("EvaluationError", "An error occurred during execution of a statement.")
+    assert outcomes_of([OPENED, ONE_BATCH, statement], requested=[ORDERS, STAGING]) == []
 
 
 def test_failing_signal_interrupts_the_other_models() -> None:
@@ -698,7 +704,8 @@ def any_attempts(draw: st.DrawFn, missing: tuple[str, ...], audited_nodes: list[
             batch(n, interval, node=node, duration_ms=draw(durations)) for node, n, interval in batches
         ]
         noise = draw(st.lists(evidence, max_size=3))
-        events += [plan, *draw(st.permutations([*work, *noise]))]
+        # SQLMesh has begun: else no node has an outcome.
+        events += [plan, msg.BatchStarted(draw(nodes)), *draw(st.permutations([*work, *noise]))]
     events += [*draw(st.lists(evidence, max_size=2)), *audited_nodes, *draw(last_words)]
     return Attempt(tuple(events), draw(st.none() | st.frozensets(nodes)), draw(st.booleans()))
 

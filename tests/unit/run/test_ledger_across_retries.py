@@ -643,6 +643,7 @@ def test_audits_selected_alone_and_never_evaluated_report_the_reason() -> None:
     ledger = Ledger([STAGING], [ORDERS])
     ledger.feed(OPENED)
     ledger.feed(planned(STAGING))
+    ledger.feed(msg.BatchStarted(STAGING))
     ledger.pause(frozenset([STAGING]))
     assert [outcome for outcome in ledger.close("killed") if outcome.fqn == ORDERS] == [
         AuditOnlyOutcome(ORDERS, (), (), "killed")
