@@ -13,6 +13,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import shared_in_code_location
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import block
 
 _NAMES_OF_DAGSTER = {
     ("job or op", "__ASSET_JOB"): ("Dagster", ""),
@@ -31,6 +32,7 @@ class CodeLocation:
         self._name_owners = dict(_NAMES_OF_DAGSTER)
         self._table_by_key: dict[dg.AssetKey, tuple[str, str]] = {}
         self._produced: set[dg.AssetKey | str] = set()
+        self._owners: dict[dg.AssetKey, str] = {}
         self._external_owners: dict[dg.AssetKey | str, str] = {}
         self._manifests: dict[str, tuple[str, Mapping[str, str]]] = {}
         self._models: set[str] = set()
@@ -74,7 +76,8 @@ class CodeLocation:
             specs: The component's assets, by the fqn of their models.
 
         Raises:
-            ConfigurationError: The op's name is taken, or another component shows one of these tables as external.
+            ConfigurationError: The op's name is taken, or another component has one of these assets, or shows one of
+                these tables as external.
         """
         self._add_name(component, "op.name", "job or op", op_name)
         self._models.update(specs)  # in place: steps and sensors that are built already look at it
@@ -112,6 +115,12 @@ class CodeLocation:
             )
 
     def _add_produced(self, component: str, spec: dg.AssetSpec) -> None:
+        owner = self._owners.setdefault(spec.key, component)
+        if owner != component:
+            raise ConfigurationError(
+                f"{owner} and {component} both make the asset {spec.key.to_user_string()}. If they show one project "
+                f"in two environments, give the assets of one of them a prefix, in its defs.yaml:{block(_PREFIX)}"
+            )
         identities = _identities(spec)
         self._produced.update(identities)
         for identity in identities:
@@ -148,5 +157,7 @@ def _identities(spec: dg.AssetSpec) -> list[dg.AssetKey | str]:
     table = spec.metadata.get("dagster/table_name")
     return [spec.key] if table is None else [spec.key, str(table)]
 
+
+_PREFIX = "attributes:\n  translation:\n    key_prefix: dev"
 
 _LOGGER = logging.getLogger(__package__)

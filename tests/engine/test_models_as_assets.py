@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster.components.core.component_tree import ComponentTreeException
 from harness import CONFIG, REPOSITORY, dagster_project, plan, query, sqlmesh, write_project
 
 from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.messages import LoadRequest
 from dg_sqlmesh_component.worker_client.calls import load_project
 
@@ -315,3 +318,20 @@ def execute(context, **_):
 def columns_of(definitions: dg.Definitions, model: str) -> list[str]:
     schema = definitions.resolve_asset_graph().get(dg.AssetKey(["t", model])).metadata["dagster/column_schema"]
     return [column.name for column in schema.columns]
+
+
+def test_one_project_in_two_environments_needs_a_prefix_and_the_error_shows_it(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "shop", {"models/one.sql": "MODEL (name t.one, kind FULL); SELECT 1 AS id"})
+    environment = {"path": str(project), "environment": "dev"}
+    with dagster_project(tmp_path) as dagster:
+        dagster.add_component("shop", {"project": str(project)})
+        dagster.add_component("shop_dev", {"project": environment})
+        with pytest.raises(ComponentTreeException) as refused:
+            dagster.refresh()
+        assert isinstance(refused.value.__cause__, ConfigurationError)
+        refusal = str(refused.value.__cause__)
+        assert re.match(r"\S+defs/shop and \S+defs/shop_dev both make the asset t/one\.", refusal)
+        [(_, prefix)] = yaml.safe_load(refusal.partition("defs.yaml:")[2]).items()
+        dagster.add_component("shop_dev", {"project": environment, **prefix})
+        keys = {key.to_user_string() for key in dagster.refresh().resolve_asset_graph().get_all_asset_keys()}
+    assert keys == {"t/one", "dev/t/one"}

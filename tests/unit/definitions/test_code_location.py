@@ -69,9 +69,9 @@ def test_two_components_with_one_op_name_are_refused() -> None:
         location.add("defs/marts", "ours", {})
 
 
-def downstream_spec(upstream_key: str, table: str | None) -> dg.AssetSpec:
+def downstream_spec(upstream_key: str, table: str | None, reader: str = "reader") -> dg.AssetSpec:
     metadata = {"dagster/table_name": table} if table else None
-    return dg.AssetSpec("reader", deps=[dg.AssetDep(dg.AssetKey(upstream_key.split("/")), metadata=metadata)])
+    return dg.AssetSpec(reader, deps=[dg.AssetDep(dg.AssetKey(upstream_key.split("/")), metadata=metadata)])
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,19 @@ def test_two_tables_with_one_asset_key_are_logged_as_warning(
 ) -> None:
     location = CodeLocation()
     with caplog.at_level(logging.WARNING):
-        location.add("defs/eu", "eu", {"eu": downstream_spec("raw/orders", "eu.raw.orders")})
+        location.add("defs/eu", "eu", {"eu": downstream_spec("raw/orders", "eu.raw.orders", "other")})
         location.add("defs/us", "us", {"us": spec})
     assert ("defs/eu and defs/us read two tables, eu.raw.orders and us.raw.orders" in caplog.text) is is_logged
     assert ("{us.raw.orders: raw/orders}" in caplog.text) is is_logged
+
+
+def test_one_asset_of_two_components_is_refused_with_both_places_and_the_line_to_write() -> None:
+    location = CodeLocation()
+    location.add("defs/shop/defs.yaml", "prod", {"a": dg.AssetSpec("a")})
+    location.add("defs/shop/defs.yaml", "prod", {"a": dg.AssetSpec("a")})  # the same component, built again
+    refusal = "defs/shop/defs.yaml and defs/shop_dev/defs.yaml both make the asset a.*\n        key_prefix: dev"
+    with pytest.raises(ConfigurationError, match=re.compile(refusal, re.DOTALL)):
+        location.add("defs/shop_dev/defs.yaml", "dev", {"a": dg.AssetSpec("a")})
 
 
 def test_models_of_components_that_are_built_later_are_seen_by_those_that_are_built_already() -> None:
