@@ -51,6 +51,17 @@ class SQLMeshProject:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     written_env: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        for path in (*self.paths, *([self.working_directory] if self.working_directory else ())):
+            try:
+                str(path).encode()
+            except UnicodeEncodeError:
+                raise ConfigurationError(
+                    f"`project` in defs.yaml leads to the folder {str(path)!a}, whose name is not UTF-8 in this "
+                    "process. If it is UTF-8, set the environment variable PYTHONUTF8=1 for Dagster's processes. If "
+                    "not, rename the folder."
+                ) from None
+
     @property
     def name(self) -> str:
         """The first folder's name, which people use for the project."""

@@ -37,7 +37,8 @@ def encode(message: msg.Request | msg.Event | msg.Answer) -> bytes:
         content = adapter.dump_json(message)
     except PydanticSerializationError:
         # Text that is not Unicode, such as a file name in other bytes: "?" replaces these characters.
-        content = json.dumps(adapter.dump_python(message), ensure_ascii=False).encode("utf-8", "replace")
+        plain = adapter.dump_python(message)
+        content = json.dumps(plain, ensure_ascii=False, default=list).encode("utf-8", "replace")
     return b"%s %s\n" % (name.encode(), content)
 
 

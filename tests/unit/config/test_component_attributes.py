@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import dagster as dg
@@ -16,6 +18,7 @@ from unit.config.attributes import ATTRIBUTE_PATHS, EVERYTHING, loaded, replaced
 import dg_sqlmesh_component
 from dg_sqlmesh_component.config.attributes import Audits, Budget
 from dg_sqlmesh_component.config.component_attributes import ComponentAttributes
+from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition
 from dg_sqlmesh_component.history.recorded_cost import RecordedCost
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, SQLMeshComponentError
@@ -237,3 +240,9 @@ def test_the_excess_of_a_budget_shows_the_limit_as_written_and_an_estimate_that_
     limit: float, estimate: float, sentence: str
 ) -> None:
     assert over_budget(Budget(seconds=limit), [RecordedCost(estimate)]) == f"The estimate from earlier runs {sentence}"
+
+
+def test_folder_whose_name_is_not_utf_8_is_refused_with_what_to_set() -> None:
+    folder = Path(os.fsdecode(b"/data/gr\xf6\xdfe"))
+    with pytest.raises(ConfigurationError, match=r"the folder '/data/gr\\udcf6\\udcdfe'.*set .*PYTHONUTF8=1"):
+        SQLMeshProject((folder,))

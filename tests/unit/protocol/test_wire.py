@@ -188,6 +188,11 @@ def test_column_lineage_is_encoded_and_decoded(lineage: Any) -> None:
 LOADED = msg.ProjectLoaded(manifest(EVERYTHING))
 
 
+def test_set_with_invalid_unicode_is_sent() -> None:
+    request = msg.LoadRequest(PROJECT, files=frozenset({"models/caf\udce9.sql"}))
+    assert wire.decode(msg.Request, wire.encode(request)) == replace(request, files=frozenset({"models/caf?.sql"}))
+
+
 def with_model(**contents: Any) -> bytes:
     """The line of a loaded project with other contents in some fields of its model. None removes a field."""
     project = wire.MANIFEST.dump_python(LOADED.manifest, mode="json")
