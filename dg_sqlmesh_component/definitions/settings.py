@@ -61,5 +61,5 @@ class Settings:
         return self.job_name("apply")
 
     def job_name(self, what: str) -> str:
-        """The name of a job of the component, by what it does."""
+        """The name of one of the component's jobs, such as `sqlmesh_shop_plan` for `plan`."""
         return f"{self.op.rstrip('_')}_{what}"

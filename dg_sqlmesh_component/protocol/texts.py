@@ -10,7 +10,7 @@ from typing import Annotated
 
 
 class Mark(Enum):
-    """What is hidden in a text, and whether it is cut."""
+    """How `redaction` treats a text."""
 
     TEXT = auto()
     ERROR = auto()

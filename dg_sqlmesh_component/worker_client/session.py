@@ -1,4 +1,4 @@
-"""A step's work with SQLMesh's process: what is the same in every job.
+"""The requests of a step to SQLMesh's process. Every job uses it.
 
 The session sends one request after the other, writes the output of the worker to the step's log, and stops the worker
 if the step is cancelled. A worker stays open until the next request, or until Dagster has stored the results of the

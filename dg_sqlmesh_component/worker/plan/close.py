@@ -147,7 +147,7 @@ def delete_unused(own: OwnVersions, context: Context, closing: Environment | Non
     in_previews = [info for environment in others if environment.name != c.PROD for info in _shown(environment)]
     dev_tables = {(info.name, info.dev_version) for info in (*in_previews, *kept)}
     names = {s.name for s in own.snapshots}
-    # Prod may show a version of which a preview has left a table of its own: a killed one is shown nowhere.
+    # A killed preview shows its versions nowhere. If prod shows one of them, the preview may have left its dev table.
     previewed = {info.snapshot_id: info for info in (*(s.table_info for s in own.snapshots), *shown)}
     tasks = [
         SnapshotTableCleanupTask(
