@@ -40,7 +40,9 @@ def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
         configured.tags,
         lambda context: apply_plan(context, settings),
         {
-            "digest": dg.Field(str, description=f"The digest of the reviewed plan, from {settings.plan_job}."),
+            "digest": dg.Field(
+                dg.StringSource, description=f"The digest of the reviewed plan, from {settings.plan_job}."
+            ),
             "allow_destructive": allow_destructive,
             "allow_revert": allow_revert,
             "over_budget": dg.Field(

@@ -18,7 +18,7 @@ from dg_sqlmesh_component.protocol.formatting import counted, fenced, listed, ut
 from dg_sqlmesh_component.report.markdown import LIMIT, code, fitting, literal, paragraphs, table_row, table_start
 
 REPORT_VARIABLE = "DG_SQLMESH_REPORT"
-"""Environment variable: the file to which a job writes its report. `.md` or `.json` decides its format."""
+"""Environment variable: the file to which a job writes its report, in the format of its suffix. Without one: two."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class PlanReport:
             rows = [dg.TableRecord(comparison.row(compared, planned.get(compared.fqn))) for compared in self.diff]
             metadata["sqlmesh/diff"] = dg.MetadataValue.table(rows)
         if self.refusals:
-            text = "\n\n".join(refusal.message for refusal in self.refusals)
+            text = "\n\n".join(paragraphs(refusal.message) for refusal in self.refusals)
             metadata["sqlmesh/refusals"] = dg.MetadataValue.md(text)
         return metadata
 
@@ -126,6 +126,8 @@ class PlanReport:
     def markdown(self) -> str:
         """The report for a comment on a pull request: what needs a decision, then tables, then differences."""
         text = "\n\n".join(self._decision())
+        if len(text) > LIMIT - _REMARK:
+            text = self._undecidable()
         tables = [self._diff(), self._models()] if self.plan else []
         for title, head, rows in tables:
             if rows:
@@ -155,6 +157,19 @@ class PlanReport:
             how = "To apply exactly this plan" if not self.refusals else "To apply exactly this plan all the same"
             parts.append(f"{how}, and no other:\n\n{fenced(self.apply_command, 'bash')}")
         return parts
+
+    def _undecidable(self) -> str:
+        """In place of a decision whose reasons are too long: no digest and no command, as nobody can review them here.
+
+        A comment is not cut, so that no loss or refusal is hidden.
+        """
+        kinds = ", ".join(refusal.kind for refusal in self.refusals) or "none"
+        losses = sum(part.count("\n- ") for part in self._losses()) if self.plan else 0
+        title = headline(self.plan) if self.plan else f"No plan for environment {self.environment}"
+        return (
+            f"## {literal(title)}\n\n> **Too long for a comment.** Refusals: {kinds}. Losses: {losses}. Review all of "
+            "them, and the digest, on the page of the run."
+        )
 
     def _diff(self) -> _Table:
         planned = self._planned
@@ -243,13 +258,16 @@ class PlanReport:
             ConfigurationError: The file has another suffix, or cannot be written.
         """
         file = Path(path)
-        if file.suffix not in (".md", ".json"):
+        if file.suffix not in (".md", ".json", ""):
             raise ConfigurationError(
-                f"The environment variable {REPORT_VARIABLE} names {path}. The name must end in .md or .json."
+                f"The environment variable {REPORT_VARIABLE} names {path}. The name must end in .md or .json, or have "
+                "no suffix: then both files are written."
             )
-        text = self.markdown() if file.suffix == ".md" else json.dumps(self.as_json(), indent=2) + "\n"
         try:
-            file.write_text(text, encoding="utf-8")
+            if file.suffix != ".json":
+                file.with_suffix(".md").write_text(self.markdown(), encoding="utf-8")
+            if file.suffix != ".md":
+                file.with_suffix(".json").write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise ConfigurationError(
                 f"The report cannot be written to {path}, which the environment variable {REPORT_VARIABLE} names: "

@@ -6,6 +6,7 @@ The tutorial and the pages with a project of their own are executed by tests of 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_ci_workflow_plans_and_applies_the_same_digest(file: str, steps: str, pr
     run(["bash", "-euc", planned], cwd=project, **environment)
     output = project / "digest.env" if steps == "script" else tmp_path / "output"
     digest = output.read_text().strip().partition("=")[2]
-    assert digest.count("-") == 6
+    assert digest == json.loads((project / "report.json").read_text())["digest"] != ""
 
     done = run(["bash", "-euc", applied], cwd=project, DIGEST=digest, **environment)
 
@@ -114,7 +115,7 @@ def test_ci_workflow_plans_and_applies_the_same_digest(file: str, steps: str, pr
 def test_ci_workflow_previews_applies_the_posted_digest_and_closes(
     file: str, steps: str, project: Path, tmp_path: Path
 ) -> None:
-    """As the test above. `gh` and `glab` are not here, so the digest is read from the report that they would post."""
+    """As the test above, without `gh` and `glab`: for GitLab, a person copies the digest from the report."""
     model = project / "shop" / "models" / f"previewed_by_{steps}.sql"
     model.write_text(f"MODEL (name raw.previewed_by_{steps}, kind FULL); SELECT 1 AS x")
     jobs = yaml.safe_load((REPOSITORY / "examples" / "plans" / file).read_text())
@@ -127,6 +128,10 @@ def test_ci_workflow_previews_applies_the_posted_digest_and_closes(
     }
     run(["bash", "-euc", previewed], cwd=project, **environment)
     [digest] = re.findall(r"^Digest: `(.*)`$", (project / "report.md").read_text(), re.MULTILINE)
+    if steps == "run":
+        read, _, applied = applied.partition("\n")
+        run(["bash", "-euc", read], cwd=project, GITHUB_ENV=str(tmp_path / "env"))
+        assert (tmp_path / "env").read_text() == f"DIGEST={digest}\n"
 
     done = run(["bash", "-euc", applied], cwd=project, DIGEST=digest, **environment)
     assert "Applied: environment prod shows the plan. Computed: 0 models." in done.stdout + done.stderr
@@ -136,5 +141,5 @@ def test_ci_workflow_previews_applies_the_posted_digest_and_closes(
 
 def _commands(job: dict[str, Any], steps: str) -> str:
     commands = job[steps] if steps in job else [step[steps] for step in job["steps"] if steps in step]
-    ours = [command.replace("uv run ", "") for command in commands if "gh pr" not in command and "glab" not in command]
+    ours = [command.replace("uv run ", "") for command in commands if not re.search(r"\bgh |glab", command)]
     return "\n".join(ours)

@@ -319,12 +319,16 @@ def test_a_blocking_audit_that_fails_leaves_prod_on_its_versions(shop: Shop) -> 
 
 def test_the_report_is_written_as_markdown_or_json(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(shop, total=TOTAL.format(added=" + 1"))
-    for suffix in ("md", "json"):
-        monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / f"report.{suffix}"))
+    for name in ("only.md", "only.json", "both"):
+        monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / name))
         planned(shop)
 
-    assert "`t.total` | changed (breaking)" in (tmp_path / "report.md").read_text()
-    assert json.loads((tmp_path / "report.json").read_text())["environment"] == "prod"
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} >= {
+        "only.md", "only.json", "both.md", "both.json",
+    }  # fmt: skip
+    for name in ("only", "both"):
+        assert "`t.total` | changed (breaking)" in (tmp_path / f"{name}.md").read_text()
+        assert json.loads((tmp_path / f"{name}.json").read_text())["environment"] == "prod"
 
 
 KILLED = python_model("t.total", "if Path('kill').exists(): os.kill(os.getpid(), signal.SIGKILL)", ["t.daily"])

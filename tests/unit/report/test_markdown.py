@@ -114,6 +114,18 @@ def test_a_large_report_keeps_each_loss_and_refusal_and_counts_what_is_left_out(
         assert shown + (int(left_out[1]) if left_out else 0) == in_all[noun]
 
 
+def test_losses_that_do_not_fit_are_counted_and_nobody_can_approve_them_from_the_report() -> None:
+    lost = [msg.PlannedModel(f"m{n}", f"t.m{n}", "changed", destructive=("drops amount",)) for n in range(1_000)]
+    removed = msg.PlannedModel("gone", "t.gone", "removed")
+    text = report([*lost, removed], (Refusal("destructive", ("t.m1",), "The values are lost."),))
+
+    assert len(text) <= LIMIT
+    assert "> **Too long for a comment.** Refusals: destructive. Losses: 1001. Review all of them" in text
+    assert "d-1" not in text
+    assert "dg launch" not in text
+    assert re.search(r"\d+ rows left out: see the page of the run", text)
+
+
 @pytest.mark.parametrize(
     ("text", "markdown"),
     [
