@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotTableInf
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import EnvironmentNotReadyError
-from dg_sqlmesh_component.protocol.formatting import block, closest, listed
+from dg_sqlmesh_component.protocol.formatting import block, closest, listed, unquoted
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.commands import plan_command
 from dg_sqlmesh_component.worker.context import PipeConsole, closed_on_error, open_context, state_connection
@@ -40,6 +40,23 @@ def opened_without_lock(
     with closed_on_error(context, request.project, request.environment):
         yield context, stored_environment(request.project, request.environment, context)
     context.close()
+
+
+def refuse_lost_versions(environment: Environment, found: Container[str]) -> None:
+    """Refuse a state that has lost versions which the environment shows.
+
+    Args:
+        found: The nodes whose versions the state has, by name.
+
+    Raises:
+        EnvironmentNotReadyError: It has lost some.
+    """
+    lost = sorted(unquoted(info.name) for info in environment.snapshots if info.name not in found)
+    if lost:
+        raise EnvironmentNotReadyError(
+            f"SQLMesh's state is damaged: environment {environment.name} shows {listed(lost)}, and the state's table "
+            "_snapshots does not have the versions. Restore the whole state from a backup of its database."
+        )
 
 
 def sharing_a_table(environment: Environment) -> dict[str, str]:

@@ -117,8 +117,7 @@ class Pipe:
             return
         line = wire.encode(event)
         if isinstance(event, LastEvent):
-            with suppress(OSError, ValueError):  # code of the project has closed its output
-                _print_line(wire.PRINTED)
+            _print_line(wire.PRINTED)
         try:
             with self._lock:
                 self._events.write(line)
@@ -177,10 +176,14 @@ class Pipe:
 
 
 def _print_line(text: str) -> None:
-    """Print on a line of its own, after everything printed so far. It is no error here if the parent is gone."""
+    """Print on a line of its own, after everything printed so far.
+
+    It is no error here if the parent is gone, or if code of the project has closed or replaced its output.
+    """
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    with suppress(BrokenPipeError):
+        with suppress(AttributeError, ValueError):
+            stream.flush()
+    with suppress(OSError):
         os.write(2, f"\n{text}\n".encode())
 
 

@@ -186,6 +186,12 @@ def test_project_code_that_exits_is_named_by_file_and_line(new_shop: NewShop) ->
     assert "models/leaves.py, line 2, in <module>, raised SystemExit(0), as `sys.exit` does." in message
 
 
+@pytest.mark.parametrize("closes", ["sys.stdout.close()", "sys.stdout = None", "sys.stderr.close()"])
+def test_configuration_that_closes_its_output_is_no_error(new_shop: NewShop, closes: str) -> None:
+    shop = new_shop({**ONE_MODEL, "config.py": f"{PYTHON_CONFIG}\nimport sys\n{closes}\n"}, planned_at=None)
+    assert shop.refresh().resolve_all_asset_keys() == [dg.AssetKey(["t", "one"])]
+
+
 # -- when a step runs -----------------------------------------------------------------------------
 
 
@@ -408,6 +414,19 @@ def test_error_of_state_from_another_sqlmesh_version_says_what_to_do(shop: Shop,
         shop.query(f"UPDATE sqlmesh._versions SET sqlmesh_version = '{version}'")
     assert recorded in description
     assert advice in description
+
+
+def test_each_job_names_the_promoted_models_whose_versions_the_state_has_lost(new_shop: NewShop) -> None:
+    shop = new_shop({**ONE_MODEL, "models/fine.sql": "MODEL (name t.fine, kind FULL); SELECT 1 AS id"}, deploy=True)
+    shop.query("DELETE FROM sqlmesh._snapshots WHERE name LIKE '%one%'")
+    definitions = shop.refresh()
+    run = definitions.resolve_job_def("sqlmesh_shop_plan").execute_in_process(
+        instance=shop.instance, raise_on_error=False
+    )
+    for record in (shop.launch(), shop.launch(dry_run=True), shop.run_record(run.run_id)):
+        [failure] = record.failures
+        assert "SQLMesh's state is damaged: environment prod shows warehouse.t.one, and the state's table" in failure
+        assert failure.endswith("Restore the whole state from a backup of its database.")
 
 
 def test_two_models_in_one_table_are_refused_by_name_and_the_others_run(new_shop: NewShop) -> None:

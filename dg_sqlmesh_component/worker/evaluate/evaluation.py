@@ -27,7 +27,7 @@ from typing import Any
 from sqlglot import exp
 from sqlmesh.core.config.run import RunConfig
 from sqlmesh.core.context import Context
-from sqlmesh.core.environment import Environment, EnvironmentNamingInfo
+from sqlmesh.core.environment import Environment
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator, SnapshotTableInfo
 from sqlmesh.utils import CorrelationId
@@ -47,7 +47,13 @@ from dg_sqlmesh_component.worker.changes import Comparison
 from dg_sqlmesh_component.worker.commands import how_to_finish_plan, plan_command
 from dg_sqlmesh_component.worker.context import closed_on_error, open_context
 from dg_sqlmesh_component.worker.coverage import Coverages
-from dg_sqlmesh_component.worker.environment import deployability, promoted_version, sharing_a_table, stored_environment
+from dg_sqlmesh_component.worker.environment import (
+    deployability,
+    promoted_version,
+    refuse_lost_versions,
+    sharing_a_table,
+    stored_environment,
+)
 from dg_sqlmesh_component.worker.evaluate.stale_manifest import refuse_changed_defaults, refuse_unknown_upstream
 from dg_sqlmesh_component.worker.explain import describe_error, explain, unfinished_plan
 from dg_sqlmesh_component.worker.observe.audits import audit_alone, record_audits
@@ -191,7 +197,8 @@ class EvaluationContext(Context):
 
     requested: Set[str]
     """The nodes to compute: those of the request that are in the environment."""
-    naming: EnvironmentNamingInfo
+    environment: Environment
+    """As it was when it was opened."""
     promoted: Set[str]
     """Nodes that have views in the environment. In a development environment, only changed nodes have views."""
 
@@ -225,6 +232,7 @@ class EvaluationContext(Context):
         watch_queries(pipe, snapshot_evaluator.adapters, partial(self.tracker.running, self.selected_gateway))
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+        refuse_lost_versions(self.environment, scheduler.snapshots_by_name)
         if self.request.count_rows:
             index = deployability(self.request.environment, scheduler.snapshots.values(), self.request.start)
             self.tracker.count_rows = partial(self._count_rows, snapshot_evaluator, index)
@@ -293,7 +301,7 @@ class EvaluationContext(Context):
         }
         refused = sharing_a_table(environment)
         self.requested = (known.keys() - refused) & {*self.request.models, *self.request.standalone_audits}
-        self.naming = environment.naming_info
+        self.environment = environment
         self.promoted = {snapshot.name for snapshot in environment.promoted_snapshots}
         others = (
             snapshot.name
@@ -381,4 +389,4 @@ class EvaluationContext(Context):
         if not snapshot.is_model or snapshot.is_symbolic or snapshot.name not in self.promoted:
             return None
         dialect = self.config.get_connection(snapshot.model_gateway or self.selected_gateway).DIALECT
-        return snapshot.qualified_view_name.table_for_environment(self.naming, dialect=dialect)
+        return snapshot.qualified_view_name.table_for_environment(self.environment.naming_info, dialect=dialect)

@@ -16,7 +16,7 @@ from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
-from dg_sqlmesh_component.worker.environment import deployability, opened_without_lock
+from dg_sqlmesh_component.worker.environment import deployability, opened_without_lock, refuse_lost_versions
 from dg_sqlmesh_component.worker.evaluate.held_back_intervals import has_signals, hold_back_pending_upstream
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forgotten_intervals, missing_with_forgotten
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
@@ -35,6 +35,7 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
     """
     with opened_without_lock(request, pipe) as (context, environment):
         by_id = context.state_reader.get_snapshots(environment.snapshots)
+        refuse_lost_versions(environment, {snapshot.name for snapshot in by_id.values()})
         index = deployability(request.environment, by_id.values())
         intervals = _missing_intervals(context, by_id, request, index)
         waiting, signal_error = {}, None

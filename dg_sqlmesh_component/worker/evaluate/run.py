@@ -67,7 +67,9 @@ class RunContext(EvaluationContext):
             # its parser recurses once per name (about a thousand overflow Python's stack).
             kwargs.update(
                 selected_snapshots=set(self.requested),
-                circuit_breaker=cached_circuit_breaker(kwargs["circuit_breaker"], self.state_reader, self.naming.name),
+                circuit_breaker=cached_circuit_breaker(
+                    kwargs["circuit_breaker"], self.state_reader, self.environment.name
+                ),
                 auto_restatement_enabled=kwargs["auto_restatement_enabled"]
                 and self.may_restate_automatically(scheduler),
             )

@@ -13,7 +13,7 @@ from sqlmesh.utils.date import now_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.worker.changes import Comparison
-from dg_sqlmesh_component.worker.environment import missing_environment, stored_environment
+from dg_sqlmesh_component.worker.environment import missing_environment, refuse_lost_versions, stored_environment
 from dg_sqlmesh_component.worker.explain import explain
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built, open_plan_context
@@ -59,7 +59,9 @@ def _serve(request: msg.PlanRequest, context: PlanContext) -> None:
 
 def _planned(request: msg.PlanRequest, context: PlanContext) -> msg.EvaluationFinished:
     pipe = context.tracker.pipe
-    if context.state_reader.get_environment(request.environment) is None:
+    if (shown := context.state_reader.get_environment(request.environment)) is not None:
+        refuse_lost_versions(shown, {id_.name for id_ in context.state_reader.snapshots_exist(shown.snapshots)})
+    else:
         missing = missing_environment(request.project, request.environment, context)
         pipe.log("warning", f"{missing} The plan creates it.")
     plan = built(context, request.environment)
