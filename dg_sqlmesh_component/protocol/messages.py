@@ -705,45 +705,36 @@ class NodesBlocked(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class NodeUpToDate(Event):
-    """Sent for each requested node that SQLMesh did not plan, after `EvaluationPlanned`. Void if SQLMesh starts over.
+class NodeIdle(Event):
+    """Sent for each requested node without a batch to compute, after `EvaluationPlanned`. Void if SQLMesh starts over.
 
     If SQLMesh plans nothing at all, there is no `EvaluationPlanned` before it.
 
     Attributes:
-        reason: Why there was nothing to do, as a sentence fragment.
-        next_due: When its cron ticks next; None if it has nothing further to compute.
+        reason: Why there was nothing to do, as a sentence fragment; None if pending intervals wait.
+        next_due: When its cron ticks next; None if it waits, or has nothing further to compute.
+        signals: Its own signals that were not ready.
+        upstream: Upstream nodes whose signals were not ready.
+        unselected: Nearest unrequested pending upstream models that have no signals.
         last_interval_end: The end of its last computed interval; None if nothing was ever computed.
         audited_data: What its audits would be about.
         altered_at: When its data was last altered; for a view or an audit, when the data that it reads was.
     """
 
     fqn: str
-    reason: str
-    next_due: int | None
-    last_interval_end: int | None
-    audited_data: AuditedData | None = None
-    altered_at: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NodeWaiting(Event):
-    """Sent for each planned node without a ready interval, after `EvaluationPlanned`. Void if SQLMesh starts over.
-
-    Attributes:
-        signals: Its own signals that were not ready.
-        upstream: Upstream nodes whose signals were not ready.
-        unselected: Nearest unrequested pending upstream models that have no signals.
-        last_interval_end, audited_data, altered_at: As in `NodeUpToDate`.
-    """
-
-    fqn: str
-    signals: tuple[str, ...]
-    upstream: tuple[str, ...]
+    reason: str | None = None
+    next_due: int | None = None
+    signals: tuple[str, ...] = ()
+    upstream: tuple[str, ...] = ()
     unselected: tuple[str, ...] = ()
     last_interval_end: int | None = None
     audited_data: AuditedData | None = None
     altered_at: int | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether pending intervals wait."""
+        return self.reason is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -754,7 +745,7 @@ class IntervalCoverage(Event):
     it at the run's execution time, and if it is not computed. If a `lookback` has begun to compute it again, its cron
     need not have ticked.
 
-    Sent for each requested incremental model: before its `NodeUpToDate`, `NodeWaiting` or `NodeAudited`, or before the
+    Sent for each requested incremental model: before its `NodeIdle` or `NodeAudited`, or before the
     `BatchFinished` of its last batch. If that batch does not finish, it is sent after the run. Void if SQLMesh starts
     over.
 

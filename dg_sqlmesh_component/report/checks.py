@@ -77,9 +77,9 @@ class Checks:
                 "its model, and their data may have changed since"
             )
         environment, audited, up_to = earlier.audited_data
-        is_same = (environment, audited) == (self.wording.environment, node.audited_data)
+        is_same = (environment, audited) == (self.wording.environment, node.idle.audited_data)
         # A restatement alters the data; for a view, so does a new computation of its upstream models.
-        is_unaltered = node.last_interval_end is not None and (node.altered_at or 0) <= up_to
+        is_unaltered = node.idle.last_interval_end is not None and (node.idle.altered_at or 0) <= up_to
         if node.outcome.rule.repeats and is_same and is_unaltered:
             return None
         return "its last result is not about the current data and audits"

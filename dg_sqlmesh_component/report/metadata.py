@@ -103,11 +103,11 @@ def _computed(outcome: NodeOutcome) -> dict[str, Any]:
         "dagster/row_count": outcome.row_count,
         "sqlmesh/bytes": outcome.bytes,
         "sqlmesh/attempts": outcome.attempts if outcome.attempts > 1 else None,
-        "sqlmesh/reason": outcome.reason,
-        "sqlmesh/next_due": timestamp(outcome.next_due) if outcome.next_due else None,
+        "sqlmesh/reason": outcome.idle.reason,
+        "sqlmesh/next_due": timestamp(outcome.idle.next_due) if outcome.idle.next_due else None,
     }
-    if outcome.last_interval_end and outcome.coverage is None:
-        optional["sqlmesh/computed_up_to"] = timestamp(outcome.last_interval_end)
+    if outcome.idle.last_interval_end and outcome.coverage is None:
+        optional["sqlmesh/computed_up_to"] = timestamp(outcome.idle.last_interval_end)
     return {**metadata, **{name: value for name, value in optional.items() if value is not None}}
 
 
@@ -122,7 +122,7 @@ def _queries(url: str | None, correlation_id: str | None) -> dict[str, Any]:
 
 def _causes(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
     """Why a model was not executed. A run's page in Dagster shows metadata, but no descriptions."""
-    waits = outcome.outcome.rule.waits or outcome.unselected
+    waits = outcome.outcome.rule.waits or outcome.idle.unselected
     is_waiting = waits and not outcome.outcome.is_failure
     error = "\n".join(outcome.errors)
     metadata = {

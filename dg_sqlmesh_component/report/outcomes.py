@@ -135,6 +135,9 @@ class AuditResult:
         return self.failing_rows == 0 and self.error is None
 
 
+NOT_IDLE = msg.NodeIdle("")
+
+
 @dataclass(frozen=True, slots=True)
 class NodeOutcome:
     """What SQLMesh did with one requested node in this run.
@@ -151,14 +154,8 @@ class NodeOutcome:
         failed_audits: Names of the blocking audits that caused the failure.
         needs_correction: Whether it failed for a cause in the project or its data that a retry alone does not remove.
         failed_upstream: For `blocked`: the failed nodes upstream.
-        signals: For `waiting`: the node's own signals that were not ready.
-        upstream: For `waiting`: nodes upstream whose signals were not ready.
-        unselected: Models upstream with pending intervals that this run was not asked to execute. For `waiting`, and
-            for `executed` if some intervals had to wait for these models.
-        reason, next_due: For `up_to_date`: why there was nothing to do, and when the cron ticks next.
-        last_interval_end: For `up_to_date` and `waiting`: the end of the last computed interval.
-        audited_data: For `up_to_date` and `waiting`: the current version of the data and of the audits.
-        altered_at: For `up_to_date` and `waiting`: when the data was last altered.
+        idle: Why it had nothing to do, or what it waits for. For `executed`, `unselected` has the models for which some
+            intervals had to wait.
         is_cancelled: Whether the run was being cancelled when the outcome became certain.
         was_started: Whether a batch of it was started in this run.
         computed_until: When the last batch of this run ended, epoch milliseconds; None if no batch was started.
@@ -184,14 +181,7 @@ class NodeOutcome:
     failed_audits: tuple[str, ...] = ()
     needs_correction: bool = False
     failed_upstream: tuple[str, ...] = ()
-    signals: tuple[str, ...] = ()
-    upstream: tuple[str, ...] = ()
-    unselected: tuple[str, ...] = ()
-    reason: str | None = None
-    next_due: int | None = None
-    last_interval_end: int | None = None
-    audited_data: msg.AuditedData | None = None
-    altered_at: int | None = None
+    idle: msg.NodeIdle = NOT_IDLE
     is_cancelled: bool = False
     was_started: bool = False
     computed_until: int | None = None

@@ -79,11 +79,11 @@ def _why(wording: Wording, outcome: NodeOutcome) -> str:
             pending = (
                 f"{counted(outcome.finished_batches, 'batch', 'batches')} to compute: {ranges(outcome.intervals)}."
             )
-            others = f" Its other intervals are waiting: {wording.awaited(outcome)}." if outcome.unselected else ""
+            others = f" Its other intervals are waiting: {wording.awaited(outcome)}." if outcome.idle.unselected else ""
             return pending + others
         case Outcome.UP_TO_DATE:
-            due = f" Next due at {utc_text(outcome.next_due)}." if outcome.next_due else ""
-            return as_sentence(f"Nothing to do: {outcome.reason}") + due
+            due = f" Next due at {utc_text(outcome.idle.next_due)}." if outcome.idle.next_due else ""
+            return as_sentence(f"Nothing to do: {outcome.idle.reason}") + due
         case Outcome.WAITING:
             return as_sentence(f"It waits: {wording.awaited(outcome)}")
         case _:

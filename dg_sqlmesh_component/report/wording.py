@@ -42,11 +42,13 @@ class Wording:
         name = self.assets.name(outcome.fqn)
         match outcome.outcome:
             case Outcome.EXECUTED:
-                pending = f" Its other intervals are waiting: {self.awaited(outcome)}." if outcome.unselected else ""
+                pending = (
+                    f" Its other intervals are waiting: {self.awaited(outcome)}." if outcome.idle.unselected else ""
+                )
                 return f"{name} was executed for {ranges(outcome.intervals)}.{pending}"
             case Outcome.UP_TO_DATE:
-                due = f" Next due at {utc_text(outcome.next_due)}." if outcome.next_due else ""
-                return f"{name} had nothing to do: {outcome.reason}.{due}"
+                due = f" Next due at {utc_text(outcome.idle.next_due)}." if outcome.idle.next_due else ""
+                return f"{name} had nothing to do: {outcome.idle.reason}.{due}"
             case Outcome.WAITING:
                 return f"{name} is waiting: {self.awaited(outcome)}."
             case Outcome.BLOCKED:
@@ -156,20 +158,20 @@ class Wording:
 
     def awaited(self, outcome: NodeOutcome) -> str:
         """What a model waits for: the text after "is waiting:", without the last full stop. It may end with advice."""
-        if outcome.signals:
-            return f"its signal {', '.join(outcome.signals)} has no interval ready"
-        if outcome.upstream:
-            return f"upstream of it, {self.names(outcome.upstream)} waits for a signal"
-        if not outcome.unselected:
+        if outcome.idle.signals:
+            return f"its signal {', '.join(outcome.idle.signals)} has no interval ready"
+        if outcome.idle.upstream:
+            return f"upstream of it, {self.names(outcome.idle.upstream)} waits for a signal"
+        if not outcome.idle.unselected:
             return "none of its pending intervals is ready"
-        others = [self.assets.name(fqn) for fqn in outcome.unselected if fqn not in self.assets.specs]
+        others = [self.assets.name(fqn) for fqn in outcome.idle.unselected if fqn not in self.assets.specs]
         advice = (
             f"Not in this component: {listed(others)}. If the file was deleted, promote the deletion with "
             "`sqlmesh plan`. If not, run the model with its own component or with `sqlmesh run`"
             if others
             else "Select them too, with all models upstream of them"
         )
-        pending = listed([self.assets.name(fqn) for fqn in outcome.unselected])
+        pending = listed([self.assets.name(fqn) for fqn in outcome.idle.unselected])
         return f"models upstream have pending intervals and are not part of this step: {pending}. {advice}"
 
     def progress(self, event: msg.BatchesRunning) -> str:
@@ -209,7 +211,7 @@ class Wording:
     def _details(self, outcome: NodeOutcome) -> str:
         """The audits that raised the error, which does not name them, and why a later attempt left out the model."""
         names = ", ".join(audit.name for audit in outcome.audits if audit.error)
-        is_waiting = outcome.signals or outcome.upstream or outcome.unselected
+        is_waiting = outcome.idle.signals or outcome.idle.upstream or outcome.idle.unselected
         raised = f" Its audit {names} raised the error." if names else ""
         return raised + (f" Another attempt left it out: {self.awaited(outcome)}." if is_waiting else "")
 

@@ -7,8 +7,8 @@ Evidence, in the order in which SQLMesh sends it:
 
 1. `EnvironmentOpened`: the promoted nodes. Requested nodes that are not promoted are settled: `not_in_environment`.
    Those that cannot be computed: `failed`.
-2. `EvaluationPlanned`: the batches of each node that has something to compute. For the other nodes, `NodeUpToDate` or
-   `NodeWaiting` follows.
+2. `EvaluationPlanned`: the batches of each node that has something to compute. `NodeIdle` follows for
+   the other nodes.
 3. `BatchStarted`, `AuditEvaluated`, `BatchFinished`: a batch without a duration has failed, and `NodeFailed` has its
    error. When the last planned batch of a node has finished, the node is settled: `executed`. No other outcome of a
    planned node is certain before the end.
@@ -38,13 +38,13 @@ The outcome table in the documentation, these rules and the parameters of their 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import WorkerError
 from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.intervals import merged
-from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 
 @dataclass(slots=True)
@@ -69,8 +69,7 @@ class _Entry:
     audits: dict[int, list[msg.AuditEvaluated]] = field(default_factory=dict)
     failures: list[msg.NodeFailed] = field(default_factory=list)
     failed_upstream: tuple[str, ...] = ()
-    up_to_date: msg.NodeUpToDate | None = None
-    waiting: msg.NodeWaiting | None = None
+    idle: msg.NodeIdle | None = None
     coverage: msg.IntervalCoverage | None = None
     settled: Outcome | None = None
     is_second_outcome: bool = False
@@ -89,11 +88,6 @@ class _Entry:
     def done(self) -> list[msg.BatchFinished]:
         return [*self.earlier, *self.finished.values()]
 
-    @property
-    def is_explained(self) -> bool:
-        """Whether SQLMesh has reported why it did not plan the node."""
-        return self.up_to_date is not None or self.waiting is not None
-
     def start_over(self) -> None:
         """Keep finished batches and their audits; discard all other evidence."""
         self.earlier.extend(self.finished.values())
@@ -103,7 +97,7 @@ class _Entry:
         for position, evaluations in self.audits.items():
             self.audits[position] = [evaluation for evaluation in evaluations if evaluation.interval in finished]
         self.planned, self.unselected, self.failed_upstream, self.row_count, self.running = None, (), (), None, 0
-        self.up_to_date, self.waiting, self.coverage = None, None, None
+        self.idle, self.coverage = None, None
         self.failures.clear()
 
     def forget(self) -> None:
@@ -127,33 +121,22 @@ class _Entry:
             return Outcome.FAILED, errors
         if self.failed_upstream:
             return Outcome.BLOCKED, ()
-        if self.done and not self.planned and (interruption is None or self.is_explained):
+        if self.done and not self.planned and (interruption is None or self.idle):
             return Outcome.EXECUTED, ()  # all before SQLMesh started over, and it then planned no more
-        if self.waiting is not None:
+        if self.idle and self.idle.waits:
             if self.earlier_errors:  # it was ready when it failed, so a retry that has to wait does not excuse it
                 return Outcome.PARTLY_EXECUTED if self.done else Outcome.FAILED, self.earlier_errors
             return Outcome.WAITING, ()
-        if self.planned is None and self.up_to_date is not None:
+        if self.planned is None and self.idle:
             return Outcome.UP_TO_DATE, ()
         return Outcome.INTERRUPTED, (interruption or "SQLMesh ended the run without reporting an outcome for it.",)
 
-    def outcome(
-        self,
-        fqn: str,
-        outcome: Outcome,
-        errors: tuple[str, ...],
-        promoted: msg.PromotedVersion | None,
-        *,
-        is_cancelled: bool,
-        correlation_id: str | None,
-    ) -> NodeOutcome:
-        done, up_to_date, waiting = self.done, self.up_to_date, self.waiting
-        idle = up_to_date or waiting
-        unselected = self.unselected if outcome is Outcome.EXECUTED else ()
+    def outcome(self, fqn: str, outcome: Outcome, errors: tuple[str, ...]) -> NodeOutcome:
+        done = self.done
+        is_held_back = bool(self.unselected) and outcome is Outcome.EXECUTED
         return NodeOutcome(
             fqn=fqn,
             outcome=outcome,
-            promoted=promoted,
             intervals=merged(batch.interval for batch in done),
             planned_batches=len(self.planned or ()) + len(self.earlier),
             finished_batches=len(done),
@@ -168,16 +151,7 @@ class _Entry:
                 not failure.is_transient and failure.error_type != WorkerError.__name__ for failure in self.failures
             ),
             failed_upstream=self.failed_upstream,
-            signals=waiting.signals if waiting else (),
-            upstream=waiting.upstream if waiting else (),
-            unselected=waiting.unselected if waiting else unselected,
-            reason=up_to_date.reason if up_to_date else None,
-            next_due=up_to_date.next_due if up_to_date else None,
-            last_interval_end=idle.last_interval_end if idle else None,
-            audited_data=idle.audited_data if idle else None,
-            altered_at=idle.altered_at if idle else None,
-            is_cancelled=is_cancelled,
-            correlation_id=correlation_id if self.computed_until is not None else None,
+            idle=self.idle or (msg.NodeIdle(fqn, unselected=self.unselected) if is_held_back else NOT_IDLE),
             was_started=self.was_started,
             computed_until=self.computed_until,
             coverage=self.coverage,
@@ -265,10 +239,8 @@ class Ledger:
             case msg.NodesBlocked():
                 for fqn, failed_upstream in event.failed_upstream.items():
                     self._entry(fqn).failed_upstream = failed_upstream
-            case msg.NodeUpToDate():
-                self._entry(event.fqn).up_to_date = event
-            case msg.NodeWaiting():
-                self._entry(event.fqn).waiting = event
+            case msg.NodeIdle():
+                self._entry(event.fqn).idle = event
             case msg.IntervalCoverage() if event.fqn in self._audit_only:
                 self._audit_only_coverage[event.fqn] = event
             case msg.IntervalCoverage():
@@ -329,7 +301,7 @@ class Ledger:
 
         The ledger does not know the graph, so the caller removes the nodes downstream of `failed_for_good`.
         """
-        unexplained = {fqn for fqn, entry in self._open_entries.items() if entry.failures or not entry.is_explained}
+        unexplained = {fqn for fqn, entry in self._open_entries.items() if entry.failures or not entry.idle}
         retried = unexplained - self.failed_for_good
         has_transient_failure = any(self._entries[fqn].failures for fqn in retried)
         return frozenset(retried if interruption_is_transient or has_transient_failure else ())
@@ -423,13 +395,11 @@ class Ledger:
     def _settle(self, fqn: str, outcome: Outcome, errors: tuple[str, ...] = ()) -> NodeOutcome:
         entry = self._entries[fqn]
         entry.settled = outcome
-        return entry.outcome(
-            fqn,
-            outcome,
-            errors,
-            self._promoted.get(fqn),
+        return replace(
+            entry.outcome(fqn, outcome, errors),
+            promoted=self._promoted.get(fqn),
             is_cancelled=self._is_cancelled,
-            correlation_id=self._correlation_id,
+            correlation_id=self._correlation_id if entry.computed_until is not None else None,
         )
 
 
@@ -439,8 +409,7 @@ _BEGUN = (
     msg.BatchFinished,
     msg.NodeFailed,
     msg.NodesBlocked,
-    msg.NodeUpToDate,
-    msg.NodeWaiting,
+    msg.NodeIdle,
     msg.NodeAudited,
 )
 """Events that the worker sends only after SQLMesh has begun with the requested nodes, not when it has planned them."""

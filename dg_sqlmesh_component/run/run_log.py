@@ -132,7 +132,7 @@ class RunLog:
 
     def nothing_to_do(self, outcomes: Sequence[NodeOutcome]) -> None:
         """Log in one line how many models had nothing to do, and why."""
-        reasons = Counter(outcome.reason for outcome in outcomes)
+        reasons = Counter(outcome.idle.reason for outcome in outcomes)
         if reasons:
             counts = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
             nodes = self._counted([outcome.fqn for outcome in outcomes])

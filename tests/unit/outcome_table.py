@@ -236,7 +236,7 @@ OUTCOME_TABLE = (
             rows=10,
             bytes=100,
             audits=(audit_result("not_null", D1), audit_result("recent", D1)),
-            unselected=(STAGING,),
+            idle=msg.NodeIdle(ORDERS, unselected=(STAGING,)),
         ),
         Reported(
             f"core.orders was executed for [2026-01-01, 2026-01-02). Its other intervals are waiting: {UNSELECTED}.",
@@ -353,16 +353,14 @@ OUTCOME_TABLE = (
         (
             OPENED,
             msg.EvaluationPlanned({}),
-            msg.NodeUpToDate(ORDERS, "its cron '@daily' is not due", day(4), day(3)),
+            msg.NodeIdle(ORDERS, "its cron '@daily' is not due", day(4), last_interval_end=day(3)),
             msg.EvaluationFinished("nothing_to_do"),
         ),
         NodeOutcome(
             ORDERS,
             Outcome.UP_TO_DATE,
             PROMOTED,
-            reason="its cron '@daily' is not due",
-            next_due=day(4),
-            last_interval_end=day(3),
+            idle=msg.NodeIdle(ORDERS, "its cron '@daily' is not due", day(4), last_interval_end=day(3)),
         ),
         Reported(
             "core.orders had nothing to do: its cron '@daily' is not due. Next due at 2026-01-04T00:00:00Z.",
@@ -380,10 +378,10 @@ OUTCOME_TABLE = (
         (
             OPENED,
             msg.EvaluationPlanned({STAGING: (D1,)}),
-            msg.NodeUpToDate(ORDERS, "its cron '@daily' is not due", None, None),
+            msg.NodeIdle(ORDERS, "its cron '@daily' is not due"),
             msg.BatchStarted(STAGING),
         ),
-        NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="its cron '@daily' is not due"),
+        NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, idle=msg.NodeIdle(ORDERS, "its cron '@daily' is not due")),
         Reported(
             "core.orders had nothing to do: its cron '@daily' is not due.",
             True,
@@ -397,10 +395,15 @@ OUTCOME_TABLE = (
         "up to date: SQLMesh planned nothing at all, and it is never due again",
         (
             OPENED,
-            msg.NodeUpToDate(ORDERS, "the seed has not changed since it was loaded", None, None),
+            msg.NodeIdle(ORDERS, "the seed has not changed since it was loaded"),
             msg.EvaluationFinished("nothing_to_do"),
         ),
-        NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, reason="the seed has not changed since it was loaded"),
+        NodeOutcome(
+            ORDERS,
+            Outcome.UP_TO_DATE,
+            PROMOTED,
+            idle=msg.NodeIdle(ORDERS, "the seed has not changed since it was loaded"),
+        ),
         Reported(
             "core.orders had nothing to do: the seed has not changed since it was loaded.",
             True,
@@ -414,10 +417,16 @@ OUTCOME_TABLE = (
             OPENED,
             msg.EvaluationPlanned({ORDERS: ()}),
             MANY_GAPS,
-            msg.NodeWaiting(ORDERS, ("files_arrived", "bank_holiday"), ()),
+            msg.NodeIdle(ORDERS, signals=("files_arrived", "bank_holiday")),
             SUCCEEDED,
         ),
-        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, signals=("files_arrived", "bank_holiday"), coverage=MANY_GAPS),
+        NodeOutcome(
+            ORDERS,
+            Outcome.WAITING,
+            PROMOTED,
+            idle=msg.NodeIdle(ORDERS, signals=("files_arrived", "bank_holiday")),
+            coverage=MANY_GAPS,
+        ),
         Reported(
             "core.orders is waiting: its signal files_arrived, bank_holiday has no interval ready.",
             False,
@@ -434,8 +443,8 @@ OUTCOME_TABLE = (
     ),
     Row(
         "waiting: planned without a ready interval, a signal upstream is not ready",
-        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), (STAGING,)), SUCCEEDED),
-        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, upstream=(STAGING,)),
+        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, upstream=(STAGING,)), SUCCEEDED),
+        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, idle=msg.NodeIdle(ORDERS, upstream=(STAGING,))),
         Reported(
             "core.orders is waiting: upstream of it, staging.orders waits for a signal.",
             False,
@@ -445,14 +454,14 @@ OUTCOME_TABLE = (
     ),
     Row(
         "waiting: planned without a ready interval, a model upstream is due and not selected",
-        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), (), (STAGING,)), SUCCEEDED),
-        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, unselected=(STAGING,)),
+        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, unselected=(STAGING,)), SUCCEEDED),
+        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, idle=msg.NodeIdle(ORDERS, unselected=(STAGING,))),
         Reported(f"core.orders is waiting: {UNSELECTED}.", False, WARN, {"sqlmesh/waiting_for": UNSELECTED}),
     ),
     Row(
         "waiting: planned without a ready interval, and no signal is known to be the reason",
-        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), ()), SUCCEEDED),
-        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED),
+        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS), SUCCEEDED),
+        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, idle=msg.NodeIdle(ORDERS)),
         Reported(
             "core.orders is waiting: none of its pending intervals is ready.",
             False,
@@ -530,13 +539,13 @@ OUTCOME_TABLE = (
     ),
     Row(
         "failed in the first attempt, and left out of the second: a plan has made due what it reads",
-        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, (), (), (STAGING,)), SUCCEEDED),
+        (OPENED, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, unselected=(STAGING,)), SUCCEEDED),
         NodeOutcome(
             ORDERS,
             Outcome.FAILED,
             PROMOTED,
             errors=("OperationalError: the connection was lost",),
-            unselected=(STAGING,),
+            idle=msg.NodeIdle(ORDERS, unselected=(STAGING,)),
             attempts=2,
         ),
         Reported(
@@ -747,7 +756,7 @@ OUTCOME_TABLE = (
         (
             OPENED,
             msg.EvaluationPlanned({STAGING: (D1,)}),
-            msg.NodeUpToDate(ORDERS, "all complete intervals are computed", None, None),
+            msg.NodeIdle(ORDERS, "all complete intervals are computed"),
             msg.EvaluationPlanned({}),
             OPENED,
         ),
@@ -834,7 +843,7 @@ OUTCOME_TABLE = (
         (
             OPENED,
             ONE_BATCH,
-            msg.NodeUpToDate(ORDERS, "all complete intervals are computed", None, None),
+            msg.NodeIdle(ORDERS, "all complete intervals are computed"),
             FAILED,
         ),
         NodeOutcome(
@@ -843,7 +852,7 @@ OUTCOME_TABLE = (
             PROMOTED,
             planned_batches=1,
             errors=("SQLMesh ended the run without reporting an outcome for it.",),
-            reason="all complete intervals are computed",
+            idle=msg.NodeIdle(ORDERS, "all complete intervals are computed"),
         ),
         Reported(
             "core.orders was not started: SQLMesh ended the run without reporting an outcome for it.",

@@ -23,7 +23,7 @@ def idle_nodes(
     snapshots: Mapping[str, Snapshot],
     tracker: Tracker,
     coverages: Coverages,
-) -> Iterator[msg.NodeUpToDate | msg.NodeWaiting | msg.IntervalCoverage]:
+) -> Iterator[msg.NodeIdle | msg.IntervalCoverage]:
     """Explain each node for which SQLMesh has planned no batch. The coverage of an incremental model comes first.
 
     Args:
@@ -39,11 +39,10 @@ def idle_nodes(
             continue
         snapshot = snapshots[fqn]
         intervals = computed_intervals(snapshot, index)
-        idle: msg.NodeUpToDate | msg.NodeWaiting
         if batches is None:  # nothing is pending; an empty tuple means that no pending interval is ready
             idle = _up_to_date(snapshot, fqn in coverages.pending, request)
         else:
-            idle = _waiting_event(fqn, tracker, snapshots, graph)
+            idle = _waiting(fqn, tracker, snapshots, graph)
         if coverage := coverages.of(fqn):
             yield coverage
         yield replace(
@@ -54,23 +53,23 @@ def idle_nodes(
         )
 
 
-def _waiting_event(
+def _waiting(
     fqn: str, tracker: Tracker, snapshots: Mapping[str, Snapshot], graph: Mapping[str, Iterable[str]]
-) -> msg.NodeWaiting:
+) -> msg.NodeIdle:
     unready, unselected = tracker.unready_signals, tracker.held_back_by.get(fqn, frozenset())
     unselected_with_signals = {name for name in unselected if snapshots[name].model.signals}
     unready_upstream = reachable(graph[fqn], graph.__getitem__) & unready.keys() if unready else set()
-    return msg.NodeWaiting(
-        fqn=fqn,
+    return msg.NodeIdle(
+        fqn,
         signals=tuple(unready.get(fqn, ())),
         upstream=tuple(sorted(unready_upstream | unselected_with_signals)),
         unselected=tuple(sorted(unselected - unselected_with_signals)),
     )
 
 
-def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationRequest) -> msg.NodeUpToDate:
+def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationRequest) -> msg.NodeIdle:
     if snapshot.is_seed:
-        return msg.NodeUpToDate(snapshot.name, "the seed has not changed since it was loaded", None, None)
+        return msg.NodeIdle(snapshot.name, "the seed has not changed since it was loaded")
     bounds = [f"{name} {bound!r}" for name, bound in (("start", request.start), ("end", request.end)) if bound]
     if not is_pending:
         reason = "all complete intervals are computed"
@@ -79,7 +78,7 @@ def _up_to_date(snapshot: Snapshot, is_pending: bool, request: msg.EvaluationReq
     else:
         reason = f"its cron {snapshot.node.cron!r} is not due"
     next_due = to_timestamp(snapshot.node.cron_next(to_datetime(request.execution_time)))
-    return msg.NodeUpToDate(snapshot.name, reason, next_due, None)
+    return msg.NodeIdle(snapshot.name, reason, next_due)
 
 
 def _data_altered_at(

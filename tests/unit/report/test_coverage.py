@@ -103,7 +103,9 @@ def test_gap_within_the_slack_passes_and_is_named() -> None:
 
 def test_check_of_a_waiting_model_says_what_it_waits_for() -> None:
     [(passed, _, description)] = check(
-        NodeOutcome(ORDERS, Outcome.WAITING, PROMOTED, signals=("files_arrived",), coverage=ONE_GAP)
+        NodeOutcome(
+            ORDERS, Outcome.WAITING, PROMOTED, idle=msg.NodeIdle(ORDERS, signals=("files_arrived",)), coverage=ONE_GAP
+        )
     )
     assert not passed
     assert str(description).endswith("core.orders is waiting: its signal files_arrived has no interval ready.")

@@ -41,15 +41,8 @@ STARTED_AT = day(3) + 4_567
 EXECUTED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.EXECUTED)
 FAILED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.FAILED)
 AUDITED = msg.AuditedData("3117", "4001")
-IDLE = NodeOutcome(
-    ORDERS,
-    Outcome.UP_TO_DATE,
-    PROMOTED,
-    reason="its cron is not due",
-    last_interval_end=day(2),
-    audited_data=AUDITED,
-    altered_at=day(1),
-)
+NOT_DUE = msg.NodeIdle(ORDERS, "its cron is not due", last_interval_end=day(2), audited_data=AUDITED, altered_at=day(1))
+IDLE = NodeOutcome(ORDERS, Outcome.UP_TO_DATE, PROMOTED, idle=NOT_DUE)
 DATA = ("prod", AUDITED, day(2))
 EVALUATED = day(1) / 1000
 BLOCKED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Outcome.BLOCKED)
@@ -373,11 +366,11 @@ def test_result_of_the_current_data_is_carried_over(passed: bool, severity: dg.A
 
 
 OTHER_DATA = {
-    "nothing is computed": replace(IDLE, last_interval_end=None),
-    "another version": replace(IDLE, audited_data=replace(AUDITED, version="another")),
-    "another audit": replace(IDLE, audited_data=replace(AUDITED, audits="another")),
-    "computed since": replace(IDLE, altered_at=day(2) + 1),
-    "unknown": replace(IDLE, audited_data=None),
+    "nothing is computed": replace(IDLE, idle=replace(NOT_DUE, last_interval_end=None)),
+    "another version": replace(IDLE, idle=replace(NOT_DUE, audited_data=replace(AUDITED, version="another"))),
+    "another audit": replace(IDLE, idle=replace(NOT_DUE, audited_data=replace(AUDITED, audits="another"))),
+    "computed since": replace(IDLE, idle=replace(NOT_DUE, altered_at=day(2) + 1)),
+    "unknown": replace(IDLE, idle=replace(NOT_DUE, audited_data=None)),
 }
 
 

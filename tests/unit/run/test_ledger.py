@@ -36,7 +36,7 @@ from unit.outcome_table import (
 )
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
+from dg_sqlmesh_component.report.outcomes import NOT_IDLE, AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.run.ledger import Ledger
 
 REVENUE = fqn("marts.revenue")
@@ -382,7 +382,7 @@ def test_audits_evaluated_before_the_worker_died_are_kept() -> None:
 
 
 def test_batches_of_the_first_pass_count_if_the_second_has_nothing_to_do() -> None:
-    again = msg.NodeUpToDate(ORDERS, "all complete intervals are computed", day(4), day(2))
+    again = msg.NodeIdle(ORDERS, "all complete intervals are computed", day(4), last_interval_end=day(2))
     (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), EMPTY_PLAN, again, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
     assert (outcome.planned_batches, outcome.finished_batches, outcome.is_second_outcome) == (1, 1, False)
@@ -390,7 +390,7 @@ def test_batches_of_the_first_pass_count_if_the_second_has_nothing_to_do() -> No
 
 @pytest.mark.parametrize(
     ("second_pass", "outcome"),
-    [([msg.NodeUpToDate(ORDERS, "done", None, None)], Outcome.EXECUTED), ([], Outcome.INTERRUPTED)],
+    [([msg.NodeIdle(ORDERS, "done")], Outcome.EXECUTED), ([], Outcome.INTERRUPTED)],
     ids=["reported up to date", "not reported"],
 )
 def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_reported_up_to_date(
@@ -403,21 +403,21 @@ def test_batches_of_the_first_pass_mean_executed_after_a_worker_death_only_if_re
 @pytest.mark.parametrize("again", [ONE_BATCH, msg.EvaluationPlanned({ORDERS: ()})], ids=["planned", "nothing is ready"])
 @pytest.mark.parametrize(
     "idle",
-    [msg.NodeUpToDate(ORDERS, "done", None, day(3)), msg.NodeWaiting(ORDERS, ("landed",), ())],
+    [msg.NodeIdle(ORDERS, "done", None, last_interval_end=day(3)), msg.NodeIdle(ORDERS, signals=("landed",))],
     ids=["up to date", "waiting"],
 )
 def test_reason_of_the_first_pass_is_dropped_in_the_second(idle: msg.Event, again: msg.Event) -> None:
     (outcome,) = outcomes_of([OPENED, msg.EvaluationPlanned({}), idle, EMPTY_PLAN, again], worker_death="killed")
     assert isinstance(outcome, NodeOutcome)
     assert (outcome.outcome, outcome.errors) == (Outcome.INTERRUPTED, ("killed",))
-    assert (outcome.reason, outcome.signals, outcome.last_interval_end) == (None, (), None)
+    assert outcome.idle == NOT_IDLE
 
 
 def test_model_that_waited_in_the_first_pass_and_ran_in_the_second_is_executed() -> None:
-    first: Events = [msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
+    first: Events = [msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, signals=("landed",))]
     (outcome,) = outcomes_of([OPENED, *first, EMPTY_PLAN, ONE_BATCH, batch(0, D1), SUCCEEDED])
     assert isinstance(outcome, NodeOutcome)
-    assert (outcome.outcome, outcome.signals) == (Outcome.EXECUTED, ())
+    assert (outcome.outcome, outcome.idle) == (Outcome.EXECUTED, NOT_IDLE)
 
 
 def test_batches_of_both_passes_are_added_up() -> None:
@@ -471,7 +471,7 @@ def test_executed_model_that_is_not_planned_again_is_returned_once() -> None:
         ONE_BATCH,
         batch(0, D1),
         EMPTY_PLAN,
-        msg.NodeUpToDate(ORDERS, "done", None, None),
+        msg.NodeIdle(ORDERS, "done"),
         SUCCEEDED,
     ]
     assert node_outcomes(outcomes_of(events)) == [(ORDERS, Outcome.EXECUTED)]
@@ -501,8 +501,8 @@ def test_batches_of_a_replaced_version_do_not_count(promoted_now: msg.PromotedVe
     assert bool(node_outcome.intervals) == bool(node_outcome.audits) == (outcome is Outcome.EXECUTED)
 
 
-def up_to_date_again() -> msg.NodeUpToDate:
-    return msg.NodeUpToDate(ORDERS, "the plan has computed it", None, None)
+def up_to_date_again() -> msg.NodeIdle:
+    return msg.NodeIdle(ORDERS, "the plan has computed it")
 
 
 def test_executed_model_that_is_planned_again_is_returned_again() -> None:
@@ -618,8 +618,8 @@ evidence = st.one_of(
     st.builds(msg.RowsCounted, nodes, st.integers(0, 9)),
     st.builds(msg.NodeFailed, nodes, texts, texts, names, st.booleans()),
     st.builds(msg.NodesBlocked, st.dictionaries(nodes, st.lists(nodes, max_size=2).map(tuple), max_size=2)),
-    st.builds(msg.NodeUpToDate, nodes, texts, amounts, amounts),
-    st.builds(msg.NodeWaiting, nodes, names, names, names),
+    st.builds(msg.NodeIdle, nodes, texts, amounts, last_interval_end=amounts),
+    st.builds(msg.NodeIdle, nodes, signals=names, upstream=names, unselected=names),
     st.builds(msg.LogLine, st.just("info"), texts, texts),
 )
 finishes = st.builds(msg.EvaluationFinished, st.sampled_from(get_args(msg.Status)))
@@ -808,14 +808,14 @@ def test_unplanned_batch_is_ignored_and_is_a_contradiction() -> None:
 
 
 def test_batches_of_the_first_pass_count_if_the_second_waits_for_a_signal() -> None:
-    second: Events = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeWaiting(ORDERS, ("landed",), ())]
+    second: Events = [EMPTY_PLAN, msg.EvaluationPlanned({ORDERS: ()}), msg.NodeIdle(ORDERS, signals=("landed",))]
     (outcome,) = outcomes_of([OPENED, TWO_BATCHES, batch(0, D1), *second, SUCCEEDED])
     assert (outcome.outcome, outcome.intervals) == (Outcome.EXECUTED, (D1,))
 
 
 def test_up_to_date_model_stays_up_to_date_if_the_worker_dies() -> None:
     ledger = Ledger([ORDERS])
-    for event in (opened(ORDERS), msg.NodeUpToDate(ORDERS, "done", None, None)):
+    for event in (opened(ORDERS), msg.NodeIdle(ORDERS, "done")):
         ledger.feed(event)
     (outcome,) = ledger.close("killed while auditing")
     assert isinstance(outcome, NodeOutcome)

@@ -61,12 +61,12 @@ def audit_failure(node: str) -> msg.NodeFailed:
     return msg.NodeFailed(node, "NodeAuditsErrors", "Audit not_null failed", ("not_null",))
 
 
-def up_to_date(node: str) -> msg.NodeUpToDate:
-    return msg.NodeUpToDate(node, "all complete intervals are computed", None, None)
+def up_to_date(node: str) -> msg.NodeIdle:
+    return msg.NodeIdle(node, "all complete intervals are computed")
 
 
-def waiting(node: str) -> msg.NodeWaiting:
-    return msg.NodeWaiting(node, ("files_arrived",), ())
+def waiting(node: str) -> msg.NodeIdle:
+    return msg.NodeIdle(node, signals=("files_arrived",))
 
 
 def feed(ledger: Ledger, events: Iterable[msg.Event]) -> list[NodeOutcome | AuditOnlyOutcome]:
