@@ -32,6 +32,8 @@ from dagster._core.definitions.definitions_load_context import DefinitionsLoadCo
 from dagster._core.storage.defs_state.base import set_defs_state_storage
 from dagster.components.core import load_defs
 
+from dg_sqlmesh_component.dagster_internals import step_metadata
+
 # Each load of definitions also describes every installed component, for the lists of `dg`. That takes most of the time
 # of a load and does not depend on the project, so it is done once for all tests.
 _describe_installed_components = load_defs.get_library_json_enriched_defs
@@ -569,6 +571,12 @@ class RunRecord:
             for entry in self.entries
             if entry.dagster_event and entry.dagster_event.event_type == kind
         ]
+
+    @property
+    def logged(self) -> dict[str, Any]:
+        """The values of the metadata that steps have logged, by name."""
+        found = step_metadata(self.instance, self.run_id)
+        return {name: value.value for step, logged in found if step is not None for name, value in logged.items()}
 
     def _materializations(self, *, is_outside: bool) -> dict[str, dg.AssetMaterialization]:
         materializations = [

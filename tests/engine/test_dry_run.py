@@ -8,8 +8,6 @@ import dagster as dg
 import pytest
 from harness import CONFIG, EXECUTORS, YEARLY_CRON, NewShop, RunRecord, Shop
 
-from dg_sqlmesh_component.dagster_internals import step_metadata
-
 OP = "sqlmesh_shop"
 BY_DAY = "kind INCREMENTAL_BY_TIME_RANGE (time_column ds)"
 DAYS = "SELECT @start_ds::DATE + i::INT AS ds, 1 AS n FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)"
@@ -44,18 +42,9 @@ def dry_run(
     return shop.launch(executor, ops={OP: {"dry_run": True, **(config or {})}}, **selection)
 
 
-def metadata_of(record: RunRecord) -> dict[str, Any]:
-    return {
-        name: value.value
-        for step, metadata in step_metadata(record.instance, record.run_id)
-        if step is not None
-        for name, value in metadata.items()
-    }
-
-
 def predictions(record: RunRecord) -> dict[str, dict[str, Any]]:
     assert record.status is dg.DagsterRunStatus.SUCCESS, record.failures
-    return {row["model"]: row for row in metadata_of(record)["sqlmesh/dry_run_json"]}
+    return {row["model"]: row for row in record.logged["sqlmesh/dry_run_json"]}
 
 
 def outcomes(record: RunRecord) -> dict[str, str]:
@@ -95,7 +84,7 @@ def test_dry_run_gives_the_reason_of_each_prediction_in_a_table_and_in_the_log(n
     assert reasons["raw.orders"].startswith("1 batch to compute: [")
     assert reasons["raw.yearly"].startswith("Nothing to do: all complete intervals are computed. Next due at 20")
     assert reasons["raw.late"] == "It waits: its signal never has no interval ready."
-    table = metadata_of(record)["sqlmesh/dry_run"]
+    table = record.logged["sqlmesh/dry_run"]
     columns = ("model", "outcome", "why", "seconds")
     assert [row.data for row in table.records] == [
         {column: row[column] for column in columns} for row in predictions(record).values()
@@ -199,7 +188,7 @@ def test_dry_run_of_a_restatement_shows_its_ranges_and_what_it_adds(new_shop: Ne
     assert set(rows) == {"raw.orders", "marts.revenue"}
     assert {row["intervals"] for row in rows.values()} == {"[2026-02-10, 2026-02-12)"}
     assert "Not selected, but downstream of a restated model" in record.log
-    assert "sqlmesh/estimated_seconds" in metadata_of(record)
+    assert "sqlmesh/estimated_seconds" in record.logged
     assert shop.state() == before
     assert not record.materializations
 
@@ -209,7 +198,7 @@ def test_refusal_is_the_answer_of_a_dry_run_and_no_asset_turns_red(new_shop: New
     config = {"restate": {"start": "6 days ago", "end": "4 days ago"}}
     record = dry_run(shop, config=config, assets=["raw/orders"])
     assert record.status is dg.DagsterRunStatus.SUCCESS
-    assert "`restate.max_intervals` in defs.yaml is 1. Nothing was computed." in metadata_of(record)["sqlmesh/refusal"]
+    assert "`restate.max_intervals` in defs.yaml is 1. Nothing was computed." in record.logged["sqlmesh/refusal"]
     assert "a run would be refused" in record.log
 
 

@@ -423,8 +423,10 @@ def test_each_job_names_the_promoted_models_whose_versions_the_state_has_lost(ne
     run = definitions.resolve_job_def("sqlmesh_shop_plan").execute_in_process(
         instance=shop.instance, raise_on_error=False
     )
-    for record in (shop.launch(), shop.launch(dry_run=True), shop.run_record(run.run_id)):
-        [failure] = record.failures
+    predicted = shop.launch(ops={"sqlmesh_shop": {"dry_run": True}})
+    answers = [*shop.launch().failures, predicted.logged["sqlmesh/refusal"], *shop.run_record(run.run_id).failures]
+    assert len(answers) == 3
+    for failure in answers:
         assert "SQLMesh's state is damaged: environment prod shows warehouse.t.one, and the state's table" in failure
         assert failure.endswith("Restore the whole state from a backup of its database.")
 

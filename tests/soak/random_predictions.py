@@ -15,9 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import dagster as dg
 from drawn import try_many
 from drawn_projects import AUDIT, random_project
-from harness import CONFIG, RunRecord, Shop, planned_shop, raise_flags
-
-from dg_sqlmesh_component.dagster_internals import step_metadata
+from harness import CONFIG, Shop, planned_shop, raise_flags
 
 SEED = {
     "models/seed.sql": "MODEL (name t.seed, kind SEED (path '../seeds/seed.csv')); ",
@@ -59,13 +57,13 @@ def _compare(shop: Shop, selected: list[str], options: dict[str, Any]) -> tuple[
     """How many predictions were equal to the outcome, and how many outcomes were decided by data."""
     config = {name: value for name, value in options.items() if value}
     before = shop.state()
-    dry_run = _step_metadata(shop.launch(assets=selected, ops={OP: {**config, "dry_run": True}}))
+    dry_run = shop.launch(assets=selected, ops={OP: {**config, "dry_run": True}}).logged
     assert shop.state() == before, "a dry run has changed the state"
     run = shop.launch(assets=selected, ops={OP: config})
-    found = _step_metadata(run)
+    found = run.logged
     outcomes = {row.data["model"]: row.data["outcome"] for row in _rows(found, "sqlmesh/not_executed")}
     outcomes |= {row.data["model"]: "executed" for row in _rows(found, "sqlmesh/slowest")}
-    predictions = {row["model"]: row for row in dry_run["sqlmesh/dry_run_json"].value}
+    predictions = {row["model"]: row for row in dry_run["sqlmesh/dry_run_json"]}
     assert predictions.keys() == outcomes.keys()
     by_data = 0
     for model, prediction in predictions.items():
@@ -84,15 +82,7 @@ def _compare(shop: Shop, selected: list[str], options: dict[str, Any]) -> tuple[
 
 
 def _rows(metadata: dict[str, Any], table: str) -> list[dg.TableRecord]:
-    return list(metadata[table].records) if table in metadata else []
-
-
-def _step_metadata(record: RunRecord) -> dict[str, Any]:
-    """All metadata that the step of a run has logged."""
-    metadata: dict[str, Any] = {}
-    for _, values in step_metadata(record.instance, record.run_id):
-        metadata |= values
-    return metadata
+    return list(metadata[table]) if table in metadata else []
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ taken: what a run in progress has not computed yet counts as pending.
 
 from __future__ import annotations
 
-from sqlmesh.core import constants as c
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
-from sqlmesh.core.snapshot import DeployabilityIndex, apply_auto_restatements
+from sqlmesh.core.snapshot import DeployabilityIndex
 from sqlmesh.core.snapshot.definition import merge_intervals
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.worker.environment import deployability
+from dg_sqlmesh_component.worker.evaluate import planner
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate
 from dg_sqlmesh_component.worker.evaluate.restatement import RestatementContext
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
@@ -29,17 +28,15 @@ class _DryRunContext(RunContext):
         self.await_finalized_environment()
 
     def compute(self) -> msg.Status:
-        """Plan as `Scheduler.run` does. It would also write automatic restatements to the state."""
         request = self.request
         scheduler = self.scheduler(environment=request.environment)
-        if request.environment == c.PROD and self.may_restate_automatically(scheduler):
-            apply_auto_restatements(scheduler.snapshots, request.execution_time)
-        index = deployability(request.environment, scheduler.snapshots.values(), request.start)
-        missing = scheduler.merged_missing_intervals(
-            request.start,
-            request.end,
+        missing, index = planner.find_missing(
+            scheduler,
+            request.environment,
             request.execution_time,
-            deployability_index=index,
+            restates=self.may_restate_automatically(scheduler),
+            start=request.start,
+            end=request.end,
             ignore_cron=request.ignore_cron,
             selected_snapshots=set(self.requested),
         )
@@ -64,5 +61,7 @@ def _report_batches(
 ) -> msg.Status:
     if not missing:
         return "nothing_to_do"
-    context.tracker.start_evaluation_progress(scheduler.batch_intervals(missing, index, context.naming))
+    context.tracker.start_evaluation_progress(
+        scheduler.batch_intervals(missing, index, context.environment.naming_info)
+    )
     return "not_run"

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlmesh.core import constants as c
-from sqlmesh.core.context import Context
-from sqlmesh.core.environment import Environment
-from sqlmesh.core.scheduler import SnapshotToIntervals, merged_missing_intervals
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, apply_auto_restatements
 from sqlmesh.utils.date import to_datetime, to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import plain
-from dg_sqlmesh_component.worker.environment import deployability, opened_without_lock, refuse_lost_versions
-from dg_sqlmesh_component.worker.evaluate.held_back_intervals import has_signals, hold_back_pending_upstream
-from dg_sqlmesh_component.worker.observe.forgotten_intervals import forgotten_intervals, missing_with_forgotten
+from dg_sqlmesh_component.worker.environment import opened_without_lock, refuse_lost_versions
+from dg_sqlmesh_component.worker.evaluate import planner
+from dg_sqlmesh_component.worker.evaluate.held_back_intervals import has_signals
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 from dg_sqlmesh_component.worker.pipe import Pipe
 
@@ -36,14 +31,20 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
     with opened_without_lock(request, pipe) as (context, environment):
         by_id = context.state_reader.get_snapshots(environment.snapshots)
         refuse_lost_versions(environment, {snapshot.name for snapshot in by_id.values()})
-        index = deployability(request.environment, by_id.values())
-        intervals = _missing_intervals(context, by_id, request, index)
+        context.console = tracker = Tracker(pipe)
+        scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
+        planner.watch(scheduler, tracker)
+        intervals, index = planner.find_missing(scheduler, request.environment, request.now)
         waiting, signal_error = {}, None
         if any(map(has_signals, intervals)):
             try:
-                waiting = _models_not_ready(context, environment, by_id, intervals, index, pipe)
+                with _at_most(MAX_SIGNAL_SECONDS):
+                    batches = scheduler.batch_intervals(intervals, index, environment.naming_info)
             except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
                 signal_error = f"{type(error).__name__}: {plain(error)}"
+            else:
+                unready = tracker.unready_signals
+                waiting = {node.name: tuple(unready.get(node.name, ())) for node, batch in batches.items() if not batch}
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in by_id.values() if snapshot.name in request.models and not snapshot.is_symbolic]
     now = to_datetime(request.now)
@@ -61,45 +62,15 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
     )
 
 
-def _missing_intervals(
-    context: Context, by_id: dict[SnapshotId, Snapshot], request: msg.PendingRequest, index: DeployabilityIndex
-) -> SnapshotToIntervals:
-    """The missing intervals of all nodes. `Scheduler.run` calls the same functions."""
-    forgotten = forgotten_intervals(by_id.values(), index, context.state_reader)
-    if request.environment == c.PROD:
-        apply_auto_restatements(by_id, request.now)  # removes intervals of these objects; the state is not changed
-    find_missing = partial(
-        merged_missing_intervals, by_id.values(), execution_time=request.now, deployability_index=index
-    )
-    return missing_with_forgotten(find_missing, forgotten)
-
-
-def _models_not_ready(
-    context: Context,
-    environment: Environment,
-    by_id: Mapping[SnapshotId, Snapshot],
-    intervals: SnapshotToIntervals,
-    index: DeployabilityIndex,
-    pipe: Pipe,
-) -> dict[str, tuple[str, ...]]:
-    """The nodes of which no missing interval is ready, each with its own signals that are not ready.
-
-    SQLMesh evaluates the signals as in a run of all nodes.
-
-    Raises:
-        SignalEvalError: A signal has raised an error, or they need more than `MAX_SIGNAL_SECONDS`.
-    """
-    context.console = tracker = Tracker(pipe)
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    """Raise a TimeoutError after so many seconds."""
     signal.signal(signal.SIGALRM, _expire)
-    signal.alarm(MAX_SIGNAL_SECONDS)
+    signal.alarm(seconds)
     try:
-        scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
-        hold_back_pending_upstream(scheduler, tracker.held_back_by)
-        batches = scheduler.batch_intervals(intervals, index, environment.naming_info)
+        yield
     finally:
         signal.alarm(0)
-    unready = tracker.unready_signals
-    return {snapshot.name: tuple(unready.get(snapshot.name, ())) for snapshot, batch in batches.items() if not batch}
 
 
 def _expire(*_: Any) -> None:

@@ -18,11 +18,10 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.environment import upstream
+from dg_sqlmesh_component.worker.evaluate import planner
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
 from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate
-from dg_sqlmesh_component.worker.evaluate.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
-from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
 from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
 
@@ -77,8 +76,7 @@ class RunContext(EvaluationContext):
 
         self.tracker.idle_nodes = partial(self._idle_nodes, scheduler.snapshots_by_name)
         replace_run(scheduler, run_requested)
-        forget_before_computing(scheduler, self.tracker)
-        hold_back_pending_upstream(scheduler, self.tracker.held_back_by)
+        planner.watch(scheduler, self.tracker)
 
     def _idle_nodes(self, snapshots: Mapping[str, Snapshot]) -> Iterable[msg.Event]:
         restated = [node for node in snapshots.values() if node.is_model and node.pending_restatement_intervals]

@@ -1,0 +1,41 @@
+"""What is missing, held back and batched: one answer for a run, a dry run and a tick of a schedule.
+
+SQLMesh's scheduler finds missing intervals with one method and batches them with another. `watch` replaces both. A run
+leaves it to SQLMesh to call them. A dry run and a tick call them here, because `Scheduler.run` would also compute, and
+write automatic restatements to the state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlmesh.core import constants as c
+from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
+from sqlmesh.core.snapshot import DeployabilityIndex, apply_auto_restatements
+
+from dg_sqlmesh_component.worker.environment import deployability
+from dg_sqlmesh_component.worker.evaluate.held_back_intervals import hold_back_pending_upstream
+from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
+from dg_sqlmesh_component.worker.observe.tracker import Tracker
+
+
+def watch(scheduler: Scheduler, tracker: Tracker) -> None:
+    """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending."""
+    forget_before_computing(scheduler, tracker)
+    hold_back_pending_upstream(scheduler, tracker.held_back_by)
+
+
+def find_missing(
+    scheduler: Scheduler, environment: str, now: int, *, restates: bool = True, **run_config: Any
+) -> tuple[SnapshotToIntervals, DeployabilityIndex]:
+    """The missing intervals that a run would batch, and which tables it would compute. The state is only read.
+
+    Args:
+        now: The instant of the run, epoch milliseconds.
+        restates: Whether it does automatic restatements.
+        run_config: `start`, `end`, `ignore_cron` and `selected_snapshots`, as for the scheduler.
+    """
+    if environment == c.PROD and restates:
+        apply_auto_restatements(scheduler.snapshots, now)  # removes intervals of these objects
+    index = deployability(environment, scheduler.snapshots.values(), run_config.get("start"))
+    return scheduler.merged_missing_intervals(execution_time=now, deployability_index=index, **run_config), index

@@ -1,0 +1,70 @@
+"""A schedule's tick, a dry run and a run give the same answer to what is missing, what waits and what is batched."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from harness import CONFIG, planned_shop
+from random_models import random_models
+
+from dg_sqlmesh_component.config.project import SQLMeshProject
+from dg_sqlmesh_component.report.wording import ranges
+from dg_sqlmesh_component.worker_client.calls import find_pending
+
+SIGNALS = """
+from sqlmesh import signal
+
+
+@signal()
+def on_odd_days(batch):
+    return [interval for interval in batch if interval[0].day % 2]
+
+
+@signal()
+def never(batch):
+    return False
+"""
+TABLES = {"ctl.broken": "SELECT '' AS name, DATE '2020-01-01' AS day LIMIT 0", "ctl.action": "SELECT 1 AS n"}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_tick_dry_run_and_run_of_a_drawn_project_agree(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    models = random_models(rng)
+    signals = rng.choice(((), ("signals (on_odd_days()), ", "signals (never()), ")))
+    files = {"signals/__init__.py": SIGNALS} if signals else {}
+    for model in models:
+        files[f"models/{model.name}.sql"] = model.text(0).replace(
+            "cron '", f"{rng.choice(('', '', *signals))}cron '", 1
+        )
+        if model.kind == "SEED":
+            files[f"seeds/{model.name}.csv"] = "n,upstream,change\n1,0,0\n"
+    with planned_shop(tmp_path, files, CONFIG.replace("6 days", "2 weeks"), TABLES) as shop:
+        shop.refresh()
+        fqn_of = {name.split('"')[-2]: name for name in shop.state()["versions"]}
+        fqns = {model.name: fqn_of[model.name] for model in models}
+        tick = find_pending(SQLMeshProject((shop.project,)), "prod", fqns.values(), int(time.time() * 1000))
+        predicted = shop.launch(ops={"sqlmesh_shop": {"dry_run": True}})
+        run = shop.launch()
+
+    predictions = {row["model"].split(".")[-1]: row for row in predicted.logged["sqlmesh/dry_run_json"]}
+    assert run.status is dg.DagsterRunStatus.SUCCESS, run.failures
+    assert {name: row["outcome"] for name, row in predictions.items()} == {
+        model.name: run.status_of(f"t/{model.name}") for model in models
+    }
+    assert {name for name, row in predictions.items() if row["outcome"] == "executed"} == {
+        name for name, fqn in fqns.items() if fqn in tick.pending
+    }
+    assert {name for name, row in predictions.items() if row["outcome"] == "waiting"} == {
+        name for name, fqn in fqns.items() if fqn in tick.waiting
+    }
+    for name, row in predictions.items():
+        if row["outcome"] == "executed":
+            computed = run.materializations[f"t/{name}"].metadata["sqlmesh/intervals"].value
+            assert row["intervals"] == computed
+            if not signals:
+                assert ranges(tick.intervals[fqns[name]]) == computed
