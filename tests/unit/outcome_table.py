@@ -1,6 +1,7 @@
 """The outcome table as data: SQLMesh's events, the outcome of the model, and the results that Dagster gets.
 
-`test_outcomes` checks that the events give the outcome. `test_results` checks that the outcome gives the results.
+`run/test_ledger.py` checks that the events give the outcome. `report/test_results.py` checks that the outcome gives the
+results.
 """
 
 from collections.abc import Mapping

@@ -1,1 +1,2 @@
-"""Compute requested nodes, and send events. Entries: `run.run`, `restatement.restate`, `pending.find_pending`."""
+"""Compute requested nodes, and send events. Entries: `run.run`, `restatement.restate`, `dry_run.dry_run`,
+`pending.find_pending`."""
