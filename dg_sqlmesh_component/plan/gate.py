@@ -53,12 +53,14 @@ class Decision:
         digest: The approved plan; None if the job only plans.
         allow_destructive: Names of models whose tables may lose columns.
         allow_revert: Names of models that may go back to an older definition.
+        allow_drop_dependents: Names of models whose views may be replaced although others read them.
         over_budget: Whether the plan may cost more than `budget` in defs.yaml.
     """
 
     digest: str | None = None
     allow_destructive: tuple[str, ...] = ()
     allow_revert: tuple[str, ...] = ()
+    allow_drop_dependents: tuple[str, ...] = ()
     over_budget: bool = False
 
 
@@ -87,6 +89,7 @@ def refusals(plan: msg.PlanBuilt, decision: Decision, apply_job: str, budget: st
         *_unfinished(plan, apply_job),
         *_takes_back(plan, decision),
         *_destructive(plan, decision),
+        *_drops_dependents(plan, decision),
         *_uncategorized(plan),
         *_unknown_names(plan, decision),
         *_over_budget(plan, budget, "apply", is_allowed=decision.over_budget),
@@ -208,6 +211,27 @@ def is_refused_as_destructive(model: msg.PlannedModel, allow_destructive: Collec
     return bool(model.destructive) and not model.may_destroy and not _is_named(model, allow_destructive)
 
 
+def _drops_dependents(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
+    found = [m for m in plan.models if m.dependents and not _is_named(m, decision.allow_drop_dependents)]
+    removed = [m for m in plan.models if m.dependents and m.change == "removed"]
+    replaced = [m for m in found if m not in removed]
+    if replaced:
+        details = "; ".join(f"with {m.name}: {', '.join(m.dependents or ())}" for m in replaced)
+        message = (
+            "The plan would drop views of others, because PostgreSQL drops what reads a view that SQLMesh replaces: "
+            f"{details}. Nothing creates them again. Keep their definitions, and to apply the plan all the same, name "
+            "these models in `allow_drop_dependents` in the run config."
+        )
+        yield Refusal("drops_dependents", tuple(m.name for m in replaced), message)
+    if removed:
+        details = "; ".join(f"of {m.name}, {', '.join(m.dependents or ())}" for m in removed)
+        message = (
+            f"The plan would fail half-way: SQLMesh cannot remove a view that others read. There are, {details}. Drop "
+            "or change them first."
+        )
+        yield Refusal("has_dependents", tuple(m.name for m in removed), message)
+
+
 def _uncategorized(plan: msg.PlanBuilt) -> Iterator[Refusal]:
     if plan.uncategorized:
         names = {model.fqn: model.name for model in plan.models}
@@ -224,6 +248,7 @@ def _unknown_names(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]
     for option, names in (
         ("allow_destructive", decision.allow_destructive),
         ("allow_revert", decision.allow_revert),
+        ("allow_drop_dependents", decision.allow_drop_dependents),
     ):
         unknown = tuple(name for name in names if not any(_is_named(model, [name]) for model in plan.models))
         if unknown and decision.digest is not None and not _has_finished(plan):
@@ -244,7 +269,11 @@ def allowed_fqns(plan: msg.PlanBuilt, decision: Decision) -> tuple[str, ...]:
     return tuple(model.fqn for model in plan.models if _is_named(model, decision.allow_destructive))
 
 
-_ACCEPTED_BY = {"destructive": "allow_destructive", "stale_branch": "allow_revert"}
+_ACCEPTED_BY = {
+    "destructive": "allow_destructive",
+    "stale_branch": "allow_revert",
+    "drops_dependents": "allow_drop_dependents",
+}
 """By kind of refusal, the option of the run config that accepts its models."""
 
 

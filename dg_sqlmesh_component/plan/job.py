@@ -26,12 +26,22 @@ def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
     allow_revert = dg.Field(
         _NAMES, default_value=[], description="Models that may go back to an older definition, on purpose."
     )
+    allow_drop_dependents = dg.Field(
+        _NAMES,
+        default_value=[],
+        description="Models whose views may be replaced although PostgreSQL then drops others.",
+    )
+    allowed = {
+        "allow_destructive": allow_destructive,
+        "allow_revert": allow_revert,
+        "allow_drop_dependents": allow_drop_dependents,
+    }
     plan = _job(
         settings.plan_job,
         f"Shows what the files of this deployment would do to environment {environment}, and applies nothing.",
         configured.tags,
         lambda context: show_plan(context, settings),
-        {"allow_destructive": allow_destructive, "allow_revert": allow_revert},
+        allowed,
         pool=None,
     )
     apply = _job(
@@ -43,8 +53,7 @@ def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
             "digest": dg.Field(
                 dg.StringSource, description=f"The digest of the reviewed plan, from {settings.plan_job}."
             ),
-            "allow_destructive": allow_destructive,
-            "allow_revert": allow_revert,
+            **allowed,
             "over_budget": dg.Field(
                 bool, default_value=False, description="Whether to apply a plan above `budget` in defs.yaml."
             ),

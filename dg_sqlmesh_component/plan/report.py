@@ -88,6 +88,7 @@ class PlanReport:
             "intervals": model.intervals,
             "seconds": self.seconds.get(model.fqn),
             "owner": model.owner,
+            "dependents": None if model.dependents is None else list(model.dependents),
             "kept_rows": {"cron": model.kept.cron, "all": model.kept.are_all_computed} if model.kept else None,
         }
 
@@ -213,6 +214,9 @@ class PlanReport:
                     for column in model.columns
                     if column.startswith("drops ")
                 ]
+            lines += [
+                f"- {code(view)} reads {code(model.name)}. {_of_dependent(model)}" for view in model.dependents or ()
+            ]
         return [f"### {environment} loses\n\n" + "\n".join(lines)] if lines else []
 
     def _models(self) -> _Table:
@@ -298,6 +302,12 @@ def _after_removal(model: msg.PlannedModel) -> str:
         "its rows are not computed any more. In `virtual_environment_mode: dev_only`, its view stays until SQLMesh's "
         "janitor deletes it, by default after a week. A table stays until somebody drops it, because SQLMesh does not."
     )
+
+
+def _of_dependent(model: msg.PlannedModel) -> str:
+    if model.change == "removed":
+        return "SQLMesh cannot remove a view that others read, so the plan would fail half-way."
+    return "PostgreSQL drops it with the view that SQLMesh replaces, and nothing creates it again."
 
 
 _CHANGES = {

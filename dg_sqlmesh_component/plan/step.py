@@ -38,8 +38,7 @@ def show_plan(context: dg.OpExecutionContext, settings: Settings) -> Iterator[An
     Raises:
         dagster.Failure: SQLMesh cannot build a plan.
     """
-    decision = Decision(None, *_lists(context.op_config))
-    step = _PlanStep(context, settings, decision)
+    step = _PlanStep(context, settings, _decision(context.op_config))
     yield from step.planning.session.drive(step.run())
 
 
@@ -50,14 +49,13 @@ def apply_plan(context: dg.OpExecutionContext, settings: Settings) -> Iterator[A
         dagster.Failure: The plan was refused, and nothing was computed; or it failed.
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
-    config = context.op_config
-    decision = Decision(config["digest"], *_lists(config), over_budget=config["over_budget"])
-    step = _PlanStep(context, settings, decision)
+    step = _PlanStep(context, settings, _decision(context.op_config))
     yield from step.planning.session.drive(step.run())
 
 
-def _lists(config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(config["allow_destructive"]), tuple(config["allow_revert"])
+def _decision(config: dict[str, Any]) -> Decision:
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    return Decision(**values)
 
 
 _ADVICE = (

@@ -830,6 +830,8 @@ class PlannedModel:
         has_one_table: Whether all versions share one table, with the model's name: in prod, if the mode is `dev_only`.
         kept: The rows that prod keeps, although they are those of another definition; None without any.
         reads_kept: Upstream models whose kept rows the next interval of each replaces. This model shows or reads them.
+        dependents: The views of others that the engine drops, or for which it refuses the plan, because they read what
+            the plan replaces or removes. None if the plan replaces nothing, or if the engine was not asked.
     """
 
     fqn: str
@@ -849,6 +851,7 @@ class PlannedModel:
     has_one_table: bool = False
     kept: KeptRows | None = None
     reads_kept: tuple[str, ...] = ()
+    dependents: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from sqlglot import exp
 from sqlmesh.core.context import Context
 from sqlmesh.core.context_diff import ContextDiff
+from sqlmesh.core.environment import Environment
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import Snapshot, SnapshotId
 from sqlmesh.core.snapshot.definition import SnapshotDataVersion
@@ -18,6 +19,7 @@ from sqlmesh.utils.date import to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.coverage import due_at, is_incremental
+from dg_sqlmesh_component.worker.plan.dependents import dependents
 from dg_sqlmesh_component.worker.plan.digest import plan_parts
 from dg_sqlmesh_component.worker.plan.migrations import losses
 
@@ -38,7 +40,7 @@ def plan_built(plan: Plan, project: msg.OpenProject, context: Context) -> msg.Pl
         plan_id=plan.plan_id,
         previous_plan_id=diff.previous_plan_id,
         parts=plan_parts(plan),
-        models=tuple(_Models(plan, changes, context)),
+        models=tuple(_Models(plan, changes, stored, context)),
         has_changes=diff.has_changes,
         uncategorized=tuple(snapshot.name for snapshot in plan.uncategorized),
         statements=_other_differences(plan),
@@ -67,15 +69,17 @@ class _Models:
 
     Args:
         diff: The changes since a plan has finished last.
+        stored: The environment as it is now; None if the plan creates it.
     """
 
-    def __init__(self, plan: Plan, diff: ContextDiff, context: Context) -> None:
+    def __init__(self, plan: Plan, diff: ContextDiff, stored: Environment | None, context: Context) -> None:
         self._diff = diff
         self._context = context
         self._is_dev = plan.is_dev
         self._projects = {config.project for config in context.configs.values()}
         self._missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
         self._losses = losses(plan, diff, context)
+        self._dependents = dependents(plan, stored, self._losses, context)
 
     def __iter__(self) -> Iterator[msg.PlannedModel]:
         """Parents before children, removed models last."""
@@ -84,7 +88,12 @@ class _Models:
         kept: dict[SnapshotId, str] = {}
         for s_id in order.sorted:
             snapshot = diff.snapshots.get(s_id)
-            if snapshot is None or not (_change(diff, snapshot) or s_id in self._missing or s_id.name in self._losses):
+            if snapshot is None or not (
+                _change(diff, snapshot)
+                or s_id in self._missing
+                or s_id.name in self._losses
+                or self._dependents.get(s_id.name)
+            ):
                 continue
             model = self._model(snapshot)
             if model.kept is None:
@@ -101,6 +110,7 @@ class _Models:
                 "removed",
                 owner=snapshot.node.owner,
                 has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
+                dependents=self._dependents.get(snapshot.name),
             )
 
     def _model(self, snapshot: Snapshot) -> msg.PlannedModel:
@@ -125,6 +135,7 @@ class _Models:
             owner=snapshot.node.owner,
             other_project=project if project not in self._projects else None,
             has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
+            dependents=self._dependents.get(snapshot.name),
             # Other environments show a preview of a forward-only change, in a table of its own.
             kept=None
             if self._is_dev or old is None or old.version != snapshot.version

@@ -1,0 +1,114 @@
+"""PostgreSQL drops the views of others that read a view which SQLMesh replaces. No plan does so unapproved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from engine.plan_jobs import APPLY, PLAN, change, failure_of, launch, planned, report_of
+from harness import CONFIG, NewShop, Shop
+from postgres import Server, postgres_server
+
+ORDERS = "MODEL (name t.orders, kind FULL{more}); SELECT 1 AS id, {amount} AS amount"
+STOCK = "MODEL (name t.stock, kind FULL); SELECT 1 AS id"
+OF_OTHERS = (
+    "CREATE SCHEMA bi",
+    'CREATE VIEW bi."Daily orders" AS SELECT amount FROM t.orders',
+    'CREATE MATERIALIZED VIEW bi.months AS SELECT sum(amount) FROM bi."Daily orders"',
+    "CREATE VIEW bi.stock AS SELECT id FROM t.stock",
+)
+DEPENDENTS = ["bi.Daily orders", "bi.months"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def shop(new_shop: NewShop, server: Server) -> Shop:
+    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
+    server.query("CREATE DATABASE shop")
+    files = {"models/orders.sql": ORDERS.format(amount=2, more=""), "models/stock.sql": STOCK}
+    shop = new_shop(files, server.config("shop"), deploy=True)
+    for statement in OF_OTHERS:
+        server.query(statement, "shop")
+    return shop
+
+
+def views(server: Server) -> set[str]:
+    rows = server.query(
+        "SELECT viewname FROM pg_views WHERE schemaname = 'bi' UNION SELECT matviewname FROM pg_matviews", "shop"
+    )
+    return {name for (name,) in rows}
+
+
+def test_views_of_others_are_dropped_only_if_the_run_config_names_the_model(shop: Shop, server: Server) -> None:
+    change(shop, orders=ORDERS.format(amount=3, more=""))
+    report = planned(shop)
+    assert [model["dependents"] for model in report["models"]] == [DEPENDENTS]
+    [refusal] = report["refusals"]
+    assert (refusal["kind"], refusal["models"]) == ("drops_dependents", ["t.orders"])
+    assert "with t.orders: bi.Daily orders, bi.months. Nothing creates them again." in refusal["message"]
+    assert "--job sqlmesh_shop_apply" in report["command"]
+    assert '"allow_drop_dependents": ["t.orders"]' in report["command"]
+
+    refused = launch(shop, APPLY, digest=report["digest"])
+    assert "The plan would drop views of others" in failure_of(refused)
+    assert views(server) == {"Daily orders", "months", "stock"}
+
+    applied = launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.orders"])
+    assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    assert server.query("SELECT amount FROM t.orders", "shop") == [(3,)]
+    assert views(server) == {"stock"}, "SQLMesh #5954"
+
+
+def test_a_view_that_others_read_cannot_be_removed(shop: Shop, server: Server) -> None:
+    (shop.project / "models" / "orders.sql").unlink()
+    report = planned(shop)
+    [refusal] = report["refusals"]
+    assert (refusal["kind"], refusal["models"]) == ("has_dependents", ["t.orders"])
+    assert report["command"] is None
+    assert "of t.orders, bi.Daily orders, bi.months. Drop or change them first." in refusal["message"]
+    for view in ('bi."Daily orders" CASCADE', "bi.stock"):
+        server.query(f"DROP VIEW {view}", "shop")
+    assert planned(shop)["refusals"] == []
+
+
+def test_a_change_of_metadata_replaces_the_view_too(shop: Shop, server: Server) -> None:
+    change(shop, orders=ORDERS.format(amount=2, more=", owner ann"))
+    report = planned(shop)
+    assert [(model["change"], model["dependents"]) for model in report["models"]] == [("metadata", DEPENDENTS)]
+    launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.orders"])
+    assert views(server) == {"stock"}
+
+
+BY_DAY = (
+    "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true, "
+    "on_destructive_change allow)); SELECT @start_ds::date AS day{columns}"
+)
+TABLE = "SELECT relname FROM pg_class WHERE relname LIKE 't__days__%' AND relkind = 'r' AND NOT relname LIKE '%dev'"
+
+
+def test_a_view_of_the_table_is_dropped_with_its_column(new_shop: NewShop, server: Server) -> None:
+    server.query("DROP DATABASE IF EXISTS shop WITH (FORCE)")
+    server.query("CREATE DATABASE shop")
+    shop = new_shop({"models/days.sql": BY_DAY.format(columns=", 1 AS amount")}, server.config("shop"), deploy=True)
+    [(table,)] = server.query(TABLE, "shop")
+    server.query("CREATE SCHEMA bi", "shop")
+    server.query(f'CREATE VIEW bi.amounts AS SELECT amount FROM sqlmesh__t."{table}"', "shop")
+    change(shop, days=BY_DAY.format(columns=""))
+    report = planned(shop)
+    assert [model["dependents"] for model in report["models"]] == [["bi.amounts"]]
+    applied = launch(shop, APPLY, digest=report["digest"], allow_drop_dependents=["t.days"])
+    assert applied.status is dg.DagsterRunStatus.SUCCESS, failure_of(applied)
+    assert views(server) == set()
+
+
+def test_other_engines_are_not_asked(new_shop: NewShop) -> None:
+    shop = new_shop({"models/stock.sql": STOCK}, CONFIG, deploy=True)
+    change(shop, stock=STOCK.replace("1", "2"))
+    record = launch(shop, PLAN)
+    assert [model["dependents"] for model in report_of(record)["models"]] == [None]
