@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -86,6 +86,10 @@ SECONDS_AFTER_END = "SELECT run_id, EXTRACT(EPOCH FROM now()) - end_time FROM ru
 _T = TypeVar("_T")
 
 
+class RefusedError(Exception):
+    """Dagster does not launch a run."""
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -127,8 +131,16 @@ class Watch:
                 if run_id in after_end:
                     self.held[kind, run_id] = float(after_end[run_id])
 
-    def longest(self, kind: str) -> float:
-        return max((seconds for (held, _), seconds in self.held.items() if held == kind), default=0.0)
+    def longest(self, kind: str, runs: Collection[str] | None = None) -> float:
+        """Of these runs; None: of all."""
+        return max(
+            (
+                seconds
+                for (held, run_id), seconds in self.held.items()
+                if held == kind and (runs is None or run_id in runs)
+            ),
+            default=0.0,
+        )
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -194,6 +206,11 @@ class Production:
         kill(process.pid, *(children_of(process.pid) if name == "code server" else []))
         process.wait()
 
+    def start_what_is_missing(self) -> None:
+        for name in ("code server", "daemon", "web server"):
+            if name not in self.running:
+                self.start(name)
+
     def is_loaded(self) -> bool:
         with contextlib.suppress(urllib.error.URLError, TimeoutError, ConnectionError):
             return bool(self.server.ask(LOCATION)["repositoriesOrError"]["nodes"])
@@ -228,14 +245,19 @@ class Production:
         return self.server.start(ASSETS)
 
     def terminate(self, run_id: str, policy: str) -> None:
+        assert self.try_terminate(run_id, policy)
+
+    def try_terminate(self, run_id: str, policy: str) -> bool:
+        """Return whether Dagster has accepted it. It does not if the run has just ended."""
         answer = self.server.ask(TERMINATE, id=run_id, policy=policy)["terminateRun"]
-        assert answer["__typename"] == "TerminateRunSuccess", answer
+        return bool(answer["__typename"] == "TerminateRunSuccess")
 
     def reexecute(self, run_id: str, strategy: str) -> str:
         """Launch a run again, without its tags, such as its longest time."""
         params = {"parentRunId": run_id, "strategy": strategy, "useParentRunTags": False}
         answer = self.server.ask(REEXECUTE, params=params)["launchPipelineReexecution"]
-        assert answer["__typename"] == "LaunchRunSuccess", answer
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise RefusedError(answer)
         launched: str = answer["run"]["runId"]
         return launched
 
@@ -244,15 +266,23 @@ class Production:
         assert run is not None
         return run.status
 
+    def tags(self, run_id: str) -> Mapping[str, str]:
+        run = self.shop.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run.tags
+
+    def is_over(self, run_id: str) -> bool:
+        return self.status(run_id) in ENDED
+
     def end_of(self, run_id: str) -> RunRecord:
         """Wait for the end of a run."""
-        self.wait_for(lambda: self.status(run_id) in ENDED, 180)
+        self.wait_for(lambda: self.is_over(run_id), 180)
         return self.shop.run_record(run_id)
 
-    def retry_of(self, run_id: str) -> str:
+    def retry_of(self, run_id: str, seconds: float = 120) -> str:
         """Wait for the retry that Dagster launches."""
         children = dg.RunsFilter(tags={"dagster/parent_run_id": run_id})
-        return self.wait_for(lambda: self.shop.instance.get_runs(children))[0].run_id
+        return self.wait_for(lambda: self.shop.instance.get_runs(children), seconds)[0].run_id
 
     def wait_until_all_is_free(self) -> None:
         """Wait until no process, lock or slot of a run is left."""
@@ -347,8 +377,7 @@ def production_instance(folder: Path, pause: float = 0.0) -> Iterator[Production
             production = Production(shop, server, home, twin)
             (home / "workspace.yaml").write_text(WORKSPACE.format(port=production.ports["code server"]))
             try:
-                for name in ("code server", "daemon", "web server"):
-                    production.start(name)
+                production.start_what_is_missing()
                 production.wait_for(production.is_loaded)
                 with production.watch.looking():
                     yield production
