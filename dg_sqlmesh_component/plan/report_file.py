@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import dagster as dg
 
 from dg_sqlmesh_component.plan.gate import Refusal
-from dg_sqlmesh_component.plan.report import REPORT_VARIABLE, PlanReport
+from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+
+REPORT_VARIABLE = "DG_SQLMESH_REPORT"
+"""Environment variable: the file to which a job writes its report, in the format of its suffix. Without one: two."""
 
 _UNFINISHED = Refusal(
     "error", (), "The job has not finished. If its run is not in progress, the run's page in Dagster says how it ended."
@@ -37,5 +43,26 @@ def write_report(report: PlanReport, log: dg.DagsterLogManager) -> None:
 
 
 def _write(report: PlanReport) -> None:
-    if path := os.environ.get(REPORT_VARIABLE):
-        report.write(path)
+    """Write the report, if somebody asked for it.
+
+    Raises:
+        ConfigurationError: The file has another suffix, or cannot be written.
+    """
+    if not (path := os.environ.get(REPORT_VARIABLE)):
+        return
+    file = Path(path)
+    if file.suffix not in (".md", ".json", ""):
+        raise ConfigurationError(
+            f"The environment variable {REPORT_VARIABLE} names {path}. The name must end in .md or .json, or have no "
+            "suffix: then both files are written."
+        )
+    try:
+        if file.suffix != ".json":
+            file.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
+        if file.suffix != ".md":
+            file.with_suffix(".json").write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"The report cannot be written to {path}, which the environment variable {REPORT_VARIABLE} names: "
+            f"{error.strerror}."
+        ) from error

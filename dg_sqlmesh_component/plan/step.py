@@ -17,7 +17,8 @@ from dg_sqlmesh_component.history.records import OutsideData, materialized_data,
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, digest_of, headline, refusals
 from dg_sqlmesh_component.plan.planning import Planning
-from dg_sqlmesh_component.plan.report import PlanReport, kept_rows
+from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.plan.sentences import kept_rows
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.report.checks import Checks

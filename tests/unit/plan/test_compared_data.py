@@ -12,6 +12,7 @@ from unit.plan.plans import ORDERS, plan
 from dg_sqlmesh_component.plan.compared_data import HEAD, as_json, note, row
 from dg_sqlmesh_component.plan.gate import preview_refusals
 from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg
 
 
@@ -126,7 +127,7 @@ def test_the_markdown_of_a_preview_has_the_command_that_applies_it_before_its_da
         is_preview=True,
         diff=[compared()],
     )
-    text = report.markdown()
+    text = markdown(report)
     assert text.startswith("## Preview pr_1\n\nThe preview is ready.\n\n## Plan for environment prod")
     assert "### Data compared with prod\n\n| model | rows |" in text
     assert "| t.a | 10 | 12 | 1 | 3 | 2 |" in text

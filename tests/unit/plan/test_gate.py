@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -22,8 +20,8 @@ from dg_sqlmesh_component.plan.gate import (
     refusals,
 )
 from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
 
 SALES = msg.PlannedModel(
     '"db"."marts"."sales"', "marts.sales", "indirect", "indirect_breaking", is_forward_only=True,
@@ -155,7 +153,7 @@ def test_a_model_that_is_only_computed_is_no_change() -> None:
 
 def test_markdown_begins_with_refusals_and_losses() -> None:
     removed = msg.PlannedModel('"db"."old"."gone"', "old.gone", "removed")
-    text = report(SALES, removed, refused=(Refusal("destructive", (), "First.\n\n    second"),)).markdown()
+    text = markdown(report(SALES, removed, refused=(Refusal("destructive", (), "First.\n\n    second"),)))
     parts = text.split("\n\n")
     assert parts[0] == "## Plan for environment prod: 1 indirectly changed, 1 removed; 0 intervals to compute."
     assert "> **Applying this plan would be refused (destructive).** First.\n> \n>     second" in text
@@ -188,7 +186,7 @@ def test_the_table_says_when_rows_that_a_plan_keeps_are_computed(
 
 
 def test_only_a_column_that_is_added_again_can_be_computed_again() -> None:
-    text = report(replace(SALES, destructive=("drops amount and adds it again as INT",))).markdown()
+    text = markdown(report(replace(SALES, destructive=("drops amount and adds it again as INT",))))
     assert "they are NULL until somebody computes them again." in text
 
 
@@ -196,9 +194,9 @@ def test_markdown_promises_an_old_version_only_if_versions_have_tables_of_their_
     lost = replace(ORDERS, columns=("drops id",))
     kept = "the old version stays until SQLMesh's janitor deletes it"
     assert f"`core.orders`: queries that use the column id will fail. No data is deleted yet: {kept}" in (
-        report(lost).markdown()
+        markdown(report(lost))
     )
-    text = report(replace(lost, has_one_table=True)).markdown()
+    text = markdown(report(replace(lost, has_one_table=True)))
     assert "`core.orders`: queries that use the column id will fail. No old version stays:" in text
     assert kept not in text
 
@@ -206,37 +204,28 @@ def test_markdown_promises_an_old_version_only_if_versions_have_tables_of_their_
 def test_headline_and_json_have_changed_statements() -> None:
     changed = report(statements="before_all:\n+ GRANT")
     assert changed.as_json()["statements"] == "before_all:\n+ GRANT"
-    text = changed.markdown()
+    text = markdown(changed)
     assert "no changed models, changed statements or requirements; 0 intervals" in text
     assert "dg launch --job shop_apply" in text
 
 
 def test_markdown_of_an_apply_says_that_nothing_was_computed() -> None:
     refused = replace(report(ORDERS, refused=(Refusal("digest", (), "No."),)), is_apply=True)
-    assert "> **Refused: nothing was changed (digest).** No." in refused.markdown()
+    assert "> **Refused: nothing was changed (digest).** No." in markdown(refused)
 
 
 @pytest.mark.parametrize("kind", ["tests", "linter", "additive", "not_ready"])
 def test_markdown_of_a_project_without_a_plan_says_that_nothing_was_changed(kind: str) -> None:
-    text = replace(report(refused=(Refusal(kind, (), "No."),)), plan=None).markdown()
+    text = markdown(replace(report(refused=(Refusal(kind, (), "No."),)), plan=None))
     assert f"> **Refused: nothing was changed ({kind}).** No." in text
 
 
 def test_markdown_has_the_command_and_the_differences_of_a_plan_that_may_be_applied() -> None:
-    text = report(ORDERS, statements="after_all:\n+ GRANT").markdown()
+    text = markdown(report(ORDERS, statements="after_all:\n+ GRANT"))
     assert "```diff\n-SELECT 1\n+SELECT 2\n```" in text
     assert "<summary>Statements and requirements</summary>" in text
     assert "| `core.orders` | changed (breaking) |  | 3 intervals, about 12 s |  |" in text
     assert "dg launch --job shop_apply" in text
-
-
-def test_the_suffix_of_the_file_decides_the_format(tmp_path: Path) -> None:
-    report(ORDERS).write(str(tmp_path / "a.json"))
-    assert json.loads((tmp_path / "a.json").read_text())["digest"] == "d1"
-    with pytest.raises(ConfigurationError, match=r"must end in \.md or \.json"):
-        report(ORDERS).write(str(tmp_path / "a.txt"))
-    with pytest.raises(ConfigurationError, match="cannot be written"):
-        report(ORDERS).write(str(tmp_path / "none" / "a.md"))
 
 
 def test_the_command_accepts_what_a_run_config_can_accept() -> None:

@@ -37,6 +37,21 @@ def test_report_that_cannot_be_written_at_the_end_is_an_error_in_the_log(
     assert "The report cannot be written" in line
 
 
+@pytest.mark.parametrize(("name", "files"), [("a.md", ["a.md"]), ("a.json", ["a.json"]), ("a", ["a.json", "a.md"])])
+def test_the_suffix_decides_the_format_and_without_one_there_are_two_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, files: list[str]
+) -> None:
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / name))
+    write_report(REPORT, dg.build_op_context().log)
+    assert sorted(file.name for file in tmp_path.iterdir()) == files
+
+
+def test_another_suffix_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "a.txt"))
+    with pytest.raises(dg.Failure, match=r"must end in \.md or \.json, or have no suffix"):
+        begin_report(REPORT)
+
+
 def test_no_report_is_written_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DG_SQLMESH_REPORT", raising=False)
     begin_report(REPORT)

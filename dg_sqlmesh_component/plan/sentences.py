@@ -1,0 +1,82 @@
+"""What a plan does to a model, in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
+
+KEPT = "No data is deleted yet: the old version stays until SQLMesh's janitor deletes it, by default after a week."
+
+ONE_TABLE = "No old version stays: in `virtual_environment_mode: dev_only`, SQLMesh changes the model's only table."
+
+
+def after_removal(model: msg.PlannedModel) -> str:
+    if not model.has_one_table:
+        return f"queries that use it will fail. {KEPT}"
+    return (
+        "its rows are not computed any more. In `virtual_environment_mode: dev_only`, its view stays until SQLMesh's "
+        "janitor deletes it, by default after a week. A table stays until somebody drops it, because SQLMesh does not."
+    )
+
+
+def of_dependent(model: msg.PlannedModel) -> str:
+    if model.change == "removed":
+        return "SQLMesh cannot remove a view that others read, so the plan would fail half-way."
+    return "PostgreSQL drops it with the view that SQLMesh replaces, and nothing creates it again."
+
+
+_CHANGES = {
+    "added": "added",
+    "removed": "removed",
+    "changed": "changed",
+    "indirect": "changed upstream",
+    "metadata": "metadata only",
+    None: "not changed",
+}
+
+
+def change(model: msg.PlannedModel) -> str:
+    """The change and SQLMesh's category, `changed (breaking, forward-only)`."""
+    details = [model.category.replace("_", " ")] if model.category and model.change in ("changed", "indirect") else []
+    details += ["forward-only"] if model.is_forward_only and model.change in ("changed", "indirect") else []
+    details += [f"project {model.other_project}"] if model.other_project else []
+    return _CHANGES[model.change] + (f" ({', '.join(details)})" if details else "")
+
+
+def effect(model: msg.PlannedModel) -> str:
+    if model.destructive:
+        return "; ".join(f"{effect}: values are lost" for effect in model.destructive)
+    return "; ".join(model.columns)
+
+
+def fate(effect: str) -> str:
+    """What becomes of the values of a column that SQLMesh drops."""
+    if msg.ADDED_AGAIN in effect:
+        return "The values of all existing rows are lost: they are NULL until somebody computes them again."
+    return "The column and its values are gone, and queries that use it will fail."
+
+
+def computes(model: msg.PlannedModel, seconds: float | None) -> str:
+    estimate = f", about {seconds:.0f} s" if seconds is not None else ""
+    computed = f"{counted(model.intervals, 'interval')}{estimate}" if model.intervals else "nothing"
+    if model.kept is None:
+        return computed
+    if model.kept.are_all_computed:
+        return f"{computed}; all rows after the next tick of {model.kept.cron}"
+    return f"{computed}; existing rows stay"
+
+
+def kept_rows(models: Iterable[msg.PlannedModel], environment: str) -> Iterator[str]:
+    """The models whose rows are those of another definition after the apply, and until when."""
+    names: dict[int | None, list[str]] = {}
+    for model in models:
+        if model.kept:
+            names.setdefault(model.kept.due if model.kept.are_all_computed else None, []).append(model.name)
+    for due, named in names.items():
+        start = f"{environment.capitalize()} keeps the existing rows of {listed(named)}"
+        if due is None:
+            yield f"{start}: runs compute only later intervals by the new definition. To compute others, restate them."
+        else:
+            yield f"{start} until the first run after {utc_text(due)} computes them."
