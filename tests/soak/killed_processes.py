@@ -90,6 +90,8 @@ def try_one(production: Production, action: str, rng: random.Random) -> str:
     time.sleep(seconds)
     has_acted = act(production, run_id, action)
     production.wait_for(production.is_loaded)
+    if has_acted and action == "run and code server":  # to Dagster the run goes on, until somebody ends it
+        production.terminate(run_id, "MARK_AS_CANCELED_IMMEDIATELY")
     runs = follow(production, run_id, rng)
     assert not production.differs_from_twin(), "rows or intervals differ from the twin"
     assert production.false_outcomes(runs) == []
