@@ -95,8 +95,8 @@ class SQLMeshProject:
 
     @property
     def process_environment(self) -> dict[str, str]:
-        """The environment variables of SQLMesh's process."""
-        return {**os.environ, **self.env}
+        """The environment variables of SQLMesh's process. It sends no usage events to SQLMesh's makers by default."""
+        return {"SQLMESH__DISABLE_ANONYMIZED_ANALYTICS": "true", **os.environ, **self.env}
 
 
 def variables_without_secrets(env: Mapping[str, str]) -> list[str]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import inspect
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
 import threading
 from collections.abc import Iterable, Iterator
@@ -38,6 +40,7 @@ from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import to_timestamp
 from sqlmesh.utils.errors import NodeAuditsErrors, SignalEvalError, SQLMeshError
 
+from dg_sqlmesh_component.config.project import SQLMeshProject
 from dg_sqlmesh_component.worker import sqlmesh_internals as internals
 
 # -- the project: planned up to the 3rd of January, and run on the 5th ----------------------------------
@@ -886,3 +889,15 @@ def test_environment_name_is_stored_in_lower_case_with_underscores(name: str) ->
 def test_column_lineage_names_columns_of_direct_parents_by_full_name(loaded: Context) -> None:
     """`include_metadata: [column_lineage]` needs this."""
     assert column_dependencies(loaded, REVENUE, "id") == {ORDERS: {"id"}}
+
+
+@pytest.mark.parametrize(("env", "is_sent"), [({}, False), ({"SQLMESH__DISABLE_ANONYMIZED_ANALYTICS": "false"}, True)])
+def test_usage_events_are_sent_only_if_the_environment_of_the_worker_asks_for_them(
+    env: dict[str, str], is_sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/faq.md."""
+    monkeypatch.delenv("SQLMESH__DISABLE_ANONYMIZED_ANALYTICS", raising=False)
+    program = "import sqlmesh.core.analytics as found; print(type(found.collector._dispatcher).__name__)"
+    environment = SQLMeshProject((Path(),), env=env).process_environment
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["AsyncEventDispatcher" if is_sent else "NoopEventDispatcher"]
