@@ -212,7 +212,9 @@ class Production:
                 self.start(name)
 
     def is_loaded(self) -> bool:
+        """Whether the web server has definitions, and the code server can be asked. Its absence is no error there."""
         with contextlib.suppress(urllib.error.URLError, TimeoutError, ConnectionError):
+            socket.create_connection(("127.0.0.1", self.ports["code server"]), timeout=1).close()
             return bool(self.server.ask(LOCATION)["repositoriesOrError"]["nodes"])
         return False
 
