@@ -121,7 +121,7 @@ class Site:
 
     def status_of(self, run_id: str) -> str:
         """The status of a run at its end."""
-        deadline, status = time.monotonic() + WAIT_MS / 1000, "STARTING"
+        deadline, status = time.monotonic() + 300, "STARTING"
         while time.monotonic() < deadline and status not in ("SUCCESS", "FAILURE", "CANCELED"):
             time.sleep(0.2)
             status = self.server.ask(RUN, id=run_id)["runOrError"]["status"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +155,12 @@ def promote_in_one_transaction(context: Context) -> None:
 
     It deletes the environment and inserts it again, without a transaction: some of its methods read a result after they
     have committed, which DuckDB does not allow. If the process is killed in between, there is no such environment any
-    more. Writing an environment has none of these methods.
+    more. Writing an environment has none of these methods. It creates and drops a table: DuckDB 1.0 could not open its
+    file any more if it was killed after such a transaction.
     """
     state: Any = context.state_sync.state_sync  # a context wraps its state in a cache
     adapter = getattr(state, "engine_adapter", None)
-    if not isinstance(adapter, DuckDBEngineAdapter):
+    if not isinstance(adapter, DuckDBEngineAdapter) or metadata.version("duckdb").startswith(("0.", "1.0.")):
         return
     promote = state.promote
 

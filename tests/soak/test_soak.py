@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import worker_zygote
+from harness import needs_previews
 from soak import random_subsets
 from soak.killed_plans import try_kills
 from soak.random_predictions import try_random_predictions
@@ -27,6 +28,7 @@ def test_dagster_records_what_happened_in_a_random_project(tmp_path: Path) -> No
     assert " models, " in try_random_project(random.Random(5), tmp_path)
 
 
+@needs_previews
 def test_no_row_is_lost_and_nothing_is_left_after_a_killed_plan_or_close(tmp_path: Path) -> None:
     with worker_zygote.forked_workers():
         stages, failures = try_kills("duckdb", kills=1, seed=2, folder=tmp_path)

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import CONFIG, write_project
+from harness import CONFIG, needs_previews, write_project
 from sqlmesh import Context
 from sqlmesh.core.console import NoopConsole, set_console
 from sqlmesh.core.plan import Plan
 from sqlmesh.core.snapshot import SnapshotId, earliest_start_date
 from sqlmesh.core.state_sync.common import ExpiredBatchRange
 from sqlmesh.utils.errors import NoChangesPlanError
+
+pytestmark = needs_previews
 
 DAILY = """
 MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day{forward_only}));
