@@ -259,7 +259,6 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         self._is_translating = True
         try:
             self._assets = ProjectAssets.build(
-                manifest,
                 self._translator,
                 self.get_asset_spec,
                 lambda spec, node, audit: (

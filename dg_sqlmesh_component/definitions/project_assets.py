@@ -69,7 +69,6 @@ class ProjectAssets:
     @classmethod
     def build(
         cls,
-        manifest: Manifest,
         translator: Translator,
         spec_of: SpecOf,
         check_spec_of: CheckSpecOf,
@@ -78,7 +77,7 @@ class ProjectAssets:
         intervals_slack: timedelta | None = None,
     ) -> ProjectAssets:
         """Translate the selected models. Refuse assets that share a key, and overridden specs that cannot be used."""
-        models = translator.upstream.models
+        manifest, models = translator.manifest, translator.upstream.models
         specs = translator.asset_specs(spec_of)
         chosen = [models[fqn] for fqn in specs]
         fqn_by_key = _index_keys(chosen, specs)

@@ -118,6 +118,7 @@ class Translator:
     """Translates the models of a manifest into Dagster's specs, as the attributes of a component configure."""
 
     def __init__(self, manifest: Manifest, attributes: ComponentAttributes) -> None:
+        self.manifest = manifest
         self._attributes = attributes
         self._properties = {model.fqn: _TagProperties.of(model, attributes.tag_convention) for model in manifest.models}
         prefixes = {fqn: properties.key_prefix for fqn, properties in self._properties.items()}

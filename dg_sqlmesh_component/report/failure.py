@@ -17,28 +17,23 @@ def build_failure(
     outcomes: Sequence[NodeOutcome],
     audited: Sequence[AuditOnlyOutcome],
     problems: Sequence[str],
-    *,
-    is_restatement: bool = False,
-    plan_command: str | None = None,
     advice: str | None = None,
 ) -> dg.Failure | None:
     """One Failure with the first failed models, their errors and the models that they blocked; None if nothing failed.
 
     Args:
         problems: Sentences about the whole step.
-        plan_command: The `sqlmesh plan` that updates the environment; None if the worker has not read the environment.
-        advice: What to do if a model or its data needs a correction. Default: run again.
+        advice: What to do if a model or its data needs a correction.
     """
     # Models that are not promoted have an advice of their own, which comes first.
     is_promoted = all(outcome.outcome is not Outcome.NOT_IN_ENVIRONMENT for outcome in outcomes)
     needs_correction = is_promoted and any(outcome.needs_correction for outcome in outcomes)
-    advice = advice or wording.correction_advice(is_restatement=is_restatement, plan_command=plan_command)
     lines = [
         *_failed_lines(wording, outcomes),
         *_not_promoted_lines(wording, outcomes),
         *_interrupted_lines(wording, outcomes, problems),
         *_audit_lines(wording, audited),
-        *([advice] if needs_correction else []),
+        *([advice] if advice and needs_correction else []),
     ]
     if not lines and not problems and not any(outcome.outcome.is_failure for outcome in outcomes):
         return None

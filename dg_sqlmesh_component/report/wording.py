@@ -78,7 +78,11 @@ class Wording:
                 return f"{name}: {' '.join(outcome.errors)}"
 
     def correction_advice(self, *, is_restatement: bool, plan_command: str | None) -> str:
-        """What to do after models failed for a cause that a retry alone does not remove."""
+        """What to do after models failed for a cause that a retry alone does not remove.
+
+        Args:
+            plan_command: It updates the environment; None if the worker has not read the environment.
+        """
         again = (
             "launch the same restatement again: SQLMesh does not count the failed intervals as pending. "
             if is_restatement

@@ -179,14 +179,10 @@ class _Step:
 
     def _failure(self) -> dg.Failure | None:
         problems = [*self._problems, *self._results.known_failures]
-        return build_failure(
-            self._wording,
-            self._results.outcomes,
-            self._results.audited,
-            problems,
-            is_restatement=self._request.restate is not None,
-            plan_command=self._plan_command,
+        advice = self._wording.correction_advice(
+            is_restatement=self._request.restate is not None, plan_command=self._plan_command
         )
+        return build_failure(self._wording, self._results.outcomes, self._results.audited, problems, advice)
 
     # -- attempts ---------------------------------------------------------------------------------
 

@@ -69,15 +69,14 @@ def open_context(
     console: PipeConsole,
     *,
     context_type: Callable[..., _Context] = Context,
-    load: bool = False,
+    load: Collection[str] | None = None,
     concurrent_tasks: int | None = None,
-    models: Collection[str] = (),
 ) -> _Context:
     """Open the project.
 
     Args:
-        load: Parse the project's models. If False, only its configuration is read.
-        models: Load only these models and their upstream models, if SQLMesh has an index of the project. Empty for all.
+        load: The models to parse, with their upstream models, if SQLMesh has an index of the project; empty: all of
+            them. None: only the configuration is read.
 
     Raises:
         ConfigurationError: The gateway or the file of SQLMESH_DOTENV_PATH does not exist.
@@ -107,8 +106,8 @@ def open_context(
         context.console = console
         require_existing_state(context)
         check_opened_state(context, _refuse_state_without_version)
-        if load:
-            context.load(**({"model_fqns": set(models) or None, "use_project_index": True} if HAS_INDEX else {}))
+        if load is not None:
+            context.load(**({"model_fqns": set(load) or None, "use_project_index": True} if HAS_INDEX else {}))
         return context
     except SQLMeshComponentError:
         raise

@@ -168,7 +168,6 @@ def project_assets(
     """
     default_translator = Translator(project, attributes(external_models=outside or ExternalModels()))
     return ProjectAssets.build(
-        project,
         default_translator,
         lambda model: asset(default_translator.asset_spec(model), model),
         lambda spec, node, audit: check(default_translator.audit_check_spec(node, audit, spec.key), audit),

@@ -76,9 +76,7 @@ def _load_part(request: LoadRequest, pipe: Pipe) -> ProjectLoaded | None:
 
 
 def _load(request: LoadRequest, pipe: Pipe) -> _LoadedContext:
-    return open_context(
-        request.project, PipeConsole(pipe), load=True, context_type=_LoadedContext, models=request.models
-    )
+    return open_context(request.project, PipeConsole(pipe), load=request.models, context_type=_LoadedContext)
 
 
 def _hold_same_models(context: Context, request: LoadRequest) -> bool:

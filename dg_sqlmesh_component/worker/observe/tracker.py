@@ -111,15 +111,7 @@ class Tracker(PipeConsole):
         self._signal_owner = None
 
     def update_signal_progress(
-        self,
-        snapshot: Snapshot,
-        signal_name: str,
-        signal_idx: int,
-        total_signals: int,
-        ready_intervals: Any,
-        check_intervals: Any,
-        *_: Any,
-        **__: Any,
+        self, snapshot: Snapshot, signal_name: str, *_: Any, ready_intervals: Any, check_intervals: Any, **__: Any
     ) -> None:
         if list(ready_intervals) != list(check_intervals):
             self.unready_signals.setdefault(snapshot.name, []).append(signal_name)

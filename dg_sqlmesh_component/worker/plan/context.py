@@ -114,7 +114,7 @@ def open_plan_context(request: msg.PlanRequest, pipe: Pipe) -> PlanContext:
         request.project,
         tracker,
         context_type=partial(PlanContext, request, tracker),
-        load=True,
+        load=(),
         concurrent_tasks=request.concurrent_tasks,
     )
     with closed_on_error(context, request.project):

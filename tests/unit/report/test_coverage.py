@@ -26,7 +26,6 @@ KEY = dg.AssetCheckKey(dg.AssetKey(["core", "orders"]), INTERVALS_CHECK)
 def assets(project: Manifest, slack: timedelta | None = timedelta(0)) -> ProjectAssets:
     translator = Translator(project, attributes())
     return ProjectAssets.build(
-        project,
         translator,
         translator.asset_spec,
         lambda spec, node, audit: translator.audit_check_spec(node, audit, spec.key),

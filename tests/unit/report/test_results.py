@@ -554,7 +554,13 @@ NEEDS_CORRECTION = NodeOutcome(ORDERS, Outcome.FAILED, errors=("boom",), needs_c
 
 def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
     outcomes = [NEEDS_CORRECTION, replace(NEEDS_CORRECTION, fqn=STAGING)]
-    failure = build_failure(wording(), outcomes, [], [], plan_command="cd /shop && sqlmesh plan")
+    failure = build_failure(
+        wording(),
+        outcomes,
+        [],
+        [],
+        wording().correction_advice(is_restatement=False, plan_command="cd /shop && sqlmesh plan"),
+    )
     assert failure is not None
     assert (failure.description or "").endswith(
         "\n\n    boom\n\n"
