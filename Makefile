@@ -37,9 +37,10 @@ help:  ## this list
 fuzz: $(VENV)/.test  ## the unit tests once more, on random input that no run before has drawn
 	$(BIN)/python $(PYTEST) --hypothesis-profile=fuzz tests/unit $(PYTEST_ARGS)
 
-soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects and sequences of actions; about two and a half hours
+soak: $(VENV)/.test  ## kills and overlaps by the hundred, and random projects and sequences of actions; about three hours
 	$(BIN)/python tests/soak/soak.py $(SOAK_ARGS)
 	$(BIN)/python tests/soak/killed_plans.py
+	$(BIN)/python tests/soak/killed_processes.py
 	$(BIN)/python tests/soak/random_projects.py
 	$(BIN)/python tests/soak/random_subsets.py
 	$(BIN)/python tests/soak/random_predictions.py

@@ -82,7 +82,7 @@ def _compare(shop: Shop, selected: list[str], options: dict[str, Any]) -> tuple[
 
 
 def _rows(metadata: dict[str, Any], table: str) -> list[dg.TableRecord]:
-    return list(metadata[table]) if table in metadata else []
+    return list(metadata[table].records) if table in metadata else []
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ def dependents(
         stored: The environment as it is now; None if the plan creates it.
         altered: The models whose table loses columns, by fqn.
     """
+    if stored is None or plan.uncategorized:  # then it promotes nothing yet
+        return {}
     found: dict[str, set[str]] = {}
     for gateway, models in _replaced(plan.environment, stored, altered).items():
         adapter = context.snapshot_evaluator.get_adapter(gateway)
@@ -60,11 +62,9 @@ def dependents(
 
 
 def _replaced(
-    environment: Environment, stored: Environment | None, altered: Collection[str]
+    environment: Environment, stored: Environment, altered: Collection[str]
 ) -> dict[str | None, dict[_Name, str]]:
     """The views that SQLMesh replaces or removes (`PlanStagesBuilder`), and altered tables: by gateway and name."""
-    if stored is None:
-        return {}
     shown, new = set(stored.promoted_snapshots), set(environment.promoted_snapshots)
     kept = {info.name for info in new}
     changed = new - shown if environment.can_partially_promote(stored) else new
