@@ -232,7 +232,9 @@ class EvaluationContext(Context):
         watch_queries(pipe, snapshot_evaluator.adapters, partial(self.tracker.running, self.selected_gateway))
         record_audits(snapshot_evaluator, self.request.sampling, pipe)
         scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
-        refuse_lost_versions(self.environment, scheduler.snapshots_by_name)
+        if any(info.name not in scheduler.snapshots_by_name for info in self.environment.snapshots):
+            # Read again: if a plan has landed, the scheduler has the versions of the new environment.
+            refuse_lost_versions(self.stored_environment(), scheduler.snapshots_by_name)
         if self.request.count_rows:
             index = deployability(self.request.environment, scheduler.snapshots.values(), self.request.start)
             self.tracker.count_rows = partial(self._count_rows, snapshot_evaluator, index)
