@@ -212,9 +212,9 @@ def is_refused_as_destructive(model: msg.PlannedModel, allow_destructive: Collec
 
 
 def _drops_dependents(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refusal]:
-    found = [m for m in plan.models if m.dependents and not _is_named(m, decision.allow_drop_dependents)]
-    removed = [m for m in plan.models if m.dependents and m.change == "removed"]
-    replaced = [m for m in found if m not in removed]
+    read = [m for m in plan.models if m.dependents]
+    removed = [m for m in read if m.change == "removed"]
+    replaced = [m for m in read if m.change != "removed" and not _is_named(m, decision.allow_drop_dependents)]
     if replaced:
         details = "; ".join(f"with {m.name}: {', '.join(m.dependents or ())}" for m in replaced)
         message = (
@@ -224,10 +224,10 @@ def _drops_dependents(plan: msg.PlanBuilt, decision: Decision) -> Iterator[Refus
         )
         yield Refusal("drops_dependents", tuple(m.name for m in replaced), message)
     if removed:
-        details = "; ".join(f"of {m.name}, {', '.join(m.dependents or ())}" for m in removed)
+        details = "; ".join(f"{m.name} is read by {', '.join(m.dependents or ())}" for m in removed)
         message = (
-            f"The plan would fail half-way: SQLMesh cannot remove a view that others read. There are, {details}. Drop "
-            "or change them first."
+            f"The plan would fail half-way, because SQLMesh cannot remove a view that others read: {details}. Drop or "
+            "change those views first."
         )
         yield Refusal("has_dependents", tuple(m.name for m in removed), message)
 

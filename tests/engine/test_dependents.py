@@ -71,7 +71,7 @@ def test_a_view_that_others_read_cannot_be_removed(shop: Shop, server: Server) -
     [refusal] = report["refusals"]
     assert (refusal["kind"], refusal["models"]) == ("has_dependents", ["t.orders"])
     assert report["command"] is None
-    assert "of t.orders, bi.Daily orders, bi.months. Drop or change them first." in refusal["message"]
+    assert "t.orders is read by bi.Daily orders, bi.months. Drop or change those views first." in refusal["message"]
     for view in ('bi."Daily orders" CASCADE', "bi.stock"):
         server.query(f"DROP VIEW {view}", "shop")
     assert planned(shop)["refusals"] == []

@@ -4,8 +4,8 @@
 
 Each trial starts from the same project on PostgreSQL and launches a run of everything. At a random moment, a process is
 killed (SIGKILL): of the run, of its step, SQLMesh's, the code server, the daemon. Or the run is cancelled, in one of
-Dagster's ways. What was killed is started again. Dagster's retries, or re-executions in one of its three ways, follow
-until a run succeeds. Then rows and intervals are those of a twin, no outcome is false, and nothing is held any more.
+Dagster's ways. What was killed is started again. Dagster's retries follow, or re-executions in one of its three ways,
+until a run succeeds. Rows and intervals then equal those of a twin, no outcome is false, and nothing is held any more.
 """
 
 from __future__ import annotations
