@@ -257,7 +257,10 @@ class Production:
     def reexecute(self, run_id: str, strategy: str) -> str:
         """Launch a run again, without its tags, such as its longest time."""
         params = {"parentRunId": run_id, "strategy": strategy, "useParentRunTags": False}
-        answer = self.server.ask(REEXECUTE, params=params)["launchPipelineReexecution"]
+        try:
+            answer = self.server.ask(REEXECUTE, params=params)["launchPipelineReexecution"]
+        except urllib.error.HTTPError as error:  # the web server answers so if no step is left to be executed
+            raise RefusedError(str(error)) from error
         if answer["__typename"] != "LaunchRunSuccess":
             raise RefusedError(answer)
         launched: str = answer["run"]["runId"]
