@@ -32,7 +32,8 @@ RESULTS = {results!r}
     can_subset=True,
 )
 def project(context):
-    events = deserialize_value(Path(RESULTS).read_text(), list)
+    events, runless = deserialize_value(Path(RESULTS).read_text(), list)
+    outside = {{asset.asset_key: asset for asset in runless}}
     checks = defaultdict(list)
     for event in events:
         if isinstance(event, AssetCheckEvaluation):
@@ -45,6 +46,8 @@ def project(context):
     for event in events:
         if isinstance(event, StepMaterializationData):
             asset = event.materialization
+            if asset.asset_key in outside:
+                context.instance.report_runless_asset_event(outside[asset.asset_key])
             version = asset.tags["dagster/data_version"]
             tags = {{"dagster/code_version": asset.tags["dagster/code_version"]}}
             yield dg.MaterializeResult(

@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 
 from lab import forget_runs, heading, in_dagster, ratio_row, row
-from runs import Runs, print_round
+from runs import CASES, Runs, print_round
 
 UNRECORDED = "  execution: {record_unchanged: false}\n"
-PENDING, IDLE, IDLE_UNRECORDED = "all pending", "nothing pending", "nothing pending, `record_unchanged: false`"
+IDLE_UNRECORDED = "nothing pending, `record_unchanged: false`"
 Seconds = dict[str, list[float]]
 
 
@@ -55,8 +55,8 @@ class Growing:
         self.models = models
         self.runs = Runs(folder, models, audits)
         self.unrecorded = self.runs.lab.ours("unrecorded", attributes=UNRECORDED)
-        self.ours: Seconds = {PENDING: [], IDLE: [], IDLE_UNRECORDED: []}
-        self.alone: Seconds = {PENDING: [], IDLE: [], IDLE_UNRECORDED: []}
+        self.ours: Seconds = {title: [] for title in (*CASES.values(), IDLE_UNRECORDED)}
+        self.alone: Seconds = {title: [] for title in self.ours}
 
     def round(self) -> None:
         """Measure each case once. `record_unchanged: false` runs last, after all pending intervals are computed."""

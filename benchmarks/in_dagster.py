@@ -56,16 +56,23 @@ def step(root: Path) -> dict[str, Any]:
 
 
 def results(_root: Path, file: str) -> dict[str, Any]:
-    """Write the events of the last run to a file, so that `by_hand.py` can record them again."""
+    """Write what the last run has recorded to a file, so that `by_hand.py` can record it again.
+
+    The file has the events of the run, and the materializations that it has recorded as no events of its own.
+    """
     with dg.DagsterInstance.get() as instance:
-        [run] = instance.get_runs(limit=1)
+        [record] = instance.get_run_records(limit=1)
         events = [
             entry.dagster_event.event_specific_data
-            for entry in instance.all_logs(run.run_id)
+            for entry in instance.all_logs(record.dagster_run.run_id)
             if entry.dagster_event and entry.dagster_event.event_type in RESULTS
         ]
-    Path(file).write_text(serialize_value(events))
-    return {"results": len(events)}
+        during = dg.EventRecordsFilter(
+            dg.DagsterEventType.ASSET_MATERIALIZATION, after_timestamp=record.create_timestamp.timestamp()
+        )
+        runless = [event.asset_materialization for event in instance.get_event_records(during, ascending=True)]
+    Path(file).write_text(serialize_value([events, runless]))
+    return {"results": len(events), "runless": len(runless)}
 
 
 def instants(_root: Path) -> dict[str, Any]:

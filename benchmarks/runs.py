@@ -23,6 +23,15 @@ from lab import HERE, Lab, Measured, forget_runs, heading, in_dagster, measure, 
 
 TYPED, LAUNCH, LAUNCH_BY_HAND = "sqlmesh run", "dg launch", "dg launch, Dagster alone"
 LAUNCH_IN_PROCESS = "dg launch, in-process executor"
+CASES = {
+    "first": "all pending, the first step after a plan",
+    "steady": "all pending, in the steady state",
+    "idle": "nothing pending",
+}
+"""Each case, with its title, in the order in which one leads to the next.
+
+The first step after a plan records the plan's data too, as no events of its run."""
+
 PHASES = ("until the run is created", "its planned events", "until the step begins", "the step", "until the end")
 
 
@@ -48,10 +57,10 @@ class Runs:
 
     @cached_property
     def hand(self) -> dict[str, Path]:
-        """Dagster projects that record the same as ours, by case (`pending`, `idle`)."""
-        self.reset()
+        """Dagster projects that record the same as ours, by case."""
         hand = {}
-        for case in ("pending", "idle"):
+        for case in CASES:
+            self.begin(case)
             self.run_ours()
             results = self.folder / f"{case}.json"
             in_dagster("results", self.ours, results)
@@ -75,9 +84,15 @@ class Runs:
     def alone(self) -> list[str | Path]:
         return [sys.executable, HERE / "sqlmesh_alone.py", "run", self.lab.project]
 
+    def begin(self, case: str) -> None:
+        """Make the state and Dagster's records those of a case. The one before is idle's."""
+        if case == "first":
+            forget_runs(self.ours)
+        if case != "idle":
+            self.lab.restore()
+
     def reset(self) -> None:
-        self.lab.restore()
-        forget_runs(self.ours)
+        self.begin("first")
 
     def round(self) -> dict[str, dict[str, Measured]]:
         """Measure everything once. Returns the processes by case, then by candidate."""
@@ -86,12 +101,15 @@ class Runs:
 
     def round_without_hand(self) -> dict[str, dict[str, Measured]]:
         """Measure everything once, except Dagster alone."""
-        self.reset()
-        ours = {"pending": self.run_ours(), "idle": self.run_ours()}
-        self.lab.restore()
-        alone = {"pending": self.run_alone(), "idle": self.run_alone()}
-        assert (alone["pending"].printed["status"], alone["idle"].printed["status"]) == ("SUCCESS", "NOTHING_TO_DO")
-        return {case: {"ours": ours[case], "alone": alone[case]} for case in ("pending", "idle")}
+        ours, alone = {}, {}
+        for case in CASES:
+            self.begin(case)
+            ours[case] = self.run_ours()
+        for case in CASES:
+            self.begin(case)
+            alone[case] = self.run_alone()
+            assert alone[case].printed["status"] == ("NOTHING_TO_DO" if case == "idle" else "SUCCESS")
+        return {case: {"ours": ours[case], "alone": alone[case]} for case in CASES}
 
     def memory(self) -> dict[str, float]:
         """Peak megabytes with all models pending, by candidate: proportional set size, children included."""
@@ -100,9 +118,9 @@ class Runs:
         ours = peak_megabytes([*step, self.ours], cwd=self.ours, DAGSTER_HOME=str(self.ours / "home"))
         self.lab.restore()
         alone = peak_megabytes(self.alone, cwd=self.lab.project)
-        forget_runs(self.hand["pending"])
-        home = str(self.hand["pending"] / "home")
-        hand = peak_megabytes([*step, self.hand["pending"]], cwd=self.hand["pending"], DAGSTER_HOME=home)
+        forget_runs(self.hand["first"])
+        home = str(self.hand["first"] / "home")
+        hand = peak_megabytes([*step, self.hand["first"]], cwd=self.hand["steady"], DAGSTER_HOME=home)
         return {"ours": ours, "alone": alone, "hand": hand}
 
     def command_line(self) -> dict[str, float]:
@@ -114,8 +132,8 @@ class Runs:
         sqlmesh = "from sqlmesh.cli.main import cli; cli()"
         typed = measure([sys.executable, "-c", sqlmesh, "run"], cwd=self.lab.project)
         self.reset()
-        forget_runs(self.hand["pending"])
-        launched = {**self.launch(LAUNCH, self.ours), **self.launch(LAUNCH_BY_HAND, self.hand["pending"])}
+        forget_runs(self.hand["first"])
+        launched = {**self.launch(LAUNCH, self.ours), **self.launch(LAUNCH_BY_HAND, self.hand["first"])}
         self.lab.restore()
         forget_runs(self.in_process)
         return {TYPED: typed.seconds, **launched, **self.launch(LAUNCH_IN_PROCESS, self.in_process)}
@@ -149,7 +167,7 @@ def steps(runs: Runs, rounds: int) -> None:
     for _ in range(rounds):
         measured.append(runs.round())
         print_round(measured[-1])
-    for case, title in (("pending", "all pending"), ("idle", "nothing pending")):
+    for case, title in CASES.items():
         cases = [by_case[case] for by_case in measured]
         ours = [by_who["ours"].printed["seconds"] for by_who in cases]
         alone = [by_who["alone"].seconds for by_who in cases]

@@ -8,8 +8,9 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from growth import IDLE, IDLE_UNRECORDED, UNRECORDED
+from growth import IDLE_UNRECORDED, UNRECORDED
 from lab import Lab, heading, in_dagster, row
+from runs import CASES
 
 
 def main() -> None:
@@ -22,7 +23,10 @@ def main() -> None:
         print(heading(f"{models} models, {options.rounds} runs"))
         with tempfile.TemporaryDirectory() as folder:
             lab = Lab(Path(folder).resolve(), models, audits=options.audits)
-            for case, root in ((IDLE, lab.ours()), (IDLE_UNRECORDED, lab.ours("unrecorded", attributes=UNRECORDED))):
+            for case, root in (
+                (CASES["idle"], lab.ours()),
+                (IDLE_UNRECORDED, lab.ours("unrecorded", attributes=UNRECORDED)),
+            ):
                 in_dagster("step", root)  # so that nothing is pending, and nothing unrecorded
                 before = stored(root)
                 for _ in range(options.rounds):
