@@ -22,6 +22,7 @@ from dg_sqlmesh_component.config.run_config import SQLMeshRunConfig
 from dg_sqlmesh_component.config.schema import with_named_errors
 from dg_sqlmesh_component.dagster_internals import was_started_for_a_step_of
 from dg_sqlmesh_component.definitions.code_location import CodeLocation, component_label
+from dg_sqlmesh_component.definitions.lookup import key_of_model, selected
 from dg_sqlmesh_component.definitions.op import ComponentOp
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
@@ -133,7 +134,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         Raises:
             ConfigurationError: No asset of this component is a model of that name.
         """
-        return self._project_assets.key_of_model(name)
+        return key_of_model(self._project_assets, name)
 
     def get_asset_selection(self, select: Selection = None, exclude: Selection = None) -> dg.AssetSelection:
         """Assets of this component for jobs, schedules and sensors, in SQLMesh's model selection language.
@@ -147,7 +148,7 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
         assets = self._project_assets
         if any(selectors) and assets.manifest.answer_to(*selectors) is None:
             assets = self._assets = replace(assets, manifest=self._source.answer(assets.manifest, *selectors))
-        return assets.selection(*selectors)
+        return selected(assets, *selectors)
 
     # -- loading; Dagster calls these -----------------------------------------------------------------
 

@@ -275,6 +275,11 @@ def assets_downstream(repository: dg.RepositoryDefinition | None, keys: Collecti
     return frozenset() if repository is None else selection.resolve(repository.asset_graph)
 
 
+def repository_of(context: dg.OpExecutionContext) -> dg.RepositoryDefinition | None:
+    """All definitions of the code location; None in a test that has none, for which the public property raises."""
+    return _step_context(context)._execution_data.repository_def
+
+
 def _between(asset_graph: BaseAssetGraph[Any], keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
     assets = dg.AssetSelection.assets(*keys)
     path = (assets.downstream() & assets.upstream()).resolve(asset_graph)

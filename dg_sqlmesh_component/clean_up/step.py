@@ -31,8 +31,8 @@ def clean_up(context: dg.OpExecutionContext, settings: Settings, janitor: Janito
     request = msg.JanitorRequest(
         settings.project.open_request,
         janitor.environment,
-        execution.concurrent_tasks,
-        holder=f"janitor run {context.run.run_id}",
+        run_id=context.run.run_id,
+        concurrent_tasks=execution.concurrent_tasks,
         overlap_timeout=execution.overlap_timeout,
     )
     step = JanitorStep(context, settings.project, request)

@@ -75,6 +75,11 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         "SQLMesh (from 0.236) adds the id of the Dagster run to its queries. Default: no link.",
         "https://warehouse.example.com/queries?text={run_id}",
     )
+    webserver_base_url: str | None = attribute(
+        None,
+        "Address of Dagster's web pages. Reports of plans and previews link to their run. Default: they have its id.",
+        "https://dagster.example.com",
+    )
     virtual_views: bool = attribute(
         True,
         "Whether views are virtual assets (Dagster 1.13 and later). A virtual asset is never stale by itself; "
@@ -87,7 +92,7 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         "checks, which saves one event per model in every run. Default: true.",
         False,
     )
-    intervals_check: IntervalsCheck | None = mapping(IntervalsCheck, True, {"slack": "6h"}, is_switch=True)
+    intervals_check: IntervalsCheck | None = mapping(IntervalsCheck, True, {"slack": "6h"})
     audits: Audits = mapping(Audits, {"checks": "blocking"})
     automation: Literal["cron"] | None = attribute(
         None,
@@ -108,26 +113,20 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
         "deployment sets a limit, by default `sqlmesh_<project folder>_<environment>`.",
     )
     execution: Execution = mapping(Execution, {"concurrent_tasks": 4, "environments": ["dev", "pr_*"]})
-    restate: Restate | None = mapping(Restate, True, {"max_intervals": 500}, is_switch=True)
-    schedule: Schedule | None = mapping(
-        Schedule, True, {"default_status": "RUNNING", "tags": {"team": "data"}}, is_switch=True
-    )
+    restate: Restate | None = mapping(Restate, True, {"max_intervals": 500})
+    schedule: Schedule | None = mapping(Schedule, True, {"default_status": "RUNNING", "tags": {"team": "data"}})
     polling_sensor: PollingSensor | None = mapping(
         PollingSensor,
         True,
         "10m",
         {"interval": "10m", "default_status": "RUNNING"},
-        is_switch=True,
         shorthand=("interval", WrittenDuration),
     )
     janitor: Janitor | None = mapping(
-        Janitor,
-        True,
-        {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING"},
-        is_switch=True,
+        Janitor, True, {"cron": "30 2 * * 0", "timezone": "Europe/Berlin", "default_status": "RUNNING"}
     )
 
-    deploy: Deploy | None = mapping(Deploy, True, {"tags": {"team": "data"}}, is_switch=True)
+    deploy: Deploy | None = mapping(Deploy, True, {"tags": {"team": "data"}})
     preview: Preview | None = mapping(Preview, {"environment": "pr_{{ env.PULL_REQUEST }}"}, is_optional=True)
     budget: Budget = mapping(Budget, {"seconds": 1800})
 

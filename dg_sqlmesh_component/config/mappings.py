@@ -136,7 +136,6 @@ def mapping(
     path: str = "",
     description: str = "",
     is_optional: bool = False,
-    is_switch: bool = False,
     shorthand: tuple[str, Any] | None = None,
 ) -> Any:
     """A field whose value is a mapping. It resolves to an instance of a class. Its default is None or has all defaults.
@@ -145,14 +144,15 @@ def mapping(
     text with an error that names neither the attribute nor the value.
 
     Args:
-        examples: At least one is a mapping. The first one is in the error.
+        examples: At least one is a mapping. The first one is in the error. If one is true, the attribute is a switch:
+            true means a mapping without keys, false and null mean None, which is the default.
         path, description: Those of a class that is none of ours.
         is_optional: Whether null is allowed. It means None, which is the default.
-        is_switch: Whether true and false are allowed, too. true means a mapping without keys, false and null mean None.
         shorthand: A key and the type of its value, if that value alone is allowed too. Any other text than true and
             false is such a value.
     """
     model: Any = attributes.model()
+    is_switch = any(example is True for example in examples)
     if issubclass(attributes, Attributes):
         path, description = attributes.yaml_path, " ".join((attributes.__doc__ or "").split())
     example = next(example for example in examples if isinstance(example, Mapping))

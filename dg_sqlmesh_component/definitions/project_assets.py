@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 import dagster as dg
@@ -14,7 +13,7 @@ import dagster as dg
 from dg_sqlmesh_component.definitions.translator import Translator, model_label
 from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_read
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
-from dg_sqlmesh_component.protocol.formatting import did_you_mean, short_hash, unquoted
+from dg_sqlmesh_component.protocol.formatting import short_hash, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import (
     Audit,
@@ -23,7 +22,6 @@ from dg_sqlmesh_component.protocol.manifest import (
     StandaloneAudit,
     UsedAudit,
     pair_audits,
-    split_fqn,
 )
 
 _Evaluated = TypeVar("_Evaluated", bound=UsedAudit)
@@ -168,46 +166,6 @@ class ProjectAssets:
     def key(self, node: str) -> dg.AssetKey:
         """The asset key of a model that is an asset."""
         return self.specs[node].key
-
-    @property
-    def _project_name(self) -> str:
-        """As `SQLMeshProject.name`, for messages."""
-        return Path(self.manifest.paths[0]).name
-
-    def selection(self, select: tuple[str, ...], exclude: tuple[str, ...]) -> dg.AssetSelection:
-        """The assets of a selection whose models are in the manifest; all assets if it is empty. Refuse one of none."""
-        models = self.manifest.answer_to(select, exclude) if select or exclude else self.specs
-        keys = [self.key(fqn) for fqn in models or () if fqn in self.specs]
-        if not keys:
-            raise ConfigurationError(
-                f"get_asset_selection(select={list(select)}, exclude={list(exclude)}) matches no asset of the SQLMesh "
-                f"project {self._project_name!r}. External and embedded models are not assets, and neither are models "
-                "that `select` and `exclude` of the component leave out."
-            )
-        return dg.AssetSelection.assets(*keys)
-
-    def key_of_model(self, name: str) -> dg.AssetKey:
-        """The asset key of a model, by its name as written in SQLMesh, with or without its catalog."""
-        if not isinstance(name, str):  # a template may give anything
-            raise ConfigurationError(f"asset_key_for_model was given {name!r}. It takes the name of a model.")
-        parts = [part.strip('"').casefold() for part in name.split(".")]
-        matches = [
-            fqn
-            for fqn in self.specs
-            if name in (self.models[fqn].name, fqn)
-            or [part.casefold() for part in split_fqn(fqn)[-len(parts) :]] == parts
-        ]
-        if len(matches) == 1:
-            return self.key(matches[0])
-        if matches:
-            raise ConfigurationError(
-                f"{name!r} is the name of several models: {', '.join(sorted(matches))}. Write it with its catalog."
-            )
-        known = did_you_mean(name, (self.models[fqn].name for fqn in self.specs))
-        raise ConfigurationError(
-            f"No asset of the SQLMesh project {self._project_name!r} is a model named {name!r}."
-            + (known or " The project has no assets.")
-        )
 
     def severity(self, node: str, is_blocking: bool) -> dg.AssetCheckSeverity:
         """The severity of a failed audit: an error if it blocks the model, or if dbt configures it as an error."""

@@ -1,15 +1,18 @@
-"""How the data of a preview differs from prod, as JSON and as one row of a table."""
+"""How the data of a preview differs from prod: its audits, rows and columns. As JSON, and as cells of tables. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.wording import ranges
 
-HEAD = ("model", "rows", "rows in prod", "added", "removed", "changed", "columns that differ", "note")
+HEAD = ("Model", "Rows", "In prod", "Added", "Removed", "Changed", "Note")
+COLUMNS_HEAD = ("Model", "Column", "Rows that differ", "Total", "Smallest to largest", "NULL")
+AUDITS_HEAD = ("Model", "Audit", "Failing rows", "In prod", "If it fails in prod")
 
 _RECOMPUTED = "Prod will not get this table: it has its own, which an apply computes."
 
@@ -36,25 +39,125 @@ def as_json(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None
         "removed": compared.removed,
         "changed": compared.changed,
         "columns": compared.columns,
+        "amounts": {
+            name: {"preview": asdict(preview), "prod": asdict(prod)}
+            for name, (preview, prod) in compared.amounts.items()
+        },
         "note": note(compared, planned),
         "schema": list(compared.schema),
         "sample": compared.sample,
-        "filled": {name: list(counts) for name, counts in compared.filled.items()},
     }
 
 
-def row(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) -> dict[str, str]:
-    """One row of the table, by `HEAD`."""
+def row(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) -> list[str]:
+    """The cells of `HEAD`."""
     counts = (compared.rows, compared.rows_prod, compared.added, compared.removed, compared.changed)
-    texts = ["" if count is None else f"{count:,}" for count in counts]
-    differing = [f"{name} ({_share(1 - equal)})" for name, equal in compared.columns.items() if equal < 1]
-    return dict(zip(HEAD, [compared.name, *texts, ", ".join(differing), note(compared, planned)], strict=True))
+    return [compared.name, *("" if count is None else f"{count:,}" for count in counts), note(compared, planned)]
+
+
+# -- columns --------------------------------------------------------------------------------------
+
+
+def column_rows(compared: msg.ModelCompared) -> Iterator[list[str]]:
+    """The cells of `COLUMNS_HEAD` for each column that differs."""
+    matched = None if compared.changed is None else (compared.rows or 0) - (compared.added or 0)
+    for name, (new, old) in compared.amounts.items():
+        equal = compared.columns.get(name)
+        if name in compared.keys or equal == 1 or (equal is None and new == old):
+            continue
+        differing = ""
+        if equal is not None and matched is not None:
+            differing = f"{round((1 - equal) * matched):,} of {matched:,}"
+            differing = _share(1 - equal) if compared.sample is not None else differing
+        elif equal is not None:
+            differing = _share(1 - equal)
+        is_amount = new.minimum is not None or old.minimum is not None
+        yield [
+            compared.name,
+            name,
+            differing,
+            _total(new.sum, old.sum),
+            _was(_range(new), _range(old)) if is_amount else "",
+            _was(f"{new.nulls:,}", f"{old.nulls:,}"),
+        ]
+
+
+def _total(new: float | None, old: float | None) -> str:
+    if new is None and old is None:
+        return ""
+    text = _was(number(new), number(old))
+    if new is None or old is None or new == old or not old:
+        return text
+    percent = (new - old) / abs(old) * 100
+    return f"{text}, {'+' if percent > 0 else '−'}{_percent(abs(percent))}"
+
+
+def _range(amounts: msg.Amounts) -> str:
+    ends = dict.fromkeys(map(number, (amounts.minimum, amounts.maximum)))
+    return " to ".join(ends)
+
+
+def _was(new: str, old: str) -> str:
+    return new if new == old else f"{new}, was {old}"
+
+
+def number(value: float | None) -> str:
+    """A number with three digits, for people."""
+    if value is None:
+        return "none"
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}" if abs(value) < 1e15 else f"{value:.3g}"
+    if value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
 def _share(share: float) -> str:
     """A share as percentage. A small one is not shown as none, and a large one not as all."""
     percent = share * 100
-    return "< 0.1 %" if percent < 0.1 else "> 99.9 %" if 99.9 < percent < 100 else f"{percent:.3g} %"
+    return "> 99.9 %" if 99.9 < percent < 100 else _percent(percent)
+
+
+def _percent(percent: float) -> str:
+    return "< 0.1 %" if percent < 0.1 else f"{percent:.3g} %" if percent < 1000 else f"{percent:,.0f} %"
+
+
+# -- audits ---------------------------------------------------------------------------------------
+
+
+def is_finding(audit: msg.ComparedAudit) -> bool:
+    """Whether a reviewer has to look at an audit: it fails, or it could not be evaluated."""
+    return audit.failing_rows != 0
+
+
+def audit_rows(compared: Iterable[msg.AuditsCompared]) -> list[list[str]]:
+    """The cells of `AUDITS_HEAD` for each audit that a reviewer has to look at."""
+    return [
+        [
+            of_model.name,
+            audit_name(audit),
+            f"not evaluated: {audit.error}" if audit.failing_rows is None else f"{audit.failing_rows:,}",
+            "" if audit.failing_rows_prod is None else f"{audit.failing_rows_prod:,}",
+            "stops the model" if audit.blocking else "a warning",
+        ]
+        for of_model in compared
+        for audit in of_model.audits
+        if is_finding(audit)
+    ]
+
+
+def audit_name(audit: msg.ComparedAudit) -> str:
+    """The name of an audit, with its arguments."""
+    return audit.name + (f" ({', '.join(f'{k}: {v}' for k, v in audit.args.items())})" if audit.args else "")
+
+
+def audits_json(compared: Iterable[msg.AuditsCompared]) -> list[dict[str, Any]]:
+    """All audits, for programs."""
+    return [{"model": of_model.name, **asdict(audit)} for of_model in compared for audit in of_model.audits]
+
+
+# -- notes ----------------------------------------------------------------------------------------
 
 
 def note(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None) -> str:
@@ -111,12 +214,15 @@ def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
             yield "There are too many rows to compare them without a key, so they were only counted."
         else:
             yield "A changed row counts as removed and as added."
-    fewer = [name for name, (preview, prod) in compared.filled.items() if preview != prod]
-    for name in fewer[:_MAX_NAMED]:
-        preview, prod = compared.filled[name]
-        yield f"{name} has a value in {preview:,} rows, in prod in {prod:,}."
-    if len(fewer) > _MAX_NAMED:
-        yield f"{counted(len(fewer) - _MAX_NAMED, 'further column')} with other numbers of values: see the JSON."
 
 
-_MAX_NAMED = 5
+def passing_audits(compared: Sequence[msg.AuditsCompared]) -> str:
+    """How many audits pass in the preview, and those that fail in prod, in sentences; empty if none passes."""
+    passing = [(m.name, audit) for m in compared for audit in m.audits if not is_finding(audit)]
+    corrected = [
+        f"{name}: {audit_name(a)} ({counted(a.failing_rows_prod, 'row')})" for name, a in passing if a.failing_rows_prod
+    ]
+    if not passing:
+        return ""
+    start = f"{counted(len(passing), 'audit')} {'pass' if len(passing) > 1 else 'passes'} in the preview."
+    return start + (f" In prod, these fail: {listed(corrected)}." if corrected else "")

@@ -36,18 +36,16 @@ def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
         "allow_revert": allow_revert,
         "allow_drop_dependents": allow_drop_dependents,
     }
-    plan = _job(
+    plan = _graph(
         settings.plan_job,
         f"Shows what the files of this deployment would do to environment {environment}, and applies nothing.",
-        configured.tags,
         lambda context: show_plan(context, settings),
         allowed,
         pool=None,
     )
-    apply = _job(
+    apply = _graph(
         settings.apply_job,
         f"Applies the plan of this deployment's files to environment {environment}, if its digest is approved.",
-        configured.tags,
         lambda context: apply_plan(context, settings),
         {
             "digest": dg.Field(
@@ -60,17 +58,16 @@ def build_deploy_jobs(configured: Deploy, settings: Settings) -> dg.Definitions:
         },
         pool=settings.pool,
     )
-    return dg.Definitions(jobs=[plan, apply])
+    return dg.Definitions(jobs=[graph.to_job(tags=dict(configured.tags)) for graph in (plan, apply)])
 
 
 def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definitions:
     """The jobs `<op>_preview` and `<op>_preview_close`. No schedule or sensor starts them: CI or a person does."""
     refuse_reserved_tags("preview.tags", configured.tags)
     name = settings.job_name("preview")
-    preview = _job(
+    preview = _graph(
         name,
         "Creates or updates the environment of a pull request from prod, and compares its data with prod.",
-        configured.tags,
         lambda context: show_preview(context, settings),
         {
             "allow_pending": dg.Field(
@@ -82,26 +79,24 @@ def build_preview_jobs(configured: Preview, settings: Settings) -> dg.Definition
         },
         pool=settings.pool,
     )
-    close = _job(
+    close = _graph(
         f"{name}_close",
         "Deletes the environment of a pull request, with the tables that only it uses.",
-        configured.tags,
         lambda context: close_preview(context, settings),
         {},
         pool=settings.pool,
     )
-    return dg.Definitions(jobs=[preview, close])
+    return dg.Definitions(jobs=[graph.to_job(tags=dict(configured.tags)) for graph in (preview, close)])
 
 
-def _job(
+def _graph(
     name: str,
     description: str,
-    tags: Mapping[str, str],
     compute: Callable[[dg.OpExecutionContext], Iterator[Any]],
     config: Mapping[str, Any],
     pool: str | None,
-) -> dg.JobDefinition:
-    """A job with one op of the same name."""
+) -> dg.GraphDefinition:
+    """One op of the same name."""
 
     def run_plan(context: dg.OpExecutionContext) -> Iterator[Any]:
         yield from compute(context)
@@ -113,6 +108,4 @@ def _job(
         name=f"{name}_op", description=description, config_schema=dict(config), pool=pool, out=dg.Out(dg.Nothing)
     )(run_plan)
     use = dg.NodeInvocation(op.name, alias=name)
-    return dg.GraphDefinition(name=name, node_defs=[op], dependencies={use: {}}, description=description).to_job(
-        tags=dict(tags)
-    )
+    return dg.GraphDefinition(name=name, node_defs=[op], dependencies={use: {}}, description=description)

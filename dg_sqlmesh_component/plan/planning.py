@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NoReturn
@@ -11,15 +12,18 @@ from typing import NoReturn
 import dagster as dg
 
 from dg_sqlmesh_component.config.attributes import Budget
-from dg_sqlmesh_component.dagster_internals import log_step_metadata
+from dg_sqlmesh_component.dagster_internals import log_step_metadata, repository_of
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.costs import estimates
+from dg_sqlmesh_component.plan.affected import Affected, affected_assets
 from dg_sqlmesh_component.plan.gate import Refusal, apply_config
-from dg_sqlmesh_component.plan.report import PlanReport
+from dg_sqlmesh_component.plan.report import Origin, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
+from dg_sqlmesh_component.plan.report_markdown import markdown
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+from dg_sqlmesh_component.protocol.git import git
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.outcomes import NodeOutcome
 from dg_sqlmesh_component.report.wording import Wording
@@ -46,7 +50,9 @@ class Planning:
         self._advice = advice
         self._log = RunLog(context, Wording(settings.assets, report.environment), set(), frozenset())
         self._ledger = Ledger(())
-        self.report = report
+        models = settings.assets.models.values()
+        upstream = {model.fqn: model.depends_on for model in models}
+        self.report = replace(report, upstream=upstream, origin=_origin(context, settings))
         self.outcomes: list[NodeOutcome] = []
         self.session = WorkerSession(context, settings.project, settings.query_characters)
 
@@ -63,7 +69,7 @@ class Planning:
         """
         begin_report(self.report)
         for event in self.session.events(request):
-            if isinstance(event, (msg.PlanBuilt, msg.DataComparedWithRecords, msg.ModelCompared)):
+            if isinstance(event, (msg.PlanBuilt, msg.DataComparedWithRecords, msg.ModelCompared, msg.AuditsCompared)):
                 yield event
             else:
                 self._log.event(event)
@@ -86,6 +92,10 @@ class Planning:
         settled = self._ledger.feed(event)
         self.outcomes += [outcome for outcome in settled if isinstance(outcome, NodeOutcome)]
 
+    def affected(self, plan: msg.PlanBuilt) -> dict[str, Sequence[Affected]]:
+        """By fqn, the assets downstream of each changed model that are no SQLMesh models."""
+        return affected_assets(plan, self._settings.assets, repository_of(self._context))
+
     def estimated(self, plan: msg.PlanBuilt) -> tuple[dict[str, float], str | None]:
         """The estimated seconds of each model with a record, by fqn, and why they are over the budget."""
         computed = {model.fqn: model.milliseconds for model in plan.models if model.intervals}
@@ -98,7 +108,12 @@ class Planning:
 
     def publish(self, headline: str) -> None:
         """Show the report on the step's page, log its refusals, and write it to the file that somebody asked for."""
-        log_step_metadata(self._context, headline, self.report.metadata())
+        metadata = {
+            "sqlmesh/report": dg.MetadataValue.md(markdown(self.report)),
+            "sqlmesh/plan_digest": dg.MetadataValue.text(self.report.digest),
+            "sqlmesh/plan_json": dg.MetadataValue.json(self.report.as_json()),
+        }
+        log_step_metadata(self._context, headline, metadata)
         self._context.log.info(headline)
         for refusal in self.report.refusals if not self.report.is_apply else ():  # else the failure has them
             self._context.log.warning(f"Applying it would be refused ({refusal.kind}): {refusal.message}")
@@ -160,3 +175,9 @@ class Planning:
             self.report = replace(self.report, result=text)
         write_report(self.report, self._context.log)
         raise end
+
+
+def _origin(context: dg.OpExecutionContext, settings: Settings) -> Origin:
+    run_id, web = context.run.run_id, settings.attributes.webserver_base_url
+    commit = git(settings.project.paths[0], "rev-parse", "--short", "HEAD")
+    return Origin(run_id, f"{web.rstrip('/')}/runs/{run_id}" if web else None, commit, int(time.time() * 1000))

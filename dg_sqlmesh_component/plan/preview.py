@@ -43,8 +43,8 @@ def close_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterato
     request = msg.ClosePreviewRequest(
         settings.project.open_request,
         environment,
-        settings.attributes.execution.concurrent_tasks,
-        holder=f"preview of run {context.run.run_id}",
+        run_id=context.run.run_id,
+        concurrent_tasks=settings.attributes.execution.concurrent_tasks,
         overlap_timeout=settings.attributes.execution.overlap_timeout,
     )
     step = JanitorStep(context, settings.project, request, f"the deletion of the preview {environment}")
@@ -87,8 +87,11 @@ class _PreviewStep:
     def run(self) -> Iterator[Any]:
         """Yield the result of the step."""
         for event in self.planning.events(self._request()):
+            report = self.planning.report
             if isinstance(event, msg.ModelCompared):
-                self.planning.report = replace(self.planning.report, diff=[*self.planning.report.diff, event])
+                self.planning.report = replace(report, diff=[*report.diff, event])
+            elif isinstance(event, msg.AuditsCompared):
+                self.planning.report = replace(report, audits=[*report.audits, event])
             elif isinstance(event, msg.PlanBuilt) and event.environment == self._name:
                 self.planning.session.answer(self._approval(event))
             elif isinstance(event, msg.PlanBuilt):
@@ -117,7 +120,7 @@ class _PreviewStep:
         found = preview_refusals(
             plan, allow_pending=config["allow_pending"], over_budget=config["over_budget"], budget=excess
         )
-        self._planned = self.planning.report = replace(self._planned, plan=plan, seconds=seconds, refusals=found)
+        self._planned = self.planning.report = replace(self.planning.report, plan=plan, seconds=seconds, refusals=found)
         self.planning.publish(headline(plan))
         self.planning.refuse("preview")
         return msg.PlanApproval((), msg.Records({}))
@@ -127,8 +130,17 @@ class _PreviewStep:
         seconds, excess = self.planning.estimated(plan)
         digest = digest_of(plan, ())
         found = refusals(plan, Decision(), self._settings.apply_job, excess)
-        command = self.planning.apply_command(digest, found)
-        self.planning.report = PlanReport(self._name, digest, plan, seconds, found, command, is_preview=True)
+        self.planning.report = replace(
+            self.planning.report,
+            digest=digest,
+            plan=plan,
+            preview=self._planned.plan,
+            seconds=seconds,
+            refusals=found,
+            apply_command=self.planning.apply_command(digest, found),
+            affected=self.planning.affected(plan),
+            is_apply=False,
+        )
 
     def _end(self) -> None:
         diff = self.planning.report.diff

@@ -1,17 +1,31 @@
-"""What a job reports about a plan: as JSON, and as metadata of a step. Pure. `report_markdown` makes the Markdown."""
+"""What a job reports about a plan, and the same as JSON. Pure. `report_markdown` makes the Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import dagster as dg
-
-from dg_sqlmesh_component.plan import compared_data, sentences
+from dg_sqlmesh_component.plan import compared_data
+from dg_sqlmesh_component.plan.affected import Affected
 from dg_sqlmesh_component.plan.gate import Refusal
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.report.markdown import paragraphs
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made a report.
+
+    Attributes:
+        url: The page of the run; None without `webserver_base_url` in defs.yaml.
+        commit: Of the project's files; None outside of a repository.
+        at: When the job began, epoch milliseconds.
+    """
+
+    run_id: str
+    url: str | None
+    commit: str | None
+    at: int
 
 
 @dataclass(frozen=True)
@@ -19,13 +33,18 @@ class PlanReport:
     """What a job reports about a plan.
 
     Attributes:
-        plan: None if SQLMesh could not build one.
+        plan: For a preview, what the apply after it would do. Until that is known, the plan of the preview. None if
+            SQLMesh could not build one.
         seconds: By fqn, the estimated seconds of models with a record of an earlier computation.
         apply_command: The shell command that applies this plan, with all its losses; None if no run config does.
         result: What applying it has done; None if it was not applied.
         is_apply: Whether the job applies this plan.
         is_preview: Whether `environment` is the environment of a pull request.
+        preview: The plan of the preview, when it is applied.
         diff: How the data of a preview differs from prod.
+        audits: The audits of a preview's models.
+        affected: By fqn, the assets downstream of each changed model that are no SQLMesh models.
+        upstream: The models that each model reads, by fqn.
     """
 
     environment: str
@@ -37,7 +56,12 @@ class PlanReport:
     result: str | None = None
     is_apply: bool = False
     is_preview: bool = False
+    preview: msg.PlanBuilt | None = None
     diff: Sequence[msg.ModelCompared] = ()
+    audits: Sequence[msg.AuditsCompared] = ()
+    affected: Mapping[str, Sequence[Affected]] = field(default_factory=dict)
+    upstream: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    origin: Origin | None = None
 
     @property
     def computed(self) -> Set[str]:
@@ -61,10 +85,19 @@ class PlanReport:
                 {"kind": refusal.kind, "models": list(refusal.models), "message": refusal.message}
                 for refusal in self.refusals
             ],
+            "unit_tests": self.unit_tests,
+            "audits": compared_data.audits_json(self.audits),
             "diff": [compared_data.as_json(compared, self.planned.get(compared.fqn)) for compared in self.diff],
             "command": self.apply_command,
             "result": self.result,
+            "run_id": self.origin and self.origin.run_id,
+            "commit": self.origin and self.origin.commit,
         }
+
+    @property
+    def unit_tests(self) -> int:
+        """How many unit tests SQLMesh has executed. All have passed: else there would be no plan."""
+        return max(plan.unit_tests if plan else 0 for plan in (self.plan, self.preview))
 
     @property
     def planned(self) -> dict[str, msg.PlannedModel]:
@@ -83,35 +116,6 @@ class PlanReport:
             "seconds": self.seconds.get(model.fqn),
             "owner": model.owner,
             "dependents": None if model.dependents is None else list(model.dependents),
+            "downstream": [asset.as_json() for asset in self.affected.get(model.fqn, ())],
             "kept_rows": {"cron": model.kept.cron, "all": model.kept.are_all_computed} if model.kept else None,
         }
-
-    def metadata(self) -> dict[str, dg.MetadataValue]:
-        """The report on the step's page."""
-        metadata: dict[str, dg.MetadataValue] = {
-            "sqlmesh/plan_digest": dg.MetadataValue.text(self.digest),
-            "sqlmesh/plan_json": dg.MetadataValue.json(self.as_json()),
-        }
-        if self.plan and self.plan.models:
-            records = [self._record(model) for model in self.plan.models]
-            metadata["sqlmesh/plan"] = dg.MetadataValue.table(records)
-        if self.diff:
-            planned = self.planned
-            rows = [dg.TableRecord(compared_data.row(compared, planned.get(compared.fqn))) for compared in self.diff]
-            metadata["sqlmesh/diff"] = dg.MetadataValue.table(rows)
-        if self.refusals:
-            text = "\n\n".join(paragraphs(refusal.message) for refusal in self.refusals)
-            metadata["sqlmesh/refusals"] = dg.MetadataValue.md(text)
-        return metadata
-
-    def _record(self, model: msg.PlannedModel) -> dg.TableRecord:
-        seconds = self.seconds.get(model.fqn)
-        return dg.TableRecord(
-            {
-                "model": model.name,
-                "change": sentences.change(model),
-                "effect": sentences.effect(model),
-                "computes": sentences.computes(model, seconds),
-                "owner": model.owner or "",
-            }
-        )

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from dg_sqlmesh_component.plan import compared_data, sentences
+from dg_sqlmesh_component.plan.affected import by_asset
 from dg_sqlmesh_component.plan.gate import headline
+from dg_sqlmesh_component.plan.picture import mermaid
 from dg_sqlmesh_component.plan.report import PlanReport
-from dg_sqlmesh_component.protocol.formatting import counted, fenced
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import counted, fenced, listed, utc_text
 from dg_sqlmesh_component.report.markdown import LIMIT, code, fitting, literal, paragraphs, table_row, table_start
-
-_Table = tuple[list[str], Sequence[str], list[str]]
-"""The title, if there is one, the head and the rows, as Markdown."""
 
 _REMARK = 100
 """The characters that a note about left-out parts may have."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A section with a table.
+
+    Attributes:
+        numbers: The columns that are aligned to the right.
+        rows: Cells that are Markdown already.
+    """
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Sequence[str] = ()
+    remark: str = ""
 
 
 def _left_out(number: int, noun: str) -> list[str]:
@@ -26,15 +43,23 @@ def markdown(report: PlanReport) -> str:
     text = "\n\n".join(_decision(report))
     if len(text) > LIMIT - _REMARK:
         text = _undecidable(report)
-    tables = [_diff(report), _models(report)] if report.plan else []
-    for title, head, rows in tables:
-        if rows:
-            start = "\n\n".join(["", *title, table_start(head)])
-            shown = fitting(rows, LIMIT - len(text) - len(start) - _REMARK)
-            text += "\n".join([start, *shown, *_left_out(len(rows) - len(shown), "row")])
-    differences = _legend(report) + _differences(report) if report.plan else []
+    for table in _tables(report) if report.plan else ():
+        if not table.rows and not table.remark:
+            continue
+        start = "\n\n".join(["", f"### {table.title}", *([table.remark] if table.remark else [])])
+        if table.rows:
+            start += f"\n\n{table_start(table.head, table.numbers)}"
+        rows = [table_row(cells) for cells in table.rows]
+        shown = fitting(rows, LIMIT - len(text) - len(start) - _REMARK)
+        text += "\n".join([start, *shown, *_left_out(len(rows) - len(shown), "row")])
+    picture = fitting(_picture(report), LIMIT - len(text) - _REMARK)
+    text = "\n\n".join([text, *picture])
+    differences = [*_notes(report), *_differences(report)] if report.plan else []
     shown = fitting(differences, LIMIT - len(text) - _REMARK)
     return "\n\n".join([text, *shown, *_left_out(len(differences) - len(shown), "difference")]) + "\n"
+
+
+# -- what needs a decision ------------------------------------------------------------------------
 
 
 def _decision(report: PlanReport) -> list[str]:
@@ -44,12 +69,14 @@ def _decision(report: PlanReport) -> list[str]:
         title = (
             f"Preview {report.environment}" if report.is_preview else f"No plan for environment {report.environment}"
         )
-        return [f"## {literal(title.strip())}", *result, *_refusal_lines(report)]
+        return [f"## {literal(title.strip())}", *result, *_refusals(report)]
+    title = f"Preview {report.environment}" if report.is_preview else headline(report.plan)
     parts = [
-        *([f"## Preview {literal(report.environment)}", *result] if report.is_preview else []),
-        f"## {literal(headline(report.plan))}",
-        *([] if report.is_preview else result),
-        *_refusal_lines(report),
+        f"## {literal(title)}",
+        *result,
+        _to_decide(report),
+        *([literal(headline(report.plan))] if report.is_preview else []),
+        *_refusals(report),
         *_losses(report),
         *([f"Digest: `{report.digest}`"] if report.digest else []),
     ]
@@ -60,39 +87,56 @@ def _decision(report: PlanReport) -> list[str]:
     return parts
 
 
+def _to_decide(report: PlanReport) -> str:
+    """The numbers of what a reviewer has to look at, in one line."""
+    failing = sum(map(compared_data.is_finding, (audit for of_model in report.audits for audit in of_model.audits)))
+    affected = len(by_asset(report.affected))
+    found = [
+        counted(number, noun, plural)
+        for number, noun, plural in (
+            (len(_loss_lines(report)), "loss", "losses"),
+            (len(report.refusals), "refusal", None),
+            (failing, "failing audit", None),
+            (affected, "asset outside of SQLMesh affected", "assets outside of SQLMesh affected"),
+        )
+        if number
+    ]
+    return f"**To decide:** {', '.join(found) or 'nothing is lost, refused or failing, as far as this report knows'}."
+
+
 def _undecidable(report: PlanReport) -> str:
     """In place of a decision whose reasons are too long: no digest and no command, as nobody can review them here.
 
     A comment is not cut, so that no loss or refusal is hidden.
     """
     kinds = ", ".join(refusal.kind for refusal in report.refusals) or "none"
-    losses = sum(part.count("\n- ") for part in _losses(report)) if report.plan else 0
+    losses = len(_loss_lines(report)) if report.plan else 0
     title = headline(report.plan) if report.plan else f"No plan for environment {report.environment}"
     return (
-        f"## {literal(title)}\n\n> **Too long for a comment.** Refusals: {kinds}. Losses: {losses}. Review all of "
-        "them, and the digest, on the page of the run."
+        f"## {literal(title)}\n\n> [!CAUTION]\n> **Too long for a comment.** Refusals: {kinds}. Losses: {losses}. "
+        "Review all of them, and the digest, on the page of the run."
     )
 
 
-def _diff(report: PlanReport) -> _Table:
-    planned = report.planned
-    rows = [compared_data.row(compared, planned.get(compared.fqn)) for compared in report.diff]
-    cells = [table_row(list(map(literal, row.values()))) for row in rows]
-    return ["### Data compared with prod"], compared_data.HEAD, cells
-
-
-def _refusal_lines(report: PlanReport) -> list[str]:
+def _refusals(report: PlanReport) -> list[str]:
     has_ended = report.is_apply or report.plan is None
     refused = "Refused: nothing was changed" if has_ended else "Applying this plan would be refused"
     return [
-        f"> **{'Failed' if refusal.kind == 'error' else refused} ({refusal.kind}).** "
-        + _quoted(paragraphs(refusal.message))
+        _caution(
+            f"**{'Failed' if refusal.kind == 'error' else refused} ({refusal.kind}).** {paragraphs(refusal.message)}"
+        )
         for refusal in report.refusals
     ]
 
 
 def _losses(report: PlanReport) -> list[str]:
     """What the environment loses, first: that is what a reviewer must not miss."""
+    assert report.plan is not None
+    lines = _loss_lines(report)
+    return [_caution(f"**{literal(report.plan.environment)} loses:**\n\n" + "\n".join(lines))] if lines else []
+
+
+def _loss_lines(report: PlanReport) -> list[str]:
     assert report.plan is not None
     environment = literal(report.plan.environment)
     if report.is_preview and report.plan.environment == report.environment:
@@ -122,38 +166,119 @@ def _losses(report: PlanReport) -> list[str]:
             f"- {code(view)} reads {code(model.name)}. {sentences.of_dependent(model)}"
             for view in model.dependents or ()
         ]
-    return [f"### {environment} loses\n\n" + "\n".join(lines)] if lines else []
+    return lines
 
 
-def _models(report: PlanReport) -> _Table:
+def _caution(text: str) -> str:
+    """A block that GitHub and GitLab show in red."""
+    return "\n".join(f"> {line}".rstrip() for line in ("[!CAUTION]", *text.split("\n")))
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def _tables(report: PlanReport) -> Iterator[_Table]:
     assert report.plan is not None
+    unit_tests = f"{counted(report.unit_tests, 'unit test')} passed." if report.unit_tests else ""
+    audits = [[code(model), *map(literal, cells)] for model, *cells in compared_data.audit_rows(report.audits)]
+    passing = literal(compared_data.passing_audits(report.audits))
+    numbers = ("Failing rows", "In prod")
+    remark = " ".join(filter(None, (passing, unit_tests)))
+    yield _Table("Audits and unit tests", compared_data.AUDITS_HEAD, audits, numbers, remark)
+    planned = report.planned
+    rows = [compared_data.row(compared, planned.get(compared.fqn)) for compared in report.diff]
+    cells = [[code(model), *map(literal, others)] for model, *others in rows]
+    yield _Table("Data compared with prod", compared_data.HEAD, cells, compared_data.HEAD[1:6])
+    columns = [row for compared in report.diff for row in compared_data.column_rows(compared)]
+    cells = [[code(model), code(column), *map(literal, others)] for model, column, *others in columns]
+    yield _Table("Columns that differ", compared_data.COLUMNS_HEAD, cells, compared_data.COLUMNS_HEAD[2:])
+    yield _affected(report, planned)
+    yield _Table("Models", ("Model", "Change", "What readers see", "Computes", "Owner"), _models(report))
+
+
+def _affected(report: PlanReport, planned: dict[str, msg.PlannedModel]) -> _Table:
     rows = [
-        table_row(
-            [
-                code(model.name),
-                literal(sentences.change(model)),
-                literal(sentences.effect(model)),
-                literal(sentences.computes(model, report.seconds.get(model.fqn))),
-                literal(model.owner or ""),
-            ]
-        )
+        [
+            code(asset.asset),
+            literal(asset.group),
+            literal(asset.owner or ""),
+            ", ".join(code(planned[fqn].name) for fqn in models),
+            "not known" if asset.columns is None else ", ".join(map(code, asset.columns)) or "none of them",
+        ]
+        for asset, models in by_asset(report.affected).items()
+    ]
+    return _Table("Affected outside of SQLMesh", ("Asset", "Group", "Owner", "Reads", "Changed columns"), rows)
+
+
+def _models(report: PlanReport) -> list[list[str]]:
+    assert report.plan is not None
+    return [
+        [
+            code(model.name),
+            literal(sentences.change(model)),
+            literal(sentences.effect(model)),
+            literal(sentences.computes(model, report.seconds.get(model.fqn))),
+            literal(model.owner or ""),
+        ]
         for model in report.plan.models
     ]
-    return [], ("Model", "Change", "What readers see", "Computes", "Owner"), rows
 
 
-def _legend(report: PlanReport) -> list[str]:
+def _picture(report: PlanReport) -> list[str]:
+    if report.plan is None:
+        return []
+    drawn = mermaid(report.plan, report.upstream, report.diff, report.affected)
+    return [f"### What reads what\n\n{fenced(drawn, 'mermaid')}"] if drawn else []
+
+
+# -- where to look, and what the words mean -------------------------------------------------------
+
+
+def _notes(report: PlanReport) -> list[str]:
+    look = [*_views(report), *_made(report)]
+    legend = [f"- {line}" for line in _legend(report)]
+    return [
+        *(["### Where to look\n\n" + "\n".join(f"- {line}" for line in look)] if look else []),
+        *(["### What the words mean\n\n" + "\n".join(legend)] if legend else []),
+    ]
+
+
+def _views(report: PlanReport) -> Iterator[str]:
+    """How to query what a preview shows."""
+    views = [code(f"SELECT * FROM {m.view}") for m in (report.preview.models if report.preview else ()) if m.view]
+    if views:
+        yield f"The preview: {listed(views, 5)}"
+
+
+def _made(report: PlanReport) -> Iterator[str]:
+    origin = report.origin
+    if origin is None:
+        return
+    run = f"[{origin.run_id}]({origin.url})" if origin.url else f"`{origin.run_id}`"
+    yield f"The run: {run}, begun {utc_text(origin.at)}"
+    if origin.commit:
+        yield f"The commit: `{origin.commit}`"
+
+
+def _legend(report: PlanReport) -> Iterator[str]:
     assert report.plan is not None
     changed = [model for model in report.plan.models if model.change]
-    upstream = "Changed upstream: the file of this model is unchanged, and a model that it reads has changed."
-    forward_only = (
-        f"Forward-only: the table that {literal(report.plan.environment)} shows is changed in place, and the plan "
-        "does not compute existing rows again."
-    )
-    return [
-        *([upstream] if any(model.change == "indirect" for model in changed) else []),
-        *([forward_only] if any(model.is_forward_only for model in changed) else []),
-    ]
+    environment = literal(report.plan.environment)
+    if any(model.category and "breaking" in model.category for model in changed):
+        yield "**breaking**: all models downstream are computed again. **non breaking**: none of them is."
+    if any(model.change == "indirect" for model in changed):
+        yield "**changed upstream**: the file of this model is unchanged, and a model that it reads has changed."
+    if any(model.is_forward_only for model in changed):
+        yield (
+            f"**forward-only**: the table that {environment} shows is changed in place, and the plan does not compute "
+            "existing rows again."
+        )
+    if any(compared.changed is not None for compared in report.diff):
+        yield "**Added**, **Removed**: rows whose key only the preview, or only prod, has. **Changed**: rows of both."
+    if report.audits:
+        yield "**Failing rows**: rows that the audit finds, in the range that the preview has computed."
+    if report.affected:
+        yield "**Affected**: assets that read a changed model, directly or not. Other code locations may have more."
 
 
 def _differences(report: PlanReport) -> list[str]:
@@ -162,7 +287,3 @@ def _differences(report: PlanReport) -> list[str]:
     if report.plan.statements:
         found.append(("Statements and requirements", report.plan.statements))
     return [f"<details><summary>{title}</summary>\n\n{fenced(diff, 'diff')}\n\n</details>" for title, diff in found]
-
-
-def _quoted(text: str) -> str:
-    return text.replace("\n", "\n> ")

@@ -113,14 +113,14 @@ class _PlanStep:
         found = refusals(plan, self._decision, self._settings.apply_job, excess)
         if self._decision.digest and not any(refusal.kind in ("digest", "moved") for refusal in found):
             digest = self._decision.digest  # the reviewed one, also if the run config has an allow-list in addition
-        self.planning.report = PlanReport(
-            plan.environment,
-            digest,
-            plan,
-            seconds,
-            found,
-            self.planning.apply_command(digest, found),
-            is_apply=self._applies,
+        self.planning.report = replace(
+            self.planning.report,
+            digest=digest,
+            plan=plan,
+            seconds=seconds,
+            refusals=found,
+            apply_command=self.planning.apply_command(digest, found),
+            affected=self.planning.affected(plan),
         )
         tags = {DIGEST_TAG: digest}
         if self._applies:

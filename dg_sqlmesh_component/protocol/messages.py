@@ -11,7 +11,7 @@ standalone audit: both are nodes of a run. "By model" and "by node" mean by fqn.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
 from dg_sqlmesh_component.protocol.texts import ErrorText, ProjectText, Query, Text
@@ -147,8 +147,31 @@ class Sample:
     rows: tuple[tuple[Text | None, ...], ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockRequest(Request):
+    """A request that takes the lock of runs if it writes.
+
+    Attributes:
+        HOLDER: What holds the lock. Runs that wait for it log this text, with the id of the run.
+        run_id: The id of the Dagster run.
+        overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
+        concurrent_tasks: What SQLMesh computes or deletes at once; None for the project's own setting.
+    """
+
+    HOLDER: ClassVar[str]  # short: a name of PostgreSQL's sessions has 63 characters
+    # Defaults for tests: a step always sets these two.
+    run_id: str = "of a test"
+    overlap_timeout: float = 0.0
+    concurrent_tasks: int | None = None
+
+    @property
+    def holder(self) -> str:
+        """What holds the lock, in words."""
+        return f"{self.HOLDER} {self.run_id}"
+
+
 @dataclass(frozen=True, slots=True)
-class EvaluationRequest(Request):
+class EvaluationRequest(LockRequest):
     """Run the requested nodes once, then audit others. A step sends it once, and again for each retry inside the step.
 
     Attributes:
@@ -158,9 +181,6 @@ class EvaluationRequest(Request):
         execution_time: The instant that counts as now: the Dagster run's start.
         external_models: The nodes that SQLMesh audits and does not compute.
         start, end, ignore_cron, skip_janitor: The arguments of `Context.run`.
-        concurrent_tasks: Batches that SQLMesh computes at once; None for the project's own setting.
-        run_id: The id of the Dagster run.
-        overlap_timeout: Seconds to wait for another run on the same state, or for a locked database file.
         environment_timeout: Seconds to wait for a plan that is updating the environment.
         manifest_facts: Facts of the manifest that must still hold; None to compare nothing.
         restate: Compute a range again instead of the pending intervals.
@@ -169,6 +189,7 @@ class EvaluationRequest(Request):
         deploy_jobs: The jobs that show and apply a plan of this environment; None if there are none.
     """
 
+    HOLDER = "Dagster run"
     environment: str
     models: tuple[str, ...]
     standalone_audits: tuple[str, ...]
@@ -179,22 +200,13 @@ class EvaluationRequest(Request):
     end: str | None = None
     ignore_cron: bool = False
     skip_janitor: bool = True
-    concurrent_tasks: int | None = None
     count_rows: bool = False
-    # Defaults for tests: a step always sets these three.
-    run_id: str = "of a test"
-    overlap_timeout: float = 0.0
-    environment_timeout: int = 1
+    environment_timeout: int = 1  # for tests: a step always sets it
     manifest_facts: ManifestFacts | None = None
     restate: Restatement | None = None
     dry_run: bool = False
     sampling: Sampling | None = None
     deploy_jobs: tuple[str, str] | None = None
-
-    @property
-    def holder(self) -> str:
-        """The Dagster run, in words. Runs that wait for the lock log it."""
-        return f"Dagster run {self.run_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,41 +287,30 @@ class ChangesRequest(Request):
 
 
 @dataclass(frozen=True, slots=True)
-class JanitorRequest(Request):
+class JanitorRequest(LockRequest):
     """Run SQLMesh's janitor once; the answer is one `JanitorFinished`.
 
     Attributes:
         environment: The only environment to clean up, if it has expired. None: everything that has expired.
-        holder: The Dagster run of the janitor, in words. Runs that wait for the lock log it.
-        concurrent_tasks, overlap_timeout: As in `EvaluationRequest`.
     """
 
+    HOLDER = "janitor run"
     environment: str | None = None
-    concurrent_tasks: int | None = None
-    holder: str = "a test"
-    overlap_timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class PlanRequest(Request):
+class PlanRequest(LockRequest):
     """Build the plan that the project's files make of an environment. The worker answers with a `PlanBuilt`.
 
     Attributes:
         applies: Whether to hold the lock of runs, to wait for a `PlanApproval` after the `PlanBuilt`, and to apply it.
-        run_id, overlap_timeout, concurrent_tasks, sampling: As in `EvaluationRequest`.
+        sampling: As in `EvaluationRequest`.
     """
 
+    HOLDER = "plan of run"
     environment: str
     applies: bool = False
-    run_id: str = "of a test"
-    overlap_timeout: float = 0.0
-    concurrent_tasks: int | None = None
     sampling: Sampling | None = None
-
-    @property
-    def holder(self) -> str:
-        """The Dagster run, in words. Runs that wait for the lock log it."""
-        return f"plan of run {self.run_id}"  # a name of PostgreSQL's sessions has 63 characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,19 +325,17 @@ class PreviewRequest(PlanRequest):
         decimals: Numbers that differ by less than one unit of this decimal place are equal.
     """
 
+    HOLDER = "preview of run"
     applies: bool = True
     max_rows: int = 10_000_000
     decimals: int = 6
-
-    @property
-    def holder(self) -> str:
-        """The Dagster run, in words. Runs that wait for the lock log it."""
-        return f"preview of run {self.run_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class ClosePreviewRequest(JanitorRequest):
     """Delete an environment with everything that no other environment uses; the answer is one `JanitorFinished`."""
+
+    HOLDER = "preview of run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -830,6 +829,7 @@ class PlannedModel:
         has_one_table: Whether all versions share one table, with the model's name: in prod, if the mode is `dev_only`.
         kept: The rows that prod keeps, although they are those of another definition; None without any.
         reads_kept: Upstream models whose kept rows the next interval of each replaces. This model shows or reads them.
+        view: What shows the model in the plan's environment, as SQL; empty if nothing does.
         dependents: The views of others that the engine drops, or for which it refuses the plan, because they read what
             the plan replaces or removes. None if the plan replaces nothing, or if the engine was not asked.
     """
@@ -851,6 +851,7 @@ class PlannedModel:
     has_one_table: bool = False
     kept: KeptRows | None = None
     reads_kept: tuple[str, ...] = ()
+    view: str = ""
     dependents: tuple[str, ...] | None = None
 
 
@@ -870,6 +871,7 @@ class PlanBuilt(Event):
         unfinished_plan_id: The plan that has begun to change the environment and has not finished; None if it has.
         resumes: Whether the environment shows this plan, or is on the way to it.
         plan_command: The shell command that builds the same plan.
+        unit_tests: How many unit tests SQLMesh has executed, all of which have passed.
     """
 
     environment: str
@@ -885,6 +887,7 @@ class PlanBuilt(Event):
     unfinished_plan_id: str | None = None
     resumes: bool = False
     plan_command: str = ""
+    unit_tests: int = 0
 
 
 KeyProblem = Literal["no_grain", "other_columns", "no_columns", "duplicate_keys", "null_keys"]
@@ -892,8 +895,18 @@ KeyProblem = Literal["no_grain", "other_columns", "no_columns", "duplicate_keys"
 
 
 @dataclass(frozen=True, slots=True)
+class Amounts:
+    """What a column of one table has. None: it is no number, it has no values, or the result is not finite."""
+
+    nulls: int
+    sum: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCompared(Event):
-    """How the data of a model differs between prod and a preview. It has no values of the data.
+    """How the data of a model differs between prod and a preview. Of its values, it has those of `amounts`.
 
     Attributes:
         rows: Rows of the preview, in the compared ranges; None if the preview has no such model.
@@ -908,7 +921,7 @@ class ModelCompared(Event):
         is_partial: Whether the preview has computed only a part of the model, and rows have no time to tell which.
         reads_partial: Upstream models of this one that the preview has computed only in part.
         sample: The share of keys that was compared; None if all were.
-        filled: If there are more rows than `max_rows`: by column, the rows of the preview and of prod with a value.
+        amounts: By column of both: those of the preview, and those of prod.
         only_its_time: Whether only the time from the first to the last row of the preview was compared.
         is_recomputed: Whether prod will get another table than the preview's, which an apply computes.
         error: The class of the engine's error if the model could not be compared; None if it was. Its message is left
@@ -931,11 +944,38 @@ class ModelCompared(Event):
     is_partial: bool = False
     reads_partial: tuple[str, ...] = ()
     sample: float | None = None
-    filled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    amounts: dict[str, tuple[Amounts, Amounts]] = field(default_factory=dict)
     only_its_time: bool = False
     is_recomputed: bool = False
     error: str | None = None
     query: Query | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedAudit:
+    """An audit of a preview, evaluated on its table and on prod's.
+
+    Attributes:
+        failing_rows: In the preview; None if it could not be evaluated.
+        failing_rows_prod: In prod; None if prod has no such table, or one without a column that the audit reads.
+        error: Why it could not be evaluated in the preview.
+    """
+
+    name: str
+    args: dict[str, ProjectText]
+    blocking: bool
+    failing_rows: int | None
+    failing_rows_prod: int | None
+    error: ErrorText | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditsCompared(Event):
+    """Sent for each model with audits that a preview shows in another version than prod."""
+
+    fqn: str
+    name: str
+    audits: tuple[ComparedAudit, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from its reviewer, or add lines to what CI reads.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 LIMIT = 60_000
 """The most characters of a report. GitHub accepts 65,536 in a comment."""
@@ -20,7 +20,7 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 _BEGINS_BLOCK = re.compile(r"^(?:[-+=]|\d(?=\d*[.)]))")
-_SIMPLE = re.compile(r"[\w.](?:[\w .,:;=+/@#-]*[\w.])?")
+_SIMPLE = re.compile(r"[\w.](?:[\w .,:;=+*/@#-]*[\w.])?")
 
 
 def literal(text: str) -> str:
@@ -56,9 +56,13 @@ def _entity(char: str) -> str:
     return f"&#{ord(char)};"
 
 
-def table_start(head: Sequence[str]) -> str:
-    """The head of a table. Its rows follow, each on a line."""
-    return f"{table_row(head)}\n{table_row(['---'] * len(head))}"
+def table_start(head: Sequence[str], numbers: Collection[str] = ()) -> str:
+    """The head of a table. Its rows follow, each on a line.
+
+    Args:
+        numbers: The columns that are aligned to the right.
+    """
+    return f"{table_row(head)}\n{table_row(['---:' if name in numbers else '---' for name in head])}"
 
 
 def table_row(cells: Sequence[str]) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.earlier_results import EarlierResult
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import block, counted, duration_text, listed, utc_text
+from dg_sqlmesh_component.protocol.formatting import block, counted, listed, utc_text
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 
@@ -177,22 +176,6 @@ class Wording:
         )
         pending = listed([self.assets.name(fqn) for fqn in outcome.idle.unselected])
         return f"models upstream have pending intervals and are not part of this step: {pending}. {advice}"
-
-    def progress(self, event: msg.BatchesRunning) -> str:
-        """Which nodes run, the longest-running ones first, and how many have finished."""
-        running = [
-            f"{self.assets.name(fqn)} for {duration_text(timedelta(seconds=int(seconds)))}"
-            + (f" ({finished} of {planned} batches finished)" if planned > 1 else "")
-            for fqn, (finished, planned, seconds) in sorted(event.running.items(), key=lambda item: -item[1][2])
-        ]
-        return f"Running: {listed(running)}. Finished: {event.finished} of {event.planned}."
-
-    def not_cancelled(self, event: msg.QueriesNotCancelled) -> list[str]:
-        """Which queries the engine may still execute after a cancelled run, and why."""
-        return [
-            f"A query of {self.assets.name(fqn)} was not cancelled: {as_sentence(reason)} End it in the engine."
-            for fqn, reason in sorted(event.reasons.items())
-        ]
 
     def names(self, nodes: Iterable[str]) -> str:
         """The names of nodes, separated by commas."""

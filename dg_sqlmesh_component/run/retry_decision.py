@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError, StatementError
+from dg_sqlmesh_component.protocol.formatting import listed
+from dg_sqlmesh_component.report.wording import as_sentence
 from dg_sqlmesh_component.run.ledger import Ledger
 
 End: TypeAlias = msg.EvaluationFinished | msg.RequestFailed | SQLMeshComponentError
@@ -54,11 +56,18 @@ def next_attempt(
     )
 
 
-def cause(end: End, following: msg.EvaluationRequest) -> str:
-    """Why another attempt follows, as a clause after "because"."""
+def announcement(end: End, following: msg.EvaluationRequest, name: Callable[[str], str]) -> str:
+    """Why another attempt follows, as a clause after "because", and what it computes.
+
+    Args:
+        name: Returns the name of a node.
+    """
     if isinstance(end, msg.EvaluationFinished) or (failed_statement(end) and following.models):
-        return "of transient errors"
-    return f"of this error: {message(end)}"
+        cause = "of transient errors"
+    else:
+        cause = f"of this error: {message(end)}"
+    nodes = [*following.models, *following.standalone_audits, *following.audit_only]
+    return f"{as_sentence(cause)} It computes the pending intervals of {listed(list(map(name, nodes)))}."
 
 
 def failed_statement(end: End) -> str | None:

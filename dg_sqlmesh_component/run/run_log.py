@@ -15,6 +15,7 @@ from dg_sqlmesh_component.protocol.formatting import block, counted, listed, unq
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
+from dg_sqlmesh_component.report.running import not_cancelled, progress
 from dg_sqlmesh_component.report.summary import summary_line, summary_metadata
 from dg_sqlmesh_component.report.wording import Wording
 
@@ -45,9 +46,9 @@ class RunLog:
             if batches:
                 log.info(f"SQLMesh computes {counted(batches, 'batch', 'batches')} of {nodes}.")
         elif isinstance(event, msg.QueriesNotCancelled):
-            log.warning(" ".join(self.wording.not_cancelled(event)))
+            log.warning(not_cancelled(self.wording.assets, event))
         elif isinstance(event, msg.BatchesRunning):
-            log.info(self.wording.progress(event))
+            log.info(progress(self.wording.assets, event))
         elif isinstance(event, msg.EnvironmentOpened):
             self._warn_of_differences(event)
             self._name_unowned(event)

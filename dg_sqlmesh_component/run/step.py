@@ -26,10 +26,10 @@ from dg_sqlmesh_component.protocol.errors import (
     ConfigurationError,
     StoppedError,
 )
-from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
-from dg_sqlmesh_component.report.wording import Wording, as_sentence
+from dg_sqlmesh_component.report.running import killed, not_cancelled
+from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.dry_run import predict
@@ -169,8 +169,8 @@ class _Step:
             why = f"this run was in environment {self._request.environment}"
             yield from repeated_checks(self._context, why, fails=failure is not None)
         elif self._ledger.never_began:
-            why, reported = self._why_never_began(end), self._results.reported
-            yield from repeated_checks(self._context, why, fails=True, reported=reported)
+            why = _why_never_began(end, is_cancelled=self.session.is_cancelled)
+            yield from repeated_checks(self._context, why, fails=True, reported=self._results.reported)
         yield from self._results.release_checks()
         self._log.nothing_to_do(self._results.unobserved)
         self._log.backfill(self._results.outcomes)
@@ -179,9 +179,8 @@ class _Step:
 
     def _failure(self) -> dg.Failure | None:
         problems = [*self._problems, *self._results.known_failures]
-        advice = self._wording.correction_advice(
-            is_restatement=self._request.restate is not None, plan_command=self._plan_command
-        )
+        is_restatement = self._request.restate is not None
+        advice = self._wording.correction_advice(is_restatement=is_restatement, plan_command=self._plan_command)
         return build_failure(self._wording, self._results.outcomes, self._results.audited, problems, advice)
 
     # -- attempts ---------------------------------------------------------------------------------
@@ -283,12 +282,9 @@ class _Step:
     def _wait(self, attempt: int, end: retry_decision.End, following: msg.EvaluationRequest) -> None:
         assert self._retries is not None
         seconds = self._retries.delay_before(attempt)
-        nodes = [*following.models, *following.standalone_audits, *following.audit_only]
-        self._context.log.warning(
-            f"Attempt {attempt} of {self._retries.max_retries + 1} starts in {seconds:.1f} seconds, because "
-            f"{as_sentence(retry_decision.cause(end, following))} It computes the pending intervals of "
-            f"{self._listed(nodes)}."
-        )
+        sentences = retry_decision.announcement(end, following, self._assets.name)
+        attempts = f"Attempt {attempt} of {self._retries.max_retries + 1}"
+        self._context.log.warning(f"{attempts} starts in {seconds:.1f} seconds, because {sentences}")
         self.session.wait(seconds)
 
     # -- the end ----------------------------------------------------------------------------------
@@ -297,38 +293,29 @@ class _Step:
         """Report the nodes that are open after the last attempt."""
         if self.session.is_cancelled:
             self._ledger.cancel()
-        if isinstance(end, msg.EvaluationFinished):
-            settled = self._ledger.feed(end)
-        elif isinstance(end, msg.RequestFailed):
+        if isinstance(end, msg.RequestFailed):
             self._problems.append(end.message)
+        if isinstance(end, msg.LastEvent):
             settled = self._ledger.feed(end)
         elif isinstance(end, StoppedError):
-            self._problems.append(self._stopped)
-            settled = self._ledger.close(self._stopped)
+            seconds = FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS
+            stopped = killed(self._assets, seconds, self._ledger.running)
+            if self._not_cancelled is not None:
+                stopped += f" {not_cancelled(self._assets, self._not_cancelled)}"
+            self._problems.append(stopped)
+            settled = self._ledger.close(stopped)
         else:
-            running = self._listed(self._ledger.running)
-            self._problems += [str(end), *([f"Running when it ended: {running}."] if running else [])]
+            self._problems.append(str(end))
+            if running := self._wording.names(self._ledger.running):
+                self._problems.append(f"Running when it ended: {running}.")
             settled = self._ledger.close("SQLMesh's process ended before it was done.")
         yield from self._results.report(settled)
 
-    def _why_never_began(self, end: retry_decision.End) -> str:
-        """Why SQLMesh computed and audited nothing, as a clause after "because"."""
-        if self.session.is_cancelled:
-            return "the run was cancelled before SQLMesh computed or audited anything"
-        error = ERRORS_BY_NAME.get(end.error) if isinstance(end, msg.RequestFailed) else type(end)
-        is_refusal = error is not None and issubclass(error, REFUSALS)
-        return _REFUSED if is_refusal else "the run failed before SQLMesh computed or audited anything"
 
-    @property
-    def _stopped(self) -> str:
-        """The problem of a cancelled run whose worker had to be killed."""
-        seconds = FINISH_GRACE_SECONDS + CUT_OFF_GRACE_SECONDS
-        running = self._listed(self._ledger.running) or "it"
-        killed = (
-            f"The run was cancelled. SQLMesh's process was killed after {seconds:.0f} seconds, because {running} was "
-            "still running."
-        )
-        return " ".join([killed, *(self._wording.not_cancelled(self._not_cancelled) if self._not_cancelled else ())])
-
-    def _listed(self, nodes: Sequence[str]) -> str:
-        return listed([self._assets.name(node) for node in nodes])
+def _why_never_began(end: retry_decision.End, *, is_cancelled: bool) -> str:
+    """Why SQLMesh computed and audited nothing, as a clause after "because"."""
+    if is_cancelled:
+        return "the run was cancelled before SQLMesh computed or audited anything"
+    error = ERRORS_BY_NAME.get(end.error) if isinstance(end, msg.RequestFailed) else type(end)
+    is_refusal = error is not None and issubclass(error, REFUSALS)
+    return _REFUSED if is_refusal else "the run failed before SQLMesh computed or audited anything"

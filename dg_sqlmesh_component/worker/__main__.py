@@ -14,13 +14,15 @@ import sys
 import traceback
 from dataclasses import replace
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dg_sqlmesh_component.protocol.errors import EvaluationError, InstallationError, SQLMeshComponentError, WorkerError
 from dg_sqlmesh_component.worker.own_bugs import own_bug
 from dg_sqlmesh_component.worker.project_exits import as_exception
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dg_sqlmesh_component.worker.pipe import Pipe
 
 PYTHON_FLOOR = (3, 10)
@@ -56,21 +58,11 @@ def main() -> None:
 
 
 def _serve(pipe: Pipe) -> None:
-    from dg_sqlmesh_component.protocol.messages import (
-        ChangesRequest,
-        ClosePreviewRequest,
-        EvaluationRequest,
-        JanitorRequest,
-        LoadRequest,
-        PendingRequest,
-        PlanRequest,
-    )
+    from dg_sqlmesh_component.protocol import messages as msg
     from dg_sqlmesh_component.worker.changes import find_changes
     from dg_sqlmesh_component.worker.context import with_default_gateway
-    from dg_sqlmesh_component.worker.evaluate.dry_run import dry_run
     from dg_sqlmesh_component.worker.evaluate.pending import find_pending
-    from dg_sqlmesh_component.worker.evaluate.restatement import restate
-    from dg_sqlmesh_component.worker.evaluate.run import run
+    from dg_sqlmesh_component.worker.evaluate.serve import serve_evaluation
     from dg_sqlmesh_component.worker.janitor import run_janitor
     from dg_sqlmesh_component.worker.load.project import (
         load_project,  # imports SQLMesh: some seconds, in which the parent may still prepare its request
@@ -84,24 +76,23 @@ def _serve(pipe: Pipe) -> None:
     gc.enable()
     request = pipe.receive()
     request = replace(request, project=with_default_gateway(request.project))
-    if isinstance(request, LoadRequest):
+    answers: dict[type, Callable[[Any, Pipe], msg.Event]] = {
+        msg.LoadRequest: load_project,
+        msg.PendingRequest: find_pending,
+        msg.ChangesRequest: find_changes,
+    }
+    serves: dict[type, Callable[[Any, Pipe], None]] = {
+        msg.EvaluationRequest: serve_evaluation,
+        msg.PlanRequest: serve_plan,
+        msg.PreviewRequest: serve_plan,
+        msg.ClosePreviewRequest: close_preview,
+        msg.JanitorRequest: run_janitor,
+    }
+    if answer := answers.get(type(request)):
         pipe.begin()
-        pipe.send(load_project(request, pipe))
-    elif isinstance(request, PendingRequest):
-        pipe.begin()
-        pipe.send(find_pending(request, pipe))
-    elif isinstance(request, ChangesRequest):
-        pipe.begin()
-        pipe.send(find_changes(request, pipe))
-    elif isinstance(request, ClosePreviewRequest):
-        close_preview(request, pipe)
-    elif isinstance(request, JanitorRequest):
-        run_janitor(request, pipe)
-    elif isinstance(request, PlanRequest):
-        serve_plan(request, pipe)
-    elif isinstance(request, EvaluationRequest):
-        entry = dry_run if request.dry_run else run if request.restate is None else restate
-        entry(request, pipe)
+        pipe.send(answer(request, pipe))
+    else:
+        serves[type(request)](request, pipe)
 
 
 def installation_problem() -> str | None:

@@ -20,7 +20,7 @@ from sqlmesh.core.context import Context
 
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted
-from dg_sqlmesh_component.protocol.messages import EvaluationRequest, JanitorRequest, PlanRequest, StateHeld
+from dg_sqlmesh_component.protocol.messages import LockRequest, StateHeld
 from dg_sqlmesh_component.worker.context import state_connection
 from dg_sqlmesh_component.worker.pipe import Pipe
 
@@ -113,7 +113,7 @@ def refuse_unlockable(context: Context, what: str, advice: str) -> None:
 
 @contextmanager
 def locked_context(
-    request: EvaluationRequest | JanitorRequest | PlanRequest,
+    request: LockRequest,
     open_project: Callable[[], _Context],
     pipe: Pipe,
     *,

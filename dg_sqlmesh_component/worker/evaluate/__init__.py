@@ -1,2 +1,1 @@
-"""Compute requested nodes, and send events. Entries: `run.run`, `restatement.restate`, `dry_run.dry_run`,
-`pending.find_pending`."""
+"""Compute requested nodes, and send events. Entries: `serve.serve_evaluation`, `pending.find_pending`."""

@@ -12,18 +12,14 @@ from sqlmesh.core.snapshot.definition import merge_intervals
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.evaluate import planner
-from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate
+from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
 from dg_sqlmesh_component.worker.evaluate.restatement import RestatementContext
 from dg_sqlmesh_component.worker.evaluate.run import RunContext
-from dg_sqlmesh_component.worker.pipe import Pipe
 
 
-def dry_run(request: msg.EvaluationRequest, pipe: Pipe) -> None:
-    """Plan the requested nodes."""
-    evaluate(request, pipe, _DryRunContext if request.restate is None else _DryRestatementContext)
+class DryRunContext(RunContext):
+    """A context that plans what a run would compute."""
 
-
-class _DryRunContext(RunContext):
     def prepare(self) -> None:
         self.await_finalized_environment()
 
@@ -43,7 +39,9 @@ class _DryRunContext(RunContext):
         return _report_batches(self, scheduler, missing, index)
 
 
-class _DryRestatementContext(RestatementContext):
+class DryRestatementContext(RestatementContext):
+    """A context that plans what a restatement would compute."""
+
     def compute(self) -> msg.Status:
         plan = self.restatement
         snapshots = plan.context_diff.snapshots

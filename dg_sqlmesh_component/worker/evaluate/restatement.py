@@ -25,15 +25,9 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import listed
 from dg_sqlmesh_component.worker.coverage import is_incremental
-from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate, resolved_range
+from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, resolved_range
 from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.observe.tracker import Replaced, Tracker
-from dg_sqlmesh_component.worker.pipe import Pipe
-
-
-def restate(request: msg.EvaluationRequest, pipe: Pipe) -> None:
-    """Restate the requested models and those downstream of them, and audit others."""
-    evaluate(request, pipe, RestatementContext)
 
 
 class _ExactSelector(NativeSelector):

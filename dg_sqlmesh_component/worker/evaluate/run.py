@@ -20,9 +20,8 @@ from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.worker.environment import upstream
 from dg_sqlmesh_component.worker.evaluate import planner
 from dg_sqlmesh_component.worker.evaluate.circuit_breaker import cached_circuit_breaker
-from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext, evaluate
+from dg_sqlmesh_component.worker.evaluate.evaluation import EvaluationContext
 from dg_sqlmesh_component.worker.evaluate.idle_nodes import idle_nodes
-from dg_sqlmesh_component.worker.pipe import Pipe
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_run
 
 _STATUS: dict[CompletionStatus, msg.Status] = {
@@ -30,11 +29,6 @@ _STATUS: dict[CompletionStatus, msg.Status] = {
     CompletionStatus.FAILURE: "failure",
     CompletionStatus.NOTHING_TO_DO: "nothing_to_do",
 }
-
-
-def run(request: msg.EvaluationRequest, pipe: Pipe) -> None:
-    """Run the requested nodes, and audit others."""
-    evaluate(request, pipe, RunContext)
 
 
 class RunContext(EvaluationContext):

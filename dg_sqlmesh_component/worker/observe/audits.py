@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -39,6 +40,7 @@ def audited(snapshot: Snapshot, index: DeployabilityIndex) -> msg.AuditedData:
 def record_audits(evaluator: SnapshotEvaluator, sampling: msg.Sampling | None, pipe: Pipe) -> None:
     """Send each audit's result as soon as it exists. If a later audit raises, the earlier results are not lost."""
     running = threading.local()
+    results = _Results(evaluator, sampling, pipe)
 
     def number_audits(audit_all: Callable[..., Any]) -> Callable[..., Any]:
         def audit_numbered(snapshot: Snapshot, **kwargs: Any) -> list[Any]:
@@ -60,9 +62,9 @@ def record_audits(evaluator: SnapshotEvaluator, sampling: msg.Sampling | None, p
                 result = audit_one(**kwargs)
             except Exception as cause:
                 if not pipe.is_cut_off:  # else the error is that its query was cancelled
-                    pipe.send(_not_evaluated(evaluator, kwargs, position, cause))
+                    pipe.send(results.not_evaluated(kwargs, position, cause))
                 raise
-            pipe.send(_evaluated(evaluator, kwargs, position, result, sampling, pipe))
+            pipe.send(results.evaluated(kwargs, position, result))
             return result
 
         return audit_and_send
@@ -70,64 +72,58 @@ def record_audits(evaluator: SnapshotEvaluator, sampling: msg.Sampling | None, p
     replace_audits(evaluator, number_audits, send_result)
 
 
-def _evaluated(
-    evaluator: SnapshotEvaluator,
-    given: Mapping[str, Any],
-    position: int,
-    result: Any,
-    sampling: msg.Sampling | None,
-    pipe: Pipe,
-) -> msg.AuditEvaluated:
-    """An audit's result as an event.
+@dataclass(frozen=True)
+class _Results:
+    """Makes events of audits' results. `given` has the arguments of SQLMesh's method that evaluated the audit."""
 
-    Args:
-        given: The arguments of SQLMesh's method that evaluated the audit.
-    """
-    snapshot, index = given["snapshot"], given["deployability_index"] or DeployabilityIndex.all_deployable()
-    adapter = evaluator.get_adapter(snapshot.model_gateway)
-    dialect = adapter.dialect
-    is_shown = index.is_deployable(snapshot) == index.is_representative(snapshot)
-    is_only_about_node = is_shown and not _reads_others(snapshot, result.query, index, dialect)
-    return msg.AuditEvaluated(
-        fqn=snapshot.name,
-        name=result.audit.name,
-        position=position,
-        args=audit_arguments(result.audit_args or {}, dialect),
-        blocking=result.blocking,
-        failing_rows=None if result.skipped else result.count or 0,
-        query=result.query.sql(dialect=dialect, pretty=True) if result.query is not None else None,
-        interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
-        of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
-        audited_data=audited(snapshot, index) if is_only_about_node else None,
-        sample=_sample(adapter, result, sampling, pipe) if sampling is not None and result.count else None,
-    )
+    evaluator: SnapshotEvaluator
+    sampling: msg.Sampling | None
+    pipe: Pipe
 
+    def evaluated(self, given: Mapping[str, Any], position: int, result: Any) -> msg.AuditEvaluated:
+        snapshot, index = given["snapshot"], given["deployability_index"] or DeployabilityIndex.all_deployable()
+        adapter = self.evaluator.get_adapter(snapshot.model_gateway)
+        dialect = adapter.dialect
+        is_shown = index.is_deployable(snapshot) == index.is_representative(snapshot)
+        is_only_about_node = is_shown and not _reads_others(snapshot, result.query, index, dialect)
+        return msg.AuditEvaluated(
+            fqn=snapshot.name,
+            name=result.audit.name,
+            position=position,
+            args=audit_arguments(result.audit_args or {}, dialect),
+            blocking=result.blocking,
+            failing_rows=None if result.skipped else result.count or 0,
+            query=result.query.sql(dialect=dialect, pretty=True) if result.query is not None else None,
+            interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
+            of_whole_table=snapshot.is_model and snapshot.model.time_column is None,
+            audited_data=audited(snapshot, index) if is_only_about_node else None,
+            sample=self._sample(adapter, result) if result.count else None,
+        )
 
-def _not_evaluated(
-    evaluator: SnapshotEvaluator, given: Mapping[str, Any], position: int, cause: Exception
-) -> msg.AuditEvaluated:
-    """The event about an audit that raised an error."""
-    snapshot, audit = given["snapshot"], given["audit"]
-    return msg.AuditEvaluated(
-        fqn=snapshot.name,
-        name=audit.name,
-        position=position,
-        args=audit_arguments(given["audit_args"], evaluator.get_adapter(snapshot.model_gateway).dialect),
-        blocking=audit.blocking,
-        failing_rows=None,
-        query=None,
-        interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
-        error=describe_error(cause),
-    )
+    def not_evaluated(self, given: Mapping[str, Any], position: int, cause: Exception) -> msg.AuditEvaluated:
+        """The event about an audit that raised an error."""
+        snapshot, audit = given["snapshot"], given["audit"]
+        return msg.AuditEvaluated(
+            fqn=snapshot.name,
+            name=audit.name,
+            position=position,
+            args=audit_arguments(given["audit_args"], self.evaluator.get_adapter(snapshot.model_gateway).dialect),
+            blocking=audit.blocking,
+            failing_rows=None,
+            query=None,
+            interval=(to_timestamp(given["start"]), to_timestamp(given["end"])),
+            error=describe_error(cause),
+        )
 
-
-def _sample(adapter: EngineAdapter, result: Any, sampling: msg.Sampling, pipe: Pipe) -> msg.Sample | None:
-    try:
-        return sample_of(adapter, result.query, sampling)
-    except Exception as error:  # noqa: BLE001  # any driver's: the audit's result does not depend on its sample
-        text = f"The failing rows of the audit {result.audit.name} could not be read: {describe_error(error)}"
-        pipe.log("warning", text)
-        return None
+    def _sample(self, adapter: EngineAdapter, result: Any) -> msg.Sample | None:
+        if self.sampling is None:
+            return None
+        try:
+            return sample_of(adapter, result.query, self.sampling)
+        except Exception as error:  # noqa: BLE001  # any driver's: the audit's result does not depend on its sample
+            text = f"The failing rows of the audit {result.audit.name} could not be read: {describe_error(error)}"
+            self.pipe.log("warning", text)
+            return None
 
 
 def _reads_others(snapshot: Snapshot, query: exp.Expr | None, index: DeployabilityIndex, dialect: str) -> bool:
@@ -157,18 +153,28 @@ def audit_alone(
     snapshots = scheduler.snapshots_by_name
     index = deployability(request.environment, snapshots.values(), request.start)
     coverages = Coverages(snapshots, index, request.execution_time, unrestated)
+    results = _Results(scheduler.snapshot_evaluator, request.sampling, pipe)
     for fqn, uses in request.audit_only.items():
         if fqn not in snapshots:
             continue  # a plan has removed it since the environment was opened
         snapshot, error, at = snapshots[fqn], None, now_timestamp()
-        positions = _positions(snapshot, uses, scheduler.snapshot_evaluator)
-        if positions and not computed_intervals(snapshot, index):
+        positions = _positions(snapshot, uses, results.evaluator)
+        intervals = computed_intervals(snapshot, index)
+        if positions and not intervals:
             error = "Nothing has been computed yet, so there is nothing to audit."
-        else:
+        elif positions:
+            given = {
+                "snapshots": snapshots,
+                "start": intervals[0][0],
+                "end": intervals[-1][1],
+                "execution_time": request.execution_time,
+                # The table that the environment shows. A run would audit the table that it has just computed.
+                "deployability_index": index.with_deployable(snapshot) if index.is_representative(snapshot) else index,
+            }
             for position in positions:
                 if pipe.is_cancelled:
                     raise EvaluationError("The evaluation of audits was cancelled.")
-                pipe.send(_evaluate_alone(request, scheduler, snapshot, position, index, pipe))
+                pipe.send(_evaluate_alone(snapshot, position, given, results))
         if coverage := coverages.of(fqn):
             pipe.send(coverage)
         pipe.send(msg.NodeAudited(fqn, coverages.pending.get(fqn, ()), error, at, altered_at(snapshot, index)))
@@ -185,34 +191,30 @@ def _positions(snapshot: Snapshot, uses: tuple[msg.AuditUse, ...], evaluator: Sn
 
 
 def _evaluate_alone(
-    request: msg.EvaluationRequest,
-    scheduler: Scheduler,
-    snapshot: Snapshot,
-    position: int,
-    index: DeployabilityIndex,
-    pipe: Pipe,
+    snapshot: Snapshot, position: int, given: Mapping[str, Any], results: _Results
 ) -> msg.AuditEvaluated:
     """One audit's result. An error is part of the result, so that the other audits are still evaluated."""
-    evaluator = scheduler.snapshot_evaluator
-    intervals = computed_intervals(snapshot, index)
-    interval = (intervals[0][0], intervals[-1][1])
     audit, args = snapshot.node.audits_with_args[position]
-    given = {
-        "snapshots": scheduler.snapshots_by_name,
-        "start": interval[0],
-        "end": interval[1],
-        "execution_time": request.execution_time,
-        # The table that the environment shows. A run would audit the table that it has just computed.
-        "deployability_index": index.with_deployable(snapshot) if index.is_representative(snapshot) else index,
-    }
+    given = {**given, "snapshot": snapshot}
     try:
-        # Not `evaluator.audit`: `record_audits` has replaced it, and would number this audit as the model's first.
-        (result,) = SnapshotEvaluator.audit(evaluator, _with_one_audit(snapshot, position), **given)
+        result = evaluate_one(results.evaluator, snapshot, position, given)
     except Exception as cause:  # noqa: BLE001  # any driver's error
-        return _not_evaluated(
-            evaluator, {**given, "snapshot": snapshot, "audit": audit, "audit_args": args}, position, cause
-        )
-    return _evaluated(evaluator, {**given, "snapshot": snapshot}, position, result, request.sampling, pipe)
+        return results.not_evaluated({**given, "audit": audit, "audit_args": args}, position, cause)
+    return results.evaluated(given, position, result)
+
+
+def evaluate_one(evaluator: SnapshotEvaluator, snapshot: Snapshot, position: int, given: Mapping[str, Any]) -> Any:
+    """SQLMesh's result of one audit of a node, without an event.
+
+    Args:
+        given: The other arguments of SQLMesh's method.
+
+    Raises:
+        Exception: The engine's driver may raise any.
+    """
+    # Not `evaluator.audit`: `record_audits` may have replaced it, and would number this audit as the node's first.
+    (result,) = SnapshotEvaluator.audit(evaluator, **{**given, "snapshot": _with_one_audit(snapshot, position)})
+    return result
 
 
 def _with_one_audit(snapshot: Snapshot, position: int) -> Snapshot:

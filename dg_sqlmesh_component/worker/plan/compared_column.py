@@ -11,6 +11,9 @@ _Type = exp.DataType.Type
 
 INTEGERS = exp.DataType.INTEGER_TYPES - {_Type.BIT}
 _NUMBERS = exp.DataType.NUMERIC_TYPES - {_Type.BIT}
+_MONEY = {_Type.MONEY, _Type.SMALLMONEY}
+"""Numbers that PostgreSQL does not cast to floats."""
+
 _FLOATS = {_Type.FLOAT, _Type.DOUBLE, _Type.UDOUBLE}
 
 _AS_TEXT = {_Type.JSON, _Type.XML, _Type.GEOMETRY, _Type.GEOGRAPHY, _Type.MAP, _Type.VARIANT}
@@ -81,6 +84,11 @@ class ComparedColumn:
 
     def _with_case(self, text: exp.Expression) -> exp.Expression:
         return _WITH_CASE[self.dialect](text) if self.dialect in _WITH_CASE else text
+
+    @property
+    def is_amount(self) -> bool:
+        """Whether the values on both sides can be summed."""
+        return self._are(_NUMBERS - _MONEY)
 
     @property
     def _is_exact(self) -> bool:

@@ -42,11 +42,13 @@ class PlanTracker(Tracker):
 
     Attributes:
         violations: What SQLMesh reports before it refuses to build a plan, by the class of our error.
+        unit_tests: How many SQLMesh has executed.
     """
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(pipe)
         self.violations: dict[type[ProjectRuleError], list[str]] = {}
+        self.unit_tests = 0
 
     def start_evaluation_progress(
         self, batched_intervals: dict[Snapshot, list[msg.Interval]], *args: Any, **kwargs: Any
@@ -55,6 +57,7 @@ class PlanTracker(Tracker):
         self.plan_more({snapshot.name: tuple(intervals) for snapshot, intervals in batched_intervals.items()})
 
     def log_test_results(self, result: Any, *_: Any, **__: Any) -> None:
+        self.unit_tests = result.testsRun
         for test, problem in [*result.failures, *result.errors]:
             self._violated(UnitTestError, f"The unit test {test} fails:{block(plain(problem))}")
 

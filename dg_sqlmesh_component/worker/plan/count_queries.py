@@ -71,10 +71,19 @@ class CountQueries:
             if name not in old:
                 yield f"adds {name} {type_.sql(self.dialect)}"
 
+    @property
+    def amounts(self) -> list[str]:
+        """The columns of both that are numbers."""
+        return [name for name, column in self.common.items() if column.is_amount]
+
     def values(self, side: Table) -> exp.Select:
-        """The rows of a table, and the values of each column of both."""
-        columns = [exp.Count(this=exp.column(name, quoted=True)) for name in self.common]
-        query = exp.select(exp.Count(this=exp.Star()), *columns).from_(exp.to_table(side.name))
+        """The rows of a table; for each column of both, its values; then sum, minimum and maximum of each amount."""
+        columns = {name: exp.column(name, quoted=True) for name in self.common}
+        values = [exp.Count(this=column.copy()) for column in columns.values()]
+        for name in self.amounts:
+            number = exp.cast(columns[name], "DOUBLE")  # no sum of integers is too large for a float
+            values += [aggregate(this=number.copy()) for aggregate in (exp.Sum, exp.Min, exp.Max)]
+        query = exp.select(exp.Count(this=exp.Star()), *values).from_(exp.to_table(side.name))
         return query.where(side.condition) if side.condition is not None else query
 
     def unusable_keys(self, side: Table, keys: Sequence[str], sample: float | None) -> exp.Select:

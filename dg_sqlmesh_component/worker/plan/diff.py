@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any
 
 from sqlglot import exp
 from sqlmesh.core.context import Context
@@ -145,8 +147,12 @@ class _Queries:
         return columns
 
     def integers(self, query: exp.Select) -> list[int]:
+        return [int(value or 0) for value in self.values(query)]
+
+    def values(self, query: exp.Select) -> Sequence[Any]:
+        """The only row of a query."""
         self.last = query.sql(self.dialect, identify=True)
-        return [int(value or 0) for value in self._adapter.fetchone(query, quote_identifiers=True) or ()]
+        return self._adapter.fetchone(query, quote_identifiers=True) or ()
 
 
 def _of_one_side(
@@ -219,24 +225,33 @@ def _keys(snapshot: Snapshot) -> tuple[str, ...]:
     return ()
 
 
+def _finite(value: Any) -> float | None:
+    """The number; None if there is none, and for an infinite one, which JSON has no text for."""
+    return float(value) if value is not None and isfinite(value) else None
+
+
 class _Comparison:
     """Compares two tables by the queries for them."""
 
     def __init__(self, warehouse: _Queries, queries: CountQueries, limits: Limits) -> None:
         self._integers = warehouse.integers
+        self._values = warehouse.values
         self._queries = queries
         self._limits = limits
 
     def of(self, compared: msg.ModelCompared, keys: tuple[str, ...]) -> msg.ModelCompared:
         """The result, with these ranges."""
         queries = self._queries
-        (rows_prod, *filled_prod), (rows, *filled) = (self._integers(queries.values(side)) for side in queries.sides)
-        compared = replace(compared, rows=rows, rows_prod=rows_prod, schema=tuple(queries.schema_changes()))
+        (rows_prod, prod), (rows, preview) = (self._amounts(side) for side in queries.sides)
+        compared = replace(
+            compared,
+            rows=rows,
+            rows_prod=rows_prod,
+            schema=tuple(queries.schema_changes()),
+            amounts={name: (preview[name], prod[name]) for name in queries.common},
+        )
         largest = max(rows, rows_prod)
-        sample = None
-        if largest > self._limits.max_rows:
-            sample = self._limits.max_rows / largest
-            compared = replace(compared, filled=dict(zip(queries.common, zip(filled, filled_prod))))
+        sample = self._limits.max_rows / largest if largest > self._limits.max_rows else None
         by_small_name = {name.casefold(): name for name in queries.common}  # SQLMesh keeps a grain as it is written
         problem = self._key_problem(tuple(by_small_name.get(key.casefold()) for key in keys), sample)
         keys = tuple(by_small_name.get(key.casefold(), key) for key in keys)
@@ -247,6 +262,16 @@ class _Comparison:
             return compared
         added, removed = self._integers(queries.surplus())
         return replace(compared, added=added, removed=removed)
+
+    def _amounts(self, side: Table) -> tuple[int, dict[str, msg.Amounts]]:
+        """The rows of a table, and the amounts of each column of both."""
+        rows, *values = self._values(self._queries.values(side))
+        names, numbers = list(self._queries.common), self._queries.amounts
+        filled, aggregates = values[: len(names)], list(map(_finite, values[len(names) :]))
+        of_number = {name: aggregates[3 * i : 3 * i + 3] for i, name in enumerate(numbers)}
+        return int(rows), {
+            name: msg.Amounts(int(rows) - int(number), *of_number.get(name, ())) for name, number in zip(names, filled)
+        }
 
     def _key_problem(self, keys: Sequence[str | None], sample: float | None) -> msg.KeyProblem | None:
         """Why rows cannot be matched by these columns. Rows that share a key would be counted in pairs.

@@ -19,12 +19,13 @@ from sqlmesh.utils.date import to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.coverage import due_at, is_incremental
+from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents
 from dg_sqlmesh_component.worker.plan.digest import plan_parts
 from dg_sqlmesh_component.worker.plan.migrations import losses
 
 
-def plan_built(plan: Plan, project: msg.OpenProject, context: Context) -> msg.PlanBuilt:
+def plan_built(plan: Plan, context: PlanContext) -> msg.PlanBuilt:
     """The facts of a plan."""
     diff = plan.context_diff
     stored = None if diff.is_new_environment else context.state_reader.get_environment(diff.environment)
@@ -46,7 +47,8 @@ def plan_built(plan: Plan, project: msg.OpenProject, context: Context) -> msg.Pl
         statements=_other_differences(plan),
         unfinished_plan_id=unfinished,
         resumes=is_shown,
-        plan_command=sqlmesh_command(project, "plan", diff.environment),
+        plan_command=sqlmesh_command(context.request.project, "plan", diff.environment),
+        unit_tests=context.tracker.unit_tests,
     )
 
 
@@ -76,6 +78,7 @@ class _Models:
         self._diff = diff
         self._context = context
         self._is_dev = plan.is_dev
+        self._naming = plan.environment_naming_info
         self._projects = {config.project for config in context.configs.values()}
         self._missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
         self._losses = losses(plan, diff, context)
@@ -135,12 +138,19 @@ class _Models:
             owner=snapshot.node.owner,
             other_project=project if project not in self._projects else None,
             has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
+            view=self._view(snapshot),
             dependents=self._dependents.get(snapshot.name),
             # Other environments show a preview of a forward-only change, in a table of its own.
             kept=None
             if self._is_dev or old is None or old.version != snapshot.version
             else _kept_rows(snapshot, missing),
         )
+
+    def _view(self, snapshot: Snapshot) -> str:
+        if not snapshot.is_model or snapshot.is_symbolic:
+            return ""
+        dialect = snapshot.model.dialect
+        return snapshot.qualified_view_name.for_environment(self._naming, dialect=dialect)
 
 
 def _change(diff: ContextDiff, snapshot: Snapshot) -> msg.Change | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import sqlmesh
@@ -31,6 +32,7 @@ from dg_sqlmesh_component.worker.plan.close import (
     delete_unused,
     without_leftovers,
 )
+from dg_sqlmesh_component.worker.plan.compared_audits import compare_audits
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built
 from dg_sqlmesh_component.worker.plan.diff import Limits, compare_environments
 from dg_sqlmesh_component.worker.plan.facts import plan_built
@@ -66,7 +68,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
         if not isinstance(error.__cause__, NoChangesPlanError):
             raise
         if before is None:
-            pipe.send(_plan_of_prod(request, context))
+            pipe.send(_plan_of_prod(context))
             return msg.EvaluationFinished("nothing_to_do")
         context.config.plan.always_recreate_environment = False  # back to the versions of prod
         whole = built(context, request.environment)
@@ -75,15 +77,16 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
     _refuse_long_names(plan, context)
     forget_missing_tables(plan, context, in_state=True)
     pending, holes = _pending_upstream(plan, prod, context)
-    pipe.send(replace(plan_built(plan, request.project, context), pending_upstream=pending, holes_upstream=holes))
+    pipe.send(replace(plan_built(plan, context), pending_upstream=pending, holes_upstream=holes))
     approval = pipe.receive_approval()
     pipe.begin()
     apply_approved(request, context, plan, approval, _HOW_TO_FINISH)
     if before is not None:
         delete_unused(own, context)
-    pipe.send(_plan_of_prod(request, context))
+    pipe.send(_plan_of_prod(context))
     watch_queries(pipe, context.engine_adapters)
-    for compared in compare_environments(plan, prod, context, Limits(request.max_rows, request.decimals)):
+    limits = Limits(request.max_rows, request.decimals)
+    for compared in chain(compare_audits(plan, prod, context), compare_environments(plan, prod, context, limits)):
         pipe.send(compared)
         if pipe.is_cancelled:
             raise EvaluationError("The preview is complete, and was cancelled while it was compared with prod.")
@@ -110,11 +113,11 @@ def _refuse_long_names(plan: Plan, context: Context) -> None:
             )
 
 
-def _plan_of_prod(request: msg.PreviewRequest, context: PlanContext) -> msg.PlanBuilt:
+def _plan_of_prod(context: PlanContext) -> msg.PlanBuilt:
     """What the job that applies plans would do after the preview. It has the digest for that job."""
     plan = built(context, c.PROD, skip_tests=True, skip_linter=True)
     forget_missing_tables(plan, context, in_state=False)
-    return plan_built(plan, request.project, context)
+    return plan_built(plan, context)
 
 
 def _finalized_prod(request: msg.PreviewRequest, context: Context) -> Environment:

@@ -66,7 +66,7 @@ def _planned(request: msg.PlanRequest, context: PlanContext) -> msg.EvaluationFi
         pipe.log("warning", f"{missing} The plan creates it.")
     plan = built(context, request.environment)
     forget_missing_tables(plan, context, in_state=request.applies)
-    pipe.send(plan_built(plan, request.project, context))
+    pipe.send(plan_built(plan, context))
     if not request.applies:
         return msg.EvaluationFinished("not_run")
     approval = pipe.receive_approval()

@@ -106,7 +106,7 @@ def test_a_large_report_keeps_each_loss_and_refusal_and_counts_what_is_left_out(
     text = report([*changed, lost], (Refusal("destructive", ("t.last",), "The values are lost."),))
 
     assert len(text) <= LIMIT
-    assert "> **Applying this plan would be refused (destructive).** The values are lost." in text
+    assert "> [!CAUTION]\n> **Applying this plan would be refused (destructive).** The values are lost." in text
     assert "`t.last`: SQLMesh drops amount" in text
     assert text.index("Digest: `d-1`") < text.index("| Model |")
     in_all = {"row": models + 1, "difference": models + 1 if length else 0}

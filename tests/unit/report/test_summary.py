@@ -11,6 +11,7 @@ from unit.outcome_table import OUTCOME_TABLE
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
+from dg_sqlmesh_component.report.running import progress
 from dg_sqlmesh_component.report.summary import MAX_ROWS, summary_line, summary_metadata
 from dg_sqlmesh_component.report.wording import Wording
 
@@ -68,6 +69,6 @@ def test_tables_have_a_limit() -> None:
 
 def test_progress_lists_the_longest_running_model_first() -> None:
     running = {fqn("core.m1"): (0, 1, 2.4), fqn("core.m2"): (3, 12, 245.0)}
-    assert WORDING.progress(msg.BatchesRunning(running, finished=12, planned=40)) == (
+    assert progress(WORDING.assets, msg.BatchesRunning(running, finished=12, planned=40)) == (
         "Running: core.m2 for 0:04:05 (3 of 12 batches finished), core.m1 for 0:00:02. Finished: 12 of 40."
     )

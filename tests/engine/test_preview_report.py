@@ -1,0 +1,164 @@
+"""The report of a preview: audits and unit tests, amounts, affected assets, and where to look."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from engine.preview_lab import ORDERS, PREVIEW, REVENUE, Lab, on_duckdb, report_of_last
+from harness import BIN, RunRecord, needs_previews, run
+
+pytestmark = needs_previews
+
+AUDITED = REVENUE.replace(
+    "grain day",
+    "grain day, audits (not_null(columns := (amount)), few_orders, "
+    "forall(criteria := (amount < 150), blocking := false))",
+)
+FEW_ORDERS = "AUDIT (name few_orders, blocking false); SELECT * FROM @this_model WHERE orders > 10"
+UNIT_TEST = """
+test_revenue:
+  model: t.revenue
+  inputs:
+    t.orders:
+    - {day: 2026-01-01, id: 1, amount: 2.0, label: x}
+    - {day: 2026-01-01, id: 2, amount: 3.0, label: x}
+  outputs:
+    query:
+    - {day: 2026-01-01, amount: 5.0, orders: 2}
+"""
+DOWNSTREAM = """
+import dagster as dg
+
+
+@dg.asset(deps=[dg.AssetKey(["t", "revenue"])], group_name="dashboards", owners=["ann@example.com"])
+def dashboard(): ...
+
+
+@dg.asset(deps=[dashboard])
+def mail(): ...
+
+
+@dg.asset(deps=[dg.AssetKey(["t", "other"])])
+def unrelated(): ...
+"""
+
+
+@pytest.fixture
+def audited(lab: Lab) -> Lab:
+    """Prod has models with audits and a unit test, and assets of others read them."""
+    lab.change(revenue=AUDITED)
+    (lab.shop.project / "audits").mkdir(exist_ok=True)
+    (lab.shop.project / "audits" / "few.sql").write_text(FEW_ORDERS)
+    (lab.shop.project / "tests").mkdir(exist_ok=True)
+    (lab.shop.project / "tests" / "test_revenue.yaml").write_text(UNIT_TEST)
+    (lab.shop.root / lab.shop.root.name / "defs" / "downstream.py").write_text(DOWNSTREAM)
+    lab.shop.plan(at=None)
+    return lab
+
+
+def markdown_of(record: RunRecord) -> str:
+    """The report on the step's page."""
+    reports = [
+        event.event_specific_data.metadata["sqlmesh/report"].value
+        for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
+        if "sqlmesh/report" in event.event_specific_data.metadata
+    ]
+    text: str = reports[-1]
+    return text
+
+
+def audits(report: dict[str, Any]) -> dict[str, tuple[int | None, int | None]]:
+    return {audit["name"]: (audit["failing_rows"], audit["failing_rows_prod"]) for audit in report["audits"]}
+
+
+def test_audits_of_changed_models_are_compared_with_prod_and_unit_tests_are_counted(audited: Lab) -> None:
+    audited.change(orders=ORDERS.format(factor=3))
+
+    record = audited.job(PREVIEW)
+
+    report, text = report_of_last(record), markdown_of(record)
+    assert audits(report) == {"not_null": (0, 0), "few_orders": (0, 0), "forall": (6, 0)}
+    assert report["unit_tests"] == 1
+    assert "**To decide:** 1 failing audit." in text
+    assert "2 audits pass in the preview. 1 unit test passed." in text
+    assert "| `t.revenue` | forall (criteria: (amount &#60; 150)) | 6 | 0 | a warning |" in text
+    assert text.index("### Audits and unit tests") < text.index("### Data compared with prod")
+
+
+@on_duckdb
+def test_an_audit_that_only_the_preview_has_is_evaluated_on_prods_table(audited: Lab) -> None:
+    audited.change(
+        revenue=AUDITED.replace("few_orders", "few_orders, number_of_rows(threshold := 9, blocking := false)")
+    )
+
+    report = audited.preview()
+
+    assert audits(report)["number_of_rows"] == (1, 1), "only the audits differ, so the table is prod's"
+
+
+@on_duckdb
+def test_an_audit_of_a_new_column_has_no_result_in_prod(audited: Lab) -> None:
+    more = AUDITED.replace("count(*) AS orders", "count(*) AS orders, NULL::INT AS tax")
+    audited.change(revenue=more.replace("few_orders", "few_orders, not_null(columns := (tax), blocking := false)"))
+
+    record = audited.job(PREVIEW)
+
+    by_columns = {audit["args"].get("columns"): audit for audit in report_of_last(record)["audits"]}
+    assert (by_columns["(tax)"]["failing_rows"], by_columns["(tax)"]["failing_rows_prod"]) == (6, None)
+    assert "| `t.revenue` | not&#95;null (columns: (tax)) | 6 |  | a warning |" in markdown_of(record).replace(
+        "not_null", "not&#95;null"
+    )
+
+
+def test_amounts_of_columns_that_differ_are_shown_for_both(audited: Lab) -> None:
+    audited.change(orders=ORDERS.format(factor=3).replace("'x' AS label", "NULLIF(id, 1)::INT AS label"))
+
+    record = audited.job(PREVIEW)
+
+    found = {diff["model"]: diff["amounts"] for diff in report_of_last(record)["diff"]}
+    amounts = {"preview": {"nulls": 0, "sum": 990.0, "minimum": 165.0, "maximum": 165.0},
+               "prod": {"nulls": 0, "sum": 660.0, "minimum": 110.0, "maximum": 110.0}}  # fmt: skip
+    assert found["t.revenue"]["amount"] == amounts
+    assert found["t.orders"]["label"]["preview"]["nulls"] == 6
+    text = markdown_of(record)
+    assert "| `t.orders` | `amount` | 60 of 60 | 990, was 660, +50 % | 3 to 30, was 2 to 20 | 0 |" in text
+    assert "| `t.orders` | `label` | 60 of 60 |  |  | 6, was 0 |" in text
+    assert "`SELECT * FROM" in text
+    assert f"- The run: `{record.run_id}`" in text
+
+
+@on_duckdb
+@pytest.mark.attribute("webserver_base_url")
+def test_assets_downstream_of_changed_models_are_named_with_their_owners(audited: Lab, tmp_path: Path) -> None:
+    audited.shop.configure(
+        deploy={}, preview={"environment": "pr_1"}, webserver_base_url="https://dagster.example.com/"
+    )
+    audited.change(orders=ORDERS.format(factor=3))
+    root = audited.shop.root
+    done = run(
+        [BIN / "dg", "launch", "--target-path", root, "--job", PREVIEW],
+        cwd=tmp_path,
+        DAGSTER_HOME=str(audited.shop.instance.root_directory),
+        PYTHONPATH=str(root),
+        DG_SQLMESH_REPORT=str(tmp_path / "report"),
+    )
+
+    assert "RUN_SUCCESS" in done.stdout + done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    reached = [
+        {"asset": "dashboard", "owner": "ann@example.com", "columns": None},
+        {"asset": "mail", "owner": None, "columns": None},
+    ]
+    assert {model["name"]: model["downstream"] for model in report["models"]} == dict.fromkeys(
+        ("t.orders", "t.revenue"), reached
+    )
+    text = (tmp_path / "report.md").read_text()
+    assert "**To decide:** 1 failing audit, 2 assets outside of SQLMesh affected." in text
+    assert "| `dashboard` | dashboards | ann@<!-- -->example.com | `t.orders`, `t.revenue` | not known |" in text
+    assert "m1 --> a0" in text
+    assert "m0 --> a0" not in text, "it reads t.orders only through t.revenue"
+    assert f"(https://dagster.example.com/runs/{report['run_id']})" in text
