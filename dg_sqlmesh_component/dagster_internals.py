@@ -29,6 +29,7 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 from dagster._core.events import EngineEventData
+from dagster._core.execution.context.data_version_cache import InputAssetVersionInfo
 from dagster._core.execution.context.system import StepExecutionContext
 from dagster._core.execution.plan.inputs import StepInput
 from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
@@ -322,6 +323,22 @@ def step_metadata(
 def forget_data_version(context: dg.AssetExecutionContext, key: dg.AssetKey) -> None:
     """Let Dagster read the data version of an asset again. It does not notice an `AssetMaterialization` of the step."""
     _step_context(context).wipe_input_asset_version_info(key)
+
+
+def remember_data_version(context: dg.AssetExecutionContext, key: dg.AssetKey, last: dg.EventLogRecord) -> None:
+    """Let Dagster know the last materialization of an asset. It would query it for the first asset that reads this one.
+
+    For 100 models that read each other, these queries were a tenth of a step.
+    """
+    event = last.event_log_entry.dagster_event
+    assert event is not None, "a materialization is an event"
+    _step_context(context)._data_version_cache.input_asset_version_info[key] = InputAssetVersionInfo(
+        last.storage_id,
+        event.event_type,
+        extract_data_version_from_entry(last.event_log_entry),
+        last.run_id,
+        last.timestamp,
+    )
 
 
 class DataVersions:

@@ -201,23 +201,14 @@ class MetadataLimits(Attributes, path="metadata_limits", least={"characters": 10
 MAX_SAMPLE_ROWS = 20
 
 
-@dataclass
-class Audits(Attributes, path="audits", least={"sample_rows": 0}):
-    """Which audits have a check, and whether a check shows failing rows. SQLMesh evaluates all audits."""
-
-    checks: Literal["all", "blocking", "none"] | list[str] = attribute(
-        "all",
-        "Audits that are asset checks. all; blocking: audits whose failure stops the model; none; or a list of audit "
-        "names, in which `*` matches any characters. SQLMesh evaluates the other audits too: a failure shows in the "
-        "step's failure or in the run's log. Default: all.",
-        "blocking",
-        ["not_null", "unique_*"],
-    )
+@dataclass(kw_only=True)
+class SampledRows(Attributes):
+    """Whether rows are shown as examples, and which of their columns."""
 
     sample_rows: int = attribute(
         0,
-        "How many rows that an audit found its check shows; at most 20. The rows are stored in Dagster's database. "
-        "Default: 0, only their number.",
+        "How many rows are shown as examples: of those that an audit finds, or of those that a preview adds, removes "
+        "and changes; at most 20 each. They are stored in Dagster's database. Default: 0, only numbers are shown.",
         5,
     )
     columns: list[str] = attribute(
@@ -234,20 +225,35 @@ class Audits(Attributes, path="audits", least={"sample_rows": 0}):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        path = self.yaml_path
         if self.sample_rows > MAX_SAMPLE_ROWS:
             raise ConfigurationError(
-                f"`audits.sample_rows` in defs.yaml is {self.sample_rows}. It can be at most {MAX_SAMPLE_ROWS}."
+                f"`{path}.sample_rows` in defs.yaml is {self.sample_rows}. It can be at most {MAX_SAMPLE_ROWS}."
             )
         if (self.columns or self.mask) and not self.sample_rows:
             raise ConfigurationError(
-                "`audits.columns` and `audits.mask` in defs.yaml are about sampled rows, and there are none. Set "
-                "`audits.sample_rows`, or remove them."
+                f"`{path}.columns` and `{path}.mask` in defs.yaml are about sampled rows, and there are none. Set "
+                f"`{path}.sample_rows`, or remove them."
             )
 
     @property
     def sampling(self) -> Sampling | None:
-        """Which rows of failed audits to show; None for none."""
+        """Which rows to show; None for none."""
         return Sampling(self.sample_rows, tuple(self.columns), tuple(self.mask)) if self.sample_rows else None
+
+
+@dataclass
+class Audits(SampledRows, path="audits", least={"sample_rows": 0}):
+    """Which audits have a check, and whether a check shows failing rows. SQLMesh evaluates all audits."""
+
+    checks: Literal["all", "blocking", "none"] | list[str] = attribute(
+        "all",
+        "Audits that are asset checks. all; blocking: audits whose failure stops the model; none; or a list of audit "
+        "names, in which `*` matches any characters. SQLMesh evaluates the other audits too: a failure shows in the "
+        "step's failure or in the run's log. Default: all.",
+        "blocking",
+        ["not_null", "unique_*"],
+    )
 
     def has_check(self, audit: Audit) -> bool:
         """Whether the audit is an asset check."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import dagster as dg
 
+from dg_sqlmesh_component.config.attributes import SampledRows
 from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping
 from dg_sqlmesh_component.config.run_config import sanitized_environment
 from dg_sqlmesh_component.config.scheduling import run_tags
@@ -89,7 +90,7 @@ class PreviewDiff(Attributes, path="preview.diff", least={"max_rows": 1, "decima
 
 
 @dataclass
-class Preview(Attributes, path="preview"):
+class Preview(SampledRows, path="preview", least={"sample_rows": 0}):
     """Jobs for an environment of each pull request: `<op>_preview` and `<op>_preview_close`.
 
     `<op>_preview` creates or updates the environment from prod, and compares its models with prod.

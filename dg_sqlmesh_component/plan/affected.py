@@ -1,9 +1,15 @@
-"""The assets of others that read what a plan changes: from the asset graph of the code location."""
+"""The assets of others that read what a plan changes, from the asset graph of the code location. Pure.
+
+Columns are followed from a changed model through SQLMesh models, by the columns that these read, and through other
+assets, by their column lineage. Where that is not known, the columns are not known either.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from graphlib import TopologicalSorter
 from typing import Any
 
 import dagster as dg
@@ -12,6 +18,14 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import split_fqn
+
+_LINEAGE = "dagster/column_lineage"
+
+Found = dict[str, set[str]] | None
+"""By column of a node, and by `msg.ROWS`, the columns of the changed model that it is made of; None if not known."""
+
+KeyReads = Mapping[dg.AssetKey, Mapping[str, Sequence[str]]]
+"""As `msg.ColumnReads`, by asset."""
 
 
 @dataclass(frozen=True)
@@ -29,30 +43,71 @@ class Affected:
     owner: str | None
     columns: tuple[str, ...] | None = None
 
+    @property
+    def is_affected(self) -> bool:
+        """Whether it reads a lost or changed column, as far as that is known."""
+        return self.columns != ()
+
     def as_json(self) -> dict[str, Any]:
         """The asset for programs."""
         columns = None if self.columns is None else list(self.columns)
         return {"asset": self.asset, "owner": self.owner, "columns": columns}
 
 
+def changed_columns(
+    model: msg.PlannedModel, compared: msg.ModelCompared | None, columns: Iterable[str], *, is_compared: bool
+) -> set[str] | None:
+    """The lost and changed columns of a model; None if they are not known.
+
+    Args:
+        compared: How its data differs; None if the tables are the same.
+        columns: All columns.
+        is_compared: Whether the data of the models was compared at all.
+    """
+    if model.other_columns is None or (compared and compared.error):
+        return None
+    lost = set(model.other_columns)
+    if not is_compared:
+        return lost if model.category == "non_breaking" else None
+    if compared is None:
+        return lost
+    if compared.added is None or compared.removed is None or compared.sample is not None:
+        return None
+    if compared.added or compared.removed:
+        return lost | set(columns)
+    return lost | {name for name, equal in compared.columns.items() if equal < 1}
+
+
 def affected_assets(
-    plan: msg.PlanBuilt, assets: ProjectAssets, repository: dg.RepositoryDefinition | None
+    plan: msg.PlanBuilt,
+    compared: Sequence[msg.ModelCompared] | None,
+    assets: ProjectAssets,
+    graph: Any,
+    lineage: Callable[[dg.AssetKey], KeyReads | None],
 ) -> dict[str, Sequence[Affected]]:
     """By fqn, the assets downstream of each changed model that are none of its project, in the order of their keys.
 
     Args:
-        repository: The assets of the code location. Those of other code locations are not known here.
+        compared: The data of a preview; None if nothing was compared.
+        graph: The asset graph. It has the assets of this code location only.
+        lineage: The columns that an asset reads which is no SQLMesh model.
     """
-    if repository is None:
-        return {}
-    graph = repository.asset_graph
+    differences = {of_model.fqn: of_model for of_model in compared or ()}
+    reads = _Reads(plan, assets, lineage)
     affected: dict[str, Sequence[Affected]] = {}
     for model in plan.models:
         if model.change in (None, "metadata"):
             continue
+        known = assets.models.get(model.fqn)
+        columns = [column.name for column in known.columns] if known else ()
+        changed = changed_columns(model, differences.get(model.fqn), columns, is_compared=compared is not None)
         key = _key(model.fqn, assets)
-        downstream = reachable(_children(graph, key), lambda child: _children(graph, child)) - assets.fqn_by_key.keys()
-        affected[model.fqn] = [_affected(graph.get(child)) for child in sorted(downstream)]
+        start: Found = None if changed is None else {column: {column} for column in changed}
+        affected[model.fqn] = [
+            _affected(graph.get(asset), found)
+            for asset, found in _follow(graph, key, start, reads.of)
+            if asset not in assets.fqn_by_key
+        ]
     return affected
 
 
@@ -61,19 +116,78 @@ def _key(fqn: str, assets: ProjectAssets) -> dg.AssetKey:
     return assets.key(fqn) if fqn in assets.specs else dg.AssetKey(list(split_fqn(fqn)[-2:]))
 
 
-def _children(graph: Any, key: dg.AssetKey) -> Iterable[dg.AssetKey]:
-    children: Iterable[dg.AssetKey] = graph.get(key).child_keys if graph.has(key) else ()
-    return children
+class _Reads:
+    """What each asset reads."""
+
+    def __init__(
+        self, plan: msg.PlanBuilt, assets: ProjectAssets, lineage: Callable[[dg.AssetKey], KeyReads | None]
+    ) -> None:
+        self._plan, self._assets, self._lineage = plan, assets, cache(lineage)
+
+    def of(self, key: dg.AssetKey) -> KeyReads | None:
+        """None if it is not known."""
+        if key not in self._assets.fqn_by_key:
+            return self._lineage(key)
+        reads = self._plan.reads.get(self._assets.fqn_by_key[key])
+        return None if reads is None else {_key(fqn, self._assets): columns for fqn, columns in reads.items()}
 
 
-def _affected(node: Any) -> Affected:
-    return Affected(node.key.to_user_string(), node.group_name, min(node.owners, default=None))
+def _follow(
+    graph: Any, start: dg.AssetKey, found: Found, reads_of: Callable[[dg.AssetKey], KeyReads | None]
+) -> Iterator[tuple[dg.AssetKey, Found]]:
+    """All assets downstream of one, in the order of their keys, with what was found in each."""
+    downstream = reachable(_neighbours(graph, start, "child_keys"), lambda key: _neighbours(graph, key, "child_keys"))
+    parents = {key: {start, *downstream} & set(_neighbours(graph, key, "parent_keys")) for key in downstream}
+    nodes: dict[dg.AssetKey, Found] = {start: found}
+    for key in TopologicalSorter(parents).static_order():
+        if key != start:
+            nodes[key] = _found({parent: nodes[parent] for parent in parents[key]}, reads_of(key))
+    return ((key, nodes[key]) for key in sorted(downstream))
 
 
-def by_asset(affected: Mapping[str, Sequence[Affected]]) -> dict[Affected, list[str]]:
-    """The models that each asset reads, by fqn, in the order of the assets."""
-    readers: dict[Affected, list[str]] = {}
+def _neighbours(graph: Any, key: dg.AssetKey, direction: str) -> Iterable[dg.AssetKey]:
+    neighbours: Iterable[dg.AssetKey] = getattr(graph.get(key), direction) if graph.has(key) else ()
+    return neighbours
+
+
+def _found(parents: Mapping[dg.AssetKey, Found], reads: KeyReads | None) -> Found:
+    if all(found == {} for found in parents.values()):
+        return {}
+    if reads is None or None in parents.values():
+        return None
+    result: dict[str, set[str]] = {}
+    for parent, found in parents.items():
+        assert found is not None, "the columns of all parents are known"
+        for column, own_columns in reads.get(parent, {}).items():
+            origins = found.get(column, set()) | found.get(msg.ROWS, set())
+            for own in own_columns if origins else ():
+                result.setdefault(own, set()).update(origins)
+    return result
+
+
+def _affected(node: Any, found: Found) -> Affected:
+    columns = None if found is None else tuple(sorted({origin for origins in found.values() for origin in origins}))
+    return Affected(node.key.to_user_string(), node.group_name, min(node.owners, default=None), columns)
+
+
+def lineage_in(metadata: Mapping[str, Any]) -> KeyReads | None:
+    """What an asset reads, from its metadata; None without column lineage."""
+    value = metadata.get(_LINEAGE)
+    lineage = value if isinstance(value, dg.TableColumnLineage) else getattr(value, "value", None)
+    if not isinstance(lineage, dg.TableColumnLineage):
+        return None
+    reads: dict[dg.AssetKey, dict[str, list[str]]] = {}
+    for own, columns in lineage.deps_by_column.items():
+        for column in columns:
+            reads.setdefault(column.asset_key, {}).setdefault(column.column_name, []).append(own)
+    return reads
+
+
+def by_asset(affected: Mapping[str, Sequence[Affected]]) -> dict[str, dict[str, Affected]]:
+    """By asset, the models that it reads a lost or changed column of, by fqn, in the order of the assets."""
+    readers: dict[str, dict[str, Affected]] = {}
     for fqn, assets in affected.items():
         for asset in assets:
-            readers.setdefault(asset, []).append(fqn)
-    return dict(sorted(readers.items(), key=lambda item: item[0].asset))
+            if asset.is_affected:
+                readers.setdefault(asset.asset, {})[fqn] = asset
+    return dict(sorted(readers.items()))

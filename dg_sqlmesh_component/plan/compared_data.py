@@ -46,6 +46,10 @@ def as_json(compared: msg.ModelCompared, planned: msg.PlannedModel | None = None
         "note": note(compared, planned),
         "schema": list(compared.schema),
         "sample": compared.sample,
+        "examples": {
+            kind: [dict(zip(sample.columns, values, strict=True)) for values in sample.rows]
+            for kind, sample in compared.examples.items()
+        },
     }
 
 

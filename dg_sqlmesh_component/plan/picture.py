@@ -67,6 +67,8 @@ def _readers(
     models: dict[str, list[str]] = {}
     for fqn in nodes:
         for asset in affected.get(fqn, ()):
+            if not asset.is_affected:
+                continue
             models.setdefault(asset.asset, []).append(fqn)
     above = {fqn: reachable(upstream.get(fqn, ()), lambda node: upstream.get(node, ())) for fqn in nodes}
     return {

@@ -15,7 +15,7 @@ from dg_sqlmesh_component.config.attributes import Budget
 from dg_sqlmesh_component.dagster_internals import log_step_metadata, repository_of
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.costs import estimates
-from dg_sqlmesh_component.plan.affected import Affected, affected_assets
+from dg_sqlmesh_component.plan.affected import Affected, KeyReads, affected_assets, lineage_in
 from dg_sqlmesh_component.plan.gate import Refusal, apply_config
 from dg_sqlmesh_component.plan.report import Origin, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
@@ -92,9 +92,25 @@ class Planning:
         settled = self._ledger.feed(event)
         self.outcomes += [outcome for outcome in settled if isinstance(outcome, NodeOutcome)]
 
-    def affected(self, plan: msg.PlanBuilt) -> dict[str, Sequence[Affected]]:
-        """By fqn, the assets downstream of each changed model that are no SQLMesh models."""
-        return affected_assets(plan, self._settings.assets, repository_of(self._context))
+    def affected(
+        self, plan: msg.PlanBuilt, compared: Sequence[msg.ModelCompared] | None = None
+    ) -> dict[str, Sequence[Affected]]:
+        """By fqn, the assets downstream of each changed model that are no SQLMesh models.
+
+        Args:
+            compared: The data of a preview; None if nothing was compared.
+        """
+        repository = repository_of(self._context)
+        if repository is None:
+            return {}
+        graph = repository.asset_graph
+
+        def lineage(key: dg.AssetKey) -> KeyReads | None:
+            last = self._context.instance.get_latest_materialization_event(key)
+            of_data = last.asset_materialization.metadata if last and last.asset_materialization else {}
+            return lineage_in({**(graph.get(key).metadata if graph.has(key) else {}), **of_data})
+
+        return affected_assets(plan, compared, self._settings.assets, graph, lineage)
 
     def estimated(self, plan: msg.PlanBuilt) -> tuple[dict[str, float], str | None]:
         """The estimated seconds of each model with a record, by fqn, and why they are over the budget."""

@@ -111,6 +111,7 @@ class _PreviewStep:
             sampling=self._settings.sampling,
             max_rows=attributes.preview.diff.max_rows,
             decimals=attributes.preview.diff.decimals,
+            examples=attributes.preview.sampling,
         )
 
     def _approval(self, plan: msg.PlanBuilt) -> msg.PlanApproval:
@@ -138,12 +139,14 @@ class _PreviewStep:
             seconds=seconds,
             refusals=found,
             apply_command=self.planning.apply_command(digest, found),
-            affected=self.planning.affected(plan),
             is_apply=False,
         )
 
     def _end(self) -> None:
-        diff = self.planning.report.diff
+        report = self.planning.report
+        diff = report.diff
+        if report.plan is not None:
+            self.planning.report = replace(report, affected=self.planning.affected(report.plan, diff))
         cost = self.planning.cost(self._planned)
         result = f"The preview is ready. {cost} Differ from prod: {counted(len(diff), 'model')}."
         if self._planned.plan is None:

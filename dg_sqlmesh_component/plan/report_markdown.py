@@ -54,7 +54,7 @@ def markdown(report: PlanReport) -> str:
         text += "\n".join([start, *shown, *_left_out(len(rows) - len(shown), "row")])
     picture = fitting(_picture(report), LIMIT - len(text) - _REMARK)
     text = "\n\n".join([text, *picture])
-    differences = [*_notes(report), *_differences(report)] if report.plan else []
+    differences = [*_notes(report), *_examples(report), *_differences(report)] if report.plan else []
     shown = fitting(differences, LIMIT - len(text) - _REMARK)
     return "\n\n".join([text, *shown, *_left_out(len(differences) - len(shown), "difference")]) + "\n"
 
@@ -197,17 +197,18 @@ def _tables(report: PlanReport) -> Iterator[_Table]:
 
 
 def _affected(report: PlanReport, planned: dict[str, msg.PlannedModel]) -> _Table:
-    rows = [
-        [
-            code(asset.asset),
-            literal(asset.group),
-            literal(asset.owner or ""),
-            ", ".join(code(planned[fqn].name) for fqn in models),
-            "not known" if asset.columns is None else ", ".join(map(code, asset.columns)) or "none of them",
+    rows = []
+    for name, models in by_asset(report.affected).items():
+        asset = next(iter(models.values()))
+        read = [
+            f"{code(planned[fqn].name)} ({', '.join(map(code, of_model.columns)) if of_model.columns else 'not known'})"
+            for fqn, of_model in models.items()
         ]
-        for asset, models in by_asset(report.affected).items()
-    ]
-    return _Table("Affected outside of SQLMesh", ("Asset", "Group", "Owner", "Reads", "Changed columns"), rows)
+        rows.append([code(name), literal(asset.group), literal(asset.owner or ""), ", ".join(read)])
+    head = ("Asset", "Group", "Owner", "Reads, directly or not (lost and changed columns)")
+    others = len({asset.asset for of_model in report.affected.values() for asset in of_model}) - len(rows)
+    remark = f"Downstream, but reads no lost or changed column: {counted(others, 'asset')}." if others else ""
+    return _Table("Affected outside of SQLMesh", head, rows, remark=remark)
 
 
 def _models(report: PlanReport) -> list[list[str]]:
@@ -279,6 +280,16 @@ def _legend(report: PlanReport) -> Iterator[str]:
         yield "**Failing rows**: rows that the audit finds, in the range that the preview has computed."
     if report.affected:
         yield "**Affected**: assets that read a changed model, directly or not. Other code locations may have more."
+
+
+def _examples(report: PlanReport) -> Iterator[str]:
+    """Example rows of each model, if `preview.sample_rows` asks for them."""
+    for compared in report.diff:
+        for kind, sample in compared.examples.items():
+            rows = [table_row(["NULL" if value is None else literal(value) for value in row]) for row in sample.rows]
+            table = "\n".join([table_start([code(name) for name in sample.columns]), *rows])
+            title = f"Some {kind} rows of <code>{literal(compared.name)}</code>"
+            yield f"<details><summary>{title}</summary>\n\n{table}\n\n</details>"
 
 
 def _differences(report: PlanReport) -> list[str]:

@@ -323,12 +323,14 @@ class PreviewRequest(PlanRequest):
     Attributes:
         max_rows: A model with more rows on one side is compared on a sample of its keys.
         decimals: Numbers that differ by less than one unit of this decimal place are equal.
+        examples: Which added, removed and changed rows to send; None for none.
     """
 
     HOLDER = "preview of run"
     applies: bool = True
     max_rows: int = 10_000_000
     decimals: int = 6
+    examples: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -809,6 +811,13 @@ class KeptRows:
     are_all_computed: bool
 
 
+ROWS = "*"
+"""Among the columns that are made of a column: it decides which rows there are, as in a filter, a join or a group."""
+
+ColumnReads = dict[str, dict[str, list[str]]]
+"""By upstream table and its column, the columns that a model makes of it, and `ROWS`."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedModel:
     """A model that a plan changes, or that it computes.
@@ -821,6 +830,7 @@ class PlannedModel:
         destructive: What SQLMesh does to an existing table, for each column that it drops.
         may_destroy: Whether the model itself allows this (`on_destructive_change`).
         columns: The columns that consumers gain, lose or see with another type, one sentence fragment each.
+        other_columns: The names of those that they lose or see with another type; None if the columns are not known.
         diff: The difference of the definitions, as unified diff.
         intervals: The missing intervals that the plan computes.
         milliseconds: Their length. 0 if the model has no intervals.
@@ -842,6 +852,7 @@ class PlannedModel:
     destructive: tuple[str, ...] = ()
     may_destroy: bool = False
     columns: tuple[str, ...] = ()
+    other_columns: tuple[str, ...] | None = None
     diff: Query = ""
     intervals: int = 0
     milliseconds: int = 0
@@ -872,6 +883,7 @@ class PlanBuilt(Event):
         resumes: Whether the environment shows this plan, or is on the way to it.
         plan_command: The shell command that builds the same plan.
         unit_tests: How many unit tests SQLMesh has executed, all of which have passed.
+        reads: By fqn, what each model downstream of a changed one reads; None if that is not known.
     """
 
     environment: str
@@ -888,6 +900,7 @@ class PlanBuilt(Event):
     resumes: bool = False
     plan_command: str = ""
     unit_tests: int = 0
+    reads: dict[str, ColumnReads | None] = field(default_factory=dict)
 
 
 KeyProblem = Literal["no_grain", "other_columns", "no_columns", "duplicate_keys", "null_keys"]
@@ -906,7 +919,7 @@ class Amounts:
 
 @dataclass(frozen=True, slots=True)
 class ModelCompared(Event):
-    """How the data of a model differs between prod and a preview. Of its values, it has those of `amounts`.
+    """How the data of a model differs between prod and a preview. Of its values, it has `amounts` and `examples`.
 
     Attributes:
         rows: Rows of the preview, in the compared ranges; None if the preview has no such model.
@@ -922,6 +935,7 @@ class ModelCompared(Event):
         reads_partial: Upstream models of this one that the preview has computed only in part.
         sample: The share of keys that was compared; None if all were.
         amounts: By column of both: those of the preview, and those of prod.
+        examples: Some of the added, removed and changed rows, if the request asks for them.
         only_its_time: Whether only the time from the first to the last row of the preview was compared.
         is_recomputed: Whether prod will get another table than the preview's, which an apply computes.
         error: The class of the engine's error if the model could not be compared; None if it was. Its message is left
@@ -945,6 +959,7 @@ class ModelCompared(Event):
     reads_partial: tuple[str, ...] = ()
     sample: float | None = None
     amounts: dict[str, tuple[Amounts, Amounts]] = field(default_factory=dict)
+    examples: dict[str, Sample] = field(default_factory=dict)
     only_its_time: bool = False
     is_recomputed: bool = False
     error: str | None = None

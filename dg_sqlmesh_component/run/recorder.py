@@ -21,6 +21,7 @@ from dg_sqlmesh_component.dagster_internals import (
     awaited_outputs,
     cache_output_keys,
     drop_missing_outputs_log,
+    remember_data_version,
 )
 from dg_sqlmesh_component.history.earlier_results import evaluation_of
 from dg_sqlmesh_component.run.request import reported_checks
@@ -95,6 +96,7 @@ class _Recorder:
         if self._materialized[asset] is None:
             for record in self._context.instance.fetch_materializations(asset, limit=1).records:
                 self._materialized[asset] = _target_of(record)
+                remember_data_version(self._context, asset, record)
         return self._materialized[asset]
 
     @cached_property

@@ -44,6 +44,15 @@ def mail(): ...
 
 @dg.asset(deps=[dg.AssetKey(["t", "other"])])
 def unrelated(): ...
+
+
+def of_revenue(column):
+    deps = [dg.TableColumnDep(asset_key=dg.AssetKey(["t", "revenue"]), column_name=column)]
+    metadata = {"dagster/column_lineage": dg.TableColumnLineage(deps_by_column={"own": deps})}
+    return dg.AssetSpec(f"dbt_{column}", deps=[dg.AssetKey(["t", "revenue"])], metadata=metadata)
+
+
+defs = dg.Definitions(assets=[dashboard, mail, unrelated, of_revenue("amount"), of_revenue("orders")])
 """
 
 
@@ -151,14 +160,44 @@ def test_assets_downstream_of_changed_models_are_named_with_their_owners(audited
     report = json.loads((tmp_path / "report.json").read_text())
     reached = [
         {"asset": "dashboard", "owner": "ann@example.com", "columns": None},
+        {"asset": "dbt_amount", "owner": None, "columns": ["amount"]},
+        {"asset": "dbt_orders", "owner": None, "columns": []},
         {"asset": "mail", "owner": None, "columns": None},
     ]
     assert {model["name"]: model["downstream"] for model in report["models"]} == dict.fromkeys(
         ("t.orders", "t.revenue"), reached
     )
     text = (tmp_path / "report.md").read_text()
-    assert "**To decide:** 1 failing audit, 2 assets outside of SQLMesh affected." in text
-    assert "| `dashboard` | dashboards | ann@<!-- -->example.com | `t.orders`, `t.revenue` | not known |" in text
+    assert "**To decide:** 1 failing audit, 3 assets outside of SQLMesh affected." in text
+    assert (
+        "| `dashboard` | dashboards | ann@<!-- -->example.com | `t.orders` (not known), `t.revenue` (not known) |"
+        in text
+    )
+    assert "| `dbt_amount` | default |  | `t.orders` (`amount`), `t.revenue` (`amount`) |" in text
+    assert "Downstream, but reads no lost or changed column: 1 asset." in text
     assert "m1 --> a0" in text
     assert "m0 --> a0" not in text, "it reads t.orders only through t.revenue"
     assert f"(https://dagster.example.com/runs/{report['run_id']})" in text
+
+
+@pytest.mark.attribute("preview.sample_rows", "preview.columns", "preview.mask")
+def test_example_rows_have_the_chosen_columns_and_no_masked_values(audited: Lab) -> None:
+    audited.shop.configure(
+        deploy={},
+        preview={
+            "environment": "pr_1", "sample_rows": 2, "columns": ["day", "id", "amount", "label"], "mask": ["label"],
+        },
+    )  # fmt: skip
+    more = ORDERS.format(factor="(CASE WHEN id = 3 THEN 5 ELSE 2 END)").replace("'x' AS label", "'y' AS label")
+    audited.change(orders=more.replace("WHERE day", "WHERE id <> 7 AND day"))
+
+    record = audited.job(PREVIEW)
+
+    examples = {diff["model"]: diff["examples"] for diff in report_of_last(record)["diff"]}["t.orders"]
+    assert sorted(examples) == ["changed", "removed"]
+    assert [set(row) for row in examples["removed"]] == [{"day", "id", "amount", "label"}] * 2
+    assert {(row["id"], row["amount"], row["label"]) for row in examples["removed"]} == {("7", "14", "***")}
+    changed = examples["changed"][0]
+    assert set(changed) == {"day", "id", "amount", "amount in prod", "label", "label in prod"}
+    assert (changed["label"], changed["label in prod"]) == ("***", "***")
+    assert "<summary>Some changed rows of <code>t.orders</code></summary>" in markdown_of(record)

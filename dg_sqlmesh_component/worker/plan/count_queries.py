@@ -12,6 +12,9 @@ from sqlglot import exp
 
 from dg_sqlmesh_component.worker.plan.compared_column import ComparedColumn
 
+IN_PROD = " in prod"
+"""The end of the name of a column of prod, in rows of both."""
+
 _HASH_DIGITS = 8
 _HEX_OF_BYTES = {
     name: lambda hashed: exp.Lower(
@@ -129,6 +132,43 @@ class CountQueries:
             *(_sum_if(exp.and_(in_both, is_equal)) for is_equal in equal),
         ]
         return exp.select(*counts).from_(rows.subquery("f"))
+
+    def added(self, keys: Sequence[str], sample: float | None) -> exp.Select:
+        """The rows with a key that only the preview has."""
+        return self._only(self.after, self.before, keys, sample)
+
+    def removed(self, keys: Sequence[str], sample: float | None) -> exp.Select:
+        """The rows with a key that only prod has."""
+        return self._only(self.before, self.after, keys, sample)
+
+    def _only(self, side: Table, other: Table, keys: Sequence[str], sample: float | None) -> exp.Select:
+        names = [*keys, *(name for name in self.common if name not in keys)]
+        own, others = (
+            self._source(table, columns, "c", sample, keys).select(exp.alias_(exp.Literal.number(1), "present"))
+            for table, columns in ((side, names), (other, keys))
+        )
+        on = exp.and_(*(_of("n", f"c{i}").eq(_of("o", f"c{i}")) for i in range(len(keys))))
+        selected = [exp.alias_(_of("n", f"c{i}"), name, quoted=True) for i, name in enumerate(names)]
+        is_alone = exp.func("COALESCE", _of("o", "present"), exp.Literal.number(0)).eq(0)
+        rows = exp.select(*selected).from_(own.subquery("n")).join(others.subquery("o"), on=on, join_type="left")
+        return rows.where(is_alone)
+
+    def changed(self, keys: Sequence[str], differing: Sequence[str], sample: float | None, decimals: int) -> exp.Select:
+        """The rows of both that differ: the key, and each of these columns of the preview and of prod."""
+        names = [*keys, *differing]
+        old, new = (self._source(side, names, "c", sample, keys) for side in self.sides)
+        on = exp.and_(*(_of("o", f"c{i}").eq(_of("n", f"c{i}")) for i in range(len(keys))))
+        selected = [exp.alias_(_of("n", f"c{i}"), name, quoted=True) for i, name in enumerate(keys)]
+        equal = []
+        for i, name in enumerate(differing, len(keys)):
+            selected += [
+                exp.alias_(_of("n", f"c{i}"), name, quoted=True),
+                exp.alias_(_of("o", f"c{i}"), f"{name}{IN_PROD}", quoted=True),
+            ]
+            equal.append(self.common[name].is_equal(_of("o", f"c{i}"), _of("n", f"c{i}"), decimals).eq(1))
+        some = exp.case().when(exp.and_(*equal), exp.Literal.number(1)).else_(exp.Literal.number(0)).eq(0)
+        rows = exp.select(*selected).from_(old.subquery("o")).join(new.subquery("n"), on=on, join_type="inner")
+        return rows.where(some)
 
     def surplus(self) -> exp.Select:
         """The rows that the preview has more often than prod, and those that prod has more often, by all columns."""

@@ -23,8 +23,9 @@ from sqlmesh.utils.dag import DAG
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.worker.coverage import is_incremental
+from dg_sqlmesh_component.worker.observe.samples import sample_of
 from dg_sqlmesh_component.worker.plan.compared_column import INTEGERS
-from dg_sqlmesh_component.worker.plan.count_queries import CountQueries, Table
+from dg_sqlmesh_component.worker.plan.count_queries import IN_PROD, CountQueries, Table
 from dg_sqlmesh_component.worker.sqlmesh_internals import ComputedRange, computed_ranges
 
 
@@ -34,6 +35,7 @@ class Limits:
 
     max_rows: int
     decimals: int
+    examples: msg.Sampling | None = None
 
 
 def compare_environments(
@@ -149,6 +151,11 @@ class _Queries:
     def integers(self, query: exp.Select) -> list[int]:
         return [int(value or 0) for value in self.values(query)]
 
+    def sample(self, query: exp.Select, sampling: msg.Sampling) -> msg.Sample | None:
+        """Some rows of a query."""
+        self.last = query.sql(self.dialect, identify=True)
+        return sample_of(self._adapter, query, sampling)
+
     def values(self, query: exp.Select) -> Sequence[Any]:
         """The only row of a query."""
         self.last = query.sql(self.dialect, identify=True)
@@ -234,8 +241,8 @@ class _Comparison:
     """Compares two tables by the queries for them."""
 
     def __init__(self, warehouse: _Queries, queries: CountQueries, limits: Limits) -> None:
+        self._warehouse = warehouse
         self._integers = warehouse.integers
-        self._values = warehouse.values
         self._queries = queries
         self._limits = limits
 
@@ -265,7 +272,7 @@ class _Comparison:
 
     def _amounts(self, side: Table) -> tuple[int, dict[str, msg.Amounts]]:
         """The rows of a table, and the amounts of each column of both."""
-        rows, *values = self._values(self._queries.values(side))
+        rows, *values = self._warehouse.values(self._queries.values(side))
         names, numbers = list(self._queries.common), self._queries.amounts
         filled, aggregates = values[: len(names)], list(map(_finite, values[len(names) :]))
         of_number = {name: aggregates[3 * i : 3 * i + 3] for i, name in enumerate(numbers)}
@@ -300,4 +307,23 @@ class _Comparison:
         matched, added, removed, unchanged, *of_columns = self._integers(query)
         names = [name for name in self._queries.common if name not in keys]
         shares = {name: n / matched for name, n in zip(names, of_columns)} if matched else {}
-        return replace(compared, added=added, removed=removed, changed=matched - unchanged, columns=shares)
+        compared = replace(compared, added=added, removed=removed, changed=matched - unchanged, columns=shares)
+        return replace(compared, examples=dict(self._examples(compared))) if self._limits.examples else compared
+
+    def _examples(self, compared: msg.ModelCompared) -> Iterator[tuple[str, msg.Sample]]:
+        """Some of the added, removed and changed rows. A changed row has the columns that differ, of both sides."""
+        sampling, queries = self._limits.examples, self._queries
+        assert sampling is not None, "somebody asked for examples"
+        of_both = replace(sampling, columns=(*sampling.columns, *(f"{name}{IN_PROD}" for name in sampling.columns)))
+        differing = [name for name, equal in compared.columns.items() if equal < 1]
+        for kind, number, query in (
+            ("added", compared.added, queries.added(compared.keys, compared.sample)),
+            ("removed", compared.removed, queries.removed(compared.keys, compared.sample)),
+            (
+                "changed",
+                compared.changed,
+                queries.changed(compared.keys, differing, compared.sample, self._limits.decimals),
+            ),
+        ):
+            if number and (sample := self._warehouse.sample(query, of_both)):
+                yield kind, sample

@@ -19,6 +19,7 @@ from sqlmesh.utils.date import to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.coverage import due_at, is_incremental
+from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents
 from dg_sqlmesh_component.worker.plan.digest import plan_parts
@@ -49,6 +50,7 @@ def plan_built(plan: Plan, context: PlanContext) -> msg.PlanBuilt:
         resumes=is_shown,
         plan_command=sqlmesh_command(context.request.project, "plan", diff.environment),
         unit_tests=context.tracker.unit_tests,
+        reads=_reads(changes),
     )
 
 
@@ -122,6 +124,7 @@ class _Models:
         _, old = diff.modified_snapshots.get(snapshot.name, (None, None))
         category = snapshot.change_category
         project = snapshot.node.project
+        others, added = _column_changes(snapshot, old) if old is not None else (None, ())
         return msg.PlannedModel(
             fqn=snapshot.name,
             name=snapshot.node.name,
@@ -130,7 +133,8 @@ class _Models:
             is_forward_only=bool(change and snapshot.is_forward_only),
             destructive=self._losses.get(snapshot.name, ()),
             may_destroy=snapshot.is_model and not snapshot.model.on_destructive_change.is_error,
-            columns=tuple(_column_changes(snapshot, old)) if old is not None else (),
+            columns=(*(others or {}).values(), *added),
+            other_columns=None if others is None else tuple(others),
             diff=_without_header(diff.text_diff(snapshot.name)) if change in ("changed", "metadata") else "",
             intervals=len(missing) if is_incremental(snapshot) else min(len(missing), 1),
             milliseconds=sum(end - start for start, end in missing),
@@ -151,6 +155,15 @@ class _Models:
             return ""
         dialect = snapshot.model.dialect
         return snapshot.qualified_view_name.for_environment(self._naming, dialect=dialect)
+
+
+def _reads(diff: ContextDiff) -> dict[str, msg.ColumnReads | None]:
+    """What each model downstream of a changed or removed one reads."""
+    graph: DAG[SnapshotId] = DAG({s_id: set(snapshot.parents) for s_id, snapshot in diff.snapshots.items()})
+    changed = [s_id for s_id, snapshot in diff.snapshots.items() if _change(diff, snapshot) in ("added", "changed")]
+    downstream = {s_id for of_changed in changed for s_id in graph.downstream(of_changed)}
+    models = [diff.snapshots[s_id] for s_id in graph.sorted if s_id in downstream and s_id in diff.snapshots]
+    return {model.name: column_reads(model.model) for model in models if model.is_model}
 
 
 def _change(diff: ContextDiff, snapshot: Snapshot) -> msg.Change | None:
@@ -191,21 +204,24 @@ def _columns(snapshot: Snapshot) -> Mapping[str, exp.DataType]:
     return columns if columns_to_types_all_known(columns) else {}
 
 
-def _column_changes(new: Snapshot, old: Snapshot) -> Iterator[str]:
-    """What consumers of the model's view see. A view of a table that keeps dropped columns shows them."""
+def _column_changes(new: Snapshot, old: Snapshot) -> tuple[dict[str, str] | None, Sequence[str]]:
+    """What consumers of the model's view see. A view of a table that keeps dropped columns shows them.
+
+    Returns:
+        By name, the columns that they lose or see with another type; None if the columns are not known. The new ones.
+    """
     keeps_dropped = new.version == old.version and new.model.on_destructive_change.is_ignore
     before, after = _columns(old), _columns(new)
     if not before or not after:
-        return
+        return None, ()
     dialect = new.model.dialect
+    others = {}
     for name in before:
         if name not in after and not keeps_dropped:
-            yield f"drops {name}"
+            others[name] = f"drops {name}"
         elif name in after and before[name] != after[name]:
-            yield f"changes {name} from {before[name].sql(dialect)} to {after[name].sql(dialect)}"
-    for name in after:
-        if name not in before:
-            yield f"adds {name} {after[name].sql(dialect)}"
+            others[name] = f"changes {name} from {before[name].sql(dialect)} to {after[name].sql(dialect)}"
+    return others, [f"adds {name} {type_.sql(dialect)}" for name, type_ in after.items() if name not in before]
 
 
 def _takes_back(new: Snapshot, old: Snapshot, context: Context) -> bool:

@@ -85,7 +85,7 @@ def preview(request: msg.PreviewRequest, context: PlanContext) -> msg.Evaluation
         delete_unused(own, context)
     pipe.send(_plan_of_prod(context))
     watch_queries(pipe, context.engine_adapters)
-    limits = Limits(request.max_rows, request.decimals)
+    limits = Limits(request.max_rows, request.decimals, request.examples)
     for compared in chain(compare_audits(plan, prod, context), compare_environments(plan, prod, context, limits)):
         pipe.send(compared)
         if pipe.is_cancelled:

@@ -1,0 +1,115 @@
+"""The columns of its upstream models that a model reads: for its own columns, and to decide which rows it has.
+
+SQLMesh's column lineage has only the first kind. A column that is read in a filter alone would look unused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.optimizer.scope import Scope, build_scope
+from sqlmesh.core.model import Model
+from sqlmesh.utils.errors import SQLMeshError
+
+from dg_sqlmesh_component.protocol.messages import ROWS, ColumnReads
+
+_Column = tuple[str, str]
+"""The fqn of a table, and the name of a column."""
+
+_DECIDES_ROWS = ("where", "having", "qualify", "group", "distinct", "connect")
+
+
+class _UntracedError(Exception):
+    """A column cannot be traced to tables by the query alone."""
+
+
+def column_reads(model: Model) -> ColumnReads | None:
+    """By upstream table and column, what the model makes of it; None if the query does not tell.
+
+    Examples are a Python model, and `SELECT *` of a table whose columns are not known.
+    """
+    if model.is_seed:
+        return {}
+    if not model.is_sql:
+        return None
+    try:
+        query = model.render_query()
+        scope = build_scope(query) if query is not None else None
+        if scope is None:
+            return None
+        reads: ColumnReads = {}
+        for (table, column), own in _pairs(scope):
+            of_column = reads.setdefault(table, {}).setdefault(column, [])
+            if own not in of_column:
+                of_column.append(own)
+        return reads
+    except (_UntracedError, SqlglotError, SQLMeshError):
+        return None
+
+
+def _pairs(scope: Scope) -> Iterator[tuple[_Column, str]]:
+    for name in scope.expression.named_selects:
+        yield from ((origin, name) for origin in _of_output(scope, name))
+    for inner in scope.traverse():
+        if not _is_in_subquery(inner):  # else its columns are those of the expression that it is in
+            yield from ((origin, ROWS) for origin in _deciding_rows(inner))
+
+
+def _is_in_subquery(scope: Scope | None) -> bool:
+    return scope is not None and (scope.is_subquery or _is_in_subquery(scope.parent))
+
+
+def _deciding_rows(scope: Scope) -> Iterator[_Column]:
+    """The columns by which a part of the query has these rows and no others."""
+    query = scope.expression
+    if isinstance(query, exp.SetOperation):
+        if query.args.get("distinct") or not isinstance(query, exp.Union):
+            for name in query.named_selects:
+                yield from _of_output(scope, name)
+        return
+    if not isinstance(query, exp.Select):
+        return
+    parts = [query.args[name] for name in _DECIDES_ROWS if isinstance(query.args.get(name), exp.Expression)]
+    parts += query.args.get("joins") or ()
+    if query.args.get("distinct"):
+        parts += query.selects
+    if query.args.get("limit") or query.args.get("offset"):
+        parts += [query.args["order"]] if query.args.get("order") else []
+    for part in parts:
+        yield from _of_expression(scope, part)
+
+
+def _of_expression(scope: Scope, expression: exp.Expression) -> Iterator[_Column]:
+    if isinstance(expression, exp.Star):
+        raise _UntracedError
+    for column in expression.find_all(exp.Column):
+        yield from _of_column(scope, column)
+
+
+def _of_column(scope: Scope, column: exp.Column) -> Iterator[_Column]:
+    if isinstance(column.this, exp.Star):
+        raise _UntracedError
+    within = (inner for subquery in scope.subquery_scopes for inner in subquery.traverse())
+    owner = next((s for s in within if column.table in s.sources and any(c is column for c in s.columns)), scope)
+    source = owner.sources.get(column.table)
+    if source is None:
+        raise _UntracedError
+    if isinstance(source, exp.Table):
+        yield ".".join(f'"{part.name}"' for part in source.parts), column.name
+    else:
+        yield from _of_output(source, column.name)
+
+
+def _of_output(scope: Scope, name: str) -> Iterator[_Column]:
+    """What a column of a query is made of."""
+    query = scope.expression
+    if not isinstance(query, exp.Query) or name not in query.named_selects:
+        raise _UntracedError
+    position = query.named_selects.index(name)
+    if isinstance(query, exp.SetOperation):
+        for inner in scope.union_scopes:
+            yield from _of_output(inner, inner.expression.named_selects[position])
+    else:
+        yield from _of_expression(scope, query.selects[position])

@@ -1,0 +1,115 @@
+"""Which assets of others a plan affects, and by which columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+import pytest
+from unit.builders import manifest, model, project_assets
+from unit.plan.plans import plan
+
+from dg_sqlmesh_component.plan.affected import Affected, affected_assets, by_asset, changed_columns, lineage_in
+from dg_sqlmesh_component.protocol import messages as msg
+
+BASE, MIDDLE = '"db"."core"."base"', '"db"."core"."middle"'
+LOST_X = msg.PlannedModel(BASE, "core.base", "changed", "breaking", columns=("drops x",), other_columns=("x",))
+SAME = msg.ModelCompared(BASE, "core.base", 5, 5, 0, 0, 0, {"x": 1.0, "y": 0.5, "z": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("planned", "compared", "is_compared", "changed"),
+    [
+        ({}, SAME, True, {"x", "y"}),
+        ({}, None, True, {"x"}),
+        ({}, None, False, None),
+        ({"category": "non_breaking"}, None, False, {"x"}),
+        ({"other_columns": None}, SAME, True, None),
+    ],
+    ids=["values differ", "the same table", "nothing compared", "nothing else can differ", "columns not known"],
+)
+def test_lost_and_changed_columns(
+    planned: dict[str, Any], compared: msg.ModelCompared | None, is_compared: bool, changed: set[str] | None
+) -> None:
+    found = changed_columns(replace(LOST_X, **planned), compared, "xyz", is_compared=is_compared)
+    assert found == changed
+
+
+@pytest.mark.parametrize(
+    ("counts", "changed"),
+    [
+        ({"added": 1}, {"x", "y", "z"}),
+        ({"removed": 1}, {"x", "y", "z"}),
+        ({"added": None, "removed": None}, None),
+        ({"sample": 0.1}, None),
+        ({"error": "Error"}, None),
+    ],
+)
+def test_other_rows_change_all_columns(counts: dict[str, Any], changed: set[str] | None) -> None:
+    assert changed_columns(LOST_X, replace(SAME, **counts), "xyz", is_compared=True) == changed
+
+
+def followed(
+    reads: Mapping[str, msg.ColumnReads | None],
+    *,
+    lineage: dict[str, list[str]] | None = None,
+    deps: Sequence[str] = ("core/middle",),
+) -> dict[str, Affected]:
+    """What is found in `page`, and in `mail`, which reads `page`, if `base` loses x."""
+    metadata = {}
+    if lineage is not None:
+        columns = {
+            own: [dg.TableColumnDep(asset_key=dg.AssetKey(["core", "middle"]), column_name=name) for name in names]
+            for own, names in lineage.items()
+        }
+        metadata = {"dagster/column_lineage": dg.TableColumnLineage(deps_by_column=columns)}
+    keys = [dg.AssetKey.from_user_string(dep) for dep in deps]
+
+    @dg.asset(deps=keys, metadata=metadata, group_name="pages", owners=["ann@example.com"])
+    def page() -> None: ...
+
+    @dg.asset(deps=[page])
+    def mail() -> None: ...
+
+    assets = project_assets(manifest(model("core.base"), model("core.middle", ["core.base"])))
+    specs = [dg.AssetSpec(spec.key, deps=spec.deps) for spec in assets.specs.values()]
+    graph = dg.Definitions(assets=[*specs, page, mail]).get_repository_def().asset_graph
+    found = affected_assets(
+        plan(LOST_X, reads=dict(reads)), [], assets, graph, lambda key: lineage_in(graph.get(key).metadata)
+    )
+    return {asset.asset: asset for asset in found[BASE]}
+
+
+READS_X = {MIDDLE: {BASE: {"x": ["q"], "y": ["r"]}}}
+
+
+def test_columns_are_followed_through_models_and_column_lineage() -> None:
+    assert followed(READS_X, lineage={"total": ["q"]})["page"] == Affected("page", "pages", "ann@example.com", ("x",))
+    assert followed(READS_X, lineage={"total": ["r"]})["page"].columns == ()
+
+
+def test_a_column_that_decides_rows_affects_all_columns() -> None:
+    reads = {MIDDLE: {BASE: {"x": [msg.ROWS], "y": ["r"]}}}
+    assert followed(reads, lineage={"total": ["r"]})["page"].columns == ("x",)
+
+
+@pytest.mark.parametrize("reads", [{MIDDLE: None}, {}])
+def test_columns_are_not_known_below_a_model_whose_columns_are_not_known(reads: Any) -> None:
+    assert followed(reads, lineage={"total": ["q"]})["page"].columns is None
+
+
+def test_columns_are_not_known_below_an_asset_without_column_lineage() -> None:
+    found = followed(READS_X)
+    assert (found["page"].columns, found["mail"].columns) == (None, None)
+
+
+def test_nothing_is_affected_below_a_model_that_reads_no_lost_column() -> None:
+    found = followed({MIDDLE: {BASE: {"y": ["r"]}}})
+    assert (found["page"].columns, found["mail"].columns) == ((), ())
+    assert by_asset({BASE: list(found.values())}) == {}
+
+
+def test_an_asset_upstream_or_beside_is_not_affected() -> None:
+    assert followed(READS_X, deps=["elsewhere"]) == {}
