@@ -237,6 +237,10 @@ def is_part_of_backfill(run: dg.DagsterRun) -> bool:
     return BACKFILL_ID_TAG in run.tags
 
 
+HIDDEN_TAGS = HIDDEN_TAG_PREFIX
+"""The start of the name of a tag that Dagster's pages do not show. Nothing public has it."""
+
+
 def is_reserved_tag(key: str) -> bool:
     """Whether a tag of runs is one that Dagster sets itself. Nothing public lists those that users may set."""
     may_be_set = [*USER_EDITABLE_SYSTEM_TAGS, GLOBAL_CONCURRENCY_TAG, DOCKER_IMAGE_TAG]

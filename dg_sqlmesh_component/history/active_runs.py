@@ -8,15 +8,15 @@ from datetime import datetime, timezone
 
 import dagster as dg
 
-from dg_sqlmesh_component.dagster_internals import planned_assets
+from dg_sqlmesh_component.dagster_internals import HIDDEN_TAGS, planned_assets
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.formatting import listed, short_hash
 
-COMPUTING_SINCE_TAG = "sqlmesh/computing_since"
+COMPUTING_SINCE_TAG = f"{HIDDEN_TAGS}sqlmesh_computing_since"
 """Tag of a run: when it has first taken a lock on a SQLMesh state."""
 
-APPLIES_TAG = "sqlmesh/applies_plan_of"
+APPLIES_TAG = f"{HIDDEN_TAGS}sqlmesh_applies_plan_of"
 """Tag of a run that applies a plan: a hash of its project. Such a run has no assets, and may compute any model."""
 
 _UNFINISHED = [

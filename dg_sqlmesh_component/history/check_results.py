@@ -127,4 +127,7 @@ def _earlier_result(record: CheckRecord) -> EarlierResult | None:
     else:
         # The record's own time is when Dagster planned the check.
         run_id, evaluated_at = record.run_id, record.event.timestamp
-    return EarlierResult(evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), metadata)
+    text = str(stored_value(metadata, "evaluated_result") or evaluation.description or "")
+    return EarlierResult(
+        evaluation.passed, evaluation.severity, run_id, evaluated_at, data_in(metadata), metadata, text
+    )

@@ -28,6 +28,7 @@ class EarlierResult:
         evaluated_at: When it was evaluated, in epoch seconds.
         audited_data: The data that was audited; None if it is not stored.
         metadata: The metadata with which it was reported.
+        text: What it said then.
     """
 
     passed: bool
@@ -36,6 +37,7 @@ class EarlierResult:
     evaluated_at: float
     audited_data: Data | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    text: str = ""
 
     @property
     def is_blocking_failure(self) -> bool:
@@ -47,15 +49,15 @@ class EarlierResult:
         """Metadata that marks a result as repeated."""
         return {
             "sqlmesh/carried_over": dg.MetadataValue.bool(True),
-            "sqlmesh/evaluated_in_run": dg.MetadataValue.text(self.run_id),
+            "sqlmesh/evaluated_in_run": dg.MetadataValue.dagster_run(self.run_id),
             "sqlmesh/evaluated_at": dg.MetadataValue.timestamp(self.evaluated_at),
+            "sqlmesh/evaluated_result": dg.MetadataValue.text(self.sentence),
         }
 
     @property
     def sentence(self) -> str:
-        """The result, its run and its time, without a full stop."""
-        verdict = "passed" if self.passed else "failed"
-        return f"The check {verdict} in run {self.run_id[:8]} at {utc_text(round(self.evaluated_at * 1000))}"
+        """What it said."""
+        return self.text or f"The check {'passed' if self.passed else 'failed'}."
 
 
 def data_metadata(data: Data | None) -> dict[str, Any]:
@@ -87,7 +89,8 @@ def repeated(
         check_name=check.name,
         passed=earlier.passed,
         severity=earlier.severity,
-        description=f"{earlier.sentence}. Repeated, because {why}.",
+        description=f"{earlier.sentence} Evaluated {utc_text(round(earlier.evaluated_at * 1000))}. Repeated, because "
+        f"{why}.",
         metadata={**metadata, **earlier.label},
     )
 

@@ -12,11 +12,15 @@ from dg_sqlmesh_component.clean_up.step import JanitorStep
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.plan.gate import Decision, Refusal, digest_of, headline, preview_refusals, refusals
 from dg_sqlmesh_component.plan.planning import Planning
+from dg_sqlmesh_component.plan.preview_audits import keep_audits
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
+
+PREVIEW_TAG = "sqlmesh/preview"
+"""Tag of a run: the environment that it previews or closes."""
 
 _ADVICE = "Correct the files of the project, and launch this job again. Finished intervals are not computed again."
 
@@ -40,6 +44,7 @@ def close_preview(context: dg.OpExecutionContext, settings: Settings) -> Iterato
         dagster.DagsterExecutionInterruptedError: At the end, if the step was cancelled (SIGINT, SIGTERM).
     """
     environment = _required_environment(context, settings)
+    context.instance.add_run_tags(context.run.run_id, {PREVIEW_TAG: environment})
     request = msg.ClosePreviewRequest(
         settings.project.open_request,
         environment,
@@ -86,6 +91,7 @@ class _PreviewStep:
 
     def run(self) -> Iterator[Any]:
         """Yield the result of the step."""
+        self._context.instance.add_run_tags(self._context.run.run_id, {PREVIEW_TAG: self._name})
         for event in self.planning.events(self._request()):
             report = self.planning.report
             if isinstance(event, msg.ModelCompared):
@@ -154,6 +160,7 @@ class _PreviewStep:
         failed = [compared.name for compared in diff if compared.error is not None]
         if failed:
             result += f" Could not be compared: {listed(failed)}."
+        keep_audits(self._context, self.planning.outcomes)
         self.planning.end(result)
         self.planning.publish(f"Preview {self._name}: {result}")
         if failed:

@@ -13,10 +13,12 @@ from dg_sqlmesh_component.definitions.op import NOT_SET
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import APPLIES_TAG, active_runs, mark_as_computing, project_hash
 from dg_sqlmesh_component.history.check_results import results_of_same_data
+from dg_sqlmesh_component.history.earlier_results import evaluation_of
 from dg_sqlmesh_component.history.records import OutsideData, materialized_data, outside_data, recorded_data
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.plan.gate import Decision, allowed_fqns, digest_of, headline, refusals
 from dg_sqlmesh_component.plan.planning import Planning
+from dg_sqlmesh_component.plan.preview_audits import previewed_audits
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.plan.sentences import kept_rows
 from dg_sqlmesh_component.protocol import messages as msg
@@ -168,6 +170,7 @@ class _PlanStep:
             outcome.fqn: replace(outcome, coverage=coverages.get(outcome.fqn)) for outcome in self.planning.outcomes
         }
         checks = Checks(self.planning.wording, self._computing_since)
+        audited = previewed_audits(instance, self._settings.job_name("preview"), plan.models)
         upstream = {spec.key: {dep.asset_key for dep in spec.deps} for spec in assets.specs.values()}
         versions = DataVersions(instance, upstream.__getitem__)
         for fqn in assets.parents_first:
@@ -182,6 +185,8 @@ class _PlanStep:
             elif fqn in by_model:
                 yield from checks.evaluations(assets.checks_of(fqn), by_model[fqn])
                 yield from repeated_results
+                if fqn in audited:
+                    yield from map(evaluation_of, audited[fqn].results(checks))
         yield from self._observations(plan)
 
     def _observations(self, plan: msg.PlanBuilt) -> Iterator[dg.AssetObservation]:

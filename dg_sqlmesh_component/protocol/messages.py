@@ -839,6 +839,7 @@ class PlannedModel:
         has_one_table: Whether all versions share one table, with the model's name: in prod, if the mode is `dev_only`.
         kept: The rows that prod keeps, although they are those of another definition; None without any.
         reads_kept: Upstream models whose kept rows the next interval of each replaces. This model shows or reads them.
+        audited: The version of the table that the plan promotes, and a hash of its audits; None if it is no model.
         view: What shows the model in the plan's environment, as SQL; empty if nothing does.
         dependents: The views of others that the engine drops, or for which it refuses the plan, because they read what
             the plan replaces or removes. None if the plan replaces nothing, or if the engine was not asked.
@@ -862,6 +863,7 @@ class PlannedModel:
     has_one_table: bool = False
     kept: KeptRows | None = None
     reads_kept: tuple[str, ...] = ()
+    audited: AuditedData | None = None
     view: str = ""
     dependents: tuple[str, ...] | None = None
 
@@ -973,7 +975,7 @@ class ComparedAudit:
     Attributes:
         failing_rows: In the preview; None if it could not be evaluated.
         failing_rows_prod: In prod; None if prod has no such table, or one without a column that the audit reads.
-        error: Why it could not be evaluated in the preview.
+        error: The class of the engine's error if it could not be evaluated in the preview.
     """
 
     name: str
@@ -981,7 +983,7 @@ class ComparedAudit:
     blocking: bool
     failing_rows: int | None
     failing_rows_prod: int | None
-    error: ErrorText | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,10 @@ class Checks:
         if _has_evaluated_all(node):
             return not_evaluated(check, self.wording.why_not_promoted(node.fqn))
         if isinstance(node, NodeOutcome) and earlier is not None and self.why_not_repeated(node, earlier) is None:
-            why = f"{self.wording.assets.name(node.fqn)} was not executed"
-            return repeated(check, earlier, why, data_metadata(earlier.audited_data))
+            why = f"{self.wording.assets.name(node.fqn)} was not executed, and its data is unchanged"
+            # A failure is repeated with its rows and query. They are left out of the many results that have passed.
+            of_failure = {} if earlier.passed else earlier.metadata
+            return repeated(check, earlier, why, {**data_metadata(earlier.audited_data), **of_failure})
         return None
 
     def evaluations(self, checks: Iterable[dg.AssetCheckKey], node: Reported) -> Iterator[dg.AssetCheckEvaluation]:
@@ -90,8 +92,9 @@ class Checks:
             verdict = Verdict.FAILED if node.error else Verdict.WARNING if node.missing else Verdict.PASSED
         else:
             # The metadata contains the error, and the step logs it. Dagster logs this text again, in quotes.
-            sentence, metadata = self.wording.summary(node), status_metadata(self.wording, node)
-            verdict = node.verdict
+            sentence, metadata = self.wording.summary_with_error(node), status_metadata(self.wording, node)
+            # A model that the run did not touch has not failed.
+            verdict = Verdict.WARNING if node.is_untouched else node.verdict
         unrestated = self.wording.unrestated(node.fqn, node.unrestated)
         verdict = Verdict.FAILED if unrestated else verdict
         return _result(check, verdict, " ".join([sentence, *unrestated]), metadata)

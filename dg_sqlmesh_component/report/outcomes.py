@@ -202,6 +202,11 @@ class NodeOutcome:
         return not self.was_started and not self.intervals
 
     @property
+    def is_untouched(self) -> bool:
+        """Whether the run failed without having begun with this node."""
+        return self.outcome is Outcome.BLOCKED or (self.outcome is Outcome.INTERRUPTED and self.was_not_started)
+
+    @property
     def unrestated(self) -> tuple[msg.Interval, ...]:
         """Computed ranges whose restatement has not finished."""
         return self.coverage.unrestated if self.coverage else ()

@@ -17,11 +17,15 @@ _WORST_FIRST = (Verdict.FAILED, Verdict.WARNING, Verdict.PASSED)
 _CAUSES_FIRST = sorted(Outcome, key=lambda kind: (not kind.is_failure, not kind.rule.is_cause))
 
 
-def summary_line(wording: Wording, outcomes: Collection[NodeOutcome]) -> str:
+def summary_counts(outcomes: Collection[NodeOutcome]) -> str:
     """How many models have each outcome, failures first."""
     numbers = Counter(outcome.outcome for outcome in outcomes)
-    counts = ", ".join(f"{numbers[kind]} {kind.value.replace('_', ' ')}" for kind in _CAUSES_FIRST if numbers[kind])
-    return f"SQLMesh in environment {wording.environment}: {counts}."
+    return ", ".join(f"{numbers[kind]} {kind.value.replace('_', ' ')}" for kind in _CAUSES_FIRST if numbers[kind])
+
+
+def summary_line(wording: Wording, outcomes: Collection[NodeOutcome]) -> str:
+    """The same, with the environment."""
+    return f"SQLMesh in environment {wording.environment}: {summary_counts(outcomes)}."
 
 
 def summary_metadata(wording: Wording, outcomes: Collection[NodeOutcome]) -> dict[str, dg.MetadataValue]:

@@ -12,6 +12,9 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import block, counted, listed, utc_text
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
+_LONGEST_LINE = 200
+"""Characters of an error in the description of a check."""
+
 
 @dataclass(frozen=True)
 class Wording:
@@ -28,14 +31,23 @@ class Wording:
 
     def sentence(self, outcome: NodeOutcome) -> str:
         """What SQLMesh did with a model, and the error if it failed."""
-        is_in_summary = outcome.outcome is Outcome.AUDIT_FAILED and self._failing_audits(outcome)
-        has_error = outcome.outcome.rule.is_cause and not is_in_summary
-        return self.summary(outcome) + ("".join(map(block, outcome.errors)) if has_error else "")
+        return self.summary(outcome) + "".join(map(block, self._errors(outcome)))
 
     def summary(self, outcome: NodeOutcome) -> str:
         """What SQLMesh did with a model, without the error. The environment is named if it is not the declared one."""
         place = "" if self.is_declared else f"In environment {self.environment}: "
         return place + self._summary(outcome)
+
+    def summary_with_error(self, outcome: NodeOutcome) -> str:
+        """What SQLMesh did with a model, and the first line of the error if it failed."""
+        line = next((error.strip().split("\n")[0] for error in self._errors(outcome)), "")
+        shown = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
+        return self.summary(outcome) + (f" {as_sentence(shown)}" if shown else "")
+
+    def _errors(self, outcome: NodeOutcome) -> Sequence[str]:
+        """The errors that the summary does not have."""
+        is_in_summary = outcome.outcome is Outcome.AUDIT_FAILED and self._failing_audits(outcome)
+        return outcome.errors if outcome.outcome.rule.is_cause and not is_in_summary else ()
 
     def _summary(self, outcome: NodeOutcome) -> str:
         name = self.assets.name(outcome.fqn)

@@ -24,6 +24,7 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.run.run_log import RESULT_TAG
 
 
 def run_tags(request: msg.EvaluationRequest, inherited: Collection[str]) -> dict[str, str]:
@@ -39,6 +40,7 @@ def run_tags(request: msg.EvaluationRequest, inherited: Collection[str]) -> dict
         "sqlmesh/end": request.end,
         "sqlmesh/skip_janitor": None if request.skip_janitor else "false",
         "sqlmesh/dry_run": "true" if request.dry_run else None,
+        RESULT_TAG: None,
         RESTATE_TAG: f"{request.restate.start} to {request.restate.end}" if request.restate else None,
     }
     return {name: value or NOT_SET for name, value in settings.items() if value is not None or name in inherited}

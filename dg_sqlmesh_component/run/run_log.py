@@ -16,12 +16,16 @@ from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
 from dg_sqlmesh_component.report.restatement import restatement_log, restatement_metadata
 from dg_sqlmesh_component.report.running import not_cancelled, progress
-from dg_sqlmesh_component.report.summary import summary_line, summary_metadata
+from dg_sqlmesh_component.report.summary import summary_counts, summary_line, summary_metadata
 from dg_sqlmesh_component.report.wording import Wording
 
 _IF_STALE = "\n\nIf the plan reports no changes, the manifest is stale. Refresh it:" + block(
     "dg utils refresh-defs-state"
 )
+
+
+RESULT_TAG = "sqlmesh/result"
+"""Tag of a run that has ended: how many models have each outcome. Dagster's list of runs shows it."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,15 @@ class RunLog:
         """Log the summary of the step. The second outcome of a node is its last."""
         last = {outcome.fqn: outcome for outcome in outcomes}.values()
         if last:
+            self._tag_run(summary_counts(last))
             log_step_metadata(self.context, summary_line(self.wording, last), summary_metadata(self.wording, last))
+
+    def _tag_run(self, result: str) -> None:
+        """If Dagster splits the op into several steps, each has a tag of its own."""
+        op = self.context if isinstance(self.context, dg.OpExecutionContext) else self.context.op_execution_context
+        name, later = op.op_handle.name, op.op_handle.name.removeprefix(op.op_def.name)
+        is_part = name != later and later.startswith("_") and later[1:].isdigit()
+        self.context.instance.add_run_tags(self.context.run.run_id, {RESULT_TAG + (later if is_part else ""): result})
 
     def _counted(self, nodes: Collection[str]) -> str:
         audits = sum(node in self.wording.assets.standalone_audits for node in nodes)

@@ -11,7 +11,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.dagster_internals import forget_data_version, is_only_step
 from dg_sqlmesh_component.definitions.translator import STATUS_CHECK
-from dg_sqlmesh_component.history.check_results import last_results
+from dg_sqlmesh_component.history.check_results import last_evaluations, last_results
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, key_of, not_evaluated
 from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.checks import Checks
@@ -80,9 +80,17 @@ class StepResults:
         for outcome in left_out:
             yield from self._check_results(outcome, earlier)
         for outcome in self.outcomes:
-            for check in self._selected_of(outcome.fqn):
-                if check not in self.reported and check.name != STATUS_CHECK:
-                    yield self._noted(not_evaluated(check, self._wording.why_not_evaluated(outcome)))
+            missing = [
+                check
+                for check in self._selected_of(outcome.fqn)
+                if check not in self.reported and check.name != STATUS_CHECK
+            ]
+            # The data of a model that the run did not touch is as it was, so its last results still apply.
+            why = f"{self._assets.name(outcome.fqn)} was not executed"
+            repeated = last_evaluations(self.context.instance, missing, why) if outcome.is_untouched else {}
+            for check in missing:
+                self.reported.add(check)
+                yield repeated.get(check) or not_evaluated(check, self._wording.why_not_evaluated(outcome))
 
     def release_checks(self) -> Iterator[Any]:
         """Release steps that wait for a blocking check without a result, if the check's asset is up to date."""

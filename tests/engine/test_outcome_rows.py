@@ -195,11 +195,12 @@ def test_partly_executed_model_has_computed_interval_and_error(ledger: LedgerRun
 
 
 def test_error_of_a_failed_model_is_logged_once(ledger: LedgerRun) -> None:
-    """Dagster logs the description of each check that did not pass, in quotes."""
+    """Dagster also logs the description of each check, in quotes. That of the status check has its first line."""
     messages = [
         entry.dagster_event.message if entry.dagster_event else entry.user_message for entry in ledger.record.entries
     ]
-    [message] = [message for message in messages if message and "boom in the last batch" in message]
+    [message, of_check] = [message for message in messages if message and "boom in the last batch" in message]
+    assert of_check.startswith("Asset check 'sqlmesh_execution_status' on 't/batched' did not pass")
     assert message.startswith("t.batched (models/batched.sql) failed after 2 of 3 batches. The computed intervals are")
     assert "    BinderException" not in message
     assert not message.endswith("'")

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from engine.plan_jobs import APPLY, launch
 from engine.preview_lab import ORDERS, PREVIEW, REVENUE, Lab, on_duckdb, report_of_last
 from harness import BIN, RunRecord, needs_previews, run
 
@@ -201,3 +202,22 @@ def test_example_rows_have_the_chosen_columns_and_no_masked_values(audited: Lab)
     assert set(changed) == {"day", "id", "amount", "amount in prod", "label", "label in prod"}
     assert (changed["label"], changed["label in prod"]) == ("***", "***")
     assert "<summary>Some changed rows of <code>t.orders</code></summary>" in markdown_of(record)
+
+
+def test_audits_of_a_preview_are_results_of_checks_after_the_apply(audited: Lab) -> None:
+    audited.change(
+        orders=ORDERS.format(factor=3),
+        other="MODEL (name t.other, kind FULL, audits (not_null(columns := (x)))); SELECT 2 AS x",
+    )
+    preview = audited.job(PREVIEW)
+
+    record = launch(audited.shop, APPLY, digest=report_of_last(preview)["digest"])
+
+    checks = record.checks
+    [forall] = [name for name in checks if name.startswith("t/revenue:forall")]
+    assert (checks[forall].passed, checks["t/revenue:not_null_amount"].passed) == (False, True)
+    assert checks["t/other:not_null_x"].passed
+    failed = checks[forall]
+    assert str(failed.description).startswith("6 rows failed")
+    assert failed.metadata["sqlmesh/evaluated_in_run"].value == preview.run_id
+    assert failed.metadata["sqlmesh/failing_row_count"].value == 6

@@ -199,7 +199,8 @@ def test_the_report_is_written_to_a_file_also_if_the_preview_is_refused_or_close
         assert json.loads(closed)["result"] == "Deleted the preview pr_1."
         assert kinds(json.loads(refused)) == ["unset_variable"]
     else:
-        assert "| t.orders | 60 | 60 | 0 | 0 | 6 | amount (10 %) |" in ready
+        assert "| `t.orders` | 60 | 60 | 0 | 0 | 6 |" in ready
+        assert "| `t.orders` | `amount` | 6 of 60 |" in ready
         assert "dg launch --job sqlmesh_shop_apply" in ready
         assert "Deleted the preview pr_1." in closed
         assert "PULL_REQUEST" in refused

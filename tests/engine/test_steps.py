@@ -24,6 +24,8 @@ from harness import (
     write_project,
 )
 
+from dg_sqlmesh_component.history.active_runs import COMPUTING_SINCE_TAG
+
 MODELS_AROUND_AN_ASSET = {
     "models/first.sql": "MODEL (name t.first, kind FULL); SELECT 1 AS id, @execution_ts AS executed_at",
     "models/beside.sql": "MODEL (name t.beside, kind FULL); SELECT id FROM t.first",
@@ -377,4 +379,4 @@ def test_run_that_is_launched_again_writes_its_own_tags(new_shop: NewShop) -> No
     assert tags["sqlmesh/ignore_cron"] == tags["sqlmesh/start"] == "not set"
     assert tags["sqlmesh/environment"] == "prod"
     assert started is not None
-    assert datetime.fromisoformat(tags["sqlmesh/computing_since"]).timestamp() >= int(started * 1000) / 1000
+    assert datetime.fromisoformat(tags[COMPUTING_SINCE_TAG]).timestamp() >= int(started * 1000) / 1000

@@ -14,6 +14,7 @@ from unit.builders import audit, day, days, fqn, manifest, model
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome, Outcome
+from dg_sqlmesh_component.report.wording import as_sentence
 from dg_sqlmesh_component.run.ledger import Ledger
 
 STAGING = fqn("staging.orders")
@@ -76,8 +77,11 @@ class Row:
 
     @property
     def description_of_status_check(self) -> str:
-        """The sentence without the error, which is in the metadata."""
-        return self.reported.sentence.removesuffix("".join(f"\n\n    {error}" for error in self.outcome.errors))
+        """The sentence, with the first line of the error. All of it is in the metadata."""
+        sentence, errors = self.reported.sentence, self.outcome.errors
+        without = sentence.removesuffix("".join(f"\n\n    {error}" for error in errors))
+        has_error = without != sentence and self.outcome.outcome.rule.is_cause
+        return f"{without} {as_sentence(errors[0])}" if has_error else without
 
 
 def open_nodes(ledger: Ledger) -> frozenset[str]:
@@ -477,7 +481,7 @@ OUTCOME_TABLE = (
         Reported(
             "core.orders was not executed, because a model upstream of it failed: staging.orders.",
             False,
-            ERROR,
+            WARN,
             {"sqlmesh/blocked_by": "staging.orders"},
         ),
     ),
@@ -488,7 +492,7 @@ OUTCOME_TABLE = (
         Reported(
             "core.orders was not executed, because a model upstream of it failed: staging.orders.",
             False,
-            ERROR,
+            WARN,
             {"sqlmesh/blocked_by": "staging.orders"},
         ),
         worker_death="SQLMesh's process was killed.",
@@ -765,7 +769,7 @@ OUTCOME_TABLE = (
         Reported(
             "core.orders was not started: SQLMesh's process was killed.",
             False,
-            ERROR,
+            WARN,
             {"sqlmesh/error": "SQLMesh's process was killed."},
         ),
         worker_death="SQLMesh's process was killed.",
@@ -801,7 +805,7 @@ OUTCOME_TABLE = (
         Reported(
             "core.orders was not started: SQLMesh ended the run without reporting an outcome for it.",
             False,
-            ERROR,
+            WARN,
             {"sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it."},
         ),
     ),
@@ -835,7 +839,7 @@ OUTCOME_TABLE = (
         Reported(
             "core.orders was not started: The run was cancelled.",
             False,
-            ERROR,
+            WARN,
             {"sqlmesh/error": "The run was cancelled."},
         ),
     ),
@@ -858,7 +862,7 @@ OUTCOME_TABLE = (
         Reported(
             "core.orders was not started: SQLMesh ended the run without reporting an outcome for it.",
             False,
-            ERROR,
+            WARN,
             {
                 "sqlmesh/reason": "all complete intervals are computed",
                 "sqlmesh/error": "SQLMesh ended the run without reporting an outcome for it.",

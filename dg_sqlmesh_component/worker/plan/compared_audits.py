@@ -14,7 +14,6 @@ from sqlmesh.utils.date import now_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.environment import computed_intervals
-from dg_sqlmesh_component.worker.explain import describe_error
 from dg_sqlmesh_component.worker.observe.audits import evaluate_one
 from dg_sqlmesh_component.worker.sql_text import audit_arguments
 
@@ -88,4 +87,4 @@ class _Audits:
         try:
             return evaluate_one(self._evaluator, self._snapshot, position, given).count or 0, None
         except Exception as error:  # noqa: BLE001  # any driver's: the result of this audit has the error
-            return None, describe_error(error)
+            return None, type(error).__name__  # its message may contain values

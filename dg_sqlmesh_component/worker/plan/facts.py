@@ -19,6 +19,7 @@ from sqlmesh.utils.date import to_timestamp
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.commands import sqlmesh_command
 from dg_sqlmesh_component.worker.coverage import due_at, is_incremental
+from dg_sqlmesh_component.worker.observe.audits import audited
 from dg_sqlmesh_component.worker.plan.column_reads import column_reads
 from dg_sqlmesh_component.worker.plan.context import PlanContext
 from dg_sqlmesh_component.worker.plan.dependents import dependents
@@ -80,6 +81,7 @@ class _Models:
         self._diff = diff
         self._context = context
         self._is_dev = plan.is_dev
+        self._index = plan.deployability_index
         self._naming = plan.environment_naming_info
         self._projects = {config.project for config in context.configs.values()}
         self._missing = {of_model.snapshot_id: of_model.intervals for of_model in plan.missing_intervals}
@@ -142,6 +144,7 @@ class _Models:
             owner=snapshot.node.owner,
             other_project=project if project not in self._projects else None,
             has_one_table=_has_one_table(snapshot, is_dev=self._is_dev),
+            audited=audited(snapshot, self._index) if snapshot.is_model and not snapshot.is_symbolic else None,
             view=self._view(snapshot),
             dependents=self._dependents.get(snapshot.name),
             # Other environments show a preview of a forward-only change, in a table of its own.

@@ -343,13 +343,15 @@ def test_earlier_result_is_carried_over_with_its_run_and_time() -> None:
     assert check_summary(result) == (
         True,
         ERROR,
-        "The check passed in run run-7 at 2026-01-01T00:00:00Z. Repeated, because core.orders was not executed.",
+        "The check passed. Evaluated 2026-01-01T00:00:00Z. Repeated, because core.orders was not executed, and its "
+        "data is unchanged.",
     )
     assert plain(dict(result.metadata)) == {
         "sqlmesh/record": f"prod {AUDITED.version} {day(2)} {AUDITED.audits}",
         "sqlmesh/carried_over": True,
         "sqlmesh/evaluated_in_run": "run-7",
         "sqlmesh/evaluated_at": day(1) / 1000,
+        "sqlmesh/evaluated_result": "The check passed.",
     }
     assert isinstance(stored(dict(result.metadata))["sqlmesh/evaluated_at"], dg.TimestampMetadataValue)
 
@@ -363,6 +365,17 @@ def test_result_of_the_current_data_is_carried_over(passed: bool, severity: dg.A
     earlier = EarlierResult(passed, severity, "run-7", EVALUATED, DATA)
     result = checks_of(IDLE, earlier={RECENT: earlier})["recent"]
     assert (result.passed, result.severity, earlier.is_blocking_failure) == (passed, severity, fails)
+
+
+def test_repeated_failure_says_what_was_found_and_keeps_its_query() -> None:
+    metadata = {
+        "sqlmesh/query": dg.MetadataValue.text("SELECT 1"),
+        "sqlmesh/failing_row_count": dg.MetadataValue.int(3),
+    }
+    earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, metadata, "3 rows failed.")
+    result = checks_of(IDLE, earlier={NOT_NULL: earlier})["not_null"]
+    assert str(result.description).startswith("3 rows failed. Evaluated 2026-01-01T00:00:00Z. Repeated, because")
+    assert set(result.metadata) >= {"sqlmesh/query", "sqlmesh/failing_row_count", "sqlmesh/record"}
 
 
 OTHER_DATA = {

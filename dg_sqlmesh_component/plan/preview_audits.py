@@ -1,0 +1,97 @@
+"""The audits that previews have evaluated, kept in events of their runs. An apply may promote the very same tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+from pydantic import TypeAdapter, ValidationError
+
+from dg_sqlmesh_component.dagster_internals import log_step_metadata, step_metadata
+from dg_sqlmesh_component.history.earlier_results import EarlierResult, repeated
+from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.report.checks import Checks
+from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome
+
+_KEY = "sqlmesh/audits_of_preview"
+_MAX_RUNS = 50
+"""How many runs of the job for previews are searched."""
+
+
+@dataclass(frozen=True)
+class PreviewedAudits:
+    """The audits of a model that a preview has evaluated.
+
+    Attributes:
+        outcome: Its audits are about the model's table alone, as it was computed at `evaluated_at`.
+    """
+
+    run_id: str
+    outcome: AuditOnlyOutcome
+
+    def results(self, checks: Checks) -> Iterator[dg.AssetCheckResult]:
+        """The results of the audits' checks, each with its run and time."""
+        assert self.outcome.evaluated_at is not None, "only computed tables are kept"
+        for check in checks.wording.assets.checks_of_results(self.outcome.fqn, self.outcome.audits):
+            result = checks.result(check, self.outcome)
+            assert result is not None, "the check has a result"
+            metadata = dict(result.metadata or {})
+            earlier = EarlierResult(
+                result.passed,
+                result.severity,
+                self.run_id,
+                self.outcome.evaluated_at / 1000,
+                None,
+                {},
+                result.description or "",
+            )
+            yield repeated(check, earlier, "a preview has audited the table that the plan has promoted", metadata)
+
+
+_STORED = TypeAdapter(list[AuditOnlyOutcome])
+
+
+def keep_audits(context: dg.OpExecutionContext, outcomes: Iterable[NodeOutcome]) -> None:
+    """Keep the audits of these models that are about the tables that an apply would promote."""
+    kept = []
+    for outcome in outcomes:
+        audits = tuple(audit for audit in outcome.audits if audit.audited_data is not None and audit.error is None)
+        if audits and outcome.computed_until is not None:
+            kept.append(AuditOnlyOutcome(outcome.fqn, audits, (), None, evaluated_at=outcome.computed_until))
+    if kept:
+        stored = dg.MetadataValue.json(_STORED.dump_python(kept, mode="json"))
+        log_step_metadata(context, "Audits that were evaluated, for an apply of the same tables.", {_KEY: stored})
+
+
+def previewed_audits(
+    instance: dg.DagsterInstance, job: str, models: Sequence[msg.PlannedModel]
+) -> dict[str, PreviewedAudits]:
+    """By fqn, the newest audits of the very table and audits that a plan promotes.
+
+    Args:
+        job: The job for previews.
+    """
+    wanted = {model.fqn: model.audited for model in models if model.audited is not None}
+    found: dict[str, PreviewedAudits] = {}
+    for run in instance.get_runs(dg.RunsFilter(job_name=job), limit=_MAX_RUNS) if wanted else ():
+        for outcome in _kept_in(instance, run.run_id):
+            if outcome.fqn not in found and outcome.audits[0].audited_data == wanted.get(outcome.fqn):
+                found[outcome.fqn] = PreviewedAudits(run.run_id, outcome)
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def _kept_in(instance: dg.DagsterInstance, run_id: str) -> Iterator[AuditOnlyOutcome]:
+    for _, metadata in step_metadata(instance, run_id):
+        yield from _read(metadata)
+
+
+def _read(metadata: Mapping[str, dg.MetadataValue]) -> list[AuditOnlyOutcome]:
+    if _KEY not in metadata:
+        return []
+    try:
+        return _STORED.validate_python(metadata[_KEY].value)
+    except ValidationError:  # another version of the package has written it
+        return []
