@@ -64,9 +64,12 @@ def changed_columns(
         columns: All columns.
         is_compared: Whether the data of the models was compared at all.
     """
-    if model.other_columns is None or (compared and compared.error):
+    if compared and compared.error:
         return None
-    lost = set(model.other_columns)
+    known = (*compared.lost, *compared.retyped) if compared and model.other_columns is None else model.other_columns
+    if known is None:
+        return None
+    lost = set(known)
     if not is_compared:
         return lost if model.category == "non_breaking" else None
     if compared is None:

@@ -19,7 +19,7 @@ from dg_sqlmesh_component.plan.affected import Affected, KeyReads, affected_asse
 from dg_sqlmesh_component.plan.gate import Refusal, apply_config
 from dg_sqlmesh_component.plan.report import Origin, PlanReport
 from dg_sqlmesh_component.plan.report_file import begin_report, write_report
-from dg_sqlmesh_component.plan.report_markdown import markdown
+from dg_sqlmesh_component.plan.report_markdown import CAUTION, markdown
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import counted, listed
@@ -125,7 +125,7 @@ class Planning:
     def publish(self, headline: str) -> None:
         """Show the report on the step's page, log its refusals, and write it to the file that somebody asked for."""
         metadata = {
-            "sqlmesh/report": dg.MetadataValue.md(markdown(self.report)),
+            "sqlmesh/report": dg.MetadataValue.md(markdown(self.report).replace(CAUTION, "")),
             "sqlmesh/plan_digest": dg.MetadataValue.text(self.report.digest),
             "sqlmesh/plan_json": dg.MetadataValue.json(self.report.as_json()),
         }

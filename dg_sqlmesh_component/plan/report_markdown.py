@@ -14,6 +14,9 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, fenced, listed, utc_text
 from dg_sqlmesh_component.report.markdown import LIMIT, code, fitting, literal, paragraphs, table_row, table_start
 
+CAUTION = "> [!CAUTION]\n"
+"""The first line of a block that GitHub and GitLab show in red. Dagster would show the line itself."""
+
 _REMARK = 100
 """The characters that a note about left-out parts may have."""
 
@@ -147,7 +150,11 @@ def _loss_lines(report: PlanReport) -> list[str]:
         for model in report.plan.models
         if model.change == "removed"
     ]
+    compared = {of_model.fqn: of_model.lost for of_model in report.diff}
     for model in report.plan.models:
+        # SQLMesh knows the columns of some models only when it has computed them.
+        known = [column.removeprefix("drops ") for column in model.columns if column.startswith("drops ")]
+        lost = known or ([] if model.kept else compared.get(model.fqn, ()))
         if model.destructive:
             lines += [
                 f"- {code(model.name)}: SQLMesh {literal(effect)}, in the table that {environment} shows. "
@@ -156,11 +163,9 @@ def _loss_lines(report: PlanReport) -> list[str]:
             ]
         else:
             lines += [
-                f"- {code(model.name)}: queries that use the column {literal(column.removeprefix('drops '))} will "
-                "fail. "
+                f"- {code(model.name)}: queries that use the column {literal(column)} will fail. "
                 f"{sentences.ONE_TABLE if model.has_one_table else sentences.KEPT}"
-                for column in model.columns
-                if column.startswith("drops ")
+                for column in lost
             ]
         lines += [
             f"- {code(view)} reads {code(model.name)}. {sentences.of_dependent(model)}"
@@ -171,7 +176,7 @@ def _loss_lines(report: PlanReport) -> list[str]:
 
 def _caution(text: str) -> str:
     """A block that GitHub and GitLab show in red."""
-    return "\n".join(f"> {line}".rstrip() for line in ("[!CAUTION]", *text.split("\n")))
+    return CAUTION + "\n".join(f"> {line}".rstrip() for line in text.split("\n"))
 
 
 # -- tables ---------------------------------------------------------------------------------------

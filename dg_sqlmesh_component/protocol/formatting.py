@@ -48,6 +48,11 @@ def cut(text: str, characters: int) -> str:
     return text[: characters - len(note)] + note
 
 
+def as_sentence(text: str) -> str:
+    """The text, with a full stop if it has no end mark."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: `1 row`, `2 rows`. `plural` is for nouns whose plural is not formed with an s."""
     return f"1 {noun}" if count == 1 else f"{count} {plural or noun + 's'}"

@@ -930,6 +930,8 @@ class ModelCompared(Event):
         changed: Rows of both whose values differ. None without a key.
         columns: By column of both, except the key: the share of matched rows with equal values.
         schema: The columns that the table of the preview gains, loses or has with another type, as sentence fragments.
+        lost: The columns that the table loses.
+        retyped: Those that it has with another type.
         keys: The columns of the key; empty if rows are not matched.
         key_problem: Why rows are not matched; None if they are.
         ranges: The ranges that were compared; empty if whole tables were.
@@ -954,6 +956,8 @@ class ModelCompared(Event):
     changed: int | None = None
     columns: dict[str, float] = field(default_factory=dict)
     schema: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    retyped: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     key_problem: KeyProblem | None = None
     ranges: tuple[Interval, ...] = ()

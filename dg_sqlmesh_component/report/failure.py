@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from dg_sqlmesh_component.protocol.formatting import MAX_LISTED
+from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, as_sentence
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, NodeOutcome, Outcome
 from dg_sqlmesh_component.report.summary import summary_line
-from dg_sqlmesh_component.report.wording import Wording, as_sentence
+from dg_sqlmesh_component.report.wording import Wording
 
 
 def build_failure(

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 
 import dagster as dg
 
-from dg_sqlmesh_component.protocol.formatting import counted, utc_text
+from dg_sqlmesh_component.protocol.formatting import as_sentence, counted, utc_text
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
-from dg_sqlmesh_component.report.wording import Wording, as_sentence, ranges
+from dg_sqlmesh_component.report.wording import Wording, ranges
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ from datetime import timedelta
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import duration_text, listed
-from dg_sqlmesh_component.report.wording import as_sentence
+from dg_sqlmesh_component.protocol.formatting import as_sentence, duration_text, listed
 
 
 def progress(assets: ProjectAssets, event: msg.BatchesRunning) -> str:

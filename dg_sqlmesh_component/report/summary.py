@@ -10,6 +10,9 @@ import dagster as dg
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome, Verdict
 from dg_sqlmesh_component.report.wording import Wording
 
+_BAR = 20
+"""The characters of the longest bar."""
+
 MAX_ROWS = 50
 """How many models a table has. The other models are counted."""
 
@@ -32,11 +35,13 @@ def summary_metadata(wording: Wording, outcomes: Collection[NodeOutcome]) -> dic
     """The executed models, slowest first, and the other models with the reason, failures first."""
     executed = [outcome for outcome in outcomes if outcome.outcome.rule.materializes]
     others = [outcome for outcome in outcomes if outcome not in executed]
+    slowest_ms = max((outcome.duration_ms for outcome in executed), default=0) or 1
     slowest = [
         dg.TableRecord(
             {
                 "model": wording.assets.name(outcome.fqn),
                 "seconds": round(outcome.duration_ms / 1000, 1),
+                "bar": "█" * max(round(_BAR * outcome.duration_ms / slowest_ms), 1),
                 "batches": outcome.finished_batches,
             }
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.earlier_results import EarlierResult
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import block, counted, listed, utc_text
+from dg_sqlmesh_component.protocol.formatting import as_sentence, block, counted, listed, utc_text
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 _LONGEST_LINE = 200
@@ -233,8 +233,3 @@ def _restate_config(start: int, end: int) -> str:
     if all(bound.endswith("T00:00:00Z") for bound in bounds):
         bounds = [utc_text(start)[:10], utc_text(end - 1)[:10]]
     return f"restate: {{start: '{bounds[0]}', end: '{bounds[1]}'}}"
-
-
-def as_sentence(text: str) -> str:
-    """The text, with a full stop if it has no end mark."""
-    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -13,8 +13,7 @@ from typing import TypeAlias
 
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import SQLMeshComponentError, StatementError
-from dg_sqlmesh_component.protocol.formatting import listed
-from dg_sqlmesh_component.report.wording import as_sentence
+from dg_sqlmesh_component.protocol.formatting import as_sentence, listed
 from dg_sqlmesh_component.run.ledger import Ledger
 
 End: TypeAlias = msg.EvaluationFinished | msg.RequestFailed | SQLMeshComponentError

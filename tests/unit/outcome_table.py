@@ -13,8 +13,8 @@ import dagster as dg
 from unit.builders import audit, day, days, fqn, manifest, model
 
 from dg_sqlmesh_component.protocol import messages as msg
+from dg_sqlmesh_component.protocol.formatting import as_sentence
 from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome, Outcome
-from dg_sqlmesh_component.report.wording import as_sentence
 from dg_sqlmesh_component.run.ledger import Ledger
 
 STAGING = fqn("staging.orders")

@@ -255,6 +255,8 @@ class _Comparison:
             rows=rows,
             rows_prod=rows_prod,
             schema=tuple(queries.schema_changes()),
+            lost=tuple(name for name in queries.before.columns if name not in queries.after.columns),
+            retyped=tuple(name for name, column in queries.common.items() if column.old != column.new),
             amounts={name: (preview[name], prod[name]) for name in queries.common},
         )
         largest = max(rows, rows_prod)

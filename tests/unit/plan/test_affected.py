@@ -26,9 +26,10 @@ SAME = msg.ModelCompared(BASE, "core.base", 5, 5, 0, 0, 0, {"x": 1.0, "y": 0.5, 
         ({}, None, True, {"x"}),
         ({}, None, False, None),
         ({"category": "non_breaking"}, None, False, {"x"}),
-        ({"other_columns": None}, SAME, True, None),
+        ({"other_columns": None}, None, True, None),
+        ({"other_columns": None}, replace(SAME, lost=("x",), retyped=("z",)), True, {"x", "y", "z"}),
     ],
-    ids=["values differ", "the same table", "nothing compared", "nothing else can differ", "columns not known"],
+    ids=["values differ", "the same table", "nothing compared", "nothing else can differ", "not known", "of the table"],
 )
 def test_lost_and_changed_columns(
     planned: dict[str, Any], compared: msg.ModelCompared | None, is_compared: bool, changed: set[str] | None

@@ -45,9 +45,9 @@ def test_executed_models_are_listed_slowest_first() -> None:
     metadata = summary_metadata(WORDING, outcomes)
     assert metadata.keys() == {"sqlmesh/slowest"}
     assert rows(metadata, "sqlmesh/slowest") == [
-        {"model": "core.m1", "seconds": 61.2, "batches": 2},
-        {"model": "core.m0", "seconds": 1.0, "batches": 2},
-        {"model": "core.m2", "seconds": 0.0, "batches": 2},
+        {"model": "core.m1", "seconds": 61.2, "bar": "█" * 20, "batches": 2},
+        {"model": "core.m0", "seconds": 1.0, "bar": "█", "batches": 2},
+        {"model": "core.m2", "seconds": 0.0, "bar": "█", "batches": 2},
     ]
 
 
