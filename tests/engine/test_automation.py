@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from harness import DagsterProject, planned_shop
+from harness import CONFIG, DagsterProject, planned_shop
 
 BERLIN = "cron_tz 'Europe/Berlin'"
 EVENTS_SINCE = "SELECT * FROM raw.events WHERE day BETWEEN @start_date AND @end_date"
@@ -35,7 +35,9 @@ def dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterProject
         "external_models": {"assets": True},
     }
     tables = {"raw.events": "SELECT 1 AS id, current_date - 3 AS day"}
-    with planned_shop(tmp_path_factory.mktemp("automation"), MODELS, tables=tables, **attributes) as shop:
+    # On each day of the week and at each hour, every cron has ticked before the plan.
+    config = CONFIG.replace("6 days", "2 weeks")
+    with planned_shop(tmp_path_factory.mktemp("automation"), MODELS, config, tables, **attributes) as shop:
         yield shop
 
 

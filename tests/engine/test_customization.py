@@ -306,6 +306,7 @@ def test_run_config_and_overrides_reach_the_run(overridden: DagsterProject) -> N
     assert {name: value for name, value in run.tags.items() if name.startswith("sqlmesh/")} == {
         "sqlmesh/environment": "dev",
         "sqlmesh/ignore_cron": "true",
+        "sqlmesh/result": "1 executed, 1 up to date",
     }
 
 

@@ -736,7 +736,7 @@ def test_report_promises_no_old_version_in_dev_only_mode(
     planned(shop)
 
     text = (tmp_path / "report.md").read_text()
-    losses = text[text.index("### prod loses") : text.index("| Model |")]
+    losses = text[text.index("**prod loses:**") : text.index("| Model |")]
     assert "`t.other` is removed: its rows are not computed any more." in losses
     assert "A table stays until somebody drops it, because SQLMesh does not." in losses
     assert "the old version stays" not in losses
@@ -858,12 +858,12 @@ def test_a_model_of_another_repository_that_a_plan_changes_is_marked(shop: Shop,
     record = launch(shop, PLAN)
 
     assert [model["name"] for model in report_of(record)["models"]] == ["t.total", "r.reader"]
-    plan = next(
-        event.event_specific_data.metadata["sqlmesh/plan"].value
+    text = next(
+        event.event_specific_data.metadata["sqlmesh/report"].value
         for event in record.events(dg.DagsterEventType.ENGINE_EVENT)
-        if "sqlmesh/plan" in event.event_specific_data.metadata
+        if "sqlmesh/report" in event.event_specific_data.metadata
     )
-    assert [row.data["change"] for row in plan.records][1] == "changed upstream (indirect breaking, project second)"
+    assert "| `r.reader` | changed upstream (indirect breaking, project second) |" in text
 
 
 def test_each_python_gives_the_categories_the_same_hash(shop: Shop) -> None:
