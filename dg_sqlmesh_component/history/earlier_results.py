@@ -28,7 +28,7 @@ class EarlierResult:
         evaluated_at: When it was evaluated, in epoch seconds.
         audited_data: The data that was audited; None if it is not stored.
         metadata: The metadata with which it was reported.
-        text: What it said then.
+        text: The description with which it was reported.
     """
 
     passed: bool
@@ -56,7 +56,7 @@ class EarlierResult:
 
     @property
     def sentence(self) -> str:
-        """What it said."""
+        """The description, or at least whether the check passed."""
         return self.text or f"The check {'passed' if self.passed else 'failed'}."
 
 

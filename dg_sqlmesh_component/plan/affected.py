@@ -64,7 +64,8 @@ def changed_columns(
         columns: All columns.
         is_compared: Whether the data of the models was compared at all.
     """
-    if compared and compared.error:
+    # Values that were not compared may differ, and so may those that prod computes later.
+    if model.kept or (compared and not _is_whole(compared)):
         return None
     known = (*compared.lost, *compared.retyped) if compared and model.other_columns is None else model.other_columns
     if known is None:
@@ -74,11 +75,17 @@ def changed_columns(
         return lost if model.category == "non_breaking" else None
     if compared is None:
         return lost
-    if compared.added is None or compared.removed is None or compared.sample is not None:
-        return None
     if compared.added or compared.removed:
-        return lost | set(columns)
+        names = {*columns, *compared.amounts, *compared.keys}
+        return lost | names if names else None
     return lost | {name for name, equal in compared.columns.items() if equal < 1}
+
+
+def _is_whole(compared: msg.ModelCompared) -> bool:
+    """Whether all rows of both were compared, as prod will have them."""
+    is_counted = compared.added is not None and compared.removed is not None and compared.error is None
+    is_part = compared.ranges or compared.is_partial or compared.only_its_time or compared.reads_partial
+    return is_counted and compared.sample is None and not is_part
 
 
 def affected_assets(
@@ -138,7 +145,7 @@ class _Reads:
 def _follow(
     graph: Any, start: dg.AssetKey, found: Found, reads_of: Callable[[dg.AssetKey], KeyReads | None]
 ) -> Iterator[tuple[dg.AssetKey, Found]]:
-    """All assets downstream of one, in the order of their keys, with what was found in each."""
+    """What is found in each asset downstream of one, in the order of their keys."""
     downstream = reachable(_neighbours(graph, start, "child_keys"), lambda key: _neighbours(graph, key, "child_keys"))
     parents = {key: {start, *downstream} & set(_neighbours(graph, key, "parent_keys")) for key in downstream}
     nodes: dict[dg.AssetKey, Found] = {start: found}

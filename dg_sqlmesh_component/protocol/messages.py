@@ -884,7 +884,7 @@ class PlanBuilt(Event):
         unfinished_plan_id: The plan that has begun to change the environment and has not finished; None if it has.
         resumes: Whether the environment shows this plan, or is on the way to it.
         plan_command: The shell command that builds the same plan.
-        unit_tests: How many unit tests SQLMesh has executed, all of which have passed.
+        unit_tests: The number of unit tests that SQLMesh has executed. All have passed.
         reads: By fqn, what each model downstream of a changed one reads; None if that is not known.
     """
 

@@ -56,7 +56,7 @@ def next_attempt(
 
 
 def announcement(end: End, following: msg.EvaluationRequest, name: Callable[[str], str]) -> str:
-    """Why another attempt follows, as a clause after "because", and what it computes.
+    """The reason for another attempt, as a clause after "because". A sentence about what it computes follows.
 
     Args:
         name: Returns the name of a node.

@@ -45,11 +45,31 @@ def test_lost_and_changed_columns(
         ({"removed": 1}, {"x", "y", "z"}),
         ({"added": None, "removed": None}, None),
         ({"sample": 0.1}, None),
+        ({"ranges": ((1, 2),)}, None),
+        ({"is_partial": True}, None),
+        ({"only_its_time": True}, None),
+        ({"reads_partial": ("core.raw",)}, None),
         ({"error": "Error"}, None),
     ],
 )
-def test_other_rows_change_all_columns(counts: dict[str, Any], changed: set[str] | None) -> None:
+def test_other_rows_change_all_columns_and_a_part_of_the_rows_tells_of_none(
+    counts: dict[str, Any], changed: set[str] | None
+) -> None:
     assert changed_columns(LOST_X, replace(SAME, **counts), "xyz", is_compared=True) == changed
+
+
+def test_rows_that_prod_keeps_may_change_later() -> None:
+    kept = replace(LOST_X, kept=msg.KeptRows("@daily", 0, False))
+    assert changed_columns(kept, None, "xyz", is_compared=True) is None
+    assert changed_columns(kept, SAME, "xyz", is_compared=True) is None
+
+
+def test_other_rows_of_a_model_without_known_columns() -> None:
+    new = replace(LOST_X, change="added", other_columns=None)
+    rows = msg.ModelCompared(BASE, "core.base", 5, None, 5, 0, 0)
+    assert changed_columns(new, rows, (), is_compared=True) is None
+    common = replace(SAME, added=1, amounts={"y": (msg.Amounts(0), msg.Amounts(0))}, keys=("k",))
+    assert changed_columns(LOST_X, common, (), is_compared=True) == {"x", "y", "k"}
 
 
 def followed(
