@@ -1,4 +1,4 @@
-"""The report of a preview: on the step's page, in the list of runs, and as a comment on a pull request."""
+"""The report of a preview: on the step's page, in the list of runs, and as a comment. The stories share one preview."""
 
 from __future__ import annotations
 
