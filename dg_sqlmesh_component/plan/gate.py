@@ -300,4 +300,5 @@ def headline(plan: msg.PlanBuilt) -> str:
     changes = ", ".join(f"{number} {words.get(kind, kind)}" for kind, number in kinds.items()) or "no changed models"
     changes += ", changed statements or requirements" if plan.statements else ""
     intervals = sum(model.intervals for model in plan.models)
-    return f"Plan for environment {plan.environment}: {changes}; {counted(intervals, 'interval')} to compute."
+    work = counted(intervals, "interval") if intervals else "nothing"
+    return f"Plan for environment {plan.environment}: {changes}; {work} to compute."

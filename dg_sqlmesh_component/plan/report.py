@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from dg_sqlmesh_component.plan import compared_data
+from dg_sqlmesh_component.plan import data_tables
 from dg_sqlmesh_component.plan.affected import Affected
 from dg_sqlmesh_component.plan.gate import Refusal
 from dg_sqlmesh_component.protocol import messages as msg
@@ -86,8 +86,8 @@ class PlanReport:
                 for refusal in self.refusals
             ],
             "unit_tests": self.unit_tests,
-            "audits": compared_data.audits_json(self.audits),
-            "diff": [compared_data.as_json(compared, self.planned.get(compared.fqn)) for compared in self.diff],
+            "audits": data_tables.audits_json(self.audits),
+            "diff": [data_tables.as_json(compared, self.planned.get(compared.fqn)) for compared in self.diff],
             "command": self.apply_command,
             "result": self.result,
             "run_id": self.origin and self.origin.run_id,

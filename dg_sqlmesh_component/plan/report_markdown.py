@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dg_sqlmesh_component.plan import compared_data, sentences
+from dg_sqlmesh_component.plan import data_tables, sentences
 from dg_sqlmesh_component.plan.affected import by_asset
 from dg_sqlmesh_component.plan.gate import headline
 from dg_sqlmesh_component.plan.picture import mermaid
@@ -81,7 +81,7 @@ def _decision(report: PlanReport) -> list[str]:
         *([literal(headline(report.plan))] if report.is_preview else []),
         *_refusals(report),
         *_losses(report),
-        *([f"Digest: `{report.digest}`"] if report.digest else []),
+        *([f"Digest of this plan: `{report.digest}`"] if report.digest else []),
     ]
     is_open = report.result is None or report.is_preview
     if is_open and report.apply_command and (report.plan.models or report.plan.statements):
@@ -92,7 +92,7 @@ def _decision(report: PlanReport) -> list[str]:
 
 def _to_decide(report: PlanReport) -> str:
     """The numbers of what a reviewer has to look at, in one line."""
-    failing = sum(map(compared_data.is_finding, (audit for of_model in report.audits for audit in of_model.audits)))
+    failing = sum(map(data_tables.is_finding, (audit for of_model in report.audits for audit in of_model.audits)))
     affected = len(by_asset(report.affected))
     found = [
         counted(number, noun, plural)
@@ -163,7 +163,7 @@ def _loss_lines(report: PlanReport) -> list[str]:
             ]
         else:
             lines += [
-                f"- {code(model.name)}: queries that use the column {literal(column)} will fail. "
+                f"- {code(model.name)}: queries that use the dropped column {code(column)} will fail. "
                 f"{sentences.ONE_TABLE if model.has_one_table else sentences.KEPT}"
                 for column in lost
             ]
@@ -185,18 +185,18 @@ def _caution(text: str) -> str:
 def _tables(report: PlanReport) -> Iterator[_Table]:
     assert report.plan is not None
     unit_tests = f"{counted(report.unit_tests, 'unit test')} passed." if report.unit_tests else ""
-    audits = [[code(model), *map(literal, cells)] for model, *cells in compared_data.audit_rows(report.audits)]
-    passing = literal(compared_data.passing_audits(report.audits))
-    numbers = ("Failing rows", "In prod")
+    audits = [[code(model), *map(literal, cells)] for model, *cells in data_tables.audit_rows(report.audits)]
+    passing = literal(data_tables.passing_audits(report.audits))
+    numbers = ("Failing rows", "Failing rows in prod")
     remark = " ".join(filter(None, (passing, unit_tests)))
-    yield _Table("Audits and unit tests", compared_data.AUDITS_HEAD, audits, numbers, remark)
+    yield _Table("Audits and unit tests", data_tables.AUDITS_HEAD, audits, numbers, remark)
     planned = report.planned
-    rows = [compared_data.row(compared, planned.get(compared.fqn)) for compared in report.diff]
+    rows = [data_tables.row(compared, planned.get(compared.fqn)) for compared in report.diff]
     cells = [[code(model), *map(literal, others)] for model, *others in rows]
-    yield _Table("Data compared with prod", compared_data.HEAD, cells, compared_data.HEAD[1:6])
-    columns = [row for compared in report.diff for row in compared_data.column_rows(compared)]
+    yield _Table("Data compared with prod", data_tables.HEAD, cells, data_tables.HEAD[1:6])
+    columns = [row for compared in report.diff for row in data_tables.column_rows(compared)]
     cells = [[code(model), code(column), *map(literal, others)] for model, column, *others in columns]
-    yield _Table("Columns that differ", compared_data.COLUMNS_HEAD, cells, compared_data.COLUMNS_HEAD[2:])
+    yield _Table("Columns that differ", data_tables.COLUMNS_HEAD, cells, data_tables.COLUMNS_HEAD[2:])
     yield _affected(report, planned)
     yield _Table("Models", ("Model", "Change", "What readers see", "Computes", "Owner"), _models(report))
 
@@ -206,7 +206,7 @@ def _affected(report: PlanReport, planned: dict[str, msg.PlannedModel]) -> _Tabl
     for name, models in by_asset(report.affected).items():
         asset = next(iter(models.values()))
         read = [
-            f"{code(planned[fqn].name)} ({', '.join(map(code, of_model.columns)) if of_model.columns else 'not known'})"
+            f"{code(planned[fqn].name)} ({', '.join(map(code, of_model.columns or ())) or 'columns not known'})"
             for fqn, of_model in models.items()
         ]
         rows.append([code(name), literal(asset.group), literal(asset.owner or ""), ", ".join(read)])

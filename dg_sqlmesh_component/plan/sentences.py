@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
 
-KEPT = "No data is deleted yet: the old version stays until SQLMesh's janitor deletes it, by default after a week."
+KEPT = "The apply deletes no data: the old version stays until SQLMesh's janitor deletes it, by default after a week."
 
 ONE_TABLE = "No old version stays: in `virtual_environment_mode: dev_only`, SQLMesh changes the model's only table."
 

@@ -84,12 +84,14 @@ def test_comment_on_a_pull_request_answers_at_the_widths_of_a_screen_and_a_phone
     site: Site, folder: Path, width: int
 ) -> None:
     text = (folder / "report.md").read_text()
-    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    html = (
+        MarkdownIt("commonmark", {"html": True}).enable("table").render(text.replace("[!CAUTION]", "**Caution**<br>"))
+    )
     site.page.set_viewport_size({"width": width, "height": 1200})
     site.page.set_content(f"<style>{GITHUB}</style>{html}")
     site.sees(
         "1 loss, 1 failing audit, 1 asset outside of SQLMesh affected.",
-        "queries that use the column note will fail",
+        "queries that use the dropped column",
         "−",
         "ben@example.com",
     )

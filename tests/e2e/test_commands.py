@@ -127,7 +127,7 @@ def test_ci_workflow_previews_applies_the_posted_digest_and_closes(
         "PULL_REQUEST": "7",
     }
     run(["bash", "-euc", previewed], cwd=project, **environment)
-    [digest] = re.findall(r"^Digest: `(.*)`$", (project / "report.md").read_text(), re.MULTILINE)
+    [digest] = re.findall(r"^Digest of this plan: `(.*)`$", (project / "report.md").read_text(), re.MULTILINE)
     if steps == "run":
         read, _, applied = applied.partition("\n")
         run(["bash", "-euc", read], cwd=project, GITHUB_ENV=str(tmp_path / "env"))

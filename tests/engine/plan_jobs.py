@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
-from harness import RunRecord, Shop
+from harness import NewShop, RunRecord, Shop, python_model
 
 PLAN, APPLY = "sqlmesh_shop_plan", "sqlmesh_shop_apply"
+
+BASE = "MODEL (name t.base, kind VIEW, owner ann); SELECT 1 AS id, 2.5::{type} AS amount"
+
+DAILY = """
+MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true));
+SELECT @start_ds::DATE AS day, id, amount FROM t.base
+"""
+
+TOTAL = """
+MODEL (name t.total, kind FULL, audits (not_null(columns := (amount))));
+SELECT sum(amount){added} AS amount FROM t.daily
+"""
+
+MODELS = {
+    "models/base.sql": BASE.format(type="DOUBLE"),
+    "models/daily.sql": DAILY,
+    "models/total.sql": TOTAL.format(added=""),
+    "models/other.sql": "MODEL (name t.other, kind FULL, owner eve); SELECT 1 AS x",
+}
+
+
+KILLED = python_model("t.total", "if Path('kill').exists(): os.kill(os.getpid(), signal.SIGKILL)", ["t.daily"])
+
+
+def killed_shop(new_shop: NewShop) -> Shop:
+    """Return a shop whose t.total kills SQLMesh's process while the project has a file `kill`."""
+    shop = new_shop({**MODELS, "models/total.sql": "", "models/total.py": KILLED}, deploy=True)
+    (shop.project / "kill").touch()
+    return shop
 
 
 def launch(shop: Shop, job: str, **config: Any) -> RunRecord:
@@ -42,3 +72,17 @@ def failure_of(record: RunRecord) -> str:
 def change(shop: Shop, **models: str) -> None:
     for name, text in models.items():
         (shop.project / "models" / f"{name}.sql").write_text(text)
+
+
+def kinds(report: dict[str, Any]) -> list[str]:
+    return [refusal["kind"] for refusal in report["refusals"]]
+
+
+def edit_config(text: str, old: str = "", new: str = "") -> Callable[[Shop], None]:
+    """An edit of the project's `config.yaml`: replace a text, and add one."""
+
+    def edit(shop: Shop) -> None:
+        config = shop.project / "config.yaml"
+        config.write_text(config.read_text().replace(old, new) + text)
+
+    return edit

@@ -1,55 +1,34 @@
-"""The jobs `<op>_plan` and `<op>_apply`: what a plan reports, what is refused, and what an apply records."""
+"""The jobs `<op>_plan` and `<op>_apply`: what is refused, and what an apply records."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
 from engine.plan_jobs import (
     APPLY,
+    BASE,
+    DAILY,
+    MODELS,
     PLAN,
+    TOTAL,
     change,
     failure_of,
+    kinds,
     launch,
     planned,
     report_of,
 )
-from harness import CONFIG, NewShop, RunRecord, Shop, python_model, sqlmesh, wait_until
+from harness import NewShop, Shop, sqlmesh, wait_until
 from postgres import postgres_server
-
-BASE = "MODEL (name t.base, kind VIEW, owner ann); SELECT 1 AS id, 2.5::{type} AS amount"
-
-DAILY = """
-MODEL (name t.daily, kind INCREMENTAL_BY_TIME_RANGE (time_column day, forward_only true));
-SELECT @start_ds::DATE AS day, id, amount FROM t.base
-"""
-
-TOTAL = """
-MODEL (name t.total, kind FULL, audits (not_null(columns := (amount))));
-SELECT sum(amount){added} AS amount FROM t.daily
-"""
-
-MODELS = {
-    "models/base.sql": BASE.format(type="DOUBLE"),
-    "models/daily.sql": DAILY,
-    "models/total.sql": TOTAL.format(added=""),
-    "models/other.sql": "MODEL (name t.other, kind FULL, owner eve); SELECT 1 AS x",
-}
 
 
 @pytest.fixture
 def shop(new_shop: NewShop) -> Shop:
     return new_shop(MODELS, deploy=True)
-
-
-def kinds(report: dict[str, Any]) -> list[str]:
-    return [refusal["kind"] for refusal in report["refusals"]]
 
 
 @pytest.mark.attribute("deploy")
@@ -331,177 +310,6 @@ def test_the_report_is_written_as_markdown_or_json(shop: Shop, tmp_path: Path, m
         assert json.loads((tmp_path / f"{name}.json").read_text())["environment"] == "prod"
 
 
-KILLED = python_model("t.total", "if Path('kill').exists(): os.kill(os.getpid(), signal.SIGKILL)", ["t.daily"])
-
-
-@pytest.fixture
-def killed_shop(new_shop: NewShop) -> Shop:
-    """A shop whose t.total kills SQLMesh's process while the project has a file `kill`."""
-    shop = new_shop({**MODELS, "models/total.sql": "", "models/total.py": KILLED}, deploy=True)
-    (shop.project / "kill").touch()
-    return shop
-
-
-def test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_finishes_it(killed_shop: Shop) -> None:
-    shop = killed_shop
-    added = "MODEL (name t.added, kind FULL); SELECT 1 AS x"
-    (shop.project / "models" / "total.py").write_text(KILLED.replace("[1]", "[2]"))
-    change(shop, added=added)
-    digest = planned(shop)["digest"]
-
-    killed = launch(shop, APPLY, digest=digest)
-
-    assert killed.status is dg.DagsterRunStatus.FAILURE
-    assert shop.query("SELECT id FROM t.total") == [(1,)]
-    (shop.project / "kill").unlink()
-    finished = launch(shop, APPLY, digest=digest)
-    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
-    assert shop.query("SELECT id FROM t.total") == [(2,)]
-    assert planned(shop)["models"] == []
-
-
-def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(killed_shop: Shop) -> None:
-    shop = killed_shop
-    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
-    digest = planned(shop)["digest"]
-
-    killed = launch(shop, APPLY, digest=digest)
-
-    assert killed.status is dg.DagsterRunStatus.FAILURE
-    (shop.project / "kill").unlink()
-    shop.configure(deploy=True, execution={"environment_timeout": 1})
-    waiting = shop.launch()
-    assert waiting.status is dg.DagsterRunStatus.FAILURE
-    assert "launch that run again" in waiting.log
-    assert APPLY in waiting.log
-    finished = launch(shop, APPLY, digest=digest)
-    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
-    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
-
-
-@pytest.mark.parametrize("settings", ["", "plan: {use_finalized_state: true}\n"])
-def test_the_same_digest_is_accepted_however_often_the_promotion_fails(killed_shop: Shop, settings: str) -> None:
-    """Each attempt writes a plan of its own into the environment's row, and the one before it as its previous plan."""
-    shop = killed_shop
-    _edit_config(settings)(shop)
-    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
-    digest = planned(shop)["digest"]
-    for _ in range(2):
-        assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
-    (shop.project / "kill").unlink()
-
-    finished = launch(shop, APPLY, digest=digest)
-
-    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
-    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "prod is whole again"
-
-
-KILL_IN_PROMOTION = f'''
-import os
-import signal
-from pathlib import Path
-
-import yaml
-from sqlmesh.core.config import Config
-from sqlmesh.core.engine_adapter import EngineAdapter
-
-EXECUTE, KILL = EngineAdapter._execute, Path(__file__).with_name("kill")
-
-
-def execute(adapter, sql, *arguments, **options):
-    EXECUTE(adapter, sql, *arguments, **options)
-    if sql.startswith('DELETE FROM "sqlmesh"."_environments"') and KILL.exists():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-EngineAdapter._execute = execute
-config = Config.parse_obj(yaml.safe_load("""{CONFIG}"""))
-'''
-
-
-def test_an_apply_killed_while_it_replaces_the_environment_in_the_state_leaves_it_there(new_shop: NewShop) -> None:
-    shop = new_shop({**MODELS, "config.py": KILL_IN_PROMOTION}, deploy=True)
-    change(shop, total=TOTAL.format(added=" + 1"))
-    digest = planned(shop)["digest"]
-    (shop.project / "kill").touch()
-    assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
-    (shop.project / "kill").unlink()
-
-    assert shop.query("SELECT name FROM sqlmesh._environments") == [("prod",)]
-    assert launch(shop, APPLY, digest=digest).status is dg.DagsterRunStatus.SUCCESS
-
-
-FAIL = """
-from pathlib import Path
-
-from sqlmesh import macro
-
-
-@macro()
-def fail_in_migration(evaluator):
-    if evaluator.runtime_stage == "creating" and Path("fail").exists():
-        raise RuntimeError("no space left on device")
-"""
-
-
-def test_a_destructive_plan_that_fails_in_its_migration_is_finished_by_the_same_run_config(new_shop: NewShop) -> None:
-    daily = DAILY.replace("SELECT", "@fail_in_migration();\nSELECT")
-    total = "MODEL (name t.total, kind FULL); SELECT max(amount) AS amount FROM t.daily"
-    files = {**MODELS, "models/daily.sql": daily, "models/total.sql": total, "macros/fail.py": FAIL}
-    shop = new_shop(files, deploy=True)
-    change(shop, base=BASE.format(type="INT"))
-    reviewed = planned(shop)
-    config = {"digest": planned(shop, allow_destructive=["t.daily"])["digest"], "allow_destructive": ["t.daily"]}
-    (shop.project / "fail").touch()
-    for _ in range(2):
-        failed = launch(shop, APPLY, **config)
-        assert kinds(report_of(failed)) == []
-        assert "no space left" in failure_of(failed)
-        assert "between two plans" in failure_of(failed)
-    (shop.project / "fail").unlink()
-    resumed = planned(shop)
-    assert [(m["name"], m["change"], m["destructive"]) for m in resumed["models"]] == [
-        (m["name"], m["change"], m["destructive"]) for m in reviewed["models"]
-    ], "the report has what the plan changes, also while it is unfinished"
-    assert kinds(resumed) == ["destructive"]
-
-    finished = launch(shop, APPLY, **config)
-
-    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
-    assert shop.query("SELECT DISTINCT typeof(amount) FROM t.daily") == [("INTEGER",)]
-    again = launch(shop, APPLY, **config)
-    assert again.status is dg.DagsterRunStatus.SUCCESS, failure_of(again)
-
-
-def test_a_view_that_cannot_be_promoted_is_finished_by_the_same_run_config(shop: Shop) -> None:
-    """SQLMesh raises the engine's error for it, and none of its own."""
-    on_promotion = "ON_VIRTUAL_UPDATE_BEGIN; INSERT INTO t.promotions VALUES (1); ON_VIRTUAL_UPDATE_END;"
-    change(shop, total=f"{TOTAL.format(added=' + 1')};\n{on_promotion}")
-    digest = planned(shop)["digest"]
-
-    failed = launch(shop, APPLY, digest=digest)
-
-    assert "Table with name promotions does not exist" in failure_of(failed)
-    assert "which is now between two plans" in failure_of(failed)
-    assert "correct the cause and launch this job again with the same run config" in failure_of(failed)
-    shop.query("CREATE TABLE t.promotions (x INT)")
-    finished = launch(shop, APPLY, digest=digest)
-    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
-    assert shop.query("SELECT x FROM t.promotions") == [(1,)]
-
-
-def test_an_unfinished_plan_of_somebody_else_is_refused_by_name(killed_shop: Shop) -> None:
-    shop = killed_shop
-    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
-    launch(shop, APPLY, digest=planned(shop)["digest"])
-    (shop.project / "kill").unlink()
-    change(shop, other="MODEL (name t.other, kind FULL); SELECT 2 AS x")
-
-    report = planned(shop)
-
-    assert "unfinished_plan" in kinds(report)
-
-
 @pytest.mark.attribute("budget")
 def test_a_plan_over_the_budget_is_refused_and_computes_nothing(shop: Shop) -> None:
     shop.launch()  # records what the models cost
@@ -537,209 +345,6 @@ def test_a_run_over_the_budget_is_refused_before_it_computes_anything(new_shop: 
     assert "a run would be refused without `over_budget: true`" in warned.log
     allowed = shop.launch(assets=["t/daily"], ops={"sqlmesh_shop": {"over_budget": True}})
     assert set(allowed.materializations) == {"t/daily"}
-
-
-# -- the digest -----------------------------------------------------------------------------------
-
-
-def test_the_digest_is_equal_on_another_path_and_after_a_run_of_prod(shop: Shop, tmp_path: Path) -> None:
-    change(shop, total=TOTAL.format(added=" + 1"))
-    digest = planned(shop)["digest"]
-    shop.launch()
-    assert planned(shop)["digest"] == digest
-
-    moved = shutil.copytree(shop.project, tmp_path / "elsewhere" / "copy")
-    shop.project = moved
-    shop.configure(deploy=True)
-
-    assert planned(shop)["digest"] == digest
-
-
-def _edit_config(text: str, old: str = "", new: str = "") -> Callable[[Shop], None]:
-    def edit(shop: Shop) -> None:
-        config = shop.project / "config.yaml"
-        config.write_text(config.read_text().replace(old, new) + text)
-
-    return edit
-
-
-def _plan_another_change(shop: Shop) -> None:
-    total = shop.project / "models" / "total.sql"
-    ours = total.read_text()
-    total.write_text(MODELS["models/total.sql"])
-    change(shop, more="MODEL (name t.more, kind FULL); SELECT 1 AS x")
-    shop.plan(at=None)
-    total.write_text(ours)
-
-
-DIFFERENCES: dict[str, tuple[int, Callable[[Shop], object]]] = {
-    "moved prod": (0, _plan_another_change),
-    "changed query": (1, lambda shop: change(shop, total=TOTAL.format(added=" + 2"))),
-    "removed model": (1, lambda shop: (shop.project / "models" / "other.sql").unlink()),
-    "category": (2, _edit_config("plan: {auto_categorize_changes: {sql: 'off'}}\n")),
-    "statement": (3, _edit_config("after_all: [SELECT 1]\n")),
-    "requirement": (4, lambda shop: (shop.project / "sqlmesh-requirements.lock").write_text("numpy==2.1.2\n")),
-    "setting": (5, _edit_config("plan: {forward_only: true}\n")),
-}
-
-
-@pytest.mark.parametrize("name", DIFFERENCES)
-def test_the_digest_differs_in_the_field_of_what_has_changed(shop: Shop, name: str) -> None:
-    field, edit = DIFFERENCES[name]
-    change(shop, total=TOTAL.format(added=" + 1"))
-    before = planned(shop)["digest"].split("-")
-
-    edit(shop)
-
-    after = planned(shop)["digest"].split("-")
-    assert before[field] != after[field]
-
-
-def test_the_digest_differs_for_another_allow_list(shop: Shop) -> None:
-    change(shop, base=BASE.format(type="INT"))
-    assert planned(shop)["digest"] != planned(shop, allow_destructive=["t.daily"])["digest"]
-
-
-# -- what is reported -----------------------------------------------------------------------------
-
-
-def test_removed_uncategorized_and_metadata_changes_are_reported(shop: Shop) -> None:
-    _edit_config("plan: {auto_categorize_changes: {sql: 'off'}}\n")(shop)
-    (shop.project / "models" / "other.sql").unlink()
-    change(
-        shop,
-        total=TOTAL.format(added=" + 1"),
-        base=BASE.format(type="DOUBLE").replace("owner ann", "owner bob"),
-        new="MODEL (name t.new, kind FULL); SELECT 1 AS x",
-    )
-
-    report = planned(shop)
-
-    changes = {model["name"]: (model["change"], model["category"]) for model in report["models"]}
-    assert changes == {
-        "t.base": ("metadata", "metadata"),
-        "t.total": ("changed", None),
-        "t.new": ("added", "breaking"),
-        "t.other": ("removed", None),
-    }
-    owners = {model["name"]: model["owner"] for model in report["models"]}
-    assert (owners["t.base"], owners["t.other"]) == ("bob", "eve")
-    assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("uncategorized", ["t.total"])]
-
-
-def test_a_failing_unit_test_is_reported_with_its_difference(
-    shop: Shop,
-) -> None:
-    (shop.project / "tests").mkdir()
-    (shop.project / "tests" / "test_other.yaml").write_text(
-        "test_other: {model: t.other, inputs: {}, outputs: {query: [{x: 2}]}}\n"
-    )
-
-    refusal, record = refused_project(shop)
-
-    assert refusal["kind"] == "tests"
-    assert f"The unit test test_other ({shop.project}/tests/test_other.yaml) fails:" in refusal["message"]
-    assert "      x\n      exp act\n    0   2   1" in refusal["message"]
-    assert f"To run the tests:\n\n    cd {shop.project} && sqlmesh test" in refusal["message"]
-    assert refusal["message"] in failure_of(record)
-
-
-def test_a_rule_of_the_linter_that_a_model_breaks_is_reported(shop: Shop) -> None:
-    config = shop.project / "config.yaml"
-    config.write_text(
-        config.read_text() + "linter: {enabled: true, rules: [noselectstar], warn_rules: [nomissingaudits]}\n"
-    )
-    change(shop, total="MODEL (name t.total, kind FULL); SELECT * FROM t.daily")
-
-    refusal, record = refused_project(shop)
-
-    assert refusal["kind"] == "linter"
-    assert "t.total: noselectstar: Query should not contain SELECT *" in refusal["message"]
-    assert "nomissingaudits" not in refusal["message"]
-    assert "t.total: nomissingaudits: " in record.log
-    assert f"    cd {shop.project} && sqlmesh lint" in refusal["message"]
-
-
-def test_a_new_column_that_a_model_does_not_allow_is_reported(shop: Shop) -> None:
-    config = {
-        mode: DAILY.replace("forward_only true", f"forward_only true, on_additive_change {mode}")
-        for mode in ("error", "warn")
-    }
-    change(shop, daily=config["error"].replace("amount FROM", "amount, 1 AS added FROM"))
-
-    refusal, _ = refused_project(shop)
-
-    assert refusal["kind"] == "additive"
-    assert "warehouse.t.daily gains columns (ALTER TABLE" in refusal["message"]
-    assert "set `on_additive_change: allow` in the model" in refusal["message"]
-    change(shop, daily=config["warn"].replace("amount FROM", "amount, 1 AS added FROM"))
-    record = launch(shop, PLAN)
-    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
-    assert "Its `on_additive_change` asks for this warning." in record.log
-
-
-def refused_project(shop: Shop) -> tuple[dict[str, Any], RunRecord]:
-    """The only refusal of a project for which SQLMesh builds no plan, and the run of the job."""
-    with pytest.MonkeyPatch.context() as patch:
-        report = shop.project.parent / "report.json"
-        patch.setenv("DG_SQLMESH_REPORT", str(report))
-        record = launch(shop, PLAN)
-    assert record.status is dg.DagsterRunStatus.FAILURE
-    [refusal] = json.loads(report.read_text())["refusals"]
-    return refusal, record
-
-
-def test_report_names_why_sqlmesh_died_before_it_had_a_plan(
-    killed_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shop = killed_shop
-    (shop.project / "tests").mkdir()
-    (shop.project / "tests" / "test_total.yaml").write_text(
-        "test_total: {model: t.total, inputs: {t.daily: []}, outputs: {query: [{id: 1}]}}\n"
-    )
-    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.json"))
-    for job, config in ((PLAN, {}), (APPLY, {"digest": "of-another-plan"})):
-        record = launch(shop, job, **config)
-
-        assert record.status is dg.DagsterRunStatus.FAILURE
-        [failure] = record.failures
-        report = json.loads((tmp_path / "report.json").read_text())
-        assert kinds(report) == ["error"]
-        assert "signal 9" in report["refusals"][0]["message"]
-        assert report["refusals"][0]["message"] in failure
-
-
-def test_changed_statements_are_in_each_form_of_the_report_and_are_applied(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _edit_config("before_all: ['CREATE TABLE IF NOT EXISTS marker AS SELECT 1 AS x']\n")(shop)
-    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.md"))
-
-    report = planned(shop)
-
-    assert "+ CREATE TABLE IF NOT EXISTS marker" in report["statements"]
-    text = (tmp_path / "report.md").read_text()
-    assert "## Plan for environment prod: no changed models, changed statements or requirements; 0 intervals" in text
-    assert report["command"] in text
-    assert launch(shop, APPLY, digest=report["digest"]).status is dg.DagsterRunStatus.SUCCESS
-    assert planned(shop)["statements"] == ""
-
-
-def test_report_promises_no_old_version_in_dev_only_mode(
-    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shop = new_shop(MODELS, CONFIG + "virtual_environment_mode: dev_only\n", deploy=True)
-    (shop.project / "models" / "other.sql").unlink()
-    change(shop, base=BASE.format(type="DOUBLE").replace("1 AS id, ", ""), daily=DAILY.replace("id, ", ""))
-    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.md"))
-
-    planned(shop)
-
-    text = (tmp_path / "report.md").read_text()
-    losses = text[text.index("**prod loses:**") : text.index("| Model |")]
-    assert "`t.other` is removed: its rows are not computed any more." in losses
-    assert "A table stays until somebody drops it, because SQLMesh does not." in losses
-    assert "the old version stays" not in losses
 
 
 def test_the_first_plan_of_an_environment_is_applied(new_shop: NewShop) -> None:

@@ -32,9 +32,9 @@ from dg_sqlmesh_component.worker.plan.close import (
     delete_unused,
     without_leftovers,
 )
+from dg_sqlmesh_component.worker.plan.compare_data import Limits, compare_environments
 from dg_sqlmesh_component.worker.plan.compared_audits import compare_audits
 from dg_sqlmesh_component.worker.plan.context import PlanContext, apply_approved, built
-from dg_sqlmesh_component.worker.plan.diff import Limits, compare_environments
 from dg_sqlmesh_component.worker.plan.facts import plan_built
 from dg_sqlmesh_component.worker.plan.missing_tables import forget_missing_tables
 from dg_sqlmesh_component.worker.running_queries import watch_queries

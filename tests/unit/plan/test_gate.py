@@ -154,7 +154,7 @@ def test_markdown_begins_with_refusals_and_losses() -> None:
     removed = msg.PlannedModel('"db"."old"."gone"', "old.gone", "removed")
     text = markdown(report(SALES, removed, refused=(Refusal("destructive", (), "First.\n\n    second"),)))
     parts = text.split("\n\n")
-    assert parts[0] == "## Plan for environment prod: 1 indirectly changed, 1 removed; 0 intervals to compute."
+    assert parts[0] == "## Plan for environment prod: 1 indirectly changed, 1 removed; nothing to compute."
     caution = "> [!CAUTION]\n> **Applying this plan would be refused (destructive).** First.\n>\n>     second"
     assert caution in text
     assert parts[1] == "**To decide:** 2 losses, 1 refusal."
@@ -191,11 +191,11 @@ def test_only_a_column_that_is_added_again_can_be_computed_again() -> None:
 def test_markdown_promises_an_old_version_only_if_versions_have_tables_of_their_own() -> None:
     lost = replace(ORDERS, columns=("drops id",))
     kept = "the old version stays until SQLMesh's janitor deletes it"
-    assert f"`core.orders`: queries that use the column id will fail. No data is deleted yet: {kept}" in (
+    assert f"`core.orders`: queries that use the dropped column `id` will fail. The apply deletes no data: {kept}" in (
         markdown(report(lost))
     )
     text = markdown(report(replace(lost, has_one_table=True)))
-    assert "`core.orders`: queries that use the column id will fail. No old version stays:" in text
+    assert "`core.orders`: queries that use the dropped column `id` will fail. No old version stays:" in text
     assert kept not in text
 
 
@@ -203,7 +203,7 @@ def test_headline_and_json_have_changed_statements() -> None:
     changed = report(statements="before_all:\n+ GRANT")
     assert changed.as_json()["statements"] == "before_all:\n+ GRANT"
     text = markdown(changed)
-    assert "no changed models, changed statements or requirements; 0 intervals" in text
+    assert "no changed models, changed statements or requirements; nothing" in text
     assert "dg launch --job shop_apply" in text
 
 
@@ -239,5 +239,5 @@ def test_the_command_accepts_what_a_run_config_can_accept() -> None:
 
 
 def test_headline_counts_changes_and_intervals() -> None:
-    assert headline(plan()) == "Plan for environment prod: no changed models; 0 intervals to compute."
+    assert headline(plan()) == "Plan for environment prod: no changed models; nothing to compute."
     assert headline(plan(ORDERS, SALES)).endswith("1 changed, 1 indirectly changed; 3 intervals to compute.")

@@ -26,7 +26,7 @@ ODD = [
     "`",
     "``` x",
     "<!-- x",
-    "\n\nDigest: `evil`",
+    "\n\nDigest of this plan: `evil`",
     "[a](b)",
     "@everyone #1",
     "</details>",
@@ -87,9 +87,9 @@ def test_everything_that_a_pull_request_writes_is_visible_and_nothing_is_markup(
     ]  # fmt: skip
     assert cells[10:12] == ["t.b", "removed"], "the table has one row for each model"
     assert f"{escaped(name)}: SQLMesh drops {escaped(column)}, in the table that prod shows." in " ".join(inline)
-    assert inline.count("Digest: d-1") == 1
+    assert inline.count("Digest of this plan: d-1") == 1
     assert sum(line.startswith("Refused") or "would be refused (" in line for line in inline) >= 2
-    assert len(re.findall("^Digest: `", text, re.MULTILINE)) == 1
+    assert len(re.findall("^Digest of this plan: `", text, re.MULTILINE)) == 1
     [fence] = [token for token in tokens if token.type == "fence" and token.info == "diff"]
     assert re.split(r"\r\n|\r|\n", fence.content.replace("\0", "\ufffd"))[0] == "@@"
     assert {token.content.strip() for token in tokens if token.type == "html_block"} <= {
@@ -108,7 +108,7 @@ def test_a_large_report_keeps_each_loss_and_refusal_and_counts_what_is_left_out(
     assert len(text) <= LIMIT
     assert "> [!CAUTION]\n> **Applying this plan would be refused (destructive).** The values are lost." in text
     assert "`t.last`: SQLMesh drops amount" in text
-    assert text.index("Digest: `d-1`") < text.index("| Model |")
+    assert text.index("Digest of this plan: `d-1`") < text.index("| Model |")
     in_all = {"row": models + 1, "difference": models + 1 if length else 0}
     for noun, shown in (("row", text.count(" | changed | ")), ("difference", text.count("<details>"))):
         left_out = re.search(rf"(\d+) {noun}s? left out: see the page of the run", text)

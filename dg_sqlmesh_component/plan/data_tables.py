@@ -11,8 +11,8 @@ from dg_sqlmesh_component.protocol.formatting import counted, listed
 from dg_sqlmesh_component.report.wording import ranges
 
 HEAD = ("Model", "Rows", "In prod", "Added", "Removed", "Changed", "Note")
-COLUMNS_HEAD = ("Model", "Column", "Rows that differ", "Total", "Smallest to largest", "NULL")
-AUDITS_HEAD = ("Model", "Audit", "Failing rows", "In prod", "If it fails in prod")
+COLUMNS_HEAD = ("Model", "Column", "Changed rows", "Total", "Smallest to largest", "NULLs")
+AUDITS_HEAD = ("Model", "Audit", "Failing rows", "Failing rows in prod", "A failure")
 
 _RECOMPUTED = "Prod will not get this table: it has its own, which an apply computes."
 
@@ -143,7 +143,7 @@ def audit_rows(compared: Iterable[msg.AuditsCompared]) -> list[list[str]]:
             audit_name(audit),
             f"not evaluated: {audit.error}" if audit.failing_rows is None else f"{audit.failing_rows:,}",
             "" if audit.failing_rows_prod is None else f"{audit.failing_rows_prod:,}",
-            "stops the model" if audit.blocking else "a warning",
+            "stops the model" if audit.blocking else "only warns",
         ]
         for of_model in compared
         for audit in of_model.audits
@@ -194,7 +194,7 @@ def _sentences(compared: msg.ModelCompared) -> Iterator[str]:
     elif compared.rows is None:
         yield "Removed in the preview."
     if compared.schema:
-        yield f"The table {', '.join(compared.schema)}."
+        yield f"The new table {', '.join(compared.schema)}."
     if compared.ranges:
         yield f"Only {ranges(compared.ranges)} was compared, which both have computed."
     if compared.only_its_time:
@@ -228,5 +228,6 @@ def passing_audits(compared: Sequence[msg.AuditsCompared]) -> str:
     ]
     if not passing:
         return ""
-    start = f"{counted(len(passing), 'audit')} {'pass' if len(passing) > 1 else 'passes'} in the preview."
+    number = sum(len(of_model.audits) for of_model in compared)
+    start = f"Audits that pass in the preview: {len(passing)} of {number}."
     return start + (f" In prod, these fail: {listed(corrected)}." if corrected else "")

@@ -9,7 +9,7 @@ import pytest
 from unit.builders import days
 from unit.plan.plans import ORDERS, plan
 
-from dg_sqlmesh_component.plan.compared_data import HEAD, as_json, note, row
+from dg_sqlmesh_component.plan.data_tables import HEAD, as_json, note, row
 from dg_sqlmesh_component.plan.gate import preview_refusals
 from dg_sqlmesh_component.plan.report import PlanReport
 from dg_sqlmesh_component.plan.report_markdown import markdown
@@ -33,8 +33,8 @@ def test_a_row_of_the_table_has_all_counts_and_the_columns_that_differ() -> None
     [
         ({"rows_prod": None}, "New in the preview."),
         ({"rows": None}, "Removed in the preview."),
-        ({"schema": ("drops x", "adds y INT")}, "The table drops x, adds y INT."),
-        ({"ranges": (days(1, 2),)}, "Only [2026-01-01, 2026-01-03) was compared, which both have computed."),
+        ({"schema": ("drops x", "adds y INT")}, "The new table drops x, adds y INT."),
+        ({"ranges": (days(1, 2),)}, "Only 2026-01-01 to 2026-01-02 (2 days) was compared, which both have computed."),
         ({"is_partial": True}, "The preview has computed only a part, so the other rows of prod count as removed."),
         (
             {"is_partial": True, "rows": None, "rows_prod": None},

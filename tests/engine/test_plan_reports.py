@@ -1,0 +1,228 @@
+"""The digest of a plan, and what the report of a plan says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from engine.plan_jobs import (
+    APPLY,
+    BASE,
+    DAILY,
+    MODELS,
+    PLAN,
+    TOTAL,
+    change,
+    edit_config,
+    failure_of,
+    killed_shop,
+    kinds,
+    launch,
+    planned,
+)
+from harness import CONFIG, NewShop, RunRecord, Shop
+
+
+@pytest.fixture
+def shop(new_shop: NewShop) -> Shop:
+    return new_shop(MODELS, deploy=True)
+
+
+# -- the digest -----------------------------------------------------------------------------------
+
+
+def test_the_digest_is_equal_on_another_path_and_after_a_run_of_prod(shop: Shop, tmp_path: Path) -> None:
+    change(shop, total=TOTAL.format(added=" + 1"))
+    digest = planned(shop)["digest"]
+    shop.launch()
+    assert planned(shop)["digest"] == digest
+
+    moved = shutil.copytree(shop.project, tmp_path / "elsewhere" / "copy")
+    shop.project = moved
+    shop.configure(deploy=True)
+
+    assert planned(shop)["digest"] == digest
+
+
+def _plan_another_change(shop: Shop) -> None:
+    total = shop.project / "models" / "total.sql"
+    ours = total.read_text()
+    total.write_text(MODELS["models/total.sql"])
+    change(shop, more="MODEL (name t.more, kind FULL); SELECT 1 AS x")
+    shop.plan(at=None)
+    total.write_text(ours)
+
+
+DIFFERENCES: dict[str, tuple[int, Callable[[Shop], object]]] = {
+    "moved prod": (0, _plan_another_change),
+    "changed query": (1, lambda shop: change(shop, total=TOTAL.format(added=" + 2"))),
+    "removed model": (1, lambda shop: (shop.project / "models" / "other.sql").unlink()),
+    "category": (2, edit_config("plan: {auto_categorize_changes: {sql: 'off'}}\n")),
+    "statement": (3, edit_config("after_all: [SELECT 1]\n")),
+    "requirement": (4, lambda shop: (shop.project / "sqlmesh-requirements.lock").write_text("numpy==2.1.2\n")),
+    "setting": (5, edit_config("plan: {forward_only: true}\n")),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_the_digest_differs_in_the_field_of_what_has_changed(shop: Shop, name: str) -> None:
+    field, edit = DIFFERENCES[name]
+    change(shop, total=TOTAL.format(added=" + 1"))
+    before = planned(shop)["digest"].split("-")
+
+    edit(shop)
+
+    after = planned(shop)["digest"].split("-")
+    assert before[field] != after[field]
+
+
+def test_the_digest_differs_for_another_allow_list(shop: Shop) -> None:
+    change(shop, base=BASE.format(type="INT"))
+    assert planned(shop)["digest"] != planned(shop, allow_destructive=["t.daily"])["digest"]
+
+
+# -- what is reported -----------------------------------------------------------------------------
+
+
+def test_removed_uncategorized_and_metadata_changes_are_reported(shop: Shop) -> None:
+    edit_config("plan: {auto_categorize_changes: {sql: 'off'}}\n")(shop)
+    (shop.project / "models" / "other.sql").unlink()
+    change(
+        shop,
+        total=TOTAL.format(added=" + 1"),
+        base=BASE.format(type="DOUBLE").replace("owner ann", "owner bob"),
+        new="MODEL (name t.new, kind FULL); SELECT 1 AS x",
+    )
+
+    report = planned(shop)
+
+    changes = {model["name"]: (model["change"], model["category"]) for model in report["models"]}
+    assert changes == {
+        "t.base": ("metadata", "metadata"),
+        "t.total": ("changed", None),
+        "t.new": ("added", "breaking"),
+        "t.other": ("removed", None),
+    }
+    owners = {model["name"]: model["owner"] for model in report["models"]}
+    assert (owners["t.base"], owners["t.other"]) == ("bob", "eve")
+    assert [(refusal["kind"], refusal["models"]) for refusal in report["refusals"]] == [("uncategorized", ["t.total"])]
+
+
+def test_a_failing_unit_test_is_reported_with_its_difference(
+    shop: Shop,
+) -> None:
+    (shop.project / "tests").mkdir()
+    (shop.project / "tests" / "test_other.yaml").write_text(
+        "test_other: {model: t.other, inputs: {}, outputs: {query: [{x: 2}]}}\n"
+    )
+
+    refusal, record = refused_project(shop)
+
+    assert refusal["kind"] == "tests"
+    assert f"The unit test test_other ({shop.project}/tests/test_other.yaml) fails:" in refusal["message"]
+    assert "      x\n      exp act\n    0   2   1" in refusal["message"]
+    assert f"To run the tests:\n\n    cd {shop.project} && sqlmesh test" in refusal["message"]
+    assert refusal["message"] in failure_of(record)
+
+
+def test_a_rule_of_the_linter_that_a_model_breaks_is_reported(shop: Shop) -> None:
+    config = shop.project / "config.yaml"
+    config.write_text(
+        config.read_text() + "linter: {enabled: true, rules: [noselectstar], warn_rules: [nomissingaudits]}\n"
+    )
+    change(shop, total="MODEL (name t.total, kind FULL); SELECT * FROM t.daily")
+
+    refusal, record = refused_project(shop)
+
+    assert refusal["kind"] == "linter"
+    assert "t.total: noselectstar: Query should not contain SELECT *" in refusal["message"]
+    assert "nomissingaudits" not in refusal["message"]
+    assert "t.total: nomissingaudits: " in record.log
+    assert f"    cd {shop.project} && sqlmesh lint" in refusal["message"]
+
+
+def test_a_new_column_that_a_model_does_not_allow_is_reported(shop: Shop) -> None:
+    config = {
+        mode: DAILY.replace("forward_only true", f"forward_only true, on_additive_change {mode}")
+        for mode in ("error", "warn")
+    }
+    change(shop, daily=config["error"].replace("amount FROM", "amount, 1 AS added FROM"))
+
+    refusal, _ = refused_project(shop)
+
+    assert refusal["kind"] == "additive"
+    assert "warehouse.t.daily gains columns (ALTER TABLE" in refusal["message"]
+    assert "set `on_additive_change: allow` in the model" in refusal["message"]
+    change(shop, daily=config["warn"].replace("amount FROM", "amount, 1 AS added FROM"))
+    record = launch(shop, PLAN)
+    assert record.status is dg.DagsterRunStatus.SUCCESS, record.log
+    assert "Its `on_additive_change` asks for this warning." in record.log
+
+
+def refused_project(shop: Shop) -> tuple[dict[str, Any], RunRecord]:
+    """The only refusal of a project for which SQLMesh builds no plan, and the run of the job."""
+    with pytest.MonkeyPatch.context() as patch:
+        report = shop.project.parent / "report.json"
+        patch.setenv("DG_SQLMESH_REPORT", str(report))
+        record = launch(shop, PLAN)
+    assert record.status is dg.DagsterRunStatus.FAILURE
+    [refusal] = json.loads(report.read_text())["refusals"]
+    return refusal, record
+
+
+def test_report_names_why_sqlmesh_died_before_it_had_a_plan(
+    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = killed_shop(new_shop)
+    (shop.project / "tests").mkdir()
+    (shop.project / "tests" / "test_total.yaml").write_text(
+        "test_total: {model: t.total, inputs: {t.daily: []}, outputs: {query: [{id: 1}]}}\n"
+    )
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.json"))
+    for job, config in ((PLAN, {}), (APPLY, {"digest": "of-another-plan"})):
+        record = launch(shop, job, **config)
+
+        assert record.status is dg.DagsterRunStatus.FAILURE
+        [failure] = record.failures
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert kinds(report) == ["error"]
+        assert "signal 9" in report["refusals"][0]["message"]
+        assert report["refusals"][0]["message"] in failure
+
+
+def test_changed_statements_are_in_each_form_of_the_report_and_are_applied(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_config("before_all: ['CREATE TABLE IF NOT EXISTS marker AS SELECT 1 AS x']\n")(shop)
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.md"))
+
+    report = planned(shop)
+
+    assert "+ CREATE TABLE IF NOT EXISTS marker" in report["statements"]
+    text = (tmp_path / "report.md").read_text()
+    assert "## Plan for environment prod: no changed models, changed statements or requirements; nothing" in text
+    assert report["command"] in text
+    assert launch(shop, APPLY, digest=report["digest"]).status is dg.DagsterRunStatus.SUCCESS
+    assert planned(shop)["statements"] == ""
+
+
+def test_report_promises_no_old_version_in_dev_only_mode(
+    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = new_shop(MODELS, CONFIG + "virtual_environment_mode: dev_only\n", deploy=True)
+    (shop.project / "models" / "other.sql").unlink()
+    change(shop, base=BASE.format(type="DOUBLE").replace("1 AS id, ", ""), daily=DAILY.replace("id, ", ""))
+    monkeypatch.setenv("DG_SQLMESH_REPORT", str(tmp_path / "report.md"))
+
+    planned(shop)
+
+    text = (tmp_path / "report.md").read_text()
+    losses = text[text.index("**prod loses:**") : text.index("| Model |")]
+    assert "`t.other` is removed: its rows are not computed any more." in losses
+    assert "A table stays until somebody drops it, because SQLMesh does not." in losses
+    assert "the old version stays" not in losses

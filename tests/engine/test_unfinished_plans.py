@@ -1,0 +1,188 @@
+"""Plans that were killed or have failed half-way: prod stays whole, and the same digest finishes them."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+from engine.plan_jobs import (
+    APPLY,
+    BASE,
+    DAILY,
+    KILLED,
+    MODELS,
+    TOTAL,
+    change,
+    edit_config,
+    failure_of,
+    killed_shop,
+    kinds,
+    launch,
+    planned,
+    report_of,
+)
+from harness import CONFIG, NewShop, Shop
+
+
+@pytest.fixture
+def shop(new_shop: NewShop) -> Shop:
+    return new_shop(MODELS, deploy=True)
+
+
+def test_an_apply_killed_in_the_backfill_leaves_prod_whole_and_the_same_digest_finishes_it(new_shop: NewShop) -> None:
+    shop = killed_shop(new_shop)
+    added = "MODEL (name t.added, kind FULL); SELECT 1 AS x"
+    (shop.project / "models" / "total.py").write_text(KILLED.replace("[1]", "[2]"))
+    change(shop, added=added)
+    digest = planned(shop)["digest"]
+
+    killed = launch(shop, APPLY, digest=digest)
+
+    assert killed.status is dg.DagsterRunStatus.FAILURE
+    assert shop.query("SELECT id FROM t.total") == [(1,)]
+    (shop.project / "kill").unlink()
+    finished = launch(shop, APPLY, digest=digest)
+    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    assert shop.query("SELECT id FROM t.total") == [(2,)]
+    assert planned(shop)["models"] == []
+
+
+def test_an_apply_killed_in_the_promotion_is_finished_by_the_same_digest(new_shop: NewShop) -> None:
+    shop = killed_shop(new_shop)
+    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
+    digest = planned(shop)["digest"]
+
+    killed = launch(shop, APPLY, digest=digest)
+
+    assert killed.status is dg.DagsterRunStatus.FAILURE
+    (shop.project / "kill").unlink()
+    shop.configure(deploy=True, execution={"environment_timeout": 1})
+    waiting = shop.launch()
+    assert waiting.status is dg.DagsterRunStatus.FAILURE
+    assert "launch that run again" in waiting.log
+    assert APPLY in waiting.log
+    finished = launch(shop, APPLY, digest=digest)
+    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS
+
+
+@pytest.mark.parametrize("settings", ["", "plan: {use_finalized_state: true}\n"])
+def test_the_same_digest_is_accepted_however_often_the_promotion_fails(new_shop: NewShop, settings: str) -> None:
+    """Each attempt writes a plan of its own into the environment's row, and the one before it as its previous plan."""
+    shop = killed_shop(new_shop)
+    edit_config(settings)(shop)
+    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
+    digest = planned(shop)["digest"]
+    for _ in range(2):
+        assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
+    (shop.project / "kill").unlink()
+
+    finished = launch(shop, APPLY, digest=digest)
+
+    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    assert shop.launch().status is dg.DagsterRunStatus.SUCCESS, "prod is whole again"
+
+
+KILL_IN_PROMOTION = f'''
+import os
+import signal
+from pathlib import Path
+
+import yaml
+from sqlmesh.core.config import Config
+from sqlmesh.core.engine_adapter import EngineAdapter
+
+EXECUTE, KILL = EngineAdapter._execute, Path(__file__).with_name("kill")
+
+
+def execute(adapter, sql, *arguments, **options):
+    EXECUTE(adapter, sql, *arguments, **options)
+    if sql.startswith('DELETE FROM "sqlmesh"."_environments"') and KILL.exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+EngineAdapter._execute = execute
+config = Config.parse_obj(yaml.safe_load("""{CONFIG}"""))
+'''
+
+
+def test_an_apply_killed_while_it_replaces_the_environment_in_the_state_leaves_it_there(new_shop: NewShop) -> None:
+    shop = new_shop({**MODELS, "config.py": KILL_IN_PROMOTION}, deploy=True)
+    change(shop, total=TOTAL.format(added=" + 1"))
+    digest = planned(shop)["digest"]
+    (shop.project / "kill").touch()
+    assert "killed by signal 9" in failure_of(launch(shop, APPLY, digest=digest))
+    (shop.project / "kill").unlink()
+
+    assert shop.query("SELECT name FROM sqlmesh._environments") == [("prod",)]
+    assert launch(shop, APPLY, digest=digest).status is dg.DagsterRunStatus.SUCCESS
+
+
+FAIL = """
+from pathlib import Path
+
+from sqlmesh import macro
+
+
+@macro()
+def fail_in_migration(evaluator):
+    if evaluator.runtime_stage == "creating" and Path("fail").exists():
+        raise RuntimeError("no space left on device")
+"""
+
+
+def test_a_destructive_plan_that_fails_in_its_migration_is_finished_by_the_same_run_config(new_shop: NewShop) -> None:
+    daily = DAILY.replace("SELECT", "@fail_in_migration();\nSELECT")
+    total = "MODEL (name t.total, kind FULL); SELECT max(amount) AS amount FROM t.daily"
+    files = {**MODELS, "models/daily.sql": daily, "models/total.sql": total, "macros/fail.py": FAIL}
+    shop = new_shop(files, deploy=True)
+    change(shop, base=BASE.format(type="INT"))
+    reviewed = planned(shop)
+    config = {"digest": planned(shop, allow_destructive=["t.daily"])["digest"], "allow_destructive": ["t.daily"]}
+    (shop.project / "fail").touch()
+    for _ in range(2):
+        failed = launch(shop, APPLY, **config)
+        assert kinds(report_of(failed)) == []
+        assert "no space left" in failure_of(failed)
+        assert "between two plans" in failure_of(failed)
+    (shop.project / "fail").unlink()
+    resumed = planned(shop)
+    assert [(m["name"], m["change"], m["destructive"]) for m in resumed["models"]] == [
+        (m["name"], m["change"], m["destructive"]) for m in reviewed["models"]
+    ], "the report has what the plan changes, also while it is unfinished"
+    assert kinds(resumed) == ["destructive"]
+
+    finished = launch(shop, APPLY, **config)
+
+    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    assert shop.query("SELECT DISTINCT typeof(amount) FROM t.daily") == [("INTEGER",)]
+    again = launch(shop, APPLY, **config)
+    assert again.status is dg.DagsterRunStatus.SUCCESS, failure_of(again)
+
+
+def test_a_view_that_cannot_be_promoted_is_finished_by_the_same_run_config(shop: Shop) -> None:
+    """SQLMesh raises the engine's error for it, and none of its own."""
+    on_promotion = "ON_VIRTUAL_UPDATE_BEGIN; INSERT INTO t.promotions VALUES (1); ON_VIRTUAL_UPDATE_END;"
+    change(shop, total=f"{TOTAL.format(added=' + 1')};\n{on_promotion}")
+    digest = planned(shop)["digest"]
+
+    failed = launch(shop, APPLY, digest=digest)
+
+    assert "Table with name promotions does not exist" in failure_of(failed)
+    assert "which is now between two plans" in failure_of(failed)
+    assert "correct the cause and launch this job again with the same run config" in failure_of(failed)
+    shop.query("CREATE TABLE t.promotions (x INT)")
+    finished = launch(shop, APPLY, digest=digest)
+    assert finished.status is dg.DagsterRunStatus.SUCCESS, failure_of(finished)
+    assert shop.query("SELECT x FROM t.promotions") == [(1,)]
+
+
+def test_an_unfinished_plan_of_somebody_else_is_refused_by_name(new_shop: NewShop) -> None:
+    shop = killed_shop(new_shop)
+    change(shop, base=BASE.format(type="DOUBLE").replace("2.5", "3.5"))
+    launch(shop, APPLY, digest=planned(shop)["digest"])
+    (shop.project / "kill").unlink()
+    change(shop, other="MODEL (name t.other, kind FULL); SELECT 2 AS x")
+
+    report = planned(shop)
+
+    assert "unfinished_plan" in kinds(report)
