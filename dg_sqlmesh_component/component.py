@@ -270,6 +270,8 @@ class SQLMeshProjectComponent(ComponentAttributes, StateBackedComponent):
             )
         finally:
             self._is_translating = False
+        if manifest.problem is not None:
+            self._assets = self._assets.with_problem(manifest.problem)
         return self._assets
 
     @property

@@ -23,9 +23,9 @@ from pathlib import Path
 from dagster.components.utils.project_paths import get_local_state_path
 
 from dg_sqlmesh_component.config.project import SQLMeshProject, variables_without_secrets
-from dg_sqlmesh_component.dagster_internals import is_rebuilding_definitions
-from dg_sqlmesh_component.protocol.errors import ConfigurationError
-from dg_sqlmesh_component.protocol.formatting import short_hash
+from dg_sqlmesh_component.dagster_internals import is_rebuilding_definitions, serves_definitions
+from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
+from dg_sqlmesh_component.protocol.formatting import block, short_hash
 from dg_sqlmesh_component.protocol.manifest import DEFAULT_LIMITS, AnsweredSelection, Limits, Manifest
 from dg_sqlmesh_component.protocol.messages import Addition, LoadRequest
 from dg_sqlmesh_component.state.fingerprint import fingerprint_of
@@ -88,10 +88,12 @@ class ManifestSource:
 
         Args:
             is_refresh: Whether a user asked for it. Otherwise Dagster did, as it does for each load in development:
-                if the project has not changed, the stored manifest stays.
+                if the project has not changed, the stored manifest stays. `dg dev` also keeps it if the project
+                cannot be loaded: an error in one file would empty the graph.
 
         Raises:
             ConfigurationError: The file cannot be written, and a user asked for it.
+            ProjectLoadError: SQLMesh cannot load the project, and there is no stored manifest to keep.
         """
         sources = fingerprint_of(self.project, self._options)
         before: Manifest | None = None
@@ -99,11 +101,20 @@ class ManifestSource:
             before = self._read(path)
         changed_files = None
         if before and before.sources and sources and not is_refresh:
-            if before.sources == sources:
+            if before.sources == sources and before.problem is None:
                 return
             changed_files = sources.files_changed_since(before.sources)
-        manifest = self._load(before, changed_files)
-        manifest = replace(manifest, sources=None if manifest.reads_state else sources, state_key=self.key)
+        try:
+            manifest = self._load(before, changed_files)
+            manifest = replace(manifest, sources=None if manifest.reads_state else sources, state_key=self.key)
+        except ProjectLoadError as error:
+            if before is None or is_refresh or not serves_definitions():
+                raise
+            manifest = replace(before, problem=str(error))
+            _LOGGER.error(
+                f"The SQLMesh project {self.project.name!r} cannot be loaded. Its assets stay as they were when it was "
+                f"loaded the last time. Runs execute what the environment has promoted.{block(str(error))}"
+            )
         try:
             write_manifest(manifest, path)
         except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from dev_server import RUN, serve
-from harness import BIN, COMPONENT, Shop, dagster_project, plan, planned_shop, run
+from harness import BIN, COMPONENT, Shop, dagster_project, plan, planned_shop, run, wait_until
 
 ASSETS = """
 query { assetNodes {
@@ -107,6 +107,47 @@ def test_web_server_shows_every_model_and_the_results_of_a_launched_run(starter:
         output = server.log.read_text()
         assert "Traceback" not in output
         assert "SELECT" not in output.replace("AssetSelection", ""), "SQLMesh's own output floods the terminal"
+
+
+RELOAD = """
+mutation R($location: String!) { reloadRepositoryLocation(repositoryLocationName: $location) { __typename } }
+"""
+
+
+def test_error_in_one_model_keeps_the_graph_and_each_asset_shows_it(starter: Shop) -> None:
+    model = starter.project / "models" / "core" / "daily_orders.sql"
+    text = model.read_text()
+
+    def descriptions() -> dict[str, str]:
+        nodes = [node for node in server.ask(ASSETS)["assetNodes"] if node["isMaterializable"]]
+        return {"/".join(node["assetKey"]["path"]): node["description"] or "" for node in nodes}
+
+    def reloaded() -> dict[str, str]:
+        """Reload the definitions, which differ afterwards. Dagster answers before it has them."""
+        earlier = descriptions()
+        server.ask(RELOAD, location=server.repository["repositoryLocationName"])
+        wait_until(lambda: descriptions() != earlier)
+        return descriptions()
+
+    with serve(starter) as server:
+        before = descriptions()
+        model.write_text(text.replace("SELECT", "SELCT"))
+
+        broken = reloaded()
+
+        assert broken.keys() == before.keys()
+        for key, description in broken.items():
+            assert description.startswith("**The SQLMesh project cannot be loaded.**"), key
+            assert description.endswith(before[key])
+            assert "models/core/daily_orders.sql" in description
+        assert "The SQLMesh project 'sqlmesh_project' cannot be loaded." in server.log.read_text()
+        assert server.launch(["core/daily_orders"])["status"] == "SUCCESS", "it executes the promoted version"
+        checked = run([BIN / "dg", "check", "defs"], cwd=starter.root, check=False)
+        assert checked.returncode
+        assert "models/core/daily_orders.sql" in checked.stdout + checked.stderr
+
+        model.write_text(text)
+        assert reloaded() == before
 
 
 TICKS = """
