@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -28,6 +30,7 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster._core.errors import DagsterUserCodeProcessError
 from dagster._core.events import EngineEventData
 from dagster._core.execution.context.data_version_cache import InputAssetVersionInfo
 from dagster._core.execution.context.system import StepExecutionContext
@@ -49,6 +52,7 @@ from dagster._core.storage.tags import (
     USER_EDITABLE_SYSTEM_TAGS,
 )
 from dagster._utils import interrupts
+from dagster._utils.error import SerializableErrorInfo  # type: ignore[attr-defined]
 from dagster._utils.schedules import (
     cron_string_iterator,
     is_valid_cron_string,
@@ -74,6 +78,14 @@ def is_rebuilding_definitions() -> bool:
     Dagster has no public way to distinguish a rebuild from a load.
     """
     return DefinitionsLoadContext.get().load_type is DefinitionsLoadType.RECONSTRUCTION
+
+
+def serves_definitions() -> bool:
+    """Whether Dagster has started this process to serve definitions, for example for `dg dev`, and no command has.
+
+    Dagster has no public way to find out why a process was started. Its command is `dagster api grpc`.
+    """
+    return sys.argv[1:3] == ["api", "grpc"]
 
 
 def shared_in_code_location(context: dg.ComponentLoadContext, create: Callable[[], _Shared]) -> _Shared:
@@ -123,6 +135,31 @@ def was_started_for_a_step_of(op: str) -> bool:
     arguments = getattr(multiprocessing.current_process(), "_args", ())
     commands = [argument for argument in arguments if isinstance(argument, MultiprocessExecutorChildProcessCommand)]
     return any(re.fullmatch(rf"{re.escape(op)}(_\d+)?", command.step_key) for command in commands)
+
+
+class _FailureAlone(DagsterUserCodeProcessError, dg.Failure):
+    """Dagster shows the error that it carries, as it does for an error of another process."""
+
+    def __init__(self, failure: dg.Failure) -> None:
+        text = failure.description or ""
+        alone = SerializableErrorInfo(f"{text}\n", [], dg.Failure.__name__)
+        super().__init__(  # type: ignore[no-untyped-call]
+            text, failure.metadata, failure.allow_retries, user_code_process_error_infos=[alone]
+        )
+
+
+@contextmanager
+def failures_without_traceback(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Iterator[None]:
+    """Let Dagster show the text of a failure alone. It would add the frames of this package, which tell a user nothing.
+
+    With a retry policy they stay: Dagster would take the failure for an error of its own, and not retry the step.
+    """
+    try:
+        yield
+    except dg.Failure as failure:
+        if context.get_step_execution_context().op_retry_policy is not None:
+            raise
+        raise _FailureAlone(failure) from None
 
 
 SignalInstaller = Callable[[Any], None]

@@ -6,7 +6,6 @@ Intervals are sets of hours, so that differences and unions are those of sets.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -69,12 +68,11 @@ def text_of(hours: Collection[int]) -> str:
 
 
 def recorded_hours(metadata: Mapping[str, Any]) -> Hours | None:
-    """The hours of `sqlmesh/intervals`. None if the text is cut."""
+    """The hours of `sqlmesh/intervals`. None if the text is cut, and of a model that is computed as a whole."""
     text = str(metadata["sqlmesh/intervals"].value) if "sqlmesh/intervals" in metadata else ""
-    if " more" in text:
+    if " more" in text or text == "the whole table":
         return None
-    ends = [[_hour(end) for end in found] for found in re.findall(r"\[([^,]+), ([^)]+)\)", text)]
-    return frozenset(hour for start, end in ends for hour in range(start, end))
+    return NONE.union(*[_hours(interval) for interval in text.split(", ")]) if text else NONE
 
 
 def _name(fqn: str) -> str:
@@ -85,5 +83,13 @@ def _text(hour: int) -> str:
     return f"{datetime.fromtimestamp(hour * 3600, timezone.utc):%Y-%m-%dT%H}"
 
 
+def _hours(interval: str) -> Hours:
+    """The hours of a text like `2026-01-01`, `2026-01-01 to 2026-01-02 (2 days)` or `2026-01-01 05:00 to 07:00 UTC`."""
+    first, _, last = interval.removesuffix(" UTC").partition(" (")[0].partition(" to ")
+    if not interval.endswith(" UTC"):
+        return frozenset(range(_hour(first), _hour(last or first) + 24))
+    return frozenset(range(_hour(first), _hour(last if "-" in last else f"{first[:10]} {last}")))
+
+
 def _hour(text: str) -> int:
-    return int(datetime.fromisoformat(text.rstrip("Z")).replace(tzinfo=timezone.utc).timestamp()) // 3600
+    return int(datetime.fromisoformat(text).replace(tzinfo=timezone.utc).timestamp()) // 3600

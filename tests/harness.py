@@ -33,6 +33,7 @@ from dagster._core.storage.defs_state.base import set_defs_state_storage
 from dagster.components.core import load_defs
 
 from dg_sqlmesh_component.dagster_internals import step_metadata
+from dg_sqlmesh_component.history.stored_record import stored_record
 
 # Each load of definitions also describes every installed component, for the lists of `dg`. That takes most of the time
 # of a load and does not depend on the project, so it is done once for all tests.
@@ -548,6 +549,12 @@ def planned_shop(
         yield Shop(dagster.root, dagster.instance, project)
 
 
+def version_of(event: dg.AssetMaterialization | dg.AssetObservation) -> str | None:
+    """Return the version of the table that an event describes."""
+    stored = stored_record(event.metadata)
+    return stored.version if stored else None
+
+
 @dataclass
 class RunRecord:
     """What Dagster's event log contains of one run."""
@@ -670,7 +677,7 @@ class RunRecord:
         return [entry.user_message for entry in self.entries if entry.level == logging.WARNING]
 
     def status_of(self, asset: str) -> str | None:
-        """Return the outcome of an asset: `sqlmesh/status` of its event, else `executed`. None without an event."""
+        """Return the outcome of an asset: `sqlmesh/status` of its event, in one word, else `executed`."""
         event = self.materializations.get(asset) or self.observations.get(asset) or self.computed_outside.get(asset)
         status = event and event.metadata.get("sqlmesh/status")
-        return str(status.value) if status else "executed" if event else None
+        return str(status.value).replace(" ", "_") if status else "executed" if event else None

@@ -28,7 +28,7 @@ ALLOWED_IMPORTS = {
     "history": {"protocol", "definitions", "history", INTERNALS},
     "report": {"protocol", "definitions", "history", "report", INTERNALS},
     "run": {"protocol", "config", "worker_client", "definitions", "history", "report", "run", INTERNALS},
-    "clean_up": {"protocol", "config", "worker_client", "definitions", "clean_up"},
+    "clean_up": {"protocol", "config", "worker_client", "definitions", "clean_up", INTERNALS},
     "plan": {
         "protocol",
         "config",

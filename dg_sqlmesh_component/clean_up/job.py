@@ -8,6 +8,7 @@ import dagster as dg
 
 from dg_sqlmesh_component.clean_up.step import clean_up
 from dg_sqlmesh_component.config.scheduling import Janitor
+from dg_sqlmesh_component.dagster_internals import failures_without_traceback
 from dg_sqlmesh_component.definitions.op import refuse_op_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 
@@ -24,7 +25,8 @@ def build_janitor(configured: Janitor, settings: Settings) -> dg.Definitions:
     description = f"Runs SQLMesh's janitor, which deletes {scope}. It waits until no run uses the SQLMesh state."
 
     def run_janitor(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
-        yield from clean_up(context, settings, configured)
+        with failures_without_traceback(context):
+            yield from clean_up(context, settings, configured)
 
     # Dagster looks at the annotation itself to decide which kind of context to pass.
     run_janitor.__annotations__ = {"context": dg.OpExecutionContext}

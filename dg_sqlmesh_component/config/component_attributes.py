@@ -63,9 +63,9 @@ class ComponentAttributes(Attributes, path="", secret={"project"}):  # its `env`
     include_metadata: list[MetadataAddition] = attribute(
         list,
         "Optional metadata, which costs time or space. column_lineage: the columns that each column is made of, "
-        "computed when the project is loaded; sql: the rendered query; links: the model's file on the web page of its "
-        "git repository; storage_kind: the engine that holds the table; row_count: the rows of each executed model, by "
-        "one query per model if the engine does not report them.",
+        "computed when the project is loaded; sql: the query as its file has it; links: the model's file on the web "
+        "page of its git repository; storage_kind: the engine that holds the table; row_count: the rows of each "
+        "executed model, by one query per model if the engine does not report them.",
         ["column_lineage", "sql"],
     )
     metadata_limits: MetadataLimits = mapping(MetadataLimits, {"characters": 20_000, "lineage_pairs": 10_000})

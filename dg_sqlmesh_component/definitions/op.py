@@ -18,7 +18,7 @@ from dagster.components.resolved.core_models import OpSpec
 
 from dg_sqlmesh_component.config.project import SQLMeshProject, variables_without_secrets
 from dg_sqlmesh_component.config.run_config import config_fields
-from dg_sqlmesh_component.dagster_internals import is_reserved_tag
+from dg_sqlmesh_component.dagster_internals import failures_without_traceback, is_reserved_tag
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import short_hash
@@ -91,7 +91,8 @@ class ComponentOp:
         key_by_input = {namer.name("__".join(key.path)): key for key in upstream}
 
         def run_sqlmesh(context: dg.AssetExecutionContext) -> Iterator[Any]:
-            yield from compute(context)
+            with failures_without_traceback(context):
+                yield from compute(context)
 
         # Dagster looks at the annotation itself to decide which kind of context to pass.
         run_sqlmesh.__annotations__ = {"context": dg.AssetExecutionContext}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from typing import TypeVar
@@ -13,7 +13,7 @@ import dagster as dg
 from dg_sqlmesh_component.definitions.translator import Translator, model_label
 from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first, tables_read
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
-from dg_sqlmesh_component.protocol.formatting import short_hash, unquoted
+from dg_sqlmesh_component.protocol.formatting import fenced, short_hash, unquoted
 from dg_sqlmesh_component.protocol.graph import reachable
 from dg_sqlmesh_component.protocol.manifest import (
     Audit,
@@ -63,6 +63,21 @@ class ProjectAssets:
     node_by_check: Mapping[dg.AssetCheckKey, str]
     check_by_audit: Mapping[tuple[str, int], dg.AssetCheckKey]
     intervals_slack: timedelta | None
+
+    def with_problem(self, problem: str) -> ProjectAssets:
+        """The same assets, whose descriptions begin with the error of a project that cannot be loaded any more.
+
+        Dagster shows the beginning of the description on each asset of its graph.
+        """
+        notice = (
+            "**The SQLMesh project cannot be loaded.** This asset is as it was when it was loaded the last time."
+            f"\n\n{fenced(problem)}\n\n"
+        )
+        specs = {
+            fqn: spec.replace_attributes(description=notice + (spec.description or ""))
+            for fqn, spec in self.specs.items()
+        }
+        return replace(self, specs=specs)
 
     @classmethod
     def build(

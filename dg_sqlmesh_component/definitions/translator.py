@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
@@ -23,7 +23,7 @@ from dg_sqlmesh_component.dagster_internals import is_accepted_cron
 from dg_sqlmesh_component.definitions.automation import cron_tick_condition, longest_gap
 from dg_sqlmesh_component.definitions.upstream import Upstream, parents_first
 from dg_sqlmesh_component.protocol.errors import ConfigurationError, ProjectLoadError
-from dg_sqlmesh_component.protocol.formatting import counted, duration_text, fenced
+from dg_sqlmesh_component.protocol.formatting import as_sentence, counted, duration_text, fenced
 from dg_sqlmesh_component.protocol.manifest import Audit, DbtNode, Manifest, Model, StandaloneAudit, split_fqn
 
 STATUS_CHECK = "sqlmesh_execution_status"
@@ -32,10 +32,7 @@ STATUS_CHECK = "sqlmesh_execution_status"
 INTERVALS_CHECK = "sqlmesh_intervals_complete"
 """The optional check of every incremental model that shows whether it has gaps."""
 
-WHEN_SKIPPED = (
-    "Skipped if a run does not execute the model and the last result is not about the current data of all tables that "
-    "the audit reads. To evaluate it, execute the check alone."
-)
+WHEN_SKIPPED = "Skipped if no result is known for the current data: then execute it alone."
 """Part of the description of each audit's check: Dagster shows no reason for a skipped check."""
 
 PARTITIONS_REFUSED = (
@@ -162,7 +159,7 @@ class Translator:
         is_virtual = self._attributes.virtual_views and HAS_VIRTUAL_ASSETS and model.kind == "VIEW"
         virtual: dict[str, Any] = {"is_virtual": True} if is_virtual else {}
         owners = properties.owners or _default_owners(model)
-        metadata = _definition_metadata(model)
+        metadata = _definition_metadata(model) | _column_schema(model, {})
         if model.owner and not any(model.owner in owner for owner in owners):  # a tag or Dagster prevents it
             metadata["sqlmesh/owner"] = model.owner
         if "storage_kind" in self._attributes.include_metadata:
@@ -170,7 +167,7 @@ class Translator:
         deps: list[dg.AssetDep] = []
         if model.fqn in self.upstream.selected:  # of another model, only the key is used
             deps = self.upstream.deps(model)
-            metadata |= self.upstream.column_lineage(model)
+            metadata |= self.upstream.column_lineage(model) | _column_schema(model, self.upstream.column_sources(model))
         python = ["python"] if model.source_type == "python" else []
         try:
             return _spec_without_preview_warning(
@@ -254,7 +251,7 @@ class Translator:
         return dg.AssetCheckSpec(
             check_name,
             asset=key,
-            description=_described(f"{audit.description or f'{description}.'}\n\n{WHEN_SKIPPED}", query),
+            description=_described(f"{as_sentence(audit.description or description)} {WHEN_SKIPPED}", query),
             blocking=audit.blocking,
             metadata=metadata,
         )
@@ -312,8 +309,9 @@ def _dagster_problem(**properties: Any) -> str | None:
 
 
 def _described(description: str, query: str | None) -> str:
-    """A description in Markdown, with the query if it is known."""
-    return f"{description}\n\n{fenced(query, 'sql')}" if query else description
+    """A description in Markdown, with the query after its first paragraph if it is known."""
+    first, *others = description.split("\n\n", 1)
+    return "\n\n".join([first, *([fenced(query, "sql")] if query else []), *others])
 
 
 def sql_metadata(query: str) -> dg.MarkdownMetadataValue:
@@ -396,6 +394,22 @@ _SHOWN_PROPERTIES = (
 )  # fmt: skip
 
 
+def _column_schema(model: Model, sources: Mapping[str, Sequence[tuple[dg.AssetKey, str]]]) -> dict[str, Any]:
+    """The columns. Dagster draws no lineage of a column, so its description names what it is made of.
+
+    Args:
+        sources: As in `Upstream.column_sources`.
+    """
+    columns = []
+    for column in model.columns:
+        made_of = ", ".join(f"{key.path[-1]}.{name}" for key, name in sources.get(column.name, ()))
+        text = column.description
+        if made_of:
+            text = f"{as_sentence(text)} From {made_of}." if text else f"From {made_of}."
+        columns.append(dg.TableColumn(column.name, column.type, text))
+    return {"dagster/column_schema": dg.TableSchema(columns=columns)} if columns else {}
+
+
 def _definition_metadata(model: Model) -> dict[str, Any]:
     """Properties that Dagster's page of the asset does not show elsewhere."""
     values = {**{name: getattr(model, name) for name in _SHOWN_PROPERTIES}, "grain": model.grains}
@@ -411,10 +425,6 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
         metadata["sqlmesh/dbt_meta"] = dg.MetadataValue.text(model.dbt.meta)
     if model.source_url:
         metadata["sqlmesh/source"] = dg.MetadataValue.url(model.source_url)
-    if model.columns:
-        metadata["dagster/column_schema"] = dg.TableSchema(
-            columns=[dg.TableColumn(column.name, column.type, column.description) for column in model.columns]
-        )
     if model.columns_cut:
         metadata["sqlmesh/columns_cut"] = (
             f"{counted(model.columns_cut, 'column')} left out; `metadata_limits.columns` in defs.yaml sets the limit"

@@ -114,8 +114,7 @@ class Upstream:
             "dagster/column_lineage": dg.TableColumnLineage(
                 {
                     column: [dg.TableColumnDep(asset_key=key, column_name=name) for key, name in sources]
-                    for column, pairs in model.column_lineage.items()
-                    if (sources := sorted({source for pair in pairs for source in self._source_columns(*pair)}))
+                    for column, sources in self.column_sources(model).items()
                 }
             )
         }
@@ -125,6 +124,14 @@ class Upstream:
                 "`metadata_limits.lineage_pairs` in defs.yaml sets the limit"
             )
         return metadata
+
+    def column_sources(self, model: Model) -> dict[str, list[tuple[dg.AssetKey, str]]]:
+        """By column, the columns of assets that it is made of; empty if they were not requested."""
+        traced = {
+            column: sorted({source for pair in pairs for source in self._source_columns(*pair)})
+            for column, pairs in (model.column_lineage or {}).items()
+        }
+        return {column: sources for column, sources in traced.items() if sources}
 
     def _source_columns(self, fqn: str, column: str) -> Iterable[tuple[dg.AssetKey, str]]:
         """The columns of assets that a column comes from, through embedded models."""

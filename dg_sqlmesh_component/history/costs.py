@@ -11,31 +11,16 @@ from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.recorded_cost import RecordedCost
 from dg_sqlmesh_component.history.stored_record import stored_value
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.manifest import Model
 
 _MAX_RECORDS = 20
 """How many of a model's last materializations the estimate reads."""
-
-_HOUR = 3_600_000
-
-_UNIT_DAYS = {
-    "year": 365,
-    "month": 30,
-    "day": 1,
-    "hour": 1 / 24,
-    "half_hour": 1 / 48,
-    "quarter_hour": 1 / 96,
-    "five_minute": 1 / 288,
-}
 
 
 def recorded_costs(
     instance: dg.DagsterInstance, assets: ProjectAssets, models: Iterable[str]
 ) -> dict[str, RecordedCost]:
     """The recorded cost of each model, by fqn. Models that Dagster has no record of are left out."""
-    costs = {
-        fqn: _recorded_cost(instance, assets.key(fqn), assets.models[fqn]) for fqn in models if fqn in assets.specs
-    }
+    costs = {fqn: _recorded_cost(instance, assets.key(fqn)) for fqn in models if fqn in assets.specs}
     return {fqn: cost for fqn, cost in costs.items() if cost is not None}
 
 
@@ -48,7 +33,7 @@ def estimates(
         computed: The length of each model's range in milliseconds, by fqn.
     """
     costs = recorded_costs(instance, assets, computed)
-    return {fqn: cost.of(interval_count(assets.models[fqn], computed[fqn])) for fqn, cost in costs.items()}
+    return {fqn: cost.of(assets.models[fqn].interval_count(computed[fqn])) for fqn, cost in costs.items()}
 
 
 def computed_range(planned: msg.EvaluationPlanned) -> dict[str, int]:
@@ -68,23 +53,18 @@ def restatement_costs(
     return {fqn: cost.of(planned.ranges[fqn][1]) for fqn, cost in costs.items()}
 
 
-def interval_count(model: Model, milliseconds: float) -> float:
-    """How many intervals of a model a range has. A model that is always computed as a whole has one."""
-    return milliseconds / (_UNIT_DAYS[model.interval_unit] * 24 * _HOUR) if model.is_incremental else 1
-
-
-def _recorded_cost(instance: dg.DagsterInstance, asset: dg.AssetKey, model: Model) -> RecordedCost | None:
+def _recorded_cost(instance: dg.DagsterInstance, asset: dg.AssetKey) -> RecordedCost | None:
     """The cost by a model's last computations; None if Dagster has no record of one."""
     computations: dict[str, list[tuple[float, float]]] = {"seconds": [], "rows": [], "bytes": []}
     for record in instance.fetch_materializations(asset, limit=_MAX_RECORDS).records:
         assert record.asset_materialization is not None, "the record of a materialization has one"
         metadata = record.asset_materialization.metadata
-        hours = stored_value(metadata, "computed_hours")
-        if stored_value(metadata, "seconds") is None or not hours:
+        intervals = stored_value(metadata, "computed_intervals")
+        if not intervals:
             continue  # it was not computed in Dagster
         for name, values in computations.items():
             if (value := stored_value(metadata, name)) is not None:
-                values.append((interval_count(model, hours * _HOUR), value))
+                values.append((intervals, value))
     if not computations["seconds"]:
         return None
     fixed, seconds = _line(computations["seconds"])

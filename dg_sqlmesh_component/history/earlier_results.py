@@ -11,12 +11,41 @@ import dagster as dg
 from dg_sqlmesh_component.history.stored_record import StoredRecord, stored_record
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import utc_text
+from dg_sqlmesh_component.protocol.intervals import merged
 
 NOT_EVALUATED = "sqlmesh/not_evaluated"
 """Metadata of a check result that only says why the audit was not evaluated."""
 
+_FAILED_IN = "sqlmesh/failed_in"
+
 Data: TypeAlias = tuple[str, msg.AuditedData, int]
 """The data that a result describes: environment, version of data and audits, everything computed until then (ms)."""
+
+
+@dataclass(frozen=True)
+class FailedIntervals:
+    """Where rows have failed an audit of an incremental model, and when that was found.
+
+    Attributes:
+        rows: 0 if only some of the intervals have been computed again.
+        at: Epoch milliseconds; 0 if it is found now.
+    """
+
+    intervals: tuple[msg.Interval, ...]
+    rows: int
+    at: int = 0
+
+    def with_earlier(self, earlier: FailedIntervals | None) -> FailedIntervals:
+        """Both together, for later runs."""
+        if earlier is None:
+            return self
+        rows = self.rows + earlier.rows if earlier.rows else 0
+        return FailedIntervals(merged([*earlier.intervals, *self.intervals]), rows, self.at)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """It stays with the results of the check until the intervals are computed again."""
+        return {_FAILED_IN: dg.MetadataValue.json([[list(i) for i in self.intervals], self.rows, self.at])}
 
 
 @dataclass(frozen=True)
@@ -38,6 +67,17 @@ class EarlierResult:
     audited_data: Data | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
     text: str = ""
+
+    @property
+    def failed_in(self) -> FailedIntervals | None:
+        """Where rows have failed; None if it is not known."""
+        value = self.metadata.get(_FAILED_IN)
+        if value is None:
+            return None
+        intervals, rows, at = value.value
+        return FailedIntervals(
+            tuple((start, end) for start, end in intervals), rows, at or round(self.evaluated_at * 1000)
+        )
 
     @property
     def is_blocking_failure(self) -> bool:

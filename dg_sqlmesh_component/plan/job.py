@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dg_sqlmesh_component.config.plans import Deploy, Preview
+from dg_sqlmesh_component.dagster_internals import failures_without_traceback
 from dg_sqlmesh_component.definitions.op import refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.plan.preview import close_preview, show_preview
@@ -99,7 +100,8 @@ def _graph(
     """One op of the same name."""
 
     def run_plan(context: dg.OpExecutionContext) -> Iterator[Any]:
-        yield from compute(context)
+        with failures_without_traceback(context):
+            yield from compute(context)
 
     # Dagster looks at the annotation itself to decide which kind of context to pass.
     run_plan.__annotations__ = {"context": dg.OpExecutionContext}

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Protocol, TypeVar
 
 from dg_sqlmesh_component.protocol.graph import reachable
@@ -105,6 +106,20 @@ A query of another kind selects everything (`FULL`, `VIEW`, `SEED`, `SCD_TYPE_2`
 """
 
 
+_UNIT_MILLISECONDS = {
+    unit: round(timedelta(**length) / timedelta(milliseconds=1))
+    for unit, length in {
+        "year": {"days": 365},
+        "month": {"days": 30},
+        "day": {"days": 1},
+        "hour": {"hours": 1},
+        "half_hour": {"minutes": 30},
+        "quarter_hour": {"minutes": 15},
+        "five_minute": {"minutes": 5},
+    }.items()
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """One SQLMesh model.
@@ -127,7 +142,7 @@ class Model:
         metadata_hash: SQLMesh's hash of its other properties (description, owner, audits ...).
         path: The file that defines it; None for a model from another project's state.
         columns_cut: Number of columns that were left out, to keep the manifest small.
-        query: The rendered SQL; only on request, and only for SQL models.
+        query: The SQL as its file has it; only on request, and only for SQL models.
         column_lineage: The columns that each column is made of, as (fqn, column); only on request.
         column_lineage_cut: Number of such pairs that were left out, to keep the manifest small.
         source_url: The file on the web page of its repository; only on request.
@@ -192,6 +207,10 @@ class Model:
     def is_incremental(self) -> bool:
         """True if SQLMesh computes it range by range, so that a missing interval can mean missing rows."""
         return self.kind in INCREMENTAL_KINDS
+
+    def interval_count(self, milliseconds: int) -> int:
+        """How many intervals a range has. A model that is always computed as a whole has one."""
+        return max(1, round(milliseconds / _UNIT_MILLISECONDS[self.interval_unit])) if self.is_incremental else 1
 
     @property
     def is_executable(self) -> bool:
@@ -268,6 +287,7 @@ class Manifest:
         sources: The project's fingerprint; None if it cannot show every change.
         state_key: Dagster's key of the manifest; None before it is stored.
         selections: Answers to selections of the code location, so that no later process starts SQLMesh for them.
+        problem: Why SQLMesh could not load the project later, if `dg dev` has kept this manifest.
     """
 
     version: int
@@ -281,6 +301,7 @@ class Manifest:
     sources: Fingerprint | None = None
     state_key: str | None = None
     selections: tuple[AnsweredSelection, ...] = ()
+    problem: str | None = None
 
     @property
     def audit_names(self) -> frozenset[str]:

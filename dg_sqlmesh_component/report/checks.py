@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import dagster as dg
@@ -11,12 +11,14 @@ import dagster as dg
 from dg_sqlmesh_component.definitions.translator import INTERVALS_CHECK, STATUS_CHECK
 from dg_sqlmesh_component.history.earlier_results import (
     EarlierResult,
+    FailedIntervals,
     data_metadata,
     evaluation_of,
     not_evaluated,
     repeated,
 )
 from dg_sqlmesh_component.history.records import OutsideData
+from dg_sqlmesh_component.protocol.intervals import subtract
 from dg_sqlmesh_component.report.coverage import coverage_metadata, coverage_sentences, is_complete
 from dg_sqlmesh_component.report.metadata import audit_metadata, status_metadata
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Verdict
@@ -53,13 +55,13 @@ class Checks:
             return self._earlier_failure(check, node, earlier) or self._status(check, node)
         audit = self.wording.assets.checks_of_results(node.fqn, node.audits).get(check)
         if audit is not None:
-            return not_evaluated(check, audit.error) if audit.error else self._audited(check, node, audit)
+            return not_evaluated(check, audit.error) if audit.error else self._audited(check, node, audit, earlier)
         if _has_evaluated_all(node):
             return not_evaluated(check, self.wording.why_not_promoted(node.fqn))
         if isinstance(node, NodeOutcome) and earlier is not None and self.why_not_repeated(node, earlier) is None:
             why = f"{self.wording.assets.name(node.fqn)} was not executed, and its data is unchanged"
             # A failure is repeated with its rows and query. They are left out of the many results that have passed.
-            of_failure = {} if earlier.passed else earlier.metadata
+            of_failure = {} if earlier.passed and earlier.failed_in is None else earlier.metadata
             return repeated(check, earlier, why, {**data_metadata(earlier.audited_data), **of_failure})
         return None
 
@@ -129,21 +131,38 @@ class Checks:
         return _result(check, Verdict.PASSED if passes else Verdict.FAILED, " ".join(sentences), metadata)
 
     def _audited(
-        self, check: dg.AssetCheckKey, node: NodeOutcome | AuditOnlyOutcome, audit: AuditResult
+        self,
+        check: dg.AssetCheckKey,
+        node: NodeOutcome | AuditOnlyOutcome,
+        audit: AuditResult,
+        earlier: EarlierResult | None,
     ) -> dg.AssetCheckResult:
         # The result is about everything that was computed until then.
         up_to = node.computed_until if isinstance(node, NodeOutcome) else node.evaluated_at
         data = None
         if audit.audited_data is not None and up_to is not None:
             data = (self.wording.environment, audit.audited_data, up_to)
+        before = _uncorrected(audit, earlier)
+        failed = FailedIntervals(audit.intervals, audit.failing_rows) if node.coverage and not audit.passed else None
+        kept = failed.with_earlier(before) if failed else before
         return dg.AssetCheckResult(
             asset_key=check.asset_key,
             check_name=check.name,
             passed=audit.passed,
             severity=self.wording.assets.severity(node.fqn, audit.blocking),
-            description=self.wording.audit_result(audit),
-            metadata={**audit_metadata(audit), **data_metadata(data)},
+            description=self.wording.audit_result(node.fqn, audit)
+            + (self.wording.uncorrected(before) if before else ""),
+            metadata={**audit_metadata(audit), **data_metadata(data), **(kept.metadata if kept else {})},
         )
+
+
+def _uncorrected(audit: AuditResult, earlier: EarlierResult | None) -> FailedIntervals | None:
+    """Where rows failed in an earlier run, in intervals that this one has not audited."""
+    before = earlier.failed_in if earlier is not None else None
+    if before is None:
+        return None
+    left = tuple(subtract(before.intervals, audit.intervals))
+    return replace(before, intervals=left, rows=before.rows if left == before.intervals else 0) if left else None
 
 
 def _result(

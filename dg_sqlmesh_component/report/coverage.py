@@ -11,6 +11,11 @@ from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, duration_text, utc_text
 from dg_sqlmesh_component.report.wording import interval_ends, ranges
 
+_HOUR = 3_600_000
+_DAY = 24 * _HOUR
+_STRIP = 60
+"""How many days or hours the strip of the coverage has."""
+
 _MAX_NAMED = 5
 """How many gaps the description of the check names. Its metadata lists more."""
 
@@ -23,6 +28,8 @@ def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
     if coverage.computed is not None:
         metadata["sqlmesh/coverage"] = ranges([coverage.computed])
     if coverage.gaps:
+        if coverage.gap_count == len(coverage.gaps):
+            metadata["sqlmesh/coverage_strip"] = _strip(coverage)
         metadata["sqlmesh/gaps"] = coverage.gap_count
         metadata["sqlmesh/missing_intervals"] = coverage.missing_intervals
         metadata["sqlmesh/gap_table"] = dg.MetadataValue.table(
@@ -32,6 +39,19 @@ def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
     if left_out := coverage.gap_count - len(coverage.gaps):
         metadata["sqlmesh/gaps_cut"] = f"{counted(left_out, 'newer gap')} left out"
     return metadata
+
+
+def _strip(coverage: msg.IntervalCoverage) -> str:
+    """The newest days or hours, one character each: `█` is computed, `░` lacks an interval."""
+    known = [*coverage.gaps, *([coverage.computed] if coverage.computed else [])]
+    start, end = min(start for start, _ in known), max(end for _, end in known)
+    unit = _DAY if all(bound % _DAY == 0 for interval in known for bound in interval) else _HOUR
+    first = max(start, end - _STRIP * unit)
+    cells = "".join(
+        "░" if any(gap_start < cell + unit and cell < gap_end for gap_start, gap_end in coverage.gaps) else "█"
+        for cell in range(first, end, unit)
+    )
+    return f"{cells} {ranges([(first, end)])}"
 
 
 def is_complete(coverage: msg.IntervalCoverage, slack: timedelta, now: int) -> bool:

@@ -10,20 +10,22 @@ import dagster as dg
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.translator import sql_metadata
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import fenced, listed
+from dg_sqlmesh_component.protocol.formatting import fenced
 from dg_sqlmesh_component.report.coverage import coverage_metadata
 from dg_sqlmesh_component.report.outcomes import AuditResult, NodeOutcome
-from dg_sqlmesh_component.report.wording import Wording, ranges
+from dg_sqlmesh_component.report.wording import Wording, computed_text
 
 
 def outcome_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
-    """The promoted version, the computed data, the coverage, and why a model was not executed."""
+    """What was computed, or why nothing was; the coverage; then what few people look for. Pages keep this order."""
     return {
-        **_promoted(wording, outcome),
-        **_computed(outcome),
-        **_queries(wording.query_history_url, outcome.correlation_id),
-        **coverage_metadata(outcome.coverage),
+        **_status(outcome),
         **_causes(wording, outcome),
+        **_computed(wording, outcome),
+        **coverage_metadata(outcome.coverage),
+        **_details(outcome),
+        **_promoted(wording, outcome),
+        **_queries(wording.query_history_url, outcome.correlation_id),
     }
 
 
@@ -33,8 +35,9 @@ def status_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
     return {**_status(outcome), **coverage_metadata(coverage), **_causes(wording, outcome)}
 
 
-def intervals_metadata(intervals: Sequence[msg.Interval]) -> dict[str, Any]:
-    return {"sqlmesh/intervals": listed([ranges([interval]) for interval in intervals])}
+def intervals_metadata(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Interval]) -> dict[str, Any]:
+    """What was computed, as text; empty if nothing was."""
+    return {"sqlmesh/intervals": computed_text(assets, fqn, intervals)} if intervals else {}
 
 
 def audit_metadata(audit: AuditResult) -> dict[str, Any]:
@@ -72,15 +75,14 @@ def timestamp(milliseconds: int) -> dg.TimestampMetadataValue:
 def _status(outcome: NodeOutcome) -> dict[str, Any]:
     """The outcome, unless it is the usual one."""
     is_usual = outcome.outcome.rule.materializes
-    return {} if is_usual else {"sqlmesh/status": outcome.outcome.value}
+    return {} if is_usual else {"sqlmesh/status": outcome.outcome.words}
 
 
 def _promoted(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
-    metadata = _status(outcome)
+    metadata: dict[str, Any] = {}
     if not wording.is_declared:
         metadata["sqlmesh/environment"] = wording.environment
     if outcome.promoted is not None:
-        metadata["sqlmesh/snapshot_version"] = outcome.promoted.version
         if outcome.promoted.table_name and not wording.is_declared:
             metadata["dagster/table_name"] = outcome.promoted.table_name
         change = unapplied_change(wording.assets, outcome.fqn, outcome.promoted)
@@ -89,35 +91,47 @@ def _promoted(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
     return metadata
 
 
-def _computed(outcome: NodeOutcome) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
-    if outcome.intervals:
-        metadata = {
-            **intervals_metadata(outcome.intervals),
-            "sqlmesh/computed_hours": sum(end - start for start, end in outcome.intervals) / 3_600_000,
-            "sqlmesh/batches": outcome.finished_batches,
-            "sqlmesh/seconds": outcome.duration_ms / 1000,  # a number, so that Dagster plots it
+def _computed(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
+    """Numbers are numbers, so that Dagster plots them."""
+    numbers = {}
+    if outcome.intervals and outcome.fqn in wording.assets.models:
+        computed = sum(end - start for start, end in outcome.intervals)
+        numbers["sqlmesh/seconds"] = outcome.duration_ms / 1000
+        numbers["sqlmesh/computed_intervals"] = wording.assets.models[outcome.fqn].interval_count(computed)
+    idle = outcome.idle
+    up_to = idle.last_interval_end if outcome.coverage is None else None
+    return _known(
+        {
+            "sqlmesh/reason": idle.reason,
+            "sqlmesh/next_due": timestamp(idle.next_due) if idle.next_due else None,
+            "sqlmesh/computed_up_to": timestamp(up_to) if up_to else None,
+            "sqlmesh/rows": outcome.rows,
+            "dagster/row_count": outcome.row_count,
+            **numbers,
+            **intervals_metadata(wording.assets, outcome.fqn, outcome.intervals),
         }
-    optional = {
-        "sqlmesh/rows": outcome.rows,
-        "dagster/row_count": outcome.row_count,
-        "sqlmesh/bytes": outcome.bytes,
-        "sqlmesh/attempts": outcome.attempts if outcome.attempts > 1 else None,
-        "sqlmesh/reason": outcome.idle.reason,
-        "sqlmesh/next_due": timestamp(outcome.idle.next_due) if outcome.idle.next_due else None,
-    }
-    if outcome.idle.last_interval_end and outcome.coverage is None:
-        optional["sqlmesh/computed_up_to"] = timestamp(outcome.idle.last_interval_end)
-    return {**metadata, **{name: value for name, value in optional.items() if value is not None}}
+    )
+
+
+def _details(outcome: NodeOutcome) -> dict[str, Any]:
+    return _known(
+        {
+            "sqlmesh/bytes": outcome.bytes,
+            "sqlmesh/batches": outcome.finished_batches if outcome.finished_batches > 1 else None,
+            "sqlmesh/attempts": outcome.attempts if outcome.attempts > 1 else None,
+        }
+    )
+
+
+def _known(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
 def _queries(url: str | None, correlation_id: str | None) -> dict[str, Any]:
-    """What the engine's queries of the run contain, and the page that lists them."""
-    if correlation_id is None:
+    """The page that lists the engine's queries of the run. Each of them contains the run's id."""
+    if correlation_id is None or url is None:
         return {}
-    run_id = correlation_id.rpartition(" ")[2]
-    page = {"sqlmesh/query_history": dg.MetadataValue.url(url.replace("{run_id}", run_id))} if url else {}
-    return {"sqlmesh/correlation_id": correlation_id, **page}
+    return {"sqlmesh/query_history": dg.MetadataValue.url(url.replace("{run_id}", correlation_id.rpartition(" ")[2]))}
 
 
 def _causes(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:

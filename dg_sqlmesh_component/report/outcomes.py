@@ -32,6 +32,11 @@ class Outcome(str, Enum):
         return RULES[self]
 
     @property
+    def words(self) -> str:
+        """The outcome for a person: `up to date`."""
+        return self.value.replace("_", " ")
+
+    @property
     def is_failure(self) -> bool:
         """Whether this outcome fails the step."""
         return self.rule.verdict is Verdict.FAILED

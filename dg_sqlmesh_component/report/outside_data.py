@@ -39,10 +39,9 @@ def outside_materialization(
         metadata={
             **of_outcome,
             "sqlmesh/origin": f"{origin}, at {computed_at}",
-            **(intervals_metadata(data.intervals) if data.intervals else {}),
+            **intervals_metadata(assets, data.fqn, data.intervals),
             **coverage_metadata(data.coverage),
             **({"sqlmesh/unapplied_change": change} if change else {}),
-            "sqlmesh/snapshot_version": promoted.version,
             **record_metadata(assets.manifest.environment, data.record),
         },
         tags=versions.tags_of_materialization(key, version, data.computed_by),

@@ -11,7 +11,7 @@ import dagster as dg
 from dg_sqlmesh_component.protocol.formatting import as_sentence, counted, utc_text
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import NodeOutcome, Outcome
-from dg_sqlmesh_component.report.wording import Wording, ranges
+from dg_sqlmesh_component.report.wording import Wording, computed_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def predicted(
         model=wording.assets.name(outcome.fqn),
         outcome=kind.value,
         why=" ".join(reasons),
-        intervals=ranges(outcome.intervals),
+        intervals=computed_text(wording.assets, outcome.fqn, outcome.intervals) if outcome.intervals else "",
         batches=outcome.finished_batches,
         seconds=None if seconds is None else round(seconds, 1),
         changed_locally=change,
@@ -76,9 +76,8 @@ def predicted(
 def _why(wording: Wording, outcome: NodeOutcome) -> str:
     match outcome.outcome:
         case Outcome.EXECUTED:
-            pending = (
-                f"{counted(outcome.finished_batches, 'batch', 'batches')} to compute: {ranges(outcome.intervals)}."
-            )
+            text = computed_text(wording.assets, outcome.fqn, outcome.intervals)
+            pending = f"{counted(outcome.finished_batches, 'batch', 'batches')} to compute: {text}."
             others = f" Its other intervals are waiting: {wording.awaited(outcome)}." if outcome.idle.unselected else ""
             return pending + others
         case Outcome.UP_TO_DATE:

@@ -9,7 +9,7 @@ import dagster as dg
 from dg_sqlmesh_component.history.recorded_cost import RecordedCost
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import counted, decimal_text, listed
-from dg_sqlmesh_component.report.wording import Wording, ranges
+from dg_sqlmesh_component.report.wording import Wording, computed_text
 
 
 def restatement_log(wording: Wording, planned: msg.RestatementPlanned, costs: Mapping[str, RecordedCost]) -> str:
@@ -23,8 +23,9 @@ def restatement_log(wording: Wording, planned: msg.RestatementPlanned, costs: Ma
         f"This run restates {counted(len(planned.ranges), 'model')}, {counted(intervals, 'interval')}. "
         f"{_estimate(wording, planned, costs)}",
         *(
-            f"    {wording.assets.name(fqn)}: {ranges([interval])} ({counted(number, 'interval')})"
+            f"    {wording.assets.name(fqn)}: {range_} ({counted(number, 'interval')})"
             for fqn, (interval, number) in planned.ranges.items()
+            for range_ in [computed_text(wording.assets, fqn, [interval])]
         ),
     ]
     if planned.added:
@@ -44,7 +45,7 @@ def restatement_metadata(
         dg.TableRecord(
             {
                 "model": wording.assets.name(fqn),
-                "range": ranges([interval]),
+                "range": computed_text(wording.assets, fqn, [interval]),
                 "intervals": number,
                 "selected": fqn not in planned.added,
             }

@@ -23,7 +23,7 @@ _CAUSES_FIRST = sorted(Outcome, key=lambda kind: (not kind.is_failure, not kind.
 def summary_counts(outcomes: Collection[NodeOutcome]) -> str:
     """How many models have each outcome, failures first."""
     numbers = Counter(outcome.outcome for outcome in outcomes)
-    return ", ".join(f"{numbers[kind]} {kind.value.replace('_', ' ')}" for kind in _CAUSES_FIRST if numbers[kind])
+    return ", ".join(f"{numbers[kind]} {kind.words}" for kind in _CAUSES_FIRST if numbers[kind])
 
 
 def summary_line(wording: Wording, outcomes: Collection[NodeOutcome]) -> str:
@@ -51,11 +51,14 @@ def summary_metadata(wording: Wording, outcomes: Collection[NodeOutcome]) -> dic
         dg.TableRecord(
             {
                 "model": wording.assets.name(outcome.fqn),
-                "outcome": outcome.outcome.value,
+                "outcome": outcome.outcome.words,
                 "reason": wording.summary(outcome),
             }
         )
-        for outcome in sorted(others, key=lambda outcome: _WORST_FIRST.index(outcome.outcome.rule.verdict))
+        for outcome in sorted(
+            others,
+            key=lambda outcome: (_WORST_FIRST.index(outcome.outcome.rule.verdict), wording.assets.name(outcome.fqn)),
+        )
     ]
     return {**_table("sqlmesh/slowest", slowest), **_table("sqlmesh/not_executed", not_executed)}
 

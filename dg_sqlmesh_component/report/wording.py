@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, time, timedelta, timezone
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
-from dg_sqlmesh_component.history.earlier_results import EarlierResult
+from dg_sqlmesh_component.history.earlier_results import EarlierResult, FailedIntervals
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import as_sentence, block, counted, listed, utc_text
+from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, as_sentence, block, counted, listed, utc_text
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 
 _LONGEST_LINE = 200
@@ -56,7 +57,7 @@ class Wording:
                 pending = (
                     f" Its other intervals are waiting: {self.awaited(outcome)}." if outcome.idle.unselected else ""
                 )
-                return f"{name} was executed for {ranges(outcome.intervals)}.{pending}"
+                return f"{name} was executed for {computed_text(self.assets, outcome.fqn, outcome.intervals)}.{pending}"
             case Outcome.UP_TO_DATE:
                 due = f" Next due at {utc_text(outcome.idle.next_due)}." if outcome.idle.next_due else ""
                 return f"{name} had nothing to do: {outcome.idle.reason}.{due}"
@@ -125,11 +126,17 @@ class Wording:
             return f"{name} could not be evaluated.{block(audit.error)}"
         return f"{name} passed." if audit.passed else f"{name} failed: {counted(audit.failing_rows, 'row')}."
 
-    def audit_result(self, audit: AuditResult) -> str:
+    def audit_result(self, fqn: str, audit: AuditResult) -> str:
         """The result of an audit on its check's page: the number of failing rows and the range."""
         rows = "No row" if audit.passed else counted(audit.failing_rows, "row")
-        audited = listed([ranges([interval]) for interval in audit.intervals])
-        return f"{rows} failed{f' in {audited}' if audited else ''}."
+        where = f" in {computed_text(self.assets, fqn, audit.intervals)}" if audit.intervals else ""
+        return f"{rows} failed{where}."
+
+    def uncorrected(self, failed: FailedIntervals) -> str:
+        """What an audit of other intervals found in an earlier run, as a further sentence."""
+        rows = counted(failed.rows, "row") if failed.rows else "some rows"
+        found = f"{rows} failed in {ranges(failed.intervals)} at {utc_text(failed.at)}"
+        return f" Other intervals: {found}, and no run has audited them since."
 
     def why_not_evaluated(self, outcome: NodeOutcome) -> str:
         """Why a node's audits have no result."""
@@ -215,9 +222,25 @@ class Wording:
         return raised + (f" Another attempt left it out: {self.awaited(outcome)}." if is_waiting else "")
 
 
-def ranges(intervals: Iterable[msg.Interval]) -> str:
-    """Intervals as text: `[start, end)` in UTC. Whole days are shown without the time."""
-    return ", ".join(f"[{', '.join(interval_ends(interval))})" for interval in intervals)
+def computed_text(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Interval]) -> str:
+    """What was computed of a node: its ranges, or all of it if SQLMesh always computes it as a whole."""
+    model = assets.models.get(fqn)
+    return ranges(intervals) if model is None or model.is_incremental else "the whole table"
+
+
+def ranges(intervals: Iterable[msg.Interval], at_most: int = MAX_LISTED) -> str:
+    """Intervals as text in UTC: whole days with the last one, others with their end."""
+    return listed(list(map(_range, intervals)), at_most)
+
+
+def _range(interval: msg.Interval) -> str:
+    start, end = (datetime.fromtimestamp(bound / 1000, timezone.utc) for bound in interval)
+    if start.time() == end.time() == time():
+        last, days = end - timedelta(days=1), (end - start).days
+        return f"{start:%Y-%m-%d}" + (f" to {last:%Y-%m-%d} ({days} days)" if days > 1 else "")
+    minutes = "%H:%M:%S" if start.second or end.second else "%H:%M"
+    to = end.strftime(minutes if start.date() == end.date() else f"%Y-%m-%d {minutes}")
+    return f"{start.strftime(f'%Y-%m-%d {minutes}')} to {to} UTC"
 
 
 def interval_ends(interval: msg.Interval) -> list[str]:

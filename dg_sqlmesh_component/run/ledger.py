@@ -387,7 +387,7 @@ class Ledger:
         entry = self._entry(event.fqn)
         entry.failures.append(event)
         if entry.settled is not None and not entry.settled.is_failure:
-            outcome = entry.settled.value.replace("_", " ")
+            outcome = entry.settled.words
             self._failed_after_success.setdefault(
                 event.fqn, f"SQLMesh reported that {event.fqn} was {outcome}, and then that it failed: {event.message}"
             )

@@ -58,6 +58,7 @@ class StepResults:
     def report(self, settled: Sequence[NodeOutcome | AuditOnlyOutcome]) -> Iterator[Any]:
         """The results of settled nodes, parents before children."""
         earlier = self._earlier_results([outcome for outcome in settled if self._reports_unchanged(outcome)])
+        earlier |= self._earlier_audits([outcome for outcome in settled if isinstance(outcome, NodeOutcome)])
         earlier |= self._earlier_statuses([outcome for outcome in settled if isinstance(outcome, AuditOnlyOutcome)])
         for outcome in settled:
             self.known_failures += self._wording.unrestated(outcome.fqn, outcome.unrestated)
@@ -198,6 +199,17 @@ class StepResults:
                 f"{listed(checks, MAX_NAMED_CHECKS)}."
             )
         return results
+
+    def _earlier_audits(self, settled: Sequence[NodeOutcome]) -> dict[dg.AssetCheckKey, EarlierResult]:
+        """The last results of audits that were now evaluated on some intervals of their models only."""
+        checks = [
+            check
+            for outcome in settled
+            if outcome.coverage is not None and outcome.outcome.rule.materializes and self._wording.is_declared
+            for check in self._assets.checks_of_results(outcome.fqn, outcome.audits)
+            if check in self.selected
+        ]
+        return last_results(self.context.instance, checks, self._wording.environment) if checks else {}
 
     def _earlier_statuses(self, audited: Sequence[AuditOnlyOutcome]) -> dict[dg.AssetCheckKey, EarlierResult]:
         """The last status checks of nodes that did not run."""

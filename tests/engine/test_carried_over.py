@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import dagster as dg
@@ -100,3 +101,38 @@ def test_result_from_another_environment_does_not_hide_failure_in_this_one(
     record = shop.launch(assets=["t/kept"], checks=["t/kept:hard"])
     assert record.status == dg.DagsterRunStatus.FAILURE
     assert "t.kept: the check hard failed when its audit was last evaluated" in record.failures[0]
+
+
+def test_audit_that_passes_on_new_intervals_names_older_rows_until_they_are_computed_again(new_shop: NewShop) -> None:
+    bad = (datetime.now(timezone.utc) - timedelta(days=3)).date()
+    shop = new_shop(
+        {
+            "models/days.sql": "MODEL (name t.days, kind INCREMENTAL_BY_TIME_RANGE (time_column ds), audits (soft)); "
+            "SELECT @start_ds::DATE + i::INT AS ds, CASE WHEN ds = (SELECT day FROM raw.bad) THEN -1 ELSE 1 END AS id "
+            "FROM range(0, 1 + (@end_ds::DATE - @start_ds::DATE)) AS r(i)",
+            "audits/soft.sql": FILES["audits/soft.sql"],
+        },
+        tables={"raw.bad": f"SELECT DATE '{bad}' AS day"},
+        planned_at="5 days ago",
+        restate=True,
+    )
+    until = {"sqlmesh_shop": {"end": str(bad)}}
+    assert shop.launch(ops=until).checks["t/days:soft"].description == (
+        f"1 row failed in {bad - timedelta(days=2)} to {bad} (3 days)."
+    )
+
+    later = shop.launch().checks["t/days:soft"]
+
+    assert later.passed
+    assert f" Other intervals: 1 row failed in {bad - timedelta(days=2)} to {bad} (3 days) at " in str(
+        later.description
+    )
+    assert str(shop.launch().checks["t/days:soft"].description).startswith(str(later.description))
+
+    shop.query("UPDATE raw.bad SET day = NULL")
+    again = {"sqlmesh_shop": {"restate": {"start": str(bad), "end": str(bad)}}}
+    assert "some rows failed in" in str(shop.launch(ops=again).checks["t/days:soft"].description)
+    again["sqlmesh_shop"]["restate"]["start"] = str(bad - timedelta(days=2))
+    assert shop.launch(ops=again).checks["t/days:soft"].description == (
+        f"No row failed in {bad - timedelta(days=2)} to {bad} (3 days)."
+    )

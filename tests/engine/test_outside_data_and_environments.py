@@ -47,7 +47,7 @@ def test_data_computed_outside_of_dagster_is_materialized_once(shop: Shop, monke
     assert not first.observations
     assert {first.status_of(key) for key in KEYS} == {"up_to_date"}
     daily = first.computed_outside["t/daily"].metadata
-    assert str(daily["sqlmesh/intervals"].value).startswith("[2026-01-01, ")
+    assert str(daily["sqlmesh/intervals"].value).startswith("2026-01-01 to ")
     assert str(daily["sqlmesh/origin"].value).startswith("outside of Dagster, at 20")
     assert lookups["get_asset_records"] <= 2  # one for these models, one for the results of their checks
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +101,23 @@ def test_everything_that_is_typed_in_a_shell_is_recorded_once(new_sensed: NewSho
     shop = new_sensed()
     sensor = Sensor(shop)
     first = sensor.tick()
-    assert first.intervals["t/days"] == f"[2026-01-01, {day(3)})"
+    computed = (TODAY - timedelta(days=3) - date(2026, 1, 1)).days
+    assert first.intervals["t/days"] == f"2026-01-01 to {day(4)} ({computed} days)"
     assert set(first.materializations) == {"t/days", "t/total", "t/old"}
     assert not first.observations
     assert sensor.tick() == Tick(NOTHING)
 
     shop.sqlmesh("run")
     ran = sensor.tick()
-    assert ran.intervals == dict.fromkeys(("t/days", "t/total", "t/old"), f"[{day(3)}, {day(0)})")
+    assert ran.intervals == {
+        "t/days": f"{day(3)} to {day(1)} (3 days)",
+        "t/total": "the whole table",
+        "t/old": "the whole table",
+    }
     assert ran.text == "Recorded 3 models computed outside of Dagster: t.days, t.old, t.total."
     days = ran.materializations["t/days"]
     assert days["sqlmesh/origin"].startswith("outside of Dagster, at 20")
-    assert days["sqlmesh/coverage"].endswith(f", {day(0)})")
+    assert days["sqlmesh/coverage"].count(f" to {day(1)} (")
     assert "sqlmesh/gaps" not in days
     assert "sqlmesh/coverage" not in ran.materializations["t/total"]
     assert sensor.tick() == Tick(NOTHING)
@@ -126,7 +131,7 @@ def test_everything_that_is_typed_in_a_shell_is_recorded_once(new_sensed: NewSho
     a_past_day = ("--start", day(5), "--end", day(5))
     shop.plan("--restate-model", "t.days", *a_past_day, at=None)
     restated = sensor.tick()
-    assert restated.intervals["t/days"] == f"[{day(5)}, {day(4)})"
+    assert restated.intervals["t/days"] == day(5)
     assert set(restated.materializations) == {"t/days", "t/total"}
     assert not restated.observations
     assert "Plan" not in restated.text, "it has changed no model"
@@ -255,7 +260,7 @@ def test_batches_of_a_run_in_progress_on_postgres_are_left_to_that_run(new_sense
         server.query("CREATE DATABASE sensed")
         shop = new_sensed(models, config=server.config("sensed"), tables=None)
         sensor = Sensor(shop)
-        assert sensor.tick().intervals == {"t/slow": f"[{day(6)}, {day(3)})"}
+        assert sensor.tick().intervals == {"t/slow": f"{day(6)} to {day(4)} (3 days)"}
         with server.advisory_lock(7, "sensed"):  # the last of three batches waits for this lock
             process = shop.launch_in_new_process()
             wait_until(lambda: bool(server.query(WAITING_QUERY)), process)
@@ -265,7 +270,7 @@ def test_batches_of_a_run_in_progress_on_postgres_are_left_to_that_run(new_sense
         assert sensor.tick() == Tick(NOTHING)
         assert set(shop.run_record(run_id).materializations) == {"t/slow"}
         shop.plan("--restate-model", "t.slow", "--start", day(5), at=None)
-        assert sensor.tick().intervals == {"t/slow": f"[{day(5)}, {day(0)})"}
+        assert sensor.tick().intervals == {"t/slow": f"{day(5)} to {day(1)} (5 days)"}
 
 
 def test_locked_duckdb_file_and_unfinished_plan_skip_the_tick(new_sensed: NewShop) -> None:
@@ -292,7 +297,7 @@ def test_development_environment_is_recorded_with_its_own_tables(new_sensed: New
     sensor = Sensor(shop)
     assert set(sensor.tick().materializations) >= {"t/days", "t/old"}
     shop.sqlmesh("run", "dev")
-    assert f", {day(0)})" in sensor.tick().intervals["t/days"]
+    assert f" to {day(1)} (" in sensor.tick().intervals["t/days"]
     assert sensor.tick() == Tick(NOTHING)
 
 

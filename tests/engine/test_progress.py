@@ -80,7 +80,7 @@ def test_log_shows_a_running_model_and_the_end_shows_every_model(shop: Shop) -> 
     assert slowest[0]["seconds"] >= 1.0
     assert [(row["model"], row["outcome"]) for row in tables["sqlmesh/not_executed"]] == [
         ("t.late", "waiting"),
-        ("t.idle", "up_to_date"),
+        ("t.idle", "up to date"),
     ]
     assert tables["sqlmesh/not_executed"][0]["reason"] == ("t.late is waiting: its signal never has no interval ready.")
 

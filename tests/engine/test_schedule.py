@@ -394,8 +394,8 @@ def test_page_of_a_tick_lists_each_requested_model_with_its_pending_intervals(
     small.tick(SCHEDULE, MIDNIGHT)
     log = capsys.readouterr().err
     assert "Requested: 2 models.\n" in log
-    assert "    raw.plain: pending: [2025-10-25, 2025-10-26)" in log
-    assert "    marts.report: pending: [2025-10-25, 2025-10-26)" in log
+    assert "    raw.plain: pending: 2025-10-25" in log
+    assert "    marts.report: pending: 2025-10-25" in log
 
 
 def test_crons_of_the_manifest_decide_while_the_duckdb_file_is_in_use(

@@ -41,7 +41,7 @@ from computed_hours import HOUR, NONE, Hours, State, recorded_hours, text_of
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster._utils.schedules import schedule_execution_time_iterator
-from harness import CONFIG, DagsterProject, RunRecord, dagster_project, query, run_in_fork, write_project
+from harness import CONFIG, DagsterProject, RunRecord, dagster_project, query, run_in_fork, version_of, write_project
 from random_models import CRONS, RandomModel, random_models
 
 CHECKS = {
@@ -397,7 +397,7 @@ class Sequence:
                 continue
             self.outside.pop(name, None)
             found = recorded_hours(event.metadata) if event else NONE
-            if event and event.metadata["sqlmesh/snapshot_version"].value != self.state.versions[name]:
+            if event and version_of(event) != self.state.versions[name]:
                 self.disagree("outside", f"{name} is recorded with another version")
             if found is None:
                 continue
@@ -521,7 +521,7 @@ def status_of(record: RunRecord, name: str) -> str:
         return "executed"
     if key in record.computed_outside:
         return "up_to_date"
-    return str(record.observations[key].metadata["sqlmesh/status"].value) if key in record.observations else "none"
+    return record.status_of(key) or "none"
 
 
 def key_of(name: str) -> dg.AssetKey:

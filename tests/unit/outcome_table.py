@@ -26,6 +26,7 @@ SHOP = manifest(
     model(
         "core.orders",
         reads=["staging.orders"],
+        kind="INCREMENTAL_BY_TIME_RANGE",
         audits=(audit("not_null", args={"columns": "(id)"}), audit("recent", position=1, blocking=False)),
     ),
 )
@@ -44,7 +45,7 @@ class Reported:
     Attributes:
         sentence: Text of the log line and the observation.
         passed, severity: Result of the status check.
-        metadata: In addition to `sqlmesh/status` and `sqlmesh/snapshot_version`.
+        metadata: In addition to `sqlmesh/status`.
         audits: Passed, severity and description of each audit's check, by the check's name.
     """
 
@@ -201,21 +202,21 @@ OUTCOME_TABLE = (
             coverage=COMPLETE,
         ),
         Reported(
-            "core.orders was executed for [2026-01-01, 2026-01-03).",
+            "core.orders was executed for 2026-01-01 to 2026-01-02 (2 days).",
             True,
             ERROR,
             {
-                "sqlmesh/intervals": "[2026-01-01, 2026-01-03)",
-                "sqlmesh/computed_hours": 48.0,
+                "sqlmesh/intervals": "2026-01-01 to 2026-01-02 (2 days)",
+                "sqlmesh/computed_intervals": 2,
                 "sqlmesh/batches": 2,
                 "sqlmesh/seconds": 0.012,
                 "sqlmesh/rows": 30,
                 "sqlmesh/bytes": 300,
                 "dagster/row_count": 1_234,
-                "sqlmesh/coverage": "[2026-01-01, 2026-01-03)",
+                "sqlmesh/coverage": "2026-01-01 to 2026-01-02 (2 days)",
             },
             {
-                name: (True, severity, "No row failed in [2026-01-01, 2026-01-03).")
+                name: (True, severity, "No row failed in 2026-01-01 to 2026-01-02 (2 days).")
                 for name, severity in SEVERITIES.items()
             },
         ),
@@ -244,22 +245,18 @@ OUTCOME_TABLE = (
             idle=msg.NodeIdle(ORDERS, unselected=(STAGING,)),
         ),
         Reported(
-            f"core.orders was executed for [2026-01-01, 2026-01-02). Its other intervals are waiting: {UNSELECTED}.",
+            f"core.orders was executed for 2026-01-01. Its other intervals are waiting: {UNSELECTED}.",
             True,
             ERROR,
             {
-                "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
-                "sqlmesh/computed_hours": 24.0,
-                "sqlmesh/batches": 1,
+                "sqlmesh/intervals": "2026-01-01",
+                "sqlmesh/computed_intervals": 1,
                 "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,
                 "sqlmesh/bytes": 100,
                 "sqlmesh/waiting_for": UNSELECTED,
             },
-            {
-                name: (True, severity, "No row failed in [2026-01-01, 2026-01-02).")
-                for name, severity in SEVERITIES.items()
-            },
+            {name: (True, severity, "No row failed in 2026-01-01.") for name, severity in SEVERITIES.items()},
         ),
     ),
     Row(
@@ -283,18 +280,17 @@ OUTCOME_TABLE = (
             audits=(audit_result("not_null", D1), audit_result("recent", D1, failing_rows=1, query="SELECT 2")),
         ),
         Reported(
-            "core.orders was executed for [2026-01-01, 2026-01-02).",
+            "core.orders was executed for 2026-01-01.",
             True,
             ERROR,
             {
-                "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
-                "sqlmesh/computed_hours": 24.0,
-                "sqlmesh/batches": 1,
+                "sqlmesh/intervals": "2026-01-01",
+                "sqlmesh/computed_intervals": 1,
                 "sqlmesh/seconds": 0.005,
             },
             {
-                "not_null": (True, ERROR, "No row failed in [2026-01-01, 2026-01-02)."),
-                "recent": (False, WARN, "1 row failed in [2026-01-01, 2026-01-02)."),
+                "not_null": (True, ERROR, "No row failed in 2026-01-01."),
+                "recent": (False, WARN, "1 row failed in 2026-01-01."),
             },
         ),
     ),
@@ -324,12 +320,12 @@ OUTCOME_TABLE = (
             attempts=2,
         ),
         Reported(
-            "core.orders was executed for [2026-01-01, 2026-01-03).",
+            "core.orders was executed for 2026-01-01 to 2026-01-02 (2 days).",
             True,
             ERROR,
             {
-                "sqlmesh/intervals": "[2026-01-01, 2026-01-03)",
-                "sqlmesh/computed_hours": 48.0,
+                "sqlmesh/intervals": "2026-01-01 to 2026-01-02 (2 days)",
+                "sqlmesh/computed_intervals": 2,
                 "sqlmesh/batches": 2,
                 "sqlmesh/seconds": 0.012,
                 "sqlmesh/rows": 30,
@@ -338,7 +334,7 @@ OUTCOME_TABLE = (
                 "sqlmesh/attempts": 2,
             },
             {
-                name: (True, severity, "No row failed in [2026-01-01, 2026-01-03).")
+                name: (True, severity, "No row failed in 2026-01-01 to 2026-01-02 (2 days).")
                 for name, severity in SEVERITIES.items()
             },
         ),
@@ -440,7 +436,7 @@ OUTCOME_TABLE = (
                 "sqlmesh/waiting_for": "its signal files_arrived, bank_holiday has no interval ready",
                 "sqlmesh/gaps": 3,
                 "sqlmesh/missing_intervals": 5,
-                "sqlmesh/coverage": "[2026-01-01, 2026-01-02)",
+                "sqlmesh/coverage": "2026-01-01",
                 "sqlmesh/gap_table": GAP_TABLE,
                 "sqlmesh/gaps_cut": "2 newer gaps left out",
             },
@@ -515,9 +511,10 @@ OUTCOME_TABLE = (
             ERROR,
             {
                 "sqlmesh/error": "ConversionException: cannot cast 'x'",
+                "sqlmesh/coverage_strip": "█░ 2026-01-01 to 2026-01-02 (2 days)",
                 "sqlmesh/gaps": 1,
                 "sqlmesh/missing_intervals": 1,
-                "sqlmesh/coverage": "[2026-01-01, 2026-01-02)",
+                "sqlmesh/coverage": "2026-01-01",
                 "sqlmesh/gap_table": GAP_TABLE,
             },
         ),
@@ -649,8 +646,8 @@ OUTCOME_TABLE = (
             ERROR,
             {"sqlmesh/error": "Audit not_null failed: 3 rows", "sqlmesh/failed_audits": "not_null"},
             audits={
-                "not_null": (False, ERROR, "3 rows failed in [2026-01-01, 2026-01-02)."),
-                "recent": (True, WARN, "No row failed in [2026-01-01, 2026-01-02)."),
+                "not_null": (False, ERROR, "3 rows failed in 2026-01-01."),
+                "recent": (True, WARN, "No row failed in 2026-01-01."),
             },
         ),
     ),
@@ -672,14 +669,13 @@ OUTCOME_TABLE = (
         ),
         Reported(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
-            "The computed intervals are kept: [2026-01-01, 2026-01-02)."
+            "The computed intervals are kept: 2026-01-01."
             "\n\n    ConversionException: cannot cast 'x'",
             False,
             ERROR,
             {
-                "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
-                "sqlmesh/computed_hours": 24.0,
-                "sqlmesh/batches": 1,
+                "sqlmesh/intervals": "2026-01-01",
+                "sqlmesh/computed_intervals": 1,
                 "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,
                 "sqlmesh/bytes": 100,
@@ -707,21 +703,20 @@ OUTCOME_TABLE = (
         ),
         Reported(
             "core.orders (models/orders.sql) failed after 1 of 2 batches. "
-            "The computed intervals are kept: [2026-01-01, 2026-01-02)."
+            "The computed intervals are kept: 2026-01-01."
             "\n\n    Audit not_null failed: 3 rows",
             False,
             ERROR,
             {
-                "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
-                "sqlmesh/computed_hours": 24.0,
-                "sqlmesh/batches": 1,
+                "sqlmesh/intervals": "2026-01-01",
+                "sqlmesh/computed_intervals": 1,
                 "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,
                 "sqlmesh/bytes": 100,
                 "sqlmesh/error": "Audit not_null failed: 3 rows",
                 "sqlmesh/failed_audits": "not_null",
             },
-            {"not_null": (False, ERROR, "3 rows failed in [2026-01-02, 2026-01-03).")},
+            {"not_null": (False, ERROR, "3 rows failed in 2026-01-02.")},
         ),
     ),
     Row(
@@ -740,14 +735,12 @@ OUTCOME_TABLE = (
             errors=("SQLMesh's process was killed.",),
         ),
         Reported(
-            "core.orders was interrupted: SQLMesh's process was killed. "
-            "Finished before that: [2026-01-01, 2026-01-02).",
+            "core.orders was interrupted: SQLMesh's process was killed. Finished before that: 2026-01-01.",
             False,
             ERROR,
             {
-                "sqlmesh/intervals": "[2026-01-01, 2026-01-02)",
-                "sqlmesh/computed_hours": 24.0,
-                "sqlmesh/batches": 1,
+                "sqlmesh/intervals": "2026-01-01",
+                "sqlmesh/computed_intervals": 1,
                 "sqlmesh/seconds": 0.005,
                 "sqlmesh/rows": 10,
                 "sqlmesh/bytes": 100,

@@ -383,6 +383,34 @@ def test_metadata_is_logged_as_an_event_of_the_step(instance: dg.DagsterInstance
     assert [event.engine_event_data.metadata["table"].value for event in planned] == [3, 3]
 
 
+@pytest.mark.parametrize("retry_policy", [None, dg.RetryPolicy(max_retries=1)], ids=["no retries", "a retry"])
+def test_failure_has_no_traceback_and_obeys_a_retry_policy(
+    instance: dg.DagsterInstance, retry_policy: dg.RetryPolicy | None
+) -> None:
+    @dg.op(retry_policy=retry_policy)
+    def failing(context):  # type: ignore[no-untyped-def]  # Dagster looks at the annotation itself
+        with internals.failures_without_traceback(context):
+            raise dg.Failure("2 models failed.", metadata={"models": 2})
+
+    result = (
+        dg.GraphDefinition("all_of_it", node_defs=[failing])
+        .to_job()
+        .execute_in_process(instance=instance, raise_on_error=False)
+    )
+
+    [failed] = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
+    data = failed.step_failure_data
+    assert data.user_failure_data is not None
+    assert (data.user_failure_data.description, data.user_failure_data.metadata["models"].value) == (
+        "2 models failed.", 2,
+    )  # fmt: skip
+    retries = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_UP_FOR_RETRY]
+    assert len(retries) == (1 if retry_policy else 0)
+    assert data.error is not None
+    if retry_policy is None:
+        assert (data.error.message, data.error.stack, data.error.cause) == ("2 models failed.\n", [], None)
+
+
 def test_metadata_of_a_step_can_be_read_from_the_run(instance: dg.DagsterInstance) -> None:
     def log(context: dg.AssetExecutionContext) -> None:
         internals.log_step_metadata(context, "told", {"number": dg.MetadataValue.int(7)})

@@ -276,9 +276,9 @@ class _ManifestNodes:
 
     @staticmethod
     def _query(model: SQLMeshModel) -> str | None:
-        """The rendered query; None for a Python model, and if only a database could expand a macro of it."""
-        rendered = model.render_query() if model.is_sql else None
-        return rendered.sql(dialect=model.dialect or None, pretty=True) if rendered is not None else None
+        """The query as its file has it, with macros; None for a Python model."""
+        text = getattr(getattr(model, "query_", None), "sql", None)
+        return text.strip() if text else None
 
     @staticmethod
     def _audit_query(audit: Any) -> str | None:

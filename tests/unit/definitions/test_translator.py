@@ -535,11 +535,11 @@ def test_asset_description_is_the_model_description() -> None:
     assert spec(model()).description == "SQLMesh model core.orders (FULL)."
 
 
-def test_columns_become_the_column_schema() -> None:
+def test_columns_become_the_column_schema_with_their_sources() -> None:
     schema = stored(dict(spec(EVERYTHING).metadata))["dagster/column_schema"].value
     assert isinstance(schema, dg.TableSchema)
     assert [(column.name, column.type, column.description) for column in schema.columns] == [
-        ("order_id", "INT", "Number of the order"),
+        ("order_id", "INT", "Number of the order. From events.order, orders.id."),
         ("payload", "STRUCT<a INT>", None),
     ]
 
@@ -624,7 +624,7 @@ def test_only_blocking_audits_are_blocking_checks() -> None:
 
 def test_check_metadata_has_every_property_of_the_audit() -> None:
     check = checks_of(EVERYTHING)["not_null"]
-    assert check.description == f"SQLMesh audit not_null (columns := (order_id)).\n\n{WHEN_SKIPPED}"
+    assert check.description == f"SQLMesh audit not_null (columns := (order_id)). {WHEN_SKIPPED}"
     assert plain(dict(check.metadata or {})) == {
         "sqlmesh/audit": "not_null",
         "sqlmesh/blocking": True,
@@ -636,13 +636,13 @@ def test_check_metadata_has_every_property_of_the_audit() -> None:
 
 def test_check_of_a_built_in_audit_omits_empty_metadata() -> None:
     check = checks_of(model(audits=(audit("forall", query=None, path=None),)))["forall"]
-    assert check.description == f"SQLMesh audit forall.\n\n{WHEN_SKIPPED}"
+    assert check.description == f"SQLMesh audit forall. {WHEN_SKIPPED}"
     assert set(check.metadata or {}) == {"sqlmesh/audit", "sqlmesh/blocking"}
 
 
 def test_check_description_is_the_audit_description() -> None:
     assert checks_of(model(audits=(audit(description="No order without a number."),)))["not_null"].description == (
-        f"No order without a number.\n\n{WHEN_SKIPPED}"
+        f"No order without a number. {WHEN_SKIPPED}"
     )
 
 
@@ -650,7 +650,7 @@ def test_check_description_ends_with_the_query_if_sql_is_included() -> None:
     of = model(audits=(audit(),))
     check = translator(of, include_metadata=["sql"]).audit_check_spec(of, of.audits[0], ORDERS_KEY)
     assert check.description == (
-        f"SQLMesh audit not_null.\n\n{WHEN_SKIPPED}\n\n```sql\nSELECT * FROM @this_model WHERE not_null\n```"
+        f"SQLMesh audit not_null. {WHEN_SKIPPED}\n\n```sql\nSELECT * FROM @this_model WHERE not_null\n```"
     )
 
 
@@ -669,7 +669,7 @@ def test_check_of_an_external_model_has_the_table_in_its_name(table: str, name: 
 def test_check_of_an_external_model_names_the_model() -> None:
     checks = checks_of(model("raw.events", kind="EXTERNAL", audits=(audit(args={"columns": "a", "n": "1"}),)))
     assert checks["raw_events__not_null"].description == (
-        f"SQLMesh audit not_null (columns := a, n := 1) of the external model raw.events.\n\n{WHEN_SKIPPED}"
+        f"SQLMesh audit not_null (columns := a, n := 1) of the external model raw.events. {WHEN_SKIPPED}"
     )
 
 

@@ -73,7 +73,7 @@ def test_gap_may_be_as_old_as_the_slack(slack: timedelta, now: int, complete: bo
 def test_model_without_gaps_is_complete() -> None:
     assert is_complete(COMPLETE, timedelta(0), day(1000))
     assert check(NodeOutcome(ORDERS, Outcome.EXECUTED, PROMOTED, coverage=COMPLETE)) == [
-        (True, dg.AssetCheckSeverity.ERROR, "core.orders has no gaps in [2026-01-01, 2026-01-03).")
+        (True, dg.AssetCheckSeverity.ERROR, "core.orders has no gaps in 2026-01-01 to 2026-01-02 (2 days).")
     ]
 
 
@@ -82,7 +82,7 @@ def test_failed_check_names_gaps_and_what_to_do_although_the_model_was_executed(
         (
             False,
             dg.AssetCheckSeverity.ERROR,
-            "core.orders lacks 1 interval: [2026-01-02, 2026-01-03). The oldest one became due at 2026-01-03T00:00:00Z."
+            "core.orders lacks 1 interval: 2026-01-02. The oldest one became due at 2026-01-03T00:00:00Z."
             " Launch a run of the model, without `start` and `end` in the run config. It computes the intervals, also "
             "if newer ones are computed. No restatement is needed.",
         )
@@ -95,7 +95,7 @@ def test_gap_within_the_slack_passes_and_is_named() -> None:
     )
     assert passed
     assert description == (
-        "core.orders lacks 1 interval: [2026-01-02, 2026-01-03). The oldest one became due at 2026-01-03T00:00:00Z, "
+        "core.orders lacks 1 interval: 2026-01-02. The oldest one became due at 2026-01-03T00:00:00Z, "
         "which is within the slack of 2:00:00."
     )
 
@@ -139,8 +139,8 @@ def test_description_names_five_gaps_and_counts_the_others() -> None:
     gaps = tuple(days(number, number) for number in range(1, 14, 2))
     many = replace(MANY_GAPS, gaps=gaps, gap_count=30, missing_intervals=40)
     text = coverage_sentences("core.orders", many, timedelta(0), day(30))
-    assert text.startswith("core.orders lacks 40 intervals: [2026-01-01, 2026-01-02), ")
-    assert "[2026-01-09, 2026-01-10), and 25 more gaps." in text
+    assert text.startswith("core.orders lacks 40 intervals: 2026-01-01, ")
+    assert "2026-01-09, and 25 more gaps." in text
     assert "[2026-01-11" not in text
     assert plain(coverage_metadata(many))["sqlmesh/gaps_cut"] == "23 newer gaps left out"
 

@@ -50,9 +50,8 @@ BLOCKED = next(row.outcome for row in OUTCOME_TABLE if row.outcome.outcome is Ou
 METADATA_TYPES = {
     "sqlmesh/status": dg.TextMetadataValue,
     "sqlmesh/environment": dg.TextMetadataValue,
-    "sqlmesh/snapshot_version": dg.TextMetadataValue,
     "sqlmesh/intervals": dg.TextMetadataValue,
-    "sqlmesh/computed_hours": dg.FloatMetadataValue,
+    "sqlmesh/computed_intervals": dg.IntMetadataValue,
     "sqlmesh/batches": dg.IntMetadataValue,
     "sqlmesh/seconds": dg.FloatMetadataValue,
     "sqlmesh/rows": dg.IntMetadataValue,
@@ -62,6 +61,7 @@ METADATA_TYPES = {
     "sqlmesh/reason": dg.TextMetadataValue,
     "sqlmesh/next_due": dg.TimestampMetadataValue,
     "sqlmesh/computed_up_to": dg.TimestampMetadataValue,
+    "sqlmesh/coverage_strip": dg.TextMetadataValue,
     "sqlmesh/gaps": dg.IntMetadataValue,
     "sqlmesh/missing_intervals": dg.IntMetadataValue,
     "sqlmesh/coverage": dg.TextMetadataValue,
@@ -112,13 +112,7 @@ def check_summary(result: dg.AssetCheckResult) -> tuple[bool, dg.AssetCheckSever
 
 
 def status_metadata(outcome: NodeOutcome) -> dict[str, str]:
-    return {} if outcome.outcome is Outcome.EXECUTED else {"sqlmesh/status": outcome.outcome.value}
-
-
-def common_metadata(outcome: NodeOutcome) -> dict[str, str]:
-    """Return the metadata that every materialization and observation has."""
-    promoted = {"sqlmesh/snapshot_version": outcome.promoted.version} if outcome.promoted else {}
-    return {**status_metadata(outcome), **promoted}
+    return {} if outcome.outcome is Outcome.EXECUTED else {"sqlmesh/status": outcome.outcome.words}
 
 
 every_row = pytest.mark.parametrize("row", OUTCOME_TABLE, ids=lambda row: row.title)
@@ -133,7 +127,9 @@ rows_executed = pytest.mark.parametrize(
 CAUSES = {f"sqlmesh/{name}" for name in ("waiting_for", "blocked_by", "failed_audits", "error")}
 """Metadata keys that explain why a model was not executed."""
 
-COVERAGE = {f"sqlmesh/{name}" for name in ("gaps", "missing_intervals", "coverage", "gap_table", "gaps_cut")}
+COVERAGE = {
+    f"sqlmesh/{name}" for name in ("gaps", "coverage_strip", "missing_intervals", "coverage", "gap_table", "gaps_cut")
+}
 """Metadata keys of the coverage."""
 
 
@@ -158,7 +154,7 @@ def test_model_that_was_not_executed_gets_an_observation_with_the_reason(row: Ro
     is_up_to_date = row.outcome.outcome is Outcome.UP_TO_DATE
     advice = " To compute a range again, set `restate` in the run config." if is_up_to_date else ""
     assert (observed.asset_key, observed.description) == (KEY, row.reported.sentence + advice)
-    assert plain(dict(observed.metadata)) == {**common_metadata(row.outcome), **row.reported.metadata}
+    assert plain(dict(observed.metadata)) == {**status_metadata(row.outcome), **row.reported.metadata}
 
 
 def test_advice_to_restate_names_the_attribute_that_allows_it_and_is_left_out_for_a_seed() -> None:
@@ -179,7 +175,7 @@ def test_model_that_was_not_executed_is_never_materialized(row: Row) -> None:
 def test_executed_model_gets_a_materialization_with_a_result_for_each_check(row: Row) -> None:
     result = materialized(row.outcome)
     assert result.asset_key == KEY
-    assert plain(dict(result.metadata or {})) == {**common_metadata(row.outcome), **row.reported.metadata}
+    assert plain(dict(result.metadata or {})) == {**status_metadata(row.outcome), **row.reported.metadata}
     checks = {name: check_summary(check) for name, check in checks_of(row.outcome).items()}
     assert checks == {STATUS_CHECK: (True, ERROR, row.reported.sentence), **row.reported.audits}
 
@@ -274,7 +270,7 @@ def in_dev(row: Row) -> NodeOutcome:
 def common_metadata_of_dev(outcome: NodeOutcome) -> dict[str, str]:
     """Return the metadata that every result of a run in `dev` has."""
     table = {"dagster/table_name": "db.core__dev.orders"} if outcome.promoted else {}
-    return {**common_metadata(outcome), "sqlmesh/environment": "dev", **table}
+    return {**status_metadata(outcome), "sqlmesh/environment": "dev", **table}
 
 
 @every_row
@@ -312,11 +308,12 @@ def test_audit_missing_from_another_environment_names_that_environment() -> None
 def test_failed_audit_reports_number_of_rows_intervals_and_query() -> None:
     failed = AuditResult("not_null", 0, {"columns": "(id)"}, True, 3, "SELECT * FROM t WHERE id IS NULL", (D1, D2))
     (result,) = audited(failed).values()
-    description = "3 rows failed in [2026-01-01, 2026-01-02), [2026-01-02, 2026-01-03)."
+    description = "3 rows failed in 2026-01-01, 2026-01-02."
     assert check_summary(result) == (False, ERROR, description)
     assert plain(dict(result.metadata)) == {
         "sqlmesh/failing_row_count": 3,
         "sqlmesh/query": "```sql\nSELECT * FROM t WHERE id IS NULL\n```",
+        "sqlmesh/failed_in": [[[day(1), day(2)], [day(2), day(3)]], 3, 0],
     }
     types = {key: type(value) for key, value in stored(dict(result.metadata)).items()}
     assert types["sqlmesh/failing_row_count"] is dg.IntMetadataValue
@@ -331,7 +328,7 @@ def test_audit_without_query_omits_its_metadata() -> None:
 def test_severity_comes_from_the_result_not_from_the_definition() -> None:
     softened = replace(audit_result("not_null", D1, failing_rows=1), blocking=False)
     (result,) = audited(softened).values()
-    assert check_summary(result) == (False, WARN, "1 row failed in [2026-01-01, 2026-01-02).")
+    assert check_summary(result) == (False, WARN, "1 row failed in 2026-01-01.")
 
 
 # -- carried over ---------------------------------------------------------------------------------
@@ -376,6 +373,25 @@ def test_repeated_failure_says_what_was_found_and_keeps_its_query() -> None:
     result = checks_of(IDLE, earlier={NOT_NULL: earlier})["not_null"]
     assert str(result.description).startswith("3 rows failed. Evaluated 2026-01-01T00:00:00Z. Repeated, because")
     assert set(result.metadata) >= {"sqlmesh/query", "sqlmesh/failing_row_count", "sqlmesh/record"}
+
+
+def test_audit_of_new_intervals_says_which_older_ones_have_failed_until_they_are_audited_again() -> None:
+    covered = replace(EXECUTED, coverage=msg.IntervalCoverage(ORDERS, computed=(D1[0], D2[1])))
+    found = replace(covered, audits=(audit_result("recent", D1, failing_rows=3),))
+    failed = checks_of(found)["recent"]
+    earlier = EarlierResult(False, WARN, "run-7", day(1) / 1000, DATA, stored(dict(failed.metadata)))
+    later = replace(covered, audits=(audit_result("recent", D2),))
+
+    passed = checks_of(later, earlier={RECENT: earlier})["recent"]
+
+    assert passed.passed
+    assert passed.description == (
+        "No row failed in 2026-01-02. Other intervals: 3 rows failed in 2026-01-01 at "
+        "2026-01-01T00:00:00Z, and no run has audited them since."
+    )
+    again = EarlierResult(True, WARN, "run-8", day(2) / 1000, DATA, stored(dict(passed.metadata)))
+    corrected = replace(covered, audits=(audit_result("recent", D1),))
+    assert checks_of(corrected, earlier={RECENT: again})["recent"].description == "No row failed in 2026-01-01."
 
 
 OTHER_DATA = {
@@ -455,7 +471,7 @@ def test_result_that_is_repeated_needs_no_reason() -> None:
 
 def test_audits_selected_alone_pass_the_status_check_if_nothing_is_pending() -> None:
     results = checks_of(AuditOnlyOutcome(ORDERS, (audit_result("not_null", D1),), (), None))
-    assert check_summary(results["not_null"]) == (True, ERROR, "No row failed in [2026-01-01, 2026-01-02).")
+    assert check_summary(results["not_null"]) == (True, ERROR, "No row failed in 2026-01-01.")
     sentence = "core.orders has nothing to do. Only checks were selected."
     assert check_summary(results[STATUS_CHECK]) == (True, ERROR, sentence)
 
@@ -464,7 +480,7 @@ def test_audits_selected_alone_report_pending_intervals() -> None:
     assert check_summary(checks_of(AuditOnlyOutcome(ORDERS, (), (days(3, 4),), None))[STATUS_CHECK]) == (
         False,
         WARN,
-        "core.orders has pending intervals: [2026-01-03, 2026-01-05). "
+        "core.orders has pending intervals: 2026-01-03 to 2026-01-04 (2 days). "
         "Only checks were selected, so it was not executed.",
     )
 
@@ -488,7 +504,7 @@ def test_standalone_audit_has_a_check_and_no_status_check() -> None:
         "orders_add_up",
         False,
         WARN,
-        "2 rows failed in [2026-01-01, 2026-01-02).",
+        "2 rows failed in 2026-01-01.",
     )
 
 
@@ -498,7 +514,7 @@ def test_audit_of_an_external_model_is_a_check_on_its_downstream_model() -> None
     result = AuditResult("not_null", 0, {}, True, 2, None, (D1,))
     (check,) = checks_of(AuditOnlyOutcome(events.fqn, (result,), (D2,), None), assets).values()
     assert (check.asset_key, check.check_name) == (KEY, "raw_events__not_null")
-    assert check_summary(check) == (False, ERROR, "2 rows failed in [2026-01-01, 2026-01-02).")
+    assert check_summary(check) == (False, ERROR, "2 rows failed in the whole table.")
 
 
 def test_renamed_check_has_the_result_of_its_audit() -> None:
@@ -665,7 +681,7 @@ def test_cause_that_interrupts_many_models_is_reported_once() -> None:
     assert (failure.description or "").splitlines() == [
         "SQLMesh in environment prod: 3 interrupted.",
         "The database is locked.",
-        "core.c was interrupted: The database is locked. Finished before that: [2026-01-01, 2026-01-02).",
+        "core.c was interrupted: The database is locked. Finished before that: 2026-01-01.",
         "Interrupted: core.a, core.b.",
     ]
 
@@ -725,14 +741,18 @@ def test_instants_are_shown_in_utc_to_the_second() -> None:
     ("intervals", "text"),
     [
         ((), ""),
-        ((D1,), "[2026-01-01, 2026-01-02)"),
-        (((day(1), day(1) + 3_600_000),), "[2026-01-01T00:00:00Z, 2026-01-01T01:00:00Z)"),
-        (((day(1) - 3_600_000, day(2)),), "[2025-12-31T23:00:00Z, 2026-01-02T00:00:00Z)"),
-        ((D1, days(3, 3)), "[2026-01-01, 2026-01-02), [2026-01-03, 2026-01-04)"),
+        ((D1,), "2026-01-01"),
+        (((day(1), day(1) + 3_600_000),), "2026-01-01 00:00 to 01:00 UTC"),
+        (((day(1) - 3_600_000, day(2)),), "2025-12-31 23:00 to 2026-01-02 00:00 UTC"),
+        (((day(1), day(1) + 1_000),), "2026-01-01 00:00:00 to 00:00:01 UTC"),
+        ((days(1, 24),), "2026-01-01 to 2026-01-24 (24 days)"),
+        ((D1, days(3, 3)), "2026-01-01, 2026-01-03"),
     ],
-    ids=["none", "a day", "an hour", "a day and an hour", "two"],
+    ids=["none", "a day", "an hour", "a day and an hour", "a second", "days", "two"],
 )
-def test_intervals_of_whole_days_are_shown_without_time(intervals: tuple[msg.Interval, ...], text: str) -> None:
+def test_intervals_are_shown_with_the_time_only_if_they_are_not_whole_days(
+    intervals: tuple[msg.Interval, ...], text: str
+) -> None:
     assert ranges(intervals) == text
 
 

@@ -56,7 +56,7 @@ def test_other_models_have_a_reason_and_failures_come_first() -> None:
     metadata = summary_metadata(WORDING, [outcome(number, kind) for number, kind in enumerate(kinds)])
     assert metadata.keys() == {"sqlmesh/not_executed"}
     table = rows(metadata, "sqlmesh/not_executed")
-    assert [row["outcome"] for row in table] == ["blocked", "waiting", "up_to_date"]
+    assert [row["outcome"] for row in table] == ["blocked", "waiting", "up to date"]
     assert table[0]["reason"].startswith("core.m2 was not executed, because a model upstream of it failed")
 
 

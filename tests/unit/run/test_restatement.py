@@ -66,13 +66,13 @@ def test_recorded_cost_is_that_of_one_interval_of_each_model_with_a_record() -> 
         model("marts.never_computed", reads=["raw.orders"]),
     )
     with dg.DagsterInstance.ephemeral() as instance:
-        record("raw/orders", seconds=3.0, rows=30, computed_hours=720.0)
-        record("raw/orders", seconds=0.3, rows=3, computed_hours=24.0)
-        record("raw/orders", seconds=0.2, computed_hours=24.0)
-        # computed outside of Dagster: it has no duration
-        record("raw/orders", origin="outside", computed_hours=768.0)
-        record("raw/hours", seconds=12.0, computed_hours=24.0)
-        record("marts/total", seconds=0.05, computed_hours=768.0)
+        record("raw/orders", seconds=3.0, rows=30, computed_intervals=30)
+        record("raw/orders", seconds=0.3, rows=3, computed_intervals=1)
+        record("raw/orders", seconds=0.2, computed_intervals=1)
+        # computed outside of Dagster: it has no numbers
+        record("raw/orders", origin="outside")
+        record("raw/hours", seconds=12.0, computed_intervals=24)
+        record("marts/total", seconds=0.05, computed_intervals=1)
         planned = {
             fqn(name): (days(1, 1), 1) for name in ("raw.orders", "raw.hours", "marts.total", "marts.never_computed")
         }
