@@ -47,7 +47,7 @@ def main() -> None:
 
         def tick(expected: range, days: int) -> Callable[[], object]:
             def find() -> None:
-                found = find_pending(project, "prod", models, int((time.time() + days * DAY) * 1000))
+                found = find_pending(project, "prod", models, int((time.time() + days * DAY) * 1000), {})
                 assert len(found.pending) in expected, len(found.pending)
 
             return find

@@ -12,6 +12,7 @@ from dg_sqlmesh_component.config.attributes import MetadataLimits as MetadataLim
 from dg_sqlmesh_component.config.attributes import Restate as Restate
 from dg_sqlmesh_component.config.attributes import TagConvention as TagConvention
 from dg_sqlmesh_component.config.external_models import ExternalModels as ExternalModels
+from dg_sqlmesh_component.config.external_models import Wait as Wait
 from dg_sqlmesh_component.config.plans import Deploy as Deploy
 from dg_sqlmesh_component.config.plans import Preview as Preview
 from dg_sqlmesh_component.config.plans import PreviewDiff as PreviewDiff

@@ -322,6 +322,53 @@ def repository_of(context: dg.OpExecutionContext) -> dg.RepositoryDefinition | N
     return _step_context(context)._execution_data.repository_def
 
 
+@dataclass(frozen=True)
+class Loader:
+    """An asset that loads an external table.
+
+    Attributes:
+        partitions: None without any, and for an asset of another code location, whose definition is not known here.
+    """
+
+    key: dg.AssetKey
+    partitions: dg.PartitionsDefinition[str] | None
+    blocking_checks: tuple[dg.AssetCheckKey, ...]
+
+
+def loaders(
+    repository: dg.RepositoryDefinition, tables: Mapping[str, dg.AssetKey], *, also_elsewhere: bool
+) -> dict[str, Loader]:
+    """The asset that loads each table, by fqn: by its key, or by the table name that it declares.
+
+    Args:
+        tables: The key of each table, by fqn.
+        also_elsewhere: Whether assets count that this code location does not materialize.
+    """
+    graph = repository.asset_graph
+    by_table = {
+        str(node.metadata["dagster/table_name"]): node.key
+        for node in graph.asset_nodes
+        if "dagster/table_name" in node.metadata and node.is_materializable
+    }
+    found = {}
+    for fqn, key in tables.items():
+        own = key if graph.has(key) and graph.get(key).is_materializable else by_table.get(fqn.replace('"', ""))
+        if own is not None:
+            node = graph.get(own)
+            checks = tuple(sorted(check for check in node.check_keys if graph.get(check).blocking))
+            found[fqn] = Loader(own, node.partitions_def, checks)
+        elif also_elsewhere:
+            found[fqn] = Loader(key, None, ())
+    return found
+
+
+def time_dimension(definition: dg.PartitionsDefinition[Any]) -> dg.TimeWindowPartitionsDefinition | None:
+    """The time windows of an asset's partitions, which may be one of two dimensions; None without any."""
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        return definition.time_window_partitions_def if definition.has_time_window_dimension else None
+    return definition if isinstance(definition, dg.TimeWindowPartitionsDefinition) else None
+
+
 def _between(asset_graph: BaseAssetGraph[Any], keys: Collection[dg.AssetKey]) -> Set[dg.AssetKey]:
     assets = dg.AssetSelection.assets(*keys)
     path = (assets.downstream() & assets.upstream()).resolve(asset_graph)

@@ -28,7 +28,9 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.code_pointer import CustomPointer, ModuleCodePointer
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.storage.defs_state.base import set_defs_state_storage
 from dagster.components.core import load_defs
 
@@ -180,8 +182,8 @@ def raise_flags(project: Path, *names: str) -> None:
         query(project, f"INSERT INTO ctl.flags VALUES ('{name}')")
 
 
-def asset_job(root: str, selection: dict[str, list[str]]) -> dg.JobDefinition:
-    """Build the job of a Dagster project from its folder. Each process of a run calls this."""
+def definitions_with_job(root: str, selection: dict[str, list[str]]) -> dg.Definitions:
+    """Load a Dagster project from its folder, and add the job `everything`. Each process of a run calls this."""
     definitions = load(Path(root))
     chosen: dg.AssetSelection = dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks()
     if "assets" in selection:
@@ -196,13 +198,14 @@ def asset_job(root: str, selection: dict[str, list[str]]) -> dg.JobDefinition:
         )
         chosen = chosen | checks if "assets" in selection else checks
     job = dg.define_asset_job("everything", selection=chosen)
-    return dg.Definitions.merge(definitions, dg.Definitions(jobs=[job])).resolve_job_def("everything")
+    return dg.Definitions.merge(definitions, dg.Definitions(jobs=[job]))
 
 
 def reconstructable_asset_job(root: Path, selection: dict[str, list[str]]) -> dg.ReconstructableJob:
-    """Return `asset_job` with its arguments, as every process of a run needs it."""
-    arguments: Any = (str(root), selection)  # Dagster declares a tuple of exactly one argument
-    return dg.build_reconstructable_job("harness", "asset_job", reconstructable_args=arguments)
+    """Return a job of `definitions_with_job`, as every process of a run needs it."""
+    function = ModuleCodePointer("harness", "definitions_with_job", os.getcwd())
+    pointer = CustomPointer(function, [str(root), selection], [])
+    return ReconstructableRepository(pointer).get_reconstructable_job("everything")
 
 
 def load(root: Path) -> dg.Definitions:
@@ -272,7 +275,7 @@ class DagsterProject:
             executor_config: Additional config of the executor.
             retry_of: The id of a failed run. It is executed again from its failure, as by Dagster's run retries.
             tags: Tags of the run.
-            selection: The keyword arguments of `asset_job`'s selection, for example `assets` or `checks`.
+            selection: The keyword arguments of `definitions_with_job`'s selection, for example `assets` or `checks`.
         """
         # Dagster caches a job by its arguments. The id makes them unique, because `defs.yaml` may have changed.
         job = reconstructable_asset_job(self.root, {**selection, "launch": [uuid.uuid4().hex]})

@@ -1,12 +1,15 @@
 """Asset keys of the tables that SQLMesh reads and does not compute."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatchcase
 
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 
-from dg_sqlmesh_component.config.mappings import Attributes, attribute, not_a_mapping, resolved_by
+from dg_sqlmesh_component.config.durations import Duration, WrittenDuration
+from dg_sqlmesh_component.config.mappings import Attributes, attribute, mapping, not_a_mapping, resolved_by
 from dg_sqlmesh_component.config.templates import TemplateScope
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.protocol.formatting import did_you_mean
@@ -84,6 +87,51 @@ def _as_key(rendered: object, where: str, hint: str = "") -> dg.AssetKey:
 
 
 @dataclass(frozen=True)
+class Wait(Attributes, path="external_models.wait"):
+    """Whether an interval is computed only if the assets that load its external tables are complete for it.
+
+    Write true, or a mapping with options. Default: it is computed all the same.
+    """
+
+    tables: list[str] | None = attribute(
+        None,
+        "Wait for these external tables only: names or patterns, with or without a catalog. Default: those that an "
+        "asset of the code location produces.",
+        ["raw.*"],
+    )
+    lag: Duration = attribute(
+        timedelta(0),
+        "How much earlier than its last run an asset without partitions is complete: seconds, or text such as 30m. "
+        "Default: 0.",
+        "30m",
+        1800,
+        written_as=WrittenDuration,
+    )
+
+    def chosen(self, fqns: Collection[str]) -> set[str]:
+        """The tables to wait for.
+
+        Raises:
+            ConfigurationError: A pattern matches no table.
+        """
+        if self.tables is None:
+            return set(fqns)
+        names = {fqn: ".".join(split_fqn(fqn)).casefold() for fqn in fqns}
+        chosen: set[str] = set()
+        for pattern in self.tables:
+            text = pattern.replace('"', "").casefold()
+            found = {fqn for fqn, name in names.items() if fnmatchcase(name, text) or fnmatchcase(name, f"*.{text}")}
+            if not found:
+                known = did_you_mean(pattern, {".".join(split_fqn(fqn)[-2:]) for fqn in fqns})
+                raise ConfigurationError(
+                    f"`external_models.wait.tables` in defs.yaml has {pattern!r}, but no model reads an external table "
+                    f"of that name.{known or ' The project has none.'}"
+                )
+            chosen |= found
+        return chosen
+
+
+@dataclass(frozen=True)
 class ExternalModels(Attributes, path="external_models"):
     """How tables that SQLMesh reads, but does not produce, become upstream assets.
 
@@ -119,6 +167,7 @@ class ExternalModels(Attributes, path="external_models"):
         "asset has the key of one of them.",
         True,
     )
+    wait: Wait | None = mapping(Wait, True, {"tables": ["raw.*"], "lag": "30m"})
 
     def mapped(self, fqns: Iterable[str]) -> dict[str, dg.AssetKey]:
         """The keys that the attribute `keys` gives to these tables, by fqn.

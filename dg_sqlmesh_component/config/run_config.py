@@ -55,6 +55,11 @@ class SQLMeshRunConfig(dg.Config):
     over_budget: bool = Field(
         default=False, description="Whether the run may cost more than `budget` in defs.yaml, as estimated."
     )
+    ignore_sources: bool = Field(
+        default=False,
+        description="Whether to compute intervals although the assets that load their external tables are not complete "
+        "(`external_models.wait` in defs.yaml).",
+    )
     restate: RestateConfig | None = Field(
         default=None,
         description="Compute this range of the selected models again, and of the models downstream of them, instead of "

@@ -50,6 +50,7 @@ class ProjectAssets:
         check_by_audit: The check of each audit that has one, by the audit's node and position.
         intervals_slack: How long an interval may be missing before the check of intervals of an incremental model
             fails; None if there are no such checks.
+        awaited: The keys of the external tables for which runs and ticks may have to wait, by fqn.
     """
 
     manifest: Manifest
@@ -63,6 +64,7 @@ class ProjectAssets:
     node_by_check: Mapping[dg.AssetCheckKey, str]
     check_by_audit: Mapping[tuple[str, int], dg.AssetCheckKey]
     intervals_slack: timedelta | None
+    awaited: Mapping[str, dg.AssetKey]
 
     def with_problem(self, problem: str) -> ProjectAssets:
         """The same assets, whose descriptions begin with the error of a project that cannot be loaded any more.
@@ -128,6 +130,7 @@ class ProjectAssets:
             node_by_check=checks.node_by_check,
             check_by_audit=checks.check_by_audit,
             intervals_slack=intervals_slack,
+            awaited=translator.upstream.awaited,
         )
 
     @cached_property
@@ -152,6 +155,15 @@ class ProjectAssets:
 
         beyond = {model: tuple(sorted(reachable(reads(model), reads))) for model in models}
         return {model: nodes for model, nodes in beyond.items() if nodes}
+
+    def tables_behind_views(self, model: str) -> set[str]:
+        """The tables that a model reads, also through views and embedded models."""
+
+        def behind(node: str) -> Sequence[str]:
+            of = self.models.get(node)
+            return of.depends_on if of is not None and of.kind in ("VIEW", "EMBEDDED") else ()
+
+        return reachable(self.models[model].depends_on, behind) if model in self.models else set()
 
     def with_upstream(self, models: Iterable[str]) -> tuple[str, ...]:
         """These models and all models upstream of them that are assets of ours, parents before children."""

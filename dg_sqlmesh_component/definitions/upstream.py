@@ -73,6 +73,13 @@ class Upstream:
         return dg.AssetKey([*prefix, *(parts if is_ambiguous else parts[-2:])])
 
     @cached_property
+    def awaited(self) -> dict[str, dg.AssetKey]:
+        """The keys of the external tables that `external_models.wait` may wait for, by fqn."""
+        wait = self._external_models.wait
+        external = [] if wait is None else [fqn for fqn in self.tables_read if self.is_external(fqn)]
+        return {} if wait is None else {fqn: self.external_key(fqn) for fqn in sorted(wait.chosen(external))}
+
+    @cached_property
     def _external_names(self) -> Counter[tuple[str, ...]]:
         """The number of external tables with the same schema and name."""
         return Counter(split_fqn(fqn)[-2:] for fqn in self.tables_read if self.is_external(fqn))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 
 from dg_sqlmesh_component.protocol.messages import Interval
 
@@ -25,3 +26,23 @@ def subtract(intervals: Iterable[Interval], removed: Iterable[Interval]) -> tupl
         parts = [part for old in left for part in ((old[0], min(old[1], start)), (max(old[0], end), old[1]))]
         left = tuple((first, last) for first, last in parts if first < last)
     return left
+
+
+def without(intervals: Iterable[Interval], taken: Sequence[Interval], *, uninterrupted: bool) -> list[Interval]:
+    """The intervals that overlap with none of `taken`, which are in order and apart.
+
+    SQLMesh's own `interval_diff` is wrong for intervals of different units: if one hour is taken from a day, it removes
+    the days after it as well, or nothing.
+
+    Args:
+        uninterrupted: Leave out everything after the first overlap.
+    """
+    ends = [end for _, end in taken]
+    free = []
+    for start, end in intervals:
+        following = bisect_right(ends, start)
+        if following == len(taken) or taken[following][0] >= end:
+            free.append((start, end))
+        elif uninterrupted:
+            break
+    return free

@@ -19,6 +19,12 @@ from dg_sqlmesh_component.protocol.texts import ErrorText, ProjectText, Query, T
 Interval = tuple[int, int]
 """Start and end. The end is not part of the interval."""
 
+Sources = dict[str, tuple[Interval, ...]]
+"""The ranges for which external tables are not complete, by fqn. The last range of each has no end (`FOREVER`)."""
+
+FOREVER = 253_402_300_800_000
+"""The end of a range without an end: the year 10000."""
+
 Status = Literal["success", "failure", "nothing_to_do", "not_run"]
 """The result of `Context.run`; `not_run` if there was no promoted node to run."""
 
@@ -187,6 +193,7 @@ class EvaluationRequest(LockRequest):
         dry_run: Plan as a run would, and compute nothing.
         sampling: Which rows of failed audits to send; None for none.
         deploy_jobs: The jobs that show and apply a plan of this environment; None if there are none.
+        sources: The ranges for which each awaited external table is not complete, by fqn.
     """
 
     HOLDER = "Dagster run"
@@ -207,6 +214,7 @@ class EvaluationRequest(LockRequest):
     dry_run: bool = False
     sampling: Sampling | None = None
     deploy_jobs: tuple[str, str] | None = None
+    sources: Sources = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +228,7 @@ class PendingRequest(Request):
     environment: str
     models: frozenset[str]
     now: int
+    sources: Sources = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,7 +390,7 @@ class PendingFound(Event):
         pending: The models with pending intervals that are ready, and when the cron of each has ticked last.
         next_due: The next tick of the requested models' crons, and its model; None if no model is promoted.
         waiting: The models of which no pending interval is ready, and the names of their own signals that are not
-            ready. None of its own: a model upstream of it waits.
+            ready, or the awaited tables. None of either: a model upstream of it waits.
         signal_error: Why SQLMesh could not evaluate the signals. Then no model waits: a run reports the error.
         intervals: The pending intervals of these models; adjoining ones are merged.
     """
@@ -758,6 +767,7 @@ class IntervalCoverage(Event):
         missing_since: When the oldest missing interval became due: the first tick of the cron at or after its end, or
             its end if that tick is later than now. None if there are no gaps.
         unrestated: Computed ranges whose restatement has not finished. Rows of them may be missing.
+        waiting: Ranges that are not computed because an awaited table is not complete for them. They are no gaps.
     """
 
     fqn: str
@@ -767,6 +777,7 @@ class IntervalCoverage(Event):
     missing_intervals: int = 0
     missing_since: int | None = None
     unrestated: tuple[Interval, ...] = ()
+    waiting: tuple[Interval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ def coverage_metadata(coverage: msg.IntervalCoverage | None) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     if coverage.computed is not None:
         metadata["sqlmesh/coverage"] = ranges([coverage.computed])
+    if coverage.waiting:
+        metadata["sqlmesh/waiting"] = ranges(coverage.waiting)
     if coverage.gaps:
         if coverage.gap_count == len(coverage.gaps):
             metadata["sqlmesh/coverage_strip"] = _strip(coverage)
@@ -73,12 +75,13 @@ def coverage_sentences(
         name: The name of the model.
         advises: Whether to advise a run of the model.
     """
+    waits = f" Waiting for its sources: {ranges(coverage.waiting)}." if coverage.waiting else ""
     if coverage.missing_since is None:
         covered = f" in {ranges([coverage.computed])}" if coverage.computed else ""
-        return f"{name} has no gaps{covered}."
+        return f"{name} has no gaps{covered}.{waits}"
     more = coverage.gap_count - _MAX_NAMED
     named = ranges(coverage.gaps[:_MAX_NAMED]) + (f", and {counted(more, 'more gap')}" if more > 0 else "")
-    missing = f"{name} lacks {counted(coverage.missing_intervals, 'interval')}: {named}."
+    missing = f"{name} lacks {counted(coverage.missing_intervals, 'interval')}: {named}.{waits}"
     since = f"The oldest one became due at {utc_text(coverage.missing_since)}"
     if is_complete(coverage, slack, now):
         return f"{missing} {since}, which is within the slack of {duration_text(slack)}."

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta, timezone
 
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.earlier_results import EarlierResult, FailedIntervals
+from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.formatting import MAX_LISTED, as_sentence, block, counted, listed, utc_text
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
@@ -24,6 +25,7 @@ class Wording:
     assets: ProjectAssets
     environment: str
     query_history_url: str | None = None
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
     @property
     def is_declared(self) -> bool:
@@ -88,23 +90,6 @@ class Wording:
                 return f"{name} was interrupted: {cause}{separator}{finished}".rstrip()
             case Outcome.NOT_IN_ENVIRONMENT:
                 return f"{name}: {' '.join(outcome.errors)}"
-
-    def correction_advice(self, *, is_restatement: bool, plan_command: str | None) -> str:
-        """What to do after models failed for a cause that a retry alone does not remove.
-
-        Args:
-            plan_command: It updates the environment; None if the worker has not read the environment.
-        """
-        again = (
-            "launch the same restatement again: SQLMesh does not count the failed intervals as pending. "
-            if is_restatement
-            else "launch the run again. It computes only the pending intervals. "
-        )
-        advice = (
-            f"Correct the model or its data, then {again}"
-            "If you change a file of the project, apply a plan before that run"
-        )
-        return f"{advice}:{block(plan_command)}" if plan_command else f"{advice}."
 
     def audit_only_sentence(self, outcome: AuditOnlyOutcome) -> str:
         """The state of a model whose audits were evaluated without running it."""
@@ -186,14 +171,19 @@ class Wording:
             return f"upstream of it, {self.names(outcome.idle.upstream)} waits for a signal"
         if not outcome.idle.unselected:
             return "none of its pending intervals is ready"
-        others = [self.assets.name(fqn) for fqn in outcome.idle.unselected if fqn not in self.assets.specs]
+        not_complete = [self.sources[fqn].sentence for fqn in outcome.idle.unselected if fqn in self.sources]
+        unselected = [fqn for fqn in outcome.idle.unselected if fqn not in self.sources]
+        return "; ".join([*not_complete, *([self._pending_upstream(unselected)] if unselected else [])])
+
+    def _pending_upstream(self, unselected: Sequence[str]) -> str:
+        others = [self.assets.name(fqn) for fqn in unselected if fqn not in self.assets.specs]
         advice = (
             f"Not in this component: {listed(others)}. If the file was deleted, promote the deletion with "
             "`sqlmesh plan`. If not, run the model with its own component or with `sqlmesh run`"
             if others
             else "Select them too, with all models upstream of them"
         )
-        pending = listed([self.assets.name(fqn) for fqn in outcome.idle.unselected])
+        pending = listed([self.assets.name(fqn) for fqn in unselected])
         return f"models upstream have pending intervals and are not part of this step: {pending}. {advice}"
 
     def names(self, nodes: Iterable[str]) -> str:
@@ -220,6 +210,23 @@ class Wording:
         is_waiting = outcome.idle.signals or outcome.idle.upstream or outcome.idle.unselected
         raised = f" Its audit {names} raised the error." if names else ""
         return raised + (f" Another attempt left it out: {self.awaited(outcome)}." if is_waiting else "")
+
+
+def correction_advice(*, is_restatement: bool, plan_command: str | None) -> str:
+    """What to do after models failed for a cause that a retry alone does not remove.
+
+    Args:
+        plan_command: It updates the environment; None if the worker has not read the environment.
+    """
+    again = (
+        "launch the same restatement again: SQLMesh does not count the failed intervals as pending. "
+        if is_restatement
+        else "launch the run again. It computes only the pending intervals. "
+    )
+    advice = (
+        f"Correct the model or its data, then {again}If you change a file of the project, apply a plan before that run"
+    )
+    return f"{advice}:{block(plan_command)}" if plan_command else f"{advice}."
 
 
 def computed_text(assets: ProjectAssets, fqn: str, intervals: Sequence[msg.Interval]) -> str:

@@ -12,6 +12,7 @@ from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.check_results import last_results
 from dg_sqlmesh_component.history.costs import estimates, restatement_costs
 from dg_sqlmesh_component.history.recorded_cost import RecordedCost
+from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import REFUSALS, ConfigurationError, SQLMeshComponentError
 from dg_sqlmesh_component.protocol.formatting import block
@@ -25,14 +26,18 @@ from dg_sqlmesh_component.report.prediction import (
 )
 from dg_sqlmesh_component.report.wording import Wording
 from dg_sqlmesh_component.run.ledger import Ledger
-from dg_sqlmesh_component.run.limits import over_budget, restatement_refusal
+from dg_sqlmesh_component.run.limits import not_loaded_refusal, over_budget, restatement_refusal
 from dg_sqlmesh_component.run.request import budget_of
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.worker_client.session import WorkerSession
 
 
 def predict(
-    context: dg.AssetExecutionContext, settings: Settings, request: msg.EvaluationRequest, session: WorkerSession
+    context: dg.AssetExecutionContext,
+    settings: Settings,
+    request: msg.EvaluationRequest,
+    sources: Mapping[str, Source],
+    session: WorkerSession,
 ) -> None:
     """Show what a run would do: in the log, and as metadata of the step.
 
@@ -42,7 +47,7 @@ def predict(
         dagster.Failure: There is no answer. For example, a signal has raised an error.
         dagster.DagsterExecutionInterruptedError: The step was cancelled (SIGINT, SIGTERM).
     """
-    wording = Wording(settings.assets, request.environment)
+    wording = Wording(settings.assets, request.environment, sources=sources)
     try:
         log = RunLog(context, wording, set(), settings.owned)
         limits = (settings.attributes.restate or Restate(), budget_of(context, settings))
@@ -50,7 +55,8 @@ def predict(
         def why_refused(planned: msg.RestatementPlanned) -> str | None:
             costs = restatement_costs(context.instance, settings.assets, planned)
             log.restatement(planned, costs)
-            return restatement_refusal(planned, *limits, costs.values())
+            not_loaded = not_loaded_refusal(settings.assets, planned, sources)
+            return not_loaded or restatement_refusal(planned, *limits, costs.values())
 
         outcomes = _outcomes_if_all_succeed(request, session, log, why_refused)
     except REFUSALS as refusal:

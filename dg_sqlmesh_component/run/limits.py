@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 from dg_sqlmesh_component.config.attributes import Budget, Restate
+from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.history.recorded_cost import RecordedCost
+from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.formatting import counted, decimal_text
+from dg_sqlmesh_component.protocol.formatting import counted, decimal_text, listed
 
 
 def over_budget(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:
@@ -30,6 +32,25 @@ def run_refusal(budget: Budget, costs: Iterable[RecordedCost]) -> str | None:
     return excess and (
         f"The run is over the budget. {excess} Nothing was computed. Select fewer models, limit the range with "
         "`start` and `end`, or set `over_budget: true` in the run config."
+    )
+
+
+def not_loaded_refusal(
+    assets: ProjectAssets, planned: msg.RestatementPlanned, sources: Mapping[str, Source]
+) -> str | None:
+    """Why a restatement would compute intervals whose sources are not complete; None if it would not."""
+    lacking = {
+        source.sentence
+        for fqn, ((start, end), _) in planned.ranges.items()
+        for source in map(sources.get, assets.tables_behind_views(fqn))
+        if source is not None and any(first < end and start < last for first, last in source.incomplete)
+    }
+    if not lacking:
+        return None
+    return (
+        f"The restatement {planned.asked_for} would compute intervals whose source is not loaded: "
+        f"{listed(sorted(lacking))}. Nothing was computed. Load it, choose another range, or set `ignore_sources: "
+        "true` in the run config."
     )
 
 

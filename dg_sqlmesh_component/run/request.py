@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Collection, Mapping, Set
 
 import dagster as dg
 
@@ -17,17 +17,20 @@ from dg_sqlmesh_component.config.run_config import (
     refuse_restatement,
     run_config,
 )
-from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed_assets
+from dg_sqlmesh_component.dagster_internals import assets_of_run, repeats_failed_assets, repository_of
 from dg_sqlmesh_component.definitions.op import NOT_SET, RESTATE_TAG
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.definitions.translator import PARTITIONS_REFUSED
+from dg_sqlmesh_component.history.sources import Source, awaited_sources
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import ConfigurationError
 from dg_sqlmesh_component.run.run_log import RESULT_TAG
 
 
-def run_tags(request: msg.EvaluationRequest, inherited: Collection[str]) -> dict[str, str]:
+def run_tags(
+    request: msg.EvaluationRequest, inherited: Collection[str], *, ignores_sources: bool = False
+) -> dict[str, str]:
     """The run's settings as tags, so that people can find runs by them.
 
     Args:
@@ -36,6 +39,7 @@ def run_tags(request: msg.EvaluationRequest, inherited: Collection[str]) -> dict
     settings = {
         "sqlmesh/environment": request.environment,
         "sqlmesh/ignore_cron": "true" if request.ignore_cron else None,
+        "sqlmesh/ignore_sources": "true" if ignores_sources else None,
         "sqlmesh/start": request.start,
         "sqlmesh/end": request.end,
         "sqlmesh/skip_janitor": None if request.skip_janitor else "false",
@@ -46,7 +50,9 @@ def run_tags(request: msg.EvaluationRequest, inherited: Collection[str]) -> dict
     return {name: value or NOT_SET for name, value in settings.items() if value is not None or name in inherited}
 
 
-def build_request(context: dg.AssetExecutionContext, settings: Settings) -> msg.EvaluationRequest:
+def build_request(
+    context: dg.AssetExecutionContext, settings: Settings, sources: Mapping[str, Source]
+) -> msg.EvaluationRequest:
     """Translate the step's selection.
 
     A selected asset is a model to run with its audits. If a check is selected and its asset is not, the audit is
@@ -122,7 +128,20 @@ def build_request(context: dg.AssetExecutionContext, settings: Settings) -> msg.
         restate=restate,
         dry_run=config.dry_run,
         sampling=settings.sampling,
+        sources={fqn: source.incomplete for fqn, source in sources.items()},
     )
+
+
+def ignores_sources(context: dg.AssetExecutionContext) -> bool:
+    """Whether the run computes intervals although their sources are not complete."""
+    return _run_config(context).ignore_sources
+
+
+def sources_of(context: dg.AssetExecutionContext, settings: Settings) -> dict[str, Source]:
+    """The external tables that the run waits for, by fqn; none if its run config ignores them."""
+    if ignores_sources(context):
+        return {}
+    return awaited_sources(context.instance, repository_of(context.op_execution_context), settings)
 
 
 def budget_of(context: dg.AssetExecutionContext, settings: Settings) -> Budget:

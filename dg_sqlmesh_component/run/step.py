@@ -6,7 +6,7 @@ events alone.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence, Set
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from dg_sqlmesh_component.history.active_runs import mark_as_computing
 from dg_sqlmesh_component.history.check_results import last_evaluations, shown_evaluations
 from dg_sqlmesh_component.history.costs import computed_range, estimates, restatement_costs
 from dg_sqlmesh_component.history.earlier_results import not_evaluated
+from dg_sqlmesh_component.history.sources import Source
 from dg_sqlmesh_component.history.unfinished_restatements import finish, unfinished_restatements
 from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.errors import (
@@ -29,13 +30,20 @@ from dg_sqlmesh_component.protocol.errors import (
 from dg_sqlmesh_component.report.checks import Checks
 from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.running import killed, not_cancelled
-from dg_sqlmesh_component.report.wording import Wording
+from dg_sqlmesh_component.report.wording import Wording, correction_advice
 from dg_sqlmesh_component.run import retry_decision
 from dg_sqlmesh_component.run.changed_step import refuse_changed_step
 from dg_sqlmesh_component.run.dry_run import predict
 from dg_sqlmesh_component.run.ledger import Ledger
-from dg_sqlmesh_component.run.limits import restatement_refusal, run_refusal
-from dg_sqlmesh_component.run.request import budget_of, build_request, reported_checks, run_tags
+from dg_sqlmesh_component.run.limits import not_loaded_refusal, restatement_refusal, run_refusal
+from dg_sqlmesh_component.run.request import (
+    budget_of,
+    build_request,
+    ignores_sources,
+    reported_checks,
+    run_tags,
+    sources_of,
+)
 from dg_sqlmesh_component.run.restatement_memory import RestatementMemory
 from dg_sqlmesh_component.run.run_log import RunLog
 from dg_sqlmesh_component.run.step_records import StepRecords
@@ -59,28 +67,33 @@ def execute_step(context: dg.AssetExecutionContext, settings: Settings) -> Itera
     """
     try:
         refuse_changed_step(context)
-        request = build_request(context, settings)
+        sources = sources_of(context, settings)
+        request = build_request(context, settings, sources)
     except ConfigurationError as error:
         yield from repeated_checks(context, _REFUSED, fails=True)
         raise dg.Failure(description=str(error), allow_retries=False) from None
-    tags = run_tags(request, context.run.tags)
+    tags = run_tags(request, context.run.tags, ignores_sources=ignores_sources(context))
     context.instance.add_run_tags(context.run.run_id, tags)
     context.log.info("SQLMesh runs: " + ", ".join(f"{name.split('/')[1]} {value}" for name, value in tags.items()))
     if request.dry_run:
         session = WorkerSession(context.op_execution_context, settings.project, settings.query_characters)
-        yield from session.drive(_dry_run(context, settings, request, session))
+        yield from session.drive(_dry_run(context, settings, request, sources, session))
         return
-    step = _Step(context, settings, request)
+    step = _Step(context, settings, request, sources)
     yield from step.session.drive(step.run())
 
 
 def _dry_run(
-    context: dg.AssetExecutionContext, settings: Settings, request: msg.EvaluationRequest, session: WorkerSession
+    context: dg.AssetExecutionContext,
+    settings: Settings,
+    request: msg.EvaluationRequest,
+    sources: Mapping[str, Source],
+    session: WorkerSession,
 ) -> Iterator[Any]:
     """Predict, and yield the last result of each check."""
     why = "this was a dry run"
     try:
-        predict(context, settings, request, session)
+        predict(context, settings, request, sources, session)
     except dg.Failure:
         yield from repeated_checks(context, why, fails=True)
         raise
@@ -113,7 +126,13 @@ def repeated_checks(
 class _Step:
     """One request, in as many attempts as `execution.retries` allows, and at most one Failure."""
 
-    def __init__(self, context: dg.AssetExecutionContext, settings: Settings, request: msg.EvaluationRequest) -> None:
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        settings: Settings,
+        request: msg.EvaluationRequest,
+        sources: Mapping[str, Source],
+    ) -> None:
         assets, execution = settings.assets, settings.attributes.execution
         self._context = context
         self.session = WorkerSession(context.op_execution_context, settings.project, settings.query_characters)
@@ -128,7 +147,7 @@ class _Step:
         self._problems: list[str] = []
         self._ledger = Ledger([*request.models, *request.standalone_audits], request.audit_only)
         self._plan_command: str | None = None
-        self._wording = wording = Wording(assets, request.environment, settings.attributes.query_history_url)
+        self._wording = wording = Wording(assets, request.environment, settings.attributes.query_history_url, sources)
         self._records = StepRecords(context, wording)
         checks = set(reported_checks(context)) if wording.is_declared else set()
         self._log = RunLog(context, wording, checks, settings.owned)
@@ -180,7 +199,7 @@ class _Step:
     def _failure(self) -> dg.Failure | None:
         problems = [*self._problems, *self._results.known_failures]
         is_restatement = self._request.restate is not None
-        advice = self._wording.correction_advice(is_restatement=is_restatement, plan_command=self._plan_command)
+        advice = correction_advice(is_restatement=is_restatement, plan_command=self._plan_command)
         return build_failure(self._wording, self._results.outcomes, self._results.audited, problems, advice)
 
     # -- attempts ---------------------------------------------------------------------------------
@@ -227,7 +246,9 @@ class _Step:
             case msg.RestatementPlanned():
                 costs = restatement_costs(instance, self._assets, event)
                 self._log.restatement(event, costs)
-                refusal = restatement_refusal(event, self._limits, self._budget, costs.values())
+                refusal = not_loaded_refusal(self._assets, event, self._wording.sources) or restatement_refusal(
+                    event, self._limits, self._budget, costs.values()
+                )
             case msg.EvaluationPlanned() if event.batches and self._request.restate is None:
                 has_limit = self._budget != Budget()
                 costs = estimates(instance, self._assets, computed_range(event)) if has_limit else {}

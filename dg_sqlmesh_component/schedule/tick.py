@@ -24,6 +24,7 @@ from dg_sqlmesh_component.dagster_internals import assets_between, assets_downst
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
 from dg_sqlmesh_component.history.active_runs import active_runs, run_ids
+from dg_sqlmesh_component.history.sources import Source, awaited_sources
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
 from dg_sqlmesh_component.protocol.manifest import Model
@@ -93,8 +94,12 @@ def _pending(
     assets = settings.assets
     scheduled = context.scheduled_execution_time
     now = max(int(scheduled.timestamp() * 1000), int(time.time() * 1000))  # a missed tick is evaluated later
+    sources = awaited_sources(context.instance, context.repository_def, settings)
+    # An asset between two models runs in the same run, and is complete when its reader begins.
+    between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if sources else frozenset()
+    incomplete = {fqn: source.incomplete for fqn, source in sources.items() if source.asset not in between}
     try:
-        found = find_pending(settings.project, assets.manifest.environment, assets.specs, now)
+        found = find_pending(settings.project, assets.manifest.environment, assets.specs, now, incomplete)
     except DatabaseInUseError as error:
         context.log.warning(
             f"The SQLMesh state cannot be read: {error} The tick requests the models whose cron (from the manifest) "
@@ -114,16 +119,23 @@ def _pending(
     pending = {fqn: (tick, f"pending: {ranges(found.intervals[fqn])}") for fqn, tick in found.pending.items()}
     if found.waiting:
         waiting = {**found.waiting, **dict.fromkeys(_downstream_of_others(context.repository_def, assets, found), ())}
-        named = listed(sorted(f"{assets.name(fqn)} ({', '.join(waiting[fqn]) or 'upstream'})" for fqn in waiting))
+        causes = {fqn: ", ".join(_cause(cause, sources) for cause in names) for fqn, names in waiting.items()}
+        named = listed(sorted(f"{assets.name(fqn)} ({cause or 'upstream'})" for fqn, cause in causes.items()))
+        what = "signals and sources" if sources else "signals"
         if ready := {fqn: of for fqn, of in pending.items() if fqn not in waiting}:
-            context.log.info(f"Not requested, because they wait for signals: {named}.")
-        return ready, f"No pending model is ready. Waiting for signals: {named}. The next tick looks again."
+            context.log.info(f"Not requested, because they wait for {what}: {named}.")
+        return ready, f"No pending model is ready. Waiting for {what}: {named}. The next tick looks again."
     none = "No model has pending intervals."
     if found.next_due is None:
         return pending, f"{none} No model is promoted in environment {assets.manifest.environment!r}."
     due, fqn = found.next_due
     at = datetime.fromtimestamp(due / 1000, timezone.utc)
     return pending, f"{none} The next is {assets.name(fqn)}, at {at:%Y-%m-%d %H:%M:%S} UTC."
+
+
+def _cause(name: str, sources: Mapping[str, Source]) -> str:
+    """A signal that is not ready, or an asset that is not complete."""
+    return sources[name].sentence if name in sources else name
 
 
 def ticked_models(models: Mapping[str, Model], crons: Sequence[str], time_zone: str, now: datetime) -> dict[str, int]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
 from sqlmesh.core.snapshot.definition import merge_intervals
 from sqlmesh.utils.date import to_timestamp
 
 from dg_sqlmesh_component.protocol import messages as msg
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.graph import reachable
+from dg_sqlmesh_component.protocol.intervals import subtract, without
 from dg_sqlmesh_component.protocol.manifest import INCREMENTAL_KINDS
-from dg_sqlmesh_component.worker.environment import computed_intervals, forgotten_intervals
+from dg_sqlmesh_component.worker.environment import computed_intervals, forgotten_intervals, tables_read, upstream
 
 
 def is_incremental(snapshot: Snapshot) -> bool:
@@ -30,6 +31,7 @@ class Coverages:
         index: DeployabilityIndex,
         execution_time: int,
         unrestated: Mapping[str, Sequence[msg.Interval]],
+        sources: msg.Sources | None = None,
         *,
         ignore_cron: bool = False,
     ) -> None:
@@ -37,12 +39,14 @@ class Coverages:
 
         Args:
             unrestated: The ranges of each model whose restatement by a Dagster run has not finished.
+            sources: The external tables that are awaited.
             ignore_cron: Also count intervals as pending whose cron has not ticked. The coverages do not depend on it.
         """
         self._snapshots = snapshots
         self.index = index
         self._execution_time = execution_time
         self._unrestated = unrestated
+        self._sources = sources or {}
         self._forgotten = {
             name: intervals for name, node in snapshots.items() if (intervals := forgotten_intervals(node, index))
         }
@@ -83,8 +87,11 @@ class Coverages:
             expected_until = _expected_until(snapshot, self._execution_time)
             early = contained(missing, merge_intervals([*self._forgotten.get(fqn, ()), *forgotten]))
             missing = [interval for interval in missing if interval[1] <= expected_until or interval in early]
+        loaded = without(missing, self._not_loaded(fqn), uninterrupted=False) if missing else []
+        waiting = tuple(merge_intervals(list(set(missing).difference(loaded))))
+        missing = loaded
         if not missing:
-            return msg.IntervalCoverage(fqn, whole, unrestated=unrestated)
+            return msg.IntervalCoverage(fqn, whole, unrestated=unrestated, waiting=waiting)
         gaps = merge_intervals(missing)
         end = missing[0][1]
         since = due_at(snapshot, end)
@@ -96,7 +103,20 @@ class Coverages:
             missing_intervals=len(missing),
             missing_since=since if since <= self._execution_time else end,
             unrestated=unrestated,
+            waiting=waiting,
         )
+
+    def _not_loaded(self, fqn: str) -> Sequence[msg.Interval]:
+        """The ranges for which an awaited table upstream of a model is not complete."""
+        if not self._sources:
+            return ()
+        nodes = reachable([fqn], self._upstream.__getitem__)
+        tables = {table for name in nodes for table in tables_read(self._snapshots[name], self._sources)}
+        return merge_intervals([interval for table in tables for interval in self._sources[table]])
+
+    @cached_property
+    def _upstream(self) -> Mapping[str, Sequence[str]]:
+        return upstream(self._snapshots)
 
 
 def uncovered(intervals: Iterable[msg.Interval], covered: Sequence[msg.Interval]) -> list[msg.Interval]:

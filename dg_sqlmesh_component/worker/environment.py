@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,11 @@ def upstream(snapshots: Mapping[str, Snapshot]) -> dict[str, list[str]]:
         name: [parent.name for parent in snapshot.parents if parent.name in snapshots]
         for name, snapshot in snapshots.items()
     }
+
+
+def tables_read(snapshot: Snapshot, sources: msg.Sources) -> Set[str]:
+    """The awaited tables that a model reads itself."""
+    return snapshot.model.depends_on & sources.keys() if snapshot.is_model and sources else frozenset()
 
 
 # -- the table that it shows for a model ----------------------------------------------------------

@@ -54,7 +54,7 @@ def test_tick_dry_run_and_run_of_a_drawn_project_agree(seed: int, tmp_path: Path
         shop.refresh()
         fqn_of = {name.split('"')[-2]: name for name in shop.state()["versions"]}
         fqns = {model.name: fqn_of[model.name] for model in models}
-        tick = find_pending(SQLMeshProject((shop.project,)), "prod", fqns.values(), int(time.time() * 1000))
+        tick = find_pending(SQLMeshProject((shop.project,)), "prod", fqns.values(), int(time.time() * 1000), {})
         predicted = shop.launch(ops={"sqlmesh_shop": {"dry_run": True}})
         run = shop.launch()
 

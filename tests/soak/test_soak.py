@@ -7,7 +7,7 @@ from pathlib import Path
 
 import worker_zygote
 from harness import needs_previews
-from soak import random_subsets
+from soak import random_sources, random_subsets
 from soak.killed_plans import try_kills
 from soak.random_predictions import try_random_predictions
 from soak.random_projects import try_random_project
@@ -47,3 +47,7 @@ def test_state_rows_and_records_agree_after_each_action_of_a_random_sequence(tmp
 
 def test_dry_run_predicts_the_outcomes_of_the_run_after_it(tmp_path: Path) -> None:
     assert " predictions, " in try_random_predictions(random.Random(1), tmp_path)
+
+
+def test_no_interval_is_computed_before_its_source_is_loaded(tmp_path: Path) -> None:
+    assert " models over " in random_sources.try_random_loads(random.Random(3), tmp_path)

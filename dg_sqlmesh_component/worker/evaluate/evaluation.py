@@ -100,6 +100,7 @@ def _serve(context: EvaluationContext) -> None:
 def _open(request: msg.EvaluationRequest, pipe: Pipe, context_type: type[EvaluationContext]) -> EvaluationContext:
     """Open the project, then its state. A locked DuckDB file raises an error here."""
     tracker = Tracker(pipe)
+    tracker.sources = request.sources.keys()
     context = open_context(
         request.project,
         tracker,
@@ -365,7 +366,8 @@ class EvaluationContext(Context):
         self.state_reader.refresh_snapshot_intervals(copies.values())
         snapshots = {**snapshots, **copies}
         index = deployability(self.request.environment, snapshots.values(), self.request.start)
-        return Coverages(snapshots, index, self.request.execution_time, self.unrestated, ignore_cron=True)
+        request = self.request
+        return Coverages(snapshots, index, request.execution_time, self.unrestated, request.sources, ignore_cron=True)
 
     def _count_rows(self, evaluator: SnapshotEvaluator, index: DeployabilityIndex, snapshot: Snapshot) -> None:
         """Count the rows of the table that the environment shows. The catalog of its view may not be attached."""

@@ -20,6 +20,9 @@ them (`without`); all intervals of a model that reads whole tables, if an upstre
 (`_forgotten_upstream`); with a `lookback`, also newer intervals that would compute a held-back interval again
 (`within_lookback`). If a newer interval were computed, SQLMesh would never ask for the older interval.
 
+An external table that an asset of Dagster loads counts as pending for the ranges that are not loaded yet (`sources`). A
+model that has computed such a range before does not hand it on.
+
 Invariants: no interval is computed while its source is pending anywhere upstream. A model without pending intervals
 upstream is computed as SQLMesh would compute it. Every held-back interval is reported (`held_back_by`) with the nearest
 models that lack it: the outcome is then `waiting`, or `executed` with these models named. tests/soak/random_subsets.py
@@ -30,7 +33,6 @@ A signal may also look at models that do not run: see `_altered_since`.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence, Set
 from graphlib import TopologicalSorter
 from itertools import pairwise
@@ -40,22 +42,27 @@ from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.snapshot.definition import Interval, expand_range, merge_intervals
 
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.protocol.graph import reachable
-from dg_sqlmesh_component.protocol.intervals import subtract
+from dg_sqlmesh_component.protocol.intervals import subtract, without
 from dg_sqlmesh_component.worker.coverage import is_incremental
-from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, upstream
+from dg_sqlmesh_component.worker.environment import altered_at, computed_intervals, tables_read, upstream
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forgotten_intervals
 from dg_sqlmesh_component.worker.sqlmesh_internals import replace_intervals
 
 
-def hold_back_pending_upstream(scheduler: Scheduler, held_back_by: MutableMapping[str, Set[str]]) -> None:
-    """Make the scheduler hold back intervals of its models that are pending in upstream models which do not run.
+def hold_back_pending_upstream(
+    scheduler: Scheduler, held_back_by: MutableMapping[str, Set[str]], sources: msg.Sources
+) -> None:
+    """Make the scheduler hold back intervals that are pending in upstream models which do not run, or not loaded yet.
 
     Signals of models that do not run are not checked: they may now report a model as ready that was not ready when it
     ran.
 
     Args:
-        held_back_by: Gets each model with held-back intervals, and the nearest upstream models that lack them.
+        held_back_by: Gets each model with held-back intervals, and the nearest upstream models and tables that lack
+            them.
+        sources: The external tables that are awaited.
     """
     find_missing, batch = scheduler.merged_missing_intervals, scheduler.batch_intervals
     missing: dict[Snapshot, list[Interval]] = {}
@@ -93,7 +100,7 @@ def hold_back_pending_upstream(scheduler: Scheduler, held_back_by: MutableMappin
             and not snapshot.is_symbolic
             and (intervals := subtract(missing[snapshot], computed_intervals(snapshot, index_or_all)))
         }
-        remaining = {**requested, **_remaining(requested, pending, index_or_all, scheduler, held_back_by)}
+        remaining = {**requested, **_remaining(requested, pending, sources, index_or_all, scheduler, held_back_by)}
         altered = _altered_since(requested, index_or_all, scheduler.snapshots_by_name)
         batches = batch({**remaining, **altered}, index, *args, **kwargs)
         return {snapshot: batched for snapshot, batched in batches.items() if snapshot in requested}
@@ -123,26 +130,6 @@ def _single(intervals: Iterable[Interval], snapshot: Snapshot) -> list[Interval]
     return [pair for instants in bounds for pair in pairwise(instants)]
 
 
-def without(intervals: Iterable[Interval], taken: Sequence[Interval], *, uninterrupted: bool) -> list[Interval]:
-    """The intervals that overlap with none of `taken`, which are in order and apart.
-
-    SQLMesh's own `interval_diff` is wrong for intervals of different units: if one hour is taken from a day, it removes
-    the days after it as well, or nothing.
-
-    Args:
-        uninterrupted: Leave out everything after the first overlap.
-    """
-    ends = [end for _, end in taken]
-    free = []
-    for start, end in intervals:
-        following = bisect_right(ends, start)
-        if following == len(taken) or taken[following][0] >= end:
-            free.append((start, end))
-        elif uninterrupted:
-            break
-    return free
-
-
 def within_lookback(
     intervals: Sequence[Interval], again: Set[Interval], denied: Set[Interval], lookback: int
 ) -> set[Interval]:
@@ -167,21 +154,23 @@ def within_lookback(
 def _remaining(
     requested: SnapshotToIntervals,
     pending: Mapping[str, Sequence[Interval]],
+    sources: msg.Sources,
     index: DeployabilityIndex,
     scheduler: Scheduler,
     held_back_by: MutableMapping[str, Set[str]],
 ) -> dict[Snapshot, list[Interval]]:
-    """The intervals that each requested model downstream of a pending model may compute.
+    """The intervals that each requested model downstream of a pending model or an awaited table may compute.
 
     Intervals held back from a model are held back from its downstream models too. They may be more than the intervals
     pending upstream: a whole day because of one hour, or everything after a gap.
     """
-    if not pending:
+    if not pending and not any(sources.values()):
         return {}
+    all_pending = {**sources, **pending}
     by_name = scheduler.snapshots_by_name
     running = {snapshot.name: snapshot for snapshot in requested}
     again = _computed_again(requested, index)
-    forgotten = forgotten_intervals(map(by_name.__getitem__, pending), index, scheduler.state_sync)
+    forgotten = forgotten_intervals(map(by_name.__getitem__, pending), index, scheduler.state_sync) if pending else ()
     forgotten_upstream = _forgotten_upstream(requested, {snapshot.name for snapshot in forgotten}, by_name)
     remaining: dict[Snapshot, list[Interval]] = {}
     nearest: dict[str, frozenset[str]] = {}
@@ -189,15 +178,18 @@ def _remaining(
     parents_of = upstream(by_name)
     graph = {name: parents_of[name] for name in reachable(running, parents_of.__getitem__)}
     for name in TopologicalSorter(graph).static_order():
-        parents = graph[name]
-        nearest[name] = frozenset().union(*(_nearest(parent, nearest, lacking, pending) for parent in parents))
+        parents, read = graph[name], tables_read(by_name[name], sources)
+        nearest[name] = frozenset(read).union(*(_nearest(parent, nearest, lacking, pending) for parent in parents))
         lacking[name] = merge_intervals(
             [interval for parent in parents for interval in (*lacking[parent], *pending.get(parent, ()))]
         )
-        if name in running and lacking[name]:
+        not_loaded = merge_intervals([interval for table in read for interval in sources[table]])
+        if name in running and (lacking[name] or not_loaded):
             snapshot = running[name]
             single = _single(requested[snapshot], snapshot)
-            possible = without(single, lacking[name], uninterrupted=snapshot.depends_on_past)
+            # A computation of a whole table reads all rows, so it needs everything before its end.
+            uninterrupted = snapshot.depends_on_past or bool(not_loaded and not is_incremental(snapshot))
+            possible = without(single, merge_intervals([*lacking[name], *not_loaded]), uninterrupted=uninterrupted)
             denied = set(single) if name in forgotten_upstream else set(single) - set(possible)
             if name in again:
                 denied = within_lookback(single, again[name], denied, snapshot.model.lookback)
@@ -206,11 +198,24 @@ def _remaining(
                 concerned = {
                     source
                     for source in nearest[name]
-                    if without(pending[source], sorted(denied), uninterrupted=False) != list(pending[source])
+                    if without(all_pending[source], sorted(denied), uninterrupted=False) != list(all_pending[source])
                 }
                 held_back_by[name] = concerned | forgotten_upstream.get(name, set()) or nearest[name]
                 lacking[name] = merge_intervals([*lacking[name], *denied])
+        lacking[name] = merge_intervals([*lacking[name], *_lost_to_readers(by_name[name], not_loaded, index)])
     return remaining
+
+
+def _lost_to_readers(
+    snapshot: Snapshot, not_loaded: Sequence[Interval], index: DeployabilityIndex
+) -> Sequence[Interval]:
+    """What the readers of a model lack because a table that it reads is not loaded: not what it has computed before.
+
+    A view shows the table as it is now, whatever was computed.
+    """
+    if not not_loaded or snapshot.is_view or snapshot.is_symbolic:
+        return not_loaded
+    return subtract(not_loaded, computed_intervals(snapshot, index))
 
 
 def _forgotten_upstream(

@@ -33,18 +33,19 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         refuse_lost_versions(environment, {snapshot.name for snapshot in by_id.values()})
         context.console = tracker = Tracker(pipe)
         scheduler = context.create_scheduler(by_id.values(), context.snapshot_evaluator)
-        planner.watch(scheduler, tracker)
+        planner.watch(scheduler, tracker, request.sources)
         intervals, index = planner.find_missing(scheduler, request.environment, request.now)
         waiting, signal_error = {}, None
-        if any(map(has_signals, intervals)):
+        if request.sources or any(map(has_signals, intervals)):
             try:
                 with _at_most(MAX_SIGNAL_SECONDS):
                     batches = scheduler.batch_intervals(intervals, index, environment.naming_info)
             except Exception as error:  # noqa: BLE001  # a project's signals and its engine's driver raise anything
                 signal_error = f"{type(error).__name__}: {plain(error)}"
             else:
-                unready = tracker.unready_signals
-                waiting = {node.name: tuple(unready.get(node.name, ())) for node, batch in batches.items() if not batch}
+                waiting = {
+                    node.name: _awaited(node.name, tracker, request) for node, batch in batches.items() if not batch
+                }
     pending = {snapshot.name for snapshot in intervals} - waiting.keys()
     ours = [snapshot for snapshot in by_id.values() if snapshot.name in request.models and not snapshot.is_symbolic]
     now = to_datetime(request.now)
@@ -60,6 +61,12 @@ def find_pending(request: msg.PendingRequest, pipe: Pipe) -> msg.PendingFound:
         signal_error,
         {snapshot.name: tuple(merged) for snapshot, merged in intervals.items() if snapshot.name in crons},
     )
+
+
+def _awaited(fqn: str, tracker: Tracker, request: msg.PendingRequest) -> tuple[str, ...]:
+    """The own signals of a model that are not ready, or the awaited tables that are not complete."""
+    sources = tracker.held_back_by.get(fqn, frozenset()) & request.sources.keys()
+    return tuple(tracker.unready_signals.get(fqn, ())) or tuple(sorted(sources))
 
 
 @contextmanager

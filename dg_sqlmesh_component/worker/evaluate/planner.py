@@ -13,16 +13,17 @@ from sqlmesh.core import constants as c
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, apply_auto_restatements
 
+from dg_sqlmesh_component.protocol import messages as msg
 from dg_sqlmesh_component.worker.environment import deployability
 from dg_sqlmesh_component.worker.evaluate.held_back_intervals import hold_back_pending_upstream
 from dg_sqlmesh_component.worker.observe.forgotten_intervals import forget_before_computing
 from dg_sqlmesh_component.worker.observe.tracker import Tracker
 
 
-def watch(scheduler: Scheduler, tracker: Tracker) -> None:
-    """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending."""
+def watch(scheduler: Scheduler, tracker: Tracker, sources: msg.Sources) -> None:
+    """Let the scheduler find forgotten intervals, and hold back intervals whose source is pending or not loaded."""
     forget_before_computing(scheduler, tracker)
-    hold_back_pending_upstream(scheduler, tracker.held_back_by)
+    hold_back_pending_upstream(scheduler, tracker.held_back_by, sources)
 
 
 def find_missing(

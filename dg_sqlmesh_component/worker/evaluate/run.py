@@ -70,7 +70,7 @@ class RunContext(EvaluationContext):
 
         self.tracker.idle_nodes = partial(self._idle_nodes, scheduler.snapshots_by_name)
         replace_run(scheduler, run_requested)
-        planner.watch(scheduler, self.tracker)
+        planner.watch(scheduler, self.tracker, self.request.sources)
 
     def _idle_nodes(self, snapshots: Mapping[str, Snapshot]) -> Iterable[msg.Event]:
         restated = [node for node in snapshots.values() if node.is_model and node.pending_restatement_intervals]

@@ -152,7 +152,7 @@ def audit_alone(
     """
     snapshots = scheduler.snapshots_by_name
     index = deployability(request.environment, snapshots.values(), request.start)
-    coverages = Coverages(snapshots, index, request.execution_time, unrestated)
+    coverages = Coverages(snapshots, index, request.execution_time, unrestated, request.sources)
     results = _Results(scheduler.snapshot_evaluator, request.sampling, pipe)
     for fqn, uses in request.audit_only.items():
         if fqn not in snapshots:

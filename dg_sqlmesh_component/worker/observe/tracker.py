@@ -66,7 +66,9 @@ class Tracker(PipeConsole):
     Attributes:
         planned: The planned batches of each node. An empty tuple: intervals are missing, but none of them is ready.
         unready_signals: By node, its signals that held back an interval.
-        held_back_by: By model with held-back intervals, the nearest upstream models that lack them and do not run.
+        held_back_by: By model with held-back intervals, the nearest upstream models that lack them and do not run, and
+            the awaited tables that are not complete.
+        sources: The awaited tables.
         was_cancelled: Whether a batch was not started, or was cancelled, because Dagster cancelled the run.
         cut_off: Nodes with a batch in flight that was cancelled.
         is_through: Whether SQLMesh has reported the result of everything planned. Only `after_all` statements follow.
@@ -82,6 +84,7 @@ class Tracker(PipeConsole):
         self.planned: dict[str, tuple[msg.Interval, ...]] = {}
         self.unready_signals: dict[str, list[str]] = {}
         self.held_back_by: dict[str, Set[str]] = {}
+        self.sources: Set[str] = frozenset()
         self.was_cancelled = False
         self.cut_off: set[str] = set()
         self.is_through = False
@@ -131,7 +134,7 @@ class Tracker(PipeConsole):
         self.planned = {snapshot.name: tuple(batches) for snapshot, batches in batched_intervals.items()}
         self._progress.plan(self.planned)
         self._start_reports()
-        if unselected := sorted(set().union(*self.held_back_by.values())):
+        if unselected := sorted(set().union(*self.held_back_by.values()) - self.sources):
             named = listed(list(map(unquoted, unselected)), _MAX_NAMED)
             text = f"Not in this run, with pending intervals: {named}. Models downstream are computed up to them."
             self.pipe.log("info", text)

@@ -30,7 +30,7 @@ from dg_sqlmesh_component.report.failure import build_failure
 from dg_sqlmesh_component.report.metadata import unapplied_change
 from dg_sqlmesh_component.report.outcomes import AuditOnlyOutcome, AuditResult, NodeOutcome, Outcome
 from dg_sqlmesh_component.report.results import materialization, observation
-from dg_sqlmesh_component.report.wording import Wording, ranges
+from dg_sqlmesh_component.report.wording import Wording, correction_advice, ranges
 
 ASSETS = project_assets(SHOP)
 KEY = dg.AssetKey(["core", "orders"])
@@ -588,7 +588,7 @@ def test_failure_ends_with_one_advice_and_the_plan_command() -> None:
         outcomes,
         [],
         [],
-        wording().correction_advice(is_restatement=False, plan_command="cd /shop && sqlmesh plan"),
+        correction_advice(is_restatement=False, plan_command="cd /shop && sqlmesh plan"),
     )
     assert failure is not None
     assert (failure.description or "").endswith(

@@ -37,6 +37,7 @@ def test_default_run_config() -> None:
         "skip_janitor": True,
         "dry_run": False,
         "over_budget": False,
+        "ignore_sources": False,
         "restate": None,
     }
 

@@ -1,0 +1,245 @@
+"""For which ranges the assets that load external tables are complete, by the events that Dagster has of them.
+
+- With time-window partitions: for the windows of the materialized partitions, and for everything before the first
+  window. If there is a second dimension, a window is complete when all keys of that dimension are materialized.
+- Without them: up to the start of the run that has materialized it last, because rows that arrived while it loaded may
+  be missing. A loader that knows more says so in the metadata `sqlmesh/complete_until`. With other partitions, the one
+  that was materialized first counts.
+- For nothing, if a blocking check of its last materialization has failed, or if it was never materialized.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cache, cached_property, partial
+
+import dagster as dg
+
+from dg_sqlmesh_component.dagster_internals import (
+    CheckRecord,
+    Loader,
+    last_check_records,
+    loaders,
+    time_dimension,
+)
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history.stored_record import stored_value
+from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
+from dg_sqlmesh_component.protocol.intervals import merged, subtract
+from dg_sqlmesh_component.protocol.messages import FOREVER, Interval
+
+_MAX_NAMED = 3
+"""How many partitions that are not materialized are named."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An external table that is awaited, and the asset that loads it.
+
+    Attributes:
+        incomplete: The ranges for which it is not complete, in order. The last one has no end.
+        explain: Says why, as a clause after the asset's name. To list missing partitions takes time, and few sources
+            make a model wait.
+    """
+
+    asset: dg.AssetKey
+    incomplete: tuple[Interval, ...]
+    explain: Callable[[], str] = field(compare=False)
+
+    @property
+    def sentence(self) -> str:
+        """What is not complete, without a full stop."""
+        return f"{self.asset.to_user_string()} {self.explain()}"
+
+
+def awaited_sources(
+    instance: dg.DagsterInstance, repository: dg.RepositoryDefinition | None, settings: Settings
+) -> dict[str, Source]:
+    """The tables that a component waits for, by fqn; none if `external_models.wait` is not set.
+
+    Args:
+        repository: The code location; None in a test that has none.
+    """
+    wait = settings.attributes.external_models.wait
+    if wait is None or repository is None:
+        return {}
+    # SQLMesh computes the tables of other components, and knows their intervals.
+    tables = {fqn: key for fqn, key in settings.assets.awaited.items() if fqn not in settings.owned}
+    return read_sources(instance, loaders(repository, tables, also_elsewhere=wait.tables is not None), wait.lag)
+
+
+def read_sources(
+    instance: dg.DagsterInstance, found: Mapping[str, Loader], lag: timedelta = timedelta(0)
+) -> dict[str, Source]:
+    """For which ranges tables are not complete, by fqn.
+
+    Args:
+        found: The asset that loads each table, by fqn.
+        lag: How much earlier than its last run an asset without partitions is complete.
+    """
+    if not found:
+        return {}
+    sources = _Sources(instance, lag, list({loader.key: loader for loader in found.values()}.values()))
+    by_key = {loader.key: sources.of(loader) for loader in found.values()}
+    return {fqn: by_key[loader.key] for fqn, loader in found.items()}
+
+
+class _Sources:
+    """Reads the events of all loaders together."""
+
+    def __init__(self, instance: dg.DagsterInstance, lag: timedelta, found: Sequence[Loader]) -> None:
+        self._instance = instance
+        self._lag = lag
+        self._loaders = found
+
+    def of(self, loader: Loader) -> Source:
+        last = self._last.get(loader.key)
+        if last is None:
+            return _nothing(loader, "was never materialized: materialize it once")
+        if failed := self._refused(loader, last):
+            return _nothing(loader, f"has failed its check {failed}")
+        definition = loader.partitions
+        if definition is None:
+            return self._up_to(loader, last, "")
+        time = time_dimension(definition)
+        materialized = self._instance.get_materialized_partitions(loader.key)
+        if time is None:
+            return self._other_partitions(loader, definition, materialized)
+        complete = _complete_keys(definition, materialized)
+        windows = merged(_windows(time, complete))
+        first = _milliseconds(time.start)
+        return Source(loader.key, subtract([(first, FOREVER)], windows), partial(_missing_partitions, time, complete))
+
+    def _up_to(self, loader: Loader, last: dg.EventLogRecord, whose: str) -> Source:
+        """Complete up to one instant."""
+        stated = _stated(last)
+        if stated is not None:
+            return _source(loader, stated, f"is complete until {utc_text(stated)}, as its loader says")
+        started = self._start_of(last.run_id) or round(last.timestamp * 1000)
+        until = started - round(self._lag / timedelta(milliseconds=1))
+        lag = f", and its lag is {self._lag}" if self._lag else ""
+        return _source(loader, until, f"was loaded last{whose} by a run that began {utc_text(started)}{lag}")
+
+    def _other_partitions(
+        self, loader: Loader, definition: dg.PartitionsDefinition[str], materialized: Collection[str]
+    ) -> Source:
+        keys = set(definition.get_partition_keys(dynamic_partitions_store=self._instance))
+        if missing := sorted(keys - set(materialized)):
+            return _nothing(loader, f"has no materialization of {listed(missing, _MAX_NAMED)}")
+        oldest = min(
+            (
+                record
+                for key in sorted(keys)
+                for record in self._instance.fetch_materializations(
+                    dg.AssetRecordsFilter(asset_key=loader.key, asset_partitions=[key]), limit=1
+                ).records
+            ),
+            key=lambda record: record.storage_id,
+        )
+        return self._up_to(loader, oldest, f" in partition {oldest.partition_key}")
+
+    @cached_property
+    def _last(self) -> dict[dg.AssetKey, dg.EventLogRecord]:
+        records = self._instance.get_asset_records([loader.key for loader in self._loaders])
+        entries = (record.asset_entry for record in records)
+        return {
+            entry.asset_key: entry.last_materialization_record
+            for entry in entries
+            if entry.last_materialization_record is not None
+        }
+
+    @cached_property
+    def _started_at(self) -> dict[str, int]:
+        """When each run that has materialized a loader's asset began, in epoch milliseconds."""
+        ids = sorted({record.run_id for record in self._last.values() if record.run_id})
+        runs = self._instance.get_run_records(dg.RunsFilter(run_ids=ids)) if ids else ()
+        return {run.dagster_run.run_id: round(run.start_time * 1000) for run in runs if run.start_time}
+
+    def _start_of(self, run_id: str) -> int | None:
+        """When a run began; None for an event without a run."""
+        if run_id not in self._started_at and (run := self._instance.get_run_record_by_id(run_id)) and run.start_time:
+            return round(run.start_time * 1000)
+        return self._started_at.get(run_id)
+
+    def _refused(self, loader: Loader, last: dg.EventLogRecord) -> str | None:
+        """The blocking check that has failed on the last materialization; None if none has."""
+        for check in loader.blocking_checks:
+            record = self._checks.get(check)
+            evaluation = record.event.asset_check_evaluation if record and record.event else None
+            if evaluation is None or evaluation.passed or evaluation.severity is dg.AssetCheckSeverity.WARN:
+                continue
+            target = evaluation.target_materialization_data
+            if target is None or target.storage_id >= last.storage_id:
+                return check.name
+        return None
+
+    @cached_property
+    def _checks(self) -> Mapping[dg.AssetCheckKey, CheckRecord]:
+        return last_check_records(self._instance, [c for loader in self._loaders for c in loader.blocking_checks])
+
+
+def _source(loader: Loader, until: int, reason: str) -> Source:
+    """A source that is complete up to an instant."""
+    return Source(loader.key, ((until, FOREVER),), lambda: reason)
+
+
+def _nothing(loader: Loader, reason: str) -> Source:
+    return _source(loader, 0, reason)
+
+
+def _stated(record: dg.EventLogRecord) -> int | None:
+    """The instant that the loader states."""
+    materialization = record.asset_materialization
+    seconds = stored_value(materialization.metadata, "complete_until") if materialization else None
+    return None if seconds is None else round(float(seconds) * 1000)
+
+
+def _complete_keys(definition: dg.PartitionsDefinition[str], materialized: Iterable[str]) -> Set[str]:
+    """The keys of the time dimension of which all keys of the other dimension are materialized."""
+    if not isinstance(definition, dg.MultiPartitionsDefinition):
+        return set(materialized)
+    name = definition.time_window_dimension.name
+    others = {
+        key
+        for dimension in definition.partitions_defs
+        if dimension.name != name
+        for key in dimension.partitions_def.get_partition_keys()
+    }
+    found: dict[str, set[str]] = defaultdict(set)
+    for key in materialized:
+        by_dimension = definition.get_partition_key_from_str(key).keys_by_dimension
+        found[by_dimension[name]] |= {value for other, value in by_dimension.items() if other != name}
+    return {key for key, values in found.items() if values >= others}
+
+
+def _windows(definition: dg.TimeWindowPartitionsDefinition, keys: Iterable[str]) -> Iterator[Interval]:
+    """The windows of partitions in epoch milliseconds."""
+    known = _known_windows(definition)
+    for key in keys:
+        if key not in known:
+            window = definition.time_window_for_partition_key(key)
+            known[key] = (_milliseconds(window.start), _milliseconds(window.end))
+        yield known[key]
+
+
+@cache
+def _known_windows(definition: dg.TimeWindowPartitionsDefinition) -> dict[str, Interval]:  # noqa: ARG001
+    """The windows that this process has looked up. Many assets have the same partitions, and each tick asks again."""
+    return {}
+
+
+def _milliseconds(instant: datetime) -> int:
+    return round(instant.timestamp() * 1000)
+
+
+def _missing_partitions(definition: dg.TimeWindowPartitionsDefinition, complete: Set[str]) -> str:
+    missing = [key for key in definition.get_partition_keys() if key not in complete]
+    if not missing:
+        return "has all partitions until now"
+    named = ", ".join(missing[-_MAX_NAMED:])
+    earlier = len(missing) - _MAX_NAMED
+    more = f" and {counted(earlier, 'earlier one')}" if earlier > 0 else ""
+    return f"has no materialization of {named}{more}"

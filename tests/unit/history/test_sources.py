@@ -1,0 +1,169 @@
+"""For which ranges the assets that load external tables are complete, by real events of an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from dg_sqlmesh_component.config.external_models import Wait
+from dg_sqlmesh_component.dagster_internals import loaders
+from dg_sqlmesh_component.history.sources import Source, read_sources
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.messages import FOREVER
+
+KEY = dg.AssetKey(["load", "orders"])
+TABLE = '"db"."raw"."orders"'
+DAYS = dg.DailyPartitionsDefinition(start_date="2026-11-01")
+NEW_YORK = dg.DailyPartitionsDefinition(start_date="2026-11-01", timezone="America/New_York")
+COUNTRIES = dg.StaticPartitionsDefinition(["de", "us"])
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+def at(text: str) -> int:
+    return round(datetime.fromisoformat(text).replace(tzinfo=timezone.utc).timestamp() * 1000)
+
+
+def repository(
+    partitions: dg.PartitionsDefinition[str] | None = None, metadata: dict[str, Any] | None = None, passes: bool = True
+) -> dg.RepositoryDefinition:
+    """Return a code location with one asset, which has a blocking check."""
+
+    @dg.asset(key=KEY, partitions_def=partitions, metadata=metadata)
+    def orders() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult()
+
+    @dg.asset_check(asset=KEY, blocking=True)
+    def complete() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=passes)
+
+    defs = dg.Definitions(assets=[orders], asset_checks=[complete], jobs=[dg.define_asset_job("load_it")])
+    return defs.get_repository_def()
+
+
+def source(
+    instance: dg.DagsterInstance, definitions: dg.RepositoryDefinition, lag: timedelta = timedelta(0)
+) -> Source | None:
+    found = loaders(definitions, {TABLE: KEY}, also_elsewhere=False)
+    return read_sources(instance, found, lag).get(TABLE)
+
+
+def materialize(instance: dg.DagsterInstance, *partitions: str, **metadata: Any) -> None:
+    for partition in partitions or (None,):
+        instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition=partition, metadata=metadata))
+
+
+def test_windows_without_a_materialization_are_incomplete_and_everything_before_the_first_one_is_complete(
+    instance: dg.DagsterInstance,
+) -> None:
+    materialize(instance, "2026-11-01", "2026-11-02", "2026-11-04")
+    found = source(instance, repository(DAYS))
+    assert found is not None
+    assert found.incomplete == ((at("2026-11-03"), at("2026-11-04")), (at("2026-11-05"), FOREVER))
+    assert found.sentence.startswith("load/orders has no materialization of ")
+
+
+def test_windows_are_instants_in_the_time_zone_of_the_partitions(instance: dg.DagsterInstance) -> None:
+    """The clocks of New York change on 1 November 2026, so that day has 25 hours."""
+    materialize(instance, "2026-11-01")
+    found = source(instance, repository(NEW_YORK))
+    assert found is not None
+    assert found.incomplete == ((at("2026-11-02T05:00"), FOREVER),)
+
+
+def test_a_window_of_two_dimensions_is_complete_when_all_keys_of_the_other_one_are(
+    instance: dg.DagsterInstance,
+) -> None:
+    both = dg.MultiPartitionsDefinition({"day": DAYS, "country": COUNTRIES})
+    for key in ({"day": "2026-11-01", "country": "de"}, {"day": "2026-11-01", "country": "us"}):
+        materialize(instance, dg.MultiPartitionKey(key))
+    materialize(instance, dg.MultiPartitionKey({"day": "2026-11-02", "country": "us"}))
+    found = source(instance, repository(both))
+    assert found is not None
+    assert found.incomplete == ((at("2026-11-02"), FOREVER),)
+
+
+@pytest.mark.parametrize("lag", [0, 30])
+def test_without_partitions_it_is_complete_up_to_the_start_of_its_last_run_less_the_lag(
+    instance: dg.DagsterInstance, lag: int
+) -> None:
+    definitions = repository()
+    result = definitions.get_job("load_it").execute_in_process(instance=instance)
+    record = instance.get_run_record_by_id(result.run_id)
+    assert record is not None
+    assert record.start_time is not None
+    found = source(instance, definitions, timedelta(minutes=lag))
+    assert found is not None
+    assert found.incomplete == ((round(record.start_time * 1000) - lag * 60_000, FOREVER),)
+    assert "load/orders was loaded last by a run that began 20" in found.sentence
+    assert ("its lag is 0:30:00" in found.sentence) == (lag > 0)
+
+
+def test_the_loader_may_state_until_when_it_is_complete(instance: dg.DagsterInstance) -> None:
+    until = dg.MetadataValue.timestamp(at("2026-11-24") / 1000)
+    materialize(instance, **{"sqlmesh/complete_until": until})
+    found = source(instance, repository())
+    assert found is not None
+    assert found.incomplete == ((at("2026-11-24"), FOREVER),)
+    assert found.sentence == "load/orders is complete until 2026-11-24T00:00:00Z, as its loader says"
+
+
+def test_of_other_partitions_the_oldest_materialization_counts(instance: dg.DagsterInstance) -> None:
+    definitions = repository(COUNTRIES)
+    materialize(instance, "us")
+    missing = source(instance, definitions)
+    assert missing is not None
+    assert missing.sentence == "load/orders has no materialization of de"
+    assert missing.incomplete == ((0, FOREVER),)
+    materialize(instance, "de")
+    materialize(instance, "us")
+    found = source(instance, definitions)
+    assert found is not None
+    assert "was loaded last in partition de by" in found.sentence
+    ((until, _),) = found.incomplete
+    assert abs(until - datetime.now().timestamp() * 1000) < 300_000
+
+
+def test_nothing_is_complete_without_a_materialization_or_if_a_blocking_check_has_failed(
+    instance: dg.DagsterInstance,
+) -> None:
+    definitions = repository(passes=False)
+    never = source(instance, definitions)
+    assert never is not None
+    assert (never.incomplete, never.sentence) == (
+        ((0, FOREVER),), "load/orders was never materialized: materialize it once",
+    )  # fmt: skip
+    definitions.get_job("load_it").execute_in_process(instance=instance, raise_on_error=False)
+    refused = source(instance, definitions)
+    assert refused is not None
+    assert (refused.incomplete, refused.sentence) == (((0, FOREVER),), "load/orders has failed its check complete")
+    materialize(instance)
+    after = source(instance, definitions)
+    assert after is not None
+    assert after.incomplete != ((0, FOREVER),), "the check has not looked at this materialization"
+
+
+def test_a_table_is_awaited_if_an_asset_of_the_code_location_makes_it_by_key_or_by_table_name(
+    instance: dg.DagsterInstance,
+) -> None:
+    named = repository(metadata={"dagster/table_name": "db.raw.orders"})
+    elsewhere = {TABLE: dg.AssetKey(["raw", "orders"])}
+    assert loaders(named, elsewhere, also_elsewhere=False)[TABLE].key == KEY
+    assert loaders(repository(), elsewhere, also_elsewhere=False) == {}
+    chosen = read_sources(instance, loaders(repository(), elsewhere, also_elsewhere=True))
+    assert chosen[TABLE].sentence == "raw/orders was never materialized: materialize it once"
+
+
+def test_a_pattern_that_matches_no_table_is_refused() -> None:
+    wait = Wait(tables=["raw.*", "rwa.*"])
+    with pytest.raises(ConfigurationError, match=r"has 'rwa\.\*', but no model reads an external table of that name"):
+        wait.chosen([TABLE])
+    assert Wait(tables=["RAW.orders"]).chosen([TABLE]) == {TABLE}
