@@ -159,7 +159,7 @@ class Translator:
         is_virtual = self._attributes.virtual_views and HAS_VIRTUAL_ASSETS and model.kind == "VIEW"
         virtual: dict[str, Any] = {"is_virtual": True} if is_virtual else {}
         owners = properties.owners or _default_owners(model)
-        metadata = _definition_metadata(model) | _column_schema(model, {})
+        metadata = _definition_metadata(model)
         if model.owner and not any(model.owner in owner for owner in owners):  # a tag or Dagster prevents it
             metadata["sqlmesh/owner"] = model.owner
         if "storage_kind" in self._attributes.include_metadata:
@@ -425,6 +425,7 @@ def _definition_metadata(model: Model) -> dict[str, Any]:
         metadata["sqlmesh/dbt_meta"] = dg.MetadataValue.text(model.dbt.meta)
     if model.source_url:
         metadata["sqlmesh/source"] = dg.MetadataValue.url(model.source_url)
+    metadata |= _column_schema(model, {})
     if model.columns_cut:
         metadata["sqlmesh/columns_cut"] = (
             f"{counted(model.columns_cut, 'column')} left out; `metadata_limits.columns` in defs.yaml sets the limit"

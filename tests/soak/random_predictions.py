@@ -61,7 +61,9 @@ def _compare(shop: Shop, selected: list[str], options: dict[str, Any]) -> tuple[
     assert shop.state() == before, "a dry run has changed the state"
     run = shop.launch(assets=selected, ops={OP: config})
     found = run.logged
-    outcomes = {row.data["model"]: row.data["outcome"] for row in _rows(found, "sqlmesh/not_executed")}
+    outcomes = {
+        row.data["model"]: str(row.data["outcome"]).replace(" ", "_") for row in _rows(found, "sqlmesh/not_executed")
+    }
     outcomes |= {row.data["model"]: "executed" for row in _rows(found, "sqlmesh/slowest")}
     predictions = {row["model"]: row for row in dry_run["sqlmesh/dry_run_json"]}
     assert predictions.keys() == outcomes.keys()
