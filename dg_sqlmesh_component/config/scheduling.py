@@ -57,6 +57,12 @@ class Schedule(Attributes, path="schedule"):
         "0 6 * * *",
     )
     timezone: str | None = _time_zone()
+    on_sources: bool = attribute(
+        False,
+        "Whether a sensor, `<name>_on_sources`, also requests the models that an asset makes ready when it loads one "
+        "of their sources, within a minute. It needs `external_models.wait`. Default: false.",
+        True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

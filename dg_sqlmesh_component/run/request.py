@@ -89,6 +89,10 @@ def build_request(
     refuse_options_without_effect(config, environment, runs_models=runs_models or is_asset_retry)
     if config.over_budget and attributes.budget == Budget():
         raise ConfigurationError("The run config sets over_budget, and defs.yaml has no `budget`. Leave it out.")
+    if config.ignore_sources and attributes.external_models.wait is None:
+        raise ConfigurationError(
+            "The run config sets ignore_sources, and defs.yaml has no `external_models.wait`. Leave it out."
+        )
     restate = None
     if config.restate is not None and models:
         restate = msg.Restatement(config.restate.start, config.restate.end)
@@ -139,7 +143,7 @@ def ignores_sources(context: dg.AssetExecutionContext) -> bool:
 
 def sources_of(context: dg.AssetExecutionContext, settings: Settings) -> dict[str, Source]:
     """The external tables that the run waits for, by fqn; none if its run config ignores them."""
-    if ignores_sources(context):
+    if settings.attributes.external_models.wait is None or ignores_sources(context):
         return {}
     return awaited_sources(context.instance, repository_of(context.op_execution_context), settings)
 

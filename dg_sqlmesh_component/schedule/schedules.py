@@ -11,7 +11,10 @@ from dg_sqlmesh_component.config.scheduling import Schedule
 from dg_sqlmesh_component.dagster_internals import WithAssetsBetween
 from dg_sqlmesh_component.definitions.op import refuse_name, refuse_reserved_tags
 from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.protocol.errors import ConfigurationError
+from dg_sqlmesh_component.protocol.formatting import block
 from dg_sqlmesh_component.protocol.manifest import Model
+from dg_sqlmesh_component.schedule.source_sensor import build_source_sensor
 from dg_sqlmesh_component.schedule.tick import UTC, Timetable, evaluate_tick
 
 
@@ -20,6 +23,11 @@ def build_schedules(configured: Schedule, settings: Settings) -> dg.Definitions:
     refuse_reserved_tags("schedule.tags", configured.tags)
     if configured.name is not None:
         refuse_name(configured.name, "schedule.name")
+    if configured.on_sources and settings.attributes.external_models.wait is None:
+        raise ConfigurationError(
+            "`schedule.on_sources` in defs.yaml needs the sources that the models wait for. Set it as well:"
+            + block("external_models:\n  wait: true")
+        )
     assets = settings.assets
     if not assets.specs:
         return dg.Definitions()
@@ -39,7 +47,8 @@ def build_schedules(configured: Schedule, settings: Settings) -> dg.Definitions:
     for time_zone, cron_schedule in crons.items():
         timetable = Timetable(_name(name, time_zone), cron_schedule, time_zone)
         schedules.append(_schedule(configured, timetable, job.name, settings))
-    return dg.Definitions(schedules=schedules, jobs=[job])
+    sensors = [build_source_sensor(configured, name, job.name, settings)] if configured.on_sources else []
+    return dg.Definitions(schedules=schedules, jobs=[job], sensors=sensors)
 
 
 def crons_by_time_zone(models: Iterable[Model]) -> dict[str, list[str]]:

@@ -23,7 +23,7 @@ import dagster as dg
 from dg_sqlmesh_component.dagster_internals import assets_between, assets_downstream, last_cron_tick
 from dg_sqlmesh_component.definitions.project_assets import ProjectAssets
 from dg_sqlmesh_component.definitions.settings import Settings
-from dg_sqlmesh_component.history.active_runs import active_runs, run_ids
+from dg_sqlmesh_component.history.active_runs import ActiveRun, active_runs, run_ids
 from dg_sqlmesh_component.history.sources import Source, awaited_sources
 from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
 from dg_sqlmesh_component.protocol.formatting import counted, listed, utc_text
@@ -56,16 +56,39 @@ def evaluate_tick(
         SQLMeshComponentError: The state cannot be read, for example because the environment does not exist. Dagster
             shows the tick as failed. The next tick requests the models that are still pending.
     """
-    assets = settings.assets
-    active = active_runs(context.instance, assets)
-    if len(active) >= MOST_RUNS:
-        return dg.SkipReason(
-            f"{counted(len(active), 'run')} of these models have not finished: {run_ids(active)}. The next tick "
-            "requests the models that are still pending. If one of the runs has died, terminate it in Dagster."
-        )
+    active = active_runs(context.instance, settings.assets)
+    if full := too_many(active):
+        return full
     pending, why_none = _pending(context, timetable, settings)
     if not pending:
         return dg.SkipReason(why_none)
+    run_key = f"{timetable.name} {context.scheduled_execution_time.isoformat()}"
+    return request_run(context, settings.assets, active, pending, run_key, tags)
+
+
+def too_many(active: Sequence[ActiveRun]) -> dg.SkipReason | None:
+    """Why no run is requested, if two runs have not finished."""
+    if len(active) < MOST_RUNS:
+        return None
+    return dg.SkipReason(
+        f"{counted(len(active), 'run')} of these models have not finished: {run_ids(active)}. The next tick "
+        "requests the models that are still pending. If one of the runs has died, terminate it in Dagster."
+    )
+
+
+def request_run(
+    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext,
+    assets: ProjectAssets,
+    active: Sequence[ActiveRun],
+    pending: Mapping[str, tuple[int, str]],
+    run_key: str,
+    tags: Mapping[str, str],
+) -> dg.RunRequest | dg.SkipReason:
+    """Request a run of pending models, and of the assets between them, without those that a run in progress computes.
+
+    Args:
+        pending: Since when each model is pending (epoch milliseconds), and why, by fqn.
+    """
     requested = {
         assets.key(fqn): f"{assets.name(fqn)}: {why}"
         for fqn, (ticked_at, why) in pending.items()
@@ -81,7 +104,7 @@ def evaluate_tick(
     between = assets_between(context.repository_def, requested.keys()) - assets.fqn_by_key.keys()
     context.log.info("\n    ".join([f"Requested: {counted(len(requested), 'model')}.", *requested.values()]))
     return dg.RunRequest(
-        run_key=f"{timetable.name} {context.scheduled_execution_time.isoformat()}",
+        run_key=run_key,
         asset_selection=sorted(requested.keys() | between),
         tags=dict(tags),
     )
@@ -94,12 +117,8 @@ def _pending(
     assets = settings.assets
     scheduled = context.scheduled_execution_time
     now = max(int(scheduled.timestamp() * 1000), int(time.time() * 1000))  # a missed tick is evaluated later
-    sources = awaited_sources(context.instance, context.repository_def, settings)
-    # An asset between two models runs in the same run, and is complete when its reader begins.
-    between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if sources else frozenset()
-    incomplete = {fqn: source.incomplete for fqn, source in sources.items() if source.asset not in between}
     try:
-        found = find_pending(settings.project, assets.manifest.environment, assets.specs, now, incomplete)
+        return ready_models(context, settings, now)
     except DatabaseInUseError as error:
         context.log.warning(
             f"The SQLMesh state cannot be read: {error} The tick requests the models whose cron (from the manifest) "
@@ -111,6 +130,22 @@ def _pending(
             "The SQLMesh state cannot be read, and no model's cron has ticked since the previous tick. The next tick "
             f"requests all pending models. {error}"
         )
+
+
+def ready_models(
+    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext, settings: Settings, now: int
+) -> tuple[dict[str, tuple[int, str]], str]:
+    """The pending models that are ready, each with its last tick and why it is pending, and why there are none.
+
+    Raises:
+        DatabaseInUseError: Another process has the DuckDB file of the state open.
+    """
+    assets = settings.assets
+    sources = awaited_sources(context.instance, context.repository_def, settings)
+    # An asset between two models runs in the same run, and is complete when its reader begins.
+    between = assets_between(context.repository_def, assets.fqn_by_key.keys()) if sources else frozenset()
+    incomplete = {fqn: source.incomplete for fqn, source in sources.items() if source.asset not in between}
+    found = find_pending(settings.project, assets.manifest.environment, assets.specs, now, incomplete)
     if found.signal_error is not None:
         context.log.warning(
             "SQLMesh could not evaluate the signals, so this tick requests all pending models, even those that wait: "

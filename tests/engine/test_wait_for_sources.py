@@ -74,6 +74,8 @@ def test_without_wait_a_day_that_is_loaded_late_is_lost_and_everything_is_green(
     assert early.status_of("t/days") == "executed"
     assert late.status_of("t/days") == "up_to_date"
     assert rows(shop) == []
+    [failure] = run(shop, ignore_sources=True).failures
+    assert "sets ignore_sources, and defs.yaml has no `external_models.wait`" in failure
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
@@ -155,6 +157,56 @@ def tick(shop: Shop) -> Any:
         return result.skip_message
     [request] = result.run_requests
     return {key.to_user_string() for key in request.asset_selection or ()}
+
+
+@pytest.mark.attribute("schedule.on_sources")
+def test_a_sensor_requests_the_models_that_a_load_makes_ready_in_one_run(new_shop: NewShop) -> None:
+    shop = waiting_shop(new_shop, DAILY.format(start=day(3)), schedule={"on_sources": True})
+    run(shop)
+    sensor = SourceSensor(shop)
+    assert sensor.tick() == "No source was materialized since the last tick."
+    for ago in (3, 2, 1):
+        load(shop, ago)
+    assert sensor.tick() == {"t/days", "t/shown", "t/total"}
+    assert sensor.tick() == "No source was materialized since the last tick."
+    assert run(shop).status is dg.DagsterRunStatus.SUCCESS
+    load(shop, 1)
+    assert sensor.tick() == "Materialized: load/orders. It makes no model ready."
+
+    queued = [shop.instance.create_run_for_job(sensor.job) for _ in range(2)]
+    load(shop, 1)
+    assert "2 runs of these models have not finished" in sensor.tick()
+    for waiting in queued:
+        shop.instance.report_run_canceled(waiting)
+    assert sensor.tick() == "Materialized: load/orders. It makes no model ready.", "it was not forgotten"
+
+
+class SourceSensor:
+    """Ticks of the sensor, with the cursor that Dagster keeps, and definitions that are loaded again each time."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        self.cursor: str | None = None
+
+    @property
+    def job(self) -> dg.JobDefinition:
+        return self.shop.refresh().resolve_job_def("sqlmesh_shop_job")
+
+    def tick(self) -> Any:
+        repository = self.shop.refresh().get_repository_def()
+        [sensor] = repository.sensor_defs
+        context = dg.build_sensor_context(self.shop.instance, self.cursor, repository_def=repository)
+        result = sensor.evaluate_tick(context)
+        self.cursor = result.cursor or self.cursor
+        if not result.run_requests:
+            return result.skip_message
+        [request] = result.run_requests
+        return {key.to_user_string() for key in request.asset_selection or ()}
+
+
+def test_a_sensor_on_sources_needs_wait(new_shop: NewShop) -> None:
+    shop = new_shop(MODELS, tables=EMPTY, schedule={"on_sources": True})
+    assert "`schedule.on_sources` in defs.yaml needs the sources that the models wait for" in shop.load_error()
 
 
 def test_a_restatement_of_days_that_are_not_loaded_is_refused(new_shop: NewShop) -> None:

@@ -1,0 +1,83 @@
+"""The sensor that requests models when an asset that loads their source is materialized (`schedule.on_sources`)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+
+import dagster as dg
+
+from dg_sqlmesh_component.config.scheduling import SHORTEST_INTERVAL, Schedule
+from dg_sqlmesh_component.definitions.settings import Settings
+from dg_sqlmesh_component.history.active_runs import active_runs
+from dg_sqlmesh_component.history.sources import News, news_of_sources
+from dg_sqlmesh_component.protocol.errors import DatabaseInUseError
+from dg_sqlmesh_component.protocol.formatting import listed, short_hash
+from dg_sqlmesh_component.schedule.tick import ready_models, request_run, too_many
+
+
+def build_source_sensor(configured: Schedule, name: str, job: str, settings: Settings) -> dg.SensorDefinition:
+    """The sensor of a component.
+
+    Args:
+        name: The name of its schedule.
+    """
+
+    def request_ready(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        return evaluate_tick(context, name, configured.tags, settings)
+
+    return dg.SensorDefinition(
+        name=f"{name}_on_sources",
+        job_name=job,
+        evaluation_fn=request_ready,
+        minimum_interval_seconds=SHORTEST_INTERVAL.seconds,
+        default_status=dg.DefaultSensorStatus[configured.default_status],
+        description=f"Runs the SQLMesh models of {settings.project.name} that are ready after an asset has loaded one "
+        "of their sources.",
+    )
+
+
+def evaluate_tick(
+    context: dg.SensorEvaluationContext, name: str, tags: Mapping[str, str], settings: Settings
+) -> dg.SensorResult | dg.SkipReason:
+    """Request a run of the models that are ready and read a source with news.
+
+    SQLMesh is started only if a source has news. The cursor has the newest event of each source. It moves on when a run
+    is requested, or when no run is needed, so a backfill of many partitions makes few runs.
+
+    Raises:
+        SQLMeshComponentError: The state cannot be read. The next tick looks again.
+    """
+    seen: dict[str, int] = json.loads(context.cursor) if context.cursor else {}
+    events = news_of_sources(context.instance, context.repository_def, settings)
+    news = {fqn: event for fqn, event in events.items() if seen.get(fqn) != event.storage_id}
+    if not news:
+        return dg.SkipReason("No source was materialized since the last tick.")
+    active = active_runs(context.instance, settings.assets)
+    if full := too_many(active):
+        return full
+    try:
+        pending, _ = ready_models(context, settings, int(time.time() * 1000))
+    except DatabaseInUseError as error:
+        return dg.SkipReason(f"{error} The next tick looks again.")
+    cursor = json.dumps({fqn: event.storage_id for fqn, event in events.items()}, sort_keys=True)
+    named = listed(sorted({event.asset.to_user_string() for event in news.values()}))
+    ready = _made_ready(pending, news, settings)
+    if not ready:
+        return dg.SensorResult(skip_reason=f"Materialized: {named}. It makes no model ready.", cursor=cursor)
+    request = request_run(context, settings.assets, active, ready, f"{name} {short_hash([cursor])}", tags)
+    if isinstance(request, dg.SkipReason):
+        return dg.SensorResult(skip_reason=request.skip_message, cursor=cursor)
+    return dg.SensorResult(run_requests=[request], cursor=cursor)
+
+
+def _made_ready(
+    pending: Mapping[str, tuple[int, str]], news: Mapping[str, News], settings: Settings
+) -> dict[str, tuple[int, str]]:
+    """The ready models downstream of sources with news. A run that began before the news does not compute them."""
+    newest: dict[str, int] = {}
+    for fqn, event in news.items():
+        for model in settings.assets.downstream_of([fqn]):
+            newest[model] = max(newest.get(model, 0), event.at)
+    return {fqn: (max(tick, newest[fqn]), why) for fqn, (tick, why) in pending.items() if fqn in newest}
