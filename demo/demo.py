@@ -78,7 +78,7 @@ def everything_is_pending() -> set[str]:
 def nothing_is_pending(models: set[str]) -> None:
     title("2. The same again. Nothing is pending, so nothing is executed, and each model says why.")
     rows, _ = launch(2)
-    require_outcomes(rows, dict.fromkeys(models, "up_to_date"))
+    require_outcomes(rows, dict.fromkeys(models, "up to date"))
     silent = [row.model for row in rows if not row.why]
     require(not silent, f"These models do not say why they were not executed: {silent}")
 
@@ -91,10 +91,10 @@ def an_audit_fails(models: set[str]) -> None:
     run("sqlmesh plan --auto-apply --no-prompts --execution-time '2 days ago'", SHOP)
     query(f"INSERT INTO raw.orders FROM raw.orders WHERE ordered_at < '{today()}' ORDER BY ordered_at DESC LIMIT 1")
     pending, _ = intervals()
-    bad = {"core.invoices": "audit_failed", "marts.invoiced_by_country": "blocked"}
+    bad = {"core.invoices": "audit failed", "marts.invoiced_by_country": "blocked"}
     require(pending == bad.keys(), f"Only the new models must be pending, but {pending} are.")
     rows, failures = launch(3, must_fail=True)
-    require_outcomes(rows, {**dict.fromkeys(models, "up_to_date"), **bad})
+    require_outcomes(rows, {**dict.fromkeys(models, "up to date"), **bad})
     require(len(failures) == 1, f"There must be one Failure, but there are {len(failures)}.")
     print(f"\nDagster's one Failure:\n{textwrap.indent(failures[0], '  | ')}\n")
     unnamed = [name for name in [*bad, "unique_values"] if name not in failures[0]]
