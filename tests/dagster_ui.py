@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -104,7 +105,7 @@ class Site:
 
     # -- what a person sees -----------------------------------------------------------------------
 
-    def sees(self, *texts: str, wait_ms: int = WAIT_MS) -> None:
+    def sees(self, *texts: str | re.Pattern[str], wait_ms: int = WAIT_MS) -> None:
         for text in texts:
             expect(self.page.get_by_text(text).first).to_be_visible(timeout=wait_ms)
 

@@ -146,7 +146,7 @@ class _Sources:
         materialized = self._instance.get_materialized_partitions(loader.key)
         if time is None:
             return self._other_partitions(loader, definition, materialized)
-        complete = _complete_keys(definition, materialized)
+        complete = _complete_keys(self._instance, definition, materialized)
         windows = merged(_windows(time, complete))
         first = _milliseconds(time.start)
         return Source(loader.key, subtract([(first, FOREVER)], windows), partial(_missing_partitions, time, complete))
@@ -229,8 +229,10 @@ def _stated(record: dg.EventLogRecord) -> int | None:
     return None if seconds is None else round(float(seconds) * 1000)
 
 
-def _complete_keys(definition: dg.PartitionsDefinition[str], materialized: Iterable[str]) -> Set[str]:
-    """The keys of the time dimension of which all keys of the other dimension are materialized."""
+def _complete_keys(
+    instance: dg.DagsterInstance, definition: dg.PartitionsDefinition[str], materialized: Iterable[str]
+) -> Set[str]:
+    """The time keys that are materialized together with each key of the other dimension, if there is one."""
     if not isinstance(definition, dg.MultiPartitionsDefinition):
         return set(materialized)
     name = definition.time_window_dimension.name
@@ -238,7 +240,7 @@ def _complete_keys(definition: dg.PartitionsDefinition[str], materialized: Itera
         key
         for dimension in definition.partitions_defs
         if dimension.name != name
-        for key in dimension.partitions_def.get_partition_keys()
+        for key in dimension.partitions_def.get_partition_keys(dynamic_partitions_store=instance)
     }
     found: dict[str, set[str]] = defaultdict(set)
     for key in materialized:

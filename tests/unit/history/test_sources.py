@@ -79,10 +79,12 @@ def test_windows_are_instants_in_the_time_zone_of_the_partitions(instance: dg.Da
     assert found.incomplete == ((at("2026-11-02T05:00"), FOREVER),)
 
 
+@pytest.mark.parametrize("countries", [COUNTRIES, dg.DynamicPartitionsDefinition(name="countries")])
 def test_a_window_of_two_dimensions_is_complete_when_all_keys_of_the_other_one_are(
-    instance: dg.DagsterInstance,
+    instance: dg.DagsterInstance, countries: dg.PartitionsDefinition[str]
 ) -> None:
-    both = dg.MultiPartitionsDefinition({"day": DAYS, "country": COUNTRIES})
+    instance.add_dynamic_partitions("countries", ["de", "us"])
+    both = dg.MultiPartitionsDefinition({"day": DAYS, "country": countries})
     for key in ({"day": "2026-11-01", "country": "de"}, {"day": "2026-11-01", "country": "us"}):
         materialize(instance, dg.MultiPartitionKey(key))
     materialize(instance, dg.MultiPartitionKey({"day": "2026-11-02", "country": "us"}))
