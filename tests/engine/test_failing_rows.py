@@ -49,6 +49,19 @@ def stored(record: RunRecord, root: Path) -> str:
     return "\n".join([*events, *(path.read_bytes().decode(errors="replace") for path in files)])
 
 
+def test_dates_and_decimals_of_a_sample_are_as_the_engine_prints_them(new_shop: NewShop) -> None:
+    values = "DATE '2026-11-24' AS day, 10.50::DECIMAL(10, 2) AS price, TIMESTAMP '2026-11-24 05:06:07' AS at, 1 AS n"
+    files = {
+        "models/customers.sql": "MODEL (name t.customers, kind FULL, audits (found)); "
+        f"SELECT {values}, 0.25::DOUBLE AS x",
+        "audits/found.sql": "AUDIT (name found, blocking false); SELECT * FROM @this_model",
+    }
+    record = failing_shop(new_shop, files, audits={"sample_rows": 1}).launch()
+    assert rows_of(record) == [
+        {"day": "2026-11-24", "price": "10.50", "at": "2026-11-24 05:06:07", "n": "1", "x": "0.25"}
+    ]
+
+
 @pytest.mark.attribute("audits.sample_rows")
 @pytest.mark.attribute("audits.mask")
 @pytest.mark.parametrize("executor", EXECUTORS)

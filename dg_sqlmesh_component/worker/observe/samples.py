@@ -6,6 +6,8 @@ from collections.abc import Collection, Set
 from fnmatch import fnmatchcase
 from typing import Any
 
+import pandas as pd
+from pandas.api.types import is_datetime64_any_dtype, is_float_dtype
 from sqlglot import exp
 from sqlmesh.core.engine_adapter import EngineAdapter
 
@@ -26,7 +28,9 @@ def sample_of(adapter: EngineAdapter, query: exp.Query, sampling: msg.Sampling) 
     Raises:
         Exception: The engine's driver may raise any.
     """
-    first_rows = exp.select("*").from_(query.subquery("failing")).limit(sampling.rows)
+    failing = query.subquery("failing")
+    shape = adapter.fetchdf(exp.select("*").from_(failing).limit(0), quote_identifiers=True)
+    first_rows = exp.select(*_as_printed(shape)).from_(failing).limit(sampling.rows)
     rows = adapter.fetchdf(first_rows, quote_identifiers=True)  # in a transaction of its own
     position_of = {str(name): position for position, name in enumerate(rows.columns)}  # a join may repeat a name
     names = [name for name in position_of if _matches(name, sampling.columns or ["*"])][:MAX_COLUMNS]
@@ -45,6 +49,23 @@ def sample_of(adapter: EngineAdapter, query: exp.Query, sampling: msg.Sampling) 
             for row in whole.itertuples(index=False, name=None)
         ),
     )
+
+
+def _as_printed(shape: pd.DataFrame) -> list[exp.Expression]:
+    """The columns of a result. The engine prints dates and decimals: the driver has timestamps and floats for them.
+
+    Args:
+        shape: The result without rows.
+    """
+    names = list(map(str, shape.columns))
+    if len(set(names)) < len(names):  # a join repeats a name
+        return [exp.Star()]
+    columns = {name: exp.column(name, quoted=True) for name in names}
+    printed = [is_float_dtype(kind) or is_datetime64_any_dtype(kind) for kind in shape.dtypes]
+    return [
+        exp.alias_(exp.cast(column, "text"), name, quoted=True) if is_printed else column
+        for (name, column), is_printed in zip(columns.items(), printed, strict=True)
+    ]
 
 
 def masked_names(query: exp.Query, mask: Collection[str]) -> Set[str]:
