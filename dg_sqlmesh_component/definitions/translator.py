@@ -395,7 +395,7 @@ _SHOWN_PROPERTIES = (
 
 
 def _column_schema(model: Model, sources: Mapping[str, Sequence[tuple[dg.AssetKey, str]]]) -> dict[str, Any]:
-    """The columns. Dagster draws no lineage of a column, so its description names what it is made of.
+    """The columns. Dagster draws no lineage of a column, so a column's description names those it is made of.
 
     Args:
         sources: As in `Upstream.column_sources`.

@@ -4,7 +4,7 @@
   window. If there is a second dimension, a window is complete when all keys of that dimension are materialized.
 - Without them: up to the start of the run that has materialized it last, because rows that arrived while it loaded may
   be missing. A loader that knows more says so in the metadata `sqlmesh/complete_until`. With other partitions, the one
-  that was materialized first counts.
+  counts whose last materialization is the oldest.
 - For nothing, if a blocking check of its last materialization has failed, or if it was never materialized.
 """
 
@@ -51,7 +51,7 @@ class Source:
 
     @property
     def sentence(self) -> str:
-        """What is not complete, without a full stop."""
+        """The asset and why it is not complete, without the full stop."""
         return f"{self.asset.to_user_string()} {self.explain()}"
 
 
@@ -165,19 +165,16 @@ class _Sources:
         self, loader: Loader, definition: dg.PartitionsDefinition[str], materialized: Collection[str]
     ) -> Source:
         keys = set(definition.get_partition_keys(dynamic_partitions_store=self._instance))
+        if not keys:
+            return _nothing(loader, "has no partitions")
         if missing := sorted(keys - set(materialized)):
             return _nothing(loader, f"has no materialization of {listed(missing, _MAX_NAMED)}")
-        oldest = min(
-            (
-                record
-                for key in sorted(keys)
-                for record in self._instance.fetch_materializations(
-                    dg.AssetRecordsFilter(asset_key=loader.key, asset_partitions=[key]), limit=1
-                ).records
-            ),
-            key=lambda record: record.storage_id,
-        )
-        return self._up_to(loader, oldest, f" in partition {oldest.partition_key}")
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        newest = self._instance.get_latest_storage_id_by_partition(loader.key, kind, keys)
+        oldest = min(keys, key=newest.__getitem__)
+        only = dg.AssetRecordsFilter(asset_key=loader.key, asset_partitions=[oldest])
+        [record] = self._instance.fetch_materializations(only, limit=1).records
+        return self._up_to(loader, record, f" in partition {oldest}")
 
     @cached_property
     def _last(self) -> dict[dg.AssetKey, dg.EventLogRecord]:

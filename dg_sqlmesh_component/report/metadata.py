@@ -17,7 +17,7 @@ from dg_sqlmesh_component.report.wording import Wording, computed_text
 
 
 def outcome_metadata(wording: Wording, outcome: NodeOutcome) -> dict[str, Any]:
-    """What was computed, or why nothing was; the coverage; then what few people look for. Pages keep this order."""
+    """Pages keep this order: what was computed or why nothing was, the coverage, then what few people look for."""
     return {
         **_status(outcome),
         **_causes(wording, outcome),

@@ -209,7 +209,7 @@ def _remaining(
 def _lost_to_readers(
     snapshot: Snapshot, not_loaded: Sequence[Interval], index: DeployabilityIndex
 ) -> Sequence[Interval]:
-    """What the readers of a model lack because a table that it reads is not loaded: not what it has computed before.
+    """What the readers of a model lack if a table that it reads is not loaded: all but what it has computed before.
 
     A view shows the table as it is now, whatever was computed.
     """

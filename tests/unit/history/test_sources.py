@@ -134,6 +134,13 @@ def test_of_other_partitions_the_oldest_materialization_counts(instance: dg.Dags
     assert abs(until - datetime.now().timestamp() * 1000) < 300_000
 
 
+def test_of_dynamic_partitions_that_do_not_exist_any_more_nothing_is_complete(instance: dg.DagsterInstance) -> None:
+    materialize(instance, "gone")
+    found = source(instance, repository(dg.DynamicPartitionsDefinition(name="countries")))
+    assert found is not None
+    assert (found.incomplete, found.sentence) == (((0, FOREVER),), "load/orders has no partitions")
+
+
 def test_nothing_is_complete_without_a_materialization_or_if_a_blocking_check_has_failed(
     instance: dg.DagsterInstance,
 ) -> None:
